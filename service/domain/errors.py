@@ -1,0 +1,44 @@
+"""What can go wrong at an edge, told apart by who can mend it.
+
+    HealthError
+    ├── Unavailable          time may mend it: try again, after ``retry_after`` where the other side said so
+    ├── Rejected             time can't mend it: the other side refused this very request or content
+    │   ├── Unauthorized     ... because of the credentials: stop asking until they change
+    │   └── TooLarge         ... because of its size: split it and ask again
+    └── ConfigError          the operator must change the configuration
+
+Adapters raise these and nothing else; each is raised once, at the edge, chained to the foreign error.
+"""
+
+
+class HealthError(Exception):
+    """The edge could not do what it was asked to."""
+
+
+class Unavailable(HealthError):
+    """The other side can't answer now.
+
+    ``retry_after``: seconds it asked to wait, None where it said nothing.
+    ``ambiguous``: the request may have been taken all the same (sent, but no answer came).
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None, ambiguous: bool = False) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.ambiguous = ambiguous
+
+
+class Rejected(HealthError):
+    """The other side refused the request for good."""
+
+
+class Unauthorized(Rejected):
+    """The other side refused the credentials."""
+
+
+class TooLarge(Rejected):
+    """The content is beyond a size limit."""
+
+
+class ConfigError(HealthError):
+    """The configuration must change. The message names the place and the remedy."""

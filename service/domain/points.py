@@ -1,0 +1,49 @@
+"""Points: samples on their way out, and where each one is on that way."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from service.domain.samples import Kind
+
+
+class Fate(IntEnum):
+    """Where a stored point is on its way."""
+
+    WAITING = 0
+    SENDING = 1  # a distribution that was handed to the intake: an answer is due
+    DELIVERED = 2
+    REJECTED = 3  # the intake refused it for good
+    EXPIRED = 4  # too old for the intake to take
+    UNCERTAIN = 5  # a distribution that was sent without an answer: sending it again could count it twice
+    DISCARDED = 6  # the outbox was full
+
+
+LOST = (Fate.REJECTED, Fate.EXPIRED, Fate.UNCERTAIN, Fate.DISCARDED)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A stored sample on its way out.
+
+    ``tags``: a JSON list of "name:value" as the intake takes it; kept encoded, since most points are only passed on.
+    ``at``: whole seconds since the epoch.
+    """
+
+    id: int
+    metric: str
+    kind: Kind
+    interval: int
+    tags: str
+    at: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """Points as one request body. ``size`` is the body's length before compression, in bytes."""
+
+    points: Sequence[Point]
+    kind: Kind
+    body: bytes
+    size: int

@@ -1,0 +1,1 @@
+"""The path in order: schedule, run, batch, deliver."""
