@@ -132,8 +132,6 @@ def _plain(text: str, name: str) -> str:
         except ValueError:
             return text.strip()
         if len(values) != 1:
-            raise ConfigError(
-                f"AWS Secrets Manager, secret {name}: JSON with {len(values)} values, one is needed"
-            )
+            raise ConfigError(f"AWS Secrets Manager, secret {name}: JSON with {len(values)} values, one is needed")
         return values[0].strip()
     return text.strip()
