@@ -1,4 +1,4 @@
-"""Secrets: from the settings (environment, file), else from AWS Secrets Manager. Values never leave this module in text."""
+"""Secrets: from the settings (environment, file), else from AWS Secrets Manager. Their values leave in no text."""
 
 import json
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ class SecretsManager:
 
     async def read(self, name: str) -> str:
         """The secret's string. Raises Unavailable (AWS out of reach) or ConfigError (no such secret, no access)."""
-        # aioboto3 takes most of a second to import, so only who needs it pays, in a thread: probes are answered meanwhile.
+        # aioboto3 takes most of a second to import: only who needs it pays, in a thread, so probes are answered.
         aioboto3, config, errors = await anyio.to_thread.run_sync(_import_aws)
         try:
             async with aioboto3.Session().client("secretsmanager", config=config) as client:
