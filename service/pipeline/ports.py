@@ -21,7 +21,8 @@ class Clock(Protocol):
 class Collector(Protocol):
     """Reads one source. ``metrics`` is the catalogue of what it may emit."""
 
-    metrics: tuple[Metric, ...]
+    @property
+    def metrics(self) -> tuple[Metric, ...]: ...
 
     async def collect(self, now: datetime) -> Collected:
         """Samples as of ``now``. Raises Unavailable, Rejected or ConfigError when there is nothing to send."""

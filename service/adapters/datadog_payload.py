@@ -1,0 +1,85 @@
+"""Points as the bodies of Datadog's two submission endpoints.
+
+``POST /api/v2/series`` takes gauges and counts, ``POST /api/v1/distribution_points`` takes distributions. The tags of a
+stored point are JSON already, so bodies are joined from text; dicts would be as quick, but ten thousand of them set off
+the garbage collector, which stalls the loop from whatever thread it runs in (docs/decisions/0002). Limits:
+https://docs.datadoghq.com/api/latest/metrics/#submit-metrics; the number of points is the Datadog agent's.
+"""
+
+import json
+import math
+import zlib
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
+
+import zstandard
+
+from service.domain.errors import Rejected, TooLarge
+from service.domain.points import Payload, Point
+from service.domain.samples import Kind
+
+MAX_POINTS = 10_000
+MAX_WIRE = 512_000  # bytes, compressed
+MAX_BODY = 5_242_880  # bytes, decompressed
+
+_in_order = attrgetter("metric", "kind", "interval", "tags", "at", "id")
+_head_of = attrgetter("metric", "kind", "interval")
+_tags_of = attrgetter("tags")
+
+
+def encode(points: Sequence[Point]) -> Payload:
+    """One body for ``points`` of one endpoint, sorted by series: neighbours compress two to three times better.
+
+    Raises TooLarge beyond one of the limits, Rejected for a value or text that JSON can't hold.
+    """
+    if unfit := next((point for point in points if not math.isfinite(point.value)), None):
+        raise Rejected(f"{unfit.metric}: {unfit.value} is not a finite number")
+    ordered = sorted(points, key=_in_order)
+    is_distribution = ordered[0].kind is Kind.DISTRIBUTION
+    count, parts = _distributions(ordered) if is_distribution else _series(ordered)
+    if count > MAX_POINTS:
+        raise TooLarge(f"{count} points are more than the {MAX_POINTS} of one request")
+    try:
+        text = ('{"series":[' + ",".join(parts) + "]}").encode()
+    except UnicodeEncodeError as error:  # a lone surrogate
+        raise Rejected(f"no valid text: {error.reason}") from error
+    if len(text) > MAX_BODY:
+        raise TooLarge(f"{len(text)} bytes are more than the {MAX_BODY} of one request")
+    # The distribution endpoint knows no other encoding than deflate.
+    body = zlib.compress(text) if is_distribution else zstandard.ZstdCompressor().compress(text)
+    if len(body) > MAX_WIRE:
+        raise TooLarge(f"{len(body)} bytes compressed are more than the {MAX_WIRE} of one request")
+    return Payload(ordered, ordered[0].kind, body, len(text))
+
+
+def _series(ordered: Iterable[Point]) -> tuple[int, list[str]]:
+    """How many points and the JSON of each series; of one second Datadog keeps one value, so one is sent."""
+    count, parts = 0, []
+    for (metric, kind, interval), alike in groupby(ordered, _head_of):
+        adds_up = kind is Kind.COUNT  # events of one second; of gauges the last one holds
+        every = f'"interval":{interval},' if adds_up and interval else ""
+        head = f'{{"metric":{json.dumps(metric)},"type":{1 if adds_up else 3},{every}"tags":'
+        for tags, points in groupby(alike, _tags_of):
+            values: dict[int, float] = {}
+            for point in points:
+                values[point.at] = values.get(point.at, 0) + point.value if adds_up else point.value
+            count += len(values)
+            listed = ",".join([f'{{"timestamp":{at},"value":{value!r}}}' for at, value in values.items()])
+            parts.append(f'{head}{tags},"points":[{listed}]}}')
+    return count, parts
+
+
+def _distributions(ordered: Iterable[Point]) -> tuple[int, list[str]]:
+    """How many values and the JSON of each series: ``[[second, [values]]]``."""
+    count, parts = 0, []
+    for (metric, _, _), alike in groupby(ordered, _head_of):
+        head = f'{{"metric":{json.dumps(metric)},"type":"distribution","tags":'
+        for tags, points in groupby(alike, _tags_of):
+            values: dict[int, list[float]] = {}
+            for point in points:
+                values.setdefault(point.at, []).append(point.value)
+                count += 1
+            listed = ",".join([f"[{at},[{','.join(map(repr, found))}]]" for at, found in values.items()])
+            parts.append(f'{head}{tags},"points":[{listed}]}}')
+    return count, parts

@@ -1,0 +1,301 @@
+"""The store: outbox, runs, checks, memory and the record of actions, in one SQLite file.
+
+A state directory holds ``state.db`` and the lock of the one process that writes. Every write is one durable
+transaction in a worker thread; reads have a connection of their own, so they wait for no write and nothing waits on the
+event loop. Every method raises Unavailable when the store is lost.
+"""
+
+import io
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Concatenate, ParamSpec, Self, TypeVar
+
+import anyio
+import structlog
+
+from service.adapters import store_file as files
+from service.adapters import store_reads as reads
+from service.adapters import store_writes as writes
+from service.adapters.store_file import DATABASE, Lock, StoreLocked
+from service.adapters.store_lane import Lane
+from service.adapters.store_prune import Limits, Pruning
+from service.adapters.store_schema import STEPS, migrate, refuse_newer, version_of
+from service.domain.actions import Action
+from service.domain.checks import Check
+from service.domain.errors import ConfigError
+from service.domain.points import Fate, Point, StoredSample
+from service.domain.runs import Run
+from service.domain.samples import Sample
+
+__all__ = ["SqliteStore", "StoreLocked"]
+
+log = structlog.get_logger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_DEFAULTS = Limits()
+
+
+class SqliteStore:
+    """Open one with ``open`` (to write, one process a directory) or ``open_reading``; ``close`` it."""
+
+    def __init__(
+        self,
+        path: Path,
+        reader: Lane,
+        *,
+        writer: Lane | None = None,
+        lock: Lock | None = None,
+        limits: Limits = _DEFAULTS,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._path = path
+        self._reader = reader
+        self._writer = writer
+        self._lock = lock
+        self._limits = limits
+        self._clock = clock
+
+    @classmethod
+    async def open(
+        cls,
+        directory: Path,
+        *,
+        now: datetime,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        retention: timedelta = _DEFAULTS.retention,
+        keep_failed: int = _DEFAULTS.keep_failed,
+        keep_ended: int = _DEFAULTS.keep_ended,
+        max_bytes: int = _DEFAULTS.max_bytes,
+    ) -> Self:
+        """The store of ``directory``, made where it is missing, taken from its last holder as it was left.
+
+        Runs that were active end as INTERRUPTED, points that were being sent become UNCERTAIN. A damaged file is set
+        aside and a new one starts. ``clock`` gives the time at which points are lost.
+        Raises StoreLocked, ConfigError (the directory can't be used, the file is of a newer version) or Unavailable.
+        """
+        limits = Limits(retention, keep_failed, keep_ended, max_bytes)
+        lock, writing, reading = await anyio.to_thread.run_sync(_open, directory, now)
+        path = directory / DATABASE
+        writer, reader = Lane(writing, path, "IMMEDIATE"), Lane(reading, path, "DEFERRED")
+        return cls(path, reader, writer=writer, lock=lock, limits=limits, clock=clock)
+
+    @classmethod
+    async def open_reading(cls, directory: Path) -> Self:
+        """The store of ``directory`` to read from, beside a daemon or without one; a missing store is an empty one.
+
+        Raises ConfigError (the file is of a newer version) or Unavailable.
+        """
+        path = directory / DATABASE
+        connection, on_disk = await anyio.to_thread.run_sync(_open_reading, path)
+        return cls(path, Lane(connection, path if on_disk else None, "DEFERRED"))
+
+    async def close(self) -> None:
+        """Moves the write-ahead log into the file and lets the next process write."""
+        with anyio.CancelScope(shield=True):
+            await self._reader.close()
+            if self._writer:
+                await self._writer.close(lambda connection: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)"))
+            if self._lock:
+                self._lock.release()
+                self._lock = None
+
+    async def check(self) -> None:
+        """Returns when the store can be read and, as far as is known, written. Raises Unavailable."""
+        if self._writer and self._writer.trouble:
+            await self._writer.run(writes.probe)
+        await self._reader.run(reads.touch)
+
+    async def backup(self, target: Path) -> None:
+        """Copies the store while it is in use; ``target`` is whole or untouched. Raises ConfigError or Unavailable."""
+        await anyio.to_thread.run_sync(_backup, self._path, target)
+
+    # The outbox
+
+    async def waiting(self, limit: int) -> list[Point]:
+        """The oldest waiting points, at most ``limit`` and about 5 MB of text."""
+        return await self._reader.run(reads.waiting, limit)
+
+    async def settle(self, ids: Iterable[int], fate: Fate, reason: str = "") -> None:
+        """Moves those of the points that are still due to ``fate``; what is lost is counted."""
+        await self._write(writes.settle, list(ids), fate, reason, self._clock())
+
+    async def expire(self, before: datetime, historical: Sequence[str] = ()) -> int:
+        """Moves waiting points older than ``before`` to EXPIRED; how many.
+
+        Gauges and counts whose name begins with one of ``historical`` wait on: the intake takes them at any age.
+        """
+        return await self._write(writes.expire, before, historical, self._clock())
+
+    async def count_waiting(self) -> int:
+        return await self._reader.run(reads.count_waiting)
+
+    async def oldest_waiting(self) -> datetime | None:
+        return await self._reader.run(reads.oldest_waiting)
+
+    # Runs
+
+    async def last_slots(self) -> Mapping[str, datetime]:
+        return await self._reader.run(reads.last_slots)
+
+    async def paused(self) -> frozenset[str]:
+        return await self._reader.run(reads.paused)
+
+    async def set_paused(self, job: str, paused: bool) -> None:
+        await self._write(writes.set_paused, job, paused)
+
+    async def begin(self, run: Run) -> None:
+        """Keeps an active run and claims its slot; a job's last slot only rises."""
+        await self._write(writes.begin, run)
+
+    async def end(
+        self, run: Run, samples: Sequence[Sample], checks: Sequence[Check], remember: Mapping[str, bytes | None]
+    ) -> None:
+        """Keeps an ended run with its samples, the job's checks and memory. To repeat it changes nothing."""
+        await self._write(writes.end, run, samples, checks, remember)
+
+    async def put(self, job: str, samples: Sequence[Sample]) -> None:
+        """Keeps samples of no run; they leave once they are settled."""
+        await self._write(writes.put, job, samples)
+
+    async def checks(self, job: str) -> list[Check]:
+        return await self._reader.run(reads.checks, job)
+
+    async def recall(self, job: str, key: str) -> bytes | None:
+        """What the job's collector remembered under ``key``."""
+        return await self._reader.run(reads.recall, job, key)
+
+    async def last_success(self, job: str) -> datetime | None:
+        """When the last run that succeeded ended."""
+        return await self._reader.run(reads.last_success, job)
+
+    async def last_successes(self) -> dict[str, datetime]:
+        """The same for every job that had one."""
+        return await self._reader.run(reads.last_successes)
+
+    async def last_failures(self) -> dict[str, Run]:
+        """The last run of each job that ended without success."""
+        return await self._reader.run(reads.last_failures)
+
+    async def lost(self, job: str | None, since: datetime) -> dict[Fate, int]:
+        """Points lost since then, by fate; of all jobs where ``job`` is None."""
+        return await self._reader.run(reads.lost, job, since)
+
+    # The record
+
+    async def run(self, run_id: str) -> Run | None:
+        return await self._reader.run(reads.run, run_id)
+
+    async def runs(self, job: str | None = None, limit: int = 50, before: str | None = None) -> list[Run]:
+        """Newest first, older than the run ``before`` (the last one of the page before)."""
+        return await self._reader.run(reads.runs, job, limit, before)
+
+    async def latest_runs(self) -> dict[str, Run]:
+        """The last run of each job, active or ended."""
+        return await self._reader.run(reads.latest_runs)
+
+    async def samples(self, run_id: str, offset: int = 0, limit: int = 100) -> tuple[list[StoredSample], int]:
+        """A page of a run's samples in the order in which they were collected, and how many are stored in all."""
+        return await self._reader.run(reads.samples, run_id, offset, limit)
+
+    async def fates(self, run_id: str) -> dict[Fate, int]:
+        """What came of a run's points, those whose rows were pruned included."""
+        return (await self.fates_of([run_id]))[run_id]
+
+    async def fates_of(self, run_ids: Iterable[str]) -> dict[str, dict[Fate, int]]:
+        return await self._reader.run(reads.fates_of, list(run_ids))
+
+    async def act(self, action: Action) -> None:
+        await self._write(writes.act, action)
+
+    async def actions(self, limit: int = 100) -> list[Action]:
+        """Newest first."""
+        return await self._reader.run(reads.actions, limit)
+
+    async def size(self) -> int:
+        """Bytes in use."""
+        return await self._reader.run(reads.size)
+
+    async def prune(self, now: datetime) -> None:
+        """Removes what has had its time (see ``store_prune``), in small transactions between which others write."""
+        await Pruning(self._writing, self._reader, self._limits, now).run()
+
+    async def _write(
+        self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return await self._writing.run(work, *args, **kwargs)
+
+    @property
+    def _writing(self) -> Lane:
+        if self._writer is None:
+            raise io.UnsupportedOperation("this store was opened to read")
+        return self._writer
+
+
+def _open(directory: Path, now: datetime) -> tuple[Lock, sqlite3.Connection, sqlite3.Connection]:
+    path = directory / DATABASE
+    lock = Lock(directory)
+    try:
+        files.create(path)
+        if reason := files.damage(path):
+            files.set_aside(path, reason, now)
+            files.create(path)
+        writing = files.connect(path)
+        try:
+            migrate(writing, path)
+            writes.prepare(writing)
+            with files.transaction(writing, "IMMEDIATE"):
+                runs, points = writes.recover(writing, now)
+            reading = files.connect(path, read_only=True)
+        except BaseException:
+            writing.close()
+            raise
+    except sqlite3.Error as error:
+        lock.release()
+        raise files.translated(error, path, opening=True) from error
+    except BaseException:
+        lock.release()
+        raise
+    if runs or points:
+        log.warning("the daemon before ended without a drain", interrupted_runs=runs, uncertain_points=points)
+    return lock, writing, reading
+
+
+def _open_reading(path: Path) -> tuple[sqlite3.Connection, bool]:
+    """The connection, and whether it reads the file itself: of an older version it reads a copy, migrated in memory."""
+    with files.usable(path):
+        exists = path.exists()
+    memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    try:
+        if exists:
+            connection = files.connect_beside(path)
+            version = version_of(connection)
+            if version == len(STEPS):
+                memory.close()
+                return connection, True
+            with closing(connection):
+                refuse_newer(version, path)
+                connection.backup(memory)
+        migrate(memory, path, backup=False)
+    except BaseException as error:
+        memory.close()
+        if isinstance(error, sqlite3.Error):
+            raise files.translated(error, path, opening=True) from error
+        raise
+    return memory, False
+
+
+def _backup(path: Path, target: Path) -> None:
+    if not path.exists():
+        raise ConfigError(f"there is no store in {path.parent}: nothing to back up")
+    if target.exists() and target.samefile(path):
+        raise ConfigError(f"{target} is the store itself: name another file")
+    try:
+        with closing(files.connect_beside(path)) as source:
+            files.copy(source, target)
+    except sqlite3.Error as error:
+        raise files.translated(error, target) from error

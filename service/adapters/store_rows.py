@@ -1,0 +1,158 @@
+"""How our values are written in the store's rows, and read back."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+
+from service.domain.actions import Action
+from service.domain.checks import Check, CheckKey
+from service.domain.points import Fate, Point, StoredSample
+from service.domain.runs import Cause, Fault, Outcome, Run, Slot
+from service.domain.samples import Kind, Sample, Status
+
+Row = Sequence[Any]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_KINDS = {kind.value: kind for kind in Kind}
+_FATES = {fate.value: fate for fate in Fate}
+
+RUN_COLUMNS = "id, job, scheduled_at, cause, source, started, ended, attempts, outcome, faults, samples"
+POINT_COLUMNS = "points.id, metric, kind, interval, tags, at, value"
+SAMPLE_COLUMNS = "metric, kind, value, at, tags, fate, reason"
+CHECK_COLUMNS = "key, status, condition, since, value, measured_at, metric"
+ACTION_COLUMNS = "time, what, target, source, actor, reason, run"
+
+
+def micros(time: datetime) -> int:
+    return (time - _EPOCH) // _MICROSECOND
+
+
+def seconds(time: datetime) -> int:
+    return int((time - _EPOCH) // timedelta(seconds=1))
+
+
+def from_micros(value: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=value)
+
+
+def from_seconds(value: int) -> datetime:
+    return _EPOCH + timedelta(seconds=value)
+
+
+def to_json(value: list[Any]) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:
+        # A lone surrogate (JSON can carry one in a name) must not cost the run its other samples.
+        return orjson.dumps(_clean(value)).decode()
+
+
+def text(value: str) -> str:
+    """``value`` as SQLite takes it, without lone surrogates."""
+    return value if value.isascii() else value.encode(errors="replace").decode()
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return text(value)
+    return [_clean(item) for item in value]
+
+
+def to_series(sample: Sample) -> tuple[int, str, str, int, str]:
+    """Id, metric, kind, interval, tags.
+
+    The id is a hash of the others. Among a million series two would meet in 64 bits once in 40 million stores.
+    """
+    metric, kind, interval = text(sample.metric.name), sample.metric.kind.value, sample.interval or 0
+    tags = to_json([f"{name}:{value}" for name, value in sample.tags.items()])
+    digest = blake2b(f"{metric}\0{kind}\0{interval}\0{tags}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True), metric, kind, interval, tags
+
+
+def to_point(row: Row) -> Point:
+    number, metric, kind, interval, tags, at, value = row
+    return Point(number, metric, _KINDS[kind], interval, tags, at, value)
+
+
+def to_stored_sample(row: Row) -> StoredSample:
+    metric, kind, value, at, tags, fate, reason = row
+    named = (tag.partition(":") for tag in orjson.loads(tags))
+    return StoredSample(
+        metric, _KINDS[kind], value, from_seconds(at), {name: text for name, _, text in named}, _FATES[fate], reason
+    )
+
+
+def from_run(run: Run) -> Row:
+    """The values of RUN_COLUMNS."""
+    slot = run.slot
+    return (
+        run.id,
+        run.job,
+        micros(slot.scheduled_at) if slot.scheduled_at else None,
+        slot.cause.value,
+        text(slot.source),
+        micros(run.started),
+        micros(run.ended) if run.ended else None,
+        run.attempts,
+        run.outcome.value if run.outcome else None,
+        from_faults(run.faults),
+        run.samples,
+    )
+
+
+def to_run(row: Row) -> Run:
+    number, job, scheduled_at, cause, source, started, ended, attempts, outcome, faults, samples = row
+    slot = Slot(job, None if scheduled_at is None else from_micros(scheduled_at), Cause(cause), source)
+    return Run(
+        number,
+        slot,
+        from_micros(started),
+        None if ended is None else from_micros(ended),
+        attempts,
+        None if outcome is None else Outcome(outcome),
+        to_faults(faults),
+        samples,
+    )
+
+
+def from_faults(faults: Iterable[Fault]) -> str:
+    return to_json([[fault.reason, fault.part] for fault in faults])
+
+
+def to_faults(faults: str) -> tuple[Fault, ...]:
+    return tuple(Fault(reason, part) for reason, part in orjson.loads(faults))
+
+
+def from_check(check: Check) -> Row:
+    """The values of CHECK_COLUMNS."""
+    return (
+        to_json([list(pair) for pair in check.key]),
+        check.status.value,
+        text(check.condition),
+        micros(check.since),
+        None if check.value is None else float(check.value),
+        None if check.measured_at is None else micros(check.measured_at),
+        text(check.metric),
+    )
+
+
+def to_check(row: Row) -> Check:
+    key, status, condition, since, value, measured_at, metric = row
+    pairs: CheckKey = tuple((name, text) for name, text in orjson.loads(key))
+    measured = None if measured_at is None else from_micros(measured_at)
+    return Check(pairs, Status(status), condition, from_micros(since), value, measured, metric)
+
+
+def from_action(action: Action) -> Row:
+    """The values of ACTION_COLUMNS."""
+    named = (action.what, action.target, action.source, action.actor, action.reason, action.run)
+    return (micros(action.time), *map(text, named))
+
+
+def to_action(row: Row) -> Action:
+    time, what, target, source, actor, reason, run = row
+    return Action(from_micros(time), what, target, source, actor, reason, run)

@@ -1,0 +1,228 @@
+"""The daemon: the one place where its parts come together and its tasks live.
+
+It starts from the store outwards (whatever is claimed must be kept) and ends in the order of the path: no new runs,
+the active ones get their time, what they stored is delivered, then the probes stop answering.
+"""
+
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import timedelta
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from service import __version__
+from service.adapters.store import SqliteStore
+from service.config import Settings
+from service.config_sources import Loaded, changes
+from service.domain.errors import ConfigError, Unavailable
+from service.domain.runs import Cause, Run
+from service.domain.samples import Sample
+from service.operations import DaemonOperations
+from service.parts import Edges, build_jobs, edges
+from service.pipeline.clock import SystemClock
+from service.pipeline.deliver import Delivery
+from service.pipeline.dispatch import Dispatcher
+from service.pipeline.heartbeat import keep_beating
+from service.pipeline.job import Job
+from service.pipeline.ports import Clock
+from service.pipeline.run import Runner
+from service.pipeline.schedule import Timer
+from service.web.metrics import Telemetry
+from service.web.operations import Origin
+from service.web.server import bind, build_app, serve
+from service.web.views import Info
+
+log = structlog.get_logger(__name__)
+
+# The pod's grace period is 45 s (k8s/base/deployment.yaml); these leave some of it for the process to end.
+_RUNS_GET = 20.0
+_DELIVERY_GETS = 12.0
+_PRUNE_EVERY = timedelta(minutes=10)
+_LAG_EVERY = 0.5
+
+# What a reload takes over; the rest needs a restart.
+_RELOADED = ("collectors.", "datadog.env", "datadog.version")
+_SIGNAL = Origin("signal")
+
+Loader = Callable[[], Loaded]
+Announce = Callable[[str], None]
+
+
+async def run_daemon(load: Loader, loaded: Loaded, environ: Mapping[str, str], announce: Announce) -> int:
+    """Runs until SIGTERM or SIGINT; gives the exit code. ``load`` reads the configuration anew for SIGHUP.
+
+    Raises ConfigError when the port is taken, the state directory can't be used or another daemon holds it.
+    """
+    settings, clock = loaded.settings, SystemClock()
+    for note in loaded.notes:
+        log.warning(note)
+    listener = bind(settings.http.host, settings.http.port)
+    store = await SqliteStore.open(settings.state_dir, now=clock.now())
+    try:
+        async with edges(settings, environ) as parts, anyio.create_task_group() as tasks:
+            daemon = Daemon(load, settings, environ, clock, store, parts, tasks)
+            # Ours before uvicorn's: it would raise SIGTERM anew, and nothing would drain.
+            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals:
+                await daemon.start(listener)
+                host, port = listener.getsockname()[:2]
+                log.info("ready", version=__version__, host=host, port=port, state_dir=str(settings.state_dir))
+                announce(f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}/")  # noqa: S104
+                async for each in signals:
+                    if each == signal.SIGHUP:
+                        await daemon.reload()
+                    elif each == signal.SIGUSR1:
+                        await daemon.trigger_all()
+                    else:
+                        break
+                tasks.start_soon(daemon.hurry, signals)
+                await daemon.drain(signal.Signals(each).name)
+                tasks.cancel_scope.cancel()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await store.close()
+    log.info("ended")
+    return 1 if daemon.hurried else 0
+
+
+class Daemon:
+    """The parts of a running daemon and how they start, change and end together."""
+
+    def __init__(
+        self,
+        load: Loader,
+        settings: Settings,
+        environ: Mapping[str, str],
+        clock: Clock,
+        store: SqliteStore,
+        parts: Edges,
+        tasks: TaskGroup,
+    ) -> None:
+        self.hurried = False
+        self._load = load
+        self._settings = settings
+        self._environ = environ
+        self._clock = clock
+        self._store = store
+        self._parts = parts
+        self._tasks = tasks
+        self._slots = anyio.CancelScope()  # what makes new work: the timer and the heartbeat
+        commit = environ.get("INFRA_HEALTH_COMMIT", "unknown")
+        self._telemetry = Telemetry(version=__version__, commit=commit, collectors=settings.collectors)
+        self._delivery = Delivery(store, parts.intake, clock, observe=self._telemetry.points)
+        runner = Runner(store, clock, stored=self._delivery.notify, quota=parts.quota, ended=self._ended)
+        self._dispatcher = Dispatcher(runner, store, clock, tasks)
+        self._timer = Timer(clock, self._dispatcher.tick, self._dispatcher.next_start)
+        self._operations = DaemonOperations(
+            Info(
+                name="infra-health",
+                version=__version__,
+                commit=commit,
+                started=clock.now(),
+                env=settings.datadog.env,
+                service=settings.datadog.service,
+            ),
+            clock=clock,
+            store=store,
+            dispatcher=self._dispatcher,
+            timer=self._timer,
+            delivery=self._delivery,
+            edges=parts,
+        )
+
+    async def start(self, listener: socket.socket) -> None:
+        """Returns when the probes answer and the first slots have started."""
+        await self._dispatcher.load()
+        jobs = build_jobs(self._settings, self._parts, self._store)
+        http = self._settings.http
+        app = build_app(
+            self._operations,
+            token=http.token.get_secret_value() if http.token else None,
+            in_cluster=bool(self._environ.get("KUBERNETES_SERVICE_HOST")),
+            allowed_hosts=http.allowed_hosts,
+            telemetry=self._telemetry,
+        )
+        await self._tasks.start(serve, app, listener)
+        self._tasks.start_soon(self._delivery.run)
+        self._tasks.start_soon(self._make_slots)
+        self._tasks.start_soon(self._watch_lag)
+        self._tasks.start_soon(self._prune)
+        self._set_jobs(jobs)
+
+    async def reload(self) -> None:
+        """Takes over what can change in a running daemon; a wrong configuration changes nothing."""
+        try:
+            loaded = await anyio.to_thread.run_sync(self._load)
+            jobs = build_jobs(loaded.settings, self._parts, self._store)
+        except ConfigError as error:
+            log.error("reload refused: the configuration before it holds", reason=str(error))  # noqa: TRY400
+            self._operations.reload_error = str(error)
+            await self._operations.record("reload refused", "configuration", _SIGNAL)
+            return
+        changed = changes(self._settings, loaded.settings)
+        taken = [key for key in changed if key.startswith(_RELOADED)]
+        log.info("configuration reloaded", changed=taken, need_a_restart=[key for key in changed if key not in taken])
+        self._settings = loaded.settings
+        self._operations.reload_error = None
+        self._set_jobs(jobs)
+        await self._operations.record("reload", "configuration", _SIGNAL)
+
+    async def trigger_all(self) -> None:
+        """SIGUSR1: every enabled collector, now."""
+        await self._operations.trigger_enabled(Cause.SIGNAL, _SIGNAL)
+
+    async def drain(self, name: str) -> None:
+        """No new slots; active runs end; what is stored is delivered, or stays stored."""
+        log.info("draining", signal=name, active=len(self._dispatcher.all_active()))
+        self._slots.cancel()
+        await self._dispatcher.drain(_RUNS_GET)
+        if not await self._delivery.flush(self._clock.monotonic() + _DELIVERY_GETS):
+            state = self._delivery.state
+            log.warning("points stay stored for the next start", waiting=state.waiting, reason=state.trouble)
+
+    async def hurry(self, signals: AsyncIterator[signal.Signals]) -> None:
+        """A second SIGTERM or SIGINT ends the drain."""
+        async for each in signals:
+            if each in (signal.SIGTERM, signal.SIGINT):
+                log.warning("ended at once by a second signal; what was not delivered stays stored")
+                self.hurried = True
+                self._tasks.cancel_scope.cancel()
+
+    def _set_jobs(self, jobs: Sequence[Job]) -> None:
+        self._dispatcher.set_jobs(jobs)
+        self._timer.set_jobs(jobs)
+        for job in jobs:
+            self._dispatcher.tick(job.name)
+
+    def _ended(self, run: Run, samples: Sequence[Sample]) -> None:
+        due = run.slot.scheduled_at
+        self._telemetry.run_ended(run, (run.started - due).total_seconds() if due else None)
+
+    async def _make_slots(self) -> None:
+        with self._slots:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._timer.run)
+                await keep_beating(
+                    lambda: [job for job in self._dispatcher.jobs.values() if job.enabled],
+                    self._store,
+                    self._clock,
+                    self._settings.datadog.heartbeat,
+                    self._delivery.notify,
+                )
+
+    async def _watch_lag(self) -> None:
+        """How late the event loop is: what a collector that blocks it would show."""
+        while True:
+            before = self._clock.monotonic()
+            await self._clock.sleep(_LAG_EVERY)
+            self._operations.lag = max(0.0, self._clock.monotonic() - before - _LAG_EVERY)
+
+    async def _prune(self) -> None:
+        while True:
+            try:
+                await self._store.prune(self._clock.now())
+            except Unavailable as error:
+                log.error("the store could not be pruned", reason=str(error))  # noqa: TRY400 - the reason says it all
+            await self._clock.sleep(_PRUNE_EVERY.total_seconds())

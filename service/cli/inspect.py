@@ -1,0 +1,132 @@
+"""Commands that look and change nothing: ``list``, ``check``, ``list-workflows``."""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from service.cli import tables
+from service.cli.options import Options, common, say, told
+
+if TYPE_CHECKING:
+    from service.config import CollectorSettings
+
+
+@common
+@click.command("list")
+@click.pass_obj
+def list_(options: Options) -> None:
+    """Collectors with type, schedule and next run."""
+    with told():
+        settings = options.load().settings
+        rows = [_upcoming(name, each, 1) for name, each in settings.collectors.items()]
+        if options.json:
+            tables.print_json(rows)
+            return
+        tables.print_table(
+            "",
+            ("collector", "type", "schedule", "in words", "next run"),
+            [
+                (row["name"], row["type"], row["schedule"], row["in_words"], " ".join(row["next"]) or "disabled")
+                for row in rows
+            ],
+        )
+
+
+@common
+@click.command()
+@click.pass_obj
+def check(options: Options) -> None:
+    """Validates the configuration and prints it resolved, with the next runs and the series that it makes."""
+    import anyio
+
+    from service.config_sources import describe
+    from service.series import expected_series
+
+    with told():
+        loaded = options.load()
+        settings = loaded.settings
+        upcoming = [_upcoming(name, each, 3) for name, each in settings.collectors.items()]
+        series = anyio.run(expected_series, settings)
+        if options.json:
+            tables.print_json(
+                {
+                    "file": str(loaded.file) if loaded.file else None,
+                    "settings": describe(settings),
+                    "next": {row["name"]: row["next"] for row in upcoming},
+                    "series": series.as_json(),
+                    "notes": [*loaded.notes],
+                }
+            )
+            return
+        import yaml
+
+        click.echo(f"# {loaded.file or 'no file: defaults and environment'}")
+        click.echo(yaml.safe_dump(describe(settings), sort_keys=False, allow_unicode=True).rstrip())
+        click.echo("\n# next runs")
+        for row in upcoming:
+            click.echo(f"#   {row['name']}: {', '.join(row['next']) or 'disabled'}")
+        click.echo(f"# series: {series}")
+        for note in loaded.notes:
+            say(f"note: {note}", fg="yellow")
+        say("The configuration is valid.", fg="green")
+
+
+@common
+@click.command("list-workflows")
+@click.option("--repo", metavar="OWNER/NAME", help="Else the repository of the configured github_ci collectors.")
+@click.pass_obj
+def list_workflows(options: Options, repo: str | None) -> None:
+    """The repository's workflows, to fill the lists tests_blocking_merge and benchmarks."""
+    import anyio
+
+    with told():
+        rows = anyio.run(_workflows, options, repo)
+        if options.json:
+            tables.print_json(rows)
+            return
+        tables.print_table(
+            "",
+            ("id", "name", "file", "state"),
+            [(str(row["id"]), row["name"], row["path"], row["state"]) for row in rows],
+        )
+
+
+async def _workflows(options: Options, repo: str | None) -> list[dict[str, Any]]:
+    from service.collectors.github_ci import GithubCi, workflows
+    from service.domain.errors import ConfigError
+    from service.parts import edges
+
+    loaded = options.load()
+    options.start_logs(loaded, level="warning")
+    configured = [each.repo for each in loaded.settings.collectors.values() if isinstance(each, GithubCi.Settings)]
+    names = [repo] if repo else sorted(set(configured))
+    if not names:
+        raise ConfigError("no github_ci collector is configured; name a repository with --repo OWNER/NAME")
+    async with edges(loaded.settings, options.environ()) as parts:
+        return [
+            {"repo": name, "id": each.id, "name": each.name, "path": each.path, "state": each.state}
+            for name in names
+            for each in await workflows(parts.github, name)
+        ]
+
+
+def _upcoming(name: str, settings: "CollectorSettings", count: int) -> dict[str, Any]:
+    from service.domain import cron
+
+    schedule = cron.parse(settings.schedule)
+    fires: list[datetime] = []
+    while settings.enabled and len(fires) < count:
+        fire = schedule.next(fires[-1] if fires else datetime.now(UTC), settings.time_zone)
+        if fire is None:
+            break
+        fires.append(fire)
+    return {
+        "name": name,
+        "type": settings.type,
+        "schedule": settings.schedule,
+        "in_words": schedule.describe(),
+        "time_zone": str(settings.time_zone),
+        "enabled": settings.enabled,
+        "next": [fire.isoformat(timespec="seconds") for fire in fires],
+    }

@@ -1,0 +1,104 @@
+"""``infra-health`` itself: the daemon in the foreground, or one pass with ``--once``."""
+
+import socket
+from typing import Any
+
+import click
+
+from service.cli.options import Options, common, end, say, told
+
+# Where each command lives; its module is imported when it is used, so that the daemon and --help stay light.
+_COMMANDS = {
+    "check": "inspect:check",
+    "collect": "collect:collect",
+    "list": "inspect:list_",
+    "list-workflows": "inspect:list_workflows",
+    "pause": "remote:pause",
+    "resume": "remote:resume",
+    "status": "remote:status",
+    "trigger": "remote:trigger",
+}
+
+
+class LazyCommands(click.Group):
+    """A group whose commands are imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        from importlib import import_module
+
+        module, name = _COMMANDS[cmd_name].split(":")
+        command: click.Command = getattr(import_module(f"service.cli.{module}"), name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        from difflib import get_close_matches
+
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = get_close_matches(args[0], _COMMANDS, n=1)
+            raise click.UsageError(error.message + (f" Did you mean {near[0]!r}?" if near else ""), ctx) from None
+
+
+@common
+@click.group(cls=LazyCommands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--once", is_flag=True, help="Run every enabled collector once, concurrently; submit; exit.")
+@click.option("--only", metavar="NAME,...", help="With --once: these collectors only.")
+@click.option("--dry-run", is_flag=True, help="With --once: print the samples as JSON, send and keep nothing.")
+@click.option("--strict", is_flag=True, help="With --once: a partial run (parts or records left out) exits 1, too.")
+@click.pass_context
+def main(context: click.Context, once: bool, only: str | None, dry_run: bool, strict: bool) -> None:
+    """Collects CI, training and evaluation health and delivers it to Datadog.
+
+    Without a command it runs the daemon in the foreground: SIGTERM or Ctrl-C drains and exits 0, SIGUSR1 runs all
+    enabled collectors now, SIGHUP reloads the configuration.
+
+    Exit codes: 0 done; 1 a collector or a delivery failed; 2 usage; 78 bad configuration.
+    """
+    options = context.ensure_object(Options)
+    context.call_on_close(options.exits.close)
+    if context.invoked_subcommand:
+        if once or only or dry_run or strict:
+            raise click.UsageError("--once, --only, --dry-run and --strict go without a command")
+        return
+    if not once and (only or dry_run or strict):
+        raise click.UsageError("--only, --dry-run and --strict go with --once")
+    with told():
+        if once:
+            from service.cli.collect import run_once
+
+            names = [name.strip() for name in only.split(",") if name.strip()] if only else None
+            end(run_once(options, names, push=not dry_run, dry_run=dry_run, strict=strict, output=None))
+        end(_daemon(options))
+
+
+def _daemon(options: Options) -> int:
+    import anyio
+
+    from service.app import run_daemon
+
+    overrides: dict[str, Any] = {}
+    loaded = options.load(overrides)
+    if options.stage and _is_taken(loaded.settings.http.port):
+        overrides = {"http": {"port": 0}}
+        loaded = options.load(overrides)
+    options.start_logs(loaded)
+
+    def announce(url: str) -> None:
+        if options.stage:
+            say(f"\n  The status page: {url}\n  Ctrl-C ends the demo.\n", bold=True)
+
+    return anyio.run(run_daemon, lambda: options.load(overrides), loaded, options.environ(), announce)
+
+
+def _is_taken(port: int) -> bool:
+    """Whether something else on this machine listens there: the demo moves aside, a real daemon must not."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,0 +1,258 @@
+"""Reads the runs of a repository: the window in every cycle, older ones in turn, and what lies behind a number."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, TypeVar
+
+import anyio
+
+from service.adapters.github import Github, Quota, Refused
+from service.collectors import ci_runs, ci_sweep
+from service.collectors.ci_memory import BEGINNING, Remembered
+from service.collectors.ci_runs import PER_PAGE, Page, Run
+from service.collectors.ci_sweep import MARGIN, Coverage, Sweep
+from service.domain.errors import Rejected, Unavailable
+
+T = TypeVar("T")
+Params = Mapping[str, str | int]
+
+# A page that moved on while it was read again is read once more; a list that outruns us for so long is not readable.
+_GAPS = 10
+# A cycle in which nothing was run again asks ten questions at most; what can wait, waits for one that asks less.
+_CALM = 9
+_MOST = 10
+_FEW = 10  # runs of a workflow: among its ten newest on the branch there nearly always is a conclusive one
+_FILTERED_PAGES = 10  # GitHub lists 1,000 runs at most where it filters
+_GONE = (404, 410)
+
+Failure = Unavailable | Rejected
+
+
+async def gathered(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T | Failure]:
+    """The results of all calls, made at once and in their order; an error of GitHub's in place of a result."""
+    results: list[T | Failure] = [Unavailable("not asked")] * len(calls)
+
+    async def call(index: int) -> None:
+        try:
+            results[index] = await calls[index]()
+        except (Unavailable, Rejected) as error:
+            results[index] = error
+
+    async with anyio.create_task_group() as tasks:
+        for index in range(len(calls)):
+            tasks.start_soon(call, index)
+    return results
+
+
+class RunsReader:
+    """Reads ``repo``'s runs, "on the branch" meaning ``branch``, for a window of the length ``window``.
+
+    ``questions``: how many requests the cycle that ``read`` began has made so far.
+    """
+
+    def __init__(self, github: Github, repo: str, branch: str, window: timedelta) -> None:
+        self._github = github
+        self._actions = f"/repos/{repo}/actions"
+        self._branch = branch
+        self._window = window
+        self.questions = 0
+
+    async def read(self, known: Remembered, now: datetime, besides: int) -> Failure | None:
+        """Brings ``known`` up to date. What went wrong behind the window, None when nothing did.
+
+        ``besides``: how many questions the cycle asks at the same time. Raises when the window can't be read whole.
+        """
+        self.questions = 0
+        horizon = now - self._window - MARGIN
+        before = set(ci_runs.latest_conclusive(known.runs.values()))
+        front, behind, unfinished = self._plan(known, now, horizon, besides)
+        pages: list[Page] = []
+        deep: list[Page] = []
+        calls: list[Callable[[], Awaitable[None]]] = [
+            *(partial(self._read_page, number, pages) for number in front),
+            *(partial(self._read_page, number, deep, horizon) for number in behind),
+            *(partial(self._read_again, run, known) for run in unfinished),
+        ]
+        failures = await gathered(calls)
+        for failure in failures[: len(front)]:
+            if failure is not None:
+                raise failure
+        reached = await self._complete(pages, horizon)
+        trouble = next((failure for failure in failures[len(front) :] if failure is not None), None)
+        self._take_front(known, pages, reached, now)
+        if reached.reaches(now - ci_sweep.depth(self._window)):
+            known.sweep = Sweep(started=now, is_first=False)
+        elif known.sweep.is_first:
+            trouble = await self._sweep_all(known, pages, reached, now)
+        else:
+            self._take_behind(known, deep, reached, now)
+        known.broken = known.broken + 1 if trouble and known.sweep.is_first else 0
+        known.trim(horizon)
+        known.note_lost(before)
+        return trouble
+
+    def _plan(
+        self, known: Remembered, now: datetime, horizon: datetime, besides: int
+    ) -> tuple[list[int], list[int], list[Run]]:
+        """The pages of the window, the pages behind it, and the older unfinished runs to ask for, all at once."""
+        if known.read_at is None or now - known.read_at > MARGIN:
+            # Re-runs of old runs may have been missed meanwhile: all is swept again.
+            known.sweep = Sweep(started=now)
+        recent = sum(run.created >= horizon for run in known.runs.values())
+        arriving = recent * ((now - (known.read_at or now)) / (self._window + MARGIN))
+        front = ci_sweep.front_pages(recent, arriving, known.total)
+        behind: list[int] = []
+        if not known.sweep.is_first:
+            due = ci_sweep.due_pages(known.sweep, len(front), known.total, now)
+            behind = ci_sweep.affordable(due, self._quota)
+        planned = len(front) + len(behind) + besides
+        spare = max(0, _CALM - planned) if planned <= _MOST else 2
+        unfinished = [run for run in known.runs.values() if run.conclusion is None and run.created < horizon]
+        # Those that began last are the likeliest to end next.
+        unfinished.sort(key=lambda run: run.started, reverse=True)
+        return front, behind, unfinished[:spare]
+
+    @property
+    def _quota(self) -> Quota | None:
+        return self._github.quota.get("core")
+
+    async def _get(self, path: str, params: Params, read: Callable[[Any], T], kept: bool) -> T:
+        self.questions += 1
+        return await self._github.get(f"{self._actions}/{path}", params, read=read, kept=kept)
+
+    # The window
+
+    async def _read_page(self, number: int, pages: list[Page], horizon: datetime | None = None) -> None:
+        """Adds a page to ``pages``, in the order of the answers; of runs behind the window only what can matter."""
+        params: Params = {"per_page": PER_PAGE, "exclude_pull_requests": "true", "page": number}
+        read = partial(_page, number, self._branch, horizon)
+        pages.append(await self._get("runs", params, read, kept=horizon is None))
+
+    async def _complete(self, pages: list[Page], until: datetime) -> Coverage:
+        """Reads on until ``pages`` hold every run created since ``until``."""
+        gaps = 0
+        while True:
+            reached = ci_sweep.covered(pages)
+            batch = min(2 * len(pages), ci_sweep.pages_until(pages, reached.oldest, until))
+            numbers = ci_sweep.missing(pages, until, batch)
+            if not numbers:
+                break
+            gaps += reached.gap
+            if gaps > _GAPS:
+                raise Unavailable("GitHub's list of runs changes faster than it can be read")
+            for failure in await gathered([partial(self._read_page, number, pages) for number in numbers]):
+                if failure is not None:
+                    raise failure
+        if not reached.reaches(until):
+            raise Rejected(f"the window holds more runs than GitHub lists ({PER_PAGE * len(pages)} read)")
+        return reached
+
+    def _take_front(self, known: Remembered, pages: Sequence[Page], reached: Coverage, now: datetime) -> None:
+        for page in pages:
+            known.take_page(page)
+        oldest = BEGINNING if reached.below == 0 else reached.oldest or BEGINNING
+        if known.since is None or (known.front is not None and oldest > known.front):
+            known.restart(oldest)
+        known.since = min(known.since or oldest, oldest)
+        known.front = max((page.newest for page in pages if page.newest), default=known.front)
+        known.read_at = now
+        known.total = pages[-1].total
+
+    # Behind the window
+
+    def _take_behind(self, known: Remembered, pages: Sequence[Page], front: Coverage, now: datetime) -> None:
+        """Keeps what was read behind the window; what did not join what this pass had read is due again."""
+        for page in pages:
+            known.take_page(page)
+        sweep = known.sweep
+        above = front.below if sweep.below is None else min(sweep.below, front.below)
+        until = now - ci_sweep.depth(self._window)
+        known.sweep, reached = ci_sweep.advanced(sweep, pages, above, known.total, now, until)
+        oldest = BEGINNING if reached.below == 0 else reached.oldest
+        if oldest and known.since:
+            known.since = min(known.since, oldest)
+
+    async def _sweep_all(
+        self, known: Remembered, front: Sequence[Page], reached: Coverage, now: datetime
+    ) -> Failure | None:
+        """Reads all runs that can have been run again: at once, but with a small quota a page or two a cycle."""
+        sweep = known.sweep
+        until, horizon = now - ci_sweep.depth(self._window), now - self._window - MARGIN
+        above = reached.below if sweep.below is None else min(sweep.below, reached.below)
+        pages: list[Page] = []
+        trouble: Failure | None = None
+        gaps = 0
+        while trouble is None and gaps <= _GAPS:
+            so_far = ci_sweep.covered(pages, above)
+            read = [*front, *pages]
+            batch = min(2 * len(read), ci_sweep.pages_until(read, so_far.oldest or reached.oldest, until))
+            numbers = ci_sweep.missing(pages, until, batch, above, known.total)
+            numbers = ci_sweep.affordable(numbers, self._quota)
+            if not numbers:
+                break
+            gaps += so_far.gap
+            failures = await gathered([partial(self._read_page, number, pages, horizon) for number in numbers])
+            trouble = next((failure for failure in failures if failure is not None), None)
+            if ci_sweep.is_small(self._quota):
+                break
+        self._take_behind(known, pages, reached, now)
+        return trouble
+
+    # Single runs
+
+    async def _read_again(self, run: Run, known: Remembered) -> None:
+        params = {"exclude_pull_requests": "true"}
+        try:
+            fresh = await self._get(f"runs/{run.id}", params, partial(ci_runs.to_run, branch=self._branch), kept=True)
+        except Refused as error:
+            if error.status not in _GONE:
+                raise
+            known.drop([run.id])
+        else:
+            known.take([fresh])
+
+    async def find_latest(self, workflow_id: int) -> list[Run]:
+        """The newest conclusive runs of a workflow on the branch, however old; empty when there never was one.
+
+        From the list that GitHub filters: it may lack the newest runs, which are known from the unfiltered one.
+        """
+        sizes = [(_FEW, 1), *((PER_PAGE, number) for number in range(1, _FILTERED_PAGES + 1))]
+        for size, number in sizes:
+            params: Params = {"branch": self._branch, "per_page": size, "exclude_pull_requests": "true", "page": number}
+            read = partial(_filtered, self._branch)
+            total, runs = await self._get(f"workflows/{workflow_id}/runs", params, read, kept=size == _FEW)
+            found = [run for run in runs if run.on_branch and run.is_conclusive]
+            if found or not runs or total <= size * number:
+                return found
+        return []
+
+    async def learn_attempts(self, run: Run, known: Remembered) -> bool:
+        """Whether an attempt before the last one failed; asks back from the last until one did."""
+        attempts = known.attempts.setdefault(run.id, {})
+        params = {"exclude_pull_requests": "true"}
+        for number in range(run.attempt - 1, 0, -1):
+            if (verdict := ci_runs.has_failed_attempt(run, attempts)) is not None:
+                return verdict
+            if number not in attempts:
+                read = partial(ci_runs.to_run, branch=self._branch)
+                attempt = await self._get(f"runs/{run.id}/attempts/{number}", params, read, kept=False)
+                attempts[number] = attempt.conclusion or "none"
+        return bool(ci_runs.has_failed_attempt(run, attempts))
+
+
+def _page(number: int, branch: str, horizon: datetime | None, payload: Any) -> Page:
+    page = ci_runs.to_page(number, payload, branch)
+    if horizon is None:
+        return page
+    kept = (
+        run
+        for run in page.runs
+        if run.conclusion is None or run.started >= horizon or (run.on_branch and run.is_conclusive)
+    )
+    return replace(page, runs=tuple(kept))
+
+
+def _filtered(branch: str, payload: Any) -> tuple[int, tuple[Run, ...]]:
+    return int(payload["total_count"]), ci_runs.to_runs(payload, branch)

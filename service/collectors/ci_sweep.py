@@ -1,0 +1,154 @@
+"""Which pages of the list of runs to read, so that none is missed while the list moves. Pure.
+
+The list is newest first and grows at its front, so a page number means other runs a moment later. What stays is how
+many runs are older: a page read while there were ``total`` runs holds those that have from ``below`` to ``above`` - 1
+older ones. Pages are read at once and answered in any order; they left none out exactly when these spans join, from
+the front down. Where they don't, the page that now holds the missing place is read again. A deletion opens a gap alike.
+
+A re-run keeps its old place, so beyond the window all runs that may have been run again since it began (GitHub allows
+that for 30 days) are swept in passes, a few pages a cycle, each pass within six hours.
+"""
+
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from service.adapters.github import Quota
+from service.collectors.ci_runs import PER_PAGE, Page
+
+MARGIN = timedelta(hours=3)
+RERUN_WITHIN = timedelta(days=30)
+_PASS = timedelta(hours=5, minutes=30)  # half an hour is left for a cycle that fails
+_LAST_PAGE = 390  # GitHub answers 422 beyond about 40,000 runs
+_SMALL_QUOTA = 1000  # points an hour; whoever has fewer (60 without a token) can't read the whole list at once
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What was read without a gap: all runs from the front but the ``below`` oldest.
+
+    ``oldest``: created_at of the last run of it, None when no run was read. ``gap``: more was read beyond a gap.
+    """
+
+    below: int
+    oldest: datetime | None
+    gap: bool
+
+    def reaches(self, until: datetime) -> bool:
+        """Whether it holds every run created since ``until``."""
+        return not self.gap and (self.below == 0 or (self.oldest is not None and self.oldest < until))
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A pass over the runs behind the window. ``below``: runs that it has not reached yet. ``done``: pages read.
+
+    ``pages``: how many it will take. ``is_first``: no pass has been completed yet, so old re-runs may be unknown.
+    """
+
+    started: datetime
+    below: int | None = None
+    done: int = 0
+    pages: int = 0
+    is_first: bool = True
+
+
+def covered(pages: Iterable[Page], above: int | None = None) -> Coverage:
+    """How far ``pages`` reach without a gap, from the front or from where ``above`` runs are left."""
+    pages = sorted(pages, key=lambda page: page.above, reverse=True)
+    if above is None:
+        above = max((page.above for page in pages if page.number == 1), default=0)
+    below, oldest, gap = above, None, False
+    for page in pages:
+        if page.above < below:
+            gap = True
+            break
+        if page.below <= below:
+            # A page without runs is the end, whatever the total says.
+            below, oldest = (page.below if page.oldest else 0), page.oldest or oldest
+    return Coverage(below, oldest, gap)
+
+
+def missing(
+    pages: Sequence[Page], until: datetime, batch: int = 1, above: int | None = None, total: int = 0
+) -> list[int]:
+    """The pages to read next, at most ``batch``, until all runs created since ``until`` are there; none: they are.
+
+    ``pages`` in the order in which they came. They begin where ``above`` runs are left of ``total``, else at the front.
+    """
+    reached = covered(pages, above)
+    if reached.reaches(until) and (pages or above is not None):
+        return []
+    total = pages[-1].total if pages else total
+    first = page_of(total, reached.below)
+    last = min(last_page(total), _LAST_PAGE)
+    if reached.gap:
+        batch = 1
+    return list(range(first, min(first + max(1, batch), last + 1)))
+
+
+def page_of(total: int, below: int) -> int:
+    """The page that begins with, or holds, the run that has ``below`` - 1 older ones."""
+    return max(0, total - below) // PER_PAGE + 1
+
+
+def last_page(total: int) -> int:
+    return max(1, math.ceil(total / PER_PAGE))
+
+
+def front_pages(remembered: int, arriving: float, total: int) -> list[int]:
+    """The pages that will hold the window: so many of its runs are remembered, so many have come since."""
+    count = int(remembered + max(0.0, arriving)) // PER_PAGE + 1
+    return list(range(1, min(count, last_page(total) if total else 1, _LAST_PAGE) + 1))
+
+
+def due_pages(sweep: Sweep, front: int, total: int, now: datetime) -> list[int]:
+    """The pages behind the ``front`` ones that are due by now, so that this pass ends in time."""
+    count = math.ceil(max(1, sweep.pages) * max(0.0, (now - sweep.started) / _PASS)) - sweep.done
+    first = front + 1 if sweep.below is None else max(front + 1, page_of(total, sweep.below))
+    return list(range(first, min(first + count, last_page(total) + 1, _LAST_PAGE + 1)))
+
+
+def is_small(quota: Quota | None) -> bool:
+    return quota is not None and quota.limit < _SMALL_QUOTA
+
+
+def allowance(quota: Quota | None) -> int:
+    """How many questions the quota allows beside the urgent ones of the cycles until its reset."""
+    if quota is None:
+        return sys.maxsize
+    reserve = quota.limit // 2 if is_small(quota) else quota.limit // 10
+    return max(0, quota.remaining - reserve)
+
+
+def affordable(pages: Sequence[int], quota: Quota | None) -> list[int]:
+    """Those of the due ``pages`` that the quota allows now; of a small one two at most."""
+    return list(pages[: min(allowance(quota), 2 if is_small(quota) else len(pages))])
+
+
+def pages_until(pages: Sequence[Page], oldest: datetime | None, until: datetime) -> int:
+    """About how many more pages lie between ``oldest`` and ``until``, by the time that each of ``pages`` spans."""
+    spans = [page.newest - page.oldest for page in pages if page.newest and page.oldest]
+    mean = sum(spans, timedelta(0)) / max(1, len(spans))
+    if oldest is None or mean <= timedelta(0):
+        return len(pages)
+    return max(1, math.ceil((oldest - until) / mean))
+
+
+def depth(window: timedelta) -> timedelta:
+    """How old a run can be that was run again within the window, or since the pass before this one."""
+    return RERUN_WITHIN + window + MARGIN + _PASS
+
+
+def advanced(
+    sweep: Sweep, pages: Sequence[Page], above: int, total: int, now: datetime, until: datetime
+) -> tuple[Sweep, Coverage]:
+    """The sweep after ``pages``, which begin where ``above`` of ``total`` runs are left; a new one past ``until``."""
+    reached = covered(pages, above)
+    done = sweep.done + len(pages)
+    at_end = reached.below == 0 or page_of(total, reached.below) > _LAST_PAGE
+    if at_end or (reached.oldest is not None and reached.oldest < until):
+        return Sweep(started=now, pages=done, is_first=False), reached
+    return replace(sweep, below=reached.below, done=done), reached

@@ -1,0 +1,1 @@
+"""What ``--demo`` stands on: recorded GitHub answers and a strict intake, served on loopback by the stage."""

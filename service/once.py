@@ -1,0 +1,170 @@
+"""One pass over collectors, for ``--once`` and ``collect``: the daemon's own path, without its timer."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import anyio
+
+from service.adapters.store import SqliteStore
+from service.config import Settings
+from service.domain.errors import ConfigError
+from service.domain.points import LOST, Fate
+from service.domain.runs import Cause, Run, Slot, new_run_id
+from service.domain.samples import Sample
+from service.parts import Edges, build_jobs, edges
+from service.pipeline.clock import SystemClock
+from service.pipeline.deliver import Delivery
+from service.pipeline.dispatch import Dispatcher
+from service.pipeline.job import Job
+from service.pipeline.run import Runner, failed, reason_of, stamped, succeeded
+
+# So long a pass waits for Datadog; what is not delivered by then stays stored.
+DELIVERY_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """One collector's part of a pass."""
+
+    run: Run
+    samples: Sequence[Sample]
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one pass came to. ``undelivered`` counts points that still wait or were lost."""
+
+    runs: Sequence[Passed]
+    delivered: int = 0
+    waiting: int = 0
+    lost: int = 0
+    trouble: str | None = None
+    seconds: float = 0.0
+
+    @property
+    def undelivered(self) -> int:
+        return self.waiting + self.lost
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "runs": [
+                {
+                    "collector": each.run.job,
+                    "run": each.run.id,
+                    "outcome": each.run.outcome,
+                    "seconds": each.run.seconds,
+                    "errors": [str(fault) for fault in each.run.faults],
+                    "samples": [sample.as_json() for sample in each.samples],
+                }
+                for each in self.runs
+            ],
+            "delivery": {
+                "delivered": self.delivered,
+                "waiting": self.waiting,
+                "lost": self.lost,
+                "trouble": self.trouble,
+            },
+        }
+
+
+async def run_pass(
+    settings: Settings,
+    environ: Mapping[str, str],
+    names: Sequence[str] | None,
+    push: bool,
+    tell: Callable[[str], None],
+) -> Pass:
+    """Runs the named collectors (None: all enabled ones) once, concurrently. Without ``push`` nothing is kept or sent.
+
+    Raises ConfigError for an unknown name, or when another process writes to the state directory.
+    """
+    chosen = _chosen(settings, names)
+    if not push:
+        store = await SqliteStore.open_reading(settings.state_dir)
+    else:
+        store = await SqliteStore.open(settings.state_dir, now=SystemClock().now())
+    try:
+        async with edges(settings, environ) as parts:
+            jobs = [job for job in build_jobs(settings, parts, store) if job.name in chosen]
+            if push:
+                return await _push(jobs, parts, store, tell)
+            return await _look(jobs, tell)
+    finally:
+        await store.close()
+
+
+def _chosen(settings: Settings, names: Sequence[str] | None) -> set[str]:
+    if names is None:
+        return {name for name, each in settings.collectors.items() if each.enabled}
+    if unknown := [name for name in names if name not in settings.collectors]:
+        known = ", ".join(settings.collectors)
+        raise ConfigError(f"no collector is called {', '.join(unknown)}; configured are: {known}")
+    return set(names)
+
+
+async def _look(jobs: Sequence[Job], tell: Callable[[str], None]) -> Pass:
+    """Collects without keeping anything."""
+    clock = SystemClock()
+    results: dict[str, Passed] = {}
+
+    async def look(job: Job) -> None:
+        now = clock.now()
+        run = Run(new_run_id(job.name, now), Slot(job.name, None, Cause.ONCE), now, attempts=1)
+        samples: list[Sample] = []
+        try:
+            with anyio.fail_after(job.active_deadline.total_seconds()):
+                collected = await job.collector.collect(now)
+            run = succeeded(run, collected)
+            samples = stamped(job, collected, now)
+        except TimeoutError:
+            run = failed(run, f"not done within {job.active_deadline.total_seconds():g} s")
+        except Exception as error:  # noqa: BLE001 - a collector may be foreign code: its fault is its run's alone
+            run = failed(run, reason_of(error))
+        results[job.name] = Passed(replace(run, ended=clock.now(), samples=len(samples)), samples)
+        tell(f"{len(results)} of {len(jobs)} collectors done")
+
+    async with anyio.create_task_group() as tasks:
+        for job in jobs:
+            tasks.start_soon(look, job)
+    return Pass([results[job.name] for job in jobs])
+
+
+async def _push(jobs: Sequence[Job], parts: Edges, store: SqliteStore, tell: Callable[[str], None]) -> Pass:
+    """Collects, keeps and delivers, one try each: ``backoff_limit`` is the daemon's."""
+    clock = SystemClock()
+    delivered, lost = 0, 0
+
+    def count(fate: Fate, points: int) -> None:
+        nonlocal delivered, lost
+        delivered += points if fate is Fate.DELIVERED else 0
+        lost += points if fate in LOST else 0
+
+    results: dict[str, Passed] = {}
+
+    def ended(run: Run, samples: Sequence[Sample]) -> None:
+        results[run.job] = Passed(run, samples)
+        tell(f"{len(results)} of {len(jobs)} collectors done")
+
+    delivery = Delivery(store, parts.intake, clock, observe=count)
+    runner = Runner(store, clock, stored=lambda: None, quota=parts.quota, ended=ended, retry=False)
+    async with anyio.create_task_group() as tasks:
+        dispatcher = Dispatcher(runner, store, clock, tasks)
+        dispatcher.set_jobs(jobs)
+        runs = [dispatcher.trigger(job.name, Cause.ONCE) for job in jobs]
+        for run in runs:
+            await dispatcher.wait(run.id)
+        # An attempt that ignores its cancellation has had its run end without it: it must not hold up the pass.
+        tasks.cancel_scope.cancel()
+    tell("delivering")
+    began = clock.monotonic()
+    await delivery.flush(began + DELIVERY_SECONDS)
+    waiting = await store.count_waiting()
+    return Pass(
+        [results[job.name] for job in jobs if job.name in results],
+        delivered,
+        waiting,
+        lost,
+        delivery.state.trouble,
+        clock.monotonic() - began,
+    )

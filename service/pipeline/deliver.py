@@ -1,0 +1,262 @@
+"""The delivery: the one task that moves waiting points from the outbox to the intake.
+
+Gauges and counts leave the outbox after the intake took them, so a crash in between sends them twice alike. The values
+of a distribution would add up, so they are marked SENDING first, and an answer that never came counts them UNCERTAIN.
+"""
+
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import anyio
+import structlog
+from anyio.abc import TaskStatus
+
+from service.domain.errors import Rejected, Unauthorized, Unavailable
+from service.domain.points import LOST, Fate, Payload, Point
+from service.domain.samples import Kind
+from service.pipeline.batch import Unsendable, halve, pack
+from service.pipeline.ports import Clock, Intake, Outbox
+
+log = structlog.get_logger(__name__)
+
+# Datadog drops points older than an hour without a word; after this they would not arrive in time.
+EXPIRES_AFTER = timedelta(minutes=55)
+BATCH = 10_000  # points a read of the outbox
+PROBE = 100  # points, while it is not known whether the intake works again
+
+_SHORTEST, _LONGEST = 2.0, 64.0  # seconds, the first and the last bound of the back-off
+_HOLD, _LONGEST_HOLD = 10.0, 300.0  # seconds, while the key is refused
+_LONGEST_ASKED = 600.0  # seconds that the intake may ask to wait
+_SHOWN_REFUSALS = 5  # in one log line
+_between = random.SystemRandom().uniform
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryState:
+    """What pages and probes show. Counts are of points; ``waiting`` is as of the last try, the others since the start.
+
+    ``lost``: by the fate of the points.
+    ``trouble``: why delivery does not work now, None while it does.
+    ``next_try_at``: when it is tried again, None when nothing is to be tried.
+    """
+
+    waiting: int = 0
+    accepted: int = 0
+    lost: Mapping[Fate, int] = field(default_factory=dict)
+    last_accepted_at: datetime | None = None
+    trouble: str | None = None
+    next_try_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    reason: str
+    since: datetime
+    tries: int
+    is_refused_key: bool
+
+
+class Delivery:
+    """Sends what waits, one request at a time.
+
+    ``linger``: seconds to wait after ``notify``, so that collectors that end together share a request.
+    ``observe``: told the fate of points and how many they are.
+    ``jitter``: a number between its two arguments.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        intake: Intake,
+        clock: Clock,
+        *,
+        linger: float = 2.0,
+        observe: Callable[[Fate, int], None] | None = None,
+        jitter: Callable[[float, float], float] = _between,
+    ) -> None:
+        self._outbox = outbox
+        self._intake = intake
+        self._clock = clock
+        self._linger = linger
+        self._observe = observe
+        self._jitter = jitter
+        self._news = anyio.Event()
+        self._sender = anyio.Lock()
+        self._trouble: _Trouble | None = None
+        self._next_try_at: datetime | None = None
+        self._not_before = 0.0  # monotonic; the intake asked for this pause
+        self._owed: deque[tuple[list[int], Fate, str]] = deque()
+        self._refusals: Counter[str] = Counter()
+        self._fates: Counter[Fate] = Counter()
+        self._waiting = 0
+        self._last_accepted_at: datetime | None = None
+
+    @property
+    def state(self) -> DeliveryState:
+        return DeliveryState(
+            waiting=self._waiting,
+            accepted=self._fates[Fate.DELIVERED],
+            lost={fate: self._fates[fate] for fate in LOST if self._fates[fate]},
+            last_accepted_at=self._last_accepted_at,
+            trouble=self._trouble.reason if self._trouble else None,
+            next_try_at=self._next_try_at,
+        )
+
+    def notify(self) -> None:
+        """Points were stored."""
+        self._news.set()
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Delivers until it is cancelled, what an earlier process left over first."""
+        task_status.started()
+        while True:
+            self._news = anyio.Event()
+            pause = await self._attempt()
+            if pause is None:
+                await self._news.wait()
+                await self._clock.sleep(self._linger)
+            else:
+                await self._clock.sleep(pause)
+
+    async def flush(self, until: float) -> bool:
+        """Sends all that waits, at once, and tells whether nothing waits any more.
+
+        Tries again after a transient fault while the monotonic time ``until`` allows it; a refused key ends it.
+        """
+        with anyio.move_on_after(max(0.0, until - self._clock.monotonic())):
+            pause: float | None = max(0.0, self._not_before - self._clock.monotonic())
+            while pause is not None:
+                if self._clock.monotonic() + pause >= until:
+                    return False
+                if pause:
+                    await self._clock.sleep(pause)
+                pause = await self._attempt()
+                if self._trouble and self._trouble.is_refused_key:
+                    return False
+            return True
+        return False
+
+    async def _attempt(self) -> float | None:
+        """Sends all that waits; seconds until the next try, None when nothing is left to try."""
+        async with self._sender:
+            before, accepted = self._trouble, self._fates[Fate.DELIVERED]
+            self._next_try_at = None
+            try:
+                try:
+                    await self._pay()
+                    while points := await self._oldest():
+                        await self._deliver(points)
+                finally:
+                    self._report(before, self._fates[Fate.DELIVERED] - accepted)
+            except (Unavailable, Unauthorized) as fault:
+                return self._put_off(fault)
+            return None
+
+    async def _oldest(self) -> list[Point]:
+        """The next points to send; what is too old for the intake leaves first."""
+        limit = PROBE if self._trouble else BATCH
+        points = await self._outbox.waiting(limit)
+        before = self._clock.now() - EXPIRES_AFTER
+        oldest = min((point.at for point in points), default=None)
+        if oldest is not None and oldest < before.timestamp():
+            expired = await self._outbox.expire(before)
+            if expired:
+                since = datetime.fromtimestamp(oldest, UTC).isoformat()
+                log.warning("points grew too old to be sent", points=expired, oldest=since)
+                self._count(Fate.EXPIRED, expired)
+            points = await self._outbox.waiting(limit)
+        self._waiting = await self._outbox.count_waiting()
+        return points
+
+    async def _deliver(self, points: Sequence[Point]) -> None:
+        packed = pack(points, self._intake.encode)
+        # Each step encodes one request: CPU work that must not hold up the loop.
+        while item := await anyio.to_thread.run_sync(next, packed, None):
+            if isinstance(item, Unsendable):
+                await self._set_aside(item.points, item.reason)
+            elif refusal := await self._send(item):
+                if parts := halve(item.points):
+                    for part in parts:
+                        await self._deliver(part)
+                else:
+                    await self._set_aside(item.points, refusal)
+                    self._trouble = None  # the intake answers, and its answer was about these points
+
+    async def _send(self, payload: Payload) -> str | None:
+        """Sends one request and settles its points; why it was refused where smaller ones may be taken."""
+        points = payload.points
+        is_distribution = payload.kind is Kind.DISTRIBUTION
+        if is_distribution:
+            await self._outbox.settle([point.id for point in points], Fate.SENDING)
+        try:
+            await self._intake.send(payload)
+        except (Unavailable, Rejected) as fault:
+            if is_distribution:
+                is_ambiguous = isinstance(fault, Unavailable) and fault.ambiguous
+                await self._settle(points, Fate.UNCERTAIN if is_ambiguous else Fate.WAITING, str(fault))
+            if isinstance(fault, (Unavailable, Unauthorized)):
+                raise
+            return str(fault)
+        self._last_accepted_at = self._clock.now()
+        await self._settle(points, Fate.DELIVERED)
+        self._trouble = None
+        return None
+
+    async def _set_aside(self, points: Sequence[Point], reason: str) -> None:
+        self._refusals[f"{points[0].metric}: {reason}"] += len(points)
+        await self._settle(points, Fate.REJECTED, reason)
+
+    async def _settle(self, points: Sequence[Point], fate: Fate, reason: str = "") -> None:
+        self._owed.append(([point.id for point in points], fate, reason))
+        if fate is not Fate.WAITING:
+            self._count(fate, len(points))
+            self._waiting = max(0, self._waiting - len(points))
+        if fate is Fate.UNCERTAIN:
+            log.warning("points were sent without an answer and are not sent again", points=len(points), reason=reason)
+        await self._pay()
+
+    async def _pay(self) -> None:
+        """Writes what the store still owes to the answers that came; before that nothing else may be sent."""
+        # The answer can't be asked for twice, so neither cancellation nor a store that is away may lose it.
+        with anyio.CancelScope(shield=True):
+            while self._owed:
+                await self._outbox.settle(*self._owed[0])
+                self._owed.popleft()
+
+    def _count(self, fate: Fate, points: int) -> None:
+        self._fates[fate] += points
+        if self._observe:
+            self._observe(fate, points)
+
+    def _put_off(self, fault: Unavailable | Unauthorized) -> float:
+        """Keeps ``fault`` as the trouble; seconds until the next try."""
+        now, before, reason = self._clock.now(), self._trouble, str(fault)
+        is_refused_key = isinstance(fault, Unauthorized)
+        tries = before.tries + 1 if before and before.is_refused_key is is_refused_key else 1
+        if before is None:
+            log.warning("delivery does not work", reason=reason, waiting=self._waiting)
+        elif before.reason != reason:
+            log.warning("delivery does not work for another reason", reason=reason, waiting=self._waiting)
+        self._trouble = _Trouble(reason, before.since if before else now, tries, is_refused_key)
+        growth = 1 << min(tries - 1, 10)
+        if isinstance(fault, Unauthorized):
+            pause = min(_HOLD * growth, _LONGEST_HOLD)
+        else:
+            asked = min(fault.retry_after or 0.0, _LONGEST_ASKED)
+            self._not_before = self._clock.monotonic() + asked
+            pause = max(asked, self._jitter(0.0, min(_SHORTEST * growth, _LONGEST)))
+        self._next_try_at = now + timedelta(seconds=pause)
+        return pause
+
+    def _report(self, before: _Trouble | None, accepted: int) -> None:
+        """Says once an attempt what ended and what was refused."""
+        if before and self._trouble is None:
+            lasted = (self._clock.now() - before.since).total_seconds()
+            log.info("delivery works again", reason=before.reason, seconds=round(lasted), points=accepted)
+        if self._refusals:
+            shown = dict(self._refusals.most_common(_SHOWN_REFUSALS))
+            log.warning("points were refused and set aside", points=self._refusals.total(), reasons=shown)
+            self._refusals.clear()

@@ -1,0 +1,38 @@
+"""The heartbeat: the checks' stable series again between runs, so boards have no holes and silence means death."""
+
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+
+import structlog
+
+from service.domain import checks
+from service.domain.errors import Unavailable
+from service.pipeline.job import SUCCESS_AGE, Job
+from service.pipeline.ports import Clock, Runs
+
+log = structlog.get_logger(__name__)
+
+
+async def beat(job: Job, store: Runs, clock: Clock) -> None:
+    """Stores what is known of the job's checks, as of now."""
+    now = clock.now()
+    known = await store.checks(job.name)
+    samples = [job.stamp_check(sample) for sample in checks.to_samples(known, now, job.max_age)]
+    if last := await store.last_success(job.name):
+        samples.append(job.own_sample(SUCCESS_AGE, max(0.0, (now - last).total_seconds()), now))
+    if samples:
+        await store.put(job.name, samples)
+
+
+async def keep_beating(
+    jobs: Callable[[], Iterable[Job]], store: Runs, clock: Clock, interval: timedelta, stored: Callable[[], None]
+) -> None:
+    """Every ``interval`` until cancelled; ``stored`` is told when there is something to send."""
+    while True:
+        await clock.sleep(interval.total_seconds())
+        try:
+            for job in jobs():
+                await beat(job, store, clock)
+        except Unavailable as error:
+            log.error("no heartbeat: the store is lost", reason=str(error))  # noqa: TRY400 - the reason says it all
+        stored()

@@ -1,0 +1,235 @@
+"""/api/v1: collectors, runs and their samples; triggers, pauses. Contract 5."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeVar
+from urllib.parse import quote, urlencode
+
+import anyio
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from service.domain.errors import HealthError
+from service.web.operations import Operations, Origin
+from service.web.problems import RETRY_AFTER, Problem
+from service.web.views import (
+    API,
+    Collectors,
+    Runs,
+    RunView,
+    Samples,
+    TriggeredRuns,
+    View,
+    run_address,
+)
+
+# Each waiting caller holds a connection; beyond these a caller is told to come back.
+MOST_WAITING = 16
+_LONGEST_ACTOR = 200
+
+
+class Given(BaseModel):
+    """What a caller gives, in the query or the body. Unknown names are errors, as in the configuration."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Nothing(Given):
+    pass
+
+
+class Waiting(Given):
+    wait: Annotated[float, Field(ge=0, le=300, allow_inf_nan=False)] = 0
+
+
+class History(Given):
+    """``before``: the id of the run whose predecessors are asked for."""
+
+    collector: str | None = None
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+    before: str | None = None
+
+
+class Page(Given):
+    offset: Annotated[int, Field(ge=0, le=2**53)] = 0
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+
+
+class Why(Given):
+    reason: Annotated[str | None, Field(max_length=500)] = None
+
+
+Asked = TypeVar("Asked", bound=Given)
+
+
+class Api:
+    """The routes. ``closing`` is set when the server ends: who waits for a run is answered then, not cut off."""
+
+    def __init__(self, operations: Operations, closing: anyio.Event) -> None:
+        self._operations = operations
+        self._closing = closing
+        self._waiting = 0
+
+    def routes(self) -> list[Route]:
+        collector = f"{API}/collectors/{{name}}"
+        run = f"{API}/runs/{{id}}"
+        return [
+            Route(f"{API}/collectors", self.collectors),
+            Route(collector, self.collector),
+            Route(f"{collector}/runs", self.trigger, methods=["POST"]),
+            Route(f"{collector}/pause", self.pause, methods=["POST"]),
+            Route(f"{collector}/resume", self.resume, methods=["POST"]),
+            Route(f"{API}/runs", self.runs),
+            Route(f"{API}/runs", self.trigger_all, methods=["POST"]),
+            Route(run, self.run),
+            Route(f"{run}/samples", self.samples),
+        ]
+
+    async def collectors(self, request: Request) -> Response:
+        query(request, Nothing)
+        return answer(Collectors(collectors=await self._operations.collectors()))
+
+    async def collector(self, request: Request) -> Response:
+        query(request, Nothing)
+        return answer(await self._operations.collector(request.path_params["name"]))
+
+    async def trigger(self, request: Request) -> Response:
+        seconds = query(request, Waiting).wait
+        origin = await _origin(request)
+        if seconds and self._waiting >= MOST_WAITING:
+            raise Problem(
+                429, "Too many callers wait for a run.", kind="too-many", headers={"Retry-After": str(RETRY_AFTER)}
+            )
+        self._waiting += 1 if seconds else 0
+        try:
+            triggered = await self._operations.trigger(request.path_params["name"], origin)
+            location = {"Location": run_address(triggered.id)}
+            ended = await self._ended(request, triggered.id, seconds) if seconds else None
+        finally:
+            self._waiting -= 1 if seconds else 0
+        return answer(ended, headers=location) if ended else answer(triggered, 202, headers=location)
+
+    async def trigger_all(self, request: Request) -> Response:
+        query(request, Nothing)
+        return answer(TriggeredRuns(runs=await self._operations.trigger_all(await _origin(request))), 202)
+
+    async def runs(self, request: Request) -> Response:
+        asked = query(request, History)
+        # One more than asked for tells whether there are older ones.
+        found = await self._operations.runs(asked.collector, asked.limit + 1, asked.before)
+        runs = found[: asked.limit]
+        following = None
+        if len(found) > len(runs):
+            following = asked.model_copy(update={"before": runs[-1].id})
+        return answer(Runs(runs=runs, next=_address(request, following)))
+
+    async def run(self, request: Request) -> Response:
+        query(request, Nothing)
+        return answer(await find_run(self._operations, request.path_params["id"]))
+
+    async def samples(self, request: Request) -> Response:
+        asked = query(request, Page)
+        found = await self._operations.samples(request.path_params["id"], asked.offset, asked.limit)
+        if found is None:
+            raise unknown_run(request.path_params["id"])
+        samples, total = found
+        end = asked.offset + len(samples)
+        following = asked.model_copy(update={"offset": end}) if samples and end < total else None
+        return answer(Samples(samples=samples, total=total, next=_address(request, following)))
+
+    async def pause(self, request: Request) -> Response:
+        return await self._change(request, self._operations.pause)
+
+    async def resume(self, request: Request) -> Response:
+        return await self._change(request, self._operations.resume)
+
+    async def _change(self, request: Request, change: Callable[[str, Origin], Awaitable[None]]) -> Response:
+        query(request, Nothing)
+        name = request.path_params["name"]
+        await change(name, await _origin(request))
+        return answer(await self._operations.collector(name))
+
+    async def _ended(self, request: Request, run_id: str, seconds: float) -> RunView | None:
+        """The ended run; None when the time is up, the daemon closes or the caller has left."""
+        ended: RunView | None = None
+        failure: HealthError | None = None
+
+        async def leave_on(gone: Callable[[], Awaitable[object]]) -> None:
+            await gone()
+            tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(leave_on, self._closing.wait)
+            tasks.start_soon(leave_on, request.receive)  # the body is read: only a disconnect can come
+            try:
+                ended = await self._operations.wait(run_id, seconds)
+            except HealthError as error:
+                failure = error  # raised outside: a task group would wrap it
+            tasks.cancel_scope.cancel()
+        if failure:
+            raise failure
+        return ended
+
+
+def query(request: Request, kind: type[Asked]) -> Asked:
+    """The query's values as ``kind``. Raises Problem 422."""
+    try:
+        return kind.model_validate(dict(request.query_params))
+    except ValidationError as error:
+        raise _invalid("query", error) from error
+
+
+def answer(view: View, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(view.model_dump_json(), status, headers, "application/json")
+
+
+async def find_run(operations: Operations, run_id: str) -> RunView:
+    """Raises Problem 404."""
+    run = await operations.run(run_id)
+    if run is None:
+        raise unknown_run(run_id)
+    return run
+
+
+def unknown_run(run_id: str) -> Problem:
+    return Problem(404, f"There is no run {run_id!r} (any more).", kind="unknown-run")
+
+
+async def _origin(request: Request) -> Origin:
+    """Who asks and why. Raises Problem when the header or the body can't be read."""
+    body = await request.body()
+    try:
+        why = Why.model_validate_json(body) if body.strip() else Why()
+    except ValidationError as error:
+        if any(fault["type"] == "json_invalid" for fault in error.errors()):
+            raise Problem(400, "The body is not JSON.", kind="bad-body") from error
+        raise _invalid("body", error) from error
+    return Origin(request.client.host if request.client else "", _actor(request), why.reason or None)
+
+
+def _actor(request: Request) -> str | None:
+    # Starlette reads headers as latin-1; who writes a name there means UTF-8.
+    try:
+        actor = request.headers.get("x-actor", "").encode("latin-1").decode().strip()
+    except UnicodeDecodeError as error:
+        raise Problem(400, "X-Actor is not UTF-8.", kind="bad-header") from error
+    if len(actor) > _LONGEST_ACTOR or not actor.isprintable():
+        raise Problem(400, f"X-Actor is not {_LONGEST_ACTOR} printable characters at most.", kind="bad-header")
+    return actor or None
+
+
+def _invalid(place: str, error: ValidationError) -> Problem:
+    errors = [
+        {"where": ".".join([place, *(str(part) for part in fault["loc"])]), "what": fault["msg"]}
+        for fault in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+    detail = "; ".join(f"{fault['where']}: {fault['what']}" for fault in errors)
+    return Problem(422, detail, kind="invalid", errors=errors)
+
+
+def _address(request: Request, following: Given | None) -> str | None:
+    """This same address, asking for what follows."""
+    if following is None:
+        return None
+    return f"{quote(request.scope['path'])}?{urlencode(following.model_dump(exclude_none=True))}"

@@ -1,0 +1,108 @@
+"""What the web needs of the daemon: one protocol that ``app`` meets, and the errors that it raises.
+
+OperationsError
+├── UnknownCollector     404
+├── AlreadyRunning       409, with the running run's address
+└── Draining             503: the daemon takes no new runs
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from service.web.metrics import Snapshot
+from service.web.views import CollectorView, DeliveryView, Health, Info, RunView, SampleView, Triggered
+
+
+class OperationsError(Exception):
+    """The daemon can't do what it was asked to."""
+
+
+class UnknownCollector(OperationsError):
+    """No collector of this name is configured. ``known``: those that are."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        self.name = name
+        self.known = tuple(known)
+        super().__init__(f"there is no collector {name!r}; there are {', '.join(self.known) or 'none'}")
+
+
+class AlreadyRunning(OperationsError):
+    """The collector is running and its concurrency policy is Forbid."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        super().__init__(f"run {run_id} is active and the concurrency policy is Forbid")
+
+
+class Draining(OperationsError):
+    """The daemon is shutting down and starts no runs."""
+
+    def __init__(self) -> None:
+        super().__init__("the daemon is shutting down and starts no runs")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who asked for a change. ``source``: the peer's address; the rest as it was given."""
+
+    source: str
+    actor: str | None = None
+    reason: str | None = None
+
+
+class Operations(Protocol):
+    """The daemon as the web sees it. Where the store is needed and lost, ``Unavailable`` is raised."""
+
+    @property
+    def info(self) -> Info: ...
+
+    def live(self) -> Health:
+        """Whether the event loop and the scheduler beat. No thread, no store, no network: it answers under any load."""
+        ...
+
+    async def ready(self) -> Health:
+        """Not ok before the configuration is read and the store is open, and when either is lost; the rest warns."""
+        ...
+
+    async def collectors(self) -> list[CollectorView]: ...
+
+    async def collector(self, name: str) -> CollectorView:
+        """Raises UnknownCollector."""
+        ...
+
+    async def trigger(self, name: str, origin: Origin) -> Triggered:
+        """Starts a run now. Raises UnknownCollector, AlreadyRunning or Draining."""
+        ...
+
+    async def trigger_all(self, origin: Origin) -> list[Triggered]:
+        """Starts every enabled collector; those that are running already are listed as not started. Raises Draining."""
+        ...
+
+    async def wait(self, run_id: str, seconds: float) -> RunView | None:
+        """The run once it has ended, None when it has not by then."""
+        ...
+
+    async def runs(self, collector: str | None = None, limit: int = 50, before: str | None = None) -> list[RunView]:
+        """Newest first, active ones included. ``before``: only those older than this run. Raises UnknownCollector."""
+        ...
+
+    async def run(self, run_id: str) -> RunView | None: ...
+
+    async def samples(self, run_id: str, offset: int, limit: int) -> tuple[list[SampleView], int] | None:
+        """One page of the run's samples and how many it has in all, None when there is no such run."""
+        ...
+
+    async def pause(self, name: str, origin: Origin) -> None:
+        """Suspends the schedule; active runs go on. Raises UnknownCollector."""
+        ...
+
+    async def resume(self, name: str, origin: Origin) -> None:
+        """Resumes the schedule. Raises UnknownCollector."""
+        ...
+
+    def delivery(self) -> DeliveryView: ...
+
+    async def metrics_snapshot(self) -> Snapshot:
+        """What /metrics reads at scrape time. Leaves out what it can't know rather than raise."""
+        ...

@@ -1,0 +1,240 @@
+"""A GitHub on loopback over a ``World``, with GitHub's limits and ETags and any fault that a test asks for."""
+
+import asyncio
+import json
+import re
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Any
+
+import uvicorn
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from service.adapters.github import Github
+from service.adapters.secrets import Secret
+from tests.github_world import World
+
+TOKEN = "ghp_0123456789abcdef"
+
+
+@dataclass
+class Reply:
+    """``cut``: how many bytes of the body are left out, though Content-Length names them."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    cut: int = 0
+    delay: float = 0.0
+
+    @classmethod
+    def of(cls, payload: Any, status: int = 200, **headers: str) -> "Reply":
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return cls(status, json.dumps(payload).encode(), {"content-type": "application/json; charset=utf-8", **named})
+
+
+@dataclass
+class Fault:
+    """Answers ``times`` requests that match ``pattern`` ("GET /path?query") in GitHub's place; None lets it answer."""
+
+    pattern: str
+    reply: Callable[[str], Reply | None]
+    times: int = 10**9
+    hits: int = 0
+
+
+HTML = Reply(200, b"<!DOCTYPE html><html>One moment</html>", {"content-type": "text/html"})
+
+
+@dataclass
+class Asked:
+    """One request. ``cost``: points of the primary limit."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+    status: int = 0
+    cost: int = 0
+
+    @property
+    def line(self) -> str:
+        return f"{self.method} {self.target}"
+
+
+class GithubServer:
+    """``before`` is called ahead of each answer, so that the repository can change while it is read."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.url = ""
+        self.base = ""
+        self.limit: int | None = 5000
+        self.used = {"core": 0, "search": 0, "graphql": 0}
+        self.reset = int((datetime.now(UTC) + timedelta(minutes=40)).timestamp())
+        self.faults: list[Fault] = []
+        self.asked: list[Asked] = []
+        self.before: Callable[[str], None] = lambda line: None
+        self.latency = 0.0
+        self.most_in_flight = 0
+        self._in_flight = 0
+
+    def fail(self, pattern: str, reply: Reply | Callable[[str], Reply | None], times: int = 10**9) -> Fault:
+        fault = Fault(pattern, reply if callable(reply) else lambda line: reply, times)
+        self.faults.append(fault)
+        return fault
+
+    def take_asked(self) -> list[Asked]:
+        asked, self.asked = self.asked, []
+        return asked
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        asked = Asked(request.method, target, {name.lower(): value for name, value in request.headers.items()})
+        self.asked.append(asked)
+        self._in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self._in_flight)
+        try:
+            body = await request.body()
+            await asyncio.sleep(self.latency)
+            reply = self._reply(asked, request, body)
+            await asyncio.sleep(reply.delay)
+        finally:
+            self._in_flight -= 1
+        asked.status = reply.status
+        headers = [(name.encode(), value.encode()) for name, value in reply.headers.items()]
+        length = str(len(reply.body)).encode()
+        await send(
+            {"type": "http.response.start", "status": reply.status, "headers": [*headers, (b"content-length", length)]}
+        )
+        whole = reply.body[: len(reply.body) - reply.cut]
+        await send({"type": "http.response.body", "body": whole, "more_body": bool(reply.cut)})
+
+    def _reply(self, asked: Asked, request: Request, body: bytes) -> Reply:
+        self.before(asked.line)
+        for fault in self.faults:
+            if fault.hits < fault.times and re.search(fault.pattern, asked.line):
+                reply = fault.reply(asked.line)
+                if reply:
+                    fault.hits += 1
+                    return reply
+        path = asked.target.partition("?")[0].removeprefix(self.base)
+        resource = "search" if path.startswith("/search") else "graphql" if path == "/graphql" else "core"
+        if "authorization" not in asked.headers and resource == "graphql":
+            return Reply.of({"message": "This endpoint requires you to be authenticated."}, 401)
+        if self.limit is not None and self.used[resource] >= self._limit(resource):
+            limited = {"message": "API rate limit exceeded", "documentation_url": "https://docs.github.com"}
+            reply = Reply.of(limited, 403)
+        else:
+            payload, status = self._payload(path, dict(request.query_params), body)
+            reply = Reply.of(payload, status)
+            if resource != "graphql" and status == 200:
+                etag = f'W/"{sha256(reply.body).hexdigest()}"'
+                if asked.headers.get("if-none-match") == etag:
+                    reply = Reply(304)
+                reply.headers["etag"] = etag
+            if reply.status != 304 or "authorization" not in asked.headers:
+                self.used[resource] += 1
+                asked.cost = 1
+        if self.limit is not None:
+            left = max(0, self._limit(resource) - self.used[resource])
+            reply.headers |= {
+                "x-ratelimit-limit": str(self._limit(resource)),
+                "x-ratelimit-remaining": str(left),
+                "x-ratelimit-used": str(self.used[resource]),
+                "x-ratelimit-reset": str(self.reset),
+                "x-ratelimit-resource": resource,
+            }
+        return reply
+
+    def _limit(self, resource: str) -> int:
+        assert self.limit is not None
+        return 30 if resource == "search" else self.limit
+
+    def _payload(self, path: str, query: dict[str, str], body: bytes) -> tuple[Any, int]:
+        world = self.world
+        if path == "/graphql":
+            return self._graphql(json.loads(body)["query"]), 200
+        if path == "/search/issues":
+            return {"total_count": self._search(query["q"]), "incomplete_results": False, "items": []}, 200
+        found = re.fullmatch(rf"/repos/{re.escape(world.repo)}/actions/(.*)", path)
+        rest = found[1] if found else ""
+        if rest == "workflows":
+            rows = [vars(each) for each in world.workflows]
+            return self._listed("workflows", rows, query), 200
+        if rest == "runs":
+            if set(query) - {"per_page", "page", "exclude_pull_requests"}:
+                return self._listed("workflow_runs", self._filtered(world.indexed(), query)[:1000], query), 200
+            page, size = int(query.get("page", 1)), int(query.get("per_page", 30))
+            if page * size > 40_000:
+                return {"message": "In order to keep the API fast for everyone, pagination is limited"}, 422
+            runs = world.newest_first()
+            rows = [world.run_json(run) for run in runs[(page - 1) * size : page * size]]
+            return {"total_count": len(runs), "workflow_runs": rows}, 200
+        if match := re.fullmatch(r"workflows/(\d+)/runs", rest):
+            rows = world.indexed(int(match[1]))
+            if not rows and int(match[1]) not in {each.id for each in world.workflows}:
+                return {"message": "Not Found"}, 404
+            return self._listed("workflow_runs", self._filtered(rows, query)[:1000], query), 200
+        if match := re.fullmatch(r"runs/(\d+)(?:/attempts/(\d+))?", rest):
+            run = world.run(int(match[1]))
+            number = int(match[2]) if match[2] else len(run.attempts) if run else 0
+            if run and 1 <= number <= len(run.attempts):
+                return world.run_json(run, run.attempts[:number]), 200
+        return {"message": "Not Found", "documentation_url": "https://docs.github.com/rest"}, 404
+
+    @staticmethod
+    def _filtered(rows: list[dict[str, Any]], query: dict[str, str]) -> list[dict[str, Any]]:
+        return [row for row in rows if query.get("branch") in (None, row["head_branch"])]
+
+    @staticmethod
+    def _listed(key: str, rows: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:
+        page, size = int(query.get("page", 1)), min(100, int(query.get("per_page", 30)))
+        return {"total_count": len(rows), key: rows[(page - 1) * size : page * size]}
+
+    def _graphql(self, document: str) -> dict[str, Any]:
+        field = re.compile(r'(\w+): search\(type: ISSUE, query: ("(?:[^"\\]|\\.)*"), first: 1\) \{ issueCount \}')
+        assert not field.sub("", document).strip("query {}").strip(), document
+        return {
+            "data": {alias: {"issueCount": self._search(json.loads(text))} for alias, text in field.findall(document)}
+        }
+
+    def _search(self, text: str) -> int:
+        match = re.fullmatch(r"repo:(\S+) is:pr is:merged merged:>=(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ) label:(.+)", text)
+        assert match, text
+        assert match[1] == self.world.repo, text
+        labels = [label.replace('\\"', '"').strip('"') for label in re.findall(r'"(?:[^"\\]|\\.)*"|[^",]+', match[3])]
+        return self.world.merged_with(labels, datetime.fromisoformat(match[2]))
+
+
+@asynccontextmanager
+async def github_at(world: World) -> AsyncIterator[GithubServer]:
+    server = GithubServer(world)
+    config = uvicorn.Config(server, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
+    serving = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        task = asyncio.create_task(serving.serve(sockets=[listening]))
+        try:
+            yield server
+        finally:
+            serving.should_exit = True
+            await task
+
+
+def secret(value: str | None = TOKEN) -> Secret:
+    return Secret("GitHub token", "set GITHUB_DASHBOARD_TOKEN", value)
+
+
+@asynccontextmanager
+async def client_of(server: GithubServer, token: Secret | None = None, **options: Any) -> AsyncIterator[Github]:
+    github = Github(server.url + server.base, token or secret(), "infra-health/test", **options)
+    try:
+        yield github
+    finally:
+        await github.aclose()

@@ -1,0 +1,236 @@
+"""What the logs must keep: Datadog's names, every record, and no secret."""
+
+import base64
+import io
+import json
+import logging
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any, Literal
+from urllib.parse import quote
+
+import pytest
+import structlog
+
+from service import logs
+
+SECRET = "ghp_s3cr3t/token+value"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    root, ours = logging.getLogger(), logging.getLogger(logs.OURS)
+    before = root.handlers, root.level, ours.level
+    monkeypatch.setattr(logs, "_secrets", logs._Secrets())
+    yield
+    root.handlers, root.level, ours.level = before
+    logging.captureWarnings(False)
+    structlog.contextvars.clear_contextvars()
+    structlog.reset_defaults()
+
+
+def configured(
+    stream: io.StringIO, *, format: Literal["auto", "json", "console"] = "json", level: str = "info"
+) -> io.StringIO:
+    logs.configure(format=format, level=level, service="infra-health", env="production", version="1.2", stream=stream)
+    # pytest's own handlers would raise on what ours must bear.
+    logging.getLogger().handlers = logging.getLogger().handlers[-1:]
+    return stream
+
+
+def records(stream: io.StringIO) -> list[dict[str, Any]]:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in stream.getvalue().splitlines()]
+
+
+def test_a_record_has_the_names_that_datadog_knows() -> None:
+    """Timestamp in UTC with milliseconds, severity, message, service, environment, version, logger."""
+    stream = configured(io.StringIO())
+    structlog.get_logger("service.app").warning("disk is %s", "full", path="/x")
+    (record,) = records(stream)
+    assert record.pop("timestamp").endswith("Z")
+    assert record == {
+        "status": "warning",
+        "message": "disk is full",
+        "service": "infra-health",
+        "dd.env": "production",
+        "dd.version": "1.2",
+        "logger.name": "service.app",
+        "path": "/x",
+    }
+
+
+def test_our_own_fields_do_not_overwrite_datadogs() -> None:
+    """A field named status or service must not turn the severity or the service of the line."""
+    stream = configured(io.StringIO())
+    structlog.get_logger("service.x").info("answer", status=503, service="dashboard-collector", timestamp=1)
+    (record,) = records(stream)
+    assert (record["status"], record["service"], record["event.status"]) == ("info", "infra-health", 503)
+    assert record["event.service"] == "dashboard-collector"
+
+
+def test_libraries_go_the_same_way_from_warning_on() -> None:
+    """httpx's and uvicorn's chatter stays out, their warnings come as JSON too."""
+    stream = configured(io.StringIO())
+    logging.getLogger("httpx").info("GET /")
+    logging.getLogger("uvicorn.error").warning("slow %s", "client")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(True)
+        warnings.warn("old call", DeprecationWarning, stacklevel=1)
+    assert [(one["logger.name"], one["status"]) for one in records(stream)] == [
+        ("uvicorn.error", "warning"),
+        ("py.warnings", "warning"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("level", "seen"), [("debug", {"d", "i", "lib"}), ("info", {"i"}), ("warning", set()), ("error", set())]
+)
+def test_the_level_is_ours_and_debug_lets_libraries_speak(level: str, seen: set[str]) -> None:
+    stream = configured(io.StringIO(), level=level)
+    structlog.get_logger("service.x").debug("d")
+    structlog.get_logger("service.x").info("i")
+    logging.getLogger("httpx").info("lib")
+    logging.getLogger("httpx").debug("flood")
+    assert {record["message"] for record in records(stream)} == seen
+
+
+def test_configuring_again_takes_the_place_of_what_was() -> None:
+    first, second = configured(io.StringIO()), configured(io.StringIO(), level="error")
+    structlog.get_logger("service.x").error("once")
+    assert (len(records(first)), len(records(second))) == (0, 1)
+
+
+def test_collector_and_run_come_by_context_into_every_record() -> None:
+    """A library's line within a run says which run."""
+    stream = configured(io.StringIO())
+    with structlog.contextvars.bound_contextvars(collector="ci", run="ci-1"):
+        structlog.get_logger("service.x").info("ours")
+        logging.getLogger("httpx").warning("theirs")
+    assert [(record["collector"], record["run"]) for record in records(stream)] == [("ci", "ci-1")] * 2
+
+
+@pytest.mark.parametrize("format", ["json", "console"])
+def test_a_secret_appears_in_no_form(format: Literal["json", "console"]) -> None:
+    """Messages, fields, keys, nested values, tracebacks, libraries' records; plain, URL-encoded, HTTP Basic."""
+    stream = configured(io.StringIO(), format=format)
+    logs.mask([SECRET, "", "ab"])
+    log = structlog.get_logger("service.x")
+    basic = [base64.b64encode(f"{user}:{SECRET}".encode()).decode() for user in ("", "x", "me", "you")]
+    log.info(f"token {SECRET}", nested={"a": [SECRET]}, url=f"https://h/?t={quote(SECRET, safe='')}", basic=basic)
+    log.info("in a %s", SECRET, **{f"key {SECRET}": ValueError(SECRET)}, raw=SECRET.encode(), abacus="ab")
+    logging.getLogger("httpx").warning("header %r", {"Authorization": f"Bearer {SECRET}"})
+    try:
+        raise RuntimeError(SECRET)
+    except RuntimeError:
+        log.exception("ours")
+        logging.getLogger("lib").exception("theirs")
+    text = stream.getvalue()
+    assert "s3cr3t" not in text
+    assert quote(SECRET, safe="") not in text
+    stable = base64.b64encode(SECRET.encode()).decode()[4:-6]
+    assert stable not in text
+    assert not any(each in text for each in basic)
+    assert text.count("********") >= 8
+    assert "abacus" in text
+
+
+def test_an_error_comes_with_kind_message_and_stack() -> None:
+    stream = configured(io.StringIO())
+    try:
+        raise LookupError("no such run")
+    except LookupError as error:
+        structlog.get_logger("service.x").exception("failed")
+        structlog.get_logger("service.x").error("given", exc_info=error)
+        logging.getLogger("lib").exception("theirs")
+    for record in records(stream):
+        assert (record["error.kind"], record["error.message"]) == ("LookupError", "no such run")
+        assert 'raise LookupError("no such run")' in record["error.stack"]
+        assert "exc_info" not in record
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise ValueError("no")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("format", ["json", "console"])
+def test_nothing_that_a_record_holds_makes_logging_fail(
+    format: Literal["json", "console"], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wrong arguments, values that can't be printed, cycles, NaN, lone surrogates: each record is written."""
+    stream = configured(io.StringIO(), format=format)
+    log, library = structlog.get_logger("service.x"), logging.getLogger("lib")
+    cycle: dict[str, Any] = {}
+    cycle["self"] = cycle
+    log.info("one %d", "x")
+    log.info("two %s %s", *["x"])
+    library.warning("three %d", "x")
+    library.warning("four %s", Unprintable())
+    library.warning(Unprintable())
+    log.info("five", value=Unprintable(), cycle=cycle, nan=float("nan"), lone="\ud800", big=10**400, keys={1: {2, 3}})
+    assert len(stream.getvalue().splitlines()) == 6
+    assert "five" in stream.getvalue()
+    if format == "json":
+        assert records(stream)[-1]["nan"] == "nan"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_stream_that_is_gone_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = configured(io.StringIO())
+    stream.close()
+    structlog.get_logger("service.x").error("into the void")
+    assert capsys.readouterr().err == ""
+
+
+def test_threads_log_whole_lines() -> None:
+    stream = configured(io.StringIO())
+
+    def work(number: int) -> None:
+        for _ in range(50):
+            structlog.get_logger("service.x").info("tick", number=number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(record["number"] for record in records(stream)) == sorted(list(range(4)) * 50)
+
+
+def test_auto_is_readable_on_a_terminal_and_json_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    terminal, pipe = Terminal(), io.StringIO()
+    for stream in (terminal, pipe):
+        configured(stream, format="auto")
+        structlog.get_logger("service.x").info("hello")
+    assert "\x1b[" in terminal.getvalue()
+    assert not terminal.getvalue().startswith("{")
+    assert records(pipe)[0]["message"] == "hello"
+
+
+def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream = Terminal()
+    configured(stream, format="auto")
+    structlog.get_logger("service.x").info("hello", a=1)
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_a_foreign_text_does_not_steer_the_terminal() -> None:
+    stream = configured(io.StringIO(), format="console")
+    structlog.get_logger("service.x").info("name: \x1b]0;owned\x07", field="\x1b[2J")
+    assert "\x1b" not in stream.getvalue()
+    assert "\x07" not in stream.getvalue()
