@@ -30,6 +30,7 @@ from service.pipeline.job import Job
 from service.pipeline.ports import Clock
 from service.pipeline.run import Runner
 from service.pipeline.schedule import Timer
+from service.series import collisions
 from service.web.metrics import Telemetry
 from service.web.operations import Origin
 from service.web.server import bind, build_app, serve
@@ -57,7 +58,7 @@ async def run_daemon(load: Loader, loaded: Loaded, environ: Mapping[str, str], a
     Raises ConfigError when the port is taken, the state directory can't be used or another daemon holds it.
     """
     settings, clock = loaded.settings, SystemClock()
-    for note in loaded.notes:
+    for note in (*loaded.notes, *collisions(settings)):
         log.warning(note)
     listener = bind(settings.http.host, settings.http.port)
     store = await SqliteStore.open(settings.state_dir, now=clock.now())

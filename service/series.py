@@ -63,6 +63,22 @@ async def expected_series(settings: Settings) -> Series:
         await store.close()
 
 
+def collisions(settings: Settings) -> list[str]:
+    """What to tell the operator of github_ci collectors whose samples would overwrite each other's in Datadog."""
+    seen: dict[object, str] = {}
+    found = []
+    for name, each in settings.collectors.items():
+        if not isinstance(each, GithubCi.Settings) or not each.enabled:
+            continue
+        other = seen.setdefault(frozenset(each.tags.items()), name)
+        if other != name:
+            found.append(
+                f"collectors {other} and {name} send the same series; tell them apart by `tags: {{repo: ...}}` in"
+                f" collectors.{name}"
+            )
+    return found
+
+
 def _stable(conditions_of_checks: Iterable[str]) -> int:
     """State and age of each check, and its threshold where the condition has a number."""
     return sum(2 + (conditions.parse(text) is not None) for text in conditions_of_checks)

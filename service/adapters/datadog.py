@@ -54,7 +54,7 @@ _NOT_SENT = (
 
 def intake_url(settings: DatadogSettings) -> str:
     """The base address of the intake: DD_URL, else that of the site."""
-    return (settings.url or f"https://api.{settings.site}").rstrip("/")
+    return settings.url or f"https://api.{settings.site}"
 
 
 def _utc_now() -> datetime:

@@ -55,12 +55,16 @@ class _Request:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """``url``: where it came from in the end. ``moved_for_good``: every redirect on the way was permanent."""
+    """``url``: where it came from in the end. ``entry``: what a 304 confirms.
+
+    ``moved_for_good``: every redirect on the way was permanent.
+    """
 
     status: int
     headers: httpx.Headers
     body: bytes | bytearray
     url: httpx.URL
+    entry: Entry | None = None
     moved_for_good: bool = False
 
 
@@ -206,7 +210,8 @@ class Github:
             headers["authorization"] = f"Bearer {token}"
         if request.content:
             headers["content-type"] = "application/json"
-        if entry := self._cache.get(_key(token, url)):
+        entry = self._cache.get(_key(token, url))
+        if entry:
             headers["if-none-match"] = entry.etag
         try:
             async with self._in_flight:
@@ -225,14 +230,14 @@ class Github:
             reason = _without(str(error), token)
             raise Unavailable(f"GitHub did not answer {request.what}: {reason or type(error).__name__}") from error
         self.requests[str(response.status_code)] += 1
-        answer = _Answer(response.status_code, response.headers, body, url)
+        answer = _Answer(response.status_code, response.headers, body, url, entry)
         self._limits.note(request.resource, answer.status, answer.headers)
         return answer
 
     async def _result(self, request: _Request, answer: _Answer, token: str | None, read: Read[T]) -> T:
         """What ``read`` makes of the answer. Raises what the answer stands for otherwise."""
         key = _key(token, answer.url)
-        entry = self._cache.get(key) if answer.status == 304 else None
+        entry = answer.entry if answer.status == 304 else None
         if entry is None and not 200 <= answer.status < 300:
             self._cache.drop(key)
             await self._raise_refusal(request, answer, token)
@@ -316,7 +321,7 @@ async def _bounded(response: httpx.Response) -> bytearray:
 def _message(body: bytes | bytearray) -> str:
     """What GitHub says of a refusal: ``message`` and those of its ``errors``. Empty for a proxy's page."""
     try:
-        payload = orjson.loads(body)
+        payload = orjson.loads(body if len(body) < _IN_THREAD else b"{}")
         errors = payload.get("errors") or ()
         texts = [payload.get("message"), *(error.get("message") for error in errors if isinstance(error, dict))]
     except (ValueError, AttributeError, TypeError):

@@ -128,24 +128,22 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
 
 def connect_beside(path: Path) -> sqlite3.Connection:
     """A connection that only reads and needs no right to write, beside a running daemon or without one."""
-    connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS, isolation_level=None,
-        check_same_thread=False,
-    )  # fmt: skip
+    connection = _connect_by_uri(path, "mode=ro")
     try:
         connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError as error:
+    except BaseException as error:
         connection.close()
-        # Without a -shm file and without the right to create one: nobody writes, so the file stands still.
-        if error.sqlite_errorcode & 0xFF not in _FORBIDDEN or path.with_name(f"{path.name}-wal").exists():
+        forbidden = isinstance(error, sqlite3.Error) and _is(error, _FORBIDDEN)
+        if not forbidden or path.with_name(f"{path.name}-wal").exists():
             raise
-        return sqlite3.connect(
-            f"{path.absolute().as_uri()}?immutable=1", uri=True, isolation_level=None, check_same_thread=False
-        )
-    except BaseException:
-        connection.close()
-        raise
+        # Without a log, and without the right to start one: nobody writes, so the file stands still.
+        return _connect_by_uri(path, "immutable=1")
     return connection
+
+
+def _connect_by_uri(path: Path, option: str) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?{option}"
+    return sqlite3.connect(uri, timeout=_BUSY_SECONDS, uri=True, isolation_level=None, check_same_thread=False)
 
 
 @contextmanager

@@ -41,12 +41,13 @@ def check(options: Options) -> None:
     import anyio
 
     from service.config_sources import describe
-    from service.series import expected_series
+    from service.series import collisions, expected_series
 
     with told():
         loaded = options.load()
         settings = loaded.settings
         upcoming = [_upcoming(name, each, 3) for name, each in settings.collectors.items()]
+        notes = [*loaded.notes, *collisions(settings)]
         series = anyio.run(expected_series, settings)
         if options.json:
             tables.print_json(
@@ -55,7 +56,7 @@ def check(options: Options) -> None:
                     "settings": describe(settings),
                     "next": {row["name"]: row["next"] for row in upcoming},
                     "series": series.as_json(),
-                    "notes": [*loaded.notes],
+                    "notes": notes,
                 }
             )
             return
@@ -67,7 +68,7 @@ def check(options: Options) -> None:
         for row in upcoming:
             click.echo(f"#   {row['name']}: {', '.join(row['next']) or 'disabled'}")
         click.echo(f"# series: {series}")
-        for note in loaded.notes:
+        for note in notes:
             say(f"note: {note}", fg="yellow")
         say("The configuration is valid.", fg="green")
 

@@ -207,9 +207,8 @@ class RunsReader:
         try:
             fresh = await self._get(f"runs/{run.id}", params, partial(ci_runs.to_run, branch=self._branch), kept=True)
         except Refused as error:
-            if error.status not in _GONE:
+            if error.status not in _GONE:  # deleted ones leave when their page is read
                 raise
-            known.drop([run.id])
         else:
             known.take([fresh])
 

@@ -183,8 +183,6 @@ class GithubCi:
         for workflow_id, answer in zip(asked, answers, strict=True):
             if isinstance(answer, list):
                 known.take_older(workflow_id, answer, cycle.now)
-            elif workflow_id in there and _is_gone(answer):
-                known.take_older(workflow_id, [], cycle.now)  # deleted since it was listed
             elif workflow_id in unknown:
                 missing[workflow_id] = answer
         return missing

@@ -143,5 +143,6 @@ class _Reader:
         before = self._text[: self._at]
         line, column = before.count("\n") + 1, self._at - (before.rfind("\n") + 1) + 1
         byte = len(before.encode("utf-8", "surrogateescape")) + (3 if self._bom else 0)
-        half = "; is it half-written?" if not self._text[self._at :].strip() else ""
+        is_cut = not self._text[self._at :].strip() or reason.startswith("Unterminated string")
+        half = "; is it half-written?" if is_cut else ""
         raise Rejected(f"{self._name}: no valid JSON at line {line}, column {column} (byte {byte}): {reason}{half}")

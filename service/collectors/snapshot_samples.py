@@ -84,21 +84,22 @@ def to_collected(
     ``sent``: what an earlier call gave back under ``remember["sent"]``.
     """
 
-    def convert(data: Any) -> Record | BadRecord:
+    def convert(data: Any) -> Record | str:
+        """The record, or what is wrong with it."""
         try:
             record = parse(data, category.namespace)
         except BadRecord as bad:
-            return bad
+            return str(bad)
         if record.at and record.at - now > AHEAD:
-            return BadRecord(f"timestamp {record.at.isoformat()} is more than {_text(AHEAD)} in the future")
+            return f"timestamp {record.at.isoformat()} is more than {_text(AHEAD)} in the future"
         return record
 
     records = snapshot_json.read(body, name, convert)
     faults = _Faults()
     selection = _Selection(category, now, max_age, version, _unpack(sent), faults)
     for position, record in enumerate(records, 1):
-        if isinstance(record, BadRecord):
-            faults.add(position, str(record))
+        if isinstance(record, str):
+            faults.add(position, record)
         else:
             selection.take(position, record)
     selection.keep_newest()

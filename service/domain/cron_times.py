@@ -190,7 +190,8 @@ class _Search:
         if self._local.second == 0:
             return True
         self._moved = True
-        self._go(self._instant + 60 - self._local.second)
+        while self._local.second:
+            self._go(self._instant + 60 - self._local.second)
         return False
 
     def _go(self, instant: int) -> None:

@@ -107,7 +107,8 @@ class Dispatcher:
             # A period counts on from the last slot, not from now.
             after = job.schedule.latest(last, after, job.zone)[0] or last
         slot = job.schedule.next(after, job.zone)
-        return slot + job.offset if slot else None
+        # In UTC: local time counts wrong over a daylight-saving change.
+        return slot.astimezone(UTC) + job.offset if slot else None
 
     def tick(self, name: str) -> None:
         """Starts the job's latest missed slot if the rules let it."""
@@ -131,7 +132,7 @@ class Dispatcher:
                 run.cancel(Outcome.REPLACED)
         self._last[name] = slot
         cause = Cause.CATCH_UP if now - slot > _LATE else Cause.SCHEDULE
-        self._start(job, Slot(name, slot.astimezone(UTC), cause))
+        self._start(job, Slot(name, slot, cause))
 
     def trigger(self, name: str, cause: Cause, source: str = "") -> Run:
         """Starts a run that no schedule asked for. Raises KeyError, AlreadyRunning (Forbid) or Draining."""
@@ -171,14 +172,13 @@ class Dispatcher:
                 await self._idle.wait()
 
     def _latest(self, job: Job, now: datetime) -> tuple[datetime | None, int]:
-        """The latest slot that has come and was not started, and how many were missed."""
+        """The latest slot (UTC) that has come and was not started, and how many were missed."""
         after = self._last.get(job.name)
-        if after is None:
+        if after is None and isinstance(job.schedule, Every):
             # A job that never ran has missed its last slot. A period has no instants of its own: it begins now.
-            if isinstance(job.schedule, Every):
-                return now.replace(microsecond=0), 1
-            return job.schedule.latest(now - _FIVE_YEARS, now, job.zone)[0], 1
-        return job.schedule.latest(after, now, job.zone)
+            return now.replace(microsecond=0), 1
+        slot, missed = job.schedule.latest(after or now - _FIVE_YEARS, now, job.zone)
+        return slot and slot.astimezone(UTC), missed if after else 1
 
     def _start(self, job: Job, slot: Slot) -> Run:
         now = self._clock.now()

@@ -59,19 +59,18 @@ class Job:
         """How much later than its slots this job starts: below ``jitter``, by the name, so the same each time."""
         return self.jitter * (zlib.crc32(self.name.encode()) / 2**32)
 
-    def stamp(self, sample: Sample, now: datetime) -> Sample:
+    def stamp(self, sample: Sample, interval: int) -> Sample:
         """``sample`` as it leaves: every required tag, then the collector's configured tags, then its own.
 
+        ``interval``: the schedule's, in seconds, for a count that brings none.
         A required tag that a collector does not fill says so ("none") instead of leaving a hole in the boards' groups.
         """
         own = sample.tags
         tags = {name: own.get(name, "unknown" if name == "status" else "none") for name in _BEFORE_ENV}
         tags |= self.origin.tags(SERVICE) | dict(self.tags)
         tags |= {name: value for name, value in own.items() if name not in REQUIRED_TAGS}
-        interval = sample.interval
-        if sample.metric.kind is Kind.COUNT and interval is None:
-            interval = self.schedule.interval(now, self.zone)
-        return Sample(sample.metric, sample.value, sample.at, tags, sample.measured_at, interval)
+        covered = (sample.interval or interval) if sample.metric.kind is Kind.COUNT else None
+        return Sample(sample.metric, sample.value, sample.at, tags, sample.measured_at, covered)
 
     def stamp_check(self, sample: Sample) -> Sample:
         """A check's stable series: its own tags plus env and service, nothing that flips."""

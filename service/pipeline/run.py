@@ -200,7 +200,8 @@ class Runner:
 
 def stamped(job: Job, collected: Collected, now: datetime) -> list[Sample]:
     """The collected samples as they leave."""
-    return [job.stamp(sample, now) for sample in collected.samples]
+    interval = job.schedule.interval(now, job.zone)
+    return [job.stamp(sample, interval) for sample in collected.samples]
 
 
 _WHY = {

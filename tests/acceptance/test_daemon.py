@@ -116,7 +116,12 @@ def test_a_killed_daemon_loses_no_point(here: Place) -> None:
 def test_a_run_that_was_killed_is_interrupted_not_running(here: Place) -> None:
     add_outside_collector(here, "hang")
     with here.daemon() as daemon:
-        run = wait_for(lambda: daemon.get("/api/v1/collectors/queue")["running"], daemon)
+        # Told once the run is stored.
+        wait_for(
+            lambda: ("run started", "queue") in [(each["message"], each.get("collector")) for each in daemon.records],
+            daemon,
+        )
+        run = daemon.get("/api/v1/collectors/queue")["running"]
         daemon.process.kill()
     with here.daemon() as daemon:
         assert daemon.get(f"/api/v1/runs/{run}")["outcome"] == "Interrupted"

@@ -238,3 +238,22 @@ async def client_of(server: GithubServer, token: Secret | None = None, **options
         yield github
     finally:
         await github.aclose()
+
+
+class FakeClock:
+    """Meets ``Clock``: a sleep takes no time but moves the clock."""
+
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+        self.passed = 0.0
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=self.passed)
+
+    def monotonic(self) -> float:
+        return self.passed
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.passed += seconds
+        await asyncio.sleep(0)

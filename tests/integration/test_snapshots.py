@@ -100,7 +100,7 @@ async def test_the_recorded_file_is_too_old_a_year_later_and_the_run_says_so(htt
 async def test_a_file_that_is_cut_off_fails_with_the_place(http: httpx.AsyncClient, tmp_path: Path) -> None:
     path = tmp_path / "eval.json"
     path.write_bytes((RECORDED / "eval_health.json").read_bytes()[:300])
-    with pytest.raises(Rejected, match=r"eval\.json: no valid JSON at line 13, column .* half-written"):
+    with pytest.raises(Rejected, match=r"eval\.json: no valid JSON at line 16, column .* half-written"):
         await collector(str(path), http).collect(NOW)
 
 

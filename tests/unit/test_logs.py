@@ -78,16 +78,16 @@ def test_our_own_fields_do_not_overwrite_datadogs() -> None:
 
 
 def test_libraries_go_the_same_way_from_warning_on() -> None:
-    """httpx's and uvicorn's chatter stays out, their warnings come as JSON too."""
+    """httpx's chatter stays out, APScheduler's warnings come as JSON too."""
     stream = configured(io.StringIO())
     logging.getLogger("httpx").info("GET /")
-    logging.getLogger("uvicorn.error").warning("slow %s", "client")
+    logging.getLogger("apscheduler.scheduler").warning("slow %s", "job")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         logging.captureWarnings(True)
         warnings.warn("old call", DeprecationWarning, stacklevel=1)
     assert [(one["logger.name"], one["status"]) for one in records(stream)] == [
-        ("uvicorn.error", "warning"),
+        ("apscheduler.scheduler", "warning"),
         ("py.warnings", "warning"),
     ]
 
