@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from service.domain import conditions
-from service.domain.samples import CHECK_TAGS, Kind, Metric, Sample, Status
+from service.domain.samples import CHECK_TAGS, Evidence, Kind, Metric, Sample, Status
 
 CHECK_STATE = Metric("metta.infra.check.state", help="0 pass, 1 fail, 2 unknown")
 CHECK_THRESHOLD = Metric("metta.infra.check.threshold", help="The number in the check's condition")
@@ -35,6 +35,7 @@ class Check:
     value: float | None = None
     measured_at: datetime | None = None
     metric: str = ""
+    evidence: tuple[Evidence, ...] = ()
 
     @property
     def tags(self) -> dict[str, str]:
@@ -74,6 +75,7 @@ def updated(
             sample.value,
             sample.measured,
             sample.metric.name,
+            sample.evidence,
         )
     for tags in unmeasured:
         key = key_of(tags)

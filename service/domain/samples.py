@@ -40,12 +40,27 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """One thing behind a number (a run, a job, a pull request), for who asks why. It never leaves for Datadog.
+
+    ``url``: where to look, empty where there is no such place. ``conclusion``: as the source words it.
+    """
+
+    title: str
+    url: str = ""
+    at: datetime | None = None
+    conclusion: str = ""
+    workflow: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One value of one series.
 
     ``at``: the instant that Datadog is told, aware.
     ``measured_at``: when the value was true, where that is earlier (a value carried over from an older file).
     ``interval``: seconds that a count covers; filled from the schedule where the collector leaves it None.
+    ``evidence``: what is behind the value, newest first.
     """
 
     metric: Metric
@@ -54,6 +69,7 @@ class Sample:
     tags: Mapping[str, str] = field(default_factory=dict)
     measured_at: datetime | None = None
     interval: int | None = None
+    evidence: tuple[Evidence, ...] = ()
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value):

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -70,7 +70,7 @@ class Job:
         tags |= self.origin.tags(SERVICE) | dict(self.tags)
         tags |= {name: value for name, value in own.items() if name not in REQUIRED_TAGS}
         covered = (sample.interval or interval) if sample.metric.kind is Kind.COUNT else None
-        return Sample(sample.metric, sample.value, sample.at, tags, sample.measured_at, covered)
+        return replace(sample, tags=tags, interval=covered)
 
     def stamp_check(self, sample: Sample) -> Sample:
         """A check's stable series: its own tags plus env and service, nothing that flips."""
