@@ -56,22 +56,24 @@ class Pruning:
         self._limits = limits
         self._now = now
 
-    async def run(self) -> None:
+    async def run(self) -> int:
+        """How many waiting points a full store had to discard."""
         gone = await self._in_steps(lambda connection, count: outlived_runs(connection, self._limits, count))
         before = self._now - self._limits.retention
         gone += await self._in_steps(lambda connection, count: outlived_points(connection, before, count))
         if gone:
             await self._sweep()
-        await self._fit()
+        discarded = await self._fit()
         await self._writer.run(condense_losses, before)
         await self._writer.run(outlived_actions)
         while await self._writer.run(give_back):
             pass
+        return discarded
 
-    async def _fit(self) -> None:
+    async def _fit(self) -> int:
         before = await self._reader.run(reads.size)
         if before <= self._limits.max_bytes:
-            return
+            return 0
         await self._sweep()
         history = await self._shrink(oldest_history, int(self._limits.max_bytes * _ROOMY))
         discarded = await self._shrink(
@@ -84,6 +86,7 @@ class Pruning:
             history=history,
             undelivered=discarded,
         )
+        return discarded
 
     async def _shrink(self, remove: Removal, goal: int) -> int:
         """Removes points until the store takes ``goal`` bytes or no more leave; how many."""

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from datetime import datetime
 
 import orjson
@@ -19,23 +19,24 @@ SUCCEEDED = ", ".join(f"'{outcome.value}'" for outcome in Outcome if outcome.suc
 _ENOUGH_TEXT = 5_000_000
 
 
-def waiting(connection: sqlite3.Connection, limit: int) -> list[Point]:
+def waiting(connection: sqlite3.Connection, limit: int, skip: Set[int]) -> list[Point]:
     cursor = connection.execute(
         # INDEXED BY: a walk over the table in the order of ids would pass the whole history first.
         f"""
         SELECT {rows.POINT_COLUMNS} FROM points INDEXED BY points_waiting JOIN series ON series.id = series
         WHERE fate = 0 ORDER BY points.id LIMIT ?
         """,  # noqa: S608 - constants only
-        (limit,),
+        (limit + len(skip),),
     )
     points: list[Point] = []
     size = 0
     for row in cursor:
-        point = rows.to_point(row)
-        size += len(point.tags) + len(point.metric)
-        if points and size > _ENOUGH_TEXT:
+        if row[0] in skip:
+            continue
+        size += len(row[4]) + len(row[1])
+        if (points and size > _ENOUGH_TEXT) or len(points) == limit:
             break
-        points.append(point)
+        points.append(rows.to_point(row))
     cursor.close()
     return points
 

@@ -38,13 +38,18 @@ def tag(name: str, value: str) -> str | None:
     return text
 
 
-def encode_tags(tags: Mapping[str, str]) -> str:
+def encode_tags(tags: Mapping[str, str], refused: list[str] | None = None) -> str:
     """A JSON list of ``name:value``: the same tags give the same text, required tags first, the others by name.
 
-    Tags that Datadog could not take are left out; ``tag`` tells which.
+    Tags that Datadog could not take are left out; their names go into ``refused``.
     """
     names = _ordered(tuple(tags))
-    return f"[{','.join(filter(None, map(_encoded, names, map(tags.__getitem__, names))))}]"
+    parts = [_encoded(name, tags[name]) for name in names]
+    if "" in parts:
+        if refused is not None:
+            refused += [name for name, part in zip(names, parts, strict=True) if not part]
+        parts = [part for part in parts if part]
+    return f"[{','.join(parts)}]"
 
 
 # Most tags are the same from sample to sample and from run to run.
