@@ -18,16 +18,18 @@ from service.adapters.store import SqliteStore
 from service.config import Settings
 from service.config_sources import Loaded, changes
 from service.domain.errors import ConfigError, Unavailable
+from service.domain.points import Fate
 from service.domain.runs import Cause, Run
 from service.domain.samples import Sample
 from service.operations import DaemonOperations
-from service.parts import Edges, build_jobs, edges
+from service.parts import Edges, build_jobs, edges, open_store
 from service.pipeline.clock import SystemClock
 from service.pipeline.deliver import Delivery
 from service.pipeline.dispatch import Dispatcher
 from service.pipeline.heartbeat import keep_beating
 from service.pipeline.job import Job
 from service.pipeline.ports import Clock
+from service.pipeline.reserve import Reserve
 from service.pipeline.run import Runner
 from service.pipeline.schedule import Timer
 from service.series import collisions
@@ -43,6 +45,7 @@ _RUNS_GET = 20.0
 _DELIVERY_GETS = 12.0
 _PRUNE_EVERY = timedelta(minutes=10)
 _LAG_EVERY = 0.5
+_REPAY_EVERY = 5.0
 
 # What a reload takes over; the rest needs a restart.
 _RELOADED = ("collectors.", "datadog.env", "datadog.version")
@@ -61,7 +64,7 @@ async def run_daemon(load: Loader, loaded: Loaded, environ: Mapping[str, str], a
     for note in (*loaded.notes, *collisions(settings)):
         log.warning(note)
     listener = bind(settings.http.host, settings.http.port)
-    store = await SqliteStore.open(settings.state_dir, now=clock.now())
+    store = await open_store(settings, clock)
     try:
         async with edges(settings, environ) as parts, anyio.create_task_group() as tasks:
             daemon = Daemon(load, settings, environ, clock, store, parts, tasks)
@@ -112,9 +115,19 @@ class Daemon:
         self._slots = anyio.CancelScope()  # what makes new work: the timer and the heartbeat
         commit = environ.get("INFRA_HEALTH_COMMIT", "unknown")
         self._telemetry = Telemetry(version=__version__, commit=commit, collectors=settings.collectors)
-        self._delivery = Delivery(store, parts.intake, clock, observe=self._telemetry.points)
-        runner = Runner(store, clock, stored=self._delivery.notify, quota=parts.quota, ended=self._ended)
-        self._dispatcher = Dispatcher(runner, store, clock, tasks)
+        self._reserve = reserve = Reserve(store)
+        self._delivery = Delivery(
+            reserve,
+            parts.intake,
+            clock,
+            observe=self._telemetry.points,
+            historical=settings.datadog.historical,
+        )
+        # Points that are lost before the delivery sees them are counted with the others.
+        store.observe = reserve.observe = self._delivery.account
+        self._delivery.account(Fate.UNCERTAIN, store.uncertain)
+        runner = Runner(reserve, clock, stored=self._delivery.notify, quota=parts.quota, ended=self._ended)
+        self._dispatcher = Dispatcher(runner, reserve, clock, tasks)
         self._timer = Timer(clock, self._dispatcher.tick, self._dispatcher.next_start)
         self._operations = DaemonOperations(
             Info(
@@ -127,6 +140,7 @@ class Daemon:
             ),
             clock=clock,
             store=store,
+            reserve=reserve,
             dispatcher=self._dispatcher,
             timer=self._timer,
             delivery=self._delivery,
@@ -136,7 +150,7 @@ class Daemon:
     async def start(self, listener: socket.socket) -> None:
         """Returns when the probes answer and the first slots have started."""
         await self._dispatcher.load()
-        jobs = build_jobs(self._settings, self._parts, self._store)
+        jobs = build_jobs(self._settings, self._parts, self._reserve)
         http = self._settings.http
         app = build_app(
             self._operations,
@@ -150,13 +164,14 @@ class Daemon:
         self._tasks.start_soon(self._make_slots)
         self._tasks.start_soon(self._watch_lag)
         self._tasks.start_soon(self._prune)
+        self._tasks.start_soon(self._repay)
         self._set_jobs(jobs)
 
     async def reload(self) -> None:
         """Takes over what can change in a running daemon; a wrong configuration changes nothing."""
         try:
             loaded = await anyio.to_thread.run_sync(self._load)
-            jobs = build_jobs(loaded.settings, self._parts, self._store)
+            jobs = build_jobs(loaded.settings, self._parts, self._reserve)
         except ConfigError as error:
             log.error("reload refused: the configuration before it holds", reason=str(error))  # noqa: TRY400
             self._operations.reload_error = str(error)
@@ -182,6 +197,9 @@ class Daemon:
         if not await self._delivery.flush(self._clock.monotonic() + _DELIVERY_GETS):
             state = self._delivery.state
             log.warning("points stay stored for the next start", waiting=state.waiting, reason=state.trouble)
+        async with self._delivery.paused():
+            if not await self._reserve.repay():
+                log.error("what is in memory is lost: the store can't be written", reason=self._reserve.trouble)
 
     async def hurry(self, signals: AsyncIterator[signal.Signals]) -> None:
         """A second SIGTERM or SIGINT ends the drain."""
@@ -207,7 +225,7 @@ class Daemon:
                 tasks.start_soon(self._timer.run)
                 await keep_beating(
                     lambda: [job for job in self._dispatcher.jobs.values() if job.enabled],
-                    self._store,
+                    self._reserve,
                     self._clock,
                     self._settings.datadog.heartbeat,
                     self._delivery.notify,
@@ -219,6 +237,15 @@ class Daemon:
             before = self._clock.monotonic()
             await self._clock.sleep(_LAG_EVERY)
             self._operations.lag = max(0.0, self._clock.monotonic() - before - _LAG_EVERY)
+
+    async def _repay(self) -> None:
+        """Writes what was kept in memory once the store is back."""
+        while True:
+            await self._clock.sleep(_REPAY_EVERY)
+            if self._reserve.trouble:
+                async with self._delivery.paused():
+                    await self._reserve.repay()
+                self._delivery.notify()
 
     async def _prune(self) -> None:
         while True:

@@ -80,9 +80,14 @@ def end(
     fates: Mapping[int, Fate],
 ) -> Remarks:
     """``fates``: of the samples that came to theirs before they could be kept, by their place among ``samples``."""
-    known = connection.execute("SELECT outcome FROM runs WHERE id = ?", (run.id,)).fetchone()
+    known = connection.execute("SELECT outcome, first_point FROM runs WHERE id = ?", (run.id,)).fetchone()
     if known and known[0]:
-        return Remarks()  # told again because the first answer was lost: the samples must not come twice
+        # Told again because the first answer was lost: the samples must not come twice, nor be sent twice.
+        connection.executemany(
+            "UPDATE points SET fate = ? WHERE id = ? AND fate <= 1",
+            [(fate, known[1] + place) for place, fate in fates.items()],
+        )
+        return Remarks()
     begin(connection, run)
     seq = connection.execute("SELECT seq FROM runs WHERE id = ?", (run.id,)).fetchone()[0]
     first = _next_point(connection)

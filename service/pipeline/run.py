@@ -4,7 +4,7 @@ Every cause (schedule, HTTP, signal, --once) comes through ``Runner.run_slot``.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -45,9 +45,10 @@ class Active:
 
 @dataclass(slots=True)
 class _Attempt:
-    """One try of a collector: what it brought or why it did not."""
+    """One try of a collector: what it brought (``brought``: its samples as they leave) or why it did not."""
 
     collected: Collected | None = None
+    brought: list[Sample] = field(default_factory=list)
     error: Exception | None = None
 
 
@@ -83,17 +84,17 @@ class Runner:
         with structlog.contextvars.bound_contextvars(collector=job.name, run=active.run.id):
             await self._keep("the start of the run", self._store.begin(active.run))
             log.info("run started", cause=active.run.slot.cause.value)
-            collected = Collected()
+            last = _Attempt()
             with active.scope:
-                collected = await self._attempts(job, active, tasks)
+                last = await self._attempts(job, active, tasks)
             if active.run.outcome is None:
                 active.run = failed(active.run, _WHY[active.ending], active.ending)
             # What was collected must be stored even while the daemon ends.
             with anyio.CancelScope(shield=True):
-                await self._finish(job, active, collected)
+                await self._finish(job, active, last.collected or Collected(), last.brought)
             return active.run
 
-    async def _attempts(self, job: Job, active: Active, tasks: TaskGroup) -> Collected:
+    async def _attempts(self, job: Job, active: Active, tasks: TaskGroup) -> _Attempt:
         """Tries until one succeeds, the fault is of a kind that time can't mend, or the deadline is near."""
         deadline = self._clock.monotonic() + job.active_deadline.total_seconds()
         while True:
@@ -102,21 +103,21 @@ class Runner:
             if attempt is None:
                 limit = f"{job.active_deadline.total_seconds():g} s"
                 active.run = failed(active.run, f"not done within {limit}", Outcome.DEADLINE_EXCEEDED)
-                return Collected()
+                return _Attempt()
             if attempt.collected is not None:
                 active.run = succeeded(active.run, attempt.collected)
-                return attempt.collected
+                return attempt
             reason = reason_of(attempt.error)
             pause = self._pause(job, active.run.attempts, attempt)
             if pause is None:
                 outcome = Outcome.BACKOFF_LIMIT_EXCEEDED if self._retry and _may_pass(attempt) else Outcome.FAILED
                 active.run = failed(active.run, reason, outcome)
-                return Collected()
+                return _Attempt()
             if self._clock.monotonic() + pause >= deadline:
                 active.run = failed(
                     active.run, f"{reason} (the next try would come after the deadline)", Outcome.DEADLINE_EXCEEDED
                 )
-                return Collected()
+                return _Attempt()
             active.run = replace(active.run, faults=(Fault(reason),))
             log.warning("attempt failed", attempt=active.run.attempts, reason=reason, next_in_seconds=pause)
             await self._clock.sleep(pause)
@@ -160,10 +161,9 @@ class Runner:
         asked = attempt.error.retry_after if isinstance(attempt.error, Unavailable) else None
         return max(pause, asked or 0.0)
 
-    async def _finish(self, job: Job, active: Active, collected: Collected) -> None:
+    async def _finish(self, job: Job, active: Active, collected: Collected, brought: list[Sample]) -> None:
         now = self._clock.now()
         run = replace(active.run, ended=now)
-        brought = stamped(job, collected, now)
         unmeasured = [{**job.tags, **tags} for tags in collected.unmeasured]
         known = checks.updated(await self._known_checks(job), brought, unmeasured, now)
         states = [job.stamp_check(sample) for sample in checks.to_samples(known, now, job.max_age)]
@@ -213,7 +213,10 @@ _WHY = {
 async def _collect(job: Job, now: datetime, attempt: _Attempt, done: anyio.Event, scope: anyio.CancelScope) -> None:
     try:
         with scope:
-            attempt.collected = await job.collector.collect(now)
+            collected = await job.collector.collect(now)
+            # Here, where a fault is the collector's own: an outside one may bring what is no sample at all.
+            attempt.brought = stamped(job, collected, now)
+            attempt.collected = collected
     except* HealthError as errors:
         attempt.error = _first(errors)
     except* Exception as errors:
