@@ -168,8 +168,9 @@ class Runner:
         known = checks.updated(await self._known_checks(job), brought, unmeasured, now)
         states = [job.stamp_check(sample) for sample in checks.to_samples(known, now, job.max_age)]
         samples = brought + states + await self._own_samples(job, run, len(brought), now)
-        active.run = run = replace(run, samples=len(samples))
+        run = replace(run, samples=len(samples))
         await self._keep("the run and its samples", self._store.end(run, samples, known, collected.remember))
+        active.run = run  # it has ended now: its samples are in the outbox
         self._stored()
         self._ended(run, brought)
         _tell(run, collected)
