@@ -24,6 +24,7 @@ from service.adapters.store_file import DATABASE, Lock, StoreLocked
 from service.adapters.store_lane import Lane
 from service.adapters.store_prune import Limits, Pruning
 from service.adapters.store_schema import STEPS, migrate, refuse_newer, version_of
+from service.adapters.store_series import RecentSeries
 from service.domain.actions import Action
 from service.domain.checks import Check
 from service.domain.errors import ConfigError
@@ -66,6 +67,7 @@ class SqliteStore:
         self._limits = limits
         self._clock = clock
         self._told: set[str] = set()
+        self._recent = RecentSeries()
         self.uncertain = 0
         self.observe: Callable[[Fate, int], object] = lambda fate, points: None
 
@@ -129,7 +131,7 @@ class SqliteStore:
 
     async def waiting(self, limit: int, skip: Set[int] = frozenset()) -> list[Point]:
         """The oldest waiting points but those whose id is in ``skip``, at most ``limit`` and about 5 MB of text."""
-        return await self._reader.run(reads.waiting, limit, skip)
+        return await self._reader.run(reads.waiting, limit, skip, self._recent)
 
     async def settle(self, ids: Iterable[int], fate: Fate, reason: str = "") -> None:
         """Moves those of the points that are still due to ``fate``; what is lost is counted."""
@@ -175,11 +177,13 @@ class SqliteStore:
 
         ``fates``: of samples that were settled before they could be kept, by their place among ``samples``.
         """
-        self._tell(await self._write(writes.end, run, samples, checks, remember, self._clock(), fates), fates)
+        self._tell(
+            await self._write(writes.end, run, samples, checks, remember, self._clock(), fates, self._recent), fates
+        )
 
     async def put(self, job: str, samples: Sequence[Sample]) -> None:
         """Keeps samples of no run; they leave once they are settled."""
-        self._tell(await self._write(writes.put, job, samples, self._clock()), {})
+        self._tell(await self._write(writes.put, job, samples, self._clock(), self._recent), {})
 
     async def checks(self, job: str) -> list[Check]:
         return await self._reader.run(reads.checks, job)
@@ -241,7 +245,7 @@ class SqliteStore:
 
     async def prune(self, now: datetime) -> None:
         """Removes what has had its time (see ``store_prune``), in small transactions between which others write."""
-        discarded = await Pruning(self._writing, self._reader, self._limits, now).run()
+        discarded = await Pruning(self._writing, self._reader, self._limits, now, self._recent).run()
         if discarded:
             self.observe(Fate.DISCARDED, discarded)
 

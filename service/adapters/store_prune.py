@@ -17,6 +17,7 @@ from service.adapters import store_reads as reads
 from service.adapters import store_rows as rows
 from service.adapters.store_lane import Lane
 from service.adapters.store_reads import SUCCEEDED
+from service.adapters.store_series import RecentSeries
 from service.adapters.store_writes import choose, move
 from service.domain.points import Fate
 
@@ -50,11 +51,12 @@ class Limits:
 class Pruning:
     """One pass over the store."""
 
-    def __init__(self, writer: Lane, reader: Lane, limits: Limits, now: datetime) -> None:
+    def __init__(self, writer: Lane, reader: Lane, limits: Limits, now: datetime, recent: RecentSeries) -> None:
         self._writer = writer
         self._reader = reader
         self._limits = limits
         self._now = now
+        self._recent = recent
 
     async def run(self) -> int:
         """How many waiting points a full store had to discard."""
@@ -112,7 +114,7 @@ class Pruning:
         # The search reads beside the writers; only the removal keeps them waiting.
         ids, known = await self._reader.run(unused_series)
         for start in range(0, len(ids), _STEP):
-            await self._writer.run(remove_series, ids[start : start + _STEP], known)
+            await self._writer.run(remove_series, ids[start : start + _STEP], known, self._recent)
 
 
 def outlived_runs(connection: sqlite3.Connection, limits: Limits, count: int) -> int:
@@ -178,8 +180,9 @@ def unused_series(connection: sqlite3.Connection) -> tuple[list[int], int]:
     return found, row[0] if row else 0
 
 
-def remove_series(connection: sqlite3.Connection, ids: Sequence[int], known: int) -> None:
+def remove_series(connection: sqlite3.Connection, ids: Sequence[int], known: int, recent: RecentSeries) -> None:
     """Removes the series that ``unused_series`` found, but for those that points after ``known`` use."""
+    recent.forget()
     connection.execute(
         """
         DELETE FROM series WHERE id IN (SELECT value FROM json_each(?))

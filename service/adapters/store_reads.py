@@ -8,6 +8,7 @@ from datetime import datetime
 import orjson
 
 from service.adapters import store_rows as rows
+from service.adapters.store_series import RecentSeries, Series
 from service.domain.actions import Action
 from service.domain.checks import Check
 from service.domain.points import Fate, Point, StoredSample
@@ -19,26 +20,37 @@ SUCCEEDED = ", ".join(f"'{outcome.value}'" for outcome in Outcome if outcome.suc
 _ENOUGH_TEXT = 5_000_000
 
 
-def waiting(connection: sqlite3.Connection, limit: int, skip: Set[int]) -> list[Point]:
-    cursor = connection.execute(
+def waiting(connection: sqlite3.Connection, limit: int, skip: Set[int], recent: RecentSeries) -> list[Point]:
+    found = connection.execute(
         # INDEXED BY: a walk over the table in the order of ids would pass the whole history first.
-        f"""
-        SELECT {rows.POINT_COLUMNS} FROM points INDEXED BY points_waiting JOIN series ON series.id = series
-        WHERE fate = 0 ORDER BY points.id LIMIT ?
-        """,  # noqa: S608 - constants only
+        """
+        SELECT id, series, at, value FROM points INDEXED BY points_waiting
+        WHERE fate = 0 ORDER BY id LIMIT ?
+        """,
         (limit + len(skip),),
-    )
+    ).fetchall()
+    if skip:
+        found = [row for row in found if row[0] not in skip][:limit]
+    known = recent.by_id
+    if missing := {row[1] for row in found if row[1] not in known}:
+        known = known | _series(connection, missing)
     points: list[Point] = []
     size = 0
-    for row in cursor:
-        if row[0] in skip:
-            continue
-        size += len(row[4]) + len(row[1])
-        if (points and size > _ENOUGH_TEXT) or len(points) == limit:
+    for number, series, at, value in found:
+        metric, kind, interval, tags = known[series]
+        size += len(tags) + len(metric)
+        if size > _ENOUGH_TEXT and points:
             break
-        points.append(rows.to_point(row))
-    cursor.close()
+        points.append(Point(number, metric, kind, interval, tags, at, value))
     return points
+
+
+def _series(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Series]:
+    query = f"SELECT {rows.SERIES_COLUMNS} FROM series WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants only
+    found: dict[int, Series] = {}
+    for row in connection.execute(query, (orjson.dumps(list(ids)).decode(),)):
+        found[row[0]] = rows.to_series(row)
+    return found
 
 
 def count_waiting(connection: sqlite3.Connection) -> int:
