@@ -4,6 +4,7 @@ It starts from the store outwards (whatever is claimed must be kept) and ends in
 the active ones get their time, what they stored is delivered, then the probes stop answering.
 """
 
+import gc
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -72,6 +73,9 @@ async def run_daemon(load: Loader, loaded: Loaded, environ: Mapping[str, str], a
             with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals:
                 await daemon.start(listener)
                 host, port = listener.getsockname()[:2]
+                # What is loaded now stays; the garbage collector need not stall the loop to look at it again and again.
+                gc.collect()
+                gc.freeze()
                 log.info("ready", version=__version__, host=host, port=port, state_dir=str(settings.state_dir))
                 announce(f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}/")  # noqa: S104
                 async for each in signals:

@@ -23,7 +23,7 @@ MAX_WIRE = 512_000  # bytes, compressed
 MAX_BODY = 5_242_880  # bytes, decompressed
 
 _Head = tuple[str, Kind, int]  # metric, kind, interval
-_Grouped = Iterable[tuple[_Head, Iterable[tuple[str, list[Point]]]]]
+_Alike = Iterable[tuple[str, Point | list[Point]]]  # tags, and the points that have them
 _when = attrgetter("at", "id")
 
 
@@ -53,18 +53,27 @@ def encode(points: Sequence[Point]) -> Payload:
     return Payload(points, kind, body, len(text))
 
 
-def _by_series(points: Sequence[Point]) -> Iterator[tuple[_Head, Iterator[tuple[str, list[Point]]]]]:
+def _by_series(points: Sequence[Point]) -> Iterator[tuple[_Head, _Alike]]:
     """The points by metric, kind and interval, then by tags, in order of these; of one series in that of their ids."""
-    heads: dict[_Head, dict[str, list[Point]]] = {}
+    heads: dict[_Head, dict[str, Point | list[Point]]] = {}
     for point in points:
-        found = heads.setdefault((point.metric, point.kind, point.interval), {}).setdefault(point.tags, [])
-        found.append(point)
+        alike = heads.setdefault((point.metric, point.kind, point.interval), {})
+        # A series with one point, the common case, costs no list: thousands set off the garbage collector.
+        first = alike.setdefault(point.tags, point)
+        if isinstance(first, list):
+            first.append(point)
+        elif first is not point:
+            alike[point.tags] = [first, point]
     for head in sorted(heads):
         alike = heads[head]
-        yield head, ((tags, sorted(alike[tags], key=_when)) for tags in sorted(alike))
+        yield head, ((tags, alike[tags]) for tags in sorted(alike))
 
 
-def _series(grouped: _Grouped) -> tuple[int, list[str]]:
+def _in_time(points: Point | list[Point]) -> list[Point]:
+    return sorted(points, key=_when) if isinstance(points, list) else [points]
+
+
+def _series(grouped: Iterable[tuple[_Head, _Alike]]) -> tuple[int, list[str]]:
     """How many points and the JSON of each series; of one second Datadog keeps one value, so one is sent."""
     count, parts = 0, []
     for (metric, kind, interval), alike in grouped:
@@ -72,8 +81,12 @@ def _series(grouped: _Grouped) -> tuple[int, list[str]]:
         every = f'"interval":{interval},' if adds_up and interval else ""
         head = f'{{"metric":{json.dumps(metric)},"type":{1 if adds_up else 3},{every}"tags":'
         for tags, points in alike:
+            if isinstance(points, Point):
+                count += 1
+                parts.append(f'{head}{tags},"points":[{{"timestamp":{points.at},"value":{points.value!r}}}]}}')
+                continue
             values: dict[int, float] = {}
-            for point in points:
+            for point in _in_time(points):
                 values[point.at] = values.get(point.at, 0) + point.value if adds_up else point.value
             count += len(values)
             listed = ",".join([f'{{"timestamp":{at},"value":{value!r}}}' for at, value in values.items()])
@@ -81,14 +94,14 @@ def _series(grouped: _Grouped) -> tuple[int, list[str]]:
     return count, parts
 
 
-def _distributions(grouped: _Grouped) -> tuple[int, list[str]]:
+def _distributions(grouped: Iterable[tuple[_Head, _Alike]]) -> tuple[int, list[str]]:
     """How many values and the JSON of each series: ``[[second, [values]]]``."""
     count, parts = 0, []
     for (metric, _, _), alike in grouped:
         head = f'{{"metric":{json.dumps(metric)},"type":"distribution","tags":'
         for tags, points in alike:
             values: dict[int, list[float]] = {}
-            for point in points:
+            for point in _in_time(points):
                 values.setdefault(point.at, []).append(point.value)
                 count += 1
             listed = ",".join([f"[{at},[{','.join(map(repr, found))}]]" for at, found in values.items()])

@@ -21,36 +21,34 @@ _ENOUGH_TEXT = 5_000_000
 
 
 def waiting(connection: sqlite3.Connection, limit: int, skip: Set[int], recent: RecentSeries) -> list[Point]:
-    found = connection.execute(
+    cursor = connection.execute(
         # INDEXED BY: a walk over the table in the order of ids would pass the whole history first.
         """
         SELECT id, series, at, value FROM points INDEXED BY points_waiting
         WHERE fate = 0 ORDER BY id LIMIT ?
         """,
         (limit + len(skip),),
-    ).fetchall()
-    if skip:
-        found = [row for row in found if row[0] not in skip][:limit]
+    )
     known = recent.by_id
-    if missing := {row[1] for row in found if row[1] not in known}:
-        known = known | _series(connection, missing)
     points: list[Point] = []
     size = 0
-    for number, series, at, value in found:
-        metric, kind, interval, tags = known[series]
+    # Row by row: ten thousand rows at once would set off the garbage collector, which stalls the event loop.
+    for number, series, at, value in cursor:
+        if number in skip:
+            continue
+        found = known.get(series) or _series(connection, series)
+        metric, kind, interval, tags = found
         size += len(tags) + len(metric)
-        if size > _ENOUGH_TEXT and points:
+        if (size > _ENOUGH_TEXT and points) or len(points) == limit:
             break
-        points.append(Point(number, metric, kind, interval, tags, at, value))
+        points.append(Point._make((number, metric, kind, interval, tags, at, value)))
+    cursor.close()
     return points
 
 
-def _series(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Series]:
-    query = f"SELECT {rows.SERIES_COLUMNS} FROM series WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants only
-    found: dict[int, Series] = {}
-    for row in connection.execute(query, (orjson.dumps(list(ids)).decode(),)):
-        found[row[0]] = rows.to_series(row)
-    return found
+def _series(connection: sqlite3.Connection, number: int) -> Series:
+    query = f"SELECT {rows.SERIES_COLUMNS} FROM series WHERE id = ?"  # noqa: S608 - constants only
+    return rows.to_series(connection.execute(query, (number,)).fetchone())
 
 
 def count_waiting(connection: sqlite3.Connection) -> int:

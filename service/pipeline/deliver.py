@@ -6,10 +6,11 @@ of a distribution would add up, so they are marked SENDING first, and an answer 
 
 import random
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 
 import anyio
 import structlog
@@ -39,6 +40,7 @@ _SEARCH, _SEARCH_PAUSE = 200, 10.0
 # apart, so that others are not held up by what may be wrong with these.
 _PATIENCE = 4
 _APART_PAUSE = 64.0  # seconds between tries of what waits apart
+_at = attrgetter("at")
 _between = random.SystemRandom().uniform
 
 
@@ -205,7 +207,7 @@ class Delivery:
         limit = PROBE if self._trouble else BATCH
         points = await self._outbox.waiting(limit, self._apart.ids)
         before = self._clock.now() - EXPIRES_AFTER
-        oldest = min((point.at for point in points if not self._may_be_late(point)), default=None)
+        oldest = self._earliest(points)
         if oldest is not None and oldest < before.timestamp():
             await self._expire(before, oldest)
             points = await self._outbox.waiting(limit, self._apart.ids)
@@ -219,13 +221,19 @@ class Delivery:
             log.warning("points grew too old to be sent", points=expired, oldest=since)
             self.account(Fate.EXPIRED, expired)
 
+    def _earliest(self, points: Iterable[Point]) -> int | None:
+        """The time of the oldest of those points that expire."""
+        if self._historical:
+            points = [point for point in points if not self._may_be_late(point)]
+        return min(map(_at, points), default=None)
+
     def _may_be_late(self, point: Point) -> bool:
         return is_historical(point.kind, point.metric, self._historical)
 
     async def _try_apart(self) -> None:
         """What waits apart has its turn when nothing else waits: in halves where others were taken meanwhile."""
         before = self._clock.now() - EXPIRES_AFTER
-        oldest = min((point.at for point in self._apart.points() if not self._may_be_late(point)), default=None)
+        oldest = self._earliest(self._apart.points())
         if oldest is not None and oldest < before.timestamp():
             await self._expire(before, oldest)
         chunks = self._apart.take()
