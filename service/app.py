@@ -4,6 +4,7 @@ It starts from the store outwards (whatever is claimed must be kept) and ends in
 the active ones get their time, what they stored is delivered, then the probes stop answering.
 """
 
+import gc
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -18,17 +19,19 @@ from service.adapters.store import SqliteStore
 from service.config import Settings
 from service.config_sources import Loaded, changes
 from service.domain.errors import ConfigError, Unavailable
+from service.domain.points import Fate
 from service.domain.runs import Cause, Run
 from service.domain.samples import Sample
 from service.ending import leave_within
 from service.operations import DaemonOperations
-from service.parts import Edges, build_jobs, edges
+from service.parts import Edges, build_jobs, edges, open_store
 from service.pipeline.clock import SystemClock
 from service.pipeline.deliver import Delivery
 from service.pipeline.dispatch import Dispatcher
 from service.pipeline.heartbeat import keep_beating
 from service.pipeline.job import Job
 from service.pipeline.ports import Clock
+from service.pipeline.reserve import Reserve
 from service.pipeline.run import Runner
 from service.pipeline.schedule import Timer
 from service.series import collisions
@@ -45,6 +48,7 @@ _DELIVERY_GETS = 12.0
 _STUBBORN = 1.0  # seconds for a cancelled collector to stop before the process ends without it
 _PRUNE_EVERY = timedelta(minutes=10)
 _LAG_EVERY = 0.5
+_REPAY_EVERY = 5.0
 
 # What a reload takes over; the rest needs a restart.
 _RELOADED = ("collectors.", "datadog.env", "datadog.version")
@@ -67,11 +71,14 @@ async def run_daemon(load: Loader, loaded: Loaded, environ: Mapping[str, str], a
     # Ours before uvicorn's, which would raise SIGTERM anew so that nothing drains; and open to the very end.
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals:
         async with anyio.create_task_group() as attempts:
-            store = await SqliteStore.open(settings.state_dir, now=clock.now())
+            store = await open_store(settings, clock)
             try:
                 async with edges(settings, environ) as parts, anyio.create_task_group() as tasks:
                     daemon = Daemon(load, settings, environ, clock, store, parts, tasks, attempts)
                     await daemon.start(listener)
+                    # What is loaded now stays; the garbage collector need not stall the loop to look at it again.
+                    gc.collect()
+                    gc.freeze()
                     host, port = listener.getsockname()[:2]
                     log.info("ready", version=__version__, host=host, port=port, state_dir=str(settings.state_dir))
                     announce(f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}/")  # noqa: S104
@@ -123,9 +130,19 @@ class Daemon:
         self._slots = anyio.CancelScope()  # what makes new work: the timer and the heartbeat
         commit = environ.get("INFRA_HEALTH_COMMIT", "unknown")
         self._telemetry = Telemetry(version=__version__, commit=commit, collectors=settings.collectors)
-        self._delivery = Delivery(store, parts.intake, clock, observe=self._telemetry.points)
-        runner = Runner(store, clock, attempts, stored=self._delivery.notify, quota=parts.quota, ended=self._ended)
-        self._dispatcher = Dispatcher(runner, store, clock, tasks)
+        self._reserve = reserve = Reserve(store)
+        self._delivery = Delivery(
+            reserve,
+            parts.intake,
+            clock,
+            observe=self._telemetry.points,
+            historical=settings.datadog.historical,
+        )
+        # Points that are lost before the delivery sees them are counted with the others.
+        store.observe = reserve.observe = self._delivery.account
+        self._delivery.account(Fate.UNCERTAIN, store.uncertain)
+        runner = Runner(reserve, clock, attempts, stored=self._delivery.notify, quota=parts.quota, ended=self._ended)
+        self._dispatcher = Dispatcher(runner, reserve, clock, tasks)
         self._timer = Timer(clock, self._dispatcher.tick, self._dispatcher.next_start)
         self._operations = DaemonOperations(
             Info(
@@ -138,6 +155,7 @@ class Daemon:
             ),
             clock=clock,
             store=store,
+            reserve=reserve,
             dispatcher=self._dispatcher,
             timer=self._timer,
             delivery=self._delivery,
@@ -147,7 +165,7 @@ class Daemon:
     async def start(self, listener: socket.socket) -> None:
         """Returns when the probes answer and the first slots have started."""
         await self._dispatcher.load()
-        jobs = build_jobs(self._settings, self._parts, self._store)
+        jobs = build_jobs(self._settings, self._parts, self._reserve)
         http = self._settings.http
         app = build_app(
             self._operations,
@@ -161,13 +179,14 @@ class Daemon:
         self._tasks.start_soon(self._make_slots)
         self._tasks.start_soon(self._watch_lag)
         self._tasks.start_soon(self._prune)
+        self._tasks.start_soon(self._repay)
         self._set_jobs(jobs)
 
     async def reload(self) -> None:
         """Takes over what can change in a running daemon; a wrong configuration changes nothing."""
         try:
             loaded = await anyio.to_thread.run_sync(self._load)
-            jobs = build_jobs(loaded.settings, self._parts, self._store)
+            jobs = build_jobs(loaded.settings, self._parts, self._reserve)
         except ConfigError as error:
             log.error("reload refused: the configuration before it holds", reason=str(error))  # noqa: TRY400
             self._operations.reload_error = str(error)
@@ -193,6 +212,9 @@ class Daemon:
         if not await self._delivery.flush(self._clock.monotonic() + _DELIVERY_GETS):
             state = self._delivery.state
             log.warning("points stay stored for the next start", waiting=state.waiting, reason=state.trouble)
+        async with self._delivery.paused():
+            if not await self._reserve.repay():
+                log.error("what is in memory is lost: the store can't be written", reason=self._reserve.trouble)
 
     async def hurry(self, signals: AsyncIterator[signal.Signals]) -> None:
         """A second SIGTERM or SIGINT ends the drain."""
@@ -218,7 +240,7 @@ class Daemon:
                 tasks.start_soon(self._timer.run)
                 await keep_beating(
                     lambda: [job for job in self._dispatcher.jobs.values() if job.enabled],
-                    self._store,
+                    self._reserve,
                     self._clock,
                     self._settings.datadog.heartbeat,
                     self._delivery.notify,
@@ -230,6 +252,15 @@ class Daemon:
             before = self._clock.monotonic()
             await self._clock.sleep(_LAG_EVERY)
             self._operations.lag = max(0.0, self._clock.monotonic() - before - _LAG_EVERY)
+
+    async def _repay(self) -> None:
+        """Writes what was kept in memory once the store is back."""
+        while True:
+            await self._clock.sleep(_REPAY_EVERY)
+            if self._reserve.trouble:
+                async with self._delivery.paused():
+                    await self._reserve.repay()
+                self._delivery.notify()
 
     async def _prune(self) -> None:
         while True:

@@ -24,6 +24,7 @@ from service.config_values import (
     MASK,
     absolute_url,
     alternatives,
+    byte_count,
     collector_name,
     duration,
     duration_text,
@@ -148,6 +149,7 @@ class DatadogSettings(Section):
     api_key: Secret | None = None
     app_key: Secret | None = None
     heartbeat: Positive = timedelta(minutes=5)
+    historical: tuple[Text, ...] = ()
 
 
 class GithubSettings(Section):
@@ -174,6 +176,13 @@ class LogSettings(Section):
     )
 
 
+class StoreSettings(Section):
+    max_bytes: Annotated[int, BeforeValidator(byte_count), Field(ge=2**20)] = 256 * 2**20
+    retention: Positive = timedelta(days=7)
+    keep_failed: Annotated[int, Field(ge=0)] = 3
+    keep_ended: Annotated[int, Field(ge=1)] = 100
+
+
 def _state_dir() -> Path:
     from platformdirs import user_state_path
 
@@ -187,6 +196,7 @@ class Settings(Section):
     http: HttpSettings = HttpSettings()
     aws: AwsSettings = AwsSettings()
     log: LogSettings = LogSettings()
+    store: StoreSettings = StoreSettings()
     state_dir: Annotated[Path, AfterValidator(expanded)] = Field(default_factory=_state_dir, validate_default=True)
 
 

@@ -16,6 +16,7 @@ from service.pipeline.deliver import Delivery
 from service.pipeline.dispatch import Dispatcher
 from service.pipeline.job import Job
 from service.pipeline.ports import Clock
+from service.pipeline.reserve import Reserve
 from service.pipeline.schedule import Timer
 from service.web.metrics import CollectorState, Quota, Snapshot
 from service.web.operations import AlreadyRunning, Draining, Origin, UnknownCollector
@@ -47,6 +48,7 @@ class DaemonOperations:
         *,
         clock: Clock,
         store: SqliteStore,
+        reserve: Reserve,
         dispatcher: Dispatcher,
         timer: Timer,
         delivery: Delivery,
@@ -57,6 +59,7 @@ class DaemonOperations:
         self.lag: float | None = None
         self._clock = clock
         self._store = store
+        self._reserve = reserve
         self._dispatcher = dispatcher
         self._timer = timer
         self._delivery = delivery
@@ -75,13 +78,13 @@ class DaemonOperations:
         if self.reload_error:
             detail = f"the last reload was refused, the configuration before it holds: {self.reload_error}"
             checks = [Check(name="configuration", status="warn", detail=detail)]
-        ok = True
         try:
             await self._store.check()
-            checks.append(Check(name="store", status="ok"))
+            lost = self._reserve.trouble
         except Unavailable as error:
-            ok = False
-            checks.append(Check(name="store", status="fail", detail=str(error)))
+            lost = self._reserve.trouble or str(error)
+        ok = lost is None
+        checks.append(Check(name="store", status="ok" if ok else "fail", detail=lost or ""))
         checks.append(_warned("datadog", self._delivery.state.trouble))
         checks.append(_warned("github", self._edges.github.trouble))
         secrets = (self._edges.api_key.trouble, self._edges.github_token.trouble)
@@ -151,7 +154,7 @@ class DaemonOperations:
         return await self._run_views(stored)
 
     async def run(self, run_id: str) -> RunView | None:
-        run = await self._store.run(run_id)
+        run = self._reserve.kept_runs().get(run_id) or await self._store.run(run_id)
         if run is None:
             # A run that was started this instant is active before it is stored.
             run = next((active for active in self._dispatcher.all_active() if active.id == run_id), None)
@@ -260,7 +263,7 @@ class DaemonOperations:
         ]
 
     async def _run_views(self, runs: Iterable[Run]) -> list[RunView]:
-        active = {run.id: run for run in self._dispatcher.all_active()}
+        active = {run.id: run for run in self._dispatcher.all_active()} | self._reserve.kept_runs()
         runs = [active.get(run.id, run) for run in runs]
         fates = await self._store.fates_of([run.id for run in runs])
         return [RunView.of(run, fates.get(run.id, {})) for run in runs]

@@ -11,12 +11,28 @@ from pydantic import SecretStr
 from service.adapters.datadog import DatadogIntake, intake_url
 from service.adapters.github import Github
 from service.adapters.secrets import Secret, SecretsManager, aws_is_configured
+from service.adapters.store import SqliteStore
 from service.collectors import registry
 from service.collectors.github_ci import GithubCi
 from service.config import Settings
 from service.domain import cron
 from service.domain.errors import ConfigError
 from service.pipeline.job import Job, Origin
+from service.pipeline.ports import Clock
+
+
+async def open_store(settings: Settings, clock: Clock) -> SqliteStore:
+    """The store to write to, as configured. Raises as ``SqliteStore.open`` does."""
+    limits = settings.store
+    return await SqliteStore.open(
+        settings.state_dir,
+        now=clock.now(),
+        clock=clock.now,
+        retention=limits.retention,
+        keep_failed=limits.keep_failed,
+        keep_ended=limits.keep_ended,
+        max_bytes=limits.max_bytes,
+    )
 
 
 class Recall(Protocol):

@@ -152,7 +152,7 @@ class DatadogIntake:
             raise Unauthorized(f"{answer}; the {self._key.title} is refused")
         if status < 400 or status in (404, 405):
             raise Unavailable(f"{answer}, which no intake does: is DD_URL right?")
-        raise Unavailable(answer, retry_after=self._wait(response))
+        raise Unavailable(answer, retry_after=self._wait(response), answered=status >= 500)
 
     def _wait(self, response: httpx.Response) -> float | None:
         """Seconds that the answer asks to wait. Datadog puts them in X-RateLimit-Reset, others in Retry-After."""

@@ -11,12 +11,14 @@ from service.cli.options import Options, common, end, say, told
 
 # Where each command lives; its module is imported when it is used, so that the daemon and --help stay light.
 _COMMANDS = {
+    "backup": "backup:backup",
     "check": "inspect:check",
     "collect": "collect:collect",
     "list": "inspect:list_",
     "list-workflows": "inspect:list_workflows",
     "pause": "remote:pause",
     "resume": "remote:resume",
+    "schedule": "schedule:schedule",
     "status": "remote:status",
     "trigger": "remote:trigger",
 }

@@ -20,12 +20,16 @@ class Unavailable(HealthError):
 
     ``retry_after``: seconds it asked to wait, None where it said nothing.
     ``ambiguous``: the request may have been taken all the same (sent, but no answer came).
+    ``answered``: the other side itself failed at the request (5xx), for a reason that may lie in its content.
     """
 
-    def __init__(self, message: str, *, retry_after: float | None = None, ambiguous: bool = False) -> None:
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, ambiguous: bool = False, answered: bool = False
+    ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
         self.ambiguous = ambiguous
+        self.answered = answered
 
 
 class Rejected(HealthError):

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 from service.config import ConcurrencyPolicy
 from service.domain.cron import Schedule
-from service.domain.samples import REQUIRED_TAGS, SERVICE, Kind, Metric, Sample
+from service.domain.samples import REQUIRED_TAGS, SERVICE, Kind, Metric, Sample, Status
 from service.pipeline.ports import Collector
 
 UP = Metric("metta.infra.collector.up", help="1 when the last run succeeded, else 0")
@@ -19,6 +19,7 @@ POINTS_LOST = Metric("metta.infra.collector.points_lost", help="Points lost with
 QUOTA_REMAINING = Metric("metta.infra.collector.quota_remaining", help="Requests that GitHub's primary limit leaves")
 COLLECTOR_METRICS = (UP, DURATION, SAMPLES, SUCCESS_AGE, POINTS_LOST, QUOTA_REMAINING)
 
+_STATUSES = frozenset(status.value for status in Status)
 _BEFORE_ENV = REQUIRED_TAGS[: REQUIRED_TAGS.index("env")]
 
 
@@ -65,7 +66,10 @@ class Job:
         ``interval``: the schedule's, in seconds, for a count that brings none.
         A required tag that a collector does not fill says so ("none") instead of leaving a hole in the boards' groups.
         """
-        own = sample.tags
+        # An outside collector may bring numbers as tags, or a verdict of its own.
+        own = {str(name): str(value) for name, value in sample.tags.items()}
+        if own.get("status") not in _STATUSES:
+            own.pop("status", None)
         tags = {name: own.get(name, "unknown" if name == "status" else "none") for name in _BEFORE_ENV}
         tags |= self.origin.tags(SERVICE) | dict(self.tags)
         tags |= {name: value for name, value in own.items() if name not in REQUIRED_TAGS}

@@ -1,6 +1,6 @@
 """What the path needs of its surroundings, as small protocols; the adapters and the tests' fakes meet them alike."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import datetime
 from typing import Protocol
 
@@ -32,16 +32,20 @@ class Collector(Protocol):
 class Outbox(Protocol):
     """The part of the store that the delivery works on."""
 
-    async def waiting(self, limit: int) -> list[Point]:
-        """The oldest waiting points, at most ``limit`` and about as many as one request can hold."""
+    async def waiting(self, limit: int, skip: Set[int] = ...) -> list[Point]:
+        """The oldest waiting points whose id is not in ``skip``: at most ``limit``, and about as many as one request
+        can hold."""
         ...
 
     async def settle(self, ids: Iterable[int], fate: Fate, reason: str = "") -> None:
         """Moves points to ``fate``; only WAITING and SENDING are still to be delivered."""
         ...
 
-    async def expire(self, before: datetime) -> int:
-        """Moves waiting points older than ``before`` to EXPIRED; how many."""
+    async def expire(self, before: datetime, historical: Sequence[str] = ...) -> int:
+        """Moves waiting points older than ``before`` to EXPIRED; how many.
+
+        Gauges and counts whose name begins with one of ``historical`` wait on.
+        """
         ...
 
     async def count_waiting(self) -> int: ...

@@ -189,8 +189,9 @@ class Runner:
         known = checks.updated(await self._known_checks(job), brought, unmeasured, now)
         states = [job.stamp_check(sample) for sample in checks.to_samples(known, now, job.max_age)]
         samples = [*brought, *states, *await self._own_samples(job, run, len(brought), now)]
-        active.run = run = replace(run, samples=len(samples))
+        run = replace(run, samples=len(samples))
         await self._keep("the run and its samples", self._store.end(run, samples, known, collected.remember))
+        active.run = run  # it has ended now: its samples are in the outbox
         self._stored()
         self._ended(run, brought)
         _tell(run, len(brought))
@@ -223,12 +224,12 @@ def stamped(job: Job, collected: Collected, now: datetime) -> tuple[list[Sample]
     """The collected samples as they leave, and a fault for each metric whose name Datadog could not take."""
     interval = job.schedule.interval(now, job.zone)
     names = {sample.metric.name for sample in collected.samples}
-    bad = {name for name in names if metric_name(name) != name}
+    bad = {name for name in names if metric_name(name) is None}
     samples = [job.stamp(sample, interval) for sample in collected.samples if sample.metric.name not in bad]
     return samples, [Fault(_NAMES, f"metric {name!r:.200}") for name in sorted(bad)]
 
 
-_NAMES = "a metric's name begins with a letter and has letters, digits, _ and . only, 200 at most"
+_NAMES = "the metric's name does not begin with a letter"
 _WHY = {
     Outcome.INTERRUPTED: "the daemon ended before the run did",
     Outcome.REPLACED: "the next slot's run took its place",

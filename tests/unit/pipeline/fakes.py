@@ -1,6 +1,6 @@
 """A clock that only moves when it is told to, a store in memory, and collectors that do as the test says."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -35,6 +35,7 @@ class FakeClock:
         self._now = start
         self._elapsed = 0.0
         self._sleepers: list[tuple[float, anyio.Event]] = []
+        self.stepped = anyio.Event()
 
     def now(self) -> datetime:
         return self._now
@@ -68,6 +69,8 @@ class FakeClock:
     def step(self, seconds: float) -> None:
         """The wall clock is set; no time passes."""
         self._now += timedelta(seconds=seconds)
+        self.stepped.set()
+        self.stepped = anyio.Event()
 
     def _move(self, seconds: float) -> None:
         self._elapsed += seconds
@@ -211,10 +214,19 @@ async def engine(
 
 
 async def _tick_when_due(clock: FakeClock, dispatcher: Dispatcher) -> None:
-    """Stands in for the timer, whose APScheduler reads the machine's own clock."""
+    """Stands in for the timer, whose APScheduler reads the machine's own clock. It sees a step of the clock at once."""
     while True:
         now = clock.now()
         starts = [start for name in dispatcher.jobs if (start := dispatcher.next_start(name, now))]
-        await clock.sleep(min([60.0, *((start - now).total_seconds() for start in starts)]))
+        pause = min([60.0, *((start - now).total_seconds() for start in starts)])
+        async with anyio.create_task_group() as either:
+
+            async def sleep(cancel: Callable[[], None] = either.cancel_scope.cancel, seconds: float = pause) -> None:
+                await clock.sleep(seconds)
+                cancel()
+
+            either.start_soon(sleep)
+            await clock.stepped.wait()
+            either.cancel_scope.cancel()
         for name in dispatcher.jobs:
             dispatcher.tick(name)
