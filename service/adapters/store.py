@@ -17,6 +17,7 @@ import anyio
 import structlog
 
 from service.adapters import store_file as files
+from service.adapters import store_history as history
 from service.adapters import store_reads as reads
 from service.adapters import store_writes as writes
 from service.adapters.store_file import DATABASE, Lock, StoreLocked
@@ -26,6 +27,7 @@ from service.adapters.store_schema import STEPS, migrate, refuse_newer, version_
 from service.domain.actions import Action
 from service.domain.checks import Check
 from service.domain.errors import ConfigError
+from service.domain.history import JobHistory
 from service.domain.points import Fate, Point, StoredSample
 from service.domain.runs import Run
 from service.domain.samples import Sample
@@ -208,6 +210,14 @@ class SqliteStore:
 
     async def fates_of(self, run_ids: Iterable[str]) -> dict[str, dict[Fate, int]]:
         return await self._reader.run(reads.fates_of, list(run_ids))
+
+    async def last_cycles(self, jobs: Sequence[str]) -> dict[str, int]:
+        """The number of each job's last ended run; it rises with every run."""
+        return await self._reader.run(history.last_cycles, jobs)
+
+    async def histories(self, jobs: Sequence[str], cycles: int, since: datetime) -> dict[str, JobHistory]:
+        """The last ``cycles`` of each job (100 are kept) and its checks with their hours from ``since`` on."""
+        return await self._reader.run(history.histories, jobs, cycles, since)
 
     async def act(self, action: Action) -> None:
         await self._write(writes.act, action)

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 import orjson
 import structlog
 
+from service.adapters import store_history as history
 from service.adapters import store_reads as reads
 from service.adapters import store_rows as rows
 from service.adapters.store_lane import Lane
@@ -65,6 +66,7 @@ class Pruning:
         await self._fit()
         await self._writer.run(condense_losses, before)
         await self._writer.run(outlived_actions)
+        await self._writer.run(history.prune, before)
         while await self._writer.run(give_back):
             pass
 
