@@ -25,6 +25,7 @@ from service.parts import Edges, build_jobs, edges
 from service.pipeline.clock import SystemClock
 from service.pipeline.deliver import Delivery
 from service.pipeline.dispatch import Dispatcher
+from service.pipeline.faults import Faults, News
 from service.pipeline.heartbeat import keep_beating
 from service.pipeline.job import Job
 from service.pipeline.ports import Clock
@@ -221,9 +222,14 @@ class Daemon:
             self._operations.lag = max(0.0, self._clock.monotonic() - before - _LAG_EVERY)
 
     async def _prune(self) -> None:
+        faults = Faults()
         while True:
             try:
                 await self._store.prune(self._clock.now())
             except Unavailable as error:
-                log.error("the store could not be pruned", reason=str(error))  # noqa: TRY400 - the reason says it all
+                if faults.meet("prune", str(error), self._clock.now()) is not News.SAME:
+                    log.error("the store can't be pruned", reason=str(error))  # noqa: TRY400 - the reason says it all
+            else:
+                if ended := faults.end("prune"):
+                    log.info("the store is pruned again", reason=ended.reason, since=ended.since.isoformat())
             await self._clock.sleep(_PRUNE_EVERY.total_seconds())

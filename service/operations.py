@@ -6,6 +6,7 @@ from datetime import datetime
 import anyio
 import structlog
 
+from service import logs
 from service.adapters.store import SqliteStore
 from service.domain.actions import Action
 from service.domain.errors import Unavailable
@@ -26,6 +27,7 @@ from service.web.views import (
     Health,
     Info,
     LastError,
+    LogLine,
     Lost,
     RunView,
     SampleView,
@@ -99,7 +101,7 @@ class DaemonOperations:
     async def trigger(self, name: str, origin: Origin) -> Triggered:
         self._job(name)
         try:
-            run = self._dispatcher.trigger(name, Cause.HTTP, origin.source)
+            run = self._start(name, Cause.HTTP, origin)
         except dispatch.AlreadyRunning as error:
             raise AlreadyRunning(error.run_id) from error
         except dispatch.Draining as error:
@@ -117,7 +119,7 @@ class DaemonOperations:
             if not job.enabled:
                 continue
             try:
-                run = self._dispatcher.trigger(job.name, cause, origin.source)
+                run = self._start(job.name, cause, origin)
             except dispatch.AlreadyRunning as error:
                 triggered.append(Triggered(id=error.run_id, collector=job.name, started=False))
             except dispatch.Draining as error:
@@ -175,6 +177,14 @@ class DaemonOperations:
         ]
         return views, total
 
+    async def run_log(self, run_id: str) -> list[LogLine]:
+        # Once a run is stored, so are its lines; until then they are in memory.
+        lines = logs.memory.of_run(run_id) or await self._store.run_log(run_id)
+        return [LogLine.of(line) for line in lines]
+
+    def recent_log(self, limit: int) -> list[LogLine]:
+        return [LogLine.of(line) for line in logs.memory.recent(limit)]
+
     # Delivery and metrics
 
     def delivery(self) -> DeliveryView:
@@ -206,13 +216,22 @@ class DaemonOperations:
     async def record(self, what: str, target: str, origin: Origin, run: str = "") -> None:
         """Keeps who did what when; an act that can't be kept is done all the same, and said in the log."""
         action = Action(self._clock.now(), what, target, origin.source, origin.actor or "", origin.reason or "", run)
-        log.info(what, target=target, source=origin.source, actor=origin.actor, reason=origin.reason)
+        who = {"source": origin.source, "actor": origin.actor, "reason": origin.reason}
+        # Of a trigger the run's own lines tell it: they carry who asked.
+        tell = log.debug if run else log.info
+        tell(what, target=target, **{name: value for name, value in who.items() if value})
         try:
             await self._store.act(action)
         except Unavailable as error:
             log.error("an action could not be kept", reason=str(error))  # noqa: TRY400 - the reason says it all
 
     # Inside
+
+    def _start(self, name: str, cause: Cause, origin: Origin) -> Run:
+        """Starts a run whose log lines say who asked for it and why: its task takes over this context."""
+        asked = {"actor": origin.actor, "asked_because": origin.reason}
+        with structlog.contextvars.bound_contextvars(**{key: text for key, text in asked.items() if text}):
+            return self._dispatcher.trigger(name, cause, origin.source)
 
     def _job(self, name: str) -> Job:
         jobs = self._dispatcher.jobs

@@ -173,6 +173,8 @@ class DatadogIntake:
         if is_wrong and not self._clock_is_wrong:
             # Points keep their time: a second clock would only hide which one is wrong.
             log.warning("this machine's clock differs from the intake's", ahead_seconds=round(self.clock_skew))
+        elif self._clock_is_wrong and not is_wrong:
+            log.info("this machine's clock agrees with the intake's again", ahead_seconds=round(self.clock_skew))
         self._clock_is_wrong = is_wrong
 
 

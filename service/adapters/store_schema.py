@@ -123,8 +123,13 @@ def _first(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
+def _run_logs(connection: sqlite3.Connection) -> None:
+    # One row a run, not one a line: they are only ever written and read together. ``run``: runs.seq
+    connection.execute("CREATE TABLE run_logs (run INTEGER PRIMARY KEY, lines TEXT NOT NULL) STRICT")
+
+
 # Step n (from 1) makes version n out of version n - 1. A released step is never changed: a change is one more step.
-STEPS: tuple[Step, ...] = (_first,)
+STEPS: tuple[Step, ...] = (_first, _run_logs)
 
 
 def version_of(connection: sqlite3.Connection) -> int:

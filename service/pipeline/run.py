@@ -3,7 +3,7 @@
 Every cause (schedule, HTTP, signal, --once) comes through ``Runner.run_slot``.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -12,11 +12,13 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
+from service import logs
 from service.domain import checks
 from service.domain.errors import HealthError, Unavailable
 from service.domain.points import LOST
 from service.domain.runs import Collected, Fault, Outcome, Run
 from service.domain.samples import Sample
+from service.pipeline.faults import Faults, News
 from service.pipeline.job import DURATION, POINTS_LOST, QUOTA_REMAINING, SAMPLES, SUCCESS_AGE, UP, Job
 from service.pipeline.ports import Clock, Runs
 
@@ -74,23 +76,30 @@ class Runner:
         self._quota = quota
         self._ended = ended
         self._retry = retry
+        self._faults = Faults()
 
     async def run_slot(self, job: Job, active: Active, tasks: TaskGroup) -> Run:
         """The whole run. Its samples are in the outbox when this returns, whatever the collector did.
 
         ``tasks`` owns the attempts: one that ignores its cancellation is left there instead of holding up the run.
         """
-        with structlog.contextvars.bound_contextvars(collector=job.name, run=active.run.id):
-            await self._keep("the start of the run", self._store.begin(active.run))
-            log.info("run started", cause=active.run.slot.cause.value)
-            collected = Collected()
-            with active.scope:
-                collected = await self._attempts(job, active, tasks)
-            if active.run.outcome is None:
-                active.run = failed(active.run, _WHY[active.ending], active.ending)
-            # What was collected must be stored even while the daemon ends.
-            with anyio.CancelScope(shield=True):
-                await self._finish(job, active, collected)
+        run_id = active.run.id
+        with structlog.contextvars.bound_contextvars(collector=job.name, run=run_id):
+            logs.memory.open(run_id)
+            try:
+                await self._keep("the start of the run", self._store.begin(active.run))
+                log.info("run started", cause=active.run.slot.cause.value, **_source(active.run))
+                collected = Collected()
+                with active.scope:
+                    collected = await self._attempts(job, active, tasks)
+                if active.run.outcome is None:
+                    active.run = failed(active.run, _WHY[active.ending], active.ending)
+                # What was collected must be stored even while the daemon ends.
+                with anyio.CancelScope(shield=True):
+                    await self._finish(job, active, collected)
+                    await self._keep("the run's log", self._store.keep_log(run_id, logs.memory.of_run(run_id)))
+            finally:
+                logs.memory.close(run_id)
             return active.run
 
     async def _attempts(self, job: Job, active: Active, tasks: TaskGroup) -> Collected:
@@ -118,7 +127,9 @@ class Runner:
                 )
                 return Collected()
             active.run = replace(active.run, faults=(Fault(reason),))
-            log.warning("attempt failed", attempt=active.run.attempts, reason=reason, next_in_seconds=pause)
+            # A fault that is known already is not told again by each attempt of each run; the run's own log has all.
+            tell = log.debug if self._faults.compare(job.name, reason) is News.SAME else log.warning
+            tell("attempt failed", attempt=active.run.attempts, reason=reason, next_in_seconds=pause)
             await self._clock.sleep(pause)
 
     async def _attempt(self, job: Job, seconds: float, tasks: TaskGroup) -> _Attempt | None:
@@ -161,18 +172,24 @@ class Runner:
         return max(pause, asked or 0.0)
 
     async def _finish(self, job: Job, active: Active, collected: Collected) -> None:
-        now = self._clock.now()
-        run = replace(active.run, ended=now)
-        brought = stamped(job, collected, now)
-        unmeasured = [{**job.tags, **tags} for tags in collected.unmeasured]
-        known = checks.updated(await self._known_checks(job), brought, unmeasured, now)
-        states = [job.stamp_check(sample) for sample in checks.to_samples(known, now, job.max_age)]
-        samples = brought + states + await self._own_samples(job, run, len(brought), now)
-        active.run = run = replace(run, samples=len(samples))
-        await self._keep("the run and its samples", self._store.end(run, samples, known, collected.remember))
+        run = replace(active.run, ended=self._clock.now())
+        leaving = await self.leaving(job, run, collected)
+        active.run = run = replace(run, samples=len(leaving.samples))
+        ended = self._store.end(run, leaving.samples, leaving.checks, collected.remember)
+        await self._keep("the run and its samples", ended)
         self._stored()
-        self._ended(run, brought)
-        _tell(run, collected)
+        self._ended(run, leaving.measured)
+        self._tell(run, len(leaving.measured))
+
+    async def leaving(self, job: Job, run: Run, collected: Collected) -> "Leaving":
+        """What the ended ``run`` sends, and the checks as they are after it. Nothing is kept here."""
+        now = run.ended or self._clock.now()
+        measured = stamped(job, collected, now)
+        unmeasured = [{**job.tags, **tags} for tags in collected.unmeasured]
+        known = checks.updated(await self._known_checks(job), measured, unmeasured, now)
+        states = [job.stamp_check(sample) for sample in checks.to_samples(known, now, job.max_age)]
+        own = await self._own_samples(job, run, len(measured), now)
+        return Leaving(measured, measured + states + own, known)
 
     async def _known_checks(self, job: Job) -> Sequence[checks.Check]:
         return await self._keep("the known checks", self._store.checks(job.name)) or ()
@@ -191,11 +208,57 @@ class Runner:
 
     async def _keep(self, what: str, work: Awaitable[Answer]) -> Answer | None:
         """``work`` of the store, None when the store is lost: a run goes on without it."""
+        lost = ("store", what)
         try:
-            return await work
+            answer = await work
         except Unavailable as error:
-            log.error("the store is lost", what=what, reason=str(error))  # noqa: TRY400 - the reason says it all
+            if self._faults.meet(lost, str(error), self._clock.now()) is not News.SAME:
+                log.error("the store is lost", what=what, reason=str(error))  # noqa: TRY400 - the reason says it all
             return None
+        if ended := self._faults.end(lost):
+            log.info("the store is back", what=what, reason=ended.reason, since=ended.since.isoformat())
+        return answer
+
+    def _tell(self, run: Run, count: int) -> None:
+        """The run's second log line, and of a fault that lasts over runs its begin, its changes and its end."""
+        facts = {"outcome": run.outcome, "seconds": round(run.seconds or 0.0, 3), "samples": count}
+        if run.attempts != 1:
+            facts["attempts"] = run.attempts
+        if run.outcome in _WHY:
+            log.warning("run ended early", **facts, reason=run.error)
+        elif run.outcome is Outcome.COMPLETE:
+            log.info("run ended", **facts)
+            if ended := self._faults.end(run.job):
+                since = ended.since.isoformat(timespec="seconds")
+                log.info("the collector works again", after=ended.reason, since=since, runs=ended.times)
+        else:
+            self._tell_fault(run, facts)
+
+    def _tell_fault(self, run: Run, facts: Mapping[str, object]) -> None:
+        before = self._faults.of(run.job)
+        reason_before = before.reason if before else ""
+        match self._faults.meet(run.job, run.error or "", run.ended or self._clock.now()):
+            case News.SAME:
+                since = before.since.isoformat(timespec="seconds") if before else ""
+                log.info("run ended", **facts, same_fault_since=since)
+                return
+            case News.BEGUN:
+                more = {"reason": run.error}
+            case News.CHANGED:
+                more = {"reason": run.error, "reason_before": reason_before}
+        if run.outcome is Outcome.PARTIAL:
+            log.warning("run ended, some parts are missing", **facts, **more)
+        else:
+            log.error("run failed", **facts, **more)
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """``measured``: the collected samples as they leave; ``samples``: these, the checks' series and the run's own."""
+
+    measured: Sequence[Sample]
+    samples: Sequence[Sample]
+    checks: Sequence[checks.Check]
 
 
 def stamped(job: Job, collected: Collected, now: datetime) -> list[Sample]:
@@ -253,14 +316,5 @@ def failed(run: Run, reason: str, outcome: Outcome = Outcome.FAILED) -> Run:
     return replace(run, outcome=outcome, faults=(Fault(reason),))
 
 
-def _tell(run: Run, collected: Collected) -> None:
-    """The run's second log line."""
-    facts = {"outcome": run.outcome, "seconds": round(run.seconds or 0.0, 3), "samples": len(collected.samples)}
-    if run.attempts != 1:
-        facts["attempts"] = run.attempts
-    if run.outcome is Outcome.COMPLETE:
-        log.info("run ended", **facts)
-    elif run.outcome is Outcome.PARTIAL:
-        log.warning("run ended, some parts are missing", **facts, missing=run.error)
-    else:
-        log.error("run failed", **facts, reason=run.error)
+def _source(run: Run) -> dict[str, str]:
+    return {"source": run.slot.source} if run.slot.source else {}

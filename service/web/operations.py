@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from service.web.metrics import Snapshot
-from service.web.views import CollectorView, DeliveryView, Health, Info, RunView, SampleView, Triggered
+from service.web.views import CollectorView, DeliveryView, Health, Info, LogLine, RunView, SampleView, Triggered
 
 
 class OperationsError(Exception):
@@ -91,6 +91,14 @@ class Operations(Protocol):
 
     async def samples(self, run_id: str, offset: int, limit: int) -> tuple[list[SampleView], int] | None:
         """One page of the run's samples and how many it has in all, None when there is no such run."""
+        ...
+
+    async def run_log(self, run_id: str) -> list[LogLine]:
+        """The run's log lines, oldest first; empty where none are kept (any more)."""
+        ...
+
+    def recent_log(self, limit: int) -> list[LogLine]:
+        """The daemon's last log lines, oldest first, debug ones included."""
         ...
 
     async def pause(self, name: str, origin: Origin) -> None:
