@@ -18,6 +18,7 @@ from service.pipeline.dispatch import Dispatcher
 from service.pipeline.job import Job
 from service.pipeline.ports import Clock
 from service.pipeline.schedule import Timer
+from service.web.check_views import CheckView, is_meant
 from service.web.metrics import CollectorState, Quota, Snapshot
 from service.web.operations import AlreadyRunning, Draining, Origin, UnknownCollector
 from service.web.views import (
@@ -134,6 +135,15 @@ class DaemonOperations:
 
     async def resume(self, name: str, origin: Origin) -> None:
         await self._set_paused(name, False, origin)
+
+    async def checks(self, name: str, metric: str | None = None) -> list[CheckView]:
+        job = self._job(name)
+        now, catalogue = self._clock.now(), {each.name: each for each in job.collector.metrics}
+        return [
+            CheckView.of(name, check, catalogue.get(check.metric), now, job.max_age)
+            for check in await self._store.checks(name)
+            if metric is None or is_meant(check, metric)
+        ]
 
     # Runs
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from service.web.check_views import CheckView
 from service.web.metrics import Snapshot
 from service.web.views import CollectorView, DeliveryView, Health, Info, LogLine, RunView, SampleView, Triggered
 
@@ -91,6 +92,10 @@ class Operations(Protocol):
 
     async def samples(self, run_id: str, offset: int, limit: int) -> tuple[list[SampleView], int] | None:
         """One page of the run's samples and how many it has in all, None when there is no such run."""
+        ...
+
+    async def checks(self, name: str, metric: str | None = None) -> list[CheckView]:
+        """What the collector's checks say now; ``metric``: only those that it names. Raises UnknownCollector."""
         ...
 
     async def run_log(self, run_id: str) -> list[LogLine]:

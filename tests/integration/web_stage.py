@@ -10,9 +10,11 @@ from typing import Any
 import anyio
 import httpx
 
+from service.domain import checks
 from service.domain.errors import Unavailable
 from service.domain.points import Fate
 from service.domain.runs import Cause, Fault, Outcome, Run, Slot
+from service.web.check_views import CheckView, is_meant
 from service.web.metrics import CollectorState, Quota, Snapshot, Telemetry
 from service.web.operations import AlreadyRunning, Draining, Origin, UnknownCollector
 from service.web.server import bind, build_app, serve
@@ -23,6 +25,7 @@ from service.web.views import (
     Health,
     Info,
     LastError,
+    LogLine,
     Lost,
     RunView,
     SampleView,
@@ -48,6 +51,7 @@ class Daemon:
     draining: bool = False
     bug: str | None = None
     samples_each: int = 3
+    known_checks: list[checks.Check] = field(default_factory=list)
     trouble: str | None = None
     ended: dict[str, anyio.Event] = field(default_factory=dict)
     waited_for: anyio.Event = field(default_factory=anyio.Event)
@@ -153,6 +157,20 @@ class Daemon:
             for i in range(run.samples)
         ]
         return samples[offset : offset + limit], run.samples
+
+    async def checks(self, name: str, metric: str | None = None) -> list[CheckView]:
+        self._need(name)
+        return [
+            CheckView.of(name, check, None, START, timedelta(hours=24))
+            for check in self.known_checks
+            if metric is None or is_meant(check, metric)
+        ]
+
+    async def run_log(self, run_id: str) -> list[LogLine]:
+        return [LogLine(time=START, level="info", message="run started", fields={"cause": "http"})]
+
+    def recent_log(self, limit: int) -> list[LogLine]:
+        return [LogLine(time=START, level="info", message=f"line {i}") for i in range(3)][-limit:]
 
     async def pause(self, name: str, origin: Origin) -> None:
         self._need(name)
