@@ -142,6 +142,7 @@ class Daemon:
         app = build_app(
             self._operations,
             token=http.token.get_secret_value() if http.token else None,
+            read_token=http.read_token.get_secret_value() if http.read_token else None,
             in_cluster=bool(self._environ.get("KUBERNETES_SERVICE_HOST")),
             allowed_hosts=http.allowed_hosts,
             telemetry=self._telemetry,

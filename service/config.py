@@ -161,6 +161,7 @@ class HttpSettings(Section):
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     allowed_hosts: tuple[Annotated[str, AfterValidator(host_name)], ...] = ()
     token: Secret | None = None
+    read_token: Secret | None = None
 
 
 class AwsSettings(Section):

@@ -24,8 +24,8 @@ GITHUB_NAMES = {
     "api_url": ("GITHUB_API_URL",),
     "user_agent": ("GITHUB_USER_AGENT",),
 }
-# Variables of other meaning than their name's: the write token has a short name, the others are read elsewhere.
-_SHORT = {"TOKEN": ("http", "token")}
+# Variables of other meaning than their name's: the tokens have short names, the others are read elsewhere.
+_SHORT = {"TOKEN": ("http", "token"), "READ_TOKEN": ("http", "read_token")}
 _NOT_SETTINGS = {"CONFIG", "URL", "COMMIT"}
 
 _Keys = tuple[str, ...]

@@ -124,7 +124,7 @@ def _daemon(url: str) -> "Iterator[httpx.Client]":
 
     from service.domain.errors import ConfigError, Unavailable
 
-    token = os.environ.get("INFRA_HEALTH_TOKEN")
+    token = os.environ.get("INFRA_HEALTH_TOKEN") or os.environ.get("INFRA_HEALTH_READ_TOKEN")
     headers = {"X-Actor": os.environ.get("USER", "")} | ({"Authorization": f"Bearer {token}"} if token else {})
     try:
         with httpx.Client(base_url=url, timeout=15, headers=headers) as http:

@@ -33,6 +33,7 @@ def build_app(
     operations: Operations,
     *,
     token: str | None,
+    read_token: str | None = None,
     in_cluster: bool,
     allowed_hosts: Iterable[str],
     telemetry: Telemetry,
@@ -46,7 +47,12 @@ def build_app(
         routes=[*(call.route() for call in calls), *Pages(operations).routes()],
         middleware=[
             Middleware(
-                Guard, token=token, in_cluster=in_cluster, allowed_hosts=allowed_hosts, machine=socket.gethostname()
+                Guard,
+                token=token,
+                read_token=read_token,
+                in_cluster=in_cluster,
+                allowed_hosts=allowed_hosts,
+                machine=socket.gethostname(),
             ),
             Middleware(Catch),
         ],

@@ -266,12 +266,24 @@ async def received(stream: anyio.abc.SocketStream) -> bytes:
 
 @asynccontextmanager
 async def served(
-    daemon: Daemon, *, token: str | None = None, in_cluster: bool = False, allowed_hosts: tuple[str, ...] = ()
+    daemon: Daemon,
+    *,
+    token: str | None = None,
+    read_token: str | None = None,
+    in_cluster: bool = False,
+    allowed_hosts: tuple[str, ...] = (),
 ) -> AsyncIterator[Stage]:
     listener = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
     telemetry = Telemetry(version="1.2.3", commit="abc1234", collectors=daemon.collector_names)
-    app = build_app(daemon, token=token, in_cluster=in_cluster, allowed_hosts=allowed_hosts, telemetry=telemetry)
+    app = build_app(
+        daemon,
+        token=token,
+        read_token=read_token,
+        in_cluster=in_cluster,
+        allowed_hosts=allowed_hosts,
+        telemetry=telemetry,
+    )
     with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             await tasks.start(serve, app, listener)
