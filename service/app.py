@@ -4,8 +4,10 @@ It starts from the store outwards (whatever is claimed must be kept) and ends in
 the active ones get their time, what they stored is delivered, then the probes stop answering.
 """
 
+import gc
 import signal
 import socket
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import timedelta
 
@@ -153,6 +155,7 @@ class Daemon:
         self._tasks.start_soon(self._watch_lag)
         self._tasks.start_soon(self._prune)
         self._set_jobs(jobs)
+        _set_apart()
 
     async def reload(self) -> None:
         """Takes over what can change in a running daemon; a wrong configuration changes nothing."""
@@ -170,6 +173,7 @@ class Daemon:
         self._settings = loaded.settings
         self._operations.reload_error = None
         self._set_jobs(jobs)
+        _set_apart()
         await self._operations.record("reload", "configuration", _SIGNAL)
 
     async def trigger_all(self) -> None:
@@ -217,10 +221,12 @@ class Daemon:
 
     async def _watch_lag(self) -> None:
         """How late the event loop is: what a collector that blocks it would show."""
+        lags: deque[float] = deque(maxlen=round(60 / _LAG_EVERY))
         while True:
             before = self._clock.monotonic()
             await self._clock.sleep(_LAG_EVERY)
-            self._operations.lag = max(0.0, self._clock.monotonic() - before - _LAG_EVERY)
+            lags.append(max(0.0, self._clock.monotonic() - before - _LAG_EVERY))
+            self._operations.lag, self._operations.longest_lag = lags[-1], max(lags)
 
     async def _prune(self) -> None:
         faults = Faults()
@@ -234,3 +240,13 @@ class Daemon:
                 if ended := faults.end("prune"):
                     log.info("the store is pruned again", reason=ended.reason, since=ended.since.isoformat())
             await self._clock.sleep(_PRUNE_EVERY.total_seconds())
+
+
+def _set_apart() -> None:
+    """Takes what lives as long as the daemon out of the garbage collector's rounds.
+
+    With a thousand collectors a full round holds everything up for 40 to 70 ms; without these objects, for 10.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()

@@ -13,6 +13,7 @@ distribution counted as uncertain would be a certain loss against a possible dou
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -65,10 +66,12 @@ class DatadogIntake:
     """The intake at the base address ``url``, reached as HTTP(S)_PROXY and NO_PROXY say.
 
     ``clock_skew``: seconds by which our clock is ahead of the intake's Date header, None while unknown.
+    ``requests``: answers so far by status; "error" where none came.
     """
 
     def __init__(self, url: str, key: Secret, now: Callable[[], datetime] = _utc_now) -> None:
         self.clock_skew: float | None = None
+        self.requests: Counter[str] = Counter()
         self._url = url.rstrip("/")
         self._key = key
         self._http = httpx.AsyncClient(timeout=_TIMEOUT)
@@ -124,10 +127,13 @@ class DatadogIntake:
                 finally:
                     await response.aclose()
         except TimeoutError as error:
+            self.requests["error"] += 1
             raise Unavailable(f"{self._host}: no answer within {_WHOLE:.0f} s", ambiguous=True) from error
         except httpx.HTTPError as error:
+            self.requests["error"] += 1
             reason = _masked(f"{type(error).__name__} {error}", key)
             raise Unavailable(f"{self._host}: {reason}", ambiguous=not isinstance(error, _NOT_SENT)) from error
+        self.requests[str(response.status_code)] += 1
         self._judge(response, text, key)
 
     def _judge(self, response: httpx.Response, text: bytes, key: str) -> None:

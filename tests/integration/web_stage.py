@@ -196,6 +196,7 @@ class Daemon:
             active_runs=sum(not run.ended for run in self.history),
             waiting=7,
             lag=0.002,
+            requests={"github": {"304": 1}},
             quota={"core": Quota(4990, 5000)},
             collectors={name: CollectorState(name in self.paused, START) for name in self.collector_names},
         )
