@@ -15,10 +15,9 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
-from service import __version__
+from service import __version__, logs
 from service.adapters.store import SqliteStore
-from service.config import Settings
-from service.config_sources import Loaded, changes
+from service.config_sources import Loaded, differences, secret_values
 from service.domain.errors import ConfigError, Unavailable
 from service.domain.runs import Cause, Run
 from service.domain.samples import Sample
@@ -67,7 +66,7 @@ async def run_daemon(load: Loader, loaded: Loaded, environ: Mapping[str, str], a
     store = await SqliteStore.open(settings.state_dir, now=clock.now())
     try:
         async with edges(settings, environ) as parts, anyio.create_task_group() as tasks:
-            daemon = Daemon(load, settings, environ, clock, store, parts, tasks)
+            daemon = Daemon(load, loaded, environ, clock, store, parts, tasks)
             # Ours before uvicorn's: it would raise SIGTERM anew, and nothing would drain.
             with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals:
                 await daemon.start(listener)
@@ -97,7 +96,7 @@ class Daemon:
     def __init__(
         self,
         load: Loader,
-        settings: Settings,
+        loaded: Loaded,
         environ: Mapping[str, str],
         clock: Clock,
         store: SqliteStore,
@@ -106,7 +105,8 @@ class Daemon:
     ) -> None:
         self.hurried = False
         self._load = load
-        self._settings = settings
+        self._settings = settings = loaded.settings
+        self._file = loaded.file
         self._environ = environ
         self._clock = clock
         self._store = store
@@ -161,15 +161,25 @@ class Daemon:
         """Takes over what can change in a running daemon; a wrong configuration changes nothing."""
         try:
             loaded = await anyio.to_thread.run_sync(self._load)
+            if self._file and loaded.file is None:
+                raise ConfigError(f"{self._file} is gone")
+            logs.mask(secret_values(loaded.settings))
             jobs = build_jobs(loaded.settings, self._parts, self._store)
-        except ConfigError as error:
-            log.error("reload refused: the configuration before it holds", reason=str(error))  # noqa: TRY400
-            self._operations.reload_error = str(error)
+        except Exception as error:
+            # A collector of somebody else's package may raise anything when it is built anew.
+            if not isinstance(error, ConfigError):
+                log.exception("the reload met an unexpected error")
+            reason = str(error) if isinstance(error, ConfigError) else f"unexpected {type(error).__name__}: {error}"
+            log.error("reload refused: the configuration before it holds", reason=reason)  # noqa: TRY400 - logged above
+            self._operations.reload_error = reason
             await self._operations.record("reload refused", "configuration", _SIGNAL)
             return
-        changed = changes(self._settings, loaded.settings)
-        taken = [key for key in changed if key.startswith(_RELOADED)]
-        log.info("configuration reloaded", changed=taken, need_a_restart=[key for key in changed if key not in taken])
+        changed = differences(self._settings, loaded.settings)
+        taken = {key: change for key, change in changed.items() if key.startswith(_RELOADED)}
+        left = {key: change for key, change in changed.items() if key not in taken}
+        log.info("configuration reloaded", changed=taken or "nothing")
+        if left:
+            log.warning("these changes need a restart", changed=left)
         self._settings = loaded.settings
         self._operations.reload_error = None
         self._set_jobs(jobs)

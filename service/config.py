@@ -228,9 +228,20 @@ def secret_values(section: Section) -> Iterator[str]:
                 yield from secret_values(part)
 
 
-def changes(before: Section, after: Section, above: str = "") -> list[str]:
+def changes(before: Section, after: Section) -> list[str]:
     """The keys whose values differ, dotted; the whole of what came, went or changed its type."""
-    found: list[str] = []
+    return [path for path, _, _ in _differing(before, after)]
+
+
+def differences(before: Section, after: Section) -> dict[str, str]:
+    """The same with both values as ``describe`` shows them: ``15m -> 30m``."""
+    return {
+        path: " -> ".join(str(_plain(path.rpartition(".")[2], value)) for value in pair)
+        for path, *pair in _differing(before, after)
+    }
+
+
+def _differing(before: Section, after: Section, above: str = "") -> Iterator[tuple[str, Any, Any]]:
     for name in type(before).model_fields:
         old, new = getattr(before, name), getattr(after, name)
         pairs = {f"{above}{name}": (old, new)}
@@ -238,10 +249,9 @@ def changes(before: Section, after: Section, above: str = "") -> list[str]:
             pairs = {f"{above}{name}.{key}": (old.get(key), new.get(key)) for key in {**old, **new}}
         for path, (one, other) in pairs.items():
             if isinstance(one, Section) and type(one) is type(other):
-                found += changes(one, other, f"{path}.")
+                yield from _differing(one, other, f"{path}.")
             elif one != other:
-                found.append(path)
-    return found
+                yield path, one, other
 
 
 def _plain(name: str, value: Any) -> Any:

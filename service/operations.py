@@ -22,7 +22,7 @@ from service.pipeline.ports import Clock
 from service.pipeline.schedule import Timer
 from service.web.check_views import CheckView, is_meant
 from service.web.metrics import CollectorState, Quota, Snapshot
-from service.web.operations import AlreadyRunning, Draining, Origin, UnknownCollector
+from service.web.operations import AlreadyRunning, Draining, Origin, TooManyRuns, UnknownCollector
 from service.web.views import (
     Check,
     CollectorView,
@@ -41,6 +41,7 @@ log = structlog.get_logger(__name__)
 
 # The timer proves its life every second; so long without one and the daemon is stuck.
 _BEAT_LOST = 15.0
+_MOST_ACTIVE = 8  # runs of one collector, as far as callers start them
 _TURN = 25  # collectors or runs
 
 Item = TypeVar("Item")
@@ -107,6 +108,9 @@ class DaemonOperations:
 
     async def trigger(self, name: str, origin: Origin) -> Triggered:
         self._job(name)
+        # Under Forbid one is active at most; Allow and Replace would let a caller start any number.
+        if (active := len(self._dispatcher.active(name))) >= _MOST_ACTIVE:
+            raise TooManyRuns(name, active)
         try:
             run = self._start(name, Cause.HTTP, origin)
         except dispatch.AlreadyRunning as error:
@@ -123,7 +127,11 @@ class DaemonOperations:
         """Starts every enabled collector that is not running under Forbid."""
         triggered = []
         for job in list(self._dispatcher.jobs.values()):
+            active = self._dispatcher.active(job.name)
             if not job.enabled:
+                continue
+            if len(active) >= _MOST_ACTIVE:
+                triggered.append(Triggered(id=active[-1].id, collector=job.name, started=False))
                 continue
             try:
                 run = self._start(job.name, cause, origin)

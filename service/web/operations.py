@@ -3,6 +3,7 @@
 OperationsError
 ├── UnknownCollector     404
 ├── AlreadyRunning       409, with the running run's address
+├── TooManyRuns          429
 └── Draining             503: the daemon takes no new runs
 """
 
@@ -34,6 +35,13 @@ class AlreadyRunning(OperationsError):
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
         super().__init__(f"run {run_id} is active and the concurrency policy is Forbid")
+
+
+class TooManyRuns(OperationsError):
+    """The collector's policy lets runs overlap, and as many as may are active."""
+
+    def __init__(self, name: str, active: int) -> None:
+        super().__init__(f"{active} runs of {name} are active already; try again when one has ended")
 
 
 class Draining(OperationsError):
@@ -73,7 +81,7 @@ class Operations(Protocol):
         ...
 
     async def trigger(self, name: str, origin: Origin) -> Triggered:
-        """Starts a run now. Raises UnknownCollector, AlreadyRunning or Draining."""
+        """Starts a run now. Raises UnknownCollector, AlreadyRunning, TooManyRuns or Draining."""
         ...
 
     async def trigger_all(self, origin: Origin) -> list[Triggered]:
