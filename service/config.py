@@ -32,6 +32,7 @@ from service.config_values import (
     host_name,
     is_model,
     is_secret_name,
+    private_parts,
     sendable,
     shown,
     site_name,
@@ -218,7 +219,7 @@ def describe(section: Section) -> dict[str, Any]:
 
 
 def secret_values(section: Section) -> Iterator[str]:
-    """Every secret in the settings, for ``logs.mask``."""
+    """Every secret in the settings, those in addresses included, for ``logs.mask``."""
     for name in type(section).model_fields:
         value = getattr(section, name)
         for part in value.values() if isinstance(value, dict) else (value,):
@@ -226,6 +227,8 @@ def secret_values(section: Section) -> Iterator[str]:
                 yield part.get_secret_value()
             elif isinstance(part, Section):
                 yield from secret_values(part)
+            elif isinstance(part, str):
+                yield from private_parts(part)
 
 
 def changes(before: Section, after: Section) -> list[str]:

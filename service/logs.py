@@ -65,6 +65,11 @@ def mask(values: Iterable[str]) -> None:
     _secrets.add(values)
 
 
+def hidden(text: str) -> str:
+    """``text`` as it may be written."""
+    return _secrets.hide(text)
+
+
 def configure(
     *,
     format: Literal["auto", "json", "console"],

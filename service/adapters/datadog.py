@@ -37,6 +37,7 @@ _PATH = {Kind.DISTRIBUTION: "/api/v1/distribution_points"}
 _SERIES_PATH = "/api/v2/series"
 _TIMEOUT = httpx.Timeout(20, connect=5, pool=5)
 _WHOLE = 30.0  # seconds for the request and its answer, however slowly they trickle
+_VALIDATE = 10.0
 _LONGEST_ANSWER = 65_536  # bytes
 _LONGEST_REASON = 300  # characters
 _SKEW = 60.0  # seconds; Datadog drops what is ten minutes ahead or an hour behind
@@ -96,6 +97,26 @@ class DatadogIntake:
             if not await self._key.ask_again():
                 raise
             await self._post(payload, await self._usable_key())
+
+    async def validate(self) -> None:
+        """Returns when the intake takes the key. Nothing is sent. Raises Unauthorized, Unavailable or Rejected.
+
+        https://docs.datadoghq.com/api/latest/authentication/#validate-api-key
+        """
+        headers = {"DD-API-KEY": await self._usable_key(), "User-Agent": f"infra-health/{__version__}"}
+        try:
+            with anyio.fail_after(_VALIDATE):
+                response = await self._http.get(f"{self._url}/api/v1/validate", headers=headers)
+        except TimeoutError as error:
+            raise Unavailable(f"{self._host}: no answer within {_VALIDATE:.0f} s") from error
+        except httpx.HTTPError as error:
+            text = _masked(f"{type(error).__name__} {error}", headers["DD-API-KEY"])
+            raise Unavailable(f"{self._host}: {text}") from error
+        self._compare_clocks(response.headers.get("date"))
+        if response.status_code in (401, 403):
+            raise Unauthorized(f"{self._host} answered {response.status_code}: the {self._key.title} is refused")
+        if response.status_code != 200:
+            raise Rejected(f"{self._host} answers, but not as Datadog does ({response.status_code})")
 
     async def _usable_key(self) -> str:
         key = (await self._key.get() or "").strip()

@@ -2,13 +2,14 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from service.cli.words import about
 from service.domain.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def print_pass(result: "Pass") -> None:
                 f"{sample.value:.6g}",
                 sample.tags.get("condition", ""),
                 sample.tags.get("status", ""),
-                _about(sample.tags),
+                about(sample.tags),
             )
             for sample in each.samples
         ]
@@ -69,15 +70,12 @@ def print_pass(result: "Pass") -> None:
 
 
 @contextmanager
-def progress(quiet: bool) -> Iterator[Callable[[str], None]]:
-    """A spinner with the latest word on a terminal, nothing in a pipe."""
+def progress(quiet: bool, *, lines: bool = False) -> Iterator[Callable[[str], None]]:
+    """A spinner with the latest word on a terminal; in a pipe nothing, or with ``lines`` each word on its line."""
     if quiet or not sys.stderr.isatty():
-        yield lambda text: None
+        yield (lambda text: click.echo(text, err=True)) if lines and not quiet else (lambda text: None)
         return
     with console(stderr=True).status("starting") as status:
-        yield lambda text: status.update(text)
+        from rich.text import Text
 
-
-def _about(tags: Mapping[str, str]) -> str:
-    names = ("workflow_name", "task", "check", "label", "repo")
-    return " / ".join(tags[name] for name in names if name in tags)
+        yield lambda text: status.update(Text(text))
