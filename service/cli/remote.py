@@ -1,6 +1,7 @@
 """Commands that act on a running daemon, and its status: ``status``, ``trigger``, ``pause``, ``resume``."""
 
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -60,10 +61,9 @@ class _WithWait(click.Command):
     """``--wait`` alone waits for ``_WAIT`` seconds; click alone would take the word after it for the number."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        following = [*args[1:], ""]
         given = [
             f"--wait={_WAIT}" if word == "--wait" and not after.isdigit() else word
-            for word, after in zip(args, following, strict=True)
+            for word, after in pairwise([*args, ""])
         ]
         return super().parse_args(ctx, given)
 
