@@ -7,7 +7,6 @@ the active ones get their time, what they stored is delivered, then the probes s
 import gc
 import signal
 import socket
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import timedelta
 
@@ -32,6 +31,7 @@ from service.pipeline.job import Job
 from service.pipeline.ports import Clock
 from service.pipeline.run import Runner
 from service.pipeline.schedule import Timer
+from service.scrape import LAG_EVERY
 from service.series import collisions
 from service.web.metrics import Telemetry
 from service.web.operations import Origin
@@ -44,7 +44,6 @@ log = structlog.get_logger(__name__)
 _RUNS_GET = 20.0
 _DELIVERY_GETS = 12.0
 _PRUNE_EVERY = timedelta(minutes=10)
-_LAG_EVERY = 0.5
 
 # What a reload takes over; the rest needs a restart.
 _RELOADED = ("collectors.", "datadog.env", "datadog.version")
@@ -231,12 +230,10 @@ class Daemon:
 
     async def _watch_lag(self) -> None:
         """How late the event loop is: what a collector that blocks it would show."""
-        lags: deque[float] = deque(maxlen=round(60 / _LAG_EVERY))
         while True:
             before = self._clock.monotonic()
-            await self._clock.sleep(_LAG_EVERY)
-            lags.append(max(0.0, self._clock.monotonic() - before - _LAG_EVERY))
-            self._operations.lag, self._operations.longest_lag = lags[-1], max(lags)
+            await self._clock.sleep(LAG_EVERY)
+            self._operations.lags.append(max(0.0, self._clock.monotonic() - before - LAG_EVERY))
 
     async def _prune(self) -> None:
         faults = Faults()

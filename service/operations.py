@@ -1,11 +1,9 @@
 """What operators see and do, whether by HTTP or by signal: the daemon behind the web's ``Operations``."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping
-from datetime import datetime
-from typing import TypeVar
+from collections import deque
+from collections.abc import Iterable
 
 import anyio
-import anyio.lowlevel
 import structlog
 
 from service import logs
@@ -20,8 +18,9 @@ from service.pipeline.dispatch import Dispatcher
 from service.pipeline.job import Job
 from service.pipeline.ports import Clock
 from service.pipeline.schedule import Timer
+from service.scrape import LAGS, in_turns, scraped
 from service.web.check_views import CheckView, is_meant
-from service.web.metrics import CollectorState, Quota, Snapshot
+from service.web.metrics import Snapshot
 from service.web.operations import AlreadyRunning, Draining, Origin, TooManyRuns, UnknownCollector
 from service.web.views import (
     Check,
@@ -42,9 +41,6 @@ log = structlog.get_logger(__name__)
 # The timer proves its life every second; so long without one and the daemon is stuck.
 _BEAT_LOST = 15.0
 _MOST_ACTIVE = 8  # runs of one collector, as far as callers start them
-_TURN = 25  # collectors or runs
-
-Item = TypeVar("Item")
 
 
 class DaemonOperations:
@@ -63,8 +59,7 @@ class DaemonOperations:
     ) -> None:
         self.info = info
         self.reload_error: str | None = None
-        self.lag: float | None = None
-        self.longest_lag: float | None = None
+        self.lags: deque[float] = deque(maxlen=LAGS)
         self._clock = clock
         self._store = store
         self._dispatcher = dispatcher
@@ -223,23 +218,7 @@ class DaemonOperations:
         )
 
     async def metrics_snapshot(self) -> Snapshot:
-        try:
-            successes = await self._store.last_successes()
-        except Unavailable:
-            successes = {}
-        return Snapshot(
-            active_runs=len(self._dispatcher.all_active()),
-            waiting=self._delivery.state.waiting,
-            lag=self.lag,
-            longest_lag=self.longest_lag,
-            requests={"github": dict(self._edges.github.requests), "datadog": dict(self._edges.intake.requests)},
-            quota={name: Quota(each.remaining, each.limit) for name, each in self._edges.github.quota.items()},
-            collectors={
-                job.name: self._collector_state(job, successes)
-                async for job in _in_turns(self._dispatcher.jobs.values())
-                if job.name in self._dispatcher.jobs
-            },
-        )
+        return await scraped(self._clock, self._store, self._dispatcher, self._delivery, self._edges, self.lags)
 
     # Keeping account
 
@@ -269,14 +248,6 @@ class DaemonOperations:
             raise UnknownCollector(name, jobs)
         return jobs[name]
 
-    def _collector_state(self, job: Job, successes: Mapping[str, datetime]) -> CollectorState:
-        return CollectorState(
-            paused=self._dispatcher.is_paused(job.name),
-            last_success=successes.get(job.name),
-            next_run=self._dispatcher.next_run(job.name),
-            interval=job.schedule.interval(self._clock.now(), job.zone),
-        )
-
     async def _set_paused(self, name: str, paused: bool, origin: Origin) -> None:
         self._job(name)
         await self._store.set_paused(name, paused)
@@ -305,7 +276,7 @@ class DaemonOperations:
                 last_error=_last_error(failures.get(job.name)),
                 samples=latest[job.name].samples if job.name in latest else 0,
             )
-            async for job in _in_turns(jobs)
+            async for job in in_turns(jobs)
             if job.name in self._dispatcher.jobs
         ]
 
@@ -313,15 +284,7 @@ class DaemonOperations:
         active = {run.id: run for run in self._dispatcher.all_active()}
         runs = [active.get(run.id, run) for run in runs]
         fates = await self._store.fates_of([run.id for run in runs])
-        return [RunView.of(run, fates.get(run.id, {})) async for run in _in_turns(runs)]
-
-
-async def _in_turns(items: Iterable[Item]) -> AsyncIterator[Item]:
-    """``items``, with a turn for the rest of the loop after each few: a thousand collectors take it 100 ms."""
-    for number, item in enumerate(list(items), 1):
-        yield item
-        if number % _TURN == 0:
-            await anyio.lowlevel.checkpoint()
+        return [RunView.of(run, fates.get(run.id, {})) async for run in in_turns(runs)]
 
 
 def _warned(name: str, trouble: str | None) -> Check:
