@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import httpx
+from starlette.routing import Route
 
 from service.domain import checks
 from service.domain.errors import Unavailable
@@ -244,6 +245,7 @@ class Stage:
     port: int
     telemetry: Telemetry
     stop: Callable[[], None]
+    routes: list[Route]
 
     async def raw(self, sent: bytes) -> bytes:
         """What comes back for these very bytes until the server closes."""
@@ -285,11 +287,12 @@ async def served(
         allowed_hosts=allowed_hosts,
         telemetry=telemetry,
     )
+    routes = [route for route in app.routes if isinstance(route, Route)]
     with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             await tasks.start(serve, app, listener)
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-                yield Stage(client, port, telemetry, tasks.cancel_scope.cancel)
+                yield Stage(client, port, telemetry, tasks.cancel_scope.cancel, routes)
             tasks.cancel_scope.cancel()
 
 
