@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import anyio
+
 from service.adapters.store import SqliteStore
 from service.config import Settings
 from service.domain.points import StoredSample
@@ -65,22 +67,22 @@ async def preview(
     """Of the named collectors (None: all enabled ones). Works beside a daemon. Raises ConfigError or Unavailable."""
     wanted = chosen(settings, names)
     clock = SystemClock()
+    found = []
     store = await SqliteStore.open_reading(settings.state_dir)
     try:
-        async with edges(settings, environ) as parts:
+        async with edges(settings, environ) as parts, anyio.create_task_group() as attempts:
             jobs = [job for job in build_jobs(settings, parts, store) if job.name in wanted]
             passed = await look(jobs, tell)
-            runner = Runner(store, clock, stored=lambda: None, quota=parts.quota)
-            found = []
+            runner = Runner(store, clock, attempts, stored=lambda: None, quota=parts.quota)
             for job, each in zip(jobs, passed.runs, strict=True):
                 leaving = await runner.leaving(job, each.run, each.collected)
                 before = await _last_cycle(store, job.name)
                 stored = (await store.samples(before.id, 0, _ENOUGH))[0] if before else []
                 lines = compared(leaving.samples, stored)
                 found.append(Preview(each.run, before.id if before else None, leaving.samples, lines))
-            return found
     finally:
         await store.close()
+    return found
 
 
 async def _last_cycle(store: SqliteStore, job: str) -> Run | None:

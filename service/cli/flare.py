@@ -37,10 +37,10 @@ def flare(options: Options, url: str, file: Path) -> None:
     with told():
         loaded = options.load()
         options.start_logs(loaded, level="error")
-        with tables.progress(options.quiet) as tell:
-            tell("looking at the settings and the state directory")
+        with tables.Progress(quiet=options.quiet) as progress:
+            progress.tell("looking at the settings and the state directory")
             files = anyio.run(bundle.local_files, loaded, options.environ())
-            tell(f"asking the daemon at {url}")
+            progress.tell(f"asking the daemon at {url}")
             files |= _of_daemon(url)
         bundle.write(file, files)
         if options.json:

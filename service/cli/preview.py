@@ -25,9 +25,13 @@ def preview(options: Options, names: tuple[str, ...], show_all: bool) -> None:
 
     with told():
         loaded = options.load()
+        if unknown := [name for name in names if name not in loaded.settings.collectors]:
+            known = ", ".join(loaded.settings.collectors)
+            raise click.UsageError(f"no collector is called {', '.join(unknown)}; configured are: {known}")
         options.start_logs(loaded, level="warning")
-        with tables.progress(options.quiet) as tell:
-            found = anyio.run(previews.preview, loaded.settings, options.environ(), list(names) or None, tell)
+        with tables.Progress(quiet=options.quiet) as progress:
+            wanted = list(names) or None
+            found = anyio.run(previews.preview, loaded.settings, options.environ(), wanted, progress.tell)
         if options.json:
             tables.print_json([each.as_json() for each in found])
         else:

@@ -130,14 +130,14 @@ def _act(options: Options, url: str, name: str, what: str, reason: str | None) -
 def _wait(http: "httpx.Client", run_id: str, seconds: int, quiet: bool) -> dict[str, Any]:
     """The run as it is when it ended or after ``seconds``, with its progress on stderr."""
     began, last = time.monotonic(), ""
-    with tables.progress(quiet, lines=True) as tell:
+    with tables.Progress(quiet=quiet, lines=True) as progress:
         while True:
             run = answer(http.get(f"/api/v1/runs/{run_id}"))
             if run["ended"] or time.monotonic() - began >= seconds:
                 return run
             said = f"{run_id}: attempt {run['attempts'] or 1} {'; '.join(run['errors'])}".rstrip()
             if said != last:
-                tell(words.harmless(said))
+                progress.tell(words.harmless(said))
                 last = said
             time.sleep(_POLL)
 

@@ -3,7 +3,7 @@
 Every cause (schedule, HTTP, signal, --once) comes through ``Runner.run_slot``.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -15,18 +15,20 @@ from anyio.abc import TaskGroup
 from service import logs
 from service.domain import checks
 from service.domain.errors import HealthError, Unavailable
+from service.domain.naming import metric_name
 from service.domain.points import LOST
 from service.domain.runs import Collected, Fault, Outcome, Run
 from service.domain.samples import Sample
-from service.pipeline.faults import Faults, News
 from service.pipeline.job import DURATION, POINTS_LOST, QUOTA_REMAINING, SAMPLES, SUCCESS_AGE, UP, Job
 from service.pipeline.ports import Clock, Runs
+from service.pipeline.telling import Telling
 
 log = structlog.get_logger(__name__)
 Answer = TypeVar("Answer")
 
 # A failed run is tried again as a Job is: after 10 s, 20 s, 40 s, at most 6 minutes.
 _FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 360.0
+_LONGEST_REASON = 1000  # characters
 # So long a cancelled collector may take to stop before its run goes on without it.
 _GRACE = 5.0
 
@@ -50,12 +52,13 @@ class _Attempt:
     """One try of a collector: what it brought or why it did not."""
 
     collected: Collected | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 class Runner:
     """Carries out runs.
 
+    ``attempts`` owns the tries: one that ignores its cancellation is left there instead of holding up its run.
     ``stored`` is told when there is something to send, ``ended`` which run ended with which collected samples;
     ``quota`` gives the requests that are left of a collector's quota, None where it has none.
     """
@@ -64,6 +67,7 @@ class Runner:
         self,
         store: Runs,
         clock: Clock,
+        attempts: TaskGroup,
         *,
         stored: Callable[[], None],
         quota: Callable[[Job], float | None] = lambda job: None,
@@ -72,26 +76,24 @@ class Runner:
     ) -> None:
         self._store = store
         self._clock = clock
+        self._tasks = attempts
         self._stored = stored
         self._quota = quota
         self._ended = ended
         self._retry = retry
-        self._faults = Faults()
+        self._telling = Telling(clock)
 
-    async def run_slot(self, job: Job, active: Active, tasks: TaskGroup) -> Run:
-        """The whole run. Its samples are in the outbox when this returns, whatever the collector did.
-
-        ``tasks`` owns the attempts: one that ignores its cancellation is left there instead of holding up the run.
-        """
+    async def run_slot(self, job: Job, active: Active) -> Run:
+        """The whole run. Its samples are in the outbox when this returns, whatever the collector did."""
         run_id = active.run.id
         with structlog.contextvars.bound_contextvars(collector=job.name, run=run_id):
             logs.memory.open(run_id)
             try:
                 await self._keep("the start of the run", self._store.begin(active.run))
-                log.info("run started", cause=active.run.slot.cause.value, **_source(active.run))
+                self._telling.started(active.run)
                 collected = Collected()
                 with active.scope:
-                    collected = await self._attempts(job, active, tasks)
+                    collected = await self._attempts(job, active)
                 if active.run.outcome is None:
                     active.run = failed(active.run, _WHY[active.ending], active.ending)
                 # What was collected must be stored even while the daemon ends.
@@ -102,12 +104,12 @@ class Runner:
                 logs.memory.close(run_id)
             return active.run
 
-    async def _attempts(self, job: Job, active: Active, tasks: TaskGroup) -> Collected:
+    async def _attempts(self, job: Job, active: Active) -> Collected:
         """Tries until one succeeds, the fault is of a kind that time can't mend, or the deadline is near."""
         deadline = self._clock.monotonic() + job.active_deadline.total_seconds()
         while True:
             active.run = replace(active.run, attempts=active.run.attempts + 1)
-            attempt = await self._attempt(job, deadline - self._clock.monotonic(), tasks)
+            attempt = await self._attempt(job, deadline - self._clock.monotonic())
             if attempt is None:
                 limit = f"{job.active_deadline.total_seconds():g} s"
                 active.run = failed(active.run, f"not done within {limit}", Outcome.DEADLINE_EXCEEDED)
@@ -127,17 +129,15 @@ class Runner:
                 )
                 return Collected()
             active.run = replace(active.run, faults=(Fault(reason),))
-            # A fault that is known already is not told again by each attempt of each run; the run's own log has all.
-            tell = log.debug if self._faults.compare(job.name, reason) is News.SAME else log.warning
-            tell("attempt failed", attempt=active.run.attempts, reason=reason, next_in_seconds=pause)
+            self._telling.attempt_failed(active.run, reason, pause)
             await self._clock.sleep(pause)
 
-    async def _attempt(self, job: Job, seconds: float, tasks: TaskGroup) -> _Attempt | None:
+    async def _attempt(self, job: Job, seconds: float) -> _Attempt | None:
         """One try, None when it was not done within ``seconds``."""
         # The deadline is told to the collector, too: a client asks how long it may still wait for a limit to open.
         attempt, done = _Attempt(), anyio.Event()
         scope = anyio.CancelScope(deadline=anyio.current_time() + seconds)
-        tasks.start_soon(_collect, job, self._clock.now(), attempt, done, scope)
+        self._tasks.start_soon(self._collect, job, attempt, done, scope)
         try:
             await self._wait(done, seconds)
         finally:
@@ -148,6 +148,23 @@ class Runner:
                 if not done.is_set():
                     log.error("the collector ignores its cancellation; the run goes on without it")
         return attempt if attempt.collected or attempt.error else None
+
+    async def _collect(self, job: Job, attempt: _Attempt, done: anyio.Event, scope: anyio.CancelScope) -> None:
+        """Asks the collector. It may be foreign code: whatever it does is the fault of its run alone."""
+        try:
+            with scope:
+                attempt.collected = checked(await job.collector.collect(self._clock.now()))
+        except anyio.get_cancelled_exc_class():
+            if self._tasks.cancel_scope.cancel_called:
+                raise
+            # Nobody cancelled it: it awaited something that was cancelled and let the error out.
+            attempt.error = RuntimeError("the collector was cancelled by something of its own")
+        except (Exception, SystemExit, BaseExceptionGroup) as error:
+            attempt.error = _telling(error)
+            if not isinstance(attempt.error, HealthError):
+                log.exception("the collector raised an unexpected error")
+        finally:
+            done.set()
 
     async def _wait(self, done: anyio.Event, seconds: float) -> None:
         """Until ``done``, at most ``seconds`` by the clock of the runs."""
@@ -174,22 +191,24 @@ class Runner:
     async def _finish(self, job: Job, active: Active, collected: Collected) -> None:
         run = replace(active.run, ended=self._clock.now())
         leaving = await self.leaving(job, run, collected)
-        active.run = run = replace(run, samples=len(leaving.samples))
+        active.run = run = replace(leaving.run, samples=len(leaving.samples))
         ended = self._store.end(run, leaving.samples, leaving.checks, collected.remember)
         await self._keep("the run and its samples", ended)
         self._stored()
         self._ended(run, leaving.measured)
-        self._tell(run, len(leaving.measured))
+        self._telling.ended(run, len(leaving.measured))
 
     async def leaving(self, job: Job, run: Run, collected: Collected) -> "Leaving":
         """What the ended ``run`` sends, and the checks as they are after it. Nothing is kept here."""
         now = run.ended or self._clock.now()
-        measured = stamped(job, collected, now)
+        measured, bad = stamped(job, collected, now)
+        if bad:
+            run = replace(run, outcome=Outcome.PARTIAL, faults=(*run.faults, *bad))
         unmeasured = [{**job.tags, **tags} for tags in collected.unmeasured]
         known = checks.updated(await self._known_checks(job), measured, unmeasured, now)
         states = [job.stamp_check(sample) for sample in checks.to_samples(known, now, job.max_age)]
         own = await self._own_samples(job, run, len(measured), now)
-        return Leaving(measured, measured + states + own, known)
+        return Leaving(run, measured, [*measured, *states, *own], known)
 
     async def _known_checks(self, job: Job) -> Sequence[checks.Check]:
         return await self._keep("the known checks", self._store.checks(job.name)) or ()
@@ -208,89 +227,52 @@ class Runner:
 
     async def _keep(self, what: str, work: Awaitable[Answer]) -> Answer | None:
         """``work`` of the store, None when the store is lost: a run goes on without it."""
-        lost = ("store", what)
         try:
             answer = await work
         except Unavailable as error:
-            if self._faults.meet(lost, str(error), self._clock.now()) is not News.SAME:
-                log.error("the store is lost", what=what, reason=str(error))  # noqa: TRY400 - the reason says it all
+            self._telling.store_lost(what, str(error))
             return None
-        if ended := self._faults.end(lost):
-            log.info("the store is back", what=what, reason=ended.reason, since=ended.since.isoformat())
+        self._telling.store_works(what)
         return answer
-
-    def _tell(self, run: Run, count: int) -> None:
-        """The run's second log line, and of a fault that lasts over runs its begin, its changes and its end."""
-        facts = {"outcome": run.outcome, "seconds": round(run.seconds or 0.0, 3), "samples": count}
-        if run.attempts != 1:
-            facts["attempts"] = run.attempts
-        if run.outcome in _WHY:
-            log.warning("run ended early", **facts, reason=run.error)
-        elif run.outcome is Outcome.COMPLETE:
-            log.info("run ended", **facts)
-            if ended := self._faults.end(run.job):
-                since = ended.since.isoformat(timespec="seconds")
-                log.info("the collector works again", after=ended.reason, since=since, runs=ended.times)
-        else:
-            self._tell_fault(run, facts)
-
-    def _tell_fault(self, run: Run, facts: Mapping[str, object]) -> None:
-        before = self._faults.of(run.job)
-        reason_before = before.reason if before else ""
-        match self._faults.meet(run.job, run.error or "", run.ended or self._clock.now()):
-            case News.SAME:
-                since = before.since.isoformat(timespec="seconds") if before else ""
-                log.info("run ended", **facts, same_fault_since=since)
-                return
-            case News.BEGUN:
-                more = {"reason": run.error}
-            case News.CHANGED:
-                more = {"reason": run.error, "reason_before": reason_before}
-        if run.outcome is Outcome.PARTIAL:
-            log.warning("run ended, some parts are missing", **facts, **more)
-        else:
-            log.error("run failed", **facts, **more)
 
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
-    """``measured``: the collected samples as they leave; ``samples``: these, the checks' series and the run's own."""
+    """``measured``: the collected samples as they leave; ``samples``: these, the checks' series and the run's own.
 
+    ``run``: as it ended, metrics that had to be left out included.
+    """
+
+    run: Run
     measured: Sequence[Sample]
     samples: Sequence[Sample]
     checks: Sequence[checks.Check]
 
 
-def stamped(job: Job, collected: Collected, now: datetime) -> list[Sample]:
-    """The collected samples as they leave."""
+def stamped(job: Job, collected: Collected, now: datetime) -> tuple[list[Sample], list[Fault]]:
+    """The collected samples as they leave, and a fault for each metric whose name Datadog could not take."""
     interval = job.schedule.interval(now, job.zone)
-    return [job.stamp(sample, interval) for sample in collected.samples]
+    names = {sample.metric.name for sample in collected.samples}
+    bad = {name for name in names if metric_name(name) != name}
+    samples = [job.stamp(sample, interval) for sample in collected.samples if sample.metric.name not in bad]
+    return samples, [Fault(_NAMES, f"metric {name!r:.200}") for name in sorted(bad)]
 
 
+_NAMES = "a metric's name begins with a letter and has letters, digits, _ and . only, 200 at most"
 _WHY = {
     Outcome.INTERRUPTED: "the daemon ended before the run did",
     Outcome.REPLACED: "the next slot's run took its place",
 }
 
 
-async def _collect(job: Job, now: datetime, attempt: _Attempt, done: anyio.Event, scope: anyio.CancelScope) -> None:
-    try:
-        with scope:
-            attempt.collected = await job.collector.collect(now)
-    except* HealthError as errors:
-        attempt.error = _first(errors)
-    except* Exception as errors:
-        # A collector may be foreign code: whatever it raises is the fault of its run alone.
-        attempt.error = attempt.error or _first(errors)
-        log.exception("the collector raised an unexpected error")
-    finally:
-        done.set()
-
-
-def _first(errors: BaseExceptionGroup[Exception]) -> Exception:
-    """The first error of a group; a collector with a task group raises groups of groups."""
-    error = errors.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+def _telling(error: BaseException) -> BaseException:
+    """The one error to tell: a collector with a task group raises groups of groups; what adapters say goes first."""
+    leaves = [error]
+    while groups := [leaf for leaf in leaves if isinstance(leaf, BaseExceptionGroup)]:
+        leaves = [leaf for leaf in leaves if leaf not in groups] + [
+            leaf for group in groups for leaf in group.exceptions
+        ]
+    return next((leaf for leaf in leaves if isinstance(leaf, HealthError)), leaves[0])
 
 
 def _may_pass(attempt: _Attempt) -> bool:
@@ -298,9 +280,23 @@ def _may_pass(attempt: _Attempt) -> bool:
     return isinstance(attempt.error, Unavailable) or not isinstance(attempt.error, HealthError)
 
 
-def reason_of(error: Exception | None) -> str:
-    """What to tell the operator of a failed attempt."""
-    return str(error) if isinstance(error, HealthError) else f"unexpected {type(error).__name__}: {error}"
+def checked(collected: object) -> Collected:
+    """``collected`` when it is what collectors promise to bring. Raises TypeError."""
+    if not isinstance(collected, Collected):
+        raise TypeError(f"the collector brought {type(collected).__name__} instead of Collected")
+    for sample in collected.samples:
+        if not isinstance(sample, Sample):
+            raise TypeError(f"the collector brought {type(sample).__name__} among its samples")
+        for name, value in sample.tags.items():
+            if not isinstance(name, str) or not isinstance(value, str):
+                raise TypeError(f"a tag of {sample.metric.name} is not text: {name!r}: {value!r}")
+    return collected
+
+
+def reason_of(error: BaseException | None) -> str:
+    """What to tell the operator of a failed attempt, in one line."""
+    text = str(error) if isinstance(error, HealthError) else f"unexpected {type(error).__name__}: {error}"
+    return " ".join(text.split())[:_LONGEST_REASON]
 
 
 def succeeded(run: Run, collected: Collected) -> Run:
@@ -314,7 +310,3 @@ def succeeded(run: Run, collected: Collected) -> Run:
 def failed(run: Run, reason: str, outcome: Outcome = Outcome.FAILED) -> Run:
     """The run that brought nothing."""
     return replace(run, outcome=outcome, faults=(Fault(reason),))
-
-
-def _source(run: Run) -> dict[str, str]:
-    return {"source": run.slot.source} if run.slot.source else {}
