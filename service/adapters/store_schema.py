@@ -128,8 +128,13 @@ def _run_logs(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE TABLE run_logs (run INTEGER PRIMARY KEY, lines TEXT NOT NULL) STRICT")
 
 
+def _evidence(connection: sqlite3.Connection) -> None:
+    # JSON list of [title, url, at, conclusion, workflow]
+    connection.execute("ALTER TABLE checks ADD COLUMN evidence TEXT NOT NULL DEFAULT '[]'")
+
+
 # Step n (from 1) makes version n out of version n - 1. A released step is never changed: a change is one more step.
-STEPS: tuple[Step, ...] = (_first, _run_logs)
+STEPS: tuple[Step, ...] = (_first, _run_logs, _evidence)
 
 
 def version_of(connection: sqlite3.Connection) -> int:

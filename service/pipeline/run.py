@@ -296,12 +296,13 @@ def checked(collected: object) -> Collected:
 def reason_of(error: BaseException | None) -> str:
     """What to tell the operator of a failed attempt, in one line."""
     text = str(error) if isinstance(error, HealthError) else f"unexpected {type(error).__name__}: {error}"
-    return " ".join(text.split())[:_LONGEST_REASON]
+    # Foreign code may say anything, and what is said here is stored and shown.
+    return " ".join(logs.hidden(text).split())[:_LONGEST_REASON]
 
 
 def succeeded(run: Run, collected: Collected) -> Run:
     """The run that brought ``collected``: whole, or partial with what was left out."""
-    faults = collected.faults
+    faults = tuple(replace(fault, reason=logs.hidden(fault.reason)) for fault in collected.faults)
     if (more := collected.left_out - len(faults)) > 0:
         faults = (*faults, Fault(f"and {more} more left out"))
     return replace(run, outcome=Outcome.PARTIAL if faults else Outcome.COMPLETE, faults=faults)

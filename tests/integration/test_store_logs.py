@@ -6,8 +6,10 @@ from pathlib import Path
 import orjson
 
 from service.adapters.store import SqliteStore
+from service.domain.checks import Check
 from service.domain.logged import Logged
 from service.domain.runs import Cause, Outcome, Run, Slot
+from service.domain.samples import Evidence, Status
 from tests.integration.store_cases import NOW
 
 
@@ -51,4 +53,18 @@ async def test_lines_leave_with_their_run(tmp_path: Path) -> None:
         await store.keep_log(f"ci-{number}", [Logged(NOW, "info", "run ended")])
     await store.prune(NOW + timedelta(hours=1))
     assert [bool(await store.run_log(f"ci-{number}")) for number in range(4)] == [False, False, True, True]
+    await store.close()
+
+
+async def test_checks_keep_their_evidence(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path, now=NOW)
+    behind = tuple(Evidence(f"run {number}", "https://h/1", NOW, "failure", "CI") for number in range(80))
+    odd = (Evidence("lone \ud800"),)
+    key = (("check", "flaky"),)
+    red = Check(key, Status.FAIL, "< 10", NOW, 12.0, NOW, "flaky", behind)
+    other = Check((("check", "other"),), Status.FAIL, "< 10", NOW, 12.0, NOW, "other", odd)
+    await store.end(ended(1), [], [red, other], {})
+    first, second = await store.checks("ci")
+    assert first.evidence == behind[:50]
+    assert second.evidence == (Evidence("lone ?"),)
     await store.close()
