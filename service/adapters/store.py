@@ -18,6 +18,7 @@ import structlog
 
 from service.adapters import store_file as files
 from service.adapters import store_history as history
+from service.adapters import store_logs as logs
 from service.adapters import store_reads as reads
 from service.adapters import store_writes as writes
 from service.adapters.store_file import DATABASE, Lock, StoreLocked
@@ -28,6 +29,7 @@ from service.domain.actions import Action
 from service.domain.checks import Check
 from service.domain.errors import ConfigError
 from service.domain.history import JobHistory
+from service.domain.logged import Logged
 from service.domain.points import Fate, Point, StoredSample
 from service.domain.runs import Run
 from service.domain.samples import Sample
@@ -159,6 +161,14 @@ class SqliteStore:
     ) -> None:
         """Keeps an ended run with its samples, the job's checks and memory. To repeat it changes nothing."""
         await self._write(writes.end, run, samples, checks, remember)
+
+    async def keep_log(self, run_id: str, lines: Sequence[Logged]) -> None:
+        """Keeps the log lines of a stored run, in place of those before; of more than 32 KB the middle is left out."""
+        await self._write(logs.write, run_id, lines)
+
+    async def run_log(self, run_id: str) -> list[Logged]:
+        """The lines of an ended run, empty where none are kept."""
+        return await self._reader.run(logs.read, run_id)
 
     async def put(self, job: str, samples: Sequence[Sample]) -> None:
         """Keeps samples of no run; they leave once they are settled."""

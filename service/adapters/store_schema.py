@@ -123,6 +123,16 @@ def _first(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
+def _run_logs(connection: sqlite3.Connection) -> None:
+    # One row a run, not one a line: they are only ever written and read together. ``run``: runs.seq
+    connection.execute("CREATE TABLE run_logs (run INTEGER PRIMARY KEY, lines TEXT NOT NULL) STRICT")
+
+
+def _evidence(connection: sqlite3.Connection) -> None:
+    # JSON list of [title, url, at, conclusion, workflow]
+    connection.execute("ALTER TABLE checks ADD COLUMN evidence TEXT NOT NULL DEFAULT '[]'")
+
+
 # What the board is drawn from. It is small and bounded by itself, so it outlives the runs and points that it came from.
 _HISTORY_TABLES = (
     """
@@ -171,7 +181,7 @@ def _history(connection: sqlite3.Connection) -> None:
 
 
 # Step n (from 1) makes version n out of version n - 1. A released step is never changed: a change is one more step.
-STEPS: tuple[Step, ...] = (_first, _history)
+STEPS: tuple[Step, ...] = (_first, _run_logs, _evidence, _history)
 
 
 def version_of(connection: sqlite3.Connection) -> int:

@@ -87,7 +87,7 @@ def end(
     history.write(connection, seq, run, checks, samples, before)
     connection.execute("DELETE FROM checks WHERE job = ?", (run.job,))
     connection.executemany(
-        f"INSERT OR REPLACE INTO checks (job, {rows.CHECK_COLUMNS}) VALUES (?,?,?,?,?,?,?,?)",  # noqa: S608 - constant
+        f"INSERT OR REPLACE INTO checks (job, {rows.CHECK_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)",  # noqa: S608 - constant
         [(run.job, *rows.from_check(check)) for check in checks],
     )
     for key, value in remember.items():

@@ -13,10 +13,17 @@ from service.cli.options import Options, common, end, say, told
 _COMMANDS = {
     "check": "inspect:check",
     "collect": "collect:collect",
+    "completion": "completion:completion",
+    "diagnose": "diagnose:diagnose",
+    "explain": "look:explain",
+    "flare": "flare:flare",
     "list": "inspect:list_",
     "list-workflows": "inspect:list_workflows",
+    "logs": "look:logs",
     "pause": "remote:pause",
+    "preview": "preview:preview",
     "resume": "remote:resume",
+    "runs": "look:runs",
     "status": "remote:status",
     "trigger": "remote:trigger",
 }

@@ -19,6 +19,7 @@ from service.web.connections import Connection
 from service.web.guard import HEAD_LIMIT, Guard
 from service.web.health import HealthRoutes
 from service.web.metrics import Telemetry
+from service.web.openapi import OpenApi
 from service.web.operations import Operations
 from service.web.page import Pages
 from service.web.problems import FORESEEN, Catch
@@ -32,21 +33,26 @@ def build_app(
     operations: Operations,
     *,
     token: str | None,
+    read_token: str | None = None,
     in_cluster: bool,
     allowed_hosts: Iterable[str],
     telemetry: Telemetry,
 ) -> Starlette:
     """Everything that is served. ``in_cluster``: KUBERNETES_SERVICE_HOST is set."""
     closing = anyio.Event()
+    openapi = OpenApi(operations.info.version)
+    calls = [*HealthRoutes(operations, telemetry).calls(), *Api(operations, closing).calls(), openapi.call()]
+    openapi.describe(calls)
     app = Starlette(
-        routes=[
-            *HealthRoutes(operations, telemetry).routes(),
-            *Api(operations, closing).routes(),
-            *Pages(operations).routes(),
-        ],
+        routes=[*(call.route() for call in calls), *Pages(operations).routes()],
         middleware=[
             Middleware(
-                Guard, token=token, in_cluster=in_cluster, allowed_hosts=allowed_hosts, machine=socket.gethostname()
+                Guard,
+                token=token,
+                read_token=read_token,
+                in_cluster=in_cluster,
+                allowed_hosts=allowed_hosts,
+                machine=socket.gethostname(),
             ),
             Middleware(Catch),
         ],
