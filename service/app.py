@@ -144,6 +144,7 @@ class Daemon:
             timer=self._timer,
             delivery=self._delivery,
             edges=parts,
+            github_api_url=settings.github.api_url,
         )
 
     async def start(self, listener: socket.socket) -> None:

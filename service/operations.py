@@ -8,6 +8,7 @@ import structlog
 
 from service import logs
 from service.adapters.store import SqliteStore
+from service.board import DaemonBoard
 from service.domain.actions import Action
 from service.domain.errors import Unavailable
 from service.domain.runs import Cause, Run
@@ -56,8 +57,12 @@ class DaemonOperations:
         timer: Timer,
         delivery: Delivery,
         edges: Edges,
+        github_api_url: str,
     ) -> None:
         self.info = info
+        self.board = DaemonBoard(
+            self, clock=clock, store=store, dispatcher=dispatcher, edges=edges, github_api_url=github_api_url
+        )
         self.reload_error: str | None = None
         self.lags: deque[float] = deque(maxlen=LAGS)
         self._clock = clock

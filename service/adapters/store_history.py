@@ -73,7 +73,7 @@ def write_interrupted(connection: sqlite3.Connection, numbers: Iterable[int]) ->
 
 
 def last_cycles(connection: sqlite3.Connection, jobs: Sequence[str]) -> dict[str, int]:
-    query = "SELECT value, (SELECT max(number) FROM cycles WHERE job = value) AS newest FROM json_each(?)"
+    query = "SELECT wanted.value, (SELECT max(number) FROM cycles WHERE job = wanted.value) AS newest FROM json_each(?) AS wanted"
     found = connection.execute(query, (orjson.dumps(jobs).decode(),))
     return {job: newest for job, newest in found if newest is not None}
 
@@ -143,7 +143,7 @@ def _cycles(connection: sqlite3.Connection, asked: str, most: int) -> dict[str, 
 
 def _cells(connection: sqlite3.Connection, cycles: Sequence[int]) -> dict[int, dict[int, Cell]]:
     query = """
-        SELECT cycle, check_id, status, carried, value FROM json_each(?) AS wanted
+        SELECT cycle, check_id, status, carried, cells.value FROM json_each(?) AS wanted
         CROSS JOIN cells ON cycle = wanted.value
         """
     found: dict[int, dict[int, Cell]] = defaultdict(dict)

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from service.domain.errors import HealthError
 from service.web.asked import Given, History, Last, Nothing, Page, Waiting, Why, origin, query
+from service.web.board import State
 from service.web.calls import Call
 from service.web.check_views import Checks
 from service.web.operations import Operations, Origin
@@ -54,6 +55,7 @@ class Api:
                 "All collectors with schedule, next run, last run, last error",
                 {200: ("The collectors", Collectors)},
             ),
+            Call("GET", f"{API}/state", self.state, "The daemon at a glance", {200: ("The state", State)}),
             Call(
                 "GET",
                 collector,
@@ -172,6 +174,10 @@ class Api:
                 query=Last,
             ),
         ]
+
+    async def state(self, request: Request) -> Response:
+        query(request, Nothing)
+        return answer(await self._operations.board.state())
 
     async def collectors(self, request: Request) -> Response:
         query(request, Nothing)

@@ -35,6 +35,13 @@ class History(Given):
     before: Annotated[str | None, Field(description="a run's id, as in `next`: only those older than it")] = None
 
 
+class Older(Given):
+    """One page of a collector's runs."""
+
+    limit: Annotated[int, Field(ge=1, le=200)] = 60
+    before: Annotated[str | None, Field(description="a run's id: only those older than it")] = None
+
+
 class Page(Given):
     offset: Annotated[int, Field(ge=0, le=2**53)] = 0
     limit: Annotated[int, Field(ge=1, le=1000)] = 100

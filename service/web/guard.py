@@ -162,6 +162,13 @@ class Guard:
         return bool(token) & hmac.compare_digest(given, token)
 
 
+def writes(token: str | None, in_cluster: bool) -> str:
+    """How write calls are let in: ``token``, ``local`` (from this machine) or ``refused``."""
+    if (token or "").strip():
+        return "token"
+    return "refused" if in_cluster else "local"
+
+
 def _bearer(scope: Scope) -> bytes:
     """The token that was given, empty where none was, or more than one."""
     given = _values(scope, b"authorization")

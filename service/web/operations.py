@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from service.web.board import Board
 from service.web.check_views import CheckView
 from service.web.metrics import Snapshot
 from service.web.views import CollectorView, DeliveryView, Health, Info, LogLine, RunView, SampleView, Triggered
@@ -65,6 +66,9 @@ class Operations(Protocol):
 
     @property
     def info(self) -> Info: ...
+
+    @property
+    def board(self) -> Board: ...
 
     def live(self) -> Health:
         """Whether the event loop and the scheduler beat. No thread, no store, no network: it answers under any load."""

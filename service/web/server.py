@@ -16,7 +16,7 @@ from uvicorn import Server as UvicornServer
 from service.domain.errors import ConfigError
 from service.web.api import Api
 from service.web.connections import Connection
-from service.web.guard import HEAD_LIMIT, Guard
+from service.web.guard import HEAD_LIMIT, Guard, writes
 from service.web.health import HealthRoutes
 from service.web.metrics import Telemetry
 from service.web.openapi import OpenApi
@@ -44,7 +44,7 @@ def build_app(
     calls = [*HealthRoutes(operations, telemetry).calls(), *Api(operations, closing).calls(), openapi.call()]
     openapi.describe(calls)
     app = Starlette(
-        routes=[*(call.route() for call in calls), *Pages(operations).routes()],
+        routes=[*(call.route() for call in calls), *Pages(operations, writes(token, in_cluster)).routes()],
         middleware=[
             Middleware(
                 Guard,
