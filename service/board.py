@@ -2,10 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from hashlib import blake2b
 
 import anyio
-import orjson
 
 from service.adapters.store import SqliteStore
 from service.domain.difference import changes
@@ -17,25 +15,14 @@ from service.pipeline.dispatch import Dispatcher
 from service.pipeline.job import Job
 from service.pipeline.ports import Clock
 from service.scrape import in_turns
-from service.web.board import (
-    CheckBoard,
-    CheckCounts,
-    CollectorBoard,
-    CollectorCounts,
-    Difference,
-    NextRun,
-    QuotaView,
-    State,
-)
+from service.web.board import CheckBoard, CollectorBoard, Difference, QuotaView, State
 from service.web.charts import BARS
 from service.web.check_views import CheckView
 from service.web.operations import Operations
 from service.web.views import RunView
-from service.web.words import is_failing
 
 _REACH = timedelta(days=7)
 _MOST_COMPARED = 5_000  # samples of a run
-_MOST_ACTIVE = 20
 
 
 class DaemonBoard:
@@ -95,32 +82,15 @@ class DaemonBoard:
         return Difference(earlier[0].id, found, max(total_before, total_after) <= _MOST_COMPARED)
 
     async def state(self) -> State:
-        now = self._clock.now()
-        collectors = await self._operations.collectors()
-        boards = await self.collectors()
-        ready = await self._operations.ready()
-        delivery = self._operations.delivery()
-        statuses = [check.view.status for board in boards for check in board.checks]
-        coming = [(each.next_run, each.name) for each in collectors if each.next_run]
-        state = State(
-            now=now,
-            revision="",
-            collectors=CollectorCounts(
-                total=len(collectors),
-                failing=sum(is_failing(each) for each in collectors),
-                running=sum(each.running is not None for each in collectors),
-                paused=sum(each.paused for each in collectors),
-            ),
-            checks=CheckCounts(
-                passing=statuses.count("pass"), failing=statuses.count("fail"), unknown=statuses.count("unknown")
-            ),
-            active=sorted(run.id for run in self._dispatcher.all_active())[:_MOST_ACTIVE],
-            next_run=NextRun(collector=min(coming)[1], at=min(coming)[0]) if coming else None,
-            delivery=delivery,
+        return State.of(
+            self._clock.now(),
+            await self._operations.collectors(),
+            await self.collectors(),
+            active=[run.id for run in self._dispatcher.all_active()],
+            delivery=self._operations.delivery(),
             quota=self.quota(),
-            warnings=[check for check in ready.checks if check.status != "ok"],
+            ready=await self._operations.ready(),
         )
-        return state.model_copy(update={"revision": _revision(state, boards)})
 
     async def _read(self, changed: Sequence[str], stamps: dict[str, int]) -> None:
         if not changed:
@@ -142,10 +112,3 @@ class DaemonBoard:
             for each in history.checks
         ]
         return CollectorBoard(job.name, stamp, history.cycles, checks)
-
-
-def _revision(state: State, boards: Sequence[CollectorBoard]) -> str:
-    """Of everything but the time."""
-    stamps = [[board.name, board.stamp] for board in boards]
-    text = state.model_dump_json(exclude={"now", "revision", "next_run"}).encode() + orjson.dumps(stamps)
-    return blake2b(text, digest_size=8).hexdigest()

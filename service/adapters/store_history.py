@@ -38,7 +38,9 @@ def write(
 ) -> None:
     """Keeps an ended run as a cycle. ``number``: its runs.seq; ``before``: see ``measured_before``."""
     ended = run.ended or run.started
-    _add_cycle(connection, run.job, [(number, run.job, run.id, rows.micros(run.started), rows.micros(ended), run.outcome)])
+    _add_cycle(
+        connection, run.job, [(number, run.job, run.id, rows.micros(run.started), rows.micros(ended), run.outcome)]
+    )
     sent = _statuses(samples)
     cells: list[Any] = []
     hours: list[Any] = []
@@ -78,7 +80,9 @@ def last_cycles(connection: sqlite3.Connection, jobs: Sequence[str]) -> dict[str
     return {job: newest for job, newest in found if newest is not None}
 
 
-def histories(connection: sqlite3.Connection, jobs: Sequence[str], cycles: int, since: datetime) -> dict[str, JobHistory]:
+def histories(
+    connection: sqlite3.Connection, jobs: Sequence[str], cycles: int, since: datetime
+) -> dict[str, JobHistory]:
     """The last ``cycles`` of each job, and its checks with their hours from ``since`` on."""
     asked = orjson.dumps(jobs).decode()
     runs = _cycles(connection, asked, cycles)

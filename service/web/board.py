@@ -2,12 +2,19 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from datetime import datetime
+from hashlib import blake2b
+from typing import Protocol, Self
+
+import orjson
 
 from service.domain.difference import Change
 from service.domain.history import Cell, Cycle, Hour
 from service.web.check_views import CheckView
-from service.web.views import Check, DeliveryView, Instant, RunView, View
+from service.web.views import Check, CollectorView, DeliveryView, Health, Instant, RunView, View
+from service.web.words import is_failing
+
+_MOST_ACTIVE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,42 @@ class State(View):
     delivery: DeliveryView
     quota: Sequence[QuotaView]
     warnings: Sequence[Check]
+
+    @classmethod
+    def of(
+        cls,
+        now: datetime,
+        collectors: Sequence[CollectorView],
+        boards: Sequence[CollectorBoard],
+        *,
+        active: Iterable[str],
+        delivery: DeliveryView,
+        quota: Sequence[QuotaView],
+        ready: Health,
+    ) -> Self:
+        statuses = [check.view.status for board in boards for check in board.checks]
+        coming = [(each.next_run, each.name) for each in collectors if each.next_run]
+        state = cls(
+            now=now,
+            revision="",
+            collectors=CollectorCounts(
+                total=len(collectors),
+                failing=sum(is_failing(each) for each in collectors),
+                running=sum(each.running is not None for each in collectors),
+                paused=sum(each.paused for each in collectors),
+            ),
+            checks=CheckCounts(
+                passing=statuses.count("pass"), failing=statuses.count("fail"), unknown=statuses.count("unknown")
+            ),
+            active=sorted(active)[:_MOST_ACTIVE],
+            next_run=NextRun(collector=min(coming)[1], at=min(coming)[0]) if coming else None,
+            delivery=delivery,
+            quota=quota,
+            warnings=[check for check in ready.checks if check.status != "ok"],
+        )
+        stamps = [[board.name, board.stamp] for board in boards] + [each.name for each in collectors if each.paused]
+        shown = state.model_dump_json(exclude={"now", "revision", "next_run"}).encode() + orjson.dumps(stamps)
+        return state.model_copy(update={"revision": blake2b(shown, digest_size=8).hexdigest()})
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,10 @@ def bars(cycles: Sequence[Cycle]) -> str:
     shown = cycles[-BARS:]
     longest = max((cycle.seconds for cycle in shown), default=0.0)
     width = BARS * (_BAR + _BAR_GAP)
-    parts = [f'<svg class="bars" viewBox="0 0 {width} {_BAR_HEIGHT}" aria-hidden="true" focusable="false">']
+    parts = [
+        f'<svg class="bars" viewBox="0 0 {width} {_BAR_HEIGHT}" aria-hidden="true" focusable="false">'
+        f'<path class="ground" d="M0 {_BAR_HEIGHT - 1}h{width}v1H0z"/>'
+    ]
     x = width - len(shown) * (_BAR + _BAR_GAP)
     for cycle in shown:
         share = cycle.seconds / longest if longest else 0.0
@@ -77,7 +80,10 @@ def heat_row(cells: Sequence[tuple[Cycle, Cell | None]], columns: int = CELLS, *
     """A row of the heat map, newest at the right; a cycle in which the check did not exist is left free."""
     shown = cells[-columns:]
     width = columns * _CELL
-    parts = [f'<svg class="heat" viewBox="0 0 {width} {_CELL_HEIGHT}" aria-hidden="true" focusable="false">']
+    parts = [
+        f'<svg class="heat" viewBox="0 0 {width} {_CELL_HEIGHT}" aria-hidden="true" focusable="false">'
+        f'<path class="ground" d="M0 {_CELL_HEIGHT // 2}h{width - len(shown) * _CELL}v1H0z"/>'
+    ]
     x = width - len(shown) * _CELL
     for cycle, cell in shown:
         if cell:

@@ -14,7 +14,7 @@ from service.web.check_views import CheckView
 _MOST_ROWS = 200
 _MOST_TILES = 120
 # What the office screen holds in letters that are read from five metres.
-_TV_TILES = 24
+_TV_TILES = 20
 _TV_CELLS = 24
 Item = TypeVar("Item")
 
@@ -41,7 +41,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The rows of one collector. ``label``: its name, and what tells its checks from those of others."""
+    """The rows of one collector."""
 
     collector: str
     rows: Sequence[Row]
@@ -168,7 +168,8 @@ class Drawing:
             drawn = Text(charts.sparkline(curve, view.condition, view.status), charts.curve_in_words(curve))
             known = self._sparks[f"{board.name} {check.id}"] = stamp, drawn, charts.reach(curve)
         cells = self._cells(board, [check], columns) if columns else Text("", "")
-        return Tile(view, _address(board, check), _detail(board, view), known[1], known[2], cells)
+        names = ("check", "label", "repo") if columns == _TV_CELLS else ("check", "workflow_name", "label", "repo")
+        return Tile(view, _address(board, check), _detail(view, *names), known[1], known[2], cells)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +182,7 @@ class CheckDrawn:
 
 
 # Columns and lines of the screen, from few checks to many.
-_TV_GRIDS = ((1, 1), (2, 1), (2, 2), (3, 2), (4, 2), (4, 3), (5, 3), (5, 4), (6, 4))
+_TV_GRIDS = ((1, 1), (2, 1), (2, 2), (3, 2), (4, 2), (4, 3), (5, 3), (5, 4))
 
 
 def counted(checks: Iterable[CheckBoard]) -> CheckCounts:
@@ -212,13 +213,11 @@ def _title(view: CheckView, tag: str) -> str:
     return view.tags.get(tag, "") or "none"
 
 
-def _detail(board: CollectorBoard, view: CheckView) -> str:
+def _detail(view: CheckView, *names: str) -> str:
+    """What tells the check from its neighbours, by these tags; a check that is named as its task says nothing new."""
     tags = view.tags
-    told = [tags.get("workflow_name", "")]
-    if tags.get("check") not in (tags.get("task"), "count", "value", None):
-        told.append(tags["check"])
-    told += [tags[name] for name in ("label", "repo") if tags.get(name)]
-    return " · ".join(filter(None, told))
+    told = [tags.get(name, "") for name in names]
+    return " · ".join(text for text in told if text and text != tags.get("task"))
 
 
 def _address(board: CollectorBoard, check: CheckBoard) -> str:

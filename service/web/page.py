@@ -87,12 +87,13 @@ class Pages:
         query(request, Nothing)
         name, number = request.path_params["collector"], request.path_params["id"]
         await self._operations.collector(name)
-        for board in await self._operations.board.collectors([name]):
-            for check in board.checks:
-                if check.id == number:
-                    draw = self._drawing.check(board, check)
-                    return await self._rendered("check.html", board=board, check=check, draw=lambda: draw)
-        raise Problem(404, f"{name} has no such check (any more).", kind="unknown-check")
+        (board,) = await self._operations.board.collectors([name])
+        check = next((each for each in board.checks if each.id == number), None)
+        if check is None:
+            raise Problem(404, f"{name} has no such check (any more).", kind="unknown-check")
+        return await self._rendered(
+            "check.html", board=board, check=check, draw=lambda: self._drawing.check(board, check)
+        )
 
     async def run(self, request: Request) -> Response:
         asked = query(request, Page)

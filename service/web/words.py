@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime
 
-from service.domain.runs import Outcome
 from service.web.charts import OUTCOME_CLASSES
 from service.web.views import RUNNING, CollectorView, Lost, RunView
 

@@ -32,6 +32,7 @@ from service.web.views import (
     SampleView,
     Triggered,
 )
+from tests.integration.board_stage import StageBoard
 
 START = datetime(2026, 3, 4, 5, 0, 0, tzinfo=UTC)
 TOKEN = "open sesame"
@@ -58,6 +59,10 @@ class Daemon:
     waited_for: anyio.Event = field(default_factory=anyio.Event)
     left: anyio.Event = field(default_factory=anyio.Event)
     read: anyio.Event = field(default_factory=anyio.Event)
+    board: StageBoard = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.board = StageBoard(self, self.history, self.known_checks, START)
 
     @property
     def info(self) -> Info:
