@@ -63,7 +63,11 @@ def start(it: Stage) -> subprocess.Popen[bytes]:
 
 def ready(daemon: subprocess.Popen[bytes], it: Stage) -> httpx.Client:
     """A client of the daemon once /readyz answers 200."""
-    log: Path = it.config.parent / "log"
+    return client(daemon, it.config.parent / "log")
+
+
+def client(daemon: subprocess.Popen[bytes], log: Path) -> httpx.Client:
+    """The same for a daemon that logs JSON to the file ``log``."""
     while daemon.poll() is None:
         records: list[dict[str, Any]] = [
             json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")

@@ -7,7 +7,7 @@ event loop. Every method raises Unavailable when the store is lost.
 
 import io
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,7 +28,7 @@ from service.adapters.store_schema import STEPS, migrate, refuse_newer, version_
 from service.domain.actions import Action
 from service.domain.checks import Check
 from service.domain.errors import ConfigError
-from service.domain.history import JobHistory
+from service.domain.history import CheckHistory, Cycle
 from service.domain.logged import Logged
 from service.domain.points import Fate, Point, StoredSample
 from service.domain.runs import Run
@@ -225,9 +225,22 @@ class SqliteStore:
         """The number of each job's last ended run; it rises with every run."""
         return await self._reader.run(history.last_cycles, jobs)
 
-    async def histories(self, jobs: Sequence[str], cycles: int, since: datetime) -> dict[str, JobHistory]:
-        """The last ``cycles`` of each job (100 are kept) and its checks with their hours from ``since`` on."""
-        return await self._reader.run(history.histories, jobs, cycles, since)
+    async def cycles(self, after: Mapping[str, int], most: int) -> dict[str, list[Cycle]]:
+        """The last ``most`` cycles (100 are kept) of each job, newer than the number given for it, oldest first."""
+        return await self._reader.run(history.cycles, after, most)
+
+    async def cycle(self, run_id: str) -> tuple[str, Cycle] | None:
+        """The job and the cycle of a run, whether its record is kept or not."""
+        return await self._reader.run(history.cycle, run_id)
+
+    async def checks_of(self, jobs: Sequence[str]) -> dict[str, list[Check]]:
+        return await self._reader.run(history.checks_of, jobs)
+
+    async def check_histories(
+        self, ids: Collection[int], numbers: Sequence[int], since: datetime
+    ) -> dict[int, CheckHistory]:
+        """What is known of these checks in the cycles of these numbers, and their hours from ``since`` on."""
+        return await self._reader.run(history.check_histories, ids, numbers, since)
 
     async def act(self, action: Action) -> None:
         await self._write(writes.act, action)

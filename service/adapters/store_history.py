@@ -5,22 +5,22 @@ A board of a hundred checks over seven days is 17,000 small rows in the order of
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import orjson
 
 from service.adapters import store_rows as rows
 from service.domain.checks import CHECK_STATE, Check, CheckKey, key_of
-from service.domain.history import CYCLES, Cell, CheckHistory, Cycle, Hour, JobHistory, check_id
-from service.domain.runs import Outcome, Run
+from service.domain.history import CYCLES, Cell, CheckHistory, Cycle, Hour, check_id
+from service.domain.runs import Run
 from service.domain.samples import Sample, Status
 
 _HOUR = 3600
 _STATUSES = {0.0: Status.PASS, 1.0: Status.FAIL, 2.0: Status.UNKNOWN}
-_BY_TEXT = {status.value: status for status in Status}
-_OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 
 
 def measured_before(connection: sqlite3.Connection, job: str) -> Mapping[str, int | None]:
@@ -75,34 +75,52 @@ def write_interrupted(connection: sqlite3.Connection, numbers: Iterable[int]) ->
 
 
 def last_cycles(connection: sqlite3.Connection, jobs: Sequence[str]) -> dict[str, int]:
-    query = "SELECT wanted.value, (SELECT max(number) FROM cycles WHERE job = wanted.value) AS newest FROM json_each(?) AS wanted"
+    query = """
+        SELECT wanted.value, (SELECT max(number) FROM cycles WHERE job = wanted.value) FROM json_each(?) AS wanted
+        """
     found = connection.execute(query, (orjson.dumps(jobs).decode(),))
     return {job: newest for job, newest in found if newest is not None}
 
 
-def histories(
-    connection: sqlite3.Connection, jobs: Sequence[str], cycles: int, since: datetime
-) -> dict[str, JobHistory]:
-    """The last ``cycles`` of each job, and its checks with their hours from ``since`` on."""
-    asked = orjson.dumps(jobs).decode()
-    runs = _cycles(connection, asked, cycles)
-    cells = _cells(connection, [cycle.number for each in runs.values() for cycle in each])
-    checks: dict[str, list[Check]] = {job: [] for job in jobs}
-    query = f"SELECT job, {rows.CHECK_COLUMNS} FROM checks WHERE job IN (SELECT value FROM json_each(?)) ORDER BY rowid"  # noqa: S608 - constants only
-    for job, *row in connection.execute(query, (asked,)):
-        checks[job].append(rows.to_check(row))
-    ids = {(job, check.key): check_id(job, check.key) for job, each in checks.items() for check in each}
-    hours = _hours(connection, ids.values(), since)
-    return {
-        job: JobHistory(
-            tuple(runs[job]),
-            tuple(
-                CheckHistory(check, cells.get(ids[job, check.key], {}), tuple(hours.get(ids[job, check.key], ())))
-                for check in each
-            ),
+def cycles(connection: sqlite3.Connection, after: Mapping[str, int], most: int) -> dict[str, list[Cycle]]:
+    """The last ``most`` cycles of each job that are newer than the number that ``after`` gives for it, oldest first."""
+    query = """
+        SELECT cycles.job, number, run, cycles.started / 1e6, (cycles.ended - cycles.started) / 1e6, cycles.outcome
+        FROM json_each(?) AS wanted CROSS JOIN cycles ON number IN (
+            SELECT number FROM cycles WHERE job = wanted.key AND number > wanted.value ORDER BY number DESC LIMIT ?
         )
-        for job, each in checks.items()
-    }
+        """
+    # An IN list is walked in order, so the cycles of a job come oldest first, and its rows together.
+    found = groupby(connection.execute(query, (orjson.dumps(dict(after)).decode(), most)), itemgetter(0))
+    return {job: [Cycle._make(row[1:]) for row in of_job] for job, of_job in found}
+
+
+def cycle(connection: sqlite3.Connection, run_id: str) -> tuple[str, Cycle] | None:
+    """The job and the cycle of a run."""
+    query = """
+        SELECT job, number, run, started / 1e6, (ended - started) / 1e6, outcome FROM cycles WHERE run = ? LIMIT 1
+        """
+    row = connection.execute(query, (run_id,)).fetchone()
+    return (row[0], Cycle._make(row[1:])) if row else None
+
+
+def checks_of(connection: sqlite3.Connection, jobs: Sequence[str]) -> dict[str, list[Check]]:
+    found: dict[str, list[Check]] = defaultdict(list)
+    query = f"""
+        SELECT job, {rows.CHECK_COLUMNS} FROM checks WHERE job IN (SELECT value FROM json_each(?)) ORDER BY rowid
+        """  # noqa: S608 - constants only
+    for job, *row in connection.execute(query, (orjson.dumps(jobs).decode(),)):
+        found[job].append(rows.to_check(row))
+    return found
+
+
+def check_histories(
+    connection: sqlite3.Connection, ids: Collection[int], numbers: Sequence[int], since: datetime
+) -> dict[int, CheckHistory]:
+    """What is known of these checks in the cycles of these ``numbers``, and their hours from ``since`` on."""
+    cells = _cells(connection, set(ids), numbers)
+    hours = _hours(connection, ids, since)
+    return {each: CheckHistory(cells.get(each, {}), tuple(hours.get(each, ()))) for each in ids}
 
 
 def prune(connection: sqlite3.Connection, before: datetime) -> None:
@@ -130,29 +148,15 @@ def _statuses(samples: Iterable[Sample]) -> dict[CheckKey, Status]:
     return found
 
 
-def _cycles(connection: sqlite3.Connection, asked: str, most: int) -> dict[str, list[Cycle]]:
+def _cells(connection: sqlite3.Connection, ids: Set[int], numbers: Sequence[int]) -> dict[int, dict[int, Cell]]:
     query = """
-        SELECT cycles.job, number, run, cycles.started, cycles.ended, cycles.outcome,
-            EXISTS (SELECT 1 FROM runs WHERE seq = number)
-        FROM json_each(?) AS wanted CROSS JOIN cycles ON number IN (
-            SELECT number FROM cycles WHERE job = wanted.value ORDER BY number DESC LIMIT ?
-        ) ORDER BY number
-        """
-    found: dict[str, list[Cycle]] = defaultdict(list)
-    for job, number, run, started, ended, outcome, kept in connection.execute(query, (asked, most)):
-        times = rows.from_micros(started), rows.from_micros(ended)
-        found[job].append(Cycle(number, run, *times, _OUTCOMES[outcome], bool(kept)))
-    return found
-
-
-def _cells(connection: sqlite3.Connection, cycles: Sequence[int]) -> dict[int, dict[int, Cell]]:
-    query = """
-        SELECT cycle, check_id, status, carried, cells.value FROM json_each(?) AS wanted
+        SELECT check_id, cycle, status, carried, cells.value FROM json_each(?) AS wanted
         CROSS JOIN cells ON cycle = wanted.value
         """
     found: dict[int, dict[int, Cell]] = defaultdict(dict)
-    for cycle, check, status, carried, value in connection.execute(query, (orjson.dumps(cycles).decode(),)):
-        found[check][cycle] = Cell(_BY_TEXT[status], bool(carried), value)
+    for check, number, *cell in connection.execute(query, (orjson.dumps(numbers).decode(),)):
+        if check in ids:
+            found[check][number] = Cell._make(cell)
     return found
 
 

@@ -2,37 +2,45 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import NamedTuple
 
-from service.domain.checks import Check, CheckKey
-from service.domain.runs import Outcome
-from service.domain.samples import Status
+from service.domain.checks import CheckKey
 
 # So many cycles of a collector are kept one by one; before that, an hour of a check is one row.
 CYCLES = 100
 
 
 class Cycle(NamedTuple):
-    """One ended run. It outlives the run's record: ``kept`` says whether the run can still be looked up."""
+    """One ended run; it outlives the run's record.
+
+    A board holds tens of thousands, so the fields are as the store has them: ``start`` is in seconds since the epoch,
+    ``seconds`` what the run took, ``outcome`` an ``Outcome``'s text. ``number`` rises from run to run.
+    """
 
     number: int
     run: str
-    started: datetime
-    ended: datetime
-    outcome: Outcome
-    kept: bool
+    start: float
+    seconds: float
+    outcome: str
 
     @property
-    def seconds(self) -> float:
-        return (self.ended - self.started).total_seconds()
+    def started(self) -> datetime:
+        return datetime.fromtimestamp(self.start, UTC)
+
+    @property
+    def ended(self) -> datetime:
+        return datetime.fromtimestamp(self.start + self.seconds, UTC)
 
 
 class Cell(NamedTuple):
-    """A check at the end of one cycle. ``carried``: its value was measured before the cycle before."""
+    """A check at the end of one cycle.
 
-    status: Status
+    ``status``: a ``Status``'s text. ``carried``: the value is the one of the cycle before, not measured anew.
+    """
+
+    status: str
     carried: bool
     value: float | None
 
@@ -51,17 +59,8 @@ class Hour(NamedTuple):
 class CheckHistory:
     """``cells``: by the number of the cycle; ``hours``: oldest first, hours without a value left out."""
 
-    check: Check
     cells: Mapping[int, Cell] = field(default_factory=dict)
     hours: tuple[Hour, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class JobHistory:
-    """``cycles``: oldest first."""
-
-    cycles: tuple[Cycle, ...] = ()
-    checks: tuple[CheckHistory, ...] = ()
 
 
 def check_id(job: str, key: CheckKey) -> int:

@@ -1,4 +1,4 @@
-"""Which addresses a page may turn into links: those of the configured GitHub's web pages, nothing that a source made up."""
+"""Which addresses a page may make links of: those of the configured GitHub's web pages, not what a source made up."""
 
 from ipaddress import ip_address
 from urllib.parse import urlsplit

@@ -1,6 +1,6 @@
 """What the pages show beyond the API: the board of checks and their history, the quota's forecast, what changed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
@@ -9,7 +9,7 @@ from typing import Protocol, Self
 import orjson
 
 from service.domain.difference import Change
-from service.domain.history import Cell, Cycle, Hour
+from service.domain.history import CheckHistory, Cycle
 from service.web.check_views import CheckView
 from service.web.views import Check, CollectorView, DeliveryView, Health, Instant, RunView, View
 from service.web.words import is_failing
@@ -19,12 +19,10 @@ _MOST_ACTIVE = 20
 
 @dataclass(frozen=True, slots=True)
 class CheckBoard:
-    """One check. ``id``: its name in addresses; ``cells``: one for each cycle of its collector, None where it had none."""
+    """One check. ``id``: its number, which stands in addresses as hexadecimal."""
 
-    id: str
+    id: int
     view: CheckView
-    cells: Sequence[Cell | None]
-    hours: Sequence[Hour]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +122,7 @@ class State(View):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How a run differs from ``before``, the one that ended before it. ``is_whole``: all of its samples were compared."""
+    """How a run differs from ``before``, the one that ended before it. ``is_whole``: all samples were compared."""
 
     before: str
     changes: Sequence[Change]
@@ -143,7 +141,15 @@ class Board(Protocol):
         """The boards of these collectors (all that are configured), in the configured order."""
         ...
 
+    async def histories(self, picked: Iterable[tuple[CollectorBoard, CheckBoard]]) -> Mapping[int, CheckHistory]:
+        """The history of these checks, by their ids: of a thousand collectors only some are drawn."""
+        ...
+
     def quota(self) -> Sequence[QuotaView]: ...
+
+    async def left(self, run_id: str) -> RunView | None:
+        """What is still known of a run whose record has had its time."""
+        ...
 
     async def difference(self, run: RunView) -> Difference | None:
         """How an ended run differs from the one before; None where there is none."""

@@ -13,9 +13,9 @@ from starlette.routing import Route
 
 from service.domain.links import may_link
 from service.web import words
-from service.web.api import find_run, query, unknown_run
+from service.web.api import query, unknown_run
 from service.web.asked import Nothing, Older, Page
-from service.web.drawing import Drawing
+from service.web.drawing import Drawing, planned, planned_for_tv
 from service.web.operations import Operations
 from service.web.problems import Problem
 
@@ -31,7 +31,7 @@ _STATIC = {
 
 
 class Pages:
-    """The routes of the pages and of their style sheet and script. ``writes``: how a write call is let in, see Guard."""
+    """The routes of the pages and of their style sheet and script. ``writes``: see guard.writes."""
 
     def __init__(self, operations: Operations, writes: str) -> None:
         self._operations = operations
@@ -51,7 +51,8 @@ class Pages:
 
     async def index(self, request: Request) -> Response:
         collectors = await self._operations.collectors()
-        boards = await self._operations.board.collectors()
+        plan = planned(await self._operations.board.collectors())
+        histories = await self._operations.board.histories(plan.checks())
         runs = await self._operations.runs(limit=_RECENT_RUNS)
         ready = await self._operations.ready()
         return await self._rendered(
@@ -60,19 +61,21 @@ class Pages:
             runs=runs,
             quota=self._operations.board.quota(),
             warnings=[each for each in ready.checks if each.status != "ok"],
-            draw=lambda: self._drawing.index(boards),
+            draw=lambda: self._drawing.index(plan, histories),
         )
 
     async def tv(self, request: Request) -> Response:
         collectors = await self._operations.collectors()
-        boards = await self._operations.board.collectors()
-        return await self._rendered("tv.html", collectors=collectors, draw=lambda: self._drawing.tv(boards))
+        plan = planned_for_tv(await self._operations.board.collectors())
+        histories = await self._operations.board.histories(plan.checks())
+        return await self._rendered("tv.html", collectors=collectors, draw=lambda: self._drawing.tv(plan, histories))
 
     async def collector(self, request: Request) -> Response:
         asked = query(request, Older)
         name = request.path_params["name"]
         collector = await self._operations.collector(name)
-        boards = await self._operations.board.collectors([name])
+        plan = planned(await self._operations.board.collectors([name]))
+        histories = await self._operations.board.histories(plan.checks())
         found = await self._operations.runs(name, asked.limit + 1, asked.before)
         return await self._rendered(
             "collector.html",
@@ -80,7 +83,7 @@ class Pages:
             runs=found[: asked.limit],
             asked=asked,
             has_older=len(found) > asked.limit,
-            draw=lambda: self._drawing.index(boards),
+            draw=lambda: self._drawing.index(plan, histories),
         )
 
     async def check(self, request: Request) -> Response:
@@ -88,27 +91,30 @@ class Pages:
         name, number = request.path_params["collector"], request.path_params["id"]
         await self._operations.collector(name)
         (board,) = await self._operations.board.collectors([name])
-        check = next((each for each in board.checks if each.id == number), None)
+        check = next((each for each in board.checks if f"{each.id:x}" == number), None)
         if check is None:
             raise Problem(404, f"{name} has no such check (any more).", kind="unknown-check")
+        histories = await self._operations.board.histories([(board, check)])
         return await self._rendered(
-            "check.html", board=board, check=check, draw=lambda: self._drawing.check(board, check)
+            "check.html", board=board, check=check, draw=lambda: self._drawing.check(board, check, histories)
         )
 
     async def run(self, request: Request) -> Response:
         asked = query(request, Page)
-        run = await find_run(self._operations, request.path_params["id"])
-        found = await self._operations.samples(run.id, asked.offset, asked.limit)
-        if found is None and run.ended:
-            raise unknown_run(run.id)
-        samples, total = found or ([], 0)
+        run_id = request.path_params["id"]
+        kept = await self._operations.run(run_id)
+        run = kept or await self._operations.board.left(run_id)
+        if run is None:
+            raise unknown_run(run_id)
+        samples, total = await self._operations.samples(run.id, asked.offset, asked.limit) or ([], 0)
         return await self._rendered(
             "run.html",
             run=run,
+            is_kept=kept is not None,
             samples=samples,
             total=total,
             page=asked,
-            difference=await self._operations.board.difference(run),
+            difference=await self._operations.board.difference(run) if kept else None,
             log=await self._operations.run_log(run.id),
         )
 

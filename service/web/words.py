@@ -6,7 +6,7 @@ from service.web.charts import OUTCOME_CLASSES
 from service.web.views import RUNNING, CollectorView, Lost, RunView
 
 # A tone is a colour and a sign of the style sheet; the word beside it says the same for who sees no colours.
-_OUTCOME_TONES = {RUNNING: "busy", **{outcome.value: tone for outcome, tone in OUTCOME_CLASSES.items()}}
+_OUTCOME_TONES = {RUNNING: "busy", **OUTCOME_CLASSES}
 
 
 def state(collector: CollectorView) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from service.domain.checks import Check
 from service.domain.difference import changes
-from service.domain.history import Cell, Cycle, Hour, check_id
+from service.domain.history import Cell, CheckHistory, Cycle, Hour, check_id
 from service.domain.points import Fate, StoredSample
 from service.domain.runs import Run
 from service.domain.samples import Kind
@@ -30,6 +30,22 @@ class StageBoard:
     async def collectors(self, names: Iterable[str] | None = None) -> list[CollectorBoard]:
         wanted = [each.name for each in await self._daemon.collectors()] if names is None else list(names)
         return [self._board(name) for name in wanted]
+
+    async def histories(self, picked: Iterable[tuple[CollectorBoard, CheckBoard]]) -> dict[int, CheckHistory]:
+        return {
+            check.id: CheckHistory(
+                {each.number: Cell(check.view.status, False, check.view.value) for each in board.cycles},
+                tuple(self.hours),
+            )
+            for board, check in picked
+        }
+
+    async def left(self, run_id: str) -> RunView | None:
+        if run_id != "ci-gone":
+            return None
+        return RunView(
+            id=run_id, collector="ci", cause="not kept", started=self._now, ended=self._now, outcome="Failed"
+        )
 
     def quota(self) -> list[QuotaView]:
         return self.limits
@@ -58,16 +74,14 @@ class StageBoard:
 
     def _board(self, name: str) -> CollectorBoard:
         cycles = [
-            Cycle(number, run.id, run.started, run.ended, run.outcome, True)
+            Cycle(number, run.id, run.started.timestamp(), run.seconds or 0.0, run.outcome.value)
             for number, run in enumerate(reversed(self._history), 1)
-            if run.job == name and run.ended and run.outcome
+            if run.job == name and run.outcome
         ]
         checks = [
             CheckBoard(
-                id=f"{check_id(name, check.key):x}",
+                id=check_id(name, check.key),
                 view=CheckView.of(name, check, None, self._now, timedelta(hours=24)),
-                cells=[Cell(check.status, False, check.value) for _ in cycles],
-                hours=self.hours,
             )
             for check in self._known
         ]

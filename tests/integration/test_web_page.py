@@ -168,8 +168,16 @@ async def test_a_run_is_compared_with_the_run_before_and_shows_its_log() -> None
         page = Document((await stage.client.get("/runs/ci-1")).text)
         assert "Compared with ci-0." in page.words
         assert "ci.cancelled 3 12 pass → fail task:jobs_cancelled" in page.words
-        assert "info run started cause=http" in page.words
+        assert "run started cause=http" in page.words
         assert "Against the run before" not in Document((await stage.client.get("/runs/ci-0")).text).words
+
+
+async def test_a_run_whose_record_is_gone_says_so_and_one_that_never_was_is_not_there() -> None:
+    async with served(Daemon()) as stage:
+        page = Document((await stage.client.get("/runs/ci-gone")).text)
+        assert "ci-gone Failed" in page.words
+        assert "has had its time" in page.words
+        problem_of(await stage.client.get("/runs/ci-never"), 404)
 
 
 async def test_the_runs_of_a_collector_are_paged() -> None:

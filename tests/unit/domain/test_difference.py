@@ -23,7 +23,7 @@ def test_values_that_changed_came_or_went_are_told_and_turned_checks_come_first(
 
 def test_the_order_of_tags_and_the_time_make_no_difference() -> None:
     after = sample("same", 1)
-    turned = StoredSample("ci.x", Kind.GAUGE, 1, AT, dict(reversed(after.tags.items())), Fate.DELIVERED, "")
+    turned = StoredSample("ci.x", Kind.GAUGE, 1, AT, dict(reversed(list(after.tags.items()))), Fate.DELIVERED, "")
     assert not changes([turned], [after])
 
 

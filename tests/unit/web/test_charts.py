@@ -14,9 +14,9 @@ from service.web import charts
 NOW = datetime(2025, 1, 14, 15, tzinfo=UTC)
 
 
-def cycle(number: int, seconds: float = 1.0, outcome: Outcome = Outcome.COMPLETE, kept: bool = True) -> Cycle:
-    ended = NOW + timedelta(minutes=10 * number)
-    return Cycle(number, f"ci-{number}", ended - timedelta(seconds=seconds), ended, outcome, kept)
+def cycle(number: int, seconds: float = 1.0, outcome: Outcome = Outcome.COMPLETE) -> Cycle:
+    started = NOW + timedelta(minutes=10 * number)
+    return Cycle(number, f"ci-{number}", started.timestamp(), seconds, outcome.value)
 
 
 def row(*cells: Cell | None) -> list[tuple[Cycle, Cell | None]]:
@@ -27,14 +27,22 @@ def paths(svg: str, kind: str) -> list[str]:
     return [each.attrib["d"] for each in ElementTree.fromstring(svg).iter("path") if each.get("class") == kind]
 
 
-def test_bars_are_as_high_as_runs_were_long_and_open_those_that_are_kept() -> None:
-    svg = charts.bars([cycle(1, 10), cycle(2, 5, Outcome.FAILED), cycle(3, 0, Outcome.PARTIAL, kept=False)])
-    assert [path.partition("h")[0] for path in paths(svg, "good")] == ["M285 0"]
-    assert [path.partition("h")[0] for path in paths(svg, "bad")] == ["M290 15"]
-    assert [path.partition("h")[0] for path in paths(svg, "warn")] == ["M295 27"]
+def test_bars_are_as_high_as_runs_were_long_and_open_their_runs() -> None:
+    svg = charts.bars([cycle(1, 10), cycle(2, 5, Outcome.FAILED), cycle(3, 0, Outcome.PARTIAL)])
+    assert [path.partition("h")[0] for path in paths(svg, "good")] == ["M285 30v-30"]
+    assert [path.partition("h")[0] for path in paths(svg, "bad")] == ["M290 30v-15"]
+    assert [path.partition("h")[0] for path in paths(svg, "warn")] == ["M295 30v-3"]
     links = [each.attrib["href"] for each in ElementTree.fromstring(svg).iter("a")]
-    assert links == ["/runs/ci-1", "/runs/ci-2"]
+    assert links == ["/runs/ci-1", "/runs/ci-2", "/runs/ci-3"]
     assert charts.bars_in_words([cycle(1), cycle(2, 1, Outcome.FAILED)]) == "last 2 runs: 1 Failed, 1 Complete"
+
+
+def test_bars_without_links_are_the_same_picture() -> None:
+    cycles = [cycle(1, 10), cycle(2, 5, Outcome.FAILED), cycle(3, 0), cycle(4, 10)]
+    linked, plain = charts.bars(cycles), charts.bars(cycles, links=False)
+    assert "<a" not in plain
+    for tone in ("good", "bad"):
+        assert "".join(paths(linked, tone)) == "".join(paths(plain, tone))
 
 
 def test_only_the_last_sixty_runs_are_drawn() -> None:
@@ -97,7 +105,7 @@ def test_any_values_give_numbers_within_the_picture(values: list[float]) -> None
 
 
 def test_what_is_drawn_can_hold_no_markup() -> None:
-    evil = Cycle(1, 'a"><script>', NOW, NOW, Outcome.COMPLETE, True)
+    evil = Cycle(1, 'a"><script>', NOW.timestamp(), 1.0, "Complete")
     svg = charts.bars([evil]) + charts.heat_row([(evil, Cell(Status.PASS, False, 1.0))])
     assert "<script>" not in svg
     assert "/runs/a%22%3E%3Cscript%3E" in svg
