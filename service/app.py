@@ -167,6 +167,7 @@ class Daemon:
         self._tasks.start_soon(self._prune)
         self._set_jobs(jobs)
         _set_apart()
+        self._tasks.start_soon(app.state.warm)
 
     async def reload(self) -> None:
         """Takes over what can change in a running daemon; a wrong configuration changes nothing."""

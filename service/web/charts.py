@@ -23,7 +23,7 @@ _CELL, _CELL_HEIGHT = 9, 16
 _DAY = timedelta(hours=24)
 _GAP = timedelta(hours=3)
 
-_WORST_LAST: Sequence[str] = (Status.PASS, Status.UNKNOWN, Status.FAIL)
+_WORST_LAST: list[str] = [status.value for status in (Status.PASS, Status.UNKNOWN, Status.FAIL)]
 
 OUTCOME_CLASSES = {
     Outcome.COMPLETE.value: "good",
@@ -122,8 +122,7 @@ def worst(cells: Sequence[Cell | None]) -> Cell | None:
     known = [cell for cell in cells if cell]
     if len(known) < 2:
         return known[0] if known else None
-    rank = {Status.PASS: 0, Status.UNKNOWN: 1, Status.FAIL: 2}
-    status = max((cell.status for cell in known), key=rank.__getitem__)
+    status = max((cell.status for cell in known), key=_WORST_LAST.index)
     of_it = [cell for cell in known if cell.status == status]
     return Cell(status, all(cell.carried for cell in of_it), of_it[0].value if len(of_it) == 1 else None)
 

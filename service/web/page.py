@@ -7,10 +7,12 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from service.domain.errors import HealthError
 from service.domain.links import may_link
 from service.web import words
 from service.web.api import query, unknown_run
@@ -21,6 +23,8 @@ from service.web.problems import Problem
 
 if TYPE_CHECKING:
     import jinja2
+
+log = structlog.get_logger(__name__)
 
 _RECENT_RUNS = 10
 _STATIC = {
@@ -49,7 +53,17 @@ class Pages:
             *(Route(f"/static/{name}", _static(name, kind), name=name) for name, kind in _STATIC.items()),
         ]
 
+    async def warm(self) -> None:
+        """Makes the first page for nobody, so that the first reader does not wait for templates, history and charts."""
+        try:
+            await self._index()
+        except HealthError as error:
+            log.debug("the page could not be made beforehand", reason=str(error))
+
     async def index(self, request: Request) -> Response:
+        return await self._index()
+
+    async def _index(self) -> Response:
         collectors = await self._operations.collectors()
         plan = planned(await self._operations.board.collectors())
         histories = await self._operations.board.histories(plan.checks())
@@ -120,7 +134,7 @@ class Pages:
 
     @cached_property
     def _templates(self) -> "jinja2.Environment":
-        # A tenth of what the web takes to import: the first reader pays for it, not the start of the daemon.
+        # A tenth of what the web takes to import: not before the daemon is ready.
         import jinja2
 
         templates = jinja2.Environment(

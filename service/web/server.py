@@ -38,13 +38,17 @@ def build_app(
     allowed_hosts: Iterable[str],
     telemetry: Telemetry,
 ) -> Starlette:
-    """Everything that is served. ``in_cluster``: KUBERNETES_SERVICE_HOST is set."""
+    """Everything that is served. ``in_cluster``: KUBERNETES_SERVICE_HOST is set.
+
+    ``app.state.warm``, to be called once the daemon runs, makes the first reader's page quick.
+    """
     closing = anyio.Event()
+    pages = Pages(operations, writes(token, in_cluster))
     openapi = OpenApi(operations.info.version)
     calls = [*HealthRoutes(operations, telemetry).calls(), *Api(operations, closing).calls(), openapi.call()]
     openapi.describe(calls)
     app = Starlette(
-        routes=[*(call.route() for call in calls), *Pages(operations, writes(token, in_cluster)).routes()],
+        routes=[*(call.route() for call in calls), *pages.routes()],
         middleware=[
             Middleware(
                 Guard,
@@ -61,6 +65,7 @@ def build_app(
     # A redirect would be built from the Host header; an address with a slash too many is simply not there.
     app.router.redirect_slashes = False
     app.state.closing = closing
+    app.state.warm = pages.warm
     return app
 
 

@@ -51,7 +51,8 @@ class StageBoard:
         return self.limits
 
     async def difference(self, run: RunView) -> Difference | None:
-        before = [each for each in self._history if each.job == run.collector and each.id != run.id]
+        older = self._history[[each.id for each in self._history].index(run.id) + 1 :]
+        before = [each for each in older if each.job == run.collector]
         if not before or not run.ended:
             return None
         tags = {"task": "jobs_cancelled", "condition": "< 10"}
