@@ -47,6 +47,15 @@ def shown(text: str) -> str:
     return _PRIVATE_PART.sub(lambda part: f"{MASK}@" if part[0].endswith("@") else MASK, text)
 
 
+def private_parts(text: str) -> Iterator[str]:
+    """What ``shown`` leaves out of ``text``: credentials, the query, and each of their parts that is long enough."""
+    for part in _PRIVATE_PART.findall(text):
+        whole = part.removesuffix("@")
+        yield whole
+        words = re.split(r"[:&]", whole)
+        yield from (value for word in words if len(value := word.partition("=")[2] or word) >= 8)
+
+
 def nearest(word: str, options: Iterable[str]) -> str | None:
     """The option that was probably meant: ``concurrencyPolicy`` finds ``concurrency_policy``."""
     plain = {_folded(option): option for option in options}

@@ -11,9 +11,11 @@ from service.domain.actions import Action
 from service.domain.checks import Check, CheckKey
 from service.domain.points import Fate, StoredSample
 from service.domain.runs import Cause, Fault, Outcome, Run, Slot
-from service.domain.samples import Kind, Status
+from service.domain.samples import Evidence, Kind, Status
 
 Row = Sequence[Any]
+
+_MOST_EVIDENCE = 50  # of a check; newest first, so the oldest go
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -23,7 +25,7 @@ _FATES = {fate.value: fate for fate in Fate}
 RUN_COLUMNS = "id, job, scheduled_at, cause, source, started, ended, attempts, outcome, faults, samples"
 SERIES_COLUMNS = "id, metric, kind, interval, tags"
 SAMPLE_COLUMNS = "metric, kind, value, at, tags, fate, reason"
-CHECK_COLUMNS = "key, status, condition, since, value, measured_at, metric"
+CHECK_COLUMNS = "key, status, condition, since, value, measured_at, metric, evidence"
 ACTION_COLUMNS = "time, what, target, source, actor, reason, run"
 
 
@@ -59,7 +61,7 @@ def text(value: str) -> str:
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
         return text(value)
-    return [_clean(item) for item in value]
+    return [_clean(item) for item in value] if isinstance(value, list) else value
 
 
 def series_id(metric: str, kind: str, interval: int, tags: str) -> int:
@@ -133,14 +135,26 @@ def from_check(check: Check) -> Row:
         None if check.value is None else float(check.value),
         None if check.measured_at is None else micros(check.measured_at),
         text(check.metric),
+        to_json([_from_evidence(each) for each in check.evidence[:_MOST_EVIDENCE]]),
     )
 
 
 def to_check(row: Row) -> Check:
-    key, status, condition, since, value, measured_at, metric = row
+    key, status, condition, since, value, measured_at, metric, evidence = row
     pairs: CheckKey = tuple((name, text) for name, text in orjson.loads(key))
     measured = None if measured_at is None else from_micros(measured_at)
-    return Check(pairs, Status(status), condition, from_micros(since), value, measured, metric)
+    behind = tuple(_to_evidence(each) for each in orjson.loads(evidence))
+    return Check(pairs, Status(status), condition, from_micros(since), value, measured, metric, behind)
+
+
+def _from_evidence(evidence: Evidence) -> list[Any]:
+    at = micros(evidence.at) if evidence.at else None
+    return [evidence.title, evidence.url, at, evidence.conclusion, evidence.workflow]
+
+
+def _to_evidence(row: Row) -> Evidence:
+    title, url, at, conclusion, workflow = row
+    return Evidence(title, url, None if at is None else from_micros(at), conclusion, workflow)
 
 
 def from_action(action: Action) -> Row:

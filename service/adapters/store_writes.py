@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from service.adapters import store_history as history
 from service.adapters import store_rows as rows
 from service.adapters.store_series import RecentSeries
 from service.domain import naming
@@ -55,6 +56,7 @@ def recover(connection: sqlite3.Connection, now: datetime) -> tuple[int, int]:
             "UPDATE runs SET outcome = ?, ended = max(started, ?), faults = ? WHERE seq = ?",
             (Outcome.INTERRUPTED.value, rows.micros(now), rows.from_faults(told), seq),
         )
+    history.write_interrupted(connection, [seq for seq, _ in active])
     choose(connection, "SELECT id FROM points INDEXED BY points_sending WHERE fate = 1")
     return len(active), move(connection, Fate.UNCERTAIN, "the daemon ended before the intake answered", now)
 
@@ -76,8 +78,8 @@ def begin(connection: sqlite3.Connection, run: Run) -> None:
 def end(
     connection: sqlite3.Connection,
     run: Run,
-    samples: Iterable[Sample],
-    checks: Iterable[Check],
+    samples: Sequence[Sample],
+    checks: Sequence[Check],
     remember: Mapping[str, bytes | None],
     now: datetime,
     fates: Mapping[int, Fate],
@@ -104,9 +106,11 @@ def end(
         """,
         (ended, attempts, outcome, faults, count, first, _next_point(connection) - 1, seq),
     )
+    before = history.measured_before(connection, run.job)
+    history.write(connection, seq, run, checks, samples, before)
     connection.execute("DELETE FROM checks WHERE job = ?", (run.job,))
     connection.executemany(
-        f"INSERT OR REPLACE INTO checks (job, {rows.CHECK_COLUMNS}) VALUES (?,?,?,?,?,?,?,?)",  # noqa: S608 - constant
+        f"INSERT OR REPLACE INTO checks (job, {rows.CHECK_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)",  # noqa: S608 - constant
         [(run.job, *rows.from_check(check)) for check in checks],
     )
     for key, value in remember.items():

@@ -7,6 +7,7 @@ import structlog
 
 from service.domain import checks
 from service.domain.errors import Unavailable
+from service.pipeline.faults import Faults, News
 from service.pipeline.job import SUCCESS_AGE, Job
 from service.pipeline.ports import Clock, Runs
 
@@ -28,11 +29,16 @@ async def keep_beating(
     jobs: Callable[[], Iterable[Job]], store: Runs, clock: Clock, interval: timedelta, stored: Callable[[], None]
 ) -> None:
     """Every ``interval`` until cancelled; ``stored`` is told when there is something to send."""
+    faults = Faults()
     while True:
         await clock.sleep(interval.total_seconds())
         try:
             for job in jobs():
                 await beat(job, store, clock)
         except Unavailable as error:
-            log.error("no heartbeat: the store is lost", reason=str(error))  # noqa: TRY400 - the reason says it all
+            if faults.meet("store", str(error), clock.now()) is not News.SAME:
+                log.error("no heartbeat: the store is lost", reason=str(error))  # noqa: TRY400 - the reason says it all
+        else:
+            if ended := faults.end("store"):
+                log.info("the heartbeat is back", reason=ended.reason, since=ended.since.isoformat())
         stored()

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Protocol
 
 from service.domain.checks import Check
+from service.domain.logged import Logged
 from service.domain.points import Fate, Payload, Point
 from service.domain.runs import Collected, Run
 from service.domain.samples import Metric, Sample
@@ -78,6 +79,10 @@ class Runs(Protocol):
 
     async def lost(self, job: str, since: datetime) -> Mapping[Fate, int]:
         """Points of the job's runs that were lost since then, by fate."""
+        ...
+
+    async def keep_log(self, run_id: str, lines: Sequence[Logged]) -> None:
+        """Keeps the log lines of an ended run; they leave with it."""
         ...
 
     async def put(self, job: str, samples: Sequence[Sample]) -> None:

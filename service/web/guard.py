@@ -3,6 +3,7 @@
 Pure ASGI, in front of all routes. What it refuses, it refuses as a problem (RFC 9457).
 """
 
+import base64
 import hmac
 import re
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ PROBES = frozenset({"/livez", "/healthz", "/readyz"})
 ANY_HOST = PROBES | {"/metrics"}
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
+_REALM = "infra-health"
 HEAD_LIMIT = 16 * 1024
 BODY_LIMIT = 64 * 1024
 # More requests than this at once are turned away, so that probes find a free loop.
@@ -50,11 +52,22 @@ class Guard:
     """The middleware. ``in_cluster``: loopback is no proof of anything there, a sidecar delivers foreign traffic."""
 
     def __init__(
-        self, app: ASGIApp, *, token: str | None, in_cluster: bool, allowed_hosts: Iterable[str], machine: str
+        self,
+        app: ASGIApp,
+        *,
+        token: str | None,
+        read_token: str | None = None,
+        in_cluster: bool,
+        allowed_hosts: Iterable[str],
+        machine: str,
     ) -> None:
-        """``machine``: its own host name. ``allowed_hosts``: further names, ``*.name`` for all below one."""
+        """``machine``: its own host name. ``allowed_hosts``: further names, ``*.name`` for all below one.
+
+        ``read_token``: None leaves reading open to whoever reaches the port.
+        """
         self._app = app
         self._token = (token or "").strip().encode()
+        self._read_token = (read_token or "").strip().encode()
         self._in_cluster = in_cluster
         self._names = {_plain(name) for name in (*OWN_NAMES, machine, *allowed_hosts)}
         self._active = 0
@@ -87,6 +100,8 @@ class Guard:
         if scope["method"] not in SAFE_METHODS:
             _check_page(scope)
             self._check_token(scope)
+        elif scope["path"] not in PROBES:
+            self._check_read_token(scope)
         if scope["path"] not in PROBES and self._active >= MOST_AT_ONCE:
             raise Problem(503, "Too many requests at once.", kind="busy", headers={"Retry-After": str(RETRY_AFTER)})
 
@@ -119,16 +134,62 @@ class Guard:
                     kind="token-not-set",
                 )
             return
-        given = _values(scope, b"authorization")
-        if not given:
+        if not _values(scope, b"authorization"):
             raise _unauthorized("Write calls need Authorization: Bearer INFRA_HEALTH_TOKEN.", "")
-        scheme, _, token = given[0].partition(b" ")
-        if len(given) > 1 or scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):
+        if not self._is_token(_bearer(scope), self._token):
             raise _unauthorized("This is not the bearer token.", ', error="invalid_token"')
+
+    def _check_read_token(self, scope: Scope) -> None:
+        """Either token opens reading. A browser gives it as the password of HTTP Basic: else it sends none.
+
+        Basic never opens a write call, because a browser would send it along with a foreign page's calls, too.
+        """
+        if not self._read_token:
+            return
+        given = _bearer(scope) or _password(scope)
+        # Both are compared, whichever fits: the time tells nothing.
+        if self._is_token(given, self._read_token) | self._is_token(given, self._token):
+            return
+        problem = _unauthorized(
+            "Reading needs Authorization: Bearer INFRA_HEALTH_READ_TOKEN (in a browser: as the password).",
+            ', error="invalid_token"' if given else "",
+        )
+        problem.headers["WWW-Authenticate"] += f', Basic realm="{_REALM}", charset="UTF-8"'
+        raise problem
+
+    @staticmethod
+    def _is_token(given: bytes, token: bytes) -> bool:
+        return bool(token) & hmac.compare_digest(given, token)
+
+
+def writes(token: str | None, in_cluster: bool) -> str:
+    """How write calls are let in: ``token``, ``local`` (from this machine) or ``refused``."""
+    if (token or "").strip():
+        return "token"
+    return "refused" if in_cluster else "local"
+
+
+def _bearer(scope: Scope) -> bytes:
+    """The token that was given, empty where none was, or more than one."""
+    given = _values(scope, b"authorization")
+    scheme, _, token = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+    return token.strip() if scheme.lower() == b"bearer" else b""
+
+
+def _password(scope: Scope) -> bytes:
+    """The password of HTTP Basic, whatever the user's name; empty where there is none."""
+    given = _values(scope, b"authorization")
+    scheme, _, credentials = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+    if scheme.lower() != b"basic":
+        return b""
+    try:
+        return base64.b64decode(credentials.strip(), validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
 
 
 def _unauthorized(detail: str, error: str) -> Problem:
-    headers = {"WWW-Authenticate": f'Bearer realm="infra-health"{error}'}
+    headers = {"WWW-Authenticate": f'Bearer realm="{_REALM}"{error}'}
     return Problem(401, detail, kind="unauthorized", headers=headers)
 
 

@@ -3,6 +3,7 @@
 OperationsError
 ├── UnknownCollector     404
 ├── AlreadyRunning       409, with the running run's address
+├── TooManyRuns          429
 └── Draining             503: the daemon takes no new runs
 """
 
@@ -10,8 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from service.web.board import Board
+from service.web.check_views import CheckView
 from service.web.metrics import Snapshot
-from service.web.views import CollectorView, DeliveryView, Health, Info, RunView, SampleView, Triggered
+from service.web.views import CollectorView, DeliveryView, Health, Info, LogLine, RunView, SampleView, Triggered
 
 
 class OperationsError(Exception):
@@ -33,6 +36,13 @@ class AlreadyRunning(OperationsError):
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
         super().__init__(f"run {run_id} is active and the concurrency policy is Forbid")
+
+
+class TooManyRuns(OperationsError):
+    """The collector's policy lets runs overlap, and as many as may are active."""
+
+    def __init__(self, name: str, active: int) -> None:
+        super().__init__(f"{active} runs of {name} are active already; try again when one has ended")
 
 
 class Draining(OperationsError):
@@ -57,6 +67,9 @@ class Operations(Protocol):
     @property
     def info(self) -> Info: ...
 
+    @property
+    def board(self) -> Board: ...
+
     def live(self) -> Health:
         """Whether the event loop and the scheduler beat. No thread, no store, no network: it answers under any load."""
         ...
@@ -72,7 +85,7 @@ class Operations(Protocol):
         ...
 
     async def trigger(self, name: str, origin: Origin) -> Triggered:
-        """Starts a run now. Raises UnknownCollector, AlreadyRunning or Draining."""
+        """Starts a run now. Raises UnknownCollector, AlreadyRunning, TooManyRuns or Draining."""
         ...
 
     async def trigger_all(self, origin: Origin) -> list[Triggered]:
@@ -91,6 +104,18 @@ class Operations(Protocol):
 
     async def samples(self, run_id: str, offset: int, limit: int) -> tuple[list[SampleView], int] | None:
         """One page of the run's samples and how many it has in all, None when there is no such run."""
+        ...
+
+    async def checks(self, name: str, metric: str | None = None) -> list[CheckView]:
+        """What the collector's checks say now; ``metric``: only those that it names. Raises UnknownCollector."""
+        ...
+
+    async def run_log(self, run_id: str) -> list[LogLine]:
+        """The run's log lines, oldest first; empty where none are kept (any more)."""
+        ...
+
+    def recent_log(self, limit: int) -> list[LogLine]:
+        """The daemon's last log lines, oldest first, debug ones included."""
         ...
 
     async def pause(self, name: str, origin: Origin) -> None:

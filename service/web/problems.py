@@ -15,7 +15,7 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, Send
 
 from service.domain.errors import Unavailable
-from service.web.operations import AlreadyRunning, Draining, UnknownCollector
+from service.web.operations import AlreadyRunning, Draining, TooManyRuns, UnknownCollector
 from service.web.views import run_address
 
 log = structlog.get_logger(__name__)
@@ -91,6 +91,8 @@ def _to_problem(request: Request, error: Exception) -> Problem:
         case AlreadyRunning():
             location = {"Location": run_address(error.run_id)}
             return Problem(409, _sentence(error), kind="already-running", headers=location, run=error.run_id)
+        case TooManyRuns():
+            return Problem(429, _sentence(error), kind="too-many", headers=_retry_after(None))
         case Draining():
             return Problem(503, _sentence(error), kind="draining", headers=_retry_after(None))
         case Unavailable():
@@ -124,5 +126,5 @@ def _sentence(error: Exception) -> str:
 
 # The errors that have an answer of their own, for Starlette.
 FORESEEN: dict[Any, ExceptionHandler] = dict.fromkeys(
-    (HTTPException, Problem, UnknownCollector, AlreadyRunning, Draining, Unavailable), respond
+    (HTTPException, Problem, UnknownCollector, AlreadyRunning, TooManyRuns, Draining, Unavailable), respond
 )
