@@ -20,13 +20,15 @@ from service.domain.samples import REQUIRED_TAGS
 
 MASK = "********"
 
-_SECRET_NAME = re.compile("token|key|secret|password", re.IGNORECASE)
+_SECRET_NAME = re.compile("(token|key|secret|password)(?!_env$)", re.IGNORECASE)  # x_env: a variable's name
 _PRIVATE_PART = re.compile(r"(?<=://)[^/?#\s@]*@|(?<=\?)[^#\s]+")
 
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _DURATION = re.compile(
     r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", re.ASCII
 )
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg])(i?)b", re.ASCII | re.IGNORECASE)
 
 _COLLECTOR = re.compile(r"[a-z0-9]([-a-z0-9_]*[a-z0-9])?")
 _LABEL = r"[A-Za-z0-9](?:[-A-Za-z0-9]{0,61}[A-Za-z0-9])?"
@@ -79,6 +81,15 @@ def duration_text(value: timedelta) -> str:
     seconds = value.total_seconds()
     unit = next((unit for unit, size in _UNITS.items() if seconds and seconds % size == 0), "s")
     return f"{seconds / _UNITS[unit]:.15g}{unit}"
+
+
+def byte_size(value: Any) -> Any:
+    """Bytes, or text such as ``64MiB``, ``500 KB``."""
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        return value
+    kilo = 1024 if match[3] else 1000
+    return int(float(match[1]) * kilo ** "kmg".index(match[2].lower()) * kilo)
 
 
 def from_json(text: str) -> Any:

@@ -84,8 +84,8 @@ class DaemonOperations:
             checks.append(Check(name="store", status="fail", detail=str(error)))
         checks.append(_warned("datadog", self._delivery.state.trouble))
         checks.append(_warned("github", self._edges.github.trouble))
-        secrets = (self._edges.api_key.trouble, self._edges.github_token.trouble)
-        checks.append(_warned("aws", "; ".join(trouble for trouble in secrets if trouble)))
+        troubles = (secret.trouble for secret in self._edges.credentials)
+        checks.append(_warned("aws", "; ".join(trouble for trouble in troubles if trouble)))
         return Health(ok=ok, checks=tuple(checks))
 
     # Collectors

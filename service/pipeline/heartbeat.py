@@ -20,6 +20,7 @@ async def beat(job: Job, store: Runs, clock: Clock) -> None:
     samples = [job.stamp_check(sample) for sample in checks.to_samples(known, now, job.max_age)]
     if last := await store.last_success(job.name):
         samples.append(job.own_sample(SUCCESS_AGE, max(0.0, (now - last).total_seconds()), now))
+    samples += job.reported(now)
     if samples:
         await store.put(job.name, samples)
 

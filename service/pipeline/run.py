@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 import anyio
+import anyio.to_thread
 import structlog
 from anyio.abc import TaskGroup
 
@@ -163,10 +164,9 @@ class Runner:
     async def _finish(self, job: Job, active: Active, collected: Collected) -> None:
         now = self._clock.now()
         run = replace(active.run, ended=now)
-        brought = stamped(job, collected, now)
-        unmeasured = [{**job.tags, **tags} for tags in collected.unmeasured]
-        known = checks.updated(await self._known_checks(job), brought, unmeasured, now)
-        states = [job.stamp_check(sample) for sample in checks.to_samples(known, now, job.max_age)]
+        before = await self._known_checks(job)
+        # A snapshot may bring a hundred thousand samples: seconds of CPU time that must not hold up the loop.
+        brought, known, states = await anyio.to_thread.run_sync(_worked_out, job, collected, before, now)
         samples = brought + states + await self._own_samples(job, run, len(brought), now)
         active.run = run = replace(run, samples=len(samples))
         await self._keep("the run and its samples", self._store.end(run, samples, known, collected.remember))
@@ -187,7 +187,7 @@ class Runner:
         values.append((POINTS_LOST, float(sum(lost.get(fate, 0) for fate in LOST))))
         if (remaining := self._quota(job)) is not None:
             values.append((QUOTA_REMAINING, remaining))
-        return [job.own_sample(metric, value, now) for metric, value in values]
+        return [job.own_sample(metric, value, now) for metric, value in values] + job.reported(now)
 
     async def _keep(self, what: str, work: Awaitable[Answer]) -> Answer | None:
         """``work`` of the store, None when the store is lost: a run goes on without it."""
@@ -196,6 +196,16 @@ class Runner:
         except Unavailable as error:
             log.error("the store is lost", what=what, reason=str(error))  # noqa: TRY400 - the reason says it all
             return None
+
+
+def _worked_out(
+    job: Job, collected: Collected, before: Sequence[checks.Check], now: datetime
+) -> tuple[list[Sample], list[checks.Check], list[Sample]]:
+    """The samples as they leave, the job's checks after them, and the stable series of these."""
+    brought = stamped(job, collected, now)
+    unmeasured = [{**job.tags, **tags} for tags in collected.unmeasured]
+    known = checks.updated(before, brought, unmeasured, now)
+    return brought, known, [job.stamp_check(sample) for sample in checks.to_samples(known, now, job.max_age)]
 
 
 def stamped(job: Job, collected: Collected, now: datetime) -> list[Sample]:

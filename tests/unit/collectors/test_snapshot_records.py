@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service.collectors.snapshot import SnapshotSettings
-from service.collectors.snapshot_samples import Category, to_collected
+from service.collectors.snapshot_samples import Category, Known, Publication, to_collected
 from service.domain.errors import Rejected
 from service.domain.runs import Collected
 from service.domain.samples import Kind
@@ -38,15 +38,11 @@ def collected(
     content: Any, *, now: datetime = NOW, sent: bytes | None = None, version: str = "1", max_age: float = 24
 ) -> Collected:
     body = content if isinstance(content, bytes) else json.dumps(content).encode()
-    return to_collected(
-        body,
-        name="health.json",
-        version=version,
-        category=TRAINING,
-        now=now,
-        max_age=timedelta(hours=max_age),
-        sent=sent,
+    published = Publication(body, "health.json", version)
+    result, _ = to_collected(
+        published, category=TRAINING, now=now, max_age=timedelta(hours=max_age), known=Known(sent)
     )
+    return result
 
 
 def reasons(result: Collected) -> list[str]:
@@ -110,7 +106,8 @@ def test_a_metric_of_the_whole_project_keeps_its_name() -> None:
 
 def test_optional_fields_may_be_absent_or_null() -> None:
     for nothing in (..., None):
-        (sample,) = collected([record(status=nothing, metric_kind=nothing, timestamp=nothing, tags=nothing)]).samples
+        fields = {"condition": "stable", "status": nothing, "metric_kind": nothing, "timestamp": nothing, "tags": nothing}
+        (sample,) = collected([record(**fields)]).samples
         assert (sample.tags["status"], sample.metric.kind, sample.at) == ("unknown", Kind.GAUGE, NOW)
 
 
