@@ -47,6 +47,7 @@ def run() -> Iterable[Measured]:
 def write(path: Path, now: datetime) -> None:
     """A snapshot of records such as the pipelines write."""
     chance = random.Random(1)
+    values = [round(chance.random(), 6) for _ in range(_RECORDS)]
     records = [
         {
             "metric": f"suite.metric_{index % _CHECKS}",
@@ -54,12 +55,12 @@ def write(path: Path, now: datetime) -> None:
             "task": "runs_successfully",
             "check": "reward_threshold",
             "condition": "> 0.5",
-            "value": round(chance.random(), 6),
-            "status": "pass" if chance.random() > 0.1 else "fail",
+            "value": value,
+            "status": "pass" if value > 0.5 else "fail",
             "timestamp": (now - timedelta(seconds=index % 1800)).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "tags": {"commit": f"{index:07x}", "workflow": "training", "seed": str(index // _CHECKS)},
         }
-        for index in range(_RECORDS)
+        for index, value in enumerate(values)
     ]
     path.write_text(json.dumps(records))
 
@@ -131,7 +132,9 @@ async def _ours(path: Path) -> dict[str, float]:
     state = path.parent / f"state-{time.monotonic_ns()}"
     given = {"collectors": {"training": collector}, "state_dir": str(state), "aws": {"secrets": "off"}}
     types = {name: kind.Settings for name, kind in installed().items()}
-    settings = load(None, {}, types, given).settings
+    config = state.with_suffix(".yaml")
+    config.write_text(json.dumps(given))
+    settings = load(config, {}, types).settings
     clock = SystemClock()
     store = await SqliteStore.open(state, now=clock.now())
     stalls: list[float] = []

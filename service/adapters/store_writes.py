@@ -29,6 +29,9 @@ _CHUNK = 200
 def prepare(connection: sqlite3.Connection) -> None:
     """What a connection needs before any other function here."""
     connection.execute("CREATE TEMP TABLE IF NOT EXISTS chosen (id INTEGER PRIMARY KEY) STRICT")
+    # KiB, used when a run is that large. Series are in the order of hashes, so with SQLite's 2 MiB a run of 100,000
+    # samples writes each page many times over: 1 s instead of 0.8.
+    connection.execute("PRAGMA cache_size = -16384")
 
 
 def recover(connection: sqlite3.Connection, now: datetime) -> tuple[int, int]:

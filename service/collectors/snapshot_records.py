@@ -20,7 +20,6 @@ _KINDS = {kind.value: kind for kind in Kind}
 _STATUSES = {status.value: status for status in Status}
 _NO_TAGS: Mapping[str, str] = {}
 _MOST = math.inf
-_HELD = 10_000  # texts of tags; what is different in every record is not worth holding
 
 Choice = TypeVar("Choice", Kind, Status)
 
@@ -60,7 +59,7 @@ class Record(NamedTuple):
 class Parser:
     """Reads the records of one snapshot.
 
-    Most records of a file share most of their texts, so each text is checked once and held once.
+    Most records of a file share most of their texts, so each of these is checked once and held once.
     ``namespace``: comes before the metrics' names. ``depth``: levels of nesting that a record may have.
     """
 
@@ -70,7 +69,6 @@ class Parser:
         self._metrics: dict[str, str] = {}
         self._texts: dict[str, str] = {}
         self._tags: dict[str, bool] = {}  # names: whether a record may set them
-        self._values: dict[str, str] = {}
         self._times: dict[str, datetime] = {}
         self._conditions: dict[str, Condition | None] = {}
 
@@ -142,22 +140,21 @@ class Parser:
         return at
 
     def _own(self, tags: Any) -> tuple[Mapping[str, str], tuple[str, ...]]:
+        """The record's own tags, and the names of those that it must not set."""
         if type(tags) is not dict:
             raise BadRecord(f"tags is {_type(tags)}, not an object")
+        names = self._tags
+        for name, value in tags.items():
+            if not (names.get(name) and type(value) is str and value.isascii()):
+                break
+        else:
+            return tags, ()
         kept: dict[str, str] = {}
         refused = []
-        names, values = self._tags, self._values
         for name, value in tags.items():
-            known = values.get(value) if type(value) is str else None
-            if known is None:
-                known = _tag_value(name, value)
-                if len(values) < _HELD:
-                    values[known] = known
-            may_set = names.get(name)
-            if may_set is None:
-                may_set = names[name] = _may_set(name)
-            if may_set:
-                kept[name] = known
+            text = _tag_value(name, value)
+            if names.setdefault(name, name.strip().lower() not in REQUIRED_TAGS):  # Datadog makes names lower-case
+                kept[name] = text
             else:
                 refused.append(name)
         return kept, tuple(refused)
@@ -247,12 +244,6 @@ def _tag_value(name: str, value: Any) -> str:
     if _is_broken(value):
         raise BadRecord(f"tag {_short(name)} {_BROKEN}")
     return value
-
-
-def _may_set(name: str) -> bool:
-    if _is_broken(name):
-        raise BadRecord(f"the name of tag {_short(name)} {_BROKEN}")
-    return name.strip().lower() not in REQUIRED_TAGS  # Datadog makes names lower-case
 
 
 def _wrong(field: str, value: Any, rule: str) -> NoReturn:
