@@ -43,6 +43,7 @@ _RUNS_GET = 20.0
 _DELIVERY_GETS = 12.0
 _PRUNE_EVERY = timedelta(minutes=10)
 _LAG_EVERY = 0.5
+_SECRETS_EVERY = 60.0
 
 # What a reload takes over; the rest needs a restart.
 _RELOADED = ("collectors.", "datadog.env", "datadog.version")
@@ -140,7 +141,7 @@ class Daemon:
         http = self._settings.http
         app = build_app(
             self._operations,
-            token=http.token.get_secret_value() if http.token else None,
+            token=self._parts.credentials.write_token,
             in_cluster=bool(self._environ.get("KUBERNETES_SERVICE_HOST")),
             allowed_hosts=http.allowed_hosts,
             telemetry=self._telemetry,
@@ -149,6 +150,7 @@ class Daemon:
         self._tasks.start_soon(self._delivery.run)
         self._tasks.start_soon(self._make_slots)
         self._tasks.start_soon(self._watch_lag)
+        self._tasks.start_soon(self._keep_secrets)
         self._tasks.start_soon(self._prune)
         self._set_jobs(jobs)
 
@@ -219,6 +221,14 @@ class Daemon:
             before = self._clock.monotonic()
             await self._clock.sleep(_LAG_EVERY)
             self._operations.lag = max(0.0, self._clock.monotonic() - before - _LAG_EVERY)
+
+    async def _keep_secrets(self) -> None:
+        """Reads the secrets at the start and again after their time, also those that are seldom asked for."""
+        known = self._parts.credentials
+        while True:
+            for secret in (known.api_key, known.github_token, known.write_token):
+                await secret.get()
+            await self._clock.sleep(_SECRETS_EVERY)
 
     async def _prune(self) -> None:
         while True:

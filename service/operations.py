@@ -7,8 +7,10 @@ import anyio
 import structlog
 
 from service.adapters.store import SqliteStore
+from service.collectors.snapshot import Snapshot
+from service.collectors.snapshot_validation import InvalidSnapshot
 from service.domain.actions import Action
-from service.domain.errors import Unavailable
+from service.domain.errors import Rejected, TooLarge, Unavailable
 from service.domain.runs import Cause, Run
 from service.parts import Edges
 from service.pipeline import dispatch
@@ -17,8 +19,17 @@ from service.pipeline.dispatch import Dispatcher
 from service.pipeline.job import Job
 from service.pipeline.ports import Clock
 from service.pipeline.schedule import Timer
-from service.web.metrics import CollectorState, Quota, Snapshot
-from service.web.operations import AlreadyRunning, Draining, Origin, UnknownCollector
+from service.web.metrics import CollectorState, Quota
+from service.web.metrics import Snapshot as Scrape
+from service.web.operations import (
+    AlreadyRunning,
+    BadSnapshot,
+    Draining,
+    Origin,
+    SnapshotTooLarge,
+    TakesNoSnapshots,
+    UnknownCollector,
+)
 from service.web.views import (
     Check,
     CollectorView,
@@ -127,6 +138,28 @@ class DaemonOperations:
                 await self.record("trigger", job.name, origin, run.id)
         return triggered
 
+    async def push(self, name: str, body: bytes, key: str, origin: Origin) -> Triggered:
+        collector = self._job(name).collector
+        if not isinstance(collector, Snapshot):
+            raise TakesNoSnapshots(name)
+        try:
+            kept = await collector.accept(body, key, self._clock.now())
+        except InvalidSnapshot as error:
+            bad = [{"where": fault.part, "what": fault.reason} for fault in error.faults]
+            raise BadSnapshot(error.summary, bad, error.count) from error
+        except TooLarge as error:
+            raise SnapshotTooLarge(str(error)) from error
+        except Rejected as error:
+            raise BadSnapshot(str(error)) from error
+        await self._store.remember(name, kept)
+        try:
+            run = self._dispatcher.follow(name, Cause.HTTP, origin.source)
+        except dispatch.Draining as error:
+            # What was stored is read by the first run after the restart.
+            raise Draining from error
+        await self.record("push", name, origin, run.id)
+        return Triggered(id=run.id, collector=name)
+
     async def pause(self, name: str, origin: Origin) -> None:
         await self._set_paused(name, True, origin)
 
@@ -188,12 +221,12 @@ class DaemonOperations:
             next_try=state.next_try_at,
         )
 
-    async def metrics_snapshot(self) -> Snapshot:
+    async def metrics_snapshot(self) -> Scrape:
         try:
             successes = await self._store.last_successes()
         except Unavailable:
             successes = {}
-        return Snapshot(
+        return Scrape(
             active_runs=len(self._dispatcher.all_active()),
             waiting=self._delivery.state.waiting,
             lag=self.lag,

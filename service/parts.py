@@ -91,4 +91,3 @@ def build_jobs(settings: Settings, edges: Edges, store: Recall) -> list[Job]:
             )
         )
     return jobs
-

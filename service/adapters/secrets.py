@@ -1,4 +1,4 @@
-"""Secrets: from the settings (environment, file), a mounted file, or AWS Secrets Manager. Their values leave in no text.
+"""Secrets: from the settings, a mounted file, or AWS Secrets Manager. Their values leave in no text.
 
 Whoever needs a secret asks its ``Secret`` each time, so a rotated one is taken over while the daemon runs.
 """
@@ -26,7 +26,7 @@ class Manager(Protocol):
     """AWS Secrets Manager, or what stands for it."""
 
     async def read(self, name: str) -> str:
-        """The value of NAME or NAME#KEY. Raises Unavailable (out of reach) or ConfigError (no such secret, no access)."""
+        """The value of NAME or NAME#KEY. Raises Unavailable or ConfigError (no such secret, no access)."""
         ...
 
 
@@ -97,10 +97,10 @@ class Managed:
 
 
 class Secret:
-    """One secret that an adapter needs: looked up when it is first asked for, again after its time and when refused.
+    """One secret that an adapter needs: looked up when it is first asked for, after its time, and when refused.
 
-    A value from the settings can't change while the process lives. Without one the ``sources`` are asked in order; while
-    all of them fail, the value that is known goes on working.
+    A value from the settings can't change while the process lives. Without one the ``sources`` are asked in order;
+    while all of them fail, the value that is known goes on working.
     ``source`` names where the value came from, never the value; "nowhere" while there is none.
     ``trouble`` says why the last look-up failed, None when it did not; ``may_pass``: time may mend that.
     """

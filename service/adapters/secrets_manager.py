@@ -20,7 +20,12 @@ _AWS_SIGNS = (
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_SECRETS_MANAGER",
 )
-_REFUSALS = ("ResourceNotFoundException", "AccessDeniedException", "InvalidRequestException", "InvalidParameterException")
+_REFUSALS = (
+    "ResourceNotFoundException",
+    "AccessDeniedException",
+    "InvalidRequestException",
+    "InvalidParameterException",
+)
 _WHOLE = 20.0  # seconds for the client, its credentials and the answer
 
 
@@ -75,7 +80,7 @@ async def _ask(name: str) -> str:
 
 
 def _picked(text: str, name: str, key: str | None) -> str:
-    """A secret is a plain string, or a JSON object: its ``key``, or without one its only value (as consoles write it)."""
+    """A secret is a plain string, or a JSON object: its ``key``, without one its only value (as consoles write)."""
     place = f"AWS Secrets Manager, secret {name}"
     try:
         values = json.loads(text) if text.lstrip().startswith("{") else None

@@ -33,9 +33,7 @@ async def read(
         return await _get(source, http, longest, token, unless)
 
 
-async def _get(
-    source: str, http: httpx.AsyncClient, longest: int, token: Secret | None, unless: str
-) -> Content | None:
+async def _get(source: str, http: httpx.AsyncClient, longest: int, token: Secret | None, unless: str) -> Content | None:
     name = shown(source)
     headers = {"Accept": "application/json", "Accept-Encoding": "identity", **_condition(unless)}
     headers |= await _authorization(token)
@@ -178,7 +176,16 @@ async def _remark(answer: httpx.Response) -> str:
         problem = orjson.loads(text)
     except orjson.JSONDecodeError:
         lines = text.decode(errors="replace").strip().splitlines()
-        said = "" if "html" in answer.headers.get("Content-Type", "") or not lines else lines[0]
-    else:
-        said = str(problem.get("detail") or "") if isinstance(problem, dict) else ""
-    return "".join(char for char in said[:_LONGEST_REMARK] if char.isprintable())
+        return "" if "html" in answer.headers.get("Content-Type", "") or not lines else _one_line(lines[0])
+    if not isinstance(problem, dict):
+        return ""
+    said = [_one_line(str(problem.get("detail") or problem.get("title") or ""))]
+    errors = problem.get("errors")
+    for each in errors if isinstance(errors, list) else ():
+        if isinstance(each, dict):
+            said.append(_one_line(f"  {each.get('where', '')}: {each.get('what', '')}"))
+    return "\n".join(said)
+
+
+def _one_line(text: str) -> str:
+    return "".join(char for char in text[:_LONGEST_REMARK] if char.isprintable())

@@ -1,14 +1,14 @@
-"""Snapshots in S3. Everything here runs in a thread with a loop of its own; the client is imported only when it is used.
+"""Snapshots in S3. Everything here runs in a thread with a loop of its own; the client is imported when it is used.
 
 Region, credentials and endpoint come from the usual AWS chain.
 """
 
 import os
+from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from hashlib import sha256
-from base64 import b64encode
 from typing import Any
 from urllib.parse import urlsplit
 

@@ -89,11 +89,15 @@ def end(
         f"INSERT OR REPLACE INTO checks (job, {rows.CHECK_COLUMNS}) VALUES (?,?,?,?,?,?,?,?)",  # noqa: S608 - constant
         [(run.job, *rows.from_check(check)) for check in checks],
     )
+    remember_for(connection, run.job, remember)
+
+
+def remember_for(connection: sqlite3.Connection, job: str, remember: Mapping[str, bytes | None]) -> None:
     for key, value in remember.items():
         if value is None:
-            connection.execute("DELETE FROM memory WHERE job = ? AND key = ?", (run.job, key))
+            connection.execute("DELETE FROM memory WHERE job = ? AND key = ?", (job, key))
         else:
-            connection.execute("INSERT OR REPLACE INTO memory VALUES (?, ?, ?)", (run.job, key, value))
+            connection.execute("INSERT OR REPLACE INTO memory VALUES (?, ?, ?)", (job, key, value))
 
 
 def put(connection: sqlite3.Connection, job: str, samples: Iterable[Sample]) -> None:

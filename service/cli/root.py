@@ -14,7 +14,9 @@ _COMMANDS = {
     "list": "inspect:list_",
     "list-workflows": "inspect:list_workflows",
     "pause": "remote:pause",
+    "publish": "snapshots:publish",
     "resume": "remote:resume",
+    "schema": "snapshots:schema",
     "status": "remote:status",
     "trigger": "remote:trigger",
 }

@@ -82,7 +82,10 @@ class Snapshot:
         self._context = context
         self._known = Known()
         self._published: datetime | None = None
-        self._seen: tuple[str, datetime] = ("", datetime.max.replace(tzinfo=UTC))  # the source's version, and since when
+        self._seen: tuple[str, datetime] = (
+            "",
+            datetime.max.replace(tzinfo=UTC),
+        )  # the source's version, and since when
         self._reader: snapshots.Reader | None = None
         if settings.source:
             token = context.secret(settings.token_env) if settings.token_env else None
@@ -171,7 +174,9 @@ class Snapshot:
         if not stored:
             return None
         pushed = await anyio.to_thread.run_sync(_unpack, stored)
-        return pushed and snapshots.Content("the pushed snapshot", pushed.body, f"pushed {pushed.key}", pushed.at)
+        if pushed is None:
+            return None
+        return snapshots.Content("the pushed snapshot", pushed.body, f"pushed {pushed.key}", pushed.at)
 
 
 @dataclass(frozen=True, slots=True)

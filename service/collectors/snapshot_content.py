@@ -1,4 +1,4 @@
-"""The bytes of a snapshot before they are JSON: gzip is told by its content, and the bounds hold before memory is spent."""
+"""The bytes of a snapshot before they are JSON: gzip told by its content, bounds that hold before memory is spent."""
 
 import zlib
 from dataclasses import dataclass

@@ -163,7 +163,7 @@ class _Reader(Generic[Taker]):
         return None, end
 
     def _some(self, until: int) -> tuple[list[Any], bool]:
-        """At least one value, then those that begin before ``until``, but not too many; and whether the list is over."""
+        """Some values, at least one, that begin before ``until``; and whether the list is over."""
         values = []
         while True:
             values.append(self._value())

@@ -14,15 +14,15 @@ from service.domain.runs import Fault
 
 
 class InvalidSnapshot(Rejected):
-    """Some records are bad. ``faults``: the first of them; ``count``: how many; ``records``: of how many."""
+    """Some records are bad. ``faults``: the first of them; ``count``: how many; ``summary``: without the list."""
 
     def __init__(self, name: str, faults: Faults, records: int) -> None:
         shown = "".join(f"\n  {fault}" for fault in faults.first)
         more = f"\n  and {faults.count - len(faults.first):,} more" if faults.count > len(faults.first) else ""
-        super().__init__(f"{name}: {faults.count:,} of {records:,} records are bad:{shown}{more}")
+        self.summary = f"{name}: {faults.count:,} of {records:,} records are bad"
+        super().__init__(f"{self.summary}:{shown}{more}")
         self.faults: Sequence[Fault] = tuple(faults.first)
         self.count = faults.count
-        self.records = records
 
 
 class _Check:

@@ -38,6 +38,7 @@ class Active:
     scope: anyio.CancelScope
     done: anyio.Event
     ending: Outcome = Outcome.INTERRUPTED  # what a cancellation of ``scope`` means
+    waits: bool = False  # for others of its job to end
 
     def cancel(self, outcome: Outcome) -> None:
         self.ending = outcome

@@ -1,5 +1,6 @@
 """/api/v1: collectors, runs and their samples; triggers, pauses. Contract 5."""
 
+import secrets
 from collections.abc import Awaitable, Callable
 from typing import Annotated, TypeVar
 from urllib.parse import quote, urlencode
@@ -26,7 +27,10 @@ from service.web.views import (
 
 # Each waiting caller holds a connection; beyond these a caller is told to come back.
 MOST_WAITING = 16
+# Each may take the memory of a large snapshot.
+MOST_PUSHING = 2
 _LONGEST_ACTOR = 200
+_LONGEST_KEY = 200
 
 
 class Given(BaseModel):
@@ -70,6 +74,7 @@ class Api:
         self._operations = operations
         self._closing = closing
         self._waiting = 0
+        self._pushing = 0
 
     def routes(self) -> list[Route]:
         collector = f"{API}/collectors/{{name}}"
@@ -78,6 +83,7 @@ class Api:
             Route(f"{API}/collectors", self.collectors),
             Route(collector, self.collector),
             Route(f"{collector}/runs", self.trigger, methods=["POST"]),
+            Route(f"{collector}/snapshots", self.push, methods=["POST"]),
             Route(f"{collector}/pause", self.pause, methods=["POST"]),
             Route(f"{collector}/resume", self.resume, methods=["POST"]),
             Route(f"{API}/runs", self.runs),
@@ -109,6 +115,26 @@ class Api:
         finally:
             self._waiting -= 1 if seconds else 0
         return answer(ended, headers=location) if ended else answer(triggered, 202, headers=location)
+
+    async def push(self, request: Request) -> Response:
+        """A snapshot as the body: JSON or JSON lines, plain or gzip. ``Idempotency-Key`` marks a push sent again."""
+        query(request, Nothing)
+        if self._pushing >= MOST_PUSHING:
+            raise Problem(
+                429, "Too many snapshots come at once.", kind="too-many", headers={"Retry-After": str(RETRY_AFTER)}
+            )
+        key = request.headers.get("idempotency-key", "").strip() or secrets.token_hex(8)
+        if len(key) > _LONGEST_KEY or not (key.isascii() and key.isprintable()):
+            raise Problem(400, f"Idempotency-Key is not {_LONGEST_KEY} ASCII characters at most.", kind="bad-header")
+        origin = Origin(request.client.host if request.client else "", _actor(request))
+        self._pushing += 1
+        try:
+            # An unknown name is refused before its snapshot is taken in.
+            await self._operations.collector(request.path_params["name"])
+            triggered = await self._operations.push(request.path_params["name"], await request.body(), key, origin)
+        finally:
+            self._pushing -= 1
+        return answer(triggered, 202, headers={"Location": run_address(triggered.id)})
 
     async def trigger_all(self, request: Request) -> Response:
         query(request, Nothing)

@@ -5,11 +5,13 @@ Pure ASGI, in front of all routes. What it refuses, it refuses as a problem (RFC
 
 import hmac
 import re
+import time
 from collections.abc import Iterable
 from ipaddress import ip_address
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.adapters.secrets import Secret
 from service.web.problems import RETRY_AFTER, Problem
 
 PROBES = frozenset({"/livez", "/healthz", "/readyz"})
@@ -19,6 +21,8 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 HEAD_LIMIT = 16 * 1024
 BODY_LIMIT = 64 * 1024
+# A snapshot, packed or not; the collector's own bounds come on top (``max_bytes``).
+SNAPSHOT_LIMIT = 64 * 1024 * 1024
 # More requests than this at once are turned away, so that probes find a free loop.
 MOST_AT_ONCE = 64
 
@@ -31,6 +35,10 @@ _ORIGIN = re.compile(rf"(?P<scheme>https?)://{_HOST}")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 # A request that came through a proxy is not from this machine, even when the proxy is.
 _FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via")
+
+_SNAPSHOTS = re.compile(r"/api/v1/collectors/[^/]+/snapshots")
+# Seconds between look-ups of a token that may have been replaced, whoever asks for them with a wrong one.
+_LOOK_UP_AGAIN = 5.0
 
 _POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
@@ -50,11 +58,15 @@ class Guard:
     """The middleware. ``in_cluster``: loopback is no proof of anything there, a sidecar delivers foreign traffic."""
 
     def __init__(
-        self, app: ASGIApp, *, token: str | None, in_cluster: bool, allowed_hosts: Iterable[str], machine: str
+        self, app: ASGIApp, *, token: Secret | str | None, in_cluster: bool, allowed_hosts: Iterable[str], machine: str
     ) -> None:
-        """``machine``: its own host name. ``allowed_hosts``: further names, ``*.name`` for all below one."""
+        """``token``: a Secret may change while the daemon runs. ``machine``: its own host name.
+
+        ``allowed_hosts``: further names, ``*.name`` for all below one.
+        """
         self._app = app
-        self._token = (token or "").strip().encode()
+        self._token = token if isinstance(token, Secret) else Secret("token of the write calls", "", token or None)
+        self._look_up_after = 0.0
         self._in_cluster = in_cluster
         self._names = {_plain(name) for name in (*OWN_NAMES, machine, *allowed_hosts)}
         self._active = 0
@@ -66,6 +78,8 @@ class Guard:
         send = _with_security_headers(send)
         try:
             self._check(scope)
+            if scope["method"] not in SAFE_METHODS:
+                await self._check_token(scope)
         except Problem as problem:
             await problem.response(scope)(scope, receive, send)
             return
@@ -74,7 +88,7 @@ class Guard:
             return
         self._active += 1
         try:
-            await self._app(scope, _bounded(receive), send)
+            await self._app(scope, _bounded(receive, _limit(scope)), send)
         finally:
             self._active -= 1
 
@@ -86,7 +100,6 @@ class Guard:
         _check_length(scope)
         if scope["method"] not in SAFE_METHODS:
             _check_page(scope)
-            self._check_token(scope)
         if scope["path"] not in PROBES and self._active >= MOST_AT_ONCE:
             raise Problem(503, "Too many requests at once.", kind="busy", headers={"Retry-After": str(RETRY_AFTER)})
 
@@ -104,9 +117,11 @@ class Guard:
             kind="unknown-host",
         )
 
-    def _check_token(self, scope: Scope) -> None:
-        if not self._token:
-            if self._in_cluster:
+    async def _check_token(self, scope: Scope) -> None:
+        token = (await self._token.get() or "").strip().encode()
+        if not token:
+            # A token that is set but can't be read (yet) is not the same as none.
+            if self._in_cluster or self._token.can_change:
                 raise Problem(
                     403,
                     "Write calls are refused: set INFRA_HEALTH_TOKEN and send it as a bearer token.",
@@ -122,9 +137,21 @@ class Guard:
         given = _values(scope, b"authorization")
         if not given:
             raise _unauthorized("Write calls need Authorization: Bearer INFRA_HEALTH_TOKEN.", "")
-        scheme, _, token = given[0].partition(b" ")
-        if len(given) > 1 or scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):
+        scheme, _, shown = given[0].partition(b" ")
+        if len(given) > 1 or scheme.lower() != b"bearer":
             raise _unauthorized("This is not the bearer token.", ', error="invalid_token"')
+        if not hmac.compare_digest(shown.strip(), token) and not await self._is_new(shown.strip()):
+            raise _unauthorized("This is not the bearer token.", ', error="invalid_token"')
+
+    async def _is_new(self, shown: bytes) -> bool:
+        """Whether the token was replaced by this one since it was read."""
+        now = time.monotonic()
+        if now < self._look_up_after:
+            return False
+        self._look_up_after = now + _LOOK_UP_AGAIN
+        if not await self._token.ask_again():
+            return False
+        return hmac.compare_digest(shown, (await self._token.get() or "").strip().encode())
 
 
 def _unauthorized(detail: str, error: str) -> Problem:
@@ -165,12 +192,18 @@ def _check_length(scope: Scope) -> None:
     for value in _values(scope, b"content-length"):
         if not value.isdigit():
             raise Problem(400, "Content-Length is not a number.")
-        if len(value.lstrip(b"0")) > len(str(BODY_LIMIT)) or int(value) > BODY_LIMIT:
-            raise _too_large()
+        limit = _limit(scope)
+        if len(value.lstrip(b"0")) > len(str(limit)) or int(value) > limit:
+            raise _too_large(limit)
 
 
-def _too_large() -> Problem:
-    return Problem(413, f"The body is larger than {BODY_LIMIT} bytes.", kind="body-too-large")
+def _limit(scope: Scope) -> int:
+    """Bytes that the body may have."""
+    return SNAPSHOT_LIMIT if _SNAPSHOTS.fullmatch(scope["path"]) else BODY_LIMIT
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(413, f"The body is larger than {limit} bytes.", kind="body-too-large")
 
 
 def _host(scope: Scope) -> tuple[str, str]:
@@ -210,7 +243,7 @@ def _values(scope: Scope, name: bytes) -> list[bytes]:
     return [value for key, value in scope["headers"] if key == name]
 
 
-def _bounded(receive: Receive) -> Receive:
+def _bounded(receive: Receive, limit: int) -> Receive:
     """Bodies without a Content-Length are counted as they come."""
     seen = 0
 
@@ -218,8 +251,8 @@ def _bounded(receive: Receive) -> Receive:
         nonlocal seen
         message = await receive()
         seen += len(message.get("body", b""))
-        if seen > BODY_LIMIT:
-            raise _too_large()
+        if seen > limit:
+            raise _too_large(limit)
         return message
 
     return bounded

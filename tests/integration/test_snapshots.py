@@ -74,6 +74,12 @@ def collector(source: str | None, http: httpx.AsyncClient, memory: Memory | None
     return Snapshot(settings, Context("nightly", github, http, memory or Memory()))
 
 
+async def read(source: str, http: httpx.AsyncClient, longest: int = snapshots.LONGEST) -> snapshots.Content:
+    content = await snapshots.read(source, http, longest=longest)
+    assert content
+    return content
+
+
 # The collector
 
 
@@ -126,29 +132,29 @@ async def test_a_path_and_a_file_address_are_the_same(http: httpx.AsyncClient, t
     path = tmp_path / "a b.json"
     path.write_bytes(b"[1]")
     for source in (str(path), f"file://{tmp_path}/a%20b.json", f"file://localhost{tmp_path}/a b.json"):
-        assert (await snapshots.read(source, http)).body == b"[1]"
+        assert (await read(source, http)).body == b"[1]"
 
 
 async def test_a_file_that_is_published_anew_has_another_version(http: httpx.AsyncClient, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(b"[1]")
     os.utime(path, ns=(0, 1))
-    first = await snapshots.read(str(path), http)
+    first = await read(str(path), http)
     os.utime(path, ns=(0, 2))
-    assert (await snapshots.read(str(path), http)).version != first.version
+    assert (await read(str(path), http)).version != first.version
 
 
 async def test_files_that_can_not_be_read_say_why(http: httpx.AsyncClient, tmp_path: Path) -> None:
     with pytest.raises(Rejected, match=r"none\.json: nothing is there; publish"):
-        await snapshots.read(str(tmp_path / "none.json"), http)
-    with pytest.raises(ConfigError, match="is not a file"):
-        await snapshots.read(str(tmp_path), http)
+        await read(str(tmp_path / "none.json"), http)
+    with pytest.raises(Rejected, match="the directory holds no file"):
+        await read(str(tmp_path), http)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ConfigError, match="is not a file"):
-        await snapshots.read(str(tmp_path / "pipe"), http)
+    with pytest.raises(ConfigError, match="is neither a file nor a directory"):
+        await read(str(tmp_path / "pipe"), http)
     (tmp_path / "large.json").write_bytes(b" " * 101)
     with pytest.raises(TooLarge, match=r"large\.json holds more than 100 bytes"):
-        await snapshots.read(str(tmp_path / "large.json"), http, longest=100)
+        await read(str(tmp_path / "large.json"), http, longest=100)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +162,7 @@ async def test_files_that_can_not_be_read_say_why(http: httpx.AsyncClient, tmp_p
 )
 async def test_other_forms_are_refused_with_what_is_possible(source: str, http: httpx.AsyncClient) -> None:
     with pytest.raises(ConfigError, match=r"source .*(it may be a path|write )"):
-        await snapshots.read(source, http)
+        await read(source, http)
 
 
 # HTTP
@@ -164,7 +170,7 @@ async def test_other_forms_are_refused_with_what_is_possible(source: str, http: 
 
 async def test_a_snapshot_is_read_over_http(http: httpx.AsyncClient) -> None:
     async with scripted(Answer(200, b"[1]", {"ETag": '"a"'})) as server:
-        content = await snapshots.read(f"{server.url}/health.json?sig=secret", http)
+        content = await read(f"{server.url}/health.json?sig=secret", http)
     assert (content.body, content.version) == (b"[1]", '"a"')
     assert "secret" not in content.name
 
@@ -185,7 +191,7 @@ async def test_http_answers_are_told_apart_by_who_can_mend_them(
 ) -> None:
     async with scripted(Answer(status, b"", {"Retry-After": "7"})) as server:
         with pytest.raises(error, match=message) as raised:
-            await snapshots.read(f"{server.url}/health.json?sig=secret", http)
+            await read(f"{server.url}/health.json?sig=secret", http)
     assert "secret" not in str(raised.value)
     if isinstance(raised.value, Unavailable):
         assert raised.value.retry_after == 7
@@ -194,34 +200,34 @@ async def test_http_answers_are_told_apart_by_who_can_mend_them(
 async def test_a_server_that_hangs_up_or_is_not_there_is_unavailable(http: httpx.AsyncClient) -> None:
     async with scripted(HANG_UP) as server:
         with pytest.raises(Unavailable, match="no answer"):
-            await snapshots.read(server.url, http)
+            await read(server.url, http)
     with pytest.raises(Unavailable, match="no answer"):
-        await snapshots.read(server.url, http)
+        await read(server.url, http)
 
 
 async def test_an_answer_that_is_too_large_is_refused_before_it_is_read_whole(http: httpx.AsyncClient) -> None:
     async with scripted(Answer(200, b" " * 1_000_000)) as server:
         with pytest.raises(TooLarge, match="more than 1,000 bytes"):
-            await snapshots.read(server.url, http, longest=1000)
+            await read(server.url, http, longest=1000)
 
 
 async def test_a_redirect_is_followed_on_the_same_host_only(http: httpx.AsyncClient) -> None:
     async with scripted(Answer(302, b"", {"Location": "/b.json"}), Answer(200, b"[1]")) as server:
-        assert (await snapshots.read(f"{server.url}/a.json", http)).body == b"[1]"
+        assert (await read(f"{server.url}/a.json", http)).body == b"[1]"
     for location in ("http://169.254.169.254/latest/meta-data", "http://localhost:1/", "//evil.example/"):
         async with scripted(Answer(302, b"", {"Location": location})) as server:
             with pytest.raises(Rejected, match="redirects to another host"):
-                await snapshots.read(f"{server.url}/a.json", http)
+                await read(f"{server.url}/a.json", http)
     async with scripted(Answer(302, b"", {"Location": "/a.json"})) as server:
         with pytest.raises(Rejected, match="redirects more than"):
-            await snapshots.read(f"{server.url}/a.json", http)
+            await read(f"{server.url}/a.json", http)
 
 
 # S3
 
 
 async def test_an_object_is_read_from_s3(bucket: str, http: httpx.AsyncClient) -> None:
-    content = await snapshots.read(f"s3://{bucket}/runs/training 1?.json", http)
+    content = await read(f"s3://{bucket}/runs/training 1?.json", http)
     assert content.body == b"[1]"
 
 
@@ -229,13 +235,13 @@ async def test_s3_errors_are_told_apart_by_who_can_mend_them(
     bucket: str, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(Rejected, match=r"s3://health/none\.json: nothing is there"):
-        await snapshots.read(f"s3://{bucket}/none.json", http)
+        await read(f"s3://{bucket}/none.json", http)
     with pytest.raises(Rejected, match="nothing is there"):
-        await snapshots.read("s3://no-such-bucket/none.json", http)
+        await read("s3://no-such-bucket/none.json", http)
     with pytest.raises(TooLarge):
-        await snapshots.read(f"s3://{bucket}/runs/training 1?.json", http, longest=2)
+        await read(f"s3://{bucket}/runs/training 1?.json", http, longest=2)
     with pytest.raises(ConfigError):
-        await snapshots.read("s3://B A D/key", http)
+        await read("s3://B A D/key", http)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(Unavailable, match="no answer"):
-        await snapshots.read(f"s3://{bucket}/runs/training 1?.json", http)
+        await read(f"s3://{bucket}/runs/training 1?.json", http)

@@ -39,9 +39,7 @@ def collected(
 ) -> Collected:
     body = content if isinstance(content, bytes) else json.dumps(content).encode()
     published = Publication(body, "health.json", version)
-    result, _ = to_collected(
-        published, category=TRAINING, now=now, max_age=timedelta(hours=max_age), known=Known(sent)
-    )
+    result, _ = to_collected(published, category=TRAINING, now=now, max_age=timedelta(hours=max_age), known=Known(sent))
     return result
 
 
@@ -106,7 +104,13 @@ def test_a_metric_of_the_whole_project_keeps_its_name() -> None:
 
 def test_optional_fields_may_be_absent_or_null() -> None:
     for nothing in (..., None):
-        fields = {"condition": "stable", "status": nothing, "metric_kind": nothing, "timestamp": nothing, "tags": nothing}
+        fields = {
+            "condition": "stable",
+            "status": nothing,
+            "metric_kind": nothing,
+            "timestamp": nothing,
+            "tags": nothing,
+        }
         (sample,) = collected([record(**fields)]).samples
         assert (sample.tags["status"], sample.metric.kind, sample.at) == ("unknown", Kind.GAUGE, NOW)
 
