@@ -64,6 +64,7 @@ def publish(
     *,
     token_env: str | None = None,
     limits: Limits | None = None,
+    name: str = "the snapshot",
 ) -> Published:
     """Checks a snapshot and puts it where a collector reads it; whole or not at all.
 
@@ -71,7 +72,7 @@ def publish(
     ``to``: a path, a directory (each snapshot a file of its own), ``s3://BUCKET/KEY`` or ``s3://BUCKET/PREFIX/``, an
     http(s) address (PUT; POST where that is what it takes), or a daemon's ``/api/v1/collectors/NAME/snapshots``.
     ``token_env``: the variable that holds the bearer token; for a daemon INFRA_HEALTH_TOKEN where it is set.
-    Where ``to`` ends with ``.gz`` the snapshot is packed.
+    Where ``to`` ends with ``.gz`` the snapshot is packed. ``name``: what messages call it.
 
     Raises InvalidSnapshot (bad records), Rejected, TooLarge, Unauthorized, ConfigError, or Unavailable after some
     tries. It blocks: from a coroutine call it in a thread.
@@ -81,7 +82,7 @@ def publish(
     secret = _token(target, token_env)
     # In a thread of its own it works beside an event loop, too (a notebook has one).
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(anyio.run, partial(_publish, body, target, secret, limits or Limits())).result()
+        return pool.submit(anyio.run, partial(_publish, body, name, target, secret, limits or Limits())).result()
 
 
 def records_of(body: bytes, name: str, limits: Limits | None = None) -> list[Mapping[str, Any]]:
@@ -91,9 +92,9 @@ def records_of(body: bytes, name: str, limits: Limits | None = None) -> list[Map
     return records
 
 
-async def _publish(body: bytes, to: str, token: Secret | None, limits: Limits) -> Published:
+async def _publish(body: bytes, name: str, to: str, token: Secret | None, limits: Limits) -> Published:
     now = datetime.now(UTC)
-    count, remarks = await anyio.to_thread.run_sync(refuse_bad, body, "the snapshot", now, limits, _NAMESPACE)
+    count, remarks = await anyio.to_thread.run_sync(refuse_bad, body, name, now, limits, _NAMESPACE)
     if to.endswith(".gz") and not body.startswith(b"\x1f\x8b"):
         body = await anyio.to_thread.run_sync(gzip.compress, body)
     place, run = await _put(body, to, token, now)

@@ -34,7 +34,7 @@ def publish(options: Options, files: tuple[str, ...], to: str, token_env: str | 
     from service.publish import publish as publish_snapshot
 
     with told():
-        done = publish_snapshot(_body(files), to, token_env=token_env)
+        done = publish_snapshot(_body(files), to, token_env=token_env, name=", ".join(files))
         for remark in done.remarks:
             say(f"left out: {remark}", fg="yellow")
         if options.json:
