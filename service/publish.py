@@ -21,7 +21,6 @@ from urllib.parse import urlsplit
 import anyio
 import anyio.to_thread
 import httpx
-import orjson
 
 from service.adapters import snapshot_files, snapshot_http, snapshot_s3
 from service.adapters.secrets import Secret, from_environment
@@ -154,15 +153,11 @@ async def _tried(attempt: Callable[[], Awaitable[Answer]]) -> Answer:
 
 
 def _encoded(records: Iterable[Mapping[str, Any]]) -> bytes:
-    listed = list(records)
     try:
-        return orjson.dumps(listed)
-    except TypeError:
-        # NaN, lone surrogates and the like: the check below says which record it is.
-        try:
-            return json.dumps(listed).encode()
-        except (TypeError, ValueError) as error:
-            raise Rejected(f"the snapshot: {error}") from error
+        # Not orjson: it would write NaN as null, and the check below could not say what is wrong.
+        return json.dumps(list(records)).encode()
+    except (TypeError, ValueError) as error:
+        raise Rejected(f"the snapshot: {error}") from error
 
 
 def _name(body: bytes, now: datetime) -> str:

@@ -8,7 +8,7 @@ import aioboto3
 import httpx
 import pytest
 
-from service.adapters.secrets import Managed, MountedFile, Secret, from_environment
+from service.adapters.secrets import Managed, MountedFile, Secret, Source, from_environment
 from service.adapters.secrets_manager import SecretsManager
 from service.config_sources import load
 from service.credentials import Credentials, credentials
@@ -167,7 +167,7 @@ async def test_a_mounted_file_that_is_replaced_is_taken_over(tmp_path: Path) -> 
 
 async def test_while_the_file_is_missing_aws_is_asked(aws: Any, tmp_path: Path) -> None:
     await aws.create_secret(Name="key", SecretString="managed")
-    sources = [MountedFile(tmp_path / "none", "KEY_FILE"), Managed(SecretsManager(), "key")]
+    sources: list[Source] = [MountedFile(tmp_path / "none", "KEY_FILE"), Managed(SecretsManager(), "key")]
     secret = Secret("key", "set it", sources=sources)
     assert await secret.get() == "managed"
     assert secret.source == "AWS Secrets Manager, key"
