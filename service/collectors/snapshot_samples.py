@@ -61,7 +61,8 @@ class Publication:
     """One snapshot as it was published.
 
     ``name``: for messages. ``version`` tells one publication from another, for counts and distributions without a
-    time. ``at``: when it was published, where the source says so; a record without a time was measured then.
+    time. ``at``: when it was published, where the source says so. A record without a time was measured then, and is
+    sent as of the run: it says that its value is still true.
     """
 
     body: bytes
@@ -182,7 +183,7 @@ class _Selection:
         }
         if record.kind is not Kind.GAUGE:
             self._take_event(record, at, tags)
-        elif at >= self._old:
+        elif record.at and at >= self._old:
             self._send(record, tags, at)
         elif at >= self._oldest:
             self._send(record, tags, self._now, measured_at=at)

@@ -22,6 +22,9 @@ _STATE = {Status.PASS: 0, Status.FAIL: 1, Status.UNKNOWN: 2}
 # An unknown check that nobody has measured for so long is no check of this configuration any more.
 FORGET_AFTER = timedelta(days=7)
 
+# So many are worked on at once; more of them in a thread, since they would hold up the loop.
+FEW = 1000
+
 CheckKey = tuple[tuple[str, str], ...]
 
 
@@ -98,13 +101,21 @@ def updated(
     return [check for check in checks.values() if not _forgotten(check, now)]
 
 
-def to_samples(checks: Iterable[Check], now: datetime, max_age: timedelta) -> list[Sample]:
-    """The stable series of ``checks`` at ``now``; a value older than ``max_age`` counts as unknown."""
+def to_samples(
+    checks: Iterable[Check], now: datetime, max_age: timedelta, also: Mapping[str, str] | None = None
+) -> list[Sample]:
+    """The stable series of ``checks`` at ``now``, with the tags ``also``; a value older than ``max_age`` is unknown.
+
+    The series of one check share one mapping of tags.
+    """
     samples = []
+    comparisons: dict[str, conditions.Condition | None] = {}
     for check in checks:
-        tags = check.tags
+        tags = {**check.tags, **(also or {})}
         samples.append(Sample(CHECK_STATE, _STATE[status_at(check, now, max_age)], now, tags))
-        if condition := conditions.parse(check.condition):
+        if check.condition not in comparisons:
+            comparisons[check.condition] = conditions.parse(check.condition)
+        if condition := comparisons[check.condition]:
             samples.append(Sample(CHECK_THRESHOLD, condition.threshold, now, tags))
         if check.measured_at:
             age = max(0.0, (now - check.measured_at).total_seconds())

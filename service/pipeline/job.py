@@ -83,10 +83,10 @@ class Job:
         # Not dataclasses.replace, which takes three times as long; a snapshot may bring a hundred thousand.
         return Sample(sample.metric, sample.value, sample.at, tags, sample.measured_at, covered, sample.evidence)
 
-    def stamp_check(self, sample: Sample) -> Sample:
-        """A check's stable series: its own tags plus env and service, nothing that flips."""
-        tags = {**sample.tags, "env": self.origin.env, "service": SERVICE}
-        return Sample(sample.metric, sample.value, sample.at, tags)
+    @property
+    def check_tags(self) -> dict[str, str]:
+        """What a check's stable series carry beside the check's own tags: nothing that flips."""
+        return {"env": self.origin.env, "service": SERVICE}
 
     def reported(self, now: datetime) -> list[Sample]:
         """What the collector itself has to say of its health."""

@@ -166,8 +166,10 @@ class Runner:
         now = self._clock.now()
         run = replace(active.run, ended=now)
         before = await self._known_checks(job)
-        # A snapshot may bring a hundred thousand samples: seconds of CPU time that must not hold up the loop.
-        brought, known, states = await anyio.to_thread.run_sync(_worked_out, job, collected, before, now)
+        if len(before) + len(collected.samples) <= checks.FEW:
+            brought, known, states = _worked_out(job, collected, before, now)
+        else:
+            brought, known, states = await anyio.to_thread.run_sync(_worked_out, job, collected, before, now)
         samples = brought + states + await self._own_samples(job, run, len(brought), now)
         active.run = run = replace(run, samples=len(samples))
         await self._keep("the run and its samples", self._store.end(run, samples, known, collected.remember))
@@ -206,7 +208,7 @@ def _worked_out(
     brought = stamped(job, collected, now)
     unmeasured = [{**job.tags, **tags} for tags in collected.unmeasured]
     known = checks.updated(before, brought, unmeasured, now)
-    return brought, known, [job.stamp_check(sample) for sample in checks.to_samples(known, now, job.max_age)]
+    return brought, known, checks.to_samples(known, now, job.max_age, job.check_tags)
 
 
 def stamped(job: Job, collected: Collected, now: datetime) -> list[Sample]:

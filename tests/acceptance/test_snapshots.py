@@ -2,12 +2,14 @@
 
 import gzip
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from moto.server import ThreadedMotoServer
 
 from tests.acceptance.program import KEY, SNAPSHOT, Daemon, Place, place, wait_for
 
@@ -114,3 +116,51 @@ def test_the_schema_is_versioned_json(here: Place) -> None:
     schema = json.loads(here.run("schema", "snapshot").stdout)
     assert schema["$id"] == "urn:infra-health:schema:snapshot:1"
     assert schema["$defs"]["record"]["required"][-1] == "value"
+
+
+def test_a_start_while_aws_is_away_collects_waits_and_delivers_once_the_key_comes(here: Place) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environ = {
+        "DD_API_KEY": None,
+        "GITHUB_TOKEN": None,
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "eu-central-1",
+    }
+    with here.daemon(environ=environ) as daemon:
+        assert push(daemon, [SNAPSHOT]).status_code == 202
+        for name in ("aws", "datadog"):
+            wait_for(lambda name=name: _check(daemon, name)["status"] == "warn", daemon)
+        assert daemon.http.get("/readyz").status_code == 200
+        assert hearts(here) == []
+        server = ThreadedMotoServer(ip_address="127.0.0.1", port=port)
+        server.start()
+        try:
+            secret = {
+                "Name": "datadog/api-key",
+                "SecretString": json.dumps({"key": KEY}),
+                "ClientRequestToken": "1" * 32,
+            }
+            created = httpx.post(
+                f"http://127.0.0.1:{port}/",
+                json=secret,
+                headers={
+                    "X-Amz-Target": "secretsmanager.CreateSecret",
+                    "Content-Type": "application/x-amz-json-1.1",
+                    "Authorization": "AWS4-HMAC-SHA256 Credential=test/20250114/eu-central-1/secretsmanager/aws4_request",
+                },
+            )
+            assert created.status_code == 200, created.text
+            wait_for(lambda: hearts(here) == [0.92], daemon, seconds=90)
+        finally:
+            server.stop()
+        wait_for(lambda: _check(daemon, "datadog")["status"] == "ok", daemon)
+        assert KEY not in daemon.text
+
+
+def _check(daemon: Daemon, name: str) -> dict[str, str]:
+    checks: list[dict[str, str]] = daemon.get("/readyz")["checks"]
+    return next(each for each in checks if each["name"] == name)
