@@ -150,7 +150,7 @@ def test_a_start_while_aws_is_away_collects_waits_and_delivers_once_the_key_come
                 headers={
                     "X-Amz-Target": "secretsmanager.CreateSecret",
                     "Content-Type": "application/x-amz-json-1.1",
-                    "Authorization": "AWS4-HMAC-SHA256 Credential=test/20250114/eu-central-1/secretsmanager/aws4_request",
+                    "Authorization": "AWS4-HMAC-SHA256 Credential=test/20250114/eu-central-1/secretsmanager/aws4",
                 },
             )
             assert created.status_code == 200, created.text
