@@ -151,7 +151,7 @@ async def _ours(path: Path) -> dict[str, float]:
 
     async with edges(settings, {}) as parts, anyio.create_task_group() as tasks:
         jobs = build_jobs(settings, parts, store)
-        dispatcher = Dispatcher(Runner(store, clock, stored=lambda: None, retry=False), store, clock, tasks)
+        dispatcher = Dispatcher(Runner(store, clock, tasks, stored=lambda: None, retry=False), store, clock, tasks)
         dispatcher.set_jobs(jobs)
         before, begun = _peak(), time.perf_counter()
         await jobs[0].collector.collect(clock.now())
