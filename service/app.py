@@ -49,6 +49,7 @@ _DELIVERY_GETS = 12.0
 _STUBBORN = 1.0  # seconds for a cancelled collector to stop before the process ends without it
 _PRUNE_EVERY = timedelta(minutes=10)
 _REPAY_EVERY = 5.0
+_SECRETS_EVERY = 60.0
 
 # What a reload takes over; the rest needs a restart.
 _RELOADED = ("collectors.", "datadog.env", "datadog.version")
@@ -168,7 +169,7 @@ class Daemon:
         http = self._settings.http
         app = build_app(
             self._operations,
-            token=http.token.get_secret_value() if http.token else None,
+            token=self._parts.credentials.write_token,
             read_token=http.read_token.get_secret_value() if http.read_token else None,
             in_cluster=bool(self._environ.get("KUBERNETES_SERVICE_HOST")),
             allowed_hosts=http.allowed_hosts,
@@ -178,6 +179,7 @@ class Daemon:
         self._tasks.start_soon(self._delivery.run)
         self._tasks.start_soon(self._make_slots)
         self._tasks.start_soon(self._watch_lag)
+        self._tasks.start_soon(self._keep_secrets)
         self._tasks.start_soon(self._prune)
         self._tasks.start_soon(self._repay)
         self._set_jobs(jobs)
@@ -274,6 +276,14 @@ class Daemon:
                 async with self._delivery.paused():
                     await self._reserve.repay()
                 self._delivery.notify()
+
+    async def _keep_secrets(self) -> None:
+        """Reads the secrets at the start and again after their time, also those that are seldom asked for."""
+        known = self._parts.credentials
+        while True:
+            for secret in (known.api_key, known.github_token, known.write_token):
+                await secret.get()
+            await self._clock.sleep(_SECRETS_EVERY)
 
     async def _prune(self) -> None:
         faults = Faults()

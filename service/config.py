@@ -167,8 +167,17 @@ class HttpSettings(Section):
     read_token: Secret | None = None
 
 
+class SecretNames(Section):
+    """Names in AWS Secrets Manager: NAME, or NAME#KEY for one key of a JSON secret."""
+
+    datadog_api: Text = "datadog/api-key"
+    datadog_app: Text = "datadog/app-key"
+    github: Text = "github/dashboard-token"
+
+
 class AwsSettings(Section):
     secrets: Literal["auto", "on", "off"] = "auto"
+    names: SecretNames = SecretNames()
 
 
 class LogSettings(Section):

@@ -20,7 +20,7 @@ from service.domain.samples import REQUIRED_TAGS
 
 MASK = "********"
 
-_SECRET_NAME = re.compile("token|key|secret|password", re.IGNORECASE)
+_SECRET_NAME = re.compile("(token|key|secret|password)(?!_env$)", re.IGNORECASE)  # x_env: a variable's name
 _PRIVATE_PART = re.compile(r"(?<=://)[^/?#\s@]*@|(?<=\?)[^#\s]+")
 
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}

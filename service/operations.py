@@ -9,8 +9,10 @@ import structlog
 from service import logs
 from service.adapters.store import SqliteStore
 from service.board import DaemonBoard
+from service.collectors.snapshot import Snapshot
+from service.collectors.snapshot_validation import InvalidSnapshot
 from service.domain.actions import Action
-from service.domain.errors import Unavailable
+from service.domain.errors import Rejected, TooLarge, Unavailable
 from service.domain.runs import Cause, Run
 from service.parts import Edges
 from service.pipeline import dispatch
@@ -22,8 +24,17 @@ from service.pipeline.reserve import Reserve
 from service.pipeline.schedule import Timer
 from service.scrape import LAGS, in_turns, scraped
 from service.web.check_views import CheckView, is_meant
-from service.web.metrics import Snapshot
-from service.web.operations import AlreadyRunning, Draining, Origin, TooManyRuns, UnknownCollector
+from service.web.metrics import Snapshot as Scrape
+from service.web.operations import (
+    AlreadyRunning,
+    BadSnapshot,
+    Draining,
+    Origin,
+    SnapshotTooLarge,
+    TakesNoSnapshots,
+    TooManyRuns,
+    UnknownCollector,
+)
 from service.web.views import (
     Check,
     CollectorView,
@@ -97,8 +108,8 @@ class DaemonOperations:
         checks.append(Check(name="store", status="ok" if ok else "fail", detail=lost or ""))
         checks.append(_warned("datadog", self._delivery.state.trouble))
         checks.append(_warned("github", self._edges.github.trouble))
-        secrets = (self._edges.api_key.trouble, self._edges.github_token.trouble)
-        checks.append(_warned("aws", "; ".join(trouble for trouble in secrets if trouble)))
+        troubles = (secret.trouble for secret in self._edges.credentials)
+        checks.append(_warned("aws", "; ".join(trouble for trouble in troubles if trouble)))
         return Health(ok=ok, checks=tuple(checks))
 
     # Collectors
@@ -146,6 +157,28 @@ class DaemonOperations:
                 triggered.append(Triggered(id=run.id, collector=job.name))
                 await self.record("trigger", job.name, origin, run.id)
         return triggered
+
+    async def push(self, name: str, body: bytes, key: str, origin: Origin) -> Triggered:
+        collector = self._job(name).collector
+        if not isinstance(collector, Snapshot):
+            raise TakesNoSnapshots(name)
+        try:
+            kept = await collector.accept(body, key, self._clock.now())
+        except InvalidSnapshot as error:
+            bad = [{"where": fault.part, "what": fault.reason} for fault in error.faults]
+            raise BadSnapshot(error.summary, bad, error.count) from error
+        except TooLarge as error:
+            raise SnapshotTooLarge(str(error)) from error
+        except Rejected as error:
+            raise BadSnapshot(str(error)) from error
+        await self._store.remember(name, kept)
+        try:
+            run = self._dispatcher.follow(name, Cause.HTTP, origin.source)
+        except dispatch.Draining as error:
+            # What was stored is read by the first run after the restart.
+            raise Draining from error
+        await self.record("push", name, origin, run.id)
+        return Triggered(id=run.id, collector=name)
 
     async def pause(self, name: str, origin: Origin) -> None:
         await self._set_paused(name, True, origin)
@@ -225,7 +258,7 @@ class DaemonOperations:
             next_try=state.next_try_at,
         )
 
-    async def metrics_snapshot(self) -> Snapshot:
+    async def metrics_snapshot(self) -> Scrape:
         return await scraped(self._clock, self._store, self._dispatcher, self._delivery, self._edges, self.lags)
 
     # Keeping account

@@ -121,7 +121,8 @@ class DatadogIntake:
     async def _usable_key(self) -> str:
         key = (await self._key.get() or "").strip()
         if not key:
-            raise Unauthorized(self._key.missing)
+            # While AWS can't be reached the key may come any minute; without a source nobody brings one.
+            raise Unavailable(self._key.missing) if self._key.may_pass else Unauthorized(self._key.missing)
         if not (key.isascii() and key.isprintable()):
             raise Unauthorized(f"the {self._key.title} holds characters that no key has: {self._key.remedy}")
         return key

@@ -204,6 +204,10 @@ class SqliteStore:
         """What the job's collector remembered under ``key``."""
         return await self._reader.run(reads.recall, job, key)
 
+    async def remember(self, job: str, remember: Mapping[str, bytes | None]) -> None:
+        """Keeps what the job's collector is to recall; None forgets."""
+        await self._write(writes.remember_for, job, remember)
+
     async def last_success(self, job: str) -> datetime | None:
         """When the last run that succeeded ended."""
         return await self._reader.run(reads.last_success, job)

@@ -23,9 +23,11 @@ _COMMANDS = {
     "logs": "look:logs",
     "pause": "remote:pause",
     "preview": "preview:preview",
+    "publish": "snapshots:publish",
     "resume": "remote:resume",
     "runs": "look:runs",
     "schedule": "schedule:schedule",
+    "schema": "snapshots:schema",
     "status": "remote:status",
     "trigger": "remote:trigger",
 }

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from service.domain.checks import Check
 from service.domain.logged import Logged
@@ -27,6 +27,15 @@ class Collector(Protocol):
 
     async def collect(self, now: datetime) -> Collected:
         """Samples as of ``now``. Raises Unavailable, Rejected or ConfigError when there is nothing to send."""
+        ...
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A collector that has values of its own health, sent beside ``up`` and ``duration`` with the same tags."""
+
+    def own_values(self, now: datetime) -> Mapping[Metric, float]:
+        """What is known at ``now``, after a run that failed as well."""
         ...
 
 

@@ -6,9 +6,10 @@ Every cause (schedule, HTTP, signal, --once) comes through ``Runner.run_slot``.
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import anyio
+import anyio.to_thread
 import structlog
 from anyio.abc import TaskGroup
 
@@ -41,6 +42,7 @@ class Active:
     scope: anyio.CancelScope
     done: anyio.Event
     ending: Outcome = Outcome.INTERRUPTED  # what a cancellation of ``scope`` means
+    waits: bool = False  # for others of its job to end
 
     def cancel(self, outcome: Outcome) -> None:
         self.ending = outcome
@@ -202,14 +204,15 @@ class Runner:
     async def leaving(self, job: Job, run: Run, collected: Collected) -> "Leaving":
         """What the ended ``run`` sends, and the checks as they are after it. Nothing is kept here."""
         now = run.ended or self._clock.now()
-        measured, bad = stamped(job, collected, now)
-        if bad:
-            run = replace(run, outcome=Outcome.PARTIAL, faults=(*run.faults, *bad))
-        unmeasured = [{**job.tags, **tags} for tags in collected.unmeasured]
-        known = checks.updated(await self._known_checks(job), measured, unmeasured, now)
-        states = [job.stamp_check(sample) for sample in checks.to_samples(known, now, job.max_age)]
-        own = await self._own_samples(job, run, len(measured), now)
-        return Leaving(run, measured, [*measured, *states, *own], known)
+        before = await self._known_checks(job)
+        if len(before) + len(collected.samples) <= checks.FEW:
+            done = _worked_out(job, collected, before, now)
+        else:
+            done = await anyio.to_thread.run_sync(_worked_out, job, collected, before, now)
+        if done.bad:
+            run = replace(run, outcome=Outcome.PARTIAL, faults=(*run.faults, *done.bad))
+        own = await self._own_samples(job, run, len(done.brought), now)
+        return Leaving(run, done.brought, [*done.brought, *done.states, *own], done.checks)
 
     async def _known_checks(self, job: Job) -> Sequence[checks.Check]:
         return await self._keep("the known checks", self._store.checks(job.name)) or ()
@@ -224,7 +227,7 @@ class Runner:
         values.append((POINTS_LOST, float(sum(lost.get(fate, 0) for fate in LOST))))
         if (remaining := self._quota(job)) is not None:
             values.append((QUOTA_REMAINING, remaining))
-        return [job.own_sample(metric, value, now) for metric, value in values]
+        return [job.own_sample(metric, value, now) for metric, value in values] + job.reported(now)
 
     async def _keep(self, what: str, work: Awaitable[Answer]) -> Answer | None:
         """``work`` of the store, None when the store is lost: a run goes on without it."""
@@ -248,6 +251,22 @@ class Leaving:
     measured: Sequence[Sample]
     samples: Sequence[Sample]
     checks: Sequence[checks.Check]
+
+
+class _Result(NamedTuple):
+    """The samples as they leave, what is wrong with others, the job's checks after them, and their stable series."""
+
+    brought: list[Sample]
+    bad: list[Fault]
+    checks: list[checks.Check]
+    states: list[Sample]
+
+
+def _worked_out(job: Job, collected: Collected, before: Sequence[checks.Check], now: datetime) -> _Result:
+    brought, bad = stamped(job, collected, now)
+    unmeasured = [{**job.tags, **tags} for tags in collected.unmeasured]
+    known = checks.updated(before, brought, unmeasured, now)
+    return _Result(brought, bad, known, checks.to_samples(known, now, job.max_age, job.check_tags))
 
 
 def stamped(job: Job, collected: Collected, now: datetime) -> tuple[list[Sample], list[Fault]]:
