@@ -13,7 +13,7 @@ import anyio
 from service.adapters.store_file import transaction, translated
 from service.domain.errors import Unavailable
 
-_MOST_TOGETHER = 256  # tasks a transaction
+_MOST_TOGETHER = 2_000  # tasks a transaction
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -81,18 +81,19 @@ class Runner:
 
         ``tasks`` owns the attempts: one that ignores its cancellation is left there instead of holding up the run.
         """
-        with structlog.contextvars.bound_contextvars(collector=job.name, run=active.run.id):
-            await self._keep("the start of the run", self._store.begin(active.run))
-            log.info("run started", cause=active.run.slot.cause.value)
-            last = _Attempt()
-            with active.scope:
-                last = await self._attempts(job, active, tasks)
-            if active.run.outcome is None:
-                active.run = failed(active.run, _WHY[active.ending], active.ending)
-            # What was collected must be stored even while the daemon ends.
-            with anyio.CancelScope(shield=True):
-                await self._finish(job, active, last.collected or Collected(), last.brought)
-            return active.run
+        # The run has a task of its own, and so a context of its own: nothing needs to be unbound.
+        structlog.contextvars.bind_contextvars(collector=job.name, run=active.run.id)
+        await self._keep("the start of the run", self._store.begin(active.run))
+        log.info("run started", cause=active.run.slot.cause.value)
+        last = _Attempt()
+        with active.scope:
+            last = await self._attempts(job, active, tasks)
+        if active.run.outcome is None:
+            active.run = failed(active.run, _WHY[active.ending], active.ending)
+        # What was collected must be stored even while the daemon ends.
+        with anyio.CancelScope(shield=True):
+            await self._finish(job, active, last.collected or Collected(), last.brought)
+        return active.run
 
     async def _attempts(self, job: Job, active: Active, tasks: TaskGroup) -> _Attempt:
         """Tries until one succeeds, the fault is of a kind that time can't mend, or the deadline is near."""
@@ -129,27 +130,15 @@ class Runner:
         scope = anyio.CancelScope(deadline=anyio.current_time() + seconds)
         tasks.start_soon(_collect, job, self._clock.now(), attempt, done, scope)
         try:
-            await self._wait(done, seconds)
+            await self._clock.wait(done, seconds)
         finally:
             if not done.is_set():
                 scope.cancel()
                 with anyio.CancelScope(shield=True):
-                    await self._wait(done, _GRACE)
+                    await self._clock.wait(done, _GRACE)
                 if not done.is_set():
                     log.error("the collector ignores its cancellation; the run goes on without it")
         return attempt if attempt.collected or attempt.error else None
-
-    async def _wait(self, done: anyio.Event, seconds: float) -> None:
-        """Until ``done``, at most ``seconds`` by the clock of the runs."""
-
-        async def expire() -> None:
-            await self._clock.sleep(max(0.0, seconds))
-            waiting.cancel_scope.cancel()
-
-        async with anyio.create_task_group() as waiting:
-            waiting.start_soon(expire)
-            await done.wait()
-            waiting.cancel_scope.cancel()
 
     def _pause(self, job: Job, attempts: int, attempt: _Attempt) -> float | None:
         """Seconds until the next try, None when there is none."""
