@@ -139,20 +139,9 @@ class Delivery:
                 continue
             else:
                 # Only what waits apart is left: news need not wait for it.
-                await self._news_or(pause)
+                await self._clock.wait(self._news, pause)
             if self._news.is_set():
                 await self._clock.sleep(self._linger)
-
-    async def _news_or(self, pause: float) -> None:
-        async with anyio.create_task_group() as waiting:
-
-            async def sleep() -> None:
-                await self._clock.sleep(pause)
-                waiting.cancel_scope.cancel()
-
-            waiting.start_soon(sleep)
-            await self._news.wait()
-            waiting.cancel_scope.cancel()
 
     @asynccontextmanager
     async def paused(self) -> AsyncIterator[None]:

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
+import anyio
+
 from service.domain.checks import Check
 from service.domain.logged import Logged
 from service.domain.points import Fate, Payload, Point
@@ -17,6 +19,10 @@ class Clock(Protocol):
     def now(self) -> datetime: ...
     def monotonic(self) -> float: ...
     async def sleep(self, seconds: float) -> None: ...
+
+    async def wait(self, event: anyio.Event, seconds: float) -> None:
+        """Until ``event``, at most ``seconds``."""
+        ...
 
 
 class Collector(Protocol):

@@ -83,7 +83,6 @@ class Reserve:
         self._settled: set[int] = set()  # the ids in ``_unwritten``
         self._held_back: set[int] = set()  # the store's points that can't be sent before it can be written
         self._next_id = -1
-        self._turn = anyio.Lock()
         self._trouble: str | None = None
         self._checks: dict[str, Sequence[Check]] = {}
         self._successes: dict[str, datetime] = {}
@@ -103,23 +102,22 @@ class Reserve:
 
     async def repay(self) -> bool:
         """Writes what is kept; whether nothing is left. No point that ``waiting`` gave may be under way meanwhile."""
-        async with self._turn:
-            if not (self._kept or self._unwritten):
-                self._held_back.clear()
-                return True
-            try:
-                while self._unwritten:
-                    await self._store.settle(*self._unwritten[0])
-                    self._settled.difference_update(self._unwritten.popleft()[0])
-                while self._kept:
-                    await self._write(self._kept[0])
-                    self._kept.popleft()
-            except Unavailable as error:
-                self._lost(error)
-                return False
+        if not (self._kept or self._unwritten):
             self._held_back.clear()
-            self._works()
             return True
+        try:
+            while self._unwritten:
+                await self._store.settle(*self._unwritten[0])
+                self._settled.difference_update(self._unwritten.popleft()[0])
+            while self._kept:
+                await self._write(self._kept[0])
+                self._kept.popleft()
+        except Unavailable as error:
+            self._lost(error)
+            return False
+        self._held_back.clear()
+        self._works()
+        return True
 
     # Runs
 
@@ -215,20 +213,19 @@ class Reserve:
                     kept.fates[kept.first_id - number] = fate
         if not stored:
             return
-        async with self._turn:
-            if not self._unwritten:
-                try:
-                    await self._store.settle(stored, fate, reason)
-                except Unavailable as error:
-                    if fate is Fate.SENDING:
-                        raise
-                    self._lost(error)
-                else:
-                    return
-            elif fate is Fate.SENDING:
-                raise Unavailable(f"the store is lost: {self._trouble}")
-            self._unwritten.append((stored, fate, reason))
-            self._settled.update(stored)
+        if not self._unwritten:
+            try:
+                await self._store.settle(stored, fate, reason)
+            except Unavailable as error:
+                if fate is Fate.SENDING:
+                    raise
+                self._lost(error)
+            else:
+                return
+        elif fate is Fate.SENDING:
+            raise Unavailable(f"the store is lost: {self._trouble}")
+        self._unwritten.append((stored, fate, reason))
+        self._settled.update(stored)
 
     async def expire(self, before: datetime, historical: Sequence[str] = ()) -> int:
         gone = 0
@@ -266,23 +263,22 @@ class Reserve:
     async def _keep(self, kept: _Kept) -> None:
         # What was collected must be kept even while the daemon ends.
         with anyio.CancelScope(shield=True):
-            async with self._turn:
-                if not self._kept:  # nothing overtakes what waits already: a later run's checks are the newer ones
-                    try:
-                        await self._write(kept)
-                    except Unavailable as error:
-                        self._lost(error)
-                    else:
-                        self._works()
-                        return
-                kept.first_id = self._next_id
-                self._next_id -= len(kept.samples)
-                for place, sample in enumerate(kept.samples):
-                    if naming.metric_name(sample.metric.name) is None:
-                        kept.fates[place] = Fate.REJECTED
-                        self.observe(Fate.REJECTED, 1)
-                self._kept.append(kept)
-                self._make_room()
+            if not self._kept:  # nothing overtakes what waits already: a later run's checks are the newer ones
+                try:
+                    await self._write(kept)
+                except Unavailable as error:
+                    self._lost(error)
+                else:
+                    self._works()
+                    return
+            kept.first_id = self._next_id
+            self._next_id -= len(kept.samples)
+            for place, sample in enumerate(kept.samples):
+                if naming.metric_name(sample.metric.name) is None:
+                    kept.fates[place] = Fate.REJECTED
+                    self.observe(Fate.REJECTED, 1)
+            self._kept.append(kept)
+            self._make_room()
 
     async def _write(self, kept: _Kept) -> None:
         if kept.run:

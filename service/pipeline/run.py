@@ -141,12 +141,12 @@ class Runner:
         scope = anyio.CancelScope(deadline=anyio.current_time() + seconds)
         self._tasks.start_soon(self._collect, job, attempt, done, scope)
         try:
-            await self._wait(done, seconds)
+            await self._clock.wait(done, seconds)
         finally:
             if not done.is_set():
                 scope.cancel()
                 with anyio.CancelScope(shield=True):
-                    await self._wait(done, _GRACE)
+                    await self._clock.wait(done, _GRACE)
                 if not done.is_set():
                     log.error("the collector ignores its cancellation; the run goes on without it")
         return attempt if attempt.collected or attempt.error else None
@@ -167,18 +167,6 @@ class Runner:
                 log.exception("the collector raised an unexpected error")
         finally:
             done.set()
-
-    async def _wait(self, done: anyio.Event, seconds: float) -> None:
-        """Until ``done``, at most ``seconds`` by the clock of the runs."""
-
-        async def expire() -> None:
-            await self._clock.sleep(max(0.0, seconds))
-            waiting.cancel_scope.cancel()
-
-        async with anyio.create_task_group() as waiting:
-            waiting.start_soon(expire)
-            await done.wait()
-            waiting.cancel_scope.cancel()
 
     def _pause(self, job: Job, attempts: int, attempt: _Attempt) -> float | None:
         """Seconds until the next try, None when there is none."""

@@ -16,6 +16,7 @@ from service.domain.points import Fate, Point, is_historical
 from service.domain.runs import Cause, Outcome, Run, Slot
 from service.domain.samples import Kind, Metric, Sample
 from service.pipeline.ports import Outbox
+from tests.unit.pipeline.fakes import first_of
 
 START = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 
@@ -45,6 +46,9 @@ class JumpingClock:
         self.on_sleep(seconds)
         self.jump(seconds)
         await checkpoint()
+
+    async def wait(self, event: anyio.Event, seconds: float) -> None:
+        await first_of(event, lambda: self.sleep(seconds))
 
 
 class Watch:

@@ -1,6 +1,6 @@
 """A clock that only moves when it is told to, a store in memory, and collectors that do as the test says."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -29,6 +29,19 @@ async def settle() -> None:
         await checkpoint()
 
 
+async def first_of(event: anyio.Event, other: Callable[[], Awaitable[None]]) -> None:
+    """Until the event is set or ``other`` has ended."""
+
+    async def end() -> None:
+        await other()
+        either.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as either:
+        either.start_soon(end)
+        await event.wait()
+        either.cancel_scope.cancel()
+
+
 class FakeClock:
     """Meets ``Clock``. ``advance`` wakes the sleepers in order and lets everything run in between."""
 
@@ -55,6 +68,9 @@ class FakeClock:
         finally:
             if sleeper in self._sleepers:
                 self._sleepers.remove(sleeper)
+
+    async def wait(self, event: anyio.Event, seconds: float) -> None:
+        await first_of(event, lambda: self.sleep(seconds))
 
     async def advance(self, seconds: float) -> None:
         await settle()
@@ -224,14 +240,6 @@ async def _tick_when_due(clock: FakeClock, dispatcher: Dispatcher) -> None:
         now = clock.now()
         starts = [start for name in dispatcher.jobs if (start := dispatcher.next_start(name, now))]
         pause = min([60.0, *((start - now).total_seconds() for start in starts)])
-        async with anyio.create_task_group() as either:
-
-            async def sleep(cancel: Callable[[], None] = either.cancel_scope.cancel, seconds: float = pause) -> None:
-                await clock.sleep(seconds)
-                cancel()
-
-            either.start_soon(sleep)
-            await clock.stepped.wait()
-            either.cancel_scope.cancel()
+        await clock.wait(clock.stepped, pause)
         for name in dispatcher.jobs:
             dispatcher.tick(name)
