@@ -76,9 +76,10 @@ async def _ours() -> tuple[list[float], float, float]:
     with tempfile.TemporaryDirectory() as folder:
         store = await SqliteStore.open(Path(folder), now=clock.now())
         async with anyio.create_task_group() as tasks:
-            runner = Runner(Reserve(store), clock, stored=lambda: None)
+            runner = Runner(Reserve(store), clock, tasks, stored=lambda: None)
             dispatcher = Dispatcher(runner, store, clock, tasks)
             timer = Timer(clock, dispatcher.tick, dispatcher.next_start)
+            await dispatcher.load()
             await _until_shortly_before_the_minute()
             dispatcher.set_jobs(jobs)
             for job in jobs:
