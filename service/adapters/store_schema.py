@@ -123,8 +123,15 @@ def _first(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
+def _evidence(connection: sqlite3.Connection) -> None:
+    """What is behind a check's value and behind a run's samples, for who asks why."""
+    connection.execute("ALTER TABLE checks ADD COLUMN evidence TEXT NOT NULL DEFAULT '[]'")
+    # Apart from the points: few have any, and the delivery reads points all the time.
+    connection.execute("CREATE TABLE evidence (point INTEGER PRIMARY KEY, items BLOB NOT NULL) STRICT")
+
+
 # Step n (from 1) makes version n out of version n - 1. A released step is never changed: a change is one more step.
-STEPS: tuple[Step, ...] = (_first,)
+STEPS: tuple[Step, ...] = (_first, _evidence)
 
 
 def version_of(connection: sqlite3.Connection) -> int:

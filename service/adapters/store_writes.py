@@ -62,7 +62,7 @@ def begin(connection: sqlite3.Connection, run: Run) -> None:
 def end(
     connection: sqlite3.Connection,
     run: Run,
-    samples: Iterable[Sample],
+    samples: Sequence[Sample],
     checks: Iterable[Check],
     remember: Mapping[str, bytes | None],
 ) -> None:
@@ -73,6 +73,10 @@ def end(
     seq = connection.execute("SELECT seq FROM runs WHERE id = ?", (run.id,)).fetchone()[0]
     first = _next_point(connection)
     _add(connection, samples, seq, run.job)
+    connection.executemany(
+        "INSERT INTO evidence VALUES (?, ?)",  # the ids of points rise one by one within a transaction
+        [(first + place, rows.pack_evidence(each.evidence)) for place, each in enumerate(samples) if each.evidence],
+    )
     _, _, _, _, _, _, ended, attempts, outcome, faults, count = rows.from_run(run)
     connection.execute(
         """
@@ -83,7 +87,7 @@ def end(
     )
     connection.execute("DELETE FROM checks WHERE job = ?", (run.job,))
     connection.executemany(
-        f"INSERT OR REPLACE INTO checks (job, {rows.CHECK_COLUMNS}) VALUES (?,?,?,?,?,?,?,?)",  # noqa: S608 - constant
+        f"INSERT OR REPLACE INTO checks (job, {rows.CHECK_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)",  # noqa: S608 - constant
         [(run.job, *rows.from_check(check)) for check in checks],
     )
     for key, value in remember.items():
