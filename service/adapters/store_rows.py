@@ -153,9 +153,7 @@ def to_check(row: Row) -> Check:
     key, status, condition, since, value, measured_at, metric, evidence = row
     pairs: CheckKey = tuple((name, text) for name, text in orjson.loads(key))
     measured = None if measured_at is None else from_micros(measured_at)
-    return Check(
-        pairs, Status(status), condition, from_micros(since), value, measured, metric, to_evidence(evidence)
-    )
+    return Check(pairs, Status(status), condition, from_micros(since), value, measured, metric, to_evidence(evidence))
 
 
 def from_evidence(evidence: Iterable[Evidence]) -> str:
