@@ -33,6 +33,7 @@ _BACKLOG = 20  # jobs to be looked into; more than these are no steady state
 _BROKEN_SWEEPS = 3
 _REMEDY = "infra-health list-workflows prints what there is"
 _BUGS = "github.bugs.count"
+_JOBS = "jobs ended by their time limit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Filling:
 
     sweep: float = math.inf
     cold: int = 850
-    later: int = 40
+    later: int = 250
     seconds: float = 3.5
 
 
@@ -259,19 +260,29 @@ class RepositoryCi:
     async def _time_limits(self, cycle: _Cycle, reader: RunsReader) -> None:
         """The week's jobs that their time limit ended: told once all of the week is known, which may take cycles."""
         limits = cycle.known.limits
-        allowed = 0 if cycle.is_thin else self._allowed(cycle, reader)
-        with cycle.part("jobs ended by their time limit"):
-            until = cycle.started + cycle.filling.seconds if cycle.is_cold else math.inf
-            if allowed > 0 and limits.deep is not None and anyio.current_time() < until:
-                trouble = await reader.read_deep(cycle.known, cycle.now, max(1, allowed // 4))
-                if trouble:
-                    raise trouble
-            jobs = JobsReader(self._github, self.repo)
-            trouble = await jobs.look_into(limits, cycle.now, allowed, until)
+        with cycle.part(_JOBS):
+            trouble = await self._learn_limits(cycle, reader)
             if trouble:
                 raise trouble
             if limits.is_whole:
                 cycle.findings.append(ci_metrics.timed_out(limits))
+
+    async def _learn_limits(self, cycle: _Cycle, reader: RunsReader) -> Failure | None:
+        """Asks for what is unknown of them, in half of the time that the caller has; what went wrong."""
+        limits, now = cycle.known.limits, anyio.current_time()
+        allowed = 0 if cycle.is_thin else self._allowed(cycle, reader)
+        until = cycle.started + cycle.filling.seconds if cycle.is_cold else math.inf
+        if allowed <= 0 or now >= until:
+            return None
+        with anyio.CancelScope(deadline=(now + anyio.current_effective_deadline()) / 2) as half:
+            if limits.deep is not None:
+                trouble = await reader.read_deep(cycle.known, cycle.now, max(1, allowed // 4))
+                if trouble:
+                    return trouble
+            return await JobsReader(self._github, self.repo).look_into(limits, cycle.now, allowed, until)
+        if half.cancelled_caught and not cycle.is_cold:
+            return Unavailable("GitHub answers too slowly to read them in one run")
+        return None
 
     def _allowed(self, cycle: _Cycle, reader: RunsReader) -> int:
         """Requests for what may wait for a later cycle."""

@@ -41,16 +41,6 @@ def test_what_belongs_to_another_repository_branch_or_version_is_not_read() -> N
     assert ci_memory.load(None, "o/r", "main") is None
 
 
-def test_a_copy_shares_nothing_that_changes() -> None:
-    known = filled()
-    before = known.dump()
-    copy = known.copy()
-    copy.take([run(9, NOW)])
-    copy.attempts[3][3] = "failure"
-    copy.asked[9], copy.lost = NOW, {1}
-    assert known.dump() == before
-
-
 def test_old_runs_are_forgotten_but_for_those_that_can_matter() -> None:
     known = ci_memory.cold("o/r", "main", NOW)
     old = NOW - 5 * DAY
