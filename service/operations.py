@@ -83,7 +83,7 @@ class DaemonOperations:
             ok = False
             checks.append(Check(name="store", status="fail", detail=str(error)))
         checks.append(_warned("datadog", self._delivery.state.trouble))
-        checks.append(_warned("github", self._edges.github.trouble))
+        checks.append(_warned("github", self._edges.github.trouble or self._edges.github.budget.thinning))
         secrets = (self._edges.api_key.trouble, self._edges.github_token.trouble)
         checks.append(_warned("aws", "; ".join(trouble for trouble in secrets if trouble)))
         return Health(ok=ok, checks=tuple(checks))

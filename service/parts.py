@@ -10,6 +10,8 @@ from pydantic import SecretStr
 
 from service.adapters.datadog import DatadogIntake, intake_url
 from service.adapters.github import Github
+from service.adapters.github_app import InstallationToken, KeyFile
+from service.adapters.github_limits import RealClock
 from service.adapters.secrets import Secret, SecretsManager, aws_is_configured
 from service.collectors import registry
 from service.collectors.github_ci import GithubCi
@@ -40,7 +42,7 @@ class Edges:
     github: Github
     http: httpx.AsyncClient
     intake: DatadogIntake
-    github_token: Secret
+    github_token: Secret | InstallationToken
     api_key: Secret
 
     def quota(self, job: Job) -> float | None:
@@ -61,21 +63,50 @@ async def edges(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator
         manager=manager,
         name="datadog/api-key",
     )
-    token = Secret(
+    token = _github_token(settings, manager)
+    async with httpx.AsyncClient(timeout=30, headers={"User-Agent": settings.github.user_agent}) as http:
+        app = _github_app(settings, manager, http)
+        github = Github(settings.github.api_url, app or token, settings.github.user_agent)
+        intake = DatadogIntake(intake_url(settings.datadog), api_key)
+        try:
+            yield Edges(github, http, intake, app or token, api_key)
+        finally:
+            await github.aclose()
+            await intake.aclose()
+
+
+def _github_token(settings: Settings, manager: SecretsManager | None) -> Secret:
+    return Secret(
         "GitHub token",
         "set GITHUB_DASHBOARD_TOKEN, or give the process a role that may read github/dashboard-token in AWS",
         _plain(settings.github.token),
         manager=manager,
         name="github/dashboard-token",
     )
-    async with httpx.AsyncClient(timeout=30, headers={"User-Agent": settings.github.user_agent}) as http:
-        github = Github(settings.github.api_url, token, settings.github.user_agent)
-        intake = DatadogIntake(intake_url(settings.datadog), api_key)
-        try:
-            yield Edges(github, http, intake, token, api_key)
-        finally:
-            await github.aclose()
-            await intake.aclose()
+
+
+def _github_app(
+    settings: Settings, manager: SecretsManager | None, http: httpx.AsyncClient
+) -> InstallationToken | None:
+    app = settings.github.app
+    if app is None:
+        return None
+    key = Secret(
+        "GitHub App's private key",
+        "set github.app.private_key or private_key_file, or keep it in AWS Secrets Manager as github/app-private-key",
+        _plain(app.private_key),
+        manager=manager,
+        name="github/app-private-key",
+    )
+    return InstallationToken(
+        app.id,
+        app.installation_id,
+        KeyFile(app.private_key_file) if app.private_key_file and not app.private_key else key,
+        api_url=settings.github.api_url,
+        user_agent=settings.github.user_agent,
+        client=http,
+        clock=RealClock(),
+    )
 
 
 def build_jobs(settings: Settings, edges: Edges, store: Recall) -> list[Job]:

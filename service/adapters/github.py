@@ -15,12 +15,12 @@ import httpx
 import orjson
 
 from service.adapters import github_retry as rules
+from service.adapters.github_app import Credentials
 from service.adapters.github_budget import Budget, Pace, count
 from service.adapters.github_cache import Entry, EtagCache, Key, pack
 from service.adapters.github_limits import Clock, Limits, RealClock
 from service.adapters.github_retry import Limit, Quota
 from service.adapters.github_token import Token, fingerprint
-from service.adapters.secrets import Secret
 from service.domain.errors import ConfigError, HealthError, Rejected, Unauthorized, Unavailable
 
 __all__ = ["Clock", "Github", "Quota", "Refused"]
@@ -94,7 +94,7 @@ class Github:
     def __init__(
         self,
         api_url: str,
-        token: Secret,
+        token: Credentials,
         user_agent: str,
         *,
         client: httpx.AsyncClient | None = None,

@@ -14,6 +14,7 @@ _COMMANDS = {
     "list": "inspect:list_",
     "list-workflows": "inspect:list_workflows",
     "pause": "remote:pause",
+    "quota": "quota:quota",
     "resume": "remote:resume",
     "status": "remote:status",
     "trigger": "remote:trigger",
