@@ -82,7 +82,7 @@ class InstallationToken:
         self._clock = clock
         self._lock = anyio.Lock()
         self._token: str | None = None
-        self._ends = datetime.min.replace(tzinfo=UTC)
+        self._ends = datetime.fromtimestamp(0, UTC)
         self._failure: HealthError | None = None
         self._hold_until = -math.inf
 

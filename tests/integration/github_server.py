@@ -71,6 +71,8 @@ class Asked:
 class GithubServer:
     """``before`` is called ahead of each answer, so that the repository can change while it is read."""
 
+    # ``others``: more repositories; ``documents``: the GraphQL that was asked.
+
     def __init__(self, world: World) -> None:
         self.world = world
         self.url = ""
@@ -80,6 +82,8 @@ class GithubServer:
         self.reset = int((datetime.now(UTC) + timedelta(minutes=40)).timestamp())
         self.faults: list[Fault] = []
         self.asked: list[Asked] = []
+        self.others: list[World] = []
+        self.documents: list[str] = []
         self.before: Callable[[str], None] = lambda line: None
         self.latency = 0.0
         self.most_in_flight = 0
@@ -158,10 +162,16 @@ class GithubServer:
         assert self.limit is not None
         return 30 if resource == "search" else self.limit
 
+    def _world_of(self, text: str) -> World:
+        """The repository that a path or a query is about."""
+        return next((each for each in self.others if each.repo in text), self.world)
+
     def _payload(self, path: str, query: dict[str, str], body: bytes) -> tuple[Any, int]:
-        world = self.world
+        world = self._world_of(path)
         if path == "/graphql":
-            return self._graphql(json.loads(body)["query"]), 200
+            document = json.loads(body)["query"]
+            self.documents.append(document)
+            return self._graphql(document), 200
         if path == "/search/issues":
             return {"total_count": self._search(query["q"]), "incomplete_results": False, "items": []}, 200
         found = re.fullmatch(rf"/repos/{re.escape(world.repo)}/actions/(.*)", path)
@@ -187,7 +197,7 @@ class GithubServer:
             run = world.run(int(match[1]))
             if run:
                 assert query["filter"] == "all"
-                return self._listed("jobs", [self._job_json(job) for job in world.jobs_of(run)], query), 200
+                return self._listed("jobs", [self._job_json(world, job) for job in world.jobs_of(run)], query), 200
         if match := re.fullmatch(rf"/repos/{re.escape(world.repo)}/check-runs/(\d+)/annotations", path):
             job = world.job(int(match[1]))
             if job:
@@ -199,7 +209,8 @@ class GithubServer:
                 return world.run_json(run, run.attempts[:number]), 200
         return {"message": "Not Found", "documentation_url": "https://docs.github.com/rest"}, 404
 
-    def _job_json(self, job: SimJob) -> dict[str, Any]:
+    @staticmethod
+    def _job_json(world: World, job: SimJob) -> dict[str, Any]:
         return {
             "id": job.id,
             "run_id": job.id // 1000,
@@ -209,7 +220,7 @@ class GithubServer:
             "conclusion": job.conclusion,
             "started_at": stamp(job.started),
             "completed_at": stamp(job.ended),
-            "html_url": f"https://github.com/{self.world.repo}/actions/runs/{job.id // 1000}/job/{job.id}",
+            "html_url": f"https://github.com/{world.repo}/actions/runs/{job.id // 1000}/job/{job.id}",
         }
 
     @staticmethod
@@ -240,7 +251,7 @@ class GithubServer:
             },
             "repository": lambda given: {
                 "issues": lambda asked: {
-                    "totalCount": self.world.open_with(asked["labels"]),
+                    "totalCount": self._world_of(f"{given['owner']}/{given['name']}").open_with(asked["labels"]),
                     "nodes": [created],
                 }
             },
@@ -251,13 +262,13 @@ class GithubServer:
 
     def _search(self, text: str) -> int:
         if issues := re.fullmatch(r"repo:(\S+) is:issue is:open (.+)", text):
-            assert issues[1] == self.world.repo, text
-            return self.world.open_with(re.findall(r"label:(\S+)", issues[2]))
+            return self._world_of(f"{issues[1]}").open_with(re.findall(r"label:(\S+)", issues[2]))
         match = re.fullmatch(r"repo:(\S+) is:pr is:merged merged:>=(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ) label:(.+)", text)
         assert match, text
-        assert match[1] == self.world.repo, text
+        world = self._world_of(match[1])
+        assert match[1] == world.repo, text
         labels = [label.replace('\\"', '"').strip('"') for label in re.findall(r'"(?:[^"\\]|\\.)*"|[^",]+', match[3])]
-        return self.world.merged_with(labels, datetime.fromisoformat(match[2]))
+        return world.merged_with(labels, datetime.fromisoformat(match[2]))
 
 
 @asynccontextmanager
