@@ -255,6 +255,7 @@ class DaemonOperations:
                 last_success=successes.get(job.name),
                 last_error=_last_error(failures.get(job.name)),
                 samples=latest[job.name].samples if job.name in latest else 0,
+                note=getattr(job.collector, "note", None),
             )
             for job in jobs
         ]

@@ -16,7 +16,7 @@ import orjson
 
 from service.adapters import github_retry as rules
 from service.adapters.github_app import Credentials
-from service.adapters.github_budget import Budget, Pace, count
+from service.adapters.github_budget import MOST_A_MINUTE, Budget, Pace, count
 from service.adapters.github_cache import Entry, EtagCache, Key, pack
 from service.adapters.github_limits import Clock, Limits, RealClock
 from service.adapters.github_retry import Limit, Quota
@@ -87,6 +87,7 @@ class Github:
     Every call raises Unavailable (with ``retry_after`` where GitHub closed a limit: until then nothing is sent),
     Rejected (Refused where GitHub said so), Unauthorized (until the token changes nothing is sent), and nothing else.
     ``patience``: the longest wait in seconds that a call sits out; it never waits beyond the caller's deadline.
+    ``most_a_minute``: requests in any minute; another one waits, as long as its caller has time.
     ``quota``: the limits as last told, by resource. ``requests``: answers so far by status; "error" where none came.
     ``trouble``: what is wrong with GitHub or its token now, None when nothing is. ``budget``: what the quota allows.
     """
@@ -100,6 +101,7 @@ class Github:
         client: httpx.AsyncClient | None = None,
         clock: Clock | None = None,
         patience: float = 5.0,
+        most_a_minute: int = MOST_A_MINUTE,
     ) -> None:
         self._base = _base(api_url)
         self._graphql = httpx.URL(rules.graphql_address(str(self._base)))
@@ -115,7 +117,7 @@ class Github:
         self._client = client or httpx.AsyncClient(limits=limits)
         self._patience = patience
         self._in_flight = anyio.CapacityLimiter(IN_FLIGHT)
-        self._pace = Pace(self._clock)
+        self._pace = Pace(self._clock, most_a_minute)
         self.budget = Budget(self._limits, self._clock)
         # A page of runs is a megabyte, six as Python objects: one at a time bounds the memory and costs no time.
         self._decoding = anyio.CapacityLimiter(1)

@@ -21,6 +21,7 @@ from service.domain.samples import Evidence
 QUESTION = "pull requests and issues"
 # Of so many the newest are shown; more would not fit a page of GitHub's.
 _NODES = 100
+_EACH = "nodes { ... on PullRequest { title url mergedAt } ... on Issue { title url createdAt } }"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +55,29 @@ def open_issues(repo: str, labels: Sequence[str]) -> Question:
     return Question(f"repo:{repo} is:issue is:open {names}", tuple(labels) if len(labels) == 1 else ())
 
 
-async def count(github: Github, repo: str, questions: Mapping[str, Question]) -> dict[str, Counted | Failure]:
+class Style:
+    """How a server wants to be asked. ``is_plain``: it counts, but does not tell what it counted."""
+
+    is_plain = False
+
+
+async def count(
+    github: Github, repo: str, questions: Mapping[str, Question], style: Style
+) -> dict[str, Counted | Failure]:
     """The answers by the questions' names (which are names in GraphQL). Raises Unauthorized."""
     if not questions:
         return {}
     counts: dict[str, Counted | Failure] = {}
     if await github.has_token():  # GraphQL answers nobody else
-        query = _query(repo, questions)
+        read = partial(_counts, questions)
         try:
-            counts.update(await github.graphql(query, read=partial(_counts, questions), question=QUESTION))
+            query = _query(repo, questions, style.is_plain)
+            counts.update(await github.graphql(query, read=read, question=QUESTION))
+            if not counts and not style.is_plain:
+                # A whole query is refused for one field that the server does not know or the token may not see.
+                query = _query(repo, questions, is_plain=True)
+                counts.update(await github.graphql(query, read=read, question=QUESTION))
+                style.is_plain = bool(counts)
         except Unauthorized:
             raise
         except (Unavailable, Rejected):
@@ -76,17 +91,17 @@ async def count(github: Github, repo: str, questions: Mapping[str, Question]) ->
     return counts
 
 
-def _query(repo: str, questions: Mapping[str, Question]) -> str:
+def _query(repo: str, questions: Mapping[str, Question], is_plain: bool) -> str:
     fields, issues = [], []
     for name, question in questions.items():
         if question.labels:
             labels = ", ".join(map(_string, question.labels))
-            nodes = f"last: {ci_evidence.MOST}) {{ totalCount nodes {{ title url createdAt }} }}"
-            issues.append(f"{name}: issues(labels: [{labels}], states: OPEN, {nodes}")
+            size, nodes = (1, "") if is_plain else (ci_evidence.MOST, "nodes { title url createdAt }")
+            issues.append(f"{name}: issues(labels: [{labels}], states: OPEN, last: {size}) {{ totalCount {nodes} }}")
         else:
-            each = "nodes { ... on PullRequest { title url mergedAt } ... on Issue { title url createdAt } }"
+            size, nodes = (1, "") if is_plain else (_NODES, _EACH)
             text = _string(question.text)
-            fields.append(f"{name}: search(type: ISSUE, query: {text}, first: {_NODES}) {{ issueCount {each} }}")
+            fields.append(f"{name}: search(type: ISSUE, query: {text}, first: {size}) {{ issueCount {nodes} }}")
     if issues:
         owner, _, repository = repo.partition("/")
         fields.append(f"repository(owner: {_string(owner)}, name: {_string(repository)}) {{ {' '.join(issues)} }}")

@@ -87,7 +87,8 @@ def test_a_thousand_repositories_take_turns_and_none_waits_for_ever() -> None:
     from service.adapters.github import Quota
 
     names = [f"acme/{number}" for number in range(1000)]
-    fleet, now, asked = Fleet(), NOW, []
+    fleet, now = Fleet(), NOW
+    asked: list[str] = []
     for cycle in range(12):
         quota = Quota(5000, 5000 - 800 * (cycle % 6), NOW + timedelta(hours=1 + cycle // 6), 0)
         turn = ci_fleet.turn(fleet, names, quota, INTERVAL, now)
