@@ -137,6 +137,11 @@ class Github:
     def quota(self) -> Mapping[str, Quota]:
         return self._limits.quota
 
+    @property
+    def room(self) -> int:
+        """How many requests may be sent now without waiting for GitHub's limit a minute."""
+        return self._pace.room
+
     async def has_token(self) -> bool:
         return await self._token.current() is not None
 

@@ -62,13 +62,19 @@ class Pace:
         self._most = most
         self._sent: deque[float] = deque()
 
+    @property
+    def room(self) -> int:
+        """How many requests may be sent now without waiting."""
+        since = self._clock.monotonic() - _MINUTE
+        while self._sent and self._sent[0] <= since:
+            self._sent.popleft()
+        return self._most - len(self._sent)
+
     async def turn(self) -> None:
         """Returns when one more request may be sent. Raises Unavailable where that is beyond the caller's deadline."""
         while True:
             now = self._clock.monotonic()
-            while self._sent and self._sent[0] <= now - _MINUTE:
-                self._sent.popleft()
-            if len(self._sent) < self._most:
+            if self.room > 0:
                 self._sent.append(now)
                 return
             wait = self._sent[0] + _MINUTE - now

@@ -6,10 +6,12 @@ It is kept in the store alone, so a repository that is not being asked takes no 
 """
 
 import zlib
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 
 import orjson
 
@@ -19,6 +21,7 @@ from service.collectors.ci_sweep import RERUN_WITHIN, Sweep
 from service.collectors.ci_time_limits import TimeLimits
 
 _VERSION = 2
+_created = attrgetter("created")
 # More than one, so that the next older run is known when the latest is run again or deleted.
 _LATEST_KEPT = 3
 _UNFINISHED_KEPT = 200
@@ -69,15 +72,18 @@ class Remembered:
             self.runs[run.id] = ci_runs.later(known, run)
             self.limits.note(self.runs[run.id])
 
-    def take_page(self, page: Page) -> None:
-        """Keeps a page's runs and forgets those that should be on it but are not: they were deleted."""
-        if page.newest is None or page.oldest is None:
-            return
-        newest = datetime.max.replace(tzinfo=UTC) if page.number == 1 else page.newest - _EDGE
-        oldest = page.oldest + _EDGE if page.below else BEGINNING
-        read = {run.id for run in page.runs}
-        self.drop(run.id for run in self.runs.values() if oldest < run.created < newest and run.id not in read)
-        self.take(page.runs)
+    def take_pages(self, pages: Iterable[Page]) -> None:
+        """Keeps the pages' runs and forgets those that should be on one but are not: they were deleted. CPU work."""
+        ordered = sorted(self.runs.values(), key=_created)
+        times = [run.created for run in ordered]
+        for page in pages:
+            if page.newest is None or page.oldest is None:
+                continue
+            first = bisect_right(times, page.oldest + _EDGE) if page.below else 0
+            last = len(times) if page.number == 1 else bisect_left(times, page.newest - _EDGE)
+            read = {run.id for run in page.runs}
+            self.drop(run.id for run in ordered[first:last] if run.id not in read)
+            self.take(page.runs)
 
     def drop(self, ids: Iterable[int]) -> None:
         for run_id in tuple(ids):

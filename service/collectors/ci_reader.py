@@ -100,7 +100,7 @@ class RunsReader:
         elif known.sweep.is_first:
             trouble = await self._sweep_all(known, pages, reached, now, patience)
         else:
-            self._take_behind(known, deep, reached, now)
+            await self._take_behind(known, deep, reached, now)
         known.broken = known.broken + 1 if trouble and known.sweep.is_first else 0
         known.trim(horizon)
         known.limits.trim(now)
@@ -172,8 +172,7 @@ class RunsReader:
         return reached
 
     def _take_front(self, known: Remembered, pages: Sequence[Page], reached: Coverage, now: datetime) -> None:
-        for page in pages:
-            known.take_page(page)
+        known.take_pages(pages)
         oldest = BEGINNING if reached.below == 0 else reached.oldest or BEGINNING
         if known.since is None or (known.front is not None and oldest > known.front):
             known.restart(oldest)
@@ -184,10 +183,9 @@ class RunsReader:
 
     # Behind the window
 
-    def _take_behind(self, known: Remembered, pages: Sequence[Page], front: Coverage, now: datetime) -> None:
+    async def _take_behind(self, known: Remembered, pages: Sequence[Page], front: Coverage, now: datetime) -> None:
         """Keeps what was read behind the window; what did not join what this pass had read is due again."""
-        for page in pages:
-            known.take_page(page)
+        await anyio.to_thread.run_sync(known.take_pages, pages)
         sweep = known.sweep
         above = front.below if sweep.below is None else min(sweep.below, front.below)
         until = now - ci_sweep.depth(self._window)
@@ -222,8 +220,7 @@ class RunsReader:
                 break
             failures = await gathered([partial(self._read_page, number, pages, horizon) for number in numbers])
             trouble = next((failure for failure in failures if failure is not None), None)
-        for page in pages:
-            known.take_page(page)
+        await anyio.to_thread.run_sync(known.take_pages, pages)
         known.trim(horizon)
         known.limits.trim(now)
         reached = ci_sweep.covered(pages, above)
@@ -244,7 +241,7 @@ class RunsReader:
         deadline = min(started + patience, (started + anyio.current_effective_deadline()) / 2)
         with anyio.CancelScope(deadline=deadline) as half:
             trouble = await self._read_behind(pages, front, above, known.total, now)
-        self._take_behind(known, pages, reached, now)
+        await self._take_behind(known, pages, reached, now)
         return Unavailable("GitHub answers too slowly to read them in one run") if half.cancelled_caught else trouble
 
     async def _read_behind(

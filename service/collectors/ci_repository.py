@@ -31,6 +31,7 @@ _MOST_REQUESTS, _MOST_POINTS = 10, 8  # of a steady cycle of a usual repository
 _USUAL = 6  # pages of its window
 _BACKLOG = 20  # jobs to be looked into; more than these are no steady state
 _BROKEN_SWEEPS = 3
+_KEPT = 100  # requests of a minute, for the numbers of other cycles
 _REMEDY = "infra-health list-workflows prints what there is"
 _BUGS = "github.bugs.count"
 _JOBS = "jobs ended by their time limit"
@@ -287,7 +288,8 @@ class RepositoryCi:
 
     def _allowed(self, cycle: _Cycle, reader: RunsReader) -> int:
         """Requests for what may wait for a later cycle."""
-        spare = ci_sweep.allowance(self._github.quota.get("core"))
+        # A request for an annotation or two may follow each.
+        spare = min(ci_sweep.allowance(self._github.quota.get("core")), self._github.room - _KEPT)
         if cycle.is_cold:
             return min(spare, cycle.filling.cold - cycle.spent.requests.total())
         limits = cycle.known.limits

@@ -56,7 +56,7 @@ def test_a_run_that_is_not_on_its_page_any_more_was_deleted() -> None:
     known = ci_memory.cold("o/r", "main", NOW)
     known.take(run(number, NOW - number * HOUR) for number in range(1, 9))
     page = Page(2, 1000, (run(3, NOW - 3 * HOUR), run(6, NOW - 6 * HOUR)), NOW - 3 * HOUR, NOW - 6 * HOUR)
-    known.take_page(page)
+    known.take_pages([page])
     assert sorted(known.runs) == [1, 2, 3, 6, 7, 8]
 
 
