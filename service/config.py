@@ -153,9 +153,21 @@ class DatadogSettings(Section):
     historical: tuple[Text, ...] = ()
 
 
+class GithubAppSettings(Section):
+    """``id``: the App's id or its client id. Without a key or a file, the key is read from AWS Secrets Manager."""
+
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", coerce_numbers_to_str=True)]
+    installation_id: Annotated[int, Field(gt=0)]
+    private_key: SecretStr | None = None
+    private_key_file: Annotated[Path, AfterValidator(expanded)] | None = None
+
+
 class GithubSettings(Section):
+    """``app``: in place of ``token``, which it takes precedence over."""
+
     api_url: Url = "https://api.github.com"
     token: Secret | None = None
+    app: GithubAppSettings | None = None
     user_agent: Annotated[str, Field(min_length=1, pattern=r"^[ -~]+$")] = "infra-health"
 
 

@@ -24,10 +24,15 @@ class Credentials:
         return iter((self.api_key, self.app_key, self.github_token, self.write_token))
 
 
+def aws_manager(settings: Settings, environ: Mapping[str, str]) -> SecretsManager | None:
+    """AWS Secrets Manager where it is to be asked."""
+    use_aws = settings.aws.secrets == "on" or (settings.aws.secrets == "auto" and aws_is_configured(environ))
+    return SecretsManager() if use_aws else None
+
+
 def credentials(settings: Settings, environ: Mapping[str, str]) -> Credentials:
     """The secrets of these settings. Nothing is read yet."""
-    use_aws = settings.aws.secrets == "on" or (settings.aws.secrets == "auto" and aws_is_configured(environ))
-    manager = SecretsManager() if use_aws else None
+    manager = aws_manager(settings, environ)
     names = settings.aws.names
 
     def secret(title: str, remedy: str, value: SecretStr | None, variables: Sequence[str], name: str) -> Secret:

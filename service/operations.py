@@ -107,7 +107,7 @@ class DaemonOperations:
         ok = lost is None
         checks.append(Check(name="store", status="ok" if ok else "fail", detail=lost or ""))
         checks.append(_warned("datadog", self._delivery.state.trouble))
-        checks.append(_warned("github", self._edges.github.trouble))
+        checks.append(_warned("github", self._edges.github.trouble or self._edges.github.budget.thinning))
         troubles = (secret.trouble for secret in self._edges.credentials)
         checks.append(_warned("aws", "; ".join(trouble for trouble in troubles if trouble)))
         return Health(ok=ok, checks=tuple(checks))
@@ -316,6 +316,7 @@ class DaemonOperations:
                 last_success=successes.get(job.name),
                 last_error=_last_error(failures.get(job.name)),
                 samples=latest[job.name].samples if job.name in latest else 0,
+                note=getattr(job.collector, "note", None),
             )
             async for job in in_turns(jobs)
             if job.name in self._dispatcher.jobs

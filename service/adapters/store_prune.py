@@ -239,4 +239,5 @@ def _remove(connection: sqlite3.Connection) -> int:
         ON CONFLICT (run, fate) DO UPDATE SET points = points + excluded.points
         """
     )
+    connection.execute("DELETE FROM evidence WHERE point IN (SELECT id FROM chosen)")
     return connection.execute("DELETE FROM points WHERE id IN (SELECT id FROM chosen)").rowcount

@@ -1,5 +1,6 @@
 """How our values are written in the store's rows, and read back."""
 
+import zlib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
@@ -24,7 +25,7 @@ _FATES = {fate.value: fate for fate in Fate}
 
 RUN_COLUMNS = "id, job, scheduled_at, cause, source, started, ended, attempts, outcome, faults, samples"
 SERIES_COLUMNS = "id, metric, kind, interval, tags"
-SAMPLE_COLUMNS = "metric, kind, value, at, tags, fate, reason"
+SAMPLE_COLUMNS = "metric, kind, value, at, tags, fate, reason, evidence.items"
 CHECK_COLUMNS = "key, status, condition, since, value, measured_at, metric, evidence"
 ACTION_COLUMNS = "time, what, target, source, actor, reason, run"
 
@@ -77,10 +78,17 @@ def to_series(row: Row) -> tuple[str, Kind, int, str]:
 
 
 def to_stored_sample(row: Row) -> StoredSample:
-    metric, kind, value, at, tags, fate, reason = row
+    metric, kind, value, at, tags, fate, reason, evidence = row
     named = (tag.partition(":") for tag in orjson.loads(tags))
     return StoredSample(
-        metric, _KINDS[kind], value, from_seconds(at), {name: text for name, _, text in named}, _FATES[fate], reason
+        metric,
+        _KINDS[kind],
+        value,
+        from_seconds(at),
+        {name: text for name, _, text in named},
+        _FATES[fate],
+        reason,
+        unpack_evidence(evidence) if evidence else (),
     )
 
 
@@ -135,7 +143,7 @@ def from_check(check: Check) -> Row:
         None if check.value is None else float(check.value),
         None if check.measured_at is None else micros(check.measured_at),
         text(check.metric),
-        to_json([_from_evidence(each) for each in check.evidence[:_MOST_EVIDENCE]]),
+        from_evidence(check.evidence),
     )
 
 
@@ -143,18 +151,29 @@ def to_check(row: Row) -> Check:
     key, status, condition, since, value, measured_at, metric, evidence = row
     pairs: CheckKey = tuple((name, text) for name, text in orjson.loads(key))
     measured = None if measured_at is None else from_micros(measured_at)
-    behind = tuple(_to_evidence(each) for each in orjson.loads(evidence))
-    return Check(pairs, Status(status), condition, from_micros(since), value, measured, metric, behind)
+    return Check(pairs, Status(status), condition, from_micros(since), value, measured, metric, to_evidence(evidence))
 
 
-def _from_evidence(evidence: Evidence) -> list[Any]:
-    at = micros(evidence.at) if evidence.at else None
-    return [evidence.title, evidence.url, at, evidence.conclusion, evidence.workflow]
+def from_evidence(evidence: Iterable[Evidence]) -> str:
+    return to_json(
+        [[each.title, each.url, each.at and micros(each.at), each.conclusion, each.workflow] for each in evidence]
+    )
 
 
-def _to_evidence(row: Row) -> Evidence:
-    title, url, at, conclusion, workflow = row
-    return Evidence(title, url, None if at is None else from_micros(at), conclusion, workflow)
+def to_evidence(items: str | bytes) -> tuple[Evidence, ...]:
+    return tuple(
+        Evidence(title, url, None if at is None else from_micros(at), conclusion, workflow)
+        for title, url, at, conclusion, workflow in orjson.loads(items)
+    )
+
+
+def pack_evidence(evidence: Iterable[Evidence]) -> bytes:
+    """A third of its text: addresses and names repeat."""
+    return zlib.compress(from_evidence(evidence).encode())
+
+
+def unpack_evidence(items: bytes) -> tuple[Evidence, ...]:
+    return to_evidence(zlib.decompress(items))
 
 
 def from_action(action: Action) -> Row:

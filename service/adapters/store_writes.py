@@ -101,6 +101,10 @@ def end(
     seq = connection.execute("SELECT seq FROM runs WHERE id = ?", (run.id,)).fetchone()[0]
     first = _next_point(connection)
     remarks = _add(connection, samples, seq, run.job, now, fates, recent)
+    connection.executemany(
+        "INSERT INTO evidence VALUES (?, ?)",  # the ids of points rise one by one within a transaction
+        [(first + place, rows.pack_evidence(each.evidence)) for place, each in enumerate(samples) if each.evidence],
+    )
     _, _, _, _, _, _, ended, attempts, outcome, faults, count = rows.from_run(run)
     connection.execute(
         """

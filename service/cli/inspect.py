@@ -143,7 +143,8 @@ async def _workflows(options: Options, repo: str | None) -> list[dict[str, Any]]
 
     loaded = options.load()
     options.start_logs(loaded, level="warning")
-    configured = [each.repo for each in loaded.settings.collectors.values() if isinstance(each, GithubCi.Settings)]
+    ours = [each for each in loaded.settings.collectors.values() if isinstance(each, GithubCi.Settings)]
+    configured = [name for each in ours for name in each.all_repositories]
     names = [repo] if repo else sorted(set(configured))
     if not names:
         raise ConfigError("no github_ci collector is configured; name a repository with --repo OWNER/NAME")

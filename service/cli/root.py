@@ -24,6 +24,7 @@ _COMMANDS = {
     "pause": "remote:pause",
     "preview": "preview:preview",
     "publish": "snapshots:publish",
+    "quota": "quota:quota",
     "resume": "remote:resume",
     "runs": "look:runs",
     "schedule": "schedule:schedule",
