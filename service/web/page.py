@@ -147,6 +147,7 @@ class Pages:
         )
         templates.filters |= {"span": words.span, "clock": words.clock, "number": words.number, "short": words.short}
         templates.filters |= {"is_failing": words.is_failing}
+        templates.tests |= {"failing": words.is_failing}
         names = ("state", "tone", "relative", "why_lost", "resource")
         templates.globals |= {name: getattr(words, name) for name in names}
         return templates
