@@ -59,6 +59,9 @@ class Pages:
             await self._index()
         except HealthError as error:
             log.debug("the page could not be made beforehand", reason=str(error))
+        except Exception:
+            # Nobody asked for it: whatever is wrong with it must not end the daemon. The first reader gets the 500.
+            log.exception("the page could not be made beforehand")
 
     async def index(self, request: Request) -> Response:
         return await self._index()
