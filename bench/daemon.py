@@ -29,6 +29,8 @@ def run() -> Iterable[Measured]:
         try:
             http = ready(daemon, it)
             is_ready = time.monotonic() - began
+            while http.get("/api/v1/state").json()["active"]:
+                time.sleep(_POLL)  # the first runs, which are due at once
             for _ in range(CYCLES):
                 for name in ("ci", "ci-phishbench", "training", "eval"):
                     http.post(f"/api/v1/collectors/{name}/runs?wait=30").raise_for_status()

@@ -3,11 +3,14 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from service.domain.checks import CHECK_AGE
 from service.domain.points import StoredSample
 from service.domain.samples import Kind
 
 # These flip, so they don't tell one thing measured from another.
 _FLIPPING = ("status", "condition", "version")
+
+_OWN = "metta.infra.collector."
 
 Identity = tuple[str, tuple[tuple[str, str], ...]]
 
@@ -28,9 +31,9 @@ class Change:
 
 
 def changes(before: Iterable[StoredSample], after: Iterable[StoredSample]) -> list[Change]:
-    """What is new, gone or has another value, status or condition; turned checks first.
+    """What is new, gone or has another value, status or condition; turned checks first, the daemon's own metrics last.
 
-    Distributions are events that happen once, not values that change: they are left out.
+    Distributions are events that happen once, not values that change, and ages always change: both are left out.
     """
     old, new = _by_identity(before), _by_identity(after)
     found = [
@@ -38,11 +41,15 @@ def changes(before: Iterable[StoredSample], after: Iterable[StoredSample]) -> li
         for identity in {**new, **old}
         if _differ(old.get(identity), new.get(identity))
     ]
-    return sorted(found, key=lambda change: not change.is_turn)
+    return sorted(found, key=lambda change: (change.metric.startswith(_OWN), not change.is_turn))
 
 
 def _by_identity(samples: Iterable[StoredSample]) -> dict[Identity, StoredSample]:
-    return {_identity(sample): sample for sample in samples if sample.kind is not Kind.DISTRIBUTION}
+    return {_identity(sample): sample for sample in samples if _is_compared(sample)}
+
+
+def _is_compared(sample: StoredSample) -> bool:
+    return sample.kind is not Kind.DISTRIBUTION and sample.metric != CHECK_AGE.name
 
 
 def _identity(sample: StoredSample) -> Identity:

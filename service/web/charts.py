@@ -92,7 +92,8 @@ def heat_row(cells: Sequence[tuple[Cycle, Cell | None]], columns: int = CELLS, *
     shown = cells[-columns:]
     width = columns * _CELL
     parts = [
-        f'<svg class="heat" viewBox="0 0 {width} {_CELL_HEIGHT}" aria-hidden="true" focusable="false">'
+        f'<svg class="heat" viewBox="0 0 {width} {_CELL_HEIGHT}" preserveAspectRatio="xMaxYMid" aria-hidden="true" '
+        f'focusable="false">'
         f'<path class="ground" d="M0 {_CELL_HEIGHT // 2}h{width - len(shown) * _CELL}v1H0z"/>'
     ]
     x = width - len(shown) * _CELL

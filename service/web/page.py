@@ -59,6 +59,9 @@ class Pages:
             await self._index()
         except HealthError as error:
             log.debug("the page could not be made beforehand", reason=str(error))
+        except Exception:
+            # Nobody asked for it: whatever is wrong with it must not end the daemon. The first reader gets the 500.
+            log.exception("the page could not be made beforehand")
 
     async def index(self, request: Request) -> Response:
         return await self._index()
@@ -147,6 +150,7 @@ class Pages:
         )
         templates.filters |= {"span": words.span, "clock": words.clock, "number": words.number, "short": words.short}
         templates.filters |= {"is_failing": words.is_failing}
+        templates.tests |= {"failing": words.is_failing}
         names = ("state", "tone", "relative", "why_lost", "resource")
         templates.globals |= {name: getattr(words, name) for name in names}
         return templates

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.xdist_group("browser")
 _SIZES = """
 [...document.querySelectorAll("main *")]
   .filter((each) => each.offsetWidth > 1)
-  .filter((each) => [...each.childNodes].some((part) => part.nodeType === 3 && part.data.trim()))
+  .filter((each) => [...each.childNodes].some((part) => part.nodeType === Node.TEXT_NODE && part.data.trim()))
   .map((each) => parseFloat(getComputedStyle(each).fontSize))
 """
 
@@ -176,10 +176,10 @@ def test_the_operators_token_is_asked_for_once_and_kept_for_the_tab(browser: Bro
             page.get_by_role("button", name="Cancel").click()
             expect(said).to_be_empty()
             run.click()
-            page.get_by_label("Token").fill("wrong")
+            page.get_by_role("textbox", name="Token").fill("wrong")
             page.keyboard.press("Enter")
             expect(page.get_by_text("This was not the token.")).to_be_visible()
-            page.get_by_label("Token").fill("open-sesame")
+            page.get_by_role("textbox", name="Token").fill("open-sesame")
             page.get_by_role("button", name="Continue").click()
             expect(said).to_contain_text("training ended Complete")
             page.reload()

@@ -12,6 +12,7 @@ from service.domain.history import check_id
 from service.domain.runs import Outcome
 from service.domain.samples import Evidence, Status
 from service.web.board import QuotaView
+from service.web.page import Pages
 from service.web.words import number, relative, span
 from tests.integration.web_stage import START, Daemon, problem_of, served
 
@@ -202,7 +203,7 @@ async def test_the_office_screen_shows_the_worst_checks_and_how_many_more_there_
     async with served(daemon) as stage:
         page = Document((await stage.client.get("/tv")).text)
     assert "1 of 31 red" in page.words
-    assert "and 11 checks more" in page.words
+    assert "11 more checks, none worse" in page.words
     tiles = [item.get("class") for item in page.all("li")]
     assert tiles == ["fail", *["pass"] * 19]
 
@@ -285,6 +286,11 @@ async def test_tables_and_regions_have_names_and_heads() -> None:
 async def test_the_page_of_a_daemon_without_its_store_says_so() -> None:
     async with served(Daemon(store_open=False)) as stage:
         assert "store" in problem_of(await stage.client.get("/"), 503)["detail"]
+
+
+async def test_a_page_that_is_made_beforehand_ends_nothing_when_it_fails() -> None:
+    for daemon in (Daemon(), Daemon(store_open=False), Daemon(bug="what is this?")):
+        await Pages(daemon, "local").warm()
 
 
 async def test_start_is_shown_as_uptime() -> None:

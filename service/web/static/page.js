@@ -110,6 +110,10 @@ function span(seconds) {
   return `${whole} s`;
 }
 
+function took(seconds) {
+  return seconds < 1 ? `${Math.round(seconds * 1000)} ms` : seconds < 10 ? `${seconds.toFixed(1)} s` : span(seconds);
+}
+
 function relative(seconds) {
   const whole = Math.round(Math.abs(seconds));
   const [size, unit] = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]].find(([size]) => whole >= size) ?? [1, "s"];
@@ -137,6 +141,7 @@ function put(element, text) {
 // Acts
 
 const said = document.getElementById("said");
+let silence = 0;
 
 function credentials() {
   const token = sessionStorage.getItem(TOKEN);
@@ -173,6 +178,8 @@ async function call(address) {
 }
 
 function say(text, tone, link) {
+  clearTimeout(silence);
+  if (tone !== "busy") silence = setTimeout(() => said.replaceChildren(), 15000);
   said.className = tone;
   said.textContent = text;
   if (link) {
@@ -207,7 +214,7 @@ async function follow(name, id) {
     run = await (await answered(`/api/v1/runs/${encodeURIComponent(id)}`)).json();
   } while (!run.ended);
   const tone = { Complete: "good", Partial: "warn" }[run.outcome] ?? "bad";
-  say(`${name} ended ${run.outcome} in ${run.duration.toFixed(1)} s with ${run.samples} samples:`, tone, id);
+  say(`${name} ended ${run.outcome} in ${took(run.duration)} with ${run.samples} samples:`, tone, id);
 }
 
 document.addEventListener("click", (event) => {
