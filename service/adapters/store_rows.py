@@ -10,6 +10,7 @@ import orjson
 
 from service.domain.actions import Action
 from service.domain.checks import Check, CheckKey
+from service.domain.naming import encode_tags
 from service.domain.points import Fate, Point, StoredSample
 from service.domain.runs import Cause, Fault, Outcome, Run, Slot
 from service.domain.samples import Evidence, Kind, Sample, Status
@@ -69,7 +70,7 @@ def to_series(sample: Sample) -> tuple[int, str, str, int, str]:
     The id is a hash of the others. Among a million series two would meet in 64 bits once in 40 million stores.
     """
     metric, kind, interval = text(sample.metric.name), sample.metric.kind.value, sample.interval or 0
-    tags = to_json([f"{name}:{value}" for name, value in sample.tags.items()])
+    tags = encode_tags(sample.tags)
     digest = blake2b(f"{metric}\0{kind}\0{interval}\0{tags}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True), metric, kind, interval, tags
 

@@ -1,6 +1,7 @@
 """Reads the runs of a repository: the window in every cycle, older ones in turn, and what lies behind a number."""
 
 import math
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -22,6 +23,7 @@ Params = Mapping[str, str | int]
 
 # A page that moved on while it was read again is read once more; a list that outruns us for so long is not readable.
 _GAPS = 10
+_OUTRUN = "GitHub's list of runs changes faster than it can be read"
 # Pages of runs, a megabyte each: more in flight are no faster, for they are read one by one, but take more memory.
 _AT_ONCE = 8
 # A cycle in which nothing was run again asks ten questions at most, which cost eight points at most: the list of
@@ -249,16 +251,18 @@ class RunsReader:
     ) -> Failure | None:
         """Adds the pages from where ``above`` of ``total`` runs are left; what it stopped at, if not at the end."""
         until, horizon = now - ci_sweep.depth(self._window), now - self._window - MARGIN
-        gaps = 0
+        gaps, below = 0, sys.maxsize
         while True:
             reached, read = ci_sweep.covered(pages, above), [*front, *pages]
             oldest = reached.oldest or min((page.oldest for page in front if page.oldest), default=None)
             batch = min(2 * len(read), ci_sweep.pages_until(read, oldest, until))
             numbers = ci_sweep.missing(pages, until, batch, above, total)
             numbers = ci_sweep.affordable(numbers, self._quota)
-            gaps += reached.gap
-            if not numbers or gaps > _GAPS:
+            gaps, below = (gaps + 1 if reached.gap and reached.below >= below else 0), reached.below
+            if not numbers:
                 return None
+            if gaps > _GAPS:
+                return Unavailable(_OUTRUN)
             failures = await gathered([partial(self._read_page, number, pages, horizon) for number in numbers])
             trouble = next((failure for failure in failures if failure is not None), None)
             if trouble or ci_sweep.is_small(self._quota):
