@@ -143,7 +143,7 @@ def from_check(check: Check) -> Row:
         None if check.value is None else float(check.value),
         None if check.measured_at is None else micros(check.measured_at),
         text(check.metric),
-        from_evidence(check.evidence),
+        from_evidence(check.evidence[:_MOST_EVIDENCE]),
     )
 
 
