@@ -58,7 +58,7 @@ def test_kills_at_any_instant_lose_no_point_and_double_no_distribution(here: Pla
     # Nothing arrives that no run brought, nothing that a run brought is missing, and nothing comes a third time.
     assert arrived.keys() <= points.keys()
     lost = {point: fate for point, fate in points.items() if arrived[point] == 0}
-    # Of two runs in one second (a missed slot follows at once) only the later one's gauges are sent: Datadog keeps those.
+    # Of two runs in one second (a missed slot follows at once) only the later one's gauges are sent.
     gauges = Counter(at for metric, at, _ in points if metric == "acme.load.gauge")
     assert all(
         fate is Fate.UNCERTAIN if metric == "acme.load.distribution" else gauges[at] > 300
