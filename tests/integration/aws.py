@@ -4,17 +4,20 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 
 
 @contextmanager
 def moto() -> Iterator[str]:
-    """The server's address."""
+    """The server's address. Its state is the process's: what an earlier server of the same process kept is forgotten."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
+    address = f"http://{host}:{port}"
+    httpx.post(f"{address}/moto-api/reset", trust_env=False).raise_for_status()
+    yield address
     server.stop()
 
 
