@@ -11,7 +11,7 @@ from moto.server import ThreadedMotoServer
 
 @contextmanager
 def moto() -> Iterator[str]:
-    """The server's address. Its state is the process's: what an earlier server of the same process kept is forgotten."""
+    """The server's address. It begins empty: moto's state is the process's, not the server's."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
