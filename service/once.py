@@ -19,7 +19,7 @@ from service.pipeline.deliver import Delivery
 from service.pipeline.dispatch import Dispatcher
 from service.pipeline.job import Job
 from service.pipeline.reserve import Reserve
-from service.pipeline.run import Runner, checked, failed, reason_of, stamped, succeeded
+from service.pipeline.run import Runner, ask, failed, reason_of, stamped, succeeded
 
 # So long a pass waits for Datadog; what is not delivered by then stays stored.
 DELIVERY_SECONDS = 30.0
@@ -121,12 +121,12 @@ async def look(jobs: Sequence[Job], tell: Callable[[str], None]) -> Pass:
         samples: list[Sample] = []
         try:
             with anyio.fail_after(job.active_deadline.total_seconds()):
-                collected = checked(await job.collector.collect(now))
+                collected = await ask(job, now)
             samples, bad = stamped(job, collected, now)
             run = succeeded(run, replace(collected, faults=(*collected.faults, *bad)))
         except TimeoutError:
             run = failed(run, f"not done within {job.active_deadline.total_seconds():g} s")
-        except Exception as error:  # noqa: BLE001 - a collector may be foreign code: its fault is its run's alone
+        except Exception as error:  # noqa: BLE001 - whatever foreign code did, it is the fault of its run alone
             run = failed(run, reason_of(error))
         results[job.name] = Passed(replace(run, ended=clock.now(), samples=len(samples)), samples, collected)
         tell(f"{len(results)} of {len(jobs)} collectors done")

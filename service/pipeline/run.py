@@ -3,6 +3,7 @@
 Every cause (schedule, HTTP, signal, --once) comes through ``Runner.run_slot``.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -54,7 +55,7 @@ class _Attempt:
     """One try of a collector: what it brought or why it did not."""
 
     collected: Collected | None = None
-    error: BaseException | None = None
+    error: Exception | None = None
 
 
 class Runner:
@@ -152,18 +153,13 @@ class Runner:
         return attempt if attempt.collected or attempt.error else None
 
     async def _collect(self, job: Job, attempt: _Attempt, done: anyio.Event, scope: anyio.CancelScope) -> None:
-        """Asks the collector. It may be foreign code: whatever it does is the fault of its run alone."""
+        """One try, to its end or its cancellation."""
         try:
             with scope:
-                attempt.collected = checked(await job.collector.collect(self._clock.now()))
-        except anyio.get_cancelled_exc_class():
-            if self._tasks.cancel_scope.cancel_called:
-                raise
-            # Nobody cancelled it: it awaited something that was cancelled and let the error out.
-            attempt.error = RuntimeError("the collector was cancelled by something of its own")
-        except (Exception, SystemExit, BaseExceptionGroup) as error:
-            attempt.error = _telling(error)
-            if not isinstance(attempt.error, HealthError):
+                attempt.collected = await ask(job, self._clock.now())
+        except Exception as error:
+            attempt.error = error
+            if not isinstance(error, HealthError):
                 log.exception("the collector raised an unexpected error")
         finally:
             done.set()
@@ -273,22 +269,44 @@ _WHY = {
 }
 
 
-def _telling(error: BaseException) -> BaseException:
-    """The one error to tell: a collector with a task group raises groups of groups; what adapters say goes first."""
-    leaves = [error]
-    while groups := [leaf for leaf in leaves if isinstance(leaf, BaseExceptionGroup)]:
-        leaves = [leaf for leaf in leaves if leaf not in groups] + [
-            leaf for group in groups for leaf in group.exceptions
-        ]
-    return next((leaf for leaf in leaves if isinstance(leaf, HealthError)), leaves[0])
-
-
 def _may_pass(attempt: _Attempt) -> bool:
     """Whether time may mend it: an unexpected error is given the benefit of the doubt, as a Job's crash is."""
     return isinstance(attempt.error, Unavailable) or not isinstance(attempt.error, HealthError)
 
 
-def checked(collected: object) -> Collected:
+async def ask(job: Job, now: datetime) -> Collected:
+    """What the job's collector brings. It may be foreign code, so whatever it does comes out as one plain error.
+
+    Raises what adapters raise (of a group of errors that one first), TypeError when it brings something else than it
+    promised, RuntimeError when it tried to end the process or was cancelled by something of its own.
+    """
+    try:
+        return _checked(await job.collector.collect(now))
+    except anyio.get_cancelled_exc_class() as error:
+        if (task := asyncio.current_task()) and task.cancelling():
+            raise
+        # Nobody cancelled this task: it awaited something that was cancelled and let the error out.
+        raise RuntimeError("the collector was cancelled by something of its own") from error
+    except SystemExit as error:
+        raise RuntimeError(f"the collector called sys.exit({error.code!r})") from error
+    except BaseExceptionGroup as errors:
+        telling = _telling(errors)
+        if isinstance(telling, Exception):
+            raise telling from errors
+        raise
+
+
+def _telling(error: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error to tell: a collector with a task group raises groups of groups; what adapters say goes first."""
+    leaves: list[BaseException] = [error]
+    while groups := [leaf for leaf in leaves if isinstance(leaf, BaseExceptionGroup)]:
+        leaves = [leaf for leaf in leaves if leaf not in groups] + [
+            each for group in groups for each in group.exceptions
+        ]
+    return next((leaf for leaf in leaves if isinstance(leaf, HealthError)), leaves[0])
+
+
+def _checked(collected: object) -> Collected:
     """``collected`` when it is what collectors promise to bring. Raises TypeError."""
     if not isinstance(collected, Collected):
         raise TypeError(f"the collector brought {type(collected).__name__} instead of Collected")
@@ -301,7 +319,7 @@ def checked(collected: object) -> Collected:
     return collected
 
 
-def reason_of(error: BaseException | None) -> str:
+def reason_of(error: Exception | None) -> str:
     """What to tell the operator of a failed attempt, in one line."""
     text = str(error) if isinstance(error, HealthError) else f"unexpected {type(error).__name__}: {error}"
     # Foreign code may say anything, and what is said here is stored and shown.
