@@ -20,20 +20,22 @@ WORKFLOWS = "/repos/Metta-AI/metta/actions/workflows"
 
 async def test_no_minute_has_more_than_the_allowed_requests_however_they_come() -> None:
     clock = FakeClock()
-    async with github_at(random_world(1, workflows=1, runs_a_day=1)) as server:
-        async with client_of(server, clock=clock, most_a_minute=30) as github:
-            for _ in range(30):
-                await github.get(WORKFLOWS, read=dict)
-            assert clock.slept == []
-            assert github.room == 0
+    async with (
+        github_at(random_world(1, workflows=1, runs_a_day=1)) as server,
+        client_of(server, clock=clock, most_a_minute=30) as github,
+    ):
+        for _ in range(30):
             await github.get(WORKFLOWS, read=dict)
-            assert clock.passed == pytest.approx(60)
-            for _ in range(29):
-                await github.get(WORKFLOWS, read=dict)
-            with anyio.fail_after(5), pytest.raises(Unavailable, match="requests a minute") as raised:
-                await github.get(WORKFLOWS, read=dict)
-            assert raised.value.retry_after is not None
-            assert len(server.asked) == 60
+        assert clock.slept == []
+        assert github.room == 0
+        await github.get(WORKFLOWS, read=dict)
+        assert clock.passed == pytest.approx(60)
+        for _ in range(29):
+            await github.get(WORKFLOWS, read=dict)
+        with anyio.fail_after(5), pytest.raises(Unavailable, match="requests a minute") as raised:
+            await github.get(WORKFLOWS, read=dict)
+        assert raised.value.retry_after is not None
+        assert len(server.asked) == 60
 
 
 async def test_a_quota_that_will_not_last_makes_the_least_urgent_questions_wait() -> None:
