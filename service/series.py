@@ -57,6 +57,7 @@ async def expected_series(settings: Settings) -> Series:
             expected = getattr(types[each.type], "expected_checks", None)
             texts = list(expected(each)) if expected else [check.condition for check in await store.checks(name)]
             own = len(COLLECTOR_METRICS) - (not isinstance(each, GithubCi.Settings))  # the quota is GitHub's
+            own += len(getattr(types[each.type], "own_metrics", ()))
             found.append(CollectorSeries(name, len(texts), _stable(texts), own, bool(expected or texts)))
         return Series(tuple(found))
     finally:

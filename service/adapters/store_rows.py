@@ -10,12 +10,13 @@ import orjson
 
 from service.domain.actions import Action
 from service.domain.checks import Check, CheckKey
-from service.domain.naming import encode_tags
-from service.domain.points import Fate, Point, StoredSample
+from service.domain.points import Fate, StoredSample
 from service.domain.runs import Cause, Fault, Outcome, Run, Slot
-from service.domain.samples import Evidence, Kind, Sample, Status
+from service.domain.samples import Evidence, Kind, Status
 
 Row = Sequence[Any]
+
+_MOST_EVIDENCE = 50  # of a check; newest first, so the oldest go
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -23,7 +24,7 @@ _KINDS = {kind.value: kind for kind in Kind}
 _FATES = {fate.value: fate for fate in Fate}
 
 RUN_COLUMNS = "id, job, scheduled_at, cause, source, started, ended, attempts, outcome, faults, samples"
-POINT_COLUMNS = "points.id, metric, kind, interval, tags, at, value"
+SERIES_COLUMNS = "id, metric, kind, interval, tags"
 SAMPLE_COLUMNS = "metric, kind, value, at, tags, fate, reason, evidence.items"
 CHECK_COLUMNS = "key, status, condition, since, value, measured_at, metric, evidence"
 ACTION_COLUMNS = "time, what, target, source, actor, reason, run"
@@ -64,20 +65,16 @@ def _clean(value: Any) -> Any:
     return [_clean(item) for item in value] if isinstance(value, list) else value
 
 
-def to_series(sample: Sample) -> tuple[int, str, str, int, str]:
-    """Id, metric, kind, interval, tags.
-
-    The id is a hash of the others. Among a million series two would meet in 64 bits once in 40 million stores.
-    """
-    metric, kind, interval = text(sample.metric.name), sample.metric.kind.value, sample.interval or 0
-    tags = encode_tags(sample.tags)
+def series_id(metric: str, kind: str, interval: int, tags: str) -> int:
+    """A hash of the content. Among a million series two would meet in 64 bits once in 40 million stores."""
     digest = blake2b(f"{metric}\0{kind}\0{interval}\0{tags}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True), metric, kind, interval, tags
+    return int.from_bytes(digest, "big", signed=True)
 
 
-def to_point(row: Row) -> Point:
-    number, metric, kind, interval, tags, at, value = row
-    return Point(number, metric, _KINDS[kind], interval, tags, at, value)
+def to_series(row: Row) -> tuple[str, Kind, int, str]:
+    """Metric, kind, interval, tags of a row of SERIES_COLUMNS."""
+    _, metric, kind, interval, tags = row
+    return metric, _KINDS[kind], interval, tags
 
 
 def to_stored_sample(row: Row) -> StoredSample:
@@ -146,7 +143,7 @@ def from_check(check: Check) -> Row:
         None if check.value is None else float(check.value),
         None if check.measured_at is None else micros(check.measured_at),
         text(check.metric),
-        from_evidence(check.evidence),
+        from_evidence(check.evidence[:_MOST_EVIDENCE]),
     )
 
 

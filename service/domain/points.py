@@ -40,6 +40,14 @@ class Point(NamedTuple):
     value: float
 
 
+def is_historical(kind: Kind, metric: str, historical: Sequence[str]) -> bool:
+    """Whether the intake takes this metric at any age: Historical Metrics can be on for gauges and counts.
+
+    ``historical``: how the names of the metrics begin for which it is.
+    """
+    return kind is not Kind.DISTRIBUTION and metric.startswith(tuple(historical))
+
+
 @dataclass(frozen=True, slots=True)
 class StoredSample:
     """A sample of a past run and what came of it; ``reason`` says why, where it was lost."""
