@@ -46,8 +46,9 @@ class JobsReader:
         try:
             jobs = await self._listed(run)
         except Refused as error:
-            if error.status in GONE:
-                return []  # a run that was deleted has no jobs any more
+            # A run that was deleted has no jobs any more; one that is there has some that the token may not see.
+            if error.status in GONE and await self._is_gone(run):
+                return []
             raise
         fresh = [job for job in jobs if job.attempt > suspect.seen and job.ended >= now - WEEK]
         cancelled = [job for job in fresh if job.conclusion == "cancelled" and job.was_running]
@@ -73,10 +74,15 @@ class JobsReader:
     async def _is_said(self, job: Job) -> bool:
         self._left -= 1
         path = f"/repos/{self._repo}/check-runs/{job.id}/annotations"
+        return await self._github.get(path, {"per_page": 100}, read=ci_time_limits.is_said, question="annotations")
+
+    async def _is_gone(self, run: int) -> bool:
+        self._left -= 1
         try:
-            params = {"per_page": 100}
-            return await self._github.get(path, params, read=ci_time_limits.is_said, question="annotations")
+            path, params = f"/repos/{self._repo}/actions/runs/{run}", {"exclude_pull_requests": "true"}
+            await self._github.get(path, params, read=dict, question="jobs")
         except Refused as error:
-            if error.status in GONE:
-                return False
-            raise
+            if error.status not in GONE:
+                raise
+            return True
+        return False

@@ -3,7 +3,7 @@
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -551,6 +551,8 @@ PARTS = {
     "workflows": r"actions/workflows\?",
     "runs of a workflow": r"actions/workflows/\d+/runs",
     "attempts": r"/attempts/",
+    "jobs": r"runs/\d+/jobs",
+    "annotations": "annotations",
     "graphql": "graphql",
     "search": "graphql|search/issues",
 }
@@ -559,6 +561,9 @@ PARTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_fault_leaves_right_numbers_or_none_and_the_next_cycle_recovers(fault: str) -> None:
     world = random_world(7, workflows=12, runs_a_day=130, days=8)
+    for run in world.runs:
+        if run.created < NOW - 2 * DAY and run.id % 9:
+            run.attempts = [replace(run.last, conclusion="success")]  # with few jobs to look into, so that it is quick
     start = world.now
     async with staged(world, tests_blocking_merge=["1"], benchmarks=["12"]) as stage:
         for part, pattern in PARTS.items():
