@@ -191,9 +191,11 @@ class Runner:
     async def _finish(self, job: Job, active: Active, collected: Collected) -> None:
         run = replace(active.run, ended=self._clock.now())
         leaving = await self.leaving(job, run, collected)
-        active.run = run = replace(leaving.run, samples=len(leaving.samples))
+        run = replace(leaving.run, samples=len(leaving.samples))
         ended = self._store.end(run, leaving.samples, leaving.checks, collected.remember)
         await self._keep("the run and its samples", ended)
+        # Not before: who reads that the run has ended may count on its samples being stored.
+        active.run = run
         self._stored()
         self._ended(run, leaving.measured)
         self._telling.ended(run, len(leaving.measured))
