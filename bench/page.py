@@ -23,6 +23,7 @@ import yaml
 from bench import Measured
 from bench.daemon import client
 from service.adapters import store_file, store_schema, store_writes
+from service.adapters.store_series import RecentSeries
 from service.domain import checks
 from service.domain.points import Fate
 from service.domain.runs import Cause, Outcome, Run, Slot
@@ -103,6 +104,7 @@ def _fill(state_dir: Path, names: list[str], cycles: int, count: int) -> None:
     with closing(store_file.connect(path)) as connection:
         store_schema.migrate(connection, path)
         store_writes.prepare(connection)
+        recent = RecentSeries()
         known: dict[str, list[checks.Check]] = {name: [] for name in names}
         for number in range(cycles):
             at = now - timedelta(minutes=10 * (cycles - number))
@@ -115,7 +117,7 @@ def _fill(state_dir: Path, names: list[str], cycles: int, count: int) -> None:
                     told = [*samples, *checks.to_samples(known[name], at, timedelta(hours=24))]
                     took = timedelta(seconds=1 + number % 7)
                     ended = replace(begun, ended=at + took, outcome=Outcome.COMPLETE, samples=len(told), attempts=1)
-                    store_writes.end(connection, ended, told, known[name], {})
+                    store_writes.end(connection, ended, told, known[name], {}, at, {}, recent)
                 waiting = [row[0] for row in connection.execute("SELECT id FROM points WHERE fate = 0")]
                 store_writes.settle(connection, waiting, Fate.DELIVERED, "", at)
 

@@ -18,11 +18,12 @@ from service import __version__, logs
 from service.adapters.store import SqliteStore
 from service.config_sources import Loaded, differences, secret_values
 from service.domain.errors import ConfigError, Unavailable
+from service.domain.points import Fate
 from service.domain.runs import Cause, Run
 from service.domain.samples import Sample
 from service.ending import leave_within
 from service.operations import DaemonOperations
-from service.parts import Edges, build_jobs, edges
+from service.parts import Edges, build_jobs, edges, open_store
 from service.pipeline.clock import SystemClock
 from service.pipeline.deliver import Delivery
 from service.pipeline.dispatch import Dispatcher
@@ -30,6 +31,7 @@ from service.pipeline.faults import Faults, News
 from service.pipeline.heartbeat import keep_beating
 from service.pipeline.job import Job
 from service.pipeline.ports import Clock
+from service.pipeline.reserve import Reserve
 from service.pipeline.run import Runner
 from service.pipeline.schedule import Timer
 from service.scrape import LAG_EVERY
@@ -46,6 +48,8 @@ _RUNS_GET = 20.0
 _DELIVERY_GETS = 12.0
 _STUBBORN = 1.0  # seconds for a cancelled collector to stop before the process ends without it
 _PRUNE_EVERY = timedelta(minutes=10)
+_REPAY_EVERY = 5.0
+_SECRETS_EVERY = 60.0
 
 # What a reload takes over; the rest needs a restart.
 _RELOADED = ("collectors.", "datadog.env", "datadog.version")
@@ -68,7 +72,7 @@ async def run_daemon(load: Loader, loaded: Loaded, environ: Mapping[str, str], a
     # Ours before uvicorn's, which would raise SIGTERM anew so that nothing drains; and open to the very end.
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals:
         async with anyio.create_task_group() as attempts:
-            store = await SqliteStore.open(settings.state_dir, now=clock.now())
+            store = await open_store(settings, clock)
             try:
                 async with edges(settings, environ) as parts, anyio.create_task_group() as tasks:
                     daemon = Daemon(load, loaded, environ, clock, store, parts, tasks, attempts)
@@ -125,9 +129,19 @@ class Daemon:
         self._slots = anyio.CancelScope()  # what makes new work: the timer and the heartbeat
         commit = environ.get("INFRA_HEALTH_COMMIT", "unknown")
         self._telemetry = Telemetry(version=__version__, commit=commit, collectors=settings.collectors)
-        self._delivery = Delivery(store, parts.intake, clock, observe=self._telemetry.points)
-        runner = Runner(store, clock, attempts, stored=self._delivery.notify, quota=parts.quota, ended=self._ended)
-        self._dispatcher = Dispatcher(runner, store, clock, tasks)
+        self._reserve = reserve = Reserve(store)
+        self._delivery = Delivery(
+            reserve,
+            parts.intake,
+            clock,
+            observe=self._telemetry.points,
+            historical=settings.datadog.historical,
+        )
+        # Points that are lost before the delivery sees them are counted with the others.
+        store.observe = reserve.observe = self._delivery.account
+        self._delivery.account(Fate.UNCERTAIN, store.uncertain)
+        runner = Runner(reserve, clock, attempts, stored=self._delivery.notify, quota=parts.quota, ended=self._ended)
+        self._dispatcher = Dispatcher(runner, reserve, clock, tasks)
         self._timer = Timer(clock, self._dispatcher.tick, self._dispatcher.next_start)
         self._operations = DaemonOperations(
             Info(
@@ -140,6 +154,7 @@ class Daemon:
             ),
             clock=clock,
             store=store,
+            reserve=reserve,
             dispatcher=self._dispatcher,
             timer=self._timer,
             delivery=self._delivery,
@@ -150,11 +165,11 @@ class Daemon:
     async def start(self, listener: socket.socket) -> None:
         """Returns when the probes answer and the first slots have started."""
         await self._dispatcher.load()
-        jobs = build_jobs(self._settings, self._parts, self._store)
+        jobs = build_jobs(self._settings, self._parts, self._reserve)
         http = self._settings.http
         app = build_app(
             self._operations,
-            token=http.token.get_secret_value() if http.token else None,
+            token=self._parts.credentials.write_token,
             read_token=http.read_token.get_secret_value() if http.read_token else None,
             in_cluster=bool(self._environ.get("KUBERNETES_SERVICE_HOST")),
             allowed_hosts=http.allowed_hosts,
@@ -164,7 +179,9 @@ class Daemon:
         self._tasks.start_soon(self._delivery.run)
         self._tasks.start_soon(self._make_slots)
         self._tasks.start_soon(self._watch_lag)
+        self._tasks.start_soon(self._keep_secrets)
         self._tasks.start_soon(self._prune)
+        self._tasks.start_soon(self._repay)
         self._set_jobs(jobs)
         _set_apart()
         self._tasks.start_soon(app.state.warm)
@@ -176,7 +193,7 @@ class Daemon:
             if self._file and loaded.file is None:
                 raise ConfigError(f"{self._file} is gone")
             logs.mask(secret_values(loaded.settings))
-            jobs = build_jobs(loaded.settings, self._parts, self._store)
+            jobs = build_jobs(loaded.settings, self._parts, self._reserve)
         except Exception as error:
             # A collector of somebody else's package may raise anything when it is built anew.
             if not isinstance(error, ConfigError):
@@ -210,6 +227,9 @@ class Daemon:
         if not await self._delivery.flush(self._clock.monotonic() + _DELIVERY_GETS):
             state = self._delivery.state
             log.warning("points stay stored for the next start", waiting=state.waiting, reason=state.trouble)
+        async with self._delivery.paused():
+            if not await self._reserve.repay():
+                log.error("what is in memory is lost: the store can't be written", reason=self._reserve.trouble)
 
     async def hurry(self, signals: AsyncIterator[signal.Signals]) -> None:
         """A second SIGTERM or SIGINT ends the drain."""
@@ -235,7 +255,7 @@ class Daemon:
                 tasks.start_soon(self._timer.run)
                 await keep_beating(
                     lambda: [job for job in self._dispatcher.jobs.values() if job.enabled],
-                    self._store,
+                    self._reserve,
                     self._clock,
                     self._settings.datadog.heartbeat,
                     self._delivery.notify,
@@ -247,6 +267,23 @@ class Daemon:
             before = self._clock.monotonic()
             await self._clock.sleep(LAG_EVERY)
             self._operations.lags.append(max(0.0, self._clock.monotonic() - before - LAG_EVERY))
+
+    async def _repay(self) -> None:
+        """Writes what was kept in memory once the store is back."""
+        while True:
+            await self._clock.sleep(_REPAY_EVERY)
+            if self._reserve.trouble:
+                async with self._delivery.paused():
+                    await self._reserve.repay()
+                self._delivery.notify()
+
+    async def _keep_secrets(self) -> None:
+        """Reads the secrets at the start and again after their time, also those that are seldom asked for."""
+        known = self._parts.credentials
+        while True:
+            for secret in (known.api_key, known.github_token, known.write_token):
+                await secret.get()
+            await self._clock.sleep(_SECRETS_EVERY)
 
     async def _prune(self) -> None:
         faults = Faults()

@@ -24,6 +24,7 @@ from service.config_values import (
     MASK,
     absolute_url,
     alternatives,
+    byte_count,
     collector_name,
     duration,
     duration_text,
@@ -149,11 +150,24 @@ class DatadogSettings(Section):
     api_key: Secret | None = None
     app_key: Secret | None = None
     heartbeat: Positive = timedelta(minutes=5)
+    historical: tuple[Text, ...] = ()
+
+
+class GithubAppSettings(Section):
+    """``id``: the App's id or its client id. Without a key or a file, the key is read from AWS Secrets Manager."""
+
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", coerce_numbers_to_str=True)]
+    installation_id: Annotated[int, Field(gt=0)]
+    private_key: SecretStr | None = None
+    private_key_file: Annotated[Path, AfterValidator(expanded)] | None = None
 
 
 class GithubSettings(Section):
+    """``app``: in place of ``token``, which it takes precedence over."""
+
     api_url: Url = "https://api.github.com"
     token: Secret | None = None
+    app: GithubAppSettings | None = None
     user_agent: Annotated[str, Field(min_length=1, pattern=r"^[ -~]+$")] = "infra-health"
 
 
@@ -165,8 +179,17 @@ class HttpSettings(Section):
     read_token: Secret | None = None
 
 
+class SecretNames(Section):
+    """Names in AWS Secrets Manager: NAME, or NAME#KEY for one key of a JSON secret."""
+
+    datadog_api: Text = "datadog/api-key"
+    datadog_app: Text = "datadog/app-key"
+    github: Text = "github/dashboard-token"
+
+
 class AwsSettings(Section):
     secrets: Literal["auto", "on", "off"] = "auto"
+    names: SecretNames = SecretNames()
 
 
 class LogSettings(Section):
@@ -174,6 +197,13 @@ class LogSettings(Section):
     level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lambda text: str(text).lower())] = (
         "info"
     )
+
+
+class StoreSettings(Section):
+    max_bytes: Annotated[int, BeforeValidator(byte_count), Field(ge=2**20)] = 256 * 2**20
+    retention: Positive = timedelta(days=7)
+    keep_failed: Annotated[int, Field(ge=0)] = 3
+    keep_ended: Annotated[int, Field(ge=1)] = 100
 
 
 def _state_dir() -> Path:
@@ -189,6 +219,7 @@ class Settings(Section):
     http: HttpSettings = HttpSettings()
     aws: AwsSettings = AwsSettings()
     log: LogSettings = LogSettings()
+    store: StoreSettings = StoreSettings()
     state_dir: Annotated[Path, AfterValidator(expanded)] = Field(default_factory=_state_dir, validate_default=True)
 
 

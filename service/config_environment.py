@@ -27,6 +27,9 @@ GITHUB_NAMES = {
 # Variables of other meaning than their name's: the tokens have short names, the others are read elsewhere.
 _SHORT = {"TOKEN": ("http", "token"), "READ_TOKEN": ("http", "read_token")}
 _NOT_SETTINGS = {"CONFIG", "URL", "COMMIT"}
+_FILES = "_FILE"  # names a mounted file that holds the secret (``credentials``)
+
+_SECRETS = {"TOKEN", "HTTP__TOKEN", "GITHUB__TOKEN", "DATADOG__API_KEY", "DATADOG__APP_KEY"}
 
 _SHORTEST = 8
 _Keys = tuple[str, ...]
@@ -67,7 +70,7 @@ def infra_health(environ: Mapping[str, str], collectors: Collection[str]) -> tup
     # The more exact name wins: INFRA_HEALTH_HTTP__TOKEN over INFRA_HEALTH_TOKEN.
     for name, rest in sorted(variables.items(), key=lambda item: (item[1].count("__"), item)):
         keys = _SHORT.get(rest) or tuple(rest.lower().split("__"))
-        if rest in _NOT_SETTINGS:
+        if rest in _NOT_SETTINGS or (rest.endswith(_FILES) and rest.removesuffix(_FILES) in _SECRETS):
             continue
         if keys[0] not in sections:
             hint = did_you_mean(keys[0], sections)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import anyio
 
-from service.adapters.secrets import aws_is_configured
+from service.adapters.secrets_manager import aws_is_configured
 from service.adapters.store import SqliteStore
 from service.adapters.store_file import holder
 from service.collectors.github_ci import GithubCi, workflows
@@ -71,7 +71,7 @@ async def _github(settings: Settings, parts: Edges) -> Finding:
         counts = [f"{repo}: {len(await workflows(parts.github, repo))} workflows" for repo in repos]
         has_token = await parts.github.has_token()
     except Unauthorized as error:
-        return Finding("GitHub", "fail", str(error), parts.github_token.remedy)
+        return Finding("GitHub", "fail", str(error), parts.credentials.github_token.remedy)
     except Rejected as error:
         remedy = "check collectors.*.repo (METTA_GITHUB_REPO), and that the token may read the repository's actions"
         return Finding("GitHub", "fail", str(error), remedy)
@@ -82,29 +82,34 @@ async def _github(settings: Settings, parts: Edges) -> Finding:
     quota = f"{core.remaining} of {core.limit} requests left" if core else "no quota told"
     detail = f"{', '.join(counts)}; {quota}"
     if not has_token:
-        return Finding("GitHub", "warn", f"{detail}; no token", parts.github_token.remedy)
+        return Finding("GitHub", "warn", f"{detail}; no token", parts.credentials.github_token.remedy)
     if core and core.remaining < core.limit // 10:
         return Finding("GitHub", "warn", detail, "who else uses this token? Give the daemon one of its own")
     return Finding("GitHub", "ok", detail)
 
 
 async def _datadog(parts: Edges) -> Finding:
-    if not await parts.api_key.get():
-        return Finding("Datadog", "fail", f"no {parts.api_key.title}", parts.api_key.remedy)
+    if not await parts.credentials.api_key.get():
+        return Finding("Datadog", "fail", f"no {parts.credentials.api_key.title}", parts.credentials.api_key.remedy)
     try:
         await parts.intake.validate()
     except Unauthorized as error:
-        return Finding("Datadog", "fail", str(error), f"{parts.api_key.remedy}; and is DD_SITE the key's site?")
+        return Finding(
+            "Datadog", "fail", str(error), f"{parts.credentials.api_key.remedy}; and is DD_SITE the key's site?"
+        )
     except Rejected as error:
         remedy = "DD_URL names a proxy that does not pass on /api/v1/validate, or something else than an intake"
         return Finding("Datadog", "warn", str(error), remedy)
     except Unavailable as error:
         return Finding("Datadog", "fail", str(error), "check DD_SITE or DD_URL, DNS, and HTTPS_PROXY")
-    return Finding("Datadog", "ok", f"the key (from {parts.api_key.source}) is good")
+    return Finding("Datadog", "ok", f"the key (from {parts.credentials.api_key.source}) is good")
 
 
 async def _aws(settings: Settings, environ: Mapping[str, str], parts: Edges) -> Finding:
-    secrets = {"datadog/api-key": parts.api_key, "github/dashboard-token": parts.github_token}
+    secrets = {
+        settings.aws.names.datadog_api: parts.credentials.api_key,
+        settings.aws.names.github: parts.credentials.github_token,
+    }
     for secret in secrets.values():
         await secret.get()
     troubles = [f"{name}: {secret.trouble}" for name, secret in secrets.items() if secret.trouble]

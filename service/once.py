@@ -13,11 +13,12 @@ from service.domain.points import LOST, Fate
 from service.domain.runs import Cause, Collected, Run, Slot, new_run_id
 from service.domain.samples import Sample
 from service.ending import leave_within
-from service.parts import Edges, build_jobs, edges
+from service.parts import Edges, build_jobs, edges, open_store
 from service.pipeline.clock import SystemClock
 from service.pipeline.deliver import Delivery
 from service.pipeline.dispatch import Dispatcher
 from service.pipeline.job import Job
+from service.pipeline.reserve import Reserve
 from service.pipeline.run import Runner, checked, failed, reason_of, stamped, succeeded
 
 # So long a pass waits for Datadog; what is not delivered by then stays stored.
@@ -87,13 +88,13 @@ async def run_pass(
     wanted = chosen(settings, names)
     async with anyio.create_task_group() as attempts:
         if push:
-            store = await SqliteStore.open(settings.state_dir, now=SystemClock().now())
+            store = await open_store(settings, SystemClock())
         else:
             store = await SqliteStore.open_reading(settings.state_dir)
         try:
             async with edges(settings, environ) as parts:
                 jobs = [job for job in build_jobs(settings, parts, store) if job.name in wanted]
-                result = await (_push(jobs, parts, store, tell, attempts) if push else look(jobs, tell))
+                result = await (_push(jobs, settings, parts, store, tell, attempts) if push else look(jobs, tell))
         finally:
             with anyio.CancelScope(shield=True):
                 await store.close()
@@ -137,7 +138,12 @@ async def look(jobs: Sequence[Job], tell: Callable[[str], None]) -> Pass:
 
 
 async def _push(
-    jobs: Sequence[Job], parts: Edges, store: SqliteStore, tell: Callable[[str], None], attempts: TaskGroup
+    jobs: Sequence[Job],
+    settings: Settings,
+    parts: Edges,
+    store: SqliteStore,
+    tell: Callable[[str], None],
+    attempts: TaskGroup,
 ) -> Pass:
     """Collects, keeps and delivers, one try each: ``backoff_limit`` is the daemon's."""
     clock = SystemClock()
@@ -154,10 +160,12 @@ async def _push(
         results[run.job] = Passed(run, samples)
         tell(f"{len(results)} of {len(jobs)} collectors done")
 
-    delivery = Delivery(store, parts.intake, clock, observe=count)
-    runner = Runner(store, clock, attempts, stored=lambda: None, quota=parts.quota, ended=ended, retry=False)
+    reserve = Reserve(store)
+    delivery = Delivery(reserve, parts.intake, clock, observe=count, historical=settings.datadog.historical)
+    store.observe = reserve.observe = delivery.account
+    runner = Runner(reserve, clock, attempts, stored=lambda: None, quota=parts.quota, ended=ended, retry=False)
     async with anyio.create_task_group() as tasks:
-        dispatcher = Dispatcher(runner, store, clock, tasks)
+        dispatcher = Dispatcher(runner, reserve, clock, tasks)
         dispatcher.set_jobs(jobs)
         for run in [dispatcher.trigger(job.name, Cause.ONCE) for job in jobs]:
             ended_run = await dispatcher.wait(run.id)
@@ -166,12 +174,14 @@ async def _push(
     tell("delivering")
     began = clock.monotonic()
     await delivery.flush(began + DELIVERY_SECONDS)
-    waiting = await store.count_waiting()
+    async with delivery.paused():
+        await reserve.repay()
+    waiting = await reserve.count_waiting()
     return Pass(
         [results[job.name] for job in jobs],
         delivered,
         waiting,
         lost,
-        delivery.state.trouble,
+        delivery.state.trouble or reserve.trouble,
         clock.monotonic() - began,
     )

@@ -9,8 +9,10 @@ import structlog
 from service import logs
 from service.adapters.store import SqliteStore
 from service.board import DaemonBoard
+from service.collectors.snapshot import Snapshot
+from service.collectors.snapshot_validation import InvalidSnapshot
 from service.domain.actions import Action
-from service.domain.errors import Unavailable
+from service.domain.errors import Rejected, TooLarge, Unavailable
 from service.domain.runs import Cause, Run
 from service.parts import Edges
 from service.pipeline import dispatch
@@ -18,11 +20,21 @@ from service.pipeline.deliver import Delivery
 from service.pipeline.dispatch import Dispatcher
 from service.pipeline.job import Job
 from service.pipeline.ports import Clock
+from service.pipeline.reserve import Reserve
 from service.pipeline.schedule import Timer
 from service.scrape import LAGS, in_turns, scraped
 from service.web.check_views import CheckView, is_meant
-from service.web.metrics import Snapshot
-from service.web.operations import AlreadyRunning, Draining, Origin, TooManyRuns, UnknownCollector
+from service.web.metrics import Snapshot as Scrape
+from service.web.operations import (
+    AlreadyRunning,
+    BadSnapshot,
+    Draining,
+    Origin,
+    SnapshotTooLarge,
+    TakesNoSnapshots,
+    TooManyRuns,
+    UnknownCollector,
+)
 from service.web.views import (
     Check,
     CollectorView,
@@ -53,6 +65,7 @@ class DaemonOperations:
         *,
         clock: Clock,
         store: SqliteStore,
+        reserve: Reserve,
         dispatcher: Dispatcher,
         timer: Timer,
         delivery: Delivery,
@@ -67,6 +80,7 @@ class DaemonOperations:
         self.lags: deque[float] = deque(maxlen=LAGS)
         self._clock = clock
         self._store = store
+        self._reserve = reserve
         self._dispatcher = dispatcher
         self._timer = timer
         self._delivery = delivery
@@ -85,17 +99,17 @@ class DaemonOperations:
         if self.reload_error:
             detail = f"the last reload was refused, the configuration before it holds: {self.reload_error}"
             checks = [Check(name="configuration", status="warn", detail=detail)]
-        ok = True
         try:
             await self._store.check()
-            checks.append(Check(name="store", status="ok"))
+            lost = self._reserve.trouble
         except Unavailable as error:
-            ok = False
-            checks.append(Check(name="store", status="fail", detail=str(error)))
+            lost = self._reserve.trouble or str(error)
+        ok = lost is None
+        checks.append(Check(name="store", status="ok" if ok else "fail", detail=lost or ""))
         checks.append(_warned("datadog", self._delivery.state.trouble))
-        checks.append(_warned("github", self._edges.github.trouble))
-        secrets = (self._edges.api_key.trouble, self._edges.github_token.trouble)
-        checks.append(_warned("aws", "; ".join(trouble for trouble in secrets if trouble)))
+        checks.append(_warned("github", self._edges.github.trouble or self._edges.github.budget.thinning))
+        troubles = (secret.trouble for secret in self._edges.credentials)
+        checks.append(_warned("aws", "; ".join(trouble for trouble in troubles if trouble)))
         return Health(ok=ok, checks=tuple(checks))
 
     # Collectors
@@ -144,6 +158,28 @@ class DaemonOperations:
                 await self.record("trigger", job.name, origin, run.id)
         return triggered
 
+    async def push(self, name: str, body: bytes, key: str, origin: Origin) -> Triggered:
+        collector = self._job(name).collector
+        if not isinstance(collector, Snapshot):
+            raise TakesNoSnapshots(name)
+        try:
+            kept = await collector.accept(body, key, self._clock.now())
+        except InvalidSnapshot as error:
+            bad = [{"where": fault.part, "what": fault.reason} for fault in error.faults]
+            raise BadSnapshot(error.summary, bad, error.count) from error
+        except TooLarge as error:
+            raise SnapshotTooLarge(str(error)) from error
+        except Rejected as error:
+            raise BadSnapshot(str(error)) from error
+        await self._store.remember(name, kept)
+        try:
+            run = self._dispatcher.follow(name, Cause.HTTP, origin.source)
+        except dispatch.Draining as error:
+            # What was stored is read by the first run after the restart.
+            raise Draining from error
+        await self.record("push", name, origin, run.id)
+        return Triggered(id=run.id, collector=name)
+
     async def pause(self, name: str, origin: Origin) -> None:
         await self._set_paused(name, True, origin)
 
@@ -177,7 +213,7 @@ class DaemonOperations:
         return await self._run_views(stored)
 
     async def run(self, run_id: str) -> RunView | None:
-        run = await self._store.run(run_id)
+        run = self._reserve.kept_runs().get(run_id) or await self._store.run(run_id)
         if run is None:
             # A run that was started this instant is active before it is stored.
             run = next((active for active in self._dispatcher.all_active() if active.id == run_id), None)
@@ -222,7 +258,7 @@ class DaemonOperations:
             next_try=state.next_try_at,
         )
 
-    async def metrics_snapshot(self) -> Snapshot:
+    async def metrics_snapshot(self) -> Scrape:
         return await scraped(self._clock, self._store, self._dispatcher, self._delivery, self._edges, self.lags)
 
     # Keeping account
@@ -280,13 +316,14 @@ class DaemonOperations:
                 last_success=successes.get(job.name),
                 last_error=_last_error(failures.get(job.name)),
                 samples=latest[job.name].samples if job.name in latest else 0,
+                note=getattr(job.collector, "note", None),
             )
             async for job in in_turns(jobs)
             if job.name in self._dispatcher.jobs
         ]
 
     async def _run_views(self, runs: Iterable[Run]) -> list[RunView]:
-        active = {run.id: run for run in self._dispatcher.all_active()}
+        active = {run.id: run for run in self._dispatcher.all_active()} | self._reserve.kept_runs()
         runs = [active.get(run.id, run) for run in runs]
         fates = await self._store.fates_of([run.id for run in runs])
         return [RunView.of(run, fates.get(run.id, {})) async for run in in_turns(runs)]

@@ -121,7 +121,8 @@ class DatadogIntake:
     async def _usable_key(self) -> str:
         key = (await self._key.get() or "").strip()
         if not key:
-            raise Unauthorized(self._key.missing)
+            # While AWS can't be reached the key may come any minute; without a source nobody brings one.
+            raise Unavailable(self._key.missing) if self._key.may_pass else Unauthorized(self._key.missing)
         if not (key.isascii() and key.isprintable()):
             raise Unauthorized(f"the {self._key.title} holds characters that no key has: {self._key.remedy}")
         return key
@@ -179,7 +180,7 @@ class DatadogIntake:
             raise Unauthorized(f"{answer}; the {self._key.title} is refused")
         if status < 400 or status in (404, 405):
             raise Unavailable(f"{answer}, which no intake does: is DD_URL right?")
-        raise Unavailable(answer, retry_after=self._wait(response))
+        raise Unavailable(answer, retry_after=self._wait(response), answered=status >= 500)
 
     def _wait(self, response: httpx.Response) -> float | None:
         """Seconds that the answer asks to wait. Datadog puts them in X-RateLimit-Reset, others in Retry-After."""

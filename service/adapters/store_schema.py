@@ -180,8 +180,13 @@ def _history(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
+def _samples_evidence(connection: sqlite3.Connection) -> None:
+    # Apart from the points: few have any, and the delivery reads points all the time.
+    connection.execute("CREATE TABLE evidence (point INTEGER PRIMARY KEY, items BLOB NOT NULL) STRICT")
+
+
 # Step n (from 1) makes version n out of version n - 1. A released step is never changed: a change is one more step.
-STEPS: tuple[Step, ...] = (_first, _run_logs, _evidence, _history)
+STEPS: tuple[Step, ...] = (_first, _run_logs, _evidence, _history, _samples_evidence)
 
 
 def version_of(connection: sqlite3.Connection) -> int:

@@ -133,12 +133,13 @@ def _wait(http: "httpx.Client", run_id: str, seconds: int, quiet: bool) -> dict[
     with tables.Progress(quiet=quiet, lines=True) as progress:
         while True:
             run = answer(http.get(f"/api/v1/runs/{run_id}"))
-            if run["ended"] or time.monotonic() - began >= seconds:
-                return run
-            said = f"{run_id}: attempt {run['attempts'] or 1} {'; '.join(run['errors'])}".rstrip()
+            errors = () if run["ended"] else run["errors"]  # those of an ended run are its result
+            said = f"{run_id}: attempt {run['attempts'] or 1} {'; '.join(errors)}".rstrip()
             if said != last:
                 progress.tell(words.harmless(said))
                 last = said
+            if run["ended"] or time.monotonic() - began >= seconds:
+                return run
             time.sleep(_POLL)
 
 

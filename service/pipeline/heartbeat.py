@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 
+import anyio.to_thread
 import structlog
 
 from service.domain import checks
@@ -18,9 +19,13 @@ async def beat(job: Job, store: Runs, clock: Clock) -> None:
     """Stores what is known of the job's checks, as of now."""
     now = clock.now()
     known = await store.checks(job.name)
-    samples = [job.stamp_check(sample) for sample in checks.to_samples(known, now, job.max_age)]
+    if len(known) <= checks.FEW:
+        samples = checks.to_samples(known, now, job.max_age, job.check_tags)
+    else:
+        samples = await anyio.to_thread.run_sync(checks.to_samples, known, now, job.max_age, job.check_tags)
     if last := await store.last_success(job.name):
         samples.append(job.own_sample(SUCCESS_AGE, max(0.0, (now - last).total_seconds()), now))
+    samples += job.reported(now)
     if samples:
         await store.put(job.name, samples)
 

@@ -6,9 +6,10 @@ Every cause (schedule, HTTP, signal, --once) comes through ``Runner.run_slot``.
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import anyio
+import anyio.to_thread
 import structlog
 from anyio.abc import TaskGroup
 
@@ -41,6 +42,7 @@ class Active:
     scope: anyio.CancelScope
     done: anyio.Event
     ending: Outcome = Outcome.INTERRUPTED  # what a cancellation of ``scope`` means
+    waits: bool = False  # for others of its job to end
 
     def cancel(self, outcome: Outcome) -> None:
         self.ending = outcome
@@ -139,12 +141,12 @@ class Runner:
         scope = anyio.CancelScope(deadline=anyio.current_time() + seconds)
         self._tasks.start_soon(self._collect, job, attempt, done, scope)
         try:
-            await self._wait(done, seconds)
+            await self._clock.wait(done, seconds)
         finally:
             if not done.is_set():
                 scope.cancel()
                 with anyio.CancelScope(shield=True):
-                    await self._wait(done, _GRACE)
+                    await self._clock.wait(done, _GRACE)
                 if not done.is_set():
                     log.error("the collector ignores its cancellation; the run goes on without it")
         return attempt if attempt.collected or attempt.error else None
@@ -166,18 +168,6 @@ class Runner:
         finally:
             done.set()
 
-    async def _wait(self, done: anyio.Event, seconds: float) -> None:
-        """Until ``done``, at most ``seconds`` by the clock of the runs."""
-
-        async def expire() -> None:
-            await self._clock.sleep(max(0.0, seconds))
-            waiting.cancel_scope.cancel()
-
-        async with anyio.create_task_group() as waiting:
-            waiting.start_soon(expire)
-            await done.wait()
-            waiting.cancel_scope.cancel()
-
     def _pause(self, job: Job, attempts: int, attempt: _Attempt) -> float | None:
         """Seconds until the next try, None when there is none."""
         if not self._retry or attempts > job.backoff_limit:
@@ -194,8 +184,7 @@ class Runner:
         run = replace(leaving.run, samples=len(leaving.samples))
         ended = self._store.end(run, leaving.samples, leaving.checks, collected.remember)
         await self._keep("the run and its samples", ended)
-        # Not before: who reads that the run has ended may count on its samples being stored.
-        active.run = run
+        active.run = run  # it has ended now: its samples are in the outbox
         self._stored()
         self._ended(run, leaving.measured)
         self._telling.ended(run, len(leaving.measured))
@@ -203,14 +192,15 @@ class Runner:
     async def leaving(self, job: Job, run: Run, collected: Collected) -> "Leaving":
         """What the ended ``run`` sends, and the checks as they are after it. Nothing is kept here."""
         now = run.ended or self._clock.now()
-        measured, bad = stamped(job, collected, now)
-        if bad:
-            run = replace(run, outcome=Outcome.PARTIAL, faults=(*run.faults, *bad))
-        unmeasured = [{**job.tags, **tags} for tags in collected.unmeasured]
-        known = checks.updated(await self._known_checks(job), measured, unmeasured, now)
-        states = [job.stamp_check(sample) for sample in checks.to_samples(known, now, job.max_age)]
-        own = await self._own_samples(job, run, len(measured), now)
-        return Leaving(run, measured, [*measured, *states, *own], known)
+        before = await self._known_checks(job)
+        if len(before) + len(collected.samples) <= checks.FEW:
+            done = _worked_out(job, collected, before, now)
+        else:
+            done = await anyio.to_thread.run_sync(_worked_out, job, collected, before, now)
+        if done.bad:
+            run = replace(run, outcome=Outcome.PARTIAL, faults=(*run.faults, *done.bad))
+        own = await self._own_samples(job, run, len(done.brought), now)
+        return Leaving(run, done.brought, [*done.brought, *done.states, *own], done.checks)
 
     async def _known_checks(self, job: Job) -> Sequence[checks.Check]:
         return await self._keep("the known checks", self._store.checks(job.name)) or ()
@@ -225,7 +215,7 @@ class Runner:
         values.append((POINTS_LOST, float(sum(lost.get(fate, 0) for fate in LOST))))
         if (remaining := self._quota(job)) is not None:
             values.append((QUOTA_REMAINING, remaining))
-        return [job.own_sample(metric, value, now) for metric, value in values]
+        return [job.own_sample(metric, value, now) for metric, value in values] + job.reported(now)
 
     async def _keep(self, what: str, work: Awaitable[Answer]) -> Answer | None:
         """``work`` of the store, None when the store is lost: a run goes on without it."""
@@ -251,16 +241,32 @@ class Leaving:
     checks: Sequence[checks.Check]
 
 
+class _Result(NamedTuple):
+    """The samples as they leave, what is wrong with others, the job's checks after them, and their stable series."""
+
+    brought: list[Sample]
+    bad: list[Fault]
+    checks: list[checks.Check]
+    states: list[Sample]
+
+
+def _worked_out(job: Job, collected: Collected, before: Sequence[checks.Check], now: datetime) -> _Result:
+    brought, bad = stamped(job, collected, now)
+    unmeasured = [{**job.tags, **tags} for tags in collected.unmeasured]
+    known = checks.updated(before, brought, unmeasured, now)
+    return _Result(brought, bad, known, checks.to_samples(known, now, job.max_age, job.check_tags))
+
+
 def stamped(job: Job, collected: Collected, now: datetime) -> tuple[list[Sample], list[Fault]]:
     """The collected samples as they leave, and a fault for each metric whose name Datadog could not take."""
     interval = job.schedule.interval(now, job.zone)
     names = {sample.metric.name for sample in collected.samples}
-    bad = {name for name in names if metric_name(name) != name}
+    bad = {name for name in names if metric_name(name) is None}
     samples = [job.stamp(sample, interval) for sample in collected.samples if sample.metric.name not in bad]
     return samples, [Fault(_NAMES, f"metric {name!r:.200}") for name in sorted(bad)]
 
 
-_NAMES = "a metric's name begins with a letter and has letters, digits, _ and . only, 200 at most"
+_NAMES = "the metric's name does not begin with a letter"
 _WHY = {
     Outcome.INTERRUPTED: "the daemon ended before the run did",
     Outcome.REPLACED: "the next slot's run took its place",

@@ -1,5 +1,6 @@
 """/api/v1: collectors, runs and their samples; triggers, pauses. Contract 5."""
 
+import secrets
 from collections.abc import Awaitable, Callable
 from urllib.parse import quote, urlencode
 
@@ -8,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.domain.errors import HealthError
-from service.web.asked import Given, History, Last, Nothing, Page, Waiting, Why, origin, query
+from service.web.asked import Given, History, Last, Nothing, Page, Waiting, Why, caller, origin, query
 from service.web.board import State
 from service.web.calls import Call
 from service.web.check_views import Checks
@@ -32,6 +33,9 @@ __all__ = ["Api", "Page", "answer", "find_run", "query", "unknown_run"]
 
 # Each waiting caller holds a connection; beyond these a caller is told to come back.
 MOST_WAITING = 16
+# Each may take the memory of a large snapshot.
+MOST_PUSHING = 2
+_LONGEST_KEY = 200
 
 
 class Api:
@@ -41,6 +45,7 @@ class Api:
         self._operations = operations
         self._closing = closing
         self._waiting = 0
+        self._pushing = 0
 
     def calls(self) -> list[Call]:
         one = {"name": "the collector's name"}
@@ -99,6 +104,17 @@ class Api:
                 problems=(404, 409, 429),
                 locates=(200, 202, 409),
                 names=one,
+            ),
+            Call(
+                "POST",
+                f"{collector}/snapshots",
+                self.push,
+                "Takes a snapshot, keeps it and runs the collector",
+                {202: ("The run has started, or follows the active one", Triggered)},
+                problems=(404, 422, 429),
+                locates=(202,),
+                names=one,
+                upload=("application/json", "application/x-ndjson", "application/gzip"),
             ),
             Call(
                 "POST",
@@ -202,6 +218,26 @@ class Api:
         finally:
             self._waiting -= 1 if seconds else 0
         return answer(ended, headers=location) if ended else answer(triggered, 202, headers=location)
+
+    async def push(self, request: Request) -> Response:
+        """A snapshot as the body: JSON or JSON lines, plain or gzip. ``Idempotency-Key`` marks a push sent again."""
+        query(request, Nothing)
+        if self._pushing >= MOST_PUSHING:
+            raise Problem(
+                429, "Too many snapshots come at once.", kind="too-many", headers={"Retry-After": str(RETRY_AFTER)}
+            )
+        key = request.headers.get("idempotency-key", "").strip() or secrets.token_hex(8)
+        if len(key) > _LONGEST_KEY or not (key.isascii() and key.isprintable()):
+            raise Problem(400, f"Idempotency-Key is not {_LONGEST_KEY} ASCII characters at most.", kind="bad-header")
+        source = caller(request)
+        self._pushing += 1
+        try:
+            # An unknown name is refused before its snapshot is taken in.
+            await self._operations.collector(request.path_params["name"])
+            triggered = await self._operations.push(request.path_params["name"], await request.body(), key, source)
+        finally:
+            self._pushing -= 1
+        return answer(triggered, 202, headers={"Location": run_address(triggered.id)})
 
     async def trigger_all(self, request: Request) -> Response:
         query(request, Nothing)

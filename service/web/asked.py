@@ -75,7 +75,12 @@ async def origin(request: Request) -> Origin:
         if any(fault["type"] == "json_invalid" for fault in error.errors()):
             raise Problem(400, "The body is not JSON.", kind="bad-body") from error
         raise _invalid("body", error) from error
-    return Origin(request.client.host if request.client else "", _actor(request), why.reason or None)
+    return caller(request, why.reason or None)
+
+
+def caller(request: Request, reason: str | None = None) -> Origin:
+    """Who calls: the peer's address, and what it says of itself."""
+    return Origin(request.client.host if request.client else "", _actor(request), reason)
 
 
 def _actor(request: Request) -> str | None:

@@ -22,6 +22,7 @@ class Call:
 
     ``answers``: by status, what is said and its content; ``problems``: the statuses of its own refusals, beyond those
     that any call can get. ``query`` None: the query is ignored. ``locates``: the statuses that carry Location.
+    ``upload``: the media types of a body that is no model.
     """
 
     method: str
@@ -31,6 +32,7 @@ class Call:
     answers: Mapping[int, tuple[str, Content]]
     query: type[Given] | None = Nothing
     body: type[Given] | None = None
+    upload: tuple[str, ...] = ()
     problems: tuple[int, ...] = ()
     locates: tuple[int, ...] = ()
     tag: str = "api"

@@ -112,6 +112,8 @@ def _operation(call: Call) -> dict[str, Any]:
     if call.body:
         schema = {"$ref": _REF.format(model=call.body.__name__)}
         operation["requestBody"] = {"required": False, "content": {"application/json": {"schema": schema}}}
+    if call.upload:
+        operation["requestBody"] = {"required": True, "content": {kind: {"schema": {}} for kind in call.upload}}
     return operation
 
 

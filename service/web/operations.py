@@ -4,6 +4,9 @@ OperationsError
 ├── UnknownCollector     404
 ├── AlreadyRunning       409, with the running run's address
 ├── TooManyRuns          429
+├── TakesNoSnapshots     404: its collector reads something else
+├── BadSnapshot          422, with the bad records
+├── SnapshotTooLarge     413
 └── Draining             503: the daemon takes no new runs
 """
 
@@ -43,6 +46,26 @@ class TooManyRuns(OperationsError):
 
     def __init__(self, name: str, active: int) -> None:
         super().__init__(f"{active} runs of {name} are active already; try again when one has ended")
+
+
+class TakesNoSnapshots(OperationsError):
+    """The collector's type reads something else than snapshots."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"collector {name} takes no snapshots")
+
+
+class BadSnapshot(OperationsError):
+    """The snapshot is refused. ``errors``: the bad records, as the answer lists them; ``count``: how many there are."""
+
+    def __init__(self, message: str, errors: Iterable[dict[str, str]] = (), count: int = 0) -> None:
+        super().__init__(message)
+        self.errors = tuple(errors)
+        self.count = count
+
+
+class SnapshotTooLarge(OperationsError):
+    """The snapshot is beyond the collector's bounds: 413."""
 
 
 class Draining(OperationsError):
@@ -90,6 +113,14 @@ class Operations(Protocol):
 
     async def trigger_all(self, origin: Origin) -> list[Triggered]:
         """Starts every enabled collector; those that are running already are listed as not started. Raises Draining."""
+        ...
+
+    async def push(self, name: str, body: bytes, key: str, origin: Origin) -> Triggered:
+        """Keeps a snapshot and runs its collector, at once or after the run that is active.
+
+        ``key``: the same when a push is repeated. Raises UnknownCollector, TakesNoSnapshots, BadSnapshot,
+        SnapshotTooLarge or Draining.
+        """
         ...
 
     async def wait(self, run_id: str, seconds: float) -> RunView | None:

@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 from uvicorn import Config
 from uvicorn import Server as UvicornServer
 
+from service.adapters.secrets import Secret
 from service.domain.errors import ConfigError
 from service.web.api import Api
 from service.web.connections import Connection
@@ -32,7 +33,7 @@ _GRACE = 2
 def build_app(
     operations: Operations,
     *,
-    token: str | None,
+    token: Secret | str | None,
     read_token: str | None = None,
     in_cluster: bool,
     allowed_hosts: Iterable[str],

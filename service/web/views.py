@@ -134,7 +134,10 @@ class LastError(View):
 
 
 class CollectorView(View):
-    """One configured collector. ``running``: the active run's id; ``samples``: of the last ended run."""
+    """One configured collector. ``running``: the active run's id; ``samples``: of the last ended run.
+
+    ``note``: what its operator should know, though nothing failed.
+    """
 
     name: str
     type: str
@@ -150,6 +153,7 @@ class CollectorView(View):
     last_success: Instant | None = None
     last_error: LastError | None = None
     samples: int = 0
+    note: str | None = None
 
     @computed_field  # type: ignore[prop-decorator]  # see Health.status
     @property

@@ -115,6 +115,11 @@ class Daemon:
         self.asked.append(("trigger", name, origin))
         return Triggered(id=self.begin(name), collector=name)
 
+    async def push(self, name: str, body: bytes, key: str, origin: Origin) -> Triggered:
+        self._need(name)
+        self.asked.append(("push", name, origin))
+        return Triggered(id=self.begin(name), collector=name)
+
     async def trigger_all(self, origin: Origin) -> list[Triggered]:
         triggered = []
         for name in self.collector_names:
