@@ -49,10 +49,12 @@ def write(
         key, value, measured = row[0], row[4], row[5]
         status = sent.get(check.key, check.status)
         number_of_check = check_id(run.job, check.key)
-        is_known = status is not Status.UNKNOWN
         carried = measured is not None and before.get(key) == measured
-        cells.append((number, number_of_check, status.value, carried, value if is_known else None))
-        if value is not None and is_known:
+        # Of a check without a threshold every value is unknown; only an old one says nothing of this cycle.
+        if status is Status.UNKNOWN and carried:
+            value = None
+        cells.append((number, number_of_check, status.value, carried, value))
+        if value is not None:
             hour = rows.seconds(ended) // _HOUR
             hours.append((number_of_check, hour, value, value, value, status is Status.FAIL))
     connection.executemany("INSERT OR REPLACE INTO cells VALUES (?,?,?,?,?)", cells)

@@ -100,7 +100,8 @@ class RunView(View):
             started=run.started,
             ended=run.ended,
             attempts=run.attempts,
-            outcome=run.outcome or RUNNING,
+            # What its end will be is known before it is stored, but only then has it ended.
+            outcome=run.outcome if run.outcome and run.ended else RUNNING,
             errors=tuple(str(fault) for fault in run.faults),
             samples=run.samples,
             delivery=Deliveries.of(delivery),

@@ -92,6 +92,16 @@ async def test_a_value_that_was_not_measured_anew_is_carried_and_becomes_unknown
     await store.close()
 
 
+async def test_a_check_without_a_threshold_has_values_that_neither_pass_nor_fail(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path, now=START)
+    for number in range(2):
+        await cycle(store, number, 4.0 + number, Status.UNKNOWN)
+    found = await history(store)
+    assert found.cells == [Cell(Status.UNKNOWN, False, 4.0), Cell(Status.UNKNOWN, False, 5.0)]
+    assert [(hour.low, hour.high, hour.failed) for hour in found.hours] == [(4.0, 5.0, False)]
+    await store.close()
+
+
 async def test_cycles_are_bounded_and_outlive_the_record_of_their_run(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path, now=START, keep_ended=5)
     for number in range(CYCLES + 5):
