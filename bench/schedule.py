@@ -1,9 +1,8 @@
 """1,000 collectors on ``* * * * *``: how late they start, against bare APScheduler; and what an idle minute costs."""
 
-import asyncio
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,22 +75,19 @@ async def _ours() -> tuple[list[float], float, float]:
     with tempfile.TemporaryDirectory() as folder:
         store = await SqliteStore.open(Path(folder), now=clock.now())
         async with anyio.create_task_group() as tasks:
-            runner = Runner(Reserve(store), clock, stored=lambda: None)
+            runner = Runner(Reserve(store), clock, tasks, stored=lambda: None)
             dispatcher = Dispatcher(runner, store, clock, tasks)
             timer = Timer(clock, dispatcher.tick, dispatcher.next_start)
             await _until_shortly_before_the_minute()
             dispatcher.set_jobs(jobs)
             for job in jobs:
                 dispatcher.tick(job.name)  # the slot before, as at a start
-            while dispatcher.all_active():
-                await anyio.sleep(0.05)
+            await _until(lambda: not dispatcher.all_active())
             called.clear()
             timer.set_jobs(jobs)
             tasks.start_soon(timer.run)
-            while len(called) < COLLECTORS:
-                await anyio.sleep(0.05)
-            while dispatcher.all_active():
-                await anyio.sleep(0.05)
+            await _until(lambda: len(called) == COLLECTORS)
+            await _until(lambda: not dispatcher.all_active())
             ended = _seconds_of_the_minute(datetime.now(UTC))
             late = [_seconds_of_the_minute(at) for at in called]
             quiet = [replace(job, schedule=cron.parse(_NEVER)) for job in jobs]
@@ -117,8 +113,7 @@ async def _bare() -> list[float]:
     for number in range(COLLECTORS):
         scheduler.add_job(call, CronTrigger.from_crontab("* * * * *", "UTC"), id=str(number), misfire_grace_time=None)
     scheduler.start()
-    while len(called) < COLLECTORS:
-        await asyncio.sleep(0.05)
+    await _until(lambda: len(called) == COLLECTORS)
     scheduler.shutdown(wait=False)
     return [_seconds_of_the_minute(at) for at in called]
 
@@ -130,6 +125,11 @@ async def _until_shortly_before_the_minute(early: float = 20.0) -> None:
         await anyio.sleep(60 - now + 60 - early)
     else:
         await anyio.sleep(60 - early - now)
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - an event would be set by what is measured
+        await anyio.sleep(0.05)
 
 
 def _seconds_of_the_minute(at: datetime) -> float:

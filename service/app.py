@@ -22,6 +22,7 @@ from service.domain.errors import ConfigError, Unavailable
 from service.domain.points import Fate
 from service.domain.runs import Cause, Run
 from service.domain.samples import Sample
+from service.ending import leave_within
 from service.operations import DaemonOperations
 from service.parts import Edges, build_jobs, edges, open_store
 from service.pipeline.clock import SystemClock
@@ -44,6 +45,7 @@ log = structlog.get_logger(__name__)
 # The pod's grace period is 45 s (k8s/base/deployment.yaml); these leave some of it for the process to end.
 _RUNS_GET = 20.0
 _DELIVERY_GETS = 12.0
+_STUBBORN = 1.0  # seconds for a cancelled collector to stop before the process ends without it
 _PRUNE_EVERY = timedelta(minutes=10)
 _LAG_EVERY = 0.5
 _REPAY_EVERY = 5.0
@@ -65,34 +67,42 @@ async def run_daemon(load: Loader, loaded: Loaded, environ: Mapping[str, str], a
     for note in (*loaded.notes, *collisions(settings)):
         log.warning(note)
     listener = bind(settings.http.host, settings.http.port)
-    store = await open_store(settings, clock)
-    try:
-        async with edges(settings, environ) as parts, anyio.create_task_group() as tasks:
-            daemon = Daemon(load, settings, environ, clock, store, parts, tasks)
-            # Ours before uvicorn's: it would raise SIGTERM anew, and nothing would drain.
-            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals:
-                await daemon.start(listener)
-                host, port = listener.getsockname()[:2]
-                # What is loaded now stays; the garbage collector need not stall the loop to look at it again and again.
-                gc.collect()
-                gc.freeze()
-                log.info("ready", version=__version__, host=host, port=port, state_dir=str(settings.state_dir))
-                announce(f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}/")  # noqa: S104
-                async for each in signals:
-                    if each == signal.SIGHUP:
-                        await daemon.reload()
-                    elif each == signal.SIGUSR1:
-                        await daemon.trigger_all()
-                    else:
-                        break
-                tasks.start_soon(daemon.hurry, signals)
-                await daemon.drain(signal.Signals(each).name)
-                tasks.cancel_scope.cancel()
-    finally:
-        with anyio.CancelScope(shield=True):
-            await store.close()
-    log.info("ended")
-    return 1 if daemon.hurried else 0
+    code = 0
+    # Ours before uvicorn's, which would raise SIGTERM anew so that nothing drains; and open to the very end.
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals:
+        async with anyio.create_task_group() as attempts:
+            store = await open_store(settings, clock)
+            try:
+                async with edges(settings, environ) as parts, anyio.create_task_group() as tasks:
+                    daemon = Daemon(load, settings, environ, clock, store, parts, tasks, attempts)
+                    await daemon.start(listener)
+                    host, port = listener.getsockname()[:2]
+                    # What is loaded now stays; the garbage collector need not stall the loop to look at it again.
+                    gc.collect()
+                    gc.freeze()
+                    log.info("ready", version=__version__, host=host, port=port, state_dir=str(settings.state_dir))
+                    announce(f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}/")  # noqa: S104
+                    async for each in signals:
+                        if each == signal.SIGHUP:
+                            await daemon.reload()
+                        elif each == signal.SIGUSR1:
+                            await daemon.trigger_all()
+                        else:
+                            break
+                    tasks.start_soon(daemon.hurry, signals)
+                    await daemon.drain(signal.Signals(each).name)
+                    tasks.cancel_scope.cancel()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await store.close()
+            code = 1 if daemon.hurried else 0
+            log.info("ended")
+            attempts.cancel_scope.cancel()
+            leave_within(_STUBBORN, code)
+    # The receiver's end brings back the default handlers: a signal that comes now would spoil the exit code.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return code
 
 
 class Daemon:
@@ -107,6 +117,7 @@ class Daemon:
         store: SqliteStore,
         parts: Edges,
         tasks: TaskGroup,
+        attempts: TaskGroup,
     ) -> None:
         self.hurried = False
         self._load = load
@@ -130,7 +141,7 @@ class Daemon:
         # Points that are lost before the delivery sees them are counted with the others.
         store.observe = reserve.observe = self._delivery.account
         self._delivery.account(Fate.UNCERTAIN, store.uncertain)
-        runner = Runner(reserve, clock, stored=self._delivery.notify, quota=parts.quota, ended=self._ended)
+        runner = Runner(reserve, clock, attempts, stored=self._delivery.notify, quota=parts.quota, ended=self._ended)
         self._dispatcher = Dispatcher(runner, reserve, clock, tasks)
         self._timer = Timer(clock, self._dispatcher.tick, self._dispatcher.next_start)
         self._operations = DaemonOperations(

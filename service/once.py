@@ -5,23 +5,25 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio
+from anyio.abc import TaskGroup
 
 from service.adapters.store import SqliteStore
 from service.config import Settings
-from service.domain.errors import ConfigError
 from service.domain.points import LOST, Fate
 from service.domain.runs import Cause, Run, Slot, new_run_id
 from service.domain.samples import Sample
+from service.ending import leave_within
 from service.parts import Edges, build_jobs, edges, open_store
 from service.pipeline.clock import SystemClock
 from service.pipeline.deliver import Delivery
 from service.pipeline.dispatch import Dispatcher
 from service.pipeline.job import Job
 from service.pipeline.reserve import Reserve
-from service.pipeline.run import Runner, failed, reason_of, stamped, succeeded
+from service.pipeline.run import Runner, checked, failed, reason_of, stamped, succeeded
 
 # So long a pass waits for Datadog; what is not delivered by then stays stored.
 DELIVERY_SECONDS = 30.0
+_STUBBORN = 2.0  # seconds for a cancelled collector to stop before the process ends without it
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,33 +77,30 @@ async def run_pass(
     names: Sequence[str] | None,
     push: bool,
     tell: Callable[[str], None],
-) -> Pass:
-    """Runs the named collectors (None: all enabled ones) once, concurrently. Without ``push`` nothing is kept or sent.
+    report: Callable[[Pass], int],
+) -> int:
+    """Runs the named collectors (None: all enabled ones) once, concurrently; gives ``report``'s exit code.
 
-    Raises ConfigError for an unknown name, or when another process writes to the state directory.
+    Without ``push`` nothing is kept or sent. ``report`` is called when all is kept; a collector that can't be stopped
+    then holds up nothing. Raises ConfigError, for example when another process writes to the state directory.
     """
-    chosen = _chosen(settings, names)
-    if not push:
-        store = await SqliteStore.open_reading(settings.state_dir)
-    else:
-        store = await open_store(settings, SystemClock())
-    try:
-        async with edges(settings, environ) as parts:
-            jobs = [job for job in build_jobs(settings, parts, store) if job.name in chosen]
-            if push:
-                return await _push(jobs, settings, parts, store, tell)
-            return await _look(jobs, tell)
-    finally:
-        await store.close()
-
-
-def _chosen(settings: Settings, names: Sequence[str] | None) -> set[str]:
-    if names is None:
-        return {name for name, each in settings.collectors.items() if each.enabled}
-    if unknown := [name for name in names if name not in settings.collectors]:
-        known = ", ".join(settings.collectors)
-        raise ConfigError(f"no collector is called {', '.join(unknown)}; configured are: {known}")
-    return set(names)
+    chosen = {name for name, each in settings.collectors.items() if each.enabled} if names is None else set(names)
+    async with anyio.create_task_group() as attempts:
+        if push:
+            store = await open_store(settings, SystemClock())
+        else:
+            store = await SqliteStore.open_reading(settings.state_dir)
+        try:
+            async with edges(settings, environ) as parts:
+                jobs = [job for job in build_jobs(settings, parts, store) if job.name in chosen]
+                result = await (_push(jobs, settings, parts, store, tell, attempts) if push else _look(jobs, tell))
+        finally:
+            with anyio.CancelScope(shield=True):
+                await store.close()
+        code = report(result)
+        attempts.cancel_scope.cancel()
+        leave_within(_STUBBORN, code)
+    return code
 
 
 async def _look(jobs: Sequence[Job], tell: Callable[[str], None]) -> Pass:
@@ -115,9 +114,9 @@ async def _look(jobs: Sequence[Job], tell: Callable[[str], None]) -> Pass:
         samples: list[Sample] = []
         try:
             with anyio.fail_after(job.active_deadline.total_seconds()):
-                collected = await job.collector.collect(now)
-            run = succeeded(run, collected)
-            samples = stamped(job, collected, now)
+                collected = checked(await job.collector.collect(now))
+            samples, bad = stamped(job, collected, now)
+            run = succeeded(run, replace(collected, faults=(*collected.faults, *bad)))
         except TimeoutError:
             run = failed(run, f"not done within {job.active_deadline.total_seconds():g} s")
         except Exception as error:  # noqa: BLE001 - a collector may be foreign code: its fault is its run's alone
@@ -132,7 +131,12 @@ async def _look(jobs: Sequence[Job], tell: Callable[[str], None]) -> Pass:
 
 
 async def _push(
-    jobs: Sequence[Job], settings: Settings, parts: Edges, store: SqliteStore, tell: Callable[[str], None]
+    jobs: Sequence[Job],
+    settings: Settings,
+    parts: Edges,
+    store: SqliteStore,
+    tell: Callable[[str], None],
+    attempts: TaskGroup,
 ) -> Pass:
     """Collects, keeps and delivers, one try each: ``backoff_limit`` is the daemon's."""
     clock = SystemClock()
@@ -152,15 +156,14 @@ async def _push(
     reserve = Reserve(store)
     delivery = Delivery(reserve, parts.intake, clock, observe=count, historical=settings.datadog.historical)
     store.observe = reserve.observe = delivery.account
-    runner = Runner(reserve, clock, stored=lambda: None, quota=parts.quota, ended=ended, retry=False)
+    runner = Runner(reserve, clock, attempts, stored=lambda: None, quota=parts.quota, ended=ended, retry=False)
     async with anyio.create_task_group() as tasks:
         dispatcher = Dispatcher(runner, reserve, clock, tasks)
         dispatcher.set_jobs(jobs)
-        runs = [dispatcher.trigger(job.name, Cause.ONCE) for job in jobs]
-        for run in runs:
-            await dispatcher.wait(run.id)
-        # An attempt that ignores its cancellation has had its run end without it: it must not hold up the pass.
-        tasks.cancel_scope.cancel()
+        for run in [dispatcher.trigger(job.name, Cause.ONCE) for job in jobs]:
+            ended_run = await dispatcher.wait(run.id)
+            if ended_run and run.job not in results:
+                results[run.job] = Passed(ended_run, [])
     tell("delivering")
     began = clock.monotonic()
     await delivery.flush(began + DELIVERY_SECONDS)
@@ -168,7 +171,7 @@ async def _push(
         await reserve.repay()
     waiting = await reserve.count_waiting()
     return Pass(
-        [results[job.name] for job in jobs if job.name in results],
+        [results[job.name] for job in jobs],
         delivered,
         waiting,
         lost,

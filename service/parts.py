@@ -16,6 +16,7 @@ from service.collectors import registry
 from service.collectors.github_ci import GithubCi
 from service.config import Settings
 from service.domain import cron
+from service.domain.errors import ConfigError
 from service.pipeline.job import Job, Origin
 from service.pipeline.ports import Clock
 
@@ -101,11 +102,17 @@ def build_jobs(settings: Settings, edges: Edges, store: Recall) -> list[Job]:
     jobs = []
     for name, each in settings.collectors.items():
         context = registry.Context(name, edges.github, edges.http, _Memory(store, name))
+        try:
+            collector = types[each.type](each, context)
+        except ConfigError:
+            raise
+        except Exception as error:  # a collector may be foreign code
+            raise ConfigError(f"collectors.{name}: a {each.type} can't be made of it: {error!r}") from error
         jobs.append(
             Job(
                 name=name,
                 type=each.type,
-                collector=types[each.type](each, context),
+                collector=collector,
                 schedule=cron.parse(each.schedule),
                 origin=origin,
                 service=each.service,

@@ -40,32 +40,39 @@ def run_once(
     from service.once import run_pass
 
     loaded = options.load()
+    if unknown := [name for name in names or () if name not in loaded.settings.collectors]:
+        known = ", ".join(loaded.settings.collectors)
+        raise click.UsageError(f"no collector is called {', '.join(unknown)}; configured are: {known}")
     options.start_logs(loaded, level="warning")
-    with tables.progress(options.quiet) as told_progress:
-        result = anyio.run(run_pass, loaded.settings, options.environ(), names, push, told_progress)
-    samples = [sample.as_json() for each in result.runs for sample in each.samples]
-    if output:
-        tables.write_json(output, samples)
-        say(f"{len(samples)} samples written to {output}")
-    if dry_run:
-        tables.print_json(samples)
-    elif options.json:
-        tables.print_json(result.as_json())
-    elif not options.quiet:
-        tables.print_pass(result)
-    _tell(result, options, sent=push)
-    return _code(result, strict)
+    progress = options.exits.enter_context(tables.Progress(quiet=options.quiet))
+
+    def report(result: "Pass") -> int:
+        progress.end()
+        samples = [sample.as_json() for each in result.runs for sample in each.samples]
+        if output:
+            tables.write_json(output, samples)
+            say(f"{len(samples)} samples written to {output}")
+        if dry_run:
+            tables.print_json(samples)
+        elif options.json:
+            tables.print_json(result.as_json())
+        elif not options.quiet:
+            tables.print_pass(result)
+        _tell(result, options, push=push, dry_run=dry_run)
+        return _code(result, strict)
+
+    return anyio.run(run_pass, loaded.settings, options.environ(), names, push, progress.tell, report)
 
 
-def _tell(result: "Pass", options: Options, *, sent: bool) -> None:
+def _tell(result: "Pass", options: Options, *, push: bool, dry_run: bool) -> None:
     for each in result.runs:
         outcome = each.run.outcome
         if outcome is None or not outcome.succeeded:
             say(f"{each.run.job}: failed: {each.run.error}", fg="red")
         elif each.run.faults:
             say(f"{each.run.job}: partial, left out: {each.run.error}", fg="yellow")
-    if not sent:
-        say("Nothing was sent (use --push to send).")
+    if not push:
+        say("Nothing was sent." if dry_run else "Nothing was sent (use --push to send).")
     elif result.undelivered:
         say(
             f"{result.delivered} points delivered, {result.undelivered} not: {result.trouble or 'not in time'}. "

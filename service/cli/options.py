@@ -129,12 +129,14 @@ def told() -> Iterator[None]:
 
     try:
         yield
-    except ConfigError as error:
+    except (HealthError, ExceptionGroup) as raised:
+        error: BaseException = raised
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]  # task groups wrap what ends them
+        if not isinstance(error, HealthError):
+            raise
         say(str(error), fg="red")
-        end(Exit.CONFIG)
-    except HealthError as error:
-        say(str(error), fg="red")
-        end(Exit.FAILED)
+        end(Exit.CONFIG if isinstance(error, ConfigError) else Exit.FAILED)
     except BrokenPipeError:
         # The reader of our output (head, less) is gone: nothing is left to say.
         sys.stderr.close()

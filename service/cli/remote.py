@@ -148,12 +148,12 @@ def _answer(response: "httpx.Response") -> dict[str, Any]:
 def _wait(http: "httpx.Client", run_id: str, seconds: int) -> dict[str, Any]:
     """The run as it is when it ended or after ``seconds``."""
     deadline = time.monotonic() + seconds
-    with tables.progress(quiet=False) as tell:
+    with tables.Progress() as progress:
         while True:
             run = _answer(http.get(f"/api/v1/runs/{run_id}"))
             if run["ended"] or time.monotonic() >= deadline:
                 return run
-            tell(f"{run_id}: attempt {run['attempts']} {'; '.join(run['errors'])}")
+            progress.tell(f"{run_id}: attempt {run['attempts']} {'; '.join(run['errors'])}")
             time.sleep(0.5)
 
 

@@ -1,6 +1,8 @@
 """``infra-health`` itself: the daemon in the foreground, or one pass with ``--once``."""
 
+import signal
 import socket
+import sys
 from typing import Any
 
 import click
@@ -82,6 +84,11 @@ def main(context: click.Context, once: bool, only: str | None, dry_run: bool, st
 
 
 def _daemon(options: Options) -> int:
+    # Before the daemon can take it: nothing is begun, so nothing is left to drain. (To the first process of a container
+    # a signal without a handler does nothing at all.)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+
     import anyio
 
     from service.app import run_daemon

@@ -2,14 +2,13 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from service.domain.errors import ConfigError
+from service.domain.errors import Rejected
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +34,7 @@ def write_json(path: Path, value: Any) -> None:
     try:
         path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path}: can't be written: {error.strerror}") from error
+        raise Rejected(f"{path}: can't be written: {error.strerror}") from error
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -55,6 +54,9 @@ def print_pass(result: "Pass") -> None:
     for each in result.runs:
         run = each.run
         title = f"{run.job}: {run.outcome.value if run.outcome else 'no outcome'} in {run.seconds or 0:.1f} s"
+        if not each.samples:
+            click.echo(f"{title}, no samples" + (f": {run.error}" if run.error else "") + "\n")
+            continue
         rows = [
             (
                 sample.metric.name,
@@ -68,14 +70,29 @@ def print_pass(result: "Pass") -> None:
         print_table(title, ("metric", "value", "condition", "status", "about"), rows)
 
 
-@contextmanager
-def progress(quiet: bool) -> Iterator[Callable[[str], None]]:
+class Progress:
     """A spinner with the latest word on a terminal, nothing in a pipe."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda text: None
-        return
-    with console(stderr=True).status("starting") as status:
-        yield lambda text: status.update(text)
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        shown = not quiet and sys.stderr.isatty()
+        self._status = console(stderr=True).status("starting") if shown else None
+
+    def __enter__(self) -> Self:
+        if self._status:
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def tell(self, text: str) -> None:
+        if self._status:
+            self._status.update(text)
+
+    def end(self) -> None:
+        """Clears the line; what is printed from now on stands by itself."""
+        if self._status:
+            self._status.stop()
 
 
 def _about(tags: Mapping[str, str]) -> str:

@@ -1,5 +1,6 @@
 """Reads the runs of a repository: the window in every cycle, older ones in turn, and what lies behind a number."""
 
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -20,6 +21,9 @@ Params = Mapping[str, str | int]
 
 # A page that moved on while it was read again is read once more; a list that outruns us for so long is not readable.
 _GAPS = 10
+_OUTRUN = "GitHub's list of runs changes faster than it can be read"
+# Pages of runs, a megabyte each: more in flight are no faster, for they are read one by one, but take more memory.
+_AT_ONCE = 8
 # A cycle in which nothing was run again asks ten questions at most; what can wait, waits for one that asks less.
 _CALM = 9
 _MOST = 10
@@ -57,6 +61,7 @@ class RunsReader:
         self._actions = f"/repos/{repo}/actions"
         self._branch = branch
         self._window = window
+        self._at_once = anyio.CapacityLimiter(_AT_ONCE)
         self.questions = 0
 
     async def read(self, known: Remembered, now: datetime, besides: int) -> Failure | None:
@@ -128,11 +133,12 @@ class RunsReader:
         """Adds a page to ``pages``, in the order of the answers; of runs behind the window only what can matter."""
         params: Params = {"per_page": PER_PAGE, "exclude_pull_requests": "true", "page": number}
         read = partial(_page, number, self._branch, horizon)
-        pages.append(await self._get("runs", params, read, kept=horizon is None))
+        async with self._at_once:
+            pages.append(await self._get("runs", params, read, kept=horizon is None))
 
     async def _complete(self, pages: list[Page], until: datetime) -> Coverage:
         """Reads on until ``pages`` hold every run created since ``until``."""
-        gaps = 0
+        gaps, most = 0, _GAPS + len(pages)
         while True:
             reached = ci_sweep.covered(pages)
             batch = min(2 * len(pages), ci_sweep.pages_until(pages, reached.oldest, until))
@@ -140,7 +146,7 @@ class RunsReader:
             if not numbers:
                 break
             gaps += reached.gap
-            if gaps > _GAPS:
+            if gaps > most:
                 raise Unavailable("GitHub's list of runs changes faster than it can be read")
             for failure in await gathered([partial(self._read_page, number, pages) for number in numbers]):
                 if failure is not None:
@@ -177,28 +183,38 @@ class RunsReader:
     async def _sweep_all(
         self, known: Remembered, front: Sequence[Page], reached: Coverage, now: datetime
     ) -> Failure | None:
-        """Reads all runs that can have been run again: at once, but with a small quota a page or two a cycle."""
-        sweep = known.sweep
-        until, horizon = now - ci_sweep.depth(self._window), now - self._window - MARGIN
-        above = reached.below if sweep.below is None else min(sweep.below, reached.below)
+        """Reads all runs that can have been run again: at once, but with a small quota a page or two a cycle.
+
+        It takes half of the time that the caller has; the next cycle goes on where it ended.
+        """
+        above = reached.below if known.sweep.below is None else min(known.sweep.below, reached.below)
         pages: list[Page] = []
-        trouble: Failure | None = None
-        gaps = 0
-        while trouble is None and gaps <= _GAPS:
-            so_far = ci_sweep.covered(pages, above)
-            read = [*front, *pages]
-            batch = min(2 * len(read), ci_sweep.pages_until(read, so_far.oldest or reached.oldest, until))
-            numbers = ci_sweep.missing(pages, until, batch, above, known.total)
+        with anyio.CancelScope(deadline=(anyio.current_time() + anyio.current_effective_deadline()) / 2) as half:
+            trouble = await self._read_behind(pages, front, above, known.total, now)
+        self._take_behind(known, pages, reached, now)
+        return Unavailable("GitHub answers too slowly to read them in one run") if half.cancelled_caught else trouble
+
+    async def _read_behind(
+        self, pages: list[Page], front: Sequence[Page], above: int, total: int, now: datetime
+    ) -> Failure | None:
+        """Adds the pages from where ``above`` of ``total`` runs are left; what it stopped at, if not at the end."""
+        until, horizon = now - ci_sweep.depth(self._window), now - self._window - MARGIN
+        gaps, below = 0, sys.maxsize
+        while True:
+            reached, read = ci_sweep.covered(pages, above), [*front, *pages]
+            oldest = reached.oldest or min((page.oldest for page in front if page.oldest), default=None)
+            batch = min(2 * len(read), ci_sweep.pages_until(read, oldest, until))
+            numbers = ci_sweep.missing(pages, until, batch, above, total)
             numbers = ci_sweep.affordable(numbers, self._quota)
+            gaps, below = (gaps + 1 if reached.gap and reached.below >= below else 0), reached.below
             if not numbers:
-                break
-            gaps += so_far.gap
+                return None
+            if gaps > _GAPS:
+                return Unavailable(_OUTRUN)
             failures = await gathered([partial(self._read_page, number, pages, horizon) for number in numbers])
             trouble = next((failure for failure in failures if failure is not None), None)
-            if ci_sweep.is_small(self._quota):
-                break
-        self._take_behind(known, pages, reached, now)
-        return trouble
+            if trouble or ci_sweep.is_small(self._quota):
+                return trouble
 
     # Single runs
 

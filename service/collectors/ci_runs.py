@@ -145,7 +145,9 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 def _is_of_fork(row: Mapping[str, Any]) -> bool:
     """A fork's branch has the same name as ours; a fork that is gone leaves null."""
-    here, head = row.get("repository") or {}, row.get("head_repository") or {}
+    here, head = row.get("repository") or {}, row.get("head_repository", {})
+    if head is None:
+        return bool(here)
     for name in ("id", "full_name"):
         if here.get(name) is not None and head.get(name) is not None:
             return bool(here[name] != head[name])

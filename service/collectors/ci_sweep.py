@@ -4,6 +4,7 @@ The list is newest first and grows at its front, so a page number means other ru
 many runs are older: a page read while there were ``total`` runs holds those that have from ``below`` to ``above`` - 1
 older ones. Pages are read at once and answered in any order; they left none out exactly when these spans join, from
 the front down. Where they don't, the page that now holds the missing place is read again. A deletion opens a gap alike.
+(A run that comes and one that goes between two answers hide each other; what that hides, the next cycle reads.)
 
 A re-run keeps its old place, so beyond the window all runs that may have been run again since it began (GitHub allows
 that for 30 days) are swept in passes, a few pages a cycle, each pass within six hours.
@@ -11,9 +12,9 @@ that for 30 days) are swept in passes, a few pages a cycle, each pass within six
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from service.adapters.github import Quota
 from service.collectors.ci_runs import PER_PAGE, Page
@@ -22,6 +23,7 @@ MARGIN = timedelta(hours=3)
 RERUN_WITHIN = timedelta(days=30)
 _PASS = timedelta(hours=5, minutes=30)  # half an hour is left for a cycle that fails
 _LAST_PAGE = 390  # GitHub answers 422 beyond about 40,000 runs
+_BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 _SMALL_QUOTA = 1000  # points an hour; whoever has fewer (60 without a token) can't read the whole list at once
 
 
@@ -29,7 +31,8 @@ _SMALL_QUOTA = 1000  # points an hour; whoever has fewer (60 without a token) ca
 class Coverage:
     """What was read without a gap: all runs from the front but the ``below`` oldest.
 
-    ``oldest``: created_at of the last run of it, None when no run was read. ``gap``: more was read beyond a gap.
+    ``oldest``: created_at of the last run of it, None when no run was read. ``gap``: the list moved, so that a
+    page must be read again to join the others.
     """
 
     below: int
@@ -38,7 +41,7 @@ class Coverage:
 
     def reaches(self, until: datetime) -> bool:
         """Whether it holds every run created since ``until``."""
-        return not self.gap and (self.below == 0 or (self.oldest is not None and self.oldest < until))
+        return self.below == 0 or (self.oldest is not None and self.oldest < until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +58,18 @@ class Sweep:
     is_first: bool = True
 
 
-def covered(pages: Iterable[Page], above: int | None = None) -> Coverage:
-    """How far ``pages`` reach without a gap, from the front or from where ``above`` runs are left."""
-    pages = sorted(pages, key=lambda page: page.above, reverse=True)
+def covered(pages: Sequence[Page], above: int | None = None) -> Coverage:
+    """How far ``pages``, in the order in which they came, reach without a gap: from the front, or from where ``above``
+    runs are left."""
+    last_shrunk = max(
+        (place for place in range(1, len(pages)) if pages[place].total < pages[place - 1].total), default=0
+    )
+    if above is None and last_shrunk:
+        return _joined(pages, last_shrunk)
     if above is None:
         above = max((page.above for page in pages if page.number == 1), default=0)
     below, oldest, gap = above, None, False
-    for page in pages:
+    for page in sorted(pages, key=lambda page: page.above, reverse=True):
         if page.above < below:
             gap = True
             break
@@ -69,6 +77,40 @@ def covered(pages: Iterable[Page], above: int | None = None) -> Coverage:
             # A page without runs is the end, whatever the total says.
             below, oldest = (page.below if page.oldest else 0), page.oldest or oldest
     return Coverage(below, oldest, gap)
+
+
+def _joined(pages: Sequence[Page], last_shrunk: int) -> Coverage:
+    """The same for a list from which runs were deleted while it was read: spans from before and after can't be
+    compared then, so each page must join another one that is reached."""
+    reached = {place for place, page in enumerate(pages) if page.number == 1}
+    fresh = list(reached)
+    while fresh:
+        upper = fresh.pop()
+        found = [place for place in range(len(pages)) if place not in reached and _joins(pages, upper, place)]
+        reached.update(found)
+        fresh += found
+    deepest = min((pages[place] for place in reached), key=_depth, default=None)
+    if deepest is None:
+        return Coverage(pages[-1].total, None, gap=True)
+    if deepest.below == 0 or deepest.oldest is None:
+        return Coverage(0, deepest.oldest, gap=False)
+    # What goes on from here must be read from where the list is now.
+    now = [pages[place] for place in reached if place >= last_shrunk]
+    below = min(now, key=_depth).below if now else pages[-1].total
+    return Coverage(below, deepest.oldest, gap=True)
+
+
+def _joins(pages: Sequence[Page], upper: int, lower: int) -> bool:
+    """Whether no run lies between the end of one page and the beginning of another, given their places in time."""
+    if lower > upper:
+        return pages[lower].above >= pages[upper].below
+    # Runs that came since the lower page was read have pushed it down; runs that went may have lain behind it.
+    grown = max(0, pages[upper].total - pages[lower].total)
+    return PER_PAGE * (pages[lower].number - 1) + grown <= PER_PAGE * pages[upper].number
+
+
+def _depth(page: Page) -> tuple[datetime, int]:
+    return page.oldest or _BEFORE_ALL, page.below
 
 
 def missing(

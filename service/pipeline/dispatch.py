@@ -17,7 +17,7 @@ from service.domain.cron import Every
 from service.domain.runs import Cause, Outcome, Run, Slot, new_run_id
 from service.pipeline.job import Job
 from service.pipeline.ports import Clock, Runs
-from service.pipeline.run import Active, Runner
+from service.pipeline.run import Active, Runner, failed
 
 log = structlog.get_logger(__name__)
 
@@ -57,14 +57,16 @@ class Dispatcher:
         self._paused: set[str] = set()
         self._active: dict[str, list[Active]] = {}
         self._warned: dict[str, datetime] = {}
+        self._keeps_time = False
         self._draining = False
         self._idle = anyio.Event()
         self._tasks = tasks
 
     async def load(self) -> None:
-        """Reads what must outlive a restart: last slots and pauses."""
+        """Reads what must outlive a restart, last slots and pauses; from here on schedules count, too."""
         self._last = dict(await self._store.last_slots())
         self._paused = set(await self._store.paused())
+        self._keeps_time = True
 
     def set_jobs(self, jobs: Iterable[Job]) -> None:
         """The jobs from now on; active runs of the old ones go on."""
@@ -113,7 +115,7 @@ class Dispatcher:
     def tick(self, name: str) -> None:
         """Starts the job's latest missed slot if the rules let it."""
         job = self._jobs.get(name)
-        if job is None or not job.enabled or self._draining or name in self._paused:
+        if job is None or not job.enabled or not self._keeps_time or self._draining or name in self._paused:
             return
         now = self._clock.now() - job.offset
         slot, missed = self._latest(job, now)
@@ -199,10 +201,11 @@ class Dispatcher:
 
     async def _run(self, job: Job, active: Active) -> None:
         try:
-            await self._runner.run_slot(job, active, self._tasks)
+            await self._runner.run_slot(job, active)
         except Exception:
             # The last line of defence: a fault of ours in one run must not end the daemon and all other collectors.
             log.exception("a run was lost to an error in the daemon itself", collector=job.name, run=active.run.id)
+            active.run = failed(active.run, "an error in the daemon itself; its log says more")
         finally:
             runs = self._active[job.name]
             runs.remove(active)

@@ -4,7 +4,7 @@ Every cause (schedule, HTTP, signal, --once) comes through ``Runner.run_slot``.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from anyio.abc import TaskGroup
 
 from service.domain import checks
 from service.domain.errors import HealthError, Unavailable
+from service.domain.naming import metric_name
 from service.domain.points import LOST
 from service.domain.runs import Collected, Fault, Outcome, Run
 from service.domain.samples import Sample
@@ -25,6 +26,7 @@ Answer = TypeVar("Answer")
 
 # A failed run is tried again as a Job is: after 10 s, 20 s, 40 s, at most 6 minutes.
 _FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 360.0
+_LONGEST_REASON = 1000  # characters
 # So long a cancelled collector may take to stop before its run goes on without it.
 _GRACE = 5.0
 
@@ -45,16 +47,16 @@ class Active:
 
 @dataclass(slots=True)
 class _Attempt:
-    """One try of a collector: what it brought (``brought``: its samples as they leave) or why it did not."""
+    """One try of a collector: what it brought or why it did not."""
 
     collected: Collected | None = None
-    brought: list[Sample] = field(default_factory=list)
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 class Runner:
     """Carries out runs.
 
+    ``attempts`` owns the tries: one that ignores its cancellation is left there instead of holding up its run.
     ``stored`` is told when there is something to send, ``ended`` which run ended with which collected samples;
     ``quota`` gives the requests that are left of a collector's quota, None where it has none.
     """
@@ -63,6 +65,7 @@ class Runner:
         self,
         store: Runs,
         clock: Clock,
+        attempts: TaskGroup,
         *,
         stored: Callable[[], None],
         quota: Callable[[Job], float | None] = lambda job: None,
@@ -71,64 +74,62 @@ class Runner:
     ) -> None:
         self._store = store
         self._clock = clock
+        self._tasks = attempts
         self._stored = stored
         self._quota = quota
         self._ended = ended
         self._retry = retry
 
-    async def run_slot(self, job: Job, active: Active, tasks: TaskGroup) -> Run:
-        """The whole run. Its samples are in the outbox when this returns, whatever the collector did.
-
-        ``tasks`` owns the attempts: one that ignores its cancellation is left there instead of holding up the run.
-        """
+    async def run_slot(self, job: Job, active: Active) -> Run:
+        """The whole run. Its samples are in the outbox when this returns, whatever the collector did."""
         # The run has a task of its own, and so a context of its own: nothing needs to be unbound.
         structlog.contextvars.bind_contextvars(collector=job.name, run=active.run.id)
         await self._keep("the start of the run", self._store.begin(active.run))
         log.info("run started", cause=active.run.slot.cause.value)
-        last = _Attempt()
+        collected = Collected()
         with active.scope:
-            last = await self._attempts(job, active, tasks)
+            collected = await self._attempts(job, active)
         if active.run.outcome is None:
             active.run = failed(active.run, _WHY[active.ending], active.ending)
         # What was collected must be stored even while the daemon ends.
         with anyio.CancelScope(shield=True):
-            await self._finish(job, active, last.collected or Collected(), last.brought)
+            await self._finish(job, active, collected)
         return active.run
 
-    async def _attempts(self, job: Job, active: Active, tasks: TaskGroup) -> _Attempt:
+    async def _attempts(self, job: Job, active: Active) -> Collected:
         """Tries until one succeeds, the fault is of a kind that time can't mend, or the deadline is near."""
         deadline = self._clock.monotonic() + job.active_deadline.total_seconds()
         while True:
             active.run = replace(active.run, attempts=active.run.attempts + 1)
-            attempt = await self._attempt(job, deadline - self._clock.monotonic(), tasks)
+            attempt = await self._attempt(job, deadline - self._clock.monotonic())
             if attempt is None:
                 limit = f"{job.active_deadline.total_seconds():g} s"
                 active.run = failed(active.run, f"not done within {limit}", Outcome.DEADLINE_EXCEEDED)
-                return _Attempt()
+                return Collected()
             if attempt.collected is not None:
                 active.run = succeeded(active.run, attempt.collected)
-                return attempt
+                return attempt.collected
             reason = reason_of(attempt.error)
             pause = self._pause(job, active.run.attempts, attempt)
             if pause is None:
                 outcome = Outcome.BACKOFF_LIMIT_EXCEEDED if self._retry and _may_pass(attempt) else Outcome.FAILED
                 active.run = failed(active.run, reason, outcome)
-                return _Attempt()
+                return Collected()
             if self._clock.monotonic() + pause >= deadline:
                 active.run = failed(
                     active.run, f"{reason} (the next try would come after the deadline)", Outcome.DEADLINE_EXCEEDED
                 )
-                return _Attempt()
+                return Collected()
             active.run = replace(active.run, faults=(Fault(reason),))
             log.warning("attempt failed", attempt=active.run.attempts, reason=reason, next_in_seconds=pause)
             await self._clock.sleep(pause)
 
-    async def _attempt(self, job: Job, seconds: float, tasks: TaskGroup) -> _Attempt | None:
+    async def _attempt(self, job: Job, seconds: float) -> _Attempt | None:
         """One try, None when it was not done within ``seconds``."""
         # The deadline is told to the collector, too: a client asks how long it may still wait for a limit to open.
         attempt, done = _Attempt(), anyio.Event()
         scope = anyio.CancelScope(deadline=anyio.current_time() + seconds)
-        tasks.start_soon(_collect, job, self._clock.now(), attempt, done, scope)
+        self._tasks.start_soon(self._collect, job, attempt, done, scope)
         try:
             await self._clock.wait(done, seconds)
         finally:
@@ -140,6 +141,23 @@ class Runner:
                     log.error("the collector ignores its cancellation; the run goes on without it")
         return attempt if attempt.collected or attempt.error else None
 
+    async def _collect(self, job: Job, attempt: _Attempt, done: anyio.Event, scope: anyio.CancelScope) -> None:
+        """Asks the collector. It may be foreign code: whatever it does is the fault of its run alone."""
+        try:
+            with scope:
+                attempt.collected = checked(await job.collector.collect(self._clock.now()))
+        except anyio.get_cancelled_exc_class():
+            if self._tasks.cancel_scope.cancel_called:
+                raise
+            # Nobody cancelled it: it awaited something that was cancelled and let the error out.
+            attempt.error = RuntimeError("the collector was cancelled by something of its own")
+        except (Exception, SystemExit, BaseExceptionGroup) as error:
+            attempt.error = _telling(error)
+            if not isinstance(attempt.error, HealthError):
+                log.exception("the collector raised an unexpected error")
+        finally:
+            done.set()
+
     def _pause(self, job: Job, attempts: int, attempt: _Attempt) -> float | None:
         """Seconds until the next try, None when there is none."""
         if not self._retry or attempts > job.backoff_limit:
@@ -150,19 +168,22 @@ class Runner:
         asked = attempt.error.retry_after if isinstance(attempt.error, Unavailable) else None
         return max(pause, asked or 0.0)
 
-    async def _finish(self, job: Job, active: Active, collected: Collected, brought: list[Sample]) -> None:
+    async def _finish(self, job: Job, active: Active, collected: Collected) -> None:
         now = self._clock.now()
+        brought, bad = stamped(job, collected, now)
+        if bad:
+            active.run = replace(active.run, outcome=Outcome.PARTIAL, faults=(*active.run.faults, *bad))
         run = replace(active.run, ended=now)
         unmeasured = [{**job.tags, **tags} for tags in collected.unmeasured]
         known = checks.updated(await self._known_checks(job), brought, unmeasured, now)
         states = [job.stamp_check(sample) for sample in checks.to_samples(known, now, job.max_age)]
-        samples = brought + states + await self._own_samples(job, run, len(brought), now)
+        samples = [*brought, *states, *await self._own_samples(job, run, len(brought), now)]
         run = replace(run, samples=len(samples))
         await self._keep("the run and its samples", self._store.end(run, samples, known, collected.remember))
         active.run = run  # it has ended now: its samples are in the outbox
         self._stored()
         self._ended(run, brought)
-        _tell(run, collected)
+        _tell(run, len(brought))
 
     async def _known_checks(self, job: Job) -> Sequence[checks.Check]:
         return await self._keep("the known checks", self._store.checks(job.name)) or ()
@@ -188,39 +209,30 @@ class Runner:
             return None
 
 
-def stamped(job: Job, collected: Collected, now: datetime) -> list[Sample]:
-    """The collected samples as they leave."""
+def stamped(job: Job, collected: Collected, now: datetime) -> tuple[list[Sample], list[Fault]]:
+    """The collected samples as they leave, and a fault for each metric whose name Datadog could not take."""
     interval = job.schedule.interval(now, job.zone)
-    return [job.stamp(sample, interval) for sample in collected.samples]
+    names = {sample.metric.name for sample in collected.samples}
+    bad = {name for name in names if metric_name(name) != name}
+    samples = [job.stamp(sample, interval) for sample in collected.samples if sample.metric.name not in bad]
+    return samples, [Fault(_NAMES, f"metric {name!r:.200}") for name in sorted(bad)]
 
 
+_NAMES = "a metric's name begins with a letter and has letters, digits, _ and . only, 200 at most"
 _WHY = {
     Outcome.INTERRUPTED: "the daemon ended before the run did",
     Outcome.REPLACED: "the next slot's run took its place",
 }
 
 
-async def _collect(job: Job, now: datetime, attempt: _Attempt, done: anyio.Event, scope: anyio.CancelScope) -> None:
-    try:
-        with scope:
-            collected = await job.collector.collect(now)
-            # Here, where a fault is the collector's own: an outside one may bring what is no sample at all.
-            attempt.brought = stamped(job, collected, now)
-            attempt.collected = collected
-    except* HealthError as errors:
-        attempt.error = _first(errors)
-    except* Exception as errors:
-        # A collector may be foreign code: whatever it raises is the fault of its run alone.
-        attempt.error = attempt.error or _first(errors)
-        log.exception("the collector raised an unexpected error")
-    finally:
-        done.set()
-
-
-def _first(errors: BaseExceptionGroup[Exception]) -> Exception:
-    """The first error of a group; a collector with a task group raises groups of groups."""
-    error = errors.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+def _telling(error: BaseException) -> BaseException:
+    """The one error to tell: a collector with a task group raises groups of groups; what adapters say goes first."""
+    leaves = [error]
+    while groups := [leaf for leaf in leaves if isinstance(leaf, BaseExceptionGroup)]:
+        leaves = [leaf for leaf in leaves if leaf not in groups] + [
+            leaf for group in groups for leaf in group.exceptions
+        ]
+    return next((leaf for leaf in leaves if isinstance(leaf, HealthError)), leaves[0])
 
 
 def _may_pass(attempt: _Attempt) -> bool:
@@ -228,9 +240,23 @@ def _may_pass(attempt: _Attempt) -> bool:
     return isinstance(attempt.error, Unavailable) or not isinstance(attempt.error, HealthError)
 
 
-def reason_of(error: Exception | None) -> str:
-    """What to tell the operator of a failed attempt."""
-    return str(error) if isinstance(error, HealthError) else f"unexpected {type(error).__name__}: {error}"
+def checked(collected: object) -> Collected:
+    """``collected`` when it is what collectors promise to bring. Raises TypeError."""
+    if not isinstance(collected, Collected):
+        raise TypeError(f"the collector brought {type(collected).__name__} instead of Collected")
+    for sample in collected.samples:
+        if not isinstance(sample, Sample):
+            raise TypeError(f"the collector brought {type(sample).__name__} among its samples")
+        for name, value in sample.tags.items():
+            if not isinstance(name, str) or not isinstance(value, str):
+                raise TypeError(f"a tag of {sample.metric.name} is not text: {name!r}: {value!r}")
+    return collected
+
+
+def reason_of(error: BaseException | None) -> str:
+    """What to tell the operator of a failed attempt, in one line."""
+    text = str(error) if isinstance(error, HealthError) else f"unexpected {type(error).__name__}: {error}"
+    return " ".join(text.split())[:_LONGEST_REASON]
 
 
 def succeeded(run: Run, collected: Collected) -> Run:
@@ -246,9 +272,9 @@ def failed(run: Run, reason: str, outcome: Outcome = Outcome.FAILED) -> Run:
     return replace(run, outcome=outcome, faults=(Fault(reason),))
 
 
-def _tell(run: Run, collected: Collected) -> None:
+def _tell(run: Run, samples: int) -> None:
     """The run's second log line."""
-    facts = {"outcome": run.outcome, "seconds": round(run.seconds or 0.0, 3), "samples": len(collected.samples)}
+    facts = {"outcome": run.outcome, "seconds": round(run.seconds or 0.0, 3), "samples": samples}
     if run.attempts != 1:
         facts["attempts"] = run.attempts
     if run.outcome is Outcome.COMPLETE:

@@ -1,5 +1,6 @@
 """The daemon as an operator meets it: start, look, trigger, reload, drain, kill."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -38,6 +39,9 @@ class Queue:
         order = self.order.read_text().strip()
         if order == "raise":
             raise RuntimeError("a bug in the outside collector")
+        while order == "ignore":
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.05)
         while order == "hang" and self.order.read_text().strip() == "hang":
             await anyio.sleep(0.05)
         return Collected((Sample(QUEUE, 7, now, {"queue": "gpu"}),))
@@ -73,10 +77,8 @@ def add_outside_collector(here: Place, order: str, **settings: object) -> Path:
 def test_a_start_runs_what_missed_its_slot_and_delivers_it(here: Place) -> None:
     with here.daemon() as daemon:
         runs = daemon.wait_until_quiet()
-        assert {(run["collector"], run["cause"], run["outcome"]) for run in runs} == {
-            ("ci", "catch-up", "Complete"),
-            ("training", "catch-up", "Complete"),
-        }
+        assert {(run["collector"], run["outcome"]) for run in runs} == {("ci", "Complete"), ("training", "Complete")}
+        assert all(run["scheduled_at"] < run["started"] for run in runs)
         assert daemon.http.get("/livez").status_code == daemon.http.get("/readyz").status_code == 200
         assert sum(run["delivery"]["delivered"] for run in runs) == here.intake.accepted
         assert all(run["samples"] == run["delivery"]["delivered"] for run in runs)
@@ -156,6 +158,35 @@ def test_a_collector_that_hangs_is_ended_at_its_deadline(here: Place) -> None:
     with here.daemon() as daemon:
         runs = {run["collector"]: run for run in daemon.wait_until_quiet()}
         assert runs["queue"]["outcome"] == "DeadlineExceeded"
+
+
+def test_a_collector_that_ignores_its_cancellation_holds_up_no_end(here: Place) -> None:
+    add_outside_collector(here, "ignore", active_deadline=1)
+    with here.daemon() as daemon:
+        wait_for(lambda: daemon.get("/api/v1/collectors/queue")["last_error"], daemon)
+        assert daemon.end() == 0
+    done = here.run("--once", "--json")
+    assert done.returncode == 1
+    outcomes = {run["collector"]: run["outcome"] for run in json.loads(done.stdout)["runs"]}
+    assert outcomes == {"ci": "Complete", "training": "Complete", "queue": "DeadlineExceeded"}
+
+
+def test_a_collector_that_cannot_be_built_is_named(here: Place) -> None:
+    add_outside_collector(here, "go")
+    package = here.folder / "packages" / "acme.py"
+    package.write_text(package.read_text().replace("self.order = settings.order", "raise KeyError('no such queue')"))
+    done = here.run()
+    assert done.returncode == 78
+    assert "collectors.queue" in done.stderr
+    assert "no such queue" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_signal_before_the_daemon_is_ready_ends_it_well(here: Place) -> None:
+    add_outside_collector(here, "go")
+    package = here.folder / "packages" / "acme.py"
+    package.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n" + package.read_text())
+    assert here.run().returncode == 0
 
 
 def test_a_trigger_over_http_runs_now_and_waits_for_the_end(here: Place) -> None:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
+import orjson
 import uvicorn
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
@@ -35,7 +36,7 @@ class Reply:
     @classmethod
     def of(cls, payload: Any, status: int = 200, **headers: str) -> "Reply":
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return cls(status, json.dumps(payload).encode(), {"content-type": "application/json; charset=utf-8", **named})
+        return cls(status, orjson.dumps(payload), {"content-type": "application/json; charset=utf-8", **named})
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import random
 from datetime import timedelta
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from service.adapters.github import Quota
@@ -50,6 +50,7 @@ class MovingList:
     kind=st.sampled_from(["insert", "delete"]),
     seed=st.integers(0, 2**32),
 )
+@example(length=634, at_once=1, wanted=530, kind="delete", seed=374)  # missed once: deletions joined spans that did not
 @settings(max_examples=300, deadline=None)
 def test_no_run_is_missed_whatever_the_order_of_the_answers(
     length: int, at_once: int, wanted: int, kind: str, seed: int

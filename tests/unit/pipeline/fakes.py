@@ -216,8 +216,8 @@ async def engine(
         if run.outcome is None:
             store.runs[run.id] = replace(run, outcome=Outcome.INTERRUPTED, ended=clock.now(), faults=(Fault("killed"),))
     stored: list[datetime] = []
-    runner = Runner(store, clock, stored=lambda: stored.append(clock.now()), retry=retry)
     async with anyio.create_task_group() as tasks:
+        runner = Runner(store, clock, tasks, stored=lambda: stored.append(clock.now()), retry=retry)
         dispatcher = Dispatcher(runner, store, clock, tasks)
         await dispatcher.load()
         dispatcher.set_jobs(jobs)

@@ -1,5 +1,6 @@
 """One run: attempts, back-off, deadline, outcome, and what is stored of it."""
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
@@ -190,3 +191,46 @@ async def test_every_cause_goes_the_same_way(cause: Cause) -> None:
         assert (run.slot.cause, run.slot.source, run.outcome) == (cause, "10.0.0.1", Outcome.COMPLETE)
         assert run.samples == len(it.store.samples[run.id])
         assert it.stored == [START]
+
+
+@pytest.mark.parametrize(
+    ("brought", "told"),
+    [
+        (None, "unexpected TypeError: the collector brought NoneType instead of Collected"),
+        (Collected(("x",)), "unexpected TypeError: the collector brought str among its samples"),  # type: ignore[arg-type]
+        (
+            Collected((Sample(METRIC, 1, START, {"gpu": 3}),)),  # type: ignore[dict-item]
+            "unexpected TypeError: a tag of test.metric is not text: 'gpu': 3",
+        ),
+    ],
+)
+async def test_what_is_no_collected_fails_its_run_and_says_so(brought: Collected, told: str) -> None:
+    class Rubbish(Scripted):
+        async def collect(self, now: object) -> Collected:
+            return brought
+
+    run, it = await ended(replace(job(Rubbish()), backoff_limit=0))
+    assert (run.outcome, run.error) == (Outcome.BACKOFF_LIMIT_EXCEEDED, told)
+    assert [each.value for each in it.store.samples[run.id] if each.metric == UP] == [0]
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), SystemExit(3)])
+async def test_a_collector_that_tries_to_end_the_daemon_fails_its_run_alone(error: BaseException) -> None:
+    class Ending(Scripted):
+        async def collect(self, now: object) -> Collected:
+            raise error
+
+    async with engine(replace(job(Ending(), name="ends"), backoff_limit=0), job()) as it:
+        await it.clock.advance(10 * 60)
+        assert it.store.ended("ends")[0].outcome is Outcome.BACKOFF_LIMIT_EXCEEDED
+        assert it.starts() == ["10:00:00", "10:10:00"]
+
+
+async def test_a_metric_that_datadog_could_not_take_is_left_out_and_reported() -> None:
+    bad = Sample(Metric("1st näme"), 1, START)
+    run, it = await ended(job(Scripted([Collected((bad, Sample(METRIC, 2, START)))])))
+    assert run.outcome is Outcome.PARTIAL
+    assert run.error is not None
+    assert run.error.startswith("metric '1st näme': a metric's name begins with a letter")
+    assert METRIC in {each.metric for each in it.store.samples[run.id]}
+    assert bad.metric not in {each.metric for each in it.store.samples[run.id]}
