@@ -78,6 +78,7 @@ async def _ours() -> tuple[list[float], float, float]:
             runner = Runner(Reserve(store), clock, tasks, stored=lambda: None)
             dispatcher = Dispatcher(runner, store, clock, tasks)
             timer = Timer(clock, dispatcher.tick, dispatcher.next_start)
+            await dispatcher.load()
             await _until_shortly_before_the_minute()
             dispatcher.set_jobs(jobs)
             for job in jobs:
@@ -128,7 +129,7 @@ async def _until_shortly_before_the_minute(early: float = 20.0) -> None:
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - an event would be set by what is measured
+    while not condition():
         await anyio.sleep(0.05)
 
 

@@ -20,7 +20,7 @@ from service.domain.samples import REQUIRED_TAGS
 
 MASK = "********"
 
-_SECRET_NAME = re.compile("token|key|secret|password", re.IGNORECASE)
+_SECRET_NAME = re.compile("(token|key|secret|password)(?!_env$)", re.IGNORECASE)  # x_env: a variable's name
 _PRIVATE_PART = re.compile(r"(?<=://)[^/?#\s@]*@|(?<=\?)[^#\s]+")
 
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
@@ -45,6 +45,15 @@ def is_secret_name(name: str) -> bool:
 def shown(text: str) -> str:
     """``text`` without the credentials and the query that an address may carry (a presigned one is a secret)."""
     return _PRIVATE_PART.sub(lambda part: f"{MASK}@" if part[0].endswith("@") else MASK, text)
+
+
+def private_parts(text: str) -> Iterator[str]:
+    """What ``shown`` leaves out of ``text``: credentials, the query, and each of their parts that is long enough."""
+    for part in _PRIVATE_PART.findall(text):
+        whole = part.removesuffix("@")
+        yield whole
+        words = re.split(r"[:&]", whole)
+        yield from (value for word in words if len(value := word.partition("=")[2] or word) >= 8)
 
 
 def nearest(word: str, options: Iterable[str]) -> str | None:

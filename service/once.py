@@ -1,7 +1,7 @@
 """One pass over collectors, for ``--once`` and ``collect``: the daemon's own path, without its timer."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
@@ -10,7 +10,7 @@ from anyio.abc import TaskGroup
 from service.adapters.store import SqliteStore
 from service.config import Settings
 from service.domain.points import LOST, Fate
-from service.domain.runs import Cause, Run, Slot, new_run_id
+from service.domain.runs import Cause, Collected, Run, Slot, new_run_id
 from service.domain.samples import Sample
 from service.ending import leave_within
 from service.parts import Edges, build_jobs, edges, open_store
@@ -28,10 +28,11 @@ _STUBBORN = 2.0  # seconds for a cancelled collector to stop before the process 
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """One collector's part of a pass."""
+    """One collector's part of a pass. ``collected``: where nothing was kept, what the collector brought."""
 
     run: Run
     samples: Sequence[Sample]
+    collected: Collected = field(default_factory=Collected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ async def run_pass(
     Without ``push`` nothing is kept or sent. ``report`` is called when all is kept; a collector that can't be stopped
     then holds up nothing. Raises ConfigError, for example when another process writes to the state directory.
     """
-    chosen = {name for name, each in settings.collectors.items() if each.enabled} if names is None else set(names)
+    wanted = chosen(settings, names)
     async with anyio.create_task_group() as attempts:
         if push:
             store = await open_store(settings, SystemClock())
@@ -92,8 +93,8 @@ async def run_pass(
             store = await SqliteStore.open_reading(settings.state_dir)
         try:
             async with edges(settings, environ) as parts:
-                jobs = [job for job in build_jobs(settings, parts, store) if job.name in chosen]
-                result = await (_push(jobs, settings, parts, store, tell, attempts) if push else _look(jobs, tell))
+                jobs = [job for job in build_jobs(settings, parts, store) if job.name in wanted]
+                result = await (_push(jobs, settings, parts, store, tell, attempts) if push else look(jobs, tell))
         finally:
             with anyio.CancelScope(shield=True):
                 await store.close()
@@ -103,14 +104,20 @@ async def run_pass(
     return code
 
 
-async def _look(jobs: Sequence[Job], tell: Callable[[str], None]) -> Pass:
+def chosen(settings: Settings, names: Sequence[str] | None) -> set[str]:
+    """The named collectors, else all enabled ones."""
+    return {name for name, each in settings.collectors.items() if each.enabled} if names is None else set(names)
+
+
+async def look(jobs: Sequence[Job], tell: Callable[[str], None]) -> Pass:
     """Collects without keeping anything."""
     clock = SystemClock()
     results: dict[str, Passed] = {}
 
-    async def look(job: Job) -> None:
+    async def try_once(job: Job) -> None:
         now = clock.now()
         run = Run(new_run_id(job.name, now), Slot(job.name, None, Cause.ONCE), now, attempts=1)
+        collected = Collected()
         samples: list[Sample] = []
         try:
             with anyio.fail_after(job.active_deadline.total_seconds()):
@@ -121,12 +128,12 @@ async def _look(jobs: Sequence[Job], tell: Callable[[str], None]) -> Pass:
             run = failed(run, f"not done within {job.active_deadline.total_seconds():g} s")
         except Exception as error:  # noqa: BLE001 - a collector may be foreign code: its fault is its run's alone
             run = failed(run, reason_of(error))
-        results[job.name] = Passed(replace(run, ended=clock.now(), samples=len(samples)), samples)
+        results[job.name] = Passed(replace(run, ended=clock.now(), samples=len(samples)), samples, collected)
         tell(f"{len(results)} of {len(jobs)} collectors done")
 
     async with anyio.create_task_group() as tasks:
         for job in jobs:
-            tasks.start_soon(look, job)
+            tasks.start_soon(try_once, job)
     return Pass([results[job.name] for job in jobs])
 
 

@@ -7,7 +7,7 @@ event loop. Every method raises Unavailable when the store is lost.
 
 import io
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +18,8 @@ import anyio
 import structlog
 
 from service.adapters import store_file as files
+from service.adapters import store_history as history
+from service.adapters import store_logs as logs
 from service.adapters import store_reads as reads
 from service.adapters import store_writes as writes
 from service.adapters.store_file import DATABASE, Lock, StoreLocked
@@ -28,6 +30,8 @@ from service.adapters.store_series import RecentSeries
 from service.domain.actions import Action
 from service.domain.checks import Check
 from service.domain.errors import ConfigError
+from service.domain.history import CheckHistory, Cycle
+from service.domain.logged import Logged
 from service.domain.points import Fate, Point, StoredSample
 from service.domain.runs import Run
 from service.domain.samples import Sample
@@ -181,6 +185,14 @@ class SqliteStore:
             await self._write(writes.end, run, samples, checks, remember, self._clock(), fates, self._recent), fates
         )
 
+    async def keep_log(self, run_id: str, lines: Sequence[Logged]) -> None:
+        """Keeps the log lines of a stored run, in place of those before; of more than 32 KB the middle is left out."""
+        await self._write(logs.write, run_id, lines)
+
+    async def run_log(self, run_id: str) -> list[Logged]:
+        """The lines of an ended run, empty where none are kept."""
+        return await self._reader.run(logs.read, run_id)
+
     async def put(self, job: str, samples: Sequence[Sample]) -> None:
         """Keeps samples of no run; they leave once they are settled."""
         self._tell(await self._write(writes.put, job, samples, self._clock(), self._recent), {})
@@ -191,6 +203,10 @@ class SqliteStore:
     async def recall(self, job: str, key: str) -> bytes | None:
         """What the job's collector remembered under ``key``."""
         return await self._reader.run(reads.recall, job, key)
+
+    async def remember(self, job: str, remember: Mapping[str, bytes | None]) -> None:
+        """Keeps what the job's collector is to recall; None forgets."""
+        await self._write(writes.remember_for, job, remember)
 
     async def last_success(self, job: str) -> datetime | None:
         """When the last run that succeeded ended."""
@@ -231,6 +247,27 @@ class SqliteStore:
 
     async def fates_of(self, run_ids: Iterable[str]) -> dict[str, dict[Fate, int]]:
         return await self._reader.run(reads.fates_of, list(run_ids))
+
+    async def last_cycles(self, jobs: Sequence[str]) -> dict[str, int]:
+        """The number of each job's last ended run; it rises with every run."""
+        return await self._reader.run(history.last_cycles, jobs)
+
+    async def cycles(self, after: Mapping[str, int], most: int) -> dict[str, list[Cycle]]:
+        """The last ``most`` cycles (100 are kept) of each job, newer than the number given for it, oldest first."""
+        return await self._reader.run(history.cycles, after, most)
+
+    async def cycle(self, run_id: str) -> tuple[str, Cycle] | None:
+        """The job and the cycle of a run, whether its record is kept or not."""
+        return await self._reader.run(history.cycle, run_id)
+
+    async def checks_of(self, jobs: Sequence[str]) -> dict[str, list[Check]]:
+        return await self._reader.run(history.checks_of, jobs)
+
+    async def check_histories(
+        self, ids: Collection[int], numbers: Sequence[int], since: datetime
+    ) -> dict[int, CheckHistory]:
+        """What is known of these checks in the cycles of these numbers, and their hours from ``since`` on."""
+        return await self._reader.run(history.check_histories, ids, numbers, since)
 
     async def act(self, action: Action) -> None:
         await self._write(writes.act, action)

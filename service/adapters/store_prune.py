@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 import orjson
 import structlog
 
+from service.adapters import store_history as history
 from service.adapters import store_reads as reads
 from service.adapters import store_rows as rows
 from service.adapters.store_lane import Lane
@@ -68,6 +69,7 @@ class Pruning:
         discarded = await self._fit()
         await self._writer.run(condense_losses, before)
         await self._writer.run(outlived_actions)
+        await self._writer.run(history.prune, before)
         while await self._writer.run(give_back):
             pass
         return discarded
@@ -77,6 +79,7 @@ class Pruning:
         if before <= self._limits.max_bytes:
             return 0
         await self._sweep()
+        await self._writer.run(oldest_logs)
         history = await self._shrink(oldest_history, int(self._limits.max_bytes * _ROOMY))
         discarded = await self._shrink(
             lambda connection, count: oldest_waiting(connection, count, self._now), self._limits.max_bytes
@@ -140,6 +143,7 @@ def outlived_runs(connection: sqlite3.Connection, limits: Limits, count: int) ->
         if left >= count:
             break
         connection.execute("DELETE FROM tallies WHERE run = ?", (seq,))
+        connection.execute("DELETE FROM run_logs WHERE run = ?", (seq,))
         left += connection.execute("DELETE FROM runs WHERE seq = ?", (seq,)).rowcount
     return left
 
@@ -162,6 +166,14 @@ def oldest_history(connection: sqlite3.Connection, count: int) -> int:
     """Removes the oldest points that are settled; how many left."""
     choose(connection, "SELECT id FROM points WHERE fate > 1 ORDER BY id LIMIT ?", count)
     return _remove(connection)
+
+
+def oldest_logs(connection: sqlite3.Connection) -> None:
+    """Removes the log lines of the older half of the runs that have some."""
+    connection.execute(
+        "DELETE FROM run_logs WHERE run <= (SELECT run FROM run_logs ORDER BY run LIMIT 1 OFFSET "
+        "(SELECT count(*) / 2 FROM run_logs))"
+    )
 
 
 def oldest_waiting(connection: sqlite3.Connection, count: int, now: datetime) -> int:
@@ -227,4 +239,5 @@ def _remove(connection: sqlite3.Connection) -> int:
         ON CONFLICT (run, fate) DO UPDATE SET points = points + excluded.points
         """
     )
+    connection.execute("DELETE FROM evidence WHERE point IN (SELECT id FROM chosen)")
     return connection.execute("DELETE FROM points WHERE id IN (SELECT id FROM chosen)").rowcount

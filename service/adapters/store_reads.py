@@ -136,6 +136,7 @@ def samples(connection: sqlite3.Connection, run_id: str, offset: int, limit: int
     (total,) = connection.execute(f"SELECT count(*) FROM {own} WHERE runs.id = ?", (run_id,)).fetchone()  # noqa: S608
     query = f"""
         SELECT {rows.SAMPLE_COLUMNS} FROM {own} JOIN series ON series.id = series
+        LEFT JOIN evidence ON evidence.point = points.id
         WHERE runs.id = ? ORDER BY points.id LIMIT ? OFFSET ?
         """  # noqa: S608 - constants only
     return [rows.to_stored_sample(row) for row in connection.execute(query, (run_id, limit, offset))], total

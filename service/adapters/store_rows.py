@@ -1,5 +1,6 @@
 """How our values are written in the store's rows, and read back."""
 
+import zlib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
@@ -11,9 +12,11 @@ from service.domain.actions import Action
 from service.domain.checks import Check, CheckKey
 from service.domain.points import Fate, StoredSample
 from service.domain.runs import Cause, Fault, Outcome, Run, Slot
-from service.domain.samples import Kind, Status
+from service.domain.samples import Evidence, Kind, Status
 
 Row = Sequence[Any]
+
+_MOST_EVIDENCE = 50  # of a check; newest first, so the oldest go
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -22,8 +25,8 @@ _FATES = {fate.value: fate for fate in Fate}
 
 RUN_COLUMNS = "id, job, scheduled_at, cause, source, started, ended, attempts, outcome, faults, samples"
 SERIES_COLUMNS = "id, metric, kind, interval, tags"
-SAMPLE_COLUMNS = "metric, kind, value, at, tags, fate, reason"
-CHECK_COLUMNS = "key, status, condition, since, value, measured_at, metric"
+SAMPLE_COLUMNS = "metric, kind, value, at, tags, fate, reason, evidence.items"
+CHECK_COLUMNS = "key, status, condition, since, value, measured_at, metric, evidence"
 ACTION_COLUMNS = "time, what, target, source, actor, reason, run"
 
 
@@ -59,7 +62,7 @@ def text(value: str) -> str:
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
         return text(value)
-    return [_clean(item) for item in value]
+    return [_clean(item) for item in value] if isinstance(value, list) else value
 
 
 def series_id(metric: str, kind: str, interval: int, tags: str) -> int:
@@ -75,10 +78,17 @@ def to_series(row: Row) -> tuple[str, Kind, int, str]:
 
 
 def to_stored_sample(row: Row) -> StoredSample:
-    metric, kind, value, at, tags, fate, reason = row
+    metric, kind, value, at, tags, fate, reason, evidence = row
     named = (tag.partition(":") for tag in orjson.loads(tags))
     return StoredSample(
-        metric, _KINDS[kind], value, from_seconds(at), {name: text for name, _, text in named}, _FATES[fate], reason
+        metric,
+        _KINDS[kind],
+        value,
+        from_seconds(at),
+        {name: text for name, _, text in named},
+        _FATES[fate],
+        reason,
+        unpack_evidence(evidence) if evidence else (),
     )
 
 
@@ -133,14 +143,37 @@ def from_check(check: Check) -> Row:
         None if check.value is None else float(check.value),
         None if check.measured_at is None else micros(check.measured_at),
         text(check.metric),
+        from_evidence(check.evidence[:_MOST_EVIDENCE]),
     )
 
 
 def to_check(row: Row) -> Check:
-    key, status, condition, since, value, measured_at, metric = row
+    key, status, condition, since, value, measured_at, metric, evidence = row
     pairs: CheckKey = tuple((name, text) for name, text in orjson.loads(key))
     measured = None if measured_at is None else from_micros(measured_at)
-    return Check(pairs, Status(status), condition, from_micros(since), value, measured, metric)
+    return Check(pairs, Status(status), condition, from_micros(since), value, measured, metric, to_evidence(evidence))
+
+
+def from_evidence(evidence: Iterable[Evidence]) -> str:
+    return to_json(
+        [[each.title, each.url, each.at and micros(each.at), each.conclusion, each.workflow] for each in evidence]
+    )
+
+
+def to_evidence(items: str | bytes) -> tuple[Evidence, ...]:
+    return tuple(
+        Evidence(title, url, None if at is None else from_micros(at), conclusion, workflow)
+        for title, url, at, conclusion, workflow in orjson.loads(items)
+    )
+
+
+def pack_evidence(evidence: Iterable[Evidence]) -> bytes:
+    """A third of its text: addresses and names repeat."""
+    return zlib.compress(from_evidence(evidence).encode())
+
+
+def unpack_evidence(items: bytes) -> tuple[Evidence, ...]:
+    return to_evidence(zlib.decompress(items))
 
 
 def from_action(action: Action) -> Row:

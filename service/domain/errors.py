@@ -4,6 +4,7 @@
     ├── Unavailable          time may mend it: try again, after ``retry_after`` where the other side said so
     ├── Rejected             time can't mend it: the other side refused this very request or content
     │   ├── Unauthorized     ... because of the credentials: stop asking until they change
+    │   ├── Unfinished       ... because the content breaks off or is no JSON: perhaps it is just being written
     │   └── TooLarge         ... because of its size: split it and ask again
     └── ConfigError          the operator must change the configuration
 
@@ -38,6 +39,10 @@ class Rejected(HealthError):
 
 class Unauthorized(Rejected):
     """The other side refused the credentials."""
+
+
+class Unfinished(Rejected):
+    """The content is not whole; it may be half-written, so it is worth one more look."""
 
 
 class TooLarge(Rejected):

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import IntEnum
 from typing import NamedTuple
 
-from service.domain.samples import Kind
+from service.domain.samples import Evidence, Kind
 
 
 class Fate(IntEnum):
@@ -59,6 +59,7 @@ class StoredSample:
     tags: Mapping[str, str]
     fate: Fate
     reason: str
+    evidence: tuple[Evidence, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

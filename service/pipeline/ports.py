@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import anyio
 
 from service.domain.checks import Check
+from service.domain.logged import Logged
 from service.domain.points import Fate, Payload, Point
 from service.domain.runs import Collected, Run
 from service.domain.samples import Metric, Sample
@@ -32,6 +33,15 @@ class Collector(Protocol):
 
     async def collect(self, now: datetime) -> Collected:
         """Samples as of ``now``. Raises Unavailable, Rejected or ConfigError when there is nothing to send."""
+        ...
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A collector that has values of its own health, sent beside ``up`` and ``duration`` with the same tags."""
+
+    def own_values(self, now: datetime) -> Mapping[Metric, float]:
+        """What is known at ``now``, after a run that failed as well."""
         ...
 
 
@@ -84,6 +94,10 @@ class Runs(Protocol):
 
     async def lost(self, job: str, since: datetime) -> Mapping[Fate, int]:
         """Points of the job's runs that were lost since then, by fate."""
+        ...
+
+    async def keep_log(self, run_id: str, lines: Sequence[Logged]) -> None:
+        """Keeps the log lines of an ended run; they leave with it."""
         ...
 
     async def put(self, job: str, samples: Sequence[Sample]) -> None:

@@ -17,6 +17,7 @@ import structlog
 from service.domain import naming
 from service.domain.checks import Check
 from service.domain.errors import Unavailable
+from service.domain.logged import Logged
 from service.domain.points import Fate, Point, is_historical
 from service.domain.runs import Run
 from service.domain.samples import Kind, Sample
@@ -140,6 +141,10 @@ class Reserve:
         if run.ended and run.outcome and run.outcome.succeeded:
             self._successes[run.job] = run.ended
         await self._keep(_Kept(run.job, run, samples, checks, remember))
+
+    async def keep_log(self, run_id: str, lines: Sequence[Logged]) -> None:
+        # Not kept in memory: whoever looks for them finds them in the daemon's own log.
+        await self._store.keep_log(run_id, lines)
 
     async def put(self, job: str, samples: Sequence[Sample]) -> None:
         await self._keep(_Kept(job, None, samples, (), {}))

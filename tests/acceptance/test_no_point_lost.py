@@ -58,7 +58,12 @@ def test_kills_at_any_instant_lose_no_point_and_double_no_distribution(here: Pla
     # Nothing arrives that no run brought, nothing that a run brought is missing, and nothing comes a third time.
     assert arrived.keys() <= points.keys()
     lost = {point: fate for point, fate in points.items() if arrived[point] == 0}
-    assert all(fate is Fate.UNCERTAIN and point[0] == "acme.load.distribution" for point, fate in lost.items())
+    # Of two runs in one second (a missed slot follows at once) only the later one's gauges are sent.
+    gauges = Counter(at for metric, at, _ in points if metric == "acme.load.gauge")
+    assert all(
+        fate is Fate.UNCERTAIN if metric == "acme.load.distribution" else gauges[at] > 300
+        for (metric, at, _), fate in lost.items()
+    )
     doubled = {point for point, times in arrived.items() if times > 1}
     assert all(point[0] == "acme.load.gauge" and arrived[point] <= 1 + KILLS for point in doubled)
     assert all(fate in (Fate.DELIVERED, Fate.UNCERTAIN) for fate in points.values())

@@ -13,7 +13,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.adapters.datadog import DatadogIntake
-from service.adapters.secrets import Secret, SecretsManager
+from service.adapters.secrets import Secret
+from service.adapters.secrets_manager import SecretsManager
 from service.demo.intake import IntakeLog, intake_app
 from service.demo.serving import served
 from service.domain.errors import Unavailable

@@ -288,14 +288,14 @@ async def test_waiting_points_come_oldest_first_and_at_most_as_many_as_asked(sto
     assert await store.count_waiting() == 10
 
 
+def long(tags: int) -> dict[str, str]:
+    return {f"text{number}": "x" * 190 for number in range(tags)}
+
+
 async def test_waiting_points_are_no_more_than_a_request_can_hold(store: SqliteStore) -> None:
-    """About 5 MB of text, but always one, however many tags it has."""
-
-    def tagged(count: int) -> Sample:
-        return Sample(GAUGE, 1, NOW, {f"t{number:05}": "x" * 190 for number in range(count)})
-
-    await keep(store, started(0), [tagged(5_000)] * 8)
-    await keep(store, started(1), [tagged(30_000)])
+    """About 5 MB of text, but always one, however long its tags are."""
+    await keep(store, started(0), [Sample(GAUGE, 1, NOW, long(5_000))] * 8)
+    await keep(store, started(1), [Sample(GAUGE, 1, NOW, long(30_000))])
     assert [len(await deliver(store)) for _ in range(3)] == [4, 4, 1]
 
 

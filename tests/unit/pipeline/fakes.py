@@ -11,6 +11,7 @@ from anyio.lowlevel import checkpoint
 
 from service.domain import cron
 from service.domain.checks import Check
+from service.domain.logged import Logged
 from service.domain.points import Fate
 from service.domain.runs import Collected, Fault, Outcome, Run
 from service.domain.samples import Metric, Sample
@@ -104,6 +105,7 @@ class MemoryRuns:
         self.known: dict[str, list[Check]] = {}
         self.memory: dict[tuple[str, str], bytes] = {}
         self.beats: list[Sample] = []
+        self.logs: dict[str, list[Logged]] = {}
 
     async def last_slots(self) -> Mapping[str, datetime]:
         return dict(self.slots)
@@ -135,6 +137,9 @@ class MemoryRuns:
 
     async def lost(self, job: str, since: datetime) -> Mapping[Fate, int]:
         return {}
+
+    async def keep_log(self, run_id: str, lines: Sequence[Logged]) -> None:
+        self.logs[run_id] = list(lines)
 
     async def put(self, job: str, samples: Sequence[Sample]) -> None:
         self.beats.extend(samples)
