@@ -1,9 +1,8 @@
 """1,000 collectors on ``* * * * *``: how late they start, against bare APScheduler; and what an idle minute costs."""
 
-import asyncio
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,15 +83,12 @@ async def _ours() -> tuple[list[float], float, float]:
             dispatcher.set_jobs(jobs)
             for job in jobs:
                 dispatcher.tick(job.name)  # the slot before, as at a start
-            while dispatcher.all_active():
-                await anyio.sleep(0.05)
+            await _until(lambda: not dispatcher.all_active())
             called.clear()
             timer.set_jobs(jobs)
             tasks.start_soon(timer.run)
-            while len(called) < COLLECTORS:
-                await anyio.sleep(0.05)
-            while dispatcher.all_active():
-                await anyio.sleep(0.05)
+            await _until(lambda: len(called) >= COLLECTORS)
+            await _until(lambda: not dispatcher.all_active())
             ended = _seconds_of_the_minute(datetime.now(UTC))
             late = [_seconds_of_the_minute(at) for at in called]
             quiet = [replace(job, schedule=cron.parse(_NEVER)) for job in jobs]
@@ -118,8 +114,7 @@ async def _bare() -> list[float]:
     for number in range(COLLECTORS):
         scheduler.add_job(call, CronTrigger.from_crontab("* * * * *", "UTC"), id=str(number), misfire_grace_time=None)
     scheduler.start()
-    while len(called) < COLLECTORS:
-        await asyncio.sleep(0.05)
+    await _until(lambda: len(called) >= COLLECTORS)
     scheduler.shutdown(wait=False)
     return [_seconds_of_the_minute(at) for at in called]
 
@@ -131,6 +126,11 @@ async def _until_shortly_before_the_minute(early: float = 20.0) -> None:
         await anyio.sleep(60 - now + 60 - early)
     else:
         await anyio.sleep(60 - early - now)
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await anyio.sleep(0.05)
 
 
 def _seconds_of_the_minute(at: datetime) -> float:

@@ -78,6 +78,9 @@ async def run_daemon(load: Loader, loaded: Loaded, environ: Mapping[str, str], a
                     daemon = Daemon(load, loaded, environ, clock, store, parts, tasks, attempts)
                     await daemon.start(listener)
                     host, port = listener.getsockname()[:2]
+                    # What is loaded now stays; the garbage collector need not stall the loop to look at it again.
+                    gc.collect()
+                    gc.freeze()
                     log.info("ready", version=__version__, host=host, port=port, state_dir=str(settings.state_dir))
                     announce(f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}/")  # noqa: S104
                     async for each in signals:

@@ -22,13 +22,14 @@ T = TypeVar("T")
 class _Task:
     """Work that waits for its transaction, then its result or error."""
 
-    __slots__ = ("done", "error", "result", "work")
+    __slots__ = ("done", "error", "result", "woken", "work")
 
     def __init__(self, work: Callable[[sqlite3.Connection], Any]) -> None:
         self.work = work
         self.done = False
         self.result: Any = None
         self.error: BaseException | None = None
+        self.woken = anyio.Event()  # it is done, or it is to lead
 
     def fail(self, error: BaseException) -> None:
         self.error, self.done = error, True
@@ -50,21 +51,30 @@ class Lane:
         self._mode = mode
         self._file = _identity(path) if path else None
         self._closed = False
-        self._queue: deque[_Task] = deque()
-        # The turn keeps the order and spares waiting threads. The lock holds even when a task is cancelled by asyncio
-        # itself, past anyio's shield, and leaves its thread behind.
-        self._turn = anyio.Lock()
+        self._queue: deque[_Task] = deque()  # not begun
+        self._asleep: deque[_Task] = deque()  # whose callers are to be woken; the first of them leads the next round
+        self._led = False
+        # One leads at a time. The lock holds even when a leader is cancelled by asyncio itself, past anyio's shield,
+        # and leaves its thread behind.
         self._lock = threading.Lock()
 
     async def run(self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The result of ``work(connection, *args)``. Raises Unavailable when the store is lost."""
         task = _Task(lambda connection: work(connection, *args, **kwargs))
         self._queue.append(task)
+        self._asleep.append(task)
+        leads = False
         try:
-            async with self._turn:
-                if not task.done:
-                    await anyio.to_thread.run_sync(self._run_all)
+            if self._led:
+                await task.woken.wait()
+            if not task.done:
+                leads = self._led = True
+                await anyio.to_thread.run_sync(self._run_all)
         finally:
+            if leads or (task.woken.is_set() and not task.done):  # it led, or was to lead when it was cancelled
+                self._wake(without=None if task.done else task)
+            elif not task.done:
+                self._asleep.remove(task)
             if not task.done:
                 with suppress(ValueError):  # taken already: it is under way
                     self._queue.remove(task)
@@ -76,8 +86,20 @@ class Lane:
     async def close(self, last: Callable[[sqlite3.Connection], object] | None = None) -> None:
         """Does ``last`` outside of a transaction and closes the connection; a second time does nothing."""
         with anyio.CancelScope(shield=True):
-            async with self._turn:
-                await anyio.to_thread.run_sync(self._close, last)
+            await anyio.to_thread.run_sync(self._close, last)
+
+    def _wake(self, without: _Task | None) -> None:
+        """Wakes those that are done, and one that leads on where there are more."""
+        left: deque[_Task] = deque()
+        for task in self._asleep:
+            if task.done:
+                task.woken.set()
+            elif task is not without:
+                left.append(task)
+        self._asleep = left
+        self._led = bool(left)
+        if left:
+            left[0].woken.set()
 
     def _run_all(self) -> None:
         """Everything that waits, in one transaction."""
@@ -89,39 +111,36 @@ class Lane:
                 for task in tasks:
                     task.fail(Unavailable("the store is closed"))
                 return
-            try:
-                self._see_the_file()
-                with transaction(self._connection, self._mode):
-                    for task in tasks:
-                        self._run(task, alone=len(tasks) == 1)
-            except Exception as error:  # noqa: BLE001 - each caller is given it
-                mine = translated(error, self._path or Path(":memory:")) if isinstance(error, sqlite3.Error) else error
-                if isinstance(mine, Unavailable):
-                    self.trouble = mine
-                if mine is not error:
-                    mine.__cause__ = error
+            if error := self._try(tasks):
                 for task in tasks:
-                    # One that failed by itself knows better; none was kept.
-                    task.fail(task.error or mine)
-                return
-            self.trouble = None
-            for task in tasks:
-                task.done = True
+                    # An error of our own code is its task's alone, one of the store everybody's.
+                    if len(tasks) == 1 or isinstance(error, Unavailable):
+                        task.fail(error)
+                    else:
+                        self._try_alone(task)
 
-    def _run(self, task: _Task, alone: bool) -> None:
-        """An error of our own code is the task's alone; one of the store ends the transaction."""
-        if alone:
-            task.result = task.work(self._connection)
-            return
-        self._connection.execute("SAVEPOINT task")
+    def _try_alone(self, task: _Task) -> None:
+        if error := self._try([task]):
+            task.fail(error)
+
+    def _try(self, tasks: list[_Task]) -> Exception | None:
+        """All of the tasks in one transaction, or none and the reason."""
         try:
-            task.result = task.work(self._connection)
-        except Exception as error:
-            if isinstance(error, sqlite3.Error) and translated(error, Path()) is not error:
-                raise
-            task.error = error
-            self._connection.execute("ROLLBACK TO task")
-        self._connection.execute("RELEASE task")
+            self._see_the_file()
+            with transaction(self._connection, self._mode):
+                for task in tasks:
+                    task.result = task.work(self._connection)
+        except Exception as error:  # noqa: BLE001 - each caller is given it
+            mine = translated(error, self._path or Path(":memory:")) if isinstance(error, sqlite3.Error) else error
+            if mine is not error:
+                mine.__cause__ = error
+            if isinstance(mine, Unavailable):
+                self.trouble = mine
+            return mine
+        self.trouble = None
+        for task in tasks:
+            task.done = True
+        return None
 
     def _see_the_file(self) -> None:
         # SQLite would go on writing to a file that was deleted or replaced, and everything would be lost with it.
