@@ -53,15 +53,8 @@ class Edges:
 @asynccontextmanager
 async def edges(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator[Edges]:
     """Opens the clients, closes them at the end. Nothing is asked of anybody yet."""
-    use_aws = settings.aws.secrets == "on" or (settings.aws.secrets == "auto" and aws_is_configured(environ))
-    manager = SecretsManager() if use_aws else None
-    api_key = Secret(
-        "Datadog API key",
-        "set DD_API_KEY, or give the process a role that may read datadog/api-key in AWS Secrets Manager",
-        _plain(settings.datadog.api_key),
-        manager=manager,
-        name="datadog/api-key",
-    )
+    manager = _manager(settings, environ)
+    api_key, _ = datadog_secrets(settings, environ)
     token = Secret(
         "GitHub token",
         "set GITHUB_DASHBOARD_TOKEN, or give the process a role that may read github/dashboard-token in AWS",
@@ -77,6 +70,26 @@ async def edges(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator
         finally:
             await github.aclose()
             await intake.aclose()
+
+
+def datadog_secrets(settings: Settings, environ: Mapping[str, str]) -> tuple[Secret, Secret]:
+    """Datadog's API key and application key. Nothing is asked of anybody yet."""
+    manager = _manager(settings, environ)
+    api_key = Secret(
+        "Datadog API key",
+        "set DD_API_KEY, or give the process a role that may read datadog/api-key in AWS Secrets Manager",
+        _plain(settings.datadog.api_key),
+        manager=manager,
+        name="datadog/api-key",
+    )
+    app_key = Secret(
+        "Datadog application key",
+        "set DD_APP_KEY, or give the process a role that may read datadog/app-key in AWS Secrets Manager",
+        _plain(settings.datadog.app_key),
+        manager=manager,
+        name="datadog/app-key",
+    )
+    return api_key, app_key
 
 
 def build_jobs(settings: Settings, edges: Edges, store: Recall) -> list[Job]:
@@ -112,6 +125,11 @@ def build_jobs(settings: Settings, edges: Edges, store: Recall) -> list[Job]:
             )
         )
     return jobs
+
+
+def _manager(settings: Settings, environ: Mapping[str, str]) -> SecretsManager | None:
+    use_aws = settings.aws.secrets == "on" or (settings.aws.secrets == "auto" and aws_is_configured(environ))
+    return SecretsManager() if use_aws else None
 
 
 def _plain(secret: SecretStr | None) -> str | None:

@@ -10,7 +10,7 @@ import orjson
 from service.domain.actions import Action
 from service.domain.checks import Check, CheckKey
 from service.domain.naming import encode_tags
-from service.domain.points import Fate, Point, StoredSample
+from service.domain.points import Fate, Point, SeenSeries, StoredSample
 from service.domain.runs import Cause, Fault, Outcome, Run, Slot
 from service.domain.samples import Kind, Sample, Status
 
@@ -81,10 +81,17 @@ def to_point(row: Row) -> Point:
 
 def to_stored_sample(row: Row) -> StoredSample:
     metric, kind, value, at, tags, fate, reason = row
-    named = (tag.partition(":") for tag in orjson.loads(tags))
-    return StoredSample(
-        metric, _KINDS[kind], value, from_seconds(at), {name: text for name, _, text in named}, _FATES[fate], reason
-    )
+    return StoredSample(metric, _KINDS[kind], value, from_seconds(at), _named(tags), _FATES[fate], reason)
+
+
+def to_seen_series(row: Row) -> SeenSeries:
+    job, metric, kind, tags, last = row
+    return SeenSeries(job, metric, _KINDS[kind], _named(tags), from_seconds(last))
+
+
+def _named(tags: str) -> dict[str, str]:
+    parts = (tag.partition(":") for tag in orjson.loads(tags))
+    return {name: text for name, _, text in parts}
 
 
 def from_run(run: Run) -> Row:

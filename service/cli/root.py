@@ -13,6 +13,7 @@ from service.cli.options import Options, common, end, say, told
 _COMMANDS = {
     "check": "inspect:check",
     "collect": "collect:collect",
+    "datadog": "datadog:datadog",
     "list": "inspect:list_",
     "list-workflows": "inspect:list_workflows",
     "pause": "remote:pause",

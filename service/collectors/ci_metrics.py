@@ -1,7 +1,7 @@
 """The catalogue of ``github_ci`` and how its values come from runs. Pure: runs in, samples out."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from service.collectors import ci_runs
@@ -48,7 +48,6 @@ _LINES = (
         f"{_MAIN} / other_workflows / failing_count",
         "< 2",
         "Other active workflows whose latest conclusive run on the branch did not succeed",
-        "workflow",
     ),
     _line(
         "ci.workflow.success",
@@ -68,7 +67,7 @@ _LINES = (
         f"{_MAIN} / tests_blocking_merge / flaky_tests",
         "< {flaky_tests}",
         "Runs in the window that succeeded after an earlier attempt had failed",
-        "run",
+        "execution",
     ),
     _line(
         "ci.workflow.duration.p90",
@@ -82,7 +81,7 @@ _LINES = (
         "ci_smoothness / jobs_cancelled / count",
         "< {cancelled}",
         "Cancelled runs on the branch in the window",
-        "run",
+        "execution",
     ),
     _line(
         "github.hotfix.count",
@@ -169,8 +168,8 @@ def to_samples(
     return tuple(samples), tuple(unmeasured)
 
 
-def expected_conditions(settings: GithubCiSettings) -> list[str]:
-    """The conditions of the checks that the settings ask for: no list or no labels, no check."""
+def expected_lines(settings: GithubCiSettings) -> list[Line]:
+    """The checks that the settings ask for, with their conditions as sent: no list or no labels, no check."""
     asked = {
         "ci.workflow.tests_blocking_merge": settings.tests_blocking_merge,
         "ci.workflow.benchmarks": settings.benchmarks,
@@ -179,7 +178,9 @@ def expected_conditions(settings: GithubCiSettings) -> list[str]:
         "github.reverts.count": settings.revert_labels,
     }
     texts = threshold_texts(settings.thresholds)
-    return [line.condition.format(**texts) for name, line in LINES.items() if asked.get(name, True)]
+    return [
+        replace(line, condition=line.condition.format(**texts)) for name, line in LINES.items() if asked.get(name, True)
+    ]
 
 
 def threshold_texts(thresholds: Thresholds) -> dict[str, str]:

@@ -70,7 +70,7 @@ class GithubCi:
     @staticmethod
     def expected_checks(settings: GithubCiSettings) -> list[str]:
         """The conditions of the checks that these settings ask for."""
-        return ci_metrics.expected_conditions(settings)
+        return [line.condition for line in ci_metrics.expected_lines(settings)]
 
     async def collect(self, now: datetime) -> Collected:
         """Samples as of ``now``, faults for the parts that are missing. Raises the worst error when all are missing."""
