@@ -23,6 +23,7 @@ from service.domain.samples import Sample
 from service.ending import leave_within
 from service.operations import DaemonOperations
 from service.parts import Edges, build_jobs, edges
+from service.pipeline.announce import Announcer
 from service.pipeline.clock import SystemClock
 from service.pipeline.deliver import Delivery
 from service.pipeline.dispatch import Dispatcher
@@ -124,6 +125,15 @@ class Daemon:
         commit = environ.get("INFRA_HEALTH_COMMIT", "unknown")
         self._telemetry = Telemetry(version=__version__, commit=commit, collectors=settings.collectors)
         self._delivery = Delivery(store, parts.intake, clock, observe=self._telemetry.points)
+        self._announcer = Announcer(
+            lambda: self._dispatcher.jobs,
+            store,
+            store.changes,
+            parts.events,
+            clock,
+            settings.datadog.heartbeat,
+            settings.http.public_url,
+        )
         runner = Runner(store, clock, attempts, stored=self._delivery.notify, quota=parts.quota, ended=self._ended)
         self._dispatcher = Dispatcher(runner, store, clock, tasks)
         self._timer = Timer(clock, self._dispatcher.tick, self._dispatcher.next_start)
@@ -158,6 +168,8 @@ class Daemon:
         )
         await self._tasks.start(serve, app, listener)
         self._tasks.start_soon(self._delivery.run)
+        if self._settings.datadog.events:
+            self._tasks.start_soon(self._announcer.run)
         self._tasks.start_soon(self._make_slots)
         self._tasks.start_soon(self._watch_lag)
         self._tasks.start_soon(self._prune)
@@ -211,6 +223,7 @@ class Daemon:
     def _ended(self, run: Run, samples: Sequence[Sample]) -> None:
         due = run.slot.scheduled_at
         self._telemetry.run_ended(run, (run.started - due).total_seconds() if due else None)
+        self._announcer.ended(run.job)
 
     async def _make_slots(self) -> None:
         with self._slots:

@@ -9,6 +9,7 @@ import httpx
 from pydantic import SecretStr
 
 from service.adapters.datadog import DatadogIntake, intake_url
+from service.adapters.datadog_events import DatadogEvents
 from service.adapters.github import Github
 from service.adapters.secrets import Secret, SecretsManager, aws_is_configured
 from service.collectors import registry
@@ -41,6 +42,7 @@ class Edges:
     github: Github
     http: httpx.AsyncClient
     intake: DatadogIntake
+    events: DatadogEvents
     github_token: Secret
     api_key: Secret
 
@@ -66,7 +68,7 @@ async def edges(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator
         github = Github(settings.github.api_url, token, settings.github.user_agent)
         intake = DatadogIntake(intake_url(settings.datadog), api_key)
         try:
-            yield Edges(github, http, intake, token, api_key)
+            yield Edges(github, http, intake, DatadogEvents(intake_url(settings.datadog), api_key), token, api_key)
         finally:
             await github.aclose()
             await intake.aclose()

@@ -4,7 +4,7 @@ datadog_api_client is imported inside the functions: a daemon that has nothing t
 Its calls block; where an event loop runs, they belong into a thread.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -88,22 +88,19 @@ def model(kind: type, content: Mapping[str, Any]) -> Any:
 
 
 def unparsed(value: Any, path: str = "") -> Iterator[str]:
-    """The places of ``value`` (models, lists, dictionaries) that the client could not make a model of."""
-    from datadog_api_client.model_utils import ModelNormal, ModelSimple, UnparsedObject
+    """The innermost places of ``value`` (models, lists, dictionaries) that the client could not make a model of."""
+    from datadog_api_client.model_utils import ModelNormal
 
-    if isinstance(value, UnparsedObject) or getattr(value, "_unparsed", False) is True:
-        yield path
-    elif isinstance(value, ModelSimple):
-        return
-    elif isinstance(value, ModelNormal):
-        for name, part in value._data_store.items():
-            yield from unparsed(part, f"{path}.{name}")
+    parts: Iterable[tuple[str, Any]] = ()
+    if isinstance(value, ModelNormal):
+        parts = ((f".{name}", part) for name, part in value._data_store.items())
     elif isinstance(value, Mapping):
-        for name, part in value.items():
-            yield from unparsed(part, f"{path}.{name}")
+        parts = ((f".{name}", part) for name, part in value.items())
     elif isinstance(value, list | tuple):
-        for place, part in enumerate(value):
-            yield from unparsed(part, f"{path}[{place}]")
+        parts = ((f"[{place}]", part) for place, part in enumerate(value))
+    found = [place for name, part in parts for place in unparsed(part, path + name)]
+    # The client marks what holds an unknown part, too, up to the whole.
+    yield from found or ([path] if getattr(value, "_unparsed", False) is True else [])
 
 
 def asked(call: Callable[..., Any], *args: Any, host: str, secrets: tuple[str, ...], **named: Any) -> Any:

@@ -19,6 +19,7 @@ import structlog
 from service.adapters import store_file as files
 from service.adapters import store_reads as reads
 from service.adapters import store_writes as writes
+from service.adapters.store_changes import StoredChanges
 from service.adapters.store_file import DATABASE, Lock, StoreLocked
 from service.adapters.store_lane import Lane
 from service.adapters.store_prune import Limits, Pruning
@@ -212,6 +213,11 @@ class SqliteStore:
 
     async def fates_of(self, run_ids: Iterable[str]) -> dict[str, dict[Fate, int]]:
         return await self._reader.run(reads.fates_of, list(run_ids))
+
+    @property
+    def changes(self) -> StoredChanges:
+        """The changes of check states that are told as events."""
+        return StoredChanges(self._writing, self._reader)
 
     async def act(self, action: Action) -> None:
         await self._write(writes.act, action)
