@@ -1,6 +1,7 @@
 """Brings Datadog to what is wanted, one object at a time: finds ours by their marks, writes only what differs."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from service.adapters.datadog_admin import DatadogAdmin
@@ -8,6 +9,7 @@ from service.adapters.datadog_client import NotThere
 from service.boards import marks
 from service.boards.marks import Content, Mark
 from service.boards.plan import Found, Kind, Step, Wanted
+from service.domain.errors import Rejected
 
 _BOARD_KEYS = ("title", "description", "layout_type", "reflow_type", "template_variables", "widgets")
 # What people set on a board beside its content; a push that left it out would take it away.
@@ -47,11 +49,13 @@ class Pusher:
         put = {Kind.DASHBOARD: self._put_board, Kind.MONITOR: self._put_monitor, Kind.METRIC: self._put_metric}[
             wish.kind
         ]
-        found, content = put(wish, step.found.id if step.found else "", step.found, Mark(wish.key, env, wanted, wanted))
+        share = step.found.mark.share if step.found and step.found.mark else ""
+        mark = Mark(wish.key, env, wanted, wanted, share)
+        found, content = put(wish, step.found.id if step.found else "", step.found, mark)
         kept = marks.digest(content)
         if kept != wanted:
             # Datadog filled in defaults: the mark has to know, or they would look like somebody's edits.
-            found, _ = put(wish, found, step.found, Mark(wish.key, env, wanted, kept))
+            found, _ = put(wish, found, step.found, replace(mark, kept=kept))
         return found
 
     def remove(self, found: Found) -> None:
@@ -65,14 +69,24 @@ class Pusher:
                 # A metric lives as long as its points do; ours are the words and the configuration.
                 if found.content.get("tags"):
                     self._admin.forget_tags(found.id)
-                facts = {**found.content["metadata"], "description": ""}
+                facts = {name: value for name, value in found.content["metadata"].items() if value is not None}
+                facts["description"] = ""
                 self._admin.update_metric(found.id, facts)
         except NotThere:
             return
 
-    def share(self, dashboard_id: str, dashboard_type: str) -> str:
-        """The address under which the dashboard is public; made where there is none."""
-        return self._admin.public_address(dashboard_id) or self._admin.share(dashboard_id, dashboard_type)
+    def share(self, key: str, dashboard_type: str) -> str:
+        """The address under which our board ``key`` is public; made where there is none. Raises HealthError."""
+        board = next((each for each in self._boards() if each.key == key), None)
+        if board is None or board.mark is None:
+            raise Rejected(f"there is no board {key} of ours to share")
+        if board.mark.share and (known := self._admin.public_address(board.mark.share)):
+            return known
+        token, address = self._admin.share(board.id, dashboard_type)
+        body = _only(board.raw, (*_BOARD_KEYS, *_THEIR_KEYS))
+        marked = marks.mark_board(marks.unmark_board(body), replace(board.mark, share=token))
+        self._admin.update_dashboard(board.id, {name: value for name, value in marked.items() if value is not None})
+        return address
 
     # Finding
 

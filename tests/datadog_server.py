@@ -68,23 +68,21 @@ class FakeDatadog:
         return JSONResponse({"errors": list(reasons)}, status)
 
     def _dashboard(self, request: Request, parts: list[str], body: Any) -> Any:
-        if parts == ["public"]:
+        if parts == ["public"] and request.method == "POST":
             if body["dashboard_id"] not in self.dashboards:
                 return self._refuse(404, "Dashboard not found")
             token = f"token-{next(self._numbers)}"
-            share = {**body, "token": token, "public_url": f"https://p.datadoghq.com/sb/{token}"}
-            self.shares.append(share)
-            return share
-        if parts[1:] == ["shared"]:
-            mine = [each for each in self.shares if each["dashboard_id"] == parts[0]]
-            facts = [{"share_type": each["share_type"], "status": "active", "url": each["public_url"]} for each in mine]
-            return {"data": [{"type": "shared_dashboard", "id": str(n), "attributes": a} for n, a in enumerate(facts)]}
+            self.shares.append({**body, "token": token, "public_url": f"https://p.datadoghq.com/sb/{token}"})
+            return self.shares[-1]
+        if parts[0:1] == ["public"]:
+            share = next((each for each in self.shares if each["token"] == parts[1]), None)
+            return share or self._refuse(404, "no such share")
         if not parts:
             if request.method == "GET":
                 start, count = (int(request.query_params.get(name, 0)) for name in ("start", "count"))
                 named = ("id", "title", "description", "created_at", "layout_type", "url")
-                found = [{key: each[key] for key in named if key in each} for each in self.dashboards.values()]
-                return {"dashboards": found[start : start + (count or 100)]}
+                every = [{key: each[key] for key in named if key in each} for each in self.dashboards.values()]
+                return {"dashboards": every[start : start + (count or 100)]}
             number = next(self._numbers)
             return self._keep(f"abc-{number:03}-def", body, f"2025-01-14T15:00:{number % 60:02}.000000+00:00")
         if parts[0] not in self.dashboards:
@@ -102,7 +100,8 @@ class FakeDatadog:
             widget["id"] = next(self._numbers)
             if self.fills and widget["definition"]["type"] == "timeseries":
                 widget["definition"].setdefault("yaxis", {"scale": "linear", "include_zero": True, "min": "auto"})
-        made |= {"id": dashboard_id, "created_at": created, "author_handle": "who@example.com", "notify_list": None}
+        made |= {"id": dashboard_id, "created_at": created, "author_handle": "who@example.com"}
+        made.setdefault("notify_list", None)
         made |= {"modified_at": "2025-01-14T16:00:00+00:00", "url": f"/dashboard/{dashboard_id}/x"}
         self.dashboards[dashboard_id] = made
         return made
@@ -126,7 +125,11 @@ class FakeDatadog:
         return self.monitors[number]
 
     def _keep_monitor(self, number: int, body: Any) -> dict[str, Any]:
-        made = copy.deepcopy(body) | {"id": number, "multi": " by {" in body["query"], "overall_state": "OK"}
+        made: dict[str, Any] = copy.deepcopy(body) | {
+            "id": number,
+            "multi": " by {" in body["query"],
+            "overall_state": "OK",
+        }
         if self.fills:
             made["options"] = {"notify_audit": False, "silenced": {}, "new_host_delay": 300, **made["options"]}
         self.monitors[number] = made

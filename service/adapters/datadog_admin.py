@@ -28,7 +28,6 @@ class DatadogAdmin:
         from datadog_api_client.v1.api.dashboards_api import DashboardsApi
         from datadog_api_client.v1.api.metrics_api import MetricsApi
         from datadog_api_client.v1.api.monitors_api import MonitorsApi
-        from datadog_api_client.v2.api.dashboard_sharing_api import DashboardSharingApi
         from datadog_api_client.v2.api.metrics_api import MetricsApi as TagsApi
 
         self._client = client(url, keys.api, keys.app)
@@ -36,7 +35,6 @@ class DatadogAdmin:
         self._monitors = MonitorsApi(self._client)
         self._metrics = MetricsApi(self._client)
         self._tags = TagsApi(self._client)
-        self._sharing = DashboardSharingApi(self._client)
         self._ask = partial(asked, host=urlsplit(url).netloc, secrets=(keys.api, keys.app))
 
     def __enter__(self) -> Self:
@@ -73,20 +71,17 @@ class DatadogAdmin:
     def delete_dashboard(self, dashboard_id: str) -> None:
         self._ask(self._dashboards.delete_dashboard, dashboard_id)
 
-    def public_address(self, dashboard_id: str) -> str | None:
-        """The address of the dashboard's open share, None where it has none that is active."""
+    def public_address(self, token: str) -> str | None:
+        """The address of the open share with ``token``, None where there is none (any more)."""
         try:
-            answer = self._ask(self._sharing.list_shared_dashboards_by_dashboard_id, dashboard_id)
+            share = _json(self._ask(self._dashboards.get_public_dashboard, token))
         except NotThere:
             return None
-        for each in (answer or {}).get("data") or ():
-            facts = each.get("attributes") or {}
-            if facts.get("share_type") == "open" and facts.get("status", "active") == "active" and facts.get("url"):
-                return str(facts["url"])
-        return None
+        is_open = share.get("share_type") == "open" and share.get("status") in (None, "active")
+        return str(share.get("public_url") or "") or None if is_open else None
 
-    def share(self, dashboard_id: str, dashboard_type: str) -> str:
-        """Makes the dashboard public to whoever knows the address, and gives the address."""
+    def share(self, dashboard_id: str, dashboard_type: str) -> tuple[str, str]:
+        """Makes the dashboard public to whoever knows the address; token and address."""
         from datadog_api_client.v1.model.shared_dashboard import SharedDashboard
 
         wish = {
@@ -96,7 +91,7 @@ class DatadogAdmin:
             "global_time": {"live_span": "1h"},
         }
         answer = _json(self._ask(self._dashboards.create_public_dashboard, model(SharedDashboard, wish)))
-        return str(answer.get("public_url", ""))
+        return str(answer.get("token") or ""), str(answer.get("public_url") or "")
 
     # Monitors
 

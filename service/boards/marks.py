@@ -18,18 +18,24 @@ Content = dict[str, Any]
 
 MANAGED = "managed_by:infra-health"
 _KEY, _SUM = "infra_health_key:", "infra_health_sum:"
-_BOARD = re.compile(r"\s*Kept as code[^\[\]]*\[infra-health board=(\S+) env=(\S+) sum=(\w+)\.(\w+)\]")
+_BOARD = re.compile(
+    r"\s*Kept as code[^\[\]]*\[infra-health board=(\S+) env=(\S+) sum=(\w+)\.(\w+)(?: share=([\w-]+))?\]"
+)
 _METRIC = re.compile(r"\s*\[infra-health (\w+)\.(\w+)\]")
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """``env`` as Datadog keeps a tag's value; empty for metrics, which environments share."""
+    """``env`` as Datadog keeps a tag's value; empty for metrics, which environments share.
+
+    ``share``: the token of a board's public address. Datadog gives a share by its token only, so the board keeps it.
+    """
 
     key: str
     env: str
     wanted: str
     kept: str
+    share: str = ""
 
 
 def env_of(env: str) -> str:
@@ -48,14 +54,15 @@ def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
 
 
 def mark_board(content: Content, mark: Mark) -> Content:
-    text = f"[infra-health board={mark.key} env={mark.env} sum={mark.wanted}.{mark.kept}]"
+    share = f" share={mark.share}" if mark.share else ""
+    text = f"[infra-health board={mark.key} env={mark.env} sum={mark.wanted}.{mark.kept}{share}]"
     told = f"{content['description']}\n\nKept as code: the next push does not overwrite edits unless forced. {text}"
     return {**content, "description": told}
 
 
 def read_board(description: str | None) -> Mark | None:
     found = _BOARD.search(description or "")
-    return Mark(*found.groups()) if found else None
+    return Mark(*found.groups(default="")) if found else None
 
 
 def unmark_board(content: Content) -> Content:

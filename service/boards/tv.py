@@ -4,18 +4,18 @@ A free layout has no fixed size: TV mode stretches it to the screen, so what cou
 pixels, and 160 by 90 of them fill 1920x1080.
 """
 
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
 from service.boards import queries, widgets
 from service.boards.health import CHECK_GROUPS
-from service.boards.subjects import Catalogue
+from service.boards.subjects import Catalogue, Subject
 from service.domain.checks import CHECK_AGE, CHECK_STATE
 
 WIDTH, HEIGHT = 160, 90
 _TOP, _MIDDLE = 30, 24
 _ACROSS = 4  # tiles in a row of workflows: a tile is 480 pixels wide
-_ROWS = 1
 _SHOWN = timedelta(hours=1)
 _SIZE = "48"
 # Groups whose state is exactly 1: pass is 0 and not counted, unknown is 2 and cut off.
@@ -34,8 +34,7 @@ _NONE_IS_KNOWN = [
 
 def board(catalogue: Catalogue) -> dict[str, Any]:
     """The dashboard without its mark."""
-    groups = (*CHECK_GROUPS, *sorted({name for each in catalogue.subjects for name in each.groups}))
-    everything = queries.series("max", CHECK_STATE.name, queries.scope(["env"]), groups, hold=True)
+    everything = _states(catalogue.subjects, {})
     third = WIDTH // 3
     tiles = [
         ("Checks failing", everything, _FAILING, _NONE_IS_GOOD),
@@ -48,9 +47,8 @@ def board(catalogue: Catalogue) -> dict[str, Any]:
     found.append(widgets.placed(_freshness(catalogue), 2 * third, 0, WIDTH - 2 * third, _TOP))
     wide = WIDTH // _ACROSS
     areas = _areas(catalogue)
-    for place, (title, tags) in enumerate(areas):
-        query = queries.series("max", CHECK_STATE.name, queries.scope(["env"], tags), groups, hold=True)
-        tile = _count(title, query, _NOT_PASSING, _NONE_IS_GOOD)
+    for place, (title, tags, subjects) in enumerate(areas):
+        tile = _count(title, _states(subjects, tags), _NOT_PASSING, _NONE_IS_GOOD)
         found.append(widgets.placed(tile, place * wide, _TOP, wide, _MIDDLE))
     y = _TOP + (_MIDDLE if areas else 0)
     heat = widgets.heat("States of all checks: 0 pass, 1 fail, 2 unknown", everything, timedelta(days=1), size="32")
@@ -64,12 +62,24 @@ def board(catalogue: Catalogue) -> dict[str, Any]:
     }
 
 
-def _areas(catalogue: Catalogue) -> list[tuple[str, dict[str, str]]]:
-    """What gets a tile of its own: the workflows, where there are few, else the categories."""
-    workflows = {(each.category, each.workflow_name): None for each in catalogue.subjects}
-    if len(workflows) <= _ACROSS * _ROWS:
-        return [(_words(name), {"workflow_category": category, "workflow_name": name}) for category, name in workflows]
-    return [(_words(name), {"workflow_category": name}) for name in catalogue.categories[:_ACROSS]]
+def _states(subjects: Iterable[Subject], tags: Mapping[str, str]) -> str:
+    """The state of each of the checks by itself."""
+    groups = (*CHECK_GROUPS, *sorted({name for each in subjects for name in each.groups}))
+    return queries.series("max", CHECK_STATE.name, queries.scope(["env"], tags), groups, hold=True)
+
+
+def _areas(catalogue: Catalogue) -> list[tuple[str, dict[str, str], list[Subject]]]:
+    """What gets a tile of its own, with its tags and checks: the workflows, where there are few, else the categories."""
+    workflows: dict[tuple[str, str], list[Subject]] = {}
+    for each in catalogue.subjects:
+        workflows.setdefault((each.category, each.workflow_name), []).append(each)
+    if len(workflows) <= _ACROSS:
+        return [
+            (_words(name), {"workflow_category": category, "workflow_name": name}, subjects)
+            for (category, name), subjects in workflows.items()
+        ]
+    shown = [name for name in catalogue.categories if catalogue.of(name)][:_ACROSS]
+    return [(_words(name), {"workflow_category": name}, catalogue.of(name)) for name in shown]
 
 
 def _words(name: str) -> str:

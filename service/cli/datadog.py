@@ -92,7 +92,8 @@ def push(options: Options, what: tuple[str, ...], force: bool, prune: bool, shar
         with _pusher(options, env) as pusher:
             steps = _plan(pusher, wishes, what, force=force)
             done = [_carry_out(pusher, step, options, prune=prune) for step in steps]
-            address = _shared(pusher, steps, done) if share else None
+            # A free layout is what Datadog calls a screenboard.
+            address = pusher.share("tv", "custom_screenboard") if share else None
         if options.json:
             tables.print_json({"objects": done, **({"public_address": address} if address else {})})
         elif address:
@@ -230,14 +231,6 @@ def _carry_out(pusher: "Pusher", step: "Step", options: Options, *, prune: bool)
     elif outcome == "failed":
         say(f"{step.kind.value} {step.key}: {reason}", fg="red")
     return _as_json(step, outcome) | {"id": number or (step.found.id if step.found else ""), "reason": reason}
-
-
-def _shared(pusher: "Pusher", steps: "list[Step]", done: list[dict[str, Any]]) -> str | None:
-    for step, each in zip(steps, done, strict=True):
-        if step.key == "tv" and each["id"]:
-            # A free layout is what Datadog calls a screenboard.
-            return pusher.share(each["id"], "custom_screenboard")
-    return None
 
 
 def _as_json(step: "Step", outcome: str) -> dict[str, Any]:

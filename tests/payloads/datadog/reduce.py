@@ -11,10 +11,11 @@ from typing import Any
 
 import yaml
 
-OPERATIONS = {
+OPERATIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "v1": {
         "/api/v1/dashboard": ("get", "post"),
         "/api/v1/dashboard/public": ("post",),
+        "/api/v1/dashboard/public/{token}": ("get",),
         "/api/v1/dashboard/{dashboard_id}": ("get", "put", "delete"),
         "/api/v1/monitor": ("get", "post"),
         "/api/v1/monitor/{monitor_id}": ("get", "put", "delete"),
@@ -23,7 +24,6 @@ OPERATIONS = {
     },
     "v2": {
         "/api/v2/metrics/{metric_name}/tags": ("get", "post", "patch", "delete"),
-        "/api/v2/dashboard/{dashboard_id}/shared": ("get",),
     },
 }
 DROPPED = {"description", "example", "examples", "deprecated", "externalDocs", "default", "title", "format"}
