@@ -69,7 +69,7 @@ def _states(subjects: Iterable[Subject], tags: Mapping[str, str]) -> str:
 
 
 def _areas(catalogue: Catalogue) -> list[tuple[str, dict[str, str], list[Subject]]]:
-    """What gets a tile of its own, with its tags and checks: the workflows, where there are few, else the categories."""
+    """What gets a tile of its own, with tags and checks: the workflows, where there are few, else the categories."""
     workflows: dict[tuple[str, str], list[Subject]] = {}
     for each in catalogue.subjects:
         workflows.setdefault((each.category, each.workflow_name), []).append(each)
