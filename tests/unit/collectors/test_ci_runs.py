@@ -55,7 +55,8 @@ def row(**changes: Any) -> dict[str, Any]:
         ({"head_branch": "topic"}, False),
         ({"head_branch": None}, False),
         ({"head_repository": {"id": 2}}, False),
-        ({"head_repository": None}, True),
+        ({"head_repository": None}, False),  # a fork that is gone
+        ({"repository": {}, "head_repository": None}, True),
         ({"repository": {}, "head_repository": {}}, True),
         ({"repository": {"full_name": "a/b"}, "head_repository": {"full_name": "c/b"}}, False),
     ],
