@@ -10,11 +10,14 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from service.boards.queries import kept as kept_tag
 
 Content = dict[str, Any]
+
+_SHOWN, _BEFORE = 120, 30  # characters of a text that differs, and of what is before the difference
 
 MANAGED = "managed_by:infra-health"
 _KEY, _SUM = "infra_health_key:", "infra_health_sum:"
@@ -130,9 +133,16 @@ def _differences(before: Any, after: Any, path: str) -> Iterator[str]:
             old, new = ((each[place] if place < len(each) else None) for each in (before, after))
             yield from _differences(old, new, f"{path}[{place}]")
     elif before != after or type(before) is not type(after):
-        yield f"{path}: {_shown(before)} -> {_shown(after)}"
+        start = 0
+        if isinstance(before, str) and isinstance(after, str):
+            # Of long texts only the part that differs is of interest.
+            alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
+            start = max(0, alike - _BEFORE)
+        yield f"{path}: {_shown(before, start)} -> {_shown(after, start)}"
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, start: int) -> str:
+    if isinstance(value, str) and len(value) > _SHOWN:
+        value = f"{'…' if start else ''}{value[start : start + _SHOWN]}{'…' if start + _SHOWN < len(value) else ''}"
     text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 200 else f"{text[:200]}…"
+    return text if len(text) <= 2 * _SHOWN else f"{text[: 2 * _SHOWN]}…"

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 
 _BOARDS = ("health", "tv", "collectors")
 _WORDS = ("dashboards", "monitors", "metadata", *_BOARDS)
-_STYLE = {"create": "green", "update": "yellow", "edited": "red", "unwanted": "yellow", "remove": "yellow"}
+_WOULD = {
+    "create": "would be created",
+    "update": "would be updated",
+    "same": "same",
+    "edited": "edited by hand, would be left alone",
+    "unwanted": "not wanted any more, push --prune would remove it",
+}
+_STYLE = {"create": "green", "update": "yellow", "edited": "red", "unwanted": "yellow"}
 
 
 @click.group()
@@ -70,7 +77,7 @@ def diff(options: Options, what: tuple[str, ...]) -> None:
             tables.print_json([_as_json(step, step.act.value) for step in steps])
             return
         for step in steps:
-            _tell(step, {"same": "same"}.get(step.act.value, f"would {step.act.value}"))
+            _tell(step, _WOULD[step.act.value])
         _summary(steps)
 
 
@@ -208,7 +215,7 @@ def _carry_out(pusher: "Pusher", step: "Step", options: Options, *, prune: bool)
     from service.boards.plan import Act, Kind
     from service.domain.errors import HealthError, Unauthorized
 
-    outcome, number, reason = {"same": "same", "edited": "left alone"}.get(step.act.value, ""), "", ""
+    outcome, number, reason = {"same": "same", "edited": "edited by hand, left alone"}.get(step.act.value, ""), "", ""
     try:
         if step.act in (Act.CREATE, Act.UPDATE):
             number = pusher.write(step)

@@ -99,7 +99,7 @@ def test_push_diff_and_delete_from_the_command_line(here: Place) -> None:
         environ = {"DD_URL": url, "DD_API_KEY": API_KEY, "DD_APP_KEY": APP_KEY}
         diff = here.run("datadog", "diff", environ=environ)
         assert diff.returncode == 0, diff.stderr
-        assert "would create" in diff.stdout
+        assert "would be created" in diff.stdout
         assert datadog.writes == []
 
         first = here.run("datadog", "push", environ=environ)
@@ -127,7 +127,7 @@ def test_push_diff_and_delete_from_the_command_line(here: Place) -> None:
         refused = here.run("datadog", "push", "dashboards", environ=environ)
         assert refused.returncode == 1
         assert "--force" in refused.stderr
-        assert "dashboards health: left alone" in refused.stdout
+        assert "dashboards health: edited by hand, left alone" in refused.stdout
         assert not any(board["id"] in write for write in datadog.writes)
         assert here.run("datadog", "push", "dashboards", "--force", environ=environ).returncode == 0
 
