@@ -7,7 +7,7 @@ from typing import Any
 
 from service.adapters.store import SqliteStore
 from service.boards.subjects import Catalogue, CollectorSubject, Spread, Subject
-from service.collectors import ci_metrics
+from service.collectors import ci_metrics, registry
 from service.collectors.github_ci import GithubCi
 from service.config import CollectorSettings, Settings
 from service.domain import cron
@@ -21,6 +21,7 @@ SEEN_WITHIN = timedelta(days=7)
 _OWN = frozenset(metric.name for metric in (*CHECK_METRICS, *COLLECTOR_METRICS))
 # What a distribution can be told apart by; each more is billed by its combinations with the others.
 _SPREAD_TAGS = ("env", "repo", "kind", "workflow_category", "workflow")
+_KINDS = ("main", "pre_merge")
 _SPLITTING = ("label", "repo")
 _LOOK_AHEAD = timedelta(days=15)
 _FIRES = 400
@@ -54,6 +55,8 @@ async def catalogue(settings: Settings, now: datetime | None = None) -> tuple[Ca
         spreads += _spreads(each, of_job)
     merged = list(_merged(subjects))
     measured = {each.metric.name: each.metric for each in merged} | {each.metric.name: each.metric for each in spreads}
+    types = registry.installed()
+    own = dict.fromkeys(one for each in enabled.values() for one in getattr(types[each.type], "own_metrics", ()))
     return (
         Catalogue(
             env=settings.datadog.env,
@@ -63,7 +66,7 @@ async def catalogue(settings: Settings, now: datetime | None = None) -> tuple[Ca
             ),
             subjects=tuple(merged),
             spreads=tuple({each.metric.name: each for each in spreads}.values()),
-            metrics=(*measured.values(), *CHECK_METRICS, *COLLECTOR_METRICS),
+            metrics=(*measured.values(), *CHECK_METRICS, *COLLECTOR_METRICS, *own),
             heartbeat=settings.datadog.heartbeat,
             page=settings.http.public_url,
             runbook=settings.datadog.runbook_url,
@@ -90,9 +93,11 @@ def longest_interval(settings: CollectorSettings, now: datetime) -> timedelta:
 
 def _known(settings: Any, every: timedelta, checks: Iterable[Check]) -> Iterator[Subject]:
     """The checks that the settings ask for. Which tags split them, the stored checks and the settings tell."""
-    splits = {tag for check in checks for tag in check.tags if tag in _SPLITTING}
-    splits |= {tag for tag in settings.tags if tag in _SPLITTING}
+    everywhere = {tag for tag in settings.tags if tag in _SPLITTING} | ({"repo"} if settings.repositories else set())
+    known = [check.tags for check in checks]
     for line in ci_metrics.expected_lines(settings):
+        place = {"workflow_name": line.workflow_name, "task": line.task, "check": line.check}
+        here = {tag for tags in known if place.items() <= tags.items() for tag in tags if tag in _SPLITTING}
         yield Subject(
             line.metric,
             "ci",
@@ -103,7 +108,7 @@ def _known(settings: Any, every: timedelta, checks: Iterable[Check]) -> Iterator
             every,
             settings.max_age,
             only={tag: settings.tags[tag] for tag in _SPLITTING if tag in settings.tags},
-            groups=tuple(sorted(splits)),
+            groups=tuple(sorted(everywhere | here)),
         )
 
 
@@ -132,21 +137,24 @@ def _seen(settings: CollectorSettings, every: timedelta, seen: Iterable[SeenSeri
 
 
 def _spreads(settings: CollectorSettings, seen: Iterable[SeenSeries]) -> Iterator[Spread]:
-    """The distributions: those of the type's catalogue, and those that were seen, with the tags that they have."""
+    """The distributions: those of the CI collector's catalogue, and what others were seen to send."""
+    if isinstance(settings, GithubCi.Settings):
+        has_repo = "repo" in settings.tags or settings.repositories
+        tags = tuple(tag for tag in _SPREAD_TAGS if tag != "repo" or has_repo)
+        for metric in GithubCi.metrics:
+            if metric.kind is Kind.DISTRIBUTION:
+                yield Spread(metric, "ci", tags, _KINDS)
+        return
     found: dict[str, list[SeenSeries]] = {}
     for each in seen:
         if each.kind is Kind.DISTRIBUTION:
             found.setdefault(each.metric, []).append(each)
-    known = {each.name: each for each in GithubCi.metrics if each.kind is Kind.DISTRIBUTION}
-    if not isinstance(settings, GithubCi.Settings):
-        known = {}
-    for name in dict.fromkeys((*known, *found)):
-        series = found.get(name, [])
-        tags = {tag for each in series for tag in each.tags} or set(_SPREAD_TAGS)
-        category = next((each.tags.get("workflow_category", "") for each in series), "ci")
+    for name, series in found.items():
+        has = {tag for each in series for tag in each.tags}
+        category = next((each.tags["workflow_category"] for each in series if "workflow_category" in each.tags), "")
         kinds = sorted({each.tags["kind"] for each in series if "kind" in each.tags})
-        metric = known.get(name) or Metric(name, Kind.DISTRIBUTION)
-        yield Spread(metric, category, tuple(tag for tag in _SPREAD_TAGS if tag in tags), tuple(kinds))
+        metric = Metric(name, Kind.DISTRIBUTION)
+        yield Spread(metric, category, tuple(tag for tag in _SPREAD_TAGS if tag in has), tuple(kinds))
 
 
 def _merged(subjects: Iterable[Subject]) -> Iterator[Subject]:

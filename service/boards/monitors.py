@@ -137,18 +137,25 @@ def _checks(catalogue: Catalogue) -> Iterator[Monitor]:
     for each in once.values():
         name = ".".join(_slug(part) for part in (each.category, *each.tags.values()))
         yield _check_failing(
-            catalogue, f"check.{name}", each.title, {"workflow_category": each.category, **each.tags}, each.groups,
+            catalogue, f"check.{name}", each.title, {"workflow_category": each.category, **each.tags},
+            _alerting(each),
             each.every, f"{each.metric.help}; it passes while the value is {each.condition}",
         )  # fmt: skip
     for category in catalogue.categories:
         seen = [each for each in catalogue.of(category) if not each.is_catalogued]
         if seen:
-            extra = sorted({name for each in seen for name in each.groups})
+            # A series without the tag would be in no group: only what all of them have tells them apart.
+            extra = sorted(set[str].intersection(*(set(_alerting(each)) for each in seen)))
             title = "{{workflow_name.name}}, {{task.name}} / {{check.name}}"
             yield _check_failing(
                 catalogue, f"checks.{_slug(category)}", title, {"workflow_category": category},
                 (*CHECK_GROUPS, *extra), max(each.every for each in seen), "its snapshot record says what it expects",
             )  # fmt: skip
+
+
+def _alerting(subject: Subject) -> tuple[str, ...]:
+    """By which tags a check alerts. Not by label: the total of all labels has none."""
+    return tuple(name for name in subject.groups if name != "label")
 
 
 def _check_failing(

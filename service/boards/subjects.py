@@ -50,7 +50,7 @@ class Subject:
         """How several series become one number: the one that is nearest to failing."""
         condition = conditions.parse(self.condition)
         if condition is None:
-            return "avg"
+            return "max"
         return "max" if condition.operator.startswith("<") else "min"
 
 

@@ -183,15 +183,16 @@ def _pusher(options: Options, env: str) -> "Iterator[Pusher]":
 
     from service.adapters.datadog import intake_url
     from service.adapters.datadog_admin import DatadogAdmin, Keys
+    from service.credentials import credentials
     from service.domain.errors import ConfigError
-    from service.parts import datadog_secrets
     from service.pushing import Pusher
 
     settings = options.load().settings
 
     async def keys() -> Keys:
         found = []
-        for secret in datadog_secrets(settings, options.environ()):
+        known = credentials(settings, options.environ())
+        for secret in (known.api_key, known.app_key):
             value = await secret.get()
             if not value:
                 raise ConfigError(secret.missing)

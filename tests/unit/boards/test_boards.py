@@ -18,7 +18,7 @@ from service.boards import queries, tv, widgets
 from service.boards.monitors import monitors
 from service.boards.plan import Kind, Wanted, wanted
 from service.boards.subjects import Catalogue, CollectorSubject, Spread, Subject
-from service.collectors.ci_metrics import LINES, expected_lines
+from service.collectors.ci_metrics import expected_lines
 from service.collectors.ci_settings import GithubCiSettings
 from service.domain.checks import CHECK_METRICS
 from service.domain.samples import Kind as MetricKind
@@ -171,7 +171,7 @@ def test_each_tile_has_the_colours_and_each_trend_the_marker_of_its_condition() 
     assert trends[name]["markers"][0]["value"] == "y = 3"
     exact = tiles["tests_blocking_merge / success_ratio"]["requests"][0]["conditional_formats"]
     assert [each["comparator"] for each in exact if each["palette"] == "white_on_red"] == ["<", ">"]
-    assert len(tiles) == len(LINES)
+    assert len(tiles) == len(ci_subjects())
 
 
 def test_a_condition_that_is_no_comparison_has_neither_colours_nor_marker() -> None:
@@ -259,8 +259,8 @@ def test_template_variables_are_the_environment_repo_and_workflow() -> None:
 def test_the_notes_say_what_each_check_means_and_link_the_page() -> None:
     shown = catalogue(page="https://health.example/", runbook="https://git.example/runbook.md")
     notes = "\n".join(one["content"] for one in inside(board("health", shown)) if one["type"] == "note")
-    for line in LINES.values():
-        assert line.metric.help in notes
+    for subject in ci_subjects():
+        assert subject.metric.help in notes
     assert "(https://health.example/)" in notes
     assert "https://git.example/runbook.md#" in notes
 
@@ -279,7 +279,7 @@ def test_a_monitor_s_window_holds_two_intervals_and_its_threshold_is_its_query_s
 def test_there_is_a_monitor_for_each_check_and_for_the_daemon_s_own_faults() -> None:
     keys = {each.key for each in monitors(catalogue())}
     assert {"collector-down.ci", "collector-down.training", "nothing-received", "points-lost", "quota-low"} <= keys
-    assert sum(key.startswith("check.ci.") for key in keys) == len(LINES)
+    assert sum(key.startswith("check.ci.") for key in keys) == len(ci_subjects()) > 12
     assert "checks.training" in keys
     silent = next(each for each in monitors(catalogue()) if each.key == "nothing-received").content["options"]
     assert silent["notify_no_data"] is True
