@@ -23,14 +23,17 @@ def description() -> dict[str, Any]:
 
 def _by_type(definitions: dict[str, Any]) -> dict[str, Any]:
     """One of forty widgets, chosen by its type: the same as trying all of them, and much quicker."""
-    choices, types = [], []
-    for each in definitions["WidgetDefinition"]["oneOf"]:
-        kind = definitions[each["$ref"].rsplit("/", 1)[1]]["properties"]["type"]
-        names = definitions[kind["$ref"].rsplit("/", 1)[1]]["enum"]
-        types += names
-        choices.append({"if": {"properties": {"type": {"enum": names}}}, "then": each})
-    assert len(types) == len(set(types))
-    return {"type": "object", "required": ["type"], "properties": {"type": {"enum": types}}, "allOf": choices}
+
+    def types(reference: dict[str, str]) -> list[str]:
+        found = definitions[reference["$ref"].rsplit("/", 1)[1]]
+        if "oneOf" in found:
+            return sorted({name for each in found["oneOf"] for name in types(each)})
+        kind = definitions[found["properties"]["type"]["$ref"].rsplit("/", 1)[1]]
+        return list(kind["enum"])
+
+    choices = {name: each for each in definitions["WidgetDefinition"]["oneOf"] for name in types(each)}
+    chosen = [{"if": {"properties": {"type": {"const": name}}}, "then": each} for name, each in choices.items()]
+    return {"type": "object", "required": ["type"], "properties": {"type": {"enum": list(choices)}}, "allOf": chosen}
 
 
 def operation(method: str, path: str) -> dict[str, Any] | None:

@@ -3,11 +3,15 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from service.collectors.ci_metrics import durations, to_samples
+from service.collectors.ci_runs import to_page
+from service.collectors.ci_settings import Thresholds
 from service.demo.serving import served
 from tests.acceptance.program import SNAPSHOT, Place, place, wait_for
 from tests.datadog_server import API_KEY, APP_KEY, FakeDatadog
@@ -39,6 +43,15 @@ def sent(here: Place) -> list[tuple[str, dict[str, str]]]:
     return found
 
 
+def sent_durations() -> list[tuple[str, dict[str, str]]]:
+    """The distribution as the collector sends it; no run of the recording ended within the last 55 minutes."""
+    recorded = json.loads((Path(__file__).parents[1] / "payloads" / "github" / "ionic_nightly_runs.json").read_text())
+    run = next(run for run in to_page(1, recorded, "main").runs if run.on_branch)
+    both = [run, replace(run, event="pull_request")]
+    samples, _ = to_samples(durations(both, {}), Thresholds(), run.updated, {"repo": "ionic-framework"})
+    return [(sample.metric.name, {**sample.tags, "env": "production"}) for sample in samples]
+
+
 def questions(query: str) -> Iterator[tuple[str, dict[str, str], list[str], list[str]]]:
     """Metric, fixed tags, template variables and groups of each series that the query asks for."""
     for metric, scope, by in re.findall(r"\w+:(metta[\w.]+)\{([^}]*)\}(?: by \{([^}]*)\})?", query):
@@ -62,7 +75,7 @@ def answers(samples: list[tuple[str, dict[str, str]]], query: str) -> bool:
 
 def test_boards_and_monitors_name_only_what_the_collectors_send(here: Place) -> None:
     assert here.run("--once").returncode == 0
-    samples = sent(here)
+    samples = sent(here) + sent_durations()
     # What the recording has nothing to measure of: the check is there, as unknown, and so is its state.
     measured = {metric for metric, _ in samples}
     unmeasured = {
