@@ -24,6 +24,7 @@ from service.domain.samples import Sample
 from service.ending import leave_within
 from service.operations import DaemonOperations
 from service.parts import Edges, build_jobs, edges, open_store
+from service.pipeline.announce import Announcer
 from service.pipeline.clock import SystemClock
 from service.pipeline.deliver import Delivery
 from service.pipeline.dispatch import Dispatcher
@@ -143,6 +144,15 @@ class Daemon:
         # Points that are lost before the delivery sees them are counted with the others.
         store.observe = reserve.observe = self._delivery.account
         self._delivery.account(Fate.UNCERTAIN, store.uncertain)
+        self._announcer = Announcer(
+            lambda: self._dispatcher.jobs,
+            reserve,
+            store.changes,
+            parts.events,
+            clock,
+            settings.datadog.heartbeat,
+            settings.http.public_url,
+        )
         runner = Runner(reserve, clock, attempts, stored=self._delivery.notify, quota=parts.quota, ended=self._ended)
         self._dispatcher = Dispatcher(runner, reserve, clock, tasks)
         self._timer = Timer(clock, self._dispatcher.tick, self._dispatcher.next_start)
@@ -180,6 +190,8 @@ class Daemon:
         )
         await self._tasks.start(serve, app, listener)
         self._tasks.start_soon(self._delivery.run)
+        if self._settings.datadog.events:
+            self._tasks.start_soon(self._announcer.run)
         self._tasks.start_soon(self._make_slots)
         self._tasks.start_soon(self._watch_lag)
         self._tasks.start_soon(self._keep_secrets)
@@ -251,6 +263,7 @@ class Daemon:
     def _ended(self, run: Run, samples: Sequence[Sample]) -> None:
         due = run.slot.scheduled_at
         self._telemetry.run_ended(run, (run.started - due).total_seconds() if due else None)
+        self._announcer.ended(run.job)
 
     async def _make_slots(self) -> None:
         with self._slots:

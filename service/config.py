@@ -150,6 +150,9 @@ class DatadogSettings(Section):
     api_key: Secret | None = None
     app_key: Secret | None = None
     heartbeat: Positive = timedelta(minutes=5)
+    events: bool = True
+    notify: tuple[Annotated[str, Field(pattern=r"^@\S+$")], ...] = ()
+    runbook_url: Url | None = None
     historical: tuple[Text, ...] = ()
 
 
@@ -175,6 +178,7 @@ class HttpSettings(Section):
     host: Annotated[str, AfterValidator(host_name)] = "0.0.0.0"  # noqa: S104 - probes come by the pod's address
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     allowed_hosts: tuple[Annotated[str, AfterValidator(host_name)], ...] = ()
+    public_url: Url | None = None
     token: Secret | None = None
     read_token: Secret | None = None
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import httpx
 
 from service.adapters.datadog import DatadogIntake, intake_url
+from service.adapters.datadog_events import DatadogEvents
 from service.adapters.github import Github
 from service.adapters.github_app import InstallationToken, KeyFile
 from service.adapters.github_limits import RealClock
@@ -60,6 +61,7 @@ class Edges:
     github: Github
     http: httpx.AsyncClient
     intake: DatadogIntake
+    events: DatadogEvents
     credentials: Credentials
     secret: Callable[[str], Secret]
 
@@ -78,7 +80,8 @@ async def edges(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator
         github = Github(settings.github.api_url, app or known.github_token, settings.github.user_agent)
         intake = DatadogIntake(intake_url(settings.datadog), known.api_key)
         try:
-            yield Edges(github, http, intake, known, partial(from_environment, environ=environ))
+            events = DatadogEvents(intake_url(settings.datadog), known.api_key)
+            yield Edges(github, http, intake, events, known, partial(from_environment, environ=environ))
         finally:
             await github.aclose()
             await intake.aclose()

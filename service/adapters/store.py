@@ -22,6 +22,7 @@ from service.adapters import store_history as history
 from service.adapters import store_logs as logs
 from service.adapters import store_reads as reads
 from service.adapters import store_writes as writes
+from service.adapters.store_changes import StoredChanges
 from service.adapters.store_file import DATABASE, Lock, StoreLocked
 from service.adapters.store_lane import Lane
 from service.adapters.store_prune import Limits, Pruning
@@ -32,7 +33,7 @@ from service.domain.checks import Check
 from service.domain.errors import ConfigError
 from service.domain.history import CheckHistory, Cycle
 from service.domain.logged import Logged
-from service.domain.points import Fate, Point, StoredSample
+from service.domain.points import Fate, Point, SeenSeries, StoredSample
 from service.domain.runs import Run
 from service.domain.samples import Sample
 
@@ -241,6 +242,10 @@ class SqliteStore:
         """A page of a run's samples in the order in which they were collected, and how many are stored in all."""
         return await self._reader.run(reads.samples, run_id, offset, limit)
 
+    async def seen(self, jobs: Iterable[str], since: datetime) -> list[SeenSeries]:
+        """The series that runs of ``jobs`` brought points of since then. Walks over all stored points."""
+        return await self._reader.run(reads.seen, list(jobs), since)
+
     async def fates(self, run_id: str) -> dict[Fate, int]:
         """What came of a run's points, those whose rows were pruned included."""
         return (await self.fates_of([run_id]))[run_id]
@@ -268,6 +273,11 @@ class SqliteStore:
     ) -> dict[int, CheckHistory]:
         """What is known of these checks in the cycles of these numbers, and their hours from ``since`` on."""
         return await self._reader.run(history.check_histories, ids, numbers, since)
+
+    @property
+    def changes(self) -> StoredChanges:
+        """The changes of check states that are told as events."""
+        return StoredChanges(self._writing, self._reader)
 
     async def act(self, action: Action) -> None:
         await self._write(writes.act, action)

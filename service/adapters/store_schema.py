@@ -6,6 +6,7 @@ from pathlib import Path
 
 import structlog
 
+from service.adapters import store_changes
 from service.adapters.store_file import copy, transaction
 from service.domain.errors import ConfigError
 
@@ -186,7 +187,7 @@ def _samples_evidence(connection: sqlite3.Connection) -> None:
 
 
 # Step n (from 1) makes version n out of version n - 1. A released step is never changed: a change is one more step.
-STEPS: tuple[Step, ...] = (_first, _run_logs, _evidence, _history, _samples_evidence)
+STEPS: tuple[Step, ...] = (_first, _run_logs, _evidence, _history, _samples_evidence, store_changes.create)
 
 
 def version_of(connection: sqlite3.Connection) -> int:

@@ -15,6 +15,7 @@ _COMMANDS = {
     "check": "inspect:check",
     "collect": "collect:collect",
     "completion": "completion:completion",
+    "datadog": "datadog:datadog",
     "diagnose": "diagnose:diagnose",
     "explain": "look:explain",
     "flare": "flare:flare",

@@ -64,7 +64,7 @@ class GithubCi:
     @staticmethod
     def expected_checks(settings: GithubCiSettings) -> list[str]:
         """The conditions of the checks that these settings ask for."""
-        return ci_metrics.expected_conditions(settings)
+        return [line.condition for line in ci_metrics.expected_lines(settings)]
 
     @property
     def note(self) -> str | None:

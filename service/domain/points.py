@@ -70,3 +70,14 @@ class Payload:
     kind: Kind
     body: bytes
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SeenSeries:
+    """A series that runs brought points of. ``last``: the newest one's second."""
+
+    job: str
+    metric: str
+    kind: Kind
+    tags: Mapping[str, str]
+    last: datetime
