@@ -15,7 +15,7 @@ from anyio.abc import TaskGroup
 
 from service import __version__
 from service.adapters.store import SqliteStore
-from service.config import Settings
+from service.config import SERIES_BEFORE_HOLD, Mode, Settings, kept_prefix
 from service.config_sources import Loaded, changes
 from service.domain.errors import ConfigError, Unavailable
 from service.domain.runs import Cause, Run
@@ -47,7 +47,7 @@ _PRUNE_EVERY = timedelta(minutes=10)
 _LAG_EVERY = 0.5
 
 # What a reload takes over; the rest needs a restart.
-_RELOADED = ("collectors.", "datadog.env", "datadog.version")
+_RELOADED = ("collectors.", "datadog.env", "datadog.version", "mode", "shadow_prefix")
 _SIGNAL = Origin("signal")
 
 Loader = Callable[[], Loaded]
@@ -67,7 +67,7 @@ async def run_daemon(load: Loader, loaded: Loaded, environ: Mapping[str, str], a
     # Ours before uvicorn's, which would raise SIGTERM anew so that nothing drains; and open to the very end.
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals:
         async with anyio.create_task_group() as attempts:
-            store = await SqliteStore.open(settings.state_dir, now=clock.now())
+            store = await SqliteStore.open(settings.state_dir, now=clock.now(), shadow_prefix=kept_prefix(settings))
             try:
                 async with edges(settings, environ) as parts, anyio.create_task_group() as tasks:
                     daemon = Daemon(load, settings, environ, clock, store, parts, tasks, attempts)
@@ -123,7 +123,13 @@ class Daemon:
         self._slots = anyio.CancelScope()  # what makes new work: the timer and the heartbeat
         commit = environ.get("INFRA_HEALTH_COMMIT", "unknown")
         self._telemetry = Telemetry(version=__version__, commit=commit, collectors=settings.collectors)
-        self._delivery = Delivery(store, parts.intake, clock, observe=self._telemetry.points)
+        self._delivery = Delivery(
+            store,
+            parts.intake,
+            clock,
+            observe=self._telemetry.points,
+            max_series=settings.max_series * SERIES_BEFORE_HOLD,
+        )
         runner = Runner(store, clock, attempts, stored=self._delivery.notify, quota=parts.quota, ended=self._ended)
         self._dispatcher = Dispatcher(runner, store, clock, tasks)
         self._timer = Timer(clock, self._dispatcher.tick, self._dispatcher.next_start)
@@ -203,6 +209,16 @@ class Daemon:
                 self._tasks.cancel_scope.cancel()
 
     def _set_jobs(self, jobs: Sequence[Job]) -> None:
+        settings = self._settings
+        self._dispatcher.is_shadow = settings.mode is Mode.SHADOW
+        self._store.shadow_prefix = kept_prefix(settings)
+        self._store.limit_history(
+            {
+                name: (each.failed_runs_history_limit, each.successful_runs_history_limit)
+                for name, each in settings.collectors.items()
+            }
+        )
+        self._delivery.withholds = settings.mode is Mode.SHADOW and settings.shadow_prefix is None
         self._dispatcher.set_jobs(jobs)
         self._timer.set_jobs(jobs)
         for job in jobs:

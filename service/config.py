@@ -30,8 +30,11 @@ from service.config_values import (
     expanded,
     from_json,
     host_name,
+    instant,
+    ping_address,
     is_model,
     is_secret_name,
+    metric_prefix,
     sendable,
     shown,
     site_name,
@@ -40,6 +43,10 @@ from service.config_values import (
     zone,
 )
 from service.domain import cron
+
+SHADOW_PREFIX = "shadow."
+# Beyond this many times ``max_series`` delivery holds back what is new.
+SERIES_BEFORE_HOLD = 10
 
 Text = Annotated[str, Field(min_length=1)]
 Url = Annotated[str, AfterValidator(absolute_url)]
@@ -111,6 +118,9 @@ class CollectorSettings(Section):
     backoff_limit: Annotated[int, Field(ge=0)] = 3
     jitter: NotNegative = timedelta(0)
     max_age: Positive = timedelta(hours=24)
+    starts_after: Annotated[datetime | None, BeforeValidator(instant)] = None
+    successful_runs_history_limit: Annotated[int, Field(ge=0)] | None = None
+    failed_runs_history_limit: Annotated[int, Field(ge=0)] | None = None
     tags: dict[Annotated[str, AfterValidator(tag_name)], Annotated[str, AfterValidator(tag_value)]] = {}
 
     @field_validator("schedule")
@@ -137,6 +147,13 @@ class CollectorSettings(Section):
                     inner = inner.setdefault(parent, {})
                 inner[last] = environ[variable]
         return found
+
+
+class Mode(StrEnum):
+    """``shadow``: collects and stores as in production, but what is sent has names of its own, or is not sent."""
+
+    LIVE = "live"
+    SHADOW = "shadow"
 
 
 class DatadogSettings(Section):
@@ -187,7 +204,16 @@ class Settings(Section):
     http: HttpSettings = HttpSettings()
     aws: AwsSettings = AwsSettings()
     log: LogSettings = LogSettings()
+    mode: Mode = Mode.LIVE
+    shadow_prefix: Annotated[str | None, BeforeValidator(metric_prefix)] = SHADOW_PREFIX
+    max_series: Annotated[int, Field(ge=1)] = 100
+    heartbeat_url: Annotated[Secret | None, AfterValidator(ping_address)] = None
     state_dir: Annotated[Path, AfterValidator(expanded)] = Field(default_factory=_state_dir, validate_default=True)
+
+
+def kept_prefix(settings: Settings) -> str | None:
+    """What stands before the names of stored metrics in shadow mode, also where none of them is sent; None when live."""
+    return (settings.shadow_prefix or SHADOW_PREFIX) if settings.mode is Mode.SHADOW else None
 
 
 # What runs where no file says otherwise: the same three as in the shipped config.yaml.
@@ -255,6 +281,8 @@ def _plain(name: str, value: Any) -> Any:
             return {key: _plain(key, part) for key, part in value.items()}
         case list() | tuple() | set() | frozenset():
             return [_plain(name, part) for part in value]
+        case datetime():
+            return value.isoformat()
         case timedelta():
             return duration_text(value)
         case Enum():

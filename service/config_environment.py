@@ -1,5 +1,6 @@
 """What the environment says: INFRA_HEALTH_A__B__C for any key, and the names of the system that was replaced."""
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,9 @@ GITHUB_NAMES = {
 # Variables of other meaning than their name's: the write token has a short name, the others are read elsewhere.
 _SHORT = {"TOKEN": ("http", "token")}
 _NOT_SETTINGS = {"CONFIG", "URL", "COMMIT"}
+
+# What Kubernetes sets for a Service named infra-health (https://kubernetes.io/docs/concepts/services-networking/service/).
+_INJECTED = re.compile(r"PORT(_\d+_\w+)?|SERVICE_HOST|SERVICE_PORT(_\w+)?")
 
 _Keys = tuple[str, ...]
 
@@ -66,7 +70,7 @@ def infra_health(environ: Mapping[str, str], collectors: Collection[str]) -> tup
     # The more exact name wins: INFRA_HEALTH_HTTP__TOKEN over INFRA_HEALTH_TOKEN.
     for name, rest in sorted(variables.items(), key=lambda item: (item[1].count("__"), item)):
         keys = _SHORT.get(rest) or tuple(rest.lower().split("__"))
-        if rest in _NOT_SETTINGS:
+        if rest in _NOT_SETTINGS or _INJECTED.fullmatch(rest):
             continue
         if keys[0] not in sections:
             hint = did_you_mean(keys[0], sections)

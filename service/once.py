@@ -8,7 +8,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from service.adapters.store import SqliteStore
-from service.config import Settings
+from service.config import SERIES_BEFORE_HOLD, Mode, Settings, kept_prefix
 from service.domain.points import LOST, Fate
 from service.domain.runs import Cause, Run, Slot, new_run_id
 from service.domain.samples import Sample
@@ -86,13 +86,15 @@ async def run_pass(
     chosen = {name for name, each in settings.collectors.items() if each.enabled} if names is None else set(names)
     async with anyio.create_task_group() as attempts:
         if push:
-            store = await SqliteStore.open(settings.state_dir, now=SystemClock().now())
+            store = await SqliteStore.open(
+                settings.state_dir, now=SystemClock().now(), shadow_prefix=kept_prefix(settings)
+            )
         else:
             store = await SqliteStore.open_reading(settings.state_dir)
         try:
             async with edges(settings, environ) as parts:
                 jobs = [job for job in build_jobs(settings, parts, store) if job.name in chosen]
-                result = await (_push(jobs, parts, store, tell, attempts) if push else _look(jobs, tell))
+                result = await (_push(settings, jobs, parts, store, tell, attempts) if push else _look(jobs, tell))
         finally:
             with anyio.CancelScope(shield=True):
                 await store.close()
@@ -130,7 +132,12 @@ async def _look(jobs: Sequence[Job], tell: Callable[[str], None]) -> Pass:
 
 
 async def _push(
-    jobs: Sequence[Job], parts: Edges, store: SqliteStore, tell: Callable[[str], None], attempts: TaskGroup
+    settings: Settings,
+    jobs: Sequence[Job],
+    parts: Edges,
+    store: SqliteStore,
+    tell: Callable[[str], None],
+    attempts: TaskGroup,
 ) -> Pass:
     """Collects, keeps and delivers, one try each: ``backoff_limit`` is the daemon's."""
     clock = SystemClock()
@@ -147,7 +154,9 @@ async def _push(
         results[run.job] = Passed(run, samples)
         tell(f"{len(results)} of {len(jobs)} collectors done")
 
-    delivery = Delivery(store, parts.intake, clock, observe=count)
+    most = settings.max_series * SERIES_BEFORE_HOLD
+    delivery = Delivery(store, parts.intake, clock, observe=count, max_series=most)
+    delivery.withholds = settings.mode is Mode.SHADOW and settings.shadow_prefix is None
     runner = Runner(store, clock, attempts, stored=lambda: None, quota=parts.quota, ended=ended, retry=False)
     async with anyio.create_task_group() as tasks:
         dispatcher = Dispatcher(runner, store, clock, tasks)

@@ -109,6 +109,7 @@ def build_jobs(settings: Settings, edges: Edges, store: Recall) -> list[Job]:
                 jitter=each.jitter,
                 max_age=each.max_age,
                 tags=each.tags,
+                starts_after=each.starts_after,
             )
         )
     return jobs

@@ -9,6 +9,7 @@ import io
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Concatenate, ParamSpec, Self, TypeVar
@@ -41,7 +42,12 @@ _DEFAULTS = Limits()
 
 
 class SqliteStore:
-    """Open one with ``open`` (to write, one process a directory) or ``open_reading``; ``close`` it."""
+    """Open one with ``open`` (to write, one process a directory) or ``open_reading``; ``close`` it.
+
+    ``shadow_prefix``: in shadow mode, what stands before the names of the metrics that are kept from now on (so that
+    what waits when the mode changes can't pass for live values); slots are then claimed apart from the live ones. None
+    in live mode.
+    """
 
     def __init__(
         self,
@@ -53,6 +59,7 @@ class SqliteStore:
         limits: Limits = _DEFAULTS,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        self.shadow_prefix: str | None = None
         self._path = path
         self._reader = reader
         self._writer = writer
@@ -71,6 +78,7 @@ class SqliteStore:
         keep_failed: int = _DEFAULTS.keep_failed,
         keep_ended: int = _DEFAULTS.keep_ended,
         max_bytes: int = _DEFAULTS.max_bytes,
+        shadow_prefix: str | None = None,
     ) -> Self:
         """The store of ``directory``, made where it is missing, taken from its last holder as it was left.
 
@@ -82,7 +90,9 @@ class SqliteStore:
         lock, writing, reading = await anyio.to_thread.run_sync(_open, directory, now)
         path = directory / DATABASE
         writer, reader = Lane(writing, path, "IMMEDIATE"), Lane(reading, path, "DEFERRED")
-        return cls(path, reader, writer=writer, lock=lock, limits=limits, clock=clock)
+        store = cls(path, reader, writer=writer, lock=lock, limits=limits, clock=clock)
+        store.shadow_prefix = shadow_prefix
+        return store
 
     @classmethod
     async def open_reading(cls, directory: Path) -> Self:
@@ -142,6 +152,10 @@ class SqliteStore:
     async def last_slots(self) -> Mapping[str, datetime]:
         return await self._reader.run(reads.last_slots)
 
+    async def shadow_slots(self) -> Mapping[str, datetime]:
+        """The last slots that were run in shadow mode; ``last_slots`` has the live ones."""
+        return await self._reader.run(reads.shadow_slots)
+
     async def paused(self) -> frozenset[str]:
         return await self._reader.run(reads.paused)
 
@@ -150,17 +164,18 @@ class SqliteStore:
 
     async def begin(self, run: Run) -> None:
         """Keeps an active run and claims its slot; a job's last slot only rises."""
-        await self._write(writes.begin, run)
+        await self._write(writes.begin, run, shadow=self.shadow_prefix is not None)
 
     async def end(
         self, run: Run, samples: Sequence[Sample], checks: Sequence[Check], remember: Mapping[str, bytes | None]
     ) -> None:
         """Keeps an ended run with its samples, the job's checks and memory. To repeat it changes nothing."""
-        await self._write(writes.end, run, samples, checks, remember)
+        shadow = self.shadow_prefix is not None
+        await self._write(writes.end, run, self._named(samples), checks, remember, shadow=shadow)
 
     async def put(self, job: str, samples: Sequence[Sample]) -> None:
         """Keeps samples of no run; they leave once they are settled."""
-        await self._write(writes.put, job, samples)
+        await self._write(writes.put, job, self._named(samples))
 
     async def checks(self, job: str) -> list[Check]:
         return await self._reader.run(reads.checks, job)
@@ -220,9 +235,20 @@ class SqliteStore:
         """Bytes in use."""
         return await self._reader.run(reads.size)
 
+    def limit_history(self, own: Mapping[str, tuple[int | None, int | None]]) -> None:
+        """Jobs that keep so many failed and so many successful runs, whatever the others keep."""
+        self._limits = replace(self._limits, own=own)
+
     async def prune(self, now: datetime) -> None:
         """Removes what has had its time (see ``store_prune``), in small transactions between which others write."""
         await Pruning(self._writing, self._reader, self._limits, now).run()
+
+    def _named(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """``samples`` under the names that they leave with."""
+        prefix = self.shadow_prefix
+        if prefix is None:
+            return samples
+        return [replace(each, metric=replace(each.metric, name=f"{prefix}{each.metric.name}")) for each in samples]
 
     async def _write(
         self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs

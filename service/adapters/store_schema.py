@@ -123,8 +123,15 @@ def _first(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
+def _shadow_slots(connection: sqlite3.Connection) -> None:
+    # Apart from the live ones: what was run in shadow mode was run by the CronJob, too, or by nobody.
+    connection.execute(
+        "CREATE TABLE shadow_slots (job TEXT PRIMARY KEY, scheduled_at INTEGER NOT NULL) STRICT, WITHOUT ROWID"
+    )
+
+
 # Step n (from 1) makes version n out of version n - 1. A released step is never changed: a change is one more step.
-STEPS: tuple[Step, ...] = (_first,)
+STEPS: tuple[Step, ...] = (_first, _shadow_slots)
 
 
 def version_of(connection: sqlite3.Connection) -> int:

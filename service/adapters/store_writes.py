@@ -45,11 +45,12 @@ def recover(connection: sqlite3.Connection, now: datetime) -> tuple[int, int]:
     return len(active), move(connection, Fate.UNCERTAIN, "the daemon ended before the intake answered", now)
 
 
-def begin(connection: sqlite3.Connection, run: Run) -> None:
+def begin(connection: sqlite3.Connection, run: Run, *, shadow: bool = False) -> None:
     if run.slot.scheduled_at:
+        table = "shadow_slots" if shadow else "slots"
         connection.execute(
             # The last slot only rises: a clock that steps back can't make a slot run twice.
-            "INSERT INTO slots VALUES (?, ?) ON CONFLICT (job) "
+            f"INSERT INTO {table} VALUES (?, ?) ON CONFLICT (job) "  # noqa: S608 - constants only
             "DO UPDATE SET scheduled_at = max(scheduled_at, excluded.scheduled_at)",
             (run.job, rows.micros(run.slot.scheduled_at)),
         )
@@ -65,11 +66,13 @@ def end(
     samples: Iterable[Sample],
     checks: Iterable[Check],
     remember: Mapping[str, bytes | None],
+    *,
+    shadow: bool = False,
 ) -> None:
     known = connection.execute("SELECT outcome FROM runs WHERE id = ?", (run.id,)).fetchone()
     if known and known[0]:
         return  # told again because the first answer was lost: the samples must not come twice
-    begin(connection, run)
+    begin(connection, run, shadow=shadow)
     seq = connection.execute("SELECT seq FROM runs WHERE id = ?", (run.id,)).fetchone()[0]
     first = _next_point(connection)
     _add(connection, samples, seq, run.job)

@@ -19,6 +19,7 @@ from service.domain.points import LOST, Fate, Payload, Point
 from service.domain.samples import Kind
 from service.pipeline.batch import Unsendable, halve, pack
 from service.pipeline.ports import Clock, Intake, Outbox
+from service.pipeline.series_limit import SeriesLimit
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +64,8 @@ class Delivery:
     """Sends what waits, one request at a time.
 
     ``linger``: seconds to wait after ``notify``, so that collectors that end together share a request.
+    ``max_series``: how many series an hour leave at most; points of others are held back. None: all leave.
+    ``withholds``: nothing is sent (shadow mode); points are kept as withheld.
     ``observe``: told the fate of points and how many they are.
     ``jitter``: a number between its two arguments.
     """
@@ -74,9 +77,12 @@ class Delivery:
         clock: Clock,
         *,
         linger: float = 2.0,
+        max_series: int | None = None,
         observe: Callable[[Fate, int], None] | None = None,
         jitter: Callable[[float, float], float] = _between,
     ) -> None:
+        self.withholds = False
+        self._series = SeriesLimit(max_series)
         self._outbox = outbox
         self._intake = intake
         self._clock = clock
@@ -93,6 +99,7 @@ class Delivery:
         self._fates: Counter[Fate] = Counter()
         self._waiting = 0
         self._last_accepted_at: datetime | None = None
+        self._tell_held_from = 0.0
 
     @property
     def state(self) -> DeliveryState:
@@ -172,6 +179,13 @@ class Delivery:
         return points
 
     async def _deliver(self, points: Sequence[Point]) -> None:
+        if self.withholds:
+            await self._settle(points, Fate.WITHHELD, "shadow mode: nothing is sent")
+            return
+        points, held = self._series.part(points, self._clock.monotonic())
+        if held:
+            await self._settle(held, Fate.HELD_BACK, f"more than {self._series.most} series within an hour")
+            self._tell_held(held)
         packed = pack(points, self._intake.encode)
         # Each step encodes one request: CPU work that must not hold up the loop.
         while item := await anyio.to_thread.run_sync(next, packed, None):
@@ -230,6 +244,13 @@ class Delivery:
         self._fates[fate] += points
         if self._observe:
             self._observe(fate, points)
+
+    def _tell_held(self, held: Sequence[Point]) -> None:
+        """Once an hour: the same series come with each run."""
+        if self._clock.monotonic() >= self._tell_held_from:
+            self._tell_held_from = self._clock.monotonic() + 3600
+            worst = Counter(point.metric for point in held).most_common(_SHOWN_REFUSALS)
+            log.error("too many series: points are held back", most=self._series.most, points=dict(worst))
 
     def _put_off(self, fault: Unavailable | Unauthorized) -> float:
         """Keeps ``fault`` as the trouble; seconds until the next try."""

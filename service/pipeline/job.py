@@ -53,6 +53,7 @@ class Job:
     jitter: timedelta = timedelta(0)
     max_age: timedelta = timedelta(hours=24)
     tags: Mapping[str, str] = field(default_factory=dict)
+    starts_after: datetime | None = None
 
     @property
     def offset(self) -> timedelta:

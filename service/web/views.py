@@ -62,6 +62,8 @@ class Deliveries(View):
     expired: int = 0
     uncertain: int = 0
     discarded: int = 0
+    held_back: int = 0
+    withheld: int = 0
 
     @classmethod
     def of(cls, counts: Mapping[Fate, int]) -> Self:
@@ -69,7 +71,7 @@ class Deliveries(View):
 
     @property
     def lost(self) -> int:
-        return self.rejected + self.expired + self.uncertain + self.discarded
+        return self.rejected + self.expired + self.uncertain + self.discarded + self.held_back
 
 
 class RunView(View):
@@ -193,6 +195,7 @@ class Lost(View):
     expired: int = 0
     uncertain: int = 0
     discarded: int = 0
+    held_back: int = 0
 
     @classmethod
     def of(cls, counts: Mapping[Fate, int]) -> Self:
@@ -200,7 +203,7 @@ class Lost(View):
 
     @property
     def total(self) -> int:
-        return self.rejected + self.expired + self.uncertain + self.discarded
+        return self.rejected + self.expired + self.uncertain + self.discarded + self.held_back
 
 
 class DeliveryView(View):
