@@ -79,7 +79,7 @@ def sim_app(shape: Shape, start: datetime) -> Starlette:
         counts[_kind(path)] += 1
         base = str(request.base_url).rstrip("/")
         answer = _answer(world, base, path, query)
-        headers = {"x-ratelimit-limit": "5000", "x-ratelimit-resource": _resource(path)}
+        headers = {"x-ratelimit-limit": str(shape.quota), "x-ratelimit-resource": _resource(path)}
         headers["x-ratelimit-reset"] = str(int(world.now.timestamp()) + 3600)
         if answer is None:
             counts["points"] += 1
@@ -101,7 +101,10 @@ def sim_app(shape: Shape, start: datetime) -> Starlette:
         etag = f'W/"{sha256(body).hexdigest()}"'
         fresh = request.headers.get("if-none-match") != etag
         counts["points"] += fresh
-        remaining = {"x-ratelimit-remaining": str(5000 - counts["points"]), "x-ratelimit-used": str(counts["points"])}
+        remaining = {
+            "x-ratelimit-remaining": str(max(0, shape.quota - counts["points"])),
+            "x-ratelimit-used": str(counts["points"]),
+        }
         headers |= {**remaining, "etag": etag, "content-type": "application/json; charset=utf-8"}
         return Response(body if fresh else b"", 200 if fresh else 304, headers)
 
@@ -112,7 +115,7 @@ def sim_app(shape: Shape, start: datetime) -> Starlette:
         rate = {"limit": 5000, "cost": 1, "remaining": 4999, "used": 1, "resetAt": format_time(world.now)}
         root = {
             "search": lambda arguments: _found(world, arguments["query"]),
-            "repository": lambda _: {"issues": lambda _: {"totalCount": 12}, "nameWithOwner": REPOSITORY},
+            "repository": lambda _: {"issues": lambda _: {"totalCount": 12, "nodes": []}, "nameWithOwner": REPOSITORY},
             "rateLimit": rate,
         }
         body = orjson.dumps(graphql.execute(asked["query"], asked.get("variables") or {}, root))
@@ -140,16 +143,20 @@ def sim_app(shape: Shape, start: datetime) -> Starlette:
     )
 
 
-def _answer(world: World, base: str, path: str, query: Any) -> Row | tuple[str, list[Row]] | None:
+def _answer(world: World, base: str, path: str, query: Any) -> Row | list[Row] | tuple[str, list[Row]] | None:
     """An object, or the key and all rows of a list, or None for 404."""
     if path == "/search/issues":
         return "items", [pull_json(base, pull) for pull in world.searched(query["q"])]
-    match = re.fullmatch(rf"/(?:repos/{REPOSITORY}|repositories/{REPOSITORY_ID})(.*)", path)
+    # Every repository of the same owner is this one: for the growth from one to many.
+    owner = REPOSITORY.partition("/")[0]
+    match = re.fullmatch(rf"/(?:repos/{owner}/[^/]+|repositories/{REPOSITORY_ID})(.*)", path)
     match (match[1] if match else "none").split("/")[1:]:
         case []:
             return repository_json(base)
         case ["actions", "workflows"]:
             return "workflows", world.workflows
+        case ["check-runs", job, "annotations"]:
+            return [{"message": "The operation was canceled."}] if int(job) else []
         case ["actions", "runs"]:
             return "workflow_runs", _filtered(world, world.visible(), query)
         case ["actions", "workflows", workflow, "runs"]:
@@ -192,7 +199,14 @@ def _filtered(world: World, runs: list[Row], query: Any) -> list[Row]:
 def _found(world: World, query: str) -> Row:
     pulls = world.searched(query)
     nodes = [
-        {"number": pull["number"], "mergedAt": format_time(pull["merged"]), "__typename": "PullRequest"}
+        {
+            "number": pull["number"],
+            "title": f"Pull request {pull['number']}",
+            "url": f"https://github.com/{REPOSITORY}/pull/{pull['number']}",
+            "createdAt": format_time(pull["merged"]),
+            "mergedAt": format_time(pull["merged"]),
+            "__typename": "PullRequest",
+        }
         for pull in pulls
     ]
     page = {"hasNextPage": False, "endCursor": None}

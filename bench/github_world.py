@@ -34,6 +34,7 @@ class Shape:
     days: int = 35
     latency: float = 0.05
     seed: int = 20260101
+    quota: int = 5000
 
 
 class World:

@@ -24,6 +24,7 @@ from service.config_values import (
     MASK,
     absolute_url,
     alternatives,
+    byte_count,
     collector_name,
     duration,
     duration_text,
@@ -35,6 +36,7 @@ from service.config_values import (
     is_model,
     is_secret_name,
     metric_prefix,
+    private_parts,
     sendable,
     shown,
     site_name,
@@ -165,11 +167,24 @@ class DatadogSettings(Section):
     api_key: Secret | None = None
     app_key: Secret | None = None
     heartbeat: Positive = timedelta(minutes=5)
+    historical: tuple[Text, ...] = ()
+
+
+class GithubAppSettings(Section):
+    """``id``: the App's id or its client id. Without a key or a file, the key is read from AWS Secrets Manager."""
+
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", coerce_numbers_to_str=True)]
+    installation_id: Annotated[int, Field(gt=0)]
+    private_key: SecretStr | None = None
+    private_key_file: Annotated[Path, AfterValidator(expanded)] | None = None
 
 
 class GithubSettings(Section):
+    """``app``: in place of ``token``, which it takes precedence over."""
+
     api_url: Url = "https://api.github.com"
     token: Secret | None = None
+    app: GithubAppSettings | None = None
     user_agent: Annotated[str, Field(min_length=1, pattern=r"^[ -~]+$")] = "infra-health"
 
 
@@ -178,10 +193,20 @@ class HttpSettings(Section):
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     allowed_hosts: tuple[Annotated[str, AfterValidator(host_name)], ...] = ()
     token: Secret | None = None
+    read_token: Secret | None = None
+
+
+class SecretNames(Section):
+    """Names in AWS Secrets Manager: NAME, or NAME#KEY for one key of a JSON secret."""
+
+    datadog_api: Text = "datadog/api-key"
+    datadog_app: Text = "datadog/app-key"
+    github: Text = "github/dashboard-token"
 
 
 class AwsSettings(Section):
     secrets: Literal["auto", "on", "off"] = "auto"
+    names: SecretNames = SecretNames()
 
 
 class LogSettings(Section):
@@ -189,6 +214,13 @@ class LogSettings(Section):
     level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lambda text: str(text).lower())] = (
         "info"
     )
+
+
+class StoreSettings(Section):
+    max_bytes: Annotated[int, BeforeValidator(byte_count), Field(ge=2**20)] = 256 * 2**20
+    retention: Positive = timedelta(days=7)
+    keep_failed: Annotated[int, Field(ge=0)] = 3
+    keep_ended: Annotated[int, Field(ge=1)] = 100
 
 
 def _state_dir() -> Path:
@@ -204,6 +236,7 @@ class Settings(Section):
     http: HttpSettings = HttpSettings()
     aws: AwsSettings = AwsSettings()
     log: LogSettings = LogSettings()
+    store: StoreSettings = StoreSettings()
     mode: Mode = Mode.LIVE
     shadow_prefix: Annotated[str | None, BeforeValidator(metric_prefix)] = SHADOW_PREFIX
     max_series: Annotated[int, Field(ge=1)] = 100
@@ -243,7 +276,7 @@ def describe(section: Section) -> dict[str, Any]:
 
 
 def secret_values(section: Section) -> Iterator[str]:
-    """Every secret in the settings, for ``logs.mask``."""
+    """Every secret in the settings, those in addresses included, for ``logs.mask``."""
     for name in type(section).model_fields:
         value = getattr(section, name)
         for part in value.values() if isinstance(value, dict) else (value,):
@@ -251,11 +284,24 @@ def secret_values(section: Section) -> Iterator[str]:
                 yield part.get_secret_value()
             elif isinstance(part, Section):
                 yield from secret_values(part)
+            elif isinstance(part, str):
+                yield from private_parts(part)
 
 
-def changes(before: Section, after: Section, above: str = "") -> list[str]:
+def changes(before: Section, after: Section) -> list[str]:
     """The keys whose values differ, dotted; the whole of what came, went or changed its type."""
-    found: list[str] = []
+    return [path for path, _, _ in _differing(before, after)]
+
+
+def differences(before: Section, after: Section) -> dict[str, str]:
+    """The same with both values as ``describe`` shows them: ``15m -> 30m``."""
+    return {
+        path: " -> ".join(str(_plain(path.rpartition(".")[2], value)) for value in pair)
+        for path, *pair in _differing(before, after)
+    }
+
+
+def _differing(before: Section, after: Section, above: str = "") -> Iterator[tuple[str, Any, Any]]:
     for name in type(before).model_fields:
         old, new = getattr(before, name), getattr(after, name)
         pairs = {f"{above}{name}": (old, new)}
@@ -263,10 +309,9 @@ def changes(before: Section, after: Section, above: str = "") -> list[str]:
             pairs = {f"{above}{name}.{key}": (old.get(key), new.get(key)) for key in {**old, **new}}
         for path, (one, other) in pairs.items():
             if isinstance(one, Section) and type(one) is type(other):
-                found += changes(one, other, f"{path}.")
+                yield from _differing(one, other, f"{path}.")
             elif one != other:
-                found.append(path)
-    return found
+                yield path, one, other
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from service import config_problems
 from service.config import CollectorSettings, Settings
 from service.config_problems import ABSENT, Origin, Place, Problem, at_path, dotted, mapping
-from service.config_values import did_you_mean, from_json, is_secret_name
+from service.config_values import did_you_mean, from_json, is_secret_name, private_parts
 
 PREFIX = "INFRA_HEALTH_"
 DATADOG_NAMES = {
@@ -25,13 +25,17 @@ GITHUB_NAMES = {
     "api_url": ("GITHUB_API_URL",),
     "user_agent": ("GITHUB_USER_AGENT",),
 }
-# Variables of other meaning than their name's: the write token has a short name, the others are read elsewhere.
-_SHORT = {"TOKEN": ("http", "token")}
+# Variables of other meaning than their name's: the tokens have short names, the others are read elsewhere.
+_SHORT = {"TOKEN": ("http", "token"), "READ_TOKEN": ("http", "read_token")}
 _NOT_SETTINGS = {"CONFIG", "URL", "COMMIT"}
+_FILES = "_FILE"  # names a mounted file that holds the secret (``credentials``)
+
+_SECRETS = {"TOKEN", "HTTP__TOKEN", "GITHUB__TOKEN", "DATADOG__API_KEY", "DATADOG__APP_KEY"}
 
 # What Kubernetes sets for a Service named infra-health (https://kubernetes.io/docs/concepts/services-networking/service/).
 _INJECTED = re.compile(r"PORT(_\d+_\w+)?|SERVICE_HOST|SERVICE_PORT(_\w+)?")
 
+_SHORTEST = 8
 _Keys = tuple[str, ...]
 
 
@@ -70,7 +74,7 @@ def infra_health(environ: Mapping[str, str], collectors: Collection[str]) -> tup
     # The more exact name wins: INFRA_HEALTH_HTTP__TOKEN over INFRA_HEALTH_TOKEN.
     for name, rest in sorted(variables.items(), key=lambda item: (item[1].count("__"), item)):
         keys = _SHORT.get(rest) or tuple(rest.lower().split("__"))
-        if rest in _NOT_SETTINGS or _INJECTED.fullmatch(rest):
+        if _INJECTED.fullmatch(rest) or rest in _NOT_SETTINGS or (rest.endswith(_FILES) and rest.removesuffix(_FILES) in _SECRETS):
             continue
         if keys[0] not in sections:
             hint = did_you_mean(keys[0], sections)
@@ -125,6 +129,16 @@ def legacy(
             variable = cls.legacy_names.get(".".join(keys)) or _variable_of(value, environ)
             given.put(("collectors", name, *keys), value, variable)
     return given, problems
+
+
+def secrets_in(environ: Mapping[str, str]) -> Iterator[str]:
+    """Values that must not be shown wherever they turn up: the process's own secrets, proxies' credentials included."""
+    for name, value in environ.items():
+        # A path to a secret is none, and what is as short as that would blank out words everywhere.
+        if is_secret_name(name) and not name.endswith(("_FILE", "_PATH", "_DIR")) and len(value) >= _SHORTEST:
+            yield value
+        elif name.lower().endswith("_proxy"):
+            yield from private_parts(value)
 
 
 def _leaves(values: Mapping[str, Any], above: _Keys = ()) -> Iterator[tuple[_Keys, Any]]:

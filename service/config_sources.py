@@ -20,7 +20,15 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service import config_file, config_problems
-from service.config import SHIPPED_COLLECTORS, CollectorSettings, Settings, changes, describe, secret_values
+from service.config import (
+    SHIPPED_COLLECTORS,
+    CollectorSettings,
+    Settings,
+    changes,
+    describe,
+    differences,
+    secret_values,
+)
 from service.config_environment import DATADOG_NAMES, GITHUB_NAMES, PREFIX, Given, infra_health, legacy, named
 from service.config_problems import (
     ABSENT,
@@ -36,7 +44,7 @@ from service.config_problems import (
 )
 from service.config_values import collector_name, did_you_mean
 
-__all__ = ["ConfigErrors", "Loaded", "Problem", "changes", "describe", "load", "secret_values"]
+__all__ = ["ConfigErrors", "Loaded", "Problem", "changes", "describe", "differences", "load", "secret_values"]
 
 Model = TypeVar("Model", bound=BaseModel)
 

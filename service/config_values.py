@@ -20,13 +20,15 @@ from service.domain.samples import REQUIRED_TAGS
 
 MASK = "********"
 
-_SECRET_NAME = re.compile("token|key|secret|password", re.IGNORECASE)
+_SECRET_NAME = re.compile("(token|key|secret|password)(?!_env$)", re.IGNORECASE)  # x_env: a variable's name
 _PRIVATE_PART = re.compile(r"(?<=://)[^/?#\s@]*@|(?<=\?)[^#\s]+")
 
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _DURATION = re.compile(
     r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", re.ASCII
 )
+
+_BYTES = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?(?:([kmg])(i?))?b?", re.IGNORECASE | re.ASCII)
 
 _COLLECTOR = re.compile(r"[a-z0-9]([-a-z0-9_]*[a-z0-9])?")
 _LABEL = r"[A-Za-z0-9](?:[-A-Za-z0-9]{0,61}[A-Za-z0-9])?"
@@ -43,6 +45,15 @@ def is_secret_name(name: str) -> bool:
 def shown(text: str) -> str:
     """``text`` without the credentials and the query that an address may carry (a presigned one is a secret)."""
     return _PRIVATE_PART.sub(lambda part: f"{MASK}@" if part[0].endswith("@") else MASK, text)
+
+
+def private_parts(text: str) -> Iterator[str]:
+    """What ``shown`` leaves out of ``text``: credentials, the query, and each of their parts that is long enough."""
+    for part in _PRIVATE_PART.findall(text):
+        whole = part.removesuffix("@")
+        yield whole
+        words = re.split(r"[:&]", whole)
+        yield from (value for word in words if len(value := word.partition("=")[2] or word) >= 8)
 
 
 def nearest(word: str, options: Iterable[str]) -> str | None:
@@ -79,6 +90,15 @@ def duration_text(value: timedelta) -> str:
     seconds = value.total_seconds()
     unit = next((unit for unit, size in _UNITS.items() if seconds and seconds % size == 0), "s")
     return f"{seconds / _UNITS[unit]:.15g}{unit}"
+
+
+def byte_count(value: Any) -> int:
+    """Bytes (a number or digits) or ``256MiB``, ``500MB``, ``1GiB``."""
+    match = _BYTES.fullmatch(str(value).strip())
+    if isinstance(value, bool) or not match:
+        raise ValueError(f'must be a size such as 256MiB or 1GiB, or bytes, not "{shown(str(value))}"')
+    number, prefix, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " kmg".index((prefix or " ").lower()))
 
 
 def from_json(text: str) -> Any:

@@ -23,6 +23,8 @@ from urllib.parse import quote, quote_plus
 import structlog
 
 from service.config_values import MASK
+from service.domain.logged import Logged
+from service.log_memory import LogMemory
 
 OURS: Final = "service"
 _SHORTEST_SECRET = 4  # masking less would blank out words everywhere
@@ -55,11 +57,17 @@ class _Secrets:
 
 
 _secrets = _Secrets()
+memory: Final = LogMemory()
 
 
 def mask(values: Iterable[str]) -> None:
     """From now on each of these values is written as ``********``, URL-encoded and in Base64 (HTTP Basic) too."""
     _secrets.add(values)
+
+
+def hidden(text: str) -> str:
+    """``text`` as it may be written."""
+    return _secrets.hide(text)
 
 
 def configure(
@@ -73,6 +81,7 @@ def configure(
 ) -> None:
     """Sends all logs to ``stream`` (stderr), from ``level`` on; libraries from WARNING on, with debug from INFO on.
 
+    ``memory`` keeps our own records from DEBUG on, whatever the stream is shown: for a run's page and ``flare``.
     ``auto`` is console on a terminal and JSON elsewhere. Call it again to change anything.
     """
     stream = stream or sys.stderr
@@ -95,7 +104,8 @@ def configure(
         cache_logger_on_first_use=False,
     )
     names = {"service": service, "dd.env": env, "dd.version": version}
-    handler = _Handler(stream)
+    chosen = logging.getLevelNamesMapping()[level.upper()]
+    handler = _Handler(stream, chosen)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -103,20 +113,33 @@ def configure(
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 _with_error,
                 _masked,
+                _remembered,
                 *(_console(stream) if console else _json(names)),
             ],
         )
     )
     root = logging.getLogger()
     root.handlers = [*(other for other in root.handlers if not isinstance(other, _Handler)), handler]
-    chosen = logging.getLevelNamesMapping()[level.upper()]
-    logging.getLogger(OURS).setLevel(chosen)
-    root.setLevel(logging.INFO if chosen <= logging.DEBUG else max(chosen, logging.WARNING))
+    logging.getLogger(OURS).setLevel(logging.DEBUG)
+    root.setLevel(logging.INFO if chosen <= logging.DEBUG else logging.WARNING)
     logging.captureWarnings(True)
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Writes every record: one that can't be formatted is written without its arguments."""
+    """Writes every record from ``shown`` on: one that can't be formatted is written without its arguments."""
+
+    def __init__(self, stream: TextIO, shown: int) -> None:
+        super().__init__(stream)
+        self._shown = shown
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= self._shown:
+            super().emit(record)
+            return
+        try:
+            self.format(record)  # which remembers it
+        except Exception:  # noqa: BLE001 - as in logging's own handlers: a record must not end what logs it
+            self.handleError(record)
 
     def format(self, record: logging.LogRecord) -> str:
         if not isinstance(record.msg, dict):  # a dict is an event of structlog's, the rest a library's record
@@ -189,6 +212,12 @@ def _plain(value: Any, depth: int = 0) -> Any:
 
 def _masked(_: Any, __: str, event: Event) -> Event:
     return {**_plain(event)}
+
+
+def _remembered(_: Any, __: str, event: Event) -> Event:
+    fields = {name: value for name, value in event.items() if name not in ("event", "level")}
+    memory.keep(Logged(datetime.now(UTC), str(event.get("level", "info")), str(event.get("event", "")), fields))
+    return event
 
 
 def _console(stream: TextIO) -> list[structlog.typing.Processor]:

@@ -1,23 +1,24 @@
 """One pass over collectors, for ``--once`` and ``collect``: the daemon's own path, without its timer."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
 
 from service.adapters.store import SqliteStore
-from service.config import SERIES_BEFORE_HOLD, Mode, Settings, kept_prefix
+from service.config import SERIES_BEFORE_HOLD, Settings
 from service.domain.points import LOST, Fate
-from service.domain.runs import Cause, Run, Slot, new_run_id
+from service.domain.runs import Cause, Collected, Run, Slot, new_run_id
 from service.domain.samples import Sample
 from service.ending import leave_within
-from service.parts import Edges, build_jobs, edges
+from service.parts import Edges, build_jobs, edges, open_store, set_mode
 from service.pipeline.clock import SystemClock
 from service.pipeline.deliver import Delivery
 from service.pipeline.dispatch import Dispatcher
 from service.pipeline.job import Job
+from service.pipeline.reserve import Reserve
 from service.pipeline.run import Runner, checked, failed, reason_of, stamped, succeeded
 
 # So long a pass waits for Datadog; what is not delivered by then stays stored.
@@ -27,10 +28,11 @@ _STUBBORN = 2.0  # seconds for a cancelled collector to stop before the process 
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """One collector's part of a pass."""
+    """One collector's part of a pass. ``collected``: where nothing was kept, what the collector brought."""
 
     run: Run
     samples: Sequence[Sample]
+    collected: Collected = field(default_factory=Collected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +85,16 @@ async def run_pass(
     Without ``push`` nothing is kept or sent. ``report`` is called when all is kept; a collector that can't be stopped
     then holds up nothing. Raises ConfigError, for example when another process writes to the state directory.
     """
-    chosen = {name for name, each in settings.collectors.items() if each.enabled} if names is None else set(names)
+    wanted = chosen(settings, names)
     async with anyio.create_task_group() as attempts:
         if push:
-            store = await SqliteStore.open(
-                settings.state_dir, now=SystemClock().now(), shadow_prefix=kept_prefix(settings)
-            )
+            store = await open_store(settings, SystemClock())
         else:
             store = await SqliteStore.open_reading(settings.state_dir)
         try:
             async with edges(settings, environ) as parts:
-                jobs = [job for job in build_jobs(settings, parts, store) if job.name in chosen]
-                result = await (_push(settings, jobs, parts, store, tell, attempts) if push else _look(jobs, tell))
+                jobs = [job for job in build_jobs(settings, parts, store) if job.name in wanted]
+                result = await (_push(jobs, settings, parts, store, tell, attempts) if push else look(jobs, tell))
         finally:
             with anyio.CancelScope(shield=True):
                 await store.close()
@@ -104,14 +104,20 @@ async def run_pass(
     return code
 
 
-async def _look(jobs: Sequence[Job], tell: Callable[[str], None]) -> Pass:
+def chosen(settings: Settings, names: Sequence[str] | None) -> set[str]:
+    """The named collectors, else all enabled ones."""
+    return {name for name, each in settings.collectors.items() if each.enabled} if names is None else set(names)
+
+
+async def look(jobs: Sequence[Job], tell: Callable[[str], None]) -> Pass:
     """Collects without keeping anything."""
     clock = SystemClock()
     results: dict[str, Passed] = {}
 
-    async def look(job: Job) -> None:
+    async def try_once(job: Job) -> None:
         now = clock.now()
         run = Run(new_run_id(job.name, now), Slot(job.name, None, Cause.ONCE), now, attempts=1)
+        collected = Collected()
         samples: list[Sample] = []
         try:
             with anyio.fail_after(job.active_deadline.total_seconds()):
@@ -122,18 +128,18 @@ async def _look(jobs: Sequence[Job], tell: Callable[[str], None]) -> Pass:
             run = failed(run, f"not done within {job.active_deadline.total_seconds():g} s")
         except Exception as error:  # noqa: BLE001 - a collector may be foreign code: its fault is its run's alone
             run = failed(run, reason_of(error))
-        results[job.name] = Passed(replace(run, ended=clock.now(), samples=len(samples)), samples)
+        results[job.name] = Passed(replace(run, ended=clock.now(), samples=len(samples)), samples, collected)
         tell(f"{len(results)} of {len(jobs)} collectors done")
 
     async with anyio.create_task_group() as tasks:
         for job in jobs:
-            tasks.start_soon(look, job)
+            tasks.start_soon(try_once, job)
     return Pass([results[job.name] for job in jobs])
 
 
 async def _push(
-    settings: Settings,
     jobs: Sequence[Job],
+    settings: Settings,
     parts: Edges,
     store: SqliteStore,
     tell: Callable[[str], None],
@@ -154,12 +160,20 @@ async def _push(
         results[run.job] = Passed(run, samples)
         tell(f"{len(results)} of {len(jobs)} collectors done")
 
-    most = settings.max_series * SERIES_BEFORE_HOLD
-    delivery = Delivery(store, parts.intake, clock, observe=count, max_series=most)
-    delivery.withholds = settings.mode is Mode.SHADOW and settings.shadow_prefix is None
-    runner = Runner(store, clock, attempts, stored=lambda: None, quota=parts.quota, ended=ended, retry=False)
+    reserve = Reserve(store)
+    delivery = Delivery(
+        reserve,
+        parts.intake,
+        clock,
+        observe=count,
+        historical=settings.datadog.historical,
+        max_series=settings.max_series * SERIES_BEFORE_HOLD,
+    )
+    set_mode(settings, store, reserve, delivery)
+    store.observe = reserve.observe = delivery.account
+    runner = Runner(reserve, clock, attempts, stored=lambda: None, quota=parts.quota, ended=ended, retry=False)
     async with anyio.create_task_group() as tasks:
-        dispatcher = Dispatcher(runner, store, clock, tasks)
+        dispatcher = Dispatcher(runner, reserve, clock, tasks)
         dispatcher.set_jobs(jobs)
         for run in [dispatcher.trigger(job.name, Cause.ONCE) for job in jobs]:
             ended_run = await dispatcher.wait(run.id)
@@ -168,12 +182,14 @@ async def _push(
     tell("delivering")
     began = clock.monotonic()
     await delivery.flush(began + DELIVERY_SECONDS)
-    waiting = await store.count_waiting()
+    async with delivery.paused():
+        await reserve.repay()
+    waiting = await reserve.count_waiting()
     return Pass(
         [results[job.name] for job in jobs],
         delivered,
         waiting,
         lost,
-        delivery.state.trouble,
+        delivery.state.trouble or reserve.trouble,
         clock.monotonic() - began,
     )

@@ -1,14 +1,18 @@
 """What operators see and do, whether by HTTP or by signal: the daemon behind the web's ``Operations``."""
 
-from collections.abc import Iterable, Mapping
-from datetime import datetime
+from collections import deque
+from collections.abc import Iterable
 
 import anyio
 import structlog
 
+from service import logs
 from service.adapters.store import SqliteStore
+from service.board import DaemonBoard
+from service.collectors.snapshot import Snapshot
+from service.collectors.snapshot_validation import InvalidSnapshot
 from service.domain.actions import Action
-from service.domain.errors import Unavailable
+from service.domain.errors import Rejected, TooLarge, Unavailable
 from service.domain.runs import Cause, Run
 from service.parts import Edges
 from service.pipeline import dispatch
@@ -16,9 +20,21 @@ from service.pipeline.deliver import Delivery
 from service.pipeline.dispatch import Dispatcher
 from service.pipeline.job import Job
 from service.pipeline.ports import Clock
+from service.pipeline.reserve import Reserve
 from service.pipeline.schedule import Timer
-from service.web.metrics import CollectorState, Quota, Snapshot
-from service.web.operations import AlreadyRunning, Draining, Origin, UnknownCollector
+from service.scrape import LAGS, in_turns, scraped
+from service.web.check_views import CheckView, is_meant
+from service.web.metrics import Snapshot as Scrape
+from service.web.operations import (
+    AlreadyRunning,
+    BadSnapshot,
+    Draining,
+    Origin,
+    SnapshotTooLarge,
+    TakesNoSnapshots,
+    TooManyRuns,
+    UnknownCollector,
+)
 from service.web.views import (
     Check,
     CollectorView,
@@ -26,6 +42,7 @@ from service.web.views import (
     Health,
     Info,
     LastError,
+    LogLine,
     Lost,
     RunView,
     SampleView,
@@ -36,6 +53,7 @@ log = structlog.get_logger(__name__)
 
 # The timer proves its life every second; so long without one and the daemon is stuck.
 _BEAT_LOST = 15.0
+_MOST_ACTIVE = 8  # runs of one collector, as far as callers start them
 
 
 class DaemonOperations:
@@ -47,16 +65,22 @@ class DaemonOperations:
         *,
         clock: Clock,
         store: SqliteStore,
+        reserve: Reserve,
         dispatcher: Dispatcher,
         timer: Timer,
         delivery: Delivery,
         edges: Edges,
+        github_api_url: str,
     ) -> None:
         self.info = info
+        self.board = DaemonBoard(
+            self, clock=clock, store=store, dispatcher=dispatcher, edges=edges, github_api_url=github_api_url
+        )
         self.reload_error: str | None = None
-        self.lag: float | None = None
+        self.lags: deque[float] = deque(maxlen=LAGS)
         self._clock = clock
         self._store = store
+        self._reserve = reserve
         self._dispatcher = dispatcher
         self._timer = timer
         self._delivery = delivery
@@ -75,17 +99,17 @@ class DaemonOperations:
         if self.reload_error:
             detail = f"the last reload was refused, the configuration before it holds: {self.reload_error}"
             checks = [Check(name="configuration", status="warn", detail=detail)]
-        ok = True
         try:
             await self._store.check()
-            checks.append(Check(name="store", status="ok"))
+            lost = self._reserve.trouble
         except Unavailable as error:
-            ok = False
-            checks.append(Check(name="store", status="fail", detail=str(error)))
+            lost = self._reserve.trouble or str(error)
+        ok = lost is None
+        checks.append(Check(name="store", status="ok" if ok else "fail", detail=lost or ""))
         checks.append(_warned("datadog", self._delivery.state.trouble))
-        checks.append(_warned("github", self._edges.github.trouble))
-        secrets = (self._edges.api_key.trouble, self._edges.github_token.trouble)
-        checks.append(_warned("aws", "; ".join(trouble for trouble in secrets if trouble)))
+        checks.append(_warned("github", self._edges.github.trouble or self._edges.github.budget.thinning))
+        troubles = (secret.trouble for secret in self._edges.credentials)
+        checks.append(_warned("aws", "; ".join(trouble for trouble in troubles if trouble)))
         return Health(ok=ok, checks=tuple(checks))
 
     # Collectors
@@ -98,8 +122,11 @@ class DaemonOperations:
 
     async def trigger(self, name: str, origin: Origin) -> Triggered:
         self._job(name)
+        # Under Forbid one is active at most; Allow and Replace would let a caller start any number.
+        if (active := len(self._dispatcher.active(name))) >= _MOST_ACTIVE:
+            raise TooManyRuns(name, active)
         try:
-            run = self._dispatcher.trigger(name, Cause.HTTP, origin.source)
+            run = self._start(name, Cause.HTTP, origin)
         except dispatch.AlreadyRunning as error:
             raise AlreadyRunning(error.run_id) from error
         except dispatch.Draining as error:
@@ -114,10 +141,14 @@ class DaemonOperations:
         """Starts every enabled collector that is not running under Forbid."""
         triggered = []
         for job in list(self._dispatcher.jobs.values()):
+            active = self._dispatcher.active(job.name)
             if not job.enabled:
                 continue
+            if len(active) >= _MOST_ACTIVE:
+                triggered.append(Triggered(id=active[-1].id, collector=job.name, started=False))
+                continue
             try:
-                run = self._dispatcher.trigger(job.name, cause, origin.source)
+                run = self._start(job.name, cause, origin)
             except dispatch.AlreadyRunning as error:
                 triggered.append(Triggered(id=error.run_id, collector=job.name, started=False))
             except dispatch.Draining as error:
@@ -127,11 +158,42 @@ class DaemonOperations:
                 await self.record("trigger", job.name, origin, run.id)
         return triggered
 
+    async def push(self, name: str, body: bytes, key: str, origin: Origin) -> Triggered:
+        collector = self._job(name).collector
+        if not isinstance(collector, Snapshot):
+            raise TakesNoSnapshots(name)
+        try:
+            kept = await collector.accept(body, key, self._clock.now())
+        except InvalidSnapshot as error:
+            bad = [{"where": fault.part, "what": fault.reason} for fault in error.faults]
+            raise BadSnapshot(error.summary, bad, error.count) from error
+        except TooLarge as error:
+            raise SnapshotTooLarge(str(error)) from error
+        except Rejected as error:
+            raise BadSnapshot(str(error)) from error
+        await self._store.remember(name, kept)
+        try:
+            run = self._dispatcher.follow(name, Cause.HTTP, origin.source)
+        except dispatch.Draining as error:
+            # What was stored is read by the first run after the restart.
+            raise Draining from error
+        await self.record("push", name, origin, run.id)
+        return Triggered(id=run.id, collector=name)
+
     async def pause(self, name: str, origin: Origin) -> None:
         await self._set_paused(name, True, origin)
 
     async def resume(self, name: str, origin: Origin) -> None:
         await self._set_paused(name, False, origin)
+
+    async def checks(self, name: str, metric: str | None = None) -> list[CheckView]:
+        job = self._job(name)
+        now, catalogue = self._clock.now(), {each.name: each for each in job.collector.metrics}
+        return [
+            CheckView.of(name, check, catalogue.get(check.metric), now, job.max_age)
+            for check in await self._store.checks(name)
+            if metric is None or is_meant(check, metric)
+        ]
 
     # Runs
 
@@ -151,7 +213,7 @@ class DaemonOperations:
         return await self._run_views(stored)
 
     async def run(self, run_id: str) -> RunView | None:
-        run = await self._store.run(run_id)
+        run = self._reserve.kept_runs().get(run_id) or await self._store.run(run_id)
         if run is None:
             # A run that was started this instant is active before it is stored.
             run = next((active for active in self._dispatcher.all_active() if active.id == run_id), None)
@@ -175,6 +237,14 @@ class DaemonOperations:
         ]
         return views, total
 
+    async def run_log(self, run_id: str) -> list[LogLine]:
+        # Once a run is stored, so are its lines; until then they are in memory.
+        lines = logs.memory.of_run(run_id) or await self._store.run_log(run_id)
+        return [LogLine.of(line) for line in lines]
+
+    def recent_log(self, limit: int) -> list[LogLine]:
+        return [LogLine.of(line) for line in logs.memory.recent(limit)]
+
     # Delivery and metrics
 
     def delivery(self) -> DeliveryView:
@@ -188,25 +258,18 @@ class DaemonOperations:
             next_try=state.next_try_at,
         )
 
-    async def metrics_snapshot(self) -> Snapshot:
-        try:
-            successes = await self._store.last_successes()
-        except Unavailable:
-            successes = {}
-        return Snapshot(
-            active_runs=len(self._dispatcher.all_active()),
-            waiting=self._delivery.state.waiting,
-            lag=self.lag,
-            quota={name: Quota(each.remaining, each.limit) for name, each in self._edges.github.quota.items()},
-            collectors={name: self._collector_state(job, successes) for name, job in self._dispatcher.jobs.items()},
-        )
+    async def metrics_snapshot(self) -> Scrape:
+        return await scraped(self._clock, self._store, self._dispatcher, self._delivery, self._edges, self.lags)
 
     # Keeping account
 
     async def record(self, what: str, target: str, origin: Origin, run: str = "") -> None:
         """Keeps who did what when; an act that can't be kept is done all the same, and said in the log."""
         action = Action(self._clock.now(), what, target, origin.source, origin.actor or "", origin.reason or "", run)
-        log.info(what, target=target, source=origin.source, actor=origin.actor, reason=origin.reason)
+        who = {"source": origin.source, "actor": origin.actor, "reason": origin.reason}
+        # Of a trigger the run's own lines tell it: they carry who asked.
+        tell = log.debug if run else log.info
+        tell(what, target=target, **{name: value for name, value in who.items() if value})
         try:
             await self._store.act(action)
         except Unavailable as error:
@@ -214,19 +277,17 @@ class DaemonOperations:
 
     # Inside
 
+    def _start(self, name: str, cause: Cause, origin: Origin) -> Run:
+        """Starts a run whose log lines say who asked for it and why: its task takes over this context."""
+        asked = {"actor": origin.actor, "asked_because": origin.reason}
+        with structlog.contextvars.bound_contextvars(**{key: text for key, text in asked.items() if text}):
+            return self._dispatcher.trigger(name, cause, origin.source)
+
     def _job(self, name: str) -> Job:
         jobs = self._dispatcher.jobs
         if name not in jobs:
             raise UnknownCollector(name, jobs)
         return jobs[name]
-
-    def _collector_state(self, job: Job, successes: Mapping[str, datetime]) -> CollectorState:
-        return CollectorState(
-            paused=self._dispatcher.is_paused(job.name),
-            last_success=successes.get(job.name),
-            next_run=self._dispatcher.next_run(job.name),
-            interval=job.schedule.interval(self._clock.now(), job.zone),
-        )
 
     async def _set_paused(self, name: str, paused: bool, origin: Origin) -> None:
         self._job(name)
@@ -255,15 +316,17 @@ class DaemonOperations:
                 last_success=successes.get(job.name),
                 last_error=_last_error(failures.get(job.name)),
                 samples=latest[job.name].samples if job.name in latest else 0,
+                note=getattr(job.collector, "note", None),
             )
-            for job in jobs
+            async for job in in_turns(jobs)
+            if job.name in self._dispatcher.jobs
         ]
 
     async def _run_views(self, runs: Iterable[Run]) -> list[RunView]:
-        active = {run.id: run for run in self._dispatcher.all_active()}
+        active = {run.id: run for run in self._dispatcher.all_active()} | self._reserve.kept_runs()
         runs = [active.get(run.id, run) for run in runs]
         fates = await self._store.fates_of([run.id for run in runs])
-        return [RunView.of(run, fates.get(run.id, {})) for run in runs]
+        return [RunView.of(run, fates.get(run.id, {})) async for run in in_turns(runs)]
 
 
 def _warned(name: str, trouble: str | None) -> Check:

@@ -57,6 +57,7 @@ async def expected_series(settings: Settings) -> Series:
             expected = getattr(types[each.type], "expected_checks", None)
             texts = list(expected(each)) if expected else [check.condition for check in await store.checks(name)]
             own = len(COLLECTOR_METRICS) - (not isinstance(each, GithubCi.Settings))  # the quota is GitHub's
+            own += len(getattr(types[each.type], "own_metrics", ()))
             found.append(CollectorSeries(name, len(texts), _stable(texts), own, bool(expected or texts)))
         return Series(tuple(found))
     finally:
@@ -70,8 +71,9 @@ def collisions(settings: Settings) -> list[str]:
     for name, each in settings.collectors.items():
         if not isinstance(each, GithubCi.Settings) or not each.enabled:
             continue
-        other = seen.setdefault(frozenset(each.tags.items()), name)
-        if other != name:
+        keys = [frozenset({**each.tags, "repo": repo.lower()}.items()) for repo in each.repositories]
+        others = {seen.setdefault(key, name) for key in keys or [frozenset(each.tags.items())]} - {name}
+        for other in sorted(others):
             found.append(
                 f"collectors {other} and {name} send the same series; tell them apart by `tags: {{repo: ...}}` in"
                 f" collectors.{name}"

@@ -17,11 +17,12 @@ SAYING = ("success", *FAILING)
 
 @dataclass
 class Attempt:
-    """``ended`` and ``conclusion`` are None while it goes on."""
+    """``ended`` and ``conclusion`` are None while it goes on. ``overtime``: its time limit ended a job."""
 
     started: datetime
     ended: datetime | None = None
     conclusion: str | None = None
+    overtime: bool = False
 
 
 @dataclass
@@ -48,6 +49,28 @@ class SimWorkflow:
 
 
 @dataclass
+class SimJob:
+    """``said``: the message of its annotation."""
+
+    id: int
+    attempt: int
+    conclusion: str
+    started: datetime
+    ended: datetime
+    said: str
+
+    @property
+    def is_overtime(self) -> bool:
+        return self.conclusion == "timed_out" or "maximum execution time" in self.said
+
+
+@dataclass
+class Issue:
+    labels: tuple[str, ...]
+    is_open: bool = True
+
+
+@dataclass
 class Pull:
     merged: datetime | None
     labels: tuple[str, ...]
@@ -63,6 +86,7 @@ class World:
     runs: list[SimRun] = field(default_factory=list)
     workflows: list[SimWorkflow] = field(default_factory=list)
     pulls: list[Pull] = field(default_factory=list)
+    issues: list[Issue] = field(default_factory=list)
 
     def newest_first(self) -> list[SimRun]:
         self.runs.sort(key=lambda run: (run.created, run.id), reverse=True)
@@ -91,6 +115,7 @@ class World:
             "name": f"Workflow {run.workflow_id}",
             "head_branch": run.branch,
             "display_title": f"Change {run.id}",
+            "html_url": f"https://github.com/{self.repo}/actions/runs/{run.id}",
             "event": run.event,
             "status": "completed" if last.conclusion else "in_progress",
             "conclusion": last.conclusion,
@@ -104,6 +129,26 @@ class World:
             "head_repository": {"id": 2 if run.fork else 1, "full_name": "fork/metta" if run.fork else self.repo},
         }
 
+    def jobs_of(self, run: SimRun) -> list[SimJob]:
+        """Of all attempts that ended: a job with the attempt's conclusion, and where that is a failure one more that
+        was cancelled; the last of them by its time limit when the attempt is ``overtime``."""
+        jobs = []
+        for number, attempt in enumerate(run.attempts, 1):
+            if attempt.ended is None or attempt.conclusion is None:
+                continue
+            names = [attempt.conclusion, "cancelled"] if attempt.conclusion == "failure" else [attempt.conclusion]
+            for place, conclusion in enumerate(names):
+                said = "The operation was canceled." if conclusion == "cancelled" else ""
+                if attempt.overtime and conclusion == "cancelled":
+                    said = "The job running on runner x has exceeded the maximum execution time of 30 minutes."
+                number_of_job = run.id * 1000 + number * 10 + place
+                jobs.append(SimJob(number_of_job, number, conclusion, attempt.started, attempt.ended, said))
+        return jobs
+
+    def job(self, job_id: int) -> SimJob | None:
+        run = self.run(job_id // 1000)
+        return next((job for job in self.jobs_of(run) if job.id == job_id), None) if run else None
+
     def indexed(self, workflow_id: int | None = None) -> list[dict[str, Any]]:
         """The runs (of one workflow) as the search index knows them, newest first."""
         then = self.now - self.lag
@@ -116,6 +161,10 @@ class World:
                 known[-1] = Attempt(known[-1].started)
             rows.append(self.run_json(run, known))
         return rows
+
+    def open_with(self, labels: Sequence[str]) -> int:
+        """Open issues with all of the labels."""
+        return sum(issue.is_open and set(labels) <= set(issue.labels) for issue in self.issues)
 
     def merged_with(self, labels: Sequence[str], since: datetime) -> int:
         return sum(
@@ -171,6 +220,12 @@ def truth(world: World, asked: Asked) -> dict[str, float]:
         and run.last.conclusion in SAYING
         and run.last.ended
     )
+    values["ci.jobs.timed_out"] = sum(
+        job.is_overtime and job.ended >= world.now - timedelta(days=7)
+        for run in world.runs
+        for job in world.jobs_of(run)
+    )
+    values["github.bugs.count"] = world.open_with(["bug"])
     if minutes:
         place = 0.9 * (len(minutes) - 1)
         low, high = minutes[math.floor(place)], minutes[math.ceil(place)]
@@ -181,6 +236,19 @@ def truth(world: World, asked: Asked) -> dict[str, float]:
         if labels:
             values[f"github.{name}.count"] = world.merged_with(labels, since)
     return values
+
+
+def durations(world: World) -> list[tuple[datetime, float, str, str]]:
+    """End, minutes, kind and conclusion of each attempt that ended within the last 55 minutes."""
+    found = []
+    for run in world.runs:
+        pre_merge = run.event in ("pull_request", "pull_request_target", "merge_group")
+        kind = "pre_merge" if pre_merge else "main" if run.branch == "main" and not run.fork else ""
+        for attempt in run.attempts:
+            if kind and attempt.ended and attempt.conclusion and attempt.ended >= world.now - timedelta(minutes=55):
+                minutes = (attempt.ended - attempt.started).total_seconds() / 60
+                found.append((attempt.ended, minutes, kind, attempt.conclusion))
+    return sorted(found)
 
 
 def stamp(time: datetime) -> str:
@@ -222,6 +290,9 @@ def random_world(seed: int, *, workflows: int = 40, runs_a_day: float = 300, day
         merged = whole - timedelta(seconds=rng.randrange(14 * 86400))
         has = tuple(label for label in labels if rng.random() < 0.3)
         world.pulls.append(Pull(merged if rng.random() < 0.8 else None, has))
+    for _ in range(rng.randint(0, 60)):
+        kept = tuple(label for label in ("bug", "crash", "other") if rng.random() < 0.5)
+        world.issues.append(Issue(kept, rng.random() < 0.7))
     return world
 
 
@@ -242,7 +313,7 @@ def _random_run(rng: random.Random, world: World, workflow: int, created: dateti
         if conclusion is None or started + length > whole:
             run.attempts.append(Attempt(started))
             return run
-        run.attempts.append(Attempt(started, started + length, conclusion))
+        run.attempts.append(Attempt(started, started + length, conclusion, rng.random() < 0.3))
         pause = timedelta(minutes=rng.randrange(1, 90)) if rng.random() < 0.7 else timedelta(days=30 * rng.random())
         again = (started + length + pause).replace(microsecond=0)
         if rng.random() > 0.06 or again > min(whole, created + timedelta(days=30)):

@@ -13,6 +13,7 @@ distribution counted as uncertain would be a certain loss against a possible dou
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -36,6 +37,7 @@ _PATH = {Kind.DISTRIBUTION: "/api/v1/distribution_points"}
 _SERIES_PATH = "/api/v2/series"
 _TIMEOUT = httpx.Timeout(20, connect=5, pool=5)
 _WHOLE = 30.0  # seconds for the request and its answer, however slowly they trickle
+_VALIDATE = 10.0
 _LONGEST_ANSWER = 65_536  # bytes
 _LONGEST_REASON = 300  # characters
 _SKEW = 60.0  # seconds; Datadog drops what is ten minutes ahead or an hour behind
@@ -65,10 +67,12 @@ class DatadogIntake:
     """The intake at the base address ``url``, reached as HTTP(S)_PROXY and NO_PROXY say.
 
     ``clock_skew``: seconds by which our clock is ahead of the intake's Date header, None while unknown.
+    ``requests``: answers so far by status; "error" where none came.
     """
 
     def __init__(self, url: str, key: Secret, now: Callable[[], datetime] = _utc_now) -> None:
         self.clock_skew: float | None = None
+        self.requests: Counter[str] = Counter()
         self._url = url.rstrip("/")
         self._key = key
         self._http = httpx.AsyncClient(timeout=_TIMEOUT)
@@ -94,10 +98,31 @@ class DatadogIntake:
                 raise
             await self._post(payload, await self._usable_key())
 
+    async def validate(self) -> None:
+        """Returns when the intake takes the key. Nothing is sent. Raises Unauthorized, Unavailable or Rejected.
+
+        https://docs.datadoghq.com/api/latest/authentication/#validate-api-key
+        """
+        headers = {"DD-API-KEY": await self._usable_key(), "User-Agent": f"infra-health/{__version__}"}
+        try:
+            with anyio.fail_after(_VALIDATE):
+                response = await self._http.get(f"{self._url}/api/v1/validate", headers=headers)
+        except TimeoutError as error:
+            raise Unavailable(f"{self._host}: no answer within {_VALIDATE:.0f} s") from error
+        except httpx.HTTPError as error:
+            text = _masked(f"{type(error).__name__} {error}", headers["DD-API-KEY"])
+            raise Unavailable(f"{self._host}: {text}") from error
+        self._compare_clocks(response.headers.get("date"))
+        if response.status_code in (401, 403):
+            raise Unauthorized(f"{self._host} answered {response.status_code}: the {self._key.title} is refused")
+        if response.status_code != 200:
+            raise Rejected(f"{self._host} answers, but not as Datadog does ({response.status_code})")
+
     async def _usable_key(self) -> str:
         key = (await self._key.get() or "").strip()
         if not key:
-            raise Unauthorized(self._key.missing)
+            # While AWS can't be reached the key may come any minute; without a source nobody brings one.
+            raise Unavailable(self._key.missing) if self._key.may_pass else Unauthorized(self._key.missing)
         if not (key.isascii() and key.isprintable()):
             raise Unauthorized(f"the {self._key.title} holds characters that no key has: {self._key.remedy}")
         return key
@@ -124,10 +149,13 @@ class DatadogIntake:
                 finally:
                     await response.aclose()
         except TimeoutError as error:
+            self.requests["error"] += 1
             raise Unavailable(f"{self._host}: no answer within {_WHOLE:.0f} s", ambiguous=True) from error
         except httpx.HTTPError as error:
+            self.requests["error"] += 1
             reason = _masked(f"{type(error).__name__} {error}", key)
             raise Unavailable(f"{self._host}: {reason}", ambiguous=not isinstance(error, _NOT_SENT)) from error
+        self.requests[str(response.status_code)] += 1
         self._judge(response, text, key)
 
     def _judge(self, response: httpx.Response, text: bytes, key: str) -> None:
@@ -152,7 +180,7 @@ class DatadogIntake:
             raise Unauthorized(f"{answer}; the {self._key.title} is refused")
         if status < 400 or status in (404, 405):
             raise Unavailable(f"{answer}, which no intake does: is DD_URL right?")
-        raise Unavailable(answer, retry_after=self._wait(response))
+        raise Unavailable(answer, retry_after=self._wait(response), answered=status >= 500)
 
     def _wait(self, response: httpx.Response) -> float | None:
         """Seconds that the answer asks to wait. Datadog puts them in X-RateLimit-Reset, others in Retry-After."""
@@ -173,6 +201,8 @@ class DatadogIntake:
         if is_wrong and not self._clock_is_wrong:
             # Points keep their time: a second clock would only hide which one is wrong.
             log.warning("this machine's clock differs from the intake's", ahead_seconds=round(self.clock_skew))
+        elif self._clock_is_wrong and not is_wrong:
+            log.info("this machine's clock agrees with the intake's again", ahead_seconds=round(self.clock_skew))
         self._clock_is_wrong = is_wrong
 
 

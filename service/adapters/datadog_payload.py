@@ -9,8 +9,7 @@ https://docs.datadoghq.com/api/latest/metrics/#submit-metrics; the number of poi
 import json
 import math
 import zlib
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 
 import zstandard
@@ -23,9 +22,9 @@ MAX_POINTS = 10_000
 MAX_WIRE = 512_000  # bytes, compressed
 MAX_BODY = 5_242_880  # bytes, decompressed
 
-_in_order = attrgetter("metric", "kind", "interval", "tags", "at", "id")
-_head_of = attrgetter("metric", "kind", "interval")
-_tags_of = attrgetter("tags")
+_Head = tuple[str, Kind, int]  # metric, kind, interval
+_Alike = Iterable[tuple[str, Point | list[Point]]]  # tags, and the points that have them
+_when = attrgetter("at", "id")
 
 
 def encode(points: Sequence[Point]) -> Payload:
@@ -35,9 +34,10 @@ def encode(points: Sequence[Point]) -> Payload:
     """
     if unfit := next((point for point in points if not math.isfinite(point.value)), None):
         raise Rejected(f"{unfit.metric}: {unfit.value} is not a finite number")
-    ordered = sorted(points, key=_in_order)
-    is_distribution = ordered[0].kind is Kind.DISTRIBUTION
-    count, parts = _distributions(ordered) if is_distribution else _series(ordered)
+    grouped = _by_series(points)
+    kind = points[0].kind
+    is_distribution = kind is Kind.DISTRIBUTION
+    count, parts = _distributions(grouped) if is_distribution else _series(grouped)
     if count > MAX_POINTS:
         raise TooLarge(f"{count} points are more than the {MAX_POINTS} of one request")
     try:
@@ -50,19 +50,43 @@ def encode(points: Sequence[Point]) -> Payload:
     body = zlib.compress(text) if is_distribution else zstandard.ZstdCompressor().compress(text)
     if len(body) > MAX_WIRE:
         raise TooLarge(f"{len(body)} bytes compressed are more than the {MAX_WIRE} of one request")
-    return Payload(ordered, ordered[0].kind, body, len(text))
+    return Payload(points, kind, body, len(text))
 
 
-def _series(ordered: Iterable[Point]) -> tuple[int, list[str]]:
+def _by_series(points: Sequence[Point]) -> Iterator[tuple[_Head, _Alike]]:
+    """The points by metric, kind and interval, then by tags, in order of these; of one series in that of their ids."""
+    heads: dict[_Head, dict[str, Point | list[Point]]] = {}
+    for point in points:
+        alike = heads.setdefault((point.metric, point.kind, point.interval), {})
+        # A series with one point, the common case, costs no list: thousands set off the garbage collector.
+        first = alike.setdefault(point.tags, point)
+        if isinstance(first, list):
+            first.append(point)
+        elif first is not point:
+            alike[point.tags] = [first, point]
+    for head in sorted(heads):
+        alike = heads[head]
+        yield head, ((tags, alike[tags]) for tags in sorted(alike))
+
+
+def _in_time(points: Point | list[Point]) -> list[Point]:
+    return sorted(points, key=_when) if isinstance(points, list) else [points]
+
+
+def _series(grouped: Iterable[tuple[_Head, _Alike]]) -> tuple[int, list[str]]:
     """How many points and the JSON of each series; of one second Datadog keeps one value, so one is sent."""
     count, parts = 0, []
-    for (metric, kind, interval), alike in groupby(ordered, _head_of):
+    for (metric, kind, interval), alike in grouped:
         adds_up = kind is Kind.COUNT  # events of one second; of gauges the last one holds
         every = f'"interval":{interval},' if adds_up and interval else ""
         head = f'{{"metric":{json.dumps(metric)},"type":{1 if adds_up else 3},{every}"tags":'
-        for tags, points in groupby(alike, _tags_of):
+        for tags, points in alike:
+            if isinstance(points, Point):
+                count += 1
+                parts.append(f'{head}{tags},"points":[{{"timestamp":{points.at},"value":{points.value!r}}}]}}')
+                continue
             values: dict[int, float] = {}
-            for point in points:
+            for point in _in_time(points):
                 values[point.at] = values.get(point.at, 0) + point.value if adds_up else point.value
             count += len(values)
             listed = ",".join([f'{{"timestamp":{at},"value":{value!r}}}' for at, value in values.items()])
@@ -70,14 +94,14 @@ def _series(ordered: Iterable[Point]) -> tuple[int, list[str]]:
     return count, parts
 
 
-def _distributions(ordered: Iterable[Point]) -> tuple[int, list[str]]:
+def _distributions(grouped: Iterable[tuple[_Head, _Alike]]) -> tuple[int, list[str]]:
     """How many values and the JSON of each series: ``[[second, [values]]]``."""
     count, parts = 0, []
-    for (metric, _, _), alike in groupby(ordered, _head_of):
+    for (metric, _, _), alike in grouped:
         head = f'{{"metric":{json.dumps(metric)},"type":"distribution","tags":'
-        for tags, points in groupby(alike, _tags_of):
+        for tags, points in alike:
             values: dict[int, list[float]] = {}
-            for point in points:
+            for point in _in_time(points):
                 values.setdefault(point.at, []).append(point.value)
                 count += 1
             listed = ",".join([f"[{at},[{','.join(map(repr, found))}]]" for at, found in values.items()])

@@ -15,11 +15,12 @@ import httpx
 import orjson
 
 from service.adapters import github_retry as rules
+from service.adapters.github_app import Credentials
+from service.adapters.github_budget import MOST_A_MINUTE, Budget, Pace, count
 from service.adapters.github_cache import Entry, EtagCache, Key, pack
 from service.adapters.github_limits import Clock, Limits, RealClock
 from service.adapters.github_retry import Limit, Quota
 from service.adapters.github_token import Token, fingerprint
-from service.adapters.secrets import Secret
 from service.domain.errors import ConfigError, HealthError, Rejected, Unauthorized, Unavailable
 
 __all__ = ["Clock", "Github", "Quota", "Refused"]
@@ -40,13 +41,17 @@ _MOVED = 1000
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """``kept``: whether the answer is worth a place in the cache. ``resource``: the primary limit that pays."""
+    """``kept``: whether the answer is worth a place in the cache. ``resource``: the primary limit that pays.
+
+    ``question``: under which name the budget counts it.
+    """
 
     method: str
     url: httpx.URL
     resource: str = "core"
     content: bytes | None = None
     kept: bool = False
+    question: str = "other"
 
     @property
     def what(self) -> str:
@@ -82,19 +87,21 @@ class Github:
     Every call raises Unavailable (with ``retry_after`` where GitHub closed a limit: until then nothing is sent),
     Rejected (Refused where GitHub said so), Unauthorized (until the token changes nothing is sent), and nothing else.
     ``patience``: the longest wait in seconds that a call sits out; it never waits beyond the caller's deadline.
+    ``most_a_minute``: requests in any minute; another one waits, as long as its caller has time.
     ``quota``: the limits as last told, by resource. ``requests``: answers so far by status; "error" where none came.
-    ``trouble``: what is wrong with GitHub or its token now, None when nothing is.
+    ``trouble``: what is wrong with GitHub or its token now, None when nothing is. ``budget``: what the quota allows.
     """
 
     def __init__(
         self,
         api_url: str,
-        token: Secret,
+        token: Credentials,
         user_agent: str,
         *,
         client: httpx.AsyncClient | None = None,
         clock: Clock | None = None,
         patience: float = 5.0,
+        most_a_minute: int = MOST_A_MINUTE,
     ) -> None:
         self._base = _base(api_url)
         self._graphql = httpx.URL(rules.graphql_address(str(self._base)))
@@ -110,6 +117,8 @@ class Github:
         self._client = client or httpx.AsyncClient(limits=limits)
         self._patience = patience
         self._in_flight = anyio.CapacityLimiter(IN_FLIGHT)
+        self._pace = Pace(self._clock, most_a_minute)
+        self.budget = Budget(self._limits, self._clock)
         # A page of runs is a megabyte, six as Python objects: one at a time bounds the memory and costs no time.
         self._decoding = anyio.CapacityLimiter(1)
         self._cache = EtagCache(_CACHE)
@@ -128,27 +137,51 @@ class Github:
     def quota(self) -> Mapping[str, Quota]:
         return self._limits.quota
 
+    @property
+    def room(self) -> int:
+        """How many requests may be sent now without waiting for GitHub's limit a minute."""
+        return self._pace.room
+
     async def has_token(self) -> bool:
         return await self._token.current() is not None
 
     async def get(
-        self, path: str, params: Mapping[str, str | int] | None = None, *, read: Read[T], kept: bool = False
+        self,
+        path: str,
+        params: Mapping[str, str | int] | None = None,
+        *,
+        read: Read[T],
+        kept: bool = False,
+        question: str = "other",
     ) -> T:
         """What ``read`` makes of the JSON at ``path`` ("/repos/..."), in a thread when it is large.
 
         ``read`` raises KeyError, TypeError or ValueError when the JSON is not what it should be.
         ``kept``: remember the answer's ETag, so that asking again is free while nothing changed.
+        ``question``: under which name a ``tally`` counts it.
         """
-        url = self._base.copy_with(path=self._base.path.rstrip("/") + path)
-        if params:
-            url = url.copy_merge_params({name: str(value) for name, value in params.items()})
         resource = "search" if path.startswith("/search/") else "core"
-        return await self._ask(_Request("GET", url, resource, kept=kept), read)
+        return await self._ask(
+            _Request("GET", self._url(path, params), resource, kept=kept, question=question),
+            read,
+        )
 
-    async def graphql(self, query: str, *, read: Read[T]) -> T:
+    async def is_kept(self, path: str, params: Mapping[str, str | int] | None = None) -> bool:
+        """Whether asking this costs nothing while nothing changed: a validator of the present token is known."""
+        try:
+            token = await self._token.current()
+        except HealthError:
+            return False
+        return self._cache.get(_key(token, self._url(path, params))) is not None
+
+    def _url(self, path: str, params: Mapping[str, str | int] | None) -> httpx.URL:
+        url = self._base.copy_with(path=self._base.path.rstrip("/") + path)
+        return url.copy_merge_params({name: str(value) for name, value in params.items()}) if params else url
+
+    async def graphql(self, query: str, *, read: Read[T], question: str = "other") -> T:
         """What ``read`` makes of the answer's JSON (``data`` and ``errors``). GitHub wants a token for this."""
         content = orjson.dumps({"query": query})
-        request = _Request("POST", self._graphql, "graphql", content)
+        request = _Request("POST", self._graphql, "graphql", content, question=question)
         return await self._ask(request, lambda payload: read(_unless_exhausted(payload)))
 
     async def _ask(self, request: _Request, read: Read[T]) -> T:
@@ -215,6 +248,7 @@ class Github:
             headers["if-none-match"] = entry.etag
         try:
             async with self._in_flight:
+                await self._pace.turn()
                 with anyio.fail_after(_WHOLE_ANSWER):
                     async with self._client.stream(
                         request.method,
@@ -227,9 +261,12 @@ class Github:
                         body = await _bounded(response)
         except (httpx.HTTPError, TimeoutError) as error:
             self.requests["error"] += 1
+            count(request.question, request.resource, 0)
             reason = _without(str(error), token)
             raise Unavailable(f"GitHub did not answer {request.what}: {reason or type(error).__name__}") from error
         self.requests[str(response.status_code)] += 1
+        # https://docs.github.com/rest/using-the-rest-api/best-practices-for-using-the-rest-api#use-conditional-requests
+        count(request.question, request.resource, int(response.status_code != 304 or token is None))
         answer = _Answer(response.status_code, response.headers, body, url, entry)
         self._limits.note(request.resource, answer.status, answer.headers)
         return answer

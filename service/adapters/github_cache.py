@@ -22,7 +22,9 @@ class Entry:
 
 def pack(etag: str, body: bytes | bytearray) -> Entry:
     """CPU work: a megabyte of runs takes some milliseconds and becomes a twentieth."""
-    return Entry(etag, zstandard.ZstdCompressor(level=1).compress(body))
+    packed = zstandard.ZstdCompressor(level=1).compress(body)
+    # A copy: zstandard gives what it made in a buffer for the worst case, which stays as large as the body.
+    return Entry(etag, bytes(memoryview(packed)))
 
 
 class EtagCache:

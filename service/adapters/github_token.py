@@ -7,8 +7,8 @@ import re
 import anyio
 import structlog
 
+from service.adapters.github_app import Credentials
 from service.adapters.github_limits import Clock
-from service.adapters.secrets import Secret
 from service.domain.errors import Unauthorized
 
 log = structlog.get_logger(__name__)
@@ -19,7 +19,7 @@ _LOOK_UP_AGAIN = 300.0  # seconds between look-ups of a token that is missing or
 class Token:
     """``trouble``: what to tell the operator, None while there is a token."""
 
-    def __init__(self, secret: Secret, clock: Clock) -> None:
+    def __init__(self, secret: Credentials, clock: Clock) -> None:
         self._secret = secret
         self._clock = clock
         self._lock = anyio.Lock()

@@ -7,26 +7,32 @@ event loop. Every method raises Unavailable when the store is lost.
 
 import io
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
 import anyio
 import structlog
 
 from service.adapters import store_file as files
+from service.adapters import store_history as history
+from service.adapters import store_logs as logs
 from service.adapters import store_reads as reads
 from service.adapters import store_writes as writes
 from service.adapters.store_file import DATABASE, Lock, StoreLocked
 from service.adapters.store_lane import Lane
 from service.adapters.store_prune import Limits, Pruning
 from service.adapters.store_schema import STEPS, migrate, refuse_newer, version_of
+from service.adapters.store_series import RecentSeries
 from service.domain.actions import Action
 from service.domain.checks import Check
 from service.domain.errors import ConfigError
+from service.domain.history import CheckHistory, Cycle
+from service.domain.logged import Logged
 from service.domain.points import Fate, Point, StoredSample
 from service.domain.runs import Run
 from service.domain.samples import Sample
@@ -39,14 +45,15 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _DEFAULTS = Limits()
+_MOST_TOLD = 1_000  # causes in the log; a collector that makes up names must not flood it
 
 
 class SqliteStore:
     """Open one with ``open`` (to write, one process a directory) or ``open_reading``; ``close`` it.
 
-    ``shadow_prefix``: in shadow mode, what stands before the names of the metrics that are kept from now on (so that
-    what waits when the mode changes can't pass for live values); slots are then claimed apart from the live ones. None
-    in live mode.
+    ``observe`` is told of points that are lost in here: refused as they came, or discarded by a full store.
+    ``uncertain``: points that the process before was sending when it died.
+    ``is_shadow``: slots are claimed apart from those of live mode (domain.takeover).
     """
 
     def __init__(
@@ -59,13 +66,17 @@ class SqliteStore:
         limits: Limits = _DEFAULTS,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self.shadow_prefix: str | None = None
+        self.is_shadow = False
         self._path = path
         self._reader = reader
         self._writer = writer
         self._lock = lock
         self._limits = limits
         self._clock = clock
+        self._told: set[str] = set()
+        self._recent = RecentSeries()
+        self.uncertain = 0
+        self.observe: Callable[[Fate, int], object] = lambda fate, points: None
 
     @classmethod
     async def open(
@@ -78,7 +89,6 @@ class SqliteStore:
         keep_failed: int = _DEFAULTS.keep_failed,
         keep_ended: int = _DEFAULTS.keep_ended,
         max_bytes: int = _DEFAULTS.max_bytes,
-        shadow_prefix: str | None = None,
     ) -> Self:
         """The store of ``directory``, made where it is missing, taken from its last holder as it was left.
 
@@ -87,11 +97,11 @@ class SqliteStore:
         Raises StoreLocked, ConfigError (the directory can't be used, the file is of a newer version) or Unavailable.
         """
         limits = Limits(retention, keep_failed, keep_ended, max_bytes)
-        lock, writing, reading = await anyio.to_thread.run_sync(_open, directory, now)
+        lock, writing, reading, uncertain = await anyio.to_thread.run_sync(_open, directory, now)
         path = directory / DATABASE
         writer, reader = Lane(writing, path, "IMMEDIATE"), Lane(reading, path, "DEFERRED")
         store = cls(path, reader, writer=writer, lock=lock, limits=limits, clock=clock)
-        store.shadow_prefix = shadow_prefix
+        store.uncertain = uncertain
         return store
 
     @classmethod
@@ -126,9 +136,9 @@ class SqliteStore:
 
     # The outbox
 
-    async def waiting(self, limit: int) -> list[Point]:
-        """The oldest waiting points, at most ``limit`` and about 5 MB of text."""
-        return await self._reader.run(reads.waiting, limit)
+    async def waiting(self, limit: int, skip: Set[int] = frozenset()) -> list[Point]:
+        """The oldest waiting points but those whose id is in ``skip``, at most ``limit`` and about 5 MB of text."""
+        return await self._reader.run(reads.waiting, limit, skip, self._recent)
 
     async def settle(self, ids: Iterable[int], fate: Fate, reason: str = "") -> None:
         """Moves those of the points that are still due to ``fate``; what is lost is counted."""
@@ -164,18 +174,37 @@ class SqliteStore:
 
     async def begin(self, run: Run) -> None:
         """Keeps an active run and claims its slot; a job's last slot only rises."""
-        await self._write(writes.begin, run, shadow=self.shadow_prefix is not None)
+        await self._write(writes.begin, run, shadow=self.is_shadow)
 
     async def end(
-        self, run: Run, samples: Sequence[Sample], checks: Sequence[Check], remember: Mapping[str, bytes | None]
+        self,
+        run: Run,
+        samples: Sequence[Sample],
+        checks: Sequence[Check],
+        remember: Mapping[str, bytes | None],
+        fates: Mapping[int, Fate] = MappingProxyType({}),
     ) -> None:
-        """Keeps an ended run with its samples, the job's checks and memory. To repeat it changes nothing."""
-        shadow = self.shadow_prefix is not None
-        await self._write(writes.end, run, self._named(samples), checks, remember, shadow=shadow)
+        """Keeps an ended run with its samples, the job's checks and memory. To repeat it changes nothing.
+
+        ``fates``: of samples that were settled before they could be kept, by their place among ``samples``.
+        """
+        end, shadow = writes.end, self.is_shadow
+        remarks = await self._write(
+            end, run, samples, checks, remember, self._clock(), fates, self._recent, shadow=shadow
+        )
+        self._tell(remarks, fates)
+
+    async def keep_log(self, run_id: str, lines: Sequence[Logged]) -> None:
+        """Keeps the log lines of a stored run, in place of those before; of more than 32 KB the middle is left out."""
+        await self._write(logs.write, run_id, lines)
+
+    async def run_log(self, run_id: str) -> list[Logged]:
+        """The lines of an ended run, empty where none are kept."""
+        return await self._reader.run(logs.read, run_id)
 
     async def put(self, job: str, samples: Sequence[Sample]) -> None:
         """Keeps samples of no run; they leave once they are settled."""
-        await self._write(writes.put, job, self._named(samples))
+        self._tell(await self._write(writes.put, job, samples, self._clock(), self._recent), {})
 
     async def checks(self, job: str) -> list[Check]:
         return await self._reader.run(reads.checks, job)
@@ -183,6 +212,10 @@ class SqliteStore:
     async def recall(self, job: str, key: str) -> bytes | None:
         """What the job's collector remembered under ``key``."""
         return await self._reader.run(reads.recall, job, key)
+
+    async def remember(self, job: str, remember: Mapping[str, bytes | None]) -> None:
+        """Keeps what the job's collector is to recall; None forgets."""
+        await self._write(writes.remember_for, job, remember)
 
     async def last_success(self, job: str) -> datetime | None:
         """When the last run that succeeded ended."""
@@ -224,6 +257,27 @@ class SqliteStore:
     async def fates_of(self, run_ids: Iterable[str]) -> dict[str, dict[Fate, int]]:
         return await self._reader.run(reads.fates_of, list(run_ids))
 
+    async def last_cycles(self, jobs: Sequence[str]) -> dict[str, int]:
+        """The number of each job's last ended run; it rises with every run."""
+        return await self._reader.run(history.last_cycles, jobs)
+
+    async def cycles(self, after: Mapping[str, int], most: int) -> dict[str, list[Cycle]]:
+        """The last ``most`` cycles (100 are kept) of each job, newer than the number given for it, oldest first."""
+        return await self._reader.run(history.cycles, after, most)
+
+    async def cycle(self, run_id: str) -> tuple[str, Cycle] | None:
+        """The job and the cycle of a run, whether its record is kept or not."""
+        return await self._reader.run(history.cycle, run_id)
+
+    async def checks_of(self, jobs: Sequence[str]) -> dict[str, list[Check]]:
+        return await self._reader.run(history.checks_of, jobs)
+
+    async def check_histories(
+        self, ids: Collection[int], numbers: Sequence[int], since: datetime
+    ) -> dict[int, CheckHistory]:
+        """What is known of these checks in the cycles of these numbers, and their hours from ``since`` on."""
+        return await self._reader.run(history.check_histories, ids, numbers, since)
+
     async def act(self, action: Action) -> None:
         await self._write(writes.act, action)
 
@@ -241,14 +295,18 @@ class SqliteStore:
 
     async def prune(self, now: datetime) -> None:
         """Removes what has had its time (see ``store_prune``), in small transactions between which others write."""
-        await Pruning(self._writing, self._reader, self._limits, now).run()
+        discarded = await Pruning(self._writing, self._reader, self._limits, now, self._recent).run()
+        if discarded:
+            self.observe(Fate.DISCARDED, discarded)
 
-    def _named(self, samples: Sequence[Sample]) -> Sequence[Sample]:
-        """``samples`` under the names that they leave with."""
-        prefix = self.shadow_prefix
-        if prefix is None:
-            return samples
-        return [replace(each, metric=replace(each.metric, name=f"{prefix}{each.metric.name}")) for each in samples]
+    def _tell(self, remarks: writes.Remarks, known: Mapping[int, Fate]) -> None:
+        """Says each cause once, and how many points were refused here (``known`` were counted elsewhere)."""
+        for cause in sorted(remarks.causes - self._told):
+            if len(self._told) < _MOST_TOLD:
+                self._told.add(cause)
+                log.warning("a sample is not as Datadog takes it", what=cause)
+        if refused := remarks.fates[Fate.REJECTED] - sum(fate is Fate.REJECTED for fate in known.values()):
+            self.observe(Fate.REJECTED, refused)
 
     async def _write(
         self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -262,7 +320,7 @@ class SqliteStore:
         return self._writer
 
 
-def _open(directory: Path, now: datetime) -> tuple[Lock, sqlite3.Connection, sqlite3.Connection]:
+def _open(directory: Path, now: datetime) -> tuple[Lock, sqlite3.Connection, sqlite3.Connection, int]:
     path = directory / DATABASE
     lock = Lock(directory)
     try:
@@ -288,7 +346,7 @@ def _open(directory: Path, now: datetime) -> tuple[Lock, sqlite3.Connection, sql
         raise
     if runs or points:
         log.warning("the daemon before ended without a drain", interrupted_runs=runs, uncertain_points=points)
-    return lock, writing, reading
+    return lock, writing, reading, points
 
 
 def _open_reading(path: Path) -> tuple[sqlite3.Connection, bool]:

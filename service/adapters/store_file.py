@@ -79,11 +79,32 @@ def _take(file: int, directory: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
             raise
-        pid, _, command = os.pread(file, 1000, 0).decode(errors="replace").strip().partition(" ")
-        holder = f"process {pid} ({command})" if pid else "another process"
         raise StoreLocked(
-            f"the state directory {directory} is in use by {holder}: stop it, or set state_dir to another directory"
+            f"the state directory {directory} is in use by {_holder(file)}: stop it, "
+            "or set state_dir to another directory"
         ) from error
+
+
+def holder(directory: Path) -> str | None:
+    """Who writes to the state directory now, None where nobody does. Changes nothing. Raises ConfigError."""
+    path = directory / LOCK
+    if not path.exists():
+        return None
+    with usable(path):
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with usable(path):
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except ConfigError:
+        return _holder(file)
+    finally:
+        os.close(file)
+    return None
+
+
+def _holder(file: int) -> str:
+    pid, _, command = os.pread(file, 1000, 0).decode(errors="replace").strip().partition(" ")
+    return f"process {pid} ({command})" if pid else "another process"
 
 
 def create(path: Path) -> None:

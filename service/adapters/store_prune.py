@@ -13,10 +13,12 @@ from datetime import datetime, timedelta
 import orjson
 import structlog
 
+from service.adapters import store_history as history
 from service.adapters import store_reads as reads
 from service.adapters import store_rows as rows
 from service.adapters.store_lane import Lane
 from service.adapters.store_reads import SUCCEEDED
+from service.adapters.store_series import RecentSeries
 from service.adapters.store_writes import choose, move
 from service.domain.points import Fate
 
@@ -54,29 +56,34 @@ class Limits:
 class Pruning:
     """One pass over the store."""
 
-    def __init__(self, writer: Lane, reader: Lane, limits: Limits, now: datetime) -> None:
+    def __init__(self, writer: Lane, reader: Lane, limits: Limits, now: datetime, recent: RecentSeries) -> None:
         self._writer = writer
         self._reader = reader
         self._limits = limits
         self._now = now
+        self._recent = recent
 
-    async def run(self) -> None:
+    async def run(self) -> int:
+        """How many waiting points a full store had to discard."""
         gone = await self._in_steps(lambda connection, count: outlived_runs(connection, self._limits, count))
         before = self._now - self._limits.retention
         gone += await self._in_steps(lambda connection, count: outlived_points(connection, before, count))
         if gone:
             await self._sweep()
-        await self._fit()
+        discarded = await self._fit()
         await self._writer.run(condense_losses, before)
         await self._writer.run(outlived_actions)
+        await self._writer.run(history.prune, before)
         while await self._writer.run(give_back):
             pass
+        return discarded
 
-    async def _fit(self) -> None:
+    async def _fit(self) -> int:
         before = await self._reader.run(reads.size)
         if before <= self._limits.max_bytes:
-            return
+            return 0
         await self._sweep()
+        await self._writer.run(oldest_logs)
         history = await self._shrink(oldest_history, int(self._limits.max_bytes * _ROOMY))
         discarded = await self._shrink(
             lambda connection, count: oldest_waiting(connection, count, self._now), self._limits.max_bytes
@@ -88,6 +95,7 @@ class Pruning:
             history=history,
             undelivered=discarded,
         )
+        return discarded
 
     async def _shrink(self, remove: Removal, goal: int) -> int:
         """Removes points until the store takes ``goal`` bytes or no more leave; how many."""
@@ -113,7 +121,7 @@ class Pruning:
         # The search reads beside the writers; only the removal keeps them waiting.
         ids, known = await self._reader.run(unused_series)
         for start in range(0, len(ids), _STEP):
-            await self._writer.run(remove_series, ids[start : start + _STEP], known)
+            await self._writer.run(remove_series, ids[start : start + _STEP], known, self._recent)
 
 
 def outlived_runs(connection: sqlite3.Connection, limits: Limits, count: int) -> int:
@@ -144,6 +152,7 @@ def outlived_runs(connection: sqlite3.Connection, limits: Limits, count: int) ->
         if left >= count:
             break
         connection.execute("DELETE FROM tallies WHERE run = ?", (seq,))
+        connection.execute("DELETE FROM run_logs WHERE run = ?", (seq,))
         left += connection.execute("DELETE FROM runs WHERE seq = ?", (seq,)).rowcount
     return left
 
@@ -168,6 +177,14 @@ def oldest_history(connection: sqlite3.Connection, count: int) -> int:
     return _remove(connection)
 
 
+def oldest_logs(connection: sqlite3.Connection) -> None:
+    """Removes the log lines of the older half of the runs that have some."""
+    connection.execute(
+        "DELETE FROM run_logs WHERE run <= (SELECT run FROM run_logs ORDER BY run LIMIT 1 OFFSET "
+        "(SELECT count(*) / 2 FROM run_logs))"
+    )
+
+
 def oldest_waiting(connection: sqlite3.Connection, count: int, now: datetime) -> int:
     """Discards the oldest points that wait; how many."""
     choose(connection, "SELECT id FROM points INDEXED BY points_waiting WHERE fate = 0 ORDER BY id LIMIT ?", count)
@@ -184,8 +201,9 @@ def unused_series(connection: sqlite3.Connection) -> tuple[list[int], int]:
     return found, row[0] if row else 0
 
 
-def remove_series(connection: sqlite3.Connection, ids: Sequence[int], known: int) -> None:
+def remove_series(connection: sqlite3.Connection, ids: Sequence[int], known: int, recent: RecentSeries) -> None:
     """Removes the series that ``unused_series`` found, but for those that points after ``known`` use."""
+    recent.forget()
     connection.execute(
         """
         DELETE FROM series WHERE id IN (SELECT value FROM json_each(?))
@@ -230,4 +248,5 @@ def _remove(connection: sqlite3.Connection) -> int:
         ON CONFLICT (run, fate) DO UPDATE SET points = points + excluded.points
         """
     )
+    connection.execute("DELETE FROM evidence WHERE point IN (SELECT id FROM chosen)")
     return connection.execute("DELETE FROM points WHERE id IN (SELECT id FROM chosen)").rowcount

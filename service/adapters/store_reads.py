@@ -2,12 +2,13 @@
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from datetime import datetime
 
 import orjson
 
 from service.adapters import store_rows as rows
+from service.adapters.store_series import RecentSeries, Series
 from service.domain.actions import Action
 from service.domain.checks import Check
 from service.domain.points import Fate, Point, StoredSample
@@ -19,25 +20,35 @@ SUCCEEDED = ", ".join(f"'{outcome.value}'" for outcome in Outcome if outcome.suc
 _ENOUGH_TEXT = 5_000_000
 
 
-def waiting(connection: sqlite3.Connection, limit: int) -> list[Point]:
+def waiting(connection: sqlite3.Connection, limit: int, skip: Set[int], recent: RecentSeries) -> list[Point]:
     cursor = connection.execute(
         # INDEXED BY: a walk over the table in the order of ids would pass the whole history first.
-        f"""
-        SELECT {rows.POINT_COLUMNS} FROM points INDEXED BY points_waiting JOIN series ON series.id = series
-        WHERE fate = 0 ORDER BY points.id LIMIT ?
-        """,  # noqa: S608 - constants only
-        (limit,),
+        """
+        SELECT id, series, at, value FROM points INDEXED BY points_waiting
+        WHERE fate = 0 ORDER BY id LIMIT ?
+        """,
+        (limit + len(skip),),
     )
+    known = recent.by_id
     points: list[Point] = []
     size = 0
-    for row in cursor:
-        point = rows.to_point(row)
-        size += len(point.tags) + len(point.metric)
-        if points and size > _ENOUGH_TEXT:
+    # Row by row: ten thousand rows at once would set off the garbage collector, which stalls the event loop.
+    for number, series, at, value in cursor:
+        if number in skip:
+            continue
+        found = known.get(series) or _series(connection, series)
+        metric, kind, interval, tags = found
+        size += len(tags) + len(metric)
+        if (size > _ENOUGH_TEXT and points) or len(points) == limit:
             break
-        points.append(point)
+        points.append(Point._make((number, metric, kind, interval, tags, at, value)))
     cursor.close()
     return points
+
+
+def _series(connection: sqlite3.Connection, number: int) -> Series:
+    query = f"SELECT {rows.SERIES_COLUMNS} FROM series WHERE id = ?"  # noqa: S608 - constants only
+    return rows.to_series(connection.execute(query, (number,)).fetchone())
 
 
 def count_waiting(connection: sqlite3.Connection) -> int:
@@ -129,6 +140,7 @@ def samples(connection: sqlite3.Connection, run_id: str, offset: int, limit: int
     (total,) = connection.execute(f"SELECT count(*) FROM {own} WHERE runs.id = ?", (run_id,)).fetchone()  # noqa: S608
     query = f"""
         SELECT {rows.SAMPLE_COLUMNS} FROM {own} JOIN series ON series.id = series
+        LEFT JOIN evidence ON evidence.point = points.id
         WHERE runs.id = ? ORDER BY points.id LIMIT ? OFFSET ?
         """  # noqa: S608 - constants only
     return [rows.to_stored_sample(row) for row in connection.execute(query, (run_id, limit, offset))], total

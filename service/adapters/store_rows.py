@@ -1,5 +1,6 @@
 """How our values are written in the store's rows, and read back."""
 
+import zlib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
@@ -9,12 +10,13 @@ import orjson
 
 from service.domain.actions import Action
 from service.domain.checks import Check, CheckKey
-from service.domain.naming import encode_tags
-from service.domain.points import Fate, Point, StoredSample
+from service.domain.points import Fate, StoredSample
 from service.domain.runs import Cause, Fault, Outcome, Run, Slot
-from service.domain.samples import Kind, Sample, Status
+from service.domain.samples import Evidence, Kind, Status
 
 Row = Sequence[Any]
+
+_MOST_EVIDENCE = 50  # of a check; newest first, so the oldest go
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -22,9 +24,9 @@ _KINDS = {kind.value: kind for kind in Kind}
 _FATES = {fate.value: fate for fate in Fate}
 
 RUN_COLUMNS = "id, job, scheduled_at, cause, source, started, ended, attempts, outcome, faults, samples"
-POINT_COLUMNS = "points.id, metric, kind, interval, tags, at, value"
-SAMPLE_COLUMNS = "metric, kind, value, at, tags, fate, reason"
-CHECK_COLUMNS = "key, status, condition, since, value, measured_at, metric"
+SERIES_COLUMNS = "id, metric, kind, interval, tags"
+SAMPLE_COLUMNS = "metric, kind, value, at, tags, fate, reason, evidence.items"
+CHECK_COLUMNS = "key, status, condition, since, value, measured_at, metric, evidence"
 ACTION_COLUMNS = "time, what, target, source, actor, reason, run"
 
 
@@ -60,30 +62,33 @@ def text(value: str) -> str:
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
         return text(value)
-    return [_clean(item) for item in value]
+    return [_clean(item) for item in value] if isinstance(value, list) else value
 
 
-def to_series(sample: Sample) -> tuple[int, str, str, int, str]:
-    """Id, metric, kind, interval, tags.
-
-    The id is a hash of the others. Among a million series two would meet in 64 bits once in 40 million stores.
-    """
-    metric, kind, interval = text(sample.metric.name), sample.metric.kind.value, sample.interval or 0
-    tags = encode_tags(sample.tags)
+def series_id(metric: str, kind: str, interval: int, tags: str) -> int:
+    """A hash of the content. Among a million series two would meet in 64 bits once in 40 million stores."""
     digest = blake2b(f"{metric}\0{kind}\0{interval}\0{tags}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True), metric, kind, interval, tags
+    return int.from_bytes(digest, "big", signed=True)
 
 
-def to_point(row: Row) -> Point:
-    number, metric, kind, interval, tags, at, value = row
-    return Point(number, metric, _KINDS[kind], interval, tags, at, value)
+def to_series(row: Row) -> tuple[str, Kind, int, str]:
+    """Metric, kind, interval, tags of a row of SERIES_COLUMNS."""
+    _, metric, kind, interval, tags = row
+    return metric, _KINDS[kind], interval, tags
 
 
 def to_stored_sample(row: Row) -> StoredSample:
-    metric, kind, value, at, tags, fate, reason = row
+    metric, kind, value, at, tags, fate, reason, evidence = row
     named = (tag.partition(":") for tag in orjson.loads(tags))
     return StoredSample(
-        metric, _KINDS[kind], value, from_seconds(at), {name: text for name, _, text in named}, _FATES[fate], reason
+        metric,
+        _KINDS[kind],
+        value,
+        from_seconds(at),
+        {name: text for name, _, text in named},
+        _FATES[fate],
+        reason,
+        unpack_evidence(evidence) if evidence else (),
     )
 
 
@@ -138,14 +143,37 @@ def from_check(check: Check) -> Row:
         None if check.value is None else float(check.value),
         None if check.measured_at is None else micros(check.measured_at),
         text(check.metric),
+        from_evidence(check.evidence[:_MOST_EVIDENCE]),
     )
 
 
 def to_check(row: Row) -> Check:
-    key, status, condition, since, value, measured_at, metric = row
+    key, status, condition, since, value, measured_at, metric, evidence = row
     pairs: CheckKey = tuple((name, text) for name, text in orjson.loads(key))
     measured = None if measured_at is None else from_micros(measured_at)
-    return Check(pairs, Status(status), condition, from_micros(since), value, measured, metric)
+    return Check(pairs, Status(status), condition, from_micros(since), value, measured, metric, to_evidence(evidence))
+
+
+def from_evidence(evidence: Iterable[Evidence]) -> str:
+    return to_json(
+        [[each.title, each.url, each.at and micros(each.at), each.conclusion, each.workflow] for each in evidence]
+    )
+
+
+def to_evidence(items: str | bytes) -> tuple[Evidence, ...]:
+    return tuple(
+        Evidence(title, url, None if at is None else from_micros(at), conclusion, workflow)
+        for title, url, at, conclusion, workflow in orjson.loads(items)
+    )
+
+
+def pack_evidence(evidence: Iterable[Evidence]) -> bytes:
+    """A third of its text: addresses and names repeat."""
+    return zlib.compress(from_evidence(evidence).encode())
+
+
+def unpack_evidence(items: bytes) -> tuple[Evidence, ...]:
+    return to_evidence(zlib.decompress(items))
 
 
 def from_action(action: Action) -> Row:

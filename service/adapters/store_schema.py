@@ -123,6 +123,68 @@ def _first(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
+def _run_logs(connection: sqlite3.Connection) -> None:
+    # One row a run, not one a line: they are only ever written and read together. ``run``: runs.seq
+    connection.execute("CREATE TABLE run_logs (run INTEGER PRIMARY KEY, lines TEXT NOT NULL) STRICT")
+
+
+def _evidence(connection: sqlite3.Connection) -> None:
+    # JSON list of [title, url, at, conclusion, workflow]
+    connection.execute("ALTER TABLE checks ADD COLUMN evidence TEXT NOT NULL DEFAULT '[]'")
+
+
+# What the board is drawn from. It is small and bounded by itself, so it outlives the runs and points that it came from.
+_HISTORY_TABLES = (
+    """
+    CREATE TABLE cycles (
+        number INTEGER PRIMARY KEY,  -- runs.seq
+        job TEXT NOT NULL,
+        run TEXT NOT NULL,           -- runs.id
+        started INTEGER NOT NULL,
+        ended INTEGER NOT NULL,
+        outcome TEXT NOT NULL
+    ) STRICT
+    """,
+    "CREATE INDEX cycles_by_job ON cycles (job, number)",
+    # check_id: domain.history.check_id
+    """
+    CREATE TABLE cells (
+        cycle INTEGER NOT NULL,      -- cycles.number
+        check_id INTEGER NOT NULL,
+        status TEXT NOT NULL,
+        carried INTEGER NOT NULL,
+        value REAL,
+        PRIMARY KEY (cycle, check_id)
+    ) STRICT, WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE hours (
+        check_id INTEGER NOT NULL,
+        hour INTEGER NOT NULL,       -- hours since the epoch
+        low REAL NOT NULL,
+        high REAL NOT NULL,
+        last REAL NOT NULL,
+        failed INTEGER NOT NULL,
+        PRIMARY KEY (check_id, hour)
+    ) STRICT, WITHOUT ROWID
+    """,
+    """
+    INSERT INTO cycles SELECT seq, job, id, started, coalesce(ended, started), outcome FROM runs
+    WHERE outcome IS NOT NULL
+    """,
+)
+
+
+def _history(connection: sqlite3.Connection) -> None:
+    for statement in _HISTORY_TABLES:
+        connection.execute(statement)
+
+
+def _samples_evidence(connection: sqlite3.Connection) -> None:
+    # Apart from the points: few have any, and the delivery reads points all the time.
+    connection.execute("CREATE TABLE evidence (point INTEGER PRIMARY KEY, items BLOB NOT NULL) STRICT")
+
+
 def _shadow_slots(connection: sqlite3.Connection) -> None:
     # Apart from the live ones: what was run in shadow mode was run by the CronJob, too, or by nobody.
     connection.execute(
@@ -131,7 +193,7 @@ def _shadow_slots(connection: sqlite3.Connection) -> None:
 
 
 # Step n (from 1) makes version n out of version n - 1. A released step is never changed: a change is one more step.
-STEPS: tuple[Step, ...] = (_first, _shadow_slots)
+STEPS: tuple[Step, ...] = (_first, _run_logs, _evidence, _history, _samples_evidence, _shadow_slots)
 
 
 def version_of(connection: sqlite3.Connection) -> int:

@@ -1,5 +1,6 @@
 """Commands that look and change nothing: ``list``, ``check``, ``list-workflows``."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from service.cli import tables
 from service.cli.options import Options, common, say, told
 
 if TYPE_CHECKING:
-    from service.config import CollectorSettings
+    from service.config import CollectorSettings, Settings
 
 
 @common
@@ -49,6 +50,7 @@ def check(options: Options) -> None:
         upcoming = [_upcoming(name, each, 3) for name, each in settings.collectors.items()]
         notes = [*loaded.notes, *collisions(settings)]
         series = anyio.run(expected_series, settings)
+        secrets = anyio.run(_secrets, settings, options.environ())
         if options.json:
             tables.print_json(
                 {
@@ -56,6 +58,7 @@ def check(options: Options) -> None:
                     "settings": describe(settings),
                     "next": {row["name"]: row["next"] for row in upcoming},
                     "series": series.as_json(),
+                    "secrets": secrets,
                     "notes": notes,
                 }
             )
@@ -68,9 +71,49 @@ def check(options: Options) -> None:
         for row in upcoming:
             click.echo(f"#   {row['name']}: {', '.join(row['next']) or 'disabled'}")
         click.echo(f"# series: {series}")
+        click.echo("# secrets")
+        for secret in secrets:
+            click.echo(f"#   {secret['name']}: {secret['source']} ({_rotation(secret)})")
         for note in notes:
             say(f"note: {note}", fg="yellow")
         say("The configuration is valid.", fg="green")
+
+
+async def _secrets(settings: "Settings", environ: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Which source gives each secret, as a look-up says now; never a value."""
+    import anyio
+
+    from service.adapters.secrets import from_environment
+    from service.collectors.snapshot import SnapshotSettings
+    from service.credentials import credentials
+
+    known = list(credentials(settings, environ))
+    named = {each.token_env for each in settings.collectors.values() if isinstance(each, SnapshotSettings)}
+    known += [from_environment(name, environ) for name in sorted(filter(None, named))]
+    async with anyio.create_task_group() as tasks:
+        for secret in known:
+            tasks.start_soon(secret.get)
+    return [
+        {
+            "name": secret.title,
+            "source": secret.source,
+            "can_change": secret.can_change,
+            "trouble": secret.trouble,
+        }
+        for secret in known
+    ]
+
+
+def _rotation(secret: Mapping[str, Any]) -> str:
+    if secret["trouble"]:
+        return str(secret["trouble"])
+    if secret["can_change"]:
+        return "a new value is taken over while the daemon runs"
+    return (
+        "not set"
+        if secret["source"] == "nowhere"
+        else "can't change while the daemon runs: rotating it needs a restart"
+    )
 
 
 @common
@@ -100,7 +143,8 @@ async def _workflows(options: Options, repo: str | None) -> list[dict[str, Any]]
 
     loaded = options.load()
     options.start_logs(loaded, level="warning")
-    configured = [each.repo for each in loaded.settings.collectors.values() if isinstance(each, GithubCi.Settings)]
+    ours = [each for each in loaded.settings.collectors.values() if isinstance(each, GithubCi.Settings)]
+    configured = [name for each in ours for name in each.all_repositories]
     names = [repo] if repo else sorted(set(configured))
     if not names:
         raise ConfigError("no github_ci collector is configured; name a repository with --repo OWNER/NAME")

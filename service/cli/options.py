@@ -64,6 +64,7 @@ class Options:
     def start_logs(self, loaded: "Loaded", *, level: str | None = None) -> None:
         """Logs to stderr; ``level`` is the command's own default, which -q and -v change."""
         from service import logs
+        from service.config_environment import secrets_in
         from service.config_sources import secret_values
 
         settings = loaded.settings
@@ -75,7 +76,7 @@ class Options:
             env=settings.datadog.env,
             version=settings.datadog.version,
         )
-        logs.mask(secret_values(settings))
+        logs.mask([*secret_values(settings), *secrets_in(self.environ())])
 
 
 def keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:

@@ -1,45 +1,37 @@
-"""Commands that talk to a running daemon: ``status``, ``trigger``, ``pause``, ``resume``."""
+"""Commands that act on a running daemon, and its status: ``status``, ``trigger``, ``pause``, ``resume``."""
 
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from service.cli import tables
-from service.cli.options import Command, Exit, Options, common, end, say, told
+from service.cli import tables, words
+from service.cli.client import answer, daemon, with_url
+from service.cli.completion import collector_names
+from service.cli.options import Exit, Options, common, end, say, told
 
 if TYPE_CHECKING:
     import httpx
 
-_DEFAULT_URL = "http://127.0.0.1:8080"
-_FAILURES = ("Failed", "BackoffLimitExceeded", "DeadlineExceeded", "Interrupted")
-
-
-def _with_url(command: Command) -> Command:
-    return click.option(
-        "--url",
-        default=lambda: os.environ.get("INFRA_HEALTH_URL") or _DEFAULT_URL,
-        show_default=f"INFRA_HEALTH_URL, else {_DEFAULT_URL}",
-        help="The daemon's address. Write calls send INFRA_HEALTH_TOKEN.",
-    )(command)
+_FAILURES = ("Failed", "BackoffLimitExceeded", "DeadlineExceeded", "Replaced", "Interrupted")
+_WAIT = 300
+_POLL = 0.5
 
 
 @common
-@_with_url
+@with_url
 @click.option("--probe", is_flag=True, help="Only whether the daemon lives: exit code 0 or 1, for health checks.")
 @click.command()
 @click.pass_obj
 def status(options: Options, url: str, probe: bool) -> None:
     """What the daemon does: collectors, their last and next runs, and the delivery."""
-    with told(), _daemon(url) as http:
+    with told(), daemon(url) as http:
         if probe:
             alive = http.get("/livez")
             say(alive.json().get("status", alive.reason_phrase))
             end(Exit.DONE if alive.is_success else Exit.FAILED)
-        collectors = _answer(http.get("/api/v1/collectors"))["collectors"]
+        collectors = answer(http.get("/api/v1/collectors"))["collectors"]
         ready = http.get("/readyz").json()
         if options.json:
             tables.print_json({"collectors": collectors, "ready": ready})
@@ -51,44 +43,62 @@ def status(options: Options, url: str, probe: bool) -> None:
                 (
                     each["name"],
                     _state(each),
-                    each["schedule"],
-                    (each["last_run"] or {}).get("started") or "never",
+                    each["schedule_in_words"],
+                    words.ago((each["last_run"] or {}).get("started")),
                     (each["last_run"] or {}).get("outcome") or "",
-                    each["next_run"] or "",
-                    "; ".join((each["last_error"] or {}).get("errors", ())),
+                    words.ago(each["next_run"], ""),
+                    words.harmless("; ".join((each["last_error"] or {}).get("errors", ()))),
                 )
                 for each in collectors
             ],
         )
         for each in ready.get("checks", ()):
             if each["status"] != "ok":
-                say(f"{each['name']}: {each['status']}: {each['detail']}", fg="yellow")
+                say(words.harmless(f"{each['name']}: {each['status']}: {each['detail']}"), fg="yellow")
+
+
+class _WithWait(click.Command):
+    """``--wait`` alone waits for ``_WAIT`` seconds; click alone would take the word after it for the number."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = [
+            f"--wait={_WAIT}" if word == "--wait" and not after.isdigit() else word
+            for word, after in pairwise([*args, ""])
+        ]
+        return super().parse_args(ctx, given)
 
 
 @common
-@_with_url
-@click.argument("name")
-@click.option("--wait", type=click.IntRange(0, 3600), metavar="SECONDS", help="Wait so long for the run's end.")
+@with_url
+@click.argument("name", shell_complete=collector_names)
+@click.option(
+    "--wait",
+    type=click.IntRange(0, 3600),
+    metavar="[SECONDS]",
+    help=f"Wait for the run's end, {_WAIT} s unless told; the exit code is then the run's.",
+)
 @click.option("--reason", help="Kept with the trigger.")
-@click.command()
+@click.command(cls=_WithWait)
 @click.pass_obj
 def trigger(options: Options, url: str, name: str, wait: int | None, reason: str | None) -> None:
-    """Runs a collector now. With --wait the exit code is the run's."""
-    with told(), _daemon(url) as http:
-        run = _answer(http.post(f"/api/v1/collectors/{name}/runs", json=_body(reason)))
+    """Runs a collector now. With --wait it shows the progress and the result."""
+    with told(), daemon(url) as http:
+        run = answer(http.post(f"/api/v1/collectors/{name}/runs", json=_body(reason)))
         if wait is not None:
-            run = _wait(http, run["id"], wait)
+            run = _wait(http, run["id"], wait, options.quiet)
         if options.json:
             tables.print_json(run)
         else:
-            errors = "; ".join(run.get("errors", ()))
-            click.echo(f"{run['id']}: {run.get('outcome', 'started')}" + (f": {errors}" if errors else ""))
-        end(Exit.FAILED if run.get("outcome") in _FAILURES else Exit.DONE)
+            click.echo(_result(run))
+        late = wait is not None and not run["ended"]
+        if late:
+            say(f"{run['id']} has not ended within {wait} s; `infra-health runs {run['id']}` shows it", fg="yellow")
+        end(Exit.FAILED if late or run.get("outcome") in _FAILURES else Exit.DONE)
 
 
 @common
-@_with_url
-@click.argument("name")
+@with_url
+@click.argument("name", shell_complete=collector_names)
 @click.option("--reason", help="Kept with the pause.")
 @click.command()
 @click.pass_obj
@@ -98,8 +108,8 @@ def pause(options: Options, url: str, name: str, reason: str | None) -> None:
 
 
 @common
-@_with_url
-@click.argument("name")
+@with_url
+@click.argument("name", shell_complete=collector_names)
 @click.option("--reason", help="Kept with the resume.")
 @click.command()
 @click.pass_obj
@@ -109,52 +119,37 @@ def resume(options: Options, url: str, name: str, reason: str | None) -> None:
 
 
 def _act(options: Options, url: str, name: str, what: str, reason: str | None) -> None:
-    with told(), _daemon(url) as http:
-        collector = _answer(http.post(f"/api/v1/collectors/{name}/{what}", json=_body(reason)))
+    with told(), daemon(url) as http:
+        collector = answer(http.post(f"/api/v1/collectors/{name}/{what}", json=_body(reason)))
         if options.json:
             tables.print_json(collector)
         else:
-            click.echo(f"{name}: {_state(collector)}")
+            click.echo(f"{name}: {_state(collector)}, next run: {words.ago(collector['next_run'], 'none')}")
 
 
-@contextmanager
-def _daemon(url: str) -> "Iterator[httpx.Client]":
-    """A client for the daemon. Raises Unavailable when it does not answer, ConfigError when the address is none."""
-    import httpx
-
-    from service.domain.errors import ConfigError, Unavailable
-
-    token = os.environ.get("INFRA_HEALTH_TOKEN")
-    headers = {"X-Actor": os.environ.get("USER", "")} | ({"Authorization": f"Bearer {token}"} if token else {})
-    try:
-        with httpx.Client(base_url=url, timeout=15, headers=headers) as http:
-            yield http
-    except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-        raise ConfigError(f"{url}: {error}") from error
-    except (httpx.TransportError, ValueError) as error:
-        raise Unavailable(f"no infra-health daemon answers at {url}: {error}; --url says where it is") from error
-
-
-def _answer(response: "httpx.Response") -> dict[str, Any]:
-    """The body. Raises Rejected with what the daemon says."""
-    from service.domain.errors import Rejected
-
-    body: dict[str, Any] = response.json()
-    if response.is_error:
-        raise Rejected(body.get("detail") or body.get("title") or response.reason_phrase)
-    return body
-
-
-def _wait(http: "httpx.Client", run_id: str, seconds: int) -> dict[str, Any]:
-    """The run as it is when it ended or after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    with tables.Progress() as progress:
+def _wait(http: "httpx.Client", run_id: str, seconds: int, quiet: bool) -> dict[str, Any]:
+    """The run as it is when it ended or after ``seconds``, with its progress on stderr."""
+    began, last = time.monotonic(), ""
+    with tables.Progress(quiet=quiet, lines=True) as progress:
         while True:
-            run = _answer(http.get(f"/api/v1/runs/{run_id}"))
-            if run["ended"] or time.monotonic() >= deadline:
+            run = answer(http.get(f"/api/v1/runs/{run_id}"))
+            errors = () if run["ended"] else run["errors"]  # those of an ended run are its result
+            said = f"{run_id}: attempt {run['attempts'] or 1} {'; '.join(errors)}".rstrip()
+            if said != last:
+                progress.tell(words.harmless(said))
+                last = said
+            if run["ended"] or time.monotonic() - began >= seconds:
                 return run
-            progress.tell(f"{run_id}: attempt {run['attempts']} {'; '.join(run['errors'])}")
-            time.sleep(0.5)
+            time.sleep(_POLL)
+
+
+def _result(run: dict[str, Any]) -> str:
+    if "outcome" not in run:
+        return f"{run['id']}: started"
+    said = [f"{run['id']}: {run['outcome']}"]
+    if run["ended"]:
+        said[0] += f" in {words.span(run['duration'])}, {run['samples']} samples"
+    return words.harmless(": ".join(said + run["errors"]))
 
 
 def _body(reason: str | None) -> dict[str, str]:

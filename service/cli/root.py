@@ -11,12 +11,24 @@ from service.cli.options import Options, common, end, say, told
 
 # Where each command lives; its module is imported when it is used, so that the daemon and --help stay light.
 _COMMANDS = {
+    "backup": "backup:backup",
     "check": "inspect:check",
     "collect": "collect:collect",
+    "completion": "completion:completion",
+    "diagnose": "diagnose:diagnose",
+    "explain": "look:explain",
+    "flare": "flare:flare",
     "list": "inspect:list_",
     "list-workflows": "inspect:list_workflows",
+    "logs": "look:logs",
     "pause": "remote:pause",
+    "preview": "preview:preview",
+    "publish": "snapshots:publish",
+    "quota": "quota:quota",
     "resume": "remote:resume",
+    "runs": "look:runs",
+    "schedule": "schedule:schedule",
+    "schema": "snapshots:schema",
     "status": "remote:status",
     "trigger": "remote:trigger",
 }

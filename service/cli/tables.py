@@ -2,12 +2,13 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import click
 
+from service.cli.words import about
 from service.domain.errors import Rejected
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def print_pass(result: "Pass") -> None:
                 f"{sample.value:.6g}",
                 sample.tags.get("condition", ""),
                 sample.tags.get("status", ""),
-                _about(sample.tags),
+                about(sample.tags),
             )
             for sample in each.samples
         ]
@@ -71,11 +72,12 @@ def print_pass(result: "Pass") -> None:
 
 
 class Progress:
-    """A spinner with the latest word on a terminal, nothing in a pipe."""
+    """A spinner with the latest word on a terminal; in a pipe nothing, or with ``lines`` each word on its line."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        shown = not quiet and sys.stderr.isatty()
-        self._status = console(stderr=True).status("starting") if shown else None
+    def __init__(self, *, quiet: bool = False, lines: bool = False) -> None:
+        is_terminal = sys.stderr.isatty()
+        self._status = console(stderr=True).status("starting") if is_terminal and not quiet else None
+        self._lines = lines and not quiet and not is_terminal
 
     def __enter__(self) -> Self:
         if self._status:
@@ -87,14 +89,13 @@ class Progress:
 
     def tell(self, text: str) -> None:
         if self._status:
-            self._status.update(text)
+            from rich.text import Text
+
+            self._status.update(Text(text))  # as text: what a server said is no markup
+        elif self._lines:
+            click.echo(text, err=True)
 
     def end(self) -> None:
         """Clears the line; what is printed from now on stands by itself."""
         if self._status:
             self._status.stop()
-
-
-def _about(tags: Mapping[str, str]) -> str:
-    names = ("workflow_name", "task", "check", "label", "repo")
-    return " / ".join(tags[name] for name in names if name in tags)

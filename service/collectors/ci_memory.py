@@ -2,21 +2,26 @@
 
 Remembered are all runs of the window and its margin; of older ones those that were run again lately, those that are
 unfinished, and each workflow's latest conclusive ones on the branch. That is some hundred runs, however many there are.
+It is kept in the store alone, so a repository that is not being asked takes no memory.
 """
 
 import zlib
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 
 import orjson
 
-from service.collectors import ci_runs
+from service.collectors import ci_runs, ci_time_limits
 from service.collectors.ci_runs import Page, Run
 from service.collectors.ci_sweep import RERUN_WITHIN, Sweep
+from service.collectors.ci_time_limits import TimeLimits
 
-_VERSION = 1
+_VERSION = 2
+_created = attrgetter("created")
 # More than one, so that the next older run is known when the latest is run again or deleted.
 _LATEST_KEPT = 3
 _UNFINISHED_KEPT = 200
@@ -24,6 +29,9 @@ _LONGEST_RUN = timedelta(days=35)  # https://docs.github.com/actions/reference/l
 _ASK_AGAIN = timedelta(days=1)  # old runs don't change, but they can be deleted
 # Runs of one second may be on both sides of a page's end, and GitHub's order is by second.
 _EDGE = timedelta(minutes=1)
+# Datadog takes no points older than an hour; later than this they would not arrive in time.
+TELL_WITHIN = timedelta(minutes=55)
+_CLOCKS_DIFFER = timedelta(minutes=5)
 BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -36,6 +44,8 @@ class Remembered:
     ``lost``: workflows whose latest runs were all deleted or run again, so that the next older one is to be found.
     ``front``: created_at of the newest run known when the window was read last, and ``read_at`` when that was.
     ``broken``: cycles in a row in which the first sweep broke off on an error.
+    ``limits``: the jobs that their time limit ended, and the runs that may hold such jobs.
+    ``told``: by run and attempt, when the attempts ended whose duration was sent.
     """
 
     repo: str
@@ -50,11 +60,8 @@ class Remembered:
     read_at: datetime | None = None
     total: int = 0
     broken: int = 0
-
-    def copy(self) -> "Remembered":
-        """A cycle works on a copy, so that one that breaks off leaves nothing half done."""
-        attempts = {run: dict(known) for run, known in self.attempts.items()}
-        return replace(self, runs=dict(self.runs), attempts=attempts, asked=dict(self.asked), lost=set(self.lost))
+    limits: TimeLimits = field(default_factory=TimeLimits)
+    told: dict[tuple[int, int], datetime] = field(default_factory=dict)
 
     def take(self, runs: Iterable[Run]) -> None:
         """Keeps what was read of runs. Of a run that was run again, the attempt before is known as well."""
@@ -63,16 +70,20 @@ class Remembered:
             if known and known.conclusion and known.attempt < run.attempt:
                 self.attempts.setdefault(run.id, {})[known.attempt] = known.conclusion
             self.runs[run.id] = ci_runs.later(known, run)
+            self.limits.note(self.runs[run.id])
 
-    def take_page(self, page: Page) -> None:
-        """Keeps a page's runs and forgets those that should be on it but are not: they were deleted."""
-        if page.newest is None or page.oldest is None:
-            return
-        newest = datetime.max.replace(tzinfo=UTC) if page.number == 1 else page.newest - _EDGE
-        oldest = page.oldest + _EDGE if page.below else BEGINNING
-        read = {run.id for run in page.runs}
-        self.drop(run.id for run in self.runs.values() if oldest < run.created < newest and run.id not in read)
-        self.take(page.runs)
+    def take_pages(self, pages: Iterable[Page]) -> None:
+        """Keeps the pages' runs and forgets those that should be on one but are not: they were deleted. CPU work."""
+        ordered = sorted(self.runs.values(), key=_created)
+        times = [run.created for run in ordered]
+        for page in pages:
+            if page.newest is None or page.oldest is None:
+                continue
+            first = bisect_right(times, page.oldest + _EDGE) if page.below else 0
+            last = len(times) if page.number == 1 else bisect_left(times, page.newest - _EDGE)
+            read = {run.id for run in page.runs}
+            self.drop(run.id for run in ordered[first:last] if run.id not in read)
+            self.take(page.runs)
 
     def drop(self, ids: Iterable[int]) -> None:
         for run_id in tuple(ids):
@@ -93,6 +104,20 @@ class Remembered:
             kept.update(run.id for run in sorted(runs, key=lambda run: run.age_key)[-_LATEST_KEPT:])
         self.drop(run.id for run in old if run.id not in kept)
         self.attempts = {run: known for run, known in self.attempts.items() if run in self.runs}
+
+    def take_ended(self, others: Iterable[Run], now: datetime) -> list[Run]:
+        """The attempts that ended of late and were not told before, ``others`` than the runs' last ones included."""
+        since, soon = now - TELL_WITHIN, now + _CLOCKS_DIFFER
+        fresh = []
+        for run in (*others, *self.runs.values()):
+            key = run.id, run.attempt
+            if run.conclusion and run.kind and since <= run.updated <= soon and key not in self.told:
+                fresh.append(run)
+                self.told[key] = now
+        self.told |= {(run.id, run.attempt): now for run in others}
+        # As long as the list may show a run, it must not be told again.
+        self.told = {key: at for key, at in self.told.items() if key[0] in self.runs or at >= now - 2 * TELL_WITHIN}
+        return fresh
 
     def unknown(self, workflows: Collection[int]) -> list[int]:
         """Those of the workflows whose latest conclusive run GitHub must be asked for."""
@@ -140,6 +165,7 @@ class Remembered:
             [
                 *(run.id, run.workflow_id, run.attempt, run.event, run.on_branch, run.conclusion),
                 *(_seconds(run.created), _seconds(run.started), _seconds(run.updated)),
+                *(run.title, run.name, run.url),
             ]
             for run in self.runs.values()
         ]
@@ -158,6 +184,8 @@ class Remembered:
             "total": self.total,
             "broken": self.broken,
             "sweep": [_seconds(sweep.started), sweep.below, sweep.done, sweep.pages, sweep.is_first],
+            "told": [[run, attempt, _seconds(at)] for (run, attempt), at in self.told.items()],
+            "limits": self.limits.dump(),
         }
         return zlib.compress(orjson.dumps(state))
 
@@ -176,7 +204,7 @@ def load(stored: bytes | None, repo: str, branch: str) -> Remembered | None:
             return None
         known = Remembered(repo, branch, Sweep(_time(state["sweep"][0]), *state["sweep"][1:]))
         for row in state["runs"]:
-            run = Run(*row[:6], *map(_time, row[6:]))
+            run = Run(*row[:6], *map(_time, row[6:9]), *row[9:])
             known.runs[run.id] = run
         for run_id, number, conclusion in state["attempts"]:
             known.attempts.setdefault(run_id, {})[number] = conclusion
@@ -186,6 +214,8 @@ def load(stored: bytes | None, repo: str, branch: str) -> Remembered | None:
         known.front = _time_or_none(state["front"])
         known.read_at = _time_or_none(state["read_at"])
         known.total, known.broken = state["total"], state["broken"]
+        known.told = {(run_id, attempt): _time(at) for run_id, attempt, at in state["told"]}
+        known.limits = ci_time_limits.load(state["limits"])
     except (zlib.error, ValueError, LookupError, TypeError, OverflowError):
         return None
     return known

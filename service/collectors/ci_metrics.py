@@ -1,16 +1,18 @@
 """The catalogue of ``github_ci`` and how its values come from runs. Pure: runs in, samples out."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from service.collectors import ci_runs
+from service.collectors import ci_evidence, ci_runs
 from service.collectors.ci_runs import Run
 from service.collectors.ci_settings import GithubCiSettings, Thresholds
+from service.collectors.ci_time_limits import TimeLimits
 from service.domain import conditions
-from service.domain.samples import Metric, Sample, Status
+from service.domain.samples import Evidence, Kind, Metric, Sample, Status
 
 _NAMESPACE = "metta.infra.cron."
+NO_CONDITION = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +26,9 @@ class Line:
     condition: str
 
 
-def _line(name: str, where: str, condition: str, explained: str, unit: str = "") -> Line:
+def _line(name: str, where: str, condition: str, explained: str, unit: str = "", kind: Kind = Kind.GAUGE) -> Line:
     workflow_name, task, check = where.split(" / ")
-    return Line(Metric(_NAMESPACE + name, unit=unit, help=explained), workflow_name, task, check, condition)
+    return Line(Metric(_NAMESPACE + name, kind, unit, explained), workflow_name, task, check, condition)
 
 
 _MAIN = "latest_state_of_main"
@@ -85,6 +87,21 @@ _LINES = (
         "run",
     ),
     _line(
+        "ci.workflow.duration",
+        "ci_smoothness / workflow_duration / minutes",
+        NO_CONDITION,
+        "Duration of each run on the branch or before a merge, once per attempt, at its end",
+        "minute",
+        Kind.DISTRIBUTION,
+    ),
+    _line(
+        "ci.jobs.timed_out",
+        "ci_smoothness / jobs_timed_out / weekly_count",
+        "< {timed_out}",
+        "Jobs of the last 7 days, on any branch, that their time limit ended",
+        "job",
+    ),
+    _line(
         "github.hotfix.count",
         "commit_history / hotfix_commits / weekly_count",
         "< {hotfix}",
@@ -102,58 +119,108 @@ _LINES = (
         "< {revert}",
         "Merged pull requests with a revert label in the weekly window",
     ),
+    _line(
+        "github.bugs.count",
+        "bug_queue / open_bugs / count",
+        "< {bugs}",
+        "Open issues with the bug label; with tag label: those that carry that label, too",
+    ),
 )
 LINES: Mapping[str, Line] = {line.metric.name.removeprefix(_NAMESPACE): line for line in _LINES}
 METRICS = tuple(line.metric for line in _LINES)
 
-# A value by the metric's name within the namespace; None: there was nothing to measure. Missing: it is not known.
-Values = Mapping[str, float | None]
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A value by the metric's name within the namespace. ``value`` is None where there was nothing to measure.
+
+    ``tags``: more of them than the check has. ``at``: the instant of the value, where that is not the cycle's.
+    """
+
+    name: str
+    value: float | None
+    evidence: tuple[Evidence, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    at: datetime | None = None
 
 
-def of_window(runs: Iterable[Run], since: datetime) -> dict[str, float | None]:
+def of_window(runs: Iterable[Run], since: datetime) -> list[Finding]:
     """What the runs whose last attempt started at ``since`` or later say, all but the flaky ones."""
     window = ci_runs.started_since(runs, since)
     on_branch = [run for run in window if run.on_branch]
-    succeeded = [run.conclusion == "success" for run in on_branch if run.is_conclusive]
-    minutes = [
-        max(0.0, (run.updated - run.started).total_seconds() / 60)
-        for run in window
-        if run.is_pre_merge and run.is_conclusive
+    conclusive = [run for run in on_branch if run.is_conclusive]
+    failed = [run for run in conclusive if run.conclusion != "success"]
+    share = (len(conclusive) - len(failed)) / len(conclusive) if conclusive else None
+    behind = ci_evidence.of_runs(failed or conclusive)
+    cancelled = [run for run in on_branch if run.conclusion == "cancelled"]
+    pre_merge = [run for run in window if run.is_pre_merge and run.is_conclusive]
+    p90 = ci_runs.quantile([run.minutes for run in pre_merge], 0.9) if pre_merge else None
+    slow = [run for run in pre_merge if p90 is not None and run.minutes >= p90]
+    return [
+        Finding("ci.workflow.success", None if share is None else float(not failed), behind),
+        Finding("ci.workflow.success_ratio", share, behind),
+        Finding("ci.workflow.duration.p90", p90, ci_evidence.of_runs(slow)),
+        Finding("ci.workflow.cancelled", len(cancelled), ci_evidence.of_runs(cancelled)),
     ]
-    return {
-        "ci.workflow.success": float(all(succeeded)) if succeeded else None,
-        "ci.workflow.success_ratio": sum(succeeded) / len(succeeded) if succeeded else None,
-        "ci.workflow.duration.p90": ci_runs.quantile(minutes, 0.9) if minutes else None,
-        "ci.workflow.cancelled": sum(run.conclusion == "cancelled" for run in on_branch),
-    }
 
 
-def passing(latest: Iterable[Run | None]) -> float | None:
+def passing(name: str, latest: Iterable[Run | None]) -> Finding:
     """1 when every workflow's latest conclusive run succeeded; None until each has one."""
     runs = list(latest)
-    if not runs or None in runs:
-        return None
-    return float(all(run is not None and run.conclusion == "success" for run in runs))
+    known = [run for run in runs if run is not None]
+    failed = [run for run in known if run.conclusion != "success"]
+    value = float(not failed) if runs and len(known) == len(runs) else None
+    return Finding(name, value, ci_evidence.of_runs(failed or known))
 
 
-def failing(latest: Iterable[Run | None]) -> float:
+def failing(latest: Iterable[Run | None]) -> Finding:
     """How many workflows' latest conclusive run did not succeed; one that never had any is not failing."""
-    return sum(run is not None and run.conclusion != "success" for run in latest)
+    failed = [run for run in latest if run is not None and run.conclusion != "success"]
+    return Finding("ci.workflow.other_failing", len(failed), ci_evidence.of_runs(failed))
+
+
+def flaky(runs: Sequence[Run]) -> Finding:
+    return Finding("ci.workflow.flaky_tests", len(runs), ci_evidence.of_runs(runs))
+
+
+def timed_out(limits: TimeLimits) -> Finding:
+    jobs = [job for _, job in limits.found.values()]
+    return Finding("ci.jobs.timed_out", len(jobs), ci_evidence.newest(jobs))
+
+
+def durations(ended: Iterable[Run], names: Mapping[int, str]) -> list[Finding]:
+    """A value of the distribution for each of the attempts ``ended``. ``names``: the workflows', by id."""
+    return [
+        Finding(
+            "ci.workflow.duration",
+            run.minutes,
+            tags={
+                "workflow": names.get(run.workflow_id) or run.name or str(run.workflow_id),
+                "kind": run.kind,
+                "conclusion": run.conclusion or "",
+            },
+            at=run.updated,
+        )
+        for run in ended
+        if run.kind
+    ]
 
 
 def to_samples(
-    values: Values, thresholds: Thresholds, now: datetime
+    findings: Iterable[Finding], thresholds: Thresholds, now: datetime, tags: Mapping[str, str] | None = None
 ) -> tuple[tuple[Sample, ...], tuple[dict[str, str], ...]]:
-    """The samples at ``now``, in the catalogue's order, and the tags of the checks that had nothing to measure."""
+    """The samples at ``now``, in the catalogue's order, and the tags of the checks that had nothing to measure.
+
+    ``tags``: more of them for each sample.
+    """
     samples, unmeasured = [], []
-    texts = threshold_texts(thresholds)
-    for name, line in LINES.items():
-        if name not in values:
-            continue
-        value, condition = values[name], line.condition.format(**texts)
+    order = {name: place for place, name in enumerate(LINES)}
+    for finding in sorted(findings, key=lambda finding: order[finding.name]):
+        line, value = LINES[finding.name], finding.value
+        condition = condition_of(finding.name, thresholds)
         parsed = conditions.parse(condition)
         status = parsed.status(value) if parsed and value is not None else Status.UNKNOWN
-        tags = {
+        full = {
             "source": "cron",
             "workflow_category": "ci",
             "workflow_name": line.workflow_name,
@@ -161,30 +228,45 @@ def to_samples(
             "check": line.check,
             "condition": condition,
             "status": status.value,
+            **(tags or {}),
+            **finding.tags,
         }
         if value is None:
-            unmeasured.append(tags)
+            unmeasured.append(full)
         else:
-            samples.append(Sample(line.metric, float(value), now, tags))
+            at = finding.at or now
+            samples.append(Sample(line.metric, float(value), at, full, evidence=finding.evidence))
     return tuple(samples), tuple(unmeasured)
 
 
 def expected_conditions(settings: GithubCiSettings) -> list[str]:
     """The conditions of the checks that the settings ask for: no list or no labels, no check."""
     asked = {
-        "ci.workflow.tests_blocking_merge": settings.tests_blocking_merge,
-        "ci.workflow.benchmarks": settings.benchmarks,
-        "github.hotfix.count": settings.hotfix_labels,
-        "github.force_merge.count": settings.force_merge_labels,
-        "github.reverts.count": settings.revert_labels,
+        "ci.workflow.tests_blocking_merge": len(settings.tests_blocking_merge) > 0,
+        "ci.workflow.benchmarks": len(settings.benchmarks) > 0,
+        "ci.workflow.duration": 0,  # events, no check
+        "github.hotfix.count": len(settings.hotfix_labels) > 0,
+        "github.force_merge.count": len(settings.force_merge_labels) > 0,
+        "github.reverts.count": len(settings.revert_labels) > 0,
+        "github.bugs.count": 1 + len(settings.bug_sub_labels) if settings.bug_label else 0,
     }
-    texts = threshold_texts(settings.thresholds)
-    return [line.condition.format(**texts) for name, line in LINES.items() if asked.get(name, True)]
+    each = [condition_of(name, settings.thresholds) for name in LINES for _ in range(asked.get(name, 1))]
+    return each * len(settings.all_repositories)
+
+
+def condition_of(name: str, thresholds: Thresholds) -> str:
+    """The condition as it is written; ``none`` for a check without one."""
+    texts = threshold_texts(thresholds)
+    if name == "github.bugs.count" and not texts["bugs"]:
+        return NO_CONDITION
+    return LINES[name].condition.format(**texts)
 
 
 def threshold_texts(thresholds: Thresholds) -> dict[str, str]:
     """Each threshold as the conditions write it: counts as whole numbers, minutes with their fraction (``5.0``)."""
-    return {
-        name: str(value) if name == "p90_minutes" or not value.is_integer() else str(int(value))
-        for name, value in ((name, float(getattr(thresholds, name))) for name in type(thresholds).model_fields)
-    }
+    texts = {}
+    for name in type(thresholds).model_fields:
+        value = getattr(thresholds, name)
+        is_whole = value is not None and name != "p90_minutes" and float(value).is_integer()
+        texts[name] = "" if value is None else str(int(value)) if is_whole else str(float(value))
+    return texts

@@ -1,5 +1,6 @@
 """Reads the runs of a repository: the window in every cycle, older ones in turn, and what lies behind a number."""
 
+import math
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from service.collectors import ci_runs, ci_sweep
 from service.collectors.ci_memory import BEGINNING, Remembered
 from service.collectors.ci_runs import PER_PAGE, Page, Run
 from service.collectors.ci_sweep import MARGIN, Coverage, Sweep
+from service.collectors.ci_time_limits import WEEK, TimeLimits
 from service.domain.errors import Rejected, Unavailable
 
 T = TypeVar("T")
@@ -24,12 +26,14 @@ _GAPS = 10
 _OUTRUN = "GitHub's list of runs changes faster than it can be read"
 # Pages of runs, a megabyte each: more in flight are no faster, for they are read one by one, but take more memory.
 _AT_ONCE = 8
-# A cycle in which nothing was run again asks ten questions at most; what can wait, waits for one that asks less.
-_CALM = 9
+# A cycle in which nothing was run again asks ten questions at most, which cost eight points at most: the list of
+# workflows is free while it does not change. What can wait, waits for a cycle that asks less.
+_CALM = 8
 _MOST = 10
+_LATE = 12  # pages behind the window; a sweep so late is not spread out any more
 _FEW = 10  # runs of a workflow: among its ten newest on the branch there nearly always is a conclusive one
 _FILTERED_PAGES = 10  # GitHub lists 1,000 runs at most where it filters
-_GONE = (404, 410)
+GONE = (404, 410)
 
 Failure = Unavailable | Rejected
 
@@ -53,7 +57,7 @@ async def gathered(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T | Fail
 class RunsReader:
     """Reads ``repo``'s runs, "on the branch" meaning ``branch``, for a window of the length ``window``.
 
-    ``questions``: how many requests the cycle that ``read`` began has made so far.
+    ``questions``: how many requests the cycle that ``read`` began has made so far. ``front``: pages of the window.
     """
 
     def __init__(self, github: Github, repo: str, branch: str, window: timedelta) -> None:
@@ -62,17 +66,22 @@ class RunsReader:
         self._branch = branch
         self._window = window
         self._at_once = anyio.CapacityLimiter(_AT_ONCE)
+        self._week = BEGINNING
         self.questions = 0
+        self.front = 0
 
-    async def read(self, known: Remembered, now: datetime, besides: int) -> Failure | None:
+    async def read(self, known: Remembered, now: datetime, besides: int, patience: float = math.inf) -> Failure | None:
         """Brings ``known`` up to date. What went wrong behind the window, None when nothing did.
 
-        ``besides``: how many questions the cycle asks at the same time. Raises when the window can't be read whole.
+        ``besides``: how many questions the cycle asks at the same time. ``patience``: seconds that a first sweep may
+        take in this cycle. Raises when the window can't be read whole.
         """
         self.questions = 0
+        self._week = now - WEEK
         horizon = now - self._window - MARGIN
         before = set(ci_runs.latest_conclusive(known.runs.values()))
         front, behind, unfinished = self._plan(known, now, horizon, besides)
+        self.front = len(front)
         pages: list[Page] = []
         deep: list[Page] = []
         calls: list[Callable[[], Awaitable[None]]] = [
@@ -88,13 +97,15 @@ class RunsReader:
         trouble = next((failure for failure in failures[len(front) :] if failure is not None), None)
         self._take_front(known, pages, reached, now)
         if reached.reaches(now - ci_sweep.depth(self._window)):
+            self._note_depth(known, reached, now)
             known.sweep = Sweep(started=now, is_first=False)
         elif known.sweep.is_first:
-            trouble = await self._sweep_all(known, pages, reached, now)
+            trouble = await self._sweep_all(known, pages, reached, now, patience)
         else:
-            self._take_behind(known, deep, reached, now)
+            await self._take_behind(known, deep, reached, now)
         known.broken = known.broken + 1 if trouble and known.sweep.is_first else 0
         known.trim(horizon)
+        known.limits.trim(now)
         known.note_lost(before)
         return trouble
 
@@ -105,6 +116,7 @@ class RunsReader:
         if known.read_at is None or now - known.read_at > MARGIN:
             # Re-runs of old runs may have been missed meanwhile: all is swept again.
             known.sweep = Sweep(started=now)
+            known.limits.deep = -1
         recent = sum(run.created >= horizon for run in known.runs.values())
         arriving = recent * ((now - (known.read_at or now)) / (self._window + MARGIN))
         front = ci_sweep.front_pages(recent, arriving, known.total)
@@ -112,8 +124,13 @@ class RunsReader:
         if not known.sweep.is_first:
             due = ci_sweep.due_pages(known.sweep, len(front), known.total, now)
             behind = ci_sweep.affordable(due, self._quota)
+            room = _CALM - len(front) - besides + 1
+            if 0 < room < len(behind) <= _LATE:
+                behind = behind[:room]
+            if 1 < len(behind) <= _LATE:  # those who wait to be looked into take a page's place
+                behind = behind[: max(1, len(behind) - min(2, len(known.limits.suspects)))]
         planned = len(front) + len(behind) + besides
-        spare = max(0, _CALM - planned) if planned <= _MOST else 2
+        spare = max(0, _CALM - planned - len(known.limits.suspects)) if planned <= _MOST else 2
         unfinished = [run for run in known.runs.values() if run.conclusion is None and run.created < horizon]
         # Those that began last are the likeliest to end next.
         unfinished.sort(key=lambda run: run.started, reverse=True)
@@ -123,18 +140,19 @@ class RunsReader:
     def _quota(self) -> Quota | None:
         return self._github.quota.get("core")
 
-    async def _get(self, path: str, params: Params, read: Callable[[Any], T], kept: bool) -> T:
+    async def _get(self, path: str, params: Params, read: Callable[[Any], T], kept: bool, question: str) -> T:
         self.questions += 1
-        return await self._github.get(f"{self._actions}/{path}", params, read=read, kept=kept)
+        return await self._github.get(f"{self._actions}/{path}", params, read=read, kept=kept, question=question)
 
     # The window
 
     async def _read_page(self, number: int, pages: list[Page], horizon: datetime | None = None) -> None:
         """Adds a page to ``pages``, in the order of the answers; of runs behind the window only what can matter."""
         params: Params = {"per_page": PER_PAGE, "exclude_pull_requests": "true", "page": number}
-        read = partial(_page, number, self._branch, horizon)
+        read = partial(_page, number, self._branch, horizon, self._week)
+        question = "runs" if horizon is None else "older runs"
         async with self._at_once:
-            pages.append(await self._get("runs", params, read, kept=horizon is None))
+            pages.append(await self._get("runs", params, read, horizon is None, question))
 
     async def _complete(self, pages: list[Page], until: datetime) -> Coverage:
         """Reads on until ``pages`` hold every run created since ``until``."""
@@ -156,8 +174,7 @@ class RunsReader:
         return reached
 
     def _take_front(self, known: Remembered, pages: Sequence[Page], reached: Coverage, now: datetime) -> None:
-        for page in pages:
-            known.take_page(page)
+        known.take_pages(pages)
         oldest = BEGINNING if reached.below == 0 else reached.oldest or BEGINNING
         if known.since is None or (known.front is not None and oldest > known.front):
             known.restart(oldest)
@@ -168,20 +185,53 @@ class RunsReader:
 
     # Behind the window
 
-    def _take_behind(self, known: Remembered, pages: Sequence[Page], front: Coverage, now: datetime) -> None:
+    async def _take_behind(self, known: Remembered, pages: Sequence[Page], front: Coverage, now: datetime) -> None:
         """Keeps what was read behind the window; what did not join what this pass had read is due again."""
-        for page in pages:
-            known.take_page(page)
+        await anyio.to_thread.run_sync(known.take_pages, pages)
         sweep = known.sweep
         above = front.below if sweep.below is None else min(sweep.below, front.below)
         until = now - ci_sweep.depth(self._window)
         known.sweep, reached = ci_sweep.advanced(sweep, pages, above, known.total, now, until)
+        if sweep.is_first and not known.sweep.is_first:
+            self._note_depth(known, reached, now)
         oldest = BEGINNING if reached.below == 0 else reached.oldest
         if oldest and known.since:
             known.since = min(known.since, oldest)
 
+    def _note_depth(self, known: Remembered, reached: Coverage, now: datetime) -> None:
+        """The first sweep ended: what is left to read of the runs that were run again within the week."""
+        is_deep = reached.reaches(now - ci_sweep.depth(WEEK)) or ci_sweep.is_beyond(known.total, reached.below)
+        known.limits.deep = None if is_deep else reached.below
+
+    async def read_deep(self, known: Remembered, now: datetime, allowed: int) -> Failure | None:
+        """Reads on, at most ``allowed`` pages, until all runs that may have been run again within the week are known.
+
+        They matter to the jobs of the week alone.
+        """
+        above, until = known.limits.deep, now - ci_sweep.depth(WEEK)
+        if above is None or above < 0:
+            return None
+        pages: list[Page] = []
+        horizon = now - self._window - MARGIN
+        trouble = None
+        while trouble is None and len(pages) < allowed:
+            batch = min(_AT_ONCE, allowed - len(pages))
+            numbers = ci_sweep.missing(pages, until, batch, above, known.total)
+            numbers = ci_sweep.affordable(numbers, self._quota)
+            if not numbers:
+                break
+            failures = await gathered([partial(self._read_page, number, pages, horizon) for number in numbers])
+            trouble = next((failure for failure in failures if failure is not None), None)
+        await anyio.to_thread.run_sync(known.take_pages, pages)
+        known.trim(horizon)
+        known.limits.trim(now)
+        reached = ci_sweep.covered(pages, above)
+        is_end = reached.reaches(until) or ci_sweep.is_beyond(known.total, reached.below)
+        known.limits.deep = None if is_end else reached.below
+        return trouble
+
     async def _sweep_all(
-        self, known: Remembered, front: Sequence[Page], reached: Coverage, now: datetime
+        self, known: Remembered, front: Sequence[Page], reached: Coverage, now: datetime, patience: float
     ) -> Failure | None:
         """Reads all runs that can have been run again: at once, but with a small quota a page or two a cycle.
 
@@ -189,9 +239,11 @@ class RunsReader:
         """
         above = reached.below if known.sweep.below is None else min(known.sweep.below, reached.below)
         pages: list[Page] = []
-        with anyio.CancelScope(deadline=(anyio.current_time() + anyio.current_effective_deadline()) / 2) as half:
+        started = anyio.current_time()
+        deadline = min(started + patience, (started + anyio.current_effective_deadline()) / 2)
+        with anyio.CancelScope(deadline=deadline) as half:
             trouble = await self._read_behind(pages, front, above, known.total, now)
-        self._take_behind(known, pages, reached, now)
+        await self._take_behind(known, pages, reached, now)
         return Unavailable("GitHub answers too slowly to read them in one run") if half.cancelled_caught else trouble
 
     async def _read_behind(
@@ -220,10 +272,11 @@ class RunsReader:
 
     async def _read_again(self, run: Run, known: Remembered) -> None:
         params = {"exclude_pull_requests": "true"}
+        read = partial(ci_runs.to_run, branch=self._branch)
         try:
-            fresh = await self._get(f"runs/{run.id}", params, partial(ci_runs.to_run, branch=self._branch), kept=True)
+            fresh = await self._get(f"runs/{run.id}", params, read, True, "unfinished runs")
         except Refused as error:
-            if error.status not in _GONE:  # deleted ones leave when their page is read
+            if error.status not in GONE:  # deleted ones leave when their page is read
                 raise
         else:
             known.take([fresh])
@@ -237,34 +290,53 @@ class RunsReader:
         for size, number in sizes:
             params: Params = {"branch": self._branch, "per_page": size, "exclude_pull_requests": "true", "page": number}
             read = partial(_filtered, self._branch)
-            total, runs = await self._get(f"workflows/{workflow_id}/runs", params, read, kept=size == _FEW)
+            path = f"workflows/{workflow_id}/runs"
+            total, runs = await self._get(path, params, read, size == _FEW, "old workflows")
             found = [run for run in runs if run.on_branch and run.is_conclusive]
             if found or not runs or total <= size * number:
                 return found
         return []
 
-    async def learn_attempts(self, run: Run, known: Remembered) -> bool:
-        """Whether an attempt before the last one failed; asks back from the last until one did."""
+    async def learn_attempts(self, run: Run, known: Remembered, since: datetime, ended: list[Run]) -> bool:
+        """Whether a run that succeeded had an attempt that failed; asks back from the last until one did.
+
+        Adds to ``ended`` the attempts that the list did not show because the next one, begun at ``since`` or later,
+        took their place.
+        """
         attempts = known.attempts.setdefault(run.id, {})
-        params = {"exclude_pull_requests": "true"}
+        followed = run.started  # when the attempt after this one began
         for number in range(run.attempt - 1, 0, -1):
-            if (verdict := ci_runs.has_failed_attempt(run, attempts)) is not None:
-                return verdict
-            if number not in attempts:
-                read = partial(ci_runs.to_run, branch=self._branch)
-                attempt = await self._get(f"runs/{run.id}/attempts/{number}", params, read, kept=False)
+            is_hidden = followed >= since and (run.id, number) not in known.told
+            is_open = run.conclusion == "success" and ci_runs.has_failed_attempt(run, attempts) is None
+            if not is_hidden and not is_open:
+                break
+            followed = BEGINNING
+            if is_hidden or number not in attempts:
+                attempt = await self.attempt(run, number)
                 attempts[number] = attempt.conclusion or "none"
+                if is_hidden:
+                    ended.append(attempt)
+                    followed = attempt.started
         return bool(ci_runs.has_failed_attempt(run, attempts))
 
+    async def attempt(self, run: Run, number: int) -> Run:
+        """The run as of an earlier attempt."""
+        params = {"exclude_pull_requests": "true"}
+        read = partial(ci_runs.to_run, branch=self._branch)
+        return await self._get(f"runs/{run.id}/attempts/{number}", params, read, False, "attempts")
 
-def _page(number: int, branch: str, horizon: datetime | None, payload: Any) -> Page:
+
+def _page(number: int, branch: str, horizon: datetime | None, week: datetime, payload: Any) -> Page:
     page = ci_runs.to_page(number, payload, branch)
     if horizon is None:
         return page
     kept = (
         run
         for run in page.runs
-        if run.conclusion is None or run.started >= horizon or (run.on_branch and run.is_conclusive)
+        if run.conclusion is None
+        or run.started >= horizon
+        or (run.on_branch and run.is_conclusive)
+        or (run.updated >= week and TimeLimits.may_hold(run))
     )
     return replace(page, runs=tuple(kept))
 

@@ -3,6 +3,7 @@
 https://docs.github.com/rest/actions/workflow-runs
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ FAILED = frozenset({"failure", "timed_out", "startup_failure"})
 CONCLUSIVE = FAILED | {"success"}
 PRE_MERGE = frozenset({"pull_request", "pull_request_target", "merge_group"})
 PER_PAGE = 100  # GitHub's most
+_LONGEST = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,7 @@ class Run:
     """One run as of its last attempt. ``conclusion`` is None while it is unfinished.
 
     A re-run keeps ``id``, ``created`` and its place in the list; ``attempt``, ``started`` and ``updated`` move.
+    ``title``: what was run (a commit's or pull request's first line). ``name``: the workflow's. ``url``: its page.
     """
 
     id: int
@@ -30,6 +33,9 @@ class Run:
     created: datetime
     started: datetime
     updated: datetime
+    title: str = ""
+    name: str = ""
+    url: str = ""
 
     @property
     def is_conclusive(self) -> bool:
@@ -38,6 +44,16 @@ class Run:
     @property
     def is_pre_merge(self) -> bool:
         return self.event in PRE_MERGE
+
+    @property
+    def minutes(self) -> float:
+        """How long the last attempt took, as GitHub's own gh tells it."""
+        return max(0.0, (self.updated - self.started).total_seconds() / 60)
+
+    @property
+    def kind(self) -> str:
+        """pre_merge, main (on the branch), or empty for a run that is neither."""
+        return "pre_merge" if self.is_pre_merge else "main" if self.on_branch else ""
 
     @property
     def age_key(self) -> tuple[datetime, int]:
@@ -83,6 +99,9 @@ def to_run(row: Mapping[str, Any], branch: str) -> Run:
         created=created,
         started=to_time(row.get("run_started_at") or row["created_at"]),
         updated=to_time(row.get("updated_at") or row["created_at"]),
+        title=to_text(row.get("display_title")),
+        name=to_text(row.get("name")),
+        url=to_url(row.get("html_url")),
     )
 
 
@@ -102,6 +121,16 @@ def to_time(text: str) -> datetime:
     """GitHub writes ISO 8601 in UTC, but for some fields with fractions or offsets."""
     time = datetime.fromisoformat(text)
     return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def to_text(value: object) -> str:
+    """A name or title to show, at most ``_LONGEST`` characters of it."""
+    return value[:_LONGEST] if isinstance(value, str) else ""
+
+
+def to_url(value: object) -> str:
+    """An address to show as a link; whatever is no plain web address is none."""
+    return value if isinstance(value, str) and re.fullmatch(r"https?://[!-~]{1,500}", value) else ""
 
 
 def later(known: Run | None, read: Run) -> Run:

@@ -21,6 +21,13 @@ def _repository(name: str) -> str:
     return name
 
 
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    """GitHub's names have no case: one repository twice would overwrite its own series."""
+    if len({name.lower() for name in names}) < len(names):
+        raise ValueError("names a repository twice")
+    return names
+
+
 Text = Annotated[str, Field(min_length=1)]
 Repository = Annotated[str, AfterValidator(_repository)]
 Labels = tuple[Text, ...]
@@ -30,7 +37,10 @@ Threshold = Annotated[float, Field(ge=0)]
 
 
 class Thresholds(Section):
-    """Where each check turns from pass to fail; p90 in minutes, all others are counts."""
+    """Where each check turns from pass to fail; p90 in minutes, all others are counts.
+
+    Without a threshold (the default) open bugs have no verdict.
+    """
 
     flaky_tests: Threshold = 10
     p90_minutes: Threshold = 5
@@ -38,18 +48,26 @@ class Thresholds(Section):
     hotfix: Threshold = 5
     force_merge: Threshold = 7
     revert: Threshold = 1
+    timed_out: Threshold = 10
+    bugs: Threshold | None = None
 
 
 class GithubCiSettings(CollectorSettings):
-    """``tests_blocking_merge``, ``benchmarks``: workflows by name, file name, path or id."""
+    """``tests_blocking_merge``, ``benchmarks``: workflows by name, file name, path or id.
+
+    ``repositories``: many in one collector, in place of ``repo``; their samples are told apart by the tag repo.
+    """
 
     repo: Repository = "Metta-AI/metta"
+    repositories: Annotated[tuple[Repository, ...], AfterValidator(_distinct)] = ()
     branch: Text = "main"
     history_window: Annotated[timedelta, Field(gt=timedelta(0), le=30 * _DAY)] = _DAY
     weekly_window: Annotated[timedelta, Field(gt=timedelta(0), le=366 * _DAY)] = 7 * _DAY
     hotfix_labels: Labels = ("hotfix",)
     force_merge_labels: Labels = ("force-merge", "force_merge")
     revert_labels: Labels = ("revert",)
+    bug_label: str = "bug"
+    bug_sub_labels: Labels = ()
     tests_blocking_merge: Workflows = ()
     benchmarks: Workflows = ()
     thresholds: Thresholds = Thresholds()
@@ -71,6 +89,10 @@ class GithubCiSettings(CollectorSettings):
         "thresholds.force_merge": "CI_FORCE_MERGE_THRESHOLD",
         "thresholds.revert": "CI_REVERT_THRESHOLD",
     }
+
+    @property
+    def all_repositories(self) -> tuple[str, ...]:
+        return self.repositories or (self.repo,)
 
     @classmethod
     def legacy_environment(cls, values: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:

@@ -140,6 +140,11 @@ def last_page(total: int) -> int:
     return max(1, math.ceil(total / PER_PAGE))
 
 
+def is_beyond(total: int, below: int) -> bool:
+    """Whether the run that has ``below`` - 1 older ones is deeper than GitHub lists."""
+    return page_of(total, below) > _LAST_PAGE
+
+
 def front_pages(remembered: int, arriving: float, total: int) -> list[int]:
     """The pages that will hold the window: so many of its runs are remembered, so many have come since."""
     count = int(remembered + max(0.0, arriving)) // PER_PAGE + 1
@@ -190,7 +195,7 @@ def advanced(
     """The sweep after ``pages``, which begin where ``above`` of ``total`` runs are left; a new one past ``until``."""
     reached = covered(pages, above)
     done = sweep.done + len(pages)
-    at_end = reached.below == 0 or page_of(total, reached.below) > _LAST_PAGE
+    at_end = reached.below == 0 or is_beyond(total, reached.below)
     if at_end or (reached.oldest is not None and reached.oldest < until):
         return Sweep(started=now, pages=done, is_first=False), reached
     return replace(sweep, below=reached.below, done=done), reached

@@ -48,7 +48,13 @@ def meant(entries: Sequence[str], listed: Sequence[Workflow]) -> dict[str, list[
 
 async def _page(github: Github, repo: str, number: int) -> tuple[int, list[Workflow]]:
     params = {"per_page": PER_PAGE, "page": number}
-    return await github.get(f"/repos/{repo}/actions/workflows", params, read=_workflows, kept=True)
+    path = f"/repos/{repo}/actions/workflows"
+    return await github.get(path, params, read=_workflows, kept=True, question="workflows")
+
+
+async def is_free(github: Github, repo: str) -> bool:
+    """Whether asking for them costs nothing while they don't change."""
+    return await github.is_kept(f"/repos/{repo}/actions/workflows", {"per_page": PER_PAGE, "page": 1})
 
 
 def _workflows(payload: Any) -> tuple[int, list[Workflow]]:

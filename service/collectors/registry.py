@@ -1,5 +1,7 @@
 """The collector types that are installed: ours and other packages', all found by one entry-point group."""
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import entry_points
@@ -8,6 +10,7 @@ from typing import Protocol
 import httpx
 
 from service.adapters.github import Github
+from service.adapters.secrets import Secret, from_environment
 from service.config import CollectorSettings
 from service.domain.errors import ConfigError
 from service.domain.runs import Collected
@@ -24,12 +27,16 @@ class Memory(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a collector is given: its configured name, shared clients, and its memory."""
+    """What a collector is given: its configured name, shared clients, its memory.
+
+    ``secret``: the secret under an environment variable's name, or in the file that NAME_FILE names.
+    """
 
     name: str
     github: Github
     http: httpx.AsyncClient
     memory: Memory
+    secret: Callable[[str], Secret] = lambda name: from_environment(name, os.environ)
 
 
 class Collector(Protocol):

@@ -1,22 +1,42 @@
-"""Training and evaluation health from snapshot files: whatever a pipeline measured, as one JSON record per check."""
+"""Training and evaluation health from snapshots: whatever a pipeline measured, as one JSON record per check.
 
+A snapshot comes from the collector's source or is pushed to the daemon; the one that was published last counts.
+"""
+
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import anyio
 import anyio.to_thread
+import orjson
+import structlog
+from pydantic import BeforeValidator, Field
 
 from service.adapters import snapshots
 from service.collectors.registry import Context
-from service.collectors.snapshot_samples import Category, to_collected
+from service.collectors.snapshot_content import Limits
+from service.collectors.snapshot_samples import SENT, Category, Known, Publication, to_collected
+from service.collectors.snapshot_validation import refuse_bad
 from service.config import CollectorSettings
-from service.domain.errors import ConfigError, Unavailable
-from service.domain.runs import Collected
+from service.config_values import byte_count
+from service.domain.errors import ConfigError, HealthError, Unavailable, Unfinished
+from service.domain.runs import Collected, Fault
 from service.domain.samples import Metric
 
-_SENT = "sent"
+log = structlog.get_logger(__name__)
+
+SNAPSHOT_AGE = Metric(
+    "metta.infra.collector.snapshot_age", unit="second", help="Time since the snapshot that was read last was published"
+)
+# A file that is written in place is whole by then, or its writer is gone.
+HALF_WRITTEN_PAUSE = 1.0
+
+_PUSHED = "pushed"
 _CATEGORIES = {
     "training": Category("training", namespace="metta.infra.stablesuite", source="stable_suite"),
     "evaluation": Category("evaluation", namespace="metta.infra.cron", source="cron"),
@@ -25,10 +45,22 @@ _VARIABLES = {"training": "TRAINING_HEALTH_FILE", "evaluation": "EVAL_HEALTH_FIL
 
 
 class SnapshotSettings(CollectorSettings):
-    """``source``: where the snapshot is read from (``snapshots.FORMS``)."""
+    """``source``: where the snapshot is read from (``snapshots.FORMS``).
+
+    ``token_env``: the variable that holds the bearer token of an http(s) source (NAME_FILE: a file that holds it).
+    ``max_bytes`` (once inflated), ``max_records`` and ``max_depth`` bound what is read.
+    """
 
     category: Literal["training", "evaluation"]
     source: str | None = None
+    token_env: Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")] | None = None
+    max_bytes: Annotated[int, BeforeValidator(byte_count), Field(gt=0)] = Limits().size
+    max_records: Annotated[int, Field(gt=0)] = Limits().records
+    max_depth: Annotated[int, Field(gt=1, le=500)] = Limits().depth
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.max_bytes, self.max_records, self.max_depth)
 
     @classmethod
     def legacy_environment(cls, values: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
@@ -43,11 +75,21 @@ class Snapshot:
 
     Settings = SnapshotSettings
     metrics: tuple[Metric, ...] = ()
+    own_metrics: tuple[Metric, ...] = (SNAPSHOT_AGE,)
 
     def __init__(self, settings: SnapshotSettings, context: Context) -> None:
         self._settings = settings
         self._context = context
-        self._sent: bytes | None = None
+        self._known = Known()
+        self._published: datetime | None = None
+        self._seen: tuple[str, datetime] = (
+            "",
+            datetime.max.replace(tzinfo=UTC),
+        )  # the source's version, and since when
+        self._reader: snapshots.Reader | None = None
+        if settings.source:
+            token = context.secret(settings.token_env) if settings.token_env else None
+            self._reader = snapshots.Reader(settings.source, context.http, longest=settings.max_bytes, token=token)
 
     async def collect(self, now: datetime) -> Collected:
         """A sample of each usable record, a fault for each other one.
@@ -55,26 +97,115 @@ class Snapshot:
         Raises Rejected when no record is usable or the file is no snapshot, ConfigError when no source is set, and what
         ``snapshots.read`` raises.
         """
-        if not self._settings.source:
-            raise ConfigError(
-                f"no snapshot to read: set collectors.{self._context.name}.source or"
-                f" {_VARIABLES[self._settings.category]} to {snapshots.FORMS}"
-            )
-        content = await snapshots.read(self._settings.source, self._context.http)
         with suppress(Unavailable):  # while the store is lost, what this process knows has to do
-            self._sent = await self._context.memory.read(_SENT)
-        collected = await anyio.to_thread.run_sync(
+            self._known.sent = await self._context.memory.read(SENT)
+        try:
+            return await self._collect(now)
+        except Unfinished as error:
+            log.info("the snapshot may be half-written: one more look", reason=str(error))
+            if self._reader:
+                self._reader.forget()
+            await anyio.sleep(HALF_WRITTEN_PAUSE)
+            return await self._collect(now)
+
+    def own_values(self, now: datetime) -> Mapping[Metric, float]:
+        """The age of the snapshot that was read last, whatever came of it; nothing before one was read."""
+        return {SNAPSHOT_AGE: max(0.0, (now - self._published).total_seconds())} if self._published else {}
+
+    async def accept(self, body: bytes, key: str, now: datetime) -> Mapping[str, bytes]:
+        """What to remember of a pushed snapshot, for the next run to read it.
+
+        ``key`` tells one publication from another; a push that is repeated comes with the same.
+        Raises InvalidSnapshot when a record is bad, Unfinished, TooLarge or Rejected when it is no snapshot.
+        """
+        category = _CATEGORIES[self._settings.category]
+        check = partial(refuse_bad, body, "the snapshot", now, self._settings.limits, category.namespace)
+        await anyio.to_thread.run_sync(check, abandon_on_cancel=True)
+        return {_PUSHED: await anyio.to_thread.run_sync(_pack, _Pushed(key, now, body))}
+
+    async def _collect(self, now: datetime) -> Collected:
+        content, trouble = await self._newest(now)
+        published = Publication(content.body, content.name, content.version, content.published)
+        if content.published:
+            self._published = content.published
+        collected, newest = await anyio.to_thread.run_sync(
             partial(
                 to_collected,
-                content.body,
-                name=content.name,
-                version=content.version,
+                published,
                 category=_CATEGORIES[self._settings.category],
                 now=now,
                 max_age=self._settings.max_age,
-                sent=self._sent,
+                known=self._known,
+                limits=self._settings.limits,
             ),
             abandon_on_cancel=True,
         )
-        self._sent = collected.remember.get(_SENT, self._sent)
-        return collected
+        self._published = content.published or newest
+        self._known.sent = collected.remember.get(SENT, self._known.sent)
+        return collected if trouble is None else _partial(collected, trouble)
+
+    async def _newest(self, now: datetime) -> tuple[snapshots.Content, Fault | None]:
+        """The snapshot that was published last, and what is wrong with the source beside a pushed one."""
+        pushed = await self._pushed()
+        if self._reader is None:
+            if pushed is None:
+                raise ConfigError(
+                    f"no snapshot to read: set collectors.{self._context.name}.source or"
+                    f" {_VARIABLES[self._settings.category]} to {snapshots.FORMS}; or push one with `infra-health"
+                    f" publish FILE --to http://DAEMON/api/v1/collectors/{self._context.name}/snapshots`"
+                )
+            return pushed, None
+        try:
+            content = await self._reader.read()
+        except HealthError as error:
+            if pushed is None or isinstance(error, Unfinished):
+                raise
+            return pushed, Fault(f"{error}; the pushed snapshot is used", "source")
+        if self._seen[0] != content.version:
+            self._seen = content.version, now
+        # A source that does not say when it was published was so when it was first seen.
+        is_older = pushed and pushed.published and (content.published or self._seen[1]) < pushed.published
+        return (pushed, None) if pushed and is_older else (content, None)
+
+    async def _pushed(self) -> snapshots.Content | None:
+        stored: bytes | None = None
+        with suppress(Unavailable):  # the source can be read without the store
+            stored = await self._context.memory.read(_PUSHED)
+        if not stored:
+            return None
+        pushed = await anyio.to_thread.run_sync(_unpack, stored)
+        if pushed is None:
+            return None
+        return snapshots.Content("the pushed snapshot", pushed.body, f"pushed {pushed.key}", pushed.at)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pushed:
+    key: str
+    at: datetime
+    body: bytes
+
+
+def _pack(pushed: _Pushed) -> bytes:
+    head = orjson.dumps({"key": pushed.key, "at": pushed.at.isoformat()})
+    return head + b"\n" + zlib.compress(pushed.body, 1)
+
+
+def _unpack(stored: bytes) -> _Pushed | None:
+    head, _, body = stored.partition(b"\n")
+    try:
+        facts = orjson.loads(head)
+        return _Pushed(facts["key"], datetime.fromisoformat(facts["at"]), zlib.decompress(body))
+    except (ValueError, KeyError, TypeError, zlib.error) as error:
+        log.warning("the pushed snapshot can't be read any more", reason=type(error).__name__)
+        return None
+
+
+def _partial(collected: Collected, fault: Fault) -> Collected:
+    return Collected(
+        samples=collected.samples,
+        faults=(fault, *collected.faults),
+        unmeasured=collected.unmeasured,
+        remember=collected.remember,
+        left_out=collected.left_out + 1,
+    )

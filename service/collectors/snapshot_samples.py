@@ -5,7 +5,7 @@ Datadog drops points older than an hour in silence, so an older gauge is sent as
 """
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import blake2b
@@ -14,7 +14,8 @@ from typing import Any
 import structlog
 
 from service.collectors import snapshot_json
-from service.collectors.snapshot_records import BadRecord, Record, parse
+from service.collectors.snapshot_content import Limits, inflated
+from service.collectors.snapshot_records import BadRecord, Parser, Record
 from service.domain.errors import Rejected
 from service.domain.runs import Collected, Fault
 from service.domain.samples import Kind, Metric, Sample
@@ -27,7 +28,8 @@ EVENT_AGE = timedelta(minutes=55)
 AHEAD = timedelta(minutes=10)
 FAULTS_SHOWN = 20
 
-_SENT = "sent"
+SENT = "sent"
+DEFAULTS = Limits()
 _REMEMBERED = struct.Struct(">16sI")  # an event's identity, and the second it is of
 _REMEMBERED_MOST = 200_000
 
@@ -40,22 +42,9 @@ class Category:
     namespace: str
     source: str
 
-    def tags(self, record: Record) -> dict[str, str]:
-        """In the order in which they are written."""
-        return {
-            "source": self.source,
-            "workflow_category": self.name,
-            "workflow_name": record.workflow_name,
-            "task": record.task,
-            "check": record.check,
-            "condition": record.condition,
-            "status": record.status.value,
-            **record.tags,
-        }
-
 
 @dataclass(slots=True)
-class _Faults:
+class Faults:
     """The first of them, and how many there are."""
 
     first: list[Fault] = field(default_factory=list)
@@ -67,52 +56,63 @@ class _Faults:
             self.first.append(Fault(reason, f"record {position}"))
 
 
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """One snapshot as it was published.
+
+    ``name``: for messages. ``version`` tells one publication from another, for counts and distributions without a
+    time. ``at``: when it was published, where the source says so. A record without a time was measured then, and is
+    sent as of the run: it says that its value is still true.
+    """
+
+    body: bytes
+    name: str
+    version: str
+    at: datetime | None = None
+
+
+@dataclass(slots=True)
+class Known:
+    """What outlives one snapshot: the events that were ``sent`` (as ``Collected.remember`` keeps them), and the checks
+    whose contradiction was ``warned`` about."""
+
+    sent: bytes | None = None
+    warned: set[tuple[str, ...]] = field(default_factory=set)
+
+
 def to_collected(
-    body: bytes,
+    published: Publication,
     *,
-    name: str,
-    version: str,
     category: Category,
     now: datetime,
     max_age: timedelta,
-    sent: bytes | None = None,
-) -> Collected:
-    """Samples of the usable records of ``body``.
+    known: Known,
+    limits: Limits = DEFAULTS,
+) -> tuple[Collected, datetime | None]:
+    """Samples of the usable records, and the time of the newest one (None: no record says).
 
-    Raises Rejected with ``name`` when there are none or when it is no snapshot.
-    ``version`` tells one publication from another, for counts and distributions without a time.
-    ``sent``: what an earlier call gave back under ``remember["sent"]``.
+    Raises Rejected when there are none or when it is no snapshot, Unfinished when it is not whole, TooLarge.
     """
+    body = inflated(published.body, published.name, limits.size)
 
-    def convert(data: Any) -> Record | str:
-        """The record, or what is wrong with it."""
-        try:
-            record = parse(data, category.namespace)
-        except BadRecord as bad:
-            return str(bad)
-        if record.at and record.at - now > AHEAD:
-            return f"timestamp {record.at.isoformat()} is more than {_text(AHEAD)} in the future"
-        return record
+    def begin() -> _Selection:
+        return _Selection(category, now, max_age, published, known.sent, limits)
 
-    records = snapshot_json.read(body, name, convert)
-    faults = _Faults()
-    selection = _Selection(category, now, max_age, version, _unpack(sent), faults)
-    for position, record in enumerate(records, 1):
-        if isinstance(record, str):
-            faults.add(position, record)
-        else:
-            selection.take(position, record)
+    selection = snapshot_json.read(body, published.name, begin, limits)
     selection.keep_newest()
+    _warn(selection.contradictions, published.name, known.warned)
+    faults = selection.faults
     if not selection.usable:
-        raise Rejected(_nothing_usable(name, len(records), faults))
+        raise Rejected(nothing_usable(published.name, selection.position, faults))
     remembered = selection.remembered()
-    return Collected(
+    collected = Collected(
         samples=tuple(selection.samples),
         faults=tuple(faults.first),
         unmeasured=tuple(selection.unmeasured),
-        remember={_SENT: _pack(remembered) or None} if remembered or sent else {},
+        remember={SENT: _pack(remembered) or None} if remembered or known.sent else {},
         left_out=faults.count,
     )
+    return collected, selection.newest
 
 
 class _Selection:
@@ -123,34 +123,78 @@ class _Selection:
         category: Category,
         now: datetime,
         max_age: timedelta,
-        version: str,
-        sent: dict[bytes, int],
-        faults: _Faults,
+        published: Publication,
+        sent: bytes | None,
+        limits: Limits,
     ) -> None:
         self.samples: list[Sample] = []
         self.unmeasured: list[dict[str, str]] = []
+        self.contradictions: dict[tuple[str, ...], Record] = {}
+        self.faults = Faults()
+        self.position = 0
         self.usable = 0
-        self._category = category
+        self.newest: datetime | None = None
+        self._parser = Parser(category.namespace, limits.depth)
+        self._origin = {"source": category.source, "workflow_category": category.name}
         self._now = now
+        self._ahead = now + AHEAD
+        self._old, self._oldest = now - GAUGE_AGE, now - max_age
         self._max_age = max_age
-        self._version = version
-        self._sent = sent
+        self._version = published.version
+        self._at = min(published.at, now) if published.at else now
+        self._sent = _unpack(sent)
         self._here: dict[bytes, tuple[int, int]] = {}  # identity of an event of this file: its position and second
-        self._faults = faults
         self._metrics: dict[tuple[str, Kind], Metric] = {}
 
-    def take(self, position: int, record: Record) -> None:
-        for name in record.refused:
-            self._faults.add(position, f"tag {name!a} is set by the daemon; the record's own is left out")
-        tags = self._category.tags(record)
-        if record.kind is Kind.GAUGE:
-            self._take_gauge(position, record, tags)
+    def take(self, values: Sequence[Any]) -> None:
+        """The records of these values, in order."""
+        parse, add = self._parser.parse, self.faults.add
+        for data in values:
+            self.position += 1
+            try:
+                record = parse(data)
+            except BadRecord as bad:
+                add(self.position, str(bad))
+                continue
+            at = record.at
+            if at is None:
+                at = self._at
+            elif self.newest is None or at > self.newest:
+                if at > self._ahead:
+                    add(self.position, ahead(at))
+                    continue
+                self.newest = at
+            self._take(record, at)
+
+    def _take(self, record: Record, at: datetime) -> None:
+        if record.refused:
+            for name in record.refused:
+                self.faults.add(self.position, refused(name))
+        if record.contradicts:
+            self.contradictions.setdefault((record.metric, record.workflow_name, record.task, record.check), record)
+        tags = {
+            **self._origin,
+            "workflow_name": record.workflow_name,
+            "task": record.task,
+            "check": record.check,
+            "condition": record.condition,
+            "status": record.status.value,
+            **record.tags,
+        }
+        if record.kind is not Kind.GAUGE:
+            self._take_event(record, at, tags)
+        elif record.at and at >= self._old:
+            self._send(record, tags, at)
+        elif at >= self._oldest:
+            self._send(record, tags, self._now, measured_at=at)
         else:
-            self._take_event(position, record, tags)
+            age = self._now - at
+            self.faults.add(self.position, f"it is {_text(age)} old, older than max_age ({_text(self._max_age)})")
+            self.unmeasured.append(tags)
 
     def keep_newest(self) -> None:
         """Leaves out gauges that would overwrite a newer value of their series by being sent as of now."""
-        if not any(sample.measured_at for sample in self.samples):
+        if len({sample.measured for sample in self.samples}) < 2 or not any(each.measured_at for each in self.samples):
             return
         newest: dict[object, datetime] = {}
         for sample in self.samples:
@@ -169,29 +213,18 @@ class _Selection:
             kept = dict(sorted(kept.items(), key=lambda item: item[1])[-_REMEMBERED_MOST:])
         return kept
 
-    def _take_gauge(self, position: int, record: Record, tags: dict[str, str]) -> None:
-        age = self._now - (record.at or self._now)
-        if age > self._max_age:
-            self._faults.add(position, f"it is {_text(age)} old, older than max_age ({_text(self._max_age)})")
-            self.unmeasured.append(tags)
-        elif age > GAUGE_AGE:
-            self._send(record, tags, self._now, measured_at=record.at)
-        else:
-            self._send(record, tags, record.at or self._now)
-
-    def _take_event(self, position: int, record: Record, tags: dict[str, str]) -> None:
-        at = record.at or self._now
+    def _take_event(self, record: Record, at: datetime, tags: dict[str, str]) -> None:
         event, age = _identity(record, tags, self._version), self._now - at
         if event in self._here:
-            self._faults.add(position, f"metric, tags and timestamp are those of record {self._here[event][0]}")
+            self.faults.add(self.position, f"metric, tags and timestamp are those of record {self._here[event][0]}")
             return
-        self._here[event] = position, int(at.timestamp())
+        self._here[event] = self.position, int(at.timestamp())
         if event in self._sent:
             self.usable += 1
         elif age > min(EVENT_AGE, self._max_age):
             what = "count" if record.kind is Kind.COUNT else "distribution"
             limit = min(EVENT_AGE, self._max_age)
-            self._faults.add(position, f"it is {_text(age)} old, and a {what} can't be sent after {_text(limit)}")
+            self.faults.add(self.position, f"it is {_text(age)} old, and a {what} can't be sent after {_text(limit)}")
             if age > self._max_age and record.kind is Kind.COUNT:
                 self.unmeasured.append(tags)
         else:
@@ -204,6 +237,31 @@ class _Selection:
             metric = self._metrics[record.metric, record.kind] = Metric(record.metric, record.kind)
         self.samples.append(Sample(metric, record.value, at, tags, measured_at))
         self.usable += 1
+
+
+def ahead(at: datetime) -> str:
+    """What is wrong with a record of that time."""
+    return f"timestamp {at.isoformat()} is more than {_text(AHEAD)} in the future"
+
+
+def refused(name: str) -> str:
+    """What is said of a record's tag that names a required one."""
+    return f"tag {name!a} is set by the daemon; the record's own is left out"
+
+
+def _warn(contradictions: Mapping[tuple[str, ...], Record], name: str, warned: set[tuple[str, ...]]) -> None:
+    new = [check for check in contradictions if check not in warned]
+    if not new:
+        return
+    warned.update(new)
+    shown = [
+        f"{record.metric} ({record.workflow_name}, {record.task}, {record.check}): {record.value:g} is"
+        f" {record.status.value}, the condition is {record.condition!r}"
+        for record in (contradictions[check] for check in new[:FAULTS_SHOWN])
+    ]
+    log.warning(
+        "statuses contradict their conditions; they are sent as they stand", snapshot=name, checks=len(new), first=shown
+    )
 
 
 def _series(sample: Sample) -> object:
@@ -227,7 +285,7 @@ def _unpack(stored: bytes | None) -> dict[bytes, int]:
     return dict(pairs)
 
 
-def _nothing_usable(name: str, records: int, faults: _Faults) -> str:
+def nothing_usable(name: str, records: int, faults: Faults) -> str:
     if not records:
         return f"{name} holds no record"
     shown = "; ".join(str(fault) for fault in faults.first[:3])

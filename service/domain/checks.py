@@ -17,9 +17,13 @@ CHECK_METRICS = (CHECK_STATE, CHECK_THRESHOLD, CHECK_AGE)
 
 # Told apart by these beyond CHECK_TAGS, where a sample has them.
 _ALSO_STABLE = ("label", "repo")
+_WORST_LAST = {"pass": 0, "unknown": 1, "fail": 2}
 _STATE = {Status.PASS: 0, Status.FAIL: 1, Status.UNKNOWN: 2}
 # An unknown check that nobody has measured for so long is no check of this configuration any more.
 FORGET_AFTER = timedelta(days=7)
+
+# So many are worked on at once; more of them in a thread, since they would hold up the loop.
+FEW = 1000
 
 CheckKey = tuple[tuple[str, str], ...]
 
@@ -44,10 +48,14 @@ class Check:
 
 def key_of(tags: Mapping[str, str]) -> CheckKey | None:
     """The check that a sample with these tags belongs to, None when it belongs to none."""
-    if any(name not in tags for name in CHECK_TAGS):
+    try:
+        key = [(name, tags[name]) for name in CHECK_TAGS]
+    except KeyError:
         return None
-    names = ("source", *CHECK_TAGS, *_ALSO_STABLE)
-    return tuple((name, tags[name]) for name in names if name in tags)
+    if "source" in tags:
+        key.insert(0, ("source", tags["source"]))
+    key += [(name, tags[name]) for name in _ALSO_STABLE if name in tags]
+    return tuple(key)
 
 
 def updated(
@@ -58,14 +66,15 @@ def updated(
     ``unmeasured`` are the tags of checks that had nothing to measure. Distributions are events, not checks.
     """
     checks = {check.key: check for check in known}
-    fresh: dict[CheckKey, Sample] = {}
+    fresh: dict[CheckKey, tuple[datetime, int, Sample]] = {}
     for sample in samples:
         key = key_of(sample.tags)
         if key is None or sample.metric.kind is Kind.DISTRIBUTION:
             continue
-        if key not in fresh or _rank(sample) > _rank(fresh[key]):
-            fresh[key] = sample
-    for key, sample in fresh.items():
+        rank = sample.measured, _WORST_LAST[sample.tags.get("status", "unknown")]
+        if key not in fresh or rank > fresh[key][:2]:
+            fresh[key] = (*rank, sample)
+    for key, (_, _, sample) in fresh.items():
         status = Status(sample.tags.get("status", Status.UNKNOWN))
         checks[key] = Check(
             key,
@@ -92,13 +101,21 @@ def updated(
     return [check for check in checks.values() if not _forgotten(check, now)]
 
 
-def to_samples(checks: Iterable[Check], now: datetime, max_age: timedelta) -> list[Sample]:
-    """The stable series of ``checks`` at ``now``; a value older than ``max_age`` counts as unknown."""
+def to_samples(
+    checks: Iterable[Check], now: datetime, max_age: timedelta, also: Mapping[str, str] | None = None
+) -> list[Sample]:
+    """The stable series of ``checks`` at ``now``, with the tags ``also``; a value older than ``max_age`` is unknown.
+
+    The series of one check share one mapping of tags.
+    """
     samples = []
+    comparisons: dict[str, conditions.Condition | None] = {}
     for check in checks:
-        tags = check.tags
+        tags = {**check.tags, **(also or {})}
         samples.append(Sample(CHECK_STATE, _STATE[status_at(check, now, max_age)], now, tags))
-        if condition := conditions.parse(check.condition):
+        if check.condition not in comparisons:
+            comparisons[check.condition] = conditions.parse(check.condition)
+        if condition := comparisons[check.condition]:
             samples.append(Sample(CHECK_THRESHOLD, condition.threshold, now, tags))
         if check.measured_at:
             age = max(0.0, (now - check.measured_at).total_seconds())
@@ -111,11 +128,6 @@ def status_at(check: Check, now: datetime, max_age: timedelta) -> Status:
     if check.measured_at is None or now - check.measured_at > max_age:
         return Status.UNKNOWN
     return check.status
-
-
-def _rank(sample: Sample) -> tuple[datetime, int]:
-    worst_last = {Status.PASS: 0, Status.UNKNOWN: 1, Status.FAIL: 2}
-    return sample.measured, worst_last[Status(sample.tags.get("status", Status.UNKNOWN))]
 
 
 def _since(before: Check | None, status: Status, now: datetime) -> datetime:

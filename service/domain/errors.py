@@ -4,6 +4,7 @@
     ├── Unavailable          time may mend it: try again, after ``retry_after`` where the other side said so
     ├── Rejected             time can't mend it: the other side refused this very request or content
     │   ├── Unauthorized     ... because of the credentials: stop asking until they change
+    │   ├── Unfinished       ... because the content breaks off or is no JSON: perhaps it is just being written
     │   └── TooLarge         ... because of its size: split it and ask again
     └── ConfigError          the operator must change the configuration
 
@@ -20,12 +21,16 @@ class Unavailable(HealthError):
 
     ``retry_after``: seconds it asked to wait, None where it said nothing.
     ``ambiguous``: the request may have been taken all the same (sent, but no answer came).
+    ``answered``: the other side itself failed at the request (5xx), for a reason that may lie in its content.
     """
 
-    def __init__(self, message: str, *, retry_after: float | None = None, ambiguous: bool = False) -> None:
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, ambiguous: bool = False, answered: bool = False
+    ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
         self.ambiguous = ambiguous
+        self.answered = answered
 
 
 class Rejected(HealthError):
@@ -34,6 +39,10 @@ class Rejected(HealthError):
 
 class Unauthorized(Rejected):
     """The other side refused the credentials."""
+
+
+class Unfinished(Rejected):
+    """The content is not whole; it may be half-written, so it is worth one more look."""
 
 
 class TooLarge(Rejected):

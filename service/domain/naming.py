@@ -38,22 +38,38 @@ def tag(name: str, value: str) -> str | None:
     return text
 
 
-def encode_tags(tags: Mapping[str, str]) -> str:
+def encode_tags(tags: Mapping[str, str], refused: list[str] | None = None) -> str:
     """A JSON list of ``name:value``: the same tags give the same text, required tags first, the others by name.
 
-    Tags that Datadog could not take are left out; ``tag`` tells which.
+    Tags that Datadog could not take are left out; their names go into ``refused``.
     """
-    names = _ordered(tuple(tags))
-    return f"[{','.join(filter(None, map(_encoded, names, map(tags.__getitem__, names))))}]"
+    order = _order(tuple(tags))
+    pairs = [(name, tags[name]) for name in order] if order else tags.items()
+    parts = list(map(_encoded.__getitem__, pairs))
+    if "" in parts:
+        if refused is not None:
+            refused += [name for (name, _), part in zip(pairs, parts, strict=True) if not part]
+        parts = [part for part in parts if part]
+    return f"[{','.join(parts)}]"
 
 
-# Most tags are the same from sample to sample and from run to run.
-@lru_cache(maxsize=4096)
-def _encoded(name: str, value: str) -> str:
-    text = tag(name, value)
-    return orjson.dumps(text).decode() if text else ""
+class _Encoded(dict[tuple[str, str], str]):
+    """Tags as JSON text, empty where Datadog could not take one. Most are the same from run to run."""
+
+    def __missing__(self, pair: tuple[str, str]) -> str:
+        if len(self) >= _MOST_ENCODED:
+            self.clear()
+        text = tag(*pair)
+        encoded = self[pair] = orjson.dumps(text).decode() if text else ""
+        return encoded
+
+
+_MOST_ENCODED = 16_384  # some 5 MB
+_encoded = _Encoded()
 
 
 @lru_cache(maxsize=256)
-def _ordered(names: tuple[str, ...]) -> list[str]:
-    return sorted(names, key=lambda name: (_PLACE.get(name, len(_PLACE)), name))
+def _order(names: tuple[str, ...]) -> list[str] | None:
+    """The names in the order in which they are written, None where they are in it already."""
+    order = sorted(names, key=lambda name: (_PLACE.get(name, len(_PLACE)), name))
+    return None if order == list(names) else order

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import IntEnum
 from typing import NamedTuple
 
-from service.domain.samples import Kind
+from service.domain.samples import Evidence, Kind
 
 
 class Fate(IntEnum):
@@ -42,6 +42,14 @@ class Point(NamedTuple):
     value: float
 
 
+def is_historical(kind: Kind, metric: str, historical: Sequence[str]) -> bool:
+    """Whether the intake takes this metric at any age: Historical Metrics can be on for gauges and counts.
+
+    ``historical``: how the names of the metrics begin for which it is.
+    """
+    return kind is not Kind.DISTRIBUTION and metric.startswith(tuple(historical))
+
+
 @dataclass(frozen=True, slots=True)
 class StoredSample:
     """A sample of a past run and what came of it; ``reason`` says why, where it was lost."""
@@ -53,6 +61,7 @@ class StoredSample:
     tags: Mapping[str, str]
     fate: Fate
     reason: str
+    evidence: tuple[Evidence, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

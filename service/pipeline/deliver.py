@@ -6,17 +6,20 @@ of a distribution would add up, so they are marked SENDING first, and an answer 
 
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 
 import anyio
 import structlog
 from anyio.abc import TaskStatus
 
 from service.domain.errors import Rejected, Unauthorized, Unavailable
-from service.domain.points import LOST, Fate, Payload, Point
+from service.domain.points import LOST, Fate, Payload, Point, is_historical
 from service.domain.samples import Kind
+from service.pipeline.apart import Apart, Chunk
 from service.pipeline.batch import Unsendable, halve, pack
 from service.pipeline.ports import Clock, Intake, Outbox
 from service.pipeline.series_limit import SeriesLimit
@@ -32,6 +35,13 @@ _SHORTEST, _LONGEST = 2.0, 64.0  # seconds, the first and the last bound of the 
 _HOLD, _LONGEST_HOLD = 10.0, 300.0  # seconds, while the key is refused
 _LONGEST_ASKED = 600.0  # seconds that the intake may ask to wait
 _SHOWN_REFUSALS = 5  # in one log line
+# Refused requests that one attempt spends on the search for bad points; what is left then waits apart, behind the rest.
+_SEARCH, _SEARCH_PAUSE = 200, 10.0
+# After so many tries in a row that the intake answered with a fault of its own (5xx), the points of that request wait
+# apart, so that others are not held up by what may be wrong with these.
+_PATIENCE = 4
+_APART_PAUSE = 64.0  # seconds between tries of what waits apart
+_at = attrgetter("at")
 _between = random.SystemRandom().uniform
 
 
@@ -67,6 +77,7 @@ class Delivery:
     ``max_series``: how many series an hour leave at most; points of others are held back. None: all leave.
     ``withholds``: nothing is sent (shadow mode); points are kept as withheld.
     ``observe``: told the fate of points and how many they are.
+    ``historical``: how the names of metrics begin that the intake takes at any age.
     ``jitter``: a number between its two arguments.
     """
 
@@ -79,6 +90,7 @@ class Delivery:
         linger: float = 2.0,
         max_series: int | None = None,
         observe: Callable[[Fate, int], None] | None = None,
+        historical: Sequence[str] = (),
         jitter: Callable[[float, float], float] = _between,
     ) -> None:
         self.withholds = False
@@ -88,6 +100,7 @@ class Delivery:
         self._clock = clock
         self._linger = linger
         self._observe = observe
+        self._historical = historical
         self._jitter = jitter
         self._news = anyio.Event()
         self._sender = anyio.Lock()
@@ -100,6 +113,10 @@ class Delivery:
         self._waiting = 0
         self._last_accepted_at: datetime | None = None
         self._tell_held_from = 0.0
+        self._apart = Apart()
+        self._searched = 0  # refused requests of this attempt
+        self._strikes = 0  # requests in a row that were answered with 5xx
+        self._sent: Sequence[Point] = ()  # by the last request
 
     @property
     def state(self) -> DeliveryState:
@@ -108,7 +125,7 @@ class Delivery:
             accepted=self._fates[Fate.DELIVERED],
             lost={fate: self._fates[fate] for fate in LOST if self._fates[fate]},
             last_accepted_at=self._last_accepted_at,
-            trouble=self._trouble.reason if self._trouble else None,
+            trouble=self._trouble.reason if self._trouble else self._apart.trouble,
             next_try_at=self._next_try_at,
         )
 
@@ -124,9 +141,21 @@ class Delivery:
             pause = await self._attempt()
             if pause is None:
                 await self._news.wait()
-                await self._clock.sleep(self._linger)
-            else:
+            elif self._trouble:
                 await self._clock.sleep(pause)
+                continue
+            else:
+                # Only what waits apart is left: news need not wait for it.
+                await self._clock.wait(self._news, pause)
+            if self._news.is_set():
+                await self._clock.sleep(self._linger)
+
+    @asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """Between two attempts: no point is under way, and none waits apart."""
+        async with self._sender:
+            self._apart = Apart()
+            yield
 
     async def flush(self, until: float) -> bool:
         """Sends all that waits, at once, and tells whether nothing waits any more.
@@ -151,57 +180,126 @@ class Delivery:
         async with self._sender:
             before, accepted = self._trouble, self._fates[Fate.DELIVERED]
             self._next_try_at = None
+            self._searched = 0
             try:
                 try:
                     await self._pay()
                     while points := await self._oldest():
-                        await self._deliver(points)
+                        await self._deliver_all(points)
+                    await self._try_apart()
+                    self._trouble = None  # whatever it was, nothing waits for its end
                 finally:
                     self._report(before, self._fates[Fate.DELIVERED] - accepted)
             except (Unavailable, Unauthorized) as fault:
                 return self._put_off(fault)
-            return None
+            if not self._apart:
+                return None
+            pause = _APART_PAUSE if self._apart.trouble else _SEARCH_PAUSE
+            self._next_try_at = self._clock.now() + timedelta(seconds=pause)
+            return pause
 
     async def _oldest(self) -> list[Point]:
         """The next points to send; what is too old for the intake leaves first."""
         limit = PROBE if self._trouble else BATCH
-        points = await self._outbox.waiting(limit)
+        points = await self._outbox.waiting(limit, self._apart.ids)
         before = self._clock.now() - EXPIRES_AFTER
-        oldest = min((point.at for point in points), default=None)
+        oldest = self._earliest(points)
         if oldest is not None and oldest < before.timestamp():
-            expired = await self._outbox.expire(before)
-            if expired:
-                since = datetime.fromtimestamp(oldest, UTC).isoformat()
-                log.warning("points grew too old to be sent", points=expired, oldest=since)
-                self._count(Fate.EXPIRED, expired)
-            points = await self._outbox.waiting(limit)
+            await self._expire(before, oldest)
+            points = await self._outbox.waiting(limit, self._apart.ids)
         self._waiting = await self._outbox.count_waiting()
         return points
 
-    async def _deliver(self, points: Sequence[Point]) -> None:
+    async def _expire(self, before: datetime, oldest: float) -> None:
+        self._apart.forget(before.timestamp(), self._may_be_late)
+        if expired := await self._outbox.expire(before, self._historical):
+            since = datetime.fromtimestamp(oldest, UTC).isoformat()
+            log.warning("points grew too old to be sent", points=expired, oldest=since)
+            self.account(Fate.EXPIRED, expired)
+
+    def _earliest(self, points: Iterable[Point]) -> int | None:
+        """The time of the oldest of those points that expire."""
+        if self._historical:
+            points = [point for point in points if not self._may_be_late(point)]
+        return min(map(_at, points), default=None)
+
+    def _may_be_late(self, point: Point) -> bool:
+        return is_historical(point.kind, point.metric, self._historical)
+
+    async def _try_apart(self) -> None:
+        """What waits apart has its turn when nothing else waits: in halves where others were taken meanwhile."""
+        before = self._clock.now() - EXPIRES_AFTER
+        oldest = self._earliest(self._apart.points())
+        if oldest is not None and oldest < before.timestamp():
+            await self._expire(before, oldest)
+        chunks = self._apart.take()
+        await self._deliver(*(chunk.points for chunk in chunks if not chunk.reason))
+        for chunk in chunks:
+            if not chunk.reason:
+                continue
+            if self._searched >= _SEARCH:
+                self._apart.add(chunk)
+                continue
+            try:
+                await self._deliver(chunk.points)
+            except Unavailable as fault:
+                works = chunk.works or self._fates[Fate.DELIVERED] > chunk.accepted
+                accepted = self._fates[Fate.DELIVERED]
+                parts = halve(chunk.points) if accepted > chunk.accepted else None
+                for part in parts or (chunk.points,):
+                    self._apart.add(Chunk(part, str(fault), accepted, works))
+                if not (works and fault.answered):
+                    raise
+                self._searched += _SEARCH // 8  # a few such requests an attempt
+
+    async def _deliver_all(self, points: Sequence[Point]) -> None:
+        """After some tries in a row that a probe was answered with 5xx, its points wait apart: are they to blame?"""
+        points = await self._let_pass(points)
+        try:
+            await self._deliver(points)
+        except Unavailable as fault:
+            if fault.answered:
+                self._strikes += 1
+                if self._strikes >= _PATIENCE and len(self._sent) <= PROBE:
+                    self._strikes = 0
+                    self._apart.add(Chunk(self._sent, str(fault), self._fates[Fate.DELIVERED]))
+            raise
+
+    async def _let_pass(self, points: Sequence[Point]) -> Sequence[Point]:
+        """The points that may leave; the others come to their fate here."""
         if self.withholds:
             await self._settle(points, Fate.WITHHELD, "shadow mode: nothing is sent")
-            return
-        points, held = self._series.part(points, self._clock.monotonic())
+            return ()
+        passed, held = self._series.part(points, self._clock.monotonic())
         if held:
             await self._settle(held, Fate.HELD_BACK, f"more than {self._series.most} series within an hour")
             self._tell_held(held)
-        packed = pack(points, self._intake.encode)
-        # Each step encodes one request: CPU work that must not hold up the loop.
-        while item := await anyio.to_thread.run_sync(next, packed, None):
-            if isinstance(item, Unsendable):
-                await self._set_aside(item.points, item.reason)
-            elif refusal := await self._send(item):
-                if parts := halve(item.points):
-                    for part in parts:
-                        await self._deliver(part)
-                else:
-                    await self._set_aside(item.points, refusal)
-                    self._trouble = None  # the intake answers, and its answer was about these points
+        return passed
+
+    async def _deliver(self, *sets: Sequence[Point]) -> None:
+        """Sends each set; what is refused is halved, largest parts first, so that good points leave early."""
+        left = deque(sets)
+        while left:
+            packed = pack(left.popleft(), self._intake.encode)
+            # Each step encodes one request: CPU work that must not hold up the loop.
+            while item := await anyio.to_thread.run_sync(next, packed, None):
+                if isinstance(item, Unsendable):
+                    await self._set_aside(item.points, item.reason)
+                elif refusal := await self._send(item):
+                    self._searched += 1
+                    if parts := halve(item.points):
+                        left += parts
+                    else:
+                        await self._set_aside(item.points, refusal)
+                        self._trouble = None  # the intake answers, and its answer was about these points
+            if self._searched >= _SEARCH:
+                for part in left:
+                    self._apart.add(Chunk(part))
+                return
 
     async def _send(self, payload: Payload) -> str | None:
         """Sends one request and settles its points; why it was refused where smaller ones may be taken."""
-        points = payload.points
+        points = self._sent = payload.points
         is_distribution = payload.kind is Kind.DISTRIBUTION
         if is_distribution:
             await self._outbox.settle([point.id for point in points], Fate.SENDING)
@@ -214,6 +312,7 @@ class Delivery:
             if isinstance(fault, (Unavailable, Unauthorized)):
                 raise
             return str(fault)
+        self._strikes = 0
         self._last_accepted_at = self._clock.now()
         await self._settle(points, Fate.DELIVERED)
         self._trouble = None
@@ -226,7 +325,7 @@ class Delivery:
     async def _settle(self, points: Sequence[Point], fate: Fate, reason: str = "") -> None:
         self._owed.append(([point.id for point in points], fate, reason))
         if fate is not Fate.WAITING:
-            self._count(fate, len(points))
+            self.account(fate, len(points))
             self._waiting = max(0, self._waiting - len(points))
         if fate is Fate.UNCERTAIN:
             log.warning("points were sent without an answer and are not sent again", points=len(points), reason=reason)
@@ -240,7 +339,8 @@ class Delivery:
                 await self._outbox.settle(*self._owed[0])
                 self._owed.popleft()
 
-    def _count(self, fate: Fate, points: int) -> None:
+    def account(self, fate: Fate, points: int) -> None:
+        """Counts points that came to ``fate``, here or elsewhere."""
         self._fates[fate] += points
         if self._observe:
             self._observe(fate, points)

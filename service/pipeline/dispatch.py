@@ -5,7 +5,7 @@ active runs, and starts the latest missed slot when the rules let it. So the tim
 start after down time and a step of the clock all come to the same place.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import anyio
@@ -153,6 +153,20 @@ class Dispatcher:
                 run.cancel(Outcome.REPLACED)
         return self._start(job, Slot(name, None, cause, source))
 
+    def follow(self, name: str, cause: Cause, source: str = "") -> Run:
+        """As ``trigger``, but what Forbid lets not start now starts when the active runs have ended.
+
+        A run that waits so already is the one: it sees whatever this one would. Raises KeyError or Draining.
+        """
+        active = self._active.get(name, ())
+        if self._jobs[name].policy is not ConcurrencyPolicy.FORBID or not active:
+            return self.trigger(name, cause, source)
+        if self._draining:
+            raise Draining
+        if waiting := next((each for each in active if each.waits), None):
+            return waiting.run
+        return self._start(self._jobs[name], Slot(name, None, cause, source), after=[each.done for each in active])
+
     async def wait(self, run_id: str) -> Run | None:
         """The run once it has ended, None when it isn't active (any more)."""
         for runs in self._active.values():
@@ -194,17 +208,21 @@ class Dispatcher:
         slot, missed = job.schedule.latest(after or now - _FIVE_YEARS, now, job.zone)
         return slot and slot.astimezone(UTC), missed if after else 1
 
-    def _start(self, job: Job, slot: Slot) -> Run:
+    def _start(self, job: Job, slot: Slot, after: Sequence[anyio.Event] = ()) -> Run:
         now = self._clock.now()
         active = Active(Run(new_run_id(job.name, now), slot, now), anyio.CancelScope(), anyio.Event())
+        active.waits = bool(after)
         if not self._active:
             self._idle = anyio.Event()
         self._active.setdefault(job.name, []).append(active)
-        self._tasks.start_soon(self._run, job, active, name=active.run.id)
+        self._tasks.start_soon(self._run, job, active, after, name=active.run.id)
         return active.run
 
-    async def _run(self, job: Job, active: Active) -> None:
+    async def _run(self, job: Job, active: Active, after: Sequence[anyio.Event]) -> None:
         try:
+            for each in after:
+                await each.wait()
+            active.waits = False
             await self._runner.run_slot(job, active)
         except Exception:
             # The last line of defence: a fault of ours in one run must not end the daemon and all other collectors.

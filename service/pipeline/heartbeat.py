@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 
+import anyio.to_thread
 import structlog
 
 from service.domain import checks
 from service.domain.errors import Unavailable
+from service.pipeline.faults import Faults, News
 from service.pipeline.job import SUCCESS_AGE, Job
 from service.pipeline.ports import Clock, Runs
 
@@ -17,9 +19,13 @@ async def beat(job: Job, store: Runs, clock: Clock) -> None:
     """Stores what is known of the job's checks, as of now."""
     now = clock.now()
     known = await store.checks(job.name)
-    samples = [job.stamp_check(sample) for sample in checks.to_samples(known, now, job.max_age)]
+    if len(known) <= checks.FEW:
+        samples = checks.to_samples(known, now, job.max_age, job.check_tags)
+    else:
+        samples = await anyio.to_thread.run_sync(checks.to_samples, known, now, job.max_age, job.check_tags)
     if last := await store.last_success(job.name):
         samples.append(job.own_sample(SUCCESS_AGE, max(0.0, (now - last).total_seconds()), now))
+    samples += job.reported(now)
     if samples:
         await store.put(job.name, samples)
 
@@ -28,11 +34,16 @@ async def keep_beating(
     jobs: Callable[[], Iterable[Job]], store: Runs, clock: Clock, interval: timedelta, stored: Callable[[], None]
 ) -> None:
     """Every ``interval`` until cancelled; ``stored`` is told when there is something to send."""
+    faults = Faults()
     while True:
         await clock.sleep(interval.total_seconds())
         try:
             for job in jobs():
                 await beat(job, store, clock)
         except Unavailable as error:
-            log.error("no heartbeat: the store is lost", reason=str(error))  # noqa: TRY400 - the reason says it all
+            if faults.meet("store", str(error), clock.now()) is not News.SAME:
+                log.error("no heartbeat: the store is lost", reason=str(error))  # noqa: TRY400 - the reason says it all
+        else:
+            if ended := faults.end("store"):
+                log.info("the heartbeat is back", reason=ended.reason, since=ended.since.isoformat())
         stored()

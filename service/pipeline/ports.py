@@ -1,10 +1,13 @@
 """What the path needs of its surroundings, as small protocols; the adapters and the tests' fakes meet them alike."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+import anyio
 
 from service.domain.checks import Check
+from service.domain.logged import Logged
 from service.domain.points import Fate, Payload, Point
 from service.domain.runs import Collected, Run
 from service.domain.samples import Metric, Sample
@@ -16,6 +19,10 @@ class Clock(Protocol):
     def now(self) -> datetime: ...
     def monotonic(self) -> float: ...
     async def sleep(self, seconds: float) -> None: ...
+
+    async def wait(self, event: anyio.Event, seconds: float) -> None:
+        """Until ``event``, at most ``seconds``."""
+        ...
 
 
 class Collector(Protocol):
@@ -29,19 +36,32 @@ class Collector(Protocol):
         ...
 
 
+@runtime_checkable
+class Reporting(Protocol):
+    """A collector that has values of its own health, sent beside ``up`` and ``duration`` with the same tags."""
+
+    def own_values(self, now: datetime) -> Mapping[Metric, float]:
+        """What is known at ``now``, after a run that failed as well."""
+        ...
+
+
 class Outbox(Protocol):
     """The part of the store that the delivery works on."""
 
-    async def waiting(self, limit: int) -> list[Point]:
-        """The oldest waiting points, at most ``limit`` and about as many as one request can hold."""
+    async def waiting(self, limit: int, skip: Set[int] = ...) -> list[Point]:
+        """The oldest waiting points whose id is not in ``skip``: at most ``limit``, and about as many as one request
+        can hold."""
         ...
 
     async def settle(self, ids: Iterable[int], fate: Fate, reason: str = "") -> None:
         """Moves points to ``fate``; only WAITING and SENDING are still to be delivered."""
         ...
 
-    async def expire(self, before: datetime) -> int:
-        """Moves waiting points older than ``before`` to EXPIRED; how many."""
+    async def expire(self, before: datetime, historical: Sequence[str] = ...) -> int:
+        """Moves waiting points older than ``before`` to EXPIRED; how many.
+
+        Gauges and counts whose name begins with one of ``historical`` wait on.
+        """
         ...
 
     async def count_waiting(self) -> int: ...
@@ -78,6 +98,10 @@ class Runs(Protocol):
 
     async def lost(self, job: str, since: datetime) -> Mapping[Fate, int]:
         """Points of the job's runs that were lost since then, by fate."""
+        ...
+
+    async def keep_log(self, run_id: str, lines: Sequence[Logged]) -> None:
+        """Keeps the log lines of an ended run; they leave with it."""
         ...
 
     async def put(self, job: str, samples: Sequence[Sample]) -> None:

@@ -6,12 +6,14 @@ Every cause (schedule, HTTP, signal, --once) comes through ``Runner.run_slot``.
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import anyio
+import anyio.to_thread
 import structlog
 from anyio.abc import TaskGroup
 
+from service import logs
 from service.domain import checks
 from service.domain.errors import HealthError, Unavailable
 from service.domain.naming import metric_name
@@ -20,6 +22,7 @@ from service.domain.runs import Collected, Fault, Outcome, Run
 from service.domain.samples import Sample
 from service.pipeline.job import DURATION, POINTS_LOST, QUOTA_REMAINING, SAMPLES, SUCCESS_AGE, UP, Job
 from service.pipeline.ports import Clock, Runs
+from service.pipeline.telling import Telling
 
 log = structlog.get_logger(__name__)
 Answer = TypeVar("Answer")
@@ -39,6 +42,7 @@ class Active:
     scope: anyio.CancelScope
     done: anyio.Event
     ending: Outcome = Outcome.INTERRUPTED  # what a cancellation of ``scope`` means
+    waits: bool = False  # for others of its job to end
 
     def cancel(self, outcome: Outcome) -> None:
         self.ending = outcome
@@ -79,20 +83,27 @@ class Runner:
         self._quota = quota
         self._ended = ended
         self._retry = retry
+        self._telling = Telling(clock)
 
     async def run_slot(self, job: Job, active: Active) -> Run:
         """The whole run. Its samples are in the outbox when this returns, whatever the collector did."""
-        with structlog.contextvars.bound_contextvars(collector=job.name, run=active.run.id):
-            await self._keep("the start of the run", self._store.begin(active.run))
-            log.info("run started", cause=active.run.slot.cause.value)
-            collected = Collected()
-            with active.scope:
-                collected = await self._attempts(job, active)
-            if active.run.outcome is None:
-                active.run = failed(active.run, _WHY[active.ending], active.ending)
-            # What was collected must be stored even while the daemon ends.
-            with anyio.CancelScope(shield=True):
-                await self._finish(job, active, collected)
+        run_id = active.run.id
+        with structlog.contextvars.bound_contextvars(collector=job.name, run=run_id):
+            logs.memory.open(run_id)
+            try:
+                await self._keep("the start of the run", self._store.begin(active.run))
+                self._telling.started(active.run)
+                collected = Collected()
+                with active.scope:
+                    collected = await self._attempts(job, active)
+                if active.run.outcome is None:
+                    active.run = failed(active.run, _WHY[active.ending], active.ending)
+                # What was collected must be stored even while the daemon ends.
+                with anyio.CancelScope(shield=True):
+                    await self._finish(job, active, collected)
+                    await self._keep("the run's log", self._store.keep_log(run_id, logs.memory.of_run(run_id)))
+            finally:
+                logs.memory.close(run_id)
             return active.run
 
     async def _attempts(self, job: Job, active: Active) -> Collected:
@@ -120,7 +131,7 @@ class Runner:
                 )
                 return Collected()
             active.run = replace(active.run, faults=(Fault(reason),))
-            log.warning("attempt failed", attempt=active.run.attempts, reason=reason, next_in_seconds=pause)
+            self._telling.attempt_failed(active.run, reason, pause)
             await self._clock.sleep(pause)
 
     async def _attempt(self, job: Job, seconds: float) -> _Attempt | None:
@@ -130,12 +141,12 @@ class Runner:
         scope = anyio.CancelScope(deadline=anyio.current_time() + seconds)
         self._tasks.start_soon(self._collect, job, attempt, done, scope)
         try:
-            await self._wait(done, seconds)
+            await self._clock.wait(done, seconds)
         finally:
             if not done.is_set():
                 scope.cancel()
                 with anyio.CancelScope(shield=True):
-                    await self._wait(done, _GRACE)
+                    await self._clock.wait(done, _GRACE)
                 if not done.is_set():
                     log.error("the collector ignores its cancellation; the run goes on without it")
         return attempt if attempt.collected or attempt.error else None
@@ -157,18 +168,6 @@ class Runner:
         finally:
             done.set()
 
-    async def _wait(self, done: anyio.Event, seconds: float) -> None:
-        """Until ``done``, at most ``seconds`` by the clock of the runs."""
-
-        async def expire() -> None:
-            await self._clock.sleep(max(0.0, seconds))
-            waiting.cancel_scope.cancel()
-
-        async with anyio.create_task_group() as waiting:
-            waiting.start_soon(expire)
-            await done.wait()
-            waiting.cancel_scope.cancel()
-
     def _pause(self, job: Job, attempts: int, attempt: _Attempt) -> float | None:
         """Seconds until the next try, None when there is none."""
         if not self._retry or attempts > job.backoff_limit:
@@ -180,20 +179,28 @@ class Runner:
         return max(pause, asked or 0.0)
 
     async def _finish(self, job: Job, active: Active, collected: Collected) -> None:
-        now = self._clock.now()
-        brought, bad = stamped(job, collected, now)
-        if bad:
-            active.run = replace(active.run, outcome=Outcome.PARTIAL, faults=(*active.run.faults, *bad))
-        run = replace(active.run, ended=now)
-        unmeasured = [{**job.tags, **tags} for tags in collected.unmeasured]
-        known = checks.updated(await self._known_checks(job), brought, unmeasured, now)
-        states = [job.stamp_check(sample) for sample in checks.to_samples(known, now, job.max_age)]
-        samples = [*brought, *states, *await self._own_samples(job, run, len(brought), now)]
-        active.run = run = replace(run, samples=len(samples))
-        await self._keep("the run and its samples", self._store.end(run, samples, known, collected.remember))
+        run = replace(active.run, ended=self._clock.now())
+        leaving = await self.leaving(job, run, collected)
+        run = replace(leaving.run, samples=len(leaving.samples))
+        ended = self._store.end(run, leaving.samples, leaving.checks, collected.remember)
+        await self._keep("the run and its samples", ended)
+        active.run = run  # it has ended now: its samples are in the outbox
         self._stored()
-        self._ended(run, brought)
-        _tell(run, len(brought))
+        self._ended(run, leaving.measured)
+        self._telling.ended(run, len(leaving.measured))
+
+    async def leaving(self, job: Job, run: Run, collected: Collected) -> "Leaving":
+        """What the ended ``run`` sends, and the checks as they are after it. Nothing is kept here."""
+        now = run.ended or self._clock.now()
+        before = await self._known_checks(job)
+        if len(before) + len(collected.samples) <= checks.FEW:
+            done = _worked_out(job, collected, before, now)
+        else:
+            done = await anyio.to_thread.run_sync(_worked_out, job, collected, before, now)
+        if done.bad:
+            run = replace(run, outcome=Outcome.PARTIAL, faults=(*run.faults, *done.bad))
+        own = await self._own_samples(job, run, len(done.brought), now)
+        return Leaving(run, done.brought, [*done.brought, *done.states, *own], done.checks)
 
     async def _known_checks(self, job: Job) -> Sequence[checks.Check]:
         return await self._keep("the known checks", self._store.checks(job.name)) or ()
@@ -208,27 +215,58 @@ class Runner:
         values.append((POINTS_LOST, float(sum(lost.get(fate, 0) for fate in LOST))))
         if (remaining := self._quota(job)) is not None:
             values.append((QUOTA_REMAINING, remaining))
-        return [job.own_sample(metric, value, now) for metric, value in values]
+        return [job.own_sample(metric, value, now) for metric, value in values] + job.reported(now)
 
     async def _keep(self, what: str, work: Awaitable[Answer]) -> Answer | None:
         """``work`` of the store, None when the store is lost: a run goes on without it."""
         try:
-            return await work
+            answer = await work
         except Unavailable as error:
-            log.error("the store is lost", what=what, reason=str(error))  # noqa: TRY400 - the reason says it all
+            self._telling.store_lost(what, str(error))
             return None
+        self._telling.store_works(what)
+        return answer
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """``measured``: the collected samples as they leave; ``samples``: these, the checks' series and the run's own.
+
+    ``run``: as it ended, metrics that had to be left out included.
+    """
+
+    run: Run
+    measured: Sequence[Sample]
+    samples: Sequence[Sample]
+    checks: Sequence[checks.Check]
+
+
+class _Result(NamedTuple):
+    """The samples as they leave, what is wrong with others, the job's checks after them, and their stable series."""
+
+    brought: list[Sample]
+    bad: list[Fault]
+    checks: list[checks.Check]
+    states: list[Sample]
+
+
+def _worked_out(job: Job, collected: Collected, before: Sequence[checks.Check], now: datetime) -> _Result:
+    brought, bad = stamped(job, collected, now)
+    unmeasured = [{**job.tags, **tags} for tags in collected.unmeasured]
+    known = checks.updated(before, brought, unmeasured, now)
+    return _Result(brought, bad, known, checks.to_samples(known, now, job.max_age, job.check_tags))
 
 
 def stamped(job: Job, collected: Collected, now: datetime) -> tuple[list[Sample], list[Fault]]:
     """The collected samples as they leave, and a fault for each metric whose name Datadog could not take."""
     interval = job.schedule.interval(now, job.zone)
     names = {sample.metric.name for sample in collected.samples}
-    bad = {name for name in names if metric_name(name) != name}
+    bad = {name for name in names if metric_name(name) is None}
     samples = [job.stamp(sample, interval) for sample in collected.samples if sample.metric.name not in bad]
     return samples, [Fault(_NAMES, f"metric {name!r:.200}") for name in sorted(bad)]
 
 
-_NAMES = "a metric's name begins with a letter and has letters, digits, _ and . only, 200 at most"
+_NAMES = "the metric's name does not begin with a letter"
 _WHY = {
     Outcome.INTERRUPTED: "the daemon ended before the run did",
     Outcome.REPLACED: "the next slot's run took its place",
@@ -266,12 +304,13 @@ def checked(collected: object) -> Collected:
 def reason_of(error: BaseException | None) -> str:
     """What to tell the operator of a failed attempt, in one line."""
     text = str(error) if isinstance(error, HealthError) else f"unexpected {type(error).__name__}: {error}"
-    return " ".join(text.split())[:_LONGEST_REASON]
+    # Foreign code may say anything, and what is said here is stored and shown.
+    return " ".join(logs.hidden(text).split())[:_LONGEST_REASON]
 
 
 def succeeded(run: Run, collected: Collected) -> Run:
     """The run that brought ``collected``: whole, or partial with what was left out."""
-    faults = collected.faults
+    faults = tuple(replace(fault, reason=logs.hidden(fault.reason)) for fault in collected.faults)
     if (more := collected.left_out - len(faults)) > 0:
         faults = (*faults, Fault(f"and {more} more left out"))
     return replace(run, outcome=Outcome.PARTIAL if faults else Outcome.COMPLETE, faults=faults)
@@ -280,16 +319,3 @@ def succeeded(run: Run, collected: Collected) -> Run:
 def failed(run: Run, reason: str, outcome: Outcome = Outcome.FAILED) -> Run:
     """The run that brought nothing."""
     return replace(run, outcome=outcome, faults=(Fault(reason),))
-
-
-def _tell(run: Run, samples: int) -> None:
-    """The run's second log line."""
-    facts = {"outcome": run.outcome, "seconds": round(run.seconds or 0.0, 3), "samples": samples}
-    if run.attempts != 1:
-        facts["attempts"] = run.attempts
-    if run.outcome is Outcome.COMPLETE:
-        log.info("run ended", **facts)
-    elif run.outcome is Outcome.PARTIAL:
-        log.warning("run ended, some parts are missing", **facts, missing=run.error)
-    else:
-        log.error("run failed", **facts, reason=run.error)

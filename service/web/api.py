@@ -1,90 +1,199 @@
 """/api/v1: collectors, runs and their samples; triggers, pauses. Contract 5."""
 
+import secrets
 from collections.abc import Awaitable, Callable
-from typing import Annotated, TypeVar
 from urllib.parse import quote, urlencode
 
 import anyio
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from service.domain.errors import HealthError
+from service.web.asked import Given, History, Last, Nothing, Page, Waiting, Why, caller, origin, query
+from service.web.board import State
+from service.web.calls import Call
+from service.web.check_views import Checks
 from service.web.operations import Operations, Origin
 from service.web.problems import RETRY_AFTER, Problem
 from service.web.views import (
     API,
     Collectors,
+    CollectorView,
+    Log,
     Runs,
     RunView,
     Samples,
+    Triggered,
     TriggeredRuns,
     View,
     run_address,
 )
 
+__all__ = ["Api", "Page", "answer", "find_run", "query", "unknown_run"]
+
 # Each waiting caller holds a connection; beyond these a caller is told to come back.
 MOST_WAITING = 16
-_LONGEST_ACTOR = 200
-
-
-class Given(BaseModel):
-    """What a caller gives, in the query or the body. Unknown names are errors, as in the configuration."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Nothing(Given):
-    pass
-
-
-class Waiting(Given):
-    wait: Annotated[float, Field(ge=0, le=300, allow_inf_nan=False)] = 0
-
-
-class History(Given):
-    """``before``: the id of the run whose predecessors are asked for."""
-
-    collector: str | None = None
-    limit: Annotated[int, Field(ge=1, le=200)] = 50
-    before: str | None = None
-
-
-class Page(Given):
-    offset: Annotated[int, Field(ge=0, le=2**53)] = 0
-    limit: Annotated[int, Field(ge=1, le=1000)] = 100
-
-
-class Why(Given):
-    reason: Annotated[str | None, Field(max_length=500)] = None
-
-
-Asked = TypeVar("Asked", bound=Given)
+# Each may take the memory of a large snapshot.
+MOST_PUSHING = 2
+_LONGEST_KEY = 200
 
 
 class Api:
-    """The routes. ``closing`` is set when the server ends: who waits for a run is answered then, not cut off."""
+    """The calls. ``closing`` is set when the server ends: who waits for a run is answered then, not cut off."""
 
     def __init__(self, operations: Operations, closing: anyio.Event) -> None:
         self._operations = operations
         self._closing = closing
         self._waiting = 0
+        self._pushing = 0
 
-    def routes(self) -> list[Route]:
-        collector = f"{API}/collectors/{{name}}"
-        run = f"{API}/runs/{{id}}"
+    def calls(self) -> list[Call]:
+        one = {"name": "the collector's name"}
+        run = {"id": "the run's id"}
+        metric = {**one, "metric": "a metric, the last parts of its name, or a check's name"}
+        collector, runs = f"{API}/collectors/{{name}}", f"{API}/runs"
         return [
-            Route(f"{API}/collectors", self.collectors),
-            Route(collector, self.collector),
-            Route(f"{collector}/runs", self.trigger, methods=["POST"]),
-            Route(f"{collector}/pause", self.pause, methods=["POST"]),
-            Route(f"{collector}/resume", self.resume, methods=["POST"]),
-            Route(f"{API}/runs", self.runs),
-            Route(f"{API}/runs", self.trigger_all, methods=["POST"]),
-            Route(run, self.run),
-            Route(f"{run}/samples", self.samples),
+            Call(
+                "GET",
+                f"{API}/collectors",
+                self.collectors,
+                "All collectors with schedule, next run, last run, last error",
+                {200: ("The collectors", Collectors)},
+            ),
+            Call("GET", f"{API}/state", self.state, "The daemon at a glance", {200: ("The state", State)}),
+            Call(
+                "GET",
+                collector,
+                self.collector,
+                "One collector",
+                {200: ("The collector", CollectorView)},
+                problems=(404,),
+                names=one,
+            ),
+            Call(
+                "GET",
+                f"{collector}/checks",
+                self.checks,
+                "What its checks say, since when, and the evidence",
+                {200: ("The checks", Checks)},
+                query=Page,
+                problems=(404,),
+                names=one,
+            ),
+            Call(
+                "GET",
+                f"{collector}/checks/{{metric}}",
+                self.checks,
+                "The same of one metric",
+                {200: ("The checks", Checks)},
+                query=Page,
+                problems=(404,),
+                names=metric,
+            ),
+            Call(
+                "POST",
+                f"{collector}/runs",
+                self.trigger,
+                "Runs the collector now",
+                {
+                    200: ("With `wait`: the run, which has ended", RunView),
+                    202: ("The run has started", Triggered),
+                },
+                query=Waiting,
+                body=Why,
+                problems=(404, 409, 429),
+                locates=(200, 202, 409),
+                names=one,
+            ),
+            Call(
+                "POST",
+                f"{collector}/snapshots",
+                self.push,
+                "Takes a snapshot, keeps it and runs the collector",
+                {202: ("The run has started, or follows the active one", Triggered)},
+                problems=(404, 422, 429),
+                locates=(202,),
+                names=one,
+                upload=("application/json", "application/x-ndjson", "application/gzip"),
+            ),
+            Call(
+                "POST",
+                f"{collector}/pause",
+                self.pause,
+                "Suspends the schedule, across restarts, too",
+                {200: ("The collector", CollectorView)},
+                body=Why,
+                problems=(404,),
+                names=one,
+            ),
+            Call(
+                "POST",
+                f"{collector}/resume",
+                self.resume,
+                "Resumes the schedule; the latest slot that was missed starts at once",
+                {200: ("The collector", CollectorView)},
+                body=Why,
+                problems=(404,),
+                names=one,
+            ),
+            Call(
+                "GET",
+                runs,
+                self.runs,
+                "Runs, newest first; `next` leads to the older ones",
+                {200: ("One page of runs", Runs)},
+                query=History,
+                problems=(404,),
+            ),
+            Call(
+                "POST",
+                runs,
+                self.trigger_all,
+                "Runs all enabled collectors now",
+                {202: ("The runs that started, and those that were active already", TriggeredRuns)},
+                body=Why,
+            ),
+            Call(
+                "GET",
+                f"{runs}/{{id}}",
+                self.run,
+                "One run: cause, times, attempts, outcome, errors, delivery",
+                {200: ("The run", RunView)},
+                problems=(404,),
+                names=run,
+            ),
+            Call(
+                "GET",
+                f"{runs}/{{id}}/samples",
+                self.samples,
+                "What the run collected, and what became of each point",
+                {200: ("One page of samples", Samples)},
+                query=Page,
+                problems=(404,),
+                names=run,
+            ),
+            Call(
+                "GET",
+                f"{runs}/{{id}}/log",
+                self.run_log,
+                "The run's log lines, debug ones included",
+                {200: ("The lines", Log)},
+                problems=(404,),
+                names=run,
+            ),
+            Call(
+                "GET",
+                f"{API}/log",
+                self.log,
+                "The daemon's last log lines",
+                {200: ("The lines", Log)},
+                query=Last,
+            ),
         ]
+
+    async def state(self, request: Request) -> Response:
+        query(request, Nothing)
+        return answer(await self._operations.board.state())
 
     async def collectors(self, request: Request) -> Response:
         query(request, Nothing)
@@ -96,26 +205,48 @@ class Api:
 
     async def trigger(self, request: Request) -> Response:
         seconds = query(request, Waiting).wait
-        origin = await _origin(request)
+        asker = await origin(request)
         if seconds and self._waiting >= MOST_WAITING:
             raise Problem(
                 429, "Too many callers wait for a run.", kind="too-many", headers={"Retry-After": str(RETRY_AFTER)}
             )
         self._waiting += 1 if seconds else 0
         try:
-            triggered = await self._operations.trigger(request.path_params["name"], origin)
+            triggered = await self._operations.trigger(request.path_params["name"], asker)
             location = {"Location": run_address(triggered.id)}
             ended = await self._ended(request, triggered.id, seconds) if seconds else None
         finally:
             self._waiting -= 1 if seconds else 0
         return answer(ended, headers=location) if ended else answer(triggered, 202, headers=location)
 
+    async def push(self, request: Request) -> Response:
+        """A snapshot as the body: JSON or JSON lines, plain or gzip. ``Idempotency-Key`` marks a push sent again."""
+        query(request, Nothing)
+        if self._pushing >= MOST_PUSHING:
+            raise Problem(
+                429, "Too many snapshots come at once.", kind="too-many", headers={"Retry-After": str(RETRY_AFTER)}
+            )
+        key = request.headers.get("idempotency-key", "").strip() or secrets.token_hex(8)
+        if len(key) > _LONGEST_KEY or not (key.isascii() and key.isprintable()):
+            raise Problem(400, f"Idempotency-Key is not {_LONGEST_KEY} ASCII characters at most.", kind="bad-header")
+        source = caller(request)
+        self._pushing += 1
+        try:
+            # An unknown name is refused before its snapshot is taken in.
+            await self._operations.collector(request.path_params["name"])
+            triggered = await self._operations.push(request.path_params["name"], await request.body(), key, source)
+        finally:
+            self._pushing -= 1
+        return answer(triggered, 202, headers={"Location": run_address(triggered.id)})
+
     async def trigger_all(self, request: Request) -> Response:
         query(request, Nothing)
-        return answer(TriggeredRuns(runs=await self._operations.trigger_all(await _origin(request))), 202)
+        return answer(TriggeredRuns(runs=await self._operations.trigger_all(await origin(request))), 202)
 
     async def runs(self, request: Request) -> Response:
         asked = query(request, History)
+        if asked.before and await self._operations.run(asked.before) is None:
+            raise unknown_run(asked.before)
         # One more than asked for tells whether there are older ones.
         found = await self._operations.runs(asked.collector, asked.limit + 1, asked.before)
         runs = found[: asked.limit]
@@ -138,6 +269,24 @@ class Api:
         following = asked.model_copy(update={"offset": end}) if samples and end < total else None
         return answer(Samples(samples=samples, total=total, next=_address(request, following)))
 
+    async def checks(self, request: Request) -> Response:
+        asked = query(request, Page)
+        name, metric = request.path_params["name"], request.path_params.get("metric")
+        found = await self._operations.checks(name, metric)
+        if metric and not found:
+            raise Problem(404, f"Collector {name} has no check of {metric!r}.", kind="unknown-check")
+        end = asked.offset + asked.limit
+        following = asked.model_copy(update={"offset": end}) if end < len(found) else None
+        return answer(Checks(checks=found[asked.offset : end], total=len(found), next=_address(request, following)))
+
+    async def run_log(self, request: Request) -> Response:
+        query(request, Nothing)
+        run = await find_run(self._operations, request.path_params["id"])
+        return answer(Log(lines=await self._operations.run_log(run.id)))
+
+    async def log(self, request: Request) -> Response:
+        return answer(Log(lines=self._operations.recent_log(query(request, Last).limit)))
+
     async def pause(self, request: Request) -> Response:
         return await self._change(request, self._operations.pause)
 
@@ -147,7 +296,7 @@ class Api:
     async def _change(self, request: Request, change: Callable[[str, Origin], Awaitable[None]]) -> Response:
         query(request, Nothing)
         name = request.path_params["name"]
-        await change(name, await _origin(request))
+        await change(name, await origin(request))
         return answer(await self._operations.collector(name))
 
     async def _ended(self, request: Request, run_id: str, seconds: float) -> RunView | None:
@@ -172,14 +321,6 @@ class Api:
         return ended
 
 
-def query(request: Request, kind: type[Asked]) -> Asked:
-    """The query's values as ``kind``. Raises Problem 422."""
-    try:
-        return kind.model_validate(dict(request.query_params))
-    except ValidationError as error:
-        raise _invalid("query", error) from error
-
-
 def answer(view: View, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(view.model_dump_json(), status, headers, "application/json")
 
@@ -194,38 +335,6 @@ async def find_run(operations: Operations, run_id: str) -> RunView:
 
 def unknown_run(run_id: str) -> Problem:
     return Problem(404, f"There is no run {run_id!r} (any more).", kind="unknown-run")
-
-
-async def _origin(request: Request) -> Origin:
-    """Who asks and why. Raises Problem when the header or the body can't be read."""
-    body = await request.body()
-    try:
-        why = Why.model_validate_json(body) if body.strip() else Why()
-    except ValidationError as error:
-        if any(fault["type"] == "json_invalid" for fault in error.errors()):
-            raise Problem(400, "The body is not JSON.", kind="bad-body") from error
-        raise _invalid("body", error) from error
-    return Origin(request.client.host if request.client else "", _actor(request), why.reason or None)
-
-
-def _actor(request: Request) -> str | None:
-    # Starlette reads headers as latin-1; who writes a name there means UTF-8.
-    try:
-        actor = request.headers.get("x-actor", "").encode("latin-1").decode().strip()
-    except UnicodeDecodeError as error:
-        raise Problem(400, "X-Actor is not UTF-8.", kind="bad-header") from error
-    if len(actor) > _LONGEST_ACTOR or not actor.isprintable():
-        raise Problem(400, f"X-Actor is not {_LONGEST_ACTOR} printable characters at most.", kind="bad-header")
-    return actor or None
-
-
-def _invalid(place: str, error: ValidationError) -> Problem:
-    errors = [
-        {"where": ".".join([place, *(str(part) for part in fault["loc"])]), "what": fault["msg"]}
-        for fault in error.errors(include_url=False, include_context=False, include_input=False)
-    ]
-    detail = "; ".join(f"{fault['where']}: {fault['what']}" for fault in errors)
-    return Problem(422, detail, kind="invalid", errors=errors)
 
 
 def _address(request: Request, following: Given | None) -> str | None:

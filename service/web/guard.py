@@ -3,13 +3,16 @@
 Pure ASGI, in front of all routes. What it refuses, it refuses as a problem (RFC 9457).
 """
 
+import base64
 import hmac
 import re
+import time
 from collections.abc import Iterable
 from ipaddress import ip_address
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.adapters.secrets import Secret
 from service.web.problems import RETRY_AFTER, Problem
 
 PROBES = frozenset({"/livez", "/healthz", "/readyz"})
@@ -17,8 +20,11 @@ PROBES = frozenset({"/livez", "/healthz", "/readyz"})
 ANY_HOST = PROBES | {"/metrics"}
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
+_REALM = "infra-health"
 HEAD_LIMIT = 16 * 1024
 BODY_LIMIT = 64 * 1024
+# A snapshot, packed or not; the collector's own bounds come on top (``max_bytes``).
+SNAPSHOT_LIMIT = 64 * 1024 * 1024
 # More requests than this at once are turned away, so that probes find a free loop.
 MOST_AT_ONCE = 64
 
@@ -31,6 +37,10 @@ _ORIGIN = re.compile(rf"(?P<scheme>https?)://{_HOST}")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 # A request that came through a proxy is not from this machine, even when the proxy is.
 _FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via")
+
+_SNAPSHOTS = re.compile(r"/api/v1/collectors/[^/]+/snapshots")
+# Seconds between look-ups of a token that may have been replaced, whoever asks for them with a wrong one.
+_LOOK_UP_AGAIN = 5.0
 
 _POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
@@ -50,11 +60,25 @@ class Guard:
     """The middleware. ``in_cluster``: loopback is no proof of anything there, a sidecar delivers foreign traffic."""
 
     def __init__(
-        self, app: ASGIApp, *, token: str | None, in_cluster: bool, allowed_hosts: Iterable[str], machine: str
+        self,
+        app: ASGIApp,
+        *,
+        token: Secret | str | None,
+        read_token: str | None = None,
+        in_cluster: bool,
+        allowed_hosts: Iterable[str],
+        machine: str,
     ) -> None:
-        """``machine``: its own host name. ``allowed_hosts``: further names, ``*.name`` for all below one."""
+        """``token``: a Secret may change while the daemon runs. ``machine``: its own host name.
+
+        ``allowed_hosts``: further names, ``*.name`` for all below one.
+
+        ``read_token``: None leaves reading open to whoever reaches the port.
+        """
         self._app = app
-        self._token = (token or "").strip().encode()
+        self._token = token if isinstance(token, Secret) else Secret("token of the write calls", "", token or None)
+        self._look_up_after = 0.0
+        self._read_token = (read_token or "").strip().encode()
         self._in_cluster = in_cluster
         self._names = {_plain(name) for name in (*OWN_NAMES, machine, *allowed_hosts)}
         self._active = 0
@@ -66,6 +90,10 @@ class Guard:
         send = _with_security_headers(send)
         try:
             self._check(scope)
+            if scope["method"] not in SAFE_METHODS:
+                await self._check_token(scope)
+            elif scope["path"] not in PROBES:
+                await self._check_read_token(scope)
         except Problem as problem:
             await problem.response(scope)(scope, receive, send)
             return
@@ -74,7 +102,7 @@ class Guard:
             return
         self._active += 1
         try:
-            await self._app(scope, _bounded(receive), send)
+            await self._app(scope, _bounded(receive, _limit(scope)), send)
         finally:
             self._active -= 1
 
@@ -86,7 +114,6 @@ class Guard:
         _check_length(scope)
         if scope["method"] not in SAFE_METHODS:
             _check_page(scope)
-            self._check_token(scope)
         if scope["path"] not in PROBES and self._active >= MOST_AT_ONCE:
             raise Problem(503, "Too many requests at once.", kind="busy", headers={"Retry-After": str(RETRY_AFTER)})
 
@@ -104,9 +131,11 @@ class Guard:
             kind="unknown-host",
         )
 
-    def _check_token(self, scope: Scope) -> None:
-        if not self._token:
-            if self._in_cluster:
+    async def _check_token(self, scope: Scope) -> None:
+        token = (await self._token.get() or "").strip().encode()
+        if not token:
+            # A token that is set but can't be read (yet) is not the same as none.
+            if self._in_cluster or self._token.can_change:
                 raise Problem(
                     403,
                     "Write calls are refused: set INFRA_HEALTH_TOKEN and send it as a bearer token.",
@@ -119,16 +148,77 @@ class Guard:
                     kind="token-not-set",
                 )
             return
-        given = _values(scope, b"authorization")
-        if not given:
+        if not _values(scope, b"authorization"):
             raise _unauthorized("Write calls need Authorization: Bearer INFRA_HEALTH_TOKEN.", "")
-        scheme, _, token = given[0].partition(b" ")
-        if len(given) > 1 or scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):
+        shown = _bearer(scope)
+        if not shown:
             raise _unauthorized("This is not the bearer token.", ', error="invalid_token"')
+        if not _is_token(shown, token) and not await self._is_new(shown):
+            raise _unauthorized("This is not the bearer token.", ', error="invalid_token"')
+
+    async def _is_new(self, shown: bytes) -> bool:
+        """Whether the token was replaced by this one since it was read."""
+        now = time.monotonic()
+        if now < self._look_up_after:
+            return False
+        self._look_up_after = now + _LOOK_UP_AGAIN
+        if not await self._token.ask_again():
+            return False
+        return hmac.compare_digest(shown, (await self._token.get() or "").strip().encode())
+
+    async def _check_read_token(self, scope: Scope) -> None:
+        """Either token opens reading. A browser gives it as the password of HTTP Basic: else it sends none.
+
+        Basic never opens a write call, because a browser would send it along with a foreign page's calls, too.
+        """
+        if not self._read_token:
+            return
+        given = _bearer(scope) or _password(scope)
+        # Both are compared, whichever fits: the time tells nothing.
+        write_token = (await self._token.get() or "").strip().encode()
+        if _is_token(given, self._read_token) | _is_token(given, write_token):
+            return
+        problem = _unauthorized(
+            "Reading needs Authorization: Bearer INFRA_HEALTH_READ_TOKEN (in a browser: as the password).",
+            ', error="invalid_token"' if given else "",
+        )
+        problem.headers["WWW-Authenticate"] += f', Basic realm="{_REALM}", charset="UTF-8"'
+        raise problem
+
+
+def _is_token(given: bytes, token: bytes) -> bool:
+    return bool(token) & hmac.compare_digest(given, token)
+
+
+def writes(token: Secret | str | None, in_cluster: bool) -> str:
+    """How write calls are let in: ``token``, ``local`` (from this machine) or ``refused``."""
+    is_set = token.can_change or token.is_set if isinstance(token, Secret) else (token or "").strip()
+    if is_set:
+        return "token"
+    return "refused" if in_cluster else "local"
+
+
+def _bearer(scope: Scope) -> bytes:
+    """The token that was given, empty where none was, or more than one."""
+    given = _values(scope, b"authorization")
+    scheme, _, token = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+    return token.strip() if scheme.lower() == b"bearer" else b""
+
+
+def _password(scope: Scope) -> bytes:
+    """The password of HTTP Basic, whatever the user's name; empty where there is none."""
+    given = _values(scope, b"authorization")
+    scheme, _, credentials = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+    if scheme.lower() != b"basic":
+        return b""
+    try:
+        return base64.b64decode(credentials.strip(), validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
 
 
 def _unauthorized(detail: str, error: str) -> Problem:
-    headers = {"WWW-Authenticate": f'Bearer realm="infra-health"{error}'}
+    headers = {"WWW-Authenticate": f'Bearer realm="{_REALM}"{error}'}
     return Problem(401, detail, kind="unauthorized", headers=headers)
 
 
@@ -165,12 +255,18 @@ def _check_length(scope: Scope) -> None:
     for value in _values(scope, b"content-length"):
         if not value.isdigit():
             raise Problem(400, "Content-Length is not a number.")
-        if len(value.lstrip(b"0")) > len(str(BODY_LIMIT)) or int(value) > BODY_LIMIT:
-            raise _too_large()
+        limit = _limit(scope)
+        if len(value.lstrip(b"0")) > len(str(limit)) or int(value) > limit:
+            raise _too_large(limit)
 
 
-def _too_large() -> Problem:
-    return Problem(413, f"The body is larger than {BODY_LIMIT} bytes.", kind="body-too-large")
+def _limit(scope: Scope) -> int:
+    """Bytes that the body may have."""
+    return SNAPSHOT_LIMIT if _SNAPSHOTS.fullmatch(scope["path"]) else BODY_LIMIT
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(413, f"The body is larger than {limit} bytes.", kind="body-too-large")
 
 
 def _host(scope: Scope) -> tuple[str, str]:
@@ -210,7 +306,7 @@ def _values(scope: Scope, name: bytes) -> list[bytes]:
     return [value for key, value in scope["headers"] if key == name]
 
 
-def _bounded(receive: Receive) -> Receive:
+def _bounded(receive: Receive, limit: int) -> Receive:
     """Bodies without a Content-Length are counted as they come."""
     seen = 0
 
@@ -218,8 +314,8 @@ def _bounded(receive: Receive) -> Receive:
         nonlocal seen
         message = await receive()
         seen += len(message.get("body", b""))
-        if seen > BODY_LIMIT:
-            raise _too_large()
+        if seen > limit:
+            raise _too_large(limit)
         return message
 
     return bounded

@@ -3,12 +3,14 @@
 import anyio
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from service.web.api import answer
+from service.web.calls import Call
 from service.web.metrics import Telemetry
 from service.web.operations import Operations
-from service.web.views import Health
+from service.web.views import Health, Info
+
+_OPENMETRICS = "application/openmetrics-text"
 
 
 class HealthRoutes:
@@ -16,13 +18,16 @@ class HealthRoutes:
         self._operations = operations
         self._telemetry = telemetry
 
-    def routes(self) -> list[Route]:
+    def calls(self) -> list[Call]:
+        alive = {200: ("The event loop and the scheduler beat", Health), 503: ("They don't", Health)}
+        ready = {200: ("Configured, and the store is open", Health), 503: ("Not yet, or not any more", Health)}
+        text = {200: ("Prometheus text, or OpenMetrics for who accepts it", ("text/plain", _OPENMETRICS))}
         return [
-            Route("/livez", self.live),
-            Route("/healthz", self.live, name="healthz"),
-            Route("/readyz", self.ready),
-            Route("/metrics", self.metrics),
-            Route("/version", self.version),
+            Call("GET", "/livez", self.live, "Liveness", alive, query=None, tag="health", is_probe=True),
+            Call("GET", "/healthz", self.live, "Liveness", alive, query=None, tag="health", is_probe=True),
+            Call("GET", "/readyz", self.ready, "Readiness", ready, query=None, tag="health", is_probe=True),
+            Call("GET", "/metrics", self.metrics, "The daemon's metrics", text, query=None, tag="health"),
+            Call("GET", "/version", self.version, "What runs", {200: ("It", Info)}, query=None, tag="health"),
         ]
 
     async def live(self, request: Request) -> Response:

@@ -9,7 +9,7 @@ from functools import partial
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
@@ -44,11 +44,17 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The gauges at scrape time; None and missing keys are left out. ``lag``: seconds the event loop was late last."""
+    """What is read at scrape time; None and missing keys are left out.
+
+    ``lag``: seconds the event loop was late last; ``longest_lag``: the most of the last minute.
+    ``requests``: to other services so far, by target and status (the code, or "error" where no answer came).
+    """
 
     active_runs: int = 0
     waiting: int | None = None
     lag: float | None = None
+    longest_lag: float | None = None
+    requests: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     quota: Mapping[str, Quota] = field(default_factory=dict)
     collectors: Mapping[str, CollectorState] = field(default_factory=dict)
 
@@ -71,7 +77,6 @@ class Telemetry:
             "run_start_lateness_seconds", "Time from a slot to its run's start", buckets=_LATENESSES
         )
         self._points = counter("points", "Points that left the outbox, by fate", ["fate"])
-        self._requests = counter("requests", "Requests to other services, by answer", ["target", "status"])
         build = Gauge(
             "infra_health_build_info",
             "Always 1; the labels say what runs",
@@ -97,10 +102,6 @@ class Telemetry:
 
     def points(self, fate: Fate, count: int) -> None:
         self._points.labels(fate.name.lower()).inc(count)
-
-    def request(self, target: str, status: int | str) -> None:
-        """``status``: the answer's status code, or the kind of failure where there was no answer ("timeout")."""
-        self._requests.labels(target, str(status)).inc()
 
     def exposition(self, snapshot: Snapshot, accept: str = "") -> tuple[bytes, str]:
         """The text and its content type: OpenMetrics for who accepts it, else Prometheus's plain text. CPU work."""
@@ -129,6 +130,16 @@ def _gauges(snapshot: Snapshot) -> Iterator[Metric]:
         yield _gauge("outbox_points", "Points that wait for delivery", {"": snapshot.waiting})
     if snapshot.lag is not None:
         yield _gauge("event_loop_lag_seconds", "How late the event loop was last", {"": snapshot.lag})
+    if snapshot.longest_lag is not None:
+        text = "How late the event loop was at most within the last minute"
+        yield _gauge("event_loop_lag_max_seconds", text, {"": snapshot.longest_lag})
+    requests = CounterMetricFamily(
+        "infra_health_requests", "Requests to other services, by answer", labels=["target", "status"]
+    )
+    for target, statuses in snapshot.requests.items():
+        for status, count in statuses.items():
+            requests.add_metric([target, status], count)
+    yield requests
     quota = snapshot.quota.items()
     yield _gauge(
         "github_quota_remaining", "Requests that GitHub's limit leaves", {n: q.remaining for n, q in quota}, "resource"

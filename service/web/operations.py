@@ -3,6 +3,10 @@
 OperationsError
 ├── UnknownCollector     404
 ├── AlreadyRunning       409, with the running run's address
+├── TooManyRuns          429
+├── TakesNoSnapshots     404: its collector reads something else
+├── BadSnapshot          422, with the bad records
+├── SnapshotTooLarge     413
 └── Draining             503: the daemon takes no new runs
 """
 
@@ -10,8 +14,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from service.web.board import Board
+from service.web.check_views import CheckView
 from service.web.metrics import Snapshot
-from service.web.views import CollectorView, DeliveryView, Health, Info, RunView, SampleView, Triggered
+from service.web.views import CollectorView, DeliveryView, Health, Info, LogLine, RunView, SampleView, Triggered
 
 
 class OperationsError(Exception):
@@ -33,6 +39,33 @@ class AlreadyRunning(OperationsError):
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
         super().__init__(f"run {run_id} is active and the concurrency policy is Forbid")
+
+
+class TooManyRuns(OperationsError):
+    """The collector's policy lets runs overlap, and as many as may are active."""
+
+    def __init__(self, name: str, active: int) -> None:
+        super().__init__(f"{active} runs of {name} are active already; try again when one has ended")
+
+
+class TakesNoSnapshots(OperationsError):
+    """The collector's type reads something else than snapshots."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"collector {name} takes no snapshots")
+
+
+class BadSnapshot(OperationsError):
+    """The snapshot is refused. ``errors``: the bad records, as the answer lists them; ``count``: how many there are."""
+
+    def __init__(self, message: str, errors: Iterable[dict[str, str]] = (), count: int = 0) -> None:
+        super().__init__(message)
+        self.errors = tuple(errors)
+        self.count = count
+
+
+class SnapshotTooLarge(OperationsError):
+    """The snapshot is beyond the collector's bounds: 413."""
 
 
 class Draining(OperationsError):
@@ -57,6 +90,9 @@ class Operations(Protocol):
     @property
     def info(self) -> Info: ...
 
+    @property
+    def board(self) -> Board: ...
+
     def live(self) -> Health:
         """Whether the event loop and the scheduler beat. No thread, no store, no network: it answers under any load."""
         ...
@@ -72,11 +108,19 @@ class Operations(Protocol):
         ...
 
     async def trigger(self, name: str, origin: Origin) -> Triggered:
-        """Starts a run now. Raises UnknownCollector, AlreadyRunning or Draining."""
+        """Starts a run now. Raises UnknownCollector, AlreadyRunning, TooManyRuns or Draining."""
         ...
 
     async def trigger_all(self, origin: Origin) -> list[Triggered]:
         """Starts every enabled collector; those that are running already are listed as not started. Raises Draining."""
+        ...
+
+    async def push(self, name: str, body: bytes, key: str, origin: Origin) -> Triggered:
+        """Keeps a snapshot and runs its collector, at once or after the run that is active.
+
+        ``key``: the same when a push is repeated. Raises UnknownCollector, TakesNoSnapshots, BadSnapshot,
+        SnapshotTooLarge or Draining.
+        """
         ...
 
     async def wait(self, run_id: str, seconds: float) -> RunView | None:
@@ -91,6 +135,18 @@ class Operations(Protocol):
 
     async def samples(self, run_id: str, offset: int, limit: int) -> tuple[list[SampleView], int] | None:
         """One page of the run's samples and how many it has in all, None when there is no such run."""
+        ...
+
+    async def checks(self, name: str, metric: str | None = None) -> list[CheckView]:
+        """What the collector's checks say now; ``metric``: only those that it names. Raises UnknownCollector."""
+        ...
+
+    async def run_log(self, run_id: str) -> list[LogLine]:
+        """The run's log lines, oldest first; empty where none are kept (any more)."""
+        ...
+
+    def recent_log(self, limit: int) -> list[LogLine]:
+        """The daemon's last log lines, oldest first, debug ones included."""
         ...
 
     async def pause(self, name: str, origin: Origin) -> None:

@@ -1,4 +1,4 @@
-"""The status page and a page a run: rendered on the server, readable without a script."""
+"""The pages: rendered on the server, readable without a script."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -7,67 +7,137 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from service.domain.runs import Outcome
-from service.web.api import Page, find_run, query, unknown_run
+from service.domain.errors import HealthError
+from service.domain.links import may_link
+from service.web import words
+from service.web.api import query, unknown_run
+from service.web.asked import Nothing, Older, Page
+from service.web.drawing import Drawing, planned, planned_for_tv
 from service.web.operations import Operations
-from service.web.views import RUNNING, CollectorView, RunView
+from service.web.problems import Problem
 
 if TYPE_CHECKING:
     import jinja2
 
-_RECENT_RUNS = 20
-_STATIC = {"page.css": "text/css; charset=utf-8", "page.js": "text/javascript; charset=utf-8"}
+log = structlog.get_logger(__name__)
 
-# A tone is a colour and a sign of the style sheet; the word beside it says the same for who sees no colours.
-_OUTCOME_TONES = {
-    RUNNING: "busy",
-    Outcome.COMPLETE: "good",
-    Outcome.PARTIAL: "warn",
-    Outcome.REPLACED: "warn",
-    Outcome.INTERRUPTED: "warn",
+_RECENT_RUNS = 10
+_STATIC = {
+    "page.css": "text/css; charset=utf-8",
+    "page.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
 }
 
 
 class Pages:
-    """The routes of the pages and of their style sheet and script."""
+    """The routes of the pages and of their style sheet and script. ``writes``: see guard.writes."""
 
-    def __init__(self, operations: Operations) -> None:
+    def __init__(self, operations: Operations, writes: str) -> None:
         self._operations = operations
+        self._writes = writes
+        self._drawing = Drawing()
 
     def routes(self) -> list[Route]:
         return [
             Route("/", self.index),
+            Route("/tv", self.tv),
             Route("/runs/{id}", self.run),
+            Route("/collectors/{name}", self.collector),
+            Route("/checks/{collector}/{id}", self.check),
             Route("/favicon.ico", _no_icon),
             *(Route(f"/static/{name}", _static(name, kind), name=name) for name, kind in _STATIC.items()),
         ]
 
+    async def warm(self) -> None:
+        """Makes the first page for nobody, so that the first reader does not wait for templates, history and charts."""
+        try:
+            await self._index()
+        except HealthError as error:
+            log.debug("the page could not be made beforehand", reason=str(error))
+        except Exception:
+            # Nobody asked for it: whatever is wrong with it must not end the daemon. The first reader gets the 500.
+            log.exception("the page could not be made beforehand")
+
     async def index(self, request: Request) -> Response:
+        return await self._index()
+
+    async def _index(self) -> Response:
         collectors = await self._operations.collectors()
+        plan = planned(await self._operations.board.collectors())
+        histories = await self._operations.board.histories(plan.checks())
         runs = await self._operations.runs(limit=_RECENT_RUNS)
+        ready = await self._operations.ready()
         return await self._rendered(
             "index.html",
             collectors=collectors,
-            failing=sum(1 for collector in collectors if is_failing(collector)),
             runs=runs,
+            quota=self._operations.board.quota(),
+            warnings=[each for each in ready.checks if each.status != "ok"],
+            draw=lambda: self._drawing.index(plan, histories),
+        )
+
+    async def tv(self, request: Request) -> Response:
+        collectors = await self._operations.collectors()
+        plan = planned_for_tv(await self._operations.board.collectors())
+        histories = await self._operations.board.histories(plan.checks())
+        return await self._rendered("tv.html", collectors=collectors, draw=lambda: self._drawing.tv(plan, histories))
+
+    async def collector(self, request: Request) -> Response:
+        asked = query(request, Older)
+        name = request.path_params["name"]
+        collector = await self._operations.collector(name)
+        plan = planned(await self._operations.board.collectors([name]))
+        histories = await self._operations.board.histories(plan.checks())
+        found = await self._operations.runs(name, asked.limit + 1, asked.before)
+        return await self._rendered(
+            "collector.html",
+            collector=collector,
+            runs=found[: asked.limit],
+            asked=asked,
+            has_older=len(found) > asked.limit,
+            draw=lambda: self._drawing.index(plan, histories),
+        )
+
+    async def check(self, request: Request) -> Response:
+        query(request, Nothing)
+        name, number = request.path_params["collector"], request.path_params["id"]
+        await self._operations.collector(name)
+        (board,) = await self._operations.board.collectors([name])
+        check = next((each for each in board.checks if f"{each.id:x}" == number), None)
+        if check is None:
+            raise Problem(404, f"{name} has no such check (any more).", kind="unknown-check")
+        histories = await self._operations.board.histories([(board, check)])
+        return await self._rendered(
+            "check.html", board=board, check=check, draw=lambda: self._drawing.check(board, check, histories)
         )
 
     async def run(self, request: Request) -> Response:
         asked = query(request, Page)
-        run = await find_run(self._operations, request.path_params["id"])
-        found = await self._operations.samples(run.id, asked.offset, asked.limit)
-        if found is None:
-            raise unknown_run(run.id)
-        samples, total = found
-        return await self._rendered("run.html", run=run, samples=samples, total=total, page=asked)
+        run_id = request.path_params["id"]
+        kept = await self._operations.run(run_id)
+        run = kept or await self._operations.board.left(run_id)
+        if run is None:
+            raise unknown_run(run_id)
+        samples, total = await self._operations.samples(run.id, asked.offset, asked.limit) or ([], 0)
+        return await self._rendered(
+            "run.html",
+            run=run,
+            is_kept=kept is not None,
+            samples=samples,
+            total=total,
+            page=asked,
+            difference=await self._operations.board.difference(run) if kept else None,
+            log=await self._operations.run_log(run.id),
+        )
 
     @cached_property
     def _templates(self) -> "jinja2.Environment":
-        # A tenth of what the web takes to import: the first reader pays for it, not the start of the daemon.
+        # A tenth of what the web takes to import: not before the daemon is ready.
         import jinja2
 
         templates = jinja2.Environment(
@@ -78,15 +148,25 @@ class Pages:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        templates.filters |= {"span": span, "clock": clock, "number": number}
-        templates.globals |= {"state": state, "tone": tone, "relative": relative}
+        templates.filters |= {"span": words.span, "clock": words.clock, "number": words.number, "short": words.short}
+        templates.filters |= {"is_failing": words.is_failing}
+        templates.tests |= {"failing": words.is_failing}
+        names = ("state", "tone", "relative", "why_lost", "resource")
+        templates.globals |= {name: getattr(words, name) for name in names}
         return templates
 
-    async def _rendered(self, template: str, **values: Any) -> Response:
-        values |= {"info": self._operations.info, "delivery": self._operations.delivery(), "now": datetime.now(UTC)}
+    async def _rendered(self, template: str, draw: Callable[[], Any] = lambda: None, **values: Any) -> Response:
+        hosts = self._operations.board.web_hosts
+        values |= {
+            "info": self._operations.info,
+            "delivery": self._operations.delivery(),
+            "now": datetime.now(UTC),
+            "writes": self._writes,
+            "may_link": lambda url: may_link(url, hosts),
+        }
 
         def render() -> str:
-            return self._templates.get_template(template).render(values)
+            return self._templates.get_template(template).render(values, drawn=draw())
 
         # Hundreds of rows take longer than the loop may stand still.
         html = await anyio.to_thread.run_sync(render)
@@ -104,66 +184,3 @@ def _static(name: str, content_type: str) -> Callable[[Request], Any]:
         return Response(content, headers={"content-type": content_type})
 
     return endpoint
-
-
-def state(collector: CollectorView) -> tuple[str, str]:
-    """What to call the collector's state, and its tone."""
-    last = collector.last_run
-    if collector.running:
-        return "Running", "busy"
-    if not collector.enabled:
-        return "Disabled", "idle"
-    if collector.paused:
-        return "Paused", "warn"
-    if last is None:
-        return "No run yet", "idle"
-    return {"good": "Healthy", "warn": last.outcome, "bad": "Failing"}.get(tone(last), last.outcome), tone(last)
-
-
-def tone(run: RunView) -> str:
-    return _OUTCOME_TONES.get(run.outcome, "bad")
-
-
-def is_failing(collector: CollectorView) -> bool:
-    """By the last run that ended: a run under way does not make a failing collector well."""
-    last, error = collector.last_run, collector.last_error
-    if not collector.enabled or last is None:
-        return False
-    if last.ended:
-        return tone(last) == "bad"
-    return error is not None and (collector.last_success is None or error.at > collector.last_success)
-
-
-def span(seconds: float) -> str:
-    """A length of time in its two largest units: ``40 ms``, ``4.4 s``, ``1 min 5 s``, ``3 d 2 h``."""
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    for unit, size, lesser, lesser_size in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
-        if whole >= size:
-            count, rest = divmod(whole, size)
-            return f"{count} {unit} {rest // lesser_size} {lesser}" if rest >= lesser_size else f"{count} {unit}"
-    return f"{whole} s"
-
-
-def relative(at: datetime, now: datetime) -> str:
-    """``4 min ago``, ``in 6 min``; one unit is enough to judge by."""
-    seconds = (now - at).total_seconds()
-    if abs(seconds) < 1:
-        return "now"
-    whole = round(abs(seconds))
-    size, unit = next(
-        (size, unit) for size, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")) if whole >= size
-    )
-    return f"{whole // size} {unit} ago" if seconds > 0 else f"in {whole // size} {unit}"
-
-
-def clock(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
-
-
-def number(value: float) -> str:
-    """As short as it can be without losing anything: ``1``, ``0.91``, ``30000``."""
-    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)

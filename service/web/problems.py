@@ -15,7 +15,15 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, Send
 
 from service.domain.errors import Unavailable
-from service.web.operations import AlreadyRunning, Draining, UnknownCollector
+from service.web.operations import (
+    AlreadyRunning,
+    BadSnapshot,
+    Draining,
+    SnapshotTooLarge,
+    TakesNoSnapshots,
+    TooManyRuns,
+    UnknownCollector,
+)
 from service.web.views import run_address
 
 log = structlog.get_logger(__name__)
@@ -91,6 +99,14 @@ def _to_problem(request: Request, error: Exception) -> Problem:
         case AlreadyRunning():
             location = {"Location": run_address(error.run_id)}
             return Problem(409, _sentence(error), kind="already-running", headers=location, run=error.run_id)
+        case TooManyRuns():
+            return Problem(429, _sentence(error), kind="too-many", headers=_retry_after(None))
+        case TakesNoSnapshots():
+            return Problem(404, _sentence(error), kind="takes-no-snapshots")
+        case BadSnapshot():
+            return Problem(422, str(error), kind="bad-snapshot", errors=error.errors, bad_records=error.count)
+        case SnapshotTooLarge():
+            return Problem(413, _sentence(error), kind="body-too-large")
         case Draining():
             return Problem(503, _sentence(error), kind="draining", headers=_retry_after(None))
         case Unavailable():
@@ -124,5 +140,9 @@ def _sentence(error: Exception) -> str:
 
 # The errors that have an answer of their own, for Starlette.
 FORESEEN: dict[Any, ExceptionHandler] = dict.fromkeys(
-    (HTTPException, Problem, UnknownCollector, AlreadyRunning, Draining, Unavailable), respond
+    (
+        *(HTTPException, Problem, Unavailable),
+        *(UnknownCollector, AlreadyRunning, TooManyRuns, TakesNoSnapshots, BadSnapshot, SnapshotTooLarge, Draining),
+    ),
+    respond,
 )

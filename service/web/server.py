@@ -13,12 +13,14 @@ from starlette.middleware import Middleware
 from uvicorn import Config
 from uvicorn import Server as UvicornServer
 
+from service.adapters.secrets import Secret
 from service.domain.errors import ConfigError
 from service.web.api import Api
 from service.web.connections import Connection
-from service.web.guard import HEAD_LIMIT, Guard
+from service.web.guard import HEAD_LIMIT, Guard, writes
 from service.web.health import HealthRoutes
 from service.web.metrics import Telemetry
+from service.web.openapi import OpenApi
 from service.web.operations import Operations
 from service.web.page import Pages
 from service.web.problems import FORESEEN, Catch
@@ -31,22 +33,31 @@ _GRACE = 2
 def build_app(
     operations: Operations,
     *,
-    token: str | None,
+    token: Secret | str | None,
+    read_token: str | None = None,
     in_cluster: bool,
     allowed_hosts: Iterable[str],
     telemetry: Telemetry,
 ) -> Starlette:
-    """Everything that is served. ``in_cluster``: KUBERNETES_SERVICE_HOST is set."""
+    """Everything that is served. ``in_cluster``: KUBERNETES_SERVICE_HOST is set.
+
+    ``app.state.warm``, to be called once the daemon runs, makes the first reader's page quick.
+    """
     closing = anyio.Event()
+    pages = Pages(operations, writes(token, in_cluster))
+    openapi = OpenApi(operations.info.version)
+    calls = [*HealthRoutes(operations, telemetry).calls(), *Api(operations, closing).calls(), openapi.call()]
+    openapi.describe(calls)
     app = Starlette(
-        routes=[
-            *HealthRoutes(operations, telemetry).routes(),
-            *Api(operations, closing).routes(),
-            *Pages(operations).routes(),
-        ],
+        routes=[*(call.route() for call in calls), *pages.routes()],
         middleware=[
             Middleware(
-                Guard, token=token, in_cluster=in_cluster, allowed_hosts=allowed_hosts, machine=socket.gethostname()
+                Guard,
+                token=token,
+                read_token=read_token,
+                in_cluster=in_cluster,
+                allowed_hosts=allowed_hosts,
+                machine=socket.gethostname(),
             ),
             Middleware(Catch),
         ],
@@ -55,6 +66,7 @@ def build_app(
     # A redirect would be built from the Host header; an address with a slash too many is simply not there.
     app.router.redirect_slashes = False
     app.state.closing = closing
+    app.state.warm = pages.warm
     return app
 
 

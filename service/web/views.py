@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, computed_field
 
+from service.domain.logged import Logged
 from service.domain.points import LOST, Fate
 from service.domain.runs import Run
 
@@ -119,6 +120,7 @@ class RunView(View):
         return {
             "self": address,
             "samples": f"{address}/samples",
+            "log": f"{address}/log",
             "collector": collector_address(self.collector),
             "page": f"/runs/{quote(self.id, safe='')}",
         }
@@ -133,7 +135,10 @@ class LastError(View):
 
 
 class CollectorView(View):
-    """One configured collector. ``running``: the active run's id; ``samples``: of the last ended run."""
+    """One configured collector. ``running``: the active run's id; ``samples``: of the last ended run.
+
+    ``note``: what its operator should know, though nothing failed.
+    """
 
     name: str
     type: str
@@ -149,6 +154,7 @@ class CollectorView(View):
     last_success: Instant | None = None
     last_error: LastError | None = None
     samples: int = 0
+    note: str | None = None
 
     @computed_field  # type: ignore[prop-decorator]  # see Health.status
     @property
@@ -186,6 +192,19 @@ class SampleView(View):
     timestamp: Instant
     delivery: str
     reason: str = ""
+
+
+class LogLine(View):
+    """One log record. ``level``: debug, info, warning, error or critical; ``fields``: what it says beside the text."""
+
+    time: Instant
+    level: str
+    message: str
+    fields: Mapping[str, Any] = {}
+
+    @classmethod
+    def of(cls, line: Logged) -> Self:
+        return cls(time=line.time, level=line.level, message=line.message, fields=line.fields)
 
 
 class Lost(View):
@@ -230,6 +249,12 @@ class Runs(View):
 
 class TriggeredRuns(View):
     runs: Sequence[Triggered]
+
+
+class Log(View):
+    """Oldest first."""
+
+    lines: Sequence[LogLine]
 
 
 class Samples(View):

@@ -129,7 +129,7 @@ class Daemon:
 
     def wait_until_quiet(self) -> list[dict[str, Any]]:
         """The runs, newest first, once none is active and none of their points waits."""
-        runs: list[dict[str, Any]] = wait_for(self._quiet_runs, self)
+        runs: list[dict[str, Any]] = wait_for(self.quiet_runs, self)
         return runs
 
     def send(self, number: signal.Signals) -> None:
@@ -139,7 +139,8 @@ class Daemon:
         self.send(number)
         return self.process.wait(timeout=50)
 
-    def _quiet_runs(self) -> list[dict[str, Any]] | None:
+    def quiet_runs(self) -> list[dict[str, Any]] | None:
+        """The runs, None while one is active or some of their points wait."""
         runs: list[dict[str, Any]] = self.get("/api/v1/runs")["runs"]
         busy = any(run["ended"] is None or run["delivery"]["waiting"] or run["delivery"]["sending"] for run in runs)
         return runs if runs and not busy else None

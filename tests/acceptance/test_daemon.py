@@ -12,6 +12,7 @@ from tests.acceptance.program import SNAPSHOT, Place, place, wait_for
 
 # A collector of somebody else's package; it does as the file beside it says.
 OUTSIDE = """
+import os
 import time
 from pathlib import Path
 
@@ -39,6 +40,8 @@ class Queue:
         order = self.order.read_text().strip()
         if order == "raise":
             raise RuntimeError("a bug in the outside collector")
+        if order == "leak":
+            raise RuntimeError("refused: " + os.environ["GITHUB_TOKEN"])
         while order == "ignore":
             with anyio.CancelScope(shield=True):
                 await anyio.sleep(0.05)
@@ -189,6 +192,15 @@ def test_a_signal_before_the_daemon_is_ready_ends_it_well(here: Place) -> None:
     assert here.run().returncode == 0
 
 
+def test_callers_start_only_so_many_runs_that_overlap(here: Place) -> None:
+    add_outside_collector(here, "hang", concurrency_policy="Allow", active_deadline=60)
+    with here.daemon() as daemon:
+        wait_for(lambda: daemon.get("/api/v1/collectors/queue")["running"], daemon)
+        answers = [daemon.http.post("/api/v1/collectors/queue/runs") for _ in range(9)]
+        assert [answer.status_code for answer in answers] == [202] * 7 + [429] * 2
+        assert int(answers[-1].headers["retry-after"]) > 0
+
+
 def test_a_trigger_over_http_runs_now_and_waits_for_the_end(here: Place) -> None:
     with here.daemon() as daemon:
         daemon.wait_until_quiet()
@@ -283,11 +295,13 @@ def test_the_daemon_starts_without_a_key_a_token_and_a_source_and_says_what_to_s
 
 def test_secrets_are_in_no_log_and_on_no_page(here: Place) -> None:
     here.environ["INFRA_HEALTH_TOKEN"] = "t0ken-of-the-operators"
+    add_outside_collector(here, "leak", backoff_limit=0)
     with here.daemon("-v") as daemon:
-        daemon.wait_until_quiet()
-        pages = [
-            daemon.http.get(path).text for path in ("/", "/readyz", "/metrics", "/api/v1/collectors", "/api/v1/runs")
-        ]
+        runs = {run["collector"]: run for run in daemon.wait_until_quiet()}
+        assert runs["queue"]["errors"] == ["unexpected RuntimeError: refused: ********"]
+        paths = ("/", "/readyz", "/metrics", "/api/v1/collectors", "/api/v1/runs", "/api/v1/log")
+        pages = [daemon.http.get(path).text for path in (*paths, f"/api/v1/runs/{runs['queue']['id']}/log")]
+        assert "error.stack" in pages[-1]
         assert daemon.http.post("/api/v1/runs").status_code == 401
         assert daemon.end() == 0
         for secret in (here.environ["DD_API_KEY"], here.environ["GITHUB_TOKEN"], here.environ["INFRA_HEALTH_TOKEN"]):

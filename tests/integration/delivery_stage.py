@@ -1,7 +1,7 @@
 """What a delivery stands on in tests: a clock that jumps, an outbox in memory, the real store with the same points."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,10 +12,11 @@ from anyio.lowlevel import checkpoint
 
 from service.adapters.store import SqliteStore
 from service.domain.naming import encode_tags
-from service.domain.points import Fate, Point
+from service.domain.points import Fate, Point, is_historical
 from service.domain.runs import Cause, Outcome, Run, Slot
 from service.domain.samples import Kind, Metric, Sample
 from service.pipeline.ports import Outbox
+from tests.unit.pipeline.fakes import first_of
 
 START = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 
@@ -45,6 +46,9 @@ class JumpingClock:
         self.on_sleep(seconds)
         self.jump(seconds)
         await checkpoint()
+
+    async def wait(self, event: anyio.Event, seconds: float) -> None:
+        await first_of(event, lambda: self.sleep(seconds))
 
 
 class Watch:
@@ -118,16 +122,18 @@ class MemoryOutbox:
     async def close(self) -> None:
         return
 
-    async def waiting(self, limit: int) -> list[Point]:
-        return [self.points[number] for number, fate in self.fate.items() if fate is Fate.WAITING][:limit]
+    async def waiting(self, limit: int, skip: Set[int] = frozenset()) -> list[Point]:
+        waiting = [number for number, fate in self.fate.items() if fate is Fate.WAITING and number not in skip]
+        return [self.points[number] for number in waiting[:limit]]
 
     async def settle(self, ids: Iterable[int], fate: Fate, reason: str = "") -> None:
         for number in ids:
             if self.fate[number] in (Fate.WAITING, Fate.SENDING):
                 self.fate[number], self.reason[number] = fate, reason
 
-    async def expire(self, before: datetime) -> int:
-        old = [each.id for each in await self.waiting(len(self.points)) if each.at < before.timestamp()]
+    async def expire(self, before: datetime, historical: Sequence[str] = ()) -> int:
+        waiting = [each for each in await self.waiting(len(self.points)) if each.at < before.timestamp()]
+        old = [each.id for each in waiting if not is_historical(each.kind, each.metric, historical)]
         await self.settle(old, Fate.EXPIRED)
         return len(old)
 

@@ -18,7 +18,8 @@ from starlette.types import Receive, Scope, Send
 
 from service.adapters.github import Github
 from service.adapters.secrets import Secret
-from tests.github_world import World
+from service.demo import graphql
+from tests.github_world import SimJob, World, stamp
 
 TOKEN = "ghp_0123456789abcdef"
 
@@ -70,6 +71,8 @@ class Asked:
 class GithubServer:
     """``before`` is called ahead of each answer, so that the repository can change while it is read."""
 
+    # ``others``: more repositories; ``documents``: the GraphQL that was asked.
+
     def __init__(self, world: World) -> None:
         self.world = world
         self.url = ""
@@ -79,6 +82,8 @@ class GithubServer:
         self.reset = int((datetime.now(UTC) + timedelta(minutes=40)).timestamp())
         self.faults: list[Fault] = []
         self.asked: list[Asked] = []
+        self.others: list[World] = []
+        self.documents: list[str] = []
         self.before: Callable[[str], None] = lambda line: None
         self.latency = 0.0
         self.most_in_flight = 0
@@ -157,10 +162,16 @@ class GithubServer:
         assert self.limit is not None
         return 30 if resource == "search" else self.limit
 
+    def _world_of(self, text: str) -> World:
+        """The repository that a path or a query is about."""
+        return next((each for each in self.others if each.repo in text), self.world)
+
     def _payload(self, path: str, query: dict[str, str], body: bytes) -> tuple[Any, int]:
-        world = self.world
+        world = self._world_of(path)
         if path == "/graphql":
-            return self._graphql(json.loads(body)["query"]), 200
+            document = json.loads(body)["query"]
+            self.documents.append(document)
+            return self._graphql(document), 200
         if path == "/search/issues":
             return {"total_count": self._search(query["q"]), "incomplete_results": False, "items": []}, 200
         found = re.fullmatch(rf"/repos/{re.escape(world.repo)}/actions/(.*)", path)
@@ -182,12 +193,35 @@ class GithubServer:
             if not rows and int(match[1]) not in {each.id for each in world.workflows}:
                 return {"message": "Not Found"}, 404
             return self._listed("workflow_runs", self._filtered(rows, query)[:1000], query), 200
+        if match := re.fullmatch(r"runs/(\d+)/jobs", rest):
+            run = world.run(int(match[1]))
+            if run:
+                assert query["filter"] == "all"
+                return self._listed("jobs", [self._job_json(world, job) for job in world.jobs_of(run)], query), 200
+        if match := re.fullmatch(rf"/repos/{re.escape(world.repo)}/check-runs/(\d+)/annotations", path):
+            job = world.job(int(match[1]))
+            if job:
+                return [{"annotation_level": "failure", "message": job.said}] if job.said else [], 200
         if match := re.fullmatch(r"runs/(\d+)(?:/attempts/(\d+))?", rest):
             run = world.run(int(match[1]))
             number = int(match[2]) if match[2] else len(run.attempts) if run else 0
             if run and 1 <= number <= len(run.attempts):
                 return world.run_json(run, run.attempts[:number]), 200
         return {"message": "Not Found", "documentation_url": "https://docs.github.com/rest"}, 404
+
+    @staticmethod
+    def _job_json(world: World, job: SimJob) -> dict[str, Any]:
+        return {
+            "id": job.id,
+            "run_id": job.id // 1000,
+            "run_attempt": job.attempt,
+            "name": f"job {job.id % 10}",
+            "status": "completed",
+            "conclusion": job.conclusion,
+            "started_at": stamp(job.started),
+            "completed_at": stamp(job.ended),
+            "html_url": f"https://github.com/{world.repo}/actions/runs/{job.id // 1000}/job/{job.id}",
+        }
 
     @staticmethod
     def _filtered(rows: list[dict[str, Any]], query: dict[str, str]) -> list[dict[str, Any]]:
@@ -199,18 +233,42 @@ class GithubServer:
         return {"total_count": len(rows), key: rows[(page - 1) * size : page * size]}
 
     def _graphql(self, document: str) -> dict[str, Any]:
-        field = re.compile(r'(\w+): search\(type: ISSUE, query: ("(?:[^"\\]|\\.)*"), first: 1\) \{ issueCount \}')
-        assert not field.sub("", document).strip("query {}").strip(), document
-        return {
-            "data": {alias: {"issueCount": self._search(json.loads(text))} for alias, text in field.findall(document)}
+        created = {"title": "An issue", "url": "https://github.com/x/1", "createdAt": "2026-03-01T00:00:00Z"}
+        root = {
+            "search": lambda given: {
+                "__typename": "SearchResultItemConnection",
+                "issueCount": self._search(given["query"]),
+                "nodes": [
+                    {
+                        "__typename": "PullRequest",
+                        "title": f"Pull request {number}",
+                        "url": f"https://github.com/{self.world.repo}/pull/{number}",
+                        "mergedAt": f"2026-03-0{number}T00:00:00Z",
+                        "createdAt": "2026-01-01T00:00:00Z",
+                    }
+                    for number in range(1, 4)
+                ][: self._search(given["query"])],
+            },
+            "repository": lambda given: {
+                "issues": lambda asked: {
+                    "totalCount": self._world_of(f"{given['owner']}/{given['name']}").open_with(asked["labels"]),
+                    "nodes": [created],
+                }
+            },
         }
+        answer = graphql.execute(document, {}, root)
+        assert "errors" not in answer, answer
+        return answer
 
     def _search(self, text: str) -> int:
+        if issues := re.fullmatch(r"repo:(\S+) is:issue is:open (.+)", text):
+            return self._world_of(f"{issues[1]}").open_with(re.findall(r"label:(\S+)", issues[2]))
         match = re.fullmatch(r"repo:(\S+) is:pr is:merged merged:>=(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ) label:(.+)", text)
         assert match, text
-        assert match[1] == self.world.repo, text
+        world = self._world_of(match[1])
+        assert match[1] == world.repo, text
         labels = [label.replace('\\"', '"').strip('"') for label in re.findall(r'"(?:[^"\\]|\\.)*"|[^",]+', match[3])]
-        return self.world.merged_with(labels, datetime.fromisoformat(match[2]))
+        return world.merged_with(labels, datetime.fromisoformat(match[2]))
 
 
 @asynccontextmanager

@@ -11,7 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.adapters.datadog import DatadogIntake, intake_url
-from service.adapters.secrets import Secret, SecretsManager
+from service.adapters.secrets import Secret
+from service.adapters.secrets_manager import SecretsManager
 from service.config import DatadogSettings
 from service.domain.errors import HealthError, Rejected, TooLarge, Unauthorized, Unavailable
 from service.domain.points import Point

@@ -1,7 +1,7 @@
 """From the outbox to the intake over real HTTP, with the outbox in memory and with the real store alike."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence, Set
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from math import log2
@@ -13,7 +13,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.adapters.datadog import DatadogIntake
-from service.adapters.secrets import Secret, SecretsManager
+from service.adapters.secrets import Secret
+from service.adapters.secrets_manager import SecretsManager
 from service.demo.intake import IntakeLog, intake_app
 from service.demo.serving import served
 from service.domain.errors import Unavailable
@@ -139,8 +140,8 @@ class IdleOutbox(MemoryOutbox):
         super().__init__()
         self.was_empty = anyio.Event()
 
-    async def waiting(self, limit: int) -> list[Point]:
-        points = await super().waiting(limit)
+    async def waiting(self, limit: int, skip: Set[int] = frozenset()) -> list[Point]:
+        points = await super().waiting(limit, skip)
         if not points:
             self.was_empty.set()
         return points
@@ -290,16 +291,16 @@ class CrashingOutbox:
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
 
-    async def waiting(self, limit: int) -> list[Point]:
-        return await self._outbox.waiting(limit)
+    async def waiting(self, limit: int, skip: Set[int] = frozenset()) -> list[Point]:
+        return await self._outbox.waiting(limit, skip)
 
     async def settle(self, ids: Iterable[int], fate: Fate, reason: str = "") -> None:
         if fate is Fate.DELIVERED:
             raise Crash
         await self._outbox.settle(ids, fate, reason)
 
-    async def expire(self, before: datetime) -> int:
-        return await self._outbox.expire(before)
+    async def expire(self, before: datetime, historical: Sequence[str] = ()) -> int:
+        return await self._outbox.expire(before, historical)
 
     async def count_waiting(self) -> int:
         return await self._outbox.count_waiting()
@@ -558,9 +559,9 @@ class FailingOutbox(MemoryOutbox):
             self._failures -= 1
             raise Unavailable("the store: disk is full")
 
-    async def waiting(self, limit: int) -> list[Point]:
+    async def waiting(self, limit: int, skip: Set[int] = frozenset()) -> list[Point]:
         self._fail("waiting")
-        return await super().waiting(limit)
+        return await super().waiting(limit, skip)
 
     async def settle(self, ids: Iterable[int], fate: Fate, reason: str = "") -> None:
         self._fail("settle")
@@ -593,3 +594,69 @@ async def test_state_while_the_intake_is_down_says_why_and_when_it_is_tried_agai
     assert state.trouble == "127.0.0.1 answered 503: Down for maintenance"
     assert state.next_try_at == START + timedelta(seconds=2)
     assert json.dumps(state.lost) == "{}"
+
+
+async def test_a_point_that_is_answered_with_5xx_each_time_holds_up_no_other(box: Box) -> None:
+    """Alone it goes on waiting, and expires; its neighbours and what comes later arrive."""
+    poison = "metta.m00042"
+    await box.add(samples(300))
+    clock, watch = JumpingClock(), Watch()
+
+    def answer(request: Received) -> Answer:
+        return DOWN if poison in request.metrics else Answer()
+
+    async with scripted(answer) as server, delivering(box.outbox, server.url, clock, observe=watch) as delivery:
+        assert not await delivery.flush(20 * 60)
+        assert await box.fates() == {Fate.DELIVERED: 299, Fate.WAITING: 1}
+        assert delivery.state.trouble == "127.0.0.1 answered 503: Down for maintenance; 1 points wait apart"
+        assert len(server.requests) < 60
+        await box.add(samples(5, at=clock.now(), name="metta.later{}"))
+        clock.slept.clear()
+        assert not await delivery.flush(clock.monotonic() + 60)
+        assert await box.fates() == {Fate.DELIVERED: 304, Fate.WAITING: 1}
+        assert await delivery.flush(SOON)
+    assert await box.fates() == {Fate.DELIVERED: 304, Fate.EXPIRED: 1}
+    assert clock.now() - START < timedelta(minutes=60)
+    ended = delivery.state
+    assert ended.trouble is None
+
+
+async def test_an_outage_is_no_fault_of_the_points(box: Box) -> None:
+    """What was set apart while nothing was taken goes out whole when the intake is back."""
+    await box.add(samples(1_000))
+
+    async with scripted(*[DOWN] * 12, Answer()) as server, delivering(box.outbox, server.url) as delivery:
+        assert await delivery.flush(SOON)
+        assert await box.fates() == {Fate.DELIVERED: 1_000}
+        assert len(server.requests) <= 12 + 6
+
+
+async def test_the_search_for_many_bad_points_is_spread_in_time_and_over_all_parts() -> None:
+    outbox, clock = MemoryOutbox(), JumpingClock()
+    await outbox.add(samples(2_000, name="metta.bad{}"))
+    await outbox.add(samples(10))
+    taken: list[int] = []
+
+    def answer(request: Received) -> Answer:
+        if any(name.startswith("metta.bad") for name in request.metrics):
+            return datadog_says(400, "bad series")
+        taken.append(len(clock.slept))
+        return Answer()
+
+    async with scripted(answer) as server, delivering(outbox, server.url, clock) as delivery:
+        assert await delivery.flush(SOON)
+        assert await outbox.fates() == {Fate.REJECTED: 2_000, Fate.DELIVERED: 10}
+        assert set(clock.slept) == {10}
+        assert len(server.requests) / (len(clock.slept) + 1) <= 220
+        assert min(taken) <= 2
+
+
+async def test_points_of_historical_metrics_are_sent_at_any_age(box: Box) -> None:
+    old = START - timedelta(hours=30)
+    await box.add(samples(2, at=old, name="metta.history.m{}") + samples(2, at=old))
+    await box.add(samples(2, Kind.DISTRIBUTION, at=old, name="metta.history.d{}"))
+
+    async with scripted(Answer()) as server, delivering(box.outbox, server.url, historical=["metta.history"]) as it:
+        assert await it.flush(SOON)
+        assert [request.metrics for request in server.requests] == [["metta.history.m0", "metta.history.m1"]]
+    assert await box.fates() == {Fate.DELIVERED: 2, Fate.EXPIRED: 4}

@@ -7,7 +7,8 @@ import anyio
 import pytest
 
 from service.adapters.github import Github, Refused
-from service.adapters.secrets import Secret, SecretsManager
+from service.adapters.secrets import Secret
+from service.adapters.secrets_manager import SecretsManager
 from service.domain.errors import ConfigError, Rejected, Unauthorized, Unavailable
 from tests.github_world import World
 from tests.integration.github_server import (

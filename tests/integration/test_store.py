@@ -11,6 +11,7 @@ from random import Random
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 
 from service.adapters.store import SqliteStore
 from service.domain.actions import Action
@@ -229,6 +230,39 @@ async def test_a_tag_that_is_no_text_does_not_cost_the_run_its_other_samples(sto
     assert page[0].tags == {"name": "half _"}
 
 
+async def test_what_datadog_could_not_take_is_mended_or_refused_point_by_point(tmp_path: Path) -> None:
+    """Said once a cause, counted, and the intake never sees it."""
+    observed: list[tuple[Fate, int]] = []
+    odd = [
+        Sample(Metric("9lives"), 1, NOW, {"a": "b"}),
+        Sample(Metric("hearts per-minute"), 2, NOW, {"9": "no letter", "a": "b"}),
+        *samples(1),
+        Sample(Metric("9lives"), 3, NOW),
+    ]
+    async with opened(tmp_path) as store:
+        store.observe = lambda fate, points: observed.append((fate, points))
+        with capture_logs() as logs:
+            run = await keep(store, started(0), odd)
+            await keep(store, started(1), odd)
+            await store.put("ci", odd)
+        page, _ = await store.samples(run.id)
+        assert [(sample.metric, sample.fate, sample.tags) for sample in page] == [
+            ("9lives", Fate.REJECTED, {"a": "b"}),
+            ("hearts_per_minute", Fate.WAITING, {"a": "b"}),
+            (GAUGE.name, Fate.WAITING, {"index": "0"}),
+            ("9lives", Fate.REJECTED, {}),
+        ]
+        assert page[0].reason == "the metric's name does not begin with a letter"
+        assert len(await store.waiting(100)) == 6
+        assert await store.lost("ci", NOW) == {Fate.REJECTED: 6}
+        assert observed == [(Fate.REJECTED, 2)] * 3
+    assert sorted(line["what"] for line in logs) == [
+        "'9lives' is not sent: the metric's name does not begin with a letter",
+        "'hearts per-minute' is sent as hearts_per_minute",
+        "hearts_per_minute: tag '9' is left out, Datadog could not take it",
+    ]
+
+
 async def test_points_of_one_metric_that_differ_in_a_tag_stay_apart(store: SqliteStore) -> None:
     """Also where the difference hides between a name, a value and their separators."""
     different = [
@@ -254,14 +288,14 @@ async def test_waiting_points_come_oldest_first_and_at_most_as_many_as_asked(sto
     assert await store.count_waiting() == 10
 
 
+def long(tags: int) -> dict[str, str]:
+    return {f"text{number}": "x" * 190 for number in range(tags)}
+
+
 async def test_waiting_points_are_no_more_than_a_request_can_hold(store: SqliteStore) -> None:
-    """About 5 MB of text, but always one, however many tags it has."""
-
-    def tagged(count: int) -> Sample:
-        return Sample(GAUGE, 1, NOW, {f"t{number:05}": "x" * 190 for number in range(count)})
-
-    await keep(store, started(0), [tagged(5_000)] * 8)
-    await keep(store, started(1), [tagged(30_000)])
+    """About 5 MB of text, but always one, however long its tags are."""
+    await keep(store, started(0), [Sample(GAUGE, 1, NOW, long(5_000))] * 8)
+    await keep(store, started(1), [Sample(GAUGE, 1, NOW, long(30_000))])
     assert [len(await deliver(store)) for _ in range(3)] == [4, 4, 1]
 
 

@@ -72,7 +72,7 @@ async def test_a_full_store_lets_the_oldest_history_go_first(tmp_path: Path) -> 
     bound = 2 * 2**20
     async with opened(tmp_path, max_bytes=bound) as store:
         for number in range(8):
-            await keep(store, started(number), samples(1_000, text="x" * 300, run=str(number)))
+            await keep(store, started(number), samples(1_000, text="x" * 190, more="y" * 190, run=str(number)))
             if number < 6:
                 await deliver(store)
         before = await store.size()

@@ -1,12 +1,16 @@
 """The API over real HTTP: every route, every answer of its contract."""
 
+from datetime import timedelta
+
 import anyio
 import anyio.lowlevel
 import pytest
 from structlog.testing import capture_logs
 
+from service.domain.checks import Check
 from service.domain.points import Fate
 from service.domain.runs import Outcome
+from service.domain.samples import Evidence, Status
 from tests.integration.web_stage import BEARER, START, TOKEN, Daemon, problem_of, served
 
 
@@ -320,7 +324,6 @@ async def test_metrics_are_prometheus_text_or_openmetrics_by_what_is_accepted() 
         daemon.end(daemon.begin("ci"))
         stage.telemetry.run_ended(daemon.history[0], 0.03)
         stage.telemetry.points(Fate.DELIVERED, 3)
-        stage.telemetry.request("github", 304)
         answer = await stage.client.get("/metrics")
         assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
         lines = answer.text.splitlines()
@@ -355,3 +358,60 @@ async def test_the_token_opens_write_calls() -> None:
     async with served(Daemon(), token=TOKEN, in_cluster=True) as stage:
         assert (await stage.client.post("/api/v1/runs", headers=BEARER)).status_code == 202
         assert (await stage.client.get("/api/v1/runs")).status_code == 200
+
+
+async def test_checks_tell_value_condition_status_since_and_evidence() -> None:
+    key = (("source", "cron"), ("workflow_name", "main"), ("task", "tests"), ("check", "flaky_tests"))
+    evidence = Evidence("Nightly #7", "https://github.com/a/b/actions/runs/7", START, "failure", "Nightly")
+    red = Check(key, Status.FAIL, "< 10", START, 12.0, START, "metta.infra.cron.ci.workflow.flaky", (evidence,))
+    unmeasured = Check((*key[:3], ("check", "p90")), Status.UNKNOWN, "< 5.0", START)
+    old = Check(key, Status.PASS, "< 10", START, 1.0, START - timedelta(days=2), "old")
+    async with served(Daemon(known_checks=[red, unmeasured, old])) as stage:
+        body = (await stage.client.get("/api/v1/collectors/ci/checks")).json()
+        assert body["total"] == 3
+        first, second, third = body["checks"]
+        assert (first["status"], first["value"], first["condition"]) == ("fail", 12.0, "< 10")
+        assert (first["why"], first["since"]) == ("12 is not < 10", "2026-03-04T05:00:00Z")
+        assert first["evidence"][0]["url"] == "https://github.com/a/b/actions/runs/7"
+        assert (second["status"], second["value"], second["metric"]) == ("unknown", None, "")
+        assert (third["status"], third["why"]) == ("unknown", "the value is too old to judge by")
+        assert third["since"] == "2026-03-03T05:00:00Z"
+        for asked in ("metta.infra.cron.ci.workflow.flaky", "workflow.flaky", "flaky"):
+            one = (await stage.client.get(f"/api/v1/collectors/ci/checks/{asked}")).json()
+            assert [check["metric"] for check in one["checks"]] == [red.metric]
+        problem_of(await stage.client.get("/api/v1/collectors/ci/checks/laky"), 404)
+        problem_of(await stage.client.get("/api/v1/collectors/nope/checks"), 404)
+        page = (await stage.client.get("/api/v1/collectors/ci/checks?limit=2")).json()
+        assert len((await stage.client.get(page["next"])).json()["checks"]) == 1
+
+
+async def test_a_runs_log_and_the_daemons_last_lines_are_there() -> None:
+    daemon = Daemon()
+    run = daemon.begin("ci")
+    async with served(daemon) as stage:
+        lines = (await stage.client.get(f"/api/v1/runs/{run}/log")).json()["lines"]
+        assert lines == [
+            {"time": "2026-03-04T05:00:00Z", "level": "info", "message": "run started", "fields": {"cause": "http"}}
+        ]
+        problem_of(await stage.client.get("/api/v1/runs/nope/log"), 404)
+        assert len((await stage.client.get("/api/v1/log?limit=2")).json()["lines"]) == 2
+
+
+async def test_a_cursor_that_is_gone_is_told_not_taken_for_the_end() -> None:
+    async with served(Daemon()) as stage:
+        problem_of(await stage.client.get("/api/v1/runs?before=pruned"), 404)
+
+
+async def test_the_document_names_every_route_of_the_api_and_no_other() -> None:
+    async with served(Daemon()) as stage:
+        document = (await stage.client.get("/openapi.json")).json()
+        documented = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
+        served_here = {
+            (method, route.path)
+            for route in stage.routes
+            for method in (route.methods or set()) - {"HEAD"}
+            if route.path.startswith("/api/")
+        }
+        assert served_here <= documented
+        for _, path in documented:
+            assert any(route.path == path for route in stage.routes)

@@ -1,5 +1,6 @@
 """Every refusal, over real HTTP and down to the bytes."""
 
+import base64
 import socket
 from collections.abc import AsyncIterator
 
@@ -64,6 +65,51 @@ async def test_without_a_token_what_a_proxy_passes_on_is_not_loopback(header: st
 async def test_without_a_token_only_loopback_peers_may_write(peer: str, allowed: bool) -> None:
     status = await asked_directly({"client": (peer, 1234), "method": "POST"})
     assert status == (200 if allowed else 403)
+
+
+READERS = "for the readers"
+
+
+@pytest.mark.parametrize(
+    ("authorization", "status"),
+    [
+        ("", 401),
+        ("Bearer wrong", 401),
+        ("Basic !!", 401),
+        ("Basic " + base64.b64encode(b"anybody:wrong").decode(), 401),
+        ("Bearer " + READERS, 200),
+        ("Bearer " + TOKEN, 200),
+        ("Basic " + base64.b64encode(f"anybody:{READERS}".encode()).decode(), 200),
+    ],
+)
+async def test_a_read_token_closes_reading_but_the_probes(authorization: str, status: int) -> None:
+    async with served(Daemon(), token=TOKEN, read_token=READERS) as stage:
+        headers = {"authorization": authorization} if authorization else {}
+        for path in ("/", "/version", "/metrics", "/openapi.json", "/api/v1/collectors", "/static/page.css"):
+            answer = await stage.client.get(path, headers=headers)
+            assert answer.status_code == status
+            if status == 401:
+                assert "Bearer" in answer.headers["www-authenticate"]
+                assert "Basic" in answer.headers["www-authenticate"]
+                assert READERS not in answer.text
+        for path in ("/livez", "/healthz", "/readyz"):
+            assert (await stage.client.get(path)).status_code == 200
+
+
+async def test_what_opens_reading_does_not_open_writing() -> None:
+    daemon = Daemon()
+    async with served(daemon, token=TOKEN, read_token=READERS) as stage:
+        as_password = base64.b64encode(f"anybody:{TOKEN}".encode()).decode()
+        for authorization in (f"Bearer {READERS}", f"Basic {as_password}"):
+            problem_of(await stage.client.post(RUN, headers={"authorization": authorization}), 401)
+        assert not daemon.history
+        assert (await stage.client.post(RUN, headers=BEARER)).status_code == 202
+
+
+async def test_without_a_write_token_the_empty_token_opens_nothing() -> None:
+    async with served(Daemon(), read_token=READERS) as stage:
+        for authorization in ("Bearer", "Basic Og==", "Basic"):
+            problem_of(await stage.client.get("/version", headers={"authorization": authorization}), 401)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,13 @@ from typing import Any
 
 import anyio
 import httpx
+from starlette.routing import Route
 
+from service.domain import checks
 from service.domain.errors import Unavailable
 from service.domain.points import Fate
 from service.domain.runs import Cause, Fault, Outcome, Run, Slot
+from service.web.check_views import CheckView, is_meant
 from service.web.metrics import CollectorState, Quota, Snapshot, Telemetry
 from service.web.operations import AlreadyRunning, Draining, Origin, UnknownCollector
 from service.web.server import bind, build_app, serve
@@ -23,11 +26,13 @@ from service.web.views import (
     Health,
     Info,
     LastError,
+    LogLine,
     Lost,
     RunView,
     SampleView,
     Triggered,
 )
+from tests.integration.board_stage import StageBoard
 
 START = datetime(2026, 3, 4, 5, 0, 0, tzinfo=UTC)
 TOKEN = "open sesame"
@@ -48,11 +53,16 @@ class Daemon:
     draining: bool = False
     bug: str | None = None
     samples_each: int = 3
+    known_checks: list[checks.Check] = field(default_factory=list)
     trouble: str | None = None
     ended: dict[str, anyio.Event] = field(default_factory=dict)
     waited_for: anyio.Event = field(default_factory=anyio.Event)
     left: anyio.Event = field(default_factory=anyio.Event)
     read: anyio.Event = field(default_factory=anyio.Event)
+    board: StageBoard = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.board = StageBoard(self, self.history, self.known_checks, START)
 
     @property
     def info(self) -> Info:
@@ -105,6 +115,11 @@ class Daemon:
         self.asked.append(("trigger", name, origin))
         return Triggered(id=self.begin(name), collector=name)
 
+    async def push(self, name: str, body: bytes, key: str, origin: Origin) -> Triggered:
+        self._need(name)
+        self.asked.append(("push", name, origin))
+        return Triggered(id=self.begin(name), collector=name)
+
     async def trigger_all(self, origin: Origin) -> list[Triggered]:
         triggered = []
         for name in self.collector_names:
@@ -154,6 +169,20 @@ class Daemon:
         ]
         return samples[offset : offset + limit], run.samples
 
+    async def checks(self, name: str, metric: str | None = None) -> list[CheckView]:
+        self._need(name)
+        return [
+            CheckView.of(name, check, None, START, timedelta(hours=24))
+            for check in self.known_checks
+            if metric is None or is_meant(check, metric)
+        ]
+
+    async def run_log(self, run_id: str) -> list[LogLine]:
+        return [LogLine(time=START, level="info", message="run started", fields={"cause": "http"})]
+
+    def recent_log(self, limit: int) -> list[LogLine]:
+        return [LogLine(time=START, level="info", message=f"line {i}") for i in range(3)][-limit:]
+
     async def pause(self, name: str, origin: Origin) -> None:
         self._need(name)
         self.asked.append(("pause", name, origin))
@@ -178,6 +207,7 @@ class Daemon:
             active_runs=sum(not run.ended for run in self.history),
             waiting=7,
             lag=0.002,
+            requests={"github": {"304": 1}},
             quota={"core": Quota(4990, 5000)},
             collectors={name: CollectorState(name in self.paused, START) for name in self.collector_names},
         )
@@ -225,6 +255,7 @@ class Stage:
     port: int
     telemetry: Telemetry
     stop: Callable[[], None]
+    routes: list[Route]
 
     async def raw(self, sent: bytes) -> bytes:
         """What comes back for these very bytes until the server closes."""
@@ -248,17 +279,30 @@ async def received(stream: anyio.abc.SocketStream) -> bytes:
 
 @asynccontextmanager
 async def served(
-    daemon: Daemon, *, token: str | None = None, in_cluster: bool = False, allowed_hosts: tuple[str, ...] = ()
+    daemon: Daemon,
+    *,
+    token: str | None = None,
+    read_token: str | None = None,
+    in_cluster: bool = False,
+    allowed_hosts: tuple[str, ...] = (),
 ) -> AsyncIterator[Stage]:
     listener = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
     telemetry = Telemetry(version="1.2.3", commit="abc1234", collectors=daemon.collector_names)
-    app = build_app(daemon, token=token, in_cluster=in_cluster, allowed_hosts=allowed_hosts, telemetry=telemetry)
+    app = build_app(
+        daemon,
+        token=token,
+        read_token=read_token,
+        in_cluster=in_cluster,
+        allowed_hosts=allowed_hosts,
+        telemetry=telemetry,
+    )
+    routes = [route for route in app.routes if isinstance(route, Route)]
     with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             await tasks.start(serve, app, listener)
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-                yield Stage(client, port, telemetry, tasks.cancel_scope.cancel)
+                yield Stage(client, port, telemetry, tasks.cancel_scope.cancel, routes)
             tasks.cancel_scope.cancel()
 
 

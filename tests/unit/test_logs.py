@@ -187,6 +187,18 @@ def test_nothing_that_a_record_holds_makes_logging_fail(
     assert capsys.readouterr().err == ""
 
 
+def test_our_debug_lines_are_remembered_even_where_the_stream_is_not_shown_them() -> None:
+    """With every secret masked, as in the stream."""
+    stream = configured(io.StringIO(), level="error")
+    logs.mask([SECRET])
+    structlog.get_logger("service.x").debug("attempt failed", reason=f"refused {SECRET}", run="ci-1")
+    logging.getLogger("httpx").info("chatter")
+    assert stream.getvalue() == ""
+    last = logs.memory.recent()[-1]
+    assert (last.level, last.message) == ("debug", "attempt failed")
+    assert last.fields["reason"] == "refused ********"
+
+
 def test_a_stream_that_is_gone_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     stream = configured(io.StringIO())
     stream.close()

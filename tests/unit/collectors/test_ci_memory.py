@@ -41,16 +41,6 @@ def test_what_belongs_to_another_repository_branch_or_version_is_not_read() -> N
     assert ci_memory.load(None, "o/r", "main") is None
 
 
-def test_a_copy_shares_nothing_that_changes() -> None:
-    known = filled()
-    before = known.dump()
-    copy = known.copy()
-    copy.take([run(9, NOW)])
-    copy.attempts[3][3] = "failure"
-    copy.asked[9], copy.lost = NOW, {1}
-    assert known.dump() == before
-
-
 def test_old_runs_are_forgotten_but_for_those_that_can_matter() -> None:
     known = ci_memory.cold("o/r", "main", NOW)
     old = NOW - 5 * DAY
@@ -66,7 +56,7 @@ def test_a_run_that_is_not_on_its_page_any_more_was_deleted() -> None:
     known = ci_memory.cold("o/r", "main", NOW)
     known.take(run(number, NOW - number * HOUR) for number in range(1, 9))
     page = Page(2, 1000, (run(3, NOW - 3 * HOUR), run(6, NOW - 6 * HOUR)), NOW - 3 * HOUR, NOW - 6 * HOUR)
-    known.take_page(page)
+    known.take_pages([page])
     assert sorted(known.runs) == [1, 2, 3, 6, 7, 8]
 
 

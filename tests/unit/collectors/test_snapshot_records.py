@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from service.collectors.snapshot import SnapshotSettings
-from service.collectors.snapshot_samples import Category, to_collected
+from service.collectors.snapshot_samples import Category, Known, Publication, to_collected
 from service.domain.errors import Rejected
 from service.domain.runs import Collected
 from service.domain.samples import Kind
@@ -38,15 +39,9 @@ def collected(
     content: Any, *, now: datetime = NOW, sent: bytes | None = None, version: str = "1", max_age: float = 24
 ) -> Collected:
     body = content if isinstance(content, bytes) else json.dumps(content).encode()
-    return to_collected(
-        body,
-        name="health.json",
-        version=version,
-        category=TRAINING,
-        now=now,
-        max_age=timedelta(hours=max_age),
-        sent=sent,
-    )
+    published = Publication(body, "health.json", version)
+    result, _ = to_collected(published, category=TRAINING, now=now, max_age=timedelta(hours=max_age), known=Known(sent))
+    return result
 
 
 def reasons(result: Collected) -> list[str]:
@@ -110,7 +105,14 @@ def test_a_metric_of_the_whole_project_keeps_its_name() -> None:
 
 def test_optional_fields_may_be_absent_or_null() -> None:
     for nothing in (..., None):
-        (sample,) = collected([record(status=nothing, metric_kind=nothing, timestamp=nothing, tags=nothing)]).samples
+        fields = {
+            "condition": "stable",
+            "status": nothing,
+            "metric_kind": nothing,
+            "timestamp": nothing,
+            "tags": nothing,
+        }
+        (sample,) = collected([record(**fields)]).samples
         assert (sample.tags["status"], sample.metric.kind, sample.at) == ("unknown", Kind.GAUGE, NOW)
 
 
@@ -243,7 +245,58 @@ def test_no_usable_record_fails_the_run_and_says_why(content: Any, message: str)
         collected(content)
 
 
+@pytest.mark.parametrize(
+    ("condition", "value", "status"),
+    [
+        ("> 0.5", 0.6, "pass"),
+        ("> 0.5", 0.5, "fail"),
+        (">=0.5", 0.5, "pass"),
+        ("< 120", 121, "fail"),
+        ("<= 1e2", 100, "pass"),
+        ("=1.0", 1, "pass"),
+        ("== 1", 2, "fail"),
+        ("!= 1", 2, "unknown"),
+        ("stable for a week", 1, "unknown"),
+    ],
+)
+def test_without_a_status_the_condition_tells_it(condition: str, value: float, status: str) -> None:
+    (sample,) = collected([record(condition=condition, value=value, status=...)]).samples
+    assert (sample.tags["status"], sample.tags["condition"]) == (status, condition)
+
+
+def test_a_status_against_its_condition_stands_and_is_warned_about_once() -> None:
+    known = Known()
+    published = Publication(json.dumps([record(value=0.1), record(check="b", status="unknown")]).encode(), "f", "1")
+    with capture_logs() as logs:
+        for _ in range(2):
+            result, _ = to_collected(published, category=TRAINING, now=NOW, max_age=timedelta(hours=24), known=known)
+    assert [sample.tags["status"] for sample in result.samples] == ["pass", "unknown"]
+    assert result.faults == ()
+    (warning,) = [each for each in logs if each["log_level"] == "warning"]
+    assert warning["checks"] == 1
+    assert "0.1 is pass, the condition is '> 0.5'" in warning["first"][0]
+
+
+def test_a_record_that_is_nested_too_deeply_is_left_out_by_the_bound() -> None:
+    def nested(levels: int) -> Any:
+        return [nested(levels - 1)] if levels else []
+
+    result = collected([record(more=nested(29)), record(more=nested(31)), record(more=nested(40))])
+    assert len(result.samples) == 1
+    assert reasons(result) == [f"record {n}: it is nested more than 32 levels deep" for n in (2, 3)]
+
+
 # Age
+
+
+def test_a_record_without_a_time_is_as_old_as_its_publication() -> None:
+    body = json.dumps([record(timestamp=...), record(check="told")]).encode()
+    for hours, measured in ((1, [NOW - timedelta(hours=1)]), (25, [])):
+        published = Publication(body, "f", "1", NOW - timedelta(hours=hours))
+        result, newest = to_collected(published, category=TRAINING, now=NOW, max_age=timedelta(hours=24), known=Known())
+        untold = [sample for sample in result.samples if sample.tags["check"] != "told"]
+        assert [(sample.measured, sample.at) for sample in untold] == [(each, NOW) for each in measured]
+        assert newest == datetime(2025, 1, 14, 15, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(

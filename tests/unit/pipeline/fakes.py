@@ -1,6 +1,6 @@
 """A clock that only moves when it is told to, a store in memory, and collectors that do as the test says."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -11,6 +11,7 @@ from anyio.lowlevel import checkpoint
 
 from service.domain import cron
 from service.domain.checks import Check
+from service.domain.logged import Logged
 from service.domain.points import Fate
 from service.domain.runs import Collected, Fault, Outcome, Run
 from service.domain.samples import Metric, Sample
@@ -28,6 +29,19 @@ async def settle() -> None:
         await checkpoint()
 
 
+async def first_of(event: anyio.Event, other: Callable[[], Awaitable[None]]) -> None:
+    """Until the event is set or ``other`` has ended."""
+
+    async def end() -> None:
+        await other()
+        either.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as either:
+        either.start_soon(end)
+        await event.wait()
+        either.cancel_scope.cancel()
+
+
 class FakeClock:
     """Meets ``Clock``. ``advance`` wakes the sleepers in order and lets everything run in between."""
 
@@ -35,6 +49,7 @@ class FakeClock:
         self._now = start
         self._elapsed = 0.0
         self._sleepers: list[tuple[float, anyio.Event]] = []
+        self.stepped = anyio.Event()
 
     def now(self) -> datetime:
         return self._now
@@ -54,6 +69,9 @@ class FakeClock:
             if sleeper in self._sleepers:
                 self._sleepers.remove(sleeper)
 
+    async def wait(self, event: anyio.Event, seconds: float) -> None:
+        await first_of(event, lambda: self.sleep(seconds))
+
     async def advance(self, seconds: float) -> None:
         await settle()
         target = self._elapsed + seconds
@@ -68,6 +86,8 @@ class FakeClock:
     def step(self, seconds: float) -> None:
         """The wall clock is set; no time passes."""
         self._now += timedelta(seconds=seconds)
+        self.stepped.set()
+        self.stepped = anyio.Event()
 
     def _move(self, seconds: float) -> None:
         self._elapsed += seconds
@@ -87,6 +107,7 @@ class MemoryRuns:
         self.known: dict[str, list[Check]] = {}
         self.memory: dict[tuple[str, str], bytes] = {}
         self.beats: list[Sample] = []
+        self.logs: dict[str, list[Logged]] = {}
 
     async def last_slots(self) -> Mapping[str, datetime]:
         return dict(self.slots)
@@ -121,6 +142,9 @@ class MemoryRuns:
 
     async def lost(self, job: str, since: datetime) -> Mapping[Fate, int]:
         return {}
+
+    async def keep_log(self, run_id: str, lines: Sequence[Logged]) -> None:
+        self.logs[run_id] = list(lines)
 
     async def put(self, job: str, samples: Sequence[Sample]) -> None:
         self.beats.extend(samples)
@@ -221,10 +245,11 @@ async def engine(
 
 
 async def _tick_when_due(clock: FakeClock, dispatcher: Dispatcher) -> None:
-    """Stands in for the timer, whose APScheduler reads the machine's own clock."""
+    """Stands in for the timer, whose APScheduler reads the machine's own clock. It sees a step of the clock at once."""
     while True:
         now = clock.now()
         starts = [start for name in dispatcher.jobs if (start := dispatcher.next_start(name, now))]
-        await clock.sleep(min([60.0, *((start - now).total_seconds() for start in starts)]))
+        pause = min([60.0, *((start - now).total_seconds() for start in starts)])
+        await clock.wait(clock.stepped, pause)
         for name in dispatcher.jobs:
             dispatcher.tick(name)

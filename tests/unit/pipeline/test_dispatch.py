@@ -165,3 +165,23 @@ async def test_one_collector_that_hangs_or_raises_leaves_the_others_alone() -> N
         assert it.starts() == ["10:00:00", "10:10:00", "10:20:00"]
         assert it.store.ended("hangs")[0].outcome is Outcome.DEADLINE_EXCEEDED
         assert it.store.ended("raises")[0].error == "unexpected RuntimeError: bug"
+
+
+async def test_a_run_that_follows_begins_when_the_active_one_has_ended_and_others_join_it() -> None:
+    gate = Gate()
+    async with engine(job(gate)) as it:
+        await settle()
+        (first,) = it.dispatcher.active("ci")
+        follower = it.dispatcher.follow("ci", Cause.HTTP)
+        assert it.dispatcher.follow("ci", Cause.HTTP) == follower
+        await settle()
+        assert list(it.store.runs) == [first.id]
+        gate.let_go()
+        await settle()
+        assert it.store.runs[first.id].outcome is Outcome.COMPLETE
+        assert it.store.runs[follower.id].outcome is None
+        gate.let_go()
+        await settle()
+        assert it.store.runs[follower.id].outcome is Outcome.COMPLETE
+        assert it.dispatcher.follow("ci", Cause.HTTP).id not in (first.id, follower.id)
+        gate.let_go()

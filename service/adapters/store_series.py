@@ -1,0 +1,50 @@
+"""The series that went by lately: what a row's number stands for, and which rows the table is known to have.
+
+A daemon sends the same series with every run. Whoever reads a point needs no join for them, and whoever writes one need
+not hash and insert them again.
+"""
+
+from service.adapters import store_rows as rows
+from service.domain.samples import Kind, Sample
+
+# Characters that are kept at most: two hundred thousand short series are none of ours, and long ones come once.
+_MOST_TEXT = 12_000_000
+
+Series = tuple[str, Kind, int, str]  # metric, kind, interval, tags
+
+
+class RecentSeries:
+    """By number and by content. The number is a hash of the content, so it stands for the same for ever.
+
+    What the table has is known by a witness: of series that were inserted in one transaction all are there or none.
+    The writer asks for it first in each transaction. Readers use ``by_id`` from another thread.
+    """
+
+    def __init__(self) -> None:
+        self.by_id: dict[int, Series] = {}
+        self.witness: int | None = None
+        self._ids: dict[Series, int] = {}
+        self._text = 0
+
+    def forget(self) -> None:
+        """Rows may be missing from the table now."""
+        self.by_id, self._ids, self._text, self.witness = {}, {}, 0, None
+
+    def number(self, metric: str, sample: Sample, tags: str) -> tuple[int, bool]:
+        """The series' number, and whether the table is not known to have it."""
+        series = (metric, sample.metric.kind, sample.interval or 0, tags)
+        known = self._ids.get(series)
+        if known is not None:
+            return known, False
+        number = rows.series_id(*series)
+        self.add(number, series)
+        self._ids[series] = self.witness = number
+        return number, True
+
+    def add(self, number: int, series: Series) -> None:
+        """Keeps what a number stands for."""
+        self._text += len(series[3])
+        if self._text > _MOST_TEXT:
+            self.forget()
+            self._text = len(series[3])
+        self.by_id[number] = series

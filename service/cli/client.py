@@ -1,0 +1,52 @@
+"""The daemon as the commands reach it: one HTTP client, its token, its errors in words."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from service.cli.options import Command
+
+if TYPE_CHECKING:
+    import httpx
+
+_DEFAULT_URL = "http://127.0.0.1:8080"
+
+
+def with_url(command: Command) -> Command:
+    return click.option(
+        "--url",
+        default=lambda: os.environ.get("INFRA_HEALTH_URL") or _DEFAULT_URL,
+        show_default=f"INFRA_HEALTH_URL, else {_DEFAULT_URL}",
+        help="The daemon's address. INFRA_HEALTH_TOKEN is sent, or to read INFRA_HEALTH_READ_TOKEN.",
+    )(command)
+
+
+@contextmanager
+def daemon(url: str) -> "Iterator[httpx.Client]":
+    """A client for the daemon. Raises Unavailable when it does not answer, ConfigError when the address is none."""
+    import httpx
+
+    from service.domain.errors import ConfigError, Unavailable
+
+    token = os.environ.get("INFRA_HEALTH_TOKEN") or os.environ.get("INFRA_HEALTH_READ_TOKEN")
+    headers = {"X-Actor": os.environ.get("USER", "")} | ({"Authorization": f"Bearer {token.strip()}"} if token else {})
+    try:
+        with httpx.Client(base_url=url, timeout=15, headers=headers) as http:
+            yield http
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+        raise ConfigError(f"{url}: {error}") from error
+    except (httpx.TransportError, ValueError) as error:
+        raise Unavailable(f"no infra-health daemon answers at {url}: {error}; --url says where it is") from error
+
+
+def answer(response: "httpx.Response") -> dict[str, Any]:
+    """The body. Raises Rejected with what the daemon says."""
+    from service.domain.errors import Rejected
+
+    body: dict[str, Any] = response.json()
+    if response.is_error:
+        raise Rejected(body.get("detail") or body.get("title") or response.reason_phrase)
+    return body

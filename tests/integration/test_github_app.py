@@ -1,0 +1,124 @@
+"""A GitHub App's token: got with a signed assertion, renewed before it ends, and never asked for in a loop."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, timedelta
+
+import httpx
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from service.adapters.github import Github
+from service.adapters.github_app import InstallationToken
+from service.adapters.secrets import Secret
+from service.domain.errors import Unauthorized
+from tests.github_world import random_world
+from tests.integration.github_server import FakeClock, GithubServer, Reply, github_at
+from tests.integration.test_github_ci import Memory, Stage
+
+KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+PEM = KEY.private_bytes(
+    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+).decode()
+TOKENS = "/app/installations/77/access_tokens"
+
+
+class Issuer:
+    """Gives tokens that last an hour of ``clock`` to whoever signs as App 42."""
+
+    def __init__(self, server: GithubServer, clock: FakeClock) -> None:
+        self.clock, self.given = clock, 0
+        self.server = server
+        server.fail(f"POST {TOKENS}", self.answer)
+
+    def answer(self, line: str) -> Reply:
+        assertion = self.server.asked[-1].headers["authorization"].removeprefix("Bearer ")
+        claims = jwt.decode(
+            assertion, KEY.public_key(), algorithms=["RS256"], options={"verify_exp": False, "verify_iat": False}
+        )
+        assert claims["iss"] == "42"
+        assert claims["exp"] - claims["iat"] <= 600
+        assert claims["iat"] <= self.clock.now().timestamp()
+        self.given += 1
+        ends = self.clock.now() + timedelta(hours=1)
+        return Reply.of({"token": f"ghs_{self.given}", "expires_at": f"{ends.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"}, 201)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[GithubServer]:
+    async with github_at(random_world(1, workflows=40, runs_a_day=300)) as serving:
+        yield serving
+
+
+def app_token(server: GithubServer, http: httpx.AsyncClient, clock: FakeClock, pem: str = PEM) -> InstallationToken:
+    return InstallationToken(
+        "42",
+        77,
+        Secret("GitHub App's private key", "set it", pem),
+        api_url=server.url,
+        user_agent="test",
+        client=http,
+        clock=clock,
+    )
+
+
+async def test_the_cost_holds_when_the_token_changes_every_hour(server: GithubServer) -> None:
+    clock = FakeClock()
+    issuer = Issuer(server, clock)
+    async with httpx.AsyncClient(verify=False) as http:
+        github = Github(server.url, app_token(server, http, clock), "test", client=http, clock=clock)
+        stage = Stage(server.world, server, clock, Memory(), {}, github, http)
+        await stage.collect_until_whole()
+        first = issuer.given
+        for _ in range(13):
+            stage.pass_time()
+            server.take_asked()
+            assert await stage.values() == stage.truth()
+            asked = [each for each in server.take_asked() if each.method == "GET" or "graphql" in each.target]
+            assert len(asked) <= 10
+            assert sum(each.cost for each in asked) <= 8
+            tokens = {each.headers["authorization"] for each in asked}
+            assert tokens == {f"Bearer ghs_{issuer.given}"}
+        assert issuer.given - first >= 2
+
+
+async def test_a_token_serves_on_while_no_new_one_can_be_had(server: GithubServer) -> None:
+    clock = FakeClock()
+    issuer = Issuer(server, clock)
+    async with httpx.AsyncClient(verify=False) as http:
+        token = app_token(server, http, clock, PEM.replace("\n", "\\n"))
+        assert await token.get() == "ghs_1"
+        server.faults.insert(0, server.fail(TOKENS, Reply(502)))
+        clock.passed += 3300
+        for _ in range(5):
+            assert await token.get() == "ghs_1"
+        assert len([each for each in server.asked if TOKENS in each.target]) == 2
+        assert token.trouble
+        server.faults.pop(0)
+        server.faults.pop()
+        clock.passed += 60
+        assert await token.get() == f"ghs_{issuer.given}" != "ghs_1"
+        assert token.trouble is None
+
+
+@pytest.mark.parametrize("pem", ["nonsense", "-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----"])
+async def test_a_key_that_is_none_is_refused_without_being_shown(server: GithubServer, pem: str) -> None:
+    clock = FakeClock()
+    async with httpx.AsyncClient(verify=False) as http:
+        github = Github(server.url, app_token(server, http, clock, pem), "test", client=http, clock=clock)
+        with pytest.raises(Unauthorized, match="private key") as raised:
+            await github.get("/repos/Metta-AI/metta/actions/workflows", read=dict)
+        assert pem not in str(raised.value)
+        assert server.asked == []
+
+
+async def test_a_refused_app_is_not_asked_for_in_a_loop(server: GithubServer) -> None:
+    clock = FakeClock()
+    server.fail(TOKENS, Reply.of({"message": "Integration not found"}, 404))
+    async with httpx.AsyncClient(verify=False) as http:
+        github = Github(server.url, app_token(server, http, clock), "test", client=http, clock=clock)
+        for _ in range(20):
+            with pytest.raises(Unauthorized, match="answered 404 to the App"):
+                await github.get("/repos/Metta-AI/metta/actions/workflows", read=dict)
+        assert len(server.asked) == 1
