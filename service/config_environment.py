@@ -74,7 +74,11 @@ def infra_health(environ: Mapping[str, str], collectors: Collection[str]) -> tup
     # The more exact name wins: INFRA_HEALTH_HTTP__TOKEN over INFRA_HEALTH_TOKEN.
     for name, rest in sorted(variables.items(), key=lambda item: (item[1].count("__"), item)):
         keys = _SHORT.get(rest) or tuple(rest.lower().split("__"))
-        if _INJECTED.fullmatch(rest) or rest in _NOT_SETTINGS or (rest.endswith(_FILES) and rest.removesuffix(_FILES) in _SECRETS):
+        if (
+            _INJECTED.fullmatch(rest)
+            or rest in _NOT_SETTINGS
+            or (rest.endswith(_FILES) and rest.removesuffix(_FILES) in _SECRETS)
+        ):
             continue
         if keys[0] not in sections:
             hint = did_you_mean(keys[0], sections)

@@ -118,10 +118,7 @@ def _merged(sources: Sequence[Source]) -> dict[str, Any]:
         def settings_customise_sources(
             cls, settings_cls: type[BaseSettings], *_: object, **__: object
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return tuple(
-                InitSettingsSource(settings_cls, _told(source.values))
-                for source in sources
-            )
+            return tuple(InitSettingsSource(settings_cls, _told(source.values)) for source in sources)
 
     return Merged().model_extra or {}
 

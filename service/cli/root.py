@@ -21,6 +21,7 @@ _COMMANDS = {
     "list": "inspect:list_",
     "list-workflows": "inspect:list_workflows",
     "logs": "look:logs",
+    "migrate": "migrate:migrate",
     "pause": "remote:pause",
     "preview": "preview:preview",
     "publish": "snapshots:publish",
