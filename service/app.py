@@ -16,7 +16,7 @@ from anyio.abc import TaskGroup
 
 from service import __version__, logs
 from service.adapters.store import SqliteStore
-from service.config import SERIES_BEFORE_HOLD, Mode, Settings
+from service.config import SERIES_BEFORE_HOLD, Mode
 from service.config_sources import Loaded, differences, secret_values
 from service.domain.errors import ConfigError, Unavailable
 from service.domain.points import Fate

@@ -32,10 +32,10 @@ from service.config_values import (
     from_json,
     host_name,
     instant,
-    ping_address,
     is_model,
     is_secret_name,
     metric_prefix,
+    ping_address,
     private_parts,
     sendable,
     shown,
@@ -245,7 +245,7 @@ class Settings(Section):
 
 
 def kept_prefix(settings: Settings) -> str | None:
-    """What stands before the names of stored metrics in shadow mode, also where none of them is sent; None when live."""
+    """What stands before the names of stored metrics in shadow mode, also where none is sent; None when live."""
     return (settings.shadow_prefix or SHADOW_PREFIX) if settings.mode is Mode.SHADOW else None
 
 

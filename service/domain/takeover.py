@@ -13,8 +13,8 @@ def last_slot(
 ) -> datetime | None:
     """The slot after which the job's next one is due; None: none was ever run.
 
-    ``live``, ``shadow``: the last slots run in each mode. A ``starts_after`` from before the last live slot is one of an
-    earlier change, which says nothing of this one.
+    ``live``, ``shadow``: the last slots run in each mode. A ``starts_after`` from before the last live slot is one of
+    an earlier change, which says nothing of this one.
     """
     if starts_after and not is_shadow and (live is None or live <= starts_after):
         return starts_after

@@ -56,7 +56,7 @@ def _call(words: Sequence[str], environment: dict[str, str]) -> Call | None:
         _PROGRAM.search(program) or any(_PROGRAM.search(word) for word in words[:place]) or _is_ours(names)
     ):
         return None
-    given = {word for word in options}
+    given = set(options)
     return Call(
         tuple(dict.fromkeys(names)), "--push" in given and "--dry-run" not in given, environment, tuple(options)
     )

@@ -93,7 +93,7 @@ def _inherited(release: Mapping[str, Any], templates: Mapping[str, Any]) -> dict
 
 def _workload(release: Mapping[str, Any], origin: str, folder: Path) -> Workload:
     notes: list[str] = []
-    values, has_chart = _values(release, folder, notes)
+    values = _values(release, folder, notes)
     found = _Found(values)
     unused = found.unused | {f"release.{key}": value for key, value in release.items() if key not in _ABOUT_RELEASE}
     for key in ("installed", "condition"):
@@ -111,16 +111,14 @@ def _workload(release: Mapping[str, Any], origin: str, folder: Path) -> Workload
         mounts=found.mounts,
         unused=unused,
         notes=notes,
-        is_complete=has_chart,
         **found.scalars,
     )
 
 
-def _values(release: Mapping[str, Any], folder: Path, notes: list[str]) -> tuple[dict[str, Any], bool]:
+def _values(release: Mapping[str, Any], folder: Path, notes: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     chart = folder / str(release.get("chart") or "")
-    has_chart = bool(release.get("chart")) and (chart / "values.yaml").is_file()
-    if has_chart:
+    if release.get("chart") and (chart / "values.yaml").is_file():
         values = _file(chart / "values.yaml", "values.yaml of the chart", notes)
     for each in [*_list(release.get("values")), *_list(release.get("valuesTemplate"))]:
         if isinstance(each, dict):
@@ -132,7 +130,7 @@ def _values(release: Mapping[str, Any], folder: Path, notes: list[str]) -> tuple
         if "name" in item:
             value = item.get("values", item.get("value"))
             values = _set(values, re.split(r"(?<!\\)\.", str(item["name"])), value)
-    return values, has_chart
+    return values
 
 
 def _file(path: Path, name: str, notes: list[str]) -> dict[str, Any]:

@@ -10,9 +10,9 @@ class Workload:
     """``origin``: where it was found. ``kind``: helmfile release, CronJob or crontab line.
 
     ``schedule`` and the policies are the text of the source, None where it says nothing.
-    ``environment``: entries as in a pod, ``{"name", "value" | "valueFrom"}``. ``pod``: parts of the pod that the patch can carry as they are.
-    ``unused``: what else is said, by its path. ``notes``: what the reading itself had to leave out.
-    ``is_complete``: nothing else than this source decides (a chart's own defaults do not come on top).
+    ``environment``: entries as in a pod, ``{"name", "value" | "valueFrom"}``.
+    ``pod``: parts of the pod that the patch can carry as they are. ``unused``: what else is said, by its path.
+    ``notes``: what the reading itself had to leave out.
     """
 
     name: str
@@ -36,4 +36,3 @@ class Workload:
     mounts: Sequence[Any] = ()
     unused: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
-    is_complete: bool = True

@@ -14,14 +14,28 @@ from service.migration.plan import Plan, Stanza
 _PLAIN = re.compile(r"[A-Za-z_/][\w./+-]*")
 _NO_TEXT = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
 _WIDTH = 118
+
+
+class _Quoted(str):
+    """Text that stays text for every reader: 1e3 is a number to Kubernetes, though not to PyYAML."""
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.add_representer(
+    _Quoted, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style='"')
+)
 _LONGEST = 2_000  # characters of one thing that is not carried over
 
 
 def config(plan: Plan) -> str:
     """config.yaml: a stanza a collector; what could not be carried over stands as a comment above it."""
     lines = [
-        "# Written by `infra-health migrate`. `infra-health check` prints it resolved, with the next runs; docs/cutover.md",
-        "# is the way from the CronJobs to the daemon. Every other key is explained in the config.yaml of the project.",
+        "# Written by `infra-health migrate`. `infra-health check` prints it resolved, with the next runs;",
+        "# docs/cutover.md is the way from the CronJobs to the daemon; the project's config.yaml explains other keys.",
         "",
         "#mode: shadow  # until the values are compared: collects beside the CronJobs under names of its own",
         "",
@@ -37,7 +51,8 @@ def config(plan: Plan) -> str:
     if plan.left_alone:
         lines += ["", "# Left alone:"]
         for workload, reason in plan.left_alone:
-            lines += _comment(f"- {workload.kind} {workload.name} ({workload.origin}): {reason}")
+            told = "; ".join([reason, *workload.notes])
+            lines += _comment(f"- {workload.kind} {workload.name} ({workload.origin}): {told}")
     return "\n".join(lines) + "\n"
 
 
@@ -57,19 +72,22 @@ def patch(plan: Plan) -> str:
     document: dict[str, Any] = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "infra-health"}}
     template: dict[str, Any] = {}
     if plan.labels:
-        document["metadata"]["labels"] = dict(plan.labels)
-        template["metadata"] = {"labels": dict(plan.labels)}
+        labels = {name: _Quoted(value) for name, value in plan.labels.items()}
+        document["metadata"]["labels"] = labels
+        template["metadata"] = {"labels": dict(labels)}
     if pod:
         template["spec"] = pod
     if template:
         document["spec"] = {"template": template}
     head = [
-        "# Written by `infra-health migrate`: what the CronJobs' pods had, for the Deployment. Name it under `patches:` of an",
-        "# overlay's kustomization.yaml (k8s/overlays/production has environment.yaml and account.yaml for the same).",
+        "# Written by `infra-health migrate`: what the CronJobs' pods had, for the Deployment: a file for `patches:`",
+        "# of an overlay's kustomization.yaml (production has environment.yaml and account.yaml for the same).",
     ]
     for note in plan.patch_notes:
         head += _comment(f"not carried over: {note}")
-    body = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=_WIDTH, default_flow_style=False)
+    body = yaml.dump(
+        document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=_WIDTH, default_flow_style=False
+    )
     return "\n".join(head) + "\n" + body
 
 
@@ -100,7 +118,9 @@ def _keys(values: Mapping[str, Any], indent: str) -> Iterable[str]:
 
 def _entry(entry: Mapping[str, Any]) -> dict[str, Any]:
     # The base gives DD_SITE a value, and a variable has either that or valueFrom.
-    return {**entry, "value": None} if entry["name"] == "DD_SITE" and "valueFrom" in entry else dict(entry)
+    if "valueFrom" in entry:
+        return {**entry, "value": None} if entry["name"] == "DD_SITE" else dict(entry)
+    return {**entry, "value": _Quoted(entry["value"])}
 
 
 def _scalar(value: Any) -> str:
