@@ -33,7 +33,7 @@ from service.domain.checks import Check
 from service.domain.errors import ConfigError
 from service.domain.history import CheckHistory, Cycle
 from service.domain.logged import Logged
-from service.domain.points import Fate, Point, StoredSample
+from service.domain.points import Fate, Point, SeenSeries, StoredSample
 from service.domain.runs import Run
 from service.domain.samples import Sample
 
@@ -249,6 +249,10 @@ class SqliteStore:
     async def samples(self, run_id: str, offset: int = 0, limit: int = 100) -> tuple[list[StoredSample], int]:
         """A page of a run's samples in the order in which they were collected, and how many are stored in all."""
         return await self._reader.run(reads.samples, run_id, offset, limit)
+
+    async def seen(self, jobs: Iterable[str], since: datetime) -> list[SeenSeries]:
+        """The series that runs of ``jobs`` brought points of since then. Walks over all stored points."""
+        return await self._reader.run(reads.seen, list(jobs), since)
 
     async def fates(self, run_id: str) -> dict[Fate, int]:
         """What came of a run's points, those whose rows were pruned included."""

@@ -239,8 +239,8 @@ def to_samples(
     return tuple(samples), tuple(unmeasured)
 
 
-def expected_conditions(settings: GithubCiSettings) -> list[str]:
-    """The conditions of the checks that the settings ask for: no list or no labels, no check."""
+def expected_checks(settings: GithubCiSettings) -> list[tuple[str, str]]:
+    """Metric and condition of the checks that the settings ask for: no list or no labels, no check."""
     asked = {
         "ci.workflow.tests_blocking_merge": len(settings.tests_blocking_merge) > 0,
         "ci.workflow.benchmarks": len(settings.benchmarks) > 0,
@@ -250,7 +250,11 @@ def expected_conditions(settings: GithubCiSettings) -> list[str]:
         "github.reverts.count": len(settings.revert_labels) > 0,
         "github.bugs.count": 1 + len(settings.bug_sub_labels) if settings.bug_label else 0,
     }
-    each = [condition_of(name, settings.thresholds) for name in LINES for _ in range(asked.get(name, 1))]
+    each = [
+        (line.metric.name, condition_of(name, settings.thresholds))
+        for name, line in LINES.items()
+        for _ in range(asked.get(name, 1))
+    ]
     return each * len(settings.all_repositories)
 
 

@@ -62,9 +62,9 @@ class GithubCi:
         }
 
     @staticmethod
-    def expected_checks(settings: GithubCiSettings) -> list[str]:
-        """The conditions of the checks that these settings ask for."""
-        return ci_metrics.expected_conditions(settings)
+    def expected_checks(settings: GithubCiSettings) -> list[tuple[str, str]]:
+        """Metric and condition of each check that these settings ask for."""
+        return ci_metrics.expected_checks(settings)
 
     @property
     def note(self) -> str | None:

@@ -65,6 +65,17 @@ class StoredSample:
 
 
 @dataclass(frozen=True, slots=True)
+class SeenSeries:
+    """A series that runs brought points of. ``last``: the newest one's second."""
+
+    job: str
+    metric: str
+    kind: Kind
+    tags: Mapping[str, str]
+    last: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Payload:
     """Points as one request body. ``size`` is the body's length before compression, in bytes."""
 
