@@ -46,6 +46,7 @@ from service.config_values import (
 )
 from service.domain import cron
 
+_LONG_PATH = 8  # characters; hiding a shorter word would blank out words everywhere
 SHADOW_PREFIX = "shadow."
 # Beyond this many times ``max_series`` delivery holds back what is new.
 SERIES_BEFORE_HOLD = 10
@@ -120,6 +121,7 @@ class CollectorSettings(Section):
     backoff_limit: Annotated[int, Field(ge=0)] = 3
     jitter: NotNegative = timedelta(0)
     max_age: Positive = timedelta(hours=24)
+    heartbeat_url: Annotated[Secret | None, AfterValidator(ping_address)] = None
     starts_after: Annotated[datetime | None, BeforeValidator(instant)] = None
     successful_runs_history_limit: Annotated[int, Field(ge=0)] | None = None
     failed_runs_history_limit: Annotated[int, Field(ge=0)] | None = None
@@ -282,6 +284,9 @@ def secret_values(section: Section) -> Iterator[str]:
         for part in value.values() if isinstance(value, dict) else (value,):
             if isinstance(part, SecretStr):
                 yield part.get_secret_value()
+                # Of an address what follows the host is the secret: it may stand alone in a client's message.
+                if len(path := part.get_secret_value().partition("://")[2].partition("/")[2]) >= _LONG_PATH:
+                    yield path
             elif isinstance(part, Section):
                 yield from secret_values(part)
             elif isinstance(part, str):
