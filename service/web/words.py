@@ -83,7 +83,6 @@ _WHY_LOST = {
     "uncertain": "sent without an answer; sending them again could count them twice",
     "discarded": "the store was full",
     "held_back": "of a series beyond ten times max_series",
-    "withheld": "shadow mode sends nothing",
 }
 
 
