@@ -137,7 +137,8 @@ class LastError(View):
 class CollectorView(View):
     """One configured collector. ``running``: the active run's id; ``samples``: of the last ended run.
 
-    ``note``: what its operator should know, though nothing failed.
+    ``note``: what its operator should know, though nothing failed. ``last_slot``: the last slot that was run in live
+    mode, which a CronJob that takes over again need not run (docs/cutover.md).
     """
 
     name: str
@@ -150,6 +151,7 @@ class CollectorView(View):
     paused: bool
     running: str | None = None
     next_run: Instant | None = None
+    last_slot: Instant | None = None
     last_run: RunView | None = None
     last_success: Instant | None = None
     last_error: LastError | None = None
