@@ -14,6 +14,7 @@ _COMMANDS = {
     "backup": "backup:backup",
     "check": "inspect:check",
     "collect": "collect:collect",
+    "compare": "compare:compare",
     "completion": "completion:completion",
     "diagnose": "diagnose:diagnose",
     "explain": "look:explain",
