@@ -31,6 +31,7 @@ class Cause(StrEnum):
     FIRST_PULLS = "pull requests beyond the first 30"
     CANCELLED = "cancelled runs counted"
     ALL_RUNS = "all runs instead of pre-merge ones"
+    ROUNDED = "rounded"
     CREATION = "runs taken and timed from their creation, not from their last attempt"
     MOMENT = "measured at another moment"
     MADE_UP = "nothing to measure: the CronJob sent a number all the same"
@@ -143,10 +144,13 @@ def _p90(_: str, chosen: Chosen, facts: Facts) -> Iterator[float]:
         max(0.0, (run.updated - (run.created if by_creation else run.started)).total_seconds() / 60) for run in runs
     )
     if minutes:
-        yield ci_runs.quantile(minutes, 0.9)
-        # The two other usual readings of a percentile.
-        yield minutes[ceil(0.9 * len(minutes)) - 1]
-        yield minutes[min(len(minutes) - 1, int(0.9 * len(minutes)))]
+        found = [
+            ci_runs.quantile(minutes, 0.9),
+            # The two other usual readings of a percentile.
+            minutes[ceil(0.9 * len(minutes)) - 1],
+            minutes[min(len(minutes) - 1, int(0.9 * len(minutes)))],
+        ]
+        yield from (round(each, digits) for each in found for digits in (1, 2)) if Cause.ROUNDED in chosen else found
 
 
 def _latest(chosen: Chosen, facts: Facts) -> dict[int, Run]:
@@ -199,7 +203,7 @@ _RULES: Mapping[str, _Rule] = {
     "ci.workflow.other_failing": _Rule((Cause.FIRST_PAGE, Cause.CANCELLED), _failing),
     "ci.workflow.success": _Rule(_RUNS, _success),
     "ci.workflow.flaky_tests": _Rule((Cause.CUT, Cause.CREATION), _flaky),
-    "ci.workflow.duration.p90": _Rule((Cause.ALL_RUNS, *_RUNS), _p90),
+    "ci.workflow.duration.p90": _Rule((Cause.ROUNDED, Cause.ALL_RUNS, *_RUNS), _p90),
     "ci.workflow.cancelled": _Rule((Cause.CUT, Cause.CREATION, Cause.ALL_RUNS), _cancelled),
     "github.hotfix.count": _Rule((Cause.WHOLE_DAYS, Cause.FIRST_PULLS), _pulls),
     "github.force_merge.count": _Rule((Cause.WHOLE_DAYS, Cause.FIRST_PULLS), _pulls),

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from math import isclose
 
 # A check's own tags; status and condition flip, env and service may differ by intent.
 _TAGS = ("workflow_name", "task", "check", "label", "repo")
@@ -56,8 +57,8 @@ class Pair:
 
 
 def alike(one: float, other: float) -> bool:
-    """Equal but for what a sum in another order, or rounding to two digits, makes of a number."""
-    return abs(one - other) <= max(0.005, 1e-6 * max(abs(one), abs(other)))
+    """Equal but for what a sum in another order makes of a number."""
+    return isclose(one, other, rel_tol=1e-6, abs_tol=1e-9)
 
 
 def line_up(theirs: Iterable[Value], ours: Sequence[Value]) -> list[Pair]:

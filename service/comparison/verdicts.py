@@ -60,7 +60,7 @@ def judge(
 ) -> list[Verdict]:
     """``facts``: by repository, "" for the only one. ``unmeasured``: metrics that our run had nothing to measure for.
 
-    ``faults``: what our runs left out, by metric. ``intervals``: of each collector; values that are further apart are of
+    ``faults``: what our runs left out, by metric. ``intervals``: of each collector; values further apart are of
     different cycles.
     ``is_summed``: theirs come from Datadog, which may have added counts up.
     """
