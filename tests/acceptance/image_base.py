@@ -55,8 +55,8 @@ def make(root: Path) -> None:
         _copy(root, library)
     known = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True, check=True).stdout
     for name in _FOR_WHEELS:
-        if found := re.search(rf"{re.escape(name)} .*x86-64.* => (\S+)|{re.escape(name)} .* => (\S+)", known):
-            _copy(root, Path(found[1] or found[2]))
+        if told := re.search(rf"{re.escape(name)} .*x86-64.* => (\S+)|{re.escape(name)} .* => (\S+)", known):
+            _copy(root, Path(told[1] or told[2]))
     # The loader and the tools are known by these names; on merged systems they are links.
     for name in ("bin", "sbin", "lib", "lib64"):
         if (Path("/") / name).is_symlink() and not (root / name).exists():
