@@ -132,7 +132,8 @@ def _parameters(call: Call) -> Iterator[dict[str, Any]]:
             yield {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": property_}
     if call.is_write:
         description = "who asks; kept with the act"
-        actor = {"type": "string", "maxLength": 200}
+        # A control character, a tab included, is refused. UTF-8 beyond ASCII is taken, which no schema can say.
+        actor = {"type": "string", "maxLength": 200, "pattern": "^[ -~]*$"}
         yield {"name": "X-Actor", "in": "header", "required": False, "schema": actor, "description": description}
 
 

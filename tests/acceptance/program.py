@@ -140,10 +140,14 @@ class Daemon:
         return self.process.wait(timeout=50)
 
     def quiet_runs(self) -> list[dict[str, Any]] | None:
-        """The runs, None while one is active or some of their points wait."""
+        """The runs, None while one is active or one of their points has no fate yet."""
         runs: list[dict[str, Any]] = self.get("/api/v1/runs")["runs"]
-        busy = any(run["ended"] is None or run["delivery"]["waiting"] or run["delivery"]["sending"] for run in runs)
-        return runs if runs and not busy else None
+        return runs if runs and all(_is_quiet(run) for run in runs) else None
+
+
+def _is_quiet(run: dict[str, Any]) -> bool:
+    due = run["delivery"]["waiting"] + run["delivery"]["sending"]
+    return run["ended"] is not None and due == 0 and sum(run["delivery"].values()) == run["samples"]
 
 
 def wait_for(condition: Any, daemon: Daemon | None = None, seconds: float = 40) -> Any:
