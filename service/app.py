@@ -17,7 +17,7 @@ from anyio.abc import TaskGroup
 from service import __version__, logs
 from service.adapters.pings import Event, Pings
 from service.adapters.store import SqliteStore
-from service.config import SERIES_BEFORE_HOLD, Mode
+from service.config import Mode, most_series
 from service.config_sources import Loaded, differences, secret_values
 from service.domain.errors import ConfigError, Unavailable
 from service.domain.points import Fate
@@ -138,7 +138,7 @@ class Daemon:
             clock,
             observe=self._telemetry.points,
             historical=settings.datadog.historical,
-            max_series=settings.max_series * SERIES_BEFORE_HOLD,
+            max_series=most_series(settings),
         )
         # Points that are lost before the delivery sees them are counted with the others.
         store.observe = reserve.observe = self._delivery.account

@@ -246,6 +246,14 @@ class Settings(Section):
     state_dir: Annotated[Path, AfterValidator(expanded)] = Field(default_factory=_state_dir, validate_default=True)
 
 
+def most_series(settings: Settings) -> int | None:
+    """How many series an hour may leave; None where the operator has set no ``max_series``: then all may.
+
+    A bound that nobody has set must not part a team from its points: without one there is the warning alone.
+    """
+    return settings.max_series * SERIES_BEFORE_HOLD if "max_series" in settings.model_fields_set else None
+
+
 def kept_prefix(settings: Settings) -> str | None:
     """What stands before the names of stored metrics in shadow mode, also where none is sent; None when live."""
     return (settings.shadow_prefix or SHADOW_PREFIX) if settings.mode is Mode.SHADOW else None

@@ -8,7 +8,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from service.adapters.store import SqliteStore
-from service.config import SERIES_BEFORE_HOLD, Settings
+from service.config import Settings, most_series
 from service.domain.points import LOST, Fate
 from service.domain.runs import Cause, Collected, Run, Slot, new_run_id
 from service.domain.samples import Sample
@@ -167,7 +167,7 @@ async def _push(
         clock,
         observe=count,
         historical=settings.datadog.historical,
-        max_series=settings.max_series * SERIES_BEFORE_HOLD,
+        max_series=most_series(settings),
     )
     set_mode(settings, store, reserve, delivery)
     store.observe = reserve.observe = delivery.account

@@ -9,7 +9,7 @@ from typing import Any
 from service.adapters.store import SqliteStore
 from service.collectors import registry
 from service.collectors.github_ci import GithubCi
-from service.config import SERIES_BEFORE_HOLD, CollectorSettings, Settings, kept_prefix
+from service.config import CollectorSettings, Settings, kept_prefix, most_series
 from service.domain import conditions
 from service.domain.checks import CHECK_AGE, CHECK_STATE, CHECK_THRESHOLD
 from service.domain.points import SeenSeries
@@ -53,10 +53,11 @@ class CollectorSeries:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """``most``: the configured bound beyond which ``warning`` says something."""
+    """``most``: beyond it ``warning`` says something. ``held_beyond``: series an hour, None where none is held back."""
 
     collectors: tuple[CollectorSeries, ...]
     most: int
+    held_beyond: int | None = None
 
     @property
     def total(self) -> int:
@@ -67,9 +68,9 @@ class Series:
         if self.total <= self.most:
             return None
         worst = max((metric for each in self.collectors for metric in each.metrics), key=lambda metric: metric.count)
+        told = f"{self.total} series are more than max_series ({self.most}), {worst.count} of them {worst.metric}"
         return (
-            f"{self.total} series are more than max_series ({self.most}), {worst.count} of them {worst.metric};"
-            f" beyond {self.most * SERIES_BEFORE_HOLD} an hour points of new ones are held back"
+            f"{told}; beyond {self.held_beyond} an hour points of new ones are held back" if self.held_beyond else told
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -113,7 +114,7 @@ async def expected_series(settings: Settings, now: datetime | None = None) -> Se
                 *_of_itself(each, getattr(types[each.type], "own_metrics", ())),
             )
             found.append(CollectorSeries(name, lines, bool(expected or checks)))
-        return Series(tuple(found), settings.max_series)
+        return Series(tuple(found), settings.max_series, most_series(settings))
     finally:
         await store.close()
 

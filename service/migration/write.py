@@ -38,6 +38,7 @@ def config(plan: Plan) -> str:
         "# docs/cutover.md is the way from the CronJobs to the daemon; the project's config.yaml explains other keys.",
         "",
         "#mode: shadow  # until the values are compared: collects beside the CronJobs under names of its own",
+        "max_series: 100",
         "",
     ]
     if plan.stanzas:
