@@ -9,6 +9,7 @@ import io
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -53,6 +54,7 @@ class SqliteStore:
 
     ``observe`` is told of points that are lost in here: refused as they came, or discarded by a full store.
     ``uncertain``: points that the process before was sending when it died.
+    ``is_shadow``: slots are claimed apart from those of live mode (domain.takeover).
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class SqliteStore:
         limits: Limits = _DEFAULTS,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        self.is_shadow = False
         self._path = path
         self._reader = reader
         self._writer = writer
@@ -160,6 +163,10 @@ class SqliteStore:
     async def last_slots(self) -> Mapping[str, datetime]:
         return await self._reader.run(reads.last_slots)
 
+    async def shadow_slots(self) -> Mapping[str, datetime]:
+        """The last slots that were run in shadow mode; ``last_slots`` has the live ones."""
+        return await self._reader.run(reads.shadow_slots)
+
     async def paused(self) -> frozenset[str]:
         return await self._reader.run(reads.paused)
 
@@ -168,7 +175,7 @@ class SqliteStore:
 
     async def begin(self, run: Run) -> None:
         """Keeps an active run and claims its slot; a job's last slot only rises."""
-        await self._write(writes.begin, run)
+        await self._write(writes.begin, run, shadow=self.is_shadow)
 
     async def end(
         self,
@@ -182,9 +189,11 @@ class SqliteStore:
 
         ``fates``: of samples that were settled before they could be kept, by their place among ``samples``.
         """
-        self._tell(
-            await self._write(writes.end, run, samples, checks, remember, self._clock(), fates, self._recent), fates
+        end, shadow = writes.end, self.is_shadow
+        remarks = await self._write(
+            end, run, samples, checks, remember, self._clock(), fates, self._recent, shadow=shadow
         )
+        self._tell(remarks, fates)
 
     async def keep_log(self, run_id: str, lines: Sequence[Logged]) -> None:
         """Keeps the log lines of a stored run, in place of those before; of more than 32 KB the middle is left out."""
@@ -289,6 +298,10 @@ class SqliteStore:
     async def size(self) -> int:
         """Bytes in use."""
         return await self._reader.run(reads.size)
+
+    def limit_history(self, own: Mapping[str, tuple[int | None, int | None]]) -> None:
+        """Jobs that keep so many failed and so many successful runs, whatever the others keep."""
+        self._limits = replace(self._limits, own=own)
 
     async def prune(self, now: datetime) -> None:
         """Removes what has had its time (see ``store_prune``), in small transactions between which others write."""

@@ -66,6 +66,10 @@ def last_slots(connection: sqlite3.Connection) -> Mapping[str, datetime]:
     return {job: rows.from_micros(at) for job, at in connection.execute("SELECT job, scheduled_at FROM slots")}
 
 
+def shadow_slots(connection: sqlite3.Connection) -> Mapping[str, datetime]:
+    return {job: rows.from_micros(at) for job, at in connection.execute("SELECT job, scheduled_at FROM shadow_slots")}
+
+
 def paused(connection: sqlite3.Connection) -> frozenset[str]:
     return frozenset(job for (job,) in connection.execute("SELECT job FROM pauses"))
 

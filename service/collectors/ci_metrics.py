@@ -238,10 +238,14 @@ def to_samples(
     return tuple(samples), tuple(unmeasured)
 
 
-def expected_conditions(settings: GithubCiSettings) -> list[str]:
-    """The conditions of the checks that the settings ask for: no list or no labels, no check."""
+def expected_checks(settings: GithubCiSettings) -> list[tuple[str, str]]:
+    """Metric and condition of the checks that the settings ask for: no list or no labels, no check."""
     asked = _asked(settings)
-    each = [condition_of(name, settings.thresholds) for name in LINES for _ in range(asked.get(name, 1))]
+    each = [
+        (line.metric.name, condition_of(name, settings.thresholds))
+        for name, line in LINES.items()
+        for _ in range(asked.get(name, 1))
+    ]
     return each * len(settings.all_repositories)
 
 

@@ -19,9 +19,11 @@ class Fate(IntEnum):
     EXPIRED = 4  # too old for the intake to take
     UNCERTAIN = 5  # a distribution that was sent without an answer: sending it again could count it twice
     DISCARDED = 6  # the outbox was full
+    HELD_BACK = 7  # of a series beyond ten times ``max_series``
+    WITHHELD = 8  # collected in shadow mode, in which nothing is sent: no loss
 
 
-LOST = (Fate.REJECTED, Fate.EXPIRED, Fate.UNCERTAIN, Fate.DISCARDED)
+LOST = (Fate.REJECTED, Fate.EXPIRED, Fate.UNCERTAIN, Fate.DISCARDED, Fate.HELD_BACK)
 
 
 class Point(NamedTuple):
@@ -63,16 +65,6 @@ class StoredSample:
 
 
 @dataclass(frozen=True, slots=True)
-class Payload:
-    """Points as one request body. ``size`` is the body's length before compression, in bytes."""
-
-    points: Sequence[Point]
-    kind: Kind
-    body: bytes
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
 class SeenSeries:
     """A series that runs brought points of. ``last``: the newest one's second."""
 
@@ -81,3 +73,13 @@ class SeenSeries:
     kind: Kind
     tags: Mapping[str, str]
     last: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """Points as one request body. ``size`` is the body's length before compression, in bytes."""
+
+    points: Sequence[Point]
+    kind: Kind
+    body: bytes
+    size: int
