@@ -9,7 +9,7 @@ from service.adapters.datadog_client import NotThere
 from service.boards import marks
 from service.boards.marks import Content, Mark
 from service.boards.plan import Found, Kind, Step, Wanted
-from service.domain.errors import Rejected
+from service.domain.errors import HealthError, Rejected
 
 _BOARD_KEYS = ("title", "description", "layout_type", "reflow_type", "template_variables", "widgets")
 # What people set on a board beside its content; a push that left it out would take it away.
@@ -85,7 +85,10 @@ class Pusher:
         token, address = self._admin.share(board.id, dashboard_type)
         body = _only(board.raw, (*_BOARD_KEYS, *_THEIR_KEYS))
         marked = marks.mark_board(marks.unmark_board(body), replace(board.mark, share=token))
-        self._admin.update_dashboard(board.id, {name: value for name, value in marked.items() if value is not None})
+        try:
+            self._admin.update_dashboard(board.id, {name: value for name, value in marked.items() if value is not None})
+        except HealthError as error:
+            self._tell(f"board {key} could not be given its address, so the next --share makes another one: {error}")
         return address
 
     # Finding

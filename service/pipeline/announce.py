@@ -57,7 +57,8 @@ class Shelf(Protocol):
 
 class Announcer:
     """``jobs``: the configured ones. ``look_every``: how often states are looked at between runs, because values grow
-    old. ``page``: the address that events link to."""
+    old. ``page``: the address that events link to. ``is_silent``: in shadow mode, states are noted and nothing is told.
+    """
 
     def __init__(
         self,
@@ -69,6 +70,7 @@ class Announcer:
         look_every: timedelta,
         page: str | None = None,
     ) -> None:
+        self.is_silent = False
         self._jobs = jobs
         self._checks = checks
         self._shelf = shelf
@@ -110,7 +112,7 @@ class Announcer:
         for name in sorted(due):
             if job := self._jobs().get(name):
                 await self._look(job)
-        if self._clock.monotonic() >= self._not_before:
+        if not self.is_silent and self._clock.monotonic() >= self._not_before:
             await self._tell()
 
     async def _tick(self) -> None:
@@ -128,7 +130,8 @@ class Announcer:
         told = await self._shelf.reported(job.name)
         found, states = changes.changed(job.name, job.origin.env, known, told, now, job.max_age)
         if states != told:
-            lost = await self._shelf.note(job.name, states, map(changes.with_evidence, found), now)
+            news = [] if self.is_silent else map(changes.with_evidence, found)
+            lost = await self._shelf.note(job.name, states, news, now)
             if lost:
                 log.warning("changes of checks are dropped untold: too many wait", changes=lost)
 
@@ -143,7 +146,8 @@ class Announcer:
         single, is_summed_up = await self._shelf.announced(now - HOUR)
         held = [each for each in waiting if each.held]
         for each in (one for one in waiting if not one.held):
-            if single >= MOST:
+            # A check's changes are told in their order: not one by itself while an older one is held back.
+            if single >= MOST or each.change.key in {one.change.key for one in held}:
                 await self._shelf.hold([each.id])
                 held.append(each)
                 continue
