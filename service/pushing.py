@@ -26,6 +26,7 @@ class Pusher:
         self._admin = admin
         self._env = marks.env_of(env)
         self._tell = tell
+        self._filled: set[Kind] = set()  # where Datadog was seen to fill in defaults
 
     def find(self, wishes: Iterable[Wanted], kinds: Iterable[Kind]) -> list[Found]:
         """Our objects of ``kinds``, one a key; of metrics all that are wished for and there. Raises HealthError."""
@@ -49,12 +50,18 @@ class Pusher:
         put = {Kind.DASHBOARD: self._put_board, Kind.MONITOR: self._put_monitor, Kind.METRIC: self._put_metric}[
             wish.kind
         ]
-        share = step.found.mark.share if step.found and step.found.mark else ""
-        mark = Mark(wish.key, env, wanted, wanted, share)
+        before = step.found.mark if step.found else None
+        if before and before.kept != before.wanted:
+            self._filled.add(wish.kind)
+        # Should we die between the two writes that it takes there, the next push has to know that it was us.
+        at_first = marks.PENDING if wish.kind in self._filled else wanted
+        mark = Mark(wish.key, env, wanted, at_first, before.share if before else "")
         found, content = put(wish, step.found.id if step.found else "", step.found, mark)
         kept = marks.digest(content)
         if kept != wanted:
             # Datadog filled in defaults: the mark has to know, or they would look like somebody's edits.
+            self._filled.add(wish.kind)
+        if kept != at_first:
             found, _ = put(wish, found, step.found, replace(mark, kept=kept))
         return found
 

@@ -22,6 +22,7 @@ _FEW = 3  # places where the same differs, told one by one
 _SHOWN, _BEFORE = 120, 30  # characters of a text that differs, and of what is before the difference
 
 MANAGED = "managed_by:infra-health"
+PENDING = "0"  # as ``kept``: the first of two writes, so what differs is Datadog's filling in and nobody's edit
 _KEY, _SUM = "infra_health_key:", "infra_health_sum:"
 _BOARD = re.compile(
     r"\s*Kept as code[^\[\]]*\[infra-health board=(\S+) env=(\S*) sum=(\w+)\.(\w+)(?: share=([\w-]+))?\]"
