@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 from service.boards import queries, widgets
-from service.boards.subjects import Catalogue, Rhythm, Spread, Subject, rhythms
+from service.boards.subjects import UNSAID, Catalogue, Rhythm, Spread, Subject, rhythms
 from service.domain.checks import CHECK_AGE, CHECK_STATE, CHECK_THRESHOLD
 from service.domain.naming import plain
 
@@ -16,6 +16,7 @@ _HEADINGS = {
     "ci": ("CI", "vivid_blue"),
     "training": ("Training", "vivid_purple"),
     "evaluation": ("Evaluation", "vivid_green"),
+    UNSAID: ("Other", "vivid_orange"),
 }
 _DAY = timedelta(days=1)
 _HOUR = timedelta(hours=1)

@@ -9,6 +9,7 @@ from service.domain import conditions
 from service.domain.samples import Metric
 
 _CATEGORIES = ("ci", "training", "evaluation")
+UNSAID = "none"  # what a required tag says that a collector does not fill
 _RUNBOOK = "docs/runbook.md"
 
 
@@ -42,7 +43,9 @@ class Subject:
     def title(self) -> str:
         # For most checks of a snapshot the task says it all; the metric tells two values of one check apart.
         name = f"{self.task} / {self.check}" if self.is_catalogued else f"{self.metric.name.rsplit('.', 1)[-1]}"
-        about = [] if self.is_catalogued else [f"{self.workflow_name}, {self.task} / {self.check}"]
+        # An outside collector need not say whose check a metric is.
+        is_placed = {self.workflow_name, self.task, self.check} != {UNSAID}
+        about = [f"{self.workflow_name}, {self.task} / {self.check}"] if is_placed and not self.is_catalogued else []
         about += [f"{tag} {value}" for tag, value in self.only.items()]
         return f"{name} ({', '.join(about)})" if about else name
 

@@ -5,6 +5,7 @@ this touches the points: the announcer has its own task, its own tries, and no w
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -151,7 +152,9 @@ class Announcer:
                 await self._shelf.hold([each.id])
                 held.append(each)
                 continue
-            if not await self._send(changes.event_of(each.change, self._page), [each.id], is_summary=False):
+            event = changes.event_of(each.change, self._page)
+            event = replace(event, at=max(event.at, now - EXPIRES_AFTER))
+            if not await self._send(event, [each.id], is_summary=False):
                 return
             single += 1
         if held and not is_summed_up:

@@ -218,3 +218,21 @@ def test_a_flip_is_one_event_and_a_restart_is_none(tmp_path: Path) -> None:
             assert daemon.end() == 0
         assert ["fail -> pass" in each["title"] for each in here.intake.events] == [False, True]
         assert here.intake.refused == 0
+
+
+def test_a_shadow_tells_of_no_change(tmp_path: Path) -> None:
+    with place(tmp_path) as here:
+        del here.config["collectors"]["ci"]
+        here.write_config()
+        with here.daemon(environ={"INFRA_HEALTH_MODE": "shadow"}) as daemon:
+            daemon.wait_until_quiet()
+            flip(here, 0.2)
+            collect(here, daemon)
+            assert daemon.end() == 0
+        with here.daemon() as daemon:
+            flip(here, 0.9)
+            collect(here, daemon)
+            wait_for(lambda: here.intake.events, daemon)
+            assert daemon.end() == 0
+        (event,) = here.intake.events
+        assert "fail -> pass" in event["title"]

@@ -262,6 +262,44 @@ def test_a_rate_limit_is_waited_for_and_a_post_is_not_repeated_after_a_fault() -
         assert len(here.datadog.dashboards) == 1
 
 
+def test_a_push_that_died_between_its_two_writes_is_finished_by_the_next() -> None:
+    with place(FakeDatadog(fills=True)) as here:
+        steps_ = [each for each in here.plan() if each.kind is Kind.MONITOR]
+        here.pusher.write(steps_[0])
+        keep = here.datadog._keep_monitor
+
+        def dying(number: int, body: Any) -> Any:
+            if number in here.datadog.monitors:
+                return here.datadog._refuse(400, "died")
+            return keep(number, body)
+
+        here.datadog._keep_monitor = dying  # type: ignore[method-assign]
+        with pytest.raises(Rejected):
+            here.pusher.write(steps_[1])
+        here.datadog._keep_monitor = keep  # type: ignore[method-assign]
+        assert len(here.datadog.monitors) == 2
+        assert {each.act for each in here.plan() if each.key == steps_[1].key} == {Act.UPDATE}
+        here.push()
+        assert {each.act for each in here.plan()} == {Act.SAME}
+
+
+def test_defaults_that_are_filled_in_everywhere_are_one_line_of_a_difference(here: Place) -> None:
+    here.push()
+    here.board()["widgets"][0]["definition"]["content"] = "mine"
+    (step,) = (each for each in here.plan() if each.act is Act.EDITED)
+    assert step.changes[0].startswith('widgets[0].definition.content: "mine" -> ')
+    assert step.changes[-1].startswith("yaxis in ")
+    assert len(step.changes) == 2
+
+
+def test_an_edited_board_with_a_widget_that_the_client_does_not_know_is_told_not_thrown(here: Place) -> None:
+    here.push()
+    here.board("Infra health TV")["widgets"][0]["definition"] = {"type": "of_tomorrow", "requests": []}
+    address = here.pusher.share("tv", "custom_screenboard")
+    assert address.startswith("https://p.datadoghq.com/sb/")
+    assert any("the client does not know" in note for note in here.notes)
+
+
 def test_more_boards_than_a_page_of_the_list() -> None:
     with place(FakeDatadog()) as here:
         for number in range(230):
