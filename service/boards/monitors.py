@@ -15,15 +15,13 @@ from service.boards.health import CHECK_GROUPS
 from service.boards.subjects import Catalogue, CollectorSubject, Subject, rhythms
 from service.domain.checks import CHECK_STATE
 from service.domain.naming import kept
-from service.pipeline.job import POINTS_LOST, QUOTA_REMAINING, SUCCESS_AGE, UP
+from service.pipeline.job import POINTS_LOST, QUOTA_LIMIT, QUOTA_REMAINING, SUCCESS_AGE, UP
 
 _MINUTE = timedelta(minutes=1)
 _SHORTEST = timedelta(minutes=10)
 _LONGEST = timedelta(days=7)  # Datadog's bound: last_10080m
 _LONGEST_SLUG = 40  # characters; a key is a tag's value and so has room for a few of them
-# GitHub gives a token 5,000 requests an hour, an App's installation at least as many; a tenth of that.
-# https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api
-QUOTA_TENTH = 500
+_TENTH = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +116,17 @@ def _points_lost(catalogue: Catalogue) -> Monitor:
 def _quota_low(catalogue: Catalogue) -> Monitor:
     spending = [each for each in catalogue.collectors if each.spends_quota]
     length = window(max(each.every for each in spending))
-    query = queries.series("min", QUOTA_REMAINING.name, queries.scope(tags={"env": catalogue.env}), ["collector"])
+    within = queries.scope(tags={"env": catalogue.env})
+    left = queries.series("min", QUOTA_REMAINING.name, within, ["collector"])
+    limit = queries.series("max", QUOTA_LIMIT.name, within, ["collector"])
     return _monitor(
         catalogue,
         "quota-low",
         "quota-low",
         "GitHub's quota is nearly used up",
-        f"max({_span(length)}):{query} < {QUOTA_TENTH}",
-        float(QUOTA_TENTH),
-        alert=f"Less than a tenth of GitHub's quota ({QUOTA_TENTH} requests) is left for **{{{{collector.name}}}}**.",
+        f"max({_span(length)}):{left} / {limit} < {_TENTH}",
+        _TENTH,
+        alert="Less than a tenth of GitHub's quota is left for **{{collector.name}}**: {{value}} of 1.",
         recovery="GitHub's quota has recovered.",
         priority=4,
     )
