@@ -35,11 +35,12 @@ class Monitor:
 
 def monitors(catalogue: Catalogue) -> list[Monitor]:
     """All monitors of one installation, without their marks."""
-    found = [_collector_down(catalogue, each) for each in catalogue.collectors]
-    if catalogue.collectors:
-        found += [_nothing_received(catalogue), _points_lost(catalogue)]
-        if any(each.spends_quota for each in catalogue.collectors):
-            found.append(_quota_low(catalogue))
+    found = [_nothing_received(catalogue)] if catalogue.collectors else []
+    for each in catalogue.collectors:
+        # Each in its own time: a weekly collector's window would hide what an hourly one meets.
+        found += [_collector_down(catalogue, each), _points_lost(catalogue, each)]
+        if each.spends_quota:
+            found.append(_quota_low(catalogue, each))
     return found + list(_checks(catalogue))
 
 
@@ -65,7 +66,7 @@ def _cycles(length: timedelta, every: timedelta) -> str:
 
 def _collector_down(catalogue: Catalogue, collector: CollectorSubject) -> Monitor:
     length = window(collector.every)
-    within = queries.scope(tags={"env": catalogue.env, "collector": collector.name})
+    within = _of(catalogue, collector)
     return _monitor(
         catalogue,
         f"collector-down.{_slug(collector.name)}",
@@ -97,39 +98,40 @@ def _nothing_received(catalogue: Catalogue) -> Monitor:
     )
 
 
-def _points_lost(catalogue: Catalogue) -> Monitor:
-    length = window(max(each.every for each in catalogue.collectors))
-    query = queries.series("max", POINTS_LOST.name, queries.scope(tags={"env": catalogue.env}), ["collector"])
+def _points_lost(catalogue: Catalogue, collector: CollectorSubject) -> Monitor:
+    query = queries.series("max", POINTS_LOST.name, _of(catalogue, collector))
     return _monitor(
         catalogue,
+        f"points-lost.{_slug(collector.name)}",
         "points-lost",
-        "points-lost",
-        "Points of {{collector.name}} were lost",
-        f"max({_span(length)}):{query} > 0",
+        f"Points of {collector.name} were lost",
+        f"max({_span(window(collector.every))}):{query} > 0",
         0.0,
-        alert="{{value}} points of collector **{{collector.name}}** were lost within the last 24 hours.",
-        recovery="No point of **{{collector.name}}** was lost within the last 24 hours.",
+        alert=f"{{{{value}}}} points of collector **{collector.name}** were lost within the last 24 hours.",
+        recovery=f"No point of **{collector.name}** was lost within the last 24 hours.",
         priority=3,
     )
 
 
-def _quota_low(catalogue: Catalogue) -> Monitor:
-    spending = [each for each in catalogue.collectors if each.spends_quota]
-    length = window(max(each.every for each in spending))
-    within = queries.scope(tags={"env": catalogue.env})
-    left = queries.series("min", QUOTA_REMAINING.name, within, ["collector"])
-    limit = queries.series("max", QUOTA_LIMIT.name, within, ["collector"])
+def _quota_low(catalogue: Catalogue, collector: CollectorSubject) -> Monitor:
+    within = _of(catalogue, collector)
+    left = queries.series("min", QUOTA_REMAINING.name, within)
+    limit = queries.series("max", QUOTA_LIMIT.name, within)
     return _monitor(
         catalogue,
+        f"quota-low.{_slug(collector.name)}",
         "quota-low",
-        "quota-low",
-        "GitHub's quota is nearly used up",
-        f"max({_span(length)}):{left} / {limit} < {_TENTH}",
+        f"GitHub's quota is nearly used up for {collector.name}",
+        f"max({_span(window(collector.every))}):{left} / {limit} < {_TENTH}",
         _TENTH,
-        alert="Less than a tenth of GitHub's quota is left for **{{collector.name}}**: {{value}} of 1.",
-        recovery="GitHub's quota has recovered.",
+        alert=f"Less than a tenth of GitHub's quota is left for **{collector.name}**: {{{{value}}}} of 1.",
+        recovery=f"GitHub's quota has recovered for **{collector.name}**.",
         priority=4,
     )
+
+
+def _of(catalogue: Catalogue, collector: CollectorSubject) -> str:
+    return queries.scope(tags={"env": catalogue.env, "collector": collector.name})
 
 
 def _checks(catalogue: Catalogue) -> Iterator[Monitor]:

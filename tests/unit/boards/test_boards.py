@@ -338,7 +338,7 @@ def test_a_monitor_s_window_holds_two_intervals_and_its_threshold_is_its_query_s
     for each in monitors(catalogue()):
         content = each.content
         (length,) = re.findall(r"last_(\d+)m\)", content["query"])
-        every = HOUR if "training" in content["query"] or "points_lost" in content["query"] else TEN
+        every = HOUR if "training" in content["query"] else TEN
         if "success_age" in content["query"]:
             every = timedelta(minutes=5)
         assert timedelta(minutes=int(length)) >= 2 * every, content["query"]
@@ -347,7 +347,9 @@ def test_a_monitor_s_window_holds_two_intervals_and_its_threshold_is_its_query_s
 
 def test_there_is_a_monitor_for_each_check_and_for_the_daemon_s_own_faults() -> None:
     keys = {each.key for each in monitors(catalogue())}
-    assert {"collector-down.ci", "collector-down.training", "nothing-received", "points-lost", "quota-low"} <= keys
+    of_collectors = {"collector-down.ci", "collector-down.training", "points-lost.ci", "points-lost.training"}
+    assert {"nothing-received", "quota-low.ci", *of_collectors} <= keys
+    assert "quota-low.training" not in keys
     assert sum(key.startswith("check.ci.") for key in keys) == len(ci_subjects()) > 12
     assert "checks.training" in keys
     silent = next(each for each in monitors(catalogue()) if each.key == "nothing-received").content["options"]
