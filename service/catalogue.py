@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from service.adapters.store import SqliteStore
+from service.boards.queries import HOLDS
 from service.boards.subjects import Catalogue, CollectorSubject, Spread, Subject
 from service.collectors import ci_metrics, registry
 from service.collectors.github_ci import GithubCi
@@ -46,6 +47,11 @@ async def catalogue(settings: Settings, now: datetime | None = None) -> tuple[Ca
     notes = []
     if settings.mode is Mode.SHADOW:
         notes.append("mode is shadow: boards and monitors look at the live names, under which nothing arrives so far")
+    if settings.datadog.heartbeat > HOLDS:
+        notes.append(
+            f"datadog.heartbeat is {settings.datadog.heartbeat}: boards of Datadog hold a value for {HOLDS} at most, so"
+            " states will have holes"
+        )
     contested = _contested(enabled.values())
     for name, each in enabled.items():
         every = longest_interval(each, now)

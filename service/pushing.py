@@ -157,6 +157,9 @@ class Pusher:
         made: Content = {}
         # The mark is in the metadata, so it goes last: a push that breaks off in between is repeated by the next.
         if "tags" in body:
+            if found is None:
+                # Of a metric without points this says that it is not there; the next one calls that a bad request.
+                self._admin.update_metric(wish.key, wish.content["metadata"])
             made["tags"] = self._admin.configure_tags(wish.key, body["tags"])
         made["metadata"] = self._admin.update_metric(wish.key, body["metadata"])
         return wish.key, marks.unmark_metric(_metric(made))

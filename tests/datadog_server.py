@@ -144,6 +144,8 @@ class FakeDatadog:
     def _metrics(self, request: Request, parts: list[str], body: Any) -> Any:
         name = parts[0]
         if self.metrics is not None and name not in self.metrics:
+            if request.method == "POST":
+                return self._refuse(400, "Metric is not a distribution")
             return self._refuse(404, "Metric not found")
         if parts[1:] == ["tags"]:
             return self._tag_configuration(request, name, body)

@@ -1,11 +1,13 @@
 """Metric queries in Datadog's language. Tags that flip (status, condition, version) have no place in any of them."""
 
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 
 from service.domain.naming import kept
 
 # Interpolation ends after five minutes and fill reaches at most ten: a late heartbeat makes no hole.
-_HOLD = ".fill(last, 600)"
+HOLDS = timedelta(seconds=600)
+_HOLD = f".fill(last, {HOLDS.total_seconds():.0f})"
 
 
 def scope(

@@ -92,8 +92,8 @@ def _count(title: str, query: str, formula: str, colours: list[dict[str, Any]]) 
 
 
 def _freshness(catalogue: Catalogue) -> widgets.Widget:
-    """How old the oldest of the freshest news is: what tells a quiet screen from a dead one."""
-    late = 2 * max((each.every for each in catalogue.collectors), default=timedelta(hours=1))
+    """How old the newest value is: what tells a quiet screen from a dead one. The most frequent collector brings it."""
+    late = 2 * min((each.every for each in catalogue.collectors), default=timedelta(hours=1))
     colours = [
         {"comparator": ">", "value": late / timedelta(minutes=1), "palette": widgets.UNKNOWN},
         {"comparator": "<=", "value": late / timedelta(minutes=1), "palette": widgets.PASS},

@@ -115,3 +115,9 @@ async def test_a_collector_that_is_switched_off_is_shown_nowhere(tmp_path: Path)
     empty, _ = await of(tmp_path, {"ci": CI | {"enabled": False}})
     assert (empty.collectors, empty.subjects, empty.categories) == ((), (), [])
     assert wanted(empty)
+
+
+@pytest.mark.parametrize(("heartbeat", "has_holes"), [("10m", False), ("11m", True)])
+async def test_a_heartbeat_too_slow_for_boards_is_told(tmp_path: Path, heartbeat: str, has_holes: bool) -> None:
+    _, notes = await of(tmp_path, {"ci": CI}, datadog={"heartbeat": heartbeat})
+    assert any("holes" in note for note in notes) is has_holes

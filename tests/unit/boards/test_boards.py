@@ -279,6 +279,13 @@ def test_foreign_words_make_no_link_in_a_note() -> None:
     assert not re.search(r"(?<!\\)\[[^\]]*(?<!\\)\]\(https://evil", notes)
 
 
+def test_the_screen_turns_grey_in_the_time_of_the_most_frequent_collector() -> None:
+    tile = next(one for one in inside(board("tv")) if one["title"].startswith("Last measured"))
+    late, fresh = tile["requests"][0]["conditional_formats"]
+    assert (late["comparator"], late["value"], late["palette"]) == (">", 20, "white_on_gray")
+    assert fresh["palette"] == "white_on_green"
+
+
 def test_a_thousand_checks_of_a_snapshot_stay_one_board() -> None:
     many = catalogue(*(snapshot_subject(f"metric_{number}") for number in range(1000)))
     content = board("health", many)
