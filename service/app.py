@@ -272,9 +272,17 @@ class Daemon:
             self._operations.lags.append(max(0.0, self._clock.monotonic() - before - LAG_EVERY))
 
     async def _repay(self) -> None:
-        """Writes what was kept in memory once the store is back."""
+        """Brings a damaged store back, and writes what was kept in memory once it is there."""
+        faults = Faults()
         while True:
             await self._clock.sleep(_REPAY_EVERY)
+            try:
+                if await self._store.mend(self._clock.now()):
+                    self._delivery.notify()
+                faults.end("mend")
+            except (Unavailable, ConfigError) as error:
+                if faults.meet("mend", str(error), self._clock.now()) is not News.SAME:
+                    log.error("the damaged store can't be replaced yet", reason=str(error))  # noqa: TRY400 - it says all
             if self._reserve.trouble:
                 async with self._delivery.paused():
                     await self._reserve.repay()

@@ -25,6 +25,7 @@ from service.adapters import store_writes as writes
 from service.adapters.store_file import DATABASE, Lock, StoreLocked
 from service.adapters.store_lane import Lane
 from service.adapters.store_prune import Limits, Pruning
+from service.adapters.store_salvage import renew
 from service.adapters.store_schema import STEPS, migrate, refuse_newer, version_of
 from service.adapters.store_series import RecentSeries
 from service.domain.actions import Action
@@ -72,6 +73,8 @@ class SqliteStore:
         self._clock = clock
         self._told: set[str] = set()
         self._recent = RecentSeries()
+        if writer:
+            writer.undone = self._recent.forget
         self.uncertain = 0
         self.observe: Callable[[Fate, int], object] = lambda fate, points: None
 
@@ -126,6 +129,17 @@ class SqliteStore:
         if self._writer and self._writer.trouble:
             await self._writer.run(writes.probe)
         await self._reader.run(reads.touch)
+
+    async def mend(self, now: datetime) -> bool:
+        """Where a page of the file turned out to be damaged, goes on with a new one; whether it did.
+
+        Raises Unavailable or ConfigError when the new one can't be made yet.
+        """
+        if self._writer is None or not (self._writer.damage or self._reader.damage):
+            return False
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self._mend, self._writer, now)
+        return True
 
     async def backup(self, target: Path) -> None:
         """Copies the store while it is in use; ``target`` is whole or untouched. Raises ConfigError or Unavailable."""
@@ -286,6 +300,22 @@ class SqliteStore:
         if discarded:
             self.observe(Fate.DISCARDED, discarded)
 
+    def _mend(self, writer: Lane, now: datetime) -> None:
+        """In a thread. What runs meanwhile finds no store, as while the disk is full."""
+        said = writer.damage or self._reader.damage
+        with self._reader.held(), writer.held():
+            for lane in (self._reader, writer):
+                lane.let_go(f"the state database is damaged: {self._path} ({said})")
+            self._recent.forget()
+            try:
+                if reason := files.damage(self._path):
+                    renew(self._path, reason, now)
+                writing, reading = _connect(self._path)
+            except sqlite3.Error as error:
+                raise files.translated(error, self._path) from error
+            writer.take(writing)
+            self._reader.take(reading)
+
     def _tell(self, remarks: writes.Remarks, known: Mapping[int, Fate]) -> None:
         """Says each cause once, and how many points were refused here (``known`` were counted elsewhere)."""
         for cause in sorted(remarks.causes - self._told):
@@ -313,16 +343,13 @@ def _open(directory: Path, now: datetime) -> tuple[Lock, sqlite3.Connection, sql
     try:
         files.create(path)
         if reason := files.damage(path):
-            files.set_aside(path, reason, now)
-            files.create(path)
-        writing = files.connect(path)
+            renew(path, reason, now)
+        writing, reading = _connect(path)
         try:
-            migrate(writing, path)
-            writes.prepare(writing)
             with files.transaction(writing, "IMMEDIATE"):
                 runs, points = writes.recover(writing, now)
-            reading = files.connect(path, read_only=True)
         except BaseException:
+            reading.close()
             writing.close()
             raise
     except sqlite3.Error as error:
@@ -334,6 +361,18 @@ def _open(directory: Path, now: datetime) -> tuple[Lock, sqlite3.Connection, sql
     if runs or points:
         log.warning("the daemon before ended without a drain", interrupted_runs=runs, uncertain_points=points)
     return lock, writing, reading, points
+
+
+def _connect(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+    """A connection that writes and one that reads."""
+    writing = files.connect(path)
+    try:
+        migrate(writing, path)
+        writes.prepare(writing)
+        return writing, files.connect(path, read_only=True)
+    except BaseException:
+        writing.close()
+        raise
 
 
 def _open_reading(path: Path) -> tuple[sqlite3.Connection, bool]:

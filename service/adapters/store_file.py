@@ -6,7 +6,7 @@ import os
 import shlex
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -197,8 +197,11 @@ def damage(path: Path) -> str | None:
     return None if verdict == "ok" else verdict
 
 
-def set_aside(path: Path, reason: str, now: datetime) -> None:
-    """Renames a damaged database, its write-ahead log with it, so that a new one can start and nothing is destroyed."""
+def set_aside(path: Path, reason: str, now: datetime, kept_rows: Mapping[str, int]) -> None:
+    """Renames a damaged database, its write-ahead log with it, so that a new one can start and nothing is destroyed.
+
+    ``kept_rows``: how many rows of it go on in the new one, by table, for the log.
+    """
     kept = path.with_name(f"{path.name}.corrupt-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}")
     with usable(path):
         # A log left behind would be taken for the new file's.
@@ -206,7 +209,12 @@ def set_aside(path: Path, reason: str, now: datetime) -> None:
             with suppress(FileNotFoundError):
                 path.with_name(path.name + suffix).replace(kept.with_name(kept.name + suffix))
         path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
-    log.warning("state database is damaged: set aside, a new one starts", file=str(kept), reason=reason)
+    log.warning(
+        "state database is damaged: set aside, a new one starts with what could be read",
+        file=str(kept),
+        reason=reason,
+        rows=dict(kept_rows),
+    )
 
 
 def copy(source: sqlite3.Connection, target: Path) -> None:
@@ -246,6 +254,11 @@ def translated(error: sqlite3.Error, path: Path, *, opening: bool = False) -> Ex
         return ConfigError(f"{path} can't be used ({error}): {_REMEDY}")
     meaning = _MEANINGS.get(_code(error), "the state database fails")
     return Unavailable(f"{meaning}: {path} ({error})")
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether it says that the file itself is damaged."""
+    return _is(error, _DAMAGED)
 
 
 def _code(error: sqlite3.Error) -> int:
