@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -20,6 +20,10 @@ class Fate(IntEnum):
     UNCERTAIN = 5  # a distribution that was sent without an answer: sending it again could count it twice
     DISCARDED = 6  # the outbox was full
 
+
+# Datadog drops without a word what is further ahead of its clock than this.
+AHEAD = timedelta(minutes=10)
+TOO_EARLY = "the time is more than 10 minutes in the future"
 
 LOST = (Fate.REJECTED, Fate.EXPIRED, Fate.UNCERTAIN, Fate.DISCARDED)
 
