@@ -68,11 +68,23 @@ def _salvage(connection: sqlite3.Connection, damaged: Path, now: datetime) -> di
         old.text_factory = lambda text: text.decode(errors="replace")
         for table in _TABLES:
             kept[table] = _copy(connection, old, table)
-        # A point without its series is nothing that could be sent.
-        orphans = "DELETE FROM points WHERE series NOT IN (SELECT id FROM series) OR fate NOT BETWEEN ? AND ?"
-        kept["points"] -= connection.execute(orphans, (min(Fate), max(Fate))).rowcount
+        kept["points"] -= _part_from_what_is_lost(connection)
         _number_on(connection, now)
     return +kept
+
+
+def _part_from_what_is_lost(connection: sqlite3.Connection) -> int:
+    """Removes points that are of no use without a row that was lost; how many."""
+    # Nothing could be sent of a point without its series.
+    gone = connection.execute(
+        "DELETE FROM points WHERE series NOT IN (SELECT id FROM series) OR fate NOT BETWEEN ? AND ?",
+        (min(Fate), max(Fate)),
+    ).rowcount
+    # History leaves with its run; what is still due leaves once it is settled.
+    gone += connection.execute("DELETE FROM points WHERE run NOT IN (SELECT seq FROM runs) AND fate > 1").rowcount
+    connection.execute("UPDATE points SET run = NULL WHERE run NOT IN (SELECT seq FROM runs)")
+    connection.execute("DELETE FROM evidence WHERE point NOT IN (SELECT id FROM points)")
+    return gone
 
 
 def _copy(connection: sqlite3.Connection, old: sqlite3.Connection, table: str) -> int:

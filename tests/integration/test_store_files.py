@@ -4,6 +4,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -171,6 +172,23 @@ async def test_a_damaged_page_costs_what_is_on_it_and_no_more(tmp_path: Path, pa
         assert lost + (await store.last_slots() == {}) <= 1
         await store.put("ci", samples(1, fresh="yes"))
         assert (await store.waiting(10_000))[-1].id > last + 1_000
+
+
+async def test_points_whose_run_was_lost_are_sent_and_then_leave(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await keep(store, started(0), samples(1_000))
+        await deliver(store)
+        await keep(store, started(1), samples(1_000, other="yes"))
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'runs'").fetchone()
+    with (tmp_path / DATABASE).open("r+b") as file:
+        file.seek(4096 * (page - 1))
+        file.write(b"\xff" * 4096)
+    async with opened(tmp_path) as store:
+        assert await store.runs() == []
+        assert len(await deliver(store)) == 1_000
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
+        assert connection.execute("SELECT count(*) FROM points").fetchone() == (0,)
 
 
 async def test_a_page_that_is_damaged_in_use_costs_no_restart(tmp_path: Path) -> None:
