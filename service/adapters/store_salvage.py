@@ -51,9 +51,7 @@ def renew(path: Path, reason: str, now: datetime) -> None:
         with closing(files.connect(fresh)) as connection:
             migrate(connection, fresh, backup=False)
             kept = _salvage(connection, path, now)
-        files.set_aside(path, reason, now, kept)
-        with files.usable(path):
-            fresh.replace(path)
+        files.set_aside(path, fresh, reason, now, kept)
     except BaseException:
         for suffix in ("", "-wal", "-shm"):
             with suppress(OSError):

@@ -87,6 +87,8 @@ class Runner:
         self._ended = ended
         self._retry = retry
         self._telling = Telling(clock)
+        # A thread of its own: collectors that hang in all of the common ones must not stop others' runs.
+        self._threads = anyio.CapacityLimiter(1)
 
     async def run_slot(self, job: Job, active: Active) -> Run:
         """The whole run. Its samples are in the outbox when this returns, whatever the collector did."""
@@ -204,7 +206,7 @@ class Runner:
         if len(before) + len(collected.samples) <= checks.FEW:
             done = _worked_out(job, collected, before, now)
         else:
-            done = await anyio.to_thread.run_sync(_worked_out, job, collected, before, now)
+            done = await anyio.to_thread.run_sync(_worked_out, job, collected, before, now, limiter=self._threads)
         if done.bad:
             run = replace(run, outcome=Outcome.PARTIAL, faults=(*run.faults, *done.bad))
         own = await self._own_samples(job, run, len(done.brought), now)
