@@ -106,6 +106,11 @@ class DaemonOperations:
             lost = self._reserve.trouble or str(error)
         ok = lost is None
         checks.append(Check(name="store", status="ok" if ok else "fail", detail=lost or ""))
+        if self._dispatcher.is_shadow:
+            detail = (
+                "shadow: nothing is sent" if self._delivery.withholds else "shadow: metrics have names of their own"
+            )
+            checks.append(_warned("mode", detail))
         checks.append(_warned("datadog", self._delivery.state.trouble))
         checks.append(_warned("github", self._edges.github.trouble or self._edges.github.budget.thinning))
         troubles = (secret.trouble for secret in self._edges.credentials)
@@ -312,6 +317,7 @@ class DaemonOperations:
                 paused=self._dispatcher.is_paused(job.name),
                 running=next((run.id for run in self._dispatcher.active(job.name)), None),
                 next_run=self._dispatcher.next_run(job.name),
+                last_slot=self._dispatcher.last_live_slot(job.name),
                 last_run=views[latest[job.name].id] if job.name in latest else None,
                 last_success=successes.get(job.name),
                 last_error=_last_error(failures.get(job.name)),

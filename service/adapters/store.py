@@ -8,6 +8,7 @@ event loop. Every method raises Unavailable when the store is lost.
 import io
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +23,7 @@ from service.adapters import store_logs as logs
 from service.adapters import store_open as opening
 from service.adapters import store_reads as reads
 from service.adapters import store_writes as writes
+from service.adapters.store_changes import StoredChanges
 from service.adapters.store_file import DATABASE, Lock, StoreLocked
 from service.adapters.store_lane import Lane
 from service.adapters.store_prune import Limits, Pruning
@@ -32,7 +34,7 @@ from service.domain.checks import Check
 from service.domain.errors import ConfigError, Unavailable
 from service.domain.history import CheckHistory, Cycle
 from service.domain.logged import Logged
-from service.domain.points import Fate, Point, StoredSample
+from service.domain.points import Fate, Point, SeenSeries, StoredSample
 from service.domain.runs import Run
 from service.domain.samples import Sample
 
@@ -52,6 +54,7 @@ class SqliteStore:
 
     ``observe`` is told of points that are lost in here: refused as they came, or discarded by a full store.
     ``uncertain``: points that the process before was sending when it died.
+    ``is_shadow``: slots are claimed apart from those of live mode (domain.takeover).
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class SqliteStore:
         limits: Limits = _DEFAULTS,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        self.is_shadow = False
         self._path = path
         self._reader = reader
         self._writer = writer
@@ -178,6 +182,10 @@ class SqliteStore:
     async def last_slots(self) -> Mapping[str, datetime]:
         return await self._reader.run(reads.last_slots)
 
+    async def shadow_slots(self) -> Mapping[str, datetime]:
+        """The last slots that were run in shadow mode; ``last_slots`` has the live ones."""
+        return await self._reader.run(reads.shadow_slots)
+
     async def paused(self) -> frozenset[str]:
         return await self._reader.run(reads.paused)
 
@@ -186,7 +194,7 @@ class SqliteStore:
 
     async def begin(self, run: Run) -> None:
         """Keeps an active run and claims its slot; a job's last slot only rises."""
-        await self._write(writes.begin, run)
+        await self._write(writes.begin, run, shadow=self.is_shadow)
 
     async def end(
         self,
@@ -200,9 +208,11 @@ class SqliteStore:
 
         ``fates``: of samples that were settled before they could be kept, by their place among ``samples``.
         """
-        self._tell(
-            await self._write(writes.end, run, samples, checks, remember, self._clock(), fates, self._recent), fates
+        end, shadow = writes.end, self.is_shadow
+        remarks = await self._write(
+            end, run, samples, checks, remember, self._clock(), fates, self._recent, shadow=shadow
         )
+        self._tell(remarks, fates)
 
     async def keep_log(self, run_id: str, lines: Sequence[Logged]) -> None:
         """Keeps the log lines of a stored run, in place of those before; of more than 32 KB the middle is left out."""
@@ -260,6 +270,10 @@ class SqliteStore:
         """A page of a run's samples in the order in which they were collected, and how many are stored in all."""
         return await self._reader.run(reads.samples, run_id, offset, limit)
 
+    async def seen(self, jobs: Iterable[str], since: datetime) -> list[SeenSeries]:
+        """The series that runs of ``jobs`` brought points of since then. Walks over all stored points."""
+        return await self._reader.run(reads.seen, list(jobs), since)
+
     async def fates(self, run_id: str) -> dict[Fate, int]:
         """What came of a run's points, those whose rows were pruned included."""
         return (await self.fates_of([run_id]))[run_id]
@@ -288,6 +302,11 @@ class SqliteStore:
         """What is known of these checks in the cycles of these numbers, and their hours from ``since`` on."""
         return await self._reader.run(history.check_histories, ids, numbers, since)
 
+    @property
+    def changes(self) -> StoredChanges:
+        """The changes of check states that are told as events."""
+        return StoredChanges(self._writing, self._reader)
+
     async def act(self, action: Action) -> None:
         await self._write(writes.act, action)
 
@@ -298,6 +317,10 @@ class SqliteStore:
     async def size(self) -> int:
         """Bytes in use."""
         return await self._reader.run(reads.size)
+
+    def limit_history(self, own: Mapping[str, tuple[int | None, int | None]]) -> None:
+        """Jobs that keep so many failed and so many successful runs, whatever the others keep."""
+        self._limits = replace(self._limits, own=own)
 
     async def prune(self, now: datetime) -> None:
         """Removes what has had its time (see ``store_prune``), in small transactions between which others write."""

@@ -11,7 +11,7 @@ from service.adapters import store_rows as rows
 from service.adapters.store_series import RecentSeries, Series
 from service.domain.actions import Action
 from service.domain.checks import Check
-from service.domain.points import Fate, Point, StoredSample
+from service.domain.points import Fate, Point, SeenSeries, StoredSample
 from service.domain.runs import Outcome, Run
 
 SUCCEEDED = ", ".join(f"'{outcome.value}'" for outcome in Outcome if outcome.succeeded)
@@ -64,6 +64,10 @@ def oldest_waiting(connection: sqlite3.Connection) -> datetime | None:
 
 def last_slots(connection: sqlite3.Connection) -> Mapping[str, datetime]:
     return {job: rows.from_micros(at) for job, at in connection.execute("SELECT job, scheduled_at FROM slots")}
+
+
+def shadow_slots(connection: sqlite3.Connection) -> Mapping[str, datetime]:
+    return {job: rows.from_micros(at) for job, at in connection.execute("SELECT job, scheduled_at FROM shadow_slots")}
 
 
 def paused(connection: sqlite3.Connection) -> frozenset[str]:
@@ -155,6 +159,17 @@ def fates_of(connection: sqlite3.Connection, run_ids: Iterable[str]) -> dict[str
     for run_id, fate, points in connection.execute(query, (orjson.dumps(ids).decode(),)):
         found[run_id][Fate(fate)] += points
     return {run_id: dict(fates) for run_id, fates in found.items()}
+
+
+def seen(connection: sqlite3.Connection, jobs: Iterable[str], since: datetime) -> list[SeenSeries]:
+    query = """
+        SELECT job, metric, kind, tags, last FROM (
+            SELECT job, series, max(at) AS last FROM points
+            WHERE run IS NOT NULL AND at >= ? AND job IN (SELECT value FROM json_each(?)) GROUP BY job, series
+        ) JOIN series ON series.id = series
+        """
+    named = (rows.seconds(since), orjson.dumps(list(jobs)).decode())
+    return [rows.to_seen_series(row) for row in connection.execute(query, named)]
 
 
 def actions(connection: sqlite3.Connection, limit: int) -> list[Action]:

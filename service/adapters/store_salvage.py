@@ -17,25 +17,6 @@ from service.adapters.store_schema import migrate
 from service.domain.points import Fate
 from service.domain.samples import Kind
 
-_TABLES = (
-    "series",
-    "points",
-    "runs",
-    "slots",
-    "pauses",
-    "memory",
-    "checks",
-    "losses",
-    "tallies",
-    "actions",
-    "evidence",
-    "run_logs",
-    "cycles",
-    "cells",
-    "hours",
-)
-_WITHOUT_ROWID = ("tallies", "losses", "slots", "pauses", "cells", "hours")
-
 
 def renew(path: Path, reason: str, now: datetime) -> None:
     """Puts a new database, with what can be read of the damaged one at ``path``, in its place.
@@ -64,8 +45,12 @@ def _salvage(connection: sqlite3.Connection, damaged: Path, now: datetime) -> di
     kept: Counter[str] = Counter()
     with closing(sqlite3.connect(damaged, isolation_level=None)) as old, files.transaction(connection, "IMMEDIATE"):
         old.text_factory = lambda text: text.decode(errors="replace")
-        for table in _TABLES:
-            kept[table] = _copy(connection, old, table)
+        tables = connection.execute(
+            "SELECT name, sql FROM sqlite_master WHERE type = 'table' ORDER BY rowid"
+        ).fetchall()
+        for table, sql in tables:
+            if not table.startswith("sqlite_"):
+                kept[table] = _copy(connection, old, table, has_rowid="WITHOUT ROWID" not in sql)
         kept["points"] -= _part_from_what_is_lost(connection)
         _number_on(connection, now)
     return +kept
@@ -85,7 +70,7 @@ def _part_from_what_is_lost(connection: sqlite3.Connection) -> int:
     return gone
 
 
-def _copy(connection: sqlite3.Connection, old: sqlite3.Connection, table: str) -> int:
+def _copy(connection: sqlite3.Connection, old: sqlite3.Connection, table: str, has_rowid: bool) -> int:
     """The rows from the first on, and where that meets a damaged page, from the last back; how many."""
     # Of an older version: without the columns that it did not know.
     columns = _columns(connection, table)
@@ -99,7 +84,7 @@ def _copy(connection: sqlite3.Connection, old: sqlite3.Connection, table: str) -
     key = [column for column, place in sorted(columns.items(), key=itemgetter(1)) if place]
     found = 0
     for order in ("ASC", "DESC"):
-        by = ", ".join(f"{column} {order}" for column in (key if table in _WITHOUT_ROWID else ("rowid",)))
+        by = ", ".join(f"{column} {order}" for column in (("rowid",) if has_rowid else key))
         values = ", ".join("?" * (names.count(",") + 1))
         insert = f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({values})"  # noqa: S608 - names of the schema
         try:

@@ -33,6 +33,11 @@ _LAST_CALL = 0.6
 _OF_MANY = Filling(sweep=10.0, cold=60, later=10, seconds=20.0)
 
 
+def memory_key(settings: GithubCiSettings, repo: str) -> str:
+    """Under which key a repository's memory is kept."""
+    return f"{_MEMORY} {repo}" if settings.repositories else _MEMORY
+
+
 class GithubCi:
     """Collects the metrics of contract 6's table for ``ci``; see ``ci_metrics`` for their definitions.
 
@@ -55,16 +60,16 @@ class GithubCi:
                 settings,
                 context.github,
                 context.memory,
-                key=f"{_MEMORY} {repo}" if settings.repositories else _MEMORY,
+                key=memory_key(settings, repo),
                 tags={"repo": repo} if settings.repositories else {},
             )
             for repo in settings.all_repositories
         }
 
     @staticmethod
-    def expected_checks(settings: GithubCiSettings) -> list[str]:
-        """The conditions of the checks that these settings ask for."""
-        return ci_metrics.expected_conditions(settings)
+    def expected_checks(settings: GithubCiSettings) -> list[tuple[str, str]]:
+        """Metric and condition of each check that these settings ask for."""
+        return ci_metrics.expected_checks(settings)
 
     @property
     def note(self) -> str | None:

@@ -22,6 +22,7 @@ from service.domain.samples import Kind
 from service.pipeline.apart import Apart, Chunk
 from service.pipeline.batch import Unsendable, halve, pack
 from service.pipeline.ports import Clock, Intake, Outbox
+from service.pipeline.series_limit import SeriesLimit
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +74,8 @@ class Delivery:
     """Sends what waits, one request at a time.
 
     ``linger``: seconds to wait after ``notify``, so that collectors that end together share a request.
+    ``max_series``: how many series an hour leave at most; points of others are held back. None: all leave.
+    ``withholds``: nothing is sent (shadow mode); points are kept as withheld.
     ``observe``: told the fate of points and how many they are.
     ``historical``: how the names of metrics begin that the intake takes at any age.
     ``jitter``: a number between its two arguments.
@@ -85,10 +88,13 @@ class Delivery:
         clock: Clock,
         *,
         linger: float = 2.0,
+        max_series: int | None = None,
         observe: Callable[[Fate, int], None] | None = None,
         historical: Sequence[str] = (),
         jitter: Callable[[float, float], float] = _between,
     ) -> None:
+        self.withholds = False
+        self._series = SeriesLimit(max_series)
         self._outbox = outbox
         self._intake = intake
         self._clock = clock
@@ -106,6 +112,7 @@ class Delivery:
         self._fates: Counter[Fate] = Counter()
         self._waiting = 0
         self._last_accepted_at: datetime | None = None
+        self._tell_held_from = 0.0
         self._apart = Apart()
         self._searched = 0  # refused requests of this attempt
         self._strikes = 0  # requests in a row that were answered with 5xx
@@ -254,6 +261,7 @@ class Delivery:
 
     async def _deliver_all(self, points: Sequence[Point]) -> None:
         """After some tries in a row that a probe was answered with 5xx, its points wait apart: are they to blame?"""
+        points = await self._let_pass(points)
         try:
             await self._deliver(points)
         except Unavailable as fault:
@@ -263,6 +271,17 @@ class Delivery:
                     self._strikes = 0
                     self._apart.add(Chunk(self._sent, str(fault), self._fates[Fate.DELIVERED]))
             raise
+
+    async def _let_pass(self, points: Sequence[Point]) -> Sequence[Point]:
+        """The points that may leave; the others come to their fate here."""
+        if self.withholds:
+            await self._settle(points, Fate.WITHHELD, "shadow mode: nothing is sent")
+            return ()
+        passed, held = self._series.part(points, self._clock.monotonic())
+        if held:
+            await self._settle(held, Fate.HELD_BACK, f"more than {self._series.most} series within an hour")
+            self._tell_held(held)
+        return passed
 
     async def _deliver(self, *sets: Sequence[Point]) -> None:
         """Sends each set; what is refused is halved, largest parts first, so that good points leave early."""
@@ -333,6 +352,13 @@ class Delivery:
         self._fates[fate] += points
         if self._observe:
             self._observe(fate, points)
+
+    def _tell_held(self, held: Sequence[Point]) -> None:
+        """Once an hour: the same series come with each run."""
+        if self._clock.monotonic() >= self._tell_held_from:
+            self._tell_held_from = self._clock.monotonic() + 3600
+            worst = Counter(point.metric for point in held).most_common(_SHOWN_REFUSALS)
+            log.error("too many series: points are held back", most=self._series.most, points=dict(worst))
 
     def _put_off(self, fault: Unavailable | Unauthorized) -> float:
         """Keeps ``fault`` as the trouble; seconds until the next try."""

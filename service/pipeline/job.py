@@ -59,6 +59,7 @@ class Job:
     jitter: timedelta = timedelta(0)
     max_age: timedelta = timedelta(hours=24)
     tags: Mapping[str, str] = field(default_factory=dict)
+    starts_after: datetime | None = None
     _ours: Mapping[str, str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -64,7 +64,8 @@ class Runner:
     """Carries out runs.
 
     ``attempts`` owns the tries: one that ignores its cancellation is left there instead of holding up its run.
-    ``stored`` is told when there is something to send, ``ended`` which run ended with which collected samples;
+    ``stored`` is told when there is something to send, ``began`` which run starts, ``ended`` which run ended with
+    which collected samples;
     ``quota`` gives the requests that are left of a collector's quota, None where it has none.
     """
 
@@ -76,6 +77,7 @@ class Runner:
         *,
         stored: Callable[[], None],
         quota: Callable[[Job], float | None] = lambda job: None,
+        began: Callable[[Run], None] = lambda run: None,
         ended: Callable[[Run, Sequence[Sample]], None] = lambda run, samples: None,
         retry: bool = True,
     ) -> None:
@@ -84,6 +86,7 @@ class Runner:
         self._tasks = attempts
         self._stored = stored
         self._quota = quota
+        self._began = began
         self._ended = ended
         self._retry = retry
         self._telling = Telling(clock)
@@ -98,6 +101,7 @@ class Runner:
             try:
                 await self._keep("the start of the run", self._store.begin(active.run))
                 self._telling.started(active.run)
+                self._began(active.run)
                 collected = Collected()
                 with active.scope:
                     collected = await self._attempts(job, active)
