@@ -157,6 +157,6 @@ def test_a_daemon_whose_store_turns_out_damaged_goes_on_with_a_new_one(here: Pla
     brought = set(stored(here))
     assert len(brought) >= 2_100
     assert brought <= arrivals(here).keys()
-    assert len(list(here.state_dir.glob("state.db.corrupt-*"))) == 1
+    assert len(list(here.state_dir.glob("state.db.corrupt-*Z"))) == 1
     messages = [record["message"] for record in daemon.records]
     assert messages.count("state database is damaged: set aside, a new one starts with what could be read") == 1
