@@ -8,6 +8,7 @@ event loop. Every method raises Unavailable when the store is lost.
 import io
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,7 +28,6 @@ from service.adapters.store_changes import StoredChanges
 from service.adapters.store_file import DATABASE, Lock, StoreLocked
 from service.adapters.store_lane import Lane
 from service.adapters.store_prune import Limits, Pruning
-from service.adapters.store_salvage import renew
 from service.adapters.store_series import RecentSeries
 from service.domain.actions import Action
 from service.domain.checks import Check
@@ -134,7 +134,7 @@ class SqliteStore:
         await self._reader.run(reads.touch)
 
     async def mend(self, now: datetime) -> bool:
-        """Where a page of the file turned out to be damaged, goes on with a new one; whether it did.
+        """Where the file turned out to be damaged, removed or replaced, goes on with a whole one; whether it did.
 
         Where the new one can't be made yet (the disk is full) the store stays away.
         """
@@ -330,19 +330,24 @@ class SqliteStore:
 
     def _mend(self, writer: Lane, now: datetime) -> None:
         """In a thread. What runs meanwhile finds no store, as while the disk is full."""
-        said = writer.damage or self._reader.damage
-        with self._reader.held(), writer.held():
-            for lane in (self._reader, writer):
-                lane.let_go(f"the state database is damaged: {self._path} ({said})")
-            self._recent.forget()
+        reason = f"the state database is damaged: {self._path} ({writer.damage or self._reader.damage})"
+        with self._reader.held(), writer.held(), files.usable(self._path):
             try:
-                if reason := files.damage(self._path):
-                    renew(self._path, reason, now)
-                writing, reading = opening.connections(self._path)
+                self._reader.let_go(reason)
+                writer.let_go(reason, self._bring_back)
+                self._recent.forget()
+                writing, reading = opening.mended(self._path, now)
             except sqlite3.Error as error:
                 raise files.translated(error, self._path) from error
             writer.take(writing)
             self._reader.take(reading)
+
+    def _bring_back(self, connection: sqlite3.Connection) -> None:
+        """A file that was removed is whole as long as it is open."""
+        if not self._path.exists():
+            with suppress(sqlite3.Error, Unavailable, ConfigError):
+                files.copy(connection, self._path)
+                log.warning("the state database was removed: it is back as it was", file=str(self._path))
 
     def _tell(self, remarks: writes.Remarks, known: Mapping[int, Fate]) -> None:
         """Says each cause once, and how many points were refused here (``known`` were counted elsewhere)."""

@@ -270,8 +270,8 @@ def translated(error: sqlite3.Error, path: Path, *, opening: bool = False) -> Ex
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether it says that the file itself is damaged."""
-    return _is(error, _DAMAGED)
+    """Whether it says that the file itself is damaged; one that was emptied has no tables."""
+    return _is(error, _DAMAGED) or "no such table" in str(error)
 
 
 def _code(error: sqlite3.Error) -> int:

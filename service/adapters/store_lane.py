@@ -41,9 +41,9 @@ class Lane:
     the disk, and a thousand collectors may start in the same second.
 
     A caller that is cancelled does not stop the work: it is done whole or, where it had not begun, not at all (anyio
-    waits for the thread). ``trouble``: why the last transaction failed, None when it did not. ``damage``: what SQLite
-    said when it met a damaged page, until ``take``. ``undone`` is called in the worker thread when a transaction did
-    not come about.
+    waits for the thread). ``trouble``: why the last transaction failed, None when it did not. ``damage``: what is wrong
+    with the file, once that was met and until ``take``. ``undone`` is called in the worker thread when a transaction
+    did not come about.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path | None, mode: str) -> None:
@@ -101,10 +101,13 @@ class Lane:
         with self._lock:
             yield
 
-    def let_go(self, reason: str) -> None:
-        """Closes the connection, while ``held``; until ``take`` all work fails with ``reason``."""
+    def let_go(self, reason: str, last: Callable[[sqlite3.Connection], object] = lambda connection: None) -> None:
+        """Does ``last`` and closes the connection, while ``held``; until ``take`` all work fails with ``reason``."""
         if self._connection:
-            self._connection.close()
+            try:
+                last(self._connection)
+            finally:
+                self._connection.close()
         self._connection, self.trouble = None, Unavailable(reason)
 
     def take(self, connection: sqlite3.Connection) -> None:
@@ -178,6 +181,7 @@ class Lane:
             raise self.trouble or Unavailable("the state database is not open")
         # SQLite would go on writing to a file that was deleted or replaced, and everything would be lost with it.
         if self._path and _identity(self._path) != self._file:
+            self.damage = "it was removed or replaced"
             raise Unavailable(f"the state database is gone: {self._path} was removed or replaced")
         return self._connection
 

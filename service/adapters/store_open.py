@@ -22,10 +22,7 @@ def to_write(directory: Path, now: datetime) -> tuple[Lock, sqlite3.Connection, 
     path = directory / DATABASE
     lock = Lock(directory)
     try:
-        files.create(path)
-        if reason := files.damage(path):
-            renew(path, reason, now)
-        writing, reading = connections(path)
+        writing, reading = mended(path, now)
         try:
             with files.transaction(writing, "IMMEDIATE"):
                 runs, points = writes.recover(writing, now)
@@ -44,8 +41,14 @@ def to_write(directory: Path, now: datetime) -> tuple[Lock, sqlite3.Connection, 
     return lock, writing, reading, points
 
 
-def connections(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
-    """A connection that writes and one that reads."""
+def mended(path: Path, now: datetime) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+    """A connection that writes and one that reads, to a database that is whole: a damaged one is replaced.
+
+    Nobody may have it open. Raises sqlite3.Error, ConfigError or Unavailable.
+    """
+    files.create(path)
+    if reason := files.damage(path):
+        renew(path, reason, now)
     writing = files.connect(path)
     try:
         migrate(writing, path)

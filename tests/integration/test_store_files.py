@@ -174,6 +174,44 @@ async def test_a_damaged_page_costs_what_is_on_it_and_no_more(tmp_path: Path, pa
         assert (await store.waiting(10_000))[-1].id > last + 1_000
 
 
+async def read_and_write(store: SqliteStore) -> None:
+    for _ in range(3):
+        await deliver(store, Fate.WAITING)
+        await keep(store, started(2), samples(4_000, more="yes"))
+
+
+@pytest.mark.parametrize("what", ["emptied", "cut", "removed", "replaced"])
+async def test_a_file_that_others_spoil_in_use_costs_no_restart(tmp_path: Path, what: str) -> None:
+    database = tmp_path / DATABASE
+    async with opened(tmp_path) as store:
+        await keep(store, started(0), samples(2_000))
+    other = database.read_bytes()
+    async with opened(tmp_path) as store:
+        await keep(store, started(1), samples(10, late="yes"))
+        if what == "emptied":
+            os.truncate(database, 0)
+        elif what == "cut":
+            os.truncate(database, 8192)
+        elif what == "removed":
+            for suffix in ("", "-wal", "-shm"):
+                (tmp_path / f"{DATABASE}{suffix}").unlink()
+        else:
+            (tmp_path / "restored").write_bytes(other)
+            (tmp_path / "restored").replace(database)
+            (tmp_path / f"{DATABASE}-wal").unlink()
+        with pytest.raises(Unavailable):
+            await read_and_write(store)
+        assert await store.mend(NOW)
+        await store.check()
+        kept = await store.count_waiting()
+        if what == "removed":
+            assert kept == 2_010
+        await store.end(over(started(3), count=3), samples(3), [], {})
+        assert await store.count_waiting() == kept + 3
+    async with opened(tmp_path) as store:
+        assert await store.count_waiting() == kept + 3
+
+
 async def test_points_whose_run_was_lost_are_sent_and_then_leave(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         await keep(store, started(0), samples(1_000))
