@@ -25,7 +25,7 @@ from service.adapters import store_open as opening
 from service.adapters import store_reads as reads
 from service.adapters import store_writes as writes
 from service.adapters.store_changes import StoredChanges
-from service.adapters.store_file import DATABASE, Lock, StoreLocked
+from service.adapters.store_file import DATABASE, LOCK, Lock, StoreLocked
 from service.adapters.store_lane import Lane
 from service.adapters.store_prune import Limits, Pruning
 from service.adapters.store_series import RecentSeries
@@ -332,6 +332,9 @@ class SqliteStore:
         """In a thread. What runs meanwhile finds no store, as while the disk is full."""
         reason = f"the state database is damaged: {self._path} ({writer.damage or self._reader.damage})"
         with self._reader.held(), writer.held(), files.usable(self._path):
+            if self._lock and not (self._path.parent / LOCK).exists():
+                removed, self._lock = self._lock, Lock(self._path.parent)  # makes the directory as well
+                removed.release()
             try:
                 self._reader.let_go(reason)
                 writer.let_go(reason, self._bring_back)

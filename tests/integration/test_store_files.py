@@ -1,6 +1,7 @@
 """The state directory: who may use it, what is made of files of other versions and of damaged ones, and its backup."""
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -180,7 +181,7 @@ async def read_and_write(store: SqliteStore) -> None:
         await keep(store, started(2), samples(4_000, more="yes"))
 
 
-@pytest.mark.parametrize("what", ["emptied", "cut", "removed", "replaced"])
+@pytest.mark.parametrize("what", ["emptied", "cut", "removed", "removed with its directory", "replaced"])
 async def test_a_file_that_others_spoil_in_use_costs_no_restart(tmp_path: Path, what: str) -> None:
     database = tmp_path / DATABASE
     async with opened(tmp_path) as store:
@@ -192,6 +193,8 @@ async def test_a_file_that_others_spoil_in_use_costs_no_restart(tmp_path: Path, 
             os.truncate(database, 0)
         elif what == "cut":
             os.truncate(database, 8192)
+        elif what == "removed with its directory":
+            shutil.rmtree(tmp_path)
         elif what == "removed":
             for suffix in ("", "-wal", "-shm"):
                 (tmp_path / f"{DATABASE}{suffix}").unlink()
@@ -204,8 +207,10 @@ async def test_a_file_that_others_spoil_in_use_costs_no_restart(tmp_path: Path, 
         assert await store.mend(NOW)
         await store.check()
         kept = await store.count_waiting()
-        if what == "removed":
+        if what.startswith("removed"):
             assert kept == 2_010
+        with pytest.raises(StoreLocked):
+            await SqliteStore.open(tmp_path, now=NOW)
         await store.end(over(started(3), count=3), samples(3), [], {})
         assert await store.count_waiting() == kept + 3
     async with opened(tmp_path) as store:
