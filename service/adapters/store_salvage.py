@@ -113,9 +113,7 @@ def _is_whole(series: tuple[int, str, str, int, str]) -> bool:
 def _number_on(connection: sqlite3.Connection, now: datetime) -> None:
     """Numbers that the damaged file may have given out must not come again, whether it tells them or not."""
     least = int(now.timestamp() * 1000)
-    for table in ("points", "runs"):
-        connection.execute(
-            "INSERT INTO sqlite_sequence SELECT ?, 0 WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = ?)",
-            (table, table),
-        )
-        connection.execute("UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?", (least, table))
+    tables = "SELECT name FROM sqlite_master WHERE sql LIKE '%AUTOINCREMENT%'"
+    known = f"SELECT ?, name FROM ({tables}) WHERE name NOT IN (SELECT name FROM sqlite_sequence)"  # noqa: S608 - constant
+    connection.execute(f"INSERT INTO sqlite_sequence (seq, name) {known}", (least,))  # noqa: S608 - constant
+    connection.execute("UPDATE sqlite_sequence SET seq = max(seq, ?)", (least,))
