@@ -115,5 +115,5 @@ def _number_on(connection: sqlite3.Connection, now: datetime) -> None:
     least = int(now.timestamp() * 1000)
     tables = "SELECT name FROM sqlite_master WHERE sql LIKE '%AUTOINCREMENT%'"
     known = f"SELECT ?, name FROM ({tables}) WHERE name NOT IN (SELECT name FROM sqlite_sequence)"  # noqa: S608 - constant
-    connection.execute(f"INSERT INTO sqlite_sequence (seq, name) {known}", (least,))  # noqa: S608 - constant
+    connection.execute(f"INSERT INTO sqlite_sequence (seq, name) {known}", (least,))
     connection.execute("UPDATE sqlite_sequence SET seq = max(seq, ?)", (least,))
