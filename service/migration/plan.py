@@ -31,6 +31,7 @@ _SAID = {
     "successful_history": "successfulJobsHistoryLimit",
     "failed_history": "failedJobsHistoryLimit",
 }
+_RENDER = "`helmfile template | infra-health migrate -`"
 _POLICIES = {"allow": "Allow", "forbid": "Forbid", "replace": "Replace"}
 # How the shipped configuration reads, where a source leaves it to its chart.
 _OURS = {
@@ -102,13 +103,15 @@ def plan(workloads: Sequence[Workload], types: Types) -> Plan:
 def _collects(workload: Workload, types: Types) -> tuple[list[commands.Call], str]:
     """The calls that are carried over, or why there is none."""
     found = commands.calls(workload.command)
+    if not found and workload.schedule and not workload.command:
+        return [], f"says no command; {_RENDER} knows what its chart runs"
     if not found:
         return [], "runs no collector"
     if not any(call.pushes for call in found):
         return [], "collects without --push: it never sent anything"
     known = []
     for call in found:
-        names = tuple(name for name in call.names if name in _REPLACED or name in types)
+        names = tuple(name for name in call.names if name in _REPLACED or name in types or is_template(name))
         if names and call.pushes:
             known.append(replace(call, names=names))
     unknown = sorted({name for call in found for name in call.names} - {name for call in known for name in call.names})
@@ -143,13 +146,21 @@ def _stanza(
 ) -> Stanza:
     values, service = _REPLACED.get(name, ({"type": name}, "infra-health"))
     stanza = Stanza(name, workload, dict(values), list(workload.notes))
+    if is_template(name):
+        stanza.why_not = f"only the template knows what it collects; {_RENDER} does, too"
+        return stanza
     values, notes = stanza.values, stanza.notes
     if not workload.schedule:
         stanza.why_not = "the source does not say its schedule"
     else:
         _read_schedule(workload, stanza)
     said = _plain(environment, "DD_SERVICE")
-    if said is None:
+    written = environment.get("DD_SERVICE")
+    if said is None and written:
+        notes.append(
+            f"DD_SERVICE: {written.get('value', 'its source')} is not known here; {service} was put in its place"
+        )
+    elif said is None:
         notes.append(f"DD_SERVICE is not said in the source; {service} is what the replaced system had")
     values["service"] = said or service
     if workload.suspend == "true":
@@ -160,6 +171,8 @@ def _stanza(
     _read_policies(workload, stanza)
     if together > 1:
         notes.append(f"ran in one {workload.kind} with {', '.join(each for each in call.names if each != name)}")
+    if line := commands.line(workload.command):
+        notes.append(f"ran: {line}")
     if extra := [option for option in call.options if option not in ("--push",)]:
         notes.append(f"the command also had {' '.join(extra)}")
     return stanza
@@ -175,7 +188,10 @@ def _read_schedule(workload: Workload, stanza: Stanza) -> None:
     if zone and zone != "UTC":
         stanza.values["time_zone"] = zone
     if is_template(schedule) or is_template(zone):
-        stanza.why_not = f"only the template knows {'the schedule' if is_template(schedule) else 'the time zone'}"
+        what = "the schedule" if is_template(schedule) else "the time zone"
+        stanza.why_not = f"only the template knows {what}; {_RENDER} does, too"
+    if workload.refused:
+        stanza.why_not = workload.refused
 
 
 def _read_policies(workload: Workload, stanza: Stanza) -> None:
@@ -199,9 +215,7 @@ def _read_policies(workload: Workload, stanza: Stanza) -> None:
     if workload.kind == "release":
         open_ones = [f"{said} (here {_OURS[key]})" for key, said in _SAID.items() if getattr(workload, key) is None]
         if open_ones:
-            notes.append(
-                f"left to the chart: {', '.join(open_ones)}; `helmfile template | infra-health migrate -` knows them"
-            )
+            notes.append(f"left to the chart: {', '.join(open_ones)}; {_RENDER} knows them")
 
 
 def _name_apart(stanzas: Sequence[Stanza]) -> None:

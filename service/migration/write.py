@@ -31,8 +31,11 @@ _Dumper.add_representer(
 _LONGEST = 2_000  # characters of one thing that is not carried over
 
 
-def config(plan: Plan) -> str:
-    """config.yaml: a stanza a collector; what could not be carried over stands as a comment above it."""
+def config(plan: Plan, notes: Sequence[str] = ()) -> str:
+    """config.yaml: a stanza a collector; what could not be carried over stands as a comment above it.
+
+    ``notes``: what else the sources hold, or could not be read for sure.
+    """
     lines = [
         "# Written by `infra-health migrate`. `infra-health check` prints it resolved, with the next runs;",
         "# docs/cutover.md is the way from the CronJobs to the daemon; the project's config.yaml explains other keys.",
@@ -54,6 +57,10 @@ def config(plan: Plan) -> str:
         for workload, reason in plan.left_alone:
             told = "; ".join([reason, *workload.notes])
             lines += _comment(f"- {workload.kind} {workload.name} ({workload.origin}): {told}")
+    if notes:
+        lines += ["", "# Of the sources as a whole:"]
+        for note in notes:
+            lines += _comment(f"- {note}")
     return "\n".join(lines) + "\n"
 
 

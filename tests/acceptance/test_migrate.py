@@ -169,7 +169,9 @@ def test_without_a_file_the_output_is_a_configuration(tmp_path: Path) -> None:
 def test_a_file_that_was_there_is_kept(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("collectors: {}\n")
     migrated(tmp_path, SOURCES / "helmfile.yaml")
+    migrated(tmp_path, SOURCES / "rendered.yaml", code=1)
     assert (tmp_path / "config.yaml.bak").read_text() == "collectors: {}\n"
+    assert (tmp_path / "config.yaml.bak1").exists(), "the second time as well"
 
 
 @pytest.mark.parametrize(
