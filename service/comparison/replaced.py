@@ -10,6 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from itertools import combinations
 from math import ceil
+from statistics import quantiles
 
 from service.collectors import ci_runs
 from service.collectors.ci_runs import Run
@@ -20,6 +21,8 @@ from service.comparison.values import alike
 NAMESPACE = "metta.infra.cron."
 _FIRST_PAGE = 30  # of workflows, and of pull requests
 _CUT = 100  # runs
+# Of one number, at once. With more, chance gives any number sooner or later.
+_MOST_CAUSES = 4
 
 
 class Cause(StrEnum):
@@ -30,8 +33,12 @@ class Cause(StrEnum):
     WHOLE_DAYS = "whole-day window of pull requests"
     FIRST_PULLS = "pull requests beyond the first 30"
     CANCELLED = "cancelled runs counted"
+    UNFINISHED = "unfinished runs counted"
     ALL_RUNS = "all runs instead of pre-merge ones"
     ROUNDED = "rounded"
+    PERCENTILE = "another reading of a percentile"
+    SHARE = "the share of good runs, not whether all are good"
+    RERUNS = "whatever succeeded at a later attempt called flaky"
     CREATION = "runs taken and timed from their creation, not from their last attempt"
     MOMENT = "measured at another moment"
     MADE_UP = "nothing to measure: the CronJob sent a number all the same"
@@ -64,12 +71,17 @@ def causes(metric: str, theirs: float, facts: Facts) -> list[Cause]:
     rule = _RULES.get(name)
     if rule is None:
         return []
-    relevant = [*rule.causes, *((Cause.MOMENT,) if facts.their_now else ())]
-    for size in range(1, len(relevant) + 1):
+    relevant = [*rule.causes, *((Cause.MOMENT,) if _is_known(facts) else ())]
+    for size in range(1, min(len(relevant), _MOST_CAUSES) + 1):
         for chosen in combinations(relevant, size):
             if any(alike(theirs, value) for value in rule.values(name, frozenset(chosen), facts)):
                 return list(chosen)
     return []
+
+
+def _is_known(facts: Facts) -> bool:
+    """Whether their moment is near enough for its runs to be known: without any, each count would be a true 0."""
+    return facts.their_now is not None and abs(facts.their_now - facts.now) <= facts.settings.history_window
 
 
 def possible(metric: str) -> list[Cause]:
@@ -111,16 +123,17 @@ def _window(chosen: Chosen, facts: Facts, wanted: Callable[[Run], bool]) -> list
 
 
 def _judged(chosen: Chosen, runs: Iterable[Run]) -> list[Run]:
-    """Conclusive runs, or all that ended, where cancelled and skipped ones counted as failures."""
-    return [run for run in runs if (run.conclusion if Cause.CANCELLED in chosen else run.is_conclusive)]
+    """Conclusive runs, or also cancelled and skipped ones, or unfinished ones, which counted as failures."""
+    return [
+        run for run in runs if run.is_conclusive or (Cause.CANCELLED if run.conclusion else Cause.UNFINISHED) in chosen
+    ]
 
 
 def _success(_: str, chosen: Chosen, facts: Facts) -> Iterator[float]:
     runs = _judged(chosen, _window(chosen, facts, lambda run: run.on_branch))
     if runs:
         good = sum(run.conclusion == "success" for run in runs)
-        yield float(good == len(runs))
-        yield good / len(runs)
+        yield good / len(runs) if Cause.SHARE in chosen else float(good == len(runs))
 
 
 def _cancelled(_: str, chosen: Chosen, facts: Facts) -> Iterator[float]:
@@ -131,9 +144,10 @@ def _cancelled(_: str, chosen: Chosen, facts: Facts) -> Iterator[float]:
 
 def _flaky(_: str, chosen: Chosen, facts: Facts) -> Iterator[float]:
     runs = [run for run in _window(chosen, facts, lambda run: True) if run.attempt > 1 and run.conclusion == "success"]
-    yield float(sum(ci_runs.has_failed_attempt(run, facts.attempts.get(run.id, {})) is True for run in runs))
-    # Without a look at the attempts, every run that succeeded at a later one.
-    yield float(len(runs))
+    if Cause.RERUNS in chosen:
+        yield float(len(runs))
+    else:
+        yield float(sum(ci_runs.has_failed_attempt(run, facts.attempts.get(run.id, {})) is True for run in runs))
 
 
 def _p90(_: str, chosen: Chosen, facts: Facts) -> Iterator[float]:
@@ -143,14 +157,14 @@ def _p90(_: str, chosen: Chosen, facts: Facts) -> Iterator[float]:
     minutes = sorted(
         max(0.0, (run.updated - (run.created if by_creation else run.started)).total_seconds() / 60) for run in runs
     )
-    if minutes:
-        found = [
-            ci_runs.quantile(minutes, 0.9),
-            # The two other usual readings of a percentile.
-            minutes[ceil(0.9 * len(minutes)) - 1],
-            minutes[min(len(minutes) - 1, int(0.9 * len(minutes)))],
-        ]
-        yield from (round(each, digits) for each in found for digits in (1, 2)) if Cause.ROUNDED in chosen else found
+    if not minutes:
+        return
+    found = [ci_runs.quantile(minutes, 0.9)]
+    if Cause.PERCENTILE in chosen:
+        # By rank (up and down), and as statistics.quantiles reads it.
+        found = [minutes[ceil(0.9 * len(minutes)) - 1], minutes[min(len(minutes) - 1, int(0.9 * len(minutes)))]]
+        found += [quantiles(minutes, n=10)[8]] if len(minutes) > 1 else []
+    yield from (round(each, digits) for each in found for digits in (0, 1, 2)) if Cause.ROUNDED in chosen else found
 
 
 def _latest(chosen: Chosen, facts: Facts) -> dict[int, Run]:
@@ -196,15 +210,16 @@ def _pulls(name: str, chosen: Chosen, facts: Facts) -> Iterator[float]:
         yield min(count, float(_FIRST_PAGE)) if Cause.FIRST_PULLS in chosen else count
 
 
-_RUNS = (Cause.CANCELLED, Cause.CUT, Cause.CREATION)
+_JUDGED = (Cause.CANCELLED, Cause.UNFINISHED)
+_TAKEN = (Cause.CUT, Cause.CREATION)
 _RULES: Mapping[str, _Rule] = {
-    "ci.workflow.tests_blocking_merge": _Rule((Cause.CANCELLED, Cause.FIRST_PAGE), _passing),
-    "ci.workflow.benchmarks": _Rule((Cause.CANCELLED, Cause.FIRST_PAGE), _passing),
-    "ci.workflow.other_failing": _Rule((Cause.FIRST_PAGE, Cause.CANCELLED), _failing),
-    "ci.workflow.success": _Rule(_RUNS, _success),
-    "ci.workflow.flaky_tests": _Rule((Cause.CUT, Cause.CREATION), _flaky),
-    "ci.workflow.duration.p90": _Rule((Cause.ROUNDED, Cause.ALL_RUNS, *_RUNS), _p90),
-    "ci.workflow.cancelled": _Rule((Cause.CUT, Cause.CREATION, Cause.ALL_RUNS), _cancelled),
+    "ci.workflow.tests_blocking_merge": _Rule((*_JUDGED, Cause.FIRST_PAGE), _passing),
+    "ci.workflow.benchmarks": _Rule((*_JUDGED, Cause.FIRST_PAGE), _passing),
+    "ci.workflow.other_failing": _Rule((Cause.FIRST_PAGE, *_JUDGED), _failing),
+    "ci.workflow.success": _Rule((Cause.SHARE, *_JUDGED, *_TAKEN), _success),
+    "ci.workflow.flaky_tests": _Rule((Cause.RERUNS, *_TAKEN), _flaky),
+    "ci.workflow.duration.p90": _Rule((Cause.ROUNDED, Cause.PERCENTILE, Cause.ALL_RUNS, *_JUDGED, *_TAKEN), _p90),
+    "ci.workflow.cancelled": _Rule((*_TAKEN, Cause.ALL_RUNS), _cancelled),
     "github.hotfix.count": _Rule((Cause.WHOLE_DAYS, Cause.FIRST_PULLS), _pulls),
     "github.force_merge.count": _Rule((Cause.WHOLE_DAYS, Cause.FIRST_PULLS), _pulls),
     "github.reverts.count": _Rule((Cause.WHOLE_DAYS, Cause.FIRST_PULLS), _pulls),
