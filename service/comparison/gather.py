@@ -62,7 +62,7 @@ async def gather(settings: Settings, store: SqliteStore, github: Github | None, 
             else:
                 ours.unmeasured |= left
             for repo in each.all_repositories:
-                facts = await _facts(store, github, name, each, repo, run.started, ours.notes)
+                facts = await _facts(store, github, name, each, repo, run, ours.notes)
                 if facts:
                     ours.facts[repo if each.repositories else ""] = facts
     return ours
@@ -97,14 +97,15 @@ async def _facts(
     job: str,
     settings: GithubCiSettings,
     repo: str,
-    now: datetime,
+    run: Run,
     notes: list[str],
 ) -> Facts | None:
     known = ci_memory.load(await store.recall(job, memory_key(settings, repo)), repo, settings.branch)
     if known is None:
         notes.append(f"{job}: of {repo} no runs are remembered, so causes can't be looked for")
         return None
-    facts = Facts(settings, now, list(known.runs.values()), known.attempts)
+    now = run.started
+    facts = Facts(settings, now, list(known.runs.values()), known.attempts, until=run.ended)
     if github is None:
         return facts
     try:

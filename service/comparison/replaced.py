@@ -5,7 +5,7 @@ that turns our value into theirs on the same runs.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from itertools import combinations
@@ -21,8 +21,6 @@ from service.comparison.values import alike
 NAMESPACE = "metta.infra.cron."
 _FIRST_PAGE = 30  # of workflows, and of pull requests
 _CUT = 100  # runs
-# Of one number, at once. With more, chance gives any number sooner or later.
-_MOST_CAUSES = 4
 
 
 class Cause(StrEnum):
@@ -52,6 +50,7 @@ class Cause(StrEnum):
 class Facts:
     """What is known of a repository at ``now``, the instant of our run. ``their_now``: that of theirs.
 
+    ``until``: when our run had read them; ``runs`` may be newer, for later runs of ours change what is remembered.
     ``attempts``: conclusions of earlier attempts by run. ``workflows``: in GitHub's order, None where GitHub could not
     be asked. ``pulls``: counts by the metric's name, of the window to the second and of the one in whole days.
     """
@@ -63,16 +62,22 @@ class Facts:
     workflows: Sequence[Workflow] | None = None
     pulls: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     their_now: datetime | None = None
+    until: datetime | None = None
 
 
 def causes(metric: str, theirs: float, facts: Facts) -> list[Cause]:
-    """The smallest set of causes that gives ``theirs``, empty where none does."""
+    """The smallest set of causes that gives ``theirs``, which is not ours; empty where none does."""
     name = metric.removeprefix(NAMESPACE)
     rule = _RULES.get(name)
     if rule is None:
         return []
+    if any(alike(theirs, value) for value in rule.values(name, frozenset(), facts)):
+        # Our own rules give it from what is known now. Pull requests were asked for just now, so a younger number may
+        # be right as well; anything else means that ours was wrong.
+        is_younger = facts.their_now is not None and facts.their_now > facts.now
+        return [Cause.MOMENT] if rule.values is _pulls and is_younger else []
     relevant = [*rule.causes, *((Cause.MOMENT,) if _is_known(facts) else ())]
-    for size in range(1, min(len(relevant), _MOST_CAUSES) + 1):
+    for size in range(1, len(relevant) + 1):
         for chosen in combinations(relevant, size):
             if any(alike(theirs, value) for value in rule.values(name, frozenset(chosen), facts)):
                 return list(chosen)
@@ -106,12 +111,14 @@ def _moment(chosen: Chosen, facts: Facts) -> datetime:
     return facts.their_now if Cause.MOMENT in chosen and facts.their_now else facts.now
 
 
-def _known(chosen: Chosen, facts: Facts) -> list[Run]:
-    """The runs as of the moment: of one that has changed since only that it was there."""
-    moment = _moment(chosen, facts)
-    if moment >= facts.now:
-        return list(facts.runs)
-    return [run for run in facts.runs if run.created <= moment and (run.updated <= moment or run.conclusion is None)]
+def _known(chosen: Chosen, facts: Facts) -> Iterator[Run]:
+    """The runs as of the moment: one that has changed since was not over then."""
+    moment = facts.their_now if Cause.MOMENT in chosen else facts.until or facts.now
+    for run in facts.runs:
+        if moment is None or run.updated <= moment:
+            yield run
+        elif run.created <= moment:
+            yield replace(run, conclusion=None)
 
 
 def _window(chosen: Chosen, facts: Facts, wanted: Callable[[Run], bool]) -> list[Run]:
@@ -164,7 +171,7 @@ def _p90(_: str, chosen: Chosen, facts: Facts) -> Iterator[float]:
         # By rank (up and down), and as statistics.quantiles reads it.
         found = [minutes[ceil(0.9 * len(minutes)) - 1], minutes[min(len(minutes) - 1, int(0.9 * len(minutes)))]]
         found += [quantiles(minutes, n=10)[8]] if len(minutes) > 1 else []
-    yield from (round(each, digits) for each in found for digits in (0, 1, 2)) if Cause.ROUNDED in chosen else found
+    yield from (round(each, digits) for each in found for digits in (1, 2)) if Cause.ROUNDED in chosen else found
 
 
 def _latest(chosen: Chosen, facts: Facts) -> dict[int, Run]:

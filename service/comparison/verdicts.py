@@ -13,6 +13,7 @@ from service.comparison.values import Pair, alike
 OURS = ("metta.infra.check.", "metta.infra.collector.")
 _MOST_SUMMED = 10_000
 _USUAL = timedelta(minutes=10)
+_SOON = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,12 @@ def _judge(
         maybe = " or ".join(replaced.possible(pair.metric))
         return Verdict(pair, is_open=True, hint=f"our runs of that time are not known any more; it may be {maybe}")
     missing = known.workflows is None or not known.pulls
-    return Verdict(pair, is_open=True, hint="GitHub could not be asked again" if missing else "")
+    if missing:
+        return Verdict(pair, is_open=True, hint="GitHub could not be asked again")
+    if theirs.at and ours.at and theirs.at - ours.at > _SOON:
+        hint = f"theirs is {_minutes(theirs.at - ours.at)} younger: compare again after our next run, which knows more"
+        return Verdict(pair, is_open=True, hint=hint)
+    return Verdict(pair, is_open=True)
 
 
 # What the replaced system sent as counts.

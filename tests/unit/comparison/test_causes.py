@@ -92,7 +92,11 @@ def test_what_is_read_otherwise_is_called_so() -> None:
         for n in range(1, 13)
     ]
     assert causes(CI + "duration.p90", 137.1, facts(*slow)) == [Cause.PERCENTILE]
-    assert causes(CI + "duration.p90", 119, facts(*slow)) == [Cause.ROUNDED]
+    assert causes(
+        CI + "duration.p90",
+        118.9,
+        facts(*[*slow[:9], replace(slow[9], updated=slow[9].updated + timedelta(seconds=1)), *slow[10:]]),
+    ) == [Cause.ROUNDED]
 
 
 def test_unfinished_runs_counted() -> None:
@@ -102,8 +106,15 @@ def test_unfinished_runs_counted() -> None:
 
 
 def test_another_moment() -> None:
-    earlier = replace(facts(run(1, 5, "cancelled"), run(2, 0.1, "cancelled")), their_now=NOW - timedelta(hours=1))
+    earlier = replace(facts(run(1, 5, "cancelled"), run(2, 0.5, "cancelled")), their_now=NOW - timedelta(hours=1))
     assert causes(CI + "cancelled", 1, earlier) == [Cause.MOMENT]
+    later = replace(facts(run(1, 5, "cancelled"), run(2, -0.1, "cancelled")), their_now=NOW + timedelta(minutes=20))
+    assert causes(CI + "cancelled", 2, later) == [Cause.MOMENT]
+    assert causes(CI + "cancelled", 2, facts(*later.runs)) == [], "a later run of ours knew it, this one not"
+    assert causes(CI + "cancelled", 1, later) == [], "our own rules give it: then ours was wrong"
+    pulls = facts(pulls={"github.hotfix.count": (4.0, 6.0)})
+    assert causes(PULLS + "hotfix.count", 4, pulls) == []
+    assert causes(PULLS + "hotfix.count", 4, replace(pulls, their_now=NOW + timedelta(minutes=4))) == [Cause.MOMENT]
     # Of a moment whose runs are not known any more nothing can be said, least of all that there were none.
     assert causes(CI + "cancelled", 0, replace(earlier, their_now=NOW - timedelta(days=9))) == []
 
