@@ -76,6 +76,10 @@ def test_series_beyond_ten_times_the_bound_are_held_back_and_shown(here: Place) 
         assert "held_back" in page or "held back" in page
     answer = here.run("check")
     assert "more than max_series (5)" in answer.stderr
+    once = here.run("--once")
+    assert once.returncode == 1
+    assert "held back" in once.stderr
+    assert "not in time" not in once.stderr
 
 
 def watcher(calls: list[str], status: int = 200) -> Starlette:
