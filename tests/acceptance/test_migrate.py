@@ -109,6 +109,8 @@ def test_rendered_manifests_come_over_exactly_and_what_cannot_stands_there(tmp_p
     assert "# NOT CARRIED OVER: schedule" in text
     assert '#   schedule: "0 3 * * 7"' in text
     assert "spec.jobTemplate.spec.ttlSecondsAfterFinished: '3600'" in text
+    assert "metadata.labels.owner: ml-team" in text
+    assert "helm.sh" not in text
     pod = patch["spec"]["template"]["spec"]
     assert pod["volumes"] == [{"name": "snapshots", "persistentVolumeClaim": {"claimName": "snapshots"}}]
     assert pod["containers"][0]["envFrom"] == [{"configMapRef": {"name": "ci-settings"}}]
