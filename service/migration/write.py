@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from service.config_values import MASK, is_secret_name, shown
-from service.migration.plan import Plan, Stanza
+from service.migration.plan import Plan
+from service.migration.stanza import Stanza
 
 _PLAIN = re.compile(r"[A-Za-z_/][\w./+-]*")
 _NO_TEXT = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
