@@ -271,7 +271,7 @@ class Daemon:
 
     def _set_jobs(self, jobs: Sequence[Job]) -> None:
         settings = self._settings
-        self._dispatcher.is_shadow = settings.mode is Mode.SHADOW
+        self._dispatcher.is_shadow = self._announcer.is_silent = settings.mode is Mode.SHADOW
         set_mode(settings, self._store, self._reserve, self._delivery)
         self._store.limit_history(
             {

@@ -57,7 +57,8 @@ class Shelf(Protocol):
 
 class Announcer:
     """``jobs``: the configured ones. ``look_every``: how often states are looked at between runs, because values grow
-    old. ``page``: the address that events link to."""
+    old. ``page``: the address that events link to. ``is_silent``: nothing is told (shadow mode, in which the CronJobs
+    are in charge); a change meanwhile is no news later."""
 
     def __init__(
         self,
@@ -76,6 +77,7 @@ class Announcer:
         self._clock = clock
         self._look_every = look_every.total_seconds()
         self._page = page
+        self.is_silent = False
         self._seen: set[str] = set()
         self._due: set[str] = set()
         self._news = anyio.Event()
@@ -110,7 +112,7 @@ class Announcer:
         for name in sorted(due):
             if job := self._jobs().get(name):
                 await self._look(job)
-        if self._clock.monotonic() >= self._not_before:
+        if not self.is_silent and self._clock.monotonic() >= self._not_before:
             await self._tell()
 
     async def _tick(self) -> None:
@@ -127,6 +129,8 @@ class Announcer:
         known = await self._checks.checks(job.name)
         told = await self._shelf.reported(job.name)
         found, states = changes.changed(job.name, job.origin.env, known, told, now, job.max_age)
+        if self.is_silent:
+            found = []
         if states != told:
             lost = await self._shelf.note(job.name, states, map(changes.with_evidence, found), now)
             if lost:

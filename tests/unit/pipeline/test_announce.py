@@ -109,6 +109,18 @@ async def test_a_check_that_is_seen_first_is_no_change(tmp_path: Path) -> None:
         assert here.events.sent == []
 
 
+async def test_a_shadow_tells_nothing_and_what_changed_meanwhile_is_no_news_later(tmp_path: Path) -> None:
+    async with stage(tmp_path) as here:
+        here.announcer.is_silent = True
+        await here.ended(check(PASS))
+        await here.ended(check(FAIL))
+        here.announcer.is_silent = False
+        await here.ended(check(FAIL))
+        assert here.events.sent == []
+        await here.ended(check(PASS))
+        assert here.titles == ["w / t / c: fail -> pass"]
+
+
 async def test_each_change_is_one_event_with_value_condition_and_since(tmp_path: Path) -> None:
     async with stage(tmp_path) as here:
         await here.ended(check(PASS))
