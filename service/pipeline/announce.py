@@ -86,6 +86,7 @@ class Announcer:
         self._failures = 0
         self._not_before = 0.0  # monotonic
         self._trouble: str | None = None
+        self._store_trouble: str | None = None
 
     def ended(self, job: str) -> None:
         """A run of ``job`` ended. Before its first one this process says nothing of it: a value that grew old while
@@ -103,9 +104,12 @@ class Announcer:
                 due, self._due = self._due, set()
                 try:
                     await self.turn(due)
+                    self._store_trouble = None
                 except Unavailable as error:
                     self._due |= due
-                    log.error("changes of checks can't be told: the store is lost", reason=str(error))  # noqa: TRY400
+                    if self._store_trouble is None:
+                        log.error("changes of checks wait: the store is lost", reason=str(error))  # noqa: TRY400
+                    self._store_trouble = str(error)
                 await self._news.wait()
 
     async def turn(self, due: Iterable[str]) -> None:
@@ -130,9 +134,10 @@ class Announcer:
         known = await self._checks.checks(job.name)
         told = await self._shelf.reported(job.name)
         found, states = changes.changed(job.name, job.origin.env, known, told, now, job.max_age)
+        if self.is_silent:
+            found = []
         if states != told:
-            news = [] if self.is_silent else map(changes.with_evidence, found)
-            lost = await self._shelf.note(job.name, states, news, now)
+            lost = await self._shelf.note(job.name, states, map(changes.with_evidence, found), now)
             if lost:
                 log.warning("changes of checks are dropped untold: too many wait", changes=lost)
 
