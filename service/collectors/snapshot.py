@@ -5,7 +5,7 @@ A snapshot comes from the collector's source or is pushed to the daemon; the one
 
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -24,6 +24,7 @@ from service.collectors.snapshot_samples import SENT, Category, Known, Publicati
 from service.collectors.snapshot_validation import refuse_bad
 from service.config import CollectorSettings
 from service.config_values import byte_count
+from service.domain import garbage
 from service.domain.errors import ConfigError, HealthError, Unavailable, Unfinished
 from service.domain.runs import Collected, Fault
 from service.domain.samples import Metric
@@ -35,6 +36,7 @@ SNAPSHOT_AGE = Metric(
 )
 # A file that is written in place is whole by then, or its writer is gone.
 HALF_WRITTEN_PAUSE = 1.0
+_LARGE = 1024 * 1024  # bytes
 
 _PUSHED = "pushed"
 _CATEGORIES = {
@@ -128,18 +130,17 @@ class Snapshot:
         published = Publication(content.body, content.name, content.version, content.published)
         if content.published:
             self._published = content.published
-        collected, newest = await anyio.to_thread.run_sync(
-            partial(
-                to_collected,
-                published,
-                category=_CATEGORIES[self._settings.category],
-                now=now,
-                max_age=self._settings.max_age,
-                known=self._known,
-                limits=self._settings.limits,
-            ),
-            abandon_on_cancel=True,
+        read = partial(
+            to_collected,
+            published,
+            category=_CATEGORIES[self._settings.category],
+            now=now,
+            max_age=self._settings.max_age,
+            known=self._known,
+            limits=self._settings.limits,
         )
+        with garbage.put_off() if len(content.body) > _LARGE else nullcontext():
+            collected, newest = await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
         self._published = content.published or newest
         self._known.sent = collected.remember.get(SENT, self._known.sent)
         return collected if trouble is None else _partial(collected, trouble)
