@@ -75,7 +75,8 @@ async def _object(client: Any, bucket: str, key: str, longest: int, unless: str)
             raise too_large(name, longest)
         body = await stream.read()
     published: datetime = answer["LastModified"]
-    return Content(name, body, f"{key} {published.isoformat()}", published, _validator(key, answer["ETag"]))
+    version = f"{key} {published.isoformat()} {answer['ETag']}"  # the time has whole seconds
+    return Content(name, body, version, published, _validator(key, answer["ETag"]))
 
 
 async def _newest(client: Any, bucket: str, prefix: str, source: str) -> Mapping[str, Any]:

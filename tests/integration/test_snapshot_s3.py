@@ -72,7 +72,9 @@ async def test_what_has_not_changed_is_not_transferred_again(source: str, s3: An
     assert await snapshots.read(source, http, unless=first.validator) is None
     assert await read.read() == first
     await s3.put_object(Bucket="health", Key="t.json", Body=b"[2]")
-    assert (await read.read()).body == b"[2]"
+    second = await read.read()
+    assert second.body == b"[2]"
+    assert second.version != first.version  # within one second as well
 
 
 async def test_a_snapshot_is_put_with_its_hash(s3: Any, http: httpx.AsyncClient) -> None:
