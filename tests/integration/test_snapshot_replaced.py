@@ -43,7 +43,7 @@ def replaced(tmp_path: Path) -> Iterator[Path]:
 
 
 async def test_a_file_that_is_replaced_all_the_time_is_read_whole(replaced: Path, http: httpx.AsyncClient) -> None:
-    seen = set()
+    seen: set[bytes] = set()
     while len(seen) < 10:
         content = await snapshots.read(str(replaced), http)
         assert content
