@@ -211,6 +211,7 @@ class Daemon:
         self._tasks.start_soon(self._prune)
         self._tasks.start_soon(self._repay)
         self._set_jobs(jobs)
+        await self._operations.take_up_pushes()
         _set_apart()
         self._tasks.start_soon(app.state.warm)
 
