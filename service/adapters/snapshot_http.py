@@ -83,7 +83,7 @@ async def send(
     if status == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
         raise TooLarge(told)
     if status in (401, 403):
-        raise Unauthorized(told)
+        raise Unauthorized(told if said or token else f"{told}; does it need a token (--token-env)?")
     if status in (408, 429) or status >= 500:
         raise Unavailable(told, retry_after=_retry_after(answer))
     raise Rejected(told)

@@ -127,7 +127,9 @@ async def _client(source: str) -> AsyncIterator[Any]:
 def _refusal(answer: Mapping[str, Any], source: str) -> HealthError:
     code = str(answer.get("Error", {}).get("Code", ""))
     status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if code in ("NoSuchKey", "NoSuchBucket") or status == 404:
+    if code == "NoSuchBucket":
+        return Rejected(f"{source}: there is no such bucket; create it, or change the address")
+    if code == "NoSuchKey" or status == 404:
         return nothing_there(source, reason=code)
     if code in ("SlowDown", "RequestTimeout", "RequestTimeTooSkewed") or status in (408, 429) or status >= 500:
         return Unavailable(f"{source}: {code or status}")

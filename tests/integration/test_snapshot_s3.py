@@ -83,7 +83,7 @@ async def test_a_snapshot_is_put_with_its_hash(s3: Any, http: httpx.AsyncClient)
         publish([RECORD], "s3://health/t.json.gz")
         with pytest.raises(InvalidSnapshot, match="record 1: value is missing"):
             publish([RECORD | {"value": None}], "s3://health/bad.json")
-        with pytest.raises(Rejected, match="nothing is there"):
+        with pytest.raises(Rejected, match="there is no such bucket"):
             publish([RECORD], "s3://none/t.json")
 
     await anyio.to_thread.run_sync(put)
