@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache, lru_cache
+from functools import cache
 from itertools import chain, islice
 from typing import Any
 
@@ -23,7 +23,7 @@ from service.domain.actions import Action
 from service.domain.checks import Check
 from service.domain.points import LOST, Fate
 from service.domain.runs import Fault, Outcome, Run
-from service.domain.samples import Sample
+from service.domain.samples import Kind, Metric, Sample
 
 _DUE = (Fate.WAITING, Fate.SENDING)
 # Rows an INSERT. SQLite lets go of the GIL at each statement, and with a busy event loop it takes up to 5 ms to get it
@@ -233,29 +233,29 @@ def _add(
     at, second = None, 0
     told: Mapping[str, str] | None = None
     tags = ""
+    named: dict[int, _Named] = {}  # by the identity of a metric
     while chunk := list(islice(left, _CHUNK)):
         points: list[Any] = []
         settled: dict[int, tuple[Fate, str]] = {}  # by the place in the chunk
         for number, sample in enumerate(chunk, place):
-            name = sample.metric.name
-            metric = _metric_name(name)
+            names = named.get(id(sample.metric))
+            if names is None:
+                names = named[id(sample.metric)] = _named(sample.metric, remarks)
+            _, metric, kind, is_nameless = names
             if sample.tags is not told:  # the stable series of one check share theirs
                 told, tags = sample.tags, naming.encode_tags(sample.tags, refused)
-            if metric is None:
-                metric = rows.text(name)[: naming.LONGEST]
+            if is_nameless:
                 settled[number - place] = (Fate.REJECTED, _NAMELESS)
-                remarks.causes.add(f"{name[:80]!r} is not sent: {_NAMELESS}")
             elif number in fates:
                 settled[number - place] = (fates[number], "")
-            if metric != name and _metric_name(name):
-                remarks.causes.add(f"{name[:80]!r} is sent as {metric[:80]}")
             if refused:
                 causes = [f"{metric}: tag {each[:80]!r} is left out, Datadog could not take it" for each in refused]
                 remarks.causes.update(causes)
                 refused.clear()
-            row, is_new = recent.number(metric, sample, tags)
+            interval = sample.interval or 0
+            row, is_new = recent.number((metric, kind, interval, tags))
             if is_new:
-                fresh.append((row, metric, sample.metric.kind.value, sample.interval or 0, tags))
+                fresh.append((row, metric, kind.value, interval, tags))
             if sample.at is not at:  # most samples of a run have the same
                 at, second = sample.at, rows.seconds(sample.at)
             points += (row, run, job, second, float(sample.value))
@@ -288,7 +288,19 @@ def _add_series(connection: sqlite3.Connection, fresh: list[tuple[int, str, str,
     fresh.clear()
 
 
-_metric_name = lru_cache(maxsize=1024)(naming.metric_name)
+_Named = tuple[Metric, str, Kind, bool]
+
+
+def _named(metric: Metric, remarks: Remarks) -> _Named:
+    """The metric (held, so that its identity stays its own), its name as stored, its kind, and whether it has no name
+    that the intake could take."""
+    name = metric.name
+    taken = naming.metric_name(name)
+    if taken is None:
+        remarks.causes.add(f"{name[:80]!r} is not sent: {_NAMELESS}")
+    elif taken != name:
+        remarks.causes.add(f"{name[:80]!r} is sent as {taken[:80]}")
+    return metric, taken or rows.text(name)[: naming.LONGEST], metric.kind, taken is None
 
 
 def _ask_witness(connection: sqlite3.Connection, recent: RecentSeries) -> None:
