@@ -15,7 +15,7 @@ from service.pipeline.ports import Clock, Runs
 log = structlog.get_logger(__name__)
 
 # A transaction; smaller ones would write each page of the table of series many times over.
-_CHECKS_AT_ONCE = 50_000
+_CHECKS_AT_ONCE = 20_000
 
 
 async def beat(job: Job, store: Runs, clock: Clock) -> None:

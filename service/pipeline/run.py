@@ -107,7 +107,9 @@ class Runner:
                     active.run = failed(active.run, _WHY[active.ending], active.ending)
                 # What was collected must be stored even while the daemon ends.
                 with anyio.CancelScope(shield=True):
-                    await self._finish(job, active, collected)
+                    known = await self._finish(job, active, collected)
+                    del collected  # a hundred thousand samples take 100 MB
+                    await self._follow(job, active.run, known)
                     await self._keep("the run's log", self._store.keep_log(run_id, logs.memory.of_run(run_id)))
             finally:
                 logs.memory.close(run_id)
@@ -180,7 +182,8 @@ class Runner:
         asked = attempt.error.retry_after if isinstance(attempt.error, Unavailable) else None
         return max(pause, asked or 0.0)
 
-    async def _finish(self, job: Job, active: Active, collected: Collected) -> None:
+    async def _finish(self, job: Job, active: Active, collected: Collected) -> Sequence[checks.Check]:
+        """Stores the run and what it brought; the checks after it."""
         run = replace(active.run, ended=self._clock.now())
         is_large = len(collected.samples) > checks.FEW
         with garbage.put_off() if is_large else nullcontext():
@@ -192,8 +195,12 @@ class Runner:
         self._stored()
         self._ended(run, leaving.measured)
         self._telling.ended(run, len(leaving.measured))
-        if len(leaving.checks) > checks.FEW:
-            states = put_states(job, leaving.checks, self._store, run.ended or self._clock.now())
+        return leaving.checks
+
+    async def _follow(self, job: Job, run: Run, known: Sequence[checks.Check]) -> None:
+        """The series of many checks, which ``leaving`` left out."""
+        if len(known) > checks.FEW:
+            states = put_states(job, known, self._store, run.ended or self._clock.now())
             await self._keep("the checks' series", states)
             self._stored()
 
