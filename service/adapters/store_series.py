@@ -16,19 +16,18 @@ Series = tuple[str, Kind, int, str]  # metric, kind, interval, tags
 class RecentSeries:
     """By number, which is a hash of the content, so it stands for the same for ever.
 
-    What the table has is known by a witness: of series that were inserted in one transaction all are there or none.
-    The writer asks for it first in each transaction. Readers use ``by_id`` from another thread.
+    The writer counts on the table to have what is here, so a transaction that is undone must ``forget``.
+    Readers use ``by_id`` from another thread.
     """
 
     def __init__(self) -> None:
         self.by_id: dict[int, Series] = {}
-        self.witness: int | None = None
         self._written: set[int] = set()
         self._text = 0
 
     def forget(self) -> None:
         """Rows may be missing from the table now."""
-        self.by_id, self._written, self._text, self.witness = {}, set(), 0, None
+        self.by_id, self._written, self._text = {}, set(), 0
 
     def number(self, series: Series) -> tuple[int, bool]:
         """The series' number, and whether the table is not known to have it."""
@@ -37,7 +36,6 @@ class RecentSeries:
             return number, False
         self.add(number, series)
         self._written.add(number)
-        self.witness = number
         return number, True
 
     def add(self, number: int, series: Series) -> None:

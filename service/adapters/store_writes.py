@@ -226,7 +226,6 @@ def _add(
     fates: Mapping[int, Fate],
     recent: RecentSeries,
 ) -> Remarks:
-    _ask_witness(connection, recent)
     left, remarks, place = iter(samples), Remarks(), 0
     refused: list[str] = []
     fresh: list[tuple[int, str, str, int, str]] = []
@@ -301,15 +300,6 @@ def _named(metric: Metric, remarks: Remarks) -> _Named:
     elif taken != name:
         remarks.causes.add(f"{name[:80]!r} is sent as {taken[:80]}")
     return metric, taken or rows.text(name)[: naming.LONGEST], metric.kind, taken is None
-
-
-def _ask_witness(connection: sqlite3.Connection, recent: RecentSeries) -> None:
-    """Whether the transaction that inserted the last new series was kept."""
-    if (
-        recent.witness is not None
-        and not connection.execute("SELECT 1 FROM series WHERE id = ?", (recent.witness,)).fetchone()
-    ):
-        recent.forget()
 
 
 def _row(points: Sequence[Any], number: int) -> Sequence[Any]:
