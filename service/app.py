@@ -196,7 +196,7 @@ class Daemon:
         app = build_app(
             self._operations,
             token=self._parts.credentials.write_token,
-            read_token=http.read_token.get_secret_value() if http.read_token else None,
+            read_token=self._parts.credentials.read_token,
             in_cluster=bool(self._environ.get("KUBERNETES_SERVICE_HOST")),
             allowed_hosts=http.allowed_hosts,
             telemetry=self._telemetry,
@@ -212,6 +212,7 @@ class Daemon:
         self._tasks.start_soon(self._prune)
         self._tasks.start_soon(self._repay)
         self._set_jobs(jobs)
+        await self._operations.take_up_pushes()
         _set_apart()
         self._tasks.start_soon(app.state.warm)
 
@@ -334,10 +335,10 @@ class Daemon:
 
     async def _keep_secrets(self) -> None:
         """Reads the secrets at the start and again after their time, also those that are seldom asked for."""
-        known = self._parts.credentials
         while True:
-            for secret in (known.api_key, known.github_token, known.write_token):
-                await secret.get()
+            for secret in self._parts.credentials:
+                if secret is not self._parts.credentials.app_key:  # which no daemon needs
+                    await secret.get()
             await self._clock.sleep(_SECRETS_EVERY)
 
     async def _prune(self) -> None:

@@ -30,7 +30,15 @@ _SHORT = {"TOKEN": ("http", "token"), "READ_TOKEN": ("http", "read_token")}
 _NOT_SETTINGS = {"CONFIG", "URL", "COMMIT"}
 _FILES = "_FILE"  # names a mounted file that holds the secret (``credentials``)
 
-_SECRETS = {"TOKEN", "HTTP__TOKEN", "GITHUB__TOKEN", "DATADOG__API_KEY", "DATADOG__APP_KEY"}
+_SECRETS = {
+    "TOKEN",
+    "HTTP__TOKEN",
+    "READ_TOKEN",
+    "HTTP__READ_TOKEN",
+    "GITHUB__TOKEN",
+    "DATADOG__API_KEY",
+    "DATADOG__APP_KEY",
+}
 
 # What Kubernetes sets for a Service named infra-health (https://kubernetes.io/docs/concepts/services-networking/service/).
 _INJECTED = re.compile(r"PORT(_\d+_\w+)?|SERVICE_HOST|SERVICE_PORT(_\w+)?")

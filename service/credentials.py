@@ -5,23 +5,31 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-from service.adapters.secrets import Managed, Secret, Source, mounted
+from service.adapters.secrets import Managed, MountedFile, Secret, Source, mounted
 from service.adapters.secrets_manager import SecretsManager, aws_is_configured
 from service.config import Settings
 from service.config_environment import DATADOG_NAMES, GITHUB_NAMES
 
+_APP_KEY = "github/app-private-key"
+
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """The daemon's secrets; a snapshot's bearer token is its collector's own."""
+    """The daemon's secrets; a snapshot's bearer token is its collector's own.
+
+    ``github_app_key``: None where no GitHub App is configured.
+    """
 
     api_key: Secret
     app_key: Secret
     github_token: Secret
     write_token: Secret
+    read_token: Secret
+    github_app_key: Secret | None = None
 
     def __iter__(self) -> Iterator[Secret]:
-        return iter((self.api_key, self.app_key, self.github_token, self.write_token))
+        app_key = (self.github_app_key,) if self.github_app_key else ()
+        return iter((self.api_key, self.app_key, self.github_token, *app_key, self.write_token, self.read_token))
 
 
 def aws_manager(settings: Settings, environ: Mapping[str, str]) -> SecretsManager | None:
@@ -70,9 +78,36 @@ def credentials(settings: Settings, environ: Mapping[str, str]) -> Credentials:
             ("INFRA_HEALTH_HTTP__TOKEN", "INFRA_HEALTH_TOKEN"),
             "",
         ),
+        secret(
+            "token of the read calls",
+            "set INFRA_HEALTH_READ_TOKEN, or INFRA_HEALTH_READ_TOKEN_FILE to a file that holds it",
+            settings.http.read_token,
+            ("INFRA_HEALTH_HTTP__READ_TOKEN", "INFRA_HEALTH_READ_TOKEN"),
+            "",
+        ),
+        _github_app_key(settings, environ, manager),
+    )
+
+
+def _github_app_key(settings: Settings, environ: Mapping[str, str], manager: SecretsManager | None) -> Secret | None:
+    app = settings.github.app
+    if app is None:
+        return None
+    key = app.private_key.get_secret_value() if app.private_key else None
+    sources: list[Source] = []
+    if app.private_key_file:
+        sources.append(MountedFile(app.private_key_file, "github.app.private_key_file"))
+    elif manager:
+        sources.append(Managed(manager, _APP_KEY))
+    return Secret(
+        "GitHub App's private key",
+        f"set github.app.private_key or private_key_file, or keep it in AWS Secrets Manager as {_APP_KEY}",
+        key,
+        origin=_origin(key, ("INFRA_HEALTH_GITHUB__APP__PRIVATE_KEY",), environ),
+        sources=sources,
     )
 
 
 def _origin(value: str | None, variables: Sequence[str], environ: Mapping[str, str]) -> str:
-    named = [variable for variable in variables if environ.get(variable, "").strip() == value]
+    named = [variable for variable in variables if environ.get(variable, "").strip() == (value or "").strip() != ""]
     return f"environment {named[0]}" if named else "the settings file"

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 
 import anyio
 import structlog
@@ -184,6 +185,16 @@ class DaemonOperations:
             raise Draining from error
         await self.record("push", name, origin, run.id)
         return Triggered(id=run.id, collector=name)
+
+    async def take_up_pushes(self) -> None:
+        """Runs what was pushed to an earlier process that ended before it could. To be called once, at the start."""
+        for name, job in self._dispatcher.jobs.items():
+            # A run that is active began in this process, so it reads the pushed snapshot anyway.
+            if isinstance(job.collector, Snapshot) and job.enabled and not self._dispatcher.active(name):
+                with suppress(Unavailable):
+                    if await job.collector.is_due():
+                        log.info("a snapshot was pushed before the restart: it is taken up", collector=name)
+                        self._dispatcher.follow(name, Cause.HTTP, "a push before the restart")
 
     async def pause(self, name: str, origin: Origin) -> None:
         await self._set_paused(name, True, origin)

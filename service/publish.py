@@ -25,6 +25,7 @@ import httpx
 from service.adapters import snapshot_files, snapshot_http, snapshot_s3
 from service.adapters.secrets import Secret, from_environment
 from service.collectors.snapshot_content import Limits
+from service.collectors.snapshot_records import LONGEST_NAMESPACE
 from service.collectors.snapshot_validation import InvalidSnapshot, refuse_bad
 from service.config_values import shown
 from service.domain.errors import ConfigError, Rejected, Unavailable
@@ -34,8 +35,6 @@ __all__ = ["InvalidSnapshot", "Published", "publish", "records_of"]
 
 Answer = TypeVar("Answer")
 
-# The longer one of the two categories' (service.collectors.snapshot), since a name must fit behind either.
-_NAMESPACE = "metta.infra.stablesuite"
 _DAEMON = re.compile(r".*/api/v1/collectors/[^/]+/snapshots/?")
 _DAEMON_TOKEN = "INFRA_HEALTH_TOKEN"  # noqa: S105 - a variable's name
 _TRIES = 5
@@ -87,13 +86,13 @@ def publish(
 def records_of(body: bytes, name: str, limits: Limits | None = None) -> list[Mapping[str, Any]]:
     """The records of a snapshot that is fit to be published. Raises as ``publish`` does, naming ``name``."""
     records: list[Mapping[str, Any]] = []
-    refuse_bad(body, name, datetime.now(UTC), limits or Limits(), _NAMESPACE, records)
+    refuse_bad(body, name, datetime.now(UTC), limits or Limits(), LONGEST_NAMESPACE, records)
     return records
 
 
 async def _publish(body: bytes, name: str, to: str, token: Secret | None, limits: Limits) -> Published:
     now = datetime.now(UTC)
-    count, remarks = await anyio.to_thread.run_sync(refuse_bad, body, name, now, limits, _NAMESPACE)
+    count, remarks = await anyio.to_thread.run_sync(refuse_bad, body, name, now, limits, LONGEST_NAMESPACE)
     if to.endswith(".gz") and not body.startswith(b"\x1f\x8b"):
         body = await anyio.to_thread.run_sync(gzip.compress, body)
     place, run = await _put(body, to, token, now)

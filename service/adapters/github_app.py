@@ -5,7 +5,6 @@ https://docs.github.com/apps/creating-github-apps/authenticating-with-a-github-a
 
 import math
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Protocol
 
 import anyio
@@ -15,7 +14,7 @@ import structlog
 from service import logs
 from service.adapters.github_limits import Clock
 from service.adapters.secrets import Secret
-from service.domain.errors import ConfigError, HealthError, Unauthorized, Unavailable
+from service.domain.errors import HealthError, Unauthorized, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -24,8 +23,9 @@ _RENEW_BEFORE = timedelta(minutes=10)
 # GitHub takes an assertion for ten minutes at most, and none from the future.
 _ASSERTION_LASTS = timedelta(minutes=9)
 _CLOCKS_DIFFER = timedelta(minutes=1)
-# Seconds until it is tried again after a failure: each request would try otherwise.
-_HOLD, _HOLD_REFUSED = 20.0, 300.0
+# Seconds until it is tried again after a failure: each request would try otherwise. After a refusal twice as long
+# each time.
+_HOLD, _LONGEST_HOLD = 20.0, 300.0
 
 
 class Credentials(Protocol):
@@ -40,19 +40,6 @@ class Credentials(Protocol):
     def missing(self) -> str: ...
 
 
-class KeyFile:
-    """The private key in a file, read when it is needed, so that a new one takes no restart."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    async def get(self) -> str:
-        try:
-            return await anyio.Path(self._path).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"github.app.private_key_file: {self._path} can't be read: {error}") from error
-
-
 class InstallationToken:
     """Meets ``Credentials``. ``trouble``: why there is no fresh token, None while there is."""
 
@@ -60,7 +47,7 @@ class InstallationToken:
         self,
         app_id: str,
         installation_id: int,
-        key: Secret | KeyFile,
+        key: Secret,
         *,
         api_url: str,
         user_agent: str,
@@ -85,6 +72,7 @@ class InstallationToken:
         self._ends = datetime.fromtimestamp(0, UTC)
         self._failure: HealthError | None = None
         self._hold_until = -math.inf
+        self._refusals = 0
 
     @property
     def missing(self) -> str:
@@ -112,14 +100,15 @@ class InstallationToken:
             try:
                 self._token, self._ends = await self._ask()
             except HealthError as error:
-                is_transient = isinstance(error, Unavailable)
-                self._hold_until = self._clock.monotonic() + (_HOLD if is_transient else _HOLD_REFUSED)
+                self._refusals = 0 if isinstance(error, Unavailable) else self._refusals + 1
+                hold = min(_HOLD * 2 ** max(0, self._refusals - 1), _LONGEST_HOLD)
+                self._hold_until = self._clock.monotonic() + hold
                 self._failure = error
                 if self.trouble != str(error):
                     log.warning("the GitHub App gets no token", reason=str(error))
                 self.trouble = str(error)
             else:
-                self._failure = self.trouble = None
+                self._failure, self.trouble, self._refusals = None, None, 0
                 logs.mask([self._token])
                 return self._token
         if self._token and self._clock.now() < self._ends:
@@ -128,11 +117,16 @@ class InstallationToken:
 
     async def _ask(self) -> tuple[str, datetime]:
         try:
-            key = await self._key.get()
-        except ConfigError as error:
-            raise Unauthorized(str(error)) from error
+            return await self._ask_with(await self._key.get())
+        except Unauthorized:
+            # The key may have been replaced: then once more with the new one.
+            if not await self._key.ask_again():
+                raise
+            return await self._ask_with(await self._key.get())
+
+    async def _ask_with(self, key: str | None) -> tuple[str, datetime]:
         if not key:
-            raise Unauthorized("the GitHub App has no private key: set github.app.private_key or private_key_file")
+            raise (Unavailable if self._key.may_pass else Unauthorized)(self._key.missing)
         assertion = await anyio.to_thread.run_sync(_assertion, self._app_id, key, self._clock.now())
         headers = {**self._headers, "authorization": f"Bearer {assertion}"}
         try:

@@ -13,7 +13,8 @@ from service.domain.errors import Unauthorized
 
 log = structlog.get_logger(__name__)
 
-_LOOK_UP_AGAIN = 300.0  # seconds between look-ups of a token that is missing or refused
+# Seconds between look-ups of a token that is missing or refused; twice as long each time.
+_FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 
 
 class Token:
@@ -24,6 +25,7 @@ class Token:
         self._clock = clock
         self._lock = anyio.Lock()
         self._look_up_after = -math.inf
+        self._pause = _FIRST_PAUSE
         self._is_missing = False
         self._refused: str | None = None
 
@@ -42,7 +44,9 @@ class Token:
                 return None  # a look-up may take seconds while AWS is away
             token = (await self._secret.get() or "").strip() or None
             if token is None:
-                self._look_up_after = self._clock.monotonic() + _LOOK_UP_AGAIN
+                self._wait_longer()
+            elif fingerprint(token) != self._refused:
+                self._pause = _FIRST_PAUSE
             was_missing, self._is_missing = self._is_missing, token is None
             if self._is_missing and not was_missing:
                 log.warning("GitHub is asked without a token", reason=self.trouble)
@@ -64,13 +68,17 @@ class Token:
         """Whether there is another token by now than the one that GitHub refused; it is looked for, not too often."""
         name = fingerprint(refused)
         async with self._lock:
-            now = self._clock.monotonic()
-            if self._refused == name and now < self._look_up_after:
+            if self._refused == name and self._clock.monotonic() < self._look_up_after:
                 return False
             if fingerprint(await self._secret.get()) == name:
-                self._refused, self._look_up_after = name, now + _LOOK_UP_AGAIN
+                self._refused = name
+                self._wait_longer()
                 await self._secret.ask_again()
             return fingerprint(await self._secret.get()) != name
+
+    def _wait_longer(self) -> None:
+        self._look_up_after = self._clock.monotonic() + self._pause
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
 
 def fingerprint(token: str | None) -> str:

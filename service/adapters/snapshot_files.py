@@ -1,5 +1,6 @@
 """Snapshots in files: read whole, written so that no reader ever sees half of one."""
 
+import errno
 import os
 import secrets
 import stat
@@ -46,8 +47,13 @@ def read(path: Path, longest: int) -> Content:
             # The newest file was taken away before it could be opened: there may be another one.
         except PermissionError as error:
             raise ConfigError(f"source {chosen}: the daemon's user may not read it") from error
-        except (OSError, ValueError) as error:  # ValueError: a path with a null character
-            raise Unavailable(f"{chosen} can't be read: {getattr(error, 'strerror', None) or error}") from error
+        except ValueError as error:
+            raise ConfigError(f"source {chosen} is no path: {error}") from error
+        except OSError as error:
+            told = f"{chosen} can't be read: {error.strerror or error}"
+            if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+                raise ConfigError(f"source {told}") from error
+            raise Unavailable(told) from error
     raise Unavailable(f"{path}: its newest file is taken away again and again")
 
 

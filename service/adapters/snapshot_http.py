@@ -38,7 +38,7 @@ async def _get(source: str, http: httpx.AsyncClient, longest: int, token: Secret
     headers = {"Accept": "application/json", "Accept-Encoding": "identity", **_condition(unless)}
     headers |= await _authorization(token)
     try:
-        url = httpx.URL(source)
+        url = _address(source)
         for _ in range(_REDIRECTS + 1):
             async with http.stream("GET", url, headers=headers, follow_redirects=False) as answer:
                 if answer.status_code == httpx.codes.NOT_MODIFIED and unless:
@@ -62,7 +62,9 @@ async def send(
     """
     name = shown(url)
     try:
-        request = http.build_request(method, url, content=body, headers={**headers, **await _authorization(token)})
+        request = http.build_request(
+            method, _address(url), content=body, headers={**headers, **await _authorization(token)}
+        )
         answer = await http.send(request, stream=True, follow_redirects=False)
         try:
             said = await _remark(answer)
@@ -81,7 +83,7 @@ async def send(
     if status == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
         raise TooLarge(told)
     if status in (401, 403):
-        raise Unauthorized(told)
+        raise Unauthorized(told if said or token else f"{told}; does it need a token (--token-env)?")
     if status in (408, 429) or status >= 500:
         raise Unavailable(told, retry_after=_retry_after(answer))
     raise Rejected(told)
@@ -96,6 +98,17 @@ async def _authorization(token: Secret | None) -> dict[str, str]:
     if not (value.isascii() and value.isprintable()):
         raise Unauthorized(f"the {token.title} holds characters that no token has: {token.remedy}")
     return {"Authorization": f"Bearer {value}"}
+
+
+def _address(text: str) -> httpx.URL:
+    url = httpx.URL(text)
+    try:
+        is_valid = bool(url.host) and (url.port is None or 0 < url.port < 65536)
+    except UnicodeError as error:
+        raise httpx.InvalidURL("no such host name") from error
+    if not is_valid:
+        raise httpx.InvalidURL("no such host or port")
+    return url
 
 
 def _condition(validator: str) -> dict[str, str]:
@@ -124,8 +137,13 @@ async def _content(answer: httpx.Response, source: str, longest: int) -> Content
         chunks.append(chunk)
     body = b"".join(chunks)
     etag, date = answer.headers.get("ETag", ""), answer.headers.get("Last-Modified", "")
-    version = date or etag or blake2b(body).hexdigest()
-    return Content(name, body, version, _date(date), f"{etag}\n{date}" if etag or date else "")
+    # Not by the ETag where there is a date: several servers behind one address may each have their own.
+    version = f"{date or etag} {blake2b(body, digest_size=16).hexdigest()}"
+    published, asked = _date(date), _date(answer.headers.get("Date", ""))
+    # A date has whole seconds: within its own second the content can change under it (RFC 9110, 8.8.2.2).
+    is_settled = published is not None and asked is not None and asked > published
+    validator = f"{etag}\n{date}" if etag or is_settled else ""
+    return Content(name, body, version, published, validator)
 
 
 def _redirected(answer: httpx.Response, name: str) -> httpx.URL:

@@ -75,7 +75,8 @@ async def _object(client: Any, bucket: str, key: str, longest: int, unless: str)
             raise too_large(name, longest)
         body = await stream.read()
     published: datetime = answer["LastModified"]
-    return Content(name, body, f"{key} {published.isoformat()}", published, _validator(key, answer["ETag"]))
+    version = f"{key} {published.isoformat()} {answer['ETag']}"  # the time has whole seconds
+    return Content(name, body, version, published, _validator(key, answer["ETag"]))
 
 
 async def _newest(client: Any, bucket: str, prefix: str, source: str) -> Mapping[str, Any]:
@@ -126,7 +127,9 @@ async def _client(source: str) -> AsyncIterator[Any]:
 def _refusal(answer: Mapping[str, Any], source: str) -> HealthError:
     code = str(answer.get("Error", {}).get("Code", ""))
     status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if code in ("NoSuchKey", "NoSuchBucket") or status == 404:
+    if code == "NoSuchBucket":
+        return Rejected(f"{source}: there is no such bucket; create it, or change the address")
+    if code == "NoSuchKey" or status == 404:
         return nothing_there(source, reason=code)
     if code in ("SlowDown", "RequestTimeout", "RequestTimeTooSkewed") or status in (408, 429) or status >= 500:
         return Unavailable(f"{source}: {code or status}")

@@ -46,7 +46,7 @@ def from_seconds(value: int) -> datetime:
     return _EPOCH + timedelta(seconds=value)
 
 
-def to_json(value: list[Any]) -> str:
+def to_json(value: Sequence[Any]) -> str:
     try:
         return orjson.dumps(value).decode()
     except TypeError:
@@ -62,7 +62,7 @@ def text(value: str) -> str:
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
         return text(value)
-    return [_clean(item) for item in value] if isinstance(value, list) else value
+    return [_clean(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def series_id(metric: str, kind: str, interval: int, tags: str) -> int:
@@ -145,14 +145,14 @@ def to_faults(faults: str) -> tuple[Fault, ...]:
 def from_check(check: Check) -> Row:
     """The values of CHECK_COLUMNS."""
     return (
-        to_json([list(pair) for pair in check.key]),
+        to_json(check.key),
         check.status.value,
         text(check.condition),
         micros(check.since),
         None if check.value is None else float(check.value),
         None if check.measured_at is None else micros(check.measured_at),
         text(check.metric),
-        from_evidence(check.evidence[:_MOST_EVIDENCE]),
+        from_evidence(check.evidence[:_MOST_EVIDENCE]) if check.evidence else "[]",
     )
 
 

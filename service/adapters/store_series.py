@@ -5,7 +5,7 @@ not hash and insert them again.
 """
 
 from service.adapters import store_rows as rows
-from service.domain.samples import Kind, Sample
+from service.domain.samples import Kind
 
 # Characters that are kept at most: two hundred thousand short series are none of ours, and long ones come once.
 _MOST_TEXT = 12_000_000
@@ -14,7 +14,7 @@ Series = tuple[str, Kind, int, str]  # metric, kind, interval, tags
 
 
 class RecentSeries:
-    """By number and by content. The number is a hash of the content, so it stands for the same for ever.
+    """By number, which is a hash of the content, so it stands for the same for ever.
 
     The writer counts on the table to have what is here, so a transaction that is undone must ``forget``.
     Readers use ``by_id`` from another thread.
@@ -22,22 +22,20 @@ class RecentSeries:
 
     def __init__(self) -> None:
         self.by_id: dict[int, Series] = {}
-        self._ids: dict[Series, int] = {}
+        self._written: set[int] = set()
         self._text = 0
 
     def forget(self) -> None:
         """Rows may be missing from the table now."""
-        self.by_id, self._ids, self._text = {}, {}, 0
+        self.by_id, self._written, self._text = {}, set(), 0
 
-    def number(self, metric: str, sample: Sample, tags: str) -> tuple[int, bool]:
+    def number(self, series: Series) -> tuple[int, bool]:
         """The series' number, and whether the table is not known to have it."""
-        series = (metric, sample.metric.kind, sample.interval or 0, tags)
-        known = self._ids.get(series)
-        if known is not None:
-            return known, False
         number = rows.series_id(*series)
+        if number in self._written:
+            return number, False
         self.add(number, series)
-        self._ids[series] = number
+        self._written.add(number)
         return number, True
 
     def add(self, number: int, series: Series) -> None:

@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,8 +32,8 @@ def daemon(url: str) -> "Iterator[httpx.Client]":
 
     from service.domain.errors import ConfigError, Unavailable
 
-    token = os.environ.get("INFRA_HEALTH_TOKEN") or os.environ.get("INFRA_HEALTH_READ_TOKEN")
-    headers = {"X-Actor": os.environ.get("USER", "")} | ({"Authorization": f"Bearer {token.strip()}"} if token else {})
+    token = _token("INFRA_HEALTH_TOKEN") or _token("INFRA_HEALTH_READ_TOKEN")
+    headers = {"X-Actor": os.environ.get("USER", "")} | ({"Authorization": f"Bearer {token}"} if token else {})
     try:
         with httpx.Client(base_url=url, timeout=15, headers=headers) as http:
             yield http
@@ -40,6 +41,14 @@ def daemon(url: str) -> "Iterator[httpx.Client]":
         raise ConfigError(f"{url}: {error}") from error
     except (httpx.TransportError, ValueError) as error:
         raise Unavailable(f"no infra-health daemon answers at {url}: {error}; --url says where it is") from error
+
+
+def _token(variable: str) -> str:
+    """As the daemon has it, whose environment this is in its pod: the variable, or the file that NAME_FILE names."""
+    if not (token := os.environ.get(variable, "")) and (path := os.environ.get(f"{variable}_FILE", "")):
+        with suppress(OSError, ValueError):
+            token = Path(path).read_text()
+    return token.strip()
 
 
 def answer(response: "httpx.Response") -> dict[str, Any]:

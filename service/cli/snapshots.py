@@ -41,7 +41,8 @@ def publish(options: Options, files: tuple[str, ...], to: str, token_env: str | 
             tables.print_json({"to": done.to, "records": done.records, "bytes": done.size, "run": done.run})
             return
         if not options.quiet:
-            click.echo(f"{done.records:,} records published to {done.to}" + (f"; run: {done.run}" if done.run else ""))
+            records = "1 record" if done.records == 1 else f"{done.records:,} records"
+            click.echo(f"{records} published to {done.to}" + (f"; run: {done.run}" if done.run else ""))
 
 
 @common

@@ -5,8 +5,8 @@ A snapshot comes from the collector's source or is pushed to the daemon; the one
 
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -24,6 +24,7 @@ from service.collectors.snapshot_samples import SENT, Category, Known, Publicati
 from service.collectors.snapshot_validation import refuse_bad
 from service.config import CollectorSettings
 from service.config_values import byte_count
+from service.domain import garbage
 from service.domain.errors import ConfigError, HealthError, Unavailable, Unfinished
 from service.domain.runs import Collected, Fault
 from service.domain.samples import Metric
@@ -35,8 +36,10 @@ SNAPSHOT_AGE = Metric(
 )
 # A file that is written in place is whole by then, or its writer is gone.
 HALF_WRITTEN_PAUSE = 1.0
+_LARGE = 1024 * 1024  # bytes
 
 _PUSHED = "pushed"
+_DONE = "pushed-done"  # the key of the pushed snapshot that a run has read
 _CATEGORIES = {
     "training": Category("training", namespace="metta.infra.stablesuite", source="stable_suite"),
     "evaluation": Category("evaluation", namespace="metta.infra.cron", source="cron"),
@@ -123,30 +126,42 @@ class Snapshot:
         await anyio.to_thread.run_sync(check, abandon_on_cancel=True)
         return {_PUSHED: await anyio.to_thread.run_sync(_pack, _Pushed(key, now, body))}
 
+    async def is_due(self) -> bool:
+        """Whether a snapshot was pushed that no run has read: the daemon ended first."""
+        stored = await self._context.memory.read(_PUSHED)
+        if not stored:
+            return False
+        try:
+            key, _ = _head(stored)
+        except (ValueError, KeyError, TypeError):
+            return False
+        return key.encode() != await self._context.memory.read(_DONE)
+
     async def _collect(self, now: datetime) -> Collected:
-        content, trouble = await self._newest(now)
+        pushed = await self._pushed()
+        content, trouble = await self._newest(now, pushed)
         published = Publication(content.body, content.name, content.version, content.published)
         if content.published:
             self._published = content.published
-        collected, newest = await anyio.to_thread.run_sync(
-            partial(
-                to_collected,
-                published,
-                category=_CATEGORIES[self._settings.category],
-                now=now,
-                max_age=self._settings.max_age,
-                known=self._known,
-                limits=self._settings.limits,
-            ),
-            abandon_on_cancel=True,
+        read = partial(
+            to_collected,
+            published,
+            category=_CATEGORIES[self._settings.category],
+            now=now,
+            max_age=self._settings.max_age,
+            known=self._known,
+            limits=self._settings.limits,
         )
+        with garbage.put_off() if len(content.body) > _LARGE else nullcontext():
+            collected, newest = await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
         self._published = content.published or newest
         self._known.sent = collected.remember.get(SENT, self._known.sent)
+        if pushed:
+            collected = replace(collected, remember={**collected.remember, _DONE: pushed.validator.encode()})
         return collected if trouble is None else _partial(collected, trouble)
 
-    async def _newest(self, now: datetime) -> tuple[snapshots.Content, Fault | None]:
+    async def _newest(self, now: datetime, pushed: snapshots.Content | None) -> tuple[snapshots.Content, Fault | None]:
         """The snapshot that was published last, and what is wrong with the source beside a pushed one."""
-        pushed = await self._pushed()
         if self._reader is None:
             if pushed is None:
                 raise ConfigError(
@@ -176,7 +191,7 @@ class Snapshot:
         pushed = await anyio.to_thread.run_sync(_unpack, stored)
         if pushed is None:
             return None
-        return snapshots.Content("the pushed snapshot", pushed.body, f"pushed {pushed.key}", pushed.at)
+        return snapshots.Content("the pushed snapshot", pushed.body, f"pushed {pushed.key}", pushed.at, pushed.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,21 +206,20 @@ def _pack(pushed: _Pushed) -> bytes:
     return head + b"\n" + zlib.compress(pushed.body, 1)
 
 
+def _head(stored: bytes) -> tuple[str, datetime]:
+    """Key and time. Raises ValueError, KeyError or TypeError when it can't be read."""
+    facts = orjson.loads(stored.partition(b"\n")[0])
+    return str(facts["key"]), datetime.fromisoformat(facts["at"])
+
+
 def _unpack(stored: bytes) -> _Pushed | None:
-    head, _, body = stored.partition(b"\n")
     try:
-        facts = orjson.loads(head)
-        return _Pushed(facts["key"], datetime.fromisoformat(facts["at"]), zlib.decompress(body))
+        key, at = _head(stored)
+        return _Pushed(key, at, zlib.decompress(stored.partition(b"\n")[2]))
     except (ValueError, KeyError, TypeError, zlib.error) as error:
         log.warning("the pushed snapshot can't be read any more", reason=type(error).__name__)
         return None
 
 
 def _partial(collected: Collected, fault: Fault) -> Collected:
-    return Collected(
-        samples=collected.samples,
-        faults=(fault, *collected.faults),
-        unmeasured=collected.unmeasured,
-        remember=collected.remember,
-        left_out=collected.left_out + 1,
-    )
+    return replace(collected, faults=(fault, *collected.faults), left_out=collected.left_out + 1)

@@ -3,7 +3,7 @@
 import zlib
 from dataclasses import dataclass
 
-from service.domain.errors import TooLarge, Unfinished
+from service.domain.errors import Rejected, TooLarge, Unfinished
 
 _MAGIC = b"\x1f\x8b"  # RFC 1952, 2.3.1
 _GZIP = 31  # zlib's wbits for data with a gzip header
@@ -27,6 +27,8 @@ def inflated(body: bytes, name: str, longest: int) -> bytes:
         if not body.startswith(_MAGIC):
             break
         body = _unpacked(body, name, longest)
+    if body.startswith(_MAGIC):
+        raise Rejected(f"{name} is packed with gzip more than {_LAYERS} times; pack it once")
     if len(body) > longest:
         raise TooLarge(f"{name} holds more than {longest:,} bytes; publish less, or in several snapshots")
     return body

@@ -18,6 +18,7 @@ from service.collectors.snapshot_content import Limits
 from service.domain.errors import Rejected, TooLarge, Unfinished
 
 _BOM = "\ufeff".encode()
+_OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff", b"[\x00", b"{\x00", b"\x00[", b"\x00{")
 _BLANKS = re.compile(rb"[ \t\n\r]*")
 _BRACKETS_OR_STRING = re.compile(rb'[\[{]+|[\]}]+|"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 # Between two records; inside of one it stands only where it has a list of objects.
@@ -78,6 +79,8 @@ class _Reader(Generic[Taker]):
         self._count = 0
 
     def read(self) -> Taker:
+        if self._body.startswith(_OTHER_ENCODINGS):
+            raise Rejected(f"{self._name} is UTF-16 or UTF-32; JSON is UTF-8 (RFC 8259), so write it in UTF-8")
         sink: Taker | None = None
         mark = self._peek()
         start = self._at

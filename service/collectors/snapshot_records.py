@@ -15,6 +15,9 @@ from service.domain.samples import REQUIRED_TAGS, Kind, Status
 REQUIRED_TEXTS = ("metric", "workflow_name", "task", "check", "condition")
 OPTIONAL = ("status", "metric_kind", "timestamp", "tags")
 
+# The longer one of the categories' (service.collectors.snapshot): what is published must fit behind either.
+LONGEST_NAMESPACE = "metta.infra.stablesuite"
+
 _FIELDS = frozenset((*REQUIRED_TEXTS, "value", *OPTIONAL))
 _KINDS = {kind.value: kind for kind in Kind}
 _STATUSES = {status.value: status for status in Status}
@@ -27,7 +30,7 @@ Choice = TypeVar("Choice", Kind, Status)
 _METRIC_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,199}")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _BROKEN = "holds half a surrogate pair, or bytes that are not UTF-8"
-_KEPT_NAMES = "metta."
+KEPT_NAMES = "metta."
 _TYPES = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
 
 
@@ -201,7 +204,7 @@ def _is_broken(text: str) -> bool:
 
 
 def _metric(text: str, namespace: str) -> str:
-    name = text if text.startswith(_KEPT_NAMES) else f"{namespace}.{text}"
+    name = text if text.startswith(KEPT_NAMES) else f"{namespace}.{text}"
     if not _METRIC_NAME.fullmatch(name):
         _wrong("metric", text, "a metric's name has ASCII letters, digits, _ and . only, and at most 200 of them")
     return name

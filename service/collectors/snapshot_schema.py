@@ -1,11 +1,22 @@
-"""The JSON Schema of a snapshot, for who writes one. What it can't say (finite numbers, times, ages) the check says."""
+"""The JSON Schema of a snapshot, for who writes one. What it can't say (times, ages, halves of
+surrogate pairs, depth) the check says."""
 
+import re
+from sys import float_info
 from typing import Any
 
-from service.collectors.snapshot_records import OPTIONAL, REQUIRED_TEXTS
+from service.collectors.snapshot_records import KEPT_NAMES, LONGEST_NAMESPACE, OPTIONAL, REQUIRED_TEXTS
+from service.domain.naming import LONGEST
 from service.domain.samples import REQUIRED_TAGS, Kind, Status
 
 VERSION = 1
+
+_KEPT = re.escape(KEPT_NAMES)
+# (?!\n): in some dialects $ matches before a line feed at the end, too.
+_METRIC = (
+    rf"^(?:{_KEPT}[A-Za-z0-9_.]{{0,{LONGEST - len(KEPT_NAMES)}}}"
+    rf"|(?!{_KEPT})[A-Za-z0-9_.]{{1,{LONGEST - len(LONGEST_NAMESPACE) - 1}}})(?!\n)$"
+)
 
 _TEXTS = {
     "metric": "The metric's name; the collector's namespace comes before it, but where it begins with metta.",
@@ -43,8 +54,7 @@ def _record() -> dict[str, Any]:
     }
     texts["metric"] = {
         "type": "string",
-        "pattern": "^[A-Za-z0-9_.]+$",
-        "maxLength": 200,
+        "pattern": _METRIC,
         "description": _TEXTS["metric"],
     }
     optional = {
@@ -75,7 +85,12 @@ def _record() -> dict[str, Any]:
         "required": [*REQUIRED_TEXTS, "value"],
         "properties": {
             **texts,
-            "value": {"type": "number", "description": "What was measured: a finite number."},
+            "value": {
+                "type": "number",
+                "minimum": -float_info.max,
+                "maximum": float_info.max,
+                "description": "What was measured: a finite number.",
+            },
             **{name: optional[name] for name in OPTIONAL},
         },
         "additionalProperties": True,

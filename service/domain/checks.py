@@ -22,7 +22,7 @@ _STATE = {Status.PASS: 0, Status.FAIL: 1, Status.UNKNOWN: 2}
 # An unknown check that nobody has measured for so long is no check of this configuration any more.
 FORGET_AFTER = timedelta(days=7)
 
-# So many are worked on at once; more of them in a thread, since they would hold up the loop.
+# So many are worked on at once; more of them in a thread and in parts, since they would hold up everything else.
 FEW = 1000
 
 CheckKey = tuple[tuple[str, str], ...]
@@ -121,6 +121,11 @@ def to_samples(
             age = max(0.0, (now - check.measured_at).total_seconds())
             samples.append(Sample(CHECK_AGE, age, now, tags))
     return samples
+
+
+def outdated(checks: Iterable[Check], now: datetime, max_age: timedelta) -> list[Check]:
+    """Those that say something else at ``now`` than they did, because their value has grown too old."""
+    return [check for check in checks if status_at(check, now, max_age) is not check.status]
 
 
 def status_at(check: Check, now: datetime, max_age: timedelta) -> Status:

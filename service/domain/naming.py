@@ -19,6 +19,7 @@ _NOT_KEPT = re.compile(r"[^\w\-:./]")
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.]")
 # Control characters, line and paragraph separators, and the halves of surrogate pairs, which no JSON text can hold.
 _NOT_IN_A_TAG = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_ESCAPED = re.compile(r'["\\]')
 _PLACE = {name: place for place, name in enumerate(REQUIRED_TAGS)}
 
 
@@ -80,7 +81,13 @@ class _Encoded(dict[tuple[str, str], str]):
         if len(self) >= _MOST_ENCODED:
             self.clear()
         text = tag(*pair)
-        encoded = self[pair] = orjson.dumps(text).decode() if text else ""
+        if not text:
+            encoded = ""
+        elif text.isascii() and not _ESCAPED.search(text):  # printable, so that it is JSON as it is
+            encoded = f'"{text}"'
+        else:
+            encoded = orjson.dumps(text).decode()
+        self[pair] = encoded
         return encoded
 
 

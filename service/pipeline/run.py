@@ -7,6 +7,7 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple, TypeVar
@@ -17,12 +18,13 @@ import structlog
 from anyio.abc import TaskGroup
 
 from service import logs
-from service.domain import checks
+from service.domain import checks, garbage
 from service.domain.errors import HealthError, Unavailable
 from service.domain.naming import metric_name
 from service.domain.points import AHEAD, LOST, TOO_EARLY
 from service.domain.runs import Collected, Fault, Outcome, Run
 from service.domain.samples import Sample
+from service.pipeline.heartbeat import put_states
 from service.pipeline.job import DURATION, POINTS_LOST, QUOTA_METRICS, SAMPLES, SUCCESS_AGE, UP, Job
 from service.pipeline.ports import Clock, Runs
 from service.pipeline.telling import Telling
@@ -109,7 +111,9 @@ class Runner:
                     active.run = failed(active.run, _WHY[active.ending], active.ending)
                 # What was collected must be stored even while the daemon ends.
                 with anyio.CancelScope(shield=True):
-                    await self._finish(job, active, collected)
+                    known = await self._finish(job, active, collected)
+                    del collected  # a hundred thousand samples take 100 MB
+                    await self._follow(job, active.run, known)
                     await self._keep("the run's log", self._store.keep_log(run_id, logs.memory.of_run(run_id)))
             finally:
                 logs.memory.close(run_id)
@@ -192,16 +196,27 @@ class Runner:
         asked = attempt.error.retry_after if isinstance(attempt.error, Unavailable) else None
         return max(pause, asked or 0.0)
 
-    async def _finish(self, job: Job, active: Active, collected: Collected) -> None:
+    async def _finish(self, job: Job, active: Active, collected: Collected) -> Sequence[checks.Check]:
+        """Stores the run and what it brought; the checks after it."""
         run = replace(active.run, ended=self._clock.now())
-        leaving = await self.leaving(job, run, collected)
-        run = replace(leaving.run, samples=len(leaving.samples))
-        ended = self._store.end(run, leaving.samples, leaving.checks, collected.remember)
-        await self._keep("the run and its samples", ended)
+        is_large = len(collected.samples) > checks.FEW
+        with garbage.put_off() if is_large else nullcontext():
+            leaving = await self.leaving(job, run, collected)
+            run = replace(leaving.run, samples=len(leaving.samples))
+            ended = self._store.end(run, leaving.samples, leaving.checks, collected.remember)
+            await self._keep("the run and its samples", ended)
         active.run = run  # it has ended now: its samples are in the outbox
         self._stored()
         self._ended(run, leaving.measured)
         self._telling.ended(run, len(leaving.measured))
+        return leaving.checks
+
+    async def _follow(self, job: Job, run: Run, known: Sequence[checks.Check]) -> None:
+        """The series of many checks, which ``leaving`` left out."""
+        if len(known) > checks.FEW:
+            states = put_states(job, known, self._store, run.ended or self._clock.now())
+            await self._keep("the checks' series", states)
+            self._stored()
 
     async def leaving(self, job: Job, run: Run, collected: Collected) -> "Leaving":
         """What the ended ``run`` sends, and the checks as they are after it. Nothing is kept here."""
@@ -245,6 +260,8 @@ class Runner:
 class Leaving:
     """``measured``: the collected samples as they leave; ``samples``: these, the checks' series and the run's own.
 
+    Of more than ``checks.FEW`` checks the series are thrice as many as the samples that the run is there for. They
+    follow on its heels, as a heartbeat does; among ``samples`` are those alone whose value has grown too old.
     ``run``: as it ended, metrics that had to be left out included.
     """
 
@@ -267,7 +284,8 @@ def _worked_out(job: Job, collected: Collected, before: Sequence[checks.Check], 
     brought, bad = stamped(job, collected, now)
     unmeasured = [{**job.tags, **tags} for tags in collected.unmeasured]
     known = checks.updated(before, brought, unmeasured, now)
-    return _Result(brought, bad, known, checks.to_samples(known, now, job.max_age, job.check_tags))
+    told = known if len(known) <= checks.FEW else checks.outdated(known, now, job.max_age)
+    return _Result(brought, bad, known, checks.to_samples(told, now, job.max_age, job.check_tags))
 
 
 def stamped(job: Job, collected: Collected, now: datetime) -> tuple[list[Sample], list[Fault]]:

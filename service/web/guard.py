@@ -4,9 +4,7 @@ Pure ASGI, in front of all routes. What it refuses, it refuses as a problem (RFC
 """
 
 import base64
-import hmac
 import re
-import time
 from collections.abc import Iterable
 from ipaddress import ip_address
 
@@ -14,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.adapters.secrets import Secret
 from service.web.problems import RETRY_AFTER, Problem
+from service.web.tokens import Token, is_same
 
 PROBES = frozenset({"/livez", "/healthz", "/readyz"})
 # The kubelet and Prometheus call the pod by its address, whatever name they put into Host.
@@ -39,8 +38,6 @@ _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via")
 
 _SNAPSHOTS = re.compile(r"/api/v1/collectors/[^/]+/snapshots")
-# Seconds between look-ups of a token that may have been replaced, whoever asks for them with a wrong one.
-_LOOK_UP_AGAIN = 5.0
 
 _POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
@@ -64,7 +61,7 @@ class Guard:
         app: ASGIApp,
         *,
         token: Secret | str | None,
-        read_token: str | None = None,
+        read_token: Secret | str | None = None,
         in_cluster: bool,
         allowed_hosts: Iterable[str],
         machine: str,
@@ -76,9 +73,8 @@ class Guard:
         ``read_token``: None leaves reading open to whoever reaches the port.
         """
         self._app = app
-        self._token = token if isinstance(token, Secret) else Secret("token of the write calls", "", token or None)
-        self._look_up_after = 0.0
-        self._read_token = (read_token or "").strip().encode()
+        self._token = Token(token, "token of the write calls")
+        self._read_token = Token(read_token, "token of the read calls")
         self._in_cluster = in_cluster
         self._names = {_plain(name) for name in (*OWN_NAMES, machine, *allowed_hosts)}
         self._active = 0
@@ -132,9 +128,8 @@ class Guard:
         )
 
     async def _check_token(self, scope: Scope) -> None:
-        token = (await self._token.get() or "").strip().encode()
+        token = await self._token.value()
         if not token:
-            # A token that is set but can't be read (yet) is not the same as none.
             if self._in_cluster or self._token.can_change:
                 raise Problem(
                     403,
@@ -153,30 +148,21 @@ class Guard:
         shown = _bearer(scope)
         if not shown:
             raise _unauthorized("This is not the bearer token.", ', error="invalid_token"')
-        if not _is_token(shown, token) and not await self._is_new(shown):
+        if not is_same(shown, token) and not await self._token.was_replaced_by(shown):
             raise _unauthorized("This is not the bearer token.", ', error="invalid_token"')
-
-    async def _is_new(self, shown: bytes) -> bool:
-        """Whether the token was replaced by this one since it was read."""
-        now = time.monotonic()
-        if now < self._look_up_after:
-            return False
-        self._look_up_after = now + _LOOK_UP_AGAIN
-        if not await self._token.ask_again():
-            return False
-        return hmac.compare_digest(shown, (await self._token.get() or "").strip().encode())
 
     async def _check_read_token(self, scope: Scope) -> None:
         """Either token opens reading. A browser gives it as the password of HTTP Basic: else it sends none.
 
         Basic never opens a write call, because a browser would send it along with a foreign page's calls, too.
         """
-        if not self._read_token:
+        if not self._read_token.is_expected:
             return
         given = _bearer(scope) or _password(scope)
         # Both are compared, whichever fits: the time tells nothing.
-        write_token = (await self._token.get() or "").strip().encode()
-        if _is_token(given, self._read_token) | _is_token(given, write_token):
+        if is_same(given, await self._read_token.value()) | is_same(given, await self._token.value()):
+            return
+        if given and any([await token.was_replaced_by(given) for token in (self._read_token, self._token)]):
             return
         problem = _unauthorized(
             "Reading needs Authorization: Bearer INFRA_HEALTH_READ_TOKEN (in a browser: as the password).",
@@ -186,14 +172,9 @@ class Guard:
         raise problem
 
 
-def _is_token(given: bytes, token: bytes) -> bool:
-    return bool(token) & hmac.compare_digest(given, token)
-
-
 def writes(token: Secret | str | None, in_cluster: bool) -> str:
     """How write calls are let in: ``token``, ``local`` (from this machine) or ``refused``."""
-    is_set = token.can_change or token.is_set if isinstance(token, Secret) else (token or "").strip()
-    if is_set:
+    if Token(token, "").is_expected:
         return "token"
     return "refused" if in_cluster else "local"
 

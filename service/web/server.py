@@ -34,7 +34,7 @@ def build_app(
     operations: Operations,
     *,
     token: Secret | str | None,
-    read_token: str | None = None,
+    read_token: Secret | str | None = None,
     in_cluster: bool,
     allowed_hosts: Iterable[str],
     telemetry: Telemetry,

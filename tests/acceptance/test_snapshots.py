@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,24 @@ def test_a_pushed_snapshot_is_delivered_and_outlives_a_restart(here: Place) -> N
         assert "metta.infra.collector.snapshot_age" in names
         assert daemon.end() == 0
     assert json.loads(here.run("collect", "training", "--dry-run").stdout)[0]["value"] == 0.92
+
+
+def test_what_was_pushed_right_before_a_kill_is_sent_after_the_restart_once(here: Place) -> None:
+    here.config["collectors"]["training"]["schedule"] = "0 0 1 1 *"
+    here.write_config()
+    count = SNAPSHOT | {"metric_kind": "count", "value": 0.77}
+    with here.daemon() as daemon:
+        daemon.wait_until_quiet()  # the run that was missed while there was no daemon; it finds nothing
+        answer = push(daemon, [count])
+        daemon.end(signal.SIGKILL)
+    assert answer.status_code == 202
+    for _ in range(2):
+        with here.daemon() as daemon:
+            wait_for(lambda: hearts(here) == [0.77], daemon)
+            daemon.wait_until_quiet()
+            runs = len(daemon.get("/api/v1/runs")["runs"])
+    assert hearts(here) == [0.77]
+    assert runs <= 3  # none for the second restart
 
 
 def test_what_is_refused_is_said_and_changes_nothing(here: Place) -> None:

@@ -2,17 +2,19 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, timedelta
+from pathlib import Path
 
 import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from jwt.types import Options
 
 from service.adapters.github import Github
 from service.adapters.github_app import InstallationToken
-from service.adapters.secrets import Secret
-from service.domain.errors import Unauthorized
+from service.adapters.secrets import MountedFile, Secret
+from service.domain.errors import Unauthorized, Unavailable
 from tests.github_world import random_world
 from tests.integration.github_server import FakeClock, GithubServer, Reply, github_at
 from tests.integration.test_github_ci import Memory, Stage
@@ -34,9 +36,11 @@ class Issuer:
 
     def answer(self, line: str) -> Reply:
         assertion = self.server.asked[-1].headers["authorization"].removeprefix("Bearer ")
-        claims = jwt.decode(
-            assertion, KEY.public_key(), algorithms=["RS256"], options={"verify_exp": False, "verify_iat": False}
-        )
+        not_now: Options = {"verify_exp": False, "verify_iat": False}
+        try:
+            claims = jwt.decode(assertion, KEY.public_key(), algorithms=["RS256"], options=not_now)
+        except jwt.InvalidSignatureError:
+            return Reply.of({"message": "A JSON web token could not be decoded"}, 401)
         assert claims["iss"] == "42"
         assert claims["exp"] - claims["iat"] <= 600
         assert claims["iat"] <= self.clock.now().timestamp()
@@ -51,11 +55,13 @@ async def server() -> AsyncIterator[GithubServer]:
         yield serving
 
 
-def app_token(server: GithubServer, http: httpx.AsyncClient, clock: FakeClock, pem: str = PEM) -> InstallationToken:
+def app_token(
+    server: GithubServer, http: httpx.AsyncClient, clock: FakeClock, pem: str = PEM, key: Secret | None = None
+) -> InstallationToken:
     return InstallationToken(
         "42",
         77,
-        Secret("GitHub App's private key", "set it", pem),
+        key or Secret("GitHub App's private key", "set it", pem),
         api_url=server.url,
         user_agent="test",
         client=http,
@@ -100,6 +106,40 @@ async def test_a_token_serves_on_while_no_new_one_can_be_had(server: GithubServe
         clock.passed += 60
         assert await token.get() == f"ghs_{issuer.given}" != "ghs_1"
         assert token.trouble is None
+
+
+async def test_a_key_that_was_replaced_is_taken_over_when_the_old_one_is_refused(
+    server: GithubServer, tmp_path: Path
+) -> None:
+    clock = FakeClock()
+    Issuer(server, clock)
+    old = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    file = tmp_path / "key.pem"
+    file.write_bytes(old)
+    key = Secret("GitHub App's private key", "set it", sources=[MountedFile(file, "github.app.private_key_file")])
+    async with httpx.AsyncClient(verify=False) as http:
+        token = app_token(server, http, clock, key=key)
+        with pytest.raises(Unauthorized, match="answered 401 to the App"):
+            await token.get()
+        file.write_text(PEM)
+        clock.passed += 21
+        assert await token.get() == "ghs_1"
+
+
+async def test_a_key_that_can_not_be_had_yet_is_looked_for_again_soon(server: GithubServer, tmp_path: Path) -> None:
+    clock = FakeClock()
+    Issuer(server, clock)
+    file = tmp_path / "key.pem"
+    key = Secret("GitHub App's private key", "set it", sources=[MountedFile(file, "github.app.private_key_file")])
+    async with httpx.AsyncClient(verify=False) as http:
+        token = app_token(server, http, clock, key=key)
+        with pytest.raises(Unavailable, match="no GitHub App's private key: set it"):
+            await token.get()
+        file.write_text(PEM)
+        clock.passed += 21
+        assert await token.get() == "ghs_1"
 
 
 @pytest.mark.parametrize("pem", ["nonsense", "-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----"])

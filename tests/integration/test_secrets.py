@@ -57,6 +57,7 @@ async def test_the_environment_wins_over_the_file_and_the_file_over_aws(aws: Any
         "DD_API_KEY": "environment-api",
         "DD_API_KEY_FILE": str(tmp_path / "app"),
         "DD_APP_KEY_FILE": str(tmp_path / "app"),
+        "INFRA_HEALTH_READ_TOKEN_FILE": str(tmp_path / "app"),
     }
     found = known(environ, tmp_path)
     assert [await secret.get() for secret in found] == [
@@ -64,12 +65,14 @@ async def test_the_environment_wins_over_the_file_and_the_file_over_aws(aws: Any
         "file-app",
         "aws-github/dashboard-token",
         None,
+        "file-app",
     ]
     assert [(secret.source, secret.can_change) for secret in found] == [
         ("environment DD_API_KEY", False),
         (f"file {tmp_path / 'app'} (DD_APP_KEY_FILE)", True),
         ("AWS Secrets Manager, github/dashboard-token", True),
         ("nowhere", False),
+        (f"file {tmp_path / 'app'} (INFRA_HEALTH_READ_TOKEN_FILE)", True),
     ]
 
 
@@ -180,3 +183,21 @@ async def test_a_token_is_named_by_its_variable(tmp_path: Path) -> None:
     assert (
         from_environment("SNAP", {}).missing == "no bearer token SNAP: set SNAP, or SNAP_FILE to a file that holds it"
     )
+
+
+async def test_the_key_of_a_github_app_is_a_secret_like_the_others(aws: Any, server: str, tmp_path: Path) -> None:
+    await aws.create_secret(Name="github/app-private-key", SecretString="first")
+    config = tmp_path / "config.yaml"
+    config.write_text("collectors: {}\ngithub: {app: {id: 42, installation_id: 77}}\n")
+    environ = {"AWS_ENDPOINT_URL": server}
+    key = credentials(load(config, environ, {}).settings, environ).github_app_key
+    assert key
+    assert (await key.get(), key.source) == ("first", "AWS Secrets Manager, github/app-private-key")
+    await aws.put_secret_value(SecretId="github/app-private-key", SecretString="second")
+    assert await key.ask_again()
+    assert await key.get() == "second"
+    environ["INFRA_HEALTH_GITHUB__APP__PRIVATE_KEY_FILE"] = str(tmp_path / "key.pem")
+    (tmp_path / "key.pem").write_text("from a file")
+    key = credentials(load(config, environ, {}).settings, environ).github_app_key
+    assert key
+    assert await key.get() == "from a file"

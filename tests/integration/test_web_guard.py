@@ -3,11 +3,13 @@
 import base64
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import anyio
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.adapters.secrets import MountedFile, Secret
 from service.web.guard import Guard
 from tests.integration.web_stage import BEARER, TOKEN, Daemon, problem_of, served
 
@@ -94,6 +96,20 @@ async def test_a_read_token_closes_reading_but_the_probes(authorization: str, st
                 assert READERS not in answer.text
         for path in ("/livez", "/healthz", "/readyz"):
             assert (await stage.client.get(path)).status_code == 200
+
+
+async def test_a_read_token_in_a_file_is_taken_over_and_closes_reading_while_the_file_is_missing(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "readers"
+    token = Secret("token of the read calls", "set it", sources=[MountedFile(file, "INFRA_HEALTH_READ_TOKEN_FILE")])
+    async with served(Daemon(), read_token=token) as stage:
+        problem_of(await stage.client.get("/version"), 401)
+        file.write_text("first")
+        assert (await stage.client.get("/version", headers={"authorization": "Bearer first"})).status_code == 200
+        file.write_text("second")
+        assert (await stage.client.get("/version", headers={"authorization": "Bearer second"})).status_code == 200
+        problem_of(await stage.client.get("/version", headers={"authorization": "Bearer first"}), 401)
 
 
 async def test_what_opens_reading_does_not_open_writing() -> None:

@@ -11,6 +11,7 @@ import anyio
 import httpx
 from starlette.routing import Route
 
+from service.adapters.secrets import Secret
 from service.domain import checks
 from service.domain.errors import Unavailable
 from service.domain.points import Fate
@@ -282,7 +283,7 @@ async def served(
     daemon: Daemon,
     *,
     token: str | None = None,
-    read_token: str | None = None,
+    read_token: Secret | str | None = None,
     in_cluster: bool = False,
     allowed_hosts: tuple[str, ...] = (),
 ) -> AsyncIterator[Stage]:

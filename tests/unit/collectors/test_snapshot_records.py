@@ -1,5 +1,6 @@
 """What becomes of a snapshot's records: which are sent, as what and as of when, and what is said of the others."""
 
+import gzip
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -221,6 +222,9 @@ def test_twenty_faults_are_shown_and_all_are_counted() -> None:
         (b"{}", 'neither a JSON list nor an object with a list "records"'),
         (b"7", "neither a JSON list"),
         (b'{"records": {}}', "neither a JSON list"),
+        ("[]".encode("utf-16"), "is UTF-16 or UTF-32; JSON is UTF-8"),
+        ("[]".encode("utf-16-be"), "is UTF-16 or UTF-32; JSON is UTF-8"),
+        (gzip.compress(gzip.compress(gzip.compress(b"[]"))), "packed with gzip more than 2 times; pack it once"),
         (b"{'records': []}", "a key in double quotes is expected"),
     ],
 )

@@ -8,6 +8,7 @@ from datetime import timedelta
 import anyio
 import pytest
 
+from service.domain import checks
 from service.domain.checks import CHECK_AGE, CHECK_STATE, CHECK_THRESHOLD
 from service.domain.errors import Rejected, Unavailable
 from service.domain.runs import Cause, Collected, Fault, Outcome, Run
@@ -247,3 +248,19 @@ async def test_samples_that_datadog_could_not_take_are_left_out_and_reported(
     assert run.error == f"metric {metric!r}: {why} (2 samples)"
     assert METRIC in {each.metric for each in it.store.samples[run.id]}
     assert bad.metric not in {each.metric for each in it.store.samples[run.id]}
+
+
+async def test_the_series_of_many_checks_follow_their_run() -> None:
+    """They are thrice as many as the samples that it is there for, and must not hold these up."""
+    count = checks.FEW + 1
+    many = tuple(Sample(METRIC, 1, START, CHECK | {"workflow_name": f"w{number}"}) for number in range(count))
+    old = Sample(METRIC, 1, START, CHECK | {"workflow_name": "old"}, measured_at=START - timedelta(hours=25))
+    async with engine(replace(job(Scripted([Collected((*many, old))])), enabled=False)) as it:
+        run = await it.dispatcher.wait(it.dispatcher.trigger("ci", Cause.HTTP).id)
+        assert run
+        in_run = [each.value for each in it.store.samples[run.id] if each.metric == CHECK_STATE]
+        followed = [each.value for each in it.store.beats if each.metric == CHECK_STATE]
+    assert len(it.store.known["ci"]) == count + 1
+    assert in_run == [2]  # what has grown too old, for the run's own record
+    assert followed == [0] * count + [2]
+    assert len([each for each in it.store.beats if each.metric == CHECK_THRESHOLD]) == count + 1
