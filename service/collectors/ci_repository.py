@@ -116,7 +116,6 @@ class RepositoryCi:
         self._github = github
         self._memory = memory
         self._tags = tags
-        self._style = ci_pulls.Style()
 
     async def collect(self, now: datetime, filling: Filling) -> Told:
         """Samples as of ``now``, faults for the parts that are missing. Raises the worst error when all are missing."""
@@ -320,7 +319,7 @@ class RepositoryCi:
                 questions[f"bugs_{place}"] = ci_pulls.open_issues(self.repo, [settings.bug_label, label])
                 asked[f"bugs_{place}"] = (f"bugs {label}", _BUGS, label)
         with cycle.part("pull requests"):
-            counts = await ci_pulls.count(self._github, self.repo, questions, self._style)
+            counts = await ci_pulls.count(self._github, self.repo, questions, cycle.known.style)
             failures = {name: each for name, each in counts.items() if isinstance(each, (Unavailable, Rejected))}
             for name, each in counts.items():
                 if not isinstance(each, (Unavailable, Rejected)):
