@@ -30,7 +30,7 @@ _AT_ONCE = 10
 _STRAGGLE = 30.0
 # No repository is begun after this share of the cycle's time.
 _LAST_CALL = 0.6
-_OF_MANY = Filling(sweep=10.0, cold=60, later=10, seconds=20.0)
+_OF_MANY = Filling(sweep=10.0, cold=60, later=10, seconds=20.0, is_eager=False)
 
 
 class GithubCi:
