@@ -39,6 +39,7 @@ from service.web.views import (
     Check,
     CollectorView,
     DeliveryView,
+    EvidenceView,
     Health,
     Info,
     LastError,
@@ -232,6 +233,7 @@ class DaemonOperations:
                 timestamp=sample.at,
                 delivery=sample.fate.name.lower(),
                 reason=sample.reason,
+                evidence=tuple(EvidenceView.of(each) for each in sample.evidence),
             )
             for sample in samples
         ]
