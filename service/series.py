@@ -14,17 +14,22 @@ from service.pipeline.job import COLLECTOR_METRICS
 
 @dataclass(frozen=True, slots=True)
 class CollectorSeries:
-    """``measured``: of its own metrics; ``stable``: of its checks; ``own``: of the daemon's health."""
+    """``measured``: of its own metrics; ``stable``: of its checks; ``own``: of the daemon's health.
+
+    ``events``: of its distributions, as far as its stored runs brought them; their tags come with what happens.
+    """
 
     name: str
     measured: int
     stable: int
     own: int
     is_known: bool
+    events: int = 0
+    grows_with: str = ""
 
     @property
     def total(self) -> int:
-        return self.measured + self.stable + self.own
+        return self.measured + self.stable + self.own + self.events
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +41,19 @@ class Series:
         return sum(each.total for each in self.collectors)
 
     def as_json(self) -> dict[str, Any]:
-        return {"total": self.total, "collectors": {each.name: each.total for each in self.collectors}}
+        return {
+            "total": self.total,
+            "collectors": {each.name: each.total for each in self.collectors},
+            "events": {each.name: each.events for each in self.collectors if each.grows_with},
+        }
 
     def __str__(self) -> str:
         parts = ", ".join(f"{each.name} {each.total}" for each in self.collectors)
         unknown = [each.name for each in self.collectors if not each.is_known]
         rest = f"; not counted is what {', '.join(unknown)} will measure: no run of it is stored yet" if unknown else ""
-        return f"{self.total} ({parts}){rest}"
+        growing = [each for each in self.collectors if each.grows_with]
+        events = "".join(f"; {each.name} has {each.events} so far of {each.grows_with}" for each in growing)
+        return f"{self.total} ({parts}){events}{rest}"
 
 
 async def expected_series(settings: Settings) -> Series:
@@ -58,7 +69,10 @@ async def expected_series(settings: Settings) -> Series:
             texts = list(expected(each)) if expected else [check.condition for check in await store.checks(name)]
             own = len(COLLECTOR_METRICS) - (not isinstance(each, GithubCi.Settings))  # the quota is GitHub's
             own += len(getattr(types[each.type], "own_metrics", ()))
-            found.append(CollectorSeries(name, len(texts), _stable(texts), own, bool(expected or texts)))
+            grows_with = getattr(types[each.type], "event_series", "")
+            events = await store.event_series(name) if grows_with else 0
+            is_known = bool(expected or texts)
+            found.append(CollectorSeries(name, len(texts), _stable(texts), own, is_known, events, grows_with))
         return Series(tuple(found))
     finally:
         await store.close()

@@ -200,6 +200,10 @@ class SqliteStore:
     async def checks(self, job: str) -> list[Check]:
         return await self._reader.run(reads.checks, job)
 
+    async def event_series(self, job: str) -> int:
+        """How many series of distributions the job's stored points belong to."""
+        return await self._reader.run(reads.event_series, job)
+
     async def recall(self, job: str, key: str) -> bytes | None:
         """What the job's collector remembered under ``key``."""
         return await self._reader.run(reads.recall, job, key)

@@ -75,6 +75,14 @@ def checks(connection: sqlite3.Connection, job: str) -> list[Check]:
     return [rows.to_check(row) for row in connection.execute(query, (job,))]
 
 
+def event_series(connection: sqlite3.Connection, job: str) -> int:
+    """How many series of distributions a job's stored points belong to."""
+    query = (
+        "SELECT count(*) FROM series WHERE kind = 'distribution' AND id IN (SELECT series FROM points WHERE job = ?)"
+    )
+    return int(connection.execute(query, (job,)).fetchone()[0])
+
+
 def recall(connection: sqlite3.Connection, job: str, key: str) -> bytes | None:
     row = connection.execute("SELECT value FROM memory WHERE job = ? AND key = ?", (job, key)).fetchone()
     return row[0] if row else None

@@ -41,6 +41,8 @@ class GithubCi:
 
     Settings = GithubCiSettings
     metrics = ci_metrics.METRICS
+    # For the count of series: these follow from what happens, not from the settings.
+    event_series = "ci.workflow.duration, one for each workflow, kind and conclusion that ends"
 
     def __init__(self, settings: GithubCiSettings, context: Context) -> None:
         self._name = context.name

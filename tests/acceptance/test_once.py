@@ -1,6 +1,7 @@
 """``--once`` and ``collect`` as a developer types them."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,6 +130,7 @@ def test_check_prints_the_resolved_settings_without_secrets(here: Place) -> None
     assert done.returncode == 0, done.stderr
     assert "ionic-team/ionic-framework" in done.stdout
     assert "series" in done.stdout
+    assert re.search(r"ci has \d+ so far of ci.workflow.duration", done.stdout)
     assert here.environ["DD_API_KEY"] not in done.stdout
 
 
