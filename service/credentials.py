@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-from service.adapters.secrets import Managed, Secret, Source, mounted
+from service.adapters.secrets import Managed, MountedFile, Secret, Source, mounted
 from service.adapters.secrets_manager import SecretsManager, aws_is_configured
 from service.config import Settings
 from service.config_environment import DATADOG_NAMES, GITHUB_NAMES
@@ -13,15 +13,19 @@ from service.config_environment import DATADOG_NAMES, GITHUB_NAMES
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """The daemon's secrets; a snapshot's bearer token is its collector's own."""
+    """The daemon's secrets; a snapshot's bearer token is its collector's own.
+
+    ``github_app``: a GitHub App's private key, in place of the token; None where no App is configured.
+    """
 
     api_key: Secret
     app_key: Secret
     github_token: Secret
     write_token: Secret
+    github_app: Secret | None = None
 
     def __iter__(self) -> Iterator[Secret]:
-        return iter((self.api_key, self.app_key, self.github_token, self.write_token))
+        return iter((self.api_key, self.app_key, self.github_app or self.github_token, self.write_token))
 
 
 def aws_manager(settings: Settings, environ: Mapping[str, str]) -> SecretsManager | None:
@@ -70,6 +74,25 @@ def credentials(settings: Settings, environ: Mapping[str, str]) -> Credentials:
             ("INFRA_HEALTH_HTTP__TOKEN", "INFRA_HEALTH_TOKEN"),
             "",
         ),
+        _app_key(settings, environ, manager),
+    )
+
+
+def _app_key(settings: Settings, environ: Mapping[str, str], manager: SecretsManager | None) -> Secret | None:
+    app, name = settings.github.app, settings.aws.names.github_app
+    if app is None:
+        return None
+    variable = "INFRA_HEALTH_GITHUB__APP__PRIVATE_KEY"
+    plain = app.private_key.get_secret_value() if app.private_key else None
+    file = app.private_key_file
+    return Secret(
+        "GitHub App's private key",
+        f"set github.app.private_key_file or {variable}, or keep it in AWS Secrets Manager as {name}",
+        plain,
+        origin=_origin(plain, [variable], environ),
+        sources=[MountedFile(file, "github.app.private_key_file")] if file else [],
+        manager=manager,
+        name=name,
     )
 
 

@@ -10,14 +10,14 @@ import httpx
 
 from service.adapters.datadog import DatadogIntake, intake_url
 from service.adapters.github import Github
-from service.adapters.github_app import InstallationToken, KeyFile
+from service.adapters.github_app import InstallationToken
 from service.adapters.github_limits import RealClock
 from service.adapters.secrets import Secret, from_environment
 from service.adapters.store import SqliteStore
 from service.collectors import registry
 from service.collectors.github_ci import GithubCi
 from service.config import Settings
-from service.credentials import Credentials, aws_manager, credentials
+from service.credentials import Credentials, credentials
 from service.domain import cron
 from service.domain.errors import ConfigError
 from service.pipeline.job import Job, Origin
@@ -74,7 +74,7 @@ async def edges(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator
     """Opens the clients, closes them at the end. Nothing is asked of anybody yet."""
     known = credentials(settings, environ)
     async with httpx.AsyncClient(timeout=30, headers={"User-Agent": settings.github.user_agent}) as http:
-        app = _github_app(settings, environ, http)
+        app = _github_app(settings, known.github_app, http)
         github = Github(settings.github.api_url, app or known.github_token, settings.github.user_agent)
         intake = DatadogIntake(intake_url(settings.datadog), known.api_key)
         try:
@@ -84,21 +84,14 @@ async def edges(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator
             await intake.aclose()
 
 
-def _github_app(settings: Settings, environ: Mapping[str, str], http: httpx.AsyncClient) -> InstallationToken | None:
+def _github_app(settings: Settings, key: Secret | None, http: httpx.AsyncClient) -> InstallationToken | None:
     app = settings.github.app
-    if app is None:
+    if app is None or key is None:
         return None
-    key = Secret(
-        "GitHub App's private key",
-        "set github.app.private_key or private_key_file, or keep it in AWS Secrets Manager as github/app-private-key",
-        app.private_key.get_secret_value() if app.private_key else None,
-        manager=aws_manager(settings, environ),
-        name="github/app-private-key",
-    )
     return InstallationToken(
         app.id,
         app.installation_id,
-        KeyFile(app.private_key_file) if app.private_key_file and not app.private_key else key,
+        key,
         api_url=settings.github.api_url,
         user_agent=settings.github.user_agent,
         client=http,

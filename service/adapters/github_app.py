@@ -5,7 +5,6 @@ https://docs.github.com/apps/creating-github-apps/authenticating-with-a-github-a
 
 import math
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Protocol
 
 import anyio
@@ -15,7 +14,7 @@ import structlog
 from service import logs
 from service.adapters.github_limits import Clock
 from service.adapters.secrets import Secret
-from service.domain.errors import ConfigError, HealthError, Unauthorized, Unavailable
+from service.domain.errors import HealthError, Unauthorized, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -40,19 +39,6 @@ class Credentials(Protocol):
     def missing(self) -> str: ...
 
 
-class KeyFile:
-    """The private key in a file, read when it is needed, so that a new one takes no restart."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    async def get(self) -> str:
-        try:
-            return await anyio.Path(self._path).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"github.app.private_key_file: {self._path} can't be read: {error}") from error
-
-
 class InstallationToken:
     """Meets ``Credentials``. ``trouble``: why there is no fresh token, None while there is."""
 
@@ -60,7 +46,7 @@ class InstallationToken:
         self,
         app_id: str,
         installation_id: int,
-        key: Secret | KeyFile,
+        key: Secret,
         *,
         api_url: str,
         user_agent: str,
@@ -127,12 +113,9 @@ class InstallationToken:
         raise self._failure or Unavailable("the GitHub App has no token")
 
     async def _ask(self) -> tuple[str, datetime]:
-        try:
-            key = await self._key.get()
-        except ConfigError as error:
-            raise Unauthorized(str(error)) from error
+        key = await self._key.get()
         if not key:
-            raise Unauthorized("the GitHub App has no private key: set github.app.private_key or private_key_file")
+            raise (Unavailable if self._key.may_pass else Unauthorized)(self._key.missing)
         assertion = await anyio.to_thread.run_sync(_assertion, self._app_id, key, self._clock.now())
         headers = {**self._headers, "authorization": f"Bearer {assertion}"}
         try:
