@@ -207,7 +207,10 @@ class RepositoryCi:
             suspects=0 if cycle.is_thin else known.limits.waiting,
             stale=not cycle.is_thin and bool(known.stale(self._wanted(cycle).every, cycle.now)),
         )
-        return ci_share.shared(wanted, cycle.filling.is_eager)
+        quota = self._github.quota.get("core")
+        # Whoever asks every few seconds comes to what is due by time alone.
+        is_plenty = quota is None or quota.remaining > quota.limit / 2
+        return ci_share.shared(wanted, cycle.filling.is_eager and is_plenty and not cycle.is_thin)
 
     async def _runs(self, cycle: _Cycle, reader: RunsReader) -> None:
         with cycle.part("runs"):
