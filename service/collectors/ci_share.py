@@ -42,11 +42,11 @@ def shared(wanted: Wanted, is_eager: bool) -> Share:
     if wanted.front > _USUAL:
         return Share(wanted.due, 2, int(wanted.stale and not wanted.suspects), 2 * wanted.front)
     room = max(0, min(wanted.requests, wanted.points) - wanted.attempts)
-    jobs = min(2 * wanted.suspects, room - 1 if wanted.due > _LATE else room)
+    jobs = max(0, min(2 * wanted.suspects, room - 1 if wanted.due > _LATE else room))
     pages = min(wanted.due, room - jobs)
     left = room - jobs - pages
     rest = min(2 * wanted.suspects, left)
     left -= rest
     stale = int(wanted.stale and left > 0)
     more = max(0, left - stale - _LEFT) if is_eager else 0
-    return Share(pages + more, left - stale - more, stale, max(0, jobs) + rest)
+    return Share(pages + more, left - stale - more, stale, jobs + rest)

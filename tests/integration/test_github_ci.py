@@ -476,6 +476,32 @@ async def test_a_steady_cycle_costs_ten_requests_and_eight_points_at_most() -> N
             assert sum(each.cost for each in asked) <= 8
 
 
+async def test_a_cycle_that_finds_reruns_and_cancelled_runs_costs_no_more() -> None:
+    world = random_world(1, workflows=40, runs_a_day=300)
+    rng = random.Random(5)
+    async with staged(world, tests_blocking_merge=["1"]) as stage:
+        await stage.collect_until_whole()
+        told = 0
+        for _ in range(24):
+            stage.pass_time()
+            end = world.now.replace(microsecond=0)
+            for _ in range(2):
+                conclusion = rng.choice(["success"] * 14 + ["failure", "cancelled"])
+                run = world.add_run(3, end - timedelta(minutes=rng.randrange(5, 10)), conclusion)
+                run.last.ended = end
+            if rng.random() < 0.2:
+                failed = world.add_run(4, end - timedelta(minutes=30), "failure", "success")
+                failed.attempts[-1] = replace(failed.attempts[-1], started=end - timedelta(minutes=9), ended=end)
+            stage.server.take_asked()
+            values = await stage.values()
+            assert values == stage.truth()
+            told += JOBS in values
+            asked = stage.server.take_asked()
+            assert len(asked) <= 10
+            assert sum(each.cost for each in asked) <= 8
+        assert told >= 18
+
+
 async def test_the_memory_survives_a_restart_and_stays_small() -> None:
     world = random_world(1, workflows=40, runs_a_day=300)
     async with staged(world) as stage:
