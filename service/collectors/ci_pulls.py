@@ -44,16 +44,10 @@ async def count(
         return {}
     counts: dict[str, Counted | Failure] = {}
     if await github.has_token():  # GraphQL answers nobody else
-        style.begin()
-        try:
-            counts.update(await _counted(github, repo, questions, style))
-        except Unavailable as error:
-            style.note_failure()
-            if style.failures <= FAILURES:
-                # The search would answer, but its index may lag: for a passing trouble no number is the better one.
-                return dict.fromkeys(questions, error)
-        else:
-            style.failures = 0
+        trouble = await _count(github, repo, questions, style, counts)
+        if trouble and style.failures <= FAILURES:
+            # The search would answer, but its index may lag: for a passing trouble no number is the better one.
+            return dict.fromkeys(questions, trouble) | counts
     left = [name for name in questions if name not in counts]
     found = await gathered([partial(_search, github, questions[name].text) for name in left])
     for name, each in zip(left, found, strict=True):
@@ -63,26 +57,53 @@ async def count(
     return counts
 
 
-async def _counted(github: Github, repo: str, questions: Mapping[str, Question], style: Style) -> dict[str, Counted]:
-    """What GraphQL counts; the search has the rest. Raises Unavailable and Unauthorized."""
-    counts: dict[str, Counted] = {}
-    for way in [way for way in Way if way >= style.way]:
+async def _count(
+    github: Github,
+    repo: str,
+    questions: Mapping[str, Question],
+    style: Style,
+    counts: dict[str, Counted | Failure],
+) -> Failure | None:
+    """Adds what GraphQL counts. The trouble that may pass, None where the search has to do it. Raises Unauthorized."""
+    style.begin()
+    trouble: Failure | None = None
+    try:
+        await _counted(github, repo, questions, style, counts)
+    except Unauthorized:
+        raise
+    except (Unavailable, Rejected) as error:
+        trouble = error
+    if len(counts) == len(questions):
+        style.note_success()
+        return None
+    if not style.has_worked and not isinstance(trouble, Unavailable):
+        return None  # a server without GraphQL, or a token without the right to it
+    style.note_failure()
+    return trouble or Unavailable("GitHub's GraphQL did not count them")
+
+
+async def _counted(
+    github: Github,
+    repo: str,
+    questions: Mapping[str, Question],
+    style: Style,
+    counts: dict[str, Counted | Failure],
+) -> None:
+    """Adds what GraphQL counts. Raises Unavailable, Rejected and Unauthorized."""
+    for way in style.ways:
         left = {name: question for name, question in questions.items() if name not in counts}
         try:
             told = await _asked(github, repo, left, way)
-        except Unauthorized:
-            raise
-        except Rejected as error:
-            if isinstance(error, Refused) and error.status in (400, 422):
-                continue
-            break  # a server without GraphQL, or a token without the right to it
+        except Refused as error:
+            if error.status not in (400, 422):
+                raise
+            continue
         if told and not counts:
             style.way = way
         counts.update(told)
         if len(counts) == len(questions):
-            break
+            return
         # A whole document is refused for one field that a server does not know.
-    return counts
 
 
 async def _asked(github: Github, repo: str, questions: Mapping[str, Question], way: Way) -> dict[str, Counted]:

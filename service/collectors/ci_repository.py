@@ -4,7 +4,7 @@ The numbers are made in ``ci_metrics``; which questions are needed is decided in
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,17 +12,18 @@ from functools import partial
 
 import anyio
 
-from service.adapters.github import Github, Refused
+from service.adapters.github import Github
 from service.adapters.github_budget import Tally, tally
-from service.collectors import ci_memory, ci_metrics, ci_pulls, ci_runs, ci_share, ci_sweep
+from service.collectors import ci_latest, ci_memory, ci_metrics, ci_pulls, ci_runs, ci_share, ci_sweep
 from service.collectors.ci_jobs import JobsReader
+from service.collectors.ci_latest import LatestRuns
 from service.collectors.ci_memory import TELL_WITHIN, Remembered
 from service.collectors.ci_metrics import Finding
 from service.collectors.ci_reader import Failure, RunsReader, gathered
 from service.collectors.ci_runs import Run
 from service.collectors.ci_settings import GithubCiSettings
 from service.collectors.ci_share import MOST_POINTS, MOST_REQUESTS, Share, Wanted
-from service.collectors.ci_workflows import Workflow, meant, workflows
+from service.collectors.ci_workflows import Workflow, workflows
 from service.collectors.registry import Memory
 from service.domain.errors import HealthError, Rejected, Unauthorized, Unavailable
 from service.domain.runs import Collected, Fault
@@ -30,7 +31,6 @@ from service.domain.runs import Collected, Fault
 _BROKEN_SWEEPS = 3
 _BACKLOG = 30  # runs and jobs to be looked into; more than these are no steady state
 _KEPT = 100  # requests of a minute, for the numbers of other cycles
-_REMEDY = "infra-health list-workflows prints what there is"
 _BUGS = "github.bugs.count"
 _JOBS = "jobs ended by their time limit"
 
@@ -56,7 +56,7 @@ class _Cycle:
     """One collect. ``known`` is this cycle's copy of the memory; ``is_read``: the window's runs are in it.
 
     ``is_cold``: it began without all runs that matter. ``is_thin``: the least urgent questions must wait.
-    ``missing``: workflows whose latest run stays unknown. ``verdicts``: whether runs failed at first, by id.
+    ``latest``: the workflows' latest runs. ``verdicts``: whether runs failed at first, by id.
     ``ended``: earlier attempts that the list did not show. ``limits_trouble``: why jobs were not looked into.
     """
 
@@ -70,7 +70,7 @@ class _Cycle:
     are_pulls_told: bool = False
     started: float = field(default_factory=anyio.current_time)
     listed: list[Workflow] | None = None
-    missing: dict[int, Failure] = field(default_factory=dict)
+    latest: LatestRuns | None = None
     verdicts: dict[int, bool | Failure] = field(default_factory=dict)
     ended: list[Run] = field(default_factory=list)
     limits_trouble: Failure | None = None
@@ -89,24 +89,6 @@ class _Cycle:
             yield
         except (Unavailable, Rejected) as error:
             self.miss(name, error)
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """The workflows that ``lists``' entries mean, their ``ids`` by list, and the ids of the ``others``."""
-
-    lists: Mapping[str, Mapping[str, Sequence[Workflow]]]
-    ids: Mapping[str, set[int]]
-    others: set[int]
-
-    @property
-    def listed(self) -> set[int]:
-        return set().union(*self.ids.values())
-
-    @property
-    def every(self) -> list[int]:
-        """Listed workflows come first."""
-        return [*sorted(self.listed), *sorted(self.others)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +187,7 @@ class RepositoryCi:
             due=reader.due(known, cycle.now),
             attempts=sum(ci_runs.has_failed_attempt(run, known.attempts.get(run.id, {})) is None for run in rerun),
             suspects=0 if cycle.is_thin else known.limits.waiting,
-            stale=not cycle.is_thin and bool(known.stale(self._wanted(cycle).every, cycle.now)),
+            stale=not cycle.is_thin and cycle.latest is not None and cycle.latest.is_any_stale,
         )
         quota = self._github.quota.get("core")
         # Whoever asks every few seconds comes to what is due by time alone.
@@ -229,6 +211,7 @@ class RepositoryCi:
     async def _workflows(self, cycle: _Cycle) -> None:
         with cycle.part("workflows"):
             cycle.listed = await workflows(self._github, self.repo)
+            cycle.latest = LatestRuns(self._settings, cycle.known, cycle.listed, cycle.now)
 
     def _rerun(self, cycle: _Cycle) -> list[Run]:
         """The runs whose earlier attempts matter: to the flaky runs, and to the durations of what ended of late."""
@@ -271,67 +254,21 @@ class RepositoryCi:
             ]
             cycle.findings.append(ci_metrics.flaky(flaky))
 
-    def _wanted(self, cycle: _Cycle) -> _Wanted:
-        lists = {
-            "tests_blocking_merge": meant(self._settings.tests_blocking_merge, cycle.listed or ()),
-            "benchmarks": meant(self._settings.benchmarks, cycle.listed or ()),
-        }
-        ids: dict[str, set[int]] = {}
-        for name, entries in lists.items():
-            ids[name] = {each.id for found in entries.values() for each in found}
-            # An id that GitHub does not list may still have runs.
-            ids[name] |= {int(entry) for entry, found in entries.items() if not found and _is_id(entry)}
-        listed = ids["tests_blocking_merge"] | ids["benchmarks"]
-        others = {each.id for each in cycle.listed or () if each.is_active} - listed
-        return _Wanted(lists, ids, others)
+    async def _look_up(self, cycle: _Cycle, reader: RunsReader, stale: int) -> None:
+        """Asks for what is not known of the latest runs, and for ``stale`` old ones."""
+        if cycle.latest is None:
+            return
+        allowed = ci_sweep.allowance(self._github.quota.get("core"))
+        await cycle.latest.look_up(reader, allowed, stale, is_thin=cycle.is_thin)
 
     def _latest(self, cycle: _Cycle) -> None:
-        """The latest conclusive runs of the listed and of the other active workflows."""
-        if cycle.listed is None:
+        if cycle.latest is None:
             return
-        wanted, missing = self._wanted(cycle), cycle.missing
-        latest = ci_runs.latest_conclusive(cycle.known.runs.values())
-        for name, entries in wanted.lists.items():
+        for name in ci_latest.LISTS:
             with cycle.part(name):
-                for entry, found in entries.items():
-                    if not found and (not _is_id(entry) or _is_gone(missing.get(int(entry)))):
-                        raise Rejected(f'no workflow has the name, file name, path or id "{entry}": {_REMEDY}')
-                if entries:
-                    _raise_first(missing, wanted.ids[name])
-                    found_runs = [latest.get(each) for each in wanted.ids[name]]
-                    cycle.findings.append(ci_metrics.passing(f"ci.workflow.{name}", found_runs))
+                cycle.findings += cycle.latest.listed_findings(name)
         with cycle.part("other workflows"):
-            _raise_first(missing, wanted.others)
-            cycle.findings.append(ci_metrics.failing(latest.get(each) for each in wanted.others))
-
-    async def _look_up(self, cycle: _Cycle, reader: RunsReader, stale: int) -> None:
-        """Asks for what is not known of the latest runs; notes the workflows that stay unknown, with the reason.
-
-        Listed workflows come first, and of those that GitHub does not list not even the existence is known.
-        ``stale``: how many are asked for that are known but old: now and then, when there is little else to ask.
-        """
-        if cycle.listed is None:
-            return
-        known, every = cycle.known, self._wanted(cycle).every
-        listed = self._wanted(cycle).listed
-        there = {each.id for each in cycle.listed}
-        latest = ci_runs.latest_conclusive(known.runs.values())
-        foreign = [each for each in every if not (each in there or each in latest or each in known.asked)]
-        unknown = [each for each in dict.fromkeys([*foreign, *known.unknown(every)]) if each not in cycle.missing]
-        allowed = ci_sweep.allowance(self._github.quota.get("core"))
-        if cycle.is_thin:
-            allowed = min(allowed, len(set(unknown) & listed))
-        asked, left = unknown[:allowed], unknown[allowed:]
-        if not unknown and not cycle.is_thin:
-            asked = known.stale(every, cycle.now)[:stale]
-        answers = await gathered([partial(reader.find_latest, each) for each in asked])
-        too_dear = Unavailable("GitHub's quota does not allow to ask for the latest runs of all workflows now")
-        cycle.missing |= dict.fromkeys(left, too_dear)
-        for workflow_id, answer in zip(asked, answers, strict=True):
-            if isinstance(answer, list):
-                known.take_older(workflow_id, answer, cycle.now)
-            elif workflow_id in unknown:
-                cycle.missing[workflow_id] = answer
+            cycle.findings.append(cycle.latest.other_finding())
 
     # Jobs
 
@@ -396,20 +333,6 @@ class RepositoryCi:
             for name, failure in failures.items():
                 cycle.miss(f"pull requests, {asked[name][0]}", failure)
         cycle.are_pulls_told = True
-
-
-def _is_id(entry: str) -> bool:
-    return entry.isascii() and entry.isdigit() and len(entry) < 19
-
-
-def _is_gone(failure: Failure | None) -> bool:
-    return isinstance(failure, Refused) and failure.status in (404, 410)
-
-
-def _raise_first(missing: dict[int, Failure], wanted: set[int]) -> None:
-    for workflow_id in sorted(wanted):
-        if workflow_id in missing:
-            raise missing[workflow_id]
 
 
 def _weight(error: HealthError) -> int:

@@ -21,12 +21,13 @@ class Way(IntEnum):
 class Style:
     """The best ``way`` in which the server answers. ``failures``: cycles in a row in which it did not.
 
-    ``cycles``: how many were asked in another way than the best.
+    ``cycles``: how many were asked in another way than the best. ``has_worked``: the best one answered before.
     """
 
     way: Way = Way.LISTED
     failures: int = 0
     cycles: int = 0
+    has_worked: bool = False
 
     def begin(self) -> None:
         """A cycle begins."""
@@ -34,16 +35,28 @@ class Style:
         if self.cycles > _TRIES_BEST_AGAIN:
             self.way, self.cycles = Way.LISTED, 0
 
+    @property
+    def ways(self) -> list[Way]:
+        """Those to try in this order. A server that answered the best one is asked no other for a passing trouble."""
+        if self.has_worked and self.failures < FAILURES:
+            return [Way.LISTED]
+        return [way for way in Way if way >= self.way]
+
+    def note_success(self) -> None:
+        self.failures = 0
+        self.has_worked = self.way is Way.LISTED
+
     def note_failure(self) -> None:
         self.failures += 1
-        if self.failures > FAILURES and self.way is Way.LISTED:
-            self.way = Way.SEARCHED
+        if self.failures > FAILURES:
+            self.has_worked = False
+            self.way = max(self.way, Way.SEARCHED)
 
     def dump(self) -> list[int]:
-        return [self.way, self.failures, self.cycles]
+        return [self.way, self.failures, self.cycles, self.has_worked]
 
 
 def load(state: Sequence[int]) -> Style:
     """What ``dump`` gave. Raises LookupError, TypeError or ValueError when it is something else."""
-    way, failures, cycles = state
-    return Style(Way(way), failures, cycles)
+    way, failures, cycles, has_worked = state
+    return Style(Way(way), failures, cycles, bool(has_worked))

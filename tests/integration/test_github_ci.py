@@ -687,6 +687,18 @@ async def test_a_passing_trouble_of_graphql_leaves_numbers_out_and_a_lasting_one
         assert values == stage.truth()
 
 
+async def test_a_server_that_counted_before_is_not_replaced_by_its_search_for_one_refusal() -> None:
+    async with staged(small_world()) as stage:
+        await stage.collect()
+        stage.world.pulls.append(Pull(stage.world.now - timedelta(minutes=1), ("hotfix",)))
+        for answer in (Reply.of({"message": "Nope"}, 403), Reply.of({"message": "Nope"}, 422)):
+            stage.restart()
+            fault = stage.server.fail("graphql", answer)
+            assert (await stage.values()).keys() & PULLS == set()
+            stage.server.faults.remove(fault)
+            assert await stage.values() == stage.truth()
+
+
 async def test_pull_requests_are_counted_before_the_search_knows_them_and_beyond_a_page() -> None:
     world = small_world()
     for seconds in range(1, 231):
