@@ -15,15 +15,18 @@ import structlog
 from anyio.abc import TaskGroup
 
 from service import __version__, logs
+from service.adapters.pings import Event, Pings
 from service.adapters.store import SqliteStore
+from service.config import Mode, most_series
 from service.config_sources import Loaded, differences, secret_values
 from service.domain.errors import ConfigError, Unavailable
 from service.domain.points import Fate
-from service.domain.runs import Cause, Run
+from service.domain.runs import Cause, Outcome, Run
 from service.domain.samples import Sample
 from service.ending import leave_within
 from service.operations import DaemonOperations
-from service.parts import Edges, build_jobs, edges, open_store
+from service.parts import Edges, build_jobs, edges, open_store, set_mode
+from service.pipeline.announce import Announcer
 from service.pipeline.clock import SystemClock
 from service.pipeline.deliver import Delivery
 from service.pipeline.dispatch import Dispatcher
@@ -52,7 +55,7 @@ _REPAY_EVERY = 5.0
 _SECRETS_EVERY = 60.0
 
 # What a reload takes over; the rest needs a restart.
-_RELOADED = ("collectors.", "datadog.env", "datadog.version")
+_RELOADED = ("collectors.", "datadog.env", "datadog.version", "mode", "shadow_prefix", "heartbeat_url")
 _SIGNAL = Origin("signal")
 
 Loader = Callable[[], Loaded]
@@ -139,11 +142,30 @@ class Daemon:
             clock,
             observe=self._telemetry.points,
             historical=settings.datadog.historical,
+            max_series=most_series(settings),
         )
         # Points that are lost before the delivery sees them are counted with the others.
         store.observe = reserve.observe = self._delivery.account
         self._delivery.account(Fate.UNCERTAIN, store.uncertain)
-        runner = Runner(reserve, clock, attempts, stored=self._delivery.notify, quota=parts.quota, ended=self._ended)
+        self._announcer = Announcer(
+            lambda: self._dispatcher.jobs,
+            reserve,
+            store.changes,
+            parts.events,
+            clock,
+            settings.datadog.heartbeat,
+            settings.http.public_url,
+        )
+        self._pings = Pings()
+        runner = Runner(
+            reserve,
+            clock,
+            attempts,
+            stored=self._delivery.notify,
+            quota=parts.quota,
+            began=self._began,
+            ended=self._ended,
+        )
         self._dispatcher = Dispatcher(runner, reserve, clock, tasks)
         self._timer = Timer(clock, self._dispatcher.tick, self._dispatcher.next_start)
         self._operations = DaemonOperations(
@@ -180,6 +202,9 @@ class Daemon:
         )
         await self._tasks.start(serve, app, listener)
         self._tasks.start_soon(self._delivery.run)
+        if self._settings.datadog.events:
+            self._tasks.start_soon(self._announcer.run)
+        self._tasks.start_soon(self._pings.run)
         self._tasks.start_soon(self._make_slots)
         self._tasks.start_soon(self._watch_lag)
         self._tasks.start_soon(self._keep_secrets)
@@ -231,6 +256,7 @@ class Daemon:
             state = self._delivery.state
             log.warning("points stay stored for the next start", waiting=state.waiting, reason=state.trouble)
         async with self._delivery.paused():
+            await self._store.mend(self._clock.now())
             if not await self._reserve.repay():
                 log.error("what is in memory is lost: the store can't be written", reason=self._reserve.trouble)
 
@@ -243,14 +269,36 @@ class Daemon:
                 self._tasks.cancel_scope.cancel()
 
     def _set_jobs(self, jobs: Sequence[Job]) -> None:
+        settings = self._settings
+        self._dispatcher.is_shadow = settings.mode is Mode.SHADOW
+        set_mode(settings, self._store, self._reserve, self._delivery)
+        self._store.limit_history(
+            {
+                name: (each.failed_runs_history_limit, each.successful_runs_history_limit)
+                for name, each in settings.collectors.items()
+            }
+        )
         self._dispatcher.set_jobs(jobs)
         self._timer.set_jobs(jobs)
         for job in jobs:
             self._dispatcher.tick(job.name)
 
+    def _began(self, run: Run) -> None:
+        self._ping(run, Event.START)
+
     def _ended(self, run: Run, samples: Sequence[Sample]) -> None:
         due = run.slot.scheduled_at
         self._telemetry.run_ended(run, (run.started - due).total_seconds() if due else None)
+        self._announcer.ended(run.job)
+        # A run that gave way or was broken off by our own end says nothing of what it looked at.
+        if run.outcome not in (None, Outcome.REPLACED, Outcome.INTERRUPTED):
+            good = run.outcome.succeeded and self._delivery.state.trouble is None
+            self._ping(run, Event.SUCCESS if good else Event.FAILURE)
+
+    def _ping(self, run: Run, event: Event) -> None:
+        own = self._settings.collectors.get(run.job)
+        if url := (own and own.heartbeat_url) or self._settings.heartbeat_url:
+            self._pings.tell(url.get_secret_value(), event, run.id)
 
     async def _make_slots(self) -> None:
         with self._slots:
@@ -272,9 +320,11 @@ class Daemon:
             self._operations.lags.append(max(0.0, self._clock.monotonic() - before - LAG_EVERY))
 
     async def _repay(self) -> None:
-        """Writes what was kept in memory once the store is back."""
+        """Brings a damaged store back, and writes what was kept in memory once it is there."""
         while True:
             await self._clock.sleep(_REPAY_EVERY)
+            if await self._store.mend(self._clock.now()):
+                self._delivery.notify()
             if self._reserve.trouble:
                 async with self._delivery.paused():
                     await self._reserve.repay()

@@ -31,8 +31,11 @@ from service.config_values import (
     expanded,
     from_json,
     host_name,
+    instant,
     is_model,
     is_secret_name,
+    metric_prefix,
+    ping_address,
     private_parts,
     sendable,
     shown,
@@ -42,6 +45,11 @@ from service.config_values import (
     zone,
 )
 from service.domain import cron
+
+_LONG_PATH = 8  # characters; hiding a shorter word would blank out words everywhere
+SHADOW_PREFIX = "shadow."
+# Beyond this many times ``max_series`` delivery holds back what is new.
+SERIES_BEFORE_HOLD = 10
 
 Text = Annotated[str, Field(min_length=1)]
 Url = Annotated[str, AfterValidator(absolute_url)]
@@ -113,6 +121,10 @@ class CollectorSettings(Section):
     backoff_limit: Annotated[int, Field(ge=0)] = 3
     jitter: NotNegative = timedelta(0)
     max_age: Positive = timedelta(hours=24)
+    heartbeat_url: Annotated[Secret | None, AfterValidator(ping_address)] = None
+    starts_after: Annotated[datetime | None, BeforeValidator(instant)] = None
+    successful_runs_history_limit: Annotated[int, Field(ge=0)] | None = None
+    failed_runs_history_limit: Annotated[int, Field(ge=0)] | None = None
     tags: dict[Annotated[str, AfterValidator(tag_name)], Annotated[str, AfterValidator(tag_value)]] = {}
 
     @field_validator("schedule")
@@ -141,6 +153,13 @@ class CollectorSettings(Section):
         return found
 
 
+class Mode(StrEnum):
+    """``shadow``: collects and stores as in production, but what is sent has names of its own, or is not sent."""
+
+    LIVE = "live"
+    SHADOW = "shadow"
+
+
 class DatadogSettings(Section):
     site: Annotated[str, AfterValidator(site_name)] = "datadoghq.com"
     url: Url | None = None
@@ -150,6 +169,9 @@ class DatadogSettings(Section):
     api_key: Secret | None = None
     app_key: Secret | None = None
     heartbeat: Positive = timedelta(minutes=5)
+    events: bool = True
+    notify: tuple[Annotated[str, Field(pattern=r"^@\S+$")], ...] = ()
+    runbook_url: Url | None = None
     historical: tuple[Text, ...] = ()
 
 
@@ -175,6 +197,7 @@ class HttpSettings(Section):
     host: Annotated[str, AfterValidator(host_name)] = "0.0.0.0"  # noqa: S104 - probes come by the pod's address
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     allowed_hosts: tuple[Annotated[str, AfterValidator(host_name)], ...] = ()
+    public_url: Url | None = None
     token: Secret | None = None
     read_token: Secret | None = None
 
@@ -221,7 +244,24 @@ class Settings(Section):
     aws: AwsSettings = AwsSettings()
     log: LogSettings = LogSettings()
     store: StoreSettings = StoreSettings()
+    mode: Mode = Mode.LIVE
+    shadow_prefix: Annotated[str | None, BeforeValidator(metric_prefix)] = SHADOW_PREFIX
+    max_series: Annotated[int, Field(ge=1)] = 100
+    heartbeat_url: Annotated[Secret | None, AfterValidator(ping_address)] = None
     state_dir: Annotated[Path, AfterValidator(expanded)] = Field(default_factory=_state_dir, validate_default=True)
+
+
+def most_series(settings: Settings) -> int | None:
+    """How many series an hour may leave; None where the operator has set no ``max_series``: then all may.
+
+    A bound that nobody has set must not part a team from its points: without one there is the warning alone.
+    """
+    return settings.max_series * SERIES_BEFORE_HOLD if "max_series" in settings.model_fields_set else None
+
+
+def kept_prefix(settings: Settings) -> str | None:
+    """What stands before the names of stored metrics in shadow mode, also where none is sent; None when live."""
+    return (settings.shadow_prefix or SHADOW_PREFIX) if settings.mode is Mode.SHADOW else None
 
 
 # What runs where no file says otherwise: the same three as in the shipped config.yaml.
@@ -257,6 +297,9 @@ def secret_values(section: Section) -> Iterator[str]:
         for part in value.values() if isinstance(value, dict) else (value,):
             if isinstance(part, SecretStr):
                 yield part.get_secret_value()
+                # Of an address what follows the host is the secret: it may stand alone in a client's message.
+                if len(path := part.get_secret_value().partition("://")[2].partition("/")[2]) >= _LONG_PATH:
+                    yield path
             elif isinstance(part, Section):
                 yield from secret_values(part)
             elif isinstance(part, str):
@@ -301,6 +344,8 @@ def _plain(name: str, value: Any) -> Any:
             return {key: _plain(key, part) for key, part in value.items()}
         case list() | tuple() | set() | frozenset():
             return [_plain(name, part) for part in value]
+        case datetime():
+            return value.isoformat()
         case timedelta():
             return duration_text(value)
         case Enum():

@@ -1,5 +1,6 @@
 """What the environment says: INFRA_HEALTH_A__B__C for any key, and the names of the system that was replaced."""
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,9 @@ _NOT_SETTINGS = {"CONFIG", "URL", "COMMIT"}
 _FILES = "_FILE"  # names a mounted file that holds the secret (``credentials``)
 
 _SECRETS = {"TOKEN", "HTTP__TOKEN", "GITHUB__TOKEN", "DATADOG__API_KEY", "DATADOG__APP_KEY"}
+
+# What Kubernetes sets for a Service named infra-health (https://kubernetes.io/docs/concepts/services-networking/service/).
+_INJECTED = re.compile(r"PORT(_\d+_\w+)?|SERVICE_HOST|SERVICE_PORT(_\w+)?")
 
 _SHORTEST = 8
 _Keys = tuple[str, ...]
@@ -70,7 +74,11 @@ def infra_health(environ: Mapping[str, str], collectors: Collection[str]) -> tup
     # The more exact name wins: INFRA_HEALTH_HTTP__TOKEN over INFRA_HEALTH_TOKEN.
     for name, rest in sorted(variables.items(), key=lambda item: (item[1].count("__"), item)):
         keys = _SHORT.get(rest) or tuple(rest.lower().split("__"))
-        if rest in _NOT_SETTINGS or (rest.endswith(_FILES) and rest.removesuffix(_FILES) in _SECRETS):
+        if (
+            _INJECTED.fullmatch(rest)
+            or rest in _NOT_SETTINGS
+            or (rest.endswith(_FILES) and rest.removesuffix(_FILES) in _SECRETS)
+        ):
             continue
         if keys[0] not in sections:
             hint = did_you_mean(keys[0], sections)

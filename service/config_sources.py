@@ -118,10 +118,7 @@ def _merged(sources: Sequence[Source]) -> dict[str, Any]:
         def settings_customise_sources(
             cls, settings_cls: type[BaseSettings], *_: object, **__: object
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return tuple(
-                InitSettingsSource(settings_cls, {key: part for key, part in source.values.items() if part is not None})
-                for source in sources
-            )
+            return tuple(InitSettingsSource(settings_cls, _told(source.values)) for source in sources)
 
     return Merged().model_extra or {}
 
@@ -199,6 +196,11 @@ def _held(value: Any, loc: config_problems.Path) -> config_problems.Path:
             path.append(part)
             value = inner
     return tuple(path)
+
+
+def _told(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` without the headings whose keys are all commented out."""
+    return {key: part for key, part in values.items() if part is not None or key == "shadow_prefix"}
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:

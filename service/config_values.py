@@ -6,7 +6,7 @@ The converters raise ValueError with what is wrong; none names a value that may 
 import json
 import re
 from collections.abc import Iterable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
@@ -107,6 +107,41 @@ def from_json(text: str) -> Any:
         return json.loads(text, parse_int=str, parse_float=str)
     except ValueError as error:
         raise ValueError(f"is no JSON: {error}") from error
+
+
+def instant(value: Any) -> datetime | None:
+    """An instant with its zone, such as 2026-01-31T12:00:00Z; without a zone it is UTC."""
+    if value is None or isinstance(value, datetime):
+        return value
+    try:
+        found = datetime.fromisoformat(str(value).strip())
+    except ValueError as error:
+        raise ValueError(f'must be an instant such as 2026-01-31T12:00:00Z, not "{shown(str(value))}"') from error
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def metric_prefix(value: Any) -> str | None:
+    """What stands before a metric's name; empty, null and "none" mean that nothing is sent at all."""
+    text = "" if value is None else str(value).strip()
+    if text.lower() in ("", "none"):
+        return None
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.]{0,49}", text):
+        raise ValueError('must begin with a letter and have letters, digits, _ and . only; "" sends nothing')
+    return text
+
+
+def ping_address(address: SecretStr | None) -> SecretStr | None:
+    """An http(s) address to be called; whoever knows it can call it, so it is a secret and no message shows it."""
+    if address is None:
+        return None
+    try:
+        parts = urlsplit(address.get_secret_value())
+        _ = parts.port
+    except ValueError:
+        parts = None
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("must be an absolute http(s) address without a query or fragment")
+    return SecretStr(address.get_secret_value().rstrip("/"))
 
 
 def zone(value: Any) -> ZoneInfo:

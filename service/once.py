@@ -8,12 +8,12 @@ import anyio
 from anyio.abc import TaskGroup
 
 from service.adapters.store import SqliteStore
-from service.config import Settings
+from service.config import Settings, most_series
 from service.domain.points import LOST, Fate
 from service.domain.runs import Cause, Collected, Run, Slot, new_run_id
 from service.domain.samples import Sample
 from service.ending import leave_within
-from service.parts import Edges, build_jobs, edges, open_store
+from service.parts import Edges, build_jobs, edges, open_store, set_mode
 from service.pipeline.clock import SystemClock
 from service.pipeline.deliver import Delivery
 from service.pipeline.dispatch import Dispatcher
@@ -161,7 +161,15 @@ async def _push(
         tell(f"{len(results)} of {len(jobs)} collectors done")
 
     reserve = Reserve(store)
-    delivery = Delivery(reserve, parts.intake, clock, observe=count, historical=settings.datadog.historical)
+    delivery = Delivery(
+        reserve,
+        parts.intake,
+        clock,
+        observe=count,
+        historical=settings.datadog.historical,
+        max_series=most_series(settings),
+    )
+    set_mode(settings, store, reserve, delivery)
     store.observe = reserve.observe = delivery.account
     runner = Runner(reserve, clock, attempts, stored=lambda: None, quota=parts.quota, ended=ended, retry=False)
     async with anyio.create_task_group() as tasks:

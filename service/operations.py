@@ -107,6 +107,11 @@ class DaemonOperations:
             lost = self._reserve.trouble or str(error)
         ok = lost is None
         checks.append(Check(name="store", status="ok" if ok else "fail", detail=lost or ""))
+        if self._dispatcher.is_shadow:
+            detail = (
+                "shadow: nothing is sent" if self._delivery.withholds else "shadow: metrics have names of their own"
+            )
+            checks.append(_warned("mode", detail))
         checks.append(_warned("datadog", self._delivery.state.trouble))
         checks.append(_warned("github", self._edges.github.trouble or self._edges.github.budget.thinning))
         troubles = (secret.trouble for secret in self._edges.credentials)
@@ -214,10 +219,8 @@ class DaemonOperations:
         return await self._run_views(stored)
 
     async def run(self, run_id: str) -> RunView | None:
-        run = self._reserve.kept_runs().get(run_id) or await self._store.run(run_id)
-        if run is None:
-            # A run that was started this instant is active before it is stored.
-            run = next((active for active in self._dispatcher.all_active() if active.id == run_id), None)
+        # A run that was started this instant, or while the store is lost, is not stored.
+        run = self._in_memory().get(run_id) or await self._store.run(run_id)
         return (await self._run_views([run]))[0] if run else None
 
     async def samples(self, run_id: str, offset: int, limit: int) -> tuple[list[SampleView], int] | None:
@@ -314,6 +317,7 @@ class DaemonOperations:
                 paused=self._dispatcher.is_paused(job.name),
                 running=next((run.id for run in self._dispatcher.active(job.name)), None),
                 next_run=self._dispatcher.next_run(job.name),
+                last_slot=self._dispatcher.last_live_slot(job.name),
                 last_run=views[latest[job.name].id] if job.name in latest else None,
                 last_success=successes.get(job.name),
                 last_error=_last_error(failures.get(job.name)),
@@ -325,10 +329,18 @@ class DaemonOperations:
         ]
 
     async def _run_views(self, runs: Iterable[Run]) -> list[RunView]:
-        active = {run.id: run for run in self._dispatcher.all_active()} | self._reserve.kept_runs()
-        runs = [active.get(run.id, run) for run in runs]
-        fates = await self._store.fates_of([run.id for run in runs])
+        known = self._in_memory()
+        runs = [known.get(run.id, run) for run in runs]
+        try:
+            fates = await self._store.fates_of([run.id for run in runs])
+        except Unavailable:
+            if any(run.id not in known for run in runs):
+                raise
+            fates = {}  # what is in memory can be told while the store is lost
         return [RunView.of(run, fates.get(run.id, {})) async for run in in_turns(runs)]
+
+    def _in_memory(self) -> dict[str, Run]:
+        return {run.id: run for run in self._dispatcher.all_active()} | self._reserve.kept_runs()
 
 
 def _warned(name: str, trouble: str | None) -> Check:

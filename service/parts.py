@@ -9,6 +9,7 @@ from typing import Protocol
 import httpx
 
 from service.adapters.datadog import DatadogIntake, intake_url
+from service.adapters.datadog_events import DatadogEvents
 from service.adapters.github import Github
 from service.adapters.github_app import InstallationToken
 from service.adapters.github_limits import RealClock
@@ -16,12 +17,14 @@ from service.adapters.secrets import Secret, from_environment
 from service.adapters.store import SqliteStore
 from service.collectors import registry
 from service.collectors.github_ci import GithubCi
-from service.config import Settings
+from service.config import Mode, Settings, kept_prefix
 from service.credentials import Credentials, credentials
 from service.domain import cron
 from service.domain.errors import ConfigError
+from service.pipeline.deliver import Delivery
 from service.pipeline.job import Job, Origin
 from service.pipeline.ports import Clock
+from service.pipeline.reserve import Reserve
 
 
 async def open_store(settings: Settings, clock: Clock) -> SqliteStore:
@@ -36,6 +39,14 @@ async def open_store(settings: Settings, clock: Clock) -> SqliteStore:
         keep_ended=limits.keep_ended,
         max_bytes=limits.max_bytes,
     )
+
+
+def set_mode(settings: Settings, store: SqliteStore, reserve: Reserve, delivery: Delivery) -> None:
+    """Live or shadow: which slots are claimed, under which names points leave, whether they leave at all."""
+    is_shadow = settings.mode is Mode.SHADOW
+    store.is_shadow = is_shadow
+    reserve.shadow_prefix = kept_prefix(settings)
+    delivery.withholds = is_shadow and settings.shadow_prefix is None
 
 
 class Recall(Protocol):
@@ -60,6 +71,7 @@ class Edges:
     github: Github
     http: httpx.AsyncClient
     intake: DatadogIntake
+    events: DatadogEvents
     credentials: Credentials
     secret: Callable[[str], Secret]
 
@@ -78,7 +90,8 @@ async def edges(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator
         github = Github(settings.github.api_url, app or known.github_token, settings.github.user_agent)
         intake = DatadogIntake(intake_url(settings.datadog), known.api_key)
         try:
-            yield Edges(github, http, intake, known, partial(from_environment, environ=environ))
+            events = DatadogEvents(intake_url(settings.datadog), known.api_key)
+            yield Edges(github, http, intake, events, known, partial(from_environment, environ=environ))
         finally:
             await github.aclose()
             await intake.aclose()
@@ -129,6 +142,7 @@ def build_jobs(settings: Settings, edges: Edges, store: Recall) -> list[Job]:
                 jitter=each.jitter,
                 max_age=each.max_age,
                 tags=each.tags,
+                starts_after=each.starts_after,
             )
         )
     return jobs

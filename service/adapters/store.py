@@ -8,7 +8,8 @@ event loop. Every method raises Unavailable when the store is lost.
 import io
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
-from contextlib import closing
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -20,19 +21,20 @@ import structlog
 from service.adapters import store_file as files
 from service.adapters import store_history as history
 from service.adapters import store_logs as logs
+from service.adapters import store_open as opening
 from service.adapters import store_reads as reads
 from service.adapters import store_writes as writes
-from service.adapters.store_file import DATABASE, Lock, StoreLocked
+from service.adapters.store_changes import StoredChanges
+from service.adapters.store_file import DATABASE, LOCK, Lock, StoreLocked
 from service.adapters.store_lane import Lane
 from service.adapters.store_prune import Limits, Pruning
-from service.adapters.store_schema import STEPS, migrate, refuse_newer, version_of
 from service.adapters.store_series import RecentSeries
 from service.domain.actions import Action
 from service.domain.checks import Check
-from service.domain.errors import ConfigError
+from service.domain.errors import ConfigError, Unavailable
 from service.domain.history import CheckHistory, Cycle
 from service.domain.logged import Logged
-from service.domain.points import Fate, Point, StoredSample
+from service.domain.points import Fate, Point, SeenSeries, StoredSample
 from service.domain.runs import Run
 from service.domain.samples import Sample
 
@@ -52,6 +54,7 @@ class SqliteStore:
 
     ``observe`` is told of points that are lost in here: refused as they came, or discarded by a full store.
     ``uncertain``: points that the process before was sending when it died.
+    ``is_shadow``: slots are claimed apart from those of live mode (domain.takeover).
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class SqliteStore:
         limits: Limits = _DEFAULTS,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        self.is_shadow = False
         self._path = path
         self._reader = reader
         self._writer = writer
@@ -72,6 +76,8 @@ class SqliteStore:
         self._clock = clock
         self._told: set[str] = set()
         self._recent = RecentSeries()
+        if writer:
+            writer.undone = self._recent.forget
         self.uncertain = 0
         self.observe: Callable[[Fate, int], object] = lambda fate, points: None
 
@@ -94,7 +100,7 @@ class SqliteStore:
         Raises StoreLocked, ConfigError (the directory can't be used, the file is of a newer version) or Unavailable.
         """
         limits = Limits(retention, keep_failed, keep_ended, max_bytes)
-        lock, writing, reading, uncertain = await anyio.to_thread.run_sync(_open, directory, now)
+        lock, writing, reading, uncertain = await anyio.to_thread.run_sync(opening.to_write, directory, now)
         path = directory / DATABASE
         writer, reader = Lane(writing, path, "IMMEDIATE"), Lane(reading, path, "DEFERRED")
         store = cls(path, reader, writer=writer, lock=lock, limits=limits, clock=clock)
@@ -108,7 +114,7 @@ class SqliteStore:
         Raises ConfigError (the file is of a newer version) or Unavailable.
         """
         path = directory / DATABASE
-        connection, on_disk = await anyio.to_thread.run_sync(_open_reading, path)
+        connection, on_disk = await anyio.to_thread.run_sync(opening.to_read, path)
         return cls(path, Lane(connection, path if on_disk else None, "DEFERRED"))
 
     async def close(self) -> None:
@@ -127,9 +133,26 @@ class SqliteStore:
             await self._writer.run(writes.probe)
         await self._reader.run(reads.touch)
 
+    async def mend(self, now: datetime) -> bool:
+        """Where the file turned out to be damaged, removed or replaced, goes on with a whole one; whether it did.
+
+        Where the new one can't be made yet (the disk is full) the store stays away.
+        """
+        if self._writer is None or not (self._writer.damage or self._reader.damage):
+            return False
+        try:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._mend, self._writer, now)
+        except (Unavailable, ConfigError) as error:
+            if str(error) not in self._told:
+                self._told.add(str(error))
+                log.error("the damaged store can't be replaced yet", reason=str(error))  # noqa: TRY400 - it says all
+            return False
+        return True
+
     async def backup(self, target: Path) -> None:
         """Copies the store while it is in use; ``target`` is whole or untouched. Raises ConfigError or Unavailable."""
-        await anyio.to_thread.run_sync(_backup, self._path, target)
+        await anyio.to_thread.run_sync(opening.backup, self._path, target)
 
     # The outbox
 
@@ -159,6 +182,10 @@ class SqliteStore:
     async def last_slots(self) -> Mapping[str, datetime]:
         return await self._reader.run(reads.last_slots)
 
+    async def shadow_slots(self) -> Mapping[str, datetime]:
+        """The last slots that were run in shadow mode; ``last_slots`` has the live ones."""
+        return await self._reader.run(reads.shadow_slots)
+
     async def paused(self) -> frozenset[str]:
         return await self._reader.run(reads.paused)
 
@@ -167,7 +194,7 @@ class SqliteStore:
 
     async def begin(self, run: Run) -> None:
         """Keeps an active run and claims its slot; a job's last slot only rises."""
-        await self._write(writes.begin, run)
+        await self._write(writes.begin, run, shadow=self.is_shadow)
 
     async def end(
         self,
@@ -181,9 +208,11 @@ class SqliteStore:
 
         ``fates``: of samples that were settled before they could be kept, by their place among ``samples``.
         """
-        self._tell(
-            await self._write(writes.end, run, samples, checks, remember, self._clock(), fates, self._recent), fates
+        end, shadow = writes.end, self.is_shadow
+        remarks = await self._write(
+            end, run, samples, checks, remember, self._clock(), fates, self._recent, shadow=shadow
         )
+        self._tell(remarks, fates)
 
     async def keep_log(self, run_id: str, lines: Sequence[Logged]) -> None:
         """Keeps the log lines of a stored run, in place of those before; of more than 32 KB the middle is left out."""
@@ -199,10 +228,6 @@ class SqliteStore:
 
     async def checks(self, job: str) -> list[Check]:
         return await self._reader.run(reads.checks, job)
-
-    async def event_series(self, job: str) -> int:
-        """How many series of distributions the job's stored points belong to."""
-        return await self._reader.run(reads.event_series, job)
 
     async def recall(self, job: str, key: str) -> bytes | None:
         """What the job's collector remembered under ``key``."""
@@ -245,6 +270,10 @@ class SqliteStore:
         """A page of a run's samples in the order in which they were collected, and how many are stored in all."""
         return await self._reader.run(reads.samples, run_id, offset, limit)
 
+    async def seen(self, jobs: Iterable[str], since: datetime) -> list[SeenSeries]:
+        """The series that runs of ``jobs`` brought points of since then. Walks over all stored points."""
+        return await self._reader.run(reads.seen, list(jobs), since)
+
     async def fates(self, run_id: str) -> dict[Fate, int]:
         """What came of a run's points, those whose rows were pruned included."""
         return (await self.fates_of([run_id]))[run_id]
@@ -273,6 +302,11 @@ class SqliteStore:
         """What is known of these checks in the cycles of these numbers, and their hours from ``since`` on."""
         return await self._reader.run(history.check_histories, ids, numbers, since)
 
+    @property
+    def changes(self) -> StoredChanges:
+        """The changes of check states that are told as events."""
+        return StoredChanges(self._writing, self._reader)
+
     async def act(self, action: Action) -> None:
         await self._write(writes.act, action)
 
@@ -284,11 +318,39 @@ class SqliteStore:
         """Bytes in use."""
         return await self._reader.run(reads.size)
 
+    def limit_history(self, own: Mapping[str, tuple[int | None, int | None]]) -> None:
+        """Jobs that keep so many failed and so many successful runs, whatever the others keep."""
+        self._limits = replace(self._limits, own=own)
+
     async def prune(self, now: datetime) -> None:
         """Removes what has had its time (see ``store_prune``), in small transactions between which others write."""
         discarded = await Pruning(self._writing, self._reader, self._limits, now, self._recent).run()
         if discarded:
             self.observe(Fate.DISCARDED, discarded)
+
+    def _mend(self, writer: Lane, now: datetime) -> None:
+        """In a thread. What runs meanwhile finds no store, as while the disk is full."""
+        reason = f"the state database is damaged: {self._path} ({writer.damage or self._reader.damage})"
+        with self._reader.held(), writer.held(), files.usable(self._path):
+            if self._lock and not (self._path.parent / LOCK).exists():
+                removed, self._lock = self._lock, Lock(self._path.parent)  # makes the directory as well
+                removed.release()
+            try:
+                self._reader.let_go(reason)
+                writer.let_go(reason, self._bring_back)
+                self._recent.forget()
+                writing, reading = opening.mended(self._path, now)
+            except sqlite3.Error as error:
+                raise files.translated(error, self._path) from error
+            writer.take(writing)
+            self._reader.take(reading)
+
+    def _bring_back(self, connection: sqlite3.Connection) -> None:
+        """A file that was removed is whole as long as it is open."""
+        if not self._path.exists():
+            with suppress(sqlite3.Error, Unavailable, ConfigError):
+                files.copy(connection, self._path)
+                log.warning("the state database was removed: it is back as it was", file=str(self._path))
 
     def _tell(self, remarks: writes.Remarks, known: Mapping[int, Fate]) -> None:
         """Says each cause once, and how many points were refused here (``known`` were counted elsewhere)."""
@@ -309,68 +371,3 @@ class SqliteStore:
         if self._writer is None:
             raise io.UnsupportedOperation("this store was opened to read")
         return self._writer
-
-
-def _open(directory: Path, now: datetime) -> tuple[Lock, sqlite3.Connection, sqlite3.Connection, int]:
-    path = directory / DATABASE
-    lock = Lock(directory)
-    try:
-        files.create(path)
-        if reason := files.damage(path):
-            files.set_aside(path, reason, now)
-            files.create(path)
-        writing = files.connect(path)
-        try:
-            migrate(writing, path)
-            writes.prepare(writing)
-            with files.transaction(writing, "IMMEDIATE"):
-                runs, points = writes.recover(writing, now)
-            reading = files.connect(path, read_only=True)
-        except BaseException:
-            writing.close()
-            raise
-    except sqlite3.Error as error:
-        lock.release()
-        raise files.translated(error, path, opening=True) from error
-    except BaseException:
-        lock.release()
-        raise
-    if runs or points:
-        log.warning("the daemon before ended without a drain", interrupted_runs=runs, uncertain_points=points)
-    return lock, writing, reading, points
-
-
-def _open_reading(path: Path) -> tuple[sqlite3.Connection, bool]:
-    """The connection, and whether it reads the file itself: of an older version it reads a copy, migrated in memory."""
-    with files.usable(path):
-        exists = path.exists()
-    memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    try:
-        if exists:
-            connection = files.connect_beside(path)
-            version = version_of(connection)
-            if version == len(STEPS):
-                memory.close()
-                return connection, True
-            with closing(connection):
-                refuse_newer(version, path)
-                connection.backup(memory)
-        migrate(memory, path, backup=False)
-    except BaseException as error:
-        memory.close()
-        if isinstance(error, sqlite3.Error):
-            raise files.translated(error, path, opening=True) from error
-        raise
-    return memory, False
-
-
-def _backup(path: Path, target: Path) -> None:
-    if not path.exists():
-        raise ConfigError(f"there is no store in {path.parent}: nothing to back up")
-    if target.exists() and target.samefile(path):
-        raise ConfigError(f"{target} is the store itself: name another file")
-    try:
-        with closing(files.connect_beside(path)) as source:
-            files.copy(source, target)
-    except sqlite3.Error as error:
-        raise files.translated(error, target) from error

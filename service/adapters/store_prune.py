@@ -6,8 +6,8 @@ whose answer is due (SENDING) does not leave at all.
 
 import math
 import sqlite3
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import orjson
@@ -41,12 +41,16 @@ Removal = Callable[[sqlite3.Connection, int], int]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """``keep_failed`` and ``keep_ended``: runs a job that did not succeed and that did. ``retention``: of samples."""
+    """``keep_failed`` and ``keep_ended``: runs a job that did not succeed and that did. ``retention``: of samples.
+
+    ``own``: the same two, failed first, of the jobs that have limits of their own; None where only the other is set.
+    """
 
     retention: timedelta = timedelta(days=7)
     keep_failed: int = 3
     keep_ended: int = 100
     max_bytes: int = 256 * 2**20
+    own: Mapping[str, tuple[int | None, int | None]] = field(default_factory=dict)
 
 
 class Pruning:
@@ -121,20 +125,25 @@ class Pruning:
 
 
 def outlived_runs(connection: sqlite3.Connection, limits: Limits, count: int) -> int:
-    """Removes runs beyond the newest that are kept, with their points; how many rows left."""
+    """Removes runs beyond the newest that are kept, with their points; how many rows left.
+
+    The newest of each kind stays in any case: the age of the last success is counted from it.
+    """
     found = connection.execute(
         f"""
         SELECT seq, first_point, last_point FROM (
-            SELECT seq, first_point, last_point, outcome IN ({SUCCEEDED}) AS good,
+            SELECT seq, job, first_point, last_point, outcome IN ({SUCCEEDED}) AS good,
                 row_number() OVER (PARTITION BY job, outcome IN ({SUCCEEDED}) ORDER BY started DESC, id DESC) AS place
             FROM runs WHERE outcome IS NOT NULL
         )
-        WHERE place > CASE good WHEN 1 THEN ? ELSE ? END AND NOT EXISTS (
+        LEFT JOIN json_each(?) AS own ON own.key = job
+        WHERE place > max(1, coalesce(json_extract(own.value, CASE good WHEN 1 THEN '$[1]' ELSE '$[0]' END),
+            CASE good WHEN 1 THEN ? ELSE ? END)) AND NOT EXISTS (
             SELECT 1 FROM points WHERE points.id BETWEEN first_point AND last_point AND fate <= 1
         )
         LIMIT ?
         """,  # noqa: S608 - constants only
-        (limits.keep_ended, limits.keep_failed, _RUNS),
+        (orjson.dumps(limits.own).decode(), limits.keep_ended, limits.keep_failed, _RUNS),
     ).fetchall()
     left = 0
     for seq, first, last in found:

@@ -11,7 +11,7 @@ from service.adapters import store_rows as rows
 from service.adapters.store_series import RecentSeries, Series
 from service.domain.actions import Action
 from service.domain.checks import Check
-from service.domain.points import Fate, Point, StoredSample
+from service.domain.points import Fate, Point, SeenSeries, StoredSample
 from service.domain.runs import Outcome, Run
 
 SUCCEEDED = ", ".join(f"'{outcome.value}'" for outcome in Outcome if outcome.succeeded)
@@ -66,6 +66,10 @@ def last_slots(connection: sqlite3.Connection) -> Mapping[str, datetime]:
     return {job: rows.from_micros(at) for job, at in connection.execute("SELECT job, scheduled_at FROM slots")}
 
 
+def shadow_slots(connection: sqlite3.Connection) -> Mapping[str, datetime]:
+    return {job: rows.from_micros(at) for job, at in connection.execute("SELECT job, scheduled_at FROM shadow_slots")}
+
+
 def paused(connection: sqlite3.Connection) -> frozenset[str]:
     return frozenset(job for (job,) in connection.execute("SELECT job FROM pauses"))
 
@@ -73,14 +77,6 @@ def paused(connection: sqlite3.Connection) -> frozenset[str]:
 def checks(connection: sqlite3.Connection, job: str) -> list[Check]:
     query = f"SELECT {rows.CHECK_COLUMNS} FROM checks WHERE job = ? ORDER BY rowid"  # noqa: S608 - constants only
     return [rows.to_check(row) for row in connection.execute(query, (job,))]
-
-
-def event_series(connection: sqlite3.Connection, job: str) -> int:
-    """How many series of distributions a job's stored points belong to."""
-    query = (
-        "SELECT count(*) FROM series WHERE kind = 'distribution' AND id IN (SELECT series FROM points WHERE job = ?)"
-    )
-    return int(connection.execute(query, (job,)).fetchone()[0])
 
 
 def recall(connection: sqlite3.Connection, job: str, key: str) -> bytes | None:
@@ -163,6 +159,17 @@ def fates_of(connection: sqlite3.Connection, run_ids: Iterable[str]) -> dict[str
     for run_id, fate, points in connection.execute(query, (orjson.dumps(ids).decode(),)):
         found[run_id][Fate(fate)] += points
     return {run_id: dict(fates) for run_id, fates in found.items()}
+
+
+def seen(connection: sqlite3.Connection, jobs: Iterable[str], since: datetime) -> list[SeenSeries]:
+    query = """
+        SELECT job, metric, kind, tags, last FROM (
+            SELECT job, series, max(at) AS last FROM points
+            WHERE run IS NOT NULL AND at >= ? AND job IN (SELECT value FROM json_each(?)) GROUP BY job, series
+        ) JOIN series ON series.id = series
+        """
+    named = (rows.seconds(since), orjson.dumps(list(jobs)).decode())
+    return [rows.to_seen_series(row) for row in connection.execute(query, named)]
 
 
 def actions(connection: sqlite3.Connection, limit: int) -> list[Action]:

@@ -10,7 +10,7 @@ import orjson
 
 from service.domain.actions import Action
 from service.domain.checks import Check, CheckKey
-from service.domain.points import Fate, StoredSample
+from service.domain.points import Fate, SeenSeries, StoredSample
 from service.domain.runs import Cause, Fault, Outcome, Run, Slot
 from service.domain.samples import Evidence, Kind, Status
 
@@ -79,17 +79,26 @@ def to_series(row: Row) -> tuple[str, Kind, int, str]:
 
 def to_stored_sample(row: Row) -> StoredSample:
     metric, kind, value, at, tags, fate, reason, evidence = row
-    named = (tag.partition(":") for tag in orjson.loads(tags))
     return StoredSample(
         metric,
         _KINDS[kind],
         value,
         from_seconds(at),
-        {name: text for name, _, text in named},
+        _named(tags),
         _FATES[fate],
         reason,
         unpack_evidence(evidence) if evidence else (),
     )
+
+
+def to_seen_series(row: Row) -> SeenSeries:
+    job, metric, kind, tags, last = row
+    return SeenSeries(job, metric, _KINDS[kind], _named(tags), from_seconds(last))
+
+
+def _named(tags: str) -> dict[str, str]:
+    parts = (tag.partition(":") for tag in orjson.loads(tags))
+    return {name: text for name, _, text in parts}
 
 
 def from_run(run: Run) -> Row:

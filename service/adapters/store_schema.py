@@ -6,6 +6,7 @@ from pathlib import Path
 
 import structlog
 
+from service.adapters import store_changes
 from service.adapters.store_file import copy, transaction
 from service.domain.errors import ConfigError
 
@@ -185,8 +186,23 @@ def _samples_evidence(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE TABLE evidence (point INTEGER PRIMARY KEY, items BLOB NOT NULL) STRICT")
 
 
+def _shadow_slots(connection: sqlite3.Connection) -> None:
+    # Apart from the live ones: what was run in shadow mode was run by the CronJob, too, or by nobody.
+    connection.execute(
+        "CREATE TABLE shadow_slots (job TEXT PRIMARY KEY, scheduled_at INTEGER NOT NULL) STRICT, WITHOUT ROWID"
+    )
+
+
 # Step n (from 1) makes version n out of version n - 1. A released step is never changed: a change is one more step.
-STEPS: tuple[Step, ...] = (_first, _run_logs, _evidence, _history, _samples_evidence)
+STEPS: tuple[Step, ...] = (
+    _first,
+    _run_logs,
+    _evidence,
+    _history,
+    _samples_evidence,
+    store_changes.create,
+    _shadow_slots,
+)
 
 
 def version_of(connection: sqlite3.Connection) -> int:

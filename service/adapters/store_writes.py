@@ -64,11 +64,12 @@ def recover(connection: sqlite3.Connection, now: datetime) -> tuple[int, int]:
     return len(active), move(connection, Fate.UNCERTAIN, "the daemon ended before the intake answered", now)
 
 
-def begin(connection: sqlite3.Connection, run: Run) -> None:
+def begin(connection: sqlite3.Connection, run: Run, *, shadow: bool = False) -> None:
     if run.slot.scheduled_at:
+        table = "shadow_slots" if shadow else "slots"
         connection.execute(
             # The last slot only rises: a clock that steps back can't make a slot run twice.
-            "INSERT INTO slots VALUES (?, ?) ON CONFLICT (job) "
+            f"INSERT INTO {table} VALUES (?, ?) ON CONFLICT (job) "  # noqa: S608 - constants only
             "DO UPDATE SET scheduled_at = max(scheduled_at, excluded.scheduled_at)",
             (run.job, rows.micros(run.slot.scheduled_at)),
         )
@@ -87,6 +88,8 @@ def end(
     now: datetime,
     fates: Mapping[int, Fate],
     recent: RecentSeries,
+    *,
+    shadow: bool = False,
 ) -> Remarks:
     """``fates``: of the samples that came to theirs before they could be kept, by their place among ``samples``."""
     known = connection.execute("SELECT outcome, first_point FROM runs WHERE id = ?", (run.id,)).fetchone()
@@ -97,7 +100,7 @@ def end(
             [(fate, known[1] + place) for place, fate in fates.items()],
         )
         return Remarks()
-    begin(connection, run)
+    begin(connection, run, shadow=shadow)
     seq = connection.execute("SELECT seq FROM runs WHERE id = ?", (run.id,)).fetchone()[0]
     first = _next_point(connection)
     remarks = _add(connection, samples, seq, run.job, now, fates, recent)
@@ -221,7 +224,6 @@ def _add(
     fates: Mapping[int, Fate],
     recent: RecentSeries,
 ) -> Remarks:
-    _ask_witness(connection, recent)
     left, remarks, place = iter(samples), Remarks(), 0
     refused: list[str] = []
     at, second = None, 0
@@ -271,15 +273,6 @@ def _add(
 
 
 _metric_name = lru_cache(maxsize=1024)(naming.metric_name)
-
-
-def _ask_witness(connection: sqlite3.Connection, recent: RecentSeries) -> None:
-    """Whether the transaction that inserted the last new series was kept."""
-    if (
-        recent.witness is not None
-        and not connection.execute("SELECT 1 FROM series WHERE id = ?", (recent.witness,)).fetchone()
-    ):
-        recent.forget()
 
 
 def _row(points: Sequence[Any], number: int) -> Sequence[Any]:

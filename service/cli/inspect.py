@@ -50,6 +50,7 @@ def check(options: Options) -> None:
         upcoming = [_upcoming(name, each, 3) for name, each in settings.collectors.items()]
         notes = [*loaded.notes, *collisions(settings)]
         series = anyio.run(expected_series, settings)
+        notes += [series.warning] if series.warning else []
         secrets = anyio.run(_secrets, settings, options.environ())
         if options.json:
             tables.print_json(
@@ -71,6 +72,9 @@ def check(options: Options) -> None:
         for row in upcoming:
             click.echo(f"#   {row['name']}: {', '.join(row['next']) or 'disabled'}")
         click.echo(f"# series: {series}")
+        for each in series.collectors:
+            for metric in each.metrics:
+                click.echo(f"#   {each.name}: {metric}")
         click.echo("# secrets")
         for secret in secrets:
             click.echo(f"#   {secret['name']}: {secret['source']} ({_rotation(secret)})")

@@ -22,9 +22,10 @@ _POLL = 0.5
 @common
 @with_url
 @click.option("--probe", is_flag=True, help="Only whether the daemon lives: exit code 0 or 1, for health checks.")
+@click.option("--slots", is_flag=True, help="Only each collector's last slot in live mode, for k8s/cutover.sh.")
 @click.command()
 @click.pass_obj
-def status(options: Options, url: str, probe: bool) -> None:
+def status(options: Options, url: str, probe: bool, slots: bool) -> None:
     """What the daemon does: collectors, their last and next runs, and the delivery."""
     with told(), daemon(url) as http:
         if probe:
@@ -32,6 +33,11 @@ def status(options: Options, url: str, probe: bool) -> None:
             say(alive.json().get("status", alive.reason_phrase))
             end(Exit.DONE if alive.is_success else Exit.FAILED)
         collectors = answer(http.get("/api/v1/collectors"))["collectors"]
+        if slots:
+            for each in collectors:
+                # As Kubernetes writes times: whole seconds, Z.
+                click.echo(f"{each['name']} {(each['last_slot'] or 'none').replace('+00:00', 'Z')}")
+            return
         ready = http.get("/readyz").json()
         if options.json:
             tables.print_json({"collectors": collectors, "ready": ready})

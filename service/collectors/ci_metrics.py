@@ -1,7 +1,7 @@
 """The catalogue of ``github_ci`` and how its values come from runs. Pure: runs in, samples out."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from service.collectors import ci_evidence, ci_runs
@@ -50,7 +50,6 @@ _LINES = (
         f"{_MAIN} / other_workflows / failing_count",
         "< 2",
         "Other active workflows whose latest conclusive run on the branch did not succeed",
-        "workflow",
     ),
     _line(
         "ci.workflow.success",
@@ -70,7 +69,7 @@ _LINES = (
         f"{_MAIN} / tests_blocking_merge / flaky_tests",
         "< {flaky_tests}",
         "Runs in the window that succeeded after an earlier attempt had failed",
-        "run",
+        "execution",
     ),
     _line(
         "ci.workflow.duration.p90",
@@ -84,7 +83,7 @@ _LINES = (
         "ci_smoothness / jobs_cancelled / count",
         "< {cancelled}",
         "Cancelled runs on the branch in the window",
-        "run",
+        "execution",
     ),
     _line(
         "ci.workflow.duration",
@@ -240,9 +239,30 @@ def to_samples(
     return tuple(samples), tuple(unmeasured)
 
 
-def expected_conditions(settings: GithubCiSettings) -> list[str]:
-    """The conditions of the checks that the settings ask for: no list or no labels, no check."""
-    asked = {
+def expected_checks(settings: GithubCiSettings) -> list[tuple[str, str]]:
+    """Metric and condition of the checks that the settings ask for: no list or no labels, no check."""
+    asked = _asked(settings)
+    each = [
+        (line.metric.name, condition_of(name, settings.thresholds))
+        for name, line in LINES.items()
+        for _ in range(asked.get(name, 1))
+    ]
+    return each * len(settings.all_repositories)
+
+
+def expected_lines(settings: GithubCiSettings) -> list[Line]:
+    """The checks that the settings ask for, each once, with their conditions as they are sent."""
+    asked = _asked(settings)
+    return [
+        replace(line, condition=condition_of(name, settings.thresholds))
+        for name, line in LINES.items()
+        if asked.get(name, 1)
+    ]
+
+
+def _asked(settings: GithubCiSettings) -> dict[str, int]:
+    """How many checks of a line a repository has, where that is not one."""
+    return {
         "ci.workflow.tests_blocking_merge": len(settings.tests_blocking_merge) > 0,
         "ci.workflow.benchmarks": len(settings.benchmarks) > 0,
         "ci.workflow.duration": 0,  # events, no check
@@ -251,8 +271,6 @@ def expected_conditions(settings: GithubCiSettings) -> list[str]:
         "github.reverts.count": len(settings.revert_labels) > 0,
         "github.bugs.count": 1 + len(settings.bug_sub_labels) if settings.bug_label else 0,
     }
-    each = [condition_of(name, settings.thresholds) for name in LINES for _ in range(asked.get(name, 1))]
-    return each * len(settings.all_repositories)
 
 
 def condition_of(name: str, thresholds: Thresholds) -> str:

@@ -76,6 +76,7 @@ class RunsReader:
             # Re-runs of old runs may have been missed meanwhile: all is swept again.
             known.sweep = Sweep(started=now)
             known.limits.deep = -1
+            known.limits.was_whole = False
         recent = sum(run.created >= horizon for run in known.runs.values())
         arriving = recent * ((now - (known.read_at or now)) / (self._window + MARGIN))
         front = ci_sweep.front_pages(recent, arriving, known.total)

@@ -173,6 +173,7 @@ class RepositoryCi:
             if cycle.limits_trouble:
                 raise cycle.limits_trouble
             if cycle.known.limits.is_whole:
+                cycle.known.limits.was_whole = True
                 cycle.findings.append(ci_metrics.timed_out(cycle.known.limits))
 
     def _share(self, cycle: _Cycle, reader: RunsReader) -> Share:
@@ -299,7 +300,7 @@ class RepositoryCi:
         if cycle.is_cold:
             return min(spare, cycle.filling.cold - cycle.spent.requests.total())
         limits = cycle.known.limits
-        is_filling = limits.waiting > _BACKLOG or limits.deep is not None
+        is_filling = limits.waiting > _BACKLOG or limits.deep is not None or not limits.was_whole
         return min(spare, max(share, cycle.filling.later) if is_filling else share)
 
     # Pull requests and issues

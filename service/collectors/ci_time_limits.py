@@ -59,6 +59,7 @@ class TimeLimits:
     their time limit cancelled them.
     ``deep``: how many runs are older than those that the first sweep read; they may have been run again within the
     week. None: there is nothing left to read; -1: the first sweep has not ended.
+    ``was_whole``: all of the week was known once, so that what is unknown now came since.
     """
 
     suspects: dict[int, Suspect] = field(default_factory=dict)
@@ -66,6 +67,7 @@ class TimeLimits:
     found: dict[int, tuple[int, Evidence]] = field(default_factory=dict)
     pending: dict[int, tuple[int, Evidence]] = field(default_factory=dict)
     deep: int | None = -1
+    was_whole: bool = False
 
     def note(self, run: Run) -> None:
         """Takes down a run that must be looked into."""
@@ -131,12 +133,13 @@ class TimeLimits:
             "found": _rows(self.found),
             "pending": _rows(self.pending),
             "deep": self.deep,
+            "was_whole": self.was_whole,
         }
 
 
 def load(state: Mapping[str, Any]) -> TimeLimits:
     """What ``dump`` gave. Raises LookupError, TypeError or ValueError when it is something else."""
-    limits = TimeLimits(deep=state["deep"])
+    limits = TimeLimits(deep=state["deep"], was_whole=state["was_whole"])
     for run, attempt, seen, ended, name in state["suspects"]:
         limits.suspects[run] = Suspect(attempt, seen, _time(ended), name)
     limits.seen = {run: (attempt, _time(ended)) for run, attempt, ended in state["seen"]}

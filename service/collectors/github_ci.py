@@ -34,6 +34,11 @@ _LAST_CALL = 0.6
 _OF_MANY = Filling(sweep=10.0, cold=60, later=10, seconds=20.0, is_eager=False)
 
 
+def memory_key(settings: GithubCiSettings, repo: str) -> str:
+    """Under which key a repository's memory is kept."""
+    return f"{_MEMORY} {repo}" if settings.repositories else _MEMORY
+
+
 class GithubCi:
     """Collects the metrics of contract 6's table for ``ci``; see ``ci_metrics`` for their definitions.
 
@@ -42,8 +47,6 @@ class GithubCi:
 
     Settings = GithubCiSettings
     metrics = ci_metrics.METRICS
-    # For the count of series: these follow from what happens, not from the settings.
-    event_series = "ci.workflow.duration, one for each workflow, kind and conclusion that ends"
 
     def __init__(self, settings: GithubCiSettings, context: Context) -> None:
         self._name = context.name
@@ -58,16 +61,16 @@ class GithubCi:
                 settings,
                 context.github,
                 context.memory,
-                key=f"{_MEMORY} {repo}" if settings.repositories else _MEMORY,
+                key=memory_key(settings, repo),
                 tags={"repo": repo} if settings.repositories else {},
             )
             for repo in settings.all_repositories
         }
 
     @staticmethod
-    def expected_checks(settings: GithubCiSettings) -> list[str]:
-        """The conditions of the checks that these settings ask for."""
-        return ci_metrics.expected_conditions(settings)
+    def expected_checks(settings: GithubCiSettings) -> list[tuple[str, str]]:
+        """Metric and condition of each check that these settings ask for."""
+        return ci_metrics.expected_checks(settings)
 
     @property
     def note(self) -> str | None:

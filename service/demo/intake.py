@@ -30,6 +30,8 @@ OLDEST, NEWEST = 3600, 600  # seconds before and after now
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,199}")
 _SERIES_KEYS = {"metric", "type", "points", "tags", "interval", "unit", "resources", "metadata", "source_type_name"}
 _DISTRIBUTION_KEYS = {"metric", "points", "tags", "type", "host"}
+_EVENT_KEYS = {"title", "text", "tags", "alert_type", "date_happened", "aggregation_key", "priority", "host"}
+_ALERT_TYPES = {"error", "warning", "info", "success", "user_update", "recommendation", "snapshot"}
 _KIND = {1: "count", 2: "rate", 3: "gauge"}
 _WINDOW_BITS = {"deflate": 15, "gzip": 31}
 
@@ -57,7 +59,9 @@ class IntakeLog:
         self.requests = 0
         self.refused = 0  # requests
         self.last_refusal = ""
+        self.events_taken = 0
         self._points: deque[AcceptedPoint] = deque(maxlen=keep)
+        self._events: deque[dict[str, Any]] = deque(maxlen=1000)
         self._lock = Lock()
 
     @property
@@ -71,6 +75,16 @@ class IntakeLog:
             self.accepted += len(points)
             self.dropped += dropped
             self._points.extend(points)
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        with self._lock:
+            return list(self._events)
+
+    def told(self, event: dict[str, Any]) -> None:
+        with self._lock:
+            self.events_taken += 1
+            self._events.append(event)
 
     def refuse(self, reason: str) -> None:
         with self._lock:
@@ -119,6 +133,16 @@ def intake_app(*, keys: Collection[str] | None = None, now: Callable[[], float] 
             return JSONResponse({"errors": [str(refusal)]}, refusal.status)
         return JSONResponse({"valid": True})
 
+    async def event(request: Request) -> Response:
+        try:
+            authorise(request)
+            told = _event(await _body(request))
+        except _Refusal as refusal:
+            log.refuse(str(refusal))
+            return JSONResponse({"errors": [str(refusal)]}, refusal.status)
+        log.told(told)
+        return JSONResponse({"status": "ok", "event": {"id": log.events_taken, **told}}, 202)
+
     async def not_found(request: Request, _: Exception) -> Response:
         return JSONResponse({"errors": ["Not found"]}, 404)
 
@@ -128,6 +152,7 @@ def intake_app(*, keys: Collection[str] | None = None, now: Callable[[], float] 
         routes=[
             Route("/api/v2/series", series, methods=["POST"]),
             Route("/api/v1/distribution_points", distributions, methods=["POST"]),
+            Route("/api/v1/events", event, methods=["POST"]),
             Route("/api/v1/validate", validate),
         ],
         exception_handlers={404: not_found},
@@ -174,6 +199,28 @@ def _points(body: bytes, encoding: str, encodings: Collection[str], check: Check
         if len(points) > MAX_POINTS:
             raise _Refusal(413, f"Payload too large: more than {MAX_POINTS} points")
     return points
+
+
+def _event(body: bytes) -> dict[str, Any]:
+    """The event of a v1 request. Raises _Refusal."""
+    try:
+        event = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise _Refusal(400, f"Payload is not JSON: {error}") from error
+    if not isinstance(event, dict) or set(event) - _EVENT_KEYS:
+        raise _Refusal(400, f"an event is an object of {', '.join(sorted(_EVENT_KEYS))}")
+    for key, longest in (("title", 100), ("text", 4000)):
+        if not isinstance(event.get(key), str) or not 0 < len(event[key]) <= longest:
+            raise _Refusal(400, f"{key} is no text of at most {longest} characters")
+    if not isinstance(event.get("aggregation_key", ""), str) or len(event.get("aggregation_key", "")) > 100:
+        raise _Refusal(400, "aggregation_key is no text of at most 100 characters")
+    if event.get("alert_type", "info") not in _ALERT_TYPES:
+        raise _Refusal(400, f"alert_type is none of {', '.join(sorted(_ALERT_TYPES))}")
+    if not isinstance(event.get("date_happened", 0), int):
+        raise _Refusal(400, "date_happened is no whole number")
+    if not all(isinstance(tag, str) and tag for tag in event.get("tags", ())):
+        raise _Refusal(400, "tags is no list of texts")
+    return event
 
 
 def _plain(body: bytes, encoding: str) -> bytes:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -19,9 +19,15 @@ class Fate(IntEnum):
     EXPIRED = 4  # too old for the intake to take
     UNCERTAIN = 5  # a distribution that was sent without an answer: sending it again could count it twice
     DISCARDED = 6  # the outbox was full
+    HELD_BACK = 7  # of a series beyond ten times ``max_series``
+    WITHHELD = 8  # collected in shadow mode, in which nothing is sent: no loss
 
 
-LOST = (Fate.REJECTED, Fate.EXPIRED, Fate.UNCERTAIN, Fate.DISCARDED)
+# Datadog drops without a word what is further ahead of its clock than this.
+AHEAD = timedelta(minutes=10)
+TOO_EARLY = "the time is more than 10 minutes in the future"
+
+LOST = (Fate.REJECTED, Fate.EXPIRED, Fate.UNCERTAIN, Fate.DISCARDED, Fate.HELD_BACK)
 
 
 class Point(NamedTuple):
@@ -60,6 +66,17 @@ class StoredSample:
     fate: Fate
     reason: str
     evidence: tuple[Evidence, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SeenSeries:
+    """A series that runs brought points of. ``last``: the newest one's second."""
+
+    job: str
+    metric: str
+    kind: Kind
+    tags: Mapping[str, str]
+    last: datetime
 
 
 @dataclass(frozen=True, slots=True)

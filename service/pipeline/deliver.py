@@ -17,11 +17,12 @@ import structlog
 from anyio.abc import TaskStatus
 
 from service.domain.errors import Rejected, Unauthorized, Unavailable
-from service.domain.points import LOST, Fate, Payload, Point, is_historical
+from service.domain.points import AHEAD, LOST, TOO_EARLY, Fate, Payload, Point, is_historical
 from service.domain.samples import Kind
 from service.pipeline.apart import Apart, Chunk
 from service.pipeline.batch import Unsendable, halve, pack
 from service.pipeline.ports import Clock, Intake, Outbox
+from service.pipeline.series_limit import SeriesLimit
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +74,8 @@ class Delivery:
     """Sends what waits, one request at a time.
 
     ``linger``: seconds to wait after ``notify``, so that collectors that end together share a request.
+    ``max_series``: how many series an hour leave at most; points of others are held back. None: all leave.
+    ``withholds``: nothing is sent (shadow mode); points are kept as withheld.
     ``observe``: told the fate of points and how many they are.
     ``historical``: how the names of metrics begin that the intake takes at any age.
     ``jitter``: a number between its two arguments.
@@ -85,10 +88,13 @@ class Delivery:
         clock: Clock,
         *,
         linger: float = 2.0,
+        max_series: int | None = None,
         observe: Callable[[Fate, int], None] | None = None,
         historical: Sequence[str] = (),
         jitter: Callable[[float, float], float] = _between,
     ) -> None:
+        self.withholds = False
+        self._series = SeriesLimit(max_series)
         self._outbox = outbox
         self._intake = intake
         self._clock = clock
@@ -106,10 +112,13 @@ class Delivery:
         self._fates: Counter[Fate] = Counter()
         self._waiting = 0
         self._last_accepted_at: datetime | None = None
+        self._tell_held_from = 0.0
         self._apart = Apart()
         self._searched = 0  # refused requests of this attempt
         self._strikes = 0  # requests in a row that were answered with 5xx
         self._sent: Sequence[Point] = ()  # by the last request
+        # A thread of its own: collectors that hang in all of the common ones must not stop the delivery.
+        self._threads = anyio.CapacityLimiter(1)
 
     @property
     def state(self) -> DeliveryState:
@@ -195,6 +204,11 @@ class Delivery:
         """The next points to send; what is too old for the intake leaves first."""
         limit = PROBE if self._trouble else BATCH
         points = await self._outbox.waiting(limit, self._apart.ids)
+        latest = (self._clock.now() + AHEAD).timestamp()
+        # A clock that was ahead and stepped back leaves such points; the intake would take them and drop them.
+        while early := [point for point in points if point.at > latest]:
+            await self._set_aside(early, TOO_EARLY)
+            points = await self._outbox.waiting(limit, self._apart.ids)
         before = self._clock.now() - EXPIRES_AFTER
         oldest = self._earliest(points)
         if oldest is not None and oldest < before.timestamp():
@@ -247,6 +261,7 @@ class Delivery:
 
     async def _deliver_all(self, points: Sequence[Point]) -> None:
         """After some tries in a row that a probe was answered with 5xx, its points wait apart: are they to blame?"""
+        points = await self._let_pass(points)
         try:
             await self._deliver(points)
         except Unavailable as fault:
@@ -257,13 +272,24 @@ class Delivery:
                     self._apart.add(Chunk(self._sent, str(fault), self._fates[Fate.DELIVERED]))
             raise
 
+    async def _let_pass(self, points: Sequence[Point]) -> Sequence[Point]:
+        """The points that may leave; the others come to their fate here."""
+        if self.withholds:
+            await self._settle(points, Fate.WITHHELD, "shadow mode: nothing is sent")
+            return ()
+        passed, held = self._series.part(points, self._clock.monotonic())
+        if held:
+            await self._settle(held, Fate.HELD_BACK, f"more than {self._series.most} series within an hour")
+            self._tell_held(held)
+        return passed
+
     async def _deliver(self, *sets: Sequence[Point]) -> None:
         """Sends each set; what is refused is halved, largest parts first, so that good points leave early."""
         left = deque(sets)
         while left:
             packed = pack(left.popleft(), self._intake.encode)
             # Each step encodes one request: CPU work that must not hold up the loop.
-            while item := await anyio.to_thread.run_sync(next, packed, None):
+            while item := await anyio.to_thread.run_sync(next, packed, None, limiter=self._threads):
                 if isinstance(item, Unsendable):
                     await self._set_aside(item.points, item.reason)
                 elif refusal := await self._send(item):
@@ -300,7 +326,8 @@ class Delivery:
         return None
 
     async def _set_aside(self, points: Sequence[Point], reason: str) -> None:
-        self._refusals[f"{points[0].metric}: {reason}"] += len(points)
+        for point in points:
+            self._refusals[f"{point.metric}: {reason}"] += 1
         await self._settle(points, Fate.REJECTED, reason)
 
     async def _settle(self, points: Sequence[Point], fate: Fate, reason: str = "") -> None:
@@ -325,6 +352,13 @@ class Delivery:
         self._fates[fate] += points
         if self._observe:
             self._observe(fate, points)
+
+    def _tell_held(self, held: Sequence[Point]) -> None:
+        """Once an hour: the same series come with each run."""
+        if self._clock.monotonic() >= self._tell_held_from:
+            self._tell_held_from = self._clock.monotonic() + 3600
+            worst = Counter(point.metric for point in held).most_common(_SHOWN_REFUSALS)
+            log.error("too many series: points are held back", most=self._series.most, points=dict(worst))
 
     def _put_off(self, fault: Unavailable | Unauthorized) -> float:
         """Keeps ``fault`` as the trouble; seconds until the next try."""

@@ -13,6 +13,7 @@ import structlog
 from anyio.abc import TaskGroup
 
 from service.config import ConcurrencyPolicy
+from service.domain import takeover
 from service.domain.cron import Every
 from service.domain.runs import Cause, Outcome, Run, Slot, new_run_id
 from service.pipeline.job import Job
@@ -48,12 +49,14 @@ class Dispatcher:
     """Starts runs by policy and owns those that are active."""
 
     def __init__(self, runner: Runner, store: Runs, clock: Clock, tasks: TaskGroup) -> None:
-        """The runs live in ``tasks``."""
+        """The runs live in ``tasks``. ``is_shadow``: the CronJobs still run each slot, too (domain.takeover)."""
+        self.is_shadow = False
         self._runner = runner
         self._store = store
         self._clock = clock
         self._jobs: dict[str, Job] = {}
-        self._last: dict[str, datetime] = {}
+        self._live: dict[str, datetime] = {}
+        self._shadow: dict[str, datetime] = {}
         self._paused: set[str] = set()
         self._active: dict[str, list[Active]] = {}
         self._warned: dict[str, datetime] = {}
@@ -64,7 +67,8 @@ class Dispatcher:
 
     async def load(self) -> None:
         """Reads what must outlive a restart, last slots and pauses; from here on schedules count, too."""
-        self._last = dict(await self._store.last_slots())
+        self._live = dict(await self._store.last_slots())
+        self._shadow = dict(await self._store.shadow_slots())
         self._paused = set(await self._store.paused())
         self._keeps_time = True
 
@@ -105,7 +109,7 @@ class Dispatcher:
         """The first start later than ``after`` by the job's schedule, whatever its policy; None when there is none."""
         job = self._jobs[name]
         after -= job.offset
-        if isinstance(job.schedule, Every) and (last := self._last.get(name)):
+        if isinstance(job.schedule, Every) and (last := self._last(job)):
             # A period counts on from the last slot, not from now.
             after = job.schedule.latest(last, after, job.zone)[0] or last
         slot = job.schedule.next(after, job.zone)
@@ -132,7 +136,7 @@ class Dispatcher:
         if active and job.policy is ConcurrencyPolicy.REPLACE:
             for run in active:
                 run.cancel(Outcome.REPLACED)
-        self._last[name] = slot
+        (self._shadow if self.is_shadow else self._live)[name] = slot
         cause = Cause.CATCH_UP if now - slot > _LATE else Cause.SCHEDULE
         self._start(job, Slot(name, slot, cause))
 
@@ -187,9 +191,17 @@ class Dispatcher:
             while self._active:
                 await self._idle.wait()
 
+    def last_live_slot(self, name: str) -> datetime | None:
+        """The last slot that the job ran in live mode: what CronJobs that take over again need not run."""
+        return self._live.get(name)
+
+    def _last(self, job: Job) -> datetime | None:
+        live, shadow = self._live.get(job.name), self._shadow.get(job.name)
+        return takeover.last_slot(live, shadow, job.starts_after, is_shadow=self.is_shadow)
+
     def _latest(self, job: Job, now: datetime) -> tuple[datetime | None, int]:
         """The latest slot (UTC) that has come and was not started, and how many were missed."""
-        after = self._last.get(job.name)
+        after = self._last(job)
         if after is None and isinstance(job.schedule, Every):
             # A job that never ran has missed its last slot. A period has no instants of its own: it begins now.
             return now.replace(microsecond=0), 1
@@ -223,7 +235,7 @@ class Dispatcher:
         except Exception:
             # The last line of defence: a fault of ours in one run must not end the daemon and all other collectors.
             log.exception("a run was lost to an error in the daemon itself", collector=job.name, run=active.run.id)
-            active.run = failed(active.run, "an error in the daemon itself; its log says more")
+            await self._give_up(job, active)
         finally:
             runs = self._active[job.name]
             runs.remove(active)
@@ -233,6 +245,15 @@ class Dispatcher:
                 self._idle.set()
             active.done.set()
         self.tick(job.name)
+
+    async def _give_up(self, job: Job, active: Active) -> None:
+        why = "an error in the daemon itself; its log says more"
+        try:
+            await self._runner.give_up(job, active, why)
+        except Exception:
+            # The same error may be in the way here; the next start then ends the run in the store.
+            log.exception("the run's end could not be stored", collector=job.name, run=active.run.id)
+            active.run = failed(active.run, why)
 
     def _warn(self, job: Job, now: datetime, text: str) -> None:
         """Once an hour a job at most: such lines have filled disks elsewhere."""

@@ -1,5 +1,6 @@
 """Jobs: configured collectors, and the tags that their samples leave with."""
 
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -58,6 +59,7 @@ class Job:
     jitter: timedelta = timedelta(0)
     max_age: timedelta = timedelta(hours=24)
     tags: Mapping[str, str] = field(default_factory=dict)
+    starts_after: datetime | None = None
     _ours: Mapping[str, str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -94,7 +96,7 @@ class Job:
     def reported(self, now: datetime) -> list[Sample]:
         """What the collector itself has to say of its health."""
         values = self.collector.own_values(now) if isinstance(self.collector, Reporting) else {}
-        return [self.own_sample(metric, value, now) for metric, value in values.items()]
+        return [self.own_sample(metric, value, now) for metric, value in values.items() if math.isfinite(value)]
 
     def own_sample(self, metric: Metric, value: float, now: datetime) -> Sample:
         """A value of the daemon's own health, tagged with the CronJob that this job replaces."""

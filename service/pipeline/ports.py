@@ -72,6 +72,10 @@ class Runs(Protocol):
 
     async def last_slots(self) -> Mapping[str, datetime]: ...
 
+    async def shadow_slots(self) -> Mapping[str, datetime]:
+        """The last slots that were run in shadow mode, kept apart from the live ones."""
+        ...
+
     async def paused(self) -> frozenset[str]: ...
 
     async def begin(self, run: Run) -> None:

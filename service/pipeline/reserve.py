@@ -7,7 +7,7 @@ read, but for distributions: those must be marked first, and a mark that is not 
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
@@ -66,6 +66,8 @@ class Reserve:
     """Meets ``Runs`` and ``Outbox``; a lost store fails none but SENDING marks and the reads at the start.
 
     ``observe``: told the fate and number of points that are lost in here.
+    ``shadow_prefix``: in shadow mode, what stands before the names of the metrics that are kept from now on, so that
+    what still waits when the mode changes can't pass for live values; None in live mode.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Reserve:
         most: int = MOST_POINTS,
     ) -> None:
         self.observe = observe
+        self.shadow_prefix: str | None = None
         self._store = store
         self._most = most
         self._kept: deque[_Kept] = deque()
@@ -124,6 +127,9 @@ class Reserve:
     async def last_slots(self) -> Mapping[str, datetime]:
         return await self._store.last_slots()
 
+    async def shadow_slots(self) -> Mapping[str, datetime]:
+        return await self._store.shadow_slots()
+
     async def paused(self) -> frozenset[str]:
         return await self._store.paused()
 
@@ -140,14 +146,14 @@ class Reserve:
         self._memory.update({(run.job, key): value for key, value in remember.items()})
         if run.ended and run.outcome and run.outcome.succeeded:
             self._successes[run.job] = run.ended
-        await self._keep(_Kept(run.job, run, samples, checks, remember))
+        await self._keep(_Kept(run.job, run, self._named(samples), checks, remember))
 
     async def keep_log(self, run_id: str, lines: Sequence[Logged]) -> None:
         # Not kept in memory: whoever looks for them finds them in the daemon's own log.
         await self._store.keep_log(run_id, lines)
 
     async def put(self, job: str, samples: Sequence[Sample]) -> None:
-        await self._keep(_Kept(job, None, samples, (), {}))
+        await self._keep(_Kept(job, None, self._named(samples), (), {}))
 
     async def checks(self, job: str) -> list[Check]:
         if not any(kept.job == job and kept.run for kept in self._kept):
@@ -259,6 +265,12 @@ class Reserve:
         return max(0, stored - len(self._settled)) + self._waiting()
 
     # Inside
+
+    def _named(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """``samples`` under the names that they leave with."""
+        if (prefix := self.shadow_prefix) is None:
+            return samples
+        return [replace(each, metric=replace(each.metric, name=f"{prefix}{each.metric.name}")) for each in samples]
 
     async def _keep(self, kept: _Kept) -> None:
         # What was collected must be kept even while the daemon ends.

@@ -64,6 +64,8 @@ class Deliveries(View):
     expired: int = 0
     uncertain: int = 0
     discarded: int = 0
+    held_back: int = 0
+    withheld: int = 0
 
     @classmethod
     def of(cls, counts: Mapping[Fate, int]) -> Self:
@@ -71,7 +73,7 @@ class Deliveries(View):
 
     @property
     def lost(self) -> int:
-        return self.rejected + self.expired + self.uncertain + self.discarded
+        return self.rejected + self.expired + self.uncertain + self.discarded + self.held_back
 
 
 class RunView(View):
@@ -137,7 +139,8 @@ class LastError(View):
 class CollectorView(View):
     """One configured collector. ``running``: the active run's id; ``samples``: of the last ended run.
 
-    ``note``: what its operator should know, though nothing failed.
+    ``note``: what its operator should know, though nothing failed. ``last_slot``: the last slot that was run in live
+    mode, which a CronJob that takes over again need not run (docs/cutover.md).
     """
 
     name: str
@@ -150,6 +153,7 @@ class CollectorView(View):
     paused: bool
     running: str | None = None
     next_run: Instant | None = None
+    last_slot: Instant | None = None
     last_run: RunView | None = None
     last_success: Instant | None = None
     last_error: LastError | None = None
@@ -238,6 +242,7 @@ class Lost(View):
     expired: int = 0
     uncertain: int = 0
     discarded: int = 0
+    held_back: int = 0
 
     @classmethod
     def of(cls, counts: Mapping[Fate, int]) -> Self:
@@ -245,7 +250,7 @@ class Lost(View):
 
     @property
     def total(self) -> int:
-        return self.rejected + self.expired + self.uncertain + self.discarded
+        return self.rejected + self.expired + self.uncertain + self.discarded + self.held_back
 
 
 class DeliveryView(View):

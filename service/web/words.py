@@ -82,6 +82,7 @@ _WHY_LOST = {
     "expired": "older than Datadog takes before they could be sent",
     "uncertain": "sent without an answer; sending them again could count them twice",
     "discarded": "the store was full",
+    "held_back": "of a series beyond ten times max_series",
 }
 
 

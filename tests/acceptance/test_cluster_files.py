@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
+from service.cli.options import Exit
+from service.domain import errors
+from service.domain.points import LOST
 from service.web.metrics import PLAIN, CollectorState, Quota, Snapshot, Telemetry
 from tests.acceptance.cluster_tools import ROOT, run
 
@@ -380,3 +383,114 @@ def test_what_the_builder_gets_is_enough_for_the_whole_package(tmp_path: Path) -
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as files:
         assert expected <= set(files.namelist())
+
+
+# What is opted into
+
+
+def overlay_with(tmp_path: Path, **more: Any) -> Path:
+    """A copy of k8s/ whose production overlay has more."""
+    changed = tmp_path / "k8s"
+    shutil.copytree(ROOT / "k8s", changed)
+    kustomization = changed / "overlays/production/kustomization.yaml"
+    kustomization.write_text(yaml.safe_dump(yaml.safe_load(kustomization.read_text()) | more))
+    return changed
+
+
+def test_monitoring_is_opted_into_and_watches_what_there_is(tmp_path: Path) -> None:
+    changed = overlay_with(tmp_path, components=["../../components/monitoring"])
+    found = objects(changed / "overlays/production")
+    assert set(found) - set(objects(RENDERED["production"])) == {"PodMonitor", "PrometheusRule"}
+    monitor = found["PodMonitor"]
+    assert monitor["metadata"]["namespace"] == "monitoring"
+    labels = found["Deployment"]["spec"]["template"]["metadata"]["labels"].items()
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= labels
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert (endpoint["port"], endpoint["path"]) == ("http", "/metrics")
+    job = f"{monitor['metadata']['namespace']}/{monitor['metadata']['name']}"
+    rules = [rule for group in found["PrometheusRule"]["spec"]["groups"] for rule in group["rules"]]
+    exposed = _exposed() | {"up"}
+    fates = {fate.name.lower() for fate in LOST}
+    for rule in rules:
+        used = set(re.findall(r"\b(?:infra_health|process)_\w+|\bup\b", rule["expr"]))
+        assert used, rule["alert"]
+        assert used <= exposed, f"{rule['alert']} asks for metrics that there are not"
+        assert all(each == job for each in re.findall(r'job="([^"]+)"', rule["expr"]))
+        for alternatives in re.findall(r'fate=~"([^"]+)"', rule["expr"]):
+            assert set(alternatives.split("|")) == fates
+        assert rule["expr"].count("(") == rule["expr"].count(")")
+
+
+def test_the_runbook_has_a_section_for_every_alert_error_and_exit_code() -> None:
+    sections = re.findall(r"^### (.+)$", (ROOT / "docs/runbook.md").read_text(), re.MULTILINE)
+    (rule,) = yaml.safe_load_all((ROOT / "k8s/components/monitoring/prometheusrule.yaml").read_text())
+    alerts = [each for group in rule["spec"]["groups"] for each in group["rules"]]
+    wanted = [each["alert"] for each in alerts]
+    wanted += [
+        name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.HealthError)
+    ]
+    wanted += [f"Exit code {code.value}" for code in Exit] + ["Exit code 2", "StoreLocked"]
+    wanted.remove("HealthError")
+    assert [name for name in wanted if name not in sections] == []
+    for each in alerts:
+        assert each["annotations"]["runbook"] == f"docs/runbook.md#{each['alert'].lower()}"
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_precheck_is_the_daemons_own_configuration_image_and_environment(name: str, tmp_path: Path) -> None:
+    prechecked = ROOT / "k8s/prechecks" / name
+    found, rolled_out = objects(prechecked), objects(RENDERED[name])
+    assert set(found) <= {"ConfigMap", "Job", "NetworkPolicy", "ServiceAccount"}, "nothing else is rolled out"
+    job, daemon = found["Job"]["spec"]["template"], rolled_out["Deployment"]["spec"]["template"]
+    (ours,), (theirs,) = job["spec"]["containers"], daemon["spec"]["containers"]
+    for key in ("image", "env", "securityContext", "resources"):
+        assert ours[key] == theirs[key], key
+    assert ours["args"] == ["check"]
+    assert job["spec"]["serviceAccountName"] == daemon["spec"]["serviceAccountName"]
+    assert job["spec"]["volumes"][0]["configMap"]["name"] == rolled_out["ConfigMap"]["metadata"]["name"]
+    assert job["spec"]["securityContext"]["runAsNonRoot"] is True
+    selector = rolled_out["Service"]["spec"]["selector"]
+    assert not selector.items() <= job["metadata"]["labels"].items(), "no request may reach it"
+    assert {item["metadata"]["namespace"] for item in found.values()} == {"monitoring"}
+    rendered = tmp_path / "precheck.yaml"
+    rendered.write_text(render(prechecked))
+    for version in ("1.29.0", "1.37.0"):
+        assert run("kubernetes-validate", "--strict", "-k", version, rendered).returncode == 0
+    _checkov("--directory", tmp_path, "--framework", "kubernetes")
+
+
+def test_the_precheck_takes_a_patch_of_the_overlay_along(tmp_path: Path) -> None:
+    changed = overlay_with(tmp_path)
+    patch = changed / "overlays/production/environment.yaml"
+    patch.write_text(patch.read_text().replace("159541672", "42"))
+    (container,) = objects(changed / "prechecks/production")["Job"]["spec"]["template"]["spec"]["containers"]
+    assert {"name": "CI_BENCHMARKS_WORKFLOWS", "value": "42"} in container["env"]
+
+
+def test_an_image_is_pinned_by_tag_and_digest(tmp_path: Path) -> None:
+    digest = "sha256:" + "0123456789abcdef" * 4
+    image = {"name": "infra-health", "newName": "registry.example.com/team/infra-health", "newTag": "0.2.0"}
+    changed = overlay_with(tmp_path, images=[{**image, "digest": digest}])
+    pinned = f"registry.example.com/team/infra-health:0.2.0@{digest}"
+    assert container(changed / "overlays/production")["image"] == pinned
+    (checked,) = objects(changed / "prechecks/production")["Job"]["spec"]["template"]["spec"]["containers"]
+    assert checked["image"] == pinned
+
+
+def test_shipped_series_stay_below_the_bound(tmp_path: Path) -> None:
+    variables = {name: value for name, value in environment(RENDERED["production"]).items() if isinstance(value, str)}
+    answer = subprocess.run(
+        [sys.executable, "-m", "service", "check", "--json", "--config", ROOT / "config.yaml"],
+        cwd=ROOT,
+        env={
+            "PATH": os.environ["PATH"],
+            **variables,
+            "INFRA_HEALTH_CONFIG": "",
+            "INFRA_HEALTH_STATE_DIR": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    series = json.loads(answer.stdout)["series"]
+    assert series["total"] == sum(each["series"] for each in series["metrics"]) <= series["max"] == 100

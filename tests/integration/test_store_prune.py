@@ -1,10 +1,12 @@
 """The store stays bounded, loses nothing that is still due before it must, and accounts for what it lost."""
 
+from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 from service.domain.points import Fate
-from service.domain.runs import Outcome
+from service.domain.runs import Cause, Outcome, Run, Slot
 from service.domain.samples import Sample
 from tests.integration.store_cases import GAUGE, NOW, deliver, keep, opened, samples, started
 
@@ -146,3 +148,26 @@ async def test_the_count_of_lost_points_outlives_the_points(tmp_path: Path) -> N
             await store.prune(NOW + 20 * DAY)
             assert await store.lost("ci", NOW - DAY) == {Fate.REJECTED: 3}
             assert await store.lost("ci", NOW + timedelta(hours=1)) == {Fate.REJECTED: 1}
+
+
+async def test_a_job_may_keep_fewer_or_more_runs_than_the_others(tmp_path: Path) -> None:
+    """As a CronJob's history limits; the newest of each kind stays: the age of the last success counts from it."""
+    async with opened(tmp_path, keep_failed=2, keep_ended=4) as store:
+        for number in range(6):
+            for job in ("ci", "training", "eval"):
+                for outcome in (Outcome.COMPLETE, Outcome.FAILED):
+                    at = NOW + timedelta(minutes=number)
+                    run = Run(f"{job}-{outcome.value}-{number}", Slot(job, at, Cause.SCHEDULE), at, attempts=1)
+                    await store.begin(run)
+                    await store.end(replace(run, ended=at, outcome=outcome), [], [], {})
+        store.limit_history({"ci": (0, 1), "training": (5, None)})
+        await store.prune(NOW + timedelta(hours=1))
+        kept = Counter((run.job, run.outcome) for run in await store.runs(limit=100))
+    assert kept == {
+        ("ci", Outcome.COMPLETE): 1,
+        ("ci", Outcome.FAILED): 1,
+        ("training", Outcome.COMPLETE): 4,
+        ("training", Outcome.FAILED): 5,
+        ("eval", Outcome.COMPLETE): 4,
+        ("eval", Outcome.FAILED): 2,
+    }

@@ -99,6 +99,8 @@ class MemoryRuns:
 
     def __init__(self) -> None:
         self.slots: dict[str, datetime] = {}
+        self.shadowed: dict[str, datetime] = {}
+        self.is_shadow = False
         self.pauses: set[str] = set()
         self.runs: dict[str, Run] = {}
         self.samples: dict[str, list[Sample]] = {}
@@ -110,13 +112,16 @@ class MemoryRuns:
     async def last_slots(self) -> Mapping[str, datetime]:
         return dict(self.slots)
 
+    async def shadow_slots(self) -> Mapping[str, datetime]:
+        return dict(self.shadowed)
+
     async def paused(self) -> frozenset[str]:
         return frozenset(self.pauses)
 
     async def begin(self, run: Run) -> None:
         self.runs[run.id] = run
         if run.slot.scheduled_at:
-            self.slots[run.job] = run.slot.scheduled_at
+            (self.shadowed if self.is_shadow else self.slots)[run.job] = run.slot.scheduled_at
 
     async def end(
         self, run: Run, samples: Sequence[Sample], checks: Sequence[Check], remember: Mapping[str, bytes | None]
@@ -213,7 +218,11 @@ class Engine:
 
 @asynccontextmanager
 async def engine(
-    *jobs: Job, clock: FakeClock | None = None, store: MemoryRuns | None = None, retry: bool = True
+    *jobs: Job,
+    clock: FakeClock | None = None,
+    store: MemoryRuns | None = None,
+    retry: bool = True,
+    is_shadow: bool = False,
 ) -> AsyncIterator[Engine]:
     """A running engine; leaving the block is a kill: nothing drains."""
     clock, store = clock or FakeClock(), store or MemoryRuns()
@@ -224,6 +233,7 @@ async def engine(
     async with anyio.create_task_group() as tasks:
         runner = Runner(store, clock, tasks, stored=lambda: stored.append(clock.now()), retry=retry)
         dispatcher = Dispatcher(runner, store, clock, tasks)
+        dispatcher.is_shadow = is_shadow
         await dispatcher.load()
         dispatcher.set_jobs(jobs)
         for each in jobs:

@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# From the CronJobs to the daemon and back, each in one command; docs/cutover.md says when and why.
+#   k8s/cutover.sh live    suspends the CronJobs; the daemon goes on after the last slot of each
+#   k8s/cutover.sh back    the daemon goes into the shadow; the CronJobs go on after its last slot of each
+# Further words say which CronJob is which collector: k8s/cutover.sh live dashboard-cronjob=ci ...
+# NAMESPACE (monitoring), DEPLOYMENT (infra-health) and SETTLE (10, seconds for a slot that was just beginning) can be set.
+set -euo pipefail
+
+where=${1:-}
+[ $# -gt 0 ] && shift
+pairs=("$@")
+[ $# -gt 0 ] || pairs=(dashboard-cronjob=ci training-health-cronjob=training eval-health-cronjob=eval)
+deployment=deployment/${DEPLOYMENT:-infra-health}
+kube=(kubectl --namespace "${NAMESPACE:-monitoring}")
+
+# The variable of a collector's starts_after.
+variable() { printf 'INFRA_HEALTH_COLLECTORS__%s__STARTS_AFTER' "$(printf %s "$1" | tr 'a-z-' 'A-Z_')"; }
+
+roll_out() {
+  "${kube[@]}" set env "$deployment" "$@"
+  "${kube[@]}" rollout status "$deployment" --timeout=180s
+}
+
+live() {
+  local pair cronjob last settings=()
+  for pair in "${pairs[@]}"; do
+    "${kube[@]}" patch cronjob "${pair%%=*}" --type=merge --patch '{"spec":{"suspend":true}}'
+  done
+  echo "The CronJobs are suspended. If a later step fails: $0 back ${pairs[*]}" >&2
+  sleep "${SETTLE:-10}"
+  for pair in "${pairs[@]}"; do
+    cronjob=${pair%%=*}
+    last=$("${kube[@]}" get cronjob "$cronjob" --output 'jsonpath={.status.lastScheduleTime}')
+    # One that never ran has no slot behind it but those from before it was made.
+    [ -n "$last" ] || last=$("${kube[@]}" get cronjob "$cronjob" --output 'jsonpath={.metadata.creationTimestamp}')
+    settings+=("$(variable "${pair#*=}")=$last")
+  done
+  roll_out INFRA_HEALTH_MODE=live "${settings[@]}"
+}
+
+back() {
+  local pair slots slot settings=()
+  for pair in "${pairs[@]}"; do
+    settings+=("$(variable "${pair#*=}")-")
+  done
+  roll_out INFRA_HEALTH_MODE=shadow "${settings[@]}"
+  slots=$("${kube[@]}" exec "$deployment" -- infra-health status --slots)
+  for pair in "${pairs[@]}"; do
+    slot=$(printf '%s\n' "$slots" | awk -v name="${pair#*=}" '$1 == name { print $2 }')
+    # None: the daemon never ran it live, so what the CronJob itself remembers is right.
+    if [ -n "$slot" ] && [ "$slot" != none ]; then
+      "${kube[@]}" patch cronjob "${pair%%=*}" --subresource=status --type=merge \
+        --patch "{\"status\":{\"lastScheduleTime\":\"$slot\"}}"
+    fi
+    "${kube[@]}" patch cronjob "${pair%%=*}" --type=merge --patch '{"spec":{"suspend":false}}'
+  done
+}
+
+case $where in
+  live | back) "$where" ;;
+  *)
+    sed -n '2,6s/^# *//p' "$0" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,1 @@
+"""What the CronJobs sent beside what the daemon measured, and why they differ where they do."""
