@@ -115,7 +115,11 @@ def sim_app(shape: Shape, start: datetime) -> Starlette:
         rate = {"limit": 5000, "cost": 1, "remaining": 4999, "used": 1, "resetAt": format_time(world.now)}
         root = {
             "search": lambda arguments: _found(world, arguments["query"]),
-            "repository": lambda _: {"issues": lambda _: {"totalCount": 12, "nodes": []}, "nameWithOwner": REPOSITORY},
+            "repository": lambda _: {
+                "issues": lambda _: {"totalCount": 12, "nodes": []},
+                "pullRequests": lambda arguments: _pulls(world, arguments),
+                "nameWithOwner": REPOSITORY,
+            },
             "rateLimit": rate,
         }
         body = orjson.dumps(graphql.execute(asked["query"], asked.get("variables") or {}, root))
@@ -198,19 +202,28 @@ def _filtered(world: World, runs: list[Row], query: Any) -> list[Row]:
 
 def _found(world: World, query: str) -> Row:
     pulls = world.searched(query)
-    nodes = [
-        {
-            "number": pull["number"],
-            "title": f"Pull request {pull['number']}",
-            "url": f"https://github.com/{REPOSITORY}/pull/{pull['number']}",
-            "createdAt": format_time(pull["merged"]),
-            "mergedAt": format_time(pull["merged"]),
-            "__typename": "PullRequest",
-        }
-        for pull in pulls
-    ]
     page = {"hasNextPage": False, "endCursor": None}
-    return {"issueCount": len(pulls), "nodes": nodes, "pageInfo": page}
+    return {"issueCount": len(pulls), "nodes": [_node(pull) for pull in pulls], "pageInfo": page}
+
+
+def _pulls(world: World, arguments: Row) -> Row:
+    """Merged pull requests with one of the labels, the last updated first."""
+    labels = set(arguments["labels"])
+    pulls = [pull for pull in world.pulls if pull["merged"] <= world.now and labels & set(pull["labels"])][::-1]
+    size, page = arguments["first"], {"hasNextPage": len(pulls) > arguments["first"], "endCursor": "next"}
+    return {"totalCount": len(pulls), "nodes": [_node(pull) for pull in pulls[:size]], "pageInfo": page}
+
+
+def _node(pull: Row) -> Row:
+    return {
+        "number": pull["number"],
+        "title": f"Pull request {pull['number']}",
+        "url": f"https://github.com/{REPOSITORY}/pull/{pull['number']}",
+        "createdAt": format_time(pull["merged"]),
+        "updatedAt": format_time(pull["merged"]),
+        "mergedAt": format_time(pull["merged"]),
+        "__typename": "PullRequest",
+    }
 
 
 def _resource(path: str) -> str:

@@ -208,6 +208,7 @@ class SecretNames(Section):
     datadog_api: Text = "datadog/api-key"
     datadog_app: Text = "datadog/app-key"
     github: Text = "github/dashboard-token"
+    github_app: Text = "github/app-private-key"
 
 
 class AwsSettings(Section):

@@ -10,14 +10,12 @@ from service.adapters.secrets_manager import SecretsManager, aws_is_configured
 from service.config import Settings
 from service.config_environment import DATADOG_NAMES, GITHUB_NAMES
 
-_APP_KEY = "github/app-private-key"
-
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
     """The daemon's secrets; a snapshot's bearer token is its collector's own.
 
-    ``github_app_key``: None where no GitHub App is configured.
+    ``github_app_key``: a GitHub App's private key, in place of the token; None where no App is configured.
     """
 
     api_key: Secret
@@ -28,8 +26,8 @@ class Credentials:
     github_app_key: Secret | None = None
 
     def __iter__(self) -> Iterator[Secret]:
-        app_key = (self.github_app_key,) if self.github_app_key else ()
-        return iter((self.api_key, self.app_key, self.github_token, *app_key, self.write_token, self.read_token))
+        github = self.github_app_key or self.github_token
+        return iter((self.api_key, self.app_key, github, self.write_token, self.read_token))
 
 
 def aws_manager(settings: Settings, environ: Mapping[str, str]) -> SecretsManager | None:
@@ -90,21 +88,20 @@ def credentials(settings: Settings, environ: Mapping[str, str]) -> Credentials:
 
 
 def _github_app_key(settings: Settings, environ: Mapping[str, str], manager: SecretsManager | None) -> Secret | None:
-    app = settings.github.app
+    app, name = settings.github.app, settings.aws.names.github_app
     if app is None:
         return None
-    key = app.private_key.get_secret_value() if app.private_key else None
-    sources: list[Source] = []
-    if app.private_key_file:
-        sources.append(MountedFile(app.private_key_file, "github.app.private_key_file"))
-    elif manager:
-        sources.append(Managed(manager, _APP_KEY))
+    variable = "INFRA_HEALTH_GITHUB__APP__PRIVATE_KEY"
+    plain = app.private_key.get_secret_value() if app.private_key else None
+    file = app.private_key_file
     return Secret(
         "GitHub App's private key",
-        f"set github.app.private_key or private_key_file, or keep it in AWS Secrets Manager as {_APP_KEY}",
-        key,
-        origin=_origin(key, ("INFRA_HEALTH_GITHUB__APP__PRIVATE_KEY",), environ),
-        sources=sources,
+        f"set github.app.private_key_file or {variable}, or keep it in AWS Secrets Manager as {name}",
+        plain,
+        origin=_origin(plain, [variable], environ),
+        sources=[MountedFile(file, "github.app.private_key_file")] if file else [],
+        manager=manager,
+        name=name,
     )
 
 

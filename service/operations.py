@@ -40,6 +40,7 @@ from service.web.views import (
     Check,
     CollectorView,
     DeliveryView,
+    EvidenceView,
     Health,
     Info,
     LastError,
@@ -246,6 +247,7 @@ class DaemonOperations:
                 timestamp=sample.at,
                 delivery=sample.fate.name.lower(),
                 reason=sample.reason,
+                evidence=tuple(EvidenceView.of(each) for each in sample.evidence),
             )
             for sample in samples
         ]

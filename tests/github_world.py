@@ -78,7 +78,7 @@ class Pull:
 
 @dataclass
 class World:
-    """``lag``: how far behind GitHub's search index is, which serves filtered lists of runs."""
+    """``lag``: how far behind GitHub's search index is, which serves filtered lists of runs and finds pull requests."""
 
     now: datetime = NOW
     repo: str = "Metta-AI/metta"
@@ -166,11 +166,17 @@ class World:
         """Open issues with all of the labels."""
         return sum(issue.is_open and set(labels) <= set(issue.labels) for issue in self.issues)
 
+    def open_with_any(self, labels: Sequence[str]) -> int:
+        """Open issues with one of the labels at least, as GraphQL's filter means several."""
+        return sum(issue.is_open and not set(labels).isdisjoint(issue.labels) for issue in self.issues)
+
+    def merged_pulls(self, labels: Sequence[str], since: datetime, until: datetime) -> list[datetime]:
+        """When the pull requests were merged that have one of the labels, the newest first."""
+        found = [pull.merged for pull in self.pulls if pull.merged and not set(labels).isdisjoint(pull.labels)]
+        return sorted((merged for merged in found if since <= merged <= until), reverse=True)
+
     def merged_with(self, labels: Sequence[str], since: datetime) -> int:
-        return sum(
-            pull.merged is not None and pull.merged >= since and not set(labels).isdisjoint(pull.labels)
-            for pull in self.pulls
-        )
+        return len(self.merged_pulls(labels, since, self.now))
 
 
 @dataclass

@@ -166,14 +166,6 @@ class Github:
             read,
         )
 
-    async def is_kept(self, path: str, params: Mapping[str, str | int] | None = None) -> bool:
-        """Whether asking this costs nothing while nothing changed: a validator of the present token is known."""
-        try:
-            token = await self._token.current()
-        except HealthError:
-            return False
-        return self._cache.get(_key(token, self._url(path, params))) is not None
-
     def _url(self, path: str, params: Mapping[str, str | int] | None) -> httpx.URL:
         url = self._base.copy_with(path=self._base.path.rstrip("/") + path)
         return url.copy_merge_params({name: str(value) for name, value in params.items()}) if params else url

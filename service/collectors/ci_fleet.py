@@ -14,6 +14,7 @@ _VERSION = 1
 # Points of a repository's cycle that is not known yet: two pages of runs and the pull requests.
 _GUESS = 3.0
 _HOUR = timedelta(hours=1)
+_FIRST = 10
 # Kept back of the quota, as a share: for the token's other users.
 _RESERVE = 0.1
 # How much of what a question costs is taken over from the newest cycle.
@@ -94,18 +95,26 @@ def load(stored: bytes | None) -> Fleet:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """``repositories``: whose turn it is, who waits longest first. ``cycles``: how many a sweep of all takes."""
+    """``repositories``: whose turn it is, who waits longest first. ``cycles``: how many a sweep of all takes.
+
+    ``points``: what the turn may cost; none is begun beyond, for what is new costs more than is known.
+    """
 
     repositories: tuple[str, ...]
-    cycles: int
+    cycles: int = 1
+    points: float = math.inf
+
+
+def first_turn(fleet: Fleet, repositories: Sequence[str]) -> Turn:
+    """A few, to learn the quota from GitHub's answers."""
+    return Turn(tuple(_waiting(fleet, repositories)[:_FIRST]))
 
 
 def turn(fleet: Fleet, repositories: Sequence[str], quota: Quota | None, interval: timedelta, now: datetime) -> Turn:
     """As many repositories as the quota allows a cycle, if it is to last for all cycles until its reset."""
-    never = datetime.fromtimestamp(0, UTC)
-    ordered = sorted(repositories, key=lambda repo: fleet.asked.get(repo, never))
+    ordered = _waiting(fleet, repositories)
     if quota is None or len(ordered) == 1:
-        return Turn(tuple(ordered), 1)
+        return Turn(tuple(ordered))
     per_cycle = interval / _HOUR * quota.limit * (1 - _RESERVE)
     total = sum(map(fleet.cost, ordered))
     left = max(0.0, quota.remaining - _RESERVE * quota.limit)
@@ -115,22 +124,28 @@ def turn(fleet: Fleet, repositories: Sequence[str], quota: Quota | None, interva
         cycles_left = max(1.0, (quota.reset_at - now) / interval)
         allowed = min(left, max(per_cycle, left / cycles_left))
     chosen: list[str] = []
+    points = allowed
     for repo in ordered:
         allowed -= fleet.cost(repo)
         if allowed < 0 and chosen:
             break
         chosen.append(repo)
-    return Turn(tuple(chosen), max(1, math.ceil(total / max(1.0, per_cycle))))
+    return Turn(tuple(chosen), max(1, math.ceil(total / max(1.0, per_cycle))), points)
 
 
-def sweep_text(turn: Turn, count: int, interval: timedelta) -> str | None:
+def _waiting(fleet: Fleet, repositories: Sequence[str]) -> list[str]:
+    never = datetime.fromtimestamp(0, UTC)
+    return sorted(repositories, key=lambda repo: fleet.asked.get(repo, never))
+
+
+def sweep_text(asked: int, cycles: int, count: int, interval: timedelta) -> str | None:
     """What to tell the operator when one cycle does not do for all repositories, None when it does."""
-    if turn.cycles <= 1 and len(turn.repositories) == count:
+    if cycles <= 1 and asked == count:
         return None
-    minutes = max(turn.cycles, math.ceil(count / max(1, len(turn.repositories)))) * interval.total_seconds() / 60
+    needed = cycles if cycles > 1 else math.ceil(count / max(1, asked))
     return (
-        f"{len(turn.repositories)} of {count} repositories a cycle: GitHub's quota allows no more; "
-        f"a sweep of all takes about {minutes:.0f} minutes"
+        f"{asked} of {count} repositories in this cycle: GitHub's quota allows no more; "
+        f"a sweep of all takes about {needed * interval.total_seconds() / 60:.0f} minutes"
     )
 
 

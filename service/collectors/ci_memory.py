@@ -15,12 +15,13 @@ from operator import attrgetter
 
 import orjson
 
-from service.collectors import ci_runs, ci_time_limits
+from service.collectors import ci_runs, ci_time_limits, ci_ways
 from service.collectors.ci_runs import Page, Run
 from service.collectors.ci_sweep import RERUN_WITHIN, Sweep
 from service.collectors.ci_time_limits import TimeLimits
+from service.collectors.ci_ways import Style
 
-_VERSION = 2
+_VERSION = 3
 _created = attrgetter("created")
 # More than one, so that the next older run is known when the latest is run again or deleted.
 _LATEST_KEPT = 3
@@ -46,6 +47,7 @@ class Remembered:
     ``broken``: cycles in a row in which the first sweep broke off on an error.
     ``limits``: the jobs that their time limit ended, and the runs that may hold such jobs.
     ``told``: by run and attempt, when the attempts ended whose duration was sent.
+    ``style``: how GitHub is asked to count pull requests.
     """
 
     repo: str
@@ -62,6 +64,7 @@ class Remembered:
     broken: int = 0
     limits: TimeLimits = field(default_factory=TimeLimits)
     told: dict[tuple[int, int], datetime] = field(default_factory=dict)
+    style: Style = field(default_factory=Style)
 
     def take(self, runs: Iterable[Run]) -> None:
         """Keeps what was read of runs. Of a run that was run again, the attempt before is known as well."""
@@ -186,6 +189,7 @@ class Remembered:
             "sweep": [_seconds(sweep.started), sweep.below, sweep.done, sweep.pages, sweep.is_first],
             "told": [[run, attempt, _seconds(at)] for (run, attempt), at in self.told.items()],
             "limits": self.limits.dump(),
+            "style": self.style.dump(),
         }
         return zlib.compress(orjson.dumps(state))
 
@@ -216,6 +220,7 @@ def load(stored: bytes | None, repo: str, branch: str) -> Remembered | None:
         known.total, known.broken = state["total"], state["broken"]
         known.told = {(run_id, attempt): _time(at) for run_id, attempt, at in state["told"]}
         known.limits = ci_time_limits.load(state["limits"])
+        known.style = ci_ways.load(state["style"])
     except (zlib.error, ValueError, LookupError, TypeError, OverflowError):
         return None
     return known

@@ -193,6 +193,7 @@ def durations(ended: Iterable[Run], names: Mapping[int, str]) -> list[Finding]:
         Finding(
             "ci.workflow.duration",
             run.minutes,
+            ci_evidence.of_runs([run]),
             tags={
                 "workflow": names.get(run.workflow_id) or run.name or str(run.workflow_id),
                 "kind": run.kind,

@@ -1,43 +1,24 @@
 """Merged pull requests and open issues by label: one GraphQL request for all, REST search as the fallback.
 
-Both count pull requests in the same index, and GraphQL counts issues without it:
 https://docs.github.com/search-github/searching-on-github/searching-issues-and-pull-requests
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from service.adapters.github import Github
-from service.collectors import ci_evidence, ci_runs
+from service.adapters.github import Github, Refused
+from service.collectors import ci_evidence, ci_graphql
+from service.collectors.ci_graphql import Counted, Part, Question
 from service.collectors.ci_reader import Failure, gathered
+from service.collectors.ci_ways import FAILURES, Style, Way
 from service.domain.errors import Rejected, Unauthorized, Unavailable
-from service.domain.samples import Evidence
 
 QUESTION = "pull requests and issues"
-# Of so many the newest are shown; more would not fit a page of GitHub's.
-_NODES = 100
-_EACH = "nodes { ... on PullRequest { title url mergedAt } ... on Issue { title url createdAt } }"
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """``evidence``: the newest of what was counted, where GitHub told."""
-
-    count: int
-    evidence: tuple[Evidence, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """``text``: what REST's search is asked. ``labels``: of open issues that GraphQL counts without a search."""
-
-    text: str
-    labels: tuple[str, ...] = ()
+_PER_PAGE = 100
+_PAGES = 10  # of merged pull requests with one label in the weekly window; the search counts more
 
 
 def merged(repo: str, labels: Sequence[str], since: datetime) -> Question:
@@ -45,20 +26,14 @@ def merged(repo: str, labels: Sequence[str], since: datetime) -> Question:
     # GitHub's times have whole seconds: those at or after a fraction begin with the next one.
     whole = since.replace(microsecond=0) + timedelta(seconds=since.microsecond > 0)
     names = ",".join(_quoted(label) for label in labels)
-    return Question(f"repo:{repo} is:pr is:merged merged:>={whole.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ} label:{names}")
+    text = f"repo:{repo} is:pr is:merged merged:>={whole.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ} label:{names}"
+    return Question(text, tuple(labels), since)
 
 
 def open_issues(repo: str, labels: Sequence[str]) -> Question:
-    """Each open issue that has all of the labels."""
+    """Each open issue that has all of the one or two labels."""
     names = " ".join(f"label:{_quoted(label)}" for label in labels)
-    # The connection's own filter means any of several labels, the search means all.
-    return Question(f"repo:{repo} is:issue is:open {names}", tuple(labels) if len(labels) == 1 else ())
-
-
-class Style:
-    """How a server wants to be asked. ``is_plain``: it counts, but does not tell what it counted."""
-
-    is_plain = False
+    return Question(f"repo:{repo} is:issue is:open {names}", tuple(labels))
 
 
 async def count(
@@ -69,19 +44,10 @@ async def count(
         return {}
     counts: dict[str, Counted | Failure] = {}
     if await github.has_token():  # GraphQL answers nobody else
-        read = partial(_counts, questions)
-        try:
-            query = _query(repo, questions, style.is_plain)
-            counts.update(await github.graphql(query, read=read, question=QUESTION))
-            if not counts and not style.is_plain:
-                # A whole query is refused for one field that the server does not know or the token may not see.
-                query = _query(repo, questions, is_plain=True)
-                counts.update(await github.graphql(query, read=read, question=QUESTION))
-                style.is_plain = bool(counts)
-        except Unauthorized:
-            raise
-        except (Unavailable, Rejected):
-            pass  # an Enterprise server without GraphQL, a token without the right, a limit: REST has its own
+        trouble = await _count(github, repo, questions, style, counts)
+        if trouble and style.failures <= FAILURES:
+            # The search would answer, but its index may lag: for a passing trouble no number is the better one.
+            return dict.fromkeys(questions, trouble) | counts
     left = [name for name in questions if name not in counts]
     found = await gathered([partial(_search, github, questions[name].text) for name in left])
     for name, each in zip(left, found, strict=True):
@@ -91,44 +57,72 @@ async def count(
     return counts
 
 
-def _query(repo: str, questions: Mapping[str, Question], is_plain: bool) -> str:
-    fields, issues = [], []
-    for name, question in questions.items():
-        if question.labels:
-            labels = ", ".join(map(_string, question.labels))
-            size, nodes = (1, "") if is_plain else (ci_evidence.MOST, "nodes { title url createdAt }")
-            issues.append(f"{name}: issues(labels: [{labels}], states: OPEN, last: {size}) {{ totalCount {nodes} }}")
-        else:
-            size, nodes = (1, "") if is_plain else (_NODES, _EACH)
-            text = _string(question.text)
-            fields.append(f"{name}: search(type: ISSUE, query: {text}, first: {size}) {{ issueCount {nodes} }}")
-    if issues:
-        owner, _, repository = repo.partition("/")
-        fields.append(f"repository(owner: {_string(owner)}, name: {_string(repository)}) {{ {' '.join(issues)} }}")
-    return f"query {{ {' '.join(fields)} }}"
+async def _count(
+    github: Github,
+    repo: str,
+    questions: Mapping[str, Question],
+    style: Style,
+    counts: dict[str, Counted | Failure],
+) -> Failure | None:
+    """Adds what GraphQL counts. The trouble that may pass, None where the search has to do it. Raises Unauthorized."""
+    style.begin()
+    trouble: Failure | None = None
+    try:
+        await _counted(github, repo, questions, style, counts)
+    except Unauthorized:
+        raise
+    except (Unavailable, Rejected) as error:
+        trouble = error
+    if len(counts) == len(questions):
+        style.note_success()
+        return None
+    if not style.has_worked and not isinstance(trouble, Unavailable):
+        return None  # a server without GraphQL, or a token without the right to it
+    style.note_failure()
+    return trouble or Unavailable("GitHub's GraphQL did not count them")
 
 
-def _string(text: str) -> str:
-    # A JSON string is a GraphQL string: https://spec.graphql.org/October2021/#sec-String-Value
-    return json.dumps(text, ensure_ascii=False)
+async def _counted(
+    github: Github,
+    repo: str,
+    questions: Mapping[str, Question],
+    style: Style,
+    counts: dict[str, Counted | Failure],
+) -> None:
+    """Adds what GraphQL counts. Raises Unavailable, Rejected and Unauthorized."""
+    for way in style.ways:
+        left = {name: question for name, question in questions.items() if name not in counts}
+        try:
+            told = await _asked(github, repo, left, way)
+        except Refused as error:
+            if error.status not in (400, 422):
+                raise
+            continue
+        if told and not counts:
+            style.way = way
+        counts.update(told)
+        if len(counts) == len(questions):
+            return
+        # A whole document is refused for one field that a server does not know.
 
 
-def _counts(questions: Mapping[str, Question], payload: Any) -> dict[str, Counted]:
-    """The counts that are there; beside errors some may be missing, or all."""
-    data = payload.get("data") or {}
-    found = {}
-    for name, question in questions.items():
-        place = (data.get("repository") or {}) if question.labels else data
-        each = place.get(name) or {}
-        number = each.get("totalCount" if question.labels else "issueCount")
-        if isinstance(number, int) and not isinstance(number, bool):
-            nodes = each.get("nodes") or ()
-            found[name] = Counted(number, ci_evidence.newest(_evidence(row, "url") for row in nodes if row))
-    return found
+async def _asked(github: Github, repo: str, questions: Mapping[str, Question], way: Way) -> dict[str, Counted]:
+    """One request, and another where a list has more pages."""
+    counts: dict[str, Counted] = {}
+    begun: dict[str, Part] = {}
+    for _ in range(_PAGES):
+        left = {name: questions[name] for name in begun} or questions
+        query = ci_graphql.document(repo, left, way, begun)
+        told = await github.graphql(query, read=partial(ci_graphql.read, left, way, begun), question=QUESTION)
+        counts |= {name: each for name, each in told.items() if isinstance(each, Counted)}
+        begun = {name: each for name, each in told.items() if isinstance(each, Part)}
+        if not begun:
+            break
+    return counts
 
 
 async def _search(github: Github, text: str) -> Counted:
-    params: dict[str, str | int] = {"q": text, "per_page": _NODES}
+    params: dict[str, str | int] = {"q": text, "per_page": _PER_PAGE}
     counted = await github.get("/search/issues", params, read=_found, question=QUESTION)
     if counted is None:
         raise Unavailable("GitHub's search did not finish in time, its count is incomplete")
@@ -139,15 +133,8 @@ def _found(payload: Any) -> Counted | None:
     if payload.get("incomplete_results"):
         return None
     rows = payload.get("items") or ()
-    return Counted(int(payload["total_count"]), ci_evidence.newest(_evidence(row, "html_url") for row in rows))
-
-
-def _evidence(row: Mapping[str, Any], url: str) -> Evidence:
-    """GraphQL's names for the times, or REST's."""
-    merged_at = row.get("mergedAt") or (row.get("pull_request") or {}).get("merged_at")
-    at = merged_at or row.get("createdAt") or row.get("created_at")
-    title, address = ci_runs.to_text(row.get("title")), ci_runs.to_url(row.get(url))
-    return Evidence(title, address, ci_runs.to_time(at) if at else None, "merged" if merged_at else "open")
+    found = ci_evidence.newest(ci_graphql.evidence(row, "html_url") for row in rows)
+    return Counted(int(payload["total_count"]), found)
 
 
 def _quoted(label: str) -> str:

@@ -26,11 +26,6 @@ _GAPS = 10
 _OUTRUN = "GitHub's list of runs changes faster than it can be read"
 # Pages of runs, a megabyte each: more in flight are no faster, for they are read one by one, but take more memory.
 _AT_ONCE = 8
-# A cycle in which nothing was run again asks ten questions at most, which cost eight points at most: the list of
-# workflows is free while it does not change. What can wait, waits for a cycle that asks less.
-_CALM = 8
-_MOST = 10
-_LATE = 12  # pages behind the window; a sweep so late is not spread out any more
 _FEW = 10  # runs of a workflow: among its ten newest on the branch there nearly always is a conclusive one
 _FILTERED_PAGES = 10  # GitHub lists 1,000 runs at most where it filters
 GONE = (404, 410)
@@ -57,7 +52,7 @@ async def gathered(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T | Fail
 class RunsReader:
     """Reads ``repo``'s runs, "on the branch" meaning ``branch``, for a window of the length ``window``.
 
-    ``questions``: how many requests the cycle that ``read`` began has made so far. ``front``: pages of the window.
+    ``front``: pages of the window that the cycle read. First comes ``read``, then ``read_behind``.
     """
 
     def __init__(self, github: Github, repo: str, branch: str, window: timedelta) -> None:
@@ -67,81 +62,89 @@ class RunsReader:
         self._window = window
         self._at_once = anyio.CapacityLimiter(_AT_ONCE)
         self._week = BEGINNING
-        self.questions = 0
+        self._pages: list[Page] = []
+        self._reached = Coverage(0, None, gap=False)
+        self._before: set[int] = set()
         self.front = 0
 
-    async def read(self, known: Remembered, now: datetime, besides: int, patience: float = math.inf) -> Failure | None:
-        """Brings ``known`` up to date. What went wrong behind the window, None when nothing did.
-
-        ``besides``: how many questions the cycle asks at the same time. ``patience``: seconds that a first sweep may
-        take in this cycle. Raises when the window can't be read whole.
-        """
-        self.questions = 0
+    async def read(self, known: Remembered, now: datetime) -> None:
+        """Brings the window's runs up to date. Raises when they can't be read whole."""
         self._week = now - WEEK
         horizon = now - self._window - MARGIN
-        before = set(ci_runs.latest_conclusive(known.runs.values()))
-        front, behind, unfinished = self._plan(known, now, horizon, besides)
-        self.front = len(front)
-        pages: list[Page] = []
-        deep: list[Page] = []
-        calls: list[Callable[[], Awaitable[None]]] = [
-            *(partial(self._read_page, number, pages) for number in front),
-            *(partial(self._read_page, number, deep, horizon) for number in behind),
-            *(partial(self._read_again, run, known) for run in unfinished),
-        ]
-        failures = await gathered(calls)
-        for failure in failures[: len(front)]:
-            if failure is not None:
-                raise failure
-        reached = await self._complete(pages, horizon)
-        trouble = next((failure for failure in failures[len(front) :] if failure is not None), None)
-        self._take_front(known, pages, reached, now)
-        if reached.reaches(now - ci_sweep.depth(self._window)):
-            self._note_depth(known, reached, now)
-            known.sweep = Sweep(started=now, is_first=False)
-        elif known.sweep.is_first:
-            trouble = await self._sweep_all(known, pages, reached, now, patience)
-        else:
-            await self._take_behind(known, deep, reached, now)
-        known.broken = known.broken + 1 if trouble and known.sweep.is_first else 0
-        known.trim(horizon)
-        known.limits.trim(now)
-        known.note_lost(before)
-        return trouble
-
-    def _plan(
-        self, known: Remembered, now: datetime, horizon: datetime, besides: int
-    ) -> tuple[list[int], list[int], list[Run]]:
-        """The pages of the window, the pages behind it, and the older unfinished runs to ask for, all at once."""
+        self._before = set(ci_runs.latest_conclusive(known.runs.values()))
         if known.read_at is None or now - known.read_at > MARGIN:
             # Re-runs of old runs may have been missed meanwhile: all is swept again.
             known.sweep = Sweep(started=now)
             known.limits.deep = -1
+            known.limits.was_whole = False
         recent = sum(run.created >= horizon for run in known.runs.values())
         arriving = recent * ((now - (known.read_at or now)) / (self._window + MARGIN))
         front = ci_sweep.front_pages(recent, arriving, known.total)
-        behind: list[int] = []
-        if not known.sweep.is_first:
-            due = ci_sweep.due_pages(known.sweep, len(front), known.total, now)
-            behind = ci_sweep.affordable(due, self._quota)
-            room = _CALM - len(front) - besides + 1
-            if 0 < room < len(behind) <= _LATE:
-                behind = behind[:room]
-            if 1 < len(behind) <= _LATE:  # those who wait to be looked into take a page's place
-                behind = behind[: max(1, len(behind) - min(2, len(known.limits.suspects)))]
-        planned = len(front) + len(behind) + besides
-        spare = max(0, _CALM - planned - len(known.limits.suspects)) if planned <= _MOST else 2
-        unfinished = [run for run in known.runs.values() if run.conclusion is None and run.created < horizon]
+        self._pages = []
+        for failure in await gathered([partial(self._read_page, number, self._pages) for number in front]):
+            if failure is not None:
+                raise failure
+        self._reached = await self._complete(self._pages, horizon)
+        self.front = len(self._pages)
+        self._take_front(known, self._pages, self._reached, now)
+        known.limits.trim(now)
+        known.note_lost(self._before)
+
+    def due(self, known: Remembered, now: datetime) -> int:
+        """How many pages behind the window this cycle should read, so that the pass ends in time."""
+        if known.sweep.is_first or self._is_all(now):
+            return 0
+        return len(ci_sweep.due_pages(known.sweep, self.front, known.total, now))
+
+    async def read_behind(
+        self, known: Remembered, now: datetime, pages: int, unfinished: int, patience: float = math.inf
+    ) -> Failure | None:
+        """Reads on behind the window. What went wrong, None when nothing did.
+
+        ``pages``: how many of the pass. ``unfinished``: how many older runs that have not ended are asked for.
+        ``patience``: seconds that a first sweep, which reads all at once, may take in this cycle.
+        """
+        horizon = now - self._window - MARGIN
+        if self._is_all(now):
+            self._note_depth(known, self._reached, now)
+            known.sweep = Sweep(started=now, is_first=False)
+            trouble = await self._read_some(known, now, 0, unfinished)
+        elif known.sweep.is_first:
+            trouble = await self._sweep_all(known, self._pages, self._reached, now, patience)
+        else:
+            trouble = await self._read_some(known, now, pages, unfinished)
+        known.broken = known.broken + 1 if trouble and known.sweep.is_first else 0
+        known.trim(horizon)
+        known.limits.trim(now)
+        known.note_lost(self._before)
+        return trouble
+
+    def _is_all(self, now: datetime) -> bool:
+        """Whether no run behind the window's pages matters."""
+        return self._reached.reaches(now - ci_sweep.depth(self._window))
+
+    async def _read_some(self, known: Remembered, now: datetime, pages: int, unfinished: int) -> Failure | None:
+        horizon = now - self._window - MARGIN
+        deep: list[Page] = []
+        due = ci_sweep.due_pages(known.sweep, self.front, known.total, now, pages) if pages else []
+        open_runs = [run for run in known.runs.values() if run.conclusion is None and run.created < horizon]
         # Those that began last are the likeliest to end next.
-        unfinished.sort(key=lambda run: run.started, reverse=True)
-        return front, behind, unfinished[:spare]
+        open_runs.sort(key=lambda run: run.started, reverse=True)
+        failures = await gathered(
+            [
+                *(partial(self._read_page, number, deep, horizon) for number in ci_sweep.affordable(due, self._quota)),
+                *(partial(self._read_again, run, known) for run in open_runs[:unfinished]),
+            ]
+        )
+        if not self._is_all(now):
+            await self._take_behind(known, deep, self._reached, now)
+        return next((failure for failure in failures if failure is not None), None)
 
     @property
     def _quota(self) -> Quota | None:
         return self._github.quota.get("core")
 
     async def _get(self, path: str, params: Params, read: Callable[[Any], T], kept: bool, question: str) -> T:
-        self.questions += 1
         return await self._github.get(f"{self._actions}/{path}", params, read=read, kept=kept, question=question)
 
     # The window
@@ -187,7 +190,10 @@ class RunsReader:
 
     async def _take_behind(self, known: Remembered, pages: Sequence[Page], front: Coverage, now: datetime) -> None:
         """Keeps what was read behind the window; what did not join what this pass had read is due again."""
-        await anyio.to_thread.run_sync(known.take_pages, pages)
+        if known.sweep.is_first:
+            await anyio.to_thread.run_sync(known.take_pages, pages)
+        else:
+            known.take_pages(pages)  # a few, and others use what is known meanwhile
         sweep = known.sweep
         above = front.below if sweep.below is None else min(sweep.below, front.below)
         until = now - ci_sweep.depth(self._window)
@@ -222,7 +228,9 @@ class RunsReader:
                 break
             failures = await gathered([partial(self._read_page, number, pages, horizon) for number in numbers])
             trouble = next((failure for failure in failures if failure is not None), None)
-        await anyio.to_thread.run_sync(known.take_pages, pages)
+        for place in range(0, len(pages), _AT_ONCE):  # not in a thread: others use what is known meanwhile
+            known.take_pages(pages[place : place + _AT_ONCE])
+            await anyio.lowlevel.checkpoint()
         known.trim(horizon)
         known.limits.trim(now)
         reached = ci_sweep.covered(pages, above)

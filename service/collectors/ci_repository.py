@@ -4,7 +4,7 @@ The numbers are made in ``ci_metrics``; which questions are needed is decided in
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,27 +12,25 @@ from functools import partial
 
 import anyio
 
-from service.adapters.github import Github, Refused
+from service.adapters.github import Github
 from service.adapters.github_budget import Tally, tally
-from service.collectors import ci_memory, ci_metrics, ci_pulls, ci_runs, ci_sweep, ci_workflows
+from service.collectors import ci_latest, ci_memory, ci_metrics, ci_pulls, ci_runs, ci_share, ci_sweep
 from service.collectors.ci_jobs import JobsReader
+from service.collectors.ci_latest import LatestRuns
 from service.collectors.ci_memory import TELL_WITHIN, Remembered
 from service.collectors.ci_metrics import Finding
 from service.collectors.ci_reader import Failure, RunsReader, gathered
 from service.collectors.ci_runs import Run
 from service.collectors.ci_settings import GithubCiSettings
-from service.collectors.ci_workflows import Workflow, meant, workflows
+from service.collectors.ci_share import MOST_POINTS, MOST_REQUESTS, Share, Wanted
+from service.collectors.ci_workflows import Workflow, workflows
 from service.collectors.registry import Memory
 from service.domain.errors import HealthError, Rejected, Unauthorized, Unavailable
 from service.domain.runs import Collected, Fault
 
-_CALM = 8  # questions: a cycle with no more than these has room for one that could wait
-_MOST_REQUESTS, _MOST_POINTS = 10, 8  # of a steady cycle of a usual repository
-_USUAL = 6  # pages of its window
-_BACKLOG = 20  # jobs to be looked into; more than these are no steady state
 _BROKEN_SWEEPS = 3
+_BACKLOG = 30  # runs and jobs to be looked into; more than these are no steady state
 _KEPT = 100  # requests of a minute, for the numbers of other cycles
-_REMEDY = "infra-health list-workflows prints what there is"
 _BUGS = "github.bugs.count"
 _JOBS = "jobs ended by their time limit"
 
@@ -43,12 +41,14 @@ class Filling:
 
     ``sweep``: seconds of the first sweep. For the week of jobs: ``cold`` requests in all at a cold start, where none is
     begun ``seconds`` after the cycle's start, and ``later`` requests in the cycles after it, until the week is whole.
+    ``is_eager``: whether a steady cycle reads older runs before they are due, within its limits.
     """
 
     sweep: float = math.inf
     cold: int = 850
     later: int = 600
-    seconds: float = 3.5
+    seconds: float = 4.0
+    is_eager: bool = True
 
 
 @dataclass(slots=True)
@@ -56,6 +56,8 @@ class _Cycle:
     """One collect. ``known`` is this cycle's copy of the memory; ``is_read``: the window's runs are in it.
 
     ``is_cold``: it began without all runs that matter. ``is_thin``: the least urgent questions must wait.
+    ``latest``: the workflows' latest runs. ``verdicts``: whether runs failed at first, by id.
+    ``ended``: earlier attempts that the list did not show. ``limits_trouble``: why jobs were not looked into.
     """
 
     now: datetime
@@ -68,6 +70,10 @@ class _Cycle:
     are_pulls_told: bool = False
     started: float = field(default_factory=anyio.current_time)
     listed: list[Workflow] | None = None
+    latest: LatestRuns | None = None
+    verdicts: dict[int, bool | Failure] = field(default_factory=dict)
+    ended: list[Run] = field(default_factory=list)
+    limits_trouble: Failure | None = None
     findings: list[Finding] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     errors: list[HealthError] = field(default_factory=list)
@@ -116,7 +122,6 @@ class RepositoryCi:
         self._github = github
         self._memory = memory
         self._tags = tags
-        self._style = ci_pulls.Style()
 
     async def collect(self, now: datetime, filling: Filling) -> Told:
         """Samples as of ``now``, faults for the parts that are missing. Raises the worst error when all are missing."""
@@ -147,159 +152,156 @@ class RepositoryCi:
             tasks.start_soon(self._workflows, cycle)
         if not cycle.is_read:
             return
+        share = Share()
+        if cycle.is_cold:
+            await self._older_runs(cycle, reader, share)
+        else:
+            share = self._share(cycle, reader)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._latest, cycle, reader)
-            tasks.start_soon(self._window, cycle, reader)
-            tasks.start_soon(self._time_limits, cycle, reader)
+            if not cycle.is_cold:
+                tasks.start_soon(self._older_runs, cycle, reader, share)
+            tasks.start_soon(self._look_up, cycle, reader, share.stale)
+            tasks.start_soon(self._attempts, cycle, reader)
+            tasks.start_soon(self._learn_limits, cycle, reader, share.jobs)
+        # What the older runs brought may need another question.
+        await self._attempts(cycle, reader)
+        await self._look_up(cycle, reader, 0)
+        self._window(cycle)
+        self._latest(cycle)
+        cycle.known.limits.trim(cycle.now)  # old workflows have runs of any age
+        with cycle.part(_JOBS):
+            if cycle.limits_trouble:
+                raise cycle.limits_trouble
+            if cycle.known.limits.is_whole:
+                cycle.known.limits.was_whole = True
+                cycle.findings.append(ci_metrics.timed_out(cycle.known.limits))
+
+    def _share(self, cycle: _Cycle, reader: RunsReader) -> Share:
+        """What this cycle may ask for beyond the window's runs, which were read."""
+        known, spent = cycle.known, cycle.spent
+        pulls = 0 if cycle.are_pulls_told else 1
+        rerun = self._rerun(cycle)
+        wanted = Wanted(
+            requests=MOST_REQUESTS - spent.requests.total() - pulls,
+            points=MOST_POINTS - spent.points.total() - pulls,
+            front=reader.front,
+            due=reader.due(known, cycle.now),
+            attempts=sum(ci_runs.has_failed_attempt(run, known.attempts.get(run.id, {})) is None for run in rerun),
+            suspects=0 if cycle.is_thin else known.limits.waiting,
+            stale=not cycle.is_thin and cycle.latest is not None and cycle.latest.is_any_stale,
+        )
+        quota = self._github.quota.get("core")
+        # Whoever asks every few seconds comes to what is due by time alone.
+        is_plenty = quota is None or quota.remaining > quota.limit / 2
+        return ci_share.shared(wanted, cycle.filling.is_eager and is_plenty and not cycle.is_thin)
 
     async def _runs(self, cycle: _Cycle, reader: RunsReader) -> None:
         with cycle.part("runs"):
-            besides = 2 if await ci_workflows.is_free(self._github, self.repo) else 3
-            trouble = await reader.read(cycle.known, cycle.now, besides, cycle.filling.sweep)
+            await reader.read(cycle.known, cycle.now)
             cycle.is_read = True
+            cycle.is_cold = cycle.known.sweep.is_first  # after a long silence, too
+
+    async def _older_runs(self, cycle: _Cycle, reader: RunsReader, share: Share) -> None:
+        with cycle.part("older runs"):
+            trouble = await reader.read_behind(
+                cycle.known, cycle.now, share.pages, share.unfinished, cycle.filling.sweep
+            )
             if trouble:
-                cycle.miss("older runs", trouble)
+                raise trouble
 
     async def _workflows(self, cycle: _Cycle) -> None:
         with cycle.part("workflows"):
             cycle.listed = await workflows(self._github, self.repo)
+            cycle.latest = LatestRuns(self._settings, cycle.known, cycle.listed, cycle.now)
 
-    async def _window(self, cycle: _Cycle, reader: RunsReader) -> None:
-        known = cycle.known
-        since = cycle.now - self._settings.history_window
-        lately = cycle.now - TELL_WITHIN
-        runs = list(known.runs.values())
-        rerun = [
+    def _rerun(self, cycle: _Cycle) -> list[Run]:
+        """The runs whose earlier attempts matter: to the flaky runs, and to the durations of what ended of late."""
+        since, lately = cycle.now - self._settings.history_window, cycle.now - TELL_WITHIN
+        return [
             run
-            for run in runs
+            for run in cycle.known.runs.values()
             if run.attempt > 1
             and ((run.conclusion == "success" and run.started >= since) or (run.kind and run.started >= lately))
         ]
-        ended: list[Run] = []
-        verdicts = await gathered([partial(reader.learn_attempts, run, known, lately, ended) for run in rerun])
-        failures = [verdict for verdict in verdicts if isinstance(verdict, (Unavailable, Rejected))]
+
+    async def _attempts(self, cycle: _Cycle, reader: RunsReader) -> None:
+        """Asks for the attempts that matter and are not known."""
+        known, lately = cycle.known, cycle.now - TELL_WITHIN
+        rerun = [run for run in self._rerun(cycle) if run.id not in cycle.verdicts]
+        calls = [partial(reader.learn_attempts, run, known, lately, cycle.ended) for run in rerun]
+        for run, verdict in zip(rerun, await gathered(calls), strict=True):
+            cycle.verdicts[run.id] = verdict
+
+    def _window(self, cycle: _Cycle) -> None:
+        known, since = cycle.known, cycle.now - self._settings.history_window
+        runs = list(known.runs.values())
         if cycle.listed is not None:
             names = {each.id: each.name for each in cycle.listed}
-            cycle.findings += ci_metrics.durations(known.take_ended(ended, cycle.now), names)
+            cycle.findings += ci_metrics.durations(known.take_ended(cycle.ended, cycle.now), names)
         if 0 < known.broken <= _BROKEN_SWEEPS:
             # The first look at the older runs broke off: some of them may have been run again within the window.
             # The next cycle looks again; only if that does not help for long, less than all is better than nothing.
             return
         cycle.findings += ci_metrics.of_window(runs, since)
-        if failures:
-            cycle.miss("flaky runs", failures[0])
+        verdicts = [(run, cycle.verdicts[run.id]) for run in self._rerun(cycle)]
+        failure = next((each for _, each in verdicts if isinstance(each, (Unavailable, Rejected))), None)
+        if failure:
+            cycle.miss("flaky runs", failure)
         else:
             flaky = [
                 run
-                for run, verdict in zip(rerun, verdicts, strict=True)
+                for run, verdict in verdicts
                 if verdict is True and run.conclusion == "success" and run.started >= since
             ]
             cycle.findings.append(ci_metrics.flaky(flaky))
 
-    async def _latest(self, cycle: _Cycle, reader: RunsReader) -> None:
-        """The latest conclusive runs of the listed and of the other active workflows."""
-        if cycle.listed is None:
+    async def _look_up(self, cycle: _Cycle, reader: RunsReader, stale: int) -> None:
+        """Asks for what is not known of the latest runs, and for ``stale`` old ones."""
+        if cycle.latest is None:
             return
-        lists = {
-            "tests_blocking_merge": meant(self._settings.tests_blocking_merge, cycle.listed),
-            "benchmarks": meant(self._settings.benchmarks, cycle.listed),
-        }
-        ids: dict[str, set[int]] = {}
-        for name, entries in lists.items():
-            ids[name] = {each.id for found in entries.values() for each in found}
-            # An id that GitHub does not list may still have runs.
-            ids[name] |= {int(entry) for entry, found in entries.items() if not found and _is_id(entry)}
-        listed = ids["tests_blocking_merge"] | ids["benchmarks"]
-        others = {each.id for each in cycle.listed if each.is_active} - listed
-        missing = await self._look_up(cycle, reader, sorted(listed), sorted(others))
-        latest = ci_runs.latest_conclusive(cycle.known.runs.values())
-        for name, entries in lists.items():
-            with cycle.part(name):
-                for entry, found in entries.items():
-                    if not found and (not _is_id(entry) or _is_gone(missing.get(int(entry)))):
-                        raise Rejected(f'no workflow has the name, file name, path or id "{entry}": {_REMEDY}')
-                if entries:
-                    _raise_first(missing, ids[name])
-                    found_runs = [latest.get(each) for each in ids[name]]
-                    cycle.findings.append(ci_metrics.passing(f"ci.workflow.{name}", found_runs))
-        with cycle.part("other workflows"):
-            _raise_first(missing, others)
-            cycle.findings.append(ci_metrics.failing(latest.get(each) for each in others))
-
-    async def _look_up(
-        self, cycle: _Cycle, reader: RunsReader, listed: Sequence[int], others: Sequence[int]
-    ) -> dict[int, Failure]:
-        """Asks for what is not known of the latest runs. The workflows that stay unknown, with the reason.
-
-        ``listed`` come first, and of those that GitHub does not list not even the existence is known.
-        """
-        known, wanted = cycle.known, [*listed, *others]
-        there = {each.id for each in cycle.listed or ()}
-        latest = ci_runs.latest_conclusive(known.runs.values())
-        foreign = [each for each in wanted if not (each in there or each in latest or each in known.asked)]
-        unknown = list(dict.fromkeys([*foreign, *known.unknown(wanted)]))
         allowed = ci_sweep.allowance(self._github.quota.get("core"))
-        if cycle.is_thin:
-            allowed = min(allowed, len(set(unknown) & set(listed)))
-        asked, left = unknown[:allowed], unknown[allowed:]
-        # What is known but old is checked now and then, one at a time, when there is little else to ask.
-        if not unknown and not cycle.is_thin and reader.questions + 2 <= _CALM and not known.limits.suspects:
-            asked = known.stale(wanted, cycle.now)[:1]
-        answers = await gathered([partial(reader.find_latest, each) for each in asked])
-        missing: dict[int, Failure] = {
-            each: Unavailable("GitHub's quota does not allow to ask for the latest runs of all workflows now")
-            for each in left
-        }
-        for workflow_id, answer in zip(asked, answers, strict=True):
-            if isinstance(answer, list):
-                known.take_older(workflow_id, answer, cycle.now)
-            elif workflow_id in unknown:
-                missing[workflow_id] = answer
-        return missing
+        await cycle.latest.look_up(reader, allowed, stale, is_thin=cycle.is_thin)
+
+    def _latest(self, cycle: _Cycle) -> None:
+        if cycle.latest is None:
+            return
+        for name in ci_latest.LISTS:
+            with cycle.part(name):
+                cycle.findings += cycle.latest.listed_findings(name)
+        with cycle.part("other workflows"):
+            cycle.findings.append(cycle.latest.other_finding())
 
     # Jobs
 
-    async def _time_limits(self, cycle: _Cycle, reader: RunsReader) -> None:
-        """The week's jobs that their time limit ended: told once all of the week is known, which may take cycles."""
-        limits = cycle.known.limits
-        with cycle.part(_JOBS):
-            trouble = await self._learn_limits(cycle, reader)
-            if trouble:
-                raise trouble
-            if limits.is_whole:
-                cycle.findings.append(ci_metrics.timed_out(limits))
+    async def _learn_limits(self, cycle: _Cycle, reader: RunsReader, share: int) -> None:
+        """Asks for what is unknown of the week's jobs that their time limit ended, in half of the time that is left.
 
-    async def _learn_limits(self, cycle: _Cycle, reader: RunsReader) -> Failure | None:
-        """Asks for what is unknown of them, in half of the time that the caller has; what went wrong."""
+        They are told once all of the week is known, which may take cycles.
+        """
         limits, now = cycle.known.limits, anyio.current_time()
-        allowed = 0 if cycle.is_thin else self._allowed(cycle, reader)
+        allowed = 0 if cycle.is_thin else self._allowed(cycle, share)
         until = cycle.started + cycle.filling.seconds if cycle.is_cold else math.inf
         if allowed <= 0 or now >= until:
-            return None
+            return
         with anyio.CancelScope(deadline=(now + anyio.current_effective_deadline()) / 2) as half:
             if limits.deep is not None:
-                trouble = await reader.read_deep(cycle.known, cycle.now, max(1, allowed // 4))
-                if trouble:
-                    return trouble
-            return await JobsReader(self._github, self.repo).look_into(limits, cycle.now, allowed, until)
+                cycle.limits_trouble = await reader.read_deep(cycle.known, cycle.now, max(1, allowed // 4))
+                if cycle.limits_trouble:
+                    return
+            jobs = JobsReader(self._github, self.repo)
+            cycle.limits_trouble = await jobs.look_into(limits, cycle.now, allowed, until)
         if half.cancelled_caught and not cycle.is_cold:
-            return Unavailable("GitHub answers too slowly to read them in one run")
-        return None
+            cycle.limits_trouble = Unavailable("GitHub answers too slowly to read them in one run")
 
-    def _allowed(self, cycle: _Cycle, reader: RunsReader) -> int:
-        """Requests for what may wait for a later cycle."""
+    def _allowed(self, cycle: _Cycle, share: int) -> int:
+        """Requests for the jobs: the cycle's ``share``, more where the week is not whole yet."""
         # A request for an annotation or two may follow each.
         spare = min(ci_sweep.allowance(self._github.quota.get("core")), self._github.room - _KEPT)
         if cycle.is_cold:
             return min(spare, cycle.filling.cold - cycle.spent.requests.total())
         limits = cycle.known.limits
-        pulls = 0 if cycle.are_pulls_told else 1
-        calm = min(
-            _MOST_REQUESTS - cycle.spent.requests.total() - pulls, _MOST_POINTS - cycle.spent.points.total() - pulls
-        )
-        if len(limits.suspects) > _BACKLOG or limits.deep is not None:
-            return min(spare, max(calm, cycle.filling.later))
-        return min(spare, calm if reader.front <= _USUAL else max(calm, 2 * reader.front))
+        is_filling = limits.waiting > _BACKLOG or limits.deep is not None or not limits.was_whole
+        return min(spare, max(share, cycle.filling.later) if is_filling else share)
 
     # Pull requests and issues
 
@@ -320,7 +322,7 @@ class RepositoryCi:
                 questions[f"bugs_{place}"] = ci_pulls.open_issues(self.repo, [settings.bug_label, label])
                 asked[f"bugs_{place}"] = (f"bugs {label}", _BUGS, label)
         with cycle.part("pull requests"):
-            counts = await ci_pulls.count(self._github, self.repo, questions, self._style)
+            counts = await ci_pulls.count(self._github, self.repo, questions, cycle.known.style)
             failures = {name: each for name, each in counts.items() if isinstance(each, (Unavailable, Rejected))}
             for name, each in counts.items():
                 if not isinstance(each, (Unavailable, Rejected)):
@@ -332,20 +334,6 @@ class RepositoryCi:
             for name, failure in failures.items():
                 cycle.miss(f"pull requests, {asked[name][0]}", failure)
         cycle.are_pulls_told = True
-
-
-def _is_id(entry: str) -> bool:
-    return entry.isascii() and entry.isdigit() and len(entry) < 19
-
-
-def _is_gone(failure: Failure | None) -> bool:
-    return isinstance(failure, Refused) and failure.status in (404, 410)
-
-
-def _raise_first(missing: dict[int, Failure], wanted: set[int]) -> None:
-    for workflow_id in sorted(wanted):
-        if workflow_id in missing:
-            raise missing[workflow_id]
 
 
 def _weight(error: HealthError) -> int:

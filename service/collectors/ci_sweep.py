@@ -151,9 +151,10 @@ def front_pages(remembered: int, arriving: float, total: int) -> list[int]:
     return list(range(1, min(count, last_page(total) if total else 1, _LAST_PAGE) + 1))
 
 
-def due_pages(sweep: Sweep, front: int, total: int, now: datetime) -> list[int]:
-    """The pages behind the ``front`` ones that are due by now, so that this pass ends in time."""
-    count = math.ceil(max(1, sweep.pages) * max(0.0, (now - sweep.started) / _PASS)) - sweep.done
+def due_pages(sweep: Sweep, front: int, total: int, now: datetime, count: int | None = None) -> list[int]:
+    """The next ``count`` pages behind the ``front`` ones; without it, those due by now for this pass to end in time."""
+    if count is None:
+        count = math.ceil(max(1, sweep.pages) * max(0.0, (now - sweep.started) / _PASS)) - sweep.done
     first = front + 1 if sweep.below is None else max(front + 1, page_of(total, sweep.below))
     return list(range(first, min(first + count, last_page(total) + 1, _LAST_PAGE + 1)))
 

@@ -55,15 +55,19 @@ class Job:
 class TimeLimits:
     """``suspects`` by run id: still to be looked into. ``seen``: the attempt up to which a run was, and its end.
 
-    ``found``: the run and what to show, by job id.
+    ``found``: the run and what to show, by job id. ``pending``: the same of jobs of which it is not known yet whether
+    their time limit cancelled them.
     ``deep``: how many runs are older than those that the first sweep read; they may have been run again within the
     week. None: there is nothing left to read; -1: the first sweep has not ended.
+    ``was_whole``: all of the week was known once, so that what is unknown now came since.
     """
 
     suspects: dict[int, Suspect] = field(default_factory=dict)
     seen: dict[int, tuple[int, datetime]] = field(default_factory=dict)
     found: dict[int, tuple[int, Evidence]] = field(default_factory=dict)
+    pending: dict[int, tuple[int, Evidence]] = field(default_factory=dict)
     deep: int | None = -1
+    was_whole: bool = False
 
     def note(self, run: Run) -> None:
         """Takes down a run that must be looked into."""
@@ -77,17 +81,30 @@ class TimeLimits:
     def may_hold(run: Run) -> bool:
         return run.conclusion in _SUSPECT or run.attempt > 1
 
-    def settle(self, run_id: int, jobs: Iterable[Job]) -> None:
-        """Keeps those ``jobs`` of a suspect that its time limit ended: it was looked into."""
-        suspect = self.suspects.pop(run_id)
+    def settle(self, run_id: int, suspect: Suspect, jobs: Iterable[Job]) -> None:
+        """Keeps those of its jobs that its time limit ended, or may have: the suspect was looked into."""
+        if self.suspects.get(run_id) == suspect:
+            del self.suspects[run_id]
         self.seen[run_id] = (suspect.attempt, suspect.ended)
         # A job that a re-run carried over into its attempt is listed there again, with its old times.
-        before = {(each.title, each.at) for run, each in self.found.values() if run == run_id}
-        for _, attempt in groupby(sorted(jobs, key=_attempt_of), _attempt_of):
+        known = [*self.found.values(), *self.pending.values()]
+        before = {(each.title, each.at) for run, each in known if run == run_id}
+        new = (job for job in jobs if suspect.seen < job.attempt <= suspect.attempt)
+        for _, attempt in groupby(sorted(new, key=_attempt_of), _attempt_of):
             fresh = [job for job in attempt if (job.name, job.ended) not in before]
             before |= {(job.name, job.ended) for job in fresh}
             for job in fresh:
-                self.found[job.id] = run_id, Evidence(job.name, job.url, job.ended, job.conclusion, suspect.name)
+                told = run_id, Evidence(job.name, job.url, job.ended, job.conclusion, suspect.name)
+                if job.conclusion == "timed_out":
+                    self.found[job.id] = told
+                elif job.was_running:
+                    self.pending[job.id] = told
+
+    def judge(self, job_id: int, is_limit: bool) -> None:
+        """Whether a pending job was ended by its time limit."""
+        told = self.pending.pop(job_id, None)
+        if told and is_limit:
+            self.found[job_id] = told
 
     def trim(self, now: datetime) -> None:
         """Forgets what is older than the week."""
@@ -95,11 +112,17 @@ class TimeLimits:
         self.suspects = {run: each for run, each in self.suspects.items() if each.ended >= since}
         self.seen = {run: each for run, each in self.seen.items() if each[1] >= since}
         self.found = {job: each for job, each in self.found.items() if each[1].at and each[1].at >= since}
+        self.pending = {job: each for job, each in self.pending.items() if each[1].at and each[1].at >= since}
 
     @property
     def is_whole(self) -> bool:
         """Whether all of the week is known."""
-        return self.deep is None and not self.suspects
+        return self.deep is None and not self.waiting
+
+    @property
+    def waiting(self) -> int:
+        """How many runs and jobs must be looked into."""
+        return len(self.suspects) + len(self.pending)
 
     def dump(self) -> dict[str, Any]:
         return {
@@ -107,24 +130,31 @@ class TimeLimits:
                 [run, each.attempt, each.seen, each.ended.timestamp(), each.name] for run, each in self.suspects.items()
             ],
             "seen": [[run, attempt, ended.timestamp()] for run, (attempt, ended) in self.seen.items()],
-            "found": [
-                [job, run, each.title, each.at.timestamp(), each.url, each.conclusion, each.workflow]
-                for job, (run, each) in self.found.items()
-                if each.at
-            ],
+            "found": _rows(self.found),
+            "pending": _rows(self.pending),
             "deep": self.deep,
+            "was_whole": self.was_whole,
         }
 
 
 def load(state: Mapping[str, Any]) -> TimeLimits:
     """What ``dump`` gave. Raises LookupError, TypeError or ValueError when it is something else."""
-    limits = TimeLimits(deep=state["deep"])
+    limits = TimeLimits(deep=state["deep"], was_whole=state["was_whole"])
     for run, attempt, seen, ended, name in state["suspects"]:
         limits.suspects[run] = Suspect(attempt, seen, _time(ended), name)
     limits.seen = {run: (attempt, _time(ended)) for run, attempt, ended in state["seen"]}
-    for job, run, name, ended, url, conclusion, workflow in state["found"]:
-        limits.found[job] = run, Evidence(name, url, _time(ended), conclusion, workflow)
+    for kept, rows in ((limits.found, state["found"]), (limits.pending, state["pending"])):
+        for job, run, name, ended, url, conclusion, workflow in rows:
+            kept[job] = run, Evidence(name, url, _time(ended), conclusion, workflow)
     return limits
+
+
+def _rows(jobs: Mapping[int, tuple[int, Evidence]]) -> list[list[Any]]:
+    return [
+        [job, run, each.title, each.at.timestamp(), each.url, each.conclusion, each.workflow]
+        for job, (run, each) in jobs.items()
+        if each.at
+    ]
 
 
 def to_jobs(payload: Mapping[str, Any]) -> tuple[int, list[Job]]:

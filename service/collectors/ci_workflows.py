@@ -52,11 +52,6 @@ async def _page(github: Github, repo: str, number: int) -> tuple[int, list[Workf
     return await github.get(path, params, read=_workflows, kept=True, question="workflows")
 
 
-async def is_free(github: Github, repo: str) -> bool:
-    """Whether asking for them costs nothing while they don't change."""
-    return await github.is_kept(f"/repos/{repo}/actions/workflows", {"per_page": PER_PAGE, "page": 1})
-
-
 def _workflows(payload: Any) -> tuple[int, list[Workflow]]:
     rows = payload["workflows"]
     found = [Workflow(int(row["id"]), row.get("name") or "", row.get("path") or "", row["state"]) for row in rows]

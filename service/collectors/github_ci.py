@@ -7,8 +7,9 @@ from datetime import datetime, timedelta
 import anyio
 import structlog
 
+from service.adapters.github_budget import tally
 from service.collectors import ci_fleet, ci_metrics
-from service.collectors.ci_fleet import Fleet
+from service.collectors.ci_fleet import Fleet, Turn
 from service.collectors.ci_repository import Filling, RepositoryCi, Told
 from service.collectors.ci_settings import GithubCiSettings
 from service.collectors.ci_workflows import Workflow, workflows
@@ -30,7 +31,7 @@ _AT_ONCE = 10
 _STRAGGLE = 30.0
 # No repository is begun after this share of the cycle's time.
 _LAST_CALL = 0.6
-_OF_MANY = Filling(sweep=10.0, cold=60, later=10, seconds=20.0)
+_OF_MANY = Filling(sweep=10.0, cold=60, later=10, seconds=20.0, is_eager=False)
 
 
 def memory_key(settings: GithubCiSettings, repo: str) -> str:
@@ -97,17 +98,20 @@ class GithubCi:
         if len(names) == 1:
             results[names[0]] = await self._ask_one(names[0], fleet, now, Filling())
             return
+        if "core" not in self._github.quota:
+            await self._ask_many(ci_fleet.first_turn(fleet, names), fleet, now, results)
         turn = ci_fleet.turn(fleet, names, self._github.quota.get("core"), interval, now)
-        sweep = ci_fleet.sweep_text(turn, len(names), interval)
+        await self._ask_many(turn, fleet, now, results)
+        sweep = ci_fleet.sweep_text(len(results), turn.cycles, len(names), interval)
         if sweep and not self._sweep:
             log.info("repositories take turns", collector=self._name, reason=sweep)
         self._sweep = sweep
-        await self._ask_many(turn.repositories, fleet, now, results)
 
     async def _ask_many(
-        self, names: Sequence[str], fleet: Fleet, now: datetime, results: dict[str, Told | Unavailable | Rejected]
+        self, turn: Turn, fleet: Fleet, now: datetime, results: dict[str, Told | Unavailable | Rejected]
     ) -> None:
         """Asks all, some at once; whoever is much slower than the others is left out of this cycle."""
+        names = [name for name in turn.repositories if name not in results]
         started, end = anyio.current_time(), anyio.current_effective_deadline()
         last_call = started + _LAST_CALL * (end - started) if end < math.inf else math.inf
         waiting = list(reversed(names))
@@ -115,7 +119,7 @@ class GithubCi:
         patience = anyio.CancelScope()
 
         async def work() -> None:
-            while waiting and anyio.current_time() < last_call:
+            while waiting and anyio.current_time() < last_call and spent.resources["core"] < turn.points:
                 name = waiting.pop()
                 busy.add(name)
                 try:
@@ -132,7 +136,7 @@ class GithubCi:
                 if not waiting and len(busy) < _AT_ONCE // 2:
                     patience.deadline = min(patience.deadline, anyio.current_time() + _STRAGGLE)
 
-        with patience:
+        with tally() as spent, patience:
             async with anyio.create_task_group() as tasks:
                 for _ in range(min(_AT_ONCE, len(names))):
                     tasks.start_soon(work)

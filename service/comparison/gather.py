@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 from service.adapters.github import Github
 from service.adapters.store import SqliteStore
 from service.collectors import ci_memory, ci_pulls
+from service.collectors.ci_graphql import Counted
 from service.collectors.ci_metrics import expected_checks
 from service.collectors.ci_settings import GithubCiSettings
+from service.collectors.ci_ways import Style
 from service.collectors.ci_workflows import workflows
 from service.collectors.github_ci import memory_key
 from service.comparison.replaced import KNOWN, Facts
@@ -134,12 +136,12 @@ async def _pulls(
         if labels
         for which, start in starts.items()
     }
-    counts = await ci_pulls.count(github, repo, questions, ci_pulls.Style())
+    counts = await ci_pulls.count(github, repo, questions, Style())
     found: dict[str, tuple[float, float]] = {}
     for name in groups:
         pair = [counts.get(f"{name}_{which}") for which in starts]
         exact, days = pair
-        if isinstance(exact, ci_pulls.Counted) and isinstance(days, ci_pulls.Counted):
+        if isinstance(exact, Counted) and isinstance(days, Counted):
             found[f"github.{name}.count"] = (float(exact.count), float(days.count))
         elif failure := next((each for each in pair if isinstance(each, (Unavailable, Rejected))), None):
             raise failure

@@ -6,28 +6,8 @@ from typing import Literal, Self
 
 from service.domain import conditions
 from service.domain.checks import Check, status_at
-from service.domain.samples import Evidence, Metric, Status
-from service.web.views import Instant, View
-
-
-class EvidenceView(View):
-    """One thing behind a value (a run, a job, a pull request). ``url`` is empty where there is no place to look."""
-
-    title: str
-    url: str = ""
-    at: Instant | None = None
-    conclusion: str = ""
-    workflow: str = ""
-
-    @classmethod
-    def of(cls, evidence: Evidence) -> Self:
-        return cls(
-            title=evidence.title,
-            url=evidence.url,
-            at=evidence.at,
-            conclusion=evidence.conclusion,
-            workflow=evidence.workflow,
-        )
+from service.domain.samples import Metric, Status
+from service.web.views import EvidenceView, Instant, View
 
 
 class CheckView(View):

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, compu
 from service.domain.logged import Logged
 from service.domain.points import LOST, Fate
 from service.domain.runs import Run
+from service.domain.samples import Evidence
 
 API = "/api/v1"
 RUNNING = "Running"
@@ -185,8 +186,31 @@ class Triggered(View):
         return {"self": run_address(self.id), "collector": collector_address(self.collector)}
 
 
+class EvidenceView(View):
+    """One thing behind a value (a run, a job, a pull request). ``url`` is empty where there is no place to look."""
+
+    title: str
+    url: str = ""
+    at: Instant | None = None
+    conclusion: str = ""
+    workflow: str = ""
+
+    @classmethod
+    def of(cls, evidence: Evidence) -> Self:
+        return cls(
+            title=evidence.title,
+            url=evidence.url,
+            at=evidence.at,
+            conclusion=evidence.conclusion,
+            workflow=evidence.workflow,
+        )
+
+
 class SampleView(View):
-    """One sample as it was stored. ``delivery``: its fate in lower case, with the ``reason`` when it was lost."""
+    """One sample as it was stored. ``delivery``: its fate in lower case, with the ``reason`` when it was lost.
+
+    ``evidence``: what was behind the value, the newest first.
+    """
 
     metric: str
     value: float
@@ -195,6 +219,7 @@ class SampleView(View):
     timestamp: Instant
     delivery: str
     reason: str = ""
+    evidence: tuple[EvidenceView, ...] = ()
 
 
 class LogLine(View):

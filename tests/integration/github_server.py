@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -84,6 +84,7 @@ class GithubServer:
         self.asked: list[Asked] = []
         self.others: list[World] = []
         self.documents: list[str] = []
+        self.lists_pulls = True  # not every Enterprise server can count all
         self.before: Callable[[str], None] = lambda line: None
         self.latency = 0.0
         self.most_in_flight = 0
@@ -249,16 +250,37 @@ class GithubServer:
                     for number in range(1, 4)
                 ][: self._search(given["query"])],
             },
-            "repository": lambda given: {
-                "issues": lambda asked: {
-                    "totalCount": self._world_of(f"{given['owner']}/{given['name']}").open_with(asked["labels"]),
-                    "nodes": [created],
-                }
-            },
+            "repository": lambda given: self._repository(self._world_of(f"{given['owner']}/{given['name']}"), created),
         }
-        answer = graphql.execute(document, {}, root)
-        assert "errors" not in answer, answer
-        return answer
+        return graphql.execute(document, {}, root)
+
+    def _repository(self, world: World, issue: dict[str, Any]) -> dict[str, Any]:
+        lists: dict[str, Any] = {
+            "issues": lambda asked: {"totalCount": world.open_with_any(asked["labels"]), "nodes": [issue]}
+        }
+        if self.lists_pulls:
+            lists["pullRequests"] = lambda asked: self._pulls(world, asked)
+        return lists
+
+    @staticmethod
+    def _pulls(world: World, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The merged pull requests, the last updated first, as the repository itself lists them."""
+        assert given["states"] == "MERGED"
+        assert given["orderBy"] == {"field": "UPDATED_AT", "direction": "DESC"}
+        merged = world.merged_pulls(given["labels"], datetime.min.replace(tzinfo=UTC), world.now)
+        begin = int(given.get("after") or 0)
+        end = begin + given["first"]
+        nodes = [
+            {
+                "title": f"Pull request {number}",
+                "url": f"https://github.com/{world.repo}/pull/{number}",
+                "mergedAt": stamp(at),
+                "updatedAt": stamp(at),
+            }
+            for number, at in enumerate(merged)
+        ]
+        page = {"hasNextPage": end < len(nodes), "endCursor": str(end)}
+        return {"__typename": "PullRequestConnection", "nodes": nodes[begin:end], "pageInfo": page}
 
     def _search(self, text: str) -> int:
         if issues := re.fullmatch(r"repo:(\S+) is:issue is:open (.+)", text):
@@ -268,7 +290,7 @@ class GithubServer:
         world = self._world_of(match[1])
         assert match[1] == world.repo, text
         labels = [label.replace('\\"', '"').strip('"') for label in re.findall(r'"(?:[^"\\]|\\.)*"|[^",]+', match[3])]
-        return world.merged_with(labels, datetime.fromisoformat(match[2]))
+        return len(world.merged_pulls(labels, datetime.fromisoformat(match[2]), world.now - world.lag))
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, timedelta
 from pathlib import Path
 
+import aioboto3
 import httpx
 import jwt
 import pytest
@@ -14,10 +15,14 @@ from jwt.types import Options
 from service.adapters.github import Github
 from service.adapters.github_app import InstallationToken
 from service.adapters.secrets import MountedFile, Secret
+from service.config_sources import load
 from service.domain.errors import Unauthorized, Unavailable
+from service.parts import edges
 from tests.github_world import random_world
+from tests.integration.aws import moto, reach
 from tests.integration.github_server import FakeClock, GithubServer, Reply, github_at
 from tests.integration.test_github_ci import Memory, Stage
+from tests.integration.test_github_judged import complaints
 
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 PEM = KEY.private_bytes(
@@ -162,3 +167,40 @@ async def test_a_refused_app_is_not_asked_for_in_a_loop(server: GithubServer) ->
             with pytest.raises(Unauthorized, match="answered 404 to the App"):
                 await github.get("/repos/Metta-AI/metta/actions/workflows", read=dict)
         assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("place", ["environment", "file", "aws"])
+async def test_the_key_comes_from_the_environment_a_file_or_aws(
+    place: str, server: GithubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Issuer(server, FakeClock())
+    config = tmp_path / "config.yaml"
+    app = "id: 42, installation_id: 77"
+    environ = {"GITHUB_API_URL": server.url}
+    with moto() as address:
+        reach(address, monkeypatch)
+        if place == "environment":
+            environ["INFRA_HEALTH_GITHUB__APP__PRIVATE_KEY"] = PEM.replace("\n", "\\n")
+        elif place == "file":
+            (tmp_path / "app.pem").write_text(PEM)
+            app += f", private_key_file: {tmp_path / 'app.pem'}"
+        else:
+            environ["AWS_ENDPOINT_URL"] = address
+            async with aioboto3.Session().client("secretsmanager") as client:
+                await client.create_secret(Name="github/app-private-key", SecretString=PEM)
+        config.write_text(f"collectors: {{}}\ngithub: {{app: {{{app}}}}}\n")
+        async with edges(load(config, environ, {}).settings, environ) as parts:
+            await parts.github.get("/repos/Metta-AI/metta/actions/workflows", read=dict)
+    asked, answered = server.asked
+    assert answered.headers["authorization"] == "Bearer ghs_1"
+    assert complaints(asked) == []
+
+
+async def test_a_key_that_is_nowhere_is_told_with_a_remedy(server: GithubServer, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("collectors: {}\ngithub: {app: {id: 42, installation_id: 77}}\naws: {secrets: 'off'}\n")
+    environ = {"GITHUB_API_URL": server.url}
+    async with edges(load(config, environ, {}).settings, environ) as parts:
+        with pytest.raises(Unauthorized, match="private_key_file"):
+            await parts.github.get("/repos/Metta-AI/metta/actions/workflows", read=dict)
+    assert server.asked == []

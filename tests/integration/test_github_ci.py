@@ -476,6 +476,32 @@ async def test_a_steady_cycle_costs_ten_requests_and_eight_points_at_most() -> N
             assert sum(each.cost for each in asked) <= 8
 
 
+async def test_a_cycle_that_finds_reruns_and_cancelled_runs_costs_no_more() -> None:
+    world = random_world(1, workflows=40, runs_a_day=300)
+    rng = random.Random(5)
+    async with staged(world, tests_blocking_merge=["1"]) as stage:
+        await stage.collect_until_whole()
+        told = 0
+        for _ in range(24):
+            stage.pass_time()
+            end = world.now.replace(microsecond=0)
+            for _ in range(2):
+                conclusion = rng.choice(["success"] * 14 + ["failure", "cancelled"])
+                run = world.add_run(3, end - timedelta(minutes=rng.randrange(5, 10)), conclusion)
+                run.last.ended = end
+            if rng.random() < 0.2:
+                failed = world.add_run(4, end - timedelta(minutes=30), "failure", "success")
+                failed.attempts[-1] = replace(failed.attempts[-1], started=end - timedelta(minutes=9), ended=end)
+            stage.server.take_asked()
+            values = await stage.values()
+            assert values == stage.truth()
+            told += JOBS in values
+            asked = stage.server.take_asked()
+            assert len(asked) <= 10
+            assert sum(each.cost for each in asked) <= 8
+        assert told >= 18
+
+
 async def test_the_memory_survives_a_restart_and_stays_small() -> None:
     world = random_world(1, workflows=40, runs_a_day=300)
     async with staged(world) as stage:
@@ -626,8 +652,7 @@ async def test_a_part_that_fails_leaves_the_others_standing() -> None:
         Reply.of({"message": "Not Found"}, 404),
         Reply.of({"data": None, "errors": [{"type": "FORBIDDEN", "message": "no"}]}),
         Reply.of({"data": {"hotfix": None, "reverts": {"issueCount": 1}}, "errors": [{"message": "no"}]}),
-        Reply.of({"errors": [{"type": "RATE_LIMITED", "message": "API rate limit exceeded"}]}),
-        HTML,
+        Reply.of({"message": "Problems parsing GraphQL"}, 400),
     ],
 )
 async def test_where_graphql_does_not_answer_search_does(answer: Reply) -> None:
@@ -636,6 +661,64 @@ async def test_where_graphql_does_not_answer_search_does(answer: Reply) -> None:
         collected = await stage.collect()
         assert values_of(collected) == stage.truth()
         assert collected.faults == ()
+
+
+@pytest.mark.parametrize(
+    "answer", [Reply.of({"errors": [{"type": "RATE_LIMITED", "message": "API rate limit exceeded"}]}), HTML]
+)
+async def test_a_passing_trouble_of_graphql_leaves_numbers_out_and_a_lasting_one_is_worked_around(
+    answer: Reply,
+) -> None:
+    async with staged(small_world()) as stage:
+        fault = stage.server.fail("graphql", answer)
+        for _ in range(2):
+            collected = await stage.collect()
+            assert values_of(collected).keys() & PULLS == set()
+            assert [each.part for each in collected.faults] == ["pull requests"]
+            stage.pass_time()
+            stage.restart()
+        assert await stage.values() == stage.truth()
+        stage.server.faults.remove(fault)
+        stage.pass_time(2 * HOUR)
+        stage.world.pulls.append(Pull(stage.world.now - timedelta(minutes=1), ("hotfix",)))
+        for _ in range(14):  # some cycles later it is asked again what the index does not know yet
+            stage.pass_time(timedelta(minutes=1))
+            values = await stage.values()
+        assert values == stage.truth()
+
+
+async def test_a_server_that_counted_before_is_not_replaced_by_its_search_for_one_refusal() -> None:
+    async with staged(small_world()) as stage:
+        await stage.collect()
+        stage.world.pulls.append(Pull(stage.world.now - timedelta(minutes=1), ("hotfix",)))
+        for answer in (Reply.of({"message": "Nope"}, 403), Reply.of({"message": "Nope"}, 422)):
+            stage.restart()
+            fault = stage.server.fail("graphql", answer)
+            assert (await stage.values()).keys() & PULLS == set()
+            stage.server.faults.remove(fault)
+            assert await stage.values() == stage.truth()
+
+
+async def test_pull_requests_are_counted_before_the_search_knows_them_and_beyond_a_page() -> None:
+    world = small_world()
+    for seconds in range(1, 231):
+        world.pulls.append(
+            Pull(world.now.replace(microsecond=0) - timedelta(seconds=10 * seconds), ("hotfix", "revert"))
+        )
+    async with staged(world) as stage:
+        assert await stage.values() == stage.truth()
+        assert len(stage.server.documents) == 3
+
+
+async def test_a_server_that_lists_no_pull_requests_is_asked_for_them_by_its_search() -> None:
+    async with staged(small_world()) as stage:
+        stage.server.lists_pulls = False
+        assert await stage.values() == stage.truth()
+        stage.server.documents.clear()
+        stage.pass_time()
+        stage.restart()
+        assert await stage.values() == stage.truth()
+        assert len(stage.server.documents) == 1
 
 
 async def test_an_incomplete_search_is_a_fault() -> None:

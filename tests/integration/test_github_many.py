@@ -98,7 +98,8 @@ def test_a_thousand_repositories_take_turns_and_none_waits_for_ever() -> None:
         asked += turn.repositories
         now += INTERVAL
     assert set(asked[:1000]) == set(names)
-    assert "a sweep of all takes about" in (ci_fleet.sweep_text(turn, 1000, INTERVAL) or "")
+    text = ci_fleet.sweep_text(len(turn.repositories), turn.cycles, 1000, INTERVAL)
+    assert "a sweep of all takes about" in (text or "")
 
 
 def test_a_hundred_repositories_fit_a_cycle() -> None:
@@ -108,4 +109,16 @@ def test_a_hundred_repositories_fit_a_cycle() -> None:
     quota = Quota(5000, 4000, NOW + timedelta(minutes=40), 1000)
     turn = ci_fleet.turn(Fleet(), names, quota, INTERVAL, NOW)
     assert len(turn.repositories) == 100
-    assert ci_fleet.sweep_text(turn, 100, INTERVAL) is None
+    assert ci_fleet.sweep_text(100, turn.cycles, 100, INTERVAL) is None
+
+
+async def test_the_first_cycle_of_many_does_not_burn_the_quota() -> None:
+    names = [f"acme/service-{number}x" for number in range(60)]
+    async with many(names) as stage:
+        stage.server.limit = 600
+        collected = await stage.collect()
+        assert collected.faults == ()
+        assert len(by_repository(collected)) < len(names)
+        assert stage.server.used["core"] < 600
+        assert stage.collector.note
+        assert "of 60 repositories in this cycle" in stage.collector.note

@@ -150,6 +150,19 @@ async def test_callers_beyond_the_bound_of_waiting_ones_are_told_to_come_back() 
             daemon.end(run.id)
 
 
+async def test_a_sample_shows_what_is_behind_it() -> None:
+    daemon = Daemon(samples_each=2)
+    daemon.end(daemon.begin("ci"))
+    async with served(daemon) as stage:
+        first, second = (await stage.client.get("/api/v1/runs/ci-0/samples")).json()["samples"]
+        assert first["evidence"] == []
+        (behind,) = second["evidence"]
+        assert (behind["title"], behind["conclusion"]) == ("Fix <it>", "cancelled")
+        page = (await stage.client.get("/runs/ci-0")).text
+        assert "evidence (1)" in page
+        assert "Fix &lt;it&gt;" in page
+
+
 @pytest.mark.parametrize("wait", ["-1", "301", "soon", "nan", "inf", ""])
 async def test_a_wrong_wait_is_refused_and_starts_nothing(wait: str) -> None:
     daemon = Daemon()

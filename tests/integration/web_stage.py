@@ -24,6 +24,7 @@ from service.web.views import (
     Check,
     CollectorView,
     DeliveryView,
+    EvidenceView,
     Health,
     Info,
     LastError,
@@ -38,6 +39,9 @@ from tests.integration.board_stage import StageBoard
 START = datetime(2026, 3, 4, 5, 0, 0, tzinfo=UTC)
 TOKEN = "open sesame"
 BEARER = {"authorization": f"Bearer {TOKEN}"}
+
+
+BEHIND = (EvidenceView(title="Fix <it>", url="https://github.com/o/r/actions/runs/1", conclusion="cancelled"),)
 
 
 @dataclass
@@ -165,6 +169,7 @@ class Daemon:
                 kind="gauge",
                 timestamp=run.started,
                 delivery="delivered",
+                evidence=BEHIND[:i],
             )
             for i in range(run.samples)
         ]
