@@ -41,6 +41,8 @@ class Pages:
         self._operations = operations
         self._writes = writes
         self._drawing = Drawing()
+        # Readers that come at once, such as during the first making, share what the first of them reads and draws.
+        self._turn = anyio.Lock()
 
     def routes(self) -> list[Route]:
         return [
@@ -67,6 +69,10 @@ class Pages:
         return await self._index()
 
     async def _index(self) -> Response:
+        async with self._turn:
+            return await self._index_anew()
+
+    async def _index_anew(self) -> Response:
         collectors = await self._operations.collectors()
         plan = planned(await self._operations.board.collectors(), collectors)
         past = await self._operations.board.past(plan.full, plan.checks())
