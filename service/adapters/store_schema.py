@@ -194,7 +194,7 @@ def _shadow_slots(connection: sqlite3.Connection) -> None:
 
 
 def _last_of_job(connection: sqlite3.Connection) -> None:
-    # A job's last success and last failure are asked for with every page; without these, a job that is well is read whole.
+    # Each page asks for a job's last success and failure; without these all runs of a job that is well are walked over.
     connection.execute("CREATE INDEX runs_good ON runs (job, ended) WHERE outcome IN ('Complete', 'Partial')")
     connection.execute("CREATE INDEX runs_bad ON runs (job, started, id) WHERE outcome NOT IN ('Complete', 'Partial')")
 
