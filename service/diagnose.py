@@ -119,20 +119,19 @@ async def _aws(settings: Settings, environ: Mapping[str, str], parts: Edges) -> 
         needed = any(secret.trouble and secret.source == "nowhere" for secret in secrets.values())
         return Finding("AWS", "fail" if needed else "warn", "; ".join(troubles), remedy)
     read = [name for name, secret in secrets.items() if "AWS" in secret.source]
-    if read:
-        return Finding("AWS", "ok", f"read from Secrets Manager: {', '.join(read)}")
+    told = f"read from Secrets Manager: {', '.join(read)}" if read else "no secret has to be read there"
     sources = {str(getattr(each, "source", "") or "") for each in settings.collectors.values() if each.enabled}
     objects = sorted(source for source in sources if source.startswith("s3://"))
     if not objects:
-        return Finding("AWS", "ok", "no secret has to be read there")
+        return Finding("AWS", "ok", told)
     if not aws_is_configured(environ):
         return Finding(
             "AWS", "fail", "an s3:// source, but no identity in AWS", "give the process a role (IRSA) or keys"
         )
-    return await _objects(objects)
+    return await _objects(objects, told)
 
 
-async def _objects(sources: Sequence[str]) -> Finding:
+async def _objects(sources: Sequence[str], told: str) -> Finding:
     """Whether the snapshots in S3 can be seen. The client of AWS needs a loop of its own (adapters.snapshots)."""
     seen, troubles, remedies = [], [], []
     for source in sources:
@@ -161,7 +160,7 @@ async def _objects(sources: Sequence[str]) -> Finding:
             "; ".join(dict.fromkeys(remedies)) or "does the pipeline publish there? Correct `source` if it is elsewhere"
         )
         return Finding("AWS", "fail", "; ".join(troubles), remedy)
-    return Finding("AWS", "ok", f"seen: {', '.join(seen)}")
+    return Finding("AWS", "ok", f"{told}; seen: {', '.join(seen)}")
 
 
 def _clock(skew: float | None) -> Finding:

@@ -14,9 +14,10 @@ from service.web.views import CollectorView
 # More than this and a page is no board any more: the worst are shown, the others are on their collectors' pages.
 _MOST_ROWS = 100
 _MOST_TILES = 80
-# With more collectors than the first, only so many as the second are shown in full, the worst; the others are a line.
+# With more collectors than the first, only so many as the second are shown in full, the worst, the others as a line;
+# and as few rows and tiles.
 _MANY = 100
-_MOST_FULL = 50
+_MOST_FULL = 40
 # What the office screen holds in letters that are read from five metres.
 _TV_TILES = 20
 _TV_CELLS = 24
@@ -101,10 +102,13 @@ class Plan:
 
 def planned(boards: Sequence[CollectorBoard], collectors: Sequence[CollectorView] = ()) -> Plan:
     """``collectors``: those of the boards, where their states decide which of very many are shown in full."""
-    full = {each.name for each in (_worst(collectors, _MOST_FULL, _worry) if len(boards) > _MANY else collectors)}
+    many = len(boards) > _MANY
+    full = {each.name for each in (_worst(collectors, _MOST_FULL, _worry) if many else collectors)}
     rows = [(board, checks) for board in boards for checks in _by_task(board.checks).values()]
-    shown = _worst(rows, _MOST_ROWS, lambda row: min(_SEVERITY[check.view.status] for check in row[1]))
-    tiles, tiles_left = _tiles(boards, _MOST_TILES)
+    shown = _worst(
+        rows, _MOST_FULL if many else _MOST_ROWS, lambda row: min(_SEVERITY[check.view.status] for check in row[1])
+    )
+    tiles, tiles_left = _tiles(boards, _MOST_FULL if many else _MOST_TILES)
     in_full = [board for board in boards if board.name in full]
     return Plan(boards, shown, tiles, len(rows) - len(shown), tiles_left, in_full)
 
