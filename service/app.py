@@ -256,6 +256,7 @@ class Daemon:
             state = self._delivery.state
             log.warning("points stay stored for the next start", waiting=state.waiting, reason=state.trouble)
         async with self._delivery.paused():
+            await self._store.mend(self._clock.now())
             if not await self._reserve.repay():
                 log.error("what is in memory is lost: the store can't be written", reason=self._reserve.trouble)
 
@@ -319,9 +320,11 @@ class Daemon:
             self._operations.lags.append(max(0.0, self._clock.monotonic() - before - LAG_EVERY))
 
     async def _repay(self) -> None:
-        """Writes what was kept in memory once the store is back."""
+        """Brings a damaged store back, and writes what was kept in memory once it is there."""
         while True:
             await self._clock.sleep(_REPAY_EVERY)
+            if await self._store.mend(self._clock.now()):
+                self._delivery.notify()
             if self._reserve.trouble:
                 async with self._delivery.paused():
                     await self._reserve.repay()

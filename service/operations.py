@@ -218,10 +218,8 @@ class DaemonOperations:
         return await self._run_views(stored)
 
     async def run(self, run_id: str) -> RunView | None:
-        run = self._reserve.kept_runs().get(run_id) or await self._store.run(run_id)
-        if run is None:
-            # A run that was started this instant is active before it is stored.
-            run = next((active for active in self._dispatcher.all_active() if active.id == run_id), None)
+        # A run that was started this instant, or while the store is lost, is not stored.
+        run = self._in_memory().get(run_id) or await self._store.run(run_id)
         return (await self._run_views([run]))[0] if run else None
 
     async def samples(self, run_id: str, offset: int, limit: int) -> tuple[list[SampleView], int] | None:
@@ -329,10 +327,18 @@ class DaemonOperations:
         ]
 
     async def _run_views(self, runs: Iterable[Run]) -> list[RunView]:
-        active = {run.id: run for run in self._dispatcher.all_active()} | self._reserve.kept_runs()
-        runs = [active.get(run.id, run) for run in runs]
-        fates = await self._store.fates_of([run.id for run in runs])
+        known = self._in_memory()
+        runs = [known.get(run.id, run) for run in runs]
+        try:
+            fates = await self._store.fates_of([run.id for run in runs])
+        except Unavailable:
+            if any(run.id not in known for run in runs):
+                raise
+            fates = {}  # what is in memory can be told while the store is lost
         return [RunView.of(run, fates.get(run.id, {})) async for run in in_turns(runs)]
+
+    def _in_memory(self) -> dict[str, Run]:
+        return {run.id: run for run in self._dispatcher.all_active()} | self._reserve.kept_runs()
 
 
 def _warned(name: str, trouble: str | None) -> Check:

@@ -8,7 +8,7 @@ event loop. Every method raises Unavailable when the store is lost.
 import io
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
-from contextlib import closing
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,17 +21,17 @@ import structlog
 from service.adapters import store_file as files
 from service.adapters import store_history as history
 from service.adapters import store_logs as logs
+from service.adapters import store_open as opening
 from service.adapters import store_reads as reads
 from service.adapters import store_writes as writes
 from service.adapters.store_changes import StoredChanges
-from service.adapters.store_file import DATABASE, Lock, StoreLocked
+from service.adapters.store_file import DATABASE, LOCK, Lock, StoreLocked
 from service.adapters.store_lane import Lane
 from service.adapters.store_prune import Limits, Pruning
-from service.adapters.store_schema import STEPS, migrate, refuse_newer, version_of
 from service.adapters.store_series import RecentSeries
 from service.domain.actions import Action
 from service.domain.checks import Check
-from service.domain.errors import ConfigError
+from service.domain.errors import ConfigError, Unavailable
 from service.domain.history import CheckHistory, Cycle
 from service.domain.logged import Logged
 from service.domain.points import Fate, Point, SeenSeries, StoredSample
@@ -76,6 +76,8 @@ class SqliteStore:
         self._clock = clock
         self._told: set[str] = set()
         self._recent = RecentSeries()
+        if writer:
+            writer.undone = self._recent.forget
         self.uncertain = 0
         self.observe: Callable[[Fate, int], object] = lambda fate, points: None
 
@@ -98,7 +100,7 @@ class SqliteStore:
         Raises StoreLocked, ConfigError (the directory can't be used, the file is of a newer version) or Unavailable.
         """
         limits = Limits(retention, keep_failed, keep_ended, max_bytes)
-        lock, writing, reading, uncertain = await anyio.to_thread.run_sync(_open, directory, now)
+        lock, writing, reading, uncertain = await anyio.to_thread.run_sync(opening.to_write, directory, now)
         path = directory / DATABASE
         writer, reader = Lane(writing, path, "IMMEDIATE"), Lane(reading, path, "DEFERRED")
         store = cls(path, reader, writer=writer, lock=lock, limits=limits, clock=clock)
@@ -112,7 +114,7 @@ class SqliteStore:
         Raises ConfigError (the file is of a newer version) or Unavailable.
         """
         path = directory / DATABASE
-        connection, on_disk = await anyio.to_thread.run_sync(_open_reading, path)
+        connection, on_disk = await anyio.to_thread.run_sync(opening.to_read, path)
         return cls(path, Lane(connection, path if on_disk else None, "DEFERRED"))
 
     async def close(self) -> None:
@@ -131,9 +133,26 @@ class SqliteStore:
             await self._writer.run(writes.probe)
         await self._reader.run(reads.touch)
 
+    async def mend(self, now: datetime) -> bool:
+        """Where the file turned out to be damaged, removed or replaced, goes on with a whole one; whether it did.
+
+        Where the new one can't be made yet (the disk is full) the store stays away.
+        """
+        if self._writer is None or not (self._writer.damage or self._reader.damage):
+            return False
+        try:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._mend, self._writer, now)
+        except (Unavailable, ConfigError) as error:
+            if str(error) not in self._told:
+                self._told.add(str(error))
+                log.error("the damaged store can't be replaced yet", reason=str(error))  # noqa: TRY400 - it says all
+            return False
+        return True
+
     async def backup(self, target: Path) -> None:
         """Copies the store while it is in use; ``target`` is whole or untouched. Raises ConfigError or Unavailable."""
-        await anyio.to_thread.run_sync(_backup, self._path, target)
+        await anyio.to_thread.run_sync(opening.backup, self._path, target)
 
     # The outbox
 
@@ -309,6 +328,30 @@ class SqliteStore:
         if discarded:
             self.observe(Fate.DISCARDED, discarded)
 
+    def _mend(self, writer: Lane, now: datetime) -> None:
+        """In a thread. What runs meanwhile finds no store, as while the disk is full."""
+        reason = f"the state database is damaged: {self._path} ({writer.damage or self._reader.damage})"
+        with self._reader.held(), writer.held(), files.usable(self._path):
+            if self._lock and not (self._path.parent / LOCK).exists():
+                removed, self._lock = self._lock, Lock(self._path.parent)  # makes the directory as well
+                removed.release()
+            try:
+                self._reader.let_go(reason)
+                writer.let_go(reason, self._bring_back)
+                self._recent.forget()
+                writing, reading = opening.mended(self._path, now)
+            except sqlite3.Error as error:
+                raise files.translated(error, self._path) from error
+            writer.take(writing)
+            self._reader.take(reading)
+
+    def _bring_back(self, connection: sqlite3.Connection) -> None:
+        """A file that was removed is whole as long as it is open."""
+        if not self._path.exists():
+            with suppress(sqlite3.Error, Unavailable, ConfigError):
+                files.copy(connection, self._path)
+                log.warning("the state database was removed: it is back as it was", file=str(self._path))
+
     def _tell(self, remarks: writes.Remarks, known: Mapping[int, Fate]) -> None:
         """Says each cause once, and how many points were refused here (``known`` were counted elsewhere)."""
         for cause in sorted(remarks.causes - self._told):
@@ -328,68 +371,3 @@ class SqliteStore:
         if self._writer is None:
             raise io.UnsupportedOperation("this store was opened to read")
         return self._writer
-
-
-def _open(directory: Path, now: datetime) -> tuple[Lock, sqlite3.Connection, sqlite3.Connection, int]:
-    path = directory / DATABASE
-    lock = Lock(directory)
-    try:
-        files.create(path)
-        if reason := files.damage(path):
-            files.set_aside(path, reason, now)
-            files.create(path)
-        writing = files.connect(path)
-        try:
-            migrate(writing, path)
-            writes.prepare(writing)
-            with files.transaction(writing, "IMMEDIATE"):
-                runs, points = writes.recover(writing, now)
-            reading = files.connect(path, read_only=True)
-        except BaseException:
-            writing.close()
-            raise
-    except sqlite3.Error as error:
-        lock.release()
-        raise files.translated(error, path, opening=True) from error
-    except BaseException:
-        lock.release()
-        raise
-    if runs or points:
-        log.warning("the daemon before ended without a drain", interrupted_runs=runs, uncertain_points=points)
-    return lock, writing, reading, points
-
-
-def _open_reading(path: Path) -> tuple[sqlite3.Connection, bool]:
-    """The connection, and whether it reads the file itself: of an older version it reads a copy, migrated in memory."""
-    with files.usable(path):
-        exists = path.exists()
-    memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    try:
-        if exists:
-            connection = files.connect_beside(path)
-            version = version_of(connection)
-            if version == len(STEPS):
-                memory.close()
-                return connection, True
-            with closing(connection):
-                refuse_newer(version, path)
-                connection.backup(memory)
-        migrate(memory, path, backup=False)
-    except BaseException as error:
-        memory.close()
-        if isinstance(error, sqlite3.Error):
-            raise files.translated(error, path, opening=True) from error
-        raise
-    return memory, False
-
-
-def _backup(path: Path, target: Path) -> None:
-    if not path.exists():
-        raise ConfigError(f"there is no store in {path.parent}: nothing to back up")
-    if target.exists() and target.samefile(path):
-        raise ConfigError(f"{target} is the store itself: name another file")
-    try:
-        with closing(files.connect_beside(path)) as source:
-            files.copy(source, target)
-    except sqlite3.Error as error:
-        raise files.translated(error, target) from error

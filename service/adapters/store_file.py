@@ -6,7 +6,7 @@ import os
 import shlex
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -197,16 +197,37 @@ def damage(path: Path) -> str | None:
     return None if verdict == "ok" else verdict
 
 
-def set_aside(path: Path, reason: str, now: datetime) -> None:
-    """Renames a damaged database, its write-ahead log with it, so that a new one can start and nothing is destroyed."""
+def set_aside(path: Path, fresh: Path, reason: str, now: datetime, kept_rows: Mapping[str, int]) -> None:
+    """Keeps a damaged database under another name, its write-ahead log with it, and puts ``fresh`` in its place.
+
+    Where the file system has links, there is a database at ``path`` at any instant.
+    ``kept_rows``: how many rows of it go on in the new one, by table, for the log.
+    Raises ConfigError or Unavailable.
+    """
     kept = path.with_name(f"{path.name}.corrupt-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}")
     with usable(path):
+        if kept.exists():
+            kept.unlink()  # of an attempt in the same second
+        try:
+            os.link(path, kept)
+        except OSError:
+            path.replace(kept)  # a file system without links
         # A log left behind would be taken for the new file's.
-        for suffix in ("", "-wal"):
-            with suppress(FileNotFoundError):
-                path.with_name(path.name + suffix).replace(kept.with_name(kept.name + suffix))
+        with suppress(FileNotFoundError):
+            path.with_name(f"{path.name}-wal").replace(kept.with_name(f"{kept.name}-wal"))
         path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
-    log.warning("state database is damaged: set aside, a new one starts", file=str(kept), reason=reason)
+        fresh.replace(path)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    log.warning(
+        "state database is damaged: set aside, a new one starts with what could be read",
+        file=str(kept),
+        reason=reason,
+        rows=dict(kept_rows),
+    )
 
 
 def copy(source: sqlite3.Connection, target: Path) -> None:
@@ -246,6 +267,11 @@ def translated(error: sqlite3.Error, path: Path, *, opening: bool = False) -> Ex
         return ConfigError(f"{path} can't be used ({error}): {_REMEDY}")
     meaning = _MEANINGS.get(_code(error), "the state database fails")
     return Unavailable(f"{meaning}: {path} ({error})")
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether it says that the file itself is damaged; one that was emptied has no tables."""
+    return _is(error, _DAMAGED) or "no such table" in str(error)
 
 
 def _code(error: sqlite3.Error) -> int:

@@ -16,19 +16,18 @@ Series = tuple[str, Kind, int, str]  # metric, kind, interval, tags
 class RecentSeries:
     """By number and by content. The number is a hash of the content, so it stands for the same for ever.
 
-    What the table has is known by a witness: of series that were inserted in one transaction all are there or none.
-    The writer asks for it first in each transaction. Readers use ``by_id`` from another thread.
+    The writer counts on the table to have what is here, so a transaction that is undone must ``forget``.
+    Readers use ``by_id`` from another thread.
     """
 
     def __init__(self) -> None:
         self.by_id: dict[int, Series] = {}
-        self.witness: int | None = None
         self._ids: dict[Series, int] = {}
         self._text = 0
 
     def forget(self) -> None:
         """Rows may be missing from the table now."""
-        self.by_id, self._ids, self._text, self.witness = {}, {}, 0, None
+        self.by_id, self._ids, self._text = {}, {}, 0
 
     def number(self, metric: str, sample: Sample, tags: str) -> tuple[int, bool]:
         """The series' number, and whether the table is not known to have it."""
@@ -38,7 +37,7 @@ class RecentSeries:
             return known, False
         number = rows.series_id(*series)
         self.add(number, series)
-        self._ids[series] = self.witness = number
+        self._ids[series] = number
         return number, True
 
     def add(self, number: int, series: Series) -> None:

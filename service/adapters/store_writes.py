@@ -224,7 +224,6 @@ def _add(
     fates: Mapping[int, Fate],
     recent: RecentSeries,
 ) -> Remarks:
-    _ask_witness(connection, recent)
     left, remarks, place = iter(samples), Remarks(), 0
     refused: list[str] = []
     at, second = None, 0
@@ -274,15 +273,6 @@ def _add(
 
 
 _metric_name = lru_cache(maxsize=1024)(naming.metric_name)
-
-
-def _ask_witness(connection: sqlite3.Connection, recent: RecentSeries) -> None:
-    """Whether the transaction that inserted the last new series was kept."""
-    if (
-        recent.witness is not None
-        and not connection.execute("SELECT 1 FROM series WHERE id = ?", (recent.witness,)).fetchone()
-    ):
-        recent.forget()
 
 
 def _row(points: Sequence[Any], number: int) -> Sequence[Any]:

@@ -17,6 +17,7 @@ from service.collectors import snapshot_json
 from service.collectors.snapshot_content import Limits, inflated
 from service.collectors.snapshot_records import BadRecord, Parser, Record
 from service.domain.errors import Rejected
+from service.domain.points import AHEAD
 from service.domain.runs import Collected, Fault
 from service.domain.samples import Kind, Metric, Sample
 
@@ -25,7 +26,6 @@ log = structlog.get_logger(__name__)
 # The outbox expires what is older than 55 minutes; a gauge that waits for its delivery needs some of them.
 GAUGE_AGE = timedelta(minutes=45)
 EVENT_AGE = timedelta(minutes=55)
-AHEAD = timedelta(minutes=10)
 FAULTS_SHOWN = 20
 
 SENT = "sent"

@@ -8,8 +8,9 @@ from typing import Any
 from service.collectors import snapshot_json
 from service.collectors.snapshot_content import Limits, inflated
 from service.collectors.snapshot_records import BadRecord, Parser
-from service.collectors.snapshot_samples import AHEAD, Faults, ahead, nothing_usable, refused
+from service.collectors.snapshot_samples import Faults, ahead, nothing_usable, refused
 from service.domain.errors import Rejected
+from service.domain.points import AHEAD
 from service.domain.runs import Fault
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -22,6 +22,10 @@ class Fate(IntEnum):
     HELD_BACK = 7  # of a series beyond ten times ``max_series``
     WITHHELD = 8  # collected in shadow mode, in which nothing is sent: no loss
 
+
+# Datadog drops without a word what is further ahead of its clock than this.
+AHEAD = timedelta(minutes=10)
+TOO_EARLY = "the time is more than 10 minutes in the future"
 
 LOST = (Fate.REJECTED, Fate.EXPIRED, Fate.UNCERTAIN, Fate.DISCARDED, Fate.HELD_BACK)
 

@@ -1,6 +1,5 @@
 """Samples: what a collector measures and Datadog is told."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -57,6 +56,7 @@ class Evidence:
 class Sample:
     """One value of one series.
 
+    ``value``: what is no finite number is left out of the run and reported.
     ``at``: the instant that Datadog is told, aware.
     ``measured_at``: when the value was true, where that is earlier (a value carried over from an older file).
     ``interval``: seconds that a count covers; filled from the schedule where the collector leaves it None.
@@ -72,8 +72,6 @@ class Sample:
     evidence: tuple[Evidence, ...] = ()
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.value):
-            raise ValueError(f"{self.metric.name}: {self.value} is not a finite number")
         if self.at.tzinfo is None:
             raise ValueError(f"{self.metric.name}: the time {self.at} has no zone")
 

@@ -17,7 +17,7 @@ import structlog
 from anyio.abc import TaskStatus
 
 from service.domain.errors import Rejected, Unauthorized, Unavailable
-from service.domain.points import LOST, Fate, Payload, Point, is_historical
+from service.domain.points import AHEAD, LOST, TOO_EARLY, Fate, Payload, Point, is_historical
 from service.domain.samples import Kind
 from service.pipeline.apart import Apart, Chunk
 from service.pipeline.batch import Unsendable, halve, pack
@@ -117,6 +117,8 @@ class Delivery:
         self._searched = 0  # refused requests of this attempt
         self._strikes = 0  # requests in a row that were answered with 5xx
         self._sent: Sequence[Point] = ()  # by the last request
+        # A thread of its own: collectors that hang in all of the common ones must not stop the delivery.
+        self._threads = anyio.CapacityLimiter(1)
 
     @property
     def state(self) -> DeliveryState:
@@ -202,6 +204,11 @@ class Delivery:
         """The next points to send; what is too old for the intake leaves first."""
         limit = PROBE if self._trouble else BATCH
         points = await self._outbox.waiting(limit, self._apart.ids)
+        latest = (self._clock.now() + AHEAD).timestamp()
+        # A clock that was ahead and stepped back leaves such points; the intake would take them and drop them.
+        while early := [point for point in points if point.at > latest]:
+            await self._set_aside(early, TOO_EARLY)
+            points = await self._outbox.waiting(limit, self._apart.ids)
         before = self._clock.now() - EXPIRES_AFTER
         oldest = self._earliest(points)
         if oldest is not None and oldest < before.timestamp():
@@ -282,7 +289,7 @@ class Delivery:
         while left:
             packed = pack(left.popleft(), self._intake.encode)
             # Each step encodes one request: CPU work that must not hold up the loop.
-            while item := await anyio.to_thread.run_sync(next, packed, None):
+            while item := await anyio.to_thread.run_sync(next, packed, None, limiter=self._threads):
                 if isinstance(item, Unsendable):
                     await self._set_aside(item.points, item.reason)
                 elif refusal := await self._send(item):
@@ -319,7 +326,8 @@ class Delivery:
         return None
 
     async def _set_aside(self, points: Sequence[Point], reason: str) -> None:
-        self._refusals[f"{points[0].metric}: {reason}"] += len(points)
+        for point in points:
+            self._refusals[f"{point.metric}: {reason}"] += 1
         await self._settle(points, Fate.REJECTED, reason)
 
     async def _settle(self, points: Sequence[Point], fate: Fate, reason: str = "") -> None:

@@ -235,7 +235,7 @@ class Dispatcher:
         except Exception:
             # The last line of defence: a fault of ours in one run must not end the daemon and all other collectors.
             log.exception("a run was lost to an error in the daemon itself", collector=job.name, run=active.run.id)
-            active.run = failed(active.run, "an error in the daemon itself; its log says more")
+            await self._give_up(job, active)
         finally:
             runs = self._active[job.name]
             runs.remove(active)
@@ -245,6 +245,15 @@ class Dispatcher:
                 self._idle.set()
             active.done.set()
         self.tick(job.name)
+
+    async def _give_up(self, job: Job, active: Active) -> None:
+        why = "an error in the daemon itself; its log says more"
+        try:
+            await self._runner.give_up(job, active, why)
+        except Exception:
+            # The same error may be in the way here; the next start then ends the run in the store.
+            log.exception("the run's end could not be stored", collector=job.name, run=active.run.id)
+            active.run = failed(active.run, why)
 
     def _warn(self, job: Job, now: datetime, text: str) -> None:
         """Once an hour a job at most: such lines have filled disks elsewhere."""

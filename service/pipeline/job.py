@@ -1,5 +1,6 @@
 """Jobs: configured collectors, and the tags that their samples leave with."""
 
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -95,7 +96,7 @@ class Job:
     def reported(self, now: datetime) -> list[Sample]:
         """What the collector itself has to say of its health."""
         values = self.collector.own_values(now) if isinstance(self.collector, Reporting) else {}
-        return [self.own_sample(metric, value, now) for metric, value in values.items()]
+        return [self.own_sample(metric, value, now) for metric, value in values.items() if math.isfinite(value)]
 
     def own_sample(self, metric: Metric, value: float, now: datetime) -> Sample:
         """A value of the daemon's own health, tagged with the CronJob that this job replaces."""

@@ -4,6 +4,8 @@ Every cause (schedule, HTTP, signal, --once) comes through ``Runner.run_slot``.
 """
 
 import asyncio
+import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -18,7 +20,7 @@ from service import logs
 from service.domain import checks
 from service.domain.errors import HealthError, Unavailable
 from service.domain.naming import metric_name
-from service.domain.points import LOST
+from service.domain.points import AHEAD, LOST, TOO_EARLY
 from service.domain.runs import Collected, Fault, Outcome, Run
 from service.domain.samples import Sample
 from service.pipeline.job import DURATION, POINTS_LOST, QUOTA_REMAINING, SAMPLES, SUCCESS_AGE, UP, Job
@@ -88,6 +90,8 @@ class Runner:
         self._ended = ended
         self._retry = retry
         self._telling = Telling(clock)
+        # A thread of its own: collectors that hang in all of the common ones must not stop others' runs.
+        self._threads = anyio.CapacityLimiter(1)
 
     async def run_slot(self, job: Job, active: Active) -> Run:
         """The whole run. Its samples are in the outbox when this returns, whatever the collector did."""
@@ -110,6 +114,16 @@ class Runner:
             finally:
                 logs.memory.close(run_id)
             return active.run
+
+    async def give_up(self, job: Job, active: Active, reason: str) -> None:
+        """Ends a run that an error of the daemon's own cut off: as failed, with nothing of what it may have brought."""
+        if active.run.ended:
+            return  # the error came after its end was stored
+        active.run = replace(failed(active.run, reason), ended=self._clock.now())
+        with anyio.CancelScope(shield=True):
+            known = await self._known_checks(job)
+            await self._keep("the run", self._store.end(active.run, (), known, {}))
+        self._ended(active.run, ())
 
     async def _attempts(self, job: Job, active: Active) -> Collected:
         """Tries until one succeeds, the fault is of a kind that time can't mend, or the deadline is near."""
@@ -196,7 +210,7 @@ class Runner:
         if len(before) + len(collected.samples) <= checks.FEW:
             done = _worked_out(job, collected, before, now)
         else:
-            done = await anyio.to_thread.run_sync(_worked_out, job, collected, before, now)
+            done = await anyio.to_thread.run_sync(_worked_out, job, collected, before, now, limiter=self._threads)
         if done.bad:
             run = replace(run, outcome=Outcome.PARTIAL, faults=(*run.faults, *done.bad))
         own = await self._own_samples(job, run, len(done.brought), now)
@@ -258,15 +272,36 @@ def _worked_out(job: Job, collected: Collected, before: Sequence[checks.Check], 
 
 
 def stamped(job: Job, collected: Collected, now: datetime) -> tuple[list[Sample], list[Fault]]:
-    """The collected samples as they leave, and a fault for each metric whose name Datadog could not take."""
+    """The collected samples as they leave, and a fault for each metric and reason for which some can't."""
     interval = job.schedule.interval(now, job.zone)
     names = {sample.metric.name for sample in collected.samples}
-    bad = {name for name in names if metric_name(name) is None}
-    samples = [job.stamp(sample, interval) for sample in collected.samples if sample.metric.name not in bad]
-    return samples, [Fault(_NAMES, f"metric {name!r:.200}") for name in sorted(bad)]
+    nameless = {name for name in names if metric_name(name) is None}
+    limit = now + AHEAD
+    good: list[Sample] = []
+    bad: Counter[tuple[str, str]] = Counter()
+    for sample in collected.samples:
+        if sample.metric.name in nameless:
+            bad[sample.metric.name, "the metric's name does not begin with a letter"] += 1
+        elif not _is_number(sample.value):
+            bad[sample.metric.name, "the value is no finite number"] += 1
+        elif sample.at > limit:
+            bad[sample.metric.name, TOO_EARLY] += 1
+        else:
+            good.append(job.stamp(sample, interval))
+    faults = [
+        Fault(why if count == 1 else f"{why} ({count} samples)", f"metric {name!r:.200}")
+        for (name, why), count in sorted(bad.items())
+    ]
+    return good, faults
 
 
-_NAMES = "the metric's name does not begin with a letter"
+def _is_number(value: object) -> bool:
+    try:
+        return math.isfinite(value)  # type: ignore[arg-type] # a foreign collector may bring anything
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
 _WHY = {
     Outcome.INTERRUPTED: "the daemon ended before the run did",
     Outcome.REPLACED: "the next slot's run took its place",

@@ -1,4 +1,4 @@
-"""A collector of an outside package that brings many samples, each with a value of its own."""
+"""Collectors of outside packages: one that brings many samples, each with a value of its own, and unruly ones."""
 
 import os
 from typing import Any
@@ -43,14 +43,57 @@ class Load:
 """
 
 
+_UNRULY = """
+import asyncio
+import sys
+
+from service.config import CollectorSettings
+
+
+class Unruly:
+    Settings = CollectorSettings
+    metrics = ()
+
+    def __init__(self, settings, context):
+        pass
+
+
+class Exits(Unruly):
+    async def collect(self, now):
+        sys.exit(3)
+
+
+class Cancelled(Unruly):
+    async def collect(self, now):
+        await asyncio.wait_for(self.stray(), None)
+
+    async def stray(self):
+        raise asyncio.CancelledError
+"""
+
+
 def add_load(here: Place, **settings: Any) -> None:
-    """Installs the package as pip would and makes it the only collector."""
-    packages = here.folder / "packages"
-    (packages / "load-1.0.dist-info").mkdir(parents=True)
-    (packages / "acme_load.py").write_text(_SOURCE)
-    (packages / "load-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: load\nVersion: 1.0\n")
-    points = "[infra_health.collectors]\nload = acme_load:Load\n"
-    (packages / "load-1.0.dist-info" / "entry_points.txt").write_text(points)
-    here.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(packages), os.environ.get("PYTHONPATH"))))
+    """Makes the load the only collector."""
+    _install(here, "load", _SOURCE, load="Load")
     here.config["collectors"] = {"load": {"type": "load", **settings}}
     here.write_config()
+
+
+def add_unruly(here: Place) -> None:
+    """Adds ``exits``, which calls sys.exit, and ``cancelled``, which lets a stray CancelledError out."""
+    _install(here, "unruly", _UNRULY, exits="Exits", cancelled="Cancelled")
+    for name in ("exits", "cancelled"):
+        here.config["collectors"][name] = {"type": name, "schedule": "0 * * * *"}
+    here.write_config()
+
+
+def _install(here: Place, name: str, source: str, **types: str) -> None:
+    """Installs a package as pip would."""
+    packages = here.folder / "packages"
+    about = packages / f"{name}-1.0.dist-info"
+    about.mkdir(parents=True)
+    (packages / f"acme_{name}.py").write_text(source)
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    points = "".join(f"{each} = acme_{name}:{type_}\n" for each, type_ in types.items())
+    (about / "entry_points.txt").write_text(f"[infra_health.collectors]\n{points}")
+    here.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(packages), os.environ.get("PYTHONPATH"))))

@@ -131,3 +131,32 @@ def test_a_daemon_whose_disk_is_full_goes_on_from_memory_and_says_so(here: Place
     messages = [record["message"] for record in daemon.records]
     assert messages.count("the store is lost: going on from memory") == 1
     assert messages.count("the store works again") == 1
+
+
+def test_a_daemon_whose_store_turns_out_damaged_goes_on_with_a_new_one(here: Place) -> None:
+    """Without a restart; what was delivered is not sent again, what comes then is delivered and kept."""
+    add_load(here, schedule="0 0 1 1 *", gauges=2_000, distributions=100)
+    with here.daemon() as daemon:
+        daemon.wait_until_quiet()
+        assert daemon.end() == 0  # its log is in the file now
+    with here.daemon() as daemon:
+        with (here.state_dir / "state.db").open("r+b") as file:
+            file.write(b"these are not the bytes you are looking for" * 20_000)
+        for number in range(2):
+            started = daemon.http.post("/api/v1/collectors/load/runs?wait=10").raise_for_status().json()
+            assert started["outcome"] == "Complete", number
+            wait_for(lambda: len(arrivals(here)) >= 2_100 * (number + 2), daemon)  # noqa: B023 - called at once
+        wait_for(lambda: daemon.http.get("/readyz").status_code == 200, daemon)
+        last = daemon.http.post("/api/v1/collectors/load/runs?wait=10").raise_for_status().json()
+        (run, *_) = daemon.wait_until_quiet()
+        assert run["id"] == last["id"]
+        assert run["delivery"]["delivered"] == run["samples"] >= 2_100
+        assert daemon.end() == 0
+    assert len(arrivals(here)) == 2_100 * 4
+    assert set(arrivals(here).values()) == {1}
+    brought = set(stored(here))
+    assert len(brought) >= 2_100
+    assert brought <= arrivals(here).keys()
+    assert len(list(here.state_dir.glob("state.db.corrupt-*Z"))) == 1
+    messages = [record["message"] for record in daemon.records]
+    assert messages.count("state database is damaged: set aside, a new one starts with what could be read") == 1

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.domain.samples import REQUIRED_TAGS
+from tests.acceptance.load import add_unruly
 from tests.acceptance.program import SNAPSHOT, Place, place
 
 
@@ -46,6 +47,19 @@ def test_dry_run_prints_samples_as_json_and_keeps_and_sends_nothing(here: Place)
     assert all(set(sample["tags"]) >= set(REQUIRED_TAGS) - {"version"} for sample in samples)
     assert here.intake.requests == 0
     assert not here.state_dir.exists()
+
+
+@pytest.mark.parametrize("command", ["--once --dry-run", "--once", "collect exits cancelled training --push"])
+def test_a_collector_that_tries_to_end_the_program_fails_alone(here: Place, command: str) -> None:
+    add_unruly(here)
+    done = here.run(*command.split(), "--json")
+    assert done.returncode == 1, done.stderr
+    assert "the collector called sys.exit(3)" in done.stderr + done.stdout
+    assert "the collector was cancelled by something of its own" in done.stderr + done.stdout
+    assert "Traceback" not in done.stdout
+    assert "metta.infra.stablesuite.hearts" in done.stdout
+    sent = {point.metric for point in here.intake.points}
+    assert ("metta.infra.stablesuite.hearts" in sent) == ("--dry-run" not in command)
 
 
 def test_collect_without_a_flag_says_that_nothing_was_sent(here: Place) -> None:

@@ -500,6 +500,20 @@ async def test_points_that_grew_too_old_expire_with_one_line_and_the_others_go(b
     assert [(entry["points"], entry["oldest"]) for entry in logs] == [(3, oldest.isoformat())]
 
 
+async def test_points_of_a_clock_that_stepped_back_are_set_aside_and_not_sent_to_be_dropped(box: Box) -> None:
+    await box.add(samples(2, at=START + timedelta(minutes=11), name="metta.early{}"))
+    await box.add(samples(3, at=START + timedelta(minutes=10)))
+
+    with capture_logs() as logs:
+        async with scripted(Answer()) as server, delivering(box.outbox, server.url) as delivery:
+            assert await delivery.flush(SOON)
+
+    assert await box.fates() == {Fate.REJECTED: 2, Fate.DELIVERED: 3}
+    assert taken(server) == ["metta.m00000", "metta.m00001", "metta.m00002"]
+    (refused,) = [entry for entry in logs if entry["event"] == "points were refused and set aside"]
+    assert refused["reasons"] == {f"metta.early{n}: the time is more than 10 minutes in the future": 1 for n in (0, 1)}
+
+
 async def test_an_outage_longer_than_the_intake_looks_back_loses_only_what_grew_old(box: Box) -> None:
     await box.add(samples(2, name="metta.early{}"))
     clock = JumpingClock()

@@ -473,6 +473,24 @@ async def test_a_disk_that_takes_no_more_loses_nothing_that_was_kept(tmp_path: P
         assert await store.fates(run.id) == {Fate.WAITING: 20_000}
 
 
+async def test_what_a_full_disk_undid_is_written_whole_when_it_is_told_again(tmp_path: Path) -> None:
+    """Also the series, of which the store remembers which ones the table has."""
+    async with opened(tmp_path) as store:
+        await keep(store, started(0), samples(1, old="yes"))
+    async with opened(tmp_path) as store:
+        brought = [*samples(2_000, new="yes"), *samples(1, old="yes")]
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8 * 1024, hard))
+        try:
+            with pytest.raises(Unavailable):
+                await store.end(over(started(1), count=2_001), brought, [], {})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        await store.end(over(started(1), count=2_001), brought, [], {})
+    async with opened(tmp_path) as store:
+        assert len(await store.waiting(10_000)) == 2_002
+
+
 async def test_a_store_whose_file_is_gone_says_so(tmp_path: Path) -> None:
     """SQLite would write on into the deleted file."""
     async with opened(tmp_path) as store:

@@ -1,9 +1,11 @@
 """The state directory: who may use it, what is made of files of other versions and of damaged ones, and its backup."""
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from service.adapters.store_file import DATABASE, connect, translated
 from service.adapters.store_schema import STEPS, migrate, version_of
 from service.domain.errors import ConfigError, Unavailable
 from service.domain.points import Fate
-from tests.integration.store_cases import NOW, deliver, keep, opened, reading, samples, started
+from tests.integration.store_cases import NOW, deliver, keep, opened, over, reading, samples, started
 
 HOLDER = """
 import asyncio, pathlib, sys
@@ -142,10 +144,119 @@ async def test_a_damaged_database_is_set_aside_and_a_new_one_starts(tmp_path: Pa
     database.write_bytes(broken)
 
     async with opened(tmp_path, NOW + timedelta(seconds=5)) as store:
-        assert await store.runs() == []
+        rescued = await store.count_waiting()
+        assert rescued == (2_000 if damage == "a torn page" else 0)  # it holds no rows
         await keep(store, started(1), samples(2))
-        assert await store.count_waiting() == 2
+        assert await store.count_waiting() == rescued + 2
     assert (tmp_path / f"{DATABASE}.corrupt-20250114T150005Z").read_bytes() == broken
+    async with opened(tmp_path) as store:
+        assert await store.count_waiting() == rescued + 2
+
+
+@pytest.mark.parametrize("page", [5, 6, 8, 12, 20, 40, 60])
+async def test_a_damaged_page_costs_what_is_on_it_and_no_more(tmp_path: Path, page: int) -> None:
+    """Wherever it is; and no number comes again that a point may have had."""
+    async with opened(tmp_path) as store:
+        await keep(store, started(0), samples(2_000))
+        await store.remember("ci", {"cursor": b"7"})
+        await store.set_paused("ci", True)
+        points = await store.waiting(10_000)
+        sent, last = {(point.tags, point.value) for point in points}, points[-1].id
+    with (tmp_path / DATABASE).open("r+b") as file:
+        file.seek(4096 * page)
+        file.write(b"\xff" * 4096)
+    async with opened(tmp_path) as store:
+        points = await store.waiting(10_000)
+        assert len(points) > 1_000
+        assert {(point.tags, point.value) for point in points} <= sent
+        lost = (await store.recall("ci", "cursor") is None) + (await store.paused() == frozenset())
+        assert lost + (await store.last_slots() == {}) <= 1
+        await store.put("ci", samples(1, fresh="yes"))
+        assert (await store.waiting(10_000))[-1].id > last + 1_000
+
+
+async def read_and_write(store: SqliteStore) -> None:
+    for _ in range(3):
+        await deliver(store, Fate.WAITING)
+        await keep(store, started(2), samples(4_000, more="yes"))
+
+
+@pytest.mark.parametrize("what", ["emptied", "cut", "removed", "removed with its directory", "replaced"])
+async def test_a_file_that_others_spoil_in_use_costs_no_restart(tmp_path: Path, what: str) -> None:
+    database = tmp_path / DATABASE
+    async with opened(tmp_path) as store:
+        await keep(store, started(0), samples(2_000))
+    other = database.read_bytes()
+    async with opened(tmp_path) as store:
+        await keep(store, started(1), samples(10, late="yes"))
+        if what == "emptied":
+            os.truncate(database, 0)
+        elif what == "cut":
+            os.truncate(database, 8192)
+        elif what == "removed with its directory":
+            shutil.rmtree(tmp_path)
+        elif what == "removed":
+            for suffix in ("", "-wal", "-shm"):
+                (tmp_path / f"{DATABASE}{suffix}").unlink()
+        else:
+            (tmp_path / "restored").write_bytes(other)
+            (tmp_path / "restored").replace(database)
+            (tmp_path / f"{DATABASE}-wal").unlink()
+        with pytest.raises(Unavailable):
+            await read_and_write(store)
+        assert await store.mend(NOW)
+        await store.check()
+        kept = await store.count_waiting()
+        if what.startswith("removed"):
+            assert kept == 2_010
+        with pytest.raises(StoreLocked):
+            await SqliteStore.open(tmp_path, now=NOW)
+        await store.end(over(started(3), count=3), samples(3), [], {})
+        assert await store.count_waiting() == kept + 3
+    async with opened(tmp_path) as store:
+        assert await store.count_waiting() == kept + 3
+
+
+async def test_points_whose_run_was_lost_are_sent_and_then_leave(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await keep(store, started(0), samples(1_000))
+        await deliver(store)
+        await keep(store, started(1), samples(1_000, other="yes"))
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'runs'").fetchone()
+    with (tmp_path / DATABASE).open("r+b") as file:
+        file.seek(4096 * (page - 1))
+        file.write(b"\xff" * 4096)
+    async with opened(tmp_path) as store:
+        assert await store.runs() == []
+        assert len(await deliver(store)) == 1_000
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
+        assert connection.execute("SELECT count(*) FROM points").fetchone() == (0,)
+
+
+async def test_a_page_that_is_damaged_in_use_costs_no_restart(tmp_path: Path) -> None:
+    """Work fails until the store is mended, and what is readable goes on in a new file."""
+    async with opened(tmp_path) as store:
+        await keep(store, started(0), samples(2_000))
+    async with opened(tmp_path) as store:
+        assert not await store.mend(NOW)
+        database = tmp_path / DATABASE
+        content = database.read_bytes()
+        with database.open("r+b") as file:
+            file.seek(len(content) // 4096 // 2 * 4096)
+            file.write(b"\xff" * 4096)
+        with pytest.raises(Unavailable, match="damaged"):
+            await deliver(store, Fate.WAITING)
+        assert await store.mend(NOW)
+        assert not await store.mend(NOW)
+        await store.check()
+        rescued = await store.count_waiting()
+        assert 1_000 < rescued < 2_000
+        await store.end(over(started(2), count=3), samples(3), [], {})
+        assert await store.count_waiting() == rescued + 3
+    assert len(list_of(tmp_path, "*corrupt*Z")) == 1
+    async with opened(tmp_path) as store:
+        assert await store.count_waiting() == rescued + 3
 
 
 async def test_the_log_of_a_damaged_database_does_not_reach_the_new_one(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """Which slot starts when: the CronJob controller's rules (facts of the Kubernetes documentation) under a fake clock."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import anyio
 import pytest
 
 from service.config import ConcurrencyPolicy
+from service.domain.checks import Check
+from service.domain.errors import Rejected
 from service.domain.runs import Cause, Outcome
 from service.pipeline.dispatch import AlreadyRunning, Draining
 from tests.unit.pipeline.fakes import START, Gate, MemoryRuns, Scripted, engine, job, settle
@@ -185,3 +187,27 @@ async def test_a_run_that_follows_begins_when_the_active_one_has_ended_and_other
         assert it.store.runs[follower.id].outcome is Outcome.COMPLETE
         assert it.dispatcher.follow("ci", Cause.HTTP).id not in (first.id, follower.id)
         gate.let_go()
+
+
+@pytest.mark.parametrize("broken", ["last_success", "checks"])
+async def test_an_error_of_our_own_ends_its_run_alone(broken: str) -> None:
+    """In the store as well, where the error lets it; and the schedule goes on."""
+
+    class Broken(MemoryRuns):
+        async def last_success(self, job: str) -> datetime | None:
+            raise ArithmeticError
+
+    class Worse(MemoryRuns):
+        async def checks(self, job: str) -> list[Check]:
+            raise ArithmeticError
+
+    store = Broken() if broken == "last_success" else Worse()
+    failing = Scripted([Rejected("no")])
+    async with engine(job(failing), store=store) as it:
+        assert not it.dispatcher.all_active()
+        await it.clock.advance(5 * 60)
+        first = next(iter(store.runs.values()))
+        if broken == "last_success":
+            assert (first.outcome, first.ended) == (Outcome.FAILED, START)
+            assert first.error == "an error in the daemon itself; its log says more"
+        assert it.starts() == ["10:00:00", "10:10:00"]

@@ -1,6 +1,7 @@
 """One run: attempts, back-off, deadline, outcome, and what is stored of it."""
 
 import asyncio
+import math
 from dataclasses import replace
 from datetime import timedelta
 
@@ -226,10 +227,23 @@ async def test_a_collector_that_tries_to_end_the_daemon_fails_its_run_alone(erro
         assert it.starts() == ["10:00:00", "10:10:00"]
 
 
-async def test_a_metric_that_datadog_could_not_take_is_left_out_and_reported() -> None:
-    bad = Sample(Metric("1st näme"), 1, START)
-    run, it = await ended(job(Scripted([Collected((bad, Sample(METRIC, 2, START)))])))
+@pytest.mark.parametrize(
+    ("metric", "value", "after", "why"),
+    [
+        ("1st näme", 1, 0, "the metric's name does not begin with a letter"),
+        ("test.other", math.nan, 0, "the value is no finite number"),
+        ("test.other", -math.inf, 0, "the value is no finite number"),
+        ("test.other", 10**400, 0, "the value is no finite number"),
+        ("test.other", None, 0, "the value is no finite number"),
+        ("test.other", 1, 601, "the time is more than 10 minutes in the future"),
+    ],
+)
+async def test_samples_that_datadog_could_not_take_are_left_out_and_reported(
+    metric: str, value: float, after: int, why: str
+) -> None:
+    bad = Sample(Metric(metric), value, START + timedelta(seconds=after))
+    run, it = await ended(job(Scripted([Collected((bad, bad, Sample(METRIC, 2, START)))])))
     assert run.outcome is Outcome.PARTIAL
-    assert run.error == "metric '1st näme': the metric's name does not begin with a letter"
+    assert run.error == f"metric {metric!r}: {why} (2 samples)"
     assert METRIC in {each.metric for each in it.store.samples[run.id]}
     assert bad.metric not in {each.metric for each in it.store.samples[run.id]}
