@@ -16,7 +16,7 @@ from service.web.page import Pages
 from service.web.words import number, relative, span
 from tests.integration.web_stage import START, Daemon, problem_of, served
 
-VOID = {"meta", "link", "br", "img", "hr", "input"}
+VOID = {"meta", "link", "br", "img", "hr", "input", "wbr"}
 RED = Check(
     key=(
         ("source", "cron"),
