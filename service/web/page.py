@@ -41,8 +41,9 @@ class Pages:
         self._operations = operations
         self._writes = writes
         self._drawing = Drawing()
-        # Readers that come at once, such as during the first making, share what the first of them reads and draws.
-        self._turn = anyio.Lock()
+        # Readers that come during the first making share what it reads and draws; later ones need not wait in line.
+        self._first_turn = anyio.Lock()
+        self._is_made = False
 
     def routes(self) -> list[Route]:
         return [
@@ -69,8 +70,12 @@ class Pages:
         return await self._index()
 
     async def _index(self) -> Response:
-        async with self._turn:
+        if self._is_made:
             return await self._index_anew()
+        async with self._first_turn:
+            answer = await self._index_anew()
+        self._is_made = True
+        return answer
 
     async def _index_anew(self) -> Response:
         collectors = await self._operations.collectors()
