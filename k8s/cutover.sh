@@ -12,6 +12,7 @@ pairs=("$@")
 [ $# -gt 0 ] || pairs=(dashboard-cronjob=ci training-health-cronjob=training eval-health-cronjob=eval)
 deployment=deployment/${DEPLOYMENT:-infra-health}
 kube=(kubectl --namespace "${NAMESPACE:-monitoring}")
+mark=infra-health/cutover
 
 # The variable of a collector's starts_after.
 variable() { printf 'INFRA_HEALTH_COLLECTORS__%s__STARTS_AFTER' "$(printf %s "$1" | tr 'a-z-' 'A-Z_')"; }
@@ -24,7 +25,14 @@ roll_out() {
 live() {
   local pair cronjob last settings=()
   for pair in "${pairs[@]}"; do
-    "${kube[@]}" patch cronjob "${pair%%=*}" --type=merge --patch '{"spec":{"suspend":true}}'
+    cronjob=${pair%%=*}
+    # Marked, so that the way back lets nothing go that somebody else had suspended.
+    if [ "$("${kube[@]}" get cronjob "$cronjob" --output 'jsonpath={.spec.suspend}')" = true ]; then
+      echo "$cronjob is suspended already." >&2
+    else
+      "${kube[@]}" patch cronjob "$cronjob" --type=merge \
+        --patch "{\"metadata\":{\"annotations\":{\"$mark\":\"suspended\"}},\"spec\":{\"suspend\":true}}"
+    fi
   done
   echo "The CronJobs are suspended. If a later step fails: $0 back ${pairs[*]}" >&2
   sleep "${SETTLE:-10}"
@@ -39,20 +47,26 @@ live() {
 }
 
 back() {
-  local pair slots slot settings=()
+  local pair cronjob slots slot settings=()
   for pair in "${pairs[@]}"; do
     settings+=("$(variable "${pair#*=}")-")
   done
   roll_out INFRA_HEALTH_MODE=shadow "${settings[@]}"
   slots=$("${kube[@]}" exec "$deployment" -- infra-health status --slots)
   for pair in "${pairs[@]}"; do
+    cronjob=${pair%%=*}
+    if [ "$("${kube[@]}" get cronjob "$cronjob" --output "jsonpath={.metadata.annotations.$mark}")" != suspended ]; then
+      echo "$cronjob was not suspended by this script: it stays as it is." >&2
+      continue
+    fi
     slot=$(printf '%s\n' "$slots" | awk -v name="${pair#*=}" '$1 == name { print $2 }')
     # None: the daemon never ran it live, so what the CronJob itself remembers is right.
     if [ -n "$slot" ] && [ "$slot" != none ]; then
-      "${kube[@]}" patch cronjob "${pair%%=*}" --subresource=status --type=merge \
+      "${kube[@]}" patch cronjob "$cronjob" --subresource=status --type=merge \
         --patch "{\"status\":{\"lastScheduleTime\":\"$slot\"}}"
     fi
-    "${kube[@]}" patch cronjob "${pair%%=*}" --type=merge --patch '{"spec":{"suspend":false}}'
+    "${kube[@]}" patch cronjob "$cronjob" --type=merge \
+      --patch "{\"metadata\":{\"annotations\":{\"$mark\":null}},\"spec\":{\"suspend\":false}}"
   done
 }
 

@@ -49,6 +49,7 @@ log = structlog.get_logger(__name__)
 # The pod's grace period is 45 s (k8s/base/deployment.yaml); these leave some of it for the process to end.
 _RUNS_GET = 20.0
 _DELIVERY_GETS = 12.0
+_PINGS_GET = 3.0
 _STUBBORN = 1.0  # seconds for a cancelled collector to stop before the process ends without it
 _PRUNE_EVERY = timedelta(minutes=10)
 _REPAY_EVERY = 5.0
@@ -255,6 +256,7 @@ class Daemon:
         if not await self._delivery.flush(self._clock.monotonic() + _DELIVERY_GETS):
             state = self._delivery.state
             log.warning("points stay stored for the next start", waiting=state.waiting, reason=state.trouble)
+        await self._pings.flush(_PINGS_GET)
         async with self._delivery.paused():
             await self._store.mend(self._clock.now())
             if not await self._reserve.repay():
@@ -270,7 +272,7 @@ class Daemon:
 
     def _set_jobs(self, jobs: Sequence[Job]) -> None:
         settings = self._settings
-        self._dispatcher.is_shadow = settings.mode is Mode.SHADOW
+        self._dispatcher.is_shadow = self._announcer.is_silent = settings.mode is Mode.SHADOW
         set_mode(settings, self._store, self._reserve, self._delivery)
         self._store.limit_history(
             {

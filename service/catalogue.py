@@ -1,15 +1,16 @@
 """What boards and monitors shall show: from the configuration where a type knows its metrics, else from the store."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from service.adapters.store import SqliteStore
+from service.boards.queries import HOLDS
 from service.boards.subjects import Catalogue, CollectorSubject, Spread, Subject
 from service.collectors import ci_metrics, registry
 from service.collectors.github_ci import GithubCi
-from service.config import CollectorSettings, Settings
+from service.config import SHADOW_PREFIX, CollectorSettings, Mode, Settings
 from service.domain import cron
 from service.domain.checks import CHECK_METRICS, Check, key_of
 from service.domain.points import SeenSeries
@@ -20,7 +21,7 @@ from service.pipeline.job import COLLECTOR_METRICS
 SEEN_WITHIN = timedelta(days=7)
 _OWN = frozenset(metric.name for metric in (*CHECK_METRICS, *COLLECTOR_METRICS))
 # What a distribution can be told apart by; each more is billed by its combinations with the others.
-_SPREAD_TAGS = ("env", "repo", "kind", "workflow_category", "workflow")
+_SPREAD_TAGS = ("env", "repo", "kind", "workflow_category", "workflow_name", "workflow")
 _KINDS = ("main", "pre_merge")
 _SPLITTING = ("label", "repo")
 _LOOK_AHEAD = timedelta(days=15)
@@ -32,30 +33,41 @@ async def catalogue(settings: Settings, now: datetime | None = None) -> tuple[Ca
     now = now or datetime.now(UTC)
     enabled = {name: each for name, each in settings.collectors.items() if each.enabled}
     store = await SqliteStore.open_reading(settings.state_dir)
+    # Boards are about live points, also where the store has those of a shadow, now or from before the cutover.
+    prefix = settings.shadow_prefix or SHADOW_PREFIX
     try:
-        seen = await store.seen(list(enabled), now - SEEN_WITHIN)
+        stored = await store.seen(list(enabled), now - SEEN_WITHIN)
         checks = {name: await store.checks(name) for name in enabled}
     finally:
         await store.close()
+    seen = [replace(each, metric=each.metric.removeprefix(prefix)) for each in stored]
+    types = registry.installed()
     subjects: list[Subject] = []
     spreads: list[Spread] = []
     notes = []
+    if settings.mode is Mode.SHADOW:
+        notes.append("mode is shadow: boards and monitors look at the live names, under which nothing arrives so far")
+    if settings.datadog.heartbeat > HOLDS:
+        notes.append(
+            f"datadog.heartbeat is {settings.datadog.heartbeat}: boards of Datadog hold a value for {HOLDS} at most, so"
+            " states will have holes"
+        )
+    contested = _contested(enabled.values())
     for name, each in enabled.items():
         every = longest_interval(each, now)
         of_job = [one for one in seen if one.job == name and one.metric not in _OWN]
         if isinstance(each, GithubCi.Settings):
-            subjects += _known(each, every, checks[name])
+            subjects += _known(each, every, checks[name], contested)
         else:
-            subjects += _seen(each, every, of_job)
+            subjects += _seen(each, every, of_job, _declared(types[each.type]))
             if not of_job:
                 notes.append(
                     f"nothing of {name} has been stored in {settings.state_dir} within a week, so it has no tiles and"
                     " no monitor of its checks; push where the daemon keeps its state"
                 )
-        spreads += _spreads(each, of_job)
+        spreads += _spreads(each, of_job, _declared(types[each.type]))
     merged = list(_merged(subjects))
     measured = {each.metric.name: each.metric for each in merged} | {each.metric.name: each.metric for each in spreads}
-    types = registry.installed()
     own = dict.fromkeys(one for each in enabled.values() for one in getattr(types[each.type], "own_metrics", ()))
     return (
         Catalogue(
@@ -91,28 +103,52 @@ def longest_interval(settings: CollectorSettings, now: datetime) -> timedelta:
     return longest
 
 
-def _known(settings: Any, every: timedelta, checks: Iterable[Check]) -> Iterator[Subject]:
-    """The checks that the settings ask for. Which tags split them, the stored checks and the settings tell."""
+def _declared(kind: Any) -> dict[str, Metric]:
+    """The metrics that a collector's type names, if it does so without being built first."""
+    found = getattr(kind, "metrics", ())
+    return {each.name: each for each in found if isinstance(each, Metric)} if isinstance(found, tuple) else {}
+
+
+def _contested(enabled: Iterable[CollectorSettings]) -> set[str]:
+    """Metrics of github_ci that several collectors judge by different conditions or measure at different times."""
+    found: dict[str, set[tuple[str, str]]] = {}
+    for each in enabled:
+        if isinstance(each, GithubCi.Settings):
+            for line in ci_metrics.expected_lines(each):
+                found.setdefault(line.metric.name, set()).add((line.condition, each.schedule))
+    return {name for name, each in found.items() if len(each) > 1}
+
+
+def _known(settings: Any, every: timedelta, checks: Iterable[Check], contested: Collection[str]) -> Iterator[Subject]:
+    """The checks that the settings ask for. Which tags split them, the stored checks and the settings tell.
+
+    One of ``contested`` is a subject for each repository, because no condition holds for all.
+    """
     everywhere = {tag for tag in settings.tags if tag in _SPLITTING} | ({"repo"} if settings.repositories else set())
     known = [check.tags for check in checks]
     for line in ci_metrics.expected_lines(settings):
         place = {"workflow_name": line.workflow_name, "task": line.task, "check": line.check}
         here = {tag for tags in known if place.items() <= tags.items() for tag in tags if tag in _SPLITTING}
-        yield Subject(
-            line.metric,
-            "ci",
-            line.workflow_name,
-            line.task,
-            line.check,
-            line.condition,
-            every,
-            settings.max_age,
-            only={tag: settings.tags[tag] for tag in _SPLITTING if tag in settings.tags},
-            groups=tuple(sorted(everywhere | here)),
-        )
+        only = {tag: settings.tags[tag] for tag in _SPLITTING if tag in settings.tags}
+        apart = settings.repositories if line.metric.name in contested else ()
+        for each in [only | {"repo": repository} for repository in apart] or [only]:
+            yield Subject(
+                line.metric,
+                "ci",
+                line.workflow_name,
+                line.task,
+                line.check,
+                line.condition,
+                every,
+                settings.max_age,
+                only=each,
+                groups=tuple(sorted(everywhere | here)),
+            )
 
 
-def _seen(settings: CollectorSettings, every: timedelta, seen: Iterable[SeenSeries]) -> Iterator[Subject]:
+def _seen(
+    settings: CollectorSettings, every: timedelta, seen: Iterable[SeenSeries], declared: Mapping[str, Metric]
+) -> Iterator[Subject]:
     """A subject for each metric and check, as its newest series says; a flip of a tag began a new one."""
     newest: dict[Any, SeenSeries] = {}
     for each in sorted(seen, key=lambda one: one.last):
@@ -122,7 +158,7 @@ def _seen(settings: CollectorSettings, every: timedelta, seen: Iterable[SeenSeri
     for each in sorted(newest.values(), key=lambda one: (one.metric, sorted(one.tags.items()))):
         tags = each.tags
         yield Subject(
-            Metric(each.metric, each.kind),
+            _metric(each.metric, each.kind, declared),
             tags["workflow_category"],
             tags["workflow_name"],
             tags["task"],
@@ -136,7 +172,15 @@ def _seen(settings: CollectorSettings, every: timedelta, seen: Iterable[SeenSeri
         )
 
 
-def _spreads(settings: CollectorSettings, seen: Iterable[SeenSeries]) -> Iterator[Spread]:
+def _metric(name: str, kind: Kind, declared: Mapping[str, Metric]) -> Metric:
+    """The metric as its type declares it, else what the store knows of it; the store knows no words."""
+    known = declared.get(name)
+    return known if known and known.kind is kind else Metric(name, kind)
+
+
+def _spreads(
+    settings: CollectorSettings, seen: Iterable[SeenSeries], declared: Mapping[str, Metric]
+) -> Iterator[Spread]:
     """The distributions: those of the CI collector's catalogue, and what others were seen to send."""
     if isinstance(settings, GithubCi.Settings):
         has_repo = "repo" in settings.tags or settings.repositories
@@ -153,12 +197,12 @@ def _spreads(settings: CollectorSettings, seen: Iterable[SeenSeries]) -> Iterato
         has = {tag for each in series for tag in each.tags}
         category = next((each.tags["workflow_category"] for each in series if "workflow_category" in each.tags), "")
         kinds = sorted({each.tags["kind"] for each in series if "kind" in each.tags})
-        metric = Metric(name, Kind.DISTRIBUTION)
+        metric = _metric(name, Kind.DISTRIBUTION, declared)
         yield Spread(metric, category, tuple(tag for tag in _SPREAD_TAGS if tag in has), tuple(kinds))
 
 
 def _merged(subjects: Iterable[Subject]) -> Iterator[Subject]:
-    """One subject for namesakes with one condition; with several conditions each stays by itself, by its ``only``."""
+    """One subject for namesakes with one condition and interval; otherwise each stays by itself, by its ``only``."""
     together: dict[tuple[str, ...], list[Subject]] = {}
     for each in subjects:
         together.setdefault((each.metric.name, each.category, each.workflow_name, each.task, each.check), []).append(
@@ -167,7 +211,7 @@ def _merged(subjects: Iterable[Subject]) -> Iterator[Subject]:
     for same in together.values():
         apart: dict[tuple[Any, ...], list[Subject]] = {}
         for each in same:
-            differs = len({one.condition for one in same}) > 1
+            differs = len({(one.condition, one.every) for one in same}) > 1
             apart.setdefault(tuple(each.only.items()) if differs else (), []).append(each)
         for key, group in apart.items():
             yield replace(

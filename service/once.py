@@ -1,5 +1,6 @@
 """One pass over collectors, for ``--once`` and ``collect``: the daemon's own path, without its timer."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -147,12 +148,10 @@ async def _push(
 ) -> Pass:
     """Collects, keeps and delivers, one try each: ``backoff_limit`` is the daemon's."""
     clock = SystemClock()
-    delivered, lost = 0, 0
+    fates: Counter[Fate] = Counter()
 
     def count(fate: Fate, points: int) -> None:
-        nonlocal delivered, lost
-        delivered += points if fate is Fate.DELIVERED else 0
-        lost += points if fate in LOST else 0
+        fates[fate] += points
 
     results: dict[str, Passed] = {}
 
@@ -185,11 +184,15 @@ async def _push(
     async with delivery.paused():
         await reserve.repay()
     waiting = await reserve.count_waiting()
+    lost = {fate: fates[fate] for fate in LOST if fates[fate]}
     return Pass(
         [results[job.name] for job in jobs],
-        delivered,
+        fates[Fate.DELIVERED],
         waiting,
-        lost,
-        delivery.state.trouble or reserve.trouble,
+        sum(lost.values()),
+        delivery.state.trouble
+        or reserve.trouble
+        or ", ".join(f"{points} {fate.name.lower().replace('_', ' ')}" for fate, points in lost.items())
+        or None,
         clock.monotonic() - began,
     )

@@ -75,10 +75,10 @@ class Edges:
     credentials: Credentials
     secret: Callable[[str], Secret]
 
-    def quota(self, job: Job) -> float | None:
-        """Requests that are left of GitHub's primary limit, for the jobs that spend it."""
+    def quota(self, job: Job) -> tuple[float, float] | None:
+        """Requests that are left of GitHub's primary limit, and that limit, for the jobs that spend it."""
         core = self.github.quota.get("core")
-        return float(core.remaining) if core and isinstance(job.collector, GithubCi) else None
+        return (float(core.remaining), float(core.limit)) if core and isinstance(job.collector, GithubCi) else None
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from service.adapters.datadog_client import NotThere
 from service.boards import marks
 from service.boards.marks import Content, Mark
 from service.boards.plan import Found, Kind, Step, Wanted
-from service.domain.errors import Rejected
+from service.domain.errors import HealthError, Rejected
 
 _BOARD_KEYS = ("title", "description", "layout_type", "reflow_type", "template_variables", "widgets")
 # What people set on a board beside its content; a push that left it out would take it away.
@@ -26,6 +26,7 @@ class Pusher:
         self._admin = admin
         self._env = marks.env_of(env)
         self._tell = tell
+        self._filled: set[Kind] = set()  # where Datadog was seen to fill in defaults
 
     def find(self, wishes: Iterable[Wanted], kinds: Iterable[Kind]) -> list[Found]:
         """Our objects of ``kinds``, one a key; of metrics all that are wished for and there. Raises HealthError."""
@@ -49,12 +50,18 @@ class Pusher:
         put = {Kind.DASHBOARD: self._put_board, Kind.MONITOR: self._put_monitor, Kind.METRIC: self._put_metric}[
             wish.kind
         ]
-        share = step.found.mark.share if step.found and step.found.mark else ""
-        mark = Mark(wish.key, env, wanted, wanted, share)
+        before = step.found.mark if step.found else None
+        if before and before.kept != before.wanted:
+            self._filled.add(wish.kind)
+        # Should we die between the two writes that it takes there, the next push has to know that it was us.
+        at_first = marks.PENDING if wish.kind in self._filled else wanted
+        mark = Mark(wish.key, env, wanted, at_first, before.share if before else "")
         found, content = put(wish, step.found.id if step.found else "", step.found, mark)
         kept = marks.digest(content)
         if kept != wanted:
             # Datadog filled in defaults: the mark has to know, or they would look like somebody's edits.
+            self._filled.add(wish.kind)
+        if kept != at_first:
             found, _ = put(wish, found, step.found, replace(mark, kept=kept))
         return found
 
@@ -85,7 +92,10 @@ class Pusher:
         token, address = self._admin.share(board.id, dashboard_type)
         body = _only(board.raw, (*_BOARD_KEYS, *_THEIR_KEYS))
         marked = marks.mark_board(marks.unmark_board(body), replace(board.mark, share=token))
-        self._admin.update_dashboard(board.id, {name: value for name, value in marked.items() if value is not None})
+        try:
+            self._admin.update_dashboard(board.id, {name: value for name, value in marked.items() if value is not None})
+        except HealthError as error:
+            self._tell(f"board {key} could not be given its address, so the next --share makes another one: {error}")
         return address
 
     # Finding
@@ -147,6 +157,9 @@ class Pusher:
         made: Content = {}
         # The mark is in the metadata, so it goes last: a push that breaks off in between is repeated by the next.
         if "tags" in body:
+            if found is None:
+                # Of a metric without points this says that it is not there; the next one calls that a bad request.
+                self._admin.update_metric(wish.key, wish.content["metadata"])
             made["tags"] = self._admin.configure_tags(wish.key, body["tags"])
         made["metadata"] = self._admin.update_metric(wish.key, body["metadata"])
         return wish.key, marks.unmark_metric(_metric(made))

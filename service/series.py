@@ -14,7 +14,7 @@ from service.domain import conditions
 from service.domain.checks import CHECK_AGE, CHECK_STATE, CHECK_THRESHOLD
 from service.domain.points import SeenSeries
 from service.domain.samples import Kind
-from service.pipeline.job import COLLECTOR_METRICS, QUOTA_REMAINING
+from service.pipeline.job import COLLECTOR_METRICS, QUOTA_METRICS
 
 # Series that only the data know (a distribution's tags) are those of so long.
 _LOOK_BACK = timedelta(hours=24)
@@ -167,5 +167,5 @@ def _of_distributions(seen: Iterable[SeenSeries], prefix: str) -> list[MetricSer
 
 def _of_itself(settings: CollectorSettings, more: Iterable[Any]) -> list[MetricSeries]:
     """The daemon's health, a series a collector. The quota is GitHub's."""
-    ours = [m for m in COLLECTOR_METRICS if m is not QUOTA_REMAINING or isinstance(settings, GithubCi.Settings)]
+    ours = [m for m in COLLECTOR_METRICS if m not in QUOTA_METRICS or isinstance(settings, GithubCi.Settings)]
     return [MetricSeries(metric.name, 1) for metric in (*ours, *more)]

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from service.domain.naming import kept
 from tests.datadog_openapi import faults, operation
 
 API_KEY, APP_KEY = "a" * 32, "b" * 40
@@ -124,12 +125,17 @@ class FakeDatadog:
             return {"deleted_monitor_id": number}
         return self.monitors[number]
 
-    def _keep_monitor(self, number: int, body: Any) -> dict[str, Any]:
+    def _keep_monitor(self, number: int, body: Any) -> dict[str, Any] | Response:
+        if " by {" not in body["query"] and body["options"].get("new_group_delay") is not None:
+            return self._refuse(400, "The new_group_delay option can only be used for multi-alert monitors")
+        if any(len(tag) > 200 for tag in body["tags"]):
+            return self._refuse(400, "a tag is too long")
         made: dict[str, Any] = copy.deepcopy(body) | {
             "id": number,
             "multi": " by {" in body["query"],
             "overall_state": "OK",
         }
+        made["tags"] = sorted(kept(*tag.split(":", 1)) for tag in made["tags"])
         if self.fills:
             made["options"] = {"notify_audit": False, "silenced": {}, "new_host_delay": 300, **made["options"]}
         self.monitors[number] = made
@@ -138,6 +144,8 @@ class FakeDatadog:
     def _metrics(self, request: Request, parts: list[str], body: Any) -> Any:
         name = parts[0]
         if self.metrics is not None and name not in self.metrics:
+            if request.method == "POST":
+                return self._refuse(400, "Metric is not a distribution")
             return self._refuse(404, "Metric not found")
         if parts[1:] == ["tags"]:
             return self._tag_configuration(request, name, body)

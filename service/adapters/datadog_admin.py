@@ -8,6 +8,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from service.adapters.datadog_client import NotThere, asked, client, model
+from service.domain.errors import Rejected
 
 _PAGE = 100
 Json = dict[str, Any]
@@ -90,7 +91,7 @@ class DatadogAdmin:
             "share_type": "open",
             "global_time": {"live_span": "1h"},
         }
-        answer = _json(self._ask(self._dashboards.create_public_dashboard, model(SharedDashboard, wish)))
+        answer = _json(self._ask(self._dashboards.create_public_dashboard, _body(SharedDashboard, wish)))
         return str(answer.get("token") or ""), str(answer.get("public_url") or "")
 
     # Monitors
@@ -110,12 +111,12 @@ class DatadogAdmin:
     def create_monitor(self, content: Mapping[str, Any]) -> Json:
         from datadog_api_client.v1.model.monitor import Monitor
 
-        return _json(self._ask(self._monitors.create_monitor, model(Monitor, content)))
+        return _json(self._ask(self._monitors.create_monitor, _body(Monitor, content)))
 
     def update_monitor(self, monitor_id: int, content: Mapping[str, Any]) -> Json:
         from datadog_api_client.v1.model.monitor_update_request import MonitorUpdateRequest
 
-        return _json(self._ask(self._monitors.update_monitor, monitor_id, model(MonitorUpdateRequest, content)))
+        return _json(self._ask(self._monitors.update_monitor, monitor_id, _body(MonitorUpdateRequest, content)))
 
     def delete_monitor(self, monitor_id: int) -> None:
         """Raises Rejected while somebody's SLO or composite monitor is built on it."""
@@ -137,7 +138,7 @@ class DatadogAdmin:
         """Raises NotThere while Datadog has not seen a point of it."""
         from datadog_api_client.v1.model.metric_metadata import MetricMetadata
 
-        return _json(self._ask(self._metrics.update_metric_metadata, name, model(MetricMetadata, facts)))
+        return _json(self._ask(self._metrics.update_metric_metadata, name, _body(MetricMetadata, facts)))
 
     def configure_tags(self, name: str, wish: Mapping[str, Any]) -> Json:
         """Sets which tags of a distribution can be queried and that it has percentiles."""
@@ -150,11 +151,11 @@ class DatadogAdmin:
 
         data = {"type": "manage_tags", "id": name}
         if self._tag_configuration(name) is None:
-            body = model(MetricTagConfigurationCreateRequest, {"data": {**data, "attributes": dict(wish)}})
+            body = _body(MetricTagConfigurationCreateRequest, {"data": {**data, "attributes": dict(wish)}})
             answer = self._ask(self._tags.create_tag_configuration, name, body)
         else:
             changed = {key: value for key, value in wish.items() if key != "metric_type"}
-            body = model(MetricTagConfigurationUpdateRequest, {"data": {**data, "attributes": changed}})
+            body = _body(MetricTagConfigurationUpdateRequest, {"data": {**data, "attributes": changed}})
             answer = self._ask(self._tags.update_tag_configuration, name, body)
         return _attributes(answer)
 
@@ -172,10 +173,17 @@ class DatadogAdmin:
             return None
 
 
+def _body(kind: type, content: Mapping[str, Any]) -> Any:
+    try:
+        return model(kind, content)
+    except ValueError as error:
+        raise Rejected(str(error)) from error
+
+
 def _dashboard(content: Mapping[str, Any]) -> Any:
     from datadog_api_client.v1.model.dashboard import Dashboard
 
-    return model(Dashboard, content)
+    return _body(Dashboard, content)
 
 
 def _json(answer: Any) -> Json:

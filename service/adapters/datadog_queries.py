@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from service.adapters.datadog_client import asked, client
 from service.domain.errors import Unavailable
+from service.domain.naming import kept
 
 # The largest value of each minute: a count is not turned into a rate, and a second series of a flip does not halve it.
 _ROLL_UP = ".rollup(max, 60)"
@@ -46,7 +47,8 @@ class DatadogQueries:
 
     def query(self, metric: str, env: str, by: Iterable[str], since: datetime, until: datetime) -> list[Queried]:
         """The series of ``metric`` in ``env``, one for each combination of the tags ``by``."""
-        text = f"max:{metric}{{env:{_tag(env)}}} by {{{','.join(by)}}}{_ROLL_UP}"
+        within = kept("env", env)
+        text = f"max:{metric}{{{within}}} by {{{','.join(by)}}}{_ROLL_UP}"
         answer = self._ask(self._metrics.query_metrics, int(since.timestamp()), int(until.timestamp()), text)
         try:
             if answer.get("status", "ok") != "ok":
@@ -64,8 +66,3 @@ def _series(row: Mapping[str, Any]) -> Queried:
         if value is not None
     ]
     return Queried({name: value for name, _, value in tags if value and value != "N/A"}, sorted(points))
-
-
-def _tag(value: str) -> str:
-    """As Datadog keeps it: small letters, and an underscore for what a tag can't hold."""
-    return "".join(char if char.isalnum() or char in "_-:./" else "_" for char in value.lower())

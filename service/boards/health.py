@@ -4,8 +4,9 @@ from datetime import timedelta
 from typing import Any
 
 from service.boards import queries, widgets
-from service.boards.subjects import Catalogue, Spread, Subject
+from service.boards.subjects import UNSAID, Catalogue, Rhythm, Spread, Subject, rhythms
 from service.domain.checks import CHECK_AGE, CHECK_STATE, CHECK_THRESHOLD
+from service.domain.naming import plain
 
 VARIABLES = ("env", "repo", "workflow_name")
 CHECK_GROUPS = ("workflow_name", "task", "check")
@@ -15,6 +16,7 @@ _HEADINGS = {
     "ci": ("CI", "vivid_blue"),
     "training": ("Training", "vivid_purple"),
     "evaluation": ("Evaluation", "vivid_green"),
+    UNSAID: ("Other", "vivid_orange"),
 }
 _DAY = timedelta(days=1)
 _HOUR = timedelta(hours=1)
@@ -42,8 +44,8 @@ def _category(catalogue: Catalogue, category: str) -> widgets.Grid:
     subjects = catalogue.of(category)
     tiled = [each for each in subjects if each.is_catalogued]
     tiled += [each for each in subjects if not each.is_catalogued][: max(0, TILES - len(tiled))]
-    if subjects:
-        grid.add(_matrix(category, subjects), 12, min(8, 3 + len({each.check for each in subjects}) // 3))
+    for rhythm in rhythms(subjects):
+        grid.add(_matrix(category, rhythm), 12, min(8, 3 + len({each.check for each in rhythm.subjects}) // 3))
     for subject in tiled:
         grid.add(_tile(subject), 2, 2)
         grid.add(_trend(subject), 4, 2)
@@ -55,12 +57,13 @@ def _category(catalogue: Catalogue, category: str) -> widgets.Grid:
     return grid
 
 
-def _matrix(category: str, subjects: list[Subject]) -> widgets.Widget:
+def _matrix(category: str, rhythm: Rhythm) -> widgets.Widget:
     """Status by workflow, task and check; a value that was carried over is yellow, a stale one grey."""
-    groups = list(CHECK_GROUPS) + sorted({name for each in subjects for name in each.groups})
-    within = queries.scope(VARIABLES, {"workflow_category": category})
-    carried = max(each.every for each in subjects) * 1.5
-    stale = max(each.max_age for each in subjects)
+    groups = list(CHECK_GROUPS) + sorted({name for each in rhythm.subjects for name in each.groups})
+    without = [("workflow_name", name) for name in rhythm.without]
+    within = queries.scope(VARIABLES, {"workflow_category": category, **rhythm.tags}, without)
+    carried = rhythm.every * 1.5
+    stale = max(each.max_age for each in rhythm.subjects)
     ages = [
         {"comparator": ">", "value": stale.total_seconds(), "palette": widgets.UNKNOWN},
         {"comparator": ">", "value": carried.total_seconds(), "palette": widgets.CARRIED},
@@ -75,7 +78,8 @@ def _matrix(category: str, subjects: list[Subject]) -> widgets.Widget:
         {"formula": "threshold", "alias": "threshold"},
         {"formula": "age", "alias": "age of the value (yellow: carried, grey: stale)", "conditional_formats": ages},
     ]
-    return widgets.table("Status by workflow and task", columns, formulas, 4 * _HOUR)
+    title = "Status by workflow and task" + (f": {rhythm.workflow}" if rhythm.workflow else "")
+    return widgets.table(title, columns, formulas, 4 * _HOUR)
 
 
 def _scope(subject: Subject) -> str:
@@ -102,9 +106,11 @@ def _durations(spread: Spread) -> list[widgets.Widget]:
     """p50, p90 and p99 of a distribution, a graph a kind."""
     found = []
     for kind in spread.kinds or ("",):
-        within = queries.scope(VARIABLES[:2], {"workflow_category": spread.category} | ({"kind": kind} if kind else {}))
+        within = queries.scope(VARIABLES, {"workflow_category": spread.category} | ({"kind": kind} if kind else {}))
         lines = {name: queries.series(name, spread.metric.name, within) for name in ("p50", "p90", "p99")}
-        title = f"Duration of runs{f', {kind}' if kind else ''} ({spread.metric.unit or 'value'})"
+        name = spread.metric.name.rsplit(".", 1)[-1]
+        what = "Duration of runs" if name == "duration" else name
+        title = f"{what}{f', {kind}' if kind else ''} ({spread.metric.unit or 'value'})"
         found.append(widgets.lines(title, lines, 7 * _DAY))
     return found
 
@@ -118,10 +124,15 @@ def _introduction(catalogue: Catalogue) -> str:
     )
 
 
+def _passes(subject: Subject) -> str:
+    if widgets.condition_colours(subject.condition):
+        return f"Passes: {subject.condition}"
+    return "Without a threshold it has no verdict" if subject.is_catalogued else "Passes: as its record says"
+
+
 def _explained(catalogue: Catalogue, subjects: list[Subject], more: int) -> str:
     lines = [
-        f"- **{each.title}**: {each.metric.help or 'as its snapshot record says'}. "
-        f"Passes: {each.condition if widgets.condition_colours(each.condition) else 'as the record says'}."
+        f"- **{plain(each.title)}**: {each.metric.help or 'as its snapshot record says'}. {_passes(each)}."
         for each in subjects
     ]
     if more > 0:

@@ -13,16 +13,19 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from service.boards.queries import kept as kept_tag
+from service.domain.naming import kept_value
 
 Content = dict[str, Any]
 
+_PLACE = re.compile(r"\[\d+\]$")
+_FEW = 3  # places where the same differs, told one by one
 _SHOWN, _BEFORE = 120, 30  # characters of a text that differs, and of what is before the difference
 
 MANAGED = "managed_by:infra-health"
+PENDING = "0"  # as ``kept``: the first of two writes, so what differs is Datadog's filling in and nobody's edit
 _KEY, _SUM = "infra_health_key:", "infra_health_sum:"
 _BOARD = re.compile(
-    r"\s*Kept as code[^\[\]]*\[infra-health board=(\S+) env=(\S+) sum=(\w+)\.(\w+)(?: share=([\w-]+))?\]"
+    r"\s*Kept as code[^\[\]]*\[infra-health board=(\S+) env=(\S*) sum=(\w+)\.(\w+)(?: share=([\w-]+))?\]"
 )
 _METRIC = re.compile(r"\s*\[infra-health (\w+)\.(\w+)\]")
 
@@ -42,7 +45,7 @@ class Mark:
 
 
 def env_of(env: str) -> str:
-    return kept_tag("env", env).partition(":")[2]
+    return kept_value("env", env)
 
 
 def digest(content: Any) -> str:
@@ -52,8 +55,19 @@ def digest(content: Any) -> str:
 
 
 def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
-    """A line for each value that differs: ``widgets[2].definition.title: "a" -> "b"``."""
-    yield from _differences(_plain(before), _plain(after), path)
+    """A line for each value that differs: ``widgets[2].definition.title: "a" -> "b"``.
+
+    What one key has everywhere, as with a default that Datadog fills in, is one line, after all others.
+    """
+    alike: dict[tuple[str, str], list[str]] = {}
+    for place, change in _differences(_plain(before), _plain(after), path):
+        alike.setdefault((_PLACE.sub("", place).rsplit(".", 1)[-1], change), []).append(place)
+    for (_, change), places in alike.items():
+        if len(places) <= _FEW:
+            yield from (f"{place}: {change}" for place in places)
+    for (key, change), places in alike.items():
+        if len(places) > _FEW:
+            yield f"{key} in {len(places)} places, first {places[0]}: {change}"
 
 
 def mark_board(content: Content, mark: Mark) -> Content:
@@ -124,7 +138,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _differences(before: Any, after: Any, path: str) -> Iterator[str]:
+def _differences(before: Any, after: Any, path: str) -> Iterator[tuple[str, str]]:
     if isinstance(before, dict) and isinstance(after, dict):
         for key in dict.fromkeys((*before, *after)):
             yield from _differences(before.get(key), after.get(key), f"{path}.{key}" if path else str(key))
@@ -138,7 +152,7 @@ def _differences(before: Any, after: Any, path: str) -> Iterator[str]:
             # Of long texts only the part that differs is of interest.
             alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
             start = max(0, alike - _BEFORE)
-        yield f"{path}: {_shown(before, start)} -> {_shown(after, start)}"
+        yield path, f"{_shown(before, start)} -> {_shown(after, start)}"
 
 
 def _shown(value: Any, start: int) -> str:

@@ -3,24 +3,25 @@
 The fleeting tags (status, condition) would leave a dead group behind at each flip, which a monitor keeps as "no data".
 """
 
+import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from service.boards import queries
 from service.boards.health import CHECK_GROUPS
-from service.boards.subjects import Catalogue, CollectorSubject, Subject
+from service.boards.subjects import Catalogue, CollectorSubject, Subject, rhythms
 from service.domain.checks import CHECK_STATE
-from service.pipeline.job import POINTS_LOST, QUOTA_REMAINING, SUCCESS_AGE, UP
+from service.domain.naming import kept
+from service.pipeline.job import POINTS_LOST, QUOTA_LIMIT, QUOTA_REMAINING, SUCCESS_AGE, UP
 
 _MINUTE = timedelta(minutes=1)
 _SHORTEST = timedelta(minutes=10)
 _LONGEST = timedelta(days=7)  # Datadog's bound: last_10080m
-# GitHub gives a token 5,000 requests an hour, an App's installation at least as many; a tenth of that.
-# https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api
-QUOTA_TENTH = 500
+_LONGEST_SLUG = 40  # characters; a key is a tag's value and so has room for a few of them
+_TENTH = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,12 @@ class Monitor:
 
 def monitors(catalogue: Catalogue) -> list[Monitor]:
     """All monitors of one installation, without their marks."""
-    found = [_collector_down(catalogue, each) for each in catalogue.collectors]
-    if catalogue.collectors:
-        found += [_nothing_received(catalogue), _points_lost(catalogue)]
-        if any(each.spends_quota for each in catalogue.collectors):
-            found.append(_quota_low(catalogue))
+    found = [_nothing_received(catalogue)] if catalogue.collectors else []
+    for each in catalogue.collectors:
+        # Each in its own time: a weekly collector's window would hide what an hourly one meets.
+        found += [_collector_down(catalogue, each), _points_lost(catalogue, each)]
+        if each.spends_quota:
+            found.append(_quota_low(catalogue, each))
     return found + list(_checks(catalogue))
 
 
@@ -58,17 +60,21 @@ def _words(length: timedelta) -> str:
     return f"{minutes // 60} h" if minutes % 60 == 0 else f"{minutes} min"
 
 
+def _cycles(length: timedelta, every: timedelta) -> str:
+    return f"two cycles ({_words(length)})" if length == 2 * every else _words(length)
+
+
 def _collector_down(catalogue: Catalogue, collector: CollectorSubject) -> Monitor:
     length = window(collector.every)
-    within = queries.scope(tags={"env": catalogue.env, "collector": collector.name})
+    within = _of(catalogue, collector)
     return _monitor(
         catalogue,
-        f"collector-down.{collector.name}",
+        f"collector-down.{_slug(collector.name)}",
         "collector-down",
         f"Collector {collector.name} is down",
         f"max({_span(length)}):{queries.series('max', UP.name, within)} < 1",
         1.0,
-        alert=f"No run of collector **{collector.name}** succeeded for two cycles ({_words(length)}).",
+        alert=f"No run of collector **{collector.name}** has succeeded for {_cycles(length, collector.every)}.",
         recovery=f"Collector **{collector.name}** succeeds again.",
         priority=2,
     )
@@ -92,37 +98,40 @@ def _nothing_received(catalogue: Catalogue) -> Monitor:
     )
 
 
-def _points_lost(catalogue: Catalogue) -> Monitor:
-    length = window(max(each.every for each in catalogue.collectors))
-    query = queries.series("max", POINTS_LOST.name, queries.scope(tags={"env": catalogue.env}), ["collector"])
+def _points_lost(catalogue: Catalogue, collector: CollectorSubject) -> Monitor:
+    query = queries.series("max", POINTS_LOST.name, _of(catalogue, collector))
     return _monitor(
         catalogue,
+        f"points-lost.{_slug(collector.name)}",
         "points-lost",
-        "points-lost",
-        "Points of {{collector.name}} were lost",
-        f"max({_span(length)}):{query} > 0",
+        f"Points of {collector.name} were lost",
+        f"max({_span(window(collector.every))}):{query} > 0",
         0.0,
-        alert="{{value}} points of collector **{{collector.name}}** were lost within the last 24 hours.",
-        recovery="No point of **{{collector.name}}** was lost within the last 24 hours.",
+        alert=f"{{{{value}}}} points of collector **{collector.name}** were lost within the last 24 hours.",
+        recovery=f"No point of **{collector.name}** was lost within the last 24 hours.",
         priority=3,
     )
 
 
-def _quota_low(catalogue: Catalogue) -> Monitor:
-    spending = [each for each in catalogue.collectors if each.spends_quota]
-    length = window(max(each.every for each in spending))
-    query = queries.series("min", QUOTA_REMAINING.name, queries.scope(tags={"env": catalogue.env}), ["collector"])
+def _quota_low(catalogue: Catalogue, collector: CollectorSubject) -> Monitor:
+    within = _of(catalogue, collector)
+    left = queries.series("min", QUOTA_REMAINING.name, within)
+    limit = queries.series("max", QUOTA_LIMIT.name, within)
     return _monitor(
         catalogue,
+        f"quota-low.{_slug(collector.name)}",
         "quota-low",
-        "quota-low",
-        "GitHub's quota is nearly used up",
-        f"max({_span(length)}):{query} < {QUOTA_TENTH}",
-        float(QUOTA_TENTH),
-        alert=f"Less than a tenth of GitHub's quota ({QUOTA_TENTH} requests) is left for **{{{{collector.name}}}}**.",
-        recovery="GitHub's quota has recovered.",
+        f"GitHub's quota is nearly used up for {collector.name}",
+        f"max({_span(window(collector.every))}):{left} / {limit} < {_TENTH}",
+        _TENTH,
+        alert=f"Less than a tenth of GitHub's quota is left for **{collector.name}**: {{{{value}}}} of 1.",
+        recovery=f"GitHub's quota has recovered for **{collector.name}**.",
         priority=4,
     )
+
+
+def _of(catalogue: Catalogue, collector: CollectorSubject) -> str:
+    return queries.scope(tags={"env": catalogue.env, "collector": collector.name})
 
 
 def _checks(catalogue: Catalogue) -> Iterator[Monitor]:
@@ -138,18 +147,19 @@ def _checks(catalogue: Catalogue) -> Iterator[Monitor]:
         name = ".".join(_slug(part) for part in (each.category, *each.tags.values()))
         yield _check_failing(
             catalogue, f"check.{name}", each.title, {"workflow_category": each.category, **each.tags},
-            _alerting(each),
+            (*CHECK_GROUPS, *_alerting(each)),
             each.every, f"{each.metric.help}; it passes while the value is {each.condition}",
         )  # fmt: skip
     for category in catalogue.categories:
         seen = [each for each in catalogue.of(category) if not each.is_catalogued]
-        if seen:
+        for rhythm in rhythms(seen):
             # A series without the tag would be in no group: only what all of them have tells them apart.
-            extra = sorted(set[str].intersection(*(set(_alerting(each)) for each in seen)))
+            extra = sorted(set[str].intersection(*(set(_alerting(each)) for each in rhythm.subjects)))
             title = "{{workflow_name.name}}, {{task.name}} / {{check.name}}"
+            key = ".".join(["checks", *map(_slug, (category, *rhythm.tags.values()))])
             yield _check_failing(
-                catalogue, f"checks.{_slug(category)}", title, {"workflow_category": category},
-                (*CHECK_GROUPS, *extra), max(each.every for each in seen), "its snapshot record says what it expects",
+                catalogue, key, title, {"workflow_category": category, **rhythm.tags}, (*CHECK_GROUPS, *extra),
+                rhythm.every, "its snapshot record says what it expects", rhythm.without,
             )  # fmt: skip
 
 
@@ -166,9 +176,12 @@ def _check_failing(
     groups: tuple[str, ...],
     every: timedelta,
     meaning: str,
+    without: Iterable[str] = (),
 ) -> Monitor:
+    """``without``: workflows that have a monitor of their own."""
     length = window(every)
-    within = queries.scope(tags={"env": catalogue.env, **tags})
+    left_out = [("workflow_name", name) for name in without]
+    within = queries.scope(tags={"env": catalogue.env, **tags}, without=left_out)
     state = queries.series("max", CHECK_STATE.name, within, groups)
     where = "".join(f" ({name} {{{{{name}.name}}}})" for name in groups if name not in CHECK_GROUPS)
     return _monitor(
@@ -179,9 +192,11 @@ def _check_failing(
         # 1 for fail (1), 0 for pass (0) and for unknown (2): what nobody measured is not failing.
         f"min({_span(length)}):1 - abs({state} - 1) >= 1",
         1.0,
-        alert=f"**{title}**{where} has been failing for {_words(length)}: {meaning}.",
+        alert=f"**{title}**{where} has been failing for {_cycles(length, every)}: {meaning}.",
         recovery=f"**{title}**{where} no longer fails.",
         priority=3,
+        # The window of a check that has just appeared holds but its first states: it gets its time, too.
+        new_group_delay=length,
     )
 
 
@@ -197,7 +212,9 @@ def _monitor(
     recovery: str,
     priority: int,
     no_data: tuple[timedelta, str] | None = None,
+    new_group_delay: timedelta | None = None,
 ) -> Monitor:
+    """``new_group_delay``: of a query with groups; Datadog refuses it for any other."""
     options: dict[str, Any] = {
         "thresholds": {"critical": critical},
         "include_tags": True,
@@ -205,8 +222,9 @@ def _monitor(
         "notify_no_data": no_data is not None,
         "require_full_window": False,
         "renotify_interval": 0,
-        "new_group_delay": 60,
     }
+    if new_group_delay:
+        options["new_group_delay"] = int(new_group_delay.total_seconds())
     parts = [f"{{{{#is_alert}}}}\n{alert}\n{{{{/is_alert}}}}"]
     if no_data:
         options["no_data_timeframe"] = -(-no_data[0] // _MINUTE)
@@ -220,7 +238,7 @@ def _monitor(
         "type": "query alert",
         "query": query,
         "message": "\n".join(parts),
-        "tags": [queries.kept("env", catalogue.env), "service:infra-health"],
+        "tags": [kept("env", catalogue.env), "service:infra-health"],
         "priority": priority,
         "options": options,
     }
@@ -228,5 +246,6 @@ def _monitor(
 
 
 def _slug(text: str) -> str:
-    """Part of a key: what a tag keeps as it is."""
-    return re.sub(r"[^a-z0-9_\-]+", "_", text.lower())
+    """Part of a key: what a tag keeps as it is, short, and another one for each ``text``."""
+    plain = re.sub(r"[^a-z0-9\-]+", "_", text.lower()).strip("_")[:_LONGEST_SLUG]
+    return plain if plain == text else f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

@@ -88,6 +88,8 @@ def _step(wish: Wanted, found: Found | None, force: bool) -> Step:
     if found.mark is None:
         # Only a metric is there before we speak of it; its words may be somebody's.
         act = Act.EDITED if _is_described(found.content) and changes and not force else Act.UPDATE
+    elif found.mark.kept == marks.PENDING:
+        act = Act.UPDATE
     elif marks.digest(found.content) != found.mark.kept and changes and not force:
         act = Act.EDITED
     elif found.mark.wanted == marks.digest(wish.content) and (not changes or _is_as_kept(found)):

@@ -1,25 +1,21 @@
 """Metric queries in Datadog's language. Tags that flip (status, condition, version) have no place in any of them."""
 
-import re
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 
-from service.domain.naming import LONGEST
+from service.domain.naming import kept
 
-# What Datadog keeps of a tag; all else becomes an underscore, so a filter has to say what is kept.
-# https://docs.datadoghq.com/getting_started/tagging/#define-tags
-_NOT_KEPT = re.compile(r"[^\w\-:./]")
 # Interpolation ends after five minutes and fill reaches at most ten: a late heartbeat makes no hole.
-_HOLD = ".fill(last, 600)"
+HOLDS = timedelta(seconds=600)
+_HOLD = f".fill(last, {HOLDS.total_seconds():.0f})"
 
 
-def kept(name: str, value: str) -> str:
-    """The tag as Datadog keeps it: lower case, other characters as underscores, cut to 200."""
-    return _NOT_KEPT.sub("_", f"{name}:{value}".lower())[:LONGEST].rstrip(":")
-
-
-def scope(variables: Iterable[str] = (), tags: Mapping[str, str] | None = None) -> str:
-    """``$env,task:benchmarks``: the template variables, then the fixed tags."""
+def scope(
+    variables: Iterable[str] = (), tags: Mapping[str, str] | None = None, without: Iterable[tuple[str, str]] = ()
+) -> str:
+    """``$env,task:benchmarks,!check:count``: the template variables, the fixed tags, and those that are left out."""
     parts = [f"${name}" for name in variables] + [kept(name, value) for name, value in (tags or {}).items()]
+    parts += [f"!{kept(name, value)}" for name, value in without]
     return ",".join(parts) or "*"
 
 

@@ -1,6 +1,7 @@
 """What boards and monitors are about: the checks and collectors of one configuration, as plain values."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -8,6 +9,7 @@ from service.domain import conditions
 from service.domain.samples import Metric
 
 _CATEGORIES = ("ci", "training", "evaluation")
+UNSAID = "none"  # what a required tag says that a collector does not fill
 _RUNBOOK = "docs/runbook.md"
 
 
@@ -41,7 +43,9 @@ class Subject:
     def title(self) -> str:
         # For most checks of a snapshot the task says it all; the metric tells two values of one check apart.
         name = f"{self.task} / {self.check}" if self.is_catalogued else f"{self.metric.name.rsplit('.', 1)[-1]}"
-        about = [] if self.is_catalogued else [f"{self.workflow_name}, {self.task} / {self.check}"]
+        # An outside collector need not say whose check a metric is.
+        is_placed = {self.workflow_name, self.task, self.check} != {UNSAID}
+        about = [f"{self.workflow_name}, {self.task} / {self.check}"] if is_placed and not self.is_catalogued else []
         about += [f"{tag} {value}" for tag, value in self.only.items()]
         return f"{name} ({', '.join(about)})" if about else name
 
@@ -52,6 +56,43 @@ class Subject:
         if condition is None:
             return "max"
         return "max" if condition.operator.startswith("<") else "min"
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """Checks that are measured equally often. ``workflow``: the only one; None: all of the category but ``without``."""
+
+    every: timedelta
+    subjects: tuple[Subject, ...]
+    workflow: str | None = None
+    without: tuple[str, ...] = ()
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return {} if self.workflow is None else {"workflow_name": self.workflow}
+
+
+def rhythms(subjects: Iterable[Subject]) -> list[Rhythm]:
+    """The interval of most checks, which holds for those that are still to come, too; then each workflow with another.
+
+    An hourly check must not wait for a weekly one's second measurement before somebody hears of it.
+    """
+    workflows: dict[str, list[Subject]] = {}
+    for each in subjects:
+        workflows.setdefault(each.workflow_name, []).append(each)
+    longest = {name: max(each.every for each in of) for name, of in workflows.items()}
+    if not longest:
+        return []
+    checks = Counter(
+        each.every for of in workflows.values() for each in of if each.every == longest[each.workflow_name]
+    )
+    usual = min(checks, key=lambda every: (-checks[every], every))
+    odd = [name for name, every in longest.items() if every != usual]
+    most = tuple(each for name, of in workflows.items() if name not in odd for each in of)
+    return [
+        Rhythm(usual, most, without=tuple(odd)),
+        *(Rhythm(longest[name], tuple(workflows[name]), workflow=name) for name in odd),
+    ]
 
 
 @dataclass(frozen=True, slots=True)

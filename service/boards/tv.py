@@ -18,9 +18,10 @@ _TOP, _MIDDLE = 30, 24
 _ACROSS = 4  # tiles in a row of workflows: a tile is 480 pixels wide
 _SHOWN = timedelta(hours=1)
 _SIZE = "48"
-# Groups whose state is exactly 1: pass is 0 and not counted, unknown is 2 and cut off.
-_FAILING = "count_nonzero(cutoff_max(value, 1))"
-_UNKNOWN = "count_nonzero(cutoff_min(value, 2))"
+# A state is 0 pass, 1 fail, 2 unknown. What is not counted becomes 0 and is not cut off: without any value left
+# Datadog would show "no data" where the number is 0.
+_FAILING = "count_nonzero(1 - abs(value - 1))"
+_UNKNOWN = "count_nonzero(clamp_min(value, 1) - 1)"
 _NOT_PASSING = "count_nonzero(value)"
 _NONE_IS_GOOD = [
     {"comparator": ">", "value": 0.0, "palette": widgets.FAIL},
@@ -91,8 +92,8 @@ def _count(title: str, query: str, formula: str, colours: list[dict[str, Any]]) 
 
 
 def _freshness(catalogue: Catalogue) -> widgets.Widget:
-    """How old the oldest of the freshest news is: what tells a quiet screen from a dead one."""
-    late = 2 * max((each.every for each in catalogue.collectors), default=timedelta(hours=1))
+    """How old the newest value is: what tells a quiet screen from a dead one. The most frequent collector brings it."""
+    late = 2 * min((each.every for each in catalogue.collectors), default=timedelta(hours=1))
     colours = [
         {"comparator": ">", "value": late / timedelta(minutes=1), "palette": widgets.UNKNOWN},
         {"comparator": "<=", "value": late / timedelta(minutes=1), "palette": widgets.PASS},

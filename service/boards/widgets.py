@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from service.domain import conditions
+from service.domain.naming import kept_value
 
 Widget = dict[str, Any]
 
@@ -204,4 +205,5 @@ class Grid:
 
 def variables(env: str, *names: str) -> list[dict[str, Any]]:
     """Template variables: the environment of this installation, everything of the others."""
-    return [{"name": name, "prefix": name, "defaults": [env] if name == "env" else ["*"]} for name in ("env", *names)]
+    here = {"env": [kept_value("env", env)]}
+    return [{"name": name, "prefix": name, "defaults": here.get(name, ["*"])} for name in ("env", *names)]

@@ -66,6 +66,7 @@ async def _compare(
     from service.comparison import theirs, verdicts
     from service.comparison.gather import gather
     from service.comparison.values import line_up
+    from service.config import Mode
     from service.parts import edges
 
     values: list[Value] = []
@@ -79,6 +80,8 @@ async def _compare(
             ours = await gather(settings, store, None if offline else parts.github, at)
             if "datadog" in against:
                 values += await _from_datadog(settings, environ, ours)
+                if settings.mode is Mode.LIVE:
+                    ours.notes.append("mode is live: Datadog's values may be our own; compare while it is shadow")
     finally:
         await store.close()
     pairs = line_up(values, [value for value in ours.values if not value.metric.startswith(verdicts.OURS)])
@@ -106,6 +109,7 @@ async def _from_datadog(settings: "Settings", environ: Mapping[str, str], ours: 
 
     def ask() -> "list[Value]":
         with DatadogQueries(intake_url(settings.datadog), api_key, app_key) as queries:
-            return theirs.from_datadog(queries, wanted, settings.datadog.env, datetime.now(UTC))
+            left_out = ours.unmeasured | ours.faults.keys()
+            return theirs.from_datadog(queries, wanted, left_out, settings.datadog.env, datetime.now(UTC))
 
     return await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from service.boards.plan import Found, Step, Wanted
     from service.pushing import Pusher
 
+_IN_VAIN = 3  # objects in a row that Datadog could not take, each after several tries: the others would fare alike
 _BOARDS = ("health", "tv", "collectors")
 _WORDS = ("dashboards", "monitors", "metadata", *_BOARDS)
 _WOULD = {
@@ -98,7 +99,7 @@ def push(options: Options, what: tuple[str, ...], force: bool, prune: bool, shar
         wishes, env, _ = _wishes(options, what)
         with _pusher(options, env) as pusher:
             steps = _plan(pusher, wishes, what, force=force)
-            done = [_carry_out(pusher, step, options, prune=prune) for step in steps]
+            done = _carry_out_all(pusher, steps, options, prune=prune)
             # A free layout is what Datadog calls a screenboard.
             address = pusher.share("tv", "custom_screenboard") if share else None
         if options.json:
@@ -109,8 +110,8 @@ def push(options: Options, what: tuple[str, ...], force: bool, prune: bool, shar
         if left:
             say(f"{left} edited by hand and left alone; --force overwrites them.", fg="red")
         if not options.json:
-            _summary(steps)
-        failed = any(each["outcome"] == "failed" for each in done)
+            _summary(steps, sum(each["outcome"] in ("created", "updated", "removed") for each in done))
+        failed = len(done) < len(steps) or any(each["outcome"] == "failed" for each in done)
         end(Exit.FAILED if failed or left else Exit.DONE)
 
 
@@ -210,12 +211,30 @@ def _plan(pusher: "Pusher", wishes: "list[Wanted]", what: Sequence[str], *, forc
     return steps(wishes, there, force=force)
 
 
-def _carry_out(pusher: "Pusher", step: "Step", options: Options, *, prune: bool) -> dict[str, Any]:
-    """One step, told; what came of it. Raises Unauthorized: the next step would fail alike."""
+def _carry_out_all(pusher: "Pusher", steps: "Sequence[Step]", options: Options, *, prune: bool) -> list[dict[str, Any]]:
+    """What came of each step; when Datadog can't take anything any more, of those up to then."""
+    done: list[dict[str, Any]] = []
+    in_vain = 0
+    for step in steps:
+        result, is_lost = _carry_out(pusher, step, options, prune=prune)
+        done.append(result)
+        in_vain = in_vain + 1 if is_lost else 0
+        if in_vain == _IN_VAIN and len(done) < len(steps):
+            say(f"Datadog takes nothing now; {len(steps) - len(done)} were not tried. Push again later.", fg="red")
+            break
+    return done
+
+
+def _carry_out(pusher: "Pusher", step: "Step", options: Options, *, prune: bool) -> tuple[dict[str, Any], bool]:
+    """One step, told; what came of it, and whether Datadog was out of reach for all its tries.
+
+    Raises Unauthorized: the next step would fail alike.
+    """
     from service.adapters.datadog_client import NotThere
     from service.boards.plan import Act, Kind
-    from service.domain.errors import HealthError, Unauthorized
+    from service.domain.errors import HealthError, Unauthorized, Unavailable
 
+    is_lost = False
     outcome, number, reason = {"same": "same", "edited": "edited by hand, left alone"}.get(step.act.value, ""), "", ""
     try:
         if step.act in (Act.CREATE, Act.UPDATE):
@@ -234,11 +253,13 @@ def _carry_out(pusher: "Pusher", step: "Step", options: Options, *, prune: bool)
             reason = "Datadog has no point of it so far; push again when it has"
     except HealthError as error:
         outcome, reason = "failed", str(error)
+        is_lost = isinstance(error, Unavailable)
     if not options.json:
         _tell(step, f"{outcome}{f': {reason}' if reason else ''}")
     elif outcome == "failed":
         say(f"{step.kind.value} {step.key}: {reason}", fg="red")
-    return _as_json(step, outcome) | {"id": number or (step.found.id if step.found else ""), "reason": reason}
+    result = _as_json(step, outcome) | {"id": number or (step.found.id if step.found else ""), "reason": reason}
+    return result, is_lost
 
 
 def _as_json(step: "Step", outcome: str) -> dict[str, Any]:
@@ -253,6 +274,7 @@ def _tell(step: "Step", outcome: str) -> None:
         click.echo(f"    {change}")
 
 
-def _summary(steps: "list[Step]") -> None:
+def _summary(steps: "list[Step]", written: int = 0) -> None:
+    """``written``: what a push has just brought to what it should be."""
     same = sum(step.act.value == "same" for step in steps)
-    say(f"{same} of {len(steps)} are as they should be.")
+    say(f"{same + written} of {len(steps)} are as they should be" + (f", {written} written." if written else "."))

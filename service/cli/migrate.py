@@ -1,5 +1,6 @@
 """``migrate``: from the CronJobs of before to config.yaml and a patch of the Deployment."""
 
+import itertools
 from pathlib import Path
 
 import click
@@ -38,7 +39,7 @@ def migrate(options: Options, sources: tuple[str, ...], output: Path | None, pat
             workloads += found
             notes += more
         result = plan(workloads, {name: kind.Settings for name, kind in registry.installed().items()})
-        config, patch = write.config(result), write.patch(result)
+        config, patch = write.config(result, notes), write.patch(result)
         if output:
             patch_file = patch_file or output.with_name("k8s-patch.yaml")
         for path, text in ((output, config), (patch_file, patch)):
@@ -82,13 +83,15 @@ def migrate(options: Options, sources: tuple[str, ...], output: Path | None, pat
 
 
 def _write(path: Path, text: str) -> None:
-    """A file that is there already is kept as FILE.bak."""
+    """A file that is there already is kept as FILE.bak, and an older one of these as well."""
     from service.domain.errors import ConfigError
 
     try:
         if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
-            path.replace(path.with_name(f"{path.name}.bak"))
-            say(f"{path} was there: it is {path.name}.bak now", fg="yellow")
+            names = (f"{path.name}.bak{number or ''}" for number in itertools.count())
+            kept = next(each for name in names if not (each := path.with_name(name)).exists())
+            path.replace(kept)
+            say(f"{path} was there: it is {kept.name} now", fg="yellow")
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: can't be written: {error.strerror}") from error

@@ -10,7 +10,7 @@ from service.collectors.ci_metrics import expected_checks
 from service.collectors.ci_settings import GithubCiSettings
 from service.collectors.ci_workflows import workflows
 from service.collectors.github_ci import memory_key
-from service.comparison.replaced import Facts
+from service.comparison.replaced import KNOWN, Facts
 from service.comparison.values import Value
 from service.config import SHADOW_PREFIX, Settings
 from service.domain import cron
@@ -55,14 +55,15 @@ async def gather(settings: Settings, store: SqliteStore, github: Github | None, 
                 ours.unmeasured.add(check.metric)
         if isinstance(each, GithubCiSettings):
             # A check that never had a value has no metric yet, so what is expected but did not come is looked up.
-            expected = {metric for metric, _ in expected_checks(each)}
-            left = expected - measured
+            # So is what the replaced collector sent without a list of workflows, too.
+            left = {metric for metric, _ in expected_checks(each)} | KNOWN
+            left -= measured
             if run.error:
                 ours.faults |= dict.fromkeys(left, run.error)
             else:
                 ours.unmeasured |= left
             for repo in each.all_repositories:
-                facts = await _facts(store, github, name, each, repo, run.started, ours.notes)
+                facts = await _facts(store, github, name, each, repo, run, ours.notes)
                 if facts:
                     ours.facts[repo if each.repositories else ""] = facts
     return ours
@@ -97,14 +98,15 @@ async def _facts(
     job: str,
     settings: GithubCiSettings,
     repo: str,
-    now: datetime,
+    run: Run,
     notes: list[str],
 ) -> Facts | None:
     known = ci_memory.load(await store.recall(job, memory_key(settings, repo)), repo, settings.branch)
     if known is None:
         notes.append(f"{job}: of {repo} no runs are remembered, so causes can't be looked for")
         return None
-    facts = Facts(settings, now, list(known.runs.values()), known.attempts)
+    now = run.started
+    facts = Facts(settings, now, list(known.runs.values()), known.attempts, until=run.ended)
     if github is None:
         return facts
     try:

@@ -5,11 +5,12 @@ that turns our value into theirs on the same runs.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from itertools import combinations
 from math import ceil
+from statistics import quantiles
 
 from service.collectors import ci_runs
 from service.collectors.ci_runs import Run
@@ -30,8 +31,12 @@ class Cause(StrEnum):
     WHOLE_DAYS = "whole-day window of pull requests"
     FIRST_PULLS = "pull requests beyond the first 30"
     CANCELLED = "cancelled runs counted"
+    UNFINISHED = "unfinished runs counted"
     ALL_RUNS = "all runs instead of pre-merge ones"
     ROUNDED = "rounded"
+    PERCENTILE = "another reading of a percentile"
+    SHARE = "the share of good runs, not whether all are good"
+    RERUNS = "whatever succeeded at a later attempt called flaky"
     CREATION = "runs taken and timed from their creation, not from their last attempt"
     MOMENT = "measured at another moment"
     MADE_UP = "nothing to measure: the CronJob sent a number all the same"
@@ -45,6 +50,7 @@ class Cause(StrEnum):
 class Facts:
     """What is known of a repository at ``now``, the instant of our run. ``their_now``: that of theirs.
 
+    ``until``: when our run had read them; ``runs`` may be newer, for later runs of ours change what is remembered.
     ``attempts``: conclusions of earlier attempts by run. ``workflows``: in GitHub's order, None where GitHub could not
     be asked. ``pulls``: counts by the metric's name, of the window to the second and of the one in whole days.
     """
@@ -56,20 +62,31 @@ class Facts:
     workflows: Sequence[Workflow] | None = None
     pulls: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     their_now: datetime | None = None
+    until: datetime | None = None
 
 
 def causes(metric: str, theirs: float, facts: Facts) -> list[Cause]:
-    """The smallest set of causes that gives ``theirs``, empty where none does."""
+    """The smallest set of causes that gives ``theirs``, which is not ours; empty where none does."""
     name = metric.removeprefix(NAMESPACE)
     rule = _RULES.get(name)
     if rule is None:
         return []
-    relevant = [*rule.causes, *((Cause.MOMENT,) if facts.their_now else ())]
+    if any(alike(theirs, value) for value in rule.values(name, frozenset(), facts)):
+        # Our own rules give it from what is known now. Pull requests were asked for just now, so a younger number may
+        # be right as well; anything else means that ours was wrong.
+        is_younger = facts.their_now is not None and facts.their_now > facts.now
+        return [Cause.MOMENT] if rule.values is _pulls and is_younger else []
+    relevant = [*rule.causes, *((Cause.MOMENT,) if _is_known(facts) else ())]
     for size in range(1, len(relevant) + 1):
         for chosen in combinations(relevant, size):
             if any(alike(theirs, value) for value in rule.values(name, frozenset(chosen), facts)):
                 return list(chosen)
     return []
+
+
+def _is_known(facts: Facts) -> bool:
+    """Whether their moment is near enough for its runs to be known: without any, each count would be a true 0."""
+    return facts.their_now is not None and abs(facts.their_now - facts.now) <= facts.settings.history_window
 
 
 def possible(metric: str) -> list[Cause]:
@@ -94,12 +111,14 @@ def _moment(chosen: Chosen, facts: Facts) -> datetime:
     return facts.their_now if Cause.MOMENT in chosen and facts.their_now else facts.now
 
 
-def _known(chosen: Chosen, facts: Facts) -> list[Run]:
-    """The runs as of the moment: of one that has changed since only that it was there."""
-    moment = _moment(chosen, facts)
-    if moment >= facts.now:
-        return list(facts.runs)
-    return [run for run in facts.runs if run.created <= moment and (run.updated <= moment or run.conclusion is None)]
+def _known(chosen: Chosen, facts: Facts) -> Iterator[Run]:
+    """The runs as of the moment: one that has changed since was not over then."""
+    moment = facts.their_now if Cause.MOMENT in chosen else facts.until or facts.now
+    for run in facts.runs:
+        if moment is None or run.updated <= moment:
+            yield run
+        elif run.created <= moment:
+            yield replace(run, conclusion=None)
 
 
 def _window(chosen: Chosen, facts: Facts, wanted: Callable[[Run], bool]) -> list[Run]:
@@ -111,16 +130,17 @@ def _window(chosen: Chosen, facts: Facts, wanted: Callable[[Run], bool]) -> list
 
 
 def _judged(chosen: Chosen, runs: Iterable[Run]) -> list[Run]:
-    """Conclusive runs, or all that ended, where cancelled and skipped ones counted as failures."""
-    return [run for run in runs if (run.conclusion if Cause.CANCELLED in chosen else run.is_conclusive)]
+    """Conclusive runs, or also cancelled and skipped ones, or unfinished ones, which counted as failures."""
+    return [
+        run for run in runs if run.is_conclusive or (Cause.CANCELLED if run.conclusion else Cause.UNFINISHED) in chosen
+    ]
 
 
 def _success(_: str, chosen: Chosen, facts: Facts) -> Iterator[float]:
     runs = _judged(chosen, _window(chosen, facts, lambda run: run.on_branch))
     if runs:
         good = sum(run.conclusion == "success" for run in runs)
-        yield float(good == len(runs))
-        yield good / len(runs)
+        yield good / len(runs) if Cause.SHARE in chosen else float(good == len(runs))
 
 
 def _cancelled(_: str, chosen: Chosen, facts: Facts) -> Iterator[float]:
@@ -131,9 +151,10 @@ def _cancelled(_: str, chosen: Chosen, facts: Facts) -> Iterator[float]:
 
 def _flaky(_: str, chosen: Chosen, facts: Facts) -> Iterator[float]:
     runs = [run for run in _window(chosen, facts, lambda run: True) if run.attempt > 1 and run.conclusion == "success"]
-    yield float(sum(ci_runs.has_failed_attempt(run, facts.attempts.get(run.id, {})) is True for run in runs))
-    # Without a look at the attempts, every run that succeeded at a later one.
-    yield float(len(runs))
+    if Cause.RERUNS in chosen:
+        yield float(len(runs))
+    else:
+        yield float(sum(ci_runs.has_failed_attempt(run, facts.attempts.get(run.id, {})) is True for run in runs))
 
 
 def _p90(_: str, chosen: Chosen, facts: Facts) -> Iterator[float]:
@@ -143,14 +164,14 @@ def _p90(_: str, chosen: Chosen, facts: Facts) -> Iterator[float]:
     minutes = sorted(
         max(0.0, (run.updated - (run.created if by_creation else run.started)).total_seconds() / 60) for run in runs
     )
-    if minutes:
-        found = [
-            ci_runs.quantile(minutes, 0.9),
-            # The two other usual readings of a percentile.
-            minutes[ceil(0.9 * len(minutes)) - 1],
-            minutes[min(len(minutes) - 1, int(0.9 * len(minutes)))],
-        ]
-        yield from (round(each, digits) for each in found for digits in (1, 2)) if Cause.ROUNDED in chosen else found
+    if not minutes:
+        return
+    found = [ci_runs.quantile(minutes, 0.9)]
+    if Cause.PERCENTILE in chosen:
+        # By rank (up and down), and as statistics.quantiles reads it.
+        found = [minutes[ceil(0.9 * len(minutes)) - 1], minutes[min(len(minutes) - 1, int(0.9 * len(minutes)))]]
+        found += [quantiles(minutes, n=10)[8]] if len(minutes) > 1 else []
+    yield from (round(each, digits) for each in found for digits in (1, 2)) if Cause.ROUNDED in chosen else found
 
 
 def _latest(chosen: Chosen, facts: Facts) -> dict[int, Run]:
@@ -196,15 +217,16 @@ def _pulls(name: str, chosen: Chosen, facts: Facts) -> Iterator[float]:
         yield min(count, float(_FIRST_PAGE)) if Cause.FIRST_PULLS in chosen else count
 
 
-_RUNS = (Cause.CANCELLED, Cause.CUT, Cause.CREATION)
+_JUDGED = (Cause.CANCELLED, Cause.UNFINISHED)
+_TAKEN = (Cause.CUT, Cause.CREATION)
 _RULES: Mapping[str, _Rule] = {
-    "ci.workflow.tests_blocking_merge": _Rule((Cause.CANCELLED, Cause.FIRST_PAGE), _passing),
-    "ci.workflow.benchmarks": _Rule((Cause.CANCELLED, Cause.FIRST_PAGE), _passing),
-    "ci.workflow.other_failing": _Rule((Cause.FIRST_PAGE, Cause.CANCELLED), _failing),
-    "ci.workflow.success": _Rule(_RUNS, _success),
-    "ci.workflow.flaky_tests": _Rule((Cause.CUT, Cause.CREATION), _flaky),
-    "ci.workflow.duration.p90": _Rule((Cause.ROUNDED, Cause.ALL_RUNS, *_RUNS), _p90),
-    "ci.workflow.cancelled": _Rule((Cause.CUT, Cause.CREATION, Cause.ALL_RUNS), _cancelled),
+    "ci.workflow.tests_blocking_merge": _Rule((*_JUDGED, Cause.FIRST_PAGE), _passing),
+    "ci.workflow.benchmarks": _Rule((*_JUDGED, Cause.FIRST_PAGE), _passing),
+    "ci.workflow.other_failing": _Rule((Cause.FIRST_PAGE, *_JUDGED), _failing),
+    "ci.workflow.success": _Rule((Cause.SHARE, *_JUDGED, *_TAKEN), _success),
+    "ci.workflow.flaky_tests": _Rule((Cause.RERUNS, *_TAKEN), _flaky),
+    "ci.workflow.duration.p90": _Rule((Cause.ROUNDED, Cause.PERCENTILE, Cause.ALL_RUNS, *_JUDGED, *_TAKEN), _p90),
+    "ci.workflow.cancelled": _Rule((*_TAKEN, Cause.ALL_RUNS), _cancelled),
     "github.hotfix.count": _Rule((Cause.WHOLE_DAYS, Cause.FIRST_PULLS), _pulls),
     "github.force_merge.count": _Rule((Cause.WHOLE_DAYS, Cause.FIRST_PULLS), _pulls),
     "github.reverts.count": _Rule((Cause.WHOLE_DAYS, Cause.FIRST_PULLS), _pulls),

@@ -35,10 +35,16 @@ def from_file(name: str) -> list[Value]:
     return [_value(row, f"{name}: sample {place}") for place, row in enumerate(rows, 1)]
 
 
-def from_datadog(queries: DatadogQueries, ours: Iterable[Value], env: str, now: datetime) -> list[Value]:
-    """The newest value of each of the metrics that we have, as the CronJobs sent it. Blocking. Raises HealthError."""
+def from_datadog(
+    queries: DatadogQueries, ours: Iterable[Value], unmeasured: Iterable[str], env: str, now: datetime
+) -> list[Value]:
+    """The newest value of each of the metrics that we have or left out, as the CronJobs sent it.
+
+    Blocking. Raises HealthError.
+    """
     found = []
-    for metric, kind in {value.metric: value.kind for value in ours}.items():
+    kinds = dict.fromkeys(sorted(unmeasured), "gauge") | {value.metric: value.kind for value in ours}
+    for metric, kind in kinds.items():
         if kind == "distribution":
             continue  # the CronJobs sent none
         for series in queries.query(metric, env, _BY, now - _LOOK_BACK, now):

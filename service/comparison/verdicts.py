@@ -13,6 +13,7 @@ from service.comparison.values import Pair, alike
 OURS = ("metta.infra.check.", "metta.infra.collector.")
 _MOST_SUMMED = 10_000
 _USUAL = timedelta(minutes=10)
+_SOON = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def judge(
     """``facts``: by repository, "" for the only one. ``unmeasured``: metrics that our run had nothing to measure for.
 
     ``faults``: what our runs left out, by metric. ``intervals``: of each collector; values further apart are of
-    different cycles.
+    different cycles, and not to be compared.
     ``is_summed``: theirs come from Datadog, which may have added counts up.
     """
     return [_judge(pair, facts, unmeasured, faults, intervals, is_summed=is_summed) for pair in pairs]
@@ -94,14 +95,22 @@ def _judge(
     if is_summed and _times(theirs.value, ours.value) and pair.metric.removeprefix(replaced.NAMESPACE) in _TOTALS:
         return Verdict(pair, (Cause.SUMMED,), hint=f"{theirs.value / ours.value:.0f} times ours")
     if pair.apart is not None and pair.apart > intervals.get(ours.collector, _USUAL):
-        return Verdict(pair, (Cause.MOMENT,), hint=f"{_minutes(pair.apart)} apart")
+        # No run of ours is near theirs: that explains nothing, it makes the comparison worthless.
+        return Verdict(
+            pair, is_open=True, hint=f"measured {_minutes(pair.apart)} apart; compare what is nearer in time"
+        )
     if pair.metric not in replaced.KNOWN:
         return Verdict(pair, is_open=True)
     if known is None:
         maybe = " or ".join(replaced.possible(pair.metric))
         return Verdict(pair, is_open=True, hint=f"our runs of that time are not known any more; it may be {maybe}")
     missing = known.workflows is None or not known.pulls
-    return Verdict(pair, is_open=True, hint="GitHub could not be asked again" if missing else "")
+    if missing:
+        return Verdict(pair, is_open=True, hint="GitHub could not be asked again")
+    if theirs.at and ours.at and theirs.at - ours.at > _SOON:
+        hint = f"theirs is {_minutes(theirs.at - ours.at)} younger: compare again after our next run, which knows more"
+        return Verdict(pair, is_open=True, hint=hint)
+    return Verdict(pair, is_open=True)
 
 
 # What the replaced system sent as counts.

@@ -116,6 +116,7 @@ def _write_config(folder: Path, state_dir: Path, now: datetime) -> Path:
         "datadog": {"env": "demo"},
         "http": {"host": "127.0.0.1", "port": 8080},
         "state_dir": str(state_dir),
+        "max_series": 200,  # of two repositories
     }
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")

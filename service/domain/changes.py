@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from service.domain.checks import Check, CheckKey, status_at
-from service.domain.naming import tag
+from service.domain.naming import plain, tag
 from service.domain.samples import SERVICE, Evidence, Status
 
 # Limits of POST /api/v1/events.
@@ -96,10 +96,10 @@ def changed(
 
 def event_of(change: Change, page: str | None) -> Event:
     """One change as one event."""
-    facts = [f"**{_plain(change.name)}** went from {change.before.value} to **{change.after.value}**.", ""]
+    facts = [f"**{plain(change.name)}** went from {change.before.value} to **{change.after.value}**.", ""]
     if change.value is not None:
         facts.append(f"- value: {change.value:.6g}")
-    facts.append(f"- condition: {_plain(change.condition) or 'none'}")
+    facts.append(f"- condition: {plain(change.condition) or 'none'}")
     facts.append(f"- since: {_time(change.since)}, after {_length(change.lasted)} of {change.before.value}")
     if change.metric:
         facts.append(f"- metric: {change.metric}")
@@ -113,10 +113,11 @@ def event_of(change: Change, page: str | None) -> Event:
 def event_of_held(changes: Sequence[Change], page: str | None, now: datetime) -> Event:
     """Many changes as one event: how many were held back, and how each check ended up."""
     latest = {change.key: change for change in changes}
-    facts = [f"**{len(changes)} changes of check states** were held back: more than the hour's share.", ""]
-    facts += [f"- {_plain(each.name)}: {each.after.value} since {_time(each.since)}" for each in latest.values()]
+    count = "1 change of a check's state was" if len(changes) == 1 else f"{len(changes)} changes of check states were"
+    facts = [f"**{count}** held back: more than the hour's share.", ""]
+    facts += [f"- {plain(each.name)}: {each.after.value} since {_time(each.since)}" for each in latest.values()]
     worst = Status.FAIL if any(each.after is Status.FAIL for each in latest.values()) else Status.UNKNOWN
-    title = f"{len(changes)} changes of check states were held back"
+    title = f"{count} held back"
     tags = tuple(filter(None, (tag("env", changes[-1].env), tag("service", SERVICE))))
     return _event(title, facts, page, tags, _LEVELS[worst], now, "held back")
 
@@ -143,21 +144,15 @@ def _tags(change: Change) -> tuple[str, ...]:
 
 
 def _link(evidence: Evidence) -> str:
-    title = _plain(evidence.title) or "without a title"
+    title = plain(evidence.title) or "without a title"
     url = (
         evidence.url
         if evidence.url.startswith(("https://", "http://")) and not set(evidence.url) & set(" ()<>\n")
         else ""
     )
-    facts = [_plain(evidence.workflow), _plain(evidence.conclusion), _time(evidence.at) if evidence.at else ""]
+    facts = [plain(evidence.workflow), plain(evidence.conclusion), _time(evidence.at) if evidence.at else ""]
     about = ", ".join(filter(None, facts))
     return (f"[{title}]({url})" if url else title) + (f" ({about})" if about else "")
-
-
-def _plain(text: str) -> str:
-    """Foreign text on one line, unable to end the frame or a link."""
-    line = " ".join(text.replace("%%%", "%").split())
-    return "".join(f"\\{char}" if char in "[]*_`" else char for char in line[:200])
 
 
 def _cut(text: str, length: int) -> str:

@@ -14,6 +14,8 @@ from service.domain.samples import REQUIRED_TAGS
 
 LONGEST = 200  # characters, of a metric's name and of a tag "name:value" alike
 
+# What Datadog keeps of a tag; all else becomes an underscore.
+_NOT_KEPT = re.compile(r"[^\w\-:./]")
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.]")
 # Control characters, line and paragraph separators, and the halves of surrogate pairs, which no JSON text can hold.
 _NOT_IN_A_TAG = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -36,6 +38,24 @@ def tag(name: str, value: str) -> str | None:
     if not name[:1].isalpha() or not value.strip(": ") or len(text) <= len(name):
         return None
     return text
+
+
+def kept(name: str, value: str) -> str:
+    """``name:value`` as Datadog keeps it, which is how a filter has to say it: in lower case, of other characters one
+    underscore for all that follow each other and none at the end.
+    """
+    text = _NOT_KEPT.sub("_", (tag(name, value) or f"{name}:{value}").lower())
+    return re.sub("_+", "_", text)[:LONGEST].rstrip("_:")
+
+
+def kept_value(name: str, value: str) -> str:
+    return kept(name, value).partition(":")[2]
+
+
+def plain(text: str) -> str:
+    """Foreign text on one line of Datadog's Markdown: it can't make a link, nor end the frame (``%%%``)."""
+    line = " ".join(text.replace("%%%", "%").split())
+    return "".join(f"\\{char}" if char in "[]*_`" else char for char in line[:200])
 
 
 def encode_tags(tags: Mapping[str, str], refused: list[str] | None = None) -> str:

@@ -5,6 +5,8 @@ import shlex
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from service.config_values import MASK, is_secret_name, shown
+
 # What the replaced system called its collectors; others go by the name of a collector type's stanza.
 KNOWN = ("ci", "training", "eval")
 
@@ -35,6 +37,17 @@ def calls(command: Sequence[str]) -> list[Call]:
     return found
 
 
+def line(command: Sequence[str]) -> str:
+    """A command that a shell runs (it may hold a time limit, a lock, a log file), without secrets; else nothing."""
+    if not any(re.search(r"\s", word.strip()) for word in command):
+        return ""
+    return re.sub(
+        r"\b([A-Za-z_]\w*)=(\"[^\"]*\"|'[^']*'|\S+)",
+        lambda match: f"{match[1]}={MASK}" if is_secret_name(match[1]) else f"{match[1]}={shown(match[2])}",
+        " ".join(command),
+    )
+
+
 def _call(words: Sequence[str], environment: dict[str, str]) -> Call | None:
     if "collect" not in words:
         return None
@@ -63,7 +76,7 @@ def _call(words: Sequence[str], environment: dict[str, str]) -> Call | None:
 
 
 def _is_ours(names: Collection[str]) -> bool:
-    return all(name in KNOWN for name in names)
+    return all(name in KNOWN or "{{" in name for name in names)
 
 
 def _assignments(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:

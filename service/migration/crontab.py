@@ -7,6 +7,9 @@ from service.migration.workload import Workload
 
 _FIELD = r"[0-9A-Za-z*?/,\-]+"
 _LINE = re.compile(rf"\s*(@\w+(?:\s+[0-9]\S*)?|{_FIELD}(?:\s+{_FIELD}){{4}})\s+(\S.*)", re.DOTALL)
+# What is no schedule may be meant as one (0~30, H, @reboot): it is read, so that it is told and not lost.
+_ANY = re.compile(r"\s*(@\S+(?:\s+[0-9]\S*)?|(?:CRON_TZ=|TZ=)?\S+(?:\s+\S+){4})\s+(\S.*)", re.DOTALL)
+_ZONE = re.compile(r"\s*(?:CRON_)?TZ=(\S+)\s+(?=[@\d*])")
 _VARIABLE = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*(.*?)\s*$")
 _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _OWN = ("SHELL", "PATH", "MAILTO", "MAILFROM", "HOME", "LOGNAME", "CRON_TZ", "TZ", "RANDOM_DELAY")
@@ -14,10 +17,8 @@ _OWN = ("SHELL", "PATH", "MAILTO", "MAILFROM", "HOME", "LOGNAME", "CRON_TZ", "TZ
 
 def is_line(text: str) -> bool:
     """Whether ``text`` looks like a schedule and a command."""
-    match = _LINE.fullmatch(text.strip())
-    return (
-        bool(match) and (match[1].startswith("@") or bool(re.search(r"[\d*]", match[1].split()[0]))) if match else False
-    )
+    match = _LINE.fullmatch(_ZONE.sub("", text.strip()))
+    return bool(match) and bool(re.match(r"@|.*[\d*]", match[1].split()[0])) if match else False
 
 
 def workloads(text: str, origin: str) -> list[Workload]:
@@ -27,13 +28,16 @@ def workloads(text: str, origin: str) -> list[Workload]:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
+        zoned = _ZONE.match(line)
+        line = line[zoned.end() :] if zoned else line
         variable = _VARIABLE.fullmatch(line)
         if variable:
             value = variable[2]
             quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
             variables[variable[1]] = value[1:-1] if quoted else value
-        elif match := _LINE.fullmatch(line):
-            found.append(_workload(match[1], match[2], variables, origin, number))
+        elif match := _LINE.fullmatch(line) or _ANY.fullmatch(line):
+            own = {**variables, "CRON_TZ": zoned[1]} if zoned else variables
+            found.append(_workload(match[1], match[2], own, origin, number))
     return found
 
 
@@ -46,7 +50,7 @@ def _workload(schedule: str, command: str, variables: dict[str, str], origin: st
     zone = variables.get("CRON_TZ")
     if zone is None:
         notes.append("a crontab runs in its machine's time zone, which the line does not say: UTC is taken")
-    written, told = schedule_of(schedule)
+    written, refused = schedule_of(schedule)
     return Workload(
         name=f"line-{number}",
         kind="crontab line",
@@ -59,24 +63,27 @@ def _workload(schedule: str, command: str, variables: dict[str, str], origin: st
         backoff_limit="0",
         starting_deadline="60",
         environment=[{"name": name, "value": value} for name, value in variables.items() if name not in _OWN],
-        notes=[*notes, *told],
+        notes=notes,
+        refused=refused,
     )
 
 
-def schedule_of(schedule: str) -> tuple[str, list[str]]:
-    """The schedule as a CronJob would need it, and what can't be said the same way."""
+def schedule_of(schedule: str) -> tuple[str, str]:
+    """The schedule as a CronJob would need it, and why it can't be said the same way there."""
     if schedule.startswith("@"):
-        return schedule, []
+        return schedule, ""
     fields = schedule.split()
     days, weekdays = fields[2], fields[4]
-    fields[4] = ",".join(_weekdays(part) for part in weekdays.split(","))
-    notes = []
+    try:
+        fields[4] = ",".join(_weekdays(part) for part in weekdays.split(","))
+    except ValueError:
+        return schedule, ""  # a step that is no number: refused as every wrong schedule is
     stars = [field for field in (days, weekdays) if field.startswith("*")]
     if len(stars) == 1 and any(re.fullmatch(r"\*/(?!1$)\d+", field) for field in stars):
-        notes.append(
+        return " ".join(fields), (
             f'"{schedule}": cron wants both the day of the month and the weekday to match here, Kubernetes one of them'
         )
-    return " ".join(fields), notes
+    return " ".join(fields), ""
 
 
 def _weekdays(part: str) -> str:

@@ -7,38 +7,19 @@ values.yaml where the chart lies in a folder, then ``values`` in their order, th
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from service.domain.errors import ConfigError
 from service.migration import texts
-from service.migration.manifests import CARRIED, text
+from service.migration.chart_values import Found, jobs, merge
+from service.migration.manifests import text
 from service.migration.workload import Workload
 
-# Key (in small letters, without - and _) to the field of Workload.
-_SCALARS = {
-    "schedule": "schedule",
-    "cronschedule": "schedule",
-    "timezone": "time_zone",
-    "suspend": "suspend",
-    "suspended": "suspend",
-    "concurrencypolicy": "concurrency_policy",
-    "startingdeadlineseconds": "starting_deadline",
-    "activedeadlineseconds": "active_deadline",
-    "backofflimit": "backoff_limit",
-    "successfuljobshistorylimit": "successful_history",
-    "failedjobshistorylimit": "failed_history",
-    "serviceaccountname": "service_account",
-}
-_COMMANDS = ("command", "cmd", "entrypoint", "args", "arguments")
-_ENVIRONMENTS = ("env", "environment", "extraenv", "extraenvs", "extraenvvars", "envvars", "environmentvariables")
-_ENVIRONMENT_FROM = ("envfrom", "extraenvfrom")
-_LABELS = ("podlabels", "labels", "extralabels", "commonlabels")
-_MOUNTS = ("volumemounts", "extravolumemounts")
-_VOLUMES = {"volumes": "volumes", "extravolumes": "volumes"} | {key.lower(): key for key in CARRIED}
-# Values by which a chart sets Datadog's variables: {datadog: {env, service, version, site}} and the like.
-_DATADOG = {"env": "DD_ENV", "service": "DD_SERVICE", "version": "DD_VERSION", "site": "DD_SITE"}
+_DEEPEST_BASE = 5
+# {{ .Release.Name }}, also as {{`{{ .Release.Name }}`}}, which helmfile leaves for the release's own turn.
+_OF_RELEASE = re.compile(r"\{\{-?\s*(?:`\{\{\s*)?\.Release\.(Name|Namespace)\s*(?:\}\}`\s*)?-?\}\}")
 _ABOUT_RELEASE = {
     "name",
     "namespace",
@@ -57,62 +38,95 @@ def is_helmfile(documents: Iterable[Any]) -> bool:
     return any(isinstance(each, dict) and isinstance(each.get("releases"), list) for each in documents)
 
 
-def workloads(documents: Sequence[Any], name: str, folder: Path) -> list[Workload]:
-    """Every release. Files that values name are read beside the helmfile; what can't be read becomes a note."""
+def workloads(documents: Sequence[Any], name: str, folder: Path) -> tuple[list[Workload], list[str]]:
+    """Every release, and what else is to be told. Files that are named are read beside the helmfile."""
+    told: list[str] = []
+    merged = _merged(documents, name, folder, told)
+    templates = _mapping(merged.get("templates"))
+    told += [
+        f"{name}: the helmfile {_mapping(each).get('path', each)} in it was not read; name it as well"
+        for each in _list(merged.get("helmfiles"))
+    ]
+    releases = [each for each in merged["releases"] if isinstance(each, dict)]
+    found = [
+        workload
+        for release in releases
+        for workload in _workloads(_rendered(_inherited(release, templates)), name, folder)
+    ]
+    return found, told
+
+
+def _merged(documents: Sequence[Any], name: str, folder: Path, told: list[str], depth: int = 0) -> dict[str, Any]:
+    """The documents over their bases. As in helmfile, lists of several documents (their releases) are joined."""
     merged: dict[str, Any] = {}
     for document in documents:
-        if isinstance(document, dict):
-            merged = merge(merged, document)
-    templates = _mapping(merged.get("templates"))
-    return [
-        _workload(_inherited(release, templates), name, folder)
-        for release in merged["releases"]
-        if isinstance(release, dict)
-    ]
-
-
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """``above`` over ``below``: mappings by key, anything else whole."""
-    merged = dict(below)
-    for key, value in above.items():
-        known = merged.get(key)
-        merged[key] = merge(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+        if not isinstance(document, dict):
+            continue
+        layers = [document]
+        for base in _list(document.get("bases")) if depth < _DEEPEST_BASE else ():
+            below = _documents(folder / str(base), str(base), "the base", told)
+            layers.insert(-1, _merged(below, str(base), (folder / str(base)).parent, told, depth + 1))
+        for layer in layers:
+            joined = {
+                key: [*merged[key], *layer[key]]
+                for key in merged.keys() & layer.keys()
+                if isinstance(merged[key], list) and isinstance(layer[key], list)
+            }
+            merged = merge(merged, layer) | joined
     return merged
+
+
+def _rendered(release: Any, own: Mapping[str, Any] | None = None) -> Any:
+    """``release`` with what its templates say of the release itself: its name and its namespace."""
+    own = release if own is None else own
+    if isinstance(release, dict):
+        return {key: _rendered(value, own) for key, value in release.items()}
+    if isinstance(release, list):
+        return [_rendered(each, own) for each in release]
+    if not isinstance(release, str):
+        return release
+    return _OF_RELEASE.sub(lambda match: text(own.get(match[1].lower())) or match[0], release)
 
 
 def _inherited(release: Mapping[str, Any], templates: Mapping[str, Any]) -> dict[str, Any]:
     base: dict[str, Any] = {}
     for each in _list(release.get("inherit")):
         template = _mapping(templates.get(str(_mapping(each).get("template"))))
-        base = merge(base, template)
+        left_out = _list(_mapping(each).get("except"))
+        base = merge(base, {key: value for key, value in template.items() if key not in left_out})
     both = merge(base, release)
     # helmfile appends a release's values to those of what it inherits.
     both["values"] = [*_list(base.get("values")), *_list(release.get("values"))]
     return both
 
 
-def _workload(release: Mapping[str, Any], origin: str, folder: Path) -> Workload:
+def _workloads(release: Mapping[str, Any], origin: str, folder: Path) -> Iterable[Workload]:
     notes: list[str] = []
     values = _values(release, folder, notes)
-    found = _Found(values)
-    unused = found.unused | {f"release.{key}": value for key, value in release.items() if key not in _ABOUT_RELEASE}
+    about = {f"release.{key}": value for key, value in release.items() if key not in _ABOUT_RELEASE}
     for key in ("installed", "condition"):
         if key in release and text(release[key]) != "true":
             notes.append(f"the release has {key}: {text(release[key])}")
-    return Workload(
-        name=str(release.get("name") or "unnamed"),
-        kind="release",
-        origin=origin,
-        command=found.command,
-        environment=found.environment,
-        environment_from=found.environment_from,
-        labels=found.labels,
-        pod=found.pod,
-        mounts=found.mounts,
-        unused=unused,
-        notes=notes,
-        **found.scalars,
-    )
+    for job, its_values in jobs(values):
+        found = Found(its_values)
+        scalars = dict(found.scalars)
+        if text(release.get("installed")) == "false":
+            scalars["suspend"] = "true"  # it does not run there either
+        name = str(release.get("name") or "unnamed")
+        yield Workload(
+            name=f"{name}-{job}" if job else name,
+            kind="release",
+            origin=origin,
+            command=found.command,
+            environment=found.environment,
+            environment_from=found.environment_from,
+            labels=found.labels,
+            pod=found.pod,
+            mounts=found.mounts,
+            unused=found.unused | about,
+            notes=list(notes),
+            **scalars,
+        )
 
 
 def _values(release: Mapping[str, Any], folder: Path, notes: list[str]) -> dict[str, Any]:
@@ -134,22 +148,27 @@ def _values(release: Mapping[str, Any], folder: Path, notes: list[str]) -> dict[
 
 
 def _file(path: Path, name: str, notes: list[str]) -> dict[str, Any]:
-    if texts.is_template(name):
-        notes.append(f"the values file {name} is named by a template; it was not read")
-        return {}
-    try:
-        documents, dropped = texts.read(path.read_text(encoding="utf-8-sig"), name)
-    except (OSError, UnicodeDecodeError) as error:
-        notes.append(f"the values file {name} can't be read ({type(error).__name__}): what it says is not carried over")
-        return {}
-    except ConfigError as error:
-        notes.append(f"{error}; what it says is not carried over")
-        return {}
-    notes += [f"{name}: {line} is known to helmfile alone" for line in dropped]
     values: dict[str, Any] = {}
-    for document in documents:
+    for document in _documents(path, name, "the values file", notes):
         values = merge(values, _mapping(document))
     return values
+
+
+def _documents(path: Path, name: str, what: str, notes: list[str]) -> Sequence[Any]:
+    """What a file beside the helmfile holds; nothing, and a note, when it can't be read."""
+    if texts.is_template(name):
+        notes.append(f"{what} {name} is named by a template; it was not read")
+        return []
+    try:
+        documents, told = texts.read(path.read_text(encoding="utf-8-sig"), name)
+    except (OSError, ValueError) as error:
+        notes.append(f"{what} {name} can't be read ({type(error).__name__}): what it says is not carried over")
+        return []
+    except ConfigError as error:
+        notes.append(f"{error}; what it says is not carried over")
+        return []
+    notes += [f"{name}: {each}" for each in told]
+    return documents
 
 
 def _set(values: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:
@@ -164,111 +183,6 @@ def _set(values: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str
     items += [{}] * (min(place, 1000) + 1 - len(items))
     items[place] = _set(_mapping(items[place]), rest, value) if rest else value
     return {**values, key: items}
-
-
-class _Found:
-    """What the values say, the shallowest key first; ``unused`` is the rest by its path."""
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self.scalars: dict[str, str] = {}
-        self.command: list[str] = []
-        self.environment: list[Mapping[str, Any]] = []
-        self.environment_from: list[Any] = []
-        self.labels: dict[str, str] = {}
-        self.pod: dict[str, Any] = {}
-        self.mounts: list[Any] = []
-        self.unused: dict[str, Any] = {}
-        self._commands: dict[str, list[str]] = {}
-        level: list[tuple[tuple[str, ...], Mapping[str, Any]]] = [((), values)]
-        while level:
-            below: list[tuple[tuple[str, ...], Mapping[str, Any]]] = []
-            for path, mapping in level:
-                for key, value in mapping.items():
-                    if not self._take(path, key, value) and value is not None:
-                        if isinstance(value, dict) and value:
-                            below.append(((*path, key), value))
-                        else:
-                            self.unused[".".join((*path, key))] = value
-            level = below
-        for key in _COMMANDS:
-            self.command += self._commands.get(key, [])
-
-    def _take(self, path: tuple[str, ...], key: str, value: Any) -> bool:
-        plain = _plain(key)
-        if field := _SCALARS.get(plain):
-            said = text(value)
-            if said is not None and field not in self.scalars:
-                self.scalars[field] = said
-            return said is not None
-        if plain == "serviceaccount":
-            said = text(value) or text(_mapping(value).get("name"))
-            if said and "service_account" not in self.scalars:
-                self.scalars["service_account"] = said
-            return bool(said)
-        if path and _plain(path[-1]) in ("datadog", "dd") and plain in _DATADOG and (said := text(value)):
-            self._add_environment([{"name": _DATADOG[plain], "value": said}])
-            return True
-        readers: list[tuple[Sequence[str] | Mapping[str, str], Callable[[str, Any], bool]]] = [
-            (_COMMANDS, self._take_command),
-            (_ENVIRONMENTS, lambda _, value: self._take_environment(value)),
-            (_ENVIRONMENT_FROM, lambda _, value: self._extend(self.environment_from, value)),
-            (_LABELS, lambda _, value: self._take_labels(value)),
-            (_MOUNTS, lambda _, value: self._extend(self.mounts, value)),
-            (_VOLUMES, self._take_pod),
-        ]
-        return next((read(plain, value) for keys, read in readers if plain in keys), False)
-
-    def _take_command(self, key: str, value: Any) -> bool:
-        words = [str(word) for word in _list(value) if not isinstance(word, (dict, list))]
-        if not words:
-            return value in ([], "")
-        self._commands.setdefault(key, words)
-        return True
-
-    def _take_environment(self, value: Any) -> bool:
-        if isinstance(value, dict):
-            self._add_environment(
-                [
-                    {"name": name, "value": text(said)}
-                    if text(said) is not None
-                    else {
-                        "name": name,
-                        **(said if "valueFrom" in _mapping(said) or "value" in _mapping(said) else {"valueFrom": said}),
-                    }
-                    for name, said in value.items()
-                    if said is not None
-                ]
-            )
-            return True
-        if isinstance(value, list):
-            self._add_environment(each for each in value if isinstance(each, dict) and "name" in each)
-            return True
-        return False
-
-    def _add_environment(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        known = {each["name"] for each in self.environment}
-        self.environment += [each for each in entries if each["name"] not in known]
-
-    def _take_labels(self, value: Any) -> bool:
-        if isinstance(value, dict):
-            self.labels |= {
-                name: str(said) for name, said in value.items() if text(said) is not None and name not in self.labels
-            }
-        return isinstance(value, dict)
-
-    def _take_pod(self, key: str, value: Any) -> bool:
-        if value:
-            self.pod.setdefault(_VOLUMES[key], value)
-        return True
-
-    @staticmethod
-    def _extend(found: list[Any], value: Any) -> bool:
-        found += _list(value)
-        return True
-
-
-def _plain(key: str) -> str:
-    return re.sub(r"[-_]", "", key).lower()
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 Where a field is left out, Kubernetes' own default counts (https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/cron-job-v1/).
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,10 @@ _SPEC = {
     "failedJobsHistoryLimit",
     "jobTemplate",
 }
+# What tools write for themselves.
+_TOOLS = re.compile(
+    r"([\w.-]+\.)?(kubernetes|k8s|helm|kustomize)\.(io|sh)/|(chart|release|heritage|app|controller-uid|job-name)$"
+)
 _SILENT = {"terminationMessagePath", "terminationMessagePolicy", "dnsPolicy", "schedulerName", "serviceAccount"}
 
 
@@ -63,6 +68,11 @@ def workload(item: Mapping[str, Any], origin: str) -> Workload:
         for key, value in container.items()
         if key not in ("name", "command", "args", "env", "envFrom", "volumeMounts", *_SILENT)
     }
+    for about, part in (("", metadata), ("jobTemplate.", _mapping(_mapping(spec.get("jobTemplate")).get("metadata")))):
+        for kind in ("labels", "annotations"):
+            for key, value in _mapping(part.get(kind)).items():
+                if not _TOOLS.match(key):
+                    unused[f"{about}metadata.{kind}.{key}"] = value
     if annotations := _mapping(_mapping(template.get("metadata")).get("annotations")):
         unused["pod.annotations"] = annotations
     if len(containers) > 1:

@@ -5,54 +5,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pydantic import ValidationError
-
 from service.config import CollectorSettings
 from service.config_values import is_secret_name
 from service.migration import command as commands
+from service.migration.stanza import RENDER, REPLACED, Environment, Stanza, Types, check, name_apart, plain, stanza_of
 from service.migration.texts import is_template
 from service.migration.workload import Workload
 
-# What the replaced system's collectors are here, and the Datadog service of each one's CronJob.
-_REPLACED: Mapping[str, tuple[Mapping[str, str], str]] = {
-    "ci": ({"type": "github_ci"}, "dashboard-collector"),
-    "training": ({"type": "snapshot", "category": "training"}, "training-health-collector"),
-    "eval": ({"type": "snapshot", "category": "evaluation"}, "eval-health-collector"),
-}
 _TAGS = "tags.datadoghq.com/"
 # Labels that say whose object it is, not what the team wants to know of it.
 _BOOKKEEPING = re.compile(
     r"(app\.kubernetes\.io|helm\.sh|batch\.kubernetes\.io|tags\.datadoghq\.com|admission\.datadoghq\.com)/.*"
     r"|controller-uid|job-name|pod-template-hash|chart|release|heritage"
 )
-_SAID = {
-    "concurrency_policy": "concurrencyPolicy",
-    "backoff_limit": "backoffLimit",
-    "successful_history": "successfulJobsHistoryLimit",
-    "failed_history": "failedJobsHistoryLimit",
-}
-_POLICIES = {"allow": "Allow", "forbid": "Forbid", "replace": "Replace"}
-# How the shipped configuration reads, where a source leaves it to its chart.
-_OURS = {
-    "concurrency_policy": "Forbid",
-    "backoff_limit": "3",
-    "successful_history": "those of `store`",
-    "failed_history": "those of `store`",
-}
-
-Environment = Mapping[str, Mapping[str, Any]]
-Types = Mapping[str, type[CollectorSettings]]
-
-
-@dataclass(slots=True)
-class Stanza:
-    """One collector of config.yaml. ``why_not``: why it can't be one as it stands; it is written as a comment then."""
-
-    name: str
-    source: Workload
-    values: dict[str, Any]
-    notes: list[str] = field(default_factory=list)
-    why_not: str = ""
 
 
 @dataclass(slots=True)
@@ -91,24 +56,26 @@ def plan(workloads: Sequence[Workload], types: Types) -> Plan:
             environment = _environment(workload, call)
             carried.append((workload, environment))
             for name in call.names:
-                result.stanzas.append(_stanza(name, workload, call, environment, types, len(call.names)))
-    _name_apart(result.stanzas)
+                result.stanzas.append(stanza_of(name, workload, call, environment, types, len(call.names)))
+    name_apart(result.stanzas)
     _share(result, carried, types)
     for stanza in result.stanzas:
-        _check(stanza, types)
+        check(stanza, types)
     return result
 
 
 def _collects(workload: Workload, types: Types) -> tuple[list[commands.Call], str]:
     """The calls that are carried over, or why there is none."""
     found = commands.calls(workload.command)
+    if not found and workload.schedule and not workload.command:
+        return [], f"says no command; {RENDER} knows what its chart runs"
     if not found:
         return [], "runs no collector"
     if not any(call.pushes for call in found):
         return [], "collects without --push: it never sent anything"
     known = []
     for call in found:
-        names = tuple(name for name in call.names if name in _REPLACED or name in types)
+        names = tuple(name for name in call.names if name in REPLACED or name in types or is_template(name))
         if names and call.pushes:
             known.append(replace(call, names=names))
     unknown = sorted({name for call in found for name in call.names} - {name for call in known for name in call.names})
@@ -136,86 +103,6 @@ def _environment(workload: Workload, call: commands.Call) -> dict[str, Mapping[s
     for name, value in call.environment.items():
         environment[name] = {"name": name, "value": value}
     return environment
-
-
-def _stanza(
-    name: str, workload: Workload, call: commands.Call, environment: Environment, types: Types, together: int
-) -> Stanza:
-    values, service = _REPLACED.get(name, ({"type": name}, "infra-health"))
-    stanza = Stanza(name, workload, dict(values), list(workload.notes))
-    values, notes = stanza.values, stanza.notes
-    if not workload.schedule:
-        stanza.why_not = "the source does not say its schedule"
-    else:
-        _read_schedule(workload, stanza)
-    said = _plain(environment, "DD_SERVICE")
-    if said is None:
-        notes.append(f"DD_SERVICE is not said in the source; {service} is what the replaced system had")
-    values["service"] = said or service
-    if workload.suspend == "true":
-        values["enabled"] = False
-        notes.append("suspend: true")
-    elif workload.suspend not in (None, "false"):
-        notes.append(f"suspend: {workload.suspend} could not be read")
-    _read_policies(workload, stanza)
-    if together > 1:
-        notes.append(f"ran in one {workload.kind} with {', '.join(each for each in call.names if each != name)}")
-    if extra := [option for option in call.options if option not in ("--push",)]:
-        notes.append(f"the command also had {' '.join(extra)}")
-    return stanza
-
-
-def _read_schedule(workload: Workload, stanza: Stanza) -> None:
-    schedule, zone = workload.schedule or "", workload.time_zone
-    # Kubernetes took this for a while, though it was never documented.
-    if match := re.fullmatch(r"(?:CRON_)?TZ=(\S+)\s+(.*)", schedule):
-        stanza.notes.append(f"the schedule was {schedule}")
-        zone, schedule = zone or match[1], match[2]
-    stanza.values["schedule"] = schedule
-    if zone and zone != "UTC":
-        stanza.values["time_zone"] = zone
-    if is_template(schedule) or is_template(zone):
-        stanza.why_not = f"only the template knows {'the schedule' if is_template(schedule) else 'the time zone'}"
-
-
-def _read_policies(workload: Workload, stanza: Stanza) -> None:
-    values, notes = stanza.values, stanza.notes
-    policy = workload.concurrency_policy
-    texts = {
-        "concurrency_policy": _POLICIES.get(policy.lower(), policy) if policy else None,
-        "starting_deadline": workload.starting_deadline and f"{workload.starting_deadline}s",
-        "active_deadline": workload.active_deadline and f"{workload.active_deadline}s",
-        "backoff_limit": workload.backoff_limit,
-        "successful_runs_history_limit": workload.successful_history,
-        "failed_runs_history_limit": workload.failed_history,
-    }
-    for key, value in texts.items():
-        if is_template(value):
-            notes.append(f"{key}: {value} is known to the template alone")
-        elif value is not None:
-            values[key] = int(value) if value.isdecimal() and value.isascii() and len(value) < 10 else value
-    if workload.active_deadline is None:
-        notes.append("no activeDeadlineSeconds: here a run ends after active_deadline, 5m where nothing else is set")
-    if workload.kind == "release":
-        open_ones = [f"{said} (here {_OURS[key]})" for key, said in _SAID.items() if getattr(workload, key) is None]
-        if open_ones:
-            notes.append(
-                f"left to the chart: {', '.join(open_ones)}; `helmfile template | infra-health migrate -` knows them"
-            )
-
-
-def _name_apart(stanzas: Sequence[Stanza]) -> None:
-    """Two CronJobs of one collector (two repositories) become two stanzas: the later ones by their source's name."""
-    taken: set[str] = set()
-    for stanza in stanzas:
-        name, number = stanza.name.lower(), 2
-        if name in taken:
-            own = re.sub(r"[^a-z0-9-]+", "-", stanza.source.name.lower()).strip("-")
-            name = f"{name}-{own}"[:48].rstrip("-")
-        while name in taken:
-            name, number = f"{name[:48]}-{number}", number + 1
-        taken.add(name)
-        stanza.name = name
 
 
 def _share(result: Plan, carried: Sequence[tuple[Workload, Environment]], types: Types) -> None:
@@ -266,7 +153,7 @@ def _own_settings(
     cls = types.get(str(stanza.values["type"]))
     if cls is None:
         return
-    own = {name: value for name in moved if (value := _plain(environment, name)) is not None}
+    own = {name: value for name in moved if (value := plain(environment, name)) is not None}
     for key, value in cls.legacy_environment(stanza.values, own).items():
         stanza.values[key] = value
     for name in sorted(moved & set(environment)):
@@ -303,27 +190,10 @@ def _in_common(
     return found
 
 
-def _check(stanza: Stanza, types: Types) -> None:
-    """A stanza that ``infra-health check`` would refuse is none."""
-    if stanza.why_not:
-        return
-    cls = types.get(str(stanza.values["type"]), CollectorSettings)
-    try:
-        cls.model_validate(stanza.values)
-    except ValidationError as error:
-        told = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_url=False)]
-        stanza.why_not = "; ".join(told)
-
-
 def _legacy_of(cls: type[CollectorSettings]) -> set[str]:
     names = set(cls.legacy_names.values())
     # A snapshot's source has another variable for each category.
     return names | ({"TRAINING_HEALTH_FILE", "EVAL_HEALTH_FILE"} if "source" in cls.model_fields else set())
-
-
-def _plain(environment: Environment, name: str) -> str | None:
-    value = environment.get(name, {}).get("value")
-    return value if isinstance(value, str) and value and not is_template(value) else None
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:

@@ -1,15 +1,14 @@
 """What a SOURCE is: a helmfile, manifests, a crontab, or a crontab line itself."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from service.domain.errors import ConfigError
 from service.migration import crontab, helmfile, manifests, texts
 from service.migration.workload import Workload
 
 _LONGEST = 20 * 2**20  # bytes
+_NAMED = 100  # objects of one kind that are listed by name
 
 
 def read(source: str) -> tuple[list[Workload], list[str]]:
@@ -45,27 +44,23 @@ def _read(text: str, name: str, folder: Path) -> tuple[list[Workload], list[str]
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     if any(crontab.is_line(line) for line in lines) and not any(line.rstrip().endswith(":") for line in lines):
         return crontab.workloads(text, name), []
-    documents, dropped = texts.read(text, name)
-    told = [f"{name}: {line} is known to the template alone" for line in dropped]
+    documents, unsure = texts.read(text, name)
+    told = [f"{name}: {each}" for each in unsure]
     if helmfile.is_helmfile(documents):
-        found = helmfile.workloads(documents, name, folder)
-        nested = [
-            each for document in documents if isinstance(document, dict) for each in _list(document.get("helmfiles"))
-        ]
-        told += [f"{name}: the helmfile {each} in it was not read; name it as well" for each in nested]
-        return found, told
-    found, others = [], []
+        releases, more = helmfile.workloads(documents, name, folder)
+        return releases, told + more
+    found: list[Workload] = []
+    others: dict[str, list[str]] = {}
     for item in manifests.objects(documents):
         if item.get("kind") == "CronJob":
             found.append(manifests.workload(item, name))
         else:
             metadata = item.get("metadata")
             called = metadata.get("name") if isinstance(metadata, dict) else None
-            others.append(f"{name}: {item.get('kind') or 'a document'} {called or 'without a name'} is no CronJob")
+            others.setdefault(str(item.get("kind") or "document"), []).append(str(called or "without a name"))
     if not found and not others:
         raise ConfigError(f"{name}: holds no releases, no CronJob and no crontab line")
-    return found, [*told, *others]
-
-
-def _list(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list) else []
+    for kind, names in others.items():
+        more_of_it = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        told.append(f"{name}: left alone, no CronJob: {kind} {', '.join(names[:_NAMED])}{more_of_it}")
+    return found, told

@@ -12,7 +12,7 @@ class Workload:
     ``schedule`` and the policies are the text of the source, None where it says nothing.
     ``environment``: entries as in a pod, ``{"name", "value" | "valueFrom"}``.
     ``pod``: parts of the pod that the patch can carry as they are. ``unused``: what else is said, by its path.
-    ``notes``: what the reading itself had to leave out.
+    ``notes``: what the reading itself had to leave out. ``refused``: why its schedule can't be had here.
     """
 
     name: str
@@ -36,3 +36,4 @@ class Workload:
     mounts: Sequence[Any] = ()
     unused: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    refused: str = ""

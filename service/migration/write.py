@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from service.config_values import MASK, is_secret_name, shown
-from service.migration.plan import Plan, Stanza
+from service.migration.plan import Plan
+from service.migration.stanza import Stanza
 
 _PLAIN = re.compile(r"[A-Za-z_/][\w./+-]*")
 _NO_TEXT = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
@@ -31,8 +32,11 @@ _Dumper.add_representer(
 _LONGEST = 2_000  # characters of one thing that is not carried over
 
 
-def config(plan: Plan) -> str:
-    """config.yaml: a stanza a collector; what could not be carried over stands as a comment above it."""
+def config(plan: Plan, notes: Sequence[str] = ()) -> str:
+    """config.yaml: a stanza a collector; what could not be carried over stands as a comment above it.
+
+    ``notes``: what else the sources hold, or could not be read for sure.
+    """
     lines = [
         "# Written by `infra-health migrate`. `infra-health check` prints it resolved, with the next runs;",
         "# docs/cutover.md is the way from the CronJobs to the daemon; the project's config.yaml explains other keys.",
@@ -54,6 +58,10 @@ def config(plan: Plan) -> str:
         for workload, reason in plan.left_alone:
             told = "; ".join([reason, *workload.notes])
             lines += _comment(f"- {workload.kind} {workload.name} ({workload.origin}): {told}")
+    if notes:
+        lines += ["", "# Of the sources as a whole:"]
+        for note in notes:
+            lines += _comment(f"- {note}")
     return "\n".join(lines) + "\n"
 
 

@@ -5,6 +5,7 @@ this touches the points: the announcer has its own task, its own tries, and no w
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -57,7 +58,8 @@ class Shelf(Protocol):
 
 class Announcer:
     """``jobs``: the configured ones. ``look_every``: how often states are looked at between runs, because values grow
-    old. ``page``: the address that events link to."""
+    old. ``page``: the address that events link to. ``is_silent``: in shadow mode, states are noted and nothing is told.
+    """
 
     def __init__(
         self,
@@ -69,6 +71,7 @@ class Announcer:
         look_every: timedelta,
         page: str | None = None,
     ) -> None:
+        self.is_silent = False
         self._jobs = jobs
         self._checks = checks
         self._shelf = shelf
@@ -83,6 +86,7 @@ class Announcer:
         self._failures = 0
         self._not_before = 0.0  # monotonic
         self._trouble: str | None = None
+        self._store_trouble: str | None = None
 
     def ended(self, job: str) -> None:
         """A run of ``job`` ended. Before its first one this process says nothing of it: a value that grew old while
@@ -100,9 +104,12 @@ class Announcer:
                 due, self._due = self._due, set()
                 try:
                     await self.turn(due)
+                    self._store_trouble = None
                 except Unavailable as error:
                     self._due |= due
-                    log.error("changes of checks can't be told: the store is lost", reason=str(error))  # noqa: TRY400
+                    if self._store_trouble is None:
+                        log.error("changes of checks wait: the store is lost", reason=str(error))  # noqa: TRY400
+                    self._store_trouble = str(error)
                 await self._news.wait()
 
     async def turn(self, due: Iterable[str]) -> None:
@@ -110,7 +117,7 @@ class Announcer:
         for name in sorted(due):
             if job := self._jobs().get(name):
                 await self._look(job)
-        if self._clock.monotonic() >= self._not_before:
+        if not self.is_silent and self._clock.monotonic() >= self._not_before:
             await self._tell()
 
     async def _tick(self) -> None:
@@ -127,6 +134,8 @@ class Announcer:
         known = await self._checks.checks(job.name)
         told = await self._shelf.reported(job.name)
         found, states = changes.changed(job.name, job.origin.env, known, told, now, job.max_age)
+        if self.is_silent:
+            found = []
         if states != told:
             lost = await self._shelf.note(job.name, states, map(changes.with_evidence, found), now)
             if lost:
@@ -143,11 +152,14 @@ class Announcer:
         single, is_summed_up = await self._shelf.announced(now - HOUR)
         held = [each for each in waiting if each.held]
         for each in (one for one in waiting if not one.held):
-            if single >= MOST:
+            # A check's changes are told in their order: not one by itself while an older one is held back.
+            if single >= MOST or each.change.key in {one.change.key for one in held}:
                 await self._shelf.hold([each.id])
                 held.append(each)
                 continue
-            if not await self._send(changes.event_of(each.change, self._page), [each.id], is_summary=False):
+            event = changes.event_of(each.change, self._page)
+            event = replace(event, at=max(event.at, now - EXPIRES_AFTER))
+            if not await self._send(event, [each.id], is_summary=False):
                 return
             single += 1
         if held and not is_summed_up:

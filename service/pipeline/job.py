@@ -18,7 +18,9 @@ SAMPLES = Metric("metta.infra.collector.samples", help="Samples that the last ru
 SUCCESS_AGE = Metric("metta.infra.collector.success_age", unit="second", help="Time since the last success")
 POINTS_LOST = Metric("metta.infra.collector.points_lost", help="Points lost within the last 24 hours")
 QUOTA_REMAINING = Metric("metta.infra.collector.quota_remaining", help="Requests that GitHub's primary limit leaves")
-COLLECTOR_METRICS = (UP, DURATION, SAMPLES, SUCCESS_AGE, POINTS_LOST, QUOTA_REMAINING)
+QUOTA_LIMIT = Metric("metta.infra.collector.quota_limit", help="Requests an hour that GitHub's primary limit allows")
+QUOTA_METRICS = (QUOTA_REMAINING, QUOTA_LIMIT)
+COLLECTOR_METRICS = (UP, DURATION, SAMPLES, SUCCESS_AGE, POINTS_LOST, *QUOTA_METRICS)
 
 _STATUSES = frozenset(status.value for status in Status)
 # The required tags that a sample brings, and what they say where it does not.

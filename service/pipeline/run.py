@@ -23,7 +23,7 @@ from service.domain.naming import metric_name
 from service.domain.points import AHEAD, LOST, TOO_EARLY
 from service.domain.runs import Collected, Fault, Outcome, Run
 from service.domain.samples import Sample
-from service.pipeline.job import DURATION, POINTS_LOST, QUOTA_REMAINING, SAMPLES, SUCCESS_AGE, UP, Job
+from service.pipeline.job import DURATION, POINTS_LOST, QUOTA_METRICS, SAMPLES, SUCCESS_AGE, UP, Job
 from service.pipeline.ports import Clock, Runs
 from service.pipeline.telling import Telling
 
@@ -66,7 +66,7 @@ class Runner:
     ``attempts`` owns the tries: one that ignores its cancellation is left there instead of holding up its run.
     ``stored`` is told when there is something to send, ``began`` which run starts, ``ended`` which run ended with
     which collected samples;
-    ``quota`` gives the requests that are left of a collector's quota, None where it has none.
+    ``quota`` gives the requests that are left of a collector's quota and its limit, None where it has none.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Runner:
         attempts: TaskGroup,
         *,
         stored: Callable[[], None],
-        quota: Callable[[Job], float | None] = lambda job: None,
+        quota: Callable[[Job], tuple[float, float] | None] = lambda job: None,
         began: Callable[[Run], None] = lambda run: None,
         ended: Callable[[Run, Sequence[Sample]], None] = lambda run, samples: None,
         retry: bool = True,
@@ -227,8 +227,7 @@ class Runner:
             values.append((SUCCESS_AGE, max(0.0, (now - last).total_seconds())))
         lost = await self._keep("the lost points", self._store.lost(job.name, now - timedelta(hours=24))) or {}
         values.append((POINTS_LOST, float(sum(lost.get(fate, 0) for fate in LOST))))
-        if (remaining := self._quota(job)) is not None:
-            values.append((QUOTA_REMAINING, remaining))
+        values += zip(QUOTA_METRICS, self._quota(job) or (), strict=False)
         return [job.own_sample(metric, value, now) for metric, value in values] + job.reported(now)
 
     async def _keep(self, what: str, work: Awaitable[Answer]) -> Answer | None:

@@ -20,6 +20,7 @@ from service.domain import errors
 from service.domain.points import LOST
 from service.web.metrics import PLAIN, CollectorState, Quota, Snapshot, Telemetry
 from tests.acceptance.cluster_tools import ROOT, run
+from tests.acceptance.pod_security import violations
 
 OVERLAYS = sorted(path.parent.name for path in (ROOT / "k8s/overlays").glob("*/kustomization.yaml"))
 RENDERED = {"base": ROOT / "k8s/base"} | {name: ROOT / "k8s/overlays" / name for name in OVERLAYS}
@@ -159,6 +160,16 @@ def test_the_pod_has_no_rights_that_it_does_not_need(folder: Path) -> None:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
+
+
+@pytest.mark.parametrize("where", ["base", "overlays/production", "overlays/staging", "prechecks/production"])
+def test_a_restricted_namespace_takes_every_pod(where: str) -> None:
+    pods = [
+        item["spec"]["template"]["spec"]
+        for item in yaml.safe_load_all(render(ROOT / "k8s" / where))
+        if item["kind"] in ("Deployment", "Job")
+    ]
+    assert [list(violations(spec)) for spec in pods] == [[]]
 
 
 def test_a_tenth_of_the_memory_and_no_cpu_limit(folder: Path) -> None:

@@ -54,6 +54,12 @@ def test_alike_is_said_to_be_alike_and_what_is_new_is_new(here: Place) -> None:
     assert not any(metric.startswith("shadow.") for metric in found)
 
 
+def test_what_was_sent_without_anything_to_measure_is_called_so(here: Place) -> None:
+    made_up = {"metric": "metta.infra.cron.ci.workflow.benchmarks", "value": 1, "tags": {}, "kind": "gauge"}
+    found = report(here, [*ours(here), made_up])
+    assert found[str(made_up["metric"])]["causes"] == ["nothing to measure: the CronJob sent a number all the same"]
+
+
 def test_a_difference_without_a_cause_is_an_alarm(here: Place) -> None:
     samples = ours(here)
     for sample in samples:
@@ -113,6 +119,10 @@ def test_datadog_is_asked_for_what_the_cronjobs_sent(here: Place) -> None:
         )
         assert wanted in asked
         assert not any("shadow" in query or "metta.infra.check" in query for query in asked)
+        assert "metta.infra.cron.ci.workflow.benchmarks" in " ".join(asked), "no list, no value of ours: was there one?"
+        assert "mode is live" not in answer.stdout
+        live = {"DD_URL": url, "DD_APP_KEY": APP_KEY, "INFRA_HEALTH_MODE": "live"}
+        assert "mode is live" in here.run("compare", "--against", "datadog", "--json", environ=live).stdout
         refused = here.run("compare", "--against", "datadog", environ={"DD_URL": url, "DD_APP_KEY": "wrong" * 8})
         assert refused.returncode == 1
         assert "403" in refused.stderr

@@ -28,11 +28,13 @@ cluster = json.loads((here / "cluster.json").read_text())
 match asked[2:]:
     case ["patch", "cronjob", name, *rest]:
         patch = json.loads(rest[rest.index("--patch") + 1])
-        assert set(patch) == ({{"status"}} if "--subresource=status" in rest else {{"spec"}})
+        assert set(patch) == ({{"status"}} if "--subresource=status" in rest else {{"spec", "metadata"}})
         cluster[name].update(patch.get("spec") or patch["status"])
+        marks = patch.get("metadata", {{}}).get("annotations", {{}})
+        cluster[name] = {{key: value for key, value in (cluster[name] | marks).items() if value is not None}}
         (here / "cluster.json").write_text(json.dumps(cluster))
     case ["get", "cronjob", name, "--output", path]:
-        print(cluster[name].get(path.removesuffix("}}").rpartition(".")[2]) or "", end="")
+        print(str(cluster[name].get(path.removesuffix("}}").rpartition(".")[2]) or "").replace("True", "true"), end="")
     case ["exec", "deployment/infra-health", "--", "infra-health", "status", "--slots"]:
         print((here / "slots").read_text(), end="")
     case ["set", "env", "deployment/infra-health", *_] | ["rollout", "status", "deployment/infra-health", *_]:
@@ -70,7 +72,7 @@ def test_there_the_cronjobs_are_suspended_before_their_last_slots_are_read(clust
     code, calls, cronjobs = cutover(cluster, "live")
     assert code == 0
     assert all(cronjob["suspend"] is True for cronjob in cronjobs.values())
-    assert [call[0] for call in calls] == ["patch"] * 3 + ["get"] * 4 + ["set", "rollout"]
+    assert [call[0] for call in calls] == ["get", "patch"] * 3 + ["get"] * 4 + ["set", "rollout"]
     assert calls[-2][3:] == [
         "INFRA_HEALTH_MODE=live",
         "INFRA_HEALTH_COLLECTORS__CI__STARTS_AFTER=2026-01-31T12:10:00Z",
@@ -80,6 +82,8 @@ def test_there_the_cronjobs_are_suspended_before_their_last_slots_are_read(clust
 
 
 def test_back_the_cronjobs_go_on_after_the_daemons_last_slots(cluster: Path) -> None:
+    cutover(cluster, "live")
+    (cluster / "asked").unlink()
     (cluster / "slots").write_text("ci 2026-01-31T13:40:00Z\ntraining 2026-01-31T13:00:00Z\neval none\n")
     code, calls, cronjobs = cutover(cluster, "back")
     assert code == 0
@@ -88,6 +92,22 @@ def test_back_the_cronjobs_go_on_after_the_daemons_last_slots(cluster: Path) -> 
     assert cronjobs["dashboard-cronjob"] == {"lastScheduleTime": "2026-01-31T13:40:00Z", "suspend": False}
     assert cronjobs["training-health-cronjob"] == {"lastScheduleTime": "2026-01-31T13:00:00Z", "suspend": False}
     assert cronjobs["eval-health-cronjob"] == {"creationTimestamp": "2026-01-31T11:30:00Z", "suspend": False}
+
+
+def test_a_cronjob_that_was_suspended_before_stays_so(cluster: Path) -> None:
+    cronjobs = json.loads((cluster / "cluster.json").read_text())
+    cronjobs["training-health-cronjob"]["suspend"] = True
+    (cluster / "cluster.json").write_text(json.dumps(cronjobs))
+    (cluster / "slots").write_text("ci 2026-01-31T13:40:00Z\ntraining 2026-01-31T13:00:00Z\neval none\n")
+    cutover(cluster, "live")
+    assert cutover(cluster, "live")[0] == 0, "a second try, after a step that failed, changes nothing"
+    code, _, cronjobs = cutover(cluster, "back")
+    assert code == 0
+    assert {name: cronjob["suspend"] for name, cronjob in cronjobs.items()} == {
+        "dashboard-cronjob": False,
+        "training-health-cronjob": True,
+        "eval-health-cronjob": False,
+    }
 
 
 def test_other_names_can_be_given_and_nothing_happens_without_a_direction(cluster: Path) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from service.collectors.ci_metrics import durations, to_samples
 from service.collectors.ci_runs import to_page
@@ -131,7 +133,7 @@ def test_push_diff_and_delete_from_the_command_line(here: Place) -> None:
         here.write_config()
         changed = json.loads(here.run("datadog", "push", "monitors", "--json", environ=environ).stdout)["objects"]
         updated = {each["key"]: each["changes"] for each in changed if each["outcome"] == "updated"}
-        assert set(updated) == {"collector-down.training", "checks.training", "points-lost"}
+        assert set(updated) == {"collector-down.training", "checks.training", "points-lost.training"}
         assert all(updated.values())
 
         board = next(each for each in datadog.dashboards.values() if each["title"] == "Infra health")
@@ -218,3 +220,41 @@ def test_a_flip_is_one_event_and_a_restart_is_none(tmp_path: Path) -> None:
             assert daemon.end() == 0
         assert ["fail -> pass" in each["title"] for each in here.intake.events] == [False, True]
         assert here.intake.refused == 0
+
+
+def test_a_shadow_tells_of_no_change(tmp_path: Path) -> None:
+    with place(tmp_path) as here:
+        del here.config["collectors"]["ci"]
+        here.write_config()
+        with here.daemon(environ={"INFRA_HEALTH_MODE": "shadow"}) as daemon:
+            daemon.wait_until_quiet()
+            flip(here, 0.2)
+            collect(here, daemon)
+            assert daemon.end() == 0
+        with here.daemon() as daemon:
+            flip(here, 0.9)
+            collect(here, daemon)
+            wait_for(lambda: here.intake.events, daemon)
+            assert daemon.end() == 0
+        (event,) = here.intake.events
+        assert "fail -> pass" in event["title"]
+
+
+class Drowned(FakeDatadog):
+    """Reads are answered, writes are not."""
+
+    async def _answer(self, request: Request) -> Response:
+        if request.method == "GET":
+            return await super()._answer(request)
+        self.writes.append(request.url.path)
+        return JSONResponse({"errors": ["Service Unavailable"]}, 503)
+
+
+def test_a_push_gives_up_on_a_datadog_that_takes_nothing(here: Place) -> None:
+    datadog = Drowned()
+    with served(datadog.app()) as (url,):
+        keys = {"DD_URL": url, "DD_API_KEY": API_KEY, "DD_APP_KEY": APP_KEY}
+        done = here.run("datadog", "push", "monitors", environ=keys)
+    assert done.returncode == 1
+    assert len(datadog.writes) == 3
+    assert re.search(r"Datadog takes nothing now; \d+ were not tried", done.stderr)

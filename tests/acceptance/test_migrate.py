@@ -109,6 +109,8 @@ def test_rendered_manifests_come_over_exactly_and_what_cannot_stands_there(tmp_p
     assert "# NOT CARRIED OVER: schedule" in text
     assert '#   schedule: "0 3 * * 7"' in text
     assert "spec.jobTemplate.spec.ttlSecondsAfterFinished: '3600'" in text
+    assert "metadata.labels.owner: ml-team" in text
+    assert "helm.sh" not in text
     pod = patch["spec"]["template"]["spec"]
     assert pod["volumes"] == [{"name": "snapshots", "persistentVolumeClaim": {"claimName": "snapshots"}}]
     assert pod["containers"][0]["envFrom"] == [{"configMapRef": {"name": "ci-settings"}}]
@@ -169,7 +171,9 @@ def test_without_a_file_the_output_is_a_configuration(tmp_path: Path) -> None:
 def test_a_file_that_was_there_is_kept(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("collectors: {}\n")
     migrated(tmp_path, SOURCES / "helmfile.yaml")
+    migrated(tmp_path, SOURCES / "rendered.yaml", code=1)
     assert (tmp_path / "config.yaml.bak").read_text() == "collectors: {}\n"
+    assert (tmp_path / "config.yaml.bak1").exists(), "the second time as well"
 
 
 @pytest.mark.parametrize(

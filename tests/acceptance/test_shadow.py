@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from service.demo.serving import served
-from tests.acceptance.program import Place, place, wait_for
+from tests.acceptance.program import SNAPSHOT, Place, place, wait_for
 
 PATH = "2f1f5b3e-0000-4d0a-9a53-3f0a8c1b9b7e"
 
@@ -47,8 +47,12 @@ def test_a_shadow_without_a_prefix_sends_nothing_and_loses_nothing(here: Place) 
         assert all(run["delivery"]["withheld"] == run["samples"] > 0 for run in runs)
         page = daemon.http.get(f"/runs/{runs[0]['id']}").raise_for_status().text
         assert "withheld" in page
+        here.write_snapshot([{**SNAPSHOT, "value": 0.1, "status": "fail"}])
+        ran = daemon.http.post("/api/v1/collectors/training/runs", params={"wait": 30}).raise_for_status().json()
+        assert ran["outcome"] == "Complete"
         assert daemon.end() == 0
     assert sent(here) == set()
+    assert here.intake.events == [], "no event of a check that flipped, either"
     once = here.run("--once", environ={"INFRA_HEALTH_MODE": "live"})
     assert once.returncode == 0, once.stderr
     assert not any(metric.startswith("shadow.") for metric in sent(here)), "what was withheld does not come later"
@@ -76,6 +80,10 @@ def test_series_beyond_ten_times_the_bound_are_held_back_and_shown(here: Place) 
         assert "held_back" in page or "held back" in page
     answer = here.run("check")
     assert "more than max_series (5)" in answer.stderr
+    once = here.run("--once")
+    assert once.returncode == 1
+    assert "held back" in once.stderr
+    assert "not in time" not in once.stderr
 
 
 def watcher(calls: list[str], status: int = 200) -> Starlette:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from service.adapters.datadog_admin import DatadogAdmin, Keys
+from service.adapters.datadog_client import NotThere
 from service.boards.plan import Act, Kind, Step, steps, wanted
 from service.boards.subjects import Catalogue, Subject
 from service.demo.serving import served
@@ -225,10 +226,12 @@ def test_a_check_that_left_the_configuration_leaves_an_unwanted_monitor(here: Pl
 
 def test_a_metric_without_points_waits_for_them() -> None:
     with place(FakeDatadog(metrics=set())) as here:
-        step = next(each for each in here.plan() if each.kind is Kind.METRIC)
-        assert step.act is Act.CREATE
-        with pytest.raises(Rejected, match="404"):
-            here.pusher.write(step)
+        waiting = [each for each in here.plan() if each.kind is Kind.METRIC]
+        assert DURATION.name in {each.key for each in waiting}
+        for step in waiting:
+            assert step.act is Act.CREATE
+            with pytest.raises(NotThere):
+                here.pusher.write(step)
 
 
 def test_the_public_address_is_made_once_and_found_again(here: Place) -> None:
@@ -260,6 +263,44 @@ def test_a_rate_limit_is_waited_for_and_a_post_is_not_repeated_after_a_fault() -
         assert here.datadog.failing == []
         here.pusher.write(step)
         assert len(here.datadog.dashboards) == 1
+
+
+def test_a_push_that_died_between_its_two_writes_is_finished_by_the_next() -> None:
+    with place(FakeDatadog(fills=True)) as here:
+        steps_ = [each for each in here.plan() if each.kind is Kind.MONITOR]
+        here.pusher.write(steps_[0])
+        keep = here.datadog._keep_monitor
+
+        def dying(number: int, body: Any) -> Any:
+            if number in here.datadog.monitors:
+                return here.datadog._refuse(400, "died")
+            return keep(number, body)
+
+        here.datadog._keep_monitor = dying  # type: ignore[method-assign]
+        with pytest.raises(Rejected):
+            here.pusher.write(steps_[1])
+        here.datadog._keep_monitor = keep  # type: ignore[method-assign]
+        assert len(here.datadog.monitors) == 2
+        assert {each.act for each in here.plan() if each.key == steps_[1].key} == {Act.UPDATE}
+        here.push()
+        assert {each.act for each in here.plan()} == {Act.SAME}
+
+
+def test_defaults_that_are_filled_in_everywhere_are_one_line_of_a_difference(here: Place) -> None:
+    here.push()
+    here.board()["widgets"][0]["definition"]["content"] = "mine"
+    (step,) = (each for each in here.plan() if each.act is Act.EDITED)
+    assert step.changes[0].startswith('widgets[0].definition.content: "mine" -> ')
+    assert step.changes[-1].startswith("yaxis in ")
+    assert len(step.changes) == 2
+
+
+def test_an_edited_board_with_a_widget_that_the_client_does_not_know_is_told_not_thrown(here: Place) -> None:
+    here.push()
+    here.board("Infra health TV")["widgets"][0]["definition"] = {"type": "of_tomorrow", "requests": []}
+    address = here.pusher.share("tv", "custom_screenboard")
+    assert address.startswith("https://p.datadoghq.com/sb/")
+    assert any("the client does not know" in note for note in here.notes)
 
 
 def test_more_boards_than_a_page_of_the_list() -> None:

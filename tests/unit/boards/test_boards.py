@@ -14,13 +14,14 @@ from datadog_api_client.v1.model.monitor import Monitor
 from datadog_api_client.v2.model.metric_tag_configuration_create_request import MetricTagConfigurationCreateRequest
 
 from service.adapters.datadog_client import model
-from service.boards import queries, tv, widgets
+from service.boards import tv, widgets
 from service.boards.monitors import monitors
 from service.boards.plan import Kind, Wanted, wanted
 from service.boards.subjects import Catalogue, CollectorSubject, Spread, Subject
 from service.collectors.ci_metrics import expected_lines
 from service.collectors.ci_settings import GithubCiSettings
 from service.domain.checks import CHECK_METRICS
+from service.domain.naming import kept
 from service.domain.samples import Kind as MetricKind
 from service.domain.samples import Metric
 from service.pipeline.job import COLLECTOR_METRICS
@@ -236,6 +237,55 @@ def test_the_screen_shows_large_tiles_and_the_heat_map_and_nothing_else() -> Non
     assert len(crowded["widgets"]) <= 8
 
 
+def test_an_hourly_check_does_not_wait_for_a_weekly_one_of_its_category() -> None:
+    weekly = replace(snapshot_subject(workflow="Soak Test"), every=timedelta(days=7))
+    mixed = catalogue(snapshot_subject(), snapshot_subject("sps"), weekly)
+    found = {each.key: each.content for each in monitors(mixed) if each.key.startswith("checks.")}
+    usual, slow = found.values()
+    assert "last_120m" in usual["query"]
+    assert "!workflow_name:soak_test" in usual["query"]
+    assert "last_10080m" in slow["query"]
+    assert ",workflow_name:soak_test}" in slow["query"]
+    tables = [one for one in inside(board("health", mixed)) if one["type"] == "query_table"]
+    ages = [each for table in tables for each in table["requests"][0]["formulas"] if each["formula"] == "age"]
+    carried = [each["conditional_formats"][1]["value"] for each in ages]
+    assert carried == [1.5 * 3600, 1.5 * 7 * 86400]
+
+
+def test_a_monitor_without_groups_has_no_delay_for_new_ones_and_a_check_gets_its_own_time() -> None:
+    for each in monitors(catalogue()):
+        options = each.content["options"]
+        (minutes,) = re.findall(r"last_(\d+)m\)", each.content["query"])
+        if each.section == "check-failing":
+            assert options["new_group_delay"] == int(minutes) * 60
+        elif " by {" not in each.content["query"]:
+            assert "new_group_delay" not in options
+
+
+def test_keys_of_monitors_fit_into_a_tag_and_are_told_apart() -> None:
+    names = ("a/b", "a_b", "A_b", "a__b", "x" * 250)
+    apart = [replace(each, only={"repo": name}) for each in ci_subjects() for name in names]
+    keys = [each.key for each in monitors(catalogue(*apart))]
+    assert len(set(keys)) == len(keys)
+    for key in keys:
+        tag = f"infra_health_key:{key}"
+        assert kept("infra_health_key", key) == tag
+
+
+def test_foreign_words_make_no_link_in_a_note() -> None:
+    shown = catalogue(snapshot_subject(workflow="[free](https://evil.example) ![x](https://evil.example/i.png)"))
+    notes = "".join(one["content"] for one in inside(board("health", shown)) if one["type"] == "note")
+    assert "free" in notes
+    assert not re.search(r"(?<!\\)\[[^\]]*(?<!\\)\]\(https://evil", notes)
+
+
+def test_the_screen_turns_grey_in_the_time_of_the_most_frequent_collector() -> None:
+    tile = next(one for one in inside(board("tv")) if one["title"].startswith("Last measured"))
+    late, fresh = tile["requests"][0]["conditional_formats"]
+    assert (late["comparator"], late["value"], late["palette"]) == (">", 20, "white_on_gray")
+    assert fresh["palette"] == "white_on_green"
+
+
 def test_a_thousand_checks_of_a_snapshot_stay_one_board() -> None:
     many = catalogue(*(snapshot_subject(f"metric_{number}") for number in range(1000)))
     content = board("health", many)
@@ -265,11 +315,37 @@ def test_the_notes_say_what_each_check_means_and_link_the_page() -> None:
     assert "https://git.example/runbook.md#" in notes
 
 
+def test_the_screen_counts_failing_and_unknown_checks_also_where_there_are_none() -> None:
+    formulas = {
+        one["title"]: one["requests"][0]["formulas"][0]["formula"]
+        for one in inside(board("tv"))
+        if one["type"] == "query_value"
+    }
+    known = {
+        "abs": lambda found: Each(abs(each) for each in found),
+        "clamp_min": lambda found, least: Each(max(each, least) for each in found),
+        "count_nonzero": lambda found: sum(each != 0 for each in found),
+    }
+    for states, failing, unknown in (((0, 0, 0), 0, 0), ((0, 1, 2, 2), 1, 2), ((2, 2), 0, 2), ((1, 1), 2, 0)):
+        for title, expected in (("Checks failing", failing), ("Checks unknown", unknown)):
+            assert eval(formulas[title], known, {"value": Each(states)}) == expected, (title, states)
+
+
+class Each(tuple[float, ...]):
+    """A value for each group, with Datadog's arithmetic: one by one."""
+
+    def __sub__(self, other: float) -> "Each":
+        return Each(each - other for each in self)
+
+    def __rsub__(self, other: float) -> "Each":
+        return Each(other - each for each in self)
+
+
 def test_a_monitor_s_window_holds_two_intervals_and_its_threshold_is_its_query_s() -> None:
     for each in monitors(catalogue()):
         content = each.content
         (length,) = re.findall(r"last_(\d+)m\)", content["query"])
-        every = HOUR if "training" in content["query"] or "points_lost" in content["query"] else TEN
+        every = HOUR if "training" in content["query"] else TEN
         if "success_age" in content["query"]:
             every = timedelta(minutes=5)
         assert timedelta(minutes=int(length)) >= 2 * every, content["query"]
@@ -278,7 +354,9 @@ def test_a_monitor_s_window_holds_two_intervals_and_its_threshold_is_its_query_s
 
 def test_there_is_a_monitor_for_each_check_and_for_the_daemon_s_own_faults() -> None:
     keys = {each.key for each in monitors(catalogue())}
-    assert {"collector-down.ci", "collector-down.training", "nothing-received", "points-lost", "quota-low"} <= keys
+    of_collectors = {"collector-down.ci", "collector-down.training", "points-lost.ci", "points-lost.training"}
+    assert {"nothing-received", "quota-low.ci", *of_collectors} <= keys
+    assert "quota-low.training" not in keys
     assert sum(key.startswith("check.ci.") for key in keys) == len(ci_subjects()) > 12
     assert "checks.training" in keys
     silent = next(each for each in monitors(catalogue()) if each.key == "nothing-received").content["options"]
@@ -328,8 +406,15 @@ def test_metadata_says_type_unit_and_meaning_of_every_metric() -> None:
 
 
 def test_filters_are_written_as_datadog_keeps_tags() -> None:
-    assert queries.kept("repo", "Metta-AI/metta") == "repo:metta-ai/metta"
-    assert queries.kept("task", "a {b}, c*") == "task:a__b___c_"
+    assert kept("repo", "Metta-AI/metta") == "repo:metta-ai/metta"
+    assert kept("task", "a {b}, c*") == "task:a_b_c"
+    assert kept("task", " Remote  Eval__2 ") == "task:_remote_eval_2"
+    assert len(kept("task", "x" * 300)) == 200
+    odd = catalogue(snapshot_subject(workflow="Arena  (v2)"), env="Prod (EU)")
+    assert board("health", odd)["template_variables"][0]["defaults"] == ["prod_eu"]
+    asked = [query for each in wanted(odd) for query in texts(each.content) if "hearts" in query]
+    assert asked
+    assert all("workflow_name:arena_v2" in query for query in asked)
 
 
 def test_two_installations_are_told_apart_in_a_list_of_boards() -> None:

@@ -79,12 +79,44 @@ def test_several_rules_at_once_and_the_smallest_set_wins() -> None:
     runs = [run(number, 1 + number / 10) for number in range(1, 120)]
     runs[110] = replace(runs[110], conclusion="failure")
     runs[5] = replace(runs[5], conclusion="cancelled")
-    assert causes(CI + "success", 99 / 100, facts(*runs)) == [Cause.CANCELLED, Cause.CUT]
+    assert causes(CI + "success", 99 / 100, facts(*runs)) == [Cause.SHARE, Cause.CANCELLED, Cause.CUT]
+
+
+def test_what_is_read_otherwise_is_called_so() -> None:
+    half = facts(run(1, 1), run(2, 2, "failure"))
+    assert causes(CI + "success", 0.5, half) == [Cause.SHARE]
+    again = run(3, 1, attempt=2)
+    assert causes(CI + "flaky_tests", 1, facts(again, attempts={3: {1: "cancelled"}})) == [Cause.RERUNS]
+    slow = [
+        run(n, 1 + n, event="pull_request", updated=NOW - timedelta(hours=1 + n) + timedelta(minutes=n * n))
+        for n in range(1, 13)
+    ]
+    assert causes(CI + "duration.p90", 137.1, facts(*slow)) == [Cause.PERCENTILE]
+    assert causes(
+        CI + "duration.p90",
+        118.9,
+        facts(*[*slow[:9], replace(slow[9], updated=slow[9].updated + timedelta(seconds=1)), *slow[10:]]),
+    ) == [Cause.ROUNDED]
+
+
+def test_unfinished_runs_counted() -> None:
+    known = facts(run(1, 1), run(2, 2, None))
+    assert causes(CI + "success", 0, known) == [Cause.UNFINISHED]
+    assert causes(CI + "tests_blocking_merge", 0, facts(run(1, 2), run(2, 1, None))) == [Cause.UNFINISHED]
 
 
 def test_another_moment() -> None:
-    earlier = replace(facts(run(1, 5, "cancelled"), run(2, 0.1, "cancelled")), their_now=NOW - timedelta(hours=1))
+    earlier = replace(facts(run(1, 5, "cancelled"), run(2, 0.5, "cancelled")), their_now=NOW - timedelta(hours=1))
     assert causes(CI + "cancelled", 1, earlier) == [Cause.MOMENT]
+    later = replace(facts(run(1, 5, "cancelled"), run(2, -0.1, "cancelled")), their_now=NOW + timedelta(minutes=20))
+    assert causes(CI + "cancelled", 2, later) == [Cause.MOMENT]
+    assert causes(CI + "cancelled", 2, facts(*later.runs)) == [], "a later run of ours knew it, this one not"
+    assert causes(CI + "cancelled", 1, later) == [], "our own rules give it: then ours was wrong"
+    pulls = facts(pulls={"github.hotfix.count": (4.0, 6.0)})
+    assert causes(PULLS + "hotfix.count", 4, pulls) == []
+    assert causes(PULLS + "hotfix.count", 4, replace(pulls, their_now=NOW + timedelta(minutes=4))) == [Cause.MOMENT]
+    # Of a moment whose runs are not known any more nothing can be said, least of all that there were none.
+    assert causes(CI + "cancelled", 0, replace(earlier, their_now=NOW - timedelta(days=9))) == []
 
 
 def test_a_number_that_no_rule_gives_stays_open() -> None:
@@ -126,7 +158,7 @@ def test_verdicts_of_values_that_both_sides_have() -> None:
     assert verdict_of(value(CI + "cancelled", 2.0000001), ours) == "same"
     assert verdict_of(value(CI + "cancelled", 288), ours, is_summed=True) == f"{Cause.SUMMED} (144 times ours)"
     assert verdict_of(value(CI + "cancelled", 3), ours).startswith("UNEXPLAINED")
-    assert "2.0 h apart" in verdict_of(value("x", 3, NOW - timedelta(hours=2)), value("x", 2))
+    assert "UNEXPLAINED (measured 2.0 h apart" in verdict_of(value("x", 3, NOW - timedelta(hours=2)), value("x", 2))
 
 
 def test_values_of_one_check_are_lined_up_though_status_and_condition_differ() -> None:

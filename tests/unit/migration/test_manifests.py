@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from service.collectors import registry
 from service.config_sources import load
 from service.domain import cron
+from service.domain.errors import ConfigError
 from service.migration import manifests, texts, write
 from service.migration.plan import plan
 from service.migration.workload import Workload
@@ -148,20 +149,50 @@ def test_no_object_breaks_the_reading(item: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("line", "told"),
     [
-        "{{ if .x }}",
-        "{{- range $i, $e := .list }}",
-        "{{/* a comment\nover lines */}}",
-        "{{ $x := 1 }}",
-        "  {{- end -}}",
+        ("{{- range $i, $e := .list }}", ["{{- range $i, $e := .list }}: what follows was read as if it held, once"]),
+        ("{{ if .x }}", ["{{ if .x }}: what follows was read as if it held, once"]),
+        ("{{/* a comment\nover lines */}}", []),
+        ("{{ $x := 1 }}", []),
+        ("  {{- end -}}", []),
+        (
+            "{{ toYaml .Values.more | indent 2 }}",
+            ["{{ toYaml .Values.more | indent 2 }} is known to the template alone"],
+        ),
     ],
 )
-def test_lines_that_only_steer_a_template_leave_nothing(line: str) -> None:
-    documents, dropped = texts.read(f"a: 1\n{line}\nb: {{{{ .Values.b }}}}\n", "template")
-    assert (documents, dropped) == ([{"a": "1", "b": "{{ .Values.b }}"}], [])
+def test_lines_that_only_steer_a_template_leave_no_value(line: str, told: list[str]) -> None:
+    documents, unsure = texts.read(f"a: 1\n{line}\nb: {{{{ .Values.b }}}}\n", "template")
+    assert (documents, unsure) == ([{"a": "1", "b": "{{ .Values.b }}"}], told)
 
 
-def test_a_line_that_brings_unknown_content_is_told() -> None:
-    documents, dropped = texts.read("a: 1\n{{ toYaml .Values.more | indent 2 }}\n", "template")
-    assert (documents, dropped) == ([{"a": "1"}], ["{{ toYaml .Values.more | indent 2 }}"])
+def test_of_a_templates_branches_none_is_taken_for_the_value() -> None:
+    choice = '{{ if .p }}"1 * * * *"{{ else }}"2 * * * *"{{ end }}'
+    documents, _ = texts.read(f"a: {choice}\n", "template")
+    assert documents == [{"a": choice}]
+    documents, unsure = texts.read('{{ if .p }}\na: "1"\n{{ else }}\na: "2"\n{{ end }}\n', "template")
+    assert texts.is_template(documents[0]["a"])
+    assert "line 4: a is there twice; the template alone knows which one counts" in unsure
+
+
+def test_a_key_that_stands_twice_is_told() -> None:
+    assert texts.read("a: 1\nb: &x {c: 1}\na: 2\nd:\n  <<: *x\n  <<: *x\n", "x") == (
+        [{"a": "2", "b": {"c": "1"}, "d": {"c": "1"}}],
+        ["line 3: a is there twice; the last one counts"],
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)),
+        "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{x: *a{i - 1}, <<: *a{i - 1}}}\n" for i in range(1, 60)),
+        "a: &a [*a]",
+        "!!python/object/apply:os.system [id]",
+    ],
+    ids=["aliases of aliases", "merges of merges", "an alias of itself", "a tag that would run something"],
+)
+def test_hostile_yaml_is_refused_at_once(text: str) -> None:
+    with pytest.raises(ConfigError, match="source"):
+        texts.read(text, "source")

@@ -172,6 +172,49 @@ async def test_ten_an_hour_then_one_that_says_how_many_were_held_back(tmp_path: 
         assert here.titles[MOST + 1 :] == ["30 changes of check states were held back"]
 
 
+async def test_a_change_is_not_told_before_an_older_one_of_its_check_that_is_held_back(tmp_path: Path) -> None:
+    async with stage(tmp_path) as here:
+        await flip_all(here, PASS, range(MOST + 1))
+        await flip_all(here, FAIL, range(MOST + 1))
+        assert here.titles[-1] == "1 change of a check's state was held back"
+        last = [check(FAIL, f"c{name}") for name in range(MOST)]
+        await here.clock.advance(1800)
+        await here.ended(*last, check(PASS, "c10"))
+        # The hour's single events are free again, that of the summary is not.
+        await here.clock.advance(1799)
+        here.events.sent.clear()
+        await here.ended(*last, check(FAIL, "c10"))
+        assert here.titles == []
+        await here.clock.advance(2)
+        await here.ended(*last, check(PASS, "c10"))
+        (event,) = here.events.sent
+        assert "3 changes" in event.title
+        assert "w / t / c10: pass" in event.text
+
+
+async def test_a_shadow_tells_nothing_and_what_it_saw_is_no_news_when_it_goes_live(tmp_path: Path) -> None:
+    async with stage(tmp_path) as here:
+        here.announcer.is_silent = True
+        await here.ended(check(PASS))
+        await here.ended(check(FAIL))
+        assert here.events.tries == 0
+        here.announcer.is_silent = False
+        await here.ended(check(FAIL))
+        assert here.events.tries == 0
+        await here.ended(check(PASS))
+        assert here.titles == ["w / t / c: fail -> pass"]
+
+
+async def test_an_event_of_long_ago_is_dated_as_early_as_datadog_takes_it(tmp_path: Path) -> None:
+    async with stage(tmp_path) as here:
+        await here.ended(check(PASS))
+        await here.clock.advance(4 * 86400)
+        await here.ended(check(PASS))  # stale for three days, as after a long outage of its source
+        (event,) = here.events.sent
+        assert event.at == here.clock.now() - EXPIRES_AFTER
+        assert f"since: {START + timedelta(days=1):%Y-%m-%d %H:%M}" in event.text
+
+
 async def test_the_share_of_the_hour_survives_a_restart(tmp_path: Path) -> None:
     events = FakeEvents()
     async with stage(tmp_path, events=events) as here:
