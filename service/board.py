@@ -17,7 +17,7 @@ from service.pipeline.dispatch import Dispatcher
 from service.pipeline.job import Job
 from service.pipeline.ports import Clock
 from service.scrape import in_turns
-from service.web.board import CheckBoard, CollectorBoard, Difference, QuotaView, State
+from service.web.board import CheckBoard, CollectorBoard, Difference, Past, QuotaView, State
 from service.web.charts import BARS
 from service.web.check_views import CheckView
 from service.web.operations import Operations
@@ -30,9 +30,9 @@ _MOST_DRAWN = 1_000  # checks whose history is kept at hand
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What was read of a job: its last cycles, and its checks with their ids."""
+    """What was read of a job: its checks with their ids, as of the cycle with the number ``stamp``."""
 
-    cycles: tuple[Cycle, ...] = ()
+    stamp: int = 0
     checks: Sequence[tuple[int, Check]] = ()
 
 
@@ -56,6 +56,7 @@ class DaemonBoard:
         self._dispatcher = dispatcher
         self._edges = edges
         self._known: dict[str, _Known] = {}
+        self._cycles: dict[str, tuple[Cycle, ...]] = {}
         self._drawn: dict[int, tuple[int, CheckHistory]] = {}
 
     async def collectors(self, names: Iterable[str] | None = None) -> list[CollectorBoard]:
@@ -65,20 +66,22 @@ class DaemonBoard:
         await self._read({name: stamp for name, stamp in stamps.items() if self._stamp(name) != stamp})
         for gone in self._known.keys() - configured.keys():
             del self._known[gone]
+            self._cycles.pop(gone, None)
         return [self._board(job) async for job in in_turns(jobs)]
 
-    async def histories(self, picked: Iterable[tuple[CollectorBoard, CheckBoard]]) -> Mapping[int, CheckHistory]:
+    async def past(self, boards: Iterable[CollectorBoard], picked: Iterable[tuple[CollectorBoard, CheckBoard]]) -> Past:
         wanted = {check.id: board for board, check in picked}
+        cycles = await self._cycles_of({board.name: board.stamp for board in (*boards, *wanted.values())})
         missing = {each: board for each, board in wanted.items() if self._drawn.get(each, (None,))[0] != board.stamp}
-        boards = {board.name: board for board in missing.values()}
         if missing:
-            numbers = [cycle.number for board in boards.values() for cycle in board.cycles]
+            names = {board.name for board in missing.values()}
+            numbers = [cycle.number for name in names for cycle in cycles[name]]
             found = await self._store.check_histories(list(missing), numbers, self._clock.now() - _REACH)
             for each, history in found.items():
                 self._drawn[each] = missing[each].stamp, history
         if len(self._drawn) > _MOST_DRAWN:
             self._drawn = {each: self._drawn[each] for each in wanted}
-        return {each: self._drawn[each][1] for each in wanted}
+        return Past(cycles, {each: self._drawn[each][1] for each in wanted})
 
     def quota(self) -> Sequence[QuotaView]:
         now = self._clock.now()
@@ -133,20 +136,23 @@ class DaemonBoard:
 
     def _stamp(self, name: str) -> int:
         known = self._known.get(name)
-        return known.cycles[-1].number if known and known.cycles else 0
+        return known.stamp if known else 0
 
     async def _read(self, changed: Mapping[str, int]) -> None:
-        """Brings what is known of these jobs up to date: the new cycles, and the checks as they are now."""
+        """Brings the checks of these jobs up to date. ``changed``: the number of each job's last cycle."""
         if not changed:
             return
-        fresh = await self._store.cycles({name: self._stamp(name) for name in changed}, BARS)
         checks = await self._store.checks_of(list(changed))
-        for name in changed:
-            before = self._known[name].cycles if name in self._known else ()
-            self._known[name] = _Known(
-                cycles=(*before, *fresh.get(name, ()))[-BARS:],
-                checks=[(check_id(name, check.key), check) for check in checks.get(name, ())],
-            )
+        for name, stamp in changed.items():
+            self._known[name] = _Known(stamp, [(check_id(name, check.key), check) for check in checks.get(name, ())])
+
+    async def _cycles_of(self, stamps: Mapping[str, int]) -> Mapping[str, Sequence[Cycle]]:
+        """The last cycles of these jobs; only what is new since the last reading is read."""
+        last = {name: known[-1].number if (known := self._cycles.get(name)) else 0 for name in stamps}
+        if behind := {name: last[name] for name, stamp in stamps.items() if last[name] < stamp}:
+            for name, fresh in (await self._store.cycles(behind, BARS)).items():
+                self._cycles[name] = (*self._cycles.get(name, ()), *fresh)[-BARS:]
+        return {name: self._cycles.get(name, ()) for name in stamps}
 
     def _board(self, job: Job) -> CollectorBoard:
         known = self._known.get(job.name) or _Known()
@@ -155,4 +161,4 @@ class DaemonBoard:
             CheckBoard(number, CheckView.of(job.name, check, catalogue.get(check.metric), now, job.max_age))
             for number, check in known.checks
         ]
-        return CollectorBoard(job.name, self._stamp(job.name), known.cycles, checks)
+        return CollectorBoard(job.name, known.stamp, checks)

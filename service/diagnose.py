@@ -2,13 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import anyio
 
+from service.adapters import snapshot_s3
 from service.adapters.secrets_manager import aws_is_configured
 from service.adapters.store import SqliteStore
 from service.adapters.store_file import holder
@@ -118,14 +119,48 @@ async def _aws(settings: Settings, environ: Mapping[str, str], parts: Edges) -> 
         needed = any(secret.trouble and secret.source == "nowhere" for secret in secrets.values())
         return Finding("AWS", "fail" if needed else "warn", "; ".join(troubles), remedy)
     read = [name for name, secret in secrets.items() if "AWS" in secret.source]
-    if read:
-        return Finding("AWS", "ok", f"read from Secrets Manager: {', '.join(read)}")
-    sources = [str(getattr(each, "source", "") or "") for each in settings.collectors.values()]
-    if any(source.startswith("s3://") for source in sources) and not aws_is_configured(environ):
+    told = f"read from Secrets Manager: {', '.join(read)}" if read else "no secret has to be read there"
+    sources = {str(getattr(each, "source", "") or "") for each in settings.collectors.values() if each.enabled}
+    objects = sorted(source for source in sources if source.startswith("s3://"))
+    if not objects:
+        return Finding("AWS", "ok", told)
+    if not aws_is_configured(environ):
         return Finding(
             "AWS", "fail", "an s3:// source, but no identity in AWS", "give the process a role (IRSA) or keys"
         )
-    return Finding("AWS", "ok", "no secret has to be read there")
+    return await _objects(objects, told)
+
+
+async def _objects(sources: Sequence[str], told: str) -> Finding:
+    """Whether the snapshots in S3 can be seen. The client of AWS needs a loop of its own (adapters.snapshots)."""
+    seen, troubles, remedies = [], [], []
+    for source in sources:
+        try:
+            name, published = await anyio.to_thread.run_sync(
+                anyio.run, snapshot_s3.newest, source, abandon_on_cancel=True
+            )
+        except Unauthorized as error:
+            troubles.append(str(error))
+            remedies.append(
+                "let the role s3:GetObject the object and s3:ListBucket the bucket (and decrypt with its key)"
+            )
+        except Rejected as error:
+            # It says itself how to publish one.
+            troubles.append(str(error))
+        except ConfigError as error:
+            troubles.append(str(error))
+            remedies.append("set AWS_REGION, or give the process a role (IRSA) or keys")
+        except Unavailable as error:
+            troubles.append(str(error))
+            remedies.append("check AWS_REGION, AWS_ENDPOINT_URL, DNS, and HTTPS_PROXY where there is a proxy")
+        else:
+            seen.append(f"{name} of {published:%Y-%m-%d %H:%M} UTC")
+    if troubles:
+        remedy = (
+            "; ".join(dict.fromkeys(remedies)) or "does the pipeline publish there? Correct `source` if it is elsewhere"
+        )
+        return Finding("AWS", "fail", "; ".join(troubles), remedy)
+    return Finding("AWS", "ok", f"{told}; seen: {', '.join(seen)}")
 
 
 def _clock(skew: float | None) -> Finding:

@@ -36,6 +36,18 @@ async def read(source: str, longest: int, unless: str = "") -> Content | None:
     raise Unavailable(f"{source}: its newest object is taken away again and again")
 
 
+async def newest(source: str) -> tuple[str, datetime]:
+    """The object that ``read`` would read, by its address, and when it was published. Transfers none of it."""
+    bucket, key = place_of(source)
+    async with _client(source) as client:
+        if key and not key.endswith("/"):
+            found = await client.head_object(Bucket=bucket, Key=key)
+        else:
+            found = await _newest(client, bucket, key, source)
+            key = found["Key"]
+        return f"s3://{bucket}/{key}", found["LastModified"]
+
+
 async def write(source: str, body: bytes, kind: str) -> None:
     """Puts ``body`` as the object at ``source``; S3 refuses it when it arrives with another hash than it left with."""
     bucket, key = place_of(source)

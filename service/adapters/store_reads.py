@@ -96,8 +96,12 @@ def last_success(connection: sqlite3.Connection, job: str) -> datetime | None:
 
 
 def last_successes(connection: sqlite3.Connection) -> dict[str, datetime]:
-    query = f"SELECT job, max(ended) FROM runs WHERE outcome IN ({SUCCEEDED}) GROUP BY job"  # noqa: S608 - constants only
-    return {job: rows.from_micros(ended) for job, ended in connection.execute(query)}
+    # A look into the index for each job: as one GROUP BY it walks over all their runs.
+    query = f"""
+        SELECT job, (SELECT max(ended) FROM runs WHERE job = each.job AND outcome IN ({SUCCEEDED}))
+        FROM (SELECT DISTINCT job FROM runs) AS each
+        """  # noqa: S608 - constants only
+    return {job: rows.from_micros(ended) for job, ended in connection.execute(query) if ended is not None}
 
 
 def run(connection: sqlite3.Connection, run_id: str) -> Run | None:

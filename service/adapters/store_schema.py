@@ -193,6 +193,12 @@ def _shadow_slots(connection: sqlite3.Connection) -> None:
     )
 
 
+def _last_of_job(connection: sqlite3.Connection) -> None:
+    # Each page asks for a job's last success and failure; without these all runs of a job that is well are walked over.
+    connection.execute("CREATE INDEX runs_good ON runs (job, ended) WHERE outcome IN ('Complete', 'Partial')")
+    connection.execute("CREATE INDEX runs_bad ON runs (job, started, id) WHERE outcome NOT IN ('Complete', 'Partial')")
+
+
 # Step n (from 1) makes version n out of version n - 1. A released step is never changed: a change is one more step.
 STEPS: tuple[Step, ...] = (
     _first,
@@ -202,6 +208,7 @@ STEPS: tuple[Step, ...] = (
     _samples_evidence,
     store_changes.create,
     _shadow_slots,
+    _last_of_job,
 )
 
 

@@ -39,7 +39,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table with a heading. Cells are text, never markup."""
+    """A table with a heading. Cells are text, never markup.
+
+    In a pipe: no lines, no colours, each row one line however long, an empty cell a dash, two spaces between columns.
+    """
+    if not sys.stdout.isatty():
+        told = [[" ".join(cell.split()) or "-" for cell in row] for row in (columns, *rows)]
+        widths = [max(len(row[at]) for row in told) for at in range(len(columns))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in told]
+        click.echo("\n".join([*filter(None, [title]), *lines]) + ("\n" if title else ""))
+        return
     from rich import box
     from rich.table import Table
     from rich.text import Text

@@ -151,7 +151,9 @@ def format_time(at: datetime) -> str:
 
 
 def _shifted(recorded: Row, now: datetime) -> Recording:
-    ended = max(parse_time(run["updated_at"]) for run in recorded["runs"])
+    # The file may name an instant as of which it is shown: what came later is left out.
+    rows = {key: [row for row in recorded[key] if _is_told(row, recorded)] for key in ("runs", "jobs")}
+    ended = max(parse_time(run["updated_at"]) for run in rows["runs"])
     shift = timedelta(seconds=(now - ENDED_AGO - ended) // timedelta(seconds=1))
 
     def moved(row: Row) -> Row:
@@ -160,8 +162,13 @@ def _shifted(recorded: Row, now: datetime) -> Recording:
             for key, value in row.items()
         }
 
-    runs, jobs = (tuple(moved(row) for row in recorded[key]) for key in ("runs", "jobs"))
+    runs, jobs = (tuple(moved(row) for row in rows[key]) for key in ("runs", "jobs"))
     return Recording(recorded["repository"], runs, jobs)
+
+
+def _is_told(row: Row, recorded: Row) -> bool:
+    as_of = recorded.get("as_of")
+    return as_of is None or str(row.get("updated_at") or row["completed_at"]) <= as_of
 
 
 def _first(rows: Iterable[Row]) -> Row | None:

@@ -22,6 +22,8 @@ _API_KEY = "demo-key-for-the-local-intake"
 _TOKEN = "demo-token-for-the-local-replay"  # noqa: S105 - opens nothing
 _MEASURED_AGO = timedelta(minutes=5)
 _SCHEDULE = "@every 10s"
+# The recorded projects are small ones: it takes a month of theirs to see what a day of a busy one shows.
+_WINDOW = "30d"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,8 @@ def _write_config(folder: Path, state_dir: Path, now: datetime) -> Path:
             "repo": "ionic-team/ionic-framework",
             "branch": "main",
             "tests_blocking_merge": ["Stencil Nightly Build"],
+            "history_window": _WINDOW,
+            "thresholds": {"bugs": 30},
             "tags": {"repo": "ionic-framework"},
         },
         "ci-phishbench": {
@@ -92,6 +96,10 @@ def _write_config(folder: Path, state_dir: Path, now: datetime) -> Path:
             "service": "dashboard-collector",
             "repo": "ReDASers/PhishBench",
             "branch": "master",
+            "tests_blocking_merge": ["Unit Test", "Build Documentation"],
+            "benchmarks": ["Email Integration Test", "URL Integration Test", "Website TF-IDF Integration Test"],
+            "history_window": _WINDOW,
+            "thresholds": {"bugs": 30},
             "tags": {"repo": "phishbench"},
         },
     }

@@ -52,7 +52,7 @@ class Telling:
             since, reason_before = before.since.isoformat(timespec="seconds"), before.reason
             if self._faults.meet(run.job, run.error or "", self._clock.now()) is News.SAME:
                 log.debug("the fault lasts", **more)
-                log.info("run ended", **facts, same_fault_since=since)
+                log.info("run ended", **facts, failing_since=since)
                 return
             more["reason_before"] = reason_before
         else:

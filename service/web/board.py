@@ -27,12 +27,19 @@ class CheckBoard:
 
 @dataclass(frozen=True, slots=True)
 class CollectorBoard:
-    """One collector. ``cycles``: oldest first; ``stamp`` changes with each cycle."""
+    """One collector. ``stamp`` changes with each cycle."""
 
     name: str
     stamp: int
-    cycles: Sequence[Cycle]
     checks: Sequence[CheckBoard]
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What charts are drawn from. ``cycles``: by collector, oldest first; ``checks``: by the check's id."""
+
+    cycles: Mapping[str, Sequence[Cycle]]
+    checks: Mapping[int, CheckHistory]
 
 
 class QuotaView(View):
@@ -141,8 +148,8 @@ class Board(Protocol):
         """The boards of these collectors (all that are configured), in the configured order."""
         ...
 
-    async def histories(self, picked: Iterable[tuple[CollectorBoard, CheckBoard]]) -> Mapping[int, CheckHistory]:
-        """The history of these checks, by their ids: of a thousand collectors only some are drawn."""
+    async def past(self, boards: Iterable[CollectorBoard], picked: Iterable[tuple[CollectorBoard, CheckBoard]]) -> Past:
+        """The last cycles of these collectors and the history of these checks: of a thousand only some are drawn."""
         ...
 
     def quota(self) -> Sequence[QuotaView]: ...

@@ -43,11 +43,8 @@ class Point(NamedTuple):
     failed: bool
 
 
-def bars(cycles: Sequence[Cycle], *, links: bool = True) -> str:
-    """The last runs, newest at the right: height is duration, colour is outcome, a click opens the run.
-
-    Without ``links`` it takes a tenth of the markup: for pages of very many collectors.
-    """
+def bars(cycles: Sequence[Cycle]) -> str:
+    """The last runs, newest at the right: height is duration, colour is outcome, a click opens the run."""
     shown = cycles[-BARS:]
     longest = max((cycle.seconds for cycle in shown), default=0.0) or 1.0
     step = _BAR + _BAR_GAP
@@ -56,23 +53,18 @@ def bars(cycles: Sequence[Cycle], *, links: bool = True) -> str:
         f'<svg class="bars" viewBox="0 0 {width} {_BAR_HEIGHT}" aria-hidden="true" focusable="false">'
         f'<path class="ground" d="M0 {_BAR_HEIGHT - 1}h{width}v1H0z"/>'
     ]
-    merged: dict[str, list[str]] = {}
     x = width - len(shown) * step
     for cycle in shown:
         height = max(_SHORTEST, round(cycle.seconds / longest * _BAR_HEIGHT))
         tone = OUTCOME_CLASSES.get(cycle.outcome, "bad")
-        drawn = f"M{x} {_BAR_HEIGHT}v-{height}h{_BAR}v{height}z"
-        x += step
-        if not links:
-            merged.setdefault(tone, []).append(drawn)
-            continue
         # The whole column is the target; the bar in it may be a few pixels high.
         bar = (
-            f'<path class="hit" d="M{x - step} 0h{step}v{_BAR_HEIGHT}h-{step}z"/><path class="{tone}" d="{drawn}">'
+            f'<path class="hit" d="M{x} 0h{step}v{_BAR_HEIGHT}h-{step}z"/>'
+            f'<path class="{tone}" d="M{x} {_BAR_HEIGHT}v-{height}h{_BAR}v{height}z">'
             f"<title>{cycle.started:%m-%d %H:%M:%S} {cycle.outcome} {cycle.seconds:.3g} s</title></path>"
         )
         parts.append(_linked(cycle, bar))
-    parts += [f'<path class="{tone}" d="{"".join(drawn)}"/>' for tone, drawn in merged.items()]
+        x += step
     parts.append("</svg>")
     return "".join(parts)
 

@@ -65,10 +65,12 @@ def is_meant(check: Check, asked: str) -> bool:
 def _why(check: Check, status: Status) -> str:
     if check.value is None or check.measured_at is None:
         return "nothing was measured yet"
-    if status is Status.UNKNOWN:
-        return "nothing was measured lately" if check.status is Status.UNKNOWN else "the value is too old to judge by"
     condition = conditions.parse(check.condition)
     value = f"{check.value:.6g}"
+    if status is Status.UNKNOWN:
+        if check.status is not Status.UNKNOWN:
+            return "the value is too old to judge by"
+        return "nothing was measured lately" if condition else f"{value} has no verdict: no threshold is set"
     if condition and condition.status(check.value) is status:
         return f"{value} is{'' if status is Status.PASS else ' not'} {check.condition.strip()}"
     return f"the source says {status.value} of {value}"

@@ -41,6 +41,9 @@ class Pages:
         self._operations = operations
         self._writes = writes
         self._drawing = Drawing()
+        # Readers that come during the first making share what it reads and draws; later ones need not wait in line.
+        self._first_turn = anyio.Lock()
+        self._is_made = False
 
     def routes(self) -> list[Route]:
         return [
@@ -67,9 +70,17 @@ class Pages:
         return await self._index()
 
     async def _index(self) -> Response:
+        if self._is_made:
+            return await self._index_anew()
+        async with self._first_turn:
+            answer = await self._index_anew()
+        self._is_made = True
+        return answer
+
+    async def _index_anew(self) -> Response:
         collectors = await self._operations.collectors()
-        plan = planned(await self._operations.board.collectors())
-        histories = await self._operations.board.histories(plan.checks())
+        plan = planned(await self._operations.board.collectors(), collectors)
+        past = await self._operations.board.past(plan.full, plan.checks())
         runs = await self._operations.runs(limit=_RECENT_RUNS)
         ready = await self._operations.ready()
         return await self._rendered(
@@ -78,21 +89,21 @@ class Pages:
             runs=runs,
             quota=self._operations.board.quota(),
             warnings=[each for each in ready.checks if each.status != "ok"],
-            draw=lambda: self._drawing.index(plan, histories),
+            draw=lambda: self._drawing.index(plan, past),
         )
 
     async def tv(self, request: Request) -> Response:
         collectors = await self._operations.collectors()
         plan = planned_for_tv(await self._operations.board.collectors())
-        histories = await self._operations.board.histories(plan.checks())
-        return await self._rendered("tv.html", collectors=collectors, draw=lambda: self._drawing.tv(plan, histories))
+        past = await self._operations.board.past((), plan.checks())
+        return await self._rendered("tv.html", collectors=collectors, draw=lambda: self._drawing.tv(plan, past))
 
     async def collector(self, request: Request) -> Response:
         asked = query(request, Older)
         name = request.path_params["name"]
         collector = await self._operations.collector(name)
-        plan = planned(await self._operations.board.collectors([name]))
-        histories = await self._operations.board.histories(plan.checks())
+        plan = planned(await self._operations.board.collectors([name]), [collector])
+        past = await self._operations.board.past(plan.full, plan.checks())
         found = await self._operations.runs(name, asked.limit + 1, asked.before)
         return await self._rendered(
             "collector.html",
@@ -100,7 +111,7 @@ class Pages:
             runs=found[: asked.limit],
             asked=asked,
             has_older=len(found) > asked.limit,
-            draw=lambda: self._drawing.index(plan, histories),
+            draw=lambda: self._drawing.index(plan, past),
         )
 
     async def check(self, request: Request) -> Response:
@@ -111,9 +122,9 @@ class Pages:
         check = next((each for each in board.checks if f"{each.id:x}" == number), None)
         if check is None:
             raise Problem(404, f"{name} has no such check (any more).", kind="unknown-check")
-        histories = await self._operations.board.histories([(board, check)])
+        past = await self._operations.board.past((), [(board, check)])
         return await self._rendered(
-            "check.html", board=board, check=check, draw=lambda: self._drawing.check(board, check, histories)
+            "check.html", board=board, check=check, draw=lambda: self._drawing.check(board, check, past)
         )
 
     async def run(self, request: Request) -> Response:

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.acceptance.program import KEY, SNAPSHOT, TOKEN, Daemon, Place, place, wait_for
+from tests.integration.aws import moto
 
 WRITE, READ = "t0ken-of-the-operators", "t0ken-of-the-readers"
 
@@ -146,6 +148,32 @@ def test_diagnose_finds_a_state_directory_that_cannot_be_used(here: Place) -> No
     done = here.run("diagnose", environ={"INFRA_HEALTH_STATE_DIR": str(file / "state")})
     assert done.returncode == 1
     assert "Remedy: set state_dir" in done.stdout
+
+
+def test_diagnose_looks_whether_a_snapshot_in_s3_can_be_seen(here: Place) -> None:
+    with moto() as address:
+        environ = {
+            "AWS_ENDPOINT_URL": address,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "INFRA_HEALTH_COLLECTORS__TRAINING__SOURCE": "s3://health/training/",
+        }
+        httpx.put(f"{address}/health", trust_env=False).raise_for_status()
+        missing = here.run("diagnose", environ=environ)
+        assert missing.returncode == 1
+        assert "s3://health/training/: no object is there; publish a snapshot" in missing.stdout
+        httpx.put(f"{address}/health/training/1.json", content=b"[]", trust_env=False).raise_for_status()
+        assert "seen: s3://health/training/1.json" in here.run("diagnose", environ=environ).stdout
+
+
+def test_a_table_in_a_pipe_is_plain_columns(here: Place, daemon: Daemon) -> None:
+    head, *rows = here.run("status").stdout.splitlines()
+    assert head.split("  ")[0] == "collector"
+    assert len(rows) == len(as_json(here, "status")["collectors"])
+    starts = head.index("state")
+    assert all(row[starts - 1] == " " and row[starts] != " " for row in rows)
+    assert (head + "".join(rows)).isascii()
 
 
 @pytest.mark.parametrize("name", ["bundle.tar.gz", "bundle.zip"])

@@ -9,7 +9,7 @@ from service.domain.history import Cell, CheckHistory, Cycle, Hour, check_id
 from service.domain.points import Fate, StoredSample
 from service.domain.runs import Run
 from service.domain.samples import Kind
-from service.web.board import CheckBoard, CollectorBoard, Difference, QuotaView, State
+from service.web.board import CheckBoard, CollectorBoard, Difference, Past, QuotaView, State
 from service.web.check_views import CheckView
 from service.web.operations import Operations
 from service.web.views import RunView
@@ -31,14 +31,17 @@ class StageBoard:
         wanted = [each.name for each in await self._daemon.collectors()] if names is None else list(names)
         return [self._board(name) for name in wanted]
 
-    async def histories(self, picked: Iterable[tuple[CollectorBoard, CheckBoard]]) -> dict[int, CheckHistory]:
-        return {
+    async def past(self, boards: Iterable[CollectorBoard], picked: Iterable[tuple[CollectorBoard, CheckBoard]]) -> Past:
+        picked = list(picked)
+        cycles = {board.name: self._cycles(board.name) for board in (*boards, *(board for board, _ in picked))}
+        checks = {
             check.id: CheckHistory(
-                {each.number: Cell(check.view.status, False, check.view.value) for each in board.cycles},
+                {each.number: Cell(check.view.status, False, check.view.value) for each in cycles[board.name]},
                 tuple(self.hours),
             )
             for board, check in picked
         }
+        return Past(cycles, checks)
 
     async def left(self, run_id: str) -> RunView | None:
         if run_id != "ci-gone":
@@ -73,12 +76,14 @@ class StageBoard:
             ready=await self._daemon.ready(),
         )
 
-    def _board(self, name: str) -> CollectorBoard:
-        cycles = [
+    def _cycles(self, name: str) -> list[Cycle]:
+        return [
             Cycle(number, run.id, run.started.timestamp(), run.seconds or 0.0, run.outcome.value)
             for number, run in enumerate(reversed(self._history), 1)
             if run.job == name and run.outcome
         ]
+
+    def _board(self, name: str) -> CollectorBoard:
         checks = [
             CheckBoard(
                 id=check_id(name, check.key),
@@ -86,4 +91,4 @@ class StageBoard:
             )
             for check in self._known
         ]
-        return CollectorBoard(name, len(cycles), cycles, checks)
+        return CollectorBoard(name, len(self._cycles(name)), checks)

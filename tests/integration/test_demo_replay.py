@@ -122,7 +122,7 @@ async def test_each_resource_has_its_own_quota_that_comes_back_with_its_window()
             assert (await github.get(query)).status_code == 200
 
 
-@pytest.mark.parametrize(("repository", "spans"), [(IONIC, 93), (PHISHBENCH, 594)])
+@pytest.mark.parametrize(("repository", "spans"), [(IONIC, 93), (PHISHBENCH, 486)])
 async def test_the_newest_run_ended_minutes_ago_and_the_others_keep_their_distance(
     github: httpx.AsyncClient, repository: str, spans: int
 ) -> None:

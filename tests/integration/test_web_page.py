@@ -16,7 +16,7 @@ from service.web.page import Pages
 from service.web.words import number, relative, span
 from tests.integration.web_stage import START, Daemon, problem_of, served
 
-VOID = {"meta", "link", "br", "img", "hr", "input"}
+VOID = {"meta", "link", "br", "img", "hr", "input", "wbr"}
 RED = Check(
     key=(
         ("source", "cron"),
@@ -194,6 +194,19 @@ async def test_the_runs_of_a_collector_are_paged() -> None:
         assert "ci-3" not in " ".join(link["href"] or "" for link in second.all("a") if link.get("rel"))
         assert not [link for link in second.all("a") if link.get("rel") == "next"]
         problem_of(await stage.client.get("/collectors/other"), 404)
+
+
+async def test_of_very_many_collectors_the_worst_are_shown_in_full_and_each_has_its_line() -> None:
+    names = [f"c{number:03}" for number in range(120)]
+    daemon = Daemon(collector_names=names)
+    daemon.end(daemon.begin("c119"), Outcome.FAILED, "GitHub: no token")
+    async with served(daemon) as stage:
+        page = Document((await stage.client.get("/")).text)
+    full = [item["id"] for item in page.all("li") if (item.get("id") or "").startswith("collector-")]
+    assert "collector-c119" in full
+    assert len(full) == 40
+    assert "80 more, none worse" in page.words
+    assert {f"/collectors/{name}" for name in names} <= {link.get("href") for link in page.all("a")}
 
 
 async def test_the_office_screen_shows_the_worst_checks_and_how_many_more_there_are() -> None:

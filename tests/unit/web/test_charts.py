@@ -37,14 +37,6 @@ def test_bars_are_as_high_as_runs_were_long_and_open_their_runs() -> None:
     assert charts.bars_in_words([cycle(1), cycle(2, 1, Outcome.FAILED)]) == "last 2 runs: 1 Failed, 1 Complete"
 
 
-def test_bars_without_links_are_the_same_picture() -> None:
-    cycles = [cycle(1, 10), cycle(2, 5, Outcome.FAILED), cycle(3, 0), cycle(4, 10)]
-    linked, plain = charts.bars(cycles), charts.bars(cycles, links=False)
-    assert "<a" not in plain
-    for tone in ("good", "bad"):
-        assert "".join(paths(linked, tone)) == "".join(paths(plain, tone))
-
-
 def test_only_the_last_sixty_runs_are_drawn() -> None:
     svg = charts.bars([cycle(number) for number in range(80)])
     assert len(paths(svg, "good")) == 60
