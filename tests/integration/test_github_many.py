@@ -117,8 +117,9 @@ async def test_the_first_cycle_of_many_does_not_burn_the_quota() -> None:
     async with many(names) as stage:
         stage.server.limit = 600
         collected = await stage.collect()
-        assert collected.faults == ()
-        assert len(by_repository(collected)) < len(names)
+        # Where what is new costs more than was known, the least urgent question of the last repositories waits.
+        assert all("quota does not allow" in fault.reason for fault in collected.faults)
+        assert 10 <= len(by_repository(collected)) < len(names)
         assert stage.server.used["core"] < 600
         assert stage.collector.note
         assert "of 60 repositories in this cycle" in stage.collector.note
