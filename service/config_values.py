@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import BaseModel, SecretStr
 
+from service.domain.naming import key
 from service.domain.samples import REQUIRED_TAGS
 
 MASK = "********"
@@ -215,7 +216,7 @@ def collector_name(text: str) -> str:
 
 
 def tag_name(text: str) -> str:
-    if text.lower() in REQUIRED_TAGS:
+    if key(text) in REQUIRED_TAGS:
         raise ValueError("is a tag that every sample has already; choose another name")
     # https://docs.datadoghq.com/getting_started/tagging/#define-tags
     if not text[:1].isalpha() or ":" in text or len(text) > 200:

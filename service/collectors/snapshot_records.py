@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 from service.collectors.snapshot_json import NoJson, TooDeep
 from service.domain import conditions
 from service.domain.conditions import Condition
+from service.domain.naming import key
 from service.domain.samples import REQUIRED_TAGS, Kind, Status
 
 REQUIRED_TEXTS = ("metric", "workflow_name", "task", "check", "condition")
@@ -156,7 +157,7 @@ class Parser:
         refused = []
         for name, value in tags.items():
             text = _tag_value(name, value)
-            if names.setdefault(name, name.strip().lower() not in REQUIRED_TAGS):  # Datadog makes names lower-case
+            if names.setdefault(name, key(name) not in REQUIRED_TAGS):
                 kept[name] = text
             else:
                 refused.append(name)

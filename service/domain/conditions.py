@@ -1,5 +1,6 @@
 """Conditions such as ``< 5.0``: the text travels to Datadog as written, the number becomes a threshold."""
 
+import math
 import operator
 import re
 from collections.abc import Callable
@@ -32,4 +33,5 @@ class Condition:
 def parse(text: str) -> Condition | None:
     """The comparison that ``text`` writes, None where it writes something else ("none", "stable for a week")."""
     match = _PATTERN.fullmatch(text)
-    return Condition(match[1], float(match[2])) if match else None
+    # 1e999 is written as a number, but none that a value could be compared with or a threshold be sent as.
+    return Condition(match[1], float(match[2])) if match and math.isfinite(float(match[2])) else None

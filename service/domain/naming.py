@@ -49,6 +49,14 @@ def kept(name: str, value: str) -> str:
     return re.sub("_+", "_", text)[:LONGEST].rstrip("_:")
 
 
+@lru_cache(maxsize=4096)
+def key(name: str) -> str:
+    """Which tag Datadog reads where a tag of this ``name`` is sent: ``Workflow name`` is workflow_name, and it looks for
+    the first colon, so ``env:x`` is env.
+    """
+    return re.sub("_+", "_", _NOT_KEPT.sub("_", name.partition(":")[0].strip().lower()))
+
+
 def kept_value(name: str, value: str) -> str:
     return kept(name, value).partition(":")[2]
 

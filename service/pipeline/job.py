@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 from service.config import ConcurrencyPolicy
 from service.domain.cron import Schedule
+from service.domain.naming import key
 from service.domain.samples import REQUIRED_TAGS, SERVICE, Kind, Metric, Sample, Status
 from service.pipeline.ports import Collector, Reporting
 
@@ -84,7 +85,7 @@ class Job:
         tags = {name: own.get(name, unsaid) for name, unsaid in _BEFORE_ENV}
         tags.update(self._ours)
         for name, value in own.items():
-            if name not in _REQUIRED:
+            if key(name) not in _REQUIRED:
                 tags[name] = value
         covered = (sample.interval or interval) if sample.metric.kind is Kind.COUNT else None
         # Not dataclasses.replace, which takes three times as long; a snapshot may bring a hundred thousand.

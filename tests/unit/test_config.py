@@ -333,6 +333,7 @@ class TestMistakes:
                 "must be 'Forbid', 'Allow' or 'Replace', not \"forbid\"; did you mean Forbid?",
             ),
             ("tags: {Env: x}", "tags.Env: is a tag that every sample has already"),
+            ("tags: {Workflow Name: x}", "tags.Workflow Name: is a tag that every sample has already"),
             ("tags: {9a: x}", "a tag's name begins with a letter"),
             ("tags: {team: [a]}", "tags.team: must be text, not a list"),
             ("tags: {team: }", "tags.team: has no value"),

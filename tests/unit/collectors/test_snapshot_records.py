@@ -199,6 +199,21 @@ def test_a_record_can_not_set_a_required_tag() -> None:
     assert "tag 'env' is set by the daemon" in reasons(result)[0]
 
 
+def test_no_spelling_of_a_required_tag_gets_past_the_daemon_s_own() -> None:
+    """Datadog reads up to the first colon, in small letters, with underscores for what it does not keep."""
+    tags = {"env:staging": "x", "Workflow name": "y", " status": "z", "service:": "q", "environment": "kept"}
+    result = collected([record(tags=tags)])
+    (sample,) = result.samples
+    assert not tags.keys() & sample.tags.keys() - {"environment"}
+    assert sample.tags["environment"] == "kept"
+    assert len(result.faults) == 4
+
+
+def test_a_condition_beyond_all_numbers_gives_no_verdict() -> None:
+    (sample,) = collected([record(condition="> 1e999", status=None)]).samples
+    assert sample.tags["status"] == "unknown"
+
+
 def test_twenty_faults_are_shown_and_all_are_counted() -> None:
     result = collected([record(), *[record(value="x")] * 50])
     assert (len(result.faults), result.left_out) == (20, 50)
