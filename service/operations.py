@@ -87,6 +87,7 @@ class DaemonOperations:
         self._timer = timer
         self._delivery = delivery
         self._edges = edges
+        self._pushing = anyio.Lock()
 
     # Health
 
@@ -170,7 +171,9 @@ class DaemonOperations:
         if not isinstance(collector, Snapshot):
             raise TakesNoSnapshots(name)
         try:
-            kept = await collector.accept(body, key, self._clock.now())
+            # One at a time, or of two that come at once one would take the other's place unread.
+            async with self._pushing:
+                await self._store.remember(name, await collector.accept(body, key, self._clock.now()))
         except InvalidSnapshot as error:
             bad = [{"where": fault.part, "what": fault.reason} for fault in error.faults]
             raise BadSnapshot(error.summary, bad, error.count) from error
@@ -178,7 +181,6 @@ class DaemonOperations:
             raise SnapshotTooLarge(str(error)) from error
         except Rejected as error:
             raise BadSnapshot(str(error)) from error
-        await self._store.remember(name, kept)
         try:
             run = self._dispatcher.follow(name, Cause.HTTP, origin.source)
         except dispatch.Draining as error:

@@ -3,29 +3,29 @@
 A snapshot comes from the collector's source or is pushed to the daemon; the one that was published last counts.
 """
 
-import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Literal
 
 import anyio
 import anyio.to_thread
-import orjson
 import structlog
 from pydantic import BeforeValidator, Field
 
 from service.adapters import snapshots
+from service.collectors import snapshot_pushes as pushes
 from service.collectors.registry import Context
 from service.collectors.snapshot_content import Limits
-from service.collectors.snapshot_samples import SENT, Category, Known, Publication, to_collected
+from service.collectors.snapshot_pushes import DONE, PUSHED, WAITING, Pushed
+from service.collectors.snapshot_samples import SENT, Category, Known, Publication, joined, to_collected
 from service.collectors.snapshot_validation import refuse_bad
 from service.config import CollectorSettings
 from service.config_values import byte_count
 from service.domain import garbage
-from service.domain.errors import ConfigError, HealthError, Unavailable, Unfinished
+from service.domain.errors import ConfigError, HealthError, Rejected, Unavailable, Unfinished
 from service.domain.runs import Collected, Fault
 from service.domain.samples import Metric
 
@@ -38,8 +38,6 @@ SNAPSHOT_AGE = Metric(
 HALF_WRITTEN_PAUSE = 1.0
 _LARGE = 1024 * 1024  # bytes
 
-_PUSHED = "pushed"
-_DONE = "pushed-done"  # the key of the pushed snapshot that a run has read
 _CATEGORIES = {
     "training": Category("training", namespace="metta.infra.stablesuite", source="stable_suite"),
     "evaluation": Category("evaluation", namespace="metta.infra.cron", source="cron"),
@@ -115,37 +113,62 @@ class Snapshot:
         """The age of the snapshot that was read last, whatever came of it; nothing before one was read."""
         return {SNAPSHOT_AGE: max(0.0, (now - self._published).total_seconds())} if self._published else {}
 
-    async def accept(self, body: bytes, key: str, now: datetime) -> Mapping[str, bytes]:
-        """What to remember of a pushed snapshot, for the next run to read it.
+    async def accept(self, body: bytes, key: str, now: datetime) -> Mapping[str, bytes | None]:
+        """What to remember of a pushed snapshot, for the next run to read it. One push at a time.
 
         ``key`` tells one publication from another; a push that is repeated comes with the same.
-        Raises InvalidSnapshot when a record is bad, Unfinished, TooLarge or Rejected when it is no snapshot.
+        Raises InvalidSnapshot when a record is bad, Unfinished, TooLarge or Rejected when it is no snapshot,
+        Unavailable when too many wait already.
         """
         category = _CATEGORIES[self._settings.category]
         check = partial(refuse_bad, body, "the snapshot", now, self._settings.limits, category.namespace)
         await anyio.to_thread.run_sync(check, abandon_on_cancel=True)
-        return {_PUSHED: await anyio.to_thread.run_sync(_pack, _Pushed(key, now, body))}
+        packed = await anyio.to_thread.run_sync(pushes.pack, Pushed(key, now, body))
+        return {WAITING: pushes.waiting(await self._unread(), key, self._settings.max_bytes), PUSHED: packed}
 
     async def is_due(self) -> bool:
         """Whether a snapshot was pushed that no run has read: the daemon ended first."""
-        stored = await self._context.memory.read(_PUSHED)
-        if not stored:
-            return False
-        try:
-            key, _ = _head(stored)
-        except (ValueError, KeyError, TypeError):
-            return False
-        return key.encode() != await self._context.memory.read(_DONE)
+        return bool(await self._unread())
+
+    async def _unread(self) -> list[bytes]:
+        read = self._context.memory.read
+        return pushes.unread(await read(WAITING), await read(PUSHED), await read(DONE))
 
     async def _collect(self, now: datetime) -> Collected:
         pushed = await self._pushed()
         content, trouble = await self._newest(now, pushed)
-        published = Publication(content.body, content.name, content.version, content.published)
+        waiting: list[bytes] = []
+        with suppress(Unavailable):
+            waiting = await self._unread()
         if content.published:
             self._published = content.published
+        earlier: list[Collected] = []
+        faults: list[Fault] = [] if trouble is None else [trouble]
+        for packed in waiting:  # unpacked one by one: each may be large
+            each = await _content(packed)
+            if each is None or each.version == content.version:
+                continue
+            try:
+                earlier.append((await self._read(each, now))[0])
+            except Rejected as error:  # too old by now; the newest one must not suffer for it
+                faults.append(Fault(str(error), each.version))
+        try:
+            collected, newest = await self._read(content, now)
+        except Rejected as error:
+            if not earlier:
+                raise
+            collected, newest = Collected(faults=(Fault(str(error), content.name),), left_out=1), None
+        self._published = content.published or newest
+        if earlier:
+            collected = joined([*earlier, collected])
+        if pushed:
+            collected = replace(collected, remember={**collected.remember, DONE: pushed.validator.encode()})
+        return _partial(collected, faults) if faults else collected
+
+    async def _read(self, content: snapshots.Content, now: datetime) -> tuple[Collected, datetime | None]:
         read = partial(
             to_collected,
-            published,
+            Publication(content.body, content.name, content.version, content.published),
             category=_CATEGORIES[self._settings.category],
             now=now,
             max_age=self._settings.max_age,
@@ -154,11 +177,8 @@ class Snapshot:
         )
         with garbage.put_off() if len(content.body) > _LARGE else nullcontext():
             collected, newest = await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
-        self._published = content.published or newest
         self._known.sent = collected.remember.get(SENT, self._known.sent)
-        if pushed:
-            collected = replace(collected, remember={**collected.remember, _DONE: pushed.validator.encode()})
-        return collected if trouble is None else _partial(collected, trouble)
+        return collected, newest
 
     async def _newest(self, now: datetime, pushed: snapshots.Content | None) -> tuple[snapshots.Content, Fault | None]:
         """The snapshot that was published last, and what is wrong with the source beside a pushed one."""
@@ -185,41 +205,16 @@ class Snapshot:
     async def _pushed(self) -> snapshots.Content | None:
         stored: bytes | None = None
         with suppress(Unavailable):  # the source can be read without the store
-            stored = await self._context.memory.read(_PUSHED)
-        if not stored:
-            return None
-        pushed = await anyio.to_thread.run_sync(_unpack, stored)
-        if pushed is None:
-            return None
-        return snapshots.Content("the pushed snapshot", pushed.body, f"pushed {pushed.key}", pushed.at, pushed.key)
+            stored = await self._context.memory.read(PUSHED)
+        return await _content(stored) if stored else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Pushed:
-    key: str
-    at: datetime
-    body: bytes
-
-
-def _pack(pushed: _Pushed) -> bytes:
-    head = orjson.dumps({"key": pushed.key, "at": pushed.at.isoformat()})
-    return head + b"\n" + zlib.compress(pushed.body, 1)
-
-
-def _head(stored: bytes) -> tuple[str, datetime]:
-    """Key and time. Raises ValueError, KeyError or TypeError when it can't be read."""
-    facts = orjson.loads(stored.partition(b"\n")[0])
-    return str(facts["key"]), datetime.fromisoformat(facts["at"])
-
-
-def _unpack(stored: bytes) -> _Pushed | None:
-    try:
-        key, at = _head(stored)
-        return _Pushed(key, at, zlib.decompress(stored.partition(b"\n")[2]))
-    except (ValueError, KeyError, TypeError, zlib.error) as error:
-        log.warning("the pushed snapshot can't be read any more", reason=type(error).__name__)
+async def _content(packed: bytes) -> snapshots.Content | None:
+    pushed = await anyio.to_thread.run_sync(pushes.unpack, packed)
+    if pushed is None:
         return None
+    return snapshots.Content("the pushed snapshot", pushed.body, f"pushed {pushed.key}", pushed.at, pushed.key)
 
 
-def _partial(collected: Collected, fault: Fault) -> Collected:
-    return replace(collected, faults=(fault, *collected.faults), left_out=collected.left_out + 1)
+def _partial(collected: Collected, faults: Sequence[Fault]) -> Collected:
+    return replace(collected, faults=(*faults, *collected.faults), left_out=collected.left_out + len(faults))

@@ -99,7 +99,7 @@ def to_collected(
         return _Selection(category, now, max_age, published, known.sent, limits)
 
     selection = snapshot_json.read(body, published.name, begin, limits)
-    selection.keep_newest()
+    selection.samples = _without_overtaken(selection.samples)
     _warn(selection.contradictions, published.name, known.warned)
     faults = selection.faults
     if not selection.usable:
@@ -192,19 +192,6 @@ class _Selection:
             self.faults.add(self.position, f"it is {_text(age)} old, older than max_age ({_text(self._max_age)})")
             self.unmeasured.append(tags)
 
-    def keep_newest(self) -> None:
-        """Leaves out gauges that would overwrite a newer value of their series by being sent as of now."""
-        if len({sample.measured for sample in self.samples}) < 2 or not any(each.measured_at for each in self.samples):
-            return
-        newest: dict[object, datetime] = {}
-        for sample in self.samples:
-            key = _series(sample)
-            newest[key] = max(newest.get(key, sample.measured), sample.measured)
-        kept = [each for each in self.samples if not each.measured_at or each.measured_at == newest[_series(each)]]
-        if len(kept) < len(self.samples):
-            log.info("older values of the same series are not sent", count=len(self.samples) - len(kept))
-        self.samples = kept
-
     def remembered(self) -> dict[bytes, int]:
         """The events that must not be sent again: those of this file, and younger ones that may come back."""
         oldest = int((self._now - self._max_age).timestamp())
@@ -237,6 +224,40 @@ class _Selection:
             metric = self._metrics[record.metric, record.kind] = Metric(record.metric, record.kind)
         self.samples.append(Sample(metric, record.value, at, tags, measured_at))
         self.usable += 1
+
+
+def joined(snapshots: Sequence[Collected]) -> Collected:
+    """As one what was read of several snapshots, the oldest first: events of all, of each gauge the newest value."""
+    samples: list[Sample] = []
+    later: set[object] = set()
+    for each in reversed(snapshots):
+        samples[:0] = [
+            sample
+            for sample in each.samples
+            if sample.metric.kind is not Kind.GAUGE or (_series(sample), sample.at) not in later
+        ]
+        later.update((_series(sample), sample.at) for sample in each.samples)
+    return Collected(
+        samples=tuple(_without_overtaken(samples)),
+        faults=tuple(fault for each in snapshots for fault in each.faults)[:FAULTS_SHOWN],
+        unmeasured=tuple(tags for each in snapshots for tags in each.unmeasured),
+        remember={key: value for each in snapshots for key, value in each.remember.items()},
+        left_out=sum(each.left_out for each in snapshots),
+    )
+
+
+def _without_overtaken(samples: list[Sample]) -> list[Sample]:
+    """``samples`` without gauges that would overwrite a newer value of their series by being sent as of now."""
+    if len({sample.measured for sample in samples}) < 2 or not any(each.measured_at for each in samples):
+        return samples
+    newest: dict[object, datetime] = {}
+    for sample in samples:
+        key = _series(sample)
+        newest[key] = max(newest.get(key, sample.measured), sample.measured)
+    kept = [each for each in samples if not each.measured_at or each.measured_at == newest[_series(each)]]
+    if len(kept) < len(samples):
+        log.info("older values of the same series are not sent", count=len(samples) - len(kept))
+    return kept
 
 
 def ahead(at: datetime) -> str:

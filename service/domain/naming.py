@@ -51,9 +51,7 @@ def kept(name: str, value: str) -> str:
 
 @lru_cache(maxsize=4096)
 def key(name: str) -> str:
-    """Which tag Datadog reads where a tag of this ``name`` is sent: ``Workflow name`` is workflow_name, and it looks for
-    the first colon, so ``env:x`` is env.
-    """
+    """The tag that Datadog reads where one of this name is sent: ``Workflow name`` is workflow_name, ``env:x`` env."""
     return re.sub("_+", "_", _NOT_KEPT.sub("_", name.partition(":")[0].strip().lower()))
 
 

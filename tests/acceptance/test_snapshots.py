@@ -5,6 +5,7 @@ import json
 import signal
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,24 @@ def test_a_pushed_snapshot_is_delivered_and_outlives_a_restart(here: Place) -> N
         assert "metta.infra.collector.snapshot_age" in names
         assert daemon.end() == 0
     assert json.loads(here.run("collect", "training", "--dry-run").stdout)[0]["value"] == 0.92
+
+
+def test_of_snapshots_that_are_pushed_at_once_none_is_lost(here: Place) -> None:
+    """Whatever was answered 202 arrives, though a run may begin after several of them came."""
+    counts = [
+        # A series each: those of one series and second would arrive as their sum.
+        SNAPSHOT | {"metric_kind": "count", "value": float(number), "tags": {"part": str(number)}}
+        for number in range(12)
+    ]
+    with here.daemon() as daemon:
+        daemon.wait_until_quiet()
+        with ThreadPoolExecutor(2) as pool:  # more at a time may be told to come back
+            answers = list(pool.map(lambda count: push(daemon, [count]).status_code, counts))
+        assert answers == [202] * len(counts)
+        wait_for(lambda: sorted(hearts(here)) == [count["value"] for count in counts] or None, daemon)
+        daemon.wait_until_quiet()
+        assert daemon.end() == 0
+    assert len(hearts(here)) == len(counts)
 
 
 def test_what_was_pushed_right_before_a_kill_is_sent_after_the_restart_once(here: Place) -> None:

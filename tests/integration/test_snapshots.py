@@ -3,7 +3,7 @@
 import gzip
 import json
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,12 @@ class Memory:
     def __init__(self) -> None:
         self.kept: dict[str, bytes] = {}
         self.is_lost = False
+
+    def take(self, remember: Mapping[str, bytes | None]) -> None:
+        for name, value in remember.items():
+            self.kept.pop(name, None)
+            if value is not None:
+                self.kept[name] = value
 
     async def read(self, key: str) -> bytes | None:
         if self.is_lost:
@@ -170,7 +176,7 @@ async def test_a_pushed_snapshot_is_read_until_the_source_is_newer(http: httpx.A
     path, memory = tmp_path / "eval.json", Memory()
     (record, _) = json.loads((RECORDED / "eval_health.json").read_text())
     snapshot = collector(str(path), http, memory)
-    memory.kept |= await snapshot.accept(json.dumps([record | {"value": 1}]).encode(), "a", NOW)
+    memory.take(await snapshot.accept(json.dumps([record | {"value": 1}]).encode(), "a", NOW))
     result = await snapshot.collect(NOW)
     assert [sample.value for sample in result.samples] == [1]
     assert "nothing is there" in str(result.faults[0])
@@ -185,7 +191,7 @@ async def test_a_pushed_snapshot_is_read_until_the_source_is_newer(http: httpx.A
 async def test_a_push_without_a_source_is_enough(http: httpx.AsyncClient) -> None:
     memory = Memory()
     snapshot = collector(None, http, memory)
-    memory.kept |= await snapshot.accept(gzip.compress((RECORDED / "eval_health.json").read_bytes()), "a", NOW)
+    memory.take(await snapshot.accept(gzip.compress((RECORDED / "eval_health.json").read_bytes()), "a", NOW))
     assert len((await snapshot.collect(NOW)).samples) == 2
 
 
@@ -196,11 +202,52 @@ async def test_a_count_that_is_pushed_twice_with_one_key_is_sent_once(http: http
     body = json.dumps([{**record, "metric_kind": "count", "timestamp": None}]).encode()
     counts = []
     for key in ("a", "a", "b"):
-        memory.kept |= await snapshot.accept(body, key, NOW)
+        memory.take(await snapshot.accept(body, key, NOW))
         result = await snapshot.collect(NOW)
-        memory.kept |= {name: value for name, value in result.remember.items() if value}
+        memory.take(result.remember)
         counts.append(len(result.samples))
     assert counts == [1, 0, 1]
+
+
+async def test_of_pushes_that_come_before_a_run_none_is_lost(http: httpx.AsyncClient) -> None:
+    """Counts of all, the checks of each; of a gauge that several have the newest value."""
+    memory = Memory()
+    (record, _) = json.loads((RECORDED / "eval_health.json").read_text())
+    gauge = {**record, "timestamp": None, "metric": "shared"}
+    count = {**record, "timestamp": None, "metric": "runs", "metric_kind": "count"}
+    for number, key in enumerate("abc"):
+        own = {**gauge, "metric": f"own_{key}", "check": key}
+        body = json.dumps([{**gauge, "value": number}, {**count, "value": number + 1}, own]).encode()
+        memory.take(await collector(None, http, memory).accept(body, key, NOW + timedelta(seconds=number)))
+    result = await collector(None, http, memory).collect(NOW + timedelta(seconds=5))
+    memory.take(result.remember)
+    found = sorted((sample.metric.name.rpartition(".")[2], sample.value) for sample in result.samples)
+    assert [each for each in found if each[0] == "runs"] == [("runs", 1), ("runs", 2), ("runs", 3)]
+    assert [each for each in found if each[0] == "shared"] == [("shared", 2)]
+    assert [name for name, _ in found if name.startswith("own")] == ["own_a", "own_b", "own_c"]
+    assert result.faults == ()
+    again = await collector(None, http, memory).collect(NOW + timedelta(seconds=9))
+    assert sorted(sample.metric.name.rpartition(".")[2] for sample in again.samples) == ["own_c", "shared"]
+
+
+async def test_a_push_that_comes_while_a_run_reads_is_left_for_the_next_one(http: httpx.AsyncClient) -> None:
+    memory = Memory()
+    snapshot = collector(None, http, memory)
+    (record, _) = json.loads((RECORDED / "eval_health.json").read_text())
+    values = []
+    pushed = [json.dumps([{**record, "timestamp": None, "metric_kind": "count", "value": n}]).encode() for n in (1, 2)]
+    memory.take(await snapshot.accept(pushed[0], "a", NOW))
+    first = await snapshot.collect(NOW)
+    memory.take(await snapshot.accept(pushed[1], "b", NOW))  # before what the run remembers is stored
+    memory.take(first.remember)
+    assert await snapshot.is_due()
+    for result in (first, await snapshot.collect(NOW)):
+        values.append([sample.value for sample in result.samples])
+        memory.take(result.remember)
+    assert values == [[1], [2]]
+    assert not await snapshot.is_due()
+    memory.take(await snapshot.accept(pushed[1], "c", NOW))
+    assert "pushed-waiting" not in memory.kept  # what was read is not kept
 
 
 async def test_a_push_with_a_bad_record_is_refused_whole(http: httpx.AsyncClient) -> None:
