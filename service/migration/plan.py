@@ -47,6 +47,7 @@ def plan(workloads: Sequence[Workload], types: Types) -> Plan:
     """``types``: the installed collectors' settings by type name."""
     result = Plan()
     carried: list[tuple[Workload, Environment]] = []
+    owners: list[tuple[Stanza, Environment]] = []
     for workload in workloads:
         found, reason = _collects(workload, types)
         if not found:
@@ -57,8 +58,9 @@ def plan(workloads: Sequence[Workload], types: Types) -> Plan:
             carried.append((workload, environment))
             for name in call.names:
                 result.stanzas.append(stanza_of(name, workload, call, environment, types, len(call.names)))
+                owners.append((result.stanzas[-1], environment))
     name_apart(result.stanzas)
-    _share(result, carried, types)
+    _share(result, carried, owners, types)
     for stanza in result.stanzas:
         check(stanza, types)
     return result
@@ -105,7 +107,12 @@ def _environment(workload: Workload, call: commands.Call) -> dict[str, Mapping[s
     return environment
 
 
-def _share(result: Plan, carried: Sequence[tuple[Workload, Environment]], types: Types) -> None:
+def _share(
+    result: Plan,
+    carried: Sequence[tuple[Workload, Environment]],
+    owners: Sequence[tuple[Stanza, Environment]],
+    types: Types,
+) -> None:
     """What all CronJobs have in common becomes the Deployment's; of the rest a collector's own goes to its stanza."""
     by_name: dict[str, list[tuple[Workload, Mapping[str, Any]]]] = {}
     for workload, environment in carried:
@@ -133,23 +140,29 @@ def _share(result: Plan, carried: Sequence[tuple[Workload, Environment]], types:
             result.patch_notes.append(
                 f"{name} stands in the source as plain text: put it into the Secret infra-health instead"
             )
-        elif name in legacy and (len(distinct) > 1 or lines):
+        elif name in legacy and (len(distinct) > 1 or lines or _is_missed(name, owners, types)):
             moved.add(name)
         elif len(distinct) > 1:
             said = "; ".join(f"{workload.name}: {entry.get('value', 'from elsewhere')}" for workload, entry in entries)
             result.patch_notes.append(f"{name} differs between the sources: {said}")
         else:
             result.environment[name] = first
-    for stanza in result.stanzas:
-        _own_settings(stanza, carried, moved, types)
+    for stanza, environment in owners:
+        _own_settings(stanza, environment, moved, types)
     _share_pods(result, [workload for workload, _ in carried])
 
 
-def _own_settings(
-    stanza: Stanza, carried: Sequence[tuple[Workload, Environment]], moved: set[str], types: Types
-) -> None:
+def _is_missed(name: str, owners: Sequence[tuple[Stanza, Environment]], types: Types) -> bool:
+    """Whether a collector that would read the variable ran without it: the Deployment's would reach it, too."""
+    return any(
+        name not in environment and cls.legacy_environment(stanza.values, {name: "1"})
+        for stanza, environment in owners
+        if (cls := types.get(str(stanza.values["type"])))
+    )
+
+
+def _own_settings(stanza: Stanza, environment: Environment, moved: set[str], types: Types) -> None:
     """Variables that one Deployment can't hold for all (two repositories) become keys of the stanza."""
-    environment = next(found for workload, found in carried if workload is stanza.source)
     cls = types.get(str(stanza.values["type"]))
     if cls is None:
         return

@@ -44,6 +44,29 @@ releases:
     assert [workload.name for workload, _ in result.left_alone] == ["by-name-cleanup"]
 
 
+def test_a_variable_of_one_collector_does_not_reach_another_that_ran_without_it() -> None:
+    result, _ = planned("""
+releases:
+- name: ci-grid
+  values:
+  - {schedule: "@daily", command: [collect, ci, --push], env: {METTA_GITHUB_REPO: a/grid, METTA_GITHUB_BRANCH: develop}}
+- name: ci-metta
+  values:
+  - {schedule: "@daily", command: [collect, ci, --push], env: {METTA_GITHUB_REPO: a/metta, GITHUB_API_URL: https://g}}
+- name: training
+  values:
+  - {schedule: "@daily", command: [collect, training, --push], env: {TRAINING_HEALTH_FILE: /t.json}}
+- name: eval
+  values:
+  - {schedule: "@daily", command: [collect, eval, --push], env: {EVAL_HEALTH_FILE: /e.json}}
+""")
+    first, second, *_ = stanzas(result).values()
+    assert (first["repo"], first["branch"]) == ("a/grid", "develop")
+    assert second["repo"] == "a/metta"
+    assert "branch" not in second  # it is the default, as it was
+    assert set(result.environment) == {"GITHUB_API_URL", "TRAINING_HEALTH_FILE", "EVAL_HEALTH_FILE"}
+
+
 def test_what_a_pod_can_not_have_is_told() -> None:
     result, _ = planned("""
 releases:
