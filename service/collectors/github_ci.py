@@ -9,8 +9,9 @@ import structlog
 
 from service.adapters.github_budget import tally
 from service.collectors import ci_fleet, ci_metrics
+from service.collectors.ci_cycle import Filling
 from service.collectors.ci_fleet import Fleet, Turn
-from service.collectors.ci_repository import Filling, RepositoryCi, Told
+from service.collectors.ci_repository import RepositoryCi, Told
 from service.collectors.ci_settings import GithubCiSettings
 from service.collectors.ci_workflows import Workflow, workflows
 from service.collectors.registry import Context
