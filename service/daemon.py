@@ -17,7 +17,8 @@ from service import __version__, logs
 from service.adapters.pings import Event, Pings
 from service.adapters.store import SqliteStore
 from service.config import Mode, most_series
-from service.config_sources import Loaded, differences, secret_values
+from service.config_sources import Loaded
+from service.config_view import differences, secret_values
 from service.domain.errors import ConfigError
 from service.domain.points import Fate
 from service.domain.runs import Cause, Outcome, Run
