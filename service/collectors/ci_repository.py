@@ -47,7 +47,7 @@ class Told:
 
 
 class RepositoryCi:
-    """Collects the metrics of contract 6's table for one repository; see ``ci_metrics`` for their definitions.
+    """Collects the CI metrics of one repository; see ``ci_metrics`` for their definitions.
 
     ``key``: where its memory is kept. ``tags``: more of them on every sample.
     """

@@ -41,7 +41,7 @@ def memory_key(settings: GithubCiSettings, repo: str) -> str:
 
 
 class GithubCi:
-    """Collects the metrics of contract 6's table for ``ci``; see ``ci_metrics`` for their definitions.
+    """Collects the CI metrics of its repositories; see ``ci_metrics`` for their definitions.
 
     ``note``: what the operator should know of the last cycle, None when there is nothing.
     """

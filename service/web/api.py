@@ -1,4 +1,4 @@
-"""/api/v1: collectors, runs and their samples; triggers, pauses. Contract 5."""
+"""What the calls of /api/v1 do: collectors, runs and their samples; triggers, pushes, pauses."""
 
 import secrets
 from collections.abc import Awaitable, Callable

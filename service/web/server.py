@@ -18,7 +18,8 @@ from service.domain.errors import ConfigError
 from service.web.api import Api
 from service.web.api_calls import calls_of
 from service.web.connections import Connection
-from service.web.guard import HEAD_LIMIT, Guard, writes
+from service.web.guard import Guard, writes
+from service.web.heads import HEAD_LIMIT
 from service.web.health import HealthRoutes
 from service.web.metrics import Telemetry
 from service.web.openapi import OpenApi
