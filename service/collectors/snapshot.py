@@ -19,8 +19,8 @@ from service.adapters import snapshots
 from service.collectors import snapshot_pushes as pushes
 from service.collectors.registry import Context
 from service.collectors.snapshot_content import Limits
-from service.collectors.snapshot_pushes import DONE, PUSHED, WAITING, Pushed
-from service.collectors.snapshot_samples import SENT, Category, Known, Publication, joined, to_collected
+from service.collectors.snapshot_pushes import DONE, PUSHED, WAITING, Pushed, joined
+from service.collectors.snapshot_samples import SENT, Category, Known, Publication, to_collected
 from service.collectors.snapshot_validation import refuse_bad
 from service.config import CollectorSettings
 from service.config_values import byte_count

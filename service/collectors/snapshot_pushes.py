@@ -6,14 +6,17 @@ in one of them only, and each speaks of checks of its own. So those that no run 
 
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import orjson
 import structlog
 
+from service.collectors.snapshot_samples import FAULTS_SHOWN, series, without_overtaken
 from service.domain.errors import Unavailable
+from service.domain.runs import Collected
+from service.domain.samples import Kind, Sample
 
 log = structlog.get_logger(__name__)
 
@@ -67,6 +70,26 @@ def waiting(packed: Iterable[bytes], key: str, longest: int) -> bytes | None:
     if len(kept) >= _MOST or sum(map(len, kept)) > longest:
         raise Unavailable(f"{len(kept)} pushed snapshots wait for a run to read them", retry_after=_RETRY_AFTER)
     return b"".join(_LENGTH.pack(len(each)) + each for each in kept) or None
+
+
+def joined(snapshots: Sequence[Collected]) -> Collected:
+    """As one what was read of several snapshots, the oldest first: events of all, of each gauge the newest value."""
+    samples: list[Sample] = []
+    later: set[object] = set()
+    for each in reversed(snapshots):
+        samples[:0] = [
+            sample
+            for sample in each.samples
+            if sample.metric.kind is not Kind.GAUGE or (series(sample), sample.at) not in later
+        ]
+        later.update((series(sample), sample.at) for sample in each.samples)
+    return Collected(
+        samples=tuple(without_overtaken(samples)),
+        faults=tuple(fault for each in snapshots for fault in each.faults)[:FAULTS_SHOWN],
+        unmeasured=tuple(tags for each in snapshots for tags in each.unmeasured),
+        remember={key: value for each in snapshots for key, value in each.remember.items()},
+        left_out=sum(each.left_out for each in snapshots),
+    )
 
 
 def _split(stored: bytes) -> Iterable[bytes]:

@@ -99,7 +99,7 @@ def to_collected(
         return _Selection(category, now, max_age, published, known.sent, limits)
 
     selection = snapshot_json.read(body, published.name, begin, limits)
-    selection.samples = _without_overtaken(selection.samples)
+    selection.samples = without_overtaken(selection.samples)
     _warn(selection.contradictions, published.name, known.warned)
     faults = selection.faults
     if not selection.usable:
@@ -226,35 +226,15 @@ class _Selection:
         self.usable += 1
 
 
-def joined(snapshots: Sequence[Collected]) -> Collected:
-    """As one what was read of several snapshots, the oldest first: events of all, of each gauge the newest value."""
-    samples: list[Sample] = []
-    later: set[object] = set()
-    for each in reversed(snapshots):
-        samples[:0] = [
-            sample
-            for sample in each.samples
-            if sample.metric.kind is not Kind.GAUGE or (_series(sample), sample.at) not in later
-        ]
-        later.update((_series(sample), sample.at) for sample in each.samples)
-    return Collected(
-        samples=tuple(_without_overtaken(samples)),
-        faults=tuple(fault for each in snapshots for fault in each.faults)[:FAULTS_SHOWN],
-        unmeasured=tuple(tags for each in snapshots for tags in each.unmeasured),
-        remember={key: value for each in snapshots for key, value in each.remember.items()},
-        left_out=sum(each.left_out for each in snapshots),
-    )
-
-
-def _without_overtaken(samples: list[Sample]) -> list[Sample]:
+def without_overtaken(samples: list[Sample]) -> list[Sample]:
     """``samples`` without gauges that would overwrite a newer value of their series by being sent as of now."""
     if len({sample.measured for sample in samples}) < 2 or not any(each.measured_at for each in samples):
         return samples
     newest: dict[object, datetime] = {}
     for sample in samples:
-        key = _series(sample)
+        key = series(sample)
         newest[key] = max(newest.get(key, sample.measured), sample.measured)
-    kept = [each for each in samples if not each.measured_at or each.measured_at == newest[_series(each)]]
+    kept = [each for each in samples if not each.measured_at or each.measured_at == newest[series(each)]]
     if len(kept) < len(samples):
         log.info("older values of the same series are not sent", count=len(samples) - len(kept))
     return kept
@@ -285,7 +265,7 @@ def _warn(contradictions: Mapping[tuple[str, ...], Record], name: str, warned: s
     )
 
 
-def _series(sample: Sample) -> object:
+def series(sample: Sample) -> object:
     """What stays the same when a check's status or condition changes."""
     return sample.metric, frozenset(item for item in sample.tags.items() if item[0] not in ("status", "condition"))
 
