@@ -92,6 +92,8 @@ def test_rendered_manifests_come_over_exactly_and_what_cannot_stands_there(tmp_p
             "backoff_limit": 2,
             "successful_runs_history_limit": 5,
             "failed_runs_history_limit": 0,
+            # Not the Deployment's: the other one ran without it.
+            "thresholds": {"flaky_tests": "1e1"},
         },
         # What a manifest leaves out is Kubernetes' default.
         "ci-second-repository": {
@@ -103,6 +105,7 @@ def test_rendered_manifests_come_over_exactly_and_what_cannot_stands_there(tmp_p
             "backoff_limit": 6,
             "successful_runs_history_limit": 3,
             "failed_runs_history_limit": 1,
+            "repo": "acme/second",
         },
     }
     text = (tmp_path / "config.yaml").read_text()
