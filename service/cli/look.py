@@ -57,8 +57,13 @@ def explain(options: Options, url: str, metric: str | None, collector: str | Non
 @click.command()
 @click.pass_obj
 def runs(options: Options, url: str, run: str | None, collector: str | None, limit: int) -> None:
-    """The last runs; with RUN (an id) that run with its samples and what became of them."""
+    """The last runs; with RUN (an id) that run with its samples and what became of them.
+
+    A collector's name in the place of RUN is as --collector NAME.
+    """
     with told(), daemon(url) as http:
+        if run and not collector and run in _names(http):
+            run, collector = None, run
         if run:
             _show_run(http, options, run)
             return
@@ -106,6 +111,10 @@ def logs(options: Options, url: str, run: str | None, limit: int) -> None:
             say("No lines are kept of it.")
 
 
+def _names(http: "httpx.Client") -> list[str]:
+    return [each["name"] for each in answer(http.get("/api/v1/collectors"))["collectors"]]
+
+
 def _show_run(http: "httpx.Client", options: Options, run_id: str) -> None:
     address = f"/api/v1/runs/{_safe(run_id)}"
     run = answer(http.get(address))
@@ -145,7 +154,8 @@ def _print_check(check: dict[str, Any], collector: dict[str, Any] | None) -> Non
         click.echo(f"  measured  {words.ago(check['measured_at'])} by collector {check['collector']}")
     evidence = check["evidence"]
     for number, each in enumerate(evidence[:_SHOWN_EVIDENCE]):
-        said = " ".join(part for part in (each["conclusion"], each["workflow"], each["title"]) if part)
+        # A scheduled run is titled as its workflow.
+        said = " ".join(dict.fromkeys(part for part in (each["conclusion"], each["workflow"], each["title"]) if part))
         when = words.ago(each["at"], "")
         click.echo(words.harmless(f"  {'' if number else 'evidence':<8}  {said} {when} {each['url']}".rstrip()))
     if len(evidence) > _SHOWN_EVIDENCE:

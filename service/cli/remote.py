@@ -1,6 +1,7 @@
 """Commands that act on a running daemon, and its status: ``status``, ``trigger``, ``pause``, ``resume``."""
 
 import time
+from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ def status(options: Options, url: str, probe: bool, slots: bool) -> None:
                     words.ago((each["last_run"] or {}).get("started")),
                     (each["last_run"] or {}).get("outcome") or "",
                     words.ago(each["next_run"], ""),
-                    words.harmless("; ".join((each["last_error"] or {}).get("errors", ()))),
+                    _trouble(each),
                 )
                 for each in collectors
             ],
@@ -61,6 +62,13 @@ def status(options: Options, url: str, probe: bool, slots: bool) -> None:
         for each in ready.get("checks", ()):
             if each["status"] != "ok":
                 say(words.harmless(f"{each['name']}: {each['status']}: {each['detail']}"), fg="yellow")
+
+
+def _trouble(collector: dict[str, Any]) -> str:
+    """The last error with its age: an old one beside a good run is otherwise taken for a present one."""
+    if not (error := collector["last_error"]):
+        return ""
+    return words.harmless(f"{words.relative(datetime.fromisoformat(error['at']))}: {'; '.join(error['errors'])}")
 
 
 class _WithWait(click.Command):

@@ -1,5 +1,6 @@
 """``infra-health`` itself: the daemon in the foreground, or one pass with ``--once``."""
 
+import os
 import signal
 import socket
 import sys
@@ -81,6 +82,8 @@ def main(context: click.Context, once: bool, only: str | None, dry_run: bool, st
     """
     options = context.ensure_object(Options)
     context.call_on_close(options.exits.close)
+    if os.environ.get("NO_COLOR"):
+        context.color = False  # and of every command below it; click does not look at the variable
     if context.invoked_subcommand:
         if once or only or dry_run or strict:
             raise click.UsageError("--once, --only, --dry-run and --strict go without a command")
