@@ -1,5 +1,6 @@
 """Commands that read what a running daemon knows: ``explain``, ``runs``, ``logs``."""
 
+import sys
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -72,6 +73,7 @@ def runs(options: Options, url: str, run: str | None, collector: str | None, lim
         if options.json:
             tables.print_json(found)
             return
+        brief = not tables.is_plain(sys.stdout)
         tables.print_table(
             "",
             ("run", "cause", "started", "took", "outcome", "samples", "delivered", "errors"),
@@ -79,7 +81,7 @@ def runs(options: Options, url: str, run: str | None, collector: str | None, lim
                 (
                     each["id"],
                     each["cause"],
-                    words.ago(each["started"]),
+                    words.ago(each["started"], brief=brief),
                     words.span(each["duration"]),
                     each["outcome"],
                     str(each["samples"]),
@@ -88,6 +90,7 @@ def runs(options: Options, url: str, run: str | None, collector: str | None, lim
                 )
                 for each in found
             ],
+            below=True,
         )
 
 

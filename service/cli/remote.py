@@ -1,5 +1,6 @@
 """Commands that act on a running daemon, and its status: ``status``, ``trigger``, ``pause``, ``resume``."""
 
+import sys
 import time
 from datetime import datetime
 from itertools import pairwise
@@ -43,6 +44,7 @@ def status(options: Options, url: str, probe: bool, slots: bool) -> None:
         if options.json:
             tables.print_json({"collectors": collectors, "ready": ready})
             return
+        brief = not tables.is_plain(sys.stdout)
         tables.print_table(
             "",
             ("collector", "state", "schedule", "last run", "outcome", "next run", "last error"),
@@ -51,13 +53,14 @@ def status(options: Options, url: str, probe: bool, slots: bool) -> None:
                     each["name"],
                     _state(each),
                     each["schedule_in_words"],
-                    words.ago((each["last_run"] or {}).get("started")),
+                    words.ago((each["last_run"] or {}).get("started"), brief=brief),
                     (each["last_run"] or {}).get("outcome") or "",
-                    words.ago(each["next_run"], ""),
+                    words.ago(each["next_run"], "", brief=brief),
                     _trouble(each),
                 )
                 for each in collectors
             ],
+            below=True,
         )
         for each in ready.get("checks", ()):
             if each["status"] != "ok":

@@ -221,6 +221,20 @@ def test_a_terminal_has_colours(here: Place, daemon: Daemon) -> None:
     assert "\x1b" in on_a_terminal(here, "explain", NO_COLOR="")
 
 
+def test_a_narrow_terminal_cuts_off_no_run_and_no_error(here: Place, daemon: Daemon) -> None:
+    content = (here.folder / "training.json").read_text()
+    here.write_snapshot("[]")
+    here.run("trigger", "training", "--wait")
+    here.write_snapshot(content)
+    here.run("trigger", "training", "--wait")
+    runs = as_json(here, "runs", "training", "--limit", "2")
+    shown = on_a_terminal(here, "runs", "training", "--limit", "2", COLUMNS="80")
+    assert all(f" {run['id']} " in shown for run in runs), "the id is what `runs ID` takes"
+    (error,) = runs[1]["errors"]
+    assert f"{runs[1]['id']}: {error}" in shown
+    assert re.search(rf"training: \d+ s ago: {re.escape(error)}", on_a_terminal(here, "status", COLUMNS="80"))
+
+
 def test_an_address_where_something_else_answers_is_named(here: Place) -> None:
     def other(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
