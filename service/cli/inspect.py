@@ -41,7 +41,7 @@ def check(options: Options) -> None:
     """Validates the configuration and prints it resolved, with the next runs and the series that it makes."""
     import anyio
 
-    from service.config_sources import describe
+    from service.config_view import describe
     from service.series import collisions, expected_series
 
     with told():
