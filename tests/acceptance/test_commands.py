@@ -317,7 +317,9 @@ def test_an_http_trigger_leaves_two_lines_that_say_who_asked(here: Place, daemon
     lines = wait_for(lambda: (found := [r for r in daemon.records if r.get("run") == run]) and len(found) > 1 and found)
     assert [line["message"] for line in lines] == ["run started", "run ended"]
     assert lines[0]["collector"] == "training"
-    assert (lines[1]["samples"], lines[1]["collected"]) == (answer.json()["samples"], 2), "the page's number and its own"
+    assert (lines[1]["samples"], lines[1]["collected"]) == (answer.json()["samples"], 2), (
+        "the page's number and its own"
+    )
     assert (lines[0]["actor"], lines[0]["asked_because"]) == ("sre", "after the fix")
 
 
