@@ -88,13 +88,16 @@ def main(context: click.Context, once: bool, only: str | None, dry_run: bool, st
         if once or only or dry_run or strict:
             raise click.UsageError("--once, --only, --dry-run and --strict go without a command")
         return
-    if not once and (only or dry_run or strict):
+    names = [name.strip() for name in only.split(",") if name.strip()] if only is not None else None
+    if names == []:
+        # What a script's empty variable makes of it: neither none nor all of them is what it means.
+        raise click.UsageError("--only names no collector")
+    if not once and (names or dry_run or strict):
         raise click.UsageError("--only, --dry-run and --strict go with --once")
     with told():
         if once:
             from service.cli.collect import run_once
 
-            names = [name.strip() for name in only.split(",") if name.strip()] if only else None
             end(run_once(options, names, push=not dry_run, dry_run=dry_run, strict=strict, output=None))
         end(_daemon(options))
 
