@@ -251,7 +251,7 @@ class Github:
         except Exhausted:
             wait = self._limits.close(Limit(request.resource, rules.until_reset(answer.headers, self._clock.now())))
             raise Unavailable(f"GitHub's {request.resource} limit is used up", retry_after=wait) from None
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             self._cache.drop(key)
             kind = answer.headers.get("content-type", "no type").partition(";")[0]
             raise Unavailable(

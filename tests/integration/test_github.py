@@ -9,6 +9,7 @@ import pytest
 from service.adapters.github import Github, Refused
 from service.adapters.secrets import Secret
 from service.adapters.secrets_manager import SecretsManager
+from service.collectors.ci_runs import to_time
 from service.domain.errors import ConfigError, Rejected, Unauthorized, Unavailable
 from tests.github_world import World
 from tests.integration.github_server import (
@@ -94,6 +95,12 @@ async def test_an_answer_that_a_moment_mends_is_asked_for_again(
     with pytest.raises(Unavailable, match=RUNS):
         await github.get(RUNS, read=total)
     assert len(server.asked) == 6
+
+
+async def test_a_time_of_no_calendar_is_a_fault_of_the_answer(server: GithubServer, github: Github) -> None:
+    server.fail(RUNS, Reply.of({"updated_at": "9999-12-31T23:59:59-23:00"}))
+    with pytest.raises(Unavailable, match=RUNS):
+        await github.get(RUNS, read=lambda payload: to_time(payload["updated_at"]))
 
 
 @pytest.mark.parametrize("status", [400, 404, 410, 422, 451])
