@@ -517,8 +517,10 @@ class TestTheEnvironment:
         ]
 
     def test_a_variable_of_ours_that_is_no_setting_is_noted(self) -> None:
-        notes = loaded(CI, {"INFRA_HEALTH_DATADGO__SITE": "x", "INFRA_HEALTH_STATEDIR": "/x"}).notes
+        names = ("DATADGO__SITE", "STATEDIR", "HTTP_PRT")
+        notes = loaded(CI, {f"INFRA_HEALTH_{name}": "x" for name in names}).notes
         assert notes == (
+            "environment INFRA_HEALTH_HTTP_PRT is no setting and not used; did you mean INFRA_HEALTH_HTTP__PRT?",
             "environment INFRA_HEALTH_STATEDIR is no setting and not used; did you mean state_dir?",
             "environment INFRA_HEALTH_DATADGO__SITE is no setting and not used; did you mean datadog?",
         )
