@@ -79,7 +79,7 @@ class Daemon:
         self._tasks = tasks
         self._slots = anyio.CancelScope()  # what makes new work: the timer and the heartbeat
         commit = environ.get("INFRA_HEALTH_COMMIT", "unknown")
-        self._telemetry = Telemetry(version=__version__, commit=commit, collectors=settings.collectors)
+        self._telemetry = Telemetry(version=__version__, commit=commit)
         self._reserve = reserve = Reserve(store)
         self._delivery = Delivery(
             reserve,
@@ -183,6 +183,7 @@ class Daemon:
             log.warning("these changes need a restart", changed=left)
         self._settings = loaded.settings
         self._operations.reload_error = None
+        self._operations.info = self._operations.info.model_copy(update={"env": loaded.settings.datadog.env})
         self._set_jobs(jobs)
         _set_apart()
         await self._operations.record("reload", "configuration", _SIGNAL)
@@ -215,6 +216,7 @@ class Daemon:
 
     def _set_jobs(self, jobs: Sequence[Job]) -> None:
         settings = self._settings
+        self._telemetry.expect(settings.collectors)
         self._dispatcher.is_shadow = self._announcer.is_silent = settings.mode is Mode.SHADOW
         set_mode(settings, self._store, self._reserve, self._delivery)
         self._store.limit_history(

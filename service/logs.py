@@ -23,13 +23,12 @@ from urllib.parse import quote, quote_plus
 import structlog
 
 from service.config_values import MASK
-from service.domain.logged import Logged
+from service.domain.logged import Logged, harmless
 from service.log_memory import LogMemory
 
 OURS: Final = "service"
 _SHORTEST_SECRET = 4  # masking less would blank out words everywhere
 _DEEPEST = 8
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 Event = MutableMapping[str, Any]
 
@@ -225,14 +224,13 @@ def _console(stream: TextIO) -> list[structlog.typing.Processor]:
 
     def for_readers(_: Any, __: str, event: Event) -> Event:
         stack = event.pop("error.stack", None)
-        # What a server sent must not steer the terminal.
         shown = {
-            key: _harmless(value) if isinstance(value, str) else value
+            key: harmless(value) if isinstance(value, str) else value
             for key, value in event.items()
             if not key.startswith("error.")  # the stack says both
         }
         time = f"{datetime.now():%H:%M:%S}"  # noqa: DTZ005 - the reader's own clock
-        return {"timestamp": time, **shown} | ({"exception": _harmless(stack)} if stack else {})
+        return {"timestamp": time, **shown} | ({"exception": harmless(stack)} if stack else {})
 
     return [
         for_readers,
@@ -240,10 +238,6 @@ def _console(stream: TextIO) -> list[structlog.typing.Processor]:
             colors=colours, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback, sort_keys=False
         ),
     ]
-
-
-def _harmless(text: str) -> str:
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def _json(names: Mapping[str, str | None]) -> list[structlog.typing.Processor]:

@@ -34,6 +34,7 @@ from service.adapters.github_cache import EtagCache, Key
 from service.adapters.github_limits import Clock, Limits, RealClock
 from service.adapters.github_retry import Limit, Quota
 from service.adapters.github_token import Token, fingerprint
+from service.adapters.retry_after import retry_after
 from service.domain.errors import ConfigError, HealthError, Rejected, Unauthorized, Unavailable
 
 __all__ = ["Clock", "Github", "Quota", "Refused"]
@@ -250,7 +251,7 @@ class Github:
         except Exhausted:
             wait = self._limits.close(Limit(request.resource, rules.until_reset(answer.headers, self._clock.now())))
             raise Unavailable(f"GitHub's {request.resource} limit is used up", retry_after=wait) from None
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             self._cache.drop(key)
             kind = answer.headers.get("content-type", "no type").partition(";")[0]
             raise Unavailable(
@@ -273,7 +274,7 @@ class Github:
         if limit := rules.limit_of(status, headers, message, request.resource, self._clock.now()):
             raise Unavailable(said, retry_after=self._limits.close(limit))
         if rules.is_transient(status) or status == 304:
-            raise Unavailable(said, retry_after=rules.retry_after(headers, self._clock.now()))
+            raise Unavailable(said, retry_after=retry_after(headers, self._clock.now()))
         if status == 404:
             raise Refused(f"{said}: there is no such thing, or the token may not see it", status)
         raise Refused(said, status)

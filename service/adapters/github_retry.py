@@ -8,10 +8,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 import httpx
 
+from service.adapters.retry_after import http_date, retry_after
 from service.domain.errors import Rejected
 
 # A broken clock on either side must not close a resource for longer than GitHub's window of an hour.
@@ -63,6 +63,8 @@ def limit_of(status: int, headers: Mapping[str, str], message: str, resource: st
     is_secondary = "secondary rate" in text or "abuse" in text
     is_exhausted = headers.get("x-ratelimit-remaining") == "0"
     wait = retry_after(headers, now)
+    if wait is not None:
+        wait = min(wait, _LONGEST_WINDOW)
     if status == 403 and wait is None and not is_exhausted and not is_secondary and "rate limit" not in text:
         return None
     if wait is None and is_exhausted:
@@ -70,22 +72,12 @@ def limit_of(status: int, headers: Mapping[str, str], message: str, resource: st
     return Limit(resource if is_exhausted and not is_secondary else None, wait)
 
 
-def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Seconds that Retry-After asks for; it holds seconds or a date (RFC 9110, 10.2.3)."""
-    text = headers.get("retry-after", "").strip()
-    seconds = _whole(text)
-    if seconds is not None:
-        return float(seconds)
-    date = _date(text)
-    return max(0.0, (date - (_date(headers.get("date", "")) or now)).total_seconds()) if date else None
-
-
 def until_reset(headers: Mapping[str, str], now: datetime) -> float | None:
     """Seconds until the primary limit's window ends, by GitHub's own clock where the answer has a Date."""
     reset = _whole(headers.get("x-ratelimit-reset"))
     if reset is None:
         return None
-    here = (_date(headers.get("date", "")) or now).timestamp()
+    here = (http_date(headers.get("date", "")) or now).timestamp()
     return min(max(0.0, reset - here) + 1.0, _LONGEST_WINDOW)
 
 
@@ -128,11 +120,3 @@ def origin(url: httpx.URL) -> tuple[str, str, int | None]:
 
 def _whole(text: str | None) -> int | None:
     return int(text) if text and re.fullmatch(r"\d{1,15}", text, re.ASCII) else None
-
-
-def _date(text: str) -> datetime | None:
-    try:
-        date = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return date if date.tzinfo else date.replace(tzinfo=UTC)

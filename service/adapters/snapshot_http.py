@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from hashlib import blake2b
 
 import httpx
 import orjson
 
+from service.adapters.retry_after import http_date, retry_after
 from service.adapters.secrets import Secret
 from service.adapters.snapshot_source import Content, nothing_there, too_large
 from service.config_values import shown
@@ -85,7 +85,7 @@ async def send(
     if status in (401, 403):
         raise Unauthorized(told if said or token else f"{told}; does it need a token (--token-env)?")
     if status in (408, 429) or status >= 500:
-        raise Unavailable(told, retry_after=_retry_after(answer))
+        raise Unavailable(told, retry_after=retry_after(answer.headers, datetime.now(UTC)))
     raise Rejected(told)
 
 
@@ -139,7 +139,7 @@ async def _content(answer: httpx.Response, source: str, longest: int) -> Content
     etag, date = answer.headers.get("ETag", ""), answer.headers.get("Last-Modified", "")
     # Not by the ETag where there is a date: several servers behind one address may each have their own.
     version = f"{date or etag} {blake2b(body, digest_size=16).hexdigest()}"
-    published, asked = _date(date), _date(answer.headers.get("Date", ""))
+    published, asked = http_date(date), http_date(answer.headers.get("Date", ""))
     # A date has whole seconds: within its own second the content can change under it (RFC 9110, 8.8.2.2).
     is_settled = published is not None and asked is not None and asked > published
     validator = f"{etag}\n{date}" if etag or is_settled else ""
@@ -162,25 +162,8 @@ def _refusal(answer: httpx.Response, source: str) -> HealthError:
     if status in (404, 410):
         return nothing_there(source, reason=str(status))
     if status in (408, 429) or status >= 500:
-        return Unavailable(f"{name}: answered {status}", retry_after=_retry_after(answer))
+        return Unavailable(f"{name}: answered {status}", retry_after=retry_after(answer.headers, datetime.now(UTC)))
     return Rejected(f"{name}: answered {status}")
-
-
-def _retry_after(answer: httpx.Response) -> float | None:
-    """Seconds; the header gives seconds or a date (RFC 9110, 10.2.3)."""
-    text = answer.headers.get("Retry-After", "").strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    asked, now = _date(text), _date(answer.headers.get("Date", ""))
-    return max(0.0, (asked - now).total_seconds()) if asked and now else None
-
-
-def _date(text: str) -> datetime | None:
-    try:
-        date = parsedate_to_datetime(text)
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return date.astimezone(UTC) if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 async def _remark(answer: httpx.Response) -> str:

@@ -2,7 +2,6 @@
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Any
 
 import orjson
 
@@ -14,11 +13,11 @@ _MOST_BYTES = 32 * 1024
 
 def write(connection: sqlite3.Connection, run_id: str, lines: Sequence[Logged]) -> None:
     found = [[rows.micros(line.time), line.level, line.message, dict(line.fields)] for line in lines]
-    text = _to_json(found)
+    text = rows.to_json(found)
     while len(text) > _MOST_BYTES and found:
         # The first lines tell how it began, the last ones how it ended.
         found = found[: len(found) // 4] + found[len(found) // 2 + len(found) % 2 :]
-        text = _to_json(found)
+        text = rows.to_json(found)
     connection.execute("INSERT OR REPLACE INTO run_logs SELECT seq, ? FROM runs WHERE id = ?", (text, run_id))
 
 
@@ -27,25 +26,3 @@ def read(connection: sqlite3.Connection, run_id: str) -> list[Logged]:
     row = connection.execute(query, (run_id,)).fetchone()
     found = orjson.loads(row[0]) if row else []
     return [Logged(rows.from_micros(time), level, message, fields) for time, level, message, fields in found]
-
-
-def _to_json(lines: list[Any]) -> str:
-    try:
-        return orjson.dumps(lines).decode()
-    except TypeError:
-        # A lone surrogate, or a number that is too large for JSON's readers, in one field.
-        return orjson.dumps(_clean(lines)).decode()
-
-
-def _clean(value: Any) -> Any:
-    match value:
-        case str():
-            return rows.text(value)
-        case dict():
-            return {rows.text(key): _clean(part) for key, part in value.items()}
-        case list():
-            return [_clean(part) for part in value]
-        case int() if value.bit_length() > 63:
-            return str(value)
-        case _:
-            return value

@@ -50,7 +50,7 @@ def to_json(value: Sequence[Any]) -> str:
     try:
         return orjson.dumps(value).decode()
     except TypeError:
-        # A lone surrogate (JSON can carry one in a name) must not cost the run its other samples.
+        # A lone surrogate (JSON can carry one in a name) or a number too large for it must not cost the rest.
         return orjson.dumps(_clean(value)).decode()
 
 
@@ -60,9 +60,17 @@ def text(value: str) -> str:
 
 
 def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return text(value)
-    return [_clean(item) for item in value] if isinstance(value, (list, tuple)) else value
+    match value:
+        case str():
+            return text(value)
+        case dict():
+            return {text(key): _clean(part) for key, part in value.items()}
+        case list() | tuple():
+            return [_clean(part) for part in value]
+        case int() if value.bit_length() > 63:
+            return str(value)
+        case _:
+            return value
 
 
 def series_id(metric: str, kind: str, interval: int, tags: str) -> int:

@@ -2,8 +2,9 @@
 
 import click
 
-from service.cli import tables, words
+from service.cli import tables
 from service.cli.options import Exit, Options, common, end, told
+from service.domain.logged import harmless
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -28,5 +29,5 @@ def diagnose(options: Options) -> None:
                 click.echo(f"{each.name:<16}", nl=False)
                 click.secho(f"{each.status:<5}", fg=_COLOURS[each.status], nl=False)
                 line = each.detail + (f". Remedy: {each.remedy}" if each.remedy else "")
-                click.echo(words.harmless(line.replace("\n", " ")))
+                click.echo(harmless(line.replace("\n", " ")))
         end(Exit.FAILED if any(each.status == "fail" for each in found) else Exit.DONE)

@@ -11,6 +11,7 @@ from service.cli import tables, words
 from service.cli.client import answer, daemon, with_url
 from service.cli.completion import collector_names
 from service.cli.options import Exit, Options, common, end, say, told
+from service.domain.logged import harmless
 
 if TYPE_CHECKING:
     import httpx
@@ -86,7 +87,7 @@ def runs(options: Options, url: str, run: str | None, collector: str | None, lim
                     each["outcome"],
                     str(each["samples"]),
                     str(each["delivery"]["delivered"]),
-                    words.harmless("; ".join(each["errors"])),
+                    harmless("; ".join(each["errors"])),
                 )
                 for each in found
             ],
@@ -128,7 +129,7 @@ def _show_run(http: "httpx.Client", options: Options, run_id: str) -> None:
     click.echo(f"{run['id']}: {run['outcome']}, cause {run['cause']}, attempts {run['attempts']}")
     click.echo(f"  started {words.ago(run['started'])}, took {words.span(run['duration']) or '... it is under way'}")
     for error in run["errors"]:
-        click.echo(f"  {words.harmless(error)}")
+        click.echo(f"  {harmless(error)}")
     tables.print_table(
         "",
         ("metric", "value", "condition", "status", "about", "delivery"),
@@ -149,8 +150,8 @@ def _show_run(http: "httpx.Client", options: Options, run_id: str) -> None:
 def _print_check(check: dict[str, Any], collector: dict[str, Any] | None) -> None:
     style = {"fail": "red", "pass": "green"}.get(check["status"], "yellow")
     click.secho(f"{check['status'].upper():<8}", fg=style, bold=True, nl=False)
-    click.echo(words.harmless(f"{check['metric'] or check['tags'].get('check', '')} ({words.about(check['tags'])})"))
-    click.echo(words.harmless(f"  why       {check['why']}, since {words.ago(check['since'])}"))
+    click.echo(harmless(f"{check['metric'] or check['tags'].get('check', '')} ({words.about(check['tags'])})"))
+    click.echo(harmless(f"  why       {check['why']}, since {words.ago(check['since'])}"))
     if check["help"]:
         click.echo(f"  is        {check['help']}")
     if check["measured_at"]:
@@ -160,7 +161,7 @@ def _print_check(check: dict[str, Any], collector: dict[str, Any] | None) -> Non
         # A scheduled run is titled as its workflow.
         said = " ".join(dict.fromkeys(part for part in (each["conclusion"], each["workflow"], each["title"]) if part))
         when = words.ago(each["at"], "")
-        click.echo(words.harmless(f"  {'' if number else 'evidence':<8}  {said} {when} {each['url']}".rstrip()))
+        click.echo(harmless(f"  {'' if number else 'evidence':<8}  {said} {when} {each['url']}".rstrip()))
     if len(evidence) > _SHOWN_EVIDENCE:
         click.echo(f"  {'':<8}  and {len(evidence) - _SHOWN_EVIDENCE} more (--json shows all)")
     if collector:

@@ -7,6 +7,7 @@ import click
 from service.cli import tables, words
 from service.cli.completion import collector_names
 from service.cli.options import Exit, Options, common, end, say, told
+from service.domain.logged import harmless
 
 if TYPE_CHECKING:
     from service import preview as previews
@@ -39,7 +40,7 @@ def preview(options: Options, names: tuple[str, ...], show_all: bool) -> None:
                 _print(each, show_all)
         for each in found:
             if each.run.error:
-                say(words.harmless(f"{each.run.job}: {each.run.outcome}: {each.run.error}"), fg="yellow")
+                say(harmless(f"{each.run.job}: {each.run.outcome}: {each.run.error}"), fg="yellow")
         say("Nothing was sent or kept.")
         failed = [each for each in found if each.run.outcome is None or not each.run.outcome.succeeded]
         end(Exit.FAILED if failed else Exit.DONE)

@@ -12,6 +12,7 @@ from service.cli import tables, words
 from service.cli.client import answer, daemon, with_url
 from service.cli.completion import collector_names
 from service.cli.options import Exit, Options, common, end, say, told
+from service.domain.logged import harmless
 
 if TYPE_CHECKING:
     import httpx
@@ -64,14 +65,14 @@ def status(options: Options, url: str, probe: bool, slots: bool) -> None:
         )
         for each in ready.get("checks", ()):
             if each["status"] != "ok":
-                say(words.harmless(f"{each['name']}: {each['status']}: {each['detail']}"), fg="yellow")
+                say(harmless(f"{each['name']}: {each['status']}: {each['detail']}"), fg="yellow")
 
 
 def _trouble(collector: dict[str, Any]) -> str:
     """The last error with its age: an old one beside a good run is otherwise taken for a present one."""
     if not (error := collector["last_error"]):
         return ""
-    return words.harmless(f"{words.relative(datetime.fromisoformat(error['at']))}: {'; '.join(error['errors'])}")
+    return harmless(f"{words.relative(datetime.fromisoformat(error['at']))}: {'; '.join(error['errors'])}")
 
 
 class _WithWait(click.Command):
@@ -153,7 +154,7 @@ def _wait(http: "httpx.Client", run_id: str, seconds: int, quiet: bool) -> dict[
             errors = () if run["ended"] else run["errors"]  # those of an ended run are its result
             said = f"{run_id}: attempt {run['attempts'] or 1} {'; '.join(errors)}".rstrip()
             if said != last:
-                progress.tell(words.harmless(said))
+                progress.tell(harmless(said))
                 last = said
             if run["ended"] or time.monotonic() - began >= seconds:
                 return run
@@ -166,7 +167,7 @@ def _result(run: dict[str, Any]) -> str:
     said = [f"{run['id']}: {run['outcome']}"]
     if run["ended"]:
         said[0] += f" in {words.span(run['duration'])}, {run['samples']} samples"
-    return words.harmless(": ".join(said + run["errors"]))
+    return harmless(": ".join(said + run["errors"]))
 
 
 def _body(reason: str | None) -> dict[str, str]:

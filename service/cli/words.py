@@ -1,11 +1,10 @@
 """Times, values and foreign texts as a person at a terminal reads them."""
 
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+from service.domain.logged import harmless
 
 
 def ago(instant: str | None, missing: str = "never", *, brief: bool = False) -> str:
@@ -38,11 +37,6 @@ def about(tags: Mapping[str, str]) -> str:
     """Which check it is: ``latest_state_of_main / tests_blocking_merge / flaky_tests``."""
     names = ("workflow_name", "task", "check", "label", "repo")
     return " / ".join(tags[name] for name in names if name in tags)
-
-
-def harmless(text: str) -> str:
-    """What a server sent must not steer the terminal."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def log_line(line: Mapping[str, Any]) -> str:

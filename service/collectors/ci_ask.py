@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import anyio
 
-from service.domain.errors import Rejected, Unavailable
+from service.domain.errors import HealthError, Rejected, Unauthorized, Unavailable
 
 T = TypeVar("T")
 Failure = Unavailable | Rejected
@@ -28,3 +28,8 @@ async def gathered(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T | Fail
         for index in range(len(calls)):
             tasks.start_soon(call, index)
     return results
+
+
+def weight(error: HealthError) -> int:
+    """Which of several errors to raise: refused credentials explain more than a refusal, that more than an outage."""
+    return 2 if isinstance(error, Unauthorized) else 1 if isinstance(error, Rejected) else 0

@@ -206,19 +206,19 @@ def load(stored: bytes | None, repo: str, branch: str) -> Remembered | None:
         state = orjson.loads(zlib.decompress(stored))
         if (state["version"], state["repo"], state["branch"]) != (_VERSION, repo, branch):
             return None
-        known = Remembered(repo, branch, Sweep(_time(state["sweep"][0]), *state["sweep"][1:]))
+        known = Remembered(repo, branch, Sweep(ci_runs.from_epoch(state["sweep"][0]), *state["sweep"][1:]))
         for row in state["runs"]:
-            run = Run(*row[:6], *map(_time, row[6:9]), *row[9:])
+            run = Run(*row[:6], *map(ci_runs.from_epoch, row[6:9]), *row[9:])
             known.runs[run.id] = run
         for run_id, number, conclusion in state["attempts"]:
             known.attempts.setdefault(run_id, {})[number] = conclusion
-        known.asked = {workflow_id: _time(at) for workflow_id, at in state["asked"]}
+        known.asked = {workflow_id: ci_runs.from_epoch(at) for workflow_id, at in state["asked"]}
         known.lost = set(state["lost"])
         known.since = _time_or_none(state["since"])
         known.front = _time_or_none(state["front"])
         known.read_at = _time_or_none(state["read_at"])
         known.total, known.broken = state["total"], state["broken"]
-        known.told = {(run_id, attempt): _time(at) for run_id, attempt, at in state["told"]}
+        known.told = {(run_id, attempt): ci_runs.from_epoch(at) for run_id, attempt, at in state["told"]}
         known.limits = ci_time_limits.load(state["limits"])
         known.style = ci_ways.load(state["style"])
     except (zlib.error, ValueError, LookupError, TypeError, OverflowError):
@@ -230,9 +230,5 @@ def _seconds(time: datetime | None) -> float | None:
     return time.timestamp() if time else None
 
 
-def _time(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
-
-
 def _time_or_none(seconds: float | None) -> datetime | None:
-    return None if seconds is None else _time(seconds)
+    return None if seconds is None else ci_runs.from_epoch(seconds)

@@ -14,7 +14,7 @@ import anyio
 from service.adapters.github import Github
 from service.adapters.github_budget import Tally, tally
 from service.collectors import ci_latest, ci_memory, ci_metrics, ci_pulls, ci_runs, ci_share, ci_sweep
-from service.collectors.ci_ask import gathered
+from service.collectors.ci_ask import gathered, weight
 from service.collectors.ci_cycle import Cycle, Filling
 from service.collectors.ci_jobs import JobsReader
 from service.collectors.ci_latest import LatestRuns
@@ -27,7 +27,7 @@ from service.collectors.ci_settings import GithubCiSettings
 from service.collectors.ci_share import MOST_POINTS, MOST_REQUESTS, Share, Wanted
 from service.collectors.ci_workflows import workflows
 from service.collectors.registry import Memory
-from service.domain.errors import HealthError, Rejected, Unauthorized, Unavailable
+from service.domain.errors import Rejected, Unavailable
 from service.domain.runs import Collected
 
 _BROKEN_SWEEPS = 3
@@ -78,7 +78,7 @@ class RepositoryCi:
                 tasks.start_soon(self._ci, cycle)
                 tasks.start_soon(self._pull_requests, cycle)
         if not cycle.findings and cycle.errors:
-            raise max(cycle.errors, key=_weight)
+            raise max(cycle.errors, key=weight)
         samples, unmeasured = ci_metrics.to_samples(cycle.findings, self._settings.thresholds, now, self._tags)
         remember = {self.key: await anyio.to_thread.run_sync(cycle.known.dump)} if cycle.is_read else {}
         return Told(Collected(samples, tuple(cycle.faults), unmeasured, remember), spent, not cycle.is_cold)
@@ -281,8 +281,3 @@ class RepositoryCi:
             for name, failure in failures.items():
                 cycle.miss(f"pull requests, {asked[name][0]}", failure)
         cycle.are_pulls_told = True
-
-
-def _weight(error: HealthError) -> int:
-    """Refused credentials explain more than a refusal, that more than an outage."""
-    return 2 if isinstance(error, Unauthorized) else 1 if isinstance(error, Rejected) else 0

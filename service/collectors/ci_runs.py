@@ -123,6 +123,11 @@ def to_time(text: str) -> datetime:
     return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
 
 
+def from_epoch(seconds: float) -> datetime:
+    """A time as the memory keeps it. Raises ValueError or OverflowError when it is none."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
 def to_text(value: object) -> str:
     """A name or title to show, at most ``_LONGEST`` characters of it."""
     return value[:_LONGEST] if isinstance(value, str) else ""

@@ -6,7 +6,7 @@ other cancellations (``timed_out`` is rare). A finished attempt never changes, s
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -141,11 +141,11 @@ def load(state: Mapping[str, Any]) -> TimeLimits:
     """What ``dump`` gave. Raises LookupError, TypeError or ValueError when it is something else."""
     limits = TimeLimits(deep=state["deep"], was_whole=state["was_whole"])
     for run, attempt, seen, ended, name in state["suspects"]:
-        limits.suspects[run] = Suspect(attempt, seen, _time(ended), name)
-    limits.seen = {run: (attempt, _time(ended)) for run, attempt, ended in state["seen"]}
+        limits.suspects[run] = Suspect(attempt, seen, ci_runs.from_epoch(ended), name)
+    limits.seen = {run: (attempt, ci_runs.from_epoch(ended)) for run, attempt, ended in state["seen"]}
     for kept, rows in ((limits.found, state["found"]), (limits.pending, state["pending"])):
         for job, run, name, ended, url, conclusion, workflow in rows:
-            kept[job] = run, Evidence(name, url, _time(ended), conclusion, workflow)
+            kept[job] = run, Evidence(name, url, ci_runs.from_epoch(ended), conclusion, workflow)
     return limits
 
 
@@ -184,7 +184,3 @@ def _job(row: Mapping[str, Any]) -> Job:
         ci_runs.to_time(row["completed_at"]),
         ci_runs.to_url(row.get("html_url")),
     )
-
-
-def _time(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)

@@ -9,6 +9,7 @@ import structlog
 
 from service.adapters.github_budget import tally
 from service.collectors import ci_fleet, ci_metrics
+from service.collectors.ci_ask import weight
 from service.collectors.ci_cycle import Filling
 from service.collectors.ci_fleet import Fleet, Turn
 from service.collectors.ci_repository import RepositoryCi, Told
@@ -16,7 +17,7 @@ from service.collectors.ci_settings import GithubCiSettings
 from service.collectors.ci_workflows import Workflow, workflows
 from service.collectors.registry import Context
 from service.domain import cron
-from service.domain.errors import HealthError, Rejected, Unauthorized, Unavailable
+from service.domain.errors import HealthError, Rejected, Unavailable
 from service.domain.runs import Collected, Fault
 from service.domain.samples import Sample
 
@@ -89,7 +90,7 @@ class GithubCi:
             self._expect(fleet, interval)
         errors = [each for each in results.values() if isinstance(each, HealthError)]
         if errors and len(errors) == len(results):
-            raise max(errors, key=_weight)
+            raise max(errors, key=weight)
         return self._joined(results, fleet, gone)
 
     async def _ask(
@@ -176,8 +177,3 @@ class GithubCi:
                 faults.append(Fault(str(result), name))
         remember[FLEET] = fleet.dump()
         return Collected(tuple(samples), tuple(faults), tuple(unmeasured), remember)
-
-
-def _weight(error: HealthError) -> int:
-    """Refused credentials explain more than a refusal, that more than an outage."""
-    return 2 if isinstance(error, Unauthorized) else 1 if isinstance(error, Rejected) else 0

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from service.migration.manifests import CARRIED, text
+from service.migration.texts import list_of, mapping_of
 
 # Key (in small letters, without - and _) to the field of Workload.
 _SCALARS = {
@@ -124,7 +125,7 @@ class Found:
             # The shallowest counts; another one is told.
             return said is not None and self.scalars.setdefault(field, said) == said
         if plain == "serviceaccount":
-            account = _mapping(value)
+            account = mapping_of(value)
             if said := text(value) or text(account.get("name")):
                 self.scalars.setdefault("service_account", said)
             # Its annotations (an IAM role) are the account's, not the pod's.
@@ -150,7 +151,7 @@ class Found:
         return next((read(plain, value) for keys, read in readers if plain in keys), False)
 
     def _take_command(self, key: str, value: Any) -> bool:
-        words = [str(word) for word in _list(value) if not isinstance(word, (dict, list))]
+        words = [str(word) for word in list_of(value) if not isinstance(word, (dict, list))]
         if not words:
             return value in ([], "")
         return self._commands.setdefault(key, words) == words
@@ -168,7 +169,7 @@ class Found:
     def _add_environment(self, path: Sequence[str], entries: Iterable[Any]) -> None:
         """Each entry that a pod could have; the shallowest of a name counts. The others are told."""
         for place, entry in enumerate(entries):
-            name = str(_mapping(entry).get("name") or "")
+            name = str(mapping_of(entry).get("name") or "")
             known = next((each for each in self.environment if each["name"] == name), entry)
             if name and known == entry and len(entry) <= 2 and (len(entry) == 1 or entry.keys() & _VALUES):
                 self.environment += [entry] if known is entry else []
@@ -188,7 +189,7 @@ class Found:
 
     @staticmethod
     def _extend(found: list[Any], value: Any) -> bool:
-        found += _list(value)
+        found += list_of(value)
         return True
 
 
@@ -203,11 +204,3 @@ def _entry(name: str, said: Any) -> dict[str, Any]:
 
 def _folded(key: str) -> str:
     return re.sub(r"[-_]", "", key).lower()
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]

@@ -15,6 +15,7 @@ from service.domain.errors import ConfigError
 from service.migration import texts
 from service.migration.chart_values import Found, jobs, merge
 from service.migration.manifests import text
+from service.migration.texts import list_of, mapping_of
 from service.migration.workload import Workload
 
 _DEEPEST_BASE = 5
@@ -42,10 +43,10 @@ def workloads(documents: Sequence[Any], name: str, folder: Path) -> tuple[list[W
     """Every release, and what else is to be told. Files that are named are read beside the helmfile."""
     told: list[str] = []
     merged = _merged(documents, name, folder, told)
-    templates = _mapping(merged.get("templates"))
+    templates = mapping_of(merged.get("templates"))
     told += [
-        f"{name}: the helmfile {_mapping(each).get('path', each)} in it was not read; name it as well"
-        for each in _list(merged.get("helmfiles"))
+        f"{name}: the helmfile {mapping_of(each).get('path', each)} in it was not read; name it as well"
+        for each in list_of(merged.get("helmfiles"))
     ]
     releases = [each for each in merged["releases"] if isinstance(each, dict)]
     found = [
@@ -63,7 +64,7 @@ def _merged(documents: Sequence[Any], name: str, folder: Path, told: list[str], 
         if not isinstance(document, dict):
             continue
         layers = [document]
-        for base in _list(document.get("bases")) if depth < _DEEPEST_BASE else ():
+        for base in list_of(document.get("bases")) if depth < _DEEPEST_BASE else ():
             below = _documents(folder / str(base), str(base), "the base", told) or ()
             layers.insert(-1, _merged(below, str(base), (folder / str(base)).parent, told, depth + 1))
         for layer in layers:
@@ -90,13 +91,13 @@ def _rendered(release: Any, own: Mapping[str, Any] | None = None) -> Any:
 
 def _inherited(release: Mapping[str, Any], templates: Mapping[str, Any]) -> dict[str, Any]:
     base: dict[str, Any] = {}
-    for each in _list(release.get("inherit")):
-        template = _mapping(templates.get(str(_mapping(each).get("template"))))
-        left_out = _list(_mapping(each).get("except"))
+    for each in list_of(release.get("inherit")):
+        template = mapping_of(templates.get(str(mapping_of(each).get("template"))))
+        left_out = list_of(mapping_of(each).get("except"))
         base = merge(base, {key: value for key, value in template.items() if key not in left_out})
     both = merge(base, release)
     # helmfile appends a release's values to those of what it inherits.
-    both["values"] = [*_list(base.get("values")), *_list(release.get("values"))]
+    both["values"] = [*list_of(base.get("values")), *list_of(release.get("values"))]
     return both
 
 
@@ -139,15 +140,15 @@ def _values(release: Mapping[str, Any], folder: Path, notes: list[str]) -> tuple
     if release.get("chart") and (chart / "values.yaml").is_file():
         found = _file(chart / "values.yaml", "values.yaml of the chart", notes)
         is_whole, values = found is not None, found or {}
-    for each in [*_list(release.get("values")), *_list(release.get("valuesTemplate"))]:
+    for each in [*list_of(release.get("values")), *list_of(release.get("valuesTemplate"))]:
         if isinstance(each, dict):
             values = merge(values, each)
         elif isinstance(each, str):
             found = _file(folder / each, each, notes)
             is_whole = is_whole and found is not None
             values = merge(values, found or {})
-    for each in [*_list(release.get("set")), *_list(release.get("setString"))]:
-        item = _mapping(each)
+    for each in [*list_of(release.get("set")), *list_of(release.get("setString"))]:
+        item = mapping_of(each)
         if "name" in item:
             value = item.get("values", item.get("value"))
             values = _set(values, re.split(r"(?<!\\)\.", str(item["name"])), value)
@@ -160,7 +161,7 @@ def _file(path: Path, name: str, notes: list[str]) -> dict[str, Any] | None:
         return None
     values: dict[str, Any] = {}
     for document in documents:
-        values = merge(values, _mapping(document))
+        values = merge(values, mapping_of(document))
     return values
 
 
@@ -187,17 +188,9 @@ def _set(values: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str
     match = re.fullmatch(r"(.*?)\[(\d+)\]", head)
     if not match:
         key = head.replace("\\.", ".")
-        return {**values, key: _set(_mapping(values.get(key)), rest, value) if rest else value}
+        return {**values, key: _set(mapping_of(values.get(key)), rest, value) if rest else value}
     key, place = match[1], int(match[2])
-    items = list(_list(values.get(key)))
+    items = list(list_of(values.get(key)))
     items += [{}] * (min(place, 1000) + 1 - len(items))
-    items[place] = _set(_mapping(items[place]), rest, value) if rest else value
+    items[place] = _set(mapping_of(items[place]), rest, value) if rest else value
     return {**values, key: items}
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from service.migration.texts import list_of, mapping_of
 from service.migration.workload import Workload
 
 # Parts of a pod that mean the same in the Deployment's.
@@ -44,11 +45,11 @@ def objects(documents: Iterable[Any]) -> Iterable[Mapping[str, Any]]:
 
 def workload(item: Mapping[str, Any], origin: str) -> Workload:
     """What a CronJob (batch/v1, or v1beta1 of old) says."""
-    metadata, spec = _mapping(item.get("metadata")), _mapping(item.get("spec"))
-    job = _mapping(_mapping(spec.get("jobTemplate")).get("spec"))
-    template = _mapping(job.get("template"))
-    pod = _mapping(template.get("spec"))
-    containers = [each for each in _list(pod.get("containers")) if isinstance(each, dict)]
+    metadata, spec = mapping_of(item.get("metadata")), mapping_of(item.get("spec"))
+    job = mapping_of(mapping_of(spec.get("jobTemplate")).get("spec"))
+    template = mapping_of(job.get("template"))
+    pod = mapping_of(template.get("spec"))
+    containers = [each for each in list_of(pod.get("containers")) if isinstance(each, dict)]
     container = next(
         (each for each in containers if "collect" in " ".join(_command(each))), containers[0] if containers else {}
     )
@@ -68,12 +69,15 @@ def workload(item: Mapping[str, Any], origin: str) -> Workload:
         for key, value in container.items()
         if key not in ("name", "command", "args", "env", "envFrom", "volumeMounts", *_SILENT)
     }
-    for about, part in (("", metadata), ("jobTemplate.", _mapping(_mapping(spec.get("jobTemplate")).get("metadata")))):
+    for about, part in (
+        ("", metadata),
+        ("jobTemplate.", mapping_of(mapping_of(spec.get("jobTemplate")).get("metadata"))),
+    ):
         for kind in ("labels", "annotations"):
-            for key, value in _mapping(part.get(kind)).items():
+            for key, value in mapping_of(part.get(kind)).items():
                 if not _TOOLS.match(key):
                     unused[f"{about}metadata.{kind}.{key}"] = value
-    if annotations := _mapping(_mapping(template.get("metadata")).get("annotations")):
+    if annotations := mapping_of(mapping_of(template.get("metadata")).get("annotations")):
         unused["pod.annotations"] = annotations
     if len(containers) > 1:
         unused["pod.containers"] = [each.get("name") for each in containers if each is not container]
@@ -91,14 +95,15 @@ def workload(item: Mapping[str, Any], origin: str) -> Workload:
         backoff_limit=text(job.get("backoffLimit")) or "6",
         successful_history=text(spec.get("successfulJobsHistoryLimit")) or "3",
         failed_history=text(spec.get("failedJobsHistoryLimit")) or "1",
-        environment=[each for each in _list(container.get("env")) if isinstance(each, dict)],
-        environment_from=_list(container.get("envFrom")),
+        environment=[each for each in list_of(container.get("env")) if isinstance(each, dict)],
+        environment_from=list_of(container.get("envFrom")),
         service_account=text(pod.get("serviceAccountName") or pod.get("serviceAccount")),
         labels={
-            str(key): str(value) for key, value in _mapping(_mapping(template.get("metadata")).get("labels")).items()
+            str(key): str(value)
+            for key, value in mapping_of(mapping_of(template.get("metadata")).get("labels")).items()
         },
         pod={key: pod[key] for key in CARRIED if pod.get(key)},
-        mounts=_list(container.get("volumeMounts")),
+        mounts=list_of(container.get("volumeMounts")),
         unused=unused,
     )
 
@@ -111,12 +116,4 @@ def text(value: Any) -> str | None:
 
 
 def _command(container: Mapping[str, Any]) -> Sequence[str]:
-    return [str(word) for key in ("command", "args") for word in _list(container.get(key)) if word is not None]
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
+    return [str(word) for key in ("command", "args") for word in list_of(container.get(key)) if word is not None]

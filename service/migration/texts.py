@@ -1,7 +1,7 @@
 """YAML as the sources hold it: Go templates between, several documents, scalars kept as they are written."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -182,3 +182,13 @@ def _untagged(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
     if isinstance(node, yaml.SequenceNode):
         return loader.construct_sequence(node, deep=True)
     return loader.construct_scalar(node)  # type: ignore[arg-type]  # there is no fourth kind of node
+
+
+def mapping_of(value: Any) -> Mapping[str, Any]:
+    """``value`` where it is a mapping: what should be one may be anything in somebody's file."""
+    return value if isinstance(value, dict) else {}
+
+
+def list_of(value: Any) -> list[Any]:
+    """``value`` as a list: empty for nothing, of one for what is no list."""
+    return value if isinstance(value, list) else [] if value is None else [value]

@@ -28,8 +28,6 @@ _FIVE_YEARS = timedelta(days=5 * 366)
 _MANY_MISSED = 100
 # A slot that starts this much after its time was missed, not merely a little late.
 _LATE = timedelta(seconds=30)
-
-
 # Seconds that cancelled runs may take in a drain: the attempt's own grace, and the store.
 _STOPPING = 6.0
 
@@ -47,10 +45,12 @@ class Draining(Exception):
 
 
 class Dispatcher:
-    """Starts runs by policy and owns those that are active."""
+    """Starts runs by policy and owns those that are active.
+
+    ``tasks``: where the runs live. ``is_shadow``: the CronJobs still run each slot, too (domain.takeover).
+    """
 
     def __init__(self, runner: Runner, store: Runs, clock: Clock, tasks: TaskGroup) -> None:
-        """The runs live in ``tasks``. ``is_shadow``: the CronJobs still run each slot, too (domain.takeover)."""
         self.is_shadow = False
         self._runner = runner
         self._store = store

@@ -12,7 +12,7 @@ from service.domain.errors import HealthError
 from service.web.asked import Given, History, Last, Nothing, Page, Waiting, caller, origin, query
 from service.web.check_views import Checks
 from service.web.operations import Operations, Origin
-from service.web.problems import RETRY_AFTER, Problem
+from service.web.problems import Problem, retry_after
 from service.web.views import (
     Collectors,
     Log,
@@ -56,9 +56,7 @@ class Api:
         seconds = query(request, Waiting).wait
         asker = await origin(request)
         if seconds and self._waiting >= MOST_WAITING:
-            raise Problem(
-                429, "Too many callers wait for a run.", kind="too-many", headers={"Retry-After": str(RETRY_AFTER)}
-            )
+            raise Problem(429, "Too many callers wait for a run.", kind="too-many", headers=retry_after())
         self._waiting += 1 if seconds else 0
         try:
             triggered = await self._operations.trigger(request.path_params["name"], asker)
@@ -72,9 +70,7 @@ class Api:
         """A snapshot as the body: JSON or JSON lines, plain or gzip. ``Idempotency-Key`` marks a push sent again."""
         query(request, Nothing)
         if self._pushing >= MOST_PUSHING:
-            raise Problem(
-                429, "Too many snapshots come at once.", kind="too-many", headers={"Retry-After": str(RETRY_AFTER)}
-            )
+            raise Problem(429, "Too many snapshots come at once.", kind="too-many", headers=retry_after())
         key = request.headers.get("idempotency-key", "").strip() or secrets.token_hex(8)
         if len(key) > _LONGEST_KEY or not (key.isascii() and key.isprintable()):
             raise Problem(400, f"Idempotency-Key is not {_LONGEST_KEY} ASCII characters at most.", kind="bad-header")

@@ -22,7 +22,7 @@ from service.web.heads import (
     plain,
     values,
 )
-from service.web.problems import RETRY_AFTER, Problem
+from service.web.problems import Problem, retry_after
 from service.web.tokens import Token, is_same
 
 PROBES = frozenset({"/livez", "/healthz", "/readyz"})
@@ -109,7 +109,7 @@ class Guard:
         if scope["method"] not in SAFE_METHODS:
             check_page(scope)
         if scope["path"] not in PROBES and self._active >= MOST_AT_ONCE:
-            raise Problem(503, "Too many requests at once.", kind="busy", headers={"Retry-After": str(RETRY_AFTER)})
+            raise Problem(503, "Too many requests at once.", kind="busy", headers=retry_after())
 
     def _check_host(self, scope: Scope) -> None:
         """A page of a stranger whose name was pointed at our address (DNS rebinding) still sends that name."""

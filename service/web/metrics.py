@@ -63,7 +63,7 @@ class Telemetry:
     """Counters and histograms that the daemon feeds as things happen; gauges come from a snapshot at scrape time."""
 
     def __init__(self, *, version: str, commit: str, collectors: Iterable[str] = ()) -> None:
-        """``collectors``: those whose counters begin at 0, so that the first failure already shows as an increase."""
+        """``collectors``: as for ``expect``."""
         # Each counter would bring a second series with its birth time; nobody asks for it. The switch is global.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # the library left it untyped
         self._registry = CollectorRegistry()
@@ -87,6 +87,10 @@ class Telemetry:
         ProcessCollector(registry=self._registry)
         for fate in (Fate.DELIVERED, *LOST):
             self._points.labels(fate.name.lower())
+        self.expect(collectors)
+
+    def expect(self, collectors: Iterable[str]) -> None:
+        """Lets their counters begin at 0, so that the first failure already shows as an increase."""
         for name in collectors:
             for outcome in Outcome:
                 self._runs.labels(name, outcome.value)

@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 # Seconds after which it is worth asking again where nothing better is known.
-RETRY_AFTER = 5
+_SOON = 5
 
 
 class Problem(Exception):
@@ -100,7 +100,7 @@ def _to_problem(request: Request, error: Exception) -> Problem:
             location = {"Location": run_address(error.run_id)}
             return Problem(409, _sentence(error), kind="already-running", headers=location, run=error.run_id)
         case TooManyRuns():
-            return Problem(429, _sentence(error), kind="too-many", headers=_retry_after(None))
+            return Problem(429, _sentence(error), kind="too-many", headers=retry_after())
         case TakesNoSnapshots():
             return Problem(404, _sentence(error), kind="takes-no-snapshots")
         case BadSnapshot():
@@ -108,9 +108,9 @@ def _to_problem(request: Request, error: Exception) -> Problem:
         case SnapshotTooLarge():
             return Problem(413, _sentence(error), kind="body-too-large")
         case Draining():
-            return Problem(503, _sentence(error), kind="draining", headers=_retry_after(None))
+            return Problem(503, _sentence(error), kind="draining", headers=retry_after())
         case Unavailable():
-            return Problem(503, _sentence(error), kind="unavailable", headers=_retry_after(error.retry_after))
+            return Problem(503, _sentence(error), kind="unavailable", headers=retry_after(error.retry_after))
         case HTTPException(status_code=404):
             return Problem(404, "There is nothing at this address.")
         case HTTPException(status_code=405):
@@ -129,8 +129,9 @@ def _methods(request: Request) -> str:
     return ", ".join(sorted({method for route in here for method in route.methods or ()}))
 
 
-def _retry_after(seconds: float | None) -> dict[str, str]:
-    return {"Retry-After": str(max(1, round(RETRY_AFTER if seconds is None else seconds)))}
+def retry_after(seconds: float | None = None) -> dict[str, str]:
+    """The header that says when to come back; ``seconds`` None: soon."""
+    return {"Retry-After": str(max(1, round(_SOON if seconds is None else seconds)))}
 
 
 def _sentence(error: Exception) -> str:

@@ -71,10 +71,6 @@ class Deliveries(View):
     def of(cls, counts: Mapping[Fate, int]) -> Self:
         return cls(**{fate.name.lower(): count for fate, count in counts.items()})
 
-    @property
-    def lost(self) -> int:
-        return self.rejected + self.expired + self.uncertain + self.discarded + self.held_back
-
 
 class RunView(View):
     """One run. ``scheduled_at``: None when nobody scheduled it; ``ended``: None while it is active."""

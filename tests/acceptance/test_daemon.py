@@ -228,9 +228,16 @@ def test_sighup_takes_over_a_right_configuration_and_keeps_the_old_one_when_it_i
     with here.daemon() as daemon:
         daemon.wait_until_quiet()
         here.config["collectors"]["training"]["schedule"] = "30 * * * *"
+        here.config["datadog"] = {"env": "moved"}
+        here.config["collectors"]["more"] = {**here.config["collectors"]["training"], "enabled": False}
         here.write_config()
         daemon.send(signal.SIGHUP)
         wait_for(lambda: daemon.get("/api/v1/collectors/training")["schedule"] == "30 * * * *", daemon)
+        assert daemon.get("/version")["env"] == "moved", "what is sent has the new one"
+        counters = daemon.http.get("/metrics").text
+        assert 'infra_health_runs_total{collector="more",outcome="Failed"} 0.0' in counters, (
+            "else its first is no increase"
+        )
         here.config["collectors"]["training"]["schedule"] = "61 * * * *"
         here.write_config()
         daemon.send(signal.SIGHUP)

@@ -9,6 +9,7 @@ import pytest
 from service.adapters.github import Github, Refused
 from service.adapters.secrets import Secret
 from service.adapters.secrets_manager import SecretsManager
+from service.collectors.ci_runs import to_time
 from service.domain.errors import ConfigError, Rejected, Unauthorized, Unavailable
 from tests.github_world import World
 from tests.integration.github_server import (
@@ -96,6 +97,12 @@ async def test_an_answer_that_a_moment_mends_is_asked_for_again(
     assert len(server.asked) == 6
 
 
+async def test_a_time_of_no_calendar_is_a_fault_of_the_answer(server: GithubServer, github: Github) -> None:
+    server.fail(RUNS, Reply.of({"updated_at": "9999-12-31T23:59:59-23:00"}))
+    with pytest.raises(Unavailable, match=RUNS):
+        await github.get(RUNS, read=lambda payload: to_time(payload["updated_at"]))
+
+
 @pytest.mark.parametrize("status", [400, 404, 410, 422, 451])
 async def test_a_refusal_is_not_asked_for_again(server: GithubServer, github: Github, status: int) -> None:
     server.fail(RUNS, Reply.of({"message": "Nope", "errors": [{"message": "Bad q"}]}, status))
@@ -175,6 +182,32 @@ async def test_a_short_wait_is_sat_out(server: GithubServer) -> None:
         server.fail(RUNS, Reply.of({"message": "Too many"}, 429, retry_after="2"), times=1)
         assert await github.get(RUNS, read=total) == 0
         assert 2 <= clock.slept[0] <= 2.5
+
+
+@pytest.mark.parametrize("wait", ["999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
+async def test_a_wait_without_reason_closes_nothing_for_longer_than_githubs_window(
+    server: GithubServer, wait: str
+) -> None:
+    """A proxy with a broken clock would stop the numbers until the daemon is restarted."""
+    clock = FakeClock()
+    async with client_of(server, clock=clock) as github:
+        server.fail(RUNS, Reply.of({"message": "Too many"}, 429, retry_after=wait), times=1)
+        with pytest.raises(Unavailable) as raised:
+            await github.get(RUNS, read=total)
+        assert raised.value.retry_after == 3600
+        clock.passed += 3600
+        assert await github.get(RUNS, read=total) == 0
+
+
+@pytest.mark.parametrize(
+    "wait", ["Mon, 01 Jan 99999999999 00:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 -2300", "soon", "1" * 5000]
+)
+async def test_a_wait_that_can_not_be_read_is_none(server: GithubServer, wait: str) -> None:
+    async with client_of(server, clock=FakeClock()) as github:
+        server.fail(RUNS, Reply.of({}, 503, retry_after=wait))
+        with pytest.raises(Unavailable, match="503") as raised:
+            await github.get(RUNS, read=total)
+        assert raised.value.retry_after is None
 
 
 async def test_no_wait_goes_beyond_the_callers_deadline(server: GithubServer) -> None:

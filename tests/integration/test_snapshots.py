@@ -404,6 +404,15 @@ async def test_http_answers_are_told_apart_by_who_can_mend_them(
         assert raised.value.retry_after == 7
 
 
+@pytest.mark.parametrize("date", ["Fri, 31 Dec 9999 23:59:59 -2300", "Mon, 01 Jan 99999999999 00:00:00 GMT"])
+async def test_a_date_of_no_calendar_is_no_bug_of_ours(date: str, http: httpx.AsyncClient) -> None:
+    async with scripted(Answer(503, b"", {"Retry-After": date, "Date": date})) as server:
+        with pytest.raises(Unavailable, match="answered 503"):
+            await read(f"{server.url}/health.json", http)
+    async with scripted(Answer(200, b"[]", {"Last-Modified": date, "Date": date})) as server:
+        assert await read(f"{server.url}/health.json", http) is not None
+
+
 async def test_a_server_that_hangs_up_or_is_not_there_is_unavailable(http: httpx.AsyncClient) -> None:
     async with scripted(HANG_UP) as server:
         with pytest.raises(Unavailable, match="no answer"):

@@ -55,7 +55,7 @@ class ModelRun:
 
 @dataclass
 class Model:
-    """Seconds everywhere. ``wall`` and ``elapsed`` are the two clocks; ``fires``: whether the schedule fires then."""
+    """Seconds everywhere. ``wall`` and ``elapsed`` are the two clocks; ``every``: slots count from the last one."""
 
     policy: ConcurrencyPolicy
     deadline: int | None
