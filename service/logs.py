@@ -156,15 +156,16 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 def _message(text: Any, arguments: Any) -> str:
     if not arguments:
-        return _text(text)
+        return text_of(text)
     try:
         message: str = str(text) % arguments
         return message
     except Exception as error:  # noqa: BLE001 - a __str__ of anybody's may run here
-        return f"{_text(text)} (its arguments do not fit: {type(error).__name__})"
+        return f"{text_of(text)} (its arguments do not fit: {type(error).__name__})"
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """``value`` in words, whatever its ``__str__`` does."""
     try:
         return str(value)
     except Exception as error:  # noqa: BLE001 - a __str__ of anybody's runs here
@@ -187,7 +188,7 @@ def _with_error(_: Any, __: str, event: Event) -> Event:
         error = sys.exception()
     if isinstance(error, BaseException):
         stack = "".join(traceback.format_exception(error)).rstrip()
-        event.update({"error.kind": type(error).__name__, "error.message": _text(error), "error.stack": stack})
+        event.update({"error.kind": type(error).__name__, "error.message": text_of(error), "error.stack": stack})
     if stack_info := event.pop("stack_info", None):
         event["stack"] = stack_info
     return event
@@ -203,11 +204,11 @@ def _plain(value: Any, depth: int = 0) -> Any:
         case str():
             return _secrets.hide(value)
         case dict() if depth < _DEEPEST:
-            return {_secrets.hide(_text(key)): _plain(part, depth + 1) for key, part in list(value.items())}
+            return {_secrets.hide(text_of(key)): _plain(part, depth + 1) for key, part in list(value.items())}
         case list() | tuple() | set() | frozenset() if depth < _DEEPEST:
             return [_plain(part, depth + 1) for part in list(value)]
         case _:
-            return "..." if isinstance(value, dict | list | tuple) else _secrets.hide(_text(value))
+            return "..." if isinstance(value, dict | list | tuple) else _secrets.hide(text_of(value))
 
 
 def _masked(_: Any, __: str, event: Event) -> Event:
