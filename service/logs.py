@@ -66,8 +66,10 @@ def mask(values: Iterable[str]) -> None:
 
 
 def hidden(text: str) -> str:
-    """``text`` as it may be written."""
-    return _secrets.hide(text)
+    """``text`` as it may be written and sent: no secret, nothing that is no text in UTF-8."""
+    shown = _secrets.hide(text)
+    # Halves of surrogate pairs, which foreign JSON may bring: pages, API and log files could not say them.
+    return shown if shown.isascii() else shown.encode(errors="replace").decode()
 
 
 def configure(
@@ -202,13 +204,13 @@ def _plain(value: Any, depth: int = 0) -> Any:
         case float():
             return value if math.isfinite(value) else str(value)
         case str():
-            return _secrets.hide(value)
+            return hidden(value)
         case dict() if depth < _DEEPEST:
-            return {_secrets.hide(text_of(key)): _plain(part, depth + 1) for key, part in list(value.items())}
+            return {hidden(text_of(key)): _plain(part, depth + 1) for key, part in list(value.items())}
         case list() | tuple() | set() | frozenset() if depth < _DEEPEST:
             return [_plain(part, depth + 1) for part in list(value)]
         case _:
-            return "..." if isinstance(value, dict | list | tuple) else _secrets.hide(text_of(value))
+            return "..." if isinstance(value, dict | list | tuple) else hidden(text_of(value))
 
 
 def _masked(_: Any, __: str, event: Event) -> Event:

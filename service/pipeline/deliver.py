@@ -220,7 +220,7 @@ class Delivery:
     async def _expire(self, before: datetime, oldest: float) -> None:
         self._apart.forget(before.timestamp(), self._may_be_late)
         if expired := await self._outbox.expire(before, self._historical):
-            since = datetime.fromtimestamp(oldest, UTC).isoformat()
+            since = datetime.fromtimestamp(max(0, oldest), UTC).isoformat()  # an older program stored any second
             log.warning("points grew too old to be sent", points=expired, oldest=since)
             self.account(Fate.EXPIRED, expired)
 

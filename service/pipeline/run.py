@@ -20,7 +20,7 @@ from service import logs
 from service.domain import checks, garbage
 from service.domain.errors import HealthError, Unavailable
 from service.domain.naming import metric_name
-from service.domain.points import AHEAD, LOST, TOO_EARLY
+from service.domain.points import AHEAD, EPOCH, LOST, TOO_EARLY
 from service.domain.runs import Collected, Fault, Outcome, Run
 from service.domain.samples import Sample
 from service.pipeline.ask import ask
@@ -35,6 +35,7 @@ Answer = TypeVar("Answer")
 # A failed run is tried again as a Job is: after 10 s, 20 s, 40 s, at most 6 minutes.
 _FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 360.0
 _LONGEST_REASON = 1000  # characters
+_LONGEST_INTERVAL = 366 * 86_400  # seconds that a count may cover; the store holds no number of any size
 # So long a cancelled collector may take to stop before its run goes on without it.
 _GRACE = 5.0
 
@@ -303,6 +304,10 @@ def stamped(job: Job, collected: Collected, now: datetime) -> tuple[list[Sample]
             bad[sample.metric.name, "the value is no finite number"] += 1
         elif sample.at > limit:
             bad[sample.metric.name, TOO_EARLY] += 1
+        elif sample.at < EPOCH or sample.measured < EPOCH:
+            bad[sample.metric.name, "the time is before 1970"] += 1
+        elif not 0 <= (sample.interval or 0) <= _LONGEST_INTERVAL:
+            bad[sample.metric.name, f"an interval of {sample.interval:.3g} seconds"] += 1
         else:
             good.append(job.stamp(sample, interval))
     faults = [
@@ -333,13 +338,17 @@ def _may_pass(attempt: _Attempt) -> bool:
 def reason_of(error: Exception | None) -> str:
     """What to tell the operator of a failed attempt, in one line."""
     text = str(error) if isinstance(error, HealthError) else f"unexpected {type(error).__name__}: {logs.text_of(error)}"
-    # Foreign code may say anything, and what is said here is stored and shown.
-    return " ".join(logs.hidden(text).split())[:_LONGEST_REASON]
+    return " ".join(_shown(text).split())
+
+
+def _shown(text: str) -> str:
+    # Foreign code may say anything, and what it says here is stored and shown.
+    return logs.hidden(text)[:_LONGEST_REASON]
 
 
 def succeeded(run: Run, collected: Collected) -> Run:
     """The run that brought ``collected``: whole, or partial with what was left out."""
-    faults = tuple(replace(fault, reason=logs.hidden(fault.reason)) for fault in collected.faults)
+    faults = tuple(Fault(_shown(fault.reason), _shown(fault.part)) for fault in collected.faults)
     if (more := collected.left_out - len(faults)) > 0:
         faults = (*faults, Fault(f"and {more} more left out"))
     return replace(run, outcome=Outcome.PARTIAL if faults else Outcome.COMPLETE, faults=faults)

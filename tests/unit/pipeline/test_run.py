@@ -3,7 +3,8 @@
 import asyncio
 import math
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import anyio
 import pytest
@@ -330,6 +331,31 @@ async def test_samples_that_datadog_could_not_take_are_left_out_and_reported(
     assert run.error == f"metric {metric!r}: {why} (2 samples)"
     assert METRIC in {each.metric for each in it.store.samples[run.id]}
     assert bad.metric not in {each.metric for each in it.store.samples[run.id]}
+
+
+async def test_a_fault_is_kept_as_text_that_a_page_can_hold() -> None:
+    brought = Collected((Sample(METRIC, 2, START),), (Fault("half a pair \ud800 " + "z" * 20_000, "part \udfff"),))
+    run, _ = await ended(job(Scripted([brought])))
+    (fault,) = run.faults
+    assert fault.part == "part ?"
+    assert fault.reason.startswith("half a pair ? z")
+    assert len(fault.reason) == 1000
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        ({"at": datetime.min.replace(tzinfo=timezone(timedelta(hours=9)))}, "the time is before 1970"),
+        ({"measured_at": datetime.min.replace(tzinfo=timezone(timedelta(hours=9)))}, "the time is before 1970"),
+        ({"interval": 10**30}, "an interval of 1e+30 seconds"),
+        ({"interval": -5}, "an interval of -5 seconds"),
+    ],
+)
+async def test_times_that_the_store_could_not_hold_are_left_out_and_reported(bad: dict[str, Any], why: str) -> None:
+    brought = (replace(Sample(Metric("test.other"), 1, START), **bad), Sample(METRIC, 2, START))
+    run, it = await ended(job(Scripted([Collected(brought)])))
+    assert (run.outcome, run.error) == (Outcome.PARTIAL, f"metric 'test.other': {why}")
+    assert METRIC in {each.metric for each in it.store.samples[run.id]}
 
 
 async def test_the_series_of_many_checks_follow_their_run() -> None:
