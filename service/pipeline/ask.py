@@ -7,11 +7,14 @@ from dataclasses import replace
 from datetime import datetime
 
 import anyio
+import anyio.lowlevel
 
 from service.domain.errors import HealthError
 from service.domain.runs import Collected, Fault
 from service.domain.samples import Evidence, Kind, Metric, Sample
 from service.pipeline.job import Job
+
+_AT_ONCE = 2000  # samples
 
 
 async def ask(job: Job, now: datetime) -> Collected:
@@ -21,7 +24,7 @@ async def ask(job: Job, now: datetime) -> Collected:
     promised, RuntimeError when it tried to end the process or was cancelled by something of its own.
     """
     try:
-        return _checked(await job.collector.collect(now))
+        return await _checked(await job.collector.collect(now))
     except anyio.get_cancelled_exc_class() as error:
         if anyio.current_effective_deadline() == -math.inf:
             raise  # by its run: the deadline has come, or the daemon ends
@@ -54,7 +57,7 @@ def _telling(error: BaseExceptionGroup[BaseException]) -> BaseException:
     return next((leaf for leaf in leaves if isinstance(leaf, HealthError)), leaves[0])
 
 
-def _checked(collected: object) -> Collected:
+async def _checked(collected: object) -> Collected:
     """``collected`` when it is what collectors promise to bring. Raises TypeError.
 
     What is wrong deeper down would come out of the store or a page, where nobody knows any more whose it was.
@@ -64,7 +67,9 @@ def _checked(collected: object) -> Collected:
     if not isinstance(collected.samples, tuple):
         # A list may grow and a generator can be read but once.
         collected = replace(collected, samples=tuple(collected.samples))
-    for sample in collected.samples:
+    for number, sample in enumerate(collected.samples):
+        if not number % _AT_ONCE and number:
+            await anyio.lowlevel.checkpoint()  # a hundred thousand take longer than the loop may stand still
         if not isinstance(sample, Sample):
             raise TypeError(f"the collector brought {type(sample).__name__} among its samples")
         _check_sample(sample)

@@ -340,6 +340,19 @@ async def test_cancelled_while_sending_a_gauge_waits_and_a_distribution_is_uncer
     assert await box.fates() == {fate: 3}
 
 
+@pytest.mark.parametrize(("kind", "fate"), [(Kind.GAUGE, Fate.WAITING), (Kind.DISTRIBUTION, Fate.UNCERTAIN)])
+async def test_an_end_without_time_does_not_wait_for_an_intake_that_hangs(box: Box, kind: Kind, fate: Fate) -> None:
+    await box.add(samples(3, kind))
+
+    async with scripted(HOLD) as server, delivering(box.outbox, server.url) as delivery, running(delivery):
+        await server.arrived(1)
+        async with delivery.paused(break_off=True):
+            assert delivery.state.trouble is None  # not even the time-out was waited for
+    await box.restart()
+
+    assert await box.fates() == {fate: 3}
+
+
 class SlowOutbox(MemoryOutbox):
     """Writes DELIVERED only when it is let."""
 

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from service.domain import checks
@@ -14,6 +15,7 @@ from service.domain.checks import CHECK_AGE, CHECK_STATE, CHECK_THRESHOLD
 from service.domain.errors import Rejected, Unavailable
 from service.domain.runs import Cause, Collected, Fault, Outcome, Run
 from service.domain.samples import Kind, Metric, Sample
+from service.pipeline.ask import ask
 from service.pipeline.job import DURATION, SAMPLES, SUCCESS_AGE, UP, Job
 from tests.unit.pipeline.fakes import METRIC, START, Engine, Gate, Scripted, engine, job, settle
 
@@ -285,6 +287,29 @@ async def test_a_collector_that_cancels_its_own_task_fails_its_run_alone() -> No
             "unexpected RuntimeError: the collector was cancelled by something of its own",
         )
         assert it.starts() == ["10:00:00", "10:10:00"]
+
+
+async def test_others_go_on_while_very_many_samples_are_checked() -> None:
+    count, turns, brought = 20_000, 0, anyio.Event()
+
+    class Many(Scripted):
+        async def collect(self, now: object) -> Collected:
+            brought.set()
+            return Collected((Sample(METRIC, 1, START),) * count)
+
+    async def others() -> None:
+        nonlocal turns
+        await brought.wait()
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(others)
+        collected = await ask(job(Many()), START)
+        tasks.cancel_scope.cancel()
+    assert len(collected.samples) == count
+    assert turns >= 4
 
 
 async def test_samples_may_come_from_a_generator() -> None:
