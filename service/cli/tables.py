@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from service.cli.words import about
+from service.cli.words import about, harmless
 from service.domain.errors import Rejected
 
 if TYPE_CHECKING:
@@ -28,21 +28,28 @@ def console(*, stderr: bool = False) -> "Console":
 
 
 def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(_json(value))
 
 
 def write_json(path: Path, value: Any) -> None:
     try:
-        path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(_json(value) + "\n", encoding="utf-8")
     except OSError as error:
         raise Rejected(f"{path}: can't be written: {error.strerror}") from error
 
 
+def _json(value: Any) -> str:
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    # Halves of surrogate pairs, which a foreign collector may bring, can be said as escapes alone.
+    return text.encode(errors="backslashreplace").decode()
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table with a heading. Cells are text, never markup.
+    """A table with a heading. Cells are text, never markup, and steer no terminal.
 
     In a pipe: no lines, no colours, each row one line however long, an empty cell a dash, two spaces between columns.
     """
+    rows = [[harmless(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         told = [[" ".join(cell.split()) or "-" for cell in row] for row in (columns, *rows)]
         widths = [max(len(row[at]) for row in told) for at in range(len(columns))]
@@ -65,7 +72,7 @@ def print_pass(result: "Pass") -> None:
         run = each.run
         title = f"{run.job}: {run.outcome.value if run.outcome else 'no outcome'} in {run.seconds or 0:.1f} s"
         if not each.samples:
-            click.echo(f"{title}, no samples" + (f": {run.error}" if run.error else "") + "\n")
+            click.echo(f"{title}, no samples" + (f": {harmless(run.error)}" if run.error else "") + "\n")
             continue
         rows = [
             (
