@@ -20,7 +20,7 @@ from service.scrape import in_turns
 from service.web.board import CheckBoard, CollectorBoard, Difference, Past, QuotaView, State
 from service.web.charts import BARS
 from service.web.check_views import CheckView
-from service.web.operations import Operations
+from service.web.operations import Readings
 from service.web.views import RunView
 
 _REACH = timedelta(days=7)
@@ -41,7 +41,7 @@ class DaemonBoard:
 
     def __init__(
         self,
-        operations: Operations,
+        readings: Readings,
         *,
         clock: Clock,
         store: SqliteStore,
@@ -50,7 +50,7 @@ class DaemonBoard:
         github_api_url: str,
     ) -> None:
         self.web_hosts = web_hosts(github_api_url)
-        self._operations = operations
+        self._readings = readings
         self._clock = clock
         self._store = store
         self._dispatcher = dispatcher
@@ -126,12 +126,12 @@ class DaemonBoard:
     async def state(self) -> State:
         return State.of(
             self._clock.now(),
-            await self._operations.collectors(),
+            await self._readings.collectors(),
             await self.collectors(),
             active=[run.id for run in self._dispatcher.all_active()],
-            delivery=self._operations.delivery(),
+            delivery=self._readings.delivery(),
             quota=self.quota(),
-            ready=await self._operations.ready(),
+            ready=await self._readings.ready(),
         )
 
     def _stamp(self, name: str) -> int:

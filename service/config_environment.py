@@ -43,6 +43,7 @@ _SECRETS = {
 # What Kubernetes sets for a Service named infra-health (https://kubernetes.io/docs/concepts/services-networking/service/).
 _INJECTED = re.compile(r"PORT(_\d+_\w+)?|SERVICE_HOST|SERVICE_PORT(_\w+)?")
 
+_SECTIONS = ("COLLECTORS", "DATADOG", "GITHUB", "HTTP", "AWS", "LOG", "STORE")  # the keys with keys below them
 _SHORTEST = 8
 _Keys = tuple[str, ...]
 
@@ -89,7 +90,7 @@ def infra_health(environ: Mapping[str, str], collectors: Collection[str]) -> tup
         ):
             continue
         if keys[0] not in sections:
-            hint = did_you_mean(keys[0], sections)
+            hint = _levels_apart(rest) or did_you_mean(keys[0], sections)
             if hint or len(keys) > 1:
                 notes.append(f"environment {name} is no setting and not used{hint}")
             continue
@@ -101,6 +102,12 @@ def infra_health(environ: Mapping[str, str], collectors: Collection[str]) -> tup
         except ValueError as error:
             problems.append(Problem(Place(Origin.ENVIRONMENT, name=name), dotted(keys), str(error)))
     return given, problems, notes
+
+
+def _levels_apart(rest: str) -> str:
+    """HTTP_PORT, with one underscore where two part the levels."""
+    section = next((each for each in _SECTIONS if rest.startswith(f"{each}_")), None)
+    return f"; did you mean {PREFIX}{section}__{rest.removeprefix(f'{section}_')}?" if section else ""
 
 
 def _collector(word: str, names: Collection[str], *, is_new: bool) -> str:

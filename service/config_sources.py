@@ -24,10 +24,6 @@ from service.config import (
     SHIPPED_COLLECTORS,
     CollectorSettings,
     Settings,
-    changes,
-    describe,
-    differences,
-    secret_values,
 )
 from service.config_environment import DATADOG_NAMES, GITHUB_NAMES, PREFIX, Given, infra_health, legacy, named
 from service.config_problems import (
@@ -44,7 +40,7 @@ from service.config_problems import (
 )
 from service.config_values import collector_name, did_you_mean
 
-__all__ = ["ConfigErrors", "Loaded", "Problem", "changes", "describe", "differences", "load", "secret_values"]
+__all__ = ["ConfigErrors", "Loaded", "Problem", "load"]
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from service import __version__, logs
 from service.adapters.store import SqliteStore
-from service.config_sources import Loaded, describe
+from service.config_sources import Loaded
+from service.config_view import describe
 from service.diagnose import diagnose
 from service.domain.errors import ConfigError, HealthError
 from service.series import collisions

@@ -15,13 +15,15 @@ from service.domain.runs import Cause, Collected, Run, Slot, new_run_id
 from service.domain.samples import Sample
 from service.ending import leave_within
 from service.parts import Edges, build_jobs, edges, open_store, set_mode
-from service.pipeline.ask import ask
+from service.pipeline.active import failed, succeeded
+from service.pipeline.ask import ask, reason_of
 from service.pipeline.clock import SystemClock
 from service.pipeline.deliver import Delivery
 from service.pipeline.dispatch import Dispatcher
 from service.pipeline.job import Job
+from service.pipeline.leaving import stamped
 from service.pipeline.reserve import Reserve
-from service.pipeline.run import Runner, failed, reason_of, stamped, succeeded
+from service.pipeline.run import Runner
 
 # So long a pass waits for Datadog; what is not delivered by then stays stored.
 DELIVERY_SECONDS = 30.0

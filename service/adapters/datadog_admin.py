@@ -36,7 +36,8 @@ class DatadogAdmin:
         self._monitors = MonitorsApi(self._client)
         self._metrics = MetricsApi(self._client)
         self._tags = TagsApi(self._client)
-        self._ask = partial(asked, host=urlsplit(url).netloc, secrets=(keys.api, keys.app))
+        self._host = urlsplit(url).netloc
+        self._ask = partial(asked, host=self._host, secrets=(keys.api, keys.app))
 
     def __enter__(self) -> Self:
         return self
@@ -53,7 +54,7 @@ class DatadogAdmin:
         start, known = 0, set[Any]()
         while True:
             page = _json(self._ask(self._dashboards.list_dashboards, count=_PAGE, start=start)).get("dashboards") or []
-            new = [each for each in page if each.get("id") not in known]
+            new = [each for each in self._rows(page) if each.get("id") not in known]
             yield from new
             known |= {each.get("id") for each in new}
             if len(page) < _PAGE or not new:
@@ -101,7 +102,7 @@ class DatadogAdmin:
         page, known = 0, set[Any]()
         while True:
             found = self._ask(self._monitors.list_monitors, monitor_tags=tag, page=page, page_size=_PAGE) or []
-            new = [each for each in found if each.get("id") not in known]
+            new = [each for each in self._rows(found) if each.get("id") not in known]
             yield from new
             known |= {each.get("id") for each in new}
             if len(found) < _PAGE or not new:
@@ -121,6 +122,12 @@ class DatadogAdmin:
     def delete_monitor(self, monitor_id: int) -> None:
         """Raises Rejected while somebody's SLO or composite monitor is built on it."""
         self._ask(self._monitors.delete_monitor, monitor_id)
+
+    def _rows(self, answer: Any) -> list[Json]:
+        """The objects of a list. Another answer is no empty list: a push would make everything a second time."""
+        if not isinstance(answer, list) or not all(isinstance(each, dict) for each in answer):
+            raise Rejected(f"{self._host} answers a list of objects with something else; is it Datadog's API?")
+        return answer
 
     # Metadata
 

@@ -6,18 +6,31 @@ The rules for that are in ``github_retry``.
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TypeVar
 
 import anyio
 import httpx
 import orjson
 
 from service.adapters import github_retry as rules
+from service.adapters.github_answers import (
+    IN_THREAD,
+    Answer,
+    Exhausted,
+    Read,
+    Refused,
+    Request,
+    bounded,
+    decoded,
+    message_of,
+    unless_exhausted,
+    without,
+)
 from service.adapters.github_app import Credentials
 from service.adapters.github_budget import MOST_A_MINUTE, Budget, Pace, count
-from service.adapters.github_cache import Entry, EtagCache, Key, pack
+from service.adapters.github_cache import EtagCache, Key
 from service.adapters.github_limits import Clock, Limits, RealClock
 from service.adapters.github_retry import Limit, Quota
 from service.adapters.github_token import Token, fingerprint
@@ -26,59 +39,14 @@ from service.domain.errors import ConfigError, HealthError, Rejected, Unauthoriz
 __all__ = ["Clock", "Github", "Quota", "Refused"]
 
 T = TypeVar("T")
-Read = Callable[[Any], T]
 
 IN_FLIGHT = 20  # GitHub's secondary limit begins at 100 concurrent requests of all our token's users
 _BACK_OFF = (0.5, 1.0)
 _TIMEOUT = httpx.Timeout(15, connect=5, pool=None)
 _WHOLE_ANSWER = 60.0  # seconds; httpx bounds each read, and a body may trickle
-_LONGEST_BODY = 32 * 1024 * 1024
-_IN_THREAD = 64 * 1024  # bytes from which parsing would hold the loop for a millisecond or more
 _CACHE = 8 * 1024 * 1024
 _REDIRECTS = 5
 _MOVED = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """``kept``: whether the answer is worth a place in the cache. ``resource``: the primary limit that pays.
-
-    ``question``: under which name the budget counts it.
-    """
-
-    method: str
-    url: httpx.URL
-    resource: str = "core"
-    content: bytes | None = None
-    kept: bool = False
-    question: str = "other"
-
-    @property
-    def what(self) -> str:
-        return f"{self.method} {self.url.path}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """``url``: where it came from in the end. ``entry``: what a 304 confirms.
-
-    ``moved_for_good``: every redirect on the way was permanent.
-    """
-
-    status: int
-    headers: httpx.Headers
-    body: bytes | bytearray
-    url: httpx.URL
-    entry: Entry | None = None
-    moved_for_good: bool = False
-
-
-class Refused(Rejected):
-    """GitHub answered with ``status`` 4xx, and time won't mend it."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class Github:
@@ -162,7 +130,7 @@ class Github:
         """
         resource = "search" if path.startswith("/search/") else "core"
         return await self._ask(
-            _Request("GET", self._url(path, params), resource, kept=kept, question=question),
+            Request("GET", self._url(path, params), resource, kept=kept, question=question),
             read,
         )
 
@@ -173,10 +141,10 @@ class Github:
     async def graphql(self, query: str, *, read: Read[T], question: str = "other") -> T:
         """What ``read`` makes of the answer's JSON (``data`` and ``errors``). GitHub wants a token for this."""
         content = orjson.dumps({"query": query})
-        request = _Request("POST", self._graphql, "graphql", content, question=question)
-        return await self._ask(request, lambda payload: read(_unless_exhausted(payload)))
+        request = Request("POST", self._graphql, "graphql", content, question=question)
+        return await self._ask(request, lambda payload: read(unless_exhausted(payload)))
 
-    async def _ask(self, request: _Request, read: Read[T]) -> T:
+    async def _ask(self, request: Request, read: Read[T]) -> T:
         for back_off in (*_BACK_OFF, None):
             try:
                 result = await self._try(request, read)
@@ -200,7 +168,7 @@ class Github:
         left = anyio.current_effective_deadline() - anyio.current_time()
         return seconds <= min(self._patience * 1.25, left)
 
-    async def _try(self, request: _Request, read: Read[T]) -> T:
+    async def _try(self, request: Request, read: Read[T]) -> T:
         self._limits.check_open(request.resource)
         token = await self._token.usable()
         path = request.url.path
@@ -216,7 +184,7 @@ class Github:
             self._moved[path] = answer.url.path
         return result
 
-    async def _follow(self, request: _Request, url: httpx.URL, token: str | None) -> _Answer:
+    async def _follow(self, request: Request, url: httpx.URL, token: str | None) -> Answer:
         """The answer at the end of the redirects, none of which leaves GitHub's server."""
         permanent: list[bool] = []
         for _ in range(_REDIRECTS + 1):
@@ -229,7 +197,7 @@ class Github:
             url = rules.redirect_target(url, answer.headers.get("location", ""), self._base)
         raise Rejected(f"GitHub redirects {request.what} to no answer")
 
-    async def _send(self, request: _Request, url: httpx.URL, token: str | None) -> _Answer:
+    async def _send(self, request: Request, url: httpx.URL, token: str | None) -> Answer:
         headers = dict(self._headers)
         if token:
             headers["authorization"] = f"Bearer {token}"
@@ -250,20 +218,20 @@ class Github:
                         timeout=_TIMEOUT,
                         follow_redirects=False,
                     ) as response:
-                        body = await _bounded(response)
+                        body = await bounded(response)
         except (httpx.HTTPError, TimeoutError) as error:
             self.requests["error"] += 1
             count(request.question, request.resource, 0)
-            reason = _without(str(error), token)
+            reason = without(str(error), token)
             raise Unavailable(f"GitHub did not answer {request.what}: {reason or type(error).__name__}") from error
         self.requests[str(response.status_code)] += 1
         # https://docs.github.com/rest/using-the-rest-api/best-practices-for-using-the-rest-api#use-conditional-requests
         count(request.question, request.resource, int(response.status_code != 304 or token is None))
-        answer = _Answer(response.status_code, response.headers, body, url, entry)
+        answer = Answer(response.status_code, response.headers, body, url, entry)
         self._limits.note(request.resource, answer.status, answer.headers)
         return answer
 
-    async def _result(self, request: _Request, answer: _Answer, token: str | None, read: Read[T]) -> T:
+    async def _result(self, request: Request, answer: Answer, token: str | None, read: Read[T]) -> T:
         """What ``read`` makes of the answer. Raises what the answer stands for otherwise."""
         key = _key(token, answer.url)
         entry = answer.entry if answer.status == 304 else None
@@ -273,13 +241,13 @@ class Github:
         self._limits.answered()
         etag = answer.headers.get("etag") if request.kept and not entry else None
         try:
-            if entry or len(answer.body) > _IN_THREAD:
+            if entry or len(answer.body) > IN_THREAD:
                 result, packed = await anyio.to_thread.run_sync(
-                    _decoded, entry or answer.body, etag, read, limiter=self._decoding
+                    decoded, entry or answer.body, etag, read, limiter=self._decoding
                 )
             else:
-                result, packed = _decoded(answer.body, etag, read)
-        except _Exhausted:
+                result, packed = decoded(answer.body, etag, read)
+        except Exhausted:
             wait = self._limits.close(Limit(request.resource, rules.until_reset(answer.headers, self._clock.now())))
             raise Unavailable(f"GitHub's {request.resource} limit is used up", retry_after=wait) from None
         except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -287,15 +255,15 @@ class Github:
             kind = answer.headers.get("content-type", "no type").partition(";")[0]
             raise Unavailable(
                 f"GitHub answered {answer.status} to {request.what}, but not with what it should be "
-                f"({len(answer.body)} bytes of {_without(kind, token)[:60]})"
+                f"({len(answer.body)} bytes of {without(kind, token)[:60]})"
             ) from error
         if packed:
             self._cache.put(key, packed)
         return result
 
-    async def _raise_refusal(self, request: _Request, answer: _Answer, token: str | None) -> None:
+    async def _raise_refusal(self, request: Request, answer: Answer, token: str | None) -> None:
         status, headers = answer.status, answer.headers
-        message = _without(_message(answer.body), token)
+        message = without(message_of(answer.body), token)
         said = f"GitHub answered {status}{': ' if message else ''}{message} ({request.what})"
         # REST tells whether a token is good; a server without GraphQL for it must not stop everything.
         if status == 401 and request.resource != "graphql":
@@ -311,10 +279,6 @@ class Github:
         raise Refused(said, status)
 
 
-class _Exhausted(Exception):
-    """GraphQL tells an exhausted limit in a 200."""
-
-
 def _base(api_url: str) -> httpx.URL:
     try:
         url = httpx.URL(api_url.rstrip("/"))
@@ -323,43 +287,6 @@ def _base(api_url: str) -> httpx.URL:
     if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query:
         raise ConfigError("github.api_url: must be an address such as https://api.github.com or https://HOST/api/v3")
     return url
-
-
-def _decoded(source: bytes | bytearray | Entry, etag: str | None, read: Read[T]) -> tuple[T, Entry | None]:
-    body = source.body(_LONGEST_BODY) if isinstance(source, Entry) else source
-    result = read(orjson.loads(body))
-    return result, pack(etag, body) if etag else None
-
-
-def _unless_exhausted(payload: Any) -> Any:
-    errors = payload.get("errors") or ()
-    if any(isinstance(error, dict) and error.get("type") == "RATE_LIMITED" for error in errors):
-        raise _Exhausted
-    return payload
-
-
-async def _bounded(response: httpx.Response) -> bytearray:
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > _LONGEST_BODY:
-            raise Rejected(f"GitHub's answer to {response.request.url.path} is longer than {_LONGEST_BODY} bytes")
-    return body
-
-
-def _message(body: bytes | bytearray) -> str:
-    """What GitHub says of a refusal: ``message`` and those of its ``errors``. Empty for a proxy's page."""
-    try:
-        payload = orjson.loads(body if len(body) < _IN_THREAD else b"{}")
-        errors = payload.get("errors") or ()
-        texts = [payload.get("message"), *(error.get("message") for error in errors if isinstance(error, dict))]
-    except (ValueError, AttributeError, TypeError):
-        return ""
-    return " ".join(" ".join(text for text in texts if isinstance(text, str)).split())[:300]
-
-
-def _without(text: str, token: str | None) -> str:
-    return text.replace(token, "***") if token else text
 
 
 def _key(token: str | None, url: httpx.URL) -> Key:

@@ -22,21 +22,25 @@ class RecentSeries:
 
     def __init__(self) -> None:
         self.by_id: dict[int, Series] = {}
-        self._written: set[int] = set()
+        self._written: dict[tuple[str, Kind, int], dict[str, int]] = {}
         self._text = 0
 
     def forget(self) -> None:
         """Rows may be missing from the table now."""
-        self.by_id, self._written, self._text = {}, set(), 0
+        for numbers in self._written.values():
+            numbers.clear()  # a writer may be at it
+        self.by_id, self._written, self._text = {}, {}, 0
 
-    def number(self, series: Series) -> tuple[int, bool]:
-        """The series' number, and whether the table is not known to have it."""
+    def written(self, metric: str, kind: Kind, interval: int) -> dict[str, int]:
+        """The numbers, by their tags, of those series that the table has; ``number`` adds to it."""
+        return self._written.setdefault((metric, kind, interval), {})
+
+    def number(self, series: Series) -> int:
+        """The number of a series that is written now."""
         number = rows.series_id(*series)
-        if number in self._written:
-            return number, False
         self.add(number, series)
-        self._written.add(number)
-        return number, True
+        self.written(*series[:3])[series[3]] = number
+        return number
 
     def add(self, number: int, series: Series) -> None:
         """Keeps what a number stands for."""

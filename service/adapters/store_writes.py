@@ -29,7 +29,7 @@ _DUE = (Fate.WAITING, Fate.SENDING)
 # Rows an INSERT. SQLite lets go of the GIL at each statement, and with a busy event loop it takes up to 5 ms to get it
 # back: row by row, 500 rows took 3.5 s beside a busy thread; by the hundred, 0.1 s.
 _CHUNK = 200
-_MOST_FRESH = 50_000  # new series that wait for the others to be sorted with; some 15 MB
+_MOST_FRESH = 20_000_000  # characters of new series that wait for the others to be sorted with
 _NAMELESS = "the metric's name does not begin with a letter"
 _POINT = "series, run, job, at, value"
 
@@ -229,18 +229,19 @@ def _add(
     left, remarks, place = iter(samples), Remarks(), 0
     refused: list[str] = []
     fresh: list[tuple[int, str, str, int, str]] = []
+    text = 0
     at, second = None, 0
     told: Mapping[str, str] | None = None
     tags = ""
-    named: dict[int, _Named] = {}  # by the identity of a metric
+    named: dict[tuple[int, int | None], _Named] = {}  # by the identity of a metric, and the interval
     while chunk := list(islice(left, _CHUNK)):
         points: list[Any] = []
         settled: dict[int, tuple[Fate, str]] = {}  # by the place in the chunk
         for number, sample in enumerate(chunk, place):
-            names = named.get(id(sample.metric))
+            names = named.get((id(sample.metric), sample.interval))
             if names is None:
-                names = named[id(sample.metric)] = _named(sample.metric, remarks)
-            _, metric, kind, is_nameless = names
+                names = named[id(sample.metric), sample.interval] = _named(sample, remarks, recent)
+            _, metric, kind, is_nameless, written = names
             if sample.tags is not told:  # the stable series of one check share theirs
                 told, tags = sample.tags, naming.encode_tags(sample.tags, refused)
             if is_nameless:
@@ -251,10 +252,12 @@ def _add(
                 causes = [f"{metric}: tag {each[:80]!r} is left out, Datadog could not take it" for each in refused]
                 remarks.causes.update(causes)
                 refused.clear()
-            interval = sample.interval or 0
-            row, is_new = recent.number((metric, kind, interval, tags))
-            if is_new:
+            row = written.get(tags)
+            if row is None:
+                interval = sample.interval or 0
+                row = recent.number((metric, kind, interval, tags))
                 fresh.append((row, metric, kind.value, interval, tags))
+                text += len(metric) + len(tags)
             if sample.at is not at:  # most samples of a run have the same
                 at, second = sample.at, rows.seconds(sample.at)
             points += (row, run, job, second, float(sample.value))
@@ -270,8 +273,9 @@ def _add(
                 [(fate, why, last - len(chunk) + 1 + number) for number, (fate, why) in settled.items()],
             )
         place += len(chunk)
-        if len(fresh) >= _MOST_FRESH:
+        if text >= _MOST_FRESH:
             _add_series(connection, fresh)
+            text = 0
     _add_series(connection, fresh)
     _count_losses(connection, job, remarks.fates, now)
     return remarks
@@ -287,19 +291,20 @@ def _add_series(connection: sqlite3.Connection, fresh: list[tuple[int, str, str,
     fresh.clear()
 
 
-_Named = tuple[Metric, str, Kind, bool]
+_Named = tuple[Metric, str, Kind, bool, dict[str, int]]
 
 
-def _named(metric: Metric, remarks: Remarks) -> _Named:
-    """The metric (held, so that its identity stays its own), its name as stored, its kind, and whether it has no name
-    that the intake could take."""
-    name = metric.name
+def _named(sample: Sample, remarks: Remarks, recent: RecentSeries) -> _Named:
+    """The metric (held, so that its identity stays its own), its name as stored, its kind, whether it has no name
+    that the intake could take, and the numbers of its series that the table has."""
+    metric, name = sample.metric, sample.metric.name
     taken = naming.metric_name(name)
     if taken is None:
         remarks.causes.add(f"{name[:80]!r} is not sent: {_NAMELESS}")
     elif taken != name:
         remarks.causes.add(f"{name[:80]!r} is sent as {taken[:80]}")
-    return metric, taken or rows.text(name)[: naming.LONGEST], metric.kind, taken is None
+    stored = taken or rows.text(name)[: naming.LONGEST]
+    return metric, stored, metric.kind, taken is None, recent.written(stored, metric.kind, sample.interval or 0)
 
 
 def _row(points: Sequence[Any], number: int) -> Sequence[Any]:

@@ -38,7 +38,9 @@ def daemon(url: str) -> "Iterator[httpx.Client]":
         with httpx.Client(base_url=url, timeout=15, headers=headers) as http:
             yield http
     except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-        raise ConfigError(f"{url}: {error}") from error
+        raise ConfigError(
+            f"{url}: {error} The daemon's address comes from --url, else from INFRA_HEALTH_URL"
+        ) from error
     except (httpx.TransportError, ValueError) as error:
         raise Unavailable(f"no infra-health daemon answers at {url}: {error}; --url says where it is") from error
 
@@ -51,11 +53,20 @@ def _token(variable: str) -> str:
     return token.strip()
 
 
+class _Body(dict[str, Any]):
+    """What a daemon says. Something else that answers with JSON at the address lacks what every daemon has."""
+
+    def __missing__(self, key: str) -> Any:
+        raise ValueError(f"what answers there says nothing of {key}")
+
+
 def answer(response: "httpx.Response") -> dict[str, Any]:
-    """The body. Raises Rejected with what the daemon says."""
+    """The body. Raises Rejected with what the daemon says, ValueError when it is no daemon's."""
     from service.domain.errors import Rejected
 
-    body: dict[str, Any] = response.json()
+    body = response.json()
+    if not isinstance(body, dict):
+        raise ValueError(f"what answers there sent no object but {type(body).__name__}")
     if response.is_error:
         raise Rejected(body.get("detail") or body.get("title") or response.reason_phrase)
-    return body
+    return _Body(body)

@@ -41,7 +41,7 @@ def check(options: Options) -> None:
     """Validates the configuration and prints it resolved, with the next runs and the series that it makes."""
     import anyio
 
-    from service.config_sources import describe
+    from service.config_view import describe
     from service.series import collisions, expected_series
 
     with told():
@@ -120,9 +120,23 @@ def _rotation(secret: Mapping[str, Any]) -> str:
     )
 
 
+def _repository(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
+    from service.collectors.ci_settings import repository_name
+
+    try:
+        return repository_name(name) if name else None
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 @common
 @click.command("list-workflows")
-@click.option("--repo", metavar="OWNER/NAME", help="Else the repository of the configured github_ci collectors.")
+@click.option(
+    "--repo",
+    metavar="OWNER/NAME",
+    callback=_repository,
+    help="Else the repository of the configured github_ci collectors.",
+)
 @click.pass_obj
 def list_workflows(options: Options, repo: str | None) -> None:
     """The repository's workflows, to fill the lists tests_blocking_merge and benchmarks."""

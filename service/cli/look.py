@@ -1,5 +1,6 @@
 """Commands that read what a running daemon knows: ``explain``, ``runs``, ``logs``."""
 
+import sys
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -57,8 +58,13 @@ def explain(options: Options, url: str, metric: str | None, collector: str | Non
 @click.command()
 @click.pass_obj
 def runs(options: Options, url: str, run: str | None, collector: str | None, limit: int) -> None:
-    """The last runs; with RUN (an id) that run with its samples and what became of them."""
+    """The last runs; with RUN (an id) that run with its samples and what became of them.
+
+    A collector's name in the place of RUN is as --collector NAME.
+    """
     with told(), daemon(url) as http:
+        if run and not collector and run in _names(http):
+            run, collector = None, run
         if run:
             _show_run(http, options, run)
             return
@@ -67,6 +73,7 @@ def runs(options: Options, url: str, run: str | None, collector: str | None, lim
         if options.json:
             tables.print_json(found)
             return
+        brief = not tables.is_plain(sys.stdout)
         tables.print_table(
             "",
             ("run", "cause", "started", "took", "outcome", "samples", "delivered", "errors"),
@@ -74,7 +81,7 @@ def runs(options: Options, url: str, run: str | None, collector: str | None, lim
                 (
                     each["id"],
                     each["cause"],
-                    words.ago(each["started"]),
+                    words.ago(each["started"], brief=brief),
                     words.span(each["duration"]),
                     each["outcome"],
                     str(each["samples"]),
@@ -83,6 +90,7 @@ def runs(options: Options, url: str, run: str | None, collector: str | None, lim
                 )
                 for each in found
             ],
+            below=True,
         )
 
 
@@ -104,6 +112,10 @@ def logs(options: Options, url: str, run: str | None, limit: int) -> None:
             click.echo(words.log_line(line))
         if not lines:
             say("No lines are kept of it.")
+
+
+def _names(http: "httpx.Client") -> list[str]:
+    return [each["name"] for each in answer(http.get("/api/v1/collectors"))["collectors"]]
 
 
 def _show_run(http: "httpx.Client", options: Options, run_id: str) -> None:
@@ -145,7 +157,8 @@ def _print_check(check: dict[str, Any], collector: dict[str, Any] | None) -> Non
         click.echo(f"  measured  {words.ago(check['measured_at'])} by collector {check['collector']}")
     evidence = check["evidence"]
     for number, each in enumerate(evidence[:_SHOWN_EVIDENCE]):
-        said = " ".join(part for part in (each["conclusion"], each["workflow"], each["title"]) if part)
+        # A scheduled run is titled as its workflow.
+        said = " ".join(dict.fromkeys(part for part in (each["conclusion"], each["workflow"], each["title"]) if part))
         when = words.ago(each["at"], "")
         click.echo(words.harmless(f"  {'' if number else 'evidence':<8}  {said} {when} {each['url']}".rstrip()))
     if len(evidence) > _SHOWN_EVIDENCE:

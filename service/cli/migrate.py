@@ -76,7 +76,8 @@ def migrate(options: Options, sources: tuple[str, ...], output: Path | None, pat
             else:
                 say(f"{stanza.source.name}: is collector {stanza.name}", fg="green")
         for workload, reason in result.left_alone:
-            say(f"{workload.name}: left alone, it {'; '.join([reason, *workload.notes])}", fg="yellow")
+            colour = "red" if workload in result.undecided else "yellow"
+            say(f"{workload.name}: left alone, it {'; '.join([reason, *workload.notes])}", fg=colour)
         for note in (*notes, *result.patch_notes):
             say(f"note: {note}", fg="yellow")
         end(Exit.DONE if result.is_whole and result.stanzas else Exit.FAILED)

@@ -65,7 +65,7 @@ class Options:
         """Logs to stderr; ``level`` is the command's own default, which -q and -v change."""
         from service import logs
         from service.config_environment import secrets_in
-        from service.config_sources import secret_values
+        from service.config_view import secret_values
 
         settings = loaded.settings
         chosen = "error" if self.quiet else "debug" if self.verbose else level or settings.log.level

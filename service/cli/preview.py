@@ -53,7 +53,7 @@ def _print(each: "previews.Preview", show_all: bool) -> None:
     against = f"against run {each.before}" if each.before else "no run to compare with yet"
     tables.print_table(
         f"{each.run.job}: {len(each.samples)} samples ({said}; {against})",
-        ("", "metric", "before", "now", "status", "about"),
+        ("change", "metric", "before", "now", "status", "about"),
         [
             (
                 line.change,

@@ -1,6 +1,8 @@
 """Commands that act on a running daemon, and its status: ``status``, ``trigger``, ``pause``, ``resume``."""
 
+import sys
 import time
+from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +44,7 @@ def status(options: Options, url: str, probe: bool, slots: bool) -> None:
         if options.json:
             tables.print_json({"collectors": collectors, "ready": ready})
             return
+        brief = not tables.is_plain(sys.stdout)
         tables.print_table(
             "",
             ("collector", "state", "schedule", "last run", "outcome", "next run", "last error"),
@@ -50,17 +53,25 @@ def status(options: Options, url: str, probe: bool, slots: bool) -> None:
                     each["name"],
                     _state(each),
                     each["schedule_in_words"],
-                    words.ago((each["last_run"] or {}).get("started")),
+                    words.ago((each["last_run"] or {}).get("started"), brief=brief),
                     (each["last_run"] or {}).get("outcome") or "",
-                    words.ago(each["next_run"], ""),
-                    words.harmless("; ".join((each["last_error"] or {}).get("errors", ()))),
+                    words.ago(each["next_run"], "", brief=brief),
+                    _trouble(each),
                 )
                 for each in collectors
             ],
+            below=True,
         )
         for each in ready.get("checks", ()):
             if each["status"] != "ok":
                 say(words.harmless(f"{each['name']}: {each['status']}: {each['detail']}"), fg="yellow")
+
+
+def _trouble(collector: dict[str, Any]) -> str:
+    """The last error with its age: an old one beside a good run is otherwise taken for a present one."""
+    if not (error := collector["last_error"]):
+        return ""
+    return words.harmless(f"{words.relative(datetime.fromisoformat(error['at']))}: {'; '.join(error['errors'])}")
 
 
 class _WithWait(click.Command):

@@ -1,5 +1,6 @@
 """``infra-health`` itself: the daemon in the foreground, or one pass with ``--once``."""
 
+import os
 import signal
 import socket
 import sys
@@ -81,17 +82,22 @@ def main(context: click.Context, once: bool, only: str | None, dry_run: bool, st
     """
     options = context.ensure_object(Options)
     context.call_on_close(options.exits.close)
+    if os.environ.get("NO_COLOR"):
+        context.color = False  # and of every command below it; click does not look at the variable
     if context.invoked_subcommand:
         if once or only or dry_run or strict:
             raise click.UsageError("--once, --only, --dry-run and --strict go without a command")
         return
-    if not once and (only or dry_run or strict):
+    names = [name.strip() for name in only.split(",") if name.strip()] if only is not None else None
+    if names == []:
+        # What a script's empty variable makes of it: neither none nor all of them is what it means.
+        raise click.UsageError("--only names no collector")
+    if not once and (names or dry_run or strict):
         raise click.UsageError("--only, --dry-run and --strict go with --once")
     with told():
         if once:
             from service.cli.collect import run_once
 
-            names = [name.strip() for name in only.split(",") if name.strip()] if only else None
             end(run_once(options, names, push=not dry_run, dry_run=dry_run, strict=strict, output=None))
         end(_daemon(options))
 

@@ -175,6 +175,6 @@ def _print(result: dict[str, Any]) -> None:
         return
     tables.print_table(
         title,
-        ("local", "UTC", ""),
+        ("local", "UTC", "note"),
         [(fire["local"], fire["utc"], "; ".join(fire["notes"])) for fire in result["fires"]],
     )

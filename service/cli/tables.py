@@ -1,10 +1,11 @@
 """How results look: tables on a terminal, plain text in a pipe, JSON where asked for."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
@@ -19,8 +20,13 @@ if TYPE_CHECKING:
 _STYLE = {"pass": "green", "fail": "bold red", "unknown": "dim"}
 
 
+def is_plain(stream: TextIO) -> bool:
+    """Whether it gets text alone. NO_COLOR promises that as much as a pipe does; rich leaves bold and spinners in."""
+    return not stream.isatty() or bool(os.environ.get("NO_COLOR"))
+
+
 def console(*, stderr: bool = False) -> "Console":
-    """rich's console: no colours into pipes or with NO_COLOR, and a pipe's lines are not cut at 80 columns."""
+    """rich's console: no colours into pipes, and a pipe's lines are not cut at 80 columns."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
@@ -44,15 +50,19 @@ def _json(value: Any) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, below: bool = False) -> None:
     """A table with a heading. Cells are text, never markup, and steer no terminal.
 
-    In a pipe: no lines, no colours, each row one line however long, an empty cell a dash, two spaces between columns.
+    On a terminal that is narrower nothing is cut off, least of all the first column, which is what other commands take;
+    ``below``: the last column, sentences that would fill a screen word under word, stands under the table there.
+
+    In a pipe and with NO_COLOR: no lines, no colours, each row one line however long, an empty cell a dash, two
+    spaces between columns.
     """
     rows = [[harmless(cell) for cell in row] for row in rows]
-    if not sys.stdout.isatty():
-        told = [[" ".join(cell.split()) or "-" for cell in row] for row in (columns, *rows)]
-        widths = [max(len(row[at]) for row in told) for at in range(len(columns))]
+    told = [[" ".join(cell.split()) or "-" for cell in row] for row in (columns, *rows)]
+    widths = [max(len(row[at]) for row in told) for at in range(len(columns))]
+    if is_plain(sys.stdout):
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in told]
         click.echo("\n".join([*filter(None, [title]), *lines]) + ("\n" if title else ""))
         return
@@ -60,10 +70,17 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*columns, title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    terminal = console()
+    shown = len(columns) - (1 if below and sum(widths) + 3 * len(widths) > terminal.width else 0)
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for at, name in enumerate(columns[:shown]):
+        table.add_column(name, no_wrap=at == 0, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell, style=_STYLE.get(cell, "")) for cell in row))
-    console().print(table)
+        table.add_row(*(Text(cell, style=_STYLE.get(cell, "")) for cell in row[:shown]))
+    terminal.print(table)
+    for row in rows if shown < len(columns) else ():
+        if row[shown]:
+            click.echo(f"{row[0]}: {row[shown]}")
 
 
 def print_pass(result: "Pass") -> None:
@@ -91,7 +108,7 @@ class Progress:
     """A spinner with the latest word on a terminal; in a pipe nothing, or with ``lines`` each word on its line."""
 
     def __init__(self, *, quiet: bool = False, lines: bool = False) -> None:
-        is_terminal = sys.stderr.isatty()
+        is_terminal = not is_plain(sys.stderr)
         self._status = console(stderr=True).status("starting") if is_terminal and not quiet else None
         self._lines = lines and not quiet and not is_terminal
 

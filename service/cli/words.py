@@ -9,12 +9,13 @@ from typing import Any
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def ago(instant: str | None, missing: str = "never") -> str:
-    """``2026-03-04 05:10:00 (4 min ago)``, ``... (in 6 min)``; UTC as it came."""
+def ago(instant: str | None, missing: str = "never", *, brief: bool = False) -> str:
+    """``2026-03-04 05:10:00 (4 min ago)``, ``... (in 6 min)``; UTC as it came. ``brief``: no date when it is today."""
     if not instant:
         return missing
-    at = datetime.fromisoformat(instant)
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} ({relative(at)})"
+    at = datetime.fromisoformat(instant).astimezone(UTC)
+    time = f"{at:%H:%M:%S} ({relative(at)})"
+    return time if brief and at.date() == datetime.now(UTC).date() else f"{at:%Y-%m-%d} {time}"
 
 
 def relative(at: datetime) -> str:

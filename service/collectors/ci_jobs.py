@@ -6,7 +6,7 @@ import anyio
 
 from service.adapters.github import Github, Refused
 from service.collectors import ci_time_limits
-from service.collectors.ci_reader import GONE, Failure
+from service.collectors.ci_ask import GONE, Failure
 from service.collectors.ci_time_limits import WEEK, Job, TimeLimits
 from service.domain.errors import Rejected, Unavailable
 

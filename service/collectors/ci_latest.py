@@ -6,9 +6,10 @@ from functools import partial
 
 from service.adapters.github import Refused
 from service.collectors import ci_metrics, ci_runs
+from service.collectors.ci_ask import GONE, Failure, gathered
+from service.collectors.ci_lookup import RunLookup
 from service.collectors.ci_memory import Remembered
 from service.collectors.ci_metrics import Finding
-from service.collectors.ci_reader import GONE, Failure, RunsReader, gathered
 from service.collectors.ci_settings import GithubCiSettings
 from service.collectors.ci_workflows import Workflow, meant
 from service.domain.errors import Rejected, Unavailable
@@ -40,7 +41,7 @@ class LatestRuns:
         """Whether a latest run is old and was not looked up within a day."""
         return bool(self._known.stale(self._every, self._now))
 
-    async def look_up(self, reader: RunsReader, allowed: int, stale: int, *, is_thin: bool) -> None:
+    async def look_up(self, lookup: RunLookup, allowed: int, stale: int, *, is_thin: bool) -> None:
         """Asks for what is not known, ``allowed`` workflows at most; what stays unknown is noted with the reason.
 
         Of workflows that GitHub does not list not even the existence is known. ``stale``: how many are asked for that
@@ -56,7 +57,7 @@ class LatestRuns:
         asked, left = wanted[:allowed], wanted[allowed:]
         if not wanted and not is_thin:
             asked = known.stale(self._every, self._now)[:stale]
-        answers = await gathered([partial(reader.find_latest, each) for each in asked])
+        answers = await gathered([partial(lookup.find_latest, each) for each in asked])
         too_dear = Unavailable("GitHub's quota does not allow to ask for the latest runs of all workflows now")
         self._missing |= dict.fromkeys(left, too_dear)
         for workflow_id, answer in zip(asked, answers, strict=True):

@@ -11,8 +11,8 @@ from typing import Any
 
 from service.adapters.github import Github, Refused
 from service.collectors import ci_evidence, ci_graphql
+from service.collectors.ci_ask import Failure, gathered
 from service.collectors.ci_graphql import Counted, Part, Question
-from service.collectors.ci_reader import Failure, gathered
 from service.collectors.ci_ways import FAILURES, Style, Way
 from service.domain.errors import Rejected, Unauthorized, Unavailable
 

@@ -1,8 +1,8 @@
-"""Reads the runs of a repository: the window in every cycle, older ones in turn, and what lies behind a number."""
+"""Reads the list of a repository's runs: the window in every cycle, older ones in turn."""
 
 import math
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 
 import anyio
 
-from service.adapters.github import Github, Quota, Refused
+from service.adapters.github import Github, Quota
 from service.collectors import ci_runs, ci_sweep
+from service.collectors.ci_ask import Failure, gathered
+from service.collectors.ci_lookup import RunLookup
 from service.collectors.ci_memory import BEGINNING, Remembered
-from service.collectors.ci_runs import PER_PAGE, Page, Run
+from service.collectors.ci_runs import PER_PAGE, Page
 from service.collectors.ci_sweep import MARGIN, Coverage, Sweep
 from service.collectors.ci_time_limits import WEEK, TimeLimits
 from service.domain.errors import Rejected, Unavailable
@@ -26,27 +28,6 @@ _GAPS = 10
 _OUTRUN = "GitHub's list of runs changes faster than it can be read"
 # Pages of runs, a megabyte each: more in flight are no faster, for they are read one by one, but take more memory.
 _AT_ONCE = 8
-_FEW = 10  # runs of a workflow: among its ten newest on the branch there nearly always is a conclusive one
-_FILTERED_PAGES = 10  # GitHub lists 1,000 runs at most where it filters
-GONE = (404, 410)
-
-Failure = Unavailable | Rejected
-
-
-async def gathered(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T | Failure]:
-    """The results of all calls, made at once and in their order; an error of GitHub's in place of a result."""
-    results: list[T | Failure] = [Unavailable("not asked")] * len(calls)
-
-    async def call(index: int) -> None:
-        try:
-            results[index] = await calls[index]()
-        except (Unavailable, Rejected) as error:
-            results[index] = error
-
-    async with anyio.create_task_group() as tasks:
-        for index in range(len(calls)):
-            tasks.start_soon(call, index)
-    return results
 
 
 class RunsReader:
@@ -57,7 +38,8 @@ class RunsReader:
 
     def __init__(self, github: Github, repo: str, branch: str, window: timedelta) -> None:
         self._github = github
-        self._actions = f"/repos/{repo}/actions"
+        self._runs = f"/repos/{repo}/actions/runs"
+        self._lookup = RunLookup(github, repo, branch)
         self._branch = branch
         self._window = window
         self._at_once = anyio.CapacityLimiter(_AT_ONCE)
@@ -133,7 +115,7 @@ class RunsReader:
         failures = await gathered(
             [
                 *(partial(self._read_page, number, deep, horizon) for number in ci_sweep.affordable(due, self._quota)),
-                *(partial(self._read_again, run, known) for run in open_runs[:unfinished]),
+                *(partial(self._lookup.read_again, run, known) for run in open_runs[:unfinished]),
             ]
         )
         if not self._is_all(now):
@@ -144,9 +126,6 @@ class RunsReader:
     def _quota(self) -> Quota | None:
         return self._github.quota.get("core")
 
-    async def _get(self, path: str, params: Params, read: Callable[[Any], T], kept: bool, question: str) -> T:
-        return await self._github.get(f"{self._actions}/{path}", params, read=read, kept=kept, question=question)
-
     # The window
 
     async def _read_page(self, number: int, pages: list[Page], horizon: datetime | None = None) -> None:
@@ -155,7 +134,8 @@ class RunsReader:
         read = partial(_page, number, self._branch, horizon, self._week)
         question = "runs" if horizon is None else "older runs"
         async with self._at_once:
-            pages.append(await self._get("runs", params, read, horizon is None, question))
+            page = await self._github.get(self._runs, params, read=read, kept=horizon is None, question=question)
+        pages.append(page)
 
     async def _complete(self, pages: list[Page], until: datetime) -> Coverage:
         """Reads on until ``pages`` hold every run created since ``until``."""
@@ -168,7 +148,7 @@ class RunsReader:
                 break
             gaps += reached.gap
             if gaps > most:
-                raise Unavailable("GitHub's list of runs changes faster than it can be read")
+                raise Unavailable(_OUTRUN)
             for failure in await gathered([partial(self._read_page, number, pages) for number in numbers]):
                 if failure is not None:
                     raise failure
@@ -276,63 +256,6 @@ class RunsReader:
             if trouble or ci_sweep.is_small(self._quota):
                 return trouble
 
-    # Single runs
-
-    async def _read_again(self, run: Run, known: Remembered) -> None:
-        params = {"exclude_pull_requests": "true"}
-        read = partial(ci_runs.to_run, branch=self._branch)
-        try:
-            fresh = await self._get(f"runs/{run.id}", params, read, True, "unfinished runs")
-        except Refused as error:
-            if error.status not in GONE:  # deleted ones leave when their page is read
-                raise
-        else:
-            known.take([fresh])
-
-    async def find_latest(self, workflow_id: int) -> list[Run]:
-        """The newest conclusive runs of a workflow on the branch, however old; empty when there never was one.
-
-        From the list that GitHub filters: it may lack the newest runs, which are known from the unfiltered one.
-        """
-        sizes = [(_FEW, 1), *((PER_PAGE, number) for number in range(1, _FILTERED_PAGES + 1))]
-        for size, number in sizes:
-            params: Params = {"branch": self._branch, "per_page": size, "exclude_pull_requests": "true", "page": number}
-            read = partial(_filtered, self._branch)
-            path = f"workflows/{workflow_id}/runs"
-            total, runs = await self._get(path, params, read, size == _FEW, "old workflows")
-            found = [run for run in runs if run.on_branch and run.is_conclusive]
-            if found or not runs or total <= size * number:
-                return found
-        return []
-
-    async def learn_attempts(self, run: Run, known: Remembered, since: datetime, ended: list[Run]) -> bool:
-        """Whether a run that succeeded had an attempt that failed; asks back from the last until one did.
-
-        Adds to ``ended`` the attempts that the list did not show because the next one, begun at ``since`` or later,
-        took their place.
-        """
-        attempts = known.attempts.setdefault(run.id, {})
-        followed = run.started  # when the attempt after this one began
-        for number in range(run.attempt - 1, 0, -1):
-            is_hidden = followed >= since and (run.id, number) not in known.told
-            is_open = run.conclusion == "success" and ci_runs.has_failed_attempt(run, attempts) is None
-            if not is_hidden and not is_open:
-                break
-            followed = BEGINNING
-            if is_hidden or number not in attempts:
-                attempt = await self.attempt(run, number)
-                attempts[number] = attempt.conclusion or "none"
-                if is_hidden:
-                    ended.append(attempt)
-                    followed = attempt.started
-        return bool(ci_runs.has_failed_attempt(run, attempts))
-
-    async def attempt(self, run: Run, number: int) -> Run:
-        """The run as of an earlier attempt."""
-        params = {"exclude_pull_requests": "true"}
-        read = partial(ci_runs.to_run, branch=self._branch)
-        return await self._get(f"runs/{run.id}/attempts/{number}", params, read, False, "attempts")
-
 
 def _page(number: int, branch: str, horizon: datetime | None, week: datetime, payload: Any) -> Page:
     page = ci_runs.to_page(number, payload, branch)
@@ -347,7 +270,3 @@ def _page(number: int, branch: str, horizon: datetime | None, week: datetime, pa
         or (run.updated >= week and TimeLimits.may_hold(run))
     )
     return replace(page, runs=tuple(kept))
-
-
-def _filtered(branch: str, payload: Any) -> tuple[int, tuple[Run, ...]]:
-    return int(payload["total_count"]), ci_runs.to_runs(payload, branch)

@@ -4,9 +4,8 @@ The numbers are made in ``ci_metrics``; which questions are needed is decided in
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
@@ -15,80 +14,27 @@ import anyio
 from service.adapters.github import Github
 from service.adapters.github_budget import Tally, tally
 from service.collectors import ci_latest, ci_memory, ci_metrics, ci_pulls, ci_runs, ci_share, ci_sweep
+from service.collectors.ci_ask import gathered
+from service.collectors.ci_cycle import Cycle, Filling
 from service.collectors.ci_jobs import JobsReader
 from service.collectors.ci_latest import LatestRuns
+from service.collectors.ci_lookup import RunLookup
 from service.collectors.ci_memory import TELL_WITHIN, Remembered
 from service.collectors.ci_metrics import Finding
-from service.collectors.ci_reader import Failure, RunsReader, gathered
+from service.collectors.ci_reader import RunsReader
 from service.collectors.ci_runs import Run
 from service.collectors.ci_settings import GithubCiSettings
 from service.collectors.ci_share import MOST_POINTS, MOST_REQUESTS, Share, Wanted
-from service.collectors.ci_workflows import Workflow, workflows
+from service.collectors.ci_workflows import workflows
 from service.collectors.registry import Memory
 from service.domain.errors import HealthError, Rejected, Unauthorized, Unavailable
-from service.domain.runs import Collected, Fault
+from service.domain.runs import Collected
 
 _BROKEN_SWEEPS = 3
 _BACKLOG = 30  # runs and jobs to be looked into; more than these are no steady state
 _KEPT = 100  # requests of a minute, for the numbers of other cycles
 _BUGS = "github.bugs.count"
 _JOBS = "jobs ended by their time limit"
-
-
-@dataclass(frozen=True, slots=True)
-class Filling:
-    """What a cycle may do beyond its numbers.
-
-    ``sweep``: seconds of the first sweep. For the week of jobs: ``cold`` requests in all at a cold start, where none is
-    begun ``seconds`` after the cycle's start, and ``later`` requests in the cycles after it, until the week is whole.
-    ``is_eager``: whether a steady cycle reads older runs before they are due, within its limits.
-    """
-
-    sweep: float = math.inf
-    cold: int = 850
-    later: int = 600
-    seconds: float = 4.0
-    is_eager: bool = True
-
-
-@dataclass(slots=True)
-class _Cycle:
-    """One collect. ``known`` is this cycle's copy of the memory; ``is_read``: the window's runs are in it.
-
-    ``is_cold``: it began without all runs that matter. ``is_thin``: the least urgent questions must wait.
-    ``latest``: the workflows' latest runs. ``verdicts``: whether runs failed at first, by id.
-    ``ended``: earlier attempts that the list did not show. ``limits_trouble``: why jobs were not looked into.
-    """
-
-    now: datetime
-    known: Remembered
-    filling: Filling
-    is_thin: bool
-    spent: Tally
-    is_cold: bool = False
-    is_read: bool = False
-    are_pulls_told: bool = False
-    started: float = field(default_factory=anyio.current_time)
-    listed: list[Workflow] | None = None
-    latest: LatestRuns | None = None
-    verdicts: dict[int, bool | Failure] = field(default_factory=dict)
-    ended: list[Run] = field(default_factory=list)
-    limits_trouble: Failure | None = None
-    findings: list[Finding] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
-    errors: list[HealthError] = field(default_factory=list)
-
-    def miss(self, part: str, error: Failure) -> None:
-        self.errors.append(error)
-        self.faults.append(Fault(str(error), part))
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """What GitHub does not answer is missing, and the other parts go on."""
-        try:
-            yield
-        except (Unavailable, Rejected) as error:
-            self.miss(name, error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +47,7 @@ class Told:
 
 
 class RepositoryCi:
-    """Collects the metrics of contract 6's table for one repository; see ``ci_metrics`` for their definitions.
+    """Collects the CI metrics of one repository; see ``ci_metrics`` for their definitions.
 
     ``key``: where its memory is kept. ``tags``: more of them on every sample.
     """
@@ -126,7 +72,7 @@ class RepositoryCi:
     async def collect(self, now: datetime, filling: Filling) -> Told:
         """Samples as of ``now``, faults for the parts that are missing. Raises the worst error when all are missing."""
         with tally() as spent:
-            cycle = _Cycle(now, await self._recall(now), filling, self._github.budget.is_thin(), spent)
+            cycle = Cycle(now, await self._recall(now), filling, self._github.budget.is_thin(), spent)
             cycle.is_cold = cycle.known.sweep.is_first
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._ci, cycle)
@@ -145,8 +91,9 @@ class RepositoryCi:
 
     # Runs and workflows
 
-    async def _ci(self, cycle: _Cycle) -> None:
+    async def _ci(self, cycle: Cycle) -> None:
         reader = RunsReader(self._github, self.repo, self._settings.branch, self._settings.history_window)
+        lookup = RunLookup(self._github, self.repo, self._settings.branch)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._runs, cycle, reader)
             tasks.start_soon(self._workflows, cycle)
@@ -160,12 +107,12 @@ class RepositoryCi:
         async with anyio.create_task_group() as tasks:
             if not cycle.is_cold:
                 tasks.start_soon(self._older_runs, cycle, reader, share)
-            tasks.start_soon(self._look_up, cycle, reader, share.stale)
-            tasks.start_soon(self._attempts, cycle, reader)
+            tasks.start_soon(self._look_up, cycle, lookup, share.stale)
+            tasks.start_soon(self._attempts, cycle, lookup)
             tasks.start_soon(self._learn_limits, cycle, reader, share.jobs)
         # What the older runs brought may need another question.
-        await self._attempts(cycle, reader)
-        await self._look_up(cycle, reader, 0)
+        await self._attempts(cycle, lookup)
+        await self._look_up(cycle, lookup, 0)
         self._window(cycle)
         self._latest(cycle)
         cycle.known.limits.trim(cycle.now)  # old workflows have runs of any age
@@ -176,7 +123,7 @@ class RepositoryCi:
                 cycle.known.limits.was_whole = True
                 cycle.findings.append(ci_metrics.timed_out(cycle.known.limits))
 
-    def _share(self, cycle: _Cycle, reader: RunsReader) -> Share:
+    def _share(self, cycle: Cycle, reader: RunsReader) -> Share:
         """What this cycle may ask for beyond the window's runs, which were read."""
         known, spent = cycle.known, cycle.spent
         pulls = 0 if cycle.are_pulls_told else 1
@@ -195,13 +142,13 @@ class RepositoryCi:
         is_plenty = quota is None or quota.remaining > quota.limit / 2
         return ci_share.shared(wanted, cycle.filling.is_eager and is_plenty and not cycle.is_thin)
 
-    async def _runs(self, cycle: _Cycle, reader: RunsReader) -> None:
+    async def _runs(self, cycle: Cycle, reader: RunsReader) -> None:
         with cycle.part("runs"):
             await reader.read(cycle.known, cycle.now)
             cycle.is_read = True
             cycle.is_cold = cycle.known.sweep.is_first  # after a long silence, too
 
-    async def _older_runs(self, cycle: _Cycle, reader: RunsReader, share: Share) -> None:
+    async def _older_runs(self, cycle: Cycle, reader: RunsReader, share: Share) -> None:
         with cycle.part("older runs"):
             trouble = await reader.read_behind(
                 cycle.known, cycle.now, share.pages, share.unfinished, cycle.filling.sweep
@@ -209,12 +156,12 @@ class RepositoryCi:
             if trouble:
                 raise trouble
 
-    async def _workflows(self, cycle: _Cycle) -> None:
+    async def _workflows(self, cycle: Cycle) -> None:
         with cycle.part("workflows"):
             cycle.listed = await workflows(self._github, self.repo)
             cycle.latest = LatestRuns(self._settings, cycle.known, cycle.listed, cycle.now)
 
-    def _rerun(self, cycle: _Cycle) -> list[Run]:
+    def _rerun(self, cycle: Cycle) -> list[Run]:
         """The runs whose earlier attempts matter: to the flaky runs, and to the durations of what ended of late."""
         since, lately = cycle.now - self._settings.history_window, cycle.now - TELL_WITHIN
         return [
@@ -224,15 +171,15 @@ class RepositoryCi:
             and ((run.conclusion == "success" and run.started >= since) or (run.kind and run.started >= lately))
         ]
 
-    async def _attempts(self, cycle: _Cycle, reader: RunsReader) -> None:
+    async def _attempts(self, cycle: Cycle, lookup: RunLookup) -> None:
         """Asks for the attempts that matter and are not known."""
         known, lately = cycle.known, cycle.now - TELL_WITHIN
         rerun = [run for run in self._rerun(cycle) if run.id not in cycle.verdicts]
-        calls = [partial(reader.learn_attempts, run, known, lately, cycle.ended) for run in rerun]
+        calls = [partial(lookup.learn_attempts, run, known, lately, cycle.ended) for run in rerun]
         for run, verdict in zip(rerun, await gathered(calls), strict=True):
             cycle.verdicts[run.id] = verdict
 
-    def _window(self, cycle: _Cycle) -> None:
+    def _window(self, cycle: Cycle) -> None:
         known, since = cycle.known, cycle.now - self._settings.history_window
         runs = list(known.runs.values())
         if cycle.listed is not None:
@@ -255,14 +202,14 @@ class RepositoryCi:
             ]
             cycle.findings.append(ci_metrics.flaky(flaky))
 
-    async def _look_up(self, cycle: _Cycle, reader: RunsReader, stale: int) -> None:
+    async def _look_up(self, cycle: Cycle, lookup: RunLookup, stale: int) -> None:
         """Asks for what is not known of the latest runs, and for ``stale`` old ones."""
         if cycle.latest is None:
             return
         allowed = ci_sweep.allowance(self._github.quota.get("core"))
-        await cycle.latest.look_up(reader, allowed, stale, is_thin=cycle.is_thin)
+        await cycle.latest.look_up(lookup, allowed, stale, is_thin=cycle.is_thin)
 
-    def _latest(self, cycle: _Cycle) -> None:
+    def _latest(self, cycle: Cycle) -> None:
         if cycle.latest is None:
             return
         for name in ci_latest.LISTS:
@@ -273,7 +220,7 @@ class RepositoryCi:
 
     # Jobs
 
-    async def _learn_limits(self, cycle: _Cycle, reader: RunsReader, share: int) -> None:
+    async def _learn_limits(self, cycle: Cycle, reader: RunsReader, share: int) -> None:
         """Asks for what is unknown of the week's jobs that their time limit ended, in half of the time that is left.
 
         They are told once all of the week is known, which may take cycles.
@@ -293,7 +240,7 @@ class RepositoryCi:
         if half.cancelled_caught and not cycle.is_cold:
             cycle.limits_trouble = Unavailable("GitHub answers too slowly to read them in one run")
 
-    def _allowed(self, cycle: _Cycle, share: int) -> int:
+    def _allowed(self, cycle: Cycle, share: int) -> int:
         """Requests for the jobs: the cycle's ``share``, more where the week is not whole yet."""
         # A request for an annotation or two may follow each.
         spare = min(ci_sweep.allowance(self._github.quota.get("core")), self._github.room - _KEPT)
@@ -305,7 +252,7 @@ class RepositoryCi:
 
     # Pull requests and issues
 
-    async def _pull_requests(self, cycle: _Cycle) -> None:
+    async def _pull_requests(self, cycle: Cycle) -> None:
         settings = self._settings
         groups = {
             "hotfix": settings.hotfix_labels,

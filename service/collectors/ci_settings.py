@@ -12,7 +12,7 @@ from service.config import CollectorSettings, Section
 _DAY = timedelta(days=1)
 
 
-def _repository(name: str) -> str:
+def repository_name(name: str) -> str:
     """Names as GitHub allows them, so that they are safe in a path and in a search."""
     owner, _, repository = name.partition("/")
     is_name = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", owner) and re.fullmatch(r"[A-Za-z0-9._-]+", repository)
@@ -29,7 +29,7 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Text = Annotated[str, Field(min_length=1)]
-Repository = Annotated[str, AfterValidator(_repository)]
+Repository = Annotated[str, AfterValidator(repository_name)]
 Labels = tuple[Text, ...]
 # A YAML file gives an id as a number.
 Workflows = tuple[Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)], ...]

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from service.adapters.github import Github
-from service.collectors.ci_reader import gathered
+from service.collectors.ci_ask import gathered
 from service.collectors.ci_runs import PER_PAGE
 from service.domain.errors import Rejected, Unavailable
 

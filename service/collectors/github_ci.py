@@ -9,8 +9,9 @@ import structlog
 
 from service.adapters.github_budget import tally
 from service.collectors import ci_fleet, ci_metrics
+from service.collectors.ci_cycle import Filling
 from service.collectors.ci_fleet import Fleet, Turn
-from service.collectors.ci_repository import Filling, RepositoryCi, Told
+from service.collectors.ci_repository import RepositoryCi, Told
 from service.collectors.ci_settings import GithubCiSettings
 from service.collectors.ci_workflows import Workflow, workflows
 from service.collectors.registry import Context
@@ -40,7 +41,7 @@ def memory_key(settings: GithubCiSettings, repo: str) -> str:
 
 
 class GithubCi:
-    """Collects the metrics of contract 6's table for ``ci``; see ``ci_metrics`` for their definitions.
+    """Collects the CI metrics of its repositories; see ``ci_metrics`` for their definitions.
 
     ``note``: what the operator should know of the last cycle, None when there is nothing.
     """

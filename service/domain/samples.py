@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-# The tags that say what a sample is about; contract of the dashboards, in the order in which they are written.
+# The tags that say what a sample is about, in the order in which they are written; the dashboards group by them.
 CHECK_TAGS = ("workflow_category", "workflow_name", "task", "check")
 REQUIRED_TAGS = ("source", *CHECK_TAGS, "condition", "status", "env", "service", "version")
 # The `service` tag of everything that is measured; the daemon's metrics of itself carry the replaced CronJob's instead.

@@ -64,7 +64,7 @@ def _merged(documents: Sequence[Any], name: str, folder: Path, told: list[str], 
             continue
         layers = [document]
         for base in _list(document.get("bases")) if depth < _DEEPEST_BASE else ():
-            below = _documents(folder / str(base), str(base), "the base", told)
+            below = _documents(folder / str(base), str(base), "the base", told) or ()
             layers.insert(-1, _merged(below, str(base), (folder / str(base)).parent, told, depth + 1))
         for layer in layers:
             joined = {
@@ -102,7 +102,7 @@ def _inherited(release: Mapping[str, Any], templates: Mapping[str, Any]) -> dict
 
 def _workloads(release: Mapping[str, Any], origin: str, folder: Path) -> Iterable[Workload]:
     notes: list[str] = []
-    values = _values(release, folder, notes)
+    values, is_whole = _values(release, folder, notes)
     about = {f"release.{key}": value for key, value in release.items() if key not in _ABOUT_RELEASE}
     for key in ("installed", "condition"):
         if key in release and text(release[key]) != "true":
@@ -125,48 +125,58 @@ def _workloads(release: Mapping[str, Any], origin: str, folder: Path) -> Iterabl
             mounts=found.mounts,
             unused=found.unused | about,
             notes=list(notes),
+            chart=text(release.get("chart")),
+            is_whole=is_whole,
             **scalars,
         )
 
 
-def _values(release: Mapping[str, Any], folder: Path, notes: list[str]) -> dict[str, Any]:
+def _values(release: Mapping[str, Any], folder: Path, notes: list[str]) -> tuple[dict[str, Any], bool]:
+    """The merged values, and whether every file of them could be read."""
     values: dict[str, Any] = {}
+    is_whole = True
     chart = folder / str(release.get("chart") or "")
     if release.get("chart") and (chart / "values.yaml").is_file():
-        values = _file(chart / "values.yaml", "values.yaml of the chart", notes)
+        found = _file(chart / "values.yaml", "values.yaml of the chart", notes)
+        is_whole, values = found is not None, found or {}
     for each in [*_list(release.get("values")), *_list(release.get("valuesTemplate"))]:
         if isinstance(each, dict):
             values = merge(values, each)
         elif isinstance(each, str):
-            values = merge(values, _file(folder / each, each, notes))
+            found = _file(folder / each, each, notes)
+            is_whole = is_whole and found is not None
+            values = merge(values, found or {})
     for each in [*_list(release.get("set")), *_list(release.get("setString"))]:
         item = _mapping(each)
         if "name" in item:
             value = item.get("values", item.get("value"))
             values = _set(values, re.split(r"(?<!\\)\.", str(item["name"])), value)
-    return values
+    return values, is_whole
 
 
-def _file(path: Path, name: str, notes: list[str]) -> dict[str, Any]:
+def _file(path: Path, name: str, notes: list[str]) -> dict[str, Any] | None:
+    documents = _documents(path, name, "the values file", notes)
+    if documents is None:
+        return None
     values: dict[str, Any] = {}
-    for document in _documents(path, name, "the values file", notes):
+    for document in documents:
         values = merge(values, _mapping(document))
     return values
 
 
-def _documents(path: Path, name: str, what: str, notes: list[str]) -> Sequence[Any]:
-    """What a file beside the helmfile holds; nothing, and a note, when it can't be read."""
+def _documents(path: Path, name: str, what: str, notes: list[str]) -> Sequence[Any] | None:
+    """What a file beside the helmfile holds; None, and a note, when it can't be read."""
     if texts.is_template(name):
         notes.append(f"{what} {name} is named by a template; it was not read")
-        return []
+        return None
     try:
         documents, told = texts.read(path.read_text(encoding="utf-8-sig"), name)
     except (OSError, ValueError) as error:
         notes.append(f"{what} {name} can't be read ({type(error).__name__}): what it says is not carried over")
-        return []
+        return None
     except ConfigError as error:
         notes.append(f"{error}; what it says is not carried over")
-        return []
+        return None
     notes += [f"{name}: {each}" for each in told]
     return documents
 

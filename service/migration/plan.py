@@ -24,7 +24,7 @@ _BOOKKEEPING = re.compile(
 class Plan:
     """``patch_notes``: what differs between the CronJobs so that one Deployment can't have it.
 
-    ``left_alone``: workloads that are no collectors, with the reason.
+    ``left_alone``: workloads that are no collectors, with the reason. ``undecided``: those of them that may be some.
     """
 
     stanzas: list[Stanza] = field(default_factory=list)
@@ -37,10 +37,11 @@ class Plan:
     mounts: list[Any] = field(default_factory=list)
     patch_notes: list[str] = field(default_factory=list)
     left_alone: list[tuple[Workload, str]] = field(default_factory=list)
+    undecided: list[Workload] = field(default_factory=list)
 
     @property
     def is_whole(self) -> bool:
-        return not any(stanza.why_not for stanza in self.stanzas)
+        return not self.undecided and not any(stanza.why_not for stanza in self.stanzas)
 
 
 def plan(workloads: Sequence[Workload], types: Types) -> Plan:
@@ -57,6 +58,9 @@ def plan(workloads: Sequence[Workload], types: Types) -> Plan:
             carried.append((workload, environment))
             for name in call.names:
                 result.stanzas.append(stanza_of(name, workload, call, environment, types, len(call.names)))
+    # The CronJobs share a chart; what uses another is most likely no collector, whatever its values say.
+    charts = {workload.chart for workload, _ in carried if workload.chart}
+    result.undecided = [each for each, _ in result.left_alone if not each.is_whole and each.chart in charts]
     name_apart(result.stanzas)
     _share(result, carried, types)
     for stanza in result.stanzas:
@@ -67,6 +71,8 @@ def plan(workloads: Sequence[Workload], types: Types) -> Plan:
 def _collects(workload: Workload, types: Types) -> tuple[list[commands.Call], str]:
     """The calls that are carried over, or why there is none."""
     found = commands.calls(workload.command)
+    if not found and not workload.is_whole:
+        return [], "may run a collector: not all of its values could be read"
     if not found and workload.schedule and not workload.command:
         return [], f"says no command; {RENDER} knows what its chart runs"
     if not found:

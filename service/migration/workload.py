@@ -12,7 +12,8 @@ class Workload:
     ``schedule`` and the policies are the text of the source, None where it says nothing.
     ``environment``: entries as in a pod, ``{"name", "value" | "valueFrom"}``.
     ``pod``: parts of the pod that the patch can carry as they are. ``unused``: what else is said, by its path.
-    ``notes``: what the reading itself had to leave out. ``refused``: why its schedule can't be had here.
+    ``notes``: what the reading itself had to leave out. ``chart``: a release's. ``is_whole``: not so when a file of its
+    values was not read. ``refused``: why its schedule can't be had here.
     """
 
     name: str
@@ -36,4 +37,6 @@ class Workload:
     mounts: Sequence[Any] = ()
     unused: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    chart: str | None = None
+    is_whole: bool = True
     refused: str = ""

@@ -5,16 +5,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 
+from service import logs
 from service.domain.errors import HealthError
 from service.domain.runs import Collected, Fault
 from service.domain.samples import Evidence, Kind, Metric, Sample
 from service.pipeline.job import Job
 
 _AT_ONCE = 2000  # samples
+_LONGEST_REASON = 1000  # characters
 
 
 async def ask(job: Job, now: datetime) -> Collected:
@@ -64,9 +67,10 @@ async def _checked(collected: object) -> Collected:
     """
     if not isinstance(collected, Collected):
         raise TypeError(f"the collector brought {type(collected).__name__} instead of Collected")
-    if not isinstance(collected.samples, tuple):
+    samples: Any = collected.samples
+    if not isinstance(samples, tuple):
         # A list may grow and a generator can be read but once.
-        collected = replace(collected, samples=tuple(collected.samples))
+        collected = replace(collected, samples=tuple(samples))
     for number, sample in enumerate(collected.samples):
         if not number % _AT_ONCE and number:
             await anyio.lowlevel.checkpoint()  # a hundred thousand take longer than the loop may stand still
@@ -108,3 +112,10 @@ def _check_rest(collected: Collected) -> None:
             raise TypeError(f"the collector wants to remember {type(value).__name__} under {key!r} instead of bytes")
     if not isinstance(collected.left_out, int):
         raise TypeError(f"the collector left out {collected.left_out!r}, which is no number")
+
+
+def reason_of(error: Exception | None) -> str:
+    """What to tell the operator of a failed attempt, in one line."""
+    text = str(error) if isinstance(error, HealthError) else f"unexpected {type(error).__name__}: {logs.text_of(error)}"
+    # Foreign code may say anything, and what is said here is stored and shown.
+    return " ".join(logs.hidden(text).split())[:_LONGEST_REASON]

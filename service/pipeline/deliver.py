@@ -5,7 +5,7 @@ of a distribution would add up, so they are marked SENDING first, and an answer 
 """
 
 import random
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,10 +17,11 @@ import structlog
 from anyio.abc import TaskStatus
 
 from service.domain.errors import Rejected, Unauthorized, Unavailable
-from service.domain.points import AHEAD, LOST, TOO_EARLY, Fate, Payload, Point, is_historical
+from service.domain.points import AHEAD, TOO_EARLY, Fate, Payload, Point, is_historical
 from service.domain.samples import Kind
 from service.pipeline.apart import Apart, Chunk
 from service.pipeline.batch import Unsendable, halve, pack
+from service.pipeline.ledger import Ledger
 from service.pipeline.ports import Clock, Intake, Outbox
 from service.pipeline.series_limit import SeriesLimit
 
@@ -34,7 +35,6 @@ PROBE = 100  # points, while it is not known whether the intake works again
 _SHORTEST, _LONGEST = 2.0, 64.0  # seconds, the first and the last bound of the back-off
 _HOLD, _LONGEST_HOLD = 10.0, 300.0  # seconds, while the key is refused
 _LONGEST_ASKED = 600.0  # seconds that the intake may ask to wait
-_SHOWN_REFUSALS = 5  # in one log line
 # Refused requests that one attempt spends on the search for bad points; what is left then waits apart, behind the rest.
 _SEARCH, _SEARCH_PAUSE = 200, 10.0
 # After so many tries in a row that the intake answered with a fault of its own (5xx), the points of that request wait
@@ -99,7 +99,7 @@ class Delivery:
         self._intake = intake
         self._clock = clock
         self._linger = linger
-        self._observe = observe
+        self._ledger = Ledger(outbox, clock, observe)
         self._historical = historical
         self._jitter = jitter
         self._news = anyio.Event()
@@ -108,12 +108,7 @@ class Delivery:
         self._trouble: _Trouble | None = None
         self._next_try_at: datetime | None = None
         self._not_before = 0.0  # monotonic; the intake asked for this pause
-        self._owed: deque[tuple[list[int], Fate, str]] = deque()
-        self._refusals: Counter[str] = Counter()
-        self._fates: Counter[Fate] = Counter()
-        self._waiting = 0
         self._last_accepted_at: datetime | None = None
-        self._tell_held_from = 0.0
         self._apart = Apart()
         self._searched = 0  # refused requests of this attempt
         self._strikes = 0  # requests in a row that were answered with 5xx
@@ -124,13 +119,17 @@ class Delivery:
     @property
     def state(self) -> DeliveryState:
         return DeliveryState(
-            waiting=self._waiting,
-            accepted=self._fates[Fate.DELIVERED],
-            lost={fate: self._fates[fate] for fate in LOST if self._fates[fate]},
+            waiting=self._ledger.waiting,
+            accepted=self._ledger.accepted,
+            lost=self._ledger.lost,
             last_accepted_at=self._last_accepted_at,
             trouble=self._trouble.reason if self._trouble else self._apart.trouble,
             next_try_at=self._next_try_at,
         )
+
+    def account(self, fate: Fate, points: int) -> None:
+        """Counts points that came to ``fate`` elsewhere."""
+        self._ledger.account(fate, points)
 
     def notify(self) -> None:
         """Points were stored."""
@@ -193,18 +192,18 @@ class Delivery:
 
     async def _send_all(self) -> float | None:
         """One attempt, as ``_attempt`` tells it."""
-        before, accepted = self._trouble, self._fates[Fate.DELIVERED]
+        before, accepted = self._trouble, self._ledger.accepted
         self._next_try_at = None
         self._searched = 0
         try:
             try:
-                await self._pay()
+                await self._ledger.pay()
                 while points := await self._oldest():
                     await self._deliver_all(points)
                 await self._try_apart()
                 self._trouble = None  # whatever it was, nothing waits for its end
             finally:
-                self._report(before, self._fates[Fate.DELIVERED] - accepted)
+                self._report(before, self._ledger.accepted - accepted)
         except (Unavailable, Unauthorized) as fault:
             return self._put_off(fault)
         if not self._apart:
@@ -220,14 +219,14 @@ class Delivery:
         latest = (self._clock.now() + AHEAD).timestamp()
         # A clock that was ahead and stepped back leaves such points; the intake would take them and drop them.
         while early := [point for point in points if point.at > latest]:
-            await self._set_aside(early, TOO_EARLY)
+            await self._ledger.set_aside(early, TOO_EARLY)
             points = await self._outbox.waiting(limit, self._apart.ids)
         before = self._clock.now() - EXPIRES_AFTER
         oldest = self._earliest(points)
         if oldest is not None and oldest < before.timestamp():
             await self._expire(before, oldest)
             points = await self._outbox.waiting(limit, self._apart.ids)
-        self._waiting = await self._outbox.count_waiting()
+        self._ledger.waiting = await self._outbox.count_waiting()
         return points
 
     async def _expire(self, before: datetime, oldest: float) -> None:
@@ -235,7 +234,7 @@ class Delivery:
         if expired := await self._outbox.expire(before, self._historical):
             since = datetime.fromtimestamp(max(0, oldest), UTC).isoformat()  # an older program stored any second
             log.warning("points grew too old to be sent", points=expired, oldest=since)
-            self.account(Fate.EXPIRED, expired)
+            self._ledger.account(Fate.EXPIRED, expired)
 
     def _earliest(self, points: Iterable[Point]) -> int | None:
         """The time of the oldest of those points that expire."""
@@ -263,8 +262,8 @@ class Delivery:
             try:
                 await self._deliver(chunk.points)
             except Unavailable as fault:
-                works = chunk.works or self._fates[Fate.DELIVERED] > chunk.accepted
-                accepted = self._fates[Fate.DELIVERED]
+                works = chunk.works or self._ledger.accepted > chunk.accepted
+                accepted = self._ledger.accepted
                 parts = halve(chunk.points) if accepted > chunk.accepted else None
                 for part in parts or (chunk.points,):
                     self._apart.add(Chunk(part, str(fault), accepted, works))
@@ -282,18 +281,17 @@ class Delivery:
                 self._strikes += 1
                 if self._strikes >= _PATIENCE and len(self._sent) <= PROBE:
                     self._strikes = 0
-                    self._apart.add(Chunk(self._sent, str(fault), self._fates[Fate.DELIVERED]))
+                    self._apart.add(Chunk(self._sent, str(fault), self._ledger.accepted))
             raise
 
     async def _let_pass(self, points: Sequence[Point]) -> Sequence[Point]:
         """The points that may leave; the others come to their fate here."""
         if self.withholds:
-            await self._settle(points, Fate.WITHHELD, "shadow mode: nothing is sent")
+            await self._ledger.settle(points, Fate.WITHHELD, "shadow mode: nothing is sent")
             return ()
         passed, held = self._series.part(points, self._clock.monotonic())
         if held:
-            await self._settle(held, Fate.HELD_BACK, f"more than {self._series.most} series within an hour")
-            self._tell_held(held)
+            await self._ledger.hold_back(held, self._series.most)
         return passed
 
     async def _deliver(self, *sets: Sequence[Point]) -> None:
@@ -304,13 +302,13 @@ class Delivery:
             # Each step encodes one request: CPU work that must not hold up the loop.
             while item := await anyio.to_thread.run_sync(next, packed, None, limiter=self._threads):
                 if isinstance(item, Unsendable):
-                    await self._set_aside(item.points, item.reason)
+                    await self._ledger.set_aside(item.points, item.reason)
                 elif refusal := await self._send(item):
                     self._searched += 1
                     if parts := halve(item.points):
                         left += parts
                     else:
-                        await self._set_aside(item.points, refusal)
+                        await self._ledger.set_aside(item.points, refusal)
                         self._trouble = None  # the intake answers, and its answer was about these points
             if self._searched >= _SEARCH:
                 for part in left:
@@ -328,50 +326,15 @@ class Delivery:
         except (Unavailable, Rejected) as fault:
             if is_distribution:
                 is_ambiguous = isinstance(fault, Unavailable) and fault.ambiguous
-                await self._settle(points, Fate.UNCERTAIN if is_ambiguous else Fate.WAITING, str(fault))
+                await self._ledger.settle(points, Fate.UNCERTAIN if is_ambiguous else Fate.WAITING, str(fault))
             if isinstance(fault, (Unavailable, Unauthorized)):
                 raise
             return str(fault)
         self._strikes = 0
         self._last_accepted_at = self._clock.now()
-        await self._settle(points, Fate.DELIVERED)
+        await self._ledger.settle(points, Fate.DELIVERED)
         self._trouble = None
         return None
-
-    async def _set_aside(self, points: Sequence[Point], reason: str) -> None:
-        for point in points:
-            self._refusals[f"{point.metric}: {reason}"] += 1
-        await self._settle(points, Fate.REJECTED, reason)
-
-    async def _settle(self, points: Sequence[Point], fate: Fate, reason: str = "") -> None:
-        self._owed.append(([point.id for point in points], fate, reason))
-        if fate is not Fate.WAITING:
-            self.account(fate, len(points))
-            self._waiting = max(0, self._waiting - len(points))
-        if fate is Fate.UNCERTAIN:
-            log.warning("points were sent without an answer and are not sent again", points=len(points), reason=reason)
-        await self._pay()
-
-    async def _pay(self) -> None:
-        """Writes what the store still owes to the answers that came; before that nothing else may be sent."""
-        # The answer can't be asked for twice, so neither cancellation nor a store that is away may lose it.
-        with anyio.CancelScope(shield=True):
-            while self._owed:
-                await self._outbox.settle(*self._owed[0])
-                self._owed.popleft()
-
-    def account(self, fate: Fate, points: int) -> None:
-        """Counts points that came to ``fate``, here or elsewhere."""
-        self._fates[fate] += points
-        if self._observe:
-            self._observe(fate, points)
-
-    def _tell_held(self, held: Sequence[Point]) -> None:
-        """Once an hour: the same series come with each run."""
-        if self._clock.monotonic() >= self._tell_held_from:
-            self._tell_held_from = self._clock.monotonic() + 3600
-            worst = Counter(point.metric for point in held).most_common(_SHOWN_REFUSALS)
-            log.error("too many series: points are held back", most=self._series.most, points=dict(worst))
 
     def _put_off(self, fault: Unavailable | Unauthorized) -> float:
         """Keeps ``fault`` as the trouble; seconds until the next try."""
@@ -379,9 +342,9 @@ class Delivery:
         is_refused_key = isinstance(fault, Unauthorized)
         tries = before.tries + 1 if before and before.is_refused_key is is_refused_key else 1
         if before is None:
-            log.warning("delivery does not work", reason=reason, waiting=self._waiting)
+            log.warning("delivery does not work", reason=reason, waiting=self._ledger.waiting)
         elif before.reason != reason:
-            log.warning("delivery does not work for another reason", reason=reason, waiting=self._waiting)
+            log.warning("delivery does not work for another reason", reason=reason, waiting=self._ledger.waiting)
         self._trouble = _Trouble(reason, before.since if before else now, tries, is_refused_key)
         growth = 1 << min(tries - 1, 10)
         if isinstance(fault, Unauthorized):
@@ -398,7 +361,4 @@ class Delivery:
         if before and self._trouble is None:
             lasted = (self._clock.now() - before.since).total_seconds()
             log.info("delivery works again", reason=before.reason, seconds=round(lasted), points=accepted)
-        if self._refusals:
-            shown = dict(self._refusals.most_common(_SHOWN_REFUSALS))
-            log.warning("points were refused and set aside", points=self._refusals.total(), reasons=shown)
-            self._refusals.clear()
+        self._ledger.tell_refusals()

@@ -16,9 +16,10 @@ from service.config import ConcurrencyPolicy
 from service.domain import takeover
 from service.domain.cron import Every
 from service.domain.runs import Cause, Outcome, Run, Slot, new_run_id
+from service.pipeline.active import Active, failed
 from service.pipeline.job import Job
 from service.pipeline.ports import Clock, Runs
-from service.pipeline.run import Active, Runner, failed
+from service.pipeline.run import Runner
 
 log = structlog.get_logger(__name__)
 

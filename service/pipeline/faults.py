@@ -15,6 +15,9 @@ _VOLATILE = re.compile(
     r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?"
     r"|\b(?:[0-9A-F]+:){2,}[0-9A-F]+\b|\b0x[0-9a-f]+\b"
 )
+# A server that is away or refuses the token does so to whichever of several requests meets it first. (What it answers
+# otherwise, such as 404, may well be of this one request.)
+_WHOLE_SERVER = re.compile(r"(did not answer |answered (?:401|429|5\d\d)\b.*\()[A-Z]+ /[^\s:)]*")
 
 
 class News(Enum):
@@ -65,4 +68,4 @@ class Faults:
 
 
 def _steady(reason: str) -> str:
-    return _VOLATILE.sub("#", reason)
+    return _VOLATILE.sub("#", _WHOLE_SERVER.sub(r"\1#", reason))

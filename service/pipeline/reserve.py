@@ -7,20 +7,20 @@ read, but for distributions: those must be marked first, and a mark that is not 
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
 import anyio
 import structlog
 
-from service.domain import naming
 from service.domain.checks import Check
 from service.domain.errors import Unavailable
 from service.domain.logged import Logged
 from service.domain.points import Fate, Point, is_historical
 from service.domain.runs import Run
 from service.domain.samples import Kind, Sample
+from service.pipeline.kept import Kept
 from service.pipeline.ports import Outbox, Runs
 
 log = structlog.get_logger(__name__)
@@ -28,8 +28,6 @@ log = structlog.get_logger(__name__)
 # What is kept in memory at most: some 60 MB of points, and numbers of points whose fate is still to be written.
 MOST_POINTS = 50_000
 MOST_SETTLED = 200_000
-
-_DUE = (Fate.WAITING, Fate.SENDING)
 
 
 class Store(Runs, Outbox, Protocol):
@@ -47,19 +45,6 @@ class Store(Runs, Outbox, Protocol):
     ) -> None:
         """``fates``: of samples that are not waiting any more, by their place among ``samples``."""
         ...
-
-
-@dataclass(eq=False, slots=True)
-class _Kept:
-    """What one ``end`` or ``put`` should have written. ``fates``: of its samples by their place; missing ones wait."""
-
-    job: str
-    run: Run | None
-    samples: Sequence[Sample]
-    checks: Sequence[Check]
-    remember: Mapping[str, bytes | None]
-    fates: dict[int, Fate] = field(default_factory=dict)
-    first_id: int = 0  # the points' ids count down from here, below zero: none of the store's
 
 
 class Reserve:
@@ -81,7 +66,7 @@ class Reserve:
         self.shadow_prefix: str | None = None
         self._store = store
         self._most = most
-        self._kept: deque[_Kept] = deque()
+        self._kept: deque[Kept] = deque()
         self._unwritten: deque[tuple[list[int], Fate, str]] = deque()
         self._settled: set[int] = set()  # the ids in ``_unwritten``
         self._held_back: set[int] = set()  # the store's points that can't be sent before it can be written
@@ -146,14 +131,14 @@ class Reserve:
         self._memory.update({(run.job, key): value for key, value in remember.items()})
         if run.ended and run.outcome and run.outcome.succeeded:
             self._successes[run.job] = run.ended
-        await self._keep(_Kept(run.job, run, self._named(samples), checks, remember))
+        await self._keep(Kept(run.job, run, self._named(samples), checks, remember))
 
     async def keep_log(self, run_id: str, lines: Sequence[Logged]) -> None:
         # Not kept in memory: whoever looks for them finds them in the daemon's own log.
         await self._store.keep_log(run_id, lines)
 
     async def put(self, job: str, samples: Sequence[Sample]) -> None:
-        await self._keep(_Kept(job, None, self._named(samples), (), {}))
+        await self._keep(Kept(job, None, self._named(samples), (), {}))
 
     async def checks(self, job: str) -> list[Check]:
         if not any(kept.job == job and kept.run for kept in self._kept):
@@ -204,7 +189,7 @@ class Reserve:
         for kept in self._kept:
             if len(points) >= limit:
                 break
-            points += self._points(kept, limit - len(points), skip)
+            points += kept.points(limit - len(points), skip)
         return points
 
     async def settle(self, ids: Iterable[int], fate: Fate, reason: str = "") -> None:
@@ -212,11 +197,8 @@ class Reserve:
         for number in ids:
             if number >= 0:
                 stored.append(number)
-            elif kept := next((kept for kept in self._kept if 0 <= kept.first_id - number < len(kept.samples)), None):
-                if fate is Fate.WAITING:
-                    kept.fates.pop(kept.first_id - number, None)
-                else:
-                    kept.fates[kept.first_id - number] = fate
+            elif kept := next((kept for kept in self._kept if kept.holds(number)), None):
+                kept.settle(number, fate)
         if not stored:
             return
         if not self._unwritten:
@@ -234,15 +216,7 @@ class Reserve:
         self._settled.update(stored)
 
     async def expire(self, before: datetime, historical: Sequence[str] = ()) -> int:
-        gone = 0
-        for kept in self._kept:
-            for place, sample in enumerate(kept.samples):
-                metric = sample.metric
-                if place in kept.fates or sample.at >= before:
-                    continue
-                if not is_historical(metric.kind, metric.name, historical):
-                    kept.fates[place] = Fate.EXPIRED
-                    gone += 1
+        gone = sum(kept.expire(before, historical) for kept in self._kept)
         try:
             return gone + await self._store.expire(before, historical)
         except Unavailable as error:
@@ -272,7 +246,7 @@ class Reserve:
             return samples
         return [replace(each, metric=replace(each.metric, name=f"{prefix}{each.metric.name}")) for each in samples]
 
-    async def _keep(self, kept: _Kept) -> None:
+    async def _keep(self, kept: Kept) -> None:
         # What was collected must be kept even while the daemon ends.
         with anyio.CancelScope(shield=True):
             if not self._kept:  # nothing overtakes what waits already: a later run's checks are the newer ones
@@ -285,14 +259,12 @@ class Reserve:
                     return
             kept.first_id = self._next_id
             self._next_id -= len(kept.samples)
-            for place, sample in enumerate(kept.samples):
-                if naming.metric_name(sample.metric.name) is None:
-                    kept.fates[place] = Fate.REJECTED
-                    self.observe(Fate.REJECTED, 1)
+            if refused := kept.refuse_nameless():
+                self.observe(Fate.REJECTED, refused)
             self._kept.append(kept)
             self._make_room()
 
-    async def _write(self, kept: _Kept) -> None:
+    async def _write(self, kept: Kept) -> None:
         if kept.run:
             await self._store.end(kept.run, kept.samples, kept.checks, kept.remember, kept.fates)
         elif left := [sample for place, sample in enumerate(kept.samples) if place not in kept.fates]:
@@ -306,8 +278,7 @@ class Reserve:
             if total <= self._most:
                 break
             total -= len(kept.samples)
-            discarded += self._count(kept)
-            kept.samples, kept.fates = (), {}
+            discarded += kept.discard()
         if discarded:
             log.error("the store is lost and memory is full: the oldest points were discarded", points=discarded)
             self.observe(Fate.DISCARDED, discarded)
@@ -327,26 +298,8 @@ class Reserve:
         except Unavailable:
             return []
 
-    def _points(self, kept: _Kept, limit: int, skip: Set[int]) -> list[Point]:
-        points: list[Point] = []
-        for place, sample in enumerate(kept.samples):
-            number = kept.first_id - place
-            if place in kept.fates or number in skip:
-                continue
-            if len(points) == limit:
-                break
-            name = naming.metric_name(sample.metric.name) or ""
-            tags = naming.encode_tags(sample.tags)
-            at, value = int(sample.at.timestamp()), float(sample.value)
-            points.append(Point(number, name, sample.metric.kind, sample.interval or 0, tags, at, value))
-        return points
-
     def _waiting(self) -> int:
-        return sum(self._count(kept) for kept in self._kept)
-
-    @staticmethod
-    def _count(kept: _Kept) -> int:
-        return len(kept.samples) - sum(fate not in _DUE for fate in kept.fates.values())
+        return sum(kept.waiting for kept in self._kept)
 
     def _lost(self, error: Unavailable) -> None:
         if self._trouble is None:

@@ -30,9 +30,14 @@ class Telling:
         tell = log.debug if self._faults.compare(run.job, reason) is News.SAME else log.warning
         tell("attempt failed", attempt=run.attempts, reason=reason, next_in_seconds=pause)
 
-    def ended(self, run: Run, samples: int) -> None:
-        """The run's second line."""
-        facts = {"outcome": run.outcome, "seconds": round(run.seconds or 0.0, 3), "samples": samples}
+    def ended(self, run: Run, collected: int) -> None:
+        """The run's second line. ``samples`` are all that it sends, ``collected`` those of the collector itself."""
+        facts = {
+            "outcome": run.outcome,
+            "seconds": round(run.seconds or 0.0, 3),
+            "collected": collected,
+            "samples": run.samples,
+        }
         if run.attempts != 1:
             facts["attempts"] = run.attempts
         if run.outcome in _EARLY:

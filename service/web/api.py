@@ -1,4 +1,4 @@
-"""/api/v1: collectors, runs and their samples; triggers, pauses. Contract 5."""
+"""What the calls of /api/v1 do: collectors, runs and their samples; triggers, pushes, pauses."""
 
 import secrets
 from collections.abc import Awaitable, Callable
@@ -9,27 +9,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.domain.errors import HealthError
-from service.web.asked import Given, History, Last, Nothing, Page, Waiting, Why, caller, origin, query
-from service.web.board import State
-from service.web.calls import Call
+from service.web.asked import Given, History, Last, Nothing, Page, Waiting, caller, origin, query
 from service.web.check_views import Checks
 from service.web.operations import Operations, Origin
 from service.web.problems import RETRY_AFTER, Problem
 from service.web.views import (
-    API,
     Collectors,
-    CollectorView,
     Log,
     Runs,
     RunView,
     Samples,
-    Triggered,
     TriggeredRuns,
     View,
     run_address,
 )
-
-__all__ = ["Api", "Page", "answer", "find_run", "query", "unknown_run"]
 
 # Each waiting caller holds a connection; beyond these a caller is told to come back.
 MOST_WAITING = 16
@@ -46,150 +39,6 @@ class Api:
         self._closing = closing
         self._waiting = 0
         self._pushing = 0
-
-    def calls(self) -> list[Call]:
-        one = {"name": "the collector's name"}
-        run = {"id": "the run's id"}
-        metric = {**one, "metric": "a metric, the last parts of its name, or a check's name"}
-        collector, runs = f"{API}/collectors/{{name}}", f"{API}/runs"
-        return [
-            Call(
-                "GET",
-                f"{API}/collectors",
-                self.collectors,
-                "All collectors with schedule, next run, last run, last error",
-                {200: ("The collectors", Collectors)},
-            ),
-            Call("GET", f"{API}/state", self.state, "The daemon at a glance", {200: ("The state", State)}),
-            Call(
-                "GET",
-                collector,
-                self.collector,
-                "One collector",
-                {200: ("The collector", CollectorView)},
-                problems=(404,),
-                names=one,
-            ),
-            Call(
-                "GET",
-                f"{collector}/checks",
-                self.checks,
-                "What its checks say, since when, and the evidence",
-                {200: ("The checks", Checks)},
-                query=Page,
-                problems=(404,),
-                names=one,
-            ),
-            Call(
-                "GET",
-                f"{collector}/checks/{{metric}}",
-                self.checks,
-                "The same of one metric",
-                {200: ("The checks", Checks)},
-                query=Page,
-                problems=(404,),
-                names=metric,
-            ),
-            Call(
-                "POST",
-                f"{collector}/runs",
-                self.trigger,
-                "Runs the collector now",
-                {
-                    200: ("With `wait`: the run, which has ended", RunView),
-                    202: ("The run has started", Triggered),
-                },
-                query=Waiting,
-                body=Why,
-                problems=(404, 409, 429),
-                locates=(200, 202, 409),
-                names=one,
-            ),
-            Call(
-                "POST",
-                f"{collector}/snapshots",
-                self.push,
-                "Takes a snapshot, keeps it and runs the collector",
-                {202: ("The run has started, or follows the active one", Triggered)},
-                problems=(404, 422, 429),
-                locates=(202,),
-                names=one,
-                upload=("application/json", "application/x-ndjson", "application/gzip"),
-            ),
-            Call(
-                "POST",
-                f"{collector}/pause",
-                self.pause,
-                "Suspends the schedule, across restarts, too",
-                {200: ("The collector", CollectorView)},
-                body=Why,
-                problems=(404,),
-                names=one,
-            ),
-            Call(
-                "POST",
-                f"{collector}/resume",
-                self.resume,
-                "Resumes the schedule; the latest slot that was missed starts at once",
-                {200: ("The collector", CollectorView)},
-                body=Why,
-                problems=(404,),
-                names=one,
-            ),
-            Call(
-                "GET",
-                runs,
-                self.runs,
-                "Runs, newest first; `next` leads to the older ones",
-                {200: ("One page of runs", Runs)},
-                query=History,
-                problems=(404,),
-            ),
-            Call(
-                "POST",
-                runs,
-                self.trigger_all,
-                "Runs all enabled collectors now",
-                {202: ("The runs that started, and those that were active already", TriggeredRuns)},
-                body=Why,
-            ),
-            Call(
-                "GET",
-                f"{runs}/{{id}}",
-                self.run,
-                "One run: cause, times, attempts, outcome, errors, delivery",
-                {200: ("The run", RunView)},
-                problems=(404,),
-                names=run,
-            ),
-            Call(
-                "GET",
-                f"{runs}/{{id}}/samples",
-                self.samples,
-                "What the run collected, and what became of each point",
-                {200: ("One page of samples", Samples)},
-                query=Page,
-                problems=(404,),
-                names=run,
-            ),
-            Call(
-                "GET",
-                f"{runs}/{{id}}/log",
-                self.run_log,
-                "The run's log lines, debug ones included",
-                {200: ("The lines", Log)},
-                problems=(404,),
-                names=run,
-            ),
-            Call(
-                "GET",
-                f"{API}/log",
-                self.log,
-                "The daemon's last log lines",
-                {200: ("The lines", Log)},
-                query=Last,
-            ),
-        ]
 
     async def state(self, request: Request) -> Response:
         query(request, Nothing)

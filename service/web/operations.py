@@ -1,4 +1,4 @@
-"""What the web needs of the daemon: one protocol that ``app`` meets, and the errors that it raises.
+"""What the web needs of the daemon: what it reads, what it does, and the errors that are raised.
 
 OperationsError
 ├── UnknownCollector     404
@@ -84,8 +84,8 @@ class Origin:
     reason: str | None = None
 
 
-class Operations(Protocol):
-    """The daemon as the web sees it. Where the store is needed and lost, ``Unavailable`` is raised."""
+class Readings(Protocol):
+    """The daemon as the web shows it. Where the store is needed and lost, ``Unavailable`` is raised."""
 
     @property
     def info(self) -> Info: ...
@@ -105,26 +105,6 @@ class Operations(Protocol):
 
     async def collector(self, name: str) -> CollectorView:
         """Raises UnknownCollector."""
-        ...
-
-    async def trigger(self, name: str, origin: Origin) -> Triggered:
-        """Starts a run now. Raises UnknownCollector, AlreadyRunning, TooManyRuns or Draining."""
-        ...
-
-    async def trigger_all(self, origin: Origin) -> list[Triggered]:
-        """Starts every enabled collector; those that are running already are listed as not started. Raises Draining."""
-        ...
-
-    async def push(self, name: str, body: bytes, key: str, origin: Origin) -> Triggered:
-        """Keeps a snapshot and runs its collector, at once or after the run that is active.
-
-        ``key``: the same when a push is repeated. Raises UnknownCollector, TakesNoSnapshots, BadSnapshot,
-        SnapshotTooLarge or Draining.
-        """
-        ...
-
-    async def wait(self, run_id: str, seconds: float) -> RunView | None:
-        """The run once it has ended, None when it has not by then."""
         ...
 
     async def runs(self, collector: str | None = None, limit: int = 50, before: str | None = None) -> list[RunView]:
@@ -149,16 +129,40 @@ class Operations(Protocol):
         """The daemon's last log lines, oldest first, debug ones included."""
         ...
 
+    def delivery(self) -> DeliveryView: ...
+
+    async def metrics_snapshot(self) -> Snapshot:
+        """What /metrics reads at scrape time. Leaves out what it can't know rather than raise."""
+        ...
+
+
+class Operations(Readings, Protocol):
+    """The daemon as the web shows and changes it."""
+
+    async def trigger(self, name: str, origin: Origin) -> Triggered:
+        """Starts a run now. Raises UnknownCollector, AlreadyRunning, TooManyRuns or Draining."""
+        ...
+
+    async def trigger_all(self, origin: Origin) -> list[Triggered]:
+        """Starts every enabled collector; those that are running already are listed as not started. Raises Draining."""
+        ...
+
+    async def push(self, name: str, body: bytes, key: str, origin: Origin) -> Triggered:
+        """Keeps a snapshot and runs its collector, at once or after the run that is active.
+
+        ``key``: the same when a push is repeated. Raises UnknownCollector, TakesNoSnapshots, BadSnapshot,
+        SnapshotTooLarge or Draining.
+        """
+        ...
+
+    async def wait(self, run_id: str, seconds: float) -> RunView | None:
+        """The run once it has ended, None when it has not by then."""
+        ...
+
     async def pause(self, name: str, origin: Origin) -> None:
         """Suspends the schedule; active runs go on. Raises UnknownCollector."""
         ...
 
     async def resume(self, name: str, origin: Origin) -> None:
         """Resumes the schedule. Raises UnknownCollector."""
-        ...
-
-    def delivery(self) -> DeliveryView: ...
-
-    async def metrics_snapshot(self) -> Snapshot:
-        """What /metrics reads at scrape time. Leaves out what it can't know rather than raise."""
         ...

@@ -15,8 +15,8 @@ from starlette.routing import Route
 from service.domain.errors import HealthError
 from service.domain.links import may_link
 from service.web import words
-from service.web.api import query, unknown_run
-from service.web.asked import Nothing, Older, Page
+from service.web.api import unknown_run
+from service.web.asked import Nothing, Older, Page, query
 from service.web.drawing import Drawing, planned, planned_for_tv
 from service.web.operations import Operations
 from service.web.problems import Problem

@@ -16,8 +16,10 @@ from uvicorn import Server as UvicornServer
 from service.adapters.secrets import Secret
 from service.domain.errors import ConfigError
 from service.web.api import Api
+from service.web.api_calls import calls_of
 from service.web.connections import Connection
-from service.web.guard import HEAD_LIMIT, Guard, writes
+from service.web.guard import Guard, writes
+from service.web.heads import HEAD_LIMIT
 from service.web.health import HealthRoutes
 from service.web.metrics import Telemetry
 from service.web.openapi import OpenApi
@@ -46,7 +48,7 @@ def build_app(
     closing = anyio.Event()
     pages = Pages(operations, writes(token, in_cluster))
     openapi = OpenApi(operations.info.version)
-    calls = [*HealthRoutes(operations, telemetry).calls(), *Api(operations, closing).calls(), openapi.call()]
+    calls = [*HealthRoutes(operations, telemetry).calls(), *calls_of(Api(operations, closing)), openapi.call()]
     openapi.describe(calls)
     app = Starlette(
         routes=[*(call.route() for call in calls), *pages.routes()],

@@ -135,11 +135,11 @@ def test_probes_ask_the_right_questions(folder: Path) -> None:
 
 def test_the_end_is_given_its_time(folder: Path) -> None:
     """Runs, then delivery get their time; the rest is for cancelled runs, the server and the process to end."""
-    from service import app
+    from service.daemon import _DELIVERY_GETS, _RUNS_GET
 
     grace = pod(folder)["spec"]["terminationGracePeriodSeconds"]
     assert grace == 45
-    assert grace - (app._RUNS_GET + app._DELIVERY_GETS) >= 10
+    assert grace - (_RUNS_GET + _DELIVERY_GETS) >= 10
     assert "lifecycle" not in container(folder), "a preStop hook eats the grace period"
 
 

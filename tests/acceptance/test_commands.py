@@ -2,6 +2,8 @@
 
 import json
 import os
+import pty
+import re
 import signal
 import stat
 import subprocess
@@ -14,7 +16,12 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
+from service.demo.serving import served
 from tests.acceptance.program import KEY, SNAPSHOT, TOKEN, Daemon, Place, place, wait_for
 from tests.integration.aws import moto
 
@@ -51,6 +58,7 @@ def test_explain_says_what_is_red_and_why(here: Place, daemon: Daemon) -> None:
     assert "0.1 is not > 0.5, since " in said
     assert "next run" in said
     assert "stablesuite.hearts" not in said
+    assert "failure Stencil Nightly Build 20" in said, "a run that is titled as its workflow is named once"
     assert "PASS    metta.infra.stablesuite.hearts" in here.run("explain", "hearts").stdout
     (check,) = as_json(here, "explain", "metta.infra.stablesuite.sps")
     assert (check["status"], check["value"], check["condition"]) == ("fail", 0.1, "> 0.5")
@@ -72,6 +80,8 @@ def test_runs_and_logs_show_a_run_with_its_samples_and_lines(here: Place, daemon
     assert "run started  cause=" in here.run("logs", run).stdout
     assert f"run={run}" in here.run("logs").stdout
     assert here.run("runs", "nope").returncode == 1
+    assert {each["collector"] for each in as_json(here, "runs")} == {"ci", "training"}
+    assert {each["collector"] for each in as_json(here, "runs", "training")} == {"training"}, "as the runbook has it"
 
 
 def test_trigger_waits_with_and_without_a_number_and_ends_as_the_run(here: Place, daemon: Daemon) -> None:
@@ -85,6 +95,8 @@ def test_trigger_waits_with_and_without_a_number_and_ends_as_the_run(here: Place
     assert here.run("trigger", "training", "--wait").returncode == 1
     here.write_snapshot(content)
     assert here.run("trigger", "training", "--wait").returncode == 0
+    (row,) = (line for line in here.run("status").stdout.splitlines() if line.startswith("training"))
+    assert re.search(r"Complete .* s ago: .*training\.json", row), "nobody must take an old error for a present one"
     refused = here.run("trigger", "training", environ={"INFRA_HEALTH_TOKEN": None})
     assert refused.returncode == 1
     assert "bearer token" in refused.stderr
@@ -176,6 +188,75 @@ def test_a_table_in_a_pipe_is_plain_columns(here: Place, daemon: Daemon) -> None
     assert (head + "".join(rows)).isascii()
 
 
+def on_a_terminal(here: Place, *arguments: str, **environ: str) -> str:
+    """What a command writes where both its streams are a terminal."""
+    ours, its = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service", *arguments],
+            cwd=here.folder,
+            env=os.environ | here.environ | {"TERM": "xterm-256color"} | environ,
+            stdout=its,
+            stderr=its,
+        )
+        os.close(its)
+        shown = b""
+        try:
+            while part := screen.read(65536):
+                shown += part
+        except OSError:  # Linux says so when the last writer is gone
+            pass
+        assert process.wait(timeout=60) == 0
+    return shown.decode()
+
+
+@pytest.mark.parametrize(
+    "command", [("status",), ("explain",), ("list",), ("check",), ("collect", "training")], ids=" ".join
+)
+def test_no_color_gets_plain_text_on_a_terminal_too(here: Place, daemon: Daemon, command: tuple[str, ...]) -> None:
+    assert "\x1b" not in on_a_terminal(here, *command, NO_COLOR="1")
+
+
+def test_a_terminal_has_colours(here: Place, daemon: Daemon) -> None:
+    assert "\x1b" in on_a_terminal(here, "explain", NO_COLOR="")
+
+
+def test_a_narrow_terminal_cuts_off_no_run_and_no_error(here: Place, daemon: Daemon) -> None:
+    content = (here.folder / "training.json").read_text()
+    here.write_snapshot("[]")
+    here.run("trigger", "training", "--wait")
+    here.write_snapshot(content)
+    here.run("trigger", "training", "--wait")
+    runs = as_json(here, "runs", "training", "--limit", "2")
+    shown = on_a_terminal(here, "runs", "training", "--limit", "2", COLUMNS="80")
+    assert all(f" {run['id']} " in shown for run in runs), "the id is what `runs ID` takes"
+    (error,) = runs[1]["errors"]
+    assert f"{runs[1]['id']}: {error}" in shown
+    assert re.search(rf"training: \d+ s ago: {re.escape(error)}", on_a_terminal(here, "status", COLUMNS="80"))
+
+
+def test_an_address_where_something_else_answers_is_named(here: Place) -> None:
+    def other(_: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    def another(_: Request) -> Response:
+        return JSONResponse(["ok"])
+
+    for endpoint in (other, another):
+        with served(Starlette(routes=[Route("/{path:path}", endpoint)])) as (url,):
+            for command in ("status", "explain", "runs", "logs"):
+                done = here.run(command, "--url", url)
+                assert (done.returncode, done.stdout) == (1, ""), command
+                assert done.stderr.startswith(f"no infra-health daemon answers at {url}: what answers there "), command
+    assert "--url" in here.run("status", "--url", "localhost").stderr
+
+
+def test_a_repository_that_is_no_name_is_a_wrong_command_line(here: Place) -> None:
+    done = here.run("list-workflows", "--repo", "phishbench")
+    assert done.returncode == 2
+    assert "must be OWNER/NAME" in done.stderr
+
+
 @pytest.mark.parametrize("name", ["bundle.tar.gz", "bundle.zip"])
 def test_a_flare_holds_what_helps_and_no_secret(here: Place, daemon: Daemon, name: str) -> None:
     extra = {
@@ -236,6 +317,9 @@ def test_an_http_trigger_leaves_two_lines_that_say_who_asked(here: Place, daemon
     lines = wait_for(lambda: (found := [r for r in daemon.records if r.get("run") == run]) and len(found) > 1 and found)
     assert [line["message"] for line in lines] == ["run started", "run ended"]
     assert lines[0]["collector"] == "training"
+    assert (lines[1]["samples"], lines[1]["collected"]) == (answer.json()["samples"], 2), (
+        "the page's number and its own"
+    )
     assert (lines[0]["actor"], lines[0]["asked_because"]) == ("sre", "after the fix")
 
 

@@ -250,6 +250,26 @@ class Drowned(FakeDatadog):
         return JSONResponse({"errors": ["Service Unavailable"]}, 503)
 
 
+class Elsewhere(FakeDatadog):
+    """Not Datadog: every address answers well, with something of its own."""
+
+    async def _answer(self, request: Request) -> Response:
+        self.writes += [request.url.path] if request.method != "GET" else []
+        return JSONResponse({"status": "ok"})
+
+
+@pytest.mark.parametrize("command", ["diff", "push"])
+def test_an_address_that_is_not_datadogs_is_told_and_gets_nothing(here: Place, command: str) -> None:
+    elsewhere = Elsewhere()
+    with served(elsewhere.app()) as (url,):
+        keys = {"DD_URL": url, "DD_API_KEY": API_KEY, "DD_APP_KEY": APP_KEY}
+        done = here.run("datadog", command, environ=keys)
+    assert done.returncode == 1
+    assert "is it Datadog's API?" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert elsewhere.writes == []
+
+
 def test_a_push_gives_up_on_a_datadog_that_takes_nothing(here: Place) -> None:
     datadog = Drowned()
     with served(datadog.app()) as (url,):

@@ -120,6 +120,19 @@ def test_rendered_manifests_come_over_exactly_and_what_cannot_stands_there(tmp_p
     assert "put it into the Secret infra-health" in everything
 
 
+def test_a_release_whose_values_are_missing_is_no_release_without_a_collector(tmp_path: Path) -> None:
+    values = "values: [{schedule: '*/10 * * * *', command: [collect, ci, --push]}]"
+    (tmp_path / "helmfile.yaml").write_text(
+        f"releases:\n- name: ci\n  chart: cronjob\n  {values}\n"
+        "- name: eval-health-cronjob\n  chart: cronjob\n  values: [eval.yaml]\n"
+    )
+    _, _, answer = migrated(tmp_path, "helmfile.yaml", code=1)
+    assert "eval-health-cronjob: left alone, it may run a collector" in answer.stderr
+    (tmp_path / "eval.yaml").write_text("schedule: '0 * * * *'\ncommand: [collect, eval, --push]\n")
+    config, _, _ = migrated(tmp_path, "helmfile.yaml")
+    assert set(config["collectors"]) == {"ci", "eval"}
+
+
 def test_a_second_repository_keeps_its_own(tmp_path: Path) -> None:
     rendered = (SOURCES / "rendered.yaml").read_text()
     (tmp_path / "two.yaml").write_text(

@@ -33,6 +33,10 @@ def test_once_collects_delivers_and_prints_a_table_a_collector(here: Place) -> N
 
 
 def test_only_the_named_collectors_run(here: Place) -> None:
+    for nobody in ("", " , "):
+        done = here.run("--once", "--only", nobody)
+        assert done.returncode == 2, "a script's empty variable means neither all of them nor none"
+        assert "--only names no collector" in done.stderr
     assert here.run("--once", "--only", "training").returncode == 0
     assert {tag for point in here.intake.points for tag in point.tags if tag.startswith("collector:")} == {
         "collector:training"

@@ -123,12 +123,18 @@ def test_every_page_is_accessible_in_both_colour_schemes(stage: Stage, scheme: s
         reader.at_ease()
 
 
-@pytest.mark.parametrize("size", [(390, 844), (768, 1024), (1300, 1000)])
+@pytest.mark.parametrize("size", [(390, 844), (768, 1024), (1200, 900), (1300, 1000)])
 def test_nothing_is_wider_than_the_screen(stage: Stage, size: tuple[int, int]) -> None:
     with reading(stage.browser, stage.base, size=size) as reader:
         for path in ("/", "/collectors/ci"):
             reader.go(path)
             assert reader.page.evaluate("document.documentElement.scrollWidth") <= size[0]
+            tops = (
+                reader.page.locator(".buttons")
+                .first.locator("button")
+                .evaluate_all("buttons => buttons.map(each => each.getBoundingClientRect().top)")
+            )
+            assert len(set(tops)) == 1, "a button under another makes every collector twice as tall"
         reader.accessible()
 
 

@@ -31,9 +31,8 @@ def test_an_expression_shows_local_and_utc_time_and_what_daylight_saving_repeats
     )
     told = here.run(*expression)
     assert told.returncode == 0, told.stderr
-    assert (
-        "2025-11-02T01:30:00-04:00   2025-11-02T05:30:00Z   the clock shows this time twice: first time" in told.stdout
-    )
+    assert "2025-11-02T01:30:00-04:00  2025-11-02T05:30:00Z  the clock shows this time twice: first time" in told.stdout
+    assert told.stdout.splitlines()[1].split() == ["local", "UTC", "note"], "columns that a pipe can name"
     (answer,) = json.loads(here.run(*expression, "--json").stdout)
     assert [(fire["utc"], fire["repeated"]) for fire in answer["fires"]] == [
         ("2025-11-02T05:30:00Z", 1),

@@ -1,5 +1,6 @@
 """The pages as a reader gets them: well-formed, complete, and nothing a collector says can become markup."""
 
+import re
 from dataclasses import replace
 from datetime import timedelta
 from html.parser import HTMLParser
@@ -102,6 +103,22 @@ async def test_the_page_shows_state_schedule_runs_and_delivery() -> None:
         assert text in page.words, text
     (upcoming,) = [time for time in page.all("time") if time.get("class") == "countdown"]
     assert upcoming["datetime"] == "2026-03-04T05:10:00+00:00"
+
+
+async def test_the_last_success_is_not_given_the_samples_of_a_later_failure() -> None:
+    daemon = Daemon()
+    daemon.end(daemon.begin("ci"))
+
+    async def told() -> list[str]:
+        async with served(daemon) as stage:
+            page = Document((await stage.client.get("/")).text)
+        return re.findall(r"Last success .*? ago(?: \d+ samples)?", page.words)[:1]
+
+    (well,) = await told()
+    assert well.endswith(" samples")
+    daemon.end(daemon.begin("ci"), Outcome.FAILED, "GitHub is away")
+    (failed,) = await told()
+    assert failed.endswith(" ago")
 
 
 async def test_a_page_of_a_run_shows_why_when_and_every_sample() -> None:

@@ -13,9 +13,10 @@ import yaml
 
 from service import config_file
 from service.collectors import registry
-from service.config import CollectorSettings, ConcurrencyPolicy, Section, Settings, changes, describe, secret_values
+from service.config import CollectorSettings, ConcurrencyPolicy, Section, Settings
 from service.config_sources import ConfigErrors, Loaded, load
 from service.config_values import duration, duration_text
+from service.config_view import describe, differences, secret_values
 
 
 class Thresholds(Section):
@@ -516,8 +517,10 @@ class TestTheEnvironment:
         ]
 
     def test_a_variable_of_ours_that_is_no_setting_is_noted(self) -> None:
-        notes = loaded(CI, {"INFRA_HEALTH_DATADGO__SITE": "x", "INFRA_HEALTH_STATEDIR": "/x"}).notes
+        names = ("DATADGO__SITE", "STATEDIR", "HTTP_PRT")
+        notes = loaded(CI, {f"INFRA_HEALTH_{name}": "x" for name in names}).notes
         assert notes == (
+            "environment INFRA_HEALTH_HTTP_PRT is no setting and not used; did you mean INFRA_HEALTH_HTTP__PRT?",
             "environment INFRA_HEALTH_STATEDIR is no setting and not used; did you mean state_dir?",
             "environment INFRA_HEALTH_DATADGO__SITE is no setting and not used; did you mean datadog?",
         )
@@ -598,7 +601,7 @@ def test_what_is_no_duration(text: object) -> None:
         duration(text)
 
 
-def test_changes_names_the_keys_that_a_reload_brought() -> None:
+def test_the_keys_that_a_reload_brought_are_named() -> None:
     before = settings(CI + "datadog: {env: a}\n")
     text = """
         collectors:
@@ -606,13 +609,13 @@ def test_changes_names_the_keys_that_a_reload_brought() -> None:
           new: {type: github_ci, schedule: "@hourly"}
         datadog: {env: b}
         """
-    assert changes(before, settings(text)) == [
+    assert list(differences(before, settings(text))) == [
         "collectors.ci.schedule",
         "collectors.ci.thresholds.hotfix",
         "collectors.new",
         "datadog.env",
     ]
-    assert changes(before, before) == []
+    assert differences(before, before) == {}
 
 
 class TestTheShippedFile:
@@ -630,4 +633,4 @@ class TestTheShippedFile:
         Path("defaults.yaml").write_text("\n".join(line for line in shown if "# example" not in line))
         load(Path("examples.yaml"), {}, self.types())
         defaults = load(Path("defaults.yaml"), {}, self.types()).settings
-        assert changes(load(self.path, {}, self.types()).settings, defaults) == []
+        assert differences(load(self.path, {}, self.types()).settings, defaults) == {}

@@ -43,3 +43,31 @@ def test_the_readme_names_every_command() -> None:
     context = main.make_context("infra-health", ["list"])
     readme = (ROOT / "README.md").read_text()
     assert [name for name in main.list_commands(context) if name not in readme] == []
+
+
+def test_readme_or_reference_name_every_setting_variable_and_metric() -> None:
+    from service import config_environment as environment
+    from service.collectors import registry
+    from service.collectors.github_ci import GithubCi
+    from service.config import Settings
+
+    text = (ROOT / "README.md").read_text() + (ROOT / "docs" / "reference.md").read_text()
+    named = set(re.findall(r"[\w.]+", text))
+    kinds = registry.installed().values()
+    variables = [name for table in (environment.DATADOG_NAMES, environment.GITHUB_NAMES) for name in table.values()]
+    wanted = {
+        *(name for names in variables for name in names),
+        *(name for kind in kinds for name in kind.Settings.legacy_names.values()),
+        *Settings.model_fields,
+        *(key for kind in kinds for key in kind.Settings.model_fields),
+        *(metric.name.removeprefix("metta.infra.cron.") for metric in GithubCi.metrics),
+        "TRAINING_HEALTH_FILE",
+        "EVAL_HEALTH_FILE",
+        "AWS_ENDPOINT_URL",
+        "NO_COLOR",
+    }
+    for section in ("datadog", "github", "http", "aws", "log", "store"):
+        model = Settings.model_fields[section].annotation
+        assert model is not None
+        wanted |= set(model.model_fields) - {"api_key", "app_key", "token", "read_token"}
+    assert sorted(wanted - named) == []
