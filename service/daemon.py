@@ -201,7 +201,7 @@ class Daemon:
             state = self._delivery.state
             log.warning("points stay stored for the next start", waiting=state.waiting, reason=state.trouble)
         await self._pings.flush(_PINGS_GET)
-        async with self._delivery.paused():
+        async with self._delivery.paused(break_off=True):  # an intake that hangs would use up the pod's grace period
             await self._store.mend(self._clock.now())
             if not await self._reserve.repay():
                 log.error("what is in memory is lost: the store can't be written", reason=self._reserve.trouble)

@@ -65,8 +65,10 @@ def mask(values: Iterable[str]) -> None:
 
 
 def hidden(text: str) -> str:
-    """``text`` as it may be written."""
-    return _secrets.hide(text)
+    """``text`` as it may be written and sent: no secret, nothing that is no text in UTF-8."""
+    shown = _secrets.hide(text)
+    # Halves of surrogate pairs, which foreign JSON may bring: pages, API and log files could not say them.
+    return shown if shown.isascii() else shown.encode(errors="replace").decode()
 
 
 def configure(
@@ -155,15 +157,16 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 def _message(text: Any, arguments: Any) -> str:
     if not arguments:
-        return _text(text)
+        return text_of(text)
     try:
         message: str = str(text) % arguments
         return message
     except Exception as error:  # noqa: BLE001 - a __str__ of anybody's may run here
-        return f"{_text(text)} (its arguments do not fit: {type(error).__name__})"
+        return f"{text_of(text)} (its arguments do not fit: {type(error).__name__})"
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """``value`` in words, whatever its ``__str__`` does."""
     try:
         return str(value)
     except Exception as error:  # noqa: BLE001 - a __str__ of anybody's runs here
@@ -186,7 +189,7 @@ def _with_error(_: Any, __: str, event: Event) -> Event:
         error = sys.exception()
     if isinstance(error, BaseException):
         stack = "".join(traceback.format_exception(error)).rstrip()
-        event.update({"error.kind": type(error).__name__, "error.message": _text(error), "error.stack": stack})
+        event.update({"error.kind": type(error).__name__, "error.message": text_of(error), "error.stack": stack})
     if stack_info := event.pop("stack_info", None):
         event["stack"] = stack_info
     return event
@@ -200,13 +203,13 @@ def _plain(value: Any, depth: int = 0) -> Any:
         case float():
             return value if math.isfinite(value) else str(value)
         case str():
-            return _secrets.hide(value)
+            return hidden(value)
         case dict() if depth < _DEEPEST:
-            return {_secrets.hide(_text(key)): _plain(part, depth + 1) for key, part in list(value.items())}
+            return {hidden(text_of(key)): _plain(part, depth + 1) for key, part in list(value.items())}
         case list() | tuple() | set() | frozenset() if depth < _DEEPEST:
             return [_plain(part, depth + 1) for part in list(value)]
         case _:
-            return "..." if isinstance(value, dict | list | tuple) else _secrets.hide(_text(value))
+            return "..." if isinstance(value, dict | list | tuple) else hidden(text_of(value))
 
 
 def _masked(_: Any, __: str, event: Event) -> Event:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
-from service.cli.words import about
+from service.cli.words import about, harmless
 from service.domain.errors import Rejected
 
 if TYPE_CHECKING:
@@ -34,18 +34,24 @@ def console(*, stderr: bool = False) -> "Console":
 
 
 def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(_json(value))
 
 
 def write_json(path: Path, value: Any) -> None:
     try:
-        path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(_json(value) + "\n", encoding="utf-8")
     except OSError as error:
         raise Rejected(f"{path}: can't be written: {error.strerror}") from error
 
 
+def _json(value: Any) -> str:
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    # Halves of surrogate pairs, which a foreign collector may bring, can be said as escapes alone.
+    return text.encode(errors="backslashreplace").decode()
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, below: bool = False) -> None:
-    """A table with a heading. Cells are text, never markup.
+    """A table with a heading. Cells are text, never markup, and steer no terminal.
 
     On a terminal that is narrower nothing is cut off, least of all the first column, which is what other commands take;
     ``below``: the last column, sentences that would fill a screen word under word, stands under the table there.
@@ -53,6 +59,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     In a pipe and with NO_COLOR: no lines, no colours, each row one line however long, an empty cell a dash, two
     spaces between columns.
     """
+    rows = [[harmless(cell) for cell in row] for row in rows]
     told = [[" ".join(cell.split()) or "-" for cell in row] for row in (columns, *rows)]
     widths = [max(len(row[at]) for row in told) for at in range(len(columns))]
     if is_plain(sys.stdout):
@@ -82,7 +89,7 @@ def print_pass(result: "Pass") -> None:
         run = each.run
         title = f"{run.job}: {run.outcome.value if run.outcome else 'no outcome'} in {run.seconds or 0:.1f} s"
         if not each.samples:
-            click.echo(f"{title}, no samples" + (f": {run.error}" if run.error else "") + "\n")
+            click.echo(f"{title}, no samples" + (f": {harmless(run.error)}" if run.error else "") + "\n")
             continue
         rows = [
             (

@@ -7,7 +7,9 @@ MOST_REQUESTS, MOST_POINTS = 10, 8
 _USUAL = 4  # pages of its window
 # Older runs are read before they are due if so many points are left for what the next cycles may need.
 _LEFT = 2
-_LATE = 33  # pages; a pass so late takes its turn before the jobs, whoever has many of them
+# A pass that is so many pages late takes its turn before all jobs but one: a number without an old re-run is wrong, one
+# without the jobs only missing for a while.
+_LATE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ def shared(wanted: Wanted, is_eager: bool) -> Share:
     if wanted.front > _USUAL:
         return Share(wanted.due, 2, int(wanted.stale and not wanted.suspects), 2 * wanted.front)
     room = max(0, min(wanted.requests, wanted.points) - wanted.attempts)
-    jobs = max(0, min(2 * wanted.suspects, room - 1 if wanted.due > _LATE else room))
+    jobs = min(2 * wanted.suspects, min(1, room - 1) if wanted.due > _LATE else room)
+    jobs = max(0, jobs)
     pages = min(wanted.due, room - jobs)
     left = room - jobs - pages
     rest = min(2 * wanted.suspects, left)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -23,6 +23,8 @@ class Fate(IntEnum):
     WITHHELD = 8  # collected in shadow mode, in which nothing is sent: no loss
 
 
+# Earlier instants are slips of a collector; those of year 1 can't even be told in every zone.
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Datadog drops without a word what is further ahead of its clock than this.
 AHEAD = timedelta(minutes=10)
 TOO_EARLY = "the time is more than 10 minutes in the future"

@@ -7,6 +7,8 @@ import anyio
 from service import logs
 from service.domain.runs import Collected, Fault, Outcome, Run
 
+_LONGEST_FAULT = 1000  # characters
+
 
 @dataclass(eq=False, slots=True)
 class Active:
@@ -25,10 +27,15 @@ class Active:
 
 def succeeded(run: Run, collected: Collected) -> Run:
     """The run that brought ``collected``: whole, or partial with what was left out."""
-    faults = tuple(replace(fault, reason=logs.hidden(fault.reason)) for fault in collected.faults)
+    faults = tuple(Fault(_shown(fault.reason), _shown(fault.part)) for fault in collected.faults)
     if (more := collected.left_out - len(faults)) > 0:
         faults = (*faults, Fault(f"and {more} more left out"))
     return replace(run, outcome=Outcome.PARTIAL if faults else Outcome.COMPLETE, faults=faults)
+
+
+def _shown(text: str) -> str:
+    # Foreign code may say anything, and what it says here is stored and shown.
+    return logs.hidden(text)[:_LONGEST_FAULT]
 
 
 def failed(run: Run, reason: str, outcome: Outcome = Outcome.FAILED) -> Run:

@@ -104,6 +104,7 @@ class Delivery:
         self._jitter = jitter
         self._news = anyio.Event()
         self._sender = anyio.Lock()
+        self._under_way = anyio.CancelScope()  # the last attempt
         self._trouble: _Trouble | None = None
         self._next_try_at: datetime | None = None
         self._not_before = 0.0  # monotonic; the intake asked for this pause
@@ -152,8 +153,14 @@ class Delivery:
                 await self._clock.sleep(self._linger)
 
     @asynccontextmanager
-    async def paused(self) -> AsyncIterator[None]:
-        """Between two attempts: no point is under way, and none waits apart."""
+    async def paused(self, *, break_off: bool = False) -> AsyncIterator[None]:
+        """Between two attempts: no point is under way, and none waits apart.
+
+        ``break_off``: the request that is under way is not waited for. Gauges and counts of it wait, its distributions
+        count as uncertain from the next start on, as after a crash: for the end, which has no time left.
+        """
+        if break_off:
+            self._under_way.cancel()
         async with self._sender:
             self._apart = Apart()
             yield
@@ -179,25 +186,31 @@ class Delivery:
     async def _attempt(self) -> float | None:
         """Sends all that waits; seconds until the next try, None when nothing is left to try."""
         async with self._sender:
-            before, accepted = self._trouble, self._ledger.accepted
-            self._next_try_at = None
-            self._searched = 0
+            with anyio.CancelScope() as self._under_way:
+                return await self._send_all()
+            return None
+
+    async def _send_all(self) -> float | None:
+        """One attempt, as ``_attempt`` tells it."""
+        before, accepted = self._trouble, self._ledger.accepted
+        self._next_try_at = None
+        self._searched = 0
+        try:
             try:
-                try:
-                    await self._ledger.pay()
-                    while points := await self._oldest():
-                        await self._deliver_all(points)
-                    await self._try_apart()
-                    self._trouble = None  # whatever it was, nothing waits for its end
-                finally:
-                    self._report(before, self._ledger.accepted - accepted)
-            except (Unavailable, Unauthorized) as fault:
-                return self._put_off(fault)
-            if not self._apart:
-                return None
-            pause = _APART_PAUSE if self._apart.trouble else _SEARCH_PAUSE
-            self._next_try_at = self._clock.now() + timedelta(seconds=pause)
-            return pause
+                await self._ledger.pay()
+                while points := await self._oldest():
+                    await self._deliver_all(points)
+                await self._try_apart()
+                self._trouble = None  # whatever it was, nothing waits for its end
+            finally:
+                self._report(before, self._ledger.accepted - accepted)
+        except (Unavailable, Unauthorized) as fault:
+            return self._put_off(fault)
+        if not self._apart:
+            return None
+        pause = _APART_PAUSE if self._apart.trouble else _SEARCH_PAUSE
+        self._next_try_at = self._clock.now() + timedelta(seconds=pause)
+        return pause
 
     async def _oldest(self) -> list[Point]:
         """The next points to send; what is too old for the intake leaves first."""
@@ -219,7 +232,7 @@ class Delivery:
     async def _expire(self, before: datetime, oldest: float) -> None:
         self._apart.forget(before.timestamp(), self._may_be_late)
         if expired := await self._outbox.expire(before, self._historical):
-            since = datetime.fromtimestamp(oldest, UTC).isoformat()
+            since = datetime.fromtimestamp(max(0, oldest), UTC).isoformat()  # an older program stored any second
             log.warning("points grew too old to be sent", points=expired, oldest=since)
             self._ledger.account(Fate.EXPIRED, expired)
 

@@ -12,10 +12,12 @@ from typing import NamedTuple
 
 from service.domain import checks
 from service.domain.naming import metric_name
-from service.domain.points import AHEAD, TOO_EARLY
+from service.domain.points import AHEAD, EPOCH, TOO_EARLY
 from service.domain.runs import Collected, Fault, Run
 from service.domain.samples import Sample
 from service.pipeline.job import Job
+
+_LONGEST_INTERVAL = 366 * 86_400  # seconds that a count may cover; the store holds no number of any size
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,10 @@ def stamped(job: Job, collected: Collected, now: datetime) -> tuple[list[Sample]
             bad[sample.metric.name, "the value is no finite number"] += 1
         elif sample.at > limit:
             bad[sample.metric.name, TOO_EARLY] += 1
+        elif sample.at < EPOCH or sample.measured < EPOCH:
+            bad[sample.metric.name, "the time is before 1970"] += 1
+        elif not 0 <= (sample.interval or 0) <= _LONGEST_INTERVAL:
+            bad[sample.metric.name, f"an interval of {sample.interval:.3g} seconds"] += 1
         else:
             good.append(job.stamp(sample, interval))
     faults = [

@@ -87,6 +87,43 @@ def add_unruly(here: Place) -> None:
     here.write_config()
 
 
+_HOSTILE = """
+import asyncio
+
+from service.config import CollectorSettings
+from service.domain.runs import Collected, Fault
+from service.domain.samples import Metric, Sample
+
+METRIC = Metric("acme.hostile")
+
+
+class Hostile:
+    Settings = CollectorSettings
+    metrics = (METRIC,)
+
+    def __init__(self, settings, context):
+        pass
+
+    async def collect(self, now):
+        text = "half a pair \\ud800, \\x1b[31mred, \\u202ebackwards"
+        return Collected((Sample(METRIC, 1, now, {"workflow_name": text, "condition": text}),), (Fault(text),))
+
+
+class Cancelling(Hostile):
+    async def collect(self, now):
+        asyncio.current_task().cancel()
+        await asyncio.sleep(60)
+"""
+
+
+def add_hostile(here: Place) -> None:
+    """Adds ``hostile``, whose texts no stream can write as they are, and ``cancelling``, which ends its own task."""
+    _install(here, "hostile", _HOSTILE, hostile="Hostile", cancelling="Cancelling")
+    for name in ("hostile", "cancelling"):
+        here.config["collectors"][name] = {"type": name, "schedule": "0 * * * *", "backoff_limit": 0}
+    here.write_config()
+
+
 def _install(here: Place, name: str, source: str, **types: str) -> None:
     """Installs a package as pip would."""
     packages = here.folder / "packages"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.domain.samples import REQUIRED_TAGS
-from tests.acceptance.load import add_unruly
+from tests.acceptance.load import add_hostile, add_unruly
 from tests.acceptance.program import SNAPSHOT, Place, place
 
 
@@ -51,6 +51,26 @@ def test_dry_run_prints_samples_as_json_and_keeps_and_sends_nothing(here: Place)
     assert all(set(sample["tags"]) >= set(REQUIRED_TAGS) - {"version"} for sample in samples)
     assert here.intake.requests == 0
     assert not here.state_dir.exists()
+
+
+@pytest.mark.parametrize("command", ["--once", "--once --dry-run", "collect hostile", "preview hostile"])
+def test_texts_that_no_stream_can_write_are_shown_all_the_same(here: Place, command: str) -> None:
+    add_hostile(here)
+    done = here.run(*command.split())
+    assert "half a pair \\ud800" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert "UnicodeEncodeError" not in done.stderr
+
+
+def test_a_daemon_outlives_a_collector_that_cancels_itself_and_shows_texts_of_any_kind(here: Place) -> None:
+    add_hostile(here)
+    with here.daemon() as daemon:
+        runs = {run["collector"]: run for run in daemon.wait_until_quiet()}
+        assert runs["hostile"]["outcome"] == "Partial"
+        assert "cancelled by something of its own" in runs["cancelling"]["errors"][0]
+        for path in ("/", "/tv", "/metrics", "/api/v1/log", f"/runs/{runs['hostile']['id']}"):
+            assert daemon.http.get(path).status_code == 200
+        assert daemon.end() == 0
 
 
 @pytest.mark.parametrize("command", ["--once --dry-run", "--once", "collect exits cancelled training --push"])

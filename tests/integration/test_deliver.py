@@ -3,7 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence, Set
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from math import log2
 from pathlib import Path
 from typing import Any
@@ -340,6 +340,19 @@ async def test_cancelled_while_sending_a_gauge_waits_and_a_distribution_is_uncer
     assert await box.fates() == {fate: 3}
 
 
+@pytest.mark.parametrize(("kind", "fate"), [(Kind.GAUGE, Fate.WAITING), (Kind.DISTRIBUTION, Fate.UNCERTAIN)])
+async def test_an_end_without_time_does_not_wait_for_an_intake_that_hangs(box: Box, kind: Kind, fate: Fate) -> None:
+    await box.add(samples(3, kind))
+
+    async with scripted(HOLD) as server, delivering(box.outbox, server.url) as delivery, running(delivery):
+        await server.arrived(1)
+        async with delivery.paused(break_off=True):
+            assert delivery.state.trouble is None  # not even the time-out was waited for
+    await box.restart()
+
+    assert await box.fates() == {fate: 3}
+
+
 class SlowOutbox(MemoryOutbox):
     """Writes DELIVERED only when it is let."""
 
@@ -498,6 +511,16 @@ async def test_points_that_grew_too_old_expire_with_one_line_and_the_others_go(b
     assert taken(server) == ["metta.m00000", "metta.m00001", "metta.m00002"]
     assert watch.fates == {Fate.EXPIRED: 3, Fate.DELIVERED: 3}
     assert [(entry["points"], entry["oldest"]) for entry in logs] == [(3, oldest.isoformat())]
+
+
+async def test_a_point_of_a_year_that_no_calendar_has_expires_like_others(box: Box) -> None:
+    """Such a second, once stored, would end each daemon that starts on the same state."""
+    never = datetime.min.replace(tzinfo=timezone(timedelta(hours=9)))
+    await box.add(samples(1, at=never, name="metta.never"))
+    await box.add(samples(1))
+    async with scripted(Answer()) as server, delivering(box.outbox, server.url) as delivery:
+        assert await delivery.flush(SOON)
+    assert await box.fates() == {Fate.EXPIRED: 1, Fate.DELIVERED: 1}
 
 
 async def test_points_of_a_clock_that_stepped_back_are_set_aside_and_not_sent_to_be_dropped(box: Box) -> None:

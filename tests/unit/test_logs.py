@@ -187,6 +187,14 @@ def test_nothing_that_a_record_holds_makes_logging_fail(
     assert capsys.readouterr().err == ""
 
 
+def test_what_is_remembered_can_be_sent() -> None:
+    """The API and the pages say it in UTF-8."""
+    configured(io.StringIO())
+    structlog.get_logger("service.x").warning("half a pair \ud800", **{"key \udfff": ["\ud800"]})
+    line = logs.memory.recent(1)[0]
+    assert (line.message, line.fields["key ?"]) == ("half a pair ?", ["?"])
+
+
 def test_our_debug_lines_are_remembered_even_where_the_stream_is_not_shown_them() -> None:
     """With every secret masked, as in the stream."""
     stream = configured(io.StringIO(), level="error")

@@ -33,8 +33,10 @@ def test_who_has_jobs_to_look_into_gets_some_of_them_first(wanted: Wanted) -> No
     assert shared(wanted, is_eager=True).jobs > 0 or room <= 1 or wanted.suspects == 0
 
 
-def test_a_pass_that_is_very_late_gets_its_page_whatever_the_jobs() -> None:
-    assert shared(Wanted(4, 3, 4, due=40, attempts=0, suspects=40, stale=False), is_eager=True) == Share(1, 0, 0, 2)
+def test_a_pass_that_is_late_leaves_the_jobs_one_request() -> None:
+    assert shared(Wanted(4, 3, 4, due=9, attempts=0, suspects=40, stale=False), is_eager=True) == Share(2, 0, 0, 1)
+    assert shared(Wanted(4, 3, 4, due=8, attempts=0, suspects=40, stale=False), is_eager=True) == Share(0, 0, 0, 3)
+    assert shared(Wanted(4, 1, 4, due=9, attempts=0, suspects=40, stale=False), is_eager=True) == Share(1, 0, 0, 0)
 
 
 def test_what_is_left_is_read_ahead_of_time_but_for_two_points() -> None:

@@ -3,9 +3,11 @@
 import asyncio
 import math
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from service.domain import checks
@@ -13,6 +15,7 @@ from service.domain.checks import CHECK_AGE, CHECK_STATE, CHECK_THRESHOLD
 from service.domain.errors import Rejected, Unavailable
 from service.domain.runs import Cause, Collected, Fault, Outcome, Run
 from service.domain.samples import Kind, Metric, Sample
+from service.pipeline.ask import ask
 from service.pipeline.job import DURATION, SAMPLES, SUCCESS_AGE, UP, Job
 from tests.unit.pipeline.fakes import METRIC, START, Engine, Gate, Scripted, engine, job, settle
 
@@ -204,6 +207,30 @@ async def test_every_cause_goes_the_same_way(cause: Cause) -> None:
             Collected((Sample(METRIC, 1, START, {"gpu": 3}),)),  # type: ignore[dict-item]
             "unexpected TypeError: a tag of test.metric is not text: 'gpu': 3",
         ),
+        *(
+            (brought, f"unexpected TypeError: {told}")
+            for brought, told in (
+                (Collected((Sample("cpu", 1, START),)), "the collector brought a sample of 'cpu', which is no metric"),  # type: ignore[arg-type]
+                (Collected((Sample(METRIC, 1, START, None),)), "the tags of test.metric are NoneType"),  # type: ignore[arg-type]
+                (
+                    Collected((Sample(METRIC, 1, START, measured_at=START.replace(tzinfo=None)),)),
+                    f"test.metric was measured at {START.replace(tzinfo=None)!r}, which is no time with a zone",
+                ),
+                (
+                    Collected((Sample(METRIC, 1, START, interval=1.5),)),  # type: ignore[arg-type]
+                    "the interval of test.metric is no whole number of seconds: 1.5",
+                ),
+                (
+                    Collected((Sample(METRIC, 1, START, evidence=("x",)),)),  # type: ignore[arg-type]
+                    "the evidence of test.metric holds something else than Evidence",
+                ),
+                (Collected(faults=("403",)), "the collector brought '403' among its faults"),  # type: ignore[arg-type]
+                (Collected(unmeasured=("x",)), "the collector brought 'x' among what it did not measure"),  # type: ignore[arg-type]
+                (Collected(remember=None), "the collector wants to remember NoneType instead of a mapping"),  # type: ignore[arg-type]
+                (Collected(remember={"at": 5}), "the collector wants to remember int under 'at' instead of bytes"),  # type: ignore[dict-item]
+                (Collected(left_out="x"), "the collector left out 'x', which is no number"),  # type: ignore[arg-type]
+            )
+        ),
     ],
 )
 async def test_what_is_no_collected_fails_its_run_and_says_so(brought: Collected, told: str) -> None:
@@ -216,7 +243,22 @@ async def test_what_is_no_collected_fails_its_run_and_says_so(brought: Collected
     assert [each.value for each in it.store.samples[run.id] if each.metric == UP] == [0]
 
 
-@pytest.mark.parametrize("error", [asyncio.CancelledError(), SystemExit(3)])
+class _NoExceptionError(BaseException):
+    """As trio's and pytest's own: `except Exception` lets it through."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        asyncio.CancelledError(),
+        SystemExit(3),
+        KeyboardInterrupt(),
+        GeneratorExit(),
+        _NoExceptionError(),
+        BaseExceptionGroup("two", [KeyboardInterrupt(), _NoExceptionError()]),
+    ],
+    ids=lambda error: type(error).__name__,
+)
 async def test_a_collector_that_tries_to_end_the_daemon_fails_its_run_alone(error: BaseException) -> None:
     class Ending(Scripted):
         async def collect(self, now: object) -> Collected:
@@ -226,6 +268,72 @@ async def test_a_collector_that_tries_to_end_the_daemon_fails_its_run_alone(erro
         await it.clock.advance(10 * 60)
         assert it.store.ended("ends")[0].outcome is Outcome.BACKOFF_LIMIT_EXCEEDED
         assert it.starts() == ["10:00:00", "10:10:00"]
+
+
+async def test_a_collector_that_cancels_its_own_task_fails_its_run_alone() -> None:
+    class Cancelling(Scripted):
+        async def collect(self, now: object) -> Collected:
+            task = asyncio.current_task()
+            assert task
+            task.cancel()
+            await asyncio.sleep(3600)
+            return Collected()
+
+    async with engine(replace(job(Cancelling(), name="cancels"), backoff_limit=0), job()) as it:
+        await it.clock.advance(10 * 60)
+        run = it.store.ended("cancels")[0]
+        assert (run.outcome, run.error) == (
+            Outcome.BACKOFF_LIMIT_EXCEEDED,
+            "unexpected RuntimeError: the collector was cancelled by something of its own",
+        )
+        assert it.starts() == ["10:00:00", "10:10:00"]
+
+
+async def test_others_go_on_while_very_many_samples_are_checked() -> None:
+    count, turns, brought = 20_000, 0, anyio.Event()
+
+    class Many(Scripted):
+        async def collect(self, now: object) -> Collected:
+            brought.set()
+            return Collected((Sample(METRIC, 1, START),) * count)
+
+    async def others() -> None:
+        nonlocal turns
+        await brought.wait()
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(others)
+        collected = await ask(job(Many()), START)
+        tasks.cancel_scope.cancel()
+    assert len(collected.samples) == count
+    assert turns >= 4
+
+
+async def test_samples_may_come_from_a_generator() -> None:
+    class Generating(Scripted):
+        async def collect(self, now: object) -> Collected:
+            return Collected(samples=(Sample(METRIC, value, START) for value in range(2)))  # type: ignore[arg-type]
+
+    run, it = await ended(job(Generating()))
+    assert run.outcome is Outcome.COMPLETE
+    assert [each.value for each in it.store.samples[run.id] if each.metric == METRIC] == [0, 1]
+
+
+async def test_an_error_that_can_t_be_printed_is_the_fault_of_its_run() -> None:
+    class MuteError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    class Mute(Scripted):
+        async def collect(self, now: object) -> Collected:
+            raise MuteError
+
+    run, _ = await ended(replace(job(Mute()), backoff_limit=0))
+    assert run.outcome is Outcome.BACKOFF_LIMIT_EXCEEDED
+    assert run.error == "unexpected MuteError: <MuteError that can't be printed: RuntimeError>"
 
 
 @pytest.mark.parametrize(
@@ -248,6 +356,31 @@ async def test_samples_that_datadog_could_not_take_are_left_out_and_reported(
     assert run.error == f"metric {metric!r}: {why} (2 samples)"
     assert METRIC in {each.metric for each in it.store.samples[run.id]}
     assert bad.metric not in {each.metric for each in it.store.samples[run.id]}
+
+
+async def test_a_fault_is_kept_as_text_that_a_page_can_hold() -> None:
+    brought = Collected((Sample(METRIC, 2, START),), (Fault("half a pair \ud800 " + "z" * 20_000, "part \udfff"),))
+    run, _ = await ended(job(Scripted([brought])))
+    (fault,) = run.faults
+    assert fault.part == "part ?"
+    assert fault.reason.startswith("half a pair ? z")
+    assert len(fault.reason) == 1000
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        ({"at": datetime.min.replace(tzinfo=timezone(timedelta(hours=9)))}, "the time is before 1970"),
+        ({"measured_at": datetime.min.replace(tzinfo=timezone(timedelta(hours=9)))}, "the time is before 1970"),
+        ({"interval": 10**30}, "an interval of 1e+30 seconds"),
+        ({"interval": -5}, "an interval of -5 seconds"),
+    ],
+)
+async def test_times_that_the_store_could_not_hold_are_left_out_and_reported(bad: dict[str, Any], why: str) -> None:
+    brought = (replace(Sample(Metric("test.other"), 1, START), **bad), Sample(METRIC, 2, START))
+    run, it = await ended(job(Scripted([Collected(brought)])))
+    assert (run.outcome, run.error) == (Outcome.PARTIAL, f"metric 'test.other': {why}")
+    assert METRIC in {each.metric for each in it.store.samples[run.id]}
 
 
 async def test_the_series_of_many_checks_follow_their_run() -> None:
