@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
-from service.cli.words import about, harmless
+from service.cli.words import about
 from service.domain.errors import Rejected
+from service.domain.logged import harmless
 
 if TYPE_CHECKING:
     from rich.console import Console
