@@ -9,7 +9,7 @@ _USUAL = 4  # pages of its window
 _LEFT = 2
 # A pass that is so many pages late takes its turn before all jobs but one: a number without an old re-run is wrong, one
 # without the jobs only missing for a while.
-_LATE = 8
+_LATE = 16
 
 
 @dataclass(frozen=True, slots=True)

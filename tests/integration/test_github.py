@@ -253,7 +253,7 @@ async def test_an_unchanged_answer_costs_nothing(server: GithubServer, github: G
 
 
 async def test_an_etag_is_shown_to_nobody_but_the_token_it_was_given_to(server: GithubServer) -> None:
-    tokens = iter(["first", "second"])
+    tokens = iter(["first-secret", "second-secret"])
 
     class Rotating(SecretsManager):
         async def read(self, name: str) -> str:
@@ -264,7 +264,7 @@ async def test_an_etag_is_shown_to_nobody_but_the_token_it_was_given_to(server: 
         await github.get(RUNS, read=total, kept=True)
         await rotating.ask_again()
         await github.get(RUNS, read=total, kept=True)
-    assert [asked.headers["authorization"] for asked in server.asked] == ["Bearer first", "Bearer second"]
+    assert [asked.headers["authorization"] for asked in server.asked] == ["Bearer first-secret", "Bearer second-secret"]
     assert all("if-none-match" not in asked.headers for asked in server.asked)
 
 

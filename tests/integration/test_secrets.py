@@ -78,14 +78,14 @@ async def test_the_environment_wins_over_the_file_and_the_file_over_aws(aws: Any
 
 async def test_a_secret_is_read_again_after_an_hour_and_when_it_was_refused(aws: Any) -> None:
     clock = Clock()
-    await aws.create_secret(Name="key", SecretString="first")
+    await aws.create_secret(Name="key", SecretString="first-secret")
     secret = Secret("key", "set it", manager=SecretsManager(), name="key", clock=clock)
-    assert await secret.get() == "first"
-    await aws.put_secret_value(SecretId="key", SecretString="second")
+    assert await secret.get() == "first-secret"
+    await aws.put_secret_value(SecretId="key", SecretString="second-secret")
     clock.seconds += HOUR - 1
-    assert await secret.get() == "first"
+    assert await secret.get() == "first-secret"
     clock.seconds += 1
-    assert await secret.get() == "second"
+    assert await secret.get() == "second-secret"
     await aws.put_secret_value(SecretId="key", SecretString="third")
     assert await secret.ask_again()
     assert await secret.get() == "third"
@@ -94,12 +94,12 @@ async def test_a_secret_is_read_again_after_an_hour_and_when_it_was_refused(aws:
 
 async def test_a_known_secret_goes_on_working_while_aws_is_away(aws: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    await aws.create_secret(Name="key", SecretString="first")
+    await aws.create_secret(Name="key", SecretString="first-secret")
     secret = Secret("key", "set it", manager=SecretsManager(), name="key", clock=clock)
     await secret.get()
     reach("http://127.0.0.1:9", monkeypatch)
     clock.seconds += HOUR
-    assert await secret.get() == "first"
+    assert await secret.get() == "first-secret"
     assert (secret.source, secret.may_pass) == ("AWS Secrets Manager, key", True)
     assert "no answer" in (secret.trouble or "") or "EndpointConnectionError" in (secret.trouble or "")
 
@@ -107,13 +107,13 @@ async def test_a_known_secret_goes_on_working_while_aws_is_away(aws: Any, monkey
 async def test_a_start_while_aws_is_away_has_no_value_until_aws_is_back(
     aws: Any, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await aws.create_secret(Name="key", SecretString="first")
+    await aws.create_secret(Name="key", SecretString="first-secret")
     reach("http://127.0.0.1:9", monkeypatch)
     secret = Secret("key", "set it", manager=SecretsManager(), name="key")
     assert await secret.get() is None
     assert secret.missing.startswith("no key: set it (AWS Secrets Manager, secret key: ")
     reach(server, monkeypatch)
-    assert await secret.get() == "first"
+    assert await secret.get() == "first-secret"
     assert secret.trouble is None
 
 
@@ -154,10 +154,10 @@ async def test_the_names_in_aws_can_be_set(aws: Any, server: str, tmp_path: Path
 
 async def test_a_mounted_file_that_is_replaced_is_taken_over(tmp_path: Path) -> None:
     clock, path = Clock(), tmp_path / "token"
-    path.write_text("first\n")
+    path.write_text("first-secret\n")
     secret = Secret("token", "set it", sources=[MountedFile(path, "TOKEN_FILE")], clock=clock)
-    assert await secret.get() == "first"
-    path.write_text("second\n")
+    assert await secret.get() == "first-secret"
+    path.write_text("second-secret\n")
     assert await secret.ask_again()
     path.write_text("third\n")
     clock.seconds += 60
@@ -186,16 +186,16 @@ async def test_a_token_is_named_by_its_variable(tmp_path: Path) -> None:
 
 
 async def test_the_key_of_a_github_app_is_a_secret_like_the_others(aws: Any, server: str, tmp_path: Path) -> None:
-    await aws.create_secret(Name="github/app-private-key", SecretString="first")
+    await aws.create_secret(Name="github/app-private-key", SecretString="first-secret")
     config = tmp_path / "config.yaml"
     config.write_text("collectors: {}\ngithub: {app: {id: 42, installation_id: 77}}\n")
     environ = {"AWS_ENDPOINT_URL": server}
     key = credentials(load(config, environ, {}).settings, environ).github_app_key
     assert key
-    assert (await key.get(), key.source) == ("first", "AWS Secrets Manager, github/app-private-key")
-    await aws.put_secret_value(SecretId="github/app-private-key", SecretString="second")
+    assert (await key.get(), key.source) == ("first-secret", "AWS Secrets Manager, github/app-private-key")
+    await aws.put_secret_value(SecretId="github/app-private-key", SecretString="second-secret")
     assert await key.ask_again()
-    assert await key.get() == "second"
+    assert await key.get() == "second-secret"
     environ["INFRA_HEALTH_GITHUB__APP__PRIVATE_KEY_FILE"] = str(tmp_path / "key.pem")
     (tmp_path / "key.pem").write_text("from a file")
     key = credentials(load(config, environ, {}).settings, environ).github_app_key

@@ -105,11 +105,11 @@ async def test_a_read_token_in_a_file_is_taken_over_and_closes_reading_while_the
     token = Secret("token of the read calls", "set it", sources=[MountedFile(file, "INFRA_HEALTH_READ_TOKEN_FILE")])
     async with served(Daemon(), read_token=token) as stage:
         problem_of(await stage.client.get("/version"), 401)
-        file.write_text("first")
-        assert (await stage.client.get("/version", headers={"authorization": "Bearer first"})).status_code == 200
-        file.write_text("second")
-        assert (await stage.client.get("/version", headers={"authorization": "Bearer second"})).status_code == 200
-        problem_of(await stage.client.get("/version", headers={"authorization": "Bearer first"}), 401)
+        file.write_text("first-secret")
+        assert (await stage.client.get("/version", headers={"authorization": "Bearer first-secret"})).status_code == 200
+        file.write_text("second-secret")
+        assert (await stage.client.get("/version", headers={"authorization": "Bearer second-secret"})).status_code == 200
+        problem_of(await stage.client.get("/version", headers={"authorization": "Bearer first-secret"}), 401)
 
 
 async def test_what_opens_reading_does_not_open_writing() -> None:

@@ -34,9 +34,9 @@ def test_who_has_jobs_to_look_into_gets_some_of_them_first(wanted: Wanted) -> No
 
 
 def test_a_pass_that_is_late_leaves_the_jobs_one_request() -> None:
-    assert shared(Wanted(4, 3, 4, due=9, attempts=0, suspects=40, stale=False), is_eager=True) == Share(2, 0, 0, 1)
-    assert shared(Wanted(4, 3, 4, due=8, attempts=0, suspects=40, stale=False), is_eager=True) == Share(0, 0, 0, 3)
-    assert shared(Wanted(4, 1, 4, due=9, attempts=0, suspects=40, stale=False), is_eager=True) == Share(1, 0, 0, 0)
+    assert shared(Wanted(4, 3, 4, due=17, attempts=0, suspects=40, stale=False), is_eager=True) == Share(2, 0, 0, 1)
+    assert shared(Wanted(4, 3, 4, due=16, attempts=0, suspects=40, stale=False), is_eager=True) == Share(0, 0, 0, 3)
+    assert shared(Wanted(4, 1, 4, due=17, attempts=0, suspects=40, stale=False), is_eager=True) == Share(1, 0, 0, 0)
 
 
 def test_what_is_left_is_read_ahead_of_time_but_for_two_points() -> None:
