@@ -108,7 +108,9 @@ async def test_a_read_token_in_a_file_is_taken_over_and_closes_reading_while_the
         file.write_text("first-secret")
         assert (await stage.client.get("/version", headers={"authorization": "Bearer first-secret"})).status_code == 200
         file.write_text("second-secret")
-        assert (await stage.client.get("/version", headers={"authorization": "Bearer second-secret"})).status_code == 200
+        assert (
+            await stage.client.get("/version", headers={"authorization": "Bearer second-secret"})
+        ).status_code == 200
         problem_of(await stage.client.get("/version", headers={"authorization": "Bearer first-secret"}), 401)
 
 
