@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
-from moto.server import ThreadedMotoServer
 
 from tests.acceptance.program import KEY, SNAPSHOT, Daemon, Place, place, wait_for
+from tests.integration.aws import moto
 
 PUSH = "/api/v1/collectors/training/snapshots"
 
@@ -174,16 +174,14 @@ def test_a_start_while_aws_is_away_collects_waits_and_delivers_once_the_key_come
             wait_for(lambda name=name: _check(daemon, name)["status"] == "warn", daemon)
         assert daemon.http.get("/readyz").status_code == 200
         assert hearts(here) == []
-        server = ThreadedMotoServer(ip_address="127.0.0.1", port=port)
-        server.start()
-        try:
+        with moto(port) as address:
             secret = {
                 "Name": "datadog/api-key",
                 "SecretString": json.dumps({"key": KEY}),
                 "ClientRequestToken": "1" * 32,
             }
             created = httpx.post(
-                f"http://127.0.0.1:{port}/",
+                f"{address}/",
                 json=secret,
                 headers={
                     "X-Amz-Target": "secretsmanager.CreateSecret",
@@ -193,8 +191,6 @@ def test_a_start_while_aws_is_away_collects_waits_and_delivers_once_the_key_come
             )
             assert created.status_code == 200, created.text
             wait_for(lambda: hearts(here) == [0.92], daemon, seconds=90)
-        finally:
-            server.stop()
         wait_for(lambda: _check(daemon, "datadog")["status"] == "ok", daemon)
         assert KEY not in daemon.text
 

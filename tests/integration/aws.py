@@ -10,15 +10,17 @@ from moto.server import ThreadedMotoServer
 
 
 @contextmanager
-def moto() -> Iterator[str]:
+def moto(port: int = 0) -> Iterator[str]:
     """The server's address. It begins empty: moto's state is the process's, not the server's."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port)
     server.start()
-    host, port = server.get_host_and_port()
-    address = f"http://{host}:{port}"
-    httpx.post(f"{address}/moto-api/reset", trust_env=False).raise_for_status()
-    yield address
-    server.stop()
+    try:
+        host, port = server.get_host_and_port()
+        address = f"http://{host}:{port}"
+        httpx.post(f"{address}/moto-api/reset", trust_env=False).raise_for_status()
+        yield address
+    finally:
+        server.stop()
 
 
 def reach(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
