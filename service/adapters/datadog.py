@@ -16,7 +16,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 import anyio
 import httpx
@@ -25,6 +24,7 @@ import structlog
 
 from service import __version__
 from service.adapters import datadog_payload
+from service.adapters.retry_after import http_date
 from service.adapters.secrets import Secret
 from service.config import DatadogSettings
 from service.domain.errors import Rejected, TooLarge, Unauthorized, Unavailable
@@ -189,11 +189,11 @@ class DatadogIntake:
             asked = response.headers.get("x-ratelimit-reset", asked).strip()
         if re.fullmatch(r"\d{1,9}(\.\d+)?", asked):
             return float(asked)
-        until = _http_date(asked)
+        until = http_date(asked)
         return max(0.0, (until - self._now()).total_seconds()) if until else None
 
     def _compare_clocks(self, date: str | None) -> None:
-        theirs = _http_date(date or "")
+        theirs = http_date(date or "")
         if theirs is None:
             return
         self.clock_skew = (self._now() - theirs).total_seconds()
@@ -236,11 +236,3 @@ def _masked(text: str, key: str) -> str:
     plain = "".join(char if char.isprintable() else " " for char in text[: 10 * _LONGEST_REASON])
     line = " ".join(plain.replace(key, "***").split())
     return line if len(line) <= _LONGEST_REASON else line[:_LONGEST_REASON] + "…"
-
-
-def _http_date(text: str) -> datetime | None:
-    try:
-        date = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):
-        return None
-    return date if date.tzinfo else date.replace(tzinfo=UTC)
