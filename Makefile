@@ -75,7 +75,7 @@ EXPORT := $(UV) export --quiet --no-header --no-annotate --no-emit-project --for
 
 lock: uv  ## resolve pyproject.toml anew into requirements*.lock
 	@$(UV) lock --quiet --upgrade
-	@$(EXPORT) --no-dev -o requirements.lock
-	@$(EXPORT) --group dev -o requirements-dev.lock
+	@$(EXPORT) --no-dev --extra postgres -o requirements.lock
+	@$(EXPORT) --extra postgres --group dev -o requirements-dev.lock
 	@$(EXPORT) --only-group build -o requirements-build.lock
 	@$(EXPORT) --only-group cluster -o requirements-cluster.lock

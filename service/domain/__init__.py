@@ -1,1 +1,1 @@
-"""Values and rules without I/O and without a clock: everything here takes ``now`` as an argument."""
+"""Values and rules: no I/O and no clock; what depends on the time is told it as ``now``."""

@@ -1,14 +1,15 @@
-"""Conditions such as ``< 5.0``: the text travels to Datadog as written, the number becomes a threshold."""
+"""Conditions such as ``< 5.0`` or ``in [0.8, 1.2]``: the text travels to Datadog as written, with a threshold."""
 
 import math
 import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from service.domain.samples import Status
 
-_HOLDS: dict[str, Callable[[float, float], bool]] = {
+_COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
     "<": operator.lt,
@@ -16,22 +17,42 @@ _HOLDS: dict[str, Callable[[float, float], bool]] = {
     "=": operator.eq,
     "==": operator.eq,
 }
-_PATTERN = re.compile(r"\s*(>=|<=|==|=|>|<)\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*")
+_NUMBER = r"([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)"
+_COMPARISON = re.compile(rf"\s*(>=|<=|==|=|>|<)\s*{_NUMBER}\s*")
+_RANGE = re.compile(rf"\s*(?:in\s*\[\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\]|{_NUMBER}\s*\.\.\s*{_NUMBER})\s*")
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A comparison with a number."""
+    """A comparison with a number, or a range with both bounds included.
+
+    ``operator``: one of ``> >= < <= = ==``, or ``in``. ``threshold``: the number; of a range the upper bound.
+    ``low``: the lower bound of a range, None of a comparison.
+    """
 
     operator: str
     threshold: float
+    low: float | None = None
 
     def status(self, value: float) -> Status:
-        return Status.PASS if _HOLDS[self.operator](value, self.threshold) else Status.FAIL
+        if self.low is not None:
+            holds = self.low <= value <= self.threshold
+        else:
+            holds = _COMPARISONS[self.operator](value, self.threshold)
+        return Status.PASS if holds else Status.FAIL
 
 
+@lru_cache(maxsize=4096)
 def parse(text: str) -> Condition | None:
-    """The comparison that ``text`` writes, None where it writes something else ("none", "stable for a week")."""
-    match = _PATTERN.fullmatch(text)
+    """The condition that ``text`` writes, None where it writes something else ("none", "stable for a week")."""
+    if match := _COMPARISON.fullmatch(text):
+        condition = Condition(match[1], float(match[2]))
+    elif match := _RANGE.fullmatch(text):
+        low, high = (float(number) for number in match.groups() if number is not None)
+        condition = Condition("in", high, low)
+    else:
+        return None
     # 1e999 is written as a number, but none that a value could be compared with or a threshold be sent as.
-    return Condition(match[1], float(match[2])) if match and math.isfinite(float(match[2])) else None
+    numbers = (condition.threshold, condition.low or 0.0)
+    is_usable = all(map(math.isfinite, numbers)) and (condition.low is None or condition.low <= condition.threshold)
+    return condition if is_usable else None

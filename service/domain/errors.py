@@ -6,9 +6,10 @@
     │   ├── Unauthorized     ... because of the credentials: stop asking until they change
     │   ├── Unfinished       ... because the content breaks off or is no JSON: perhaps it is just being written
     │   └── TooLarge         ... because of its size: split it and ask again
-    └── ConfigError          the operator must change the configuration
+    ├── ConfigError          the operator must change the configuration
+    └── Unexpected           a collector raised something else: a fault of its code
 
-Adapters raise these and nothing else; each is raised once, at the edge, chained to the foreign error.
+Clients raise these and nothing else; each is raised once, at the edge, chained to the foreign error.
 """
 
 
@@ -51,3 +52,7 @@ class TooLarge(Rejected):
 
 class ConfigError(HealthError):
     """The configuration must change. The message names the place and the remedy."""
+
+
+class Unexpected(HealthError):
+    """A collector raised an exception that is none of the above; chained to it."""

@@ -1,12 +1,13 @@
-"""Slots and runs: why a collector is asked, and what came of it."""
+"""Runs: why a collector is asked, and what came of it. The Collector protocol."""
 
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Protocol
 
-from service.domain.samples import Sample
+from service.domain.samples import Metric, Sample
 
 
 class Cause(StrEnum):
@@ -14,9 +15,13 @@ class Cause(StrEnum):
 
     SCHEDULE = "schedule"
     CATCH_UP = "catch-up"  # the slot passed while the daemon was down, paused or busy
+    START = "start"  # the first run of a collector with an empty store
     HTTP = "http"
     SIGNAL = "signal"
     ONCE = "once"
+    PUSH = "push"
+    WEBHOOK = "webhook"
+    RETRY = "retry"  # the repeat of a scheduled run whose replica died
 
 
 class Outcome(StrEnum):
@@ -28,6 +33,7 @@ class Outcome(StrEnum):
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     REPLACED = "Replaced"
+    CANCELLED = "Cancelled"
     INTERRUPTED = "Interrupted"  # the daemon ended before the run did
 
     @property
@@ -35,8 +41,23 @@ class Outcome(StrEnum):
         return self in (Outcome.COMPLETE, Outcome.PARTIAL)
 
 
+class Mode(StrEnum):
+    """``shadow``: collects and stores as in production, but what is sent has names of its own, or is not sent."""
+
+    LIVE = "live"
+    SHADOW = "shadow"
+
+
+class ConcurrencyPolicy(StrEnum):
+    """What happens when a slot comes while a run of the same collector is active (as in a Kubernetes CronJob)."""
+
+    FORBID = "Forbid"
+    ALLOW = "Allow"
+    REPLACE = "Replace"
+
+
 @dataclass(frozen=True, slots=True)
-class Fault:
+class PartialFailure:
     """One part or record that was left out, or why the whole run failed.
 
     ``part``: what is missing ("pull requests", "record 3"), empty for the run as a whole.
@@ -50,59 +71,130 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Collected:
+class CollectResult:
     """What one attempt brought: samples, plus the parts that failed.
 
-    ``unmeasured``: tags of the checks that were asked for but had nothing to measure (their state is unknown).
-    ``remember``: what the collector wants to know next time, by key; None forgets. Stored in the transaction
-    that stores the samples, so a crash can't part them.
-    ``left_out``: how many parts or records were left out, where ``faults`` shows only the first of them.
+    ``no_data``: tags of the checks that were asked for but had nothing to measure (their state is unknown).
+    ``state``: what the collector wants to know next time, by key; None deletes. Stored in the transaction that
+    stores the samples, so that a crash can't part them.
+    ``skipped``: how many parts or records were left out, where ``failures`` shows only the first of them.
     """
 
     samples: tuple[Sample, ...] = ()
-    faults: tuple[Fault, ...] = ()
-    unmeasured: tuple[Mapping[str, str], ...] = ()
-    remember: Mapping[str, bytes | None] = field(default_factory=dict)
-    left_out: int = 0
+    failures: tuple[PartialFailure, ...] = ()
+    no_data: tuple[Mapping[str, str], ...] = ()
+    state: Mapping[str, bytes | None] = field(default_factory=dict)
+    skipped: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """Why a run starts: the job's name, the instant it was due (None: nobody scheduled it), and who asked."""
+class Collector(Protocol):
+    """Reads one source. ``metrics`` is the catalogue of what it may emit.
 
-    job: str
-    scheduled_at: datetime | None
-    cause: Cause
-    source: str = ""
+    A collector may also have ``own_values(now) -> Mapping[Metric, float]`` (its health beside ``up`` and
+    ``duration``) and ``note: str | None`` (one line for the operator).
+    """
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]: ...
+
+    async def collect(self, now: datetime) -> CollectResult:
+        """Samples as of ``now``. Raises a HealthError when there is nothing to send."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of one collector; ``ended`` and ``outcome`` are None while it is active."""
+    """One run of one collector; ``ended`` and ``outcome`` are None while it is active.
+
+    ``slot``: the instant at which it was due, None where nobody scheduled it.
+    ``source``: who asked (an address, "signal"), empty for the schedule.
+    ``owner``: the replica that carries it out, empty with a store of one's own.
+    ``samples``: how many it stored.
+    """
 
     id: str
-    slot: Slot
+    collector: str
+    cause: Cause
     started: datetime
-    ended: datetime | None = None
+    slot: datetime | None = None
+    source: str = ""
+    mode: Mode = Mode.LIVE
+    owner: str = ""
     attempts: int = 0
     outcome: Outcome | None = None
-    faults: tuple[Fault, ...] = ()
+    errors: tuple[PartialFailure, ...] = ()
+    ended: datetime | None = None
     samples: int = 0
 
     @property
-    def job(self) -> str:
-        return self.slot.job
-
-    @property
     def error(self) -> str | None:
-        """What to tell the operator, None when all is well."""
-        return "; ".join(str(fault) for fault in self.faults) or None
+        """All errors as one line, None when all is well."""
+        return "; ".join(str(error) for error in self.errors) or None
 
     @property
     def seconds(self) -> float | None:
         return (self.ended - self.started).total_seconds() if self.ended else None
 
 
-def new_run_id(job: str, now: datetime) -> str:
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who asked for something. ``source``: an address, "signal"; ``name`` and ``reason`` as the caller gave them."""
+
+    source: str
+    name: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One trigger, cancel, pause, resume, reload or push, kept for whoever asks later who it was.
+
+    ``collector``: empty where the action means all of them. ``run``: that it is about, empty when there is none.
+    """
+
+    at: datetime
+    action: str
+    actor: Actor
+    collector: str = ""
+    run: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Why a collector's schedule is suspended."""
+
+    collector: str
+    at: datetime
+    actor: Actor
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One log record, its secrets masked already. ``level``: debug, info, warning, error or critical."""
+
+    at: datetime
+    level: str
+    message: str
+    fields: Mapping[str, object] = field(default_factory=dict)
+
+
+def new_run_id(collector: str, now: datetime) -> str:
     """A name that sorts by time, says whose run it is, and is safe in an address: ``ci-20250114T150000-3f9a2c``."""
-    return f"{job}-{now.astimezone(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    return f"{collector}-{now.astimezone(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+
+
+def first_slot_after(
+    live: datetime | None, shadow: datetime | None, starts_after: datetime | None, mode: Mode
+) -> datetime | None:
+    """The slot after which a collector's next one is due, also at a take-over from CronJobs; None: none ever ran.
+
+    In shadow mode the CronJobs run every slot as well, so a slot that was run in shadow counts as run. At the change to
+    live mode that alone would lose a slot that came after the CronJobs were suspended but before the shadow ended.
+    ``starts_after`` (the last slot that the CronJob ran) tells them apart; one from before the last live slot belongs
+    to an earlier change and has no bearing on this one.
+    """
+    if starts_after and mode is Mode.LIVE and (live is None or live <= starts_after):
+        return starts_after
+    if live and shadow:
+        return max(live, shadow)
+    return live or shadow

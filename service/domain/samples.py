@@ -1,15 +1,32 @@
-"""Samples: what a collector measures and Datadog is told."""
+"""Samples: what a collector measures and Datadog gets. Names and tags as Datadog takes them.
 
+https://docs.datadoghq.com/developers/guide/what-best-practices-are-recommended-for-naming-metrics-and-tags/
+"""
+
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 
 # The tags that say what a sample is about, in the order in which they are written; the dashboards group by them.
 CHECK_TAGS = ("workflow_category", "workflow_name", "task", "check")
 REQUIRED_TAGS = ("source", *CHECK_TAGS, "condition", "status", "env", "service", "version")
 # The `service` tag of everything that is measured; the daemon's metrics of itself carry the replaced CronJob's instead.
 SERVICE = "infra-health-dashboard"
+
+# The intake drops a point silently when it is older than an hour or more than ten minutes ahead.
+# https://docs.datadoghq.com/api/latest/metrics/#submit-metrics
+MAX_POINT_AGE = timedelta(minutes=55)
+MAX_POINT_AHEAD = timedelta(minutes=10)
+
+MAX_NAME_LENGTH = 200  # characters, of a metric's name and of a tag "name:value" alike
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.]")
+# What Datadog keeps of a tag; all else becomes an underscore.
+_NOT_IN_A_STORED_TAG = re.compile(r"[^\w\-:./]")
+# Control characters, line and paragraph separators, and the halves of surrogate pairs, which no JSON text can hold.
+_NOT_IN_JSON = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class Kind(StrEnum):
@@ -21,7 +38,7 @@ class Kind(StrEnum):
 
 
 class Status(StrEnum):
-    """What a check says of its value."""
+    """The verdict of a check on its value."""
 
     PASS = "pass"  # noqa: S105 - a verdict, not a password
     FAIL = "fail"
@@ -40,7 +57,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One thing behind a number (a run, a job, a pull request), for who asks why. It never leaves for Datadog.
+    """One thing behind a number (a run, a job, a pull request). It never goes to Datadog as a metric.
 
     ``url``: where to look, empty where there is no such place. ``conclusion``: as the source words it.
     """
@@ -57,7 +74,7 @@ class Sample:
     """One value of one series.
 
     ``value``: what is no finite number is left out of the run and reported.
-    ``at``: the instant that Datadog is told, aware.
+    ``at``: the timestamp that Datadog gets, aware.
     ``measured_at``: when the value was true, where that is earlier (a value carried over from an older file).
     ``interval``: seconds that a count covers; filled from the schedule where the collector leaves it None.
     ``evidence``: what is behind the value, newest first.
@@ -88,3 +105,42 @@ class Sample:
             "kind": self.metric.kind.value,
             "timestamp": self.at.isoformat(),
         }
+
+
+def normalize_metric_name(name: str) -> str | None:
+    """``name`` with what Datadog doesn't take as underscores, cut to 200; None when it does not begin with a letter."""
+    if not name[:1].isascii() or not name[:1].isalpha():
+        return None
+    return _NOT_IN_A_NAME.sub("_", name)[:MAX_NAME_LENGTH]
+
+
+def format_tag(name: str, value: str) -> str | None:
+    """``name:value`` without what Datadog refuses, None when nothing remains (no letter first, no value).
+
+    Lower-casing and underscores are left to Datadog, so that a condition travels as written.
+    """
+    text = f"{name}:{value}"
+    if not text.isprintable():
+        text = _NOT_IN_JSON.sub("_", text)
+    text = text[:MAX_NAME_LENGTH].rstrip(": ")
+    if not name[:1].isalpha() or not value.strip(": ") or len(text) <= len(name):
+        return None
+    return text
+
+
+def normalize_tag(name: str, value: str) -> str:
+    """``name:value`` as Datadog stores it, which is how a filter has to write it: in lower case, one underscore for
+    other characters that follow each other and none at the end."""
+    text = _NOT_IN_A_STORED_TAG.sub("_", (format_tag(name, value) or f"{name}:{value}").lower())
+    return re.sub("_+", "_", text)[:MAX_NAME_LENGTH].rstrip("_:")
+
+
+def normalize_tag_value(name: str, value: str) -> str:
+    """The value alone of ``normalize_tag``."""
+    return normalize_tag(name, value).partition(":")[2]
+
+
+@lru_cache(maxsize=4096)
+def normalize_tag_name(name: str) -> str:
+    """The tag that Datadog reads where one of this name is sent: ``Workflow name`` is workflow_name, ``env:x`` env."""
+    return re.sub("_+", "_", _NOT_IN_A_STORED_TAG.sub("_", name.partition(":")[0].strip().lower()))

@@ -1,1 +1,0 @@
-"""The edges. Each adapter translates foreign errors once, here, into those of ``service.domain.errors``."""

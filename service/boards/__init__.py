@@ -1,1 +1,0 @@
-"""What Datadog shows of the daemon, as code: dashboards, monitors and metadata. Pure; docs/decisions/0005."""

@@ -1,1 +1,0 @@
-"""What ``--demo`` stands on: recorded GitHub answers and a strict intake, served on loopback by the stage."""

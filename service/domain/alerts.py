@@ -1,0 +1,182 @@
+"""Alerts: changes of a check's state, and the text of the Datadog event that reports one or many of them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from service.domain.checks import Check, CheckKey, name_of, status_at
+from service.domain.samples import SERVICE, Evidence, Status, format_tag
+
+# Limits of POST /api/v1/events: https://docs.datadoghq.com/api/latest/events/#post-an-event
+_MAX_TEXT, _MAX_AGGREGATION_KEY, _MAX_TITLE = 4000, 100, 100
+MAX_EVIDENCE = 10  # of a change; an event has no room for more
+_ALERT_TYPES = {Status.PASS: "success", Status.FAIL: "error", Status.UNKNOWN: "warning"}
+
+
+@dataclass(frozen=True, slots=True)
+class NotifiedState:
+    """The state of a check that was last reported (or first seen), and since when it was so."""
+
+    status: Status
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StateChange:
+    """``since``: the instant of the change; ``lasted``: how long the state before it had held."""
+
+    collector: str
+    env: str
+    key: CheckKey
+    before: Status
+    after: Status
+    since: datetime
+    lasted: timedelta
+    condition: str = ""
+    value: float | None = None
+    metric: str = ""
+    evidence: tuple[Evidence, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return name_of(self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A Datadog event. ``alert_type``: error, warning or success; those of one ``aggregation_key`` belong together."""
+
+    title: str
+    text: str
+    tags: tuple[str, ...]
+    alert_type: str
+    at: datetime
+    aggregation_key: str
+
+
+def find_changes(
+    collector: str,
+    env: str,
+    checks: Iterable[Check],
+    notified: Mapping[CheckKey, NotifiedState],
+    now: datetime,
+    max_age: timedelta,
+) -> tuple[list[StateChange], dict[CheckKey, NotifiedState]]:
+    """What changed against ``notified``, and what is notified from now on. A check that is new is no change."""
+    changes, states = [], {}
+    for check in checks:
+        status = status_at(check, now, max_age)
+        # A value that grew too old has been unknown since it did.
+        since = check.since if status is check.status or not check.measured_at else check.measured_at + max_age
+        before = notified.get(check.key)
+        if before and before.status is status:
+            states[check.key] = before
+            continue
+        states[check.key] = NotifiedState(status, since)
+        if before:
+            is_measured = check.status is not Status.UNKNOWN or status is check.status
+            changes.append(
+                StateChange(
+                    collector,
+                    env,
+                    check.key,
+                    before.status,
+                    status,
+                    since,
+                    max(timedelta(0), since - before.since),
+                    check.condition,
+                    check.value if is_measured else None,
+                    check.metric,
+                    check.evidence[:MAX_EVIDENCE],
+                )
+            )
+    return changes, states
+
+
+def format_change(change: StateChange, page_url: str | None) -> Event:
+    """One change as one event."""
+    name, before, after = escape_markdown(change.name), change.before.value, change.after.value
+    lines = [f"**{name}** went from {before} to **{after}**.", ""]
+    if change.value is not None:
+        lines.append(f"- value: {change.value:.6g}")
+    lines.append(f"- condition: {escape_markdown(change.condition) or 'none'}")
+    lines.append(f"- since: {_format_time(change.since)}, after {_format_duration(change.lasted)} of {before}")
+    if change.metric:
+        lines.append(f"- metric: {change.metric}")
+    if change.evidence:
+        lines += ["- evidence:", *(f"  - {_format_evidence(each)}" for each in change.evidence)]
+    named = {**dict(change.key), "env": change.env, "service": SERVICE, "collector": change.collector}
+    aggregation_key = " ".join(value for _, value in change.key)
+    title = f"{change.name}: {before} -> {after}"
+    return _event(title, lines, page_url, named, _ALERT_TYPES[change.after], change.since, aggregation_key)
+
+
+def format_summary(changes: Sequence[StateChange], page_url: str | None, now: datetime) -> Event:
+    """Many changes as one event: how many they are, and how each check ended up."""
+    latest = {change.key: change for change in changes}
+    count = "1 change of a check's state was" if len(changes) == 1 else f"{len(changes)} changes of check states were"
+    lines = [f"**{count}** held back: more than the hour's limit.", ""]
+    lines += [
+        f"- {escape_markdown(each.name)}: {each.after.value} since {_format_time(each.since)}"
+        for each in latest.values()
+    ]
+    worst = Status.FAIL if any(each.after is Status.FAIL for each in latest.values()) else Status.UNKNOWN
+    tags = {"env": changes[-1].env, "service": SERVICE}
+    return _event(f"{count} held back", lines, page_url, tags, _ALERT_TYPES[worst], now, "held back")
+
+
+def escape_markdown(text: str) -> str:
+    """Foreign text on one line of Datadog's Markdown: it can't make a link, nor end the frame (``%%%``)."""
+    line = " ".join(text.replace("%%%", "%").split())
+    return "".join(f"\\{char}" if char in "[]*_`" else char for char in line[:200])
+
+
+def _event(
+    title: str,
+    lines: Sequence[str],
+    page_url: str | None,
+    tags: Mapping[str, str],
+    alert_type: str,
+    at: datetime,
+    aggregation_key: str,
+) -> Event:
+    link = f"\n\nMore: {page_url}" if page_url else ""
+    # Markdown needs this frame: https://docs.datadoghq.com/service_management/events/guides/markdown_events/
+    room = _MAX_TEXT - len(link) - len("%%% \n\n %%%") - 1
+    text = "\n".join(lines)
+    text = text if len(text) <= room else f"{text[:room].rpartition(chr(10))[0]}\n…"
+    formatted = tuple(filter(None, (format_tag(name, value) for name, value in tags.items())))
+    return Event(
+        _truncate(title, _MAX_TITLE),
+        f"%%% \n{text}{link}\n %%%",
+        formatted,
+        alert_type,
+        at,
+        _truncate(aggregation_key, _MAX_AGGREGATION_KEY),
+    )
+
+
+def _format_evidence(evidence: Evidence) -> str:
+    title = escape_markdown(evidence.title) or "without a title"
+    is_link = evidence.url.startswith(("https://", "http://")) and not set(evidence.url) & set(" ()<>\n")
+    facts = [
+        escape_markdown(evidence.workflow),
+        escape_markdown(evidence.conclusion),
+        _format_time(evidence.at) if evidence.at else "",
+    ]
+    about = ", ".join(filter(None, facts))
+    return (f"[{title}]({evidence.url})" if is_link else title) + (f" ({about})" if about else "")
+
+
+def _truncate(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def _format_time(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _format_duration(span: timedelta) -> str:
+    minutes = int(span.total_seconds() // 60)
+    days, hours = minutes // 1440, minutes // 60
+    return f"{days} d {hours % 24} h" if days else f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"

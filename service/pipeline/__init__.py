@@ -1,1 +1,0 @@
-"""The path in order: schedule, run, batch, deliver."""
