@@ -1,0 +1,157 @@
+"""The collector types that are installed: ours and other packages', all found by one entry-point group."""
+
+import difflib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Protocol
+
+from service.config.secrets import Secret, from_environment
+from service.config.settings import CollectorSettings
+from service.domain.errors import ConfigError
+from service.domain.runs import Collector
+from service.domain.samples import Metric
+
+if TYPE_CHECKING:  # `check` and `list` load the types alone, without any client
+    import httpx
+
+    from service.github.client import Github
+
+GROUP = "infra_health.collectors"
+
+
+class Push(Protocol):
+    """A pushed snapshot as the store keeps it. ``id`` rises with each push; ``key`` tells one publication from another.
+
+    ``body``: as the collector packed it.
+    """
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def at(self) -> datetime: ...
+    @property
+    def body(self) -> bytes: ...
+
+
+class StateStore(Protocol):
+    """What a collector needs of ``service.store``'s states."""
+
+    async def read(self, collector: str, key: str) -> tuple[bytes | None, int]:
+        """The value and its revision."""
+        ...
+
+    async def add_push(self, collector: str, key: str, body: bytes, at: datetime) -> None:
+        """Keeps a push, the newest of its collector; nothing happens where one with the same key is kept."""
+        ...
+
+    async def pushes(self, collector: str) -> Sequence[Push]:
+        """The pushes that are kept, the oldest first."""
+        ...
+
+    async def remove_pushes(self, collector: str, before: int) -> None:
+        """Forgets the pushes with an id below ``before``."""
+        ...
+
+
+class CollectorState:
+    """One collector's state: what it returned in ``CollectResult.state`` at the end of an earlier run; and its pushes.
+
+    ``revisions``: those of the keys that were read last. ``store.runs.end`` writes a key only where its revision is still
+    the same, so that a run never overwrites what another one has learned meanwhile.
+    """
+
+    def __init__(self, store: StateStore, collector: str) -> None:
+        self._store = store
+        self._collector = collector
+        self.revisions: dict[str, int] = {}
+
+    async def read(self, key: str) -> bytes | None:
+        """Raises Unavailable."""
+        value, self.revisions[key] = await self._store.read(self._collector, key)
+        return value
+
+    async def add_push(self, key: str, body: bytes, at: datetime) -> None:
+        """Raises Unavailable."""
+        await self._store.add_push(self._collector, key, body, at)
+
+    async def pushes(self) -> Sequence[Push]:
+        """The oldest first. Raises Unavailable."""
+        return await self._store.pushes(self._collector)
+
+    async def remove_pushes(self, before: int) -> None:
+        """Raises Unavailable."""
+        await self._store.remove_pushes(self._collector, before)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a collector is given: its configured name, the shared clients, its state.
+
+    ``secret``: the secret under an environment variable's name, or in the file that NAME_FILE names.
+    """
+
+    name: str
+    github: "Github"
+    http: "httpx.AsyncClient"
+    state: CollectorState
+    secret: Callable[[str], Secret] = lambda variable: from_environment(variable, os.environ)
+
+
+class CollectorType(Protocol):
+    """What an entry point of the group names: a class with its ``Settings``, built from settings and context.
+
+    ``metrics``: the catalogue of what it may emit. A type may also have a static method
+    ``expected_checks(settings) -> list[tuple[str, str]]``: metric name and condition of the checks that its settings ask
+    for, so that a dashboard shows the check that was never measured.
+    """
+
+    Settings: type[CollectorSettings]
+    metrics: tuple[Metric, ...]
+
+    def __call__(self, settings: CollectorSettings, context: Context) -> Collector: ...
+
+
+def installed_names() -> list[str]:
+    """The names of all installed types. Imports none of them."""
+    return sorted({point.name for point in entry_points(group=GROUP)})
+
+
+def load_type(name: str) -> CollectorType:
+    """The type of that name. Imports no other. Raises ConfigError."""
+    points = list(entry_points(group=GROUP, name=name))
+    if not points:
+        raise ConfigError(_unknown(name))
+    point = points[0]
+    try:
+        loaded: CollectorType = point.load()
+        is_type = callable(loaded) and issubclass(loaded.Settings, CollectorSettings)
+    # A package of somebody else may raise whatever it likes while it is imported.
+    except (Exception, SystemExit) as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"collector type {name} ({point.value}) can't be loaded: {told}") from error
+    if not is_type:
+        raise ConfigError(f"collector type {name} ({point.value}): its Settings are no CollectorSettings")
+    return loaded
+
+
+def settings_of(name: str) -> type[CollectorSettings]:
+    """The settings of the type of that name. Raises ConfigError."""
+    return load_type(name).Settings
+
+
+def expected_checks(loaded: CollectorType, settings: CollectorSettings) -> Sequence[tuple[str, str]]:
+    """Metric name and condition of the checks that ``settings`` ask for; none where the type does not say."""
+    tell: Callable[[CollectorSettings], Sequence[tuple[str, str]]] | None = getattr(loaded, "expected_checks", None)
+    return tell(settings) if tell else ()
+
+
+def _unknown(name: str) -> str:
+    names = installed_names()
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"there is no collector type {name!r}; installed: {', '.join(names)}{hint}"
