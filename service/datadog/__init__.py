@@ -1,0 +1,1 @@
+"""Datadog: bodies within its limits, the intake, and the API of dashboards, monitors and metadata."""

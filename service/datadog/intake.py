@@ -1,0 +1,253 @@
+"""Datadog's intake: sends bodies and events, and translates every answer into the error that the caller acts on.
+
+    202, 200               taken
+    400, 422               Rejected: something in the body is wrong
+    413                    TooLarge, whoever says it (a proxy's limit counts as well)
+    401, 403               Unauthorized when Datadog says it; Unavailable when a proxy does
+    429                    Unavailable until X-RateLimit-Reset
+    any other, no answer   Unavailable: kept and tried again, a wrong DD_URL (404, 3xx) included
+
+Ambiguous is only a request that was sent and got no answer at all. An answer of 408 or 5xx says that the intake did not
+take the body; a gateway that answers 502 or 504 may be wrong about that, but while one does so for minutes, each
+distribution counted as unknown would be a certain loss against a possible double.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import anyio
+import httpx
+import msgspec
+import structlog
+
+from service.config.secrets import Secret
+from service.config.settings import DatadogSettings
+from service.datadog.payload import Payload
+from service.domain.alerts import Event
+from service.domain.errors import HealthError, Rejected, TooLarge, Unauthorized, Unavailable
+from service.domain.samples import Kind
+
+log = structlog.get_logger(__name__)
+
+_SERIES, _DISTRIBUTIONS = "/api/v2/series", "/api/v1/distribution_points"
+_EVENTS, _VALIDATE = "/api/v1/events", "/api/v1/validate"
+_TIMEOUT = httpx.Timeout(20, connect=5, pool=5)
+_DEADLINE = 30.0  # seconds for the request and its answer, however slowly they trickle
+_MAX_ANSWER = 65_536  # bytes
+_MAX_REASON = 300  # characters
+_MAX_SKEW = 60.0  # seconds; Datadog drops what is ten minutes ahead or an hour behind
+
+# The body did not leave this machine whole, so nobody can have taken it.
+_NOT_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.WriteTimeout,
+    httpx.LocalProtocolError,
+    httpx.UnsupportedProtocol,
+)
+
+
+def intake_url(settings: DatadogSettings) -> str:
+    """The base address of the intake and the API: DD_URL, else that of the site."""
+    return settings.url or f"https://api.{settings.site}"
+
+
+class _Answer:
+    """An answer, read as far as it matters. ``errors``: what Datadog's ``{"errors": [...]}`` says, None of another."""
+
+    def __init__(self, response: httpx.Response, text: bytes) -> None:
+        self.status = response.status_code
+        self.headers = response.headers
+        self.text = text.decode(errors="replace")
+        self.is_page = "html" in response.headers.get("content-type", "").lower()
+        self.errors = _errors(text)
+
+
+class Intake:
+    """The intake at the base address ``url``, asked through ``client``, which whoever built it closes.
+
+    ``clock_skew``: seconds by which our clock is ahead of the intake's Date header, None while unknown.
+    ``requests``: answers so far by status; "error" where none came.
+    ``trouble``: why the last request was not taken, None when it was.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        api_key: Secret,
+        client: httpx.AsyncClient,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.clock_skew: float | None = None
+        self.requests: Counter[str] = Counter()
+        self.trouble: str | None = None
+        self._url = url.rstrip("/")
+        self._host = httpx.URL(url).host
+        self._key = api_key
+        self._client = client
+        self._now = now
+
+    async def send(self, payload: Payload) -> None:
+        """Returns when the intake took ``payload``. Raises Unavailable, Rejected, Unauthorized or TooLarge."""
+        path = _DISTRIBUTIONS if payload.kind is Kind.DISTRIBUTION else _SERIES
+        try:
+            await self._ask("POST", path, payload.body, {"Content-Encoding": payload.content_encoding})
+        except HealthError as error:
+            # A body that was refused says nothing about the next one.
+            self.trouble = None if isinstance(error, Rejected) and not isinstance(error, Unauthorized) else str(error)
+            raise
+        self.trouble = None
+
+    async def send_event(self, event: Event) -> None:
+        """Returns when Datadog took the event. Raises Unavailable, Rejected or Unauthorized.
+
+        https://docs.datadoghq.com/api/latest/events/#post-an-event
+        """
+        body = {
+            "title": event.title,
+            "text": event.text,
+            "tags": event.tags,
+            "alert_type": event.alert_type,
+            "date_happened": int(event.at.timestamp()),
+            "aggregation_key": event.aggregation_key,
+        }
+        await self._ask("POST", _EVENTS, msgspec.json.encode(body))
+
+    async def validate(self) -> None:
+        """Returns when the intake takes the key. Nothing is sent. Raises Unauthorized, Unavailable or Rejected.
+
+        https://docs.datadoghq.com/api/latest/authentication/#validate-api-key
+        """
+        await self._ask("GET", _VALIDATE)
+
+    async def _ask(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
+        """One request; a second one where the first was refused and another key has come since."""
+        try:
+            await self._ask_once(method, path, body, headers or {})
+        except Unauthorized:
+            if not await self._key.ask_again():
+                raise
+            await self._ask_once(method, path, body, headers or {})
+
+    async def _ask_once(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> None:
+        key = await self._usable_key()
+        sent = {"DD-API-KEY": key, "Content-Type": "application/json", "Accept-Encoding": "identity", **headers}
+        request = self._client.build_request(
+            method, self._url + path, content=body or None, headers=sent, timeout=_TIMEOUT
+        )
+        try:
+            with anyio.fail_after(_DEADLINE):
+                # A redirect is never followed with the key in hand.
+                response = await self._client.send(request, stream=True, follow_redirects=False)
+                try:
+                    answer = _Answer(response, await _read(response))
+                finally:
+                    await response.aclose()
+        except TimeoutError as error:
+            self.requests["error"] += 1
+            raise Unavailable(f"{self._host}: no answer within {_DEADLINE:.0f} s", ambiguous=True) from error
+        except httpx.HTTPError as error:
+            self.requests["error"] += 1
+            reason = _mask(f"{type(error).__name__} {error}", key)
+            raise Unavailable(f"{self._host}: {reason}", ambiguous=not isinstance(error, _NOT_SENT)) from error
+        self.requests[str(answer.status)] += 1
+        if not answer.is_page:
+            self._compare_clocks(answer.headers.get("date"))
+        self._judge(answer, key)
+
+    async def _usable_key(self) -> str:
+        key = (await self._key.get() or "").strip()
+        if not key:
+            # A key that can change may come any minute; without a source nobody brings one.
+            raise Unavailable(self._key.missing) if self._key.can_change else Unauthorized(self._key.missing)
+        if not (key.isascii() and key.isprintable()):
+            raise Unauthorized(f"the {self._key.title} holds characters that no key has")
+        return key
+
+    def _judge(self, answer: _Answer, key: str) -> None:
+        status = answer.status
+        said = _mask("; ".join(answer.errors or ()), key)
+        told = f"{self._host} answered {status}" + (f": {said}" if said else "")
+        if status in (200, 202) and not answer.is_page:
+            if said:
+                log.warning("the intake took a request with remarks", remarks=said)
+            return
+        if status in (400, 422) and not answer.is_page:
+            raise Rejected(told if said else f"{told}: {_mask(answer.text, key)}")
+        if status == 413:
+            raise TooLarge(told)
+        if status in (401, 403):
+            if answer.errors is None:
+                raise Unavailable(f"{told}, but not as Datadog does: is a proxy in between?")
+            raise Unauthorized(f"{told}; the {self._key.title} is refused")
+        if status < 400 or status in (404, 405):
+            raise Unavailable(f"{told}, which no intake does: is DD_URL right?")
+        raise Unavailable(told, retry_after=self._retry_after(answer), answered=status >= 500)
+
+    def _retry_after(self, answer: _Answer) -> float | None:
+        """Seconds that the answer asks to wait. Datadog puts them in X-RateLimit-Reset, others in Retry-After."""
+        asked: str = answer.headers.get("retry-after", "").strip()
+        if answer.status == 429:
+            asked = answer.headers.get("x-ratelimit-reset", asked).strip()
+        if re.fullmatch(r"\d{1,9}(\.\d+)?", asked):
+            return float(asked)
+        until = _parse_date(asked)
+        return max(0.0, (until - self._now()).total_seconds()) if until else None
+
+    def _compare_clocks(self, date: str | None) -> None:
+        intake_time = _parse_date(date or "")
+        if intake_time is None:
+            return
+        was_wrong = abs(self.clock_skew or 0) > _MAX_SKEW
+        self.clock_skew = (self._now() - intake_time).total_seconds()
+        is_wrong = abs(self.clock_skew) > _MAX_SKEW
+        if is_wrong and not was_wrong:
+            # Points keep their time: a second clock would only hide which one is wrong.
+            log.warning("this machine's clock differs from the intake's", ahead_seconds=round(self.clock_skew))
+        elif was_wrong and not is_wrong:
+            log.info("this machine's clock agrees with the intake's again", ahead_seconds=round(self.clock_skew))
+
+
+async def _read(response: httpx.Response) -> bytes:
+    """The answer's text, bounded. The status alone decides, so a text that breaks off is as good as none."""
+    text = bytearray()
+    try:
+        async for piece in response.aiter_raw():
+            text += piece
+            if len(text) > _MAX_ANSWER:
+                break
+    except httpx.HTTPError:
+        log.debug("the intake's answer broke off", status=response.status_code)
+    return bytes(text[:_MAX_ANSWER])
+
+
+def _errors(text: bytes) -> list[str] | None:
+    try:
+        answer = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    errors = answer.get("errors") if isinstance(answer, dict) else None
+    if not isinstance(errors, list):
+        return None
+    return [error if isinstance(error, str) else msgspec.json.encode(error).decode() for error in errors]
+
+
+def _parse_date(text: str) -> datetime | None:
+    """An HTTP date in UTC, None for anything else."""
+    try:
+        date = parsedate_to_datetime(text)
+        return date.astimezone(UTC) if date.tzinfo else date.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _mask(text: str, key: str) -> str:
+    """``text`` on one line, without the key, cut to a length that a log line bears."""
+    printable = "".join(char if char.isprintable() else " " for char in text[: 10 * _MAX_REASON])
+    line = " ".join(printable.replace(key, "***").split())
+    return line if len(line) <= _MAX_REASON else f"{line[:_MAX_REASON]}…"
