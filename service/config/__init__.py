@@ -1,0 +1,1 @@
+"""Settings, secrets, logs and clients: how the process meets its operator and its environment."""

@@ -1,0 +1,327 @@
+"""The settings: what each key means, its bounds and its default. Where values come from is in ``loader``."""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, TypeGuard, Union, get_args, get_origin
+from zoneinfo import ZoneInfo
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    SerializeAsAny,
+    ValidationInfo,
+    field_validator,
+)
+
+from service.config import fields
+from service.config.masking import MASK, is_secret_name, mask_address, secrets_in_address
+from service.domain import cron
+from service.domain.runs import ConcurrencyPolicy, Mode
+
+SHADOW_PREFIX = "shadow."
+# Beyond this many times ``max_series`` delivery holds back what is new.
+SERIES_FACTOR = 10
+_LONG_PATH = 8  # characters; masking a shorter word would blank out words everywhere
+
+Text = Annotated[str, Field(min_length=1)]
+Url = Annotated[str, AfterValidator(fields.check_url)]
+Secret = Annotated[SecretStr, AfterValidator(fields.check_secret)]
+PingUrl = Annotated[Secret | None, AfterValidator(fields.check_ping_url)]
+Positive = Annotated[timedelta, Field(gt=timedelta(0))]
+NotNegative = Annotated[timedelta, Field(ge=timedelta(0))]
+Bytes = Annotated[int, BeforeValidator(fields.read_bytes)]
+File = Annotated[Path, AfterValidator(fields.expand_path)]
+
+
+class Section(BaseModel):
+    """A part of the settings. Unknown keys are errors.
+
+    File and environment give text, so every field takes it: durations as seconds or ``90s``, ``5m``, ``2h``, ``1d``;
+    lists as comma-separated words or JSON; mappings as JSON; secrets with the blanks around them.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        arbitrary_types_allowed=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        str_strip_whitespace=True,
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _from_text(cls, value: Any, info: ValidationInfo) -> Any:
+        kinds = _kinds(cls, info.field_name or "")
+        if timedelta in kinds and value is not None:
+            return fields.read_duration(value)
+        if value is None and not kinds.isdisjoint({dict, BaseModel}) and type(None) not in kinds:
+            return {}  # a heading whose keys are all commented out
+        if isinstance(value, str):
+            text = value.strip()
+            is_list = not kinds.isdisjoint({list, tuple, set, frozenset})
+            if (is_list and text.startswith("[")) or (kinds & {dict, BaseModel} and text.startswith("{")):
+                return fields.read_json(text)
+            if is_list:
+                return [part.strip() for part in text.split(",") if part.strip()]
+            if SecretStr in kinds:
+                return text or None
+        return value
+
+
+class CollectorSettings(Section):
+    """What every collector has; each type adds its own keys in a subclass.
+
+    ``legacy_names``: the replaced system's environment variable of a key (dotted where nested, "thresholds.hotfix").
+    """
+
+    legacy_names: ClassVar[Mapping[str, str]] = {}
+
+    type: Text
+    time_zone: Annotated[ZoneInfo, BeforeValidator(fields.read_time_zone)] = ZoneInfo("UTC")
+    schedule: Text
+    service: Text = "infra-health"
+    enabled: bool = True
+    concurrency_policy: ConcurrencyPolicy = ConcurrencyPolicy.FORBID
+    starting_deadline: NotNegative | None = None
+    active_deadline: Positive = timedelta(seconds=300)
+    backoff_limit: Annotated[int, Field(ge=0)] = 3
+    jitter: NotNegative = timedelta(0)
+    max_age: Positive = timedelta(hours=24)
+    heartbeat_url: PingUrl = None
+    starts_after: Annotated[datetime | None, BeforeValidator(fields.read_instant)] = None
+    successful_runs_history_limit: Annotated[int, Field(ge=0)] | None = None
+    failed_runs_history_limit: Annotated[int, Field(ge=0)] | None = None
+    tags: dict[
+        Annotated[str, AfterValidator(fields.check_tag_name)], Annotated[str, AfterValidator(fields.check_tag_value)]
+    ] = {}
+
+    @field_validator("schedule")
+    @classmethod
+    def _fires(cls, expression: str, info: ValidationInfo) -> str:
+        time_zone = info.data.get("time_zone", ZoneInfo("UTC"))
+        if cron.parse(expression).next(datetime.now(UTC), time_zone) is None:
+            raise ValueError(f'"{expression}" does not fire within five years')
+        return expression
+
+    @classmethod
+    def legacy_environment(cls, values: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+        """Plain values for keys that the configuration leaves open, from the replaced system's environment.
+
+        ``values``: the collector's own keys as configured. ``environ`` holds no empty variables. Keys that are in
+        ``values`` too are ignored. Override it where a variable's unit or meaning differs from its key's.
+        """
+        found: dict[str, Any] = {}
+        for key, variable in cls.legacy_names.items():
+            if variable in environ:
+                *parents, last = key.split(".")
+                inner = found
+                for parent in parents:
+                    inner = inner.setdefault(parent, {})
+                inner[last] = environ[variable]
+        return found
+
+
+class DatadogSettings(Section):
+    site: Annotated[str, AfterValidator(fields.check_site)] = "datadoghq.com"
+    url: Annotated[Url, AfterValidator(fields.check_intake_url)] | None = None
+    env: Text = "production"
+    service: Text = "infra-health"
+    version: Text | None = None
+    api_key: Secret | None = None
+    app_key: Secret | None = None
+    heartbeat: Positive = timedelta(minutes=5)
+    events: bool = True
+    notify: tuple[Annotated[str, Field(pattern=r"^@\S+$")], ...] = ()
+    runbook_url: Url | None = None
+    historical: tuple[Text, ...] = ()
+
+
+class GithubAppSettings(Section):
+    """``id``: the App's id or its client id. Without a key or a file, the key is read from AWS Secrets Manager."""
+
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", coerce_numbers_to_str=True)]
+    installation_id: Annotated[int, Field(gt=0)]
+    private_key: SecretStr | None = None
+    private_key_file: File | None = None
+
+
+class GithubSettings(Section):
+    """``app``: in place of ``token``, which it takes precedence over."""
+
+    api_url: Url = "https://api.github.com"
+    token: Secret | None = None
+    app: GithubAppSettings | None = None
+    user_agent: Annotated[str, Field(min_length=1, pattern=r"^[ -~]+$")] = "infra-health"
+
+
+class HttpSettings(Section):
+    """``host``: ``*`` is one socket for both families, IPv4 alone where the system has no IPv6."""
+
+    host: Annotated[str, AfterValidator(fields.check_host)] = "*"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    allowed_hosts: tuple[Annotated[str, AfterValidator(fields.check_host)], ...] = ()
+    public_url: Url | None = None
+    token: Secret | None = None
+    read_token: Secret | None = None
+
+
+class SecretNames(Section):
+    """Names in AWS Secrets Manager: NAME, or NAME#KEY for one key of a JSON secret."""
+
+    datadog_api: Text = "datadog/api-key"
+    datadog_app: Text = "datadog/app-key"
+    github: Text = "github/dashboard-token"
+    github_app: Text = "github/app-private-key"
+
+
+class AwsSettings(Section):
+    secrets: Literal["auto", "on", "off"] = "auto"
+    names: SecretNames = SecretNames()
+
+
+class LogSettings(Section):
+    format: Literal["auto", "json", "console"] = "auto"
+    level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lambda text: str(text).lower())] = (
+        "info"
+    )
+
+
+class StoreSettings(Section):
+    max_bytes: Annotated[Bytes, Field(ge=2**20)] = 256 * 2**20
+    retention: Positive = timedelta(days=7)
+    keep_failed: Annotated[int, Field(ge=0)] = 3
+    keep_ended: Annotated[int, Field(ge=1)] = 100
+
+
+def _default_state_dir() -> Path:
+    from platformdirs import user_state_path
+
+    path = user_state_path("infra-health")
+    # A user without HOME and passwd entry has no home directory: then where a system's daemons keep their state.
+    return Path("/var/lib/infra-health") if path.parts[0] == "~" else path
+
+
+class Settings(Section):
+    collectors: dict[Annotated[str, AfterValidator(fields.check_collector_name)], SerializeAsAny[CollectorSettings]]
+    datadog: DatadogSettings = DatadogSettings()
+    github: GithubSettings = GithubSettings()
+    http: HttpSettings = HttpSettings()
+    aws: AwsSettings = AwsSettings()
+    log: LogSettings = LogSettings()
+    store: StoreSettings = StoreSettings()
+    mode: Mode = Mode.LIVE
+    shadow_prefix: Annotated[str | None, BeforeValidator(fields.read_metric_prefix)] = SHADOW_PREFIX
+    max_series: Annotated[int, Field(ge=1)] = 100
+    heartbeat_url: PingUrl = None
+    state_dir: File = Field(default_factory=_default_state_dir)
+
+
+def max_series_per_hour(settings: Settings) -> int | None:
+    """How many series an hour may leave; None where the operator has set no ``max_series``: then all may.
+
+    A bound that nobody has set must not part a team from its points: without one there is the warning alone.
+    """
+    return settings.max_series * SERIES_FACTOR if "max_series" in settings.model_fields_set else None
+
+
+def shadow_prefix(settings: Settings) -> str | None:
+    """What stands before the names of stored metrics in shadow mode, also where none is sent; None when live."""
+    return (settings.shadow_prefix or SHADOW_PREFIX) if settings.mode is Mode.SHADOW else None
+
+
+def describe(section: Section) -> dict[str, Any]:
+    """The settings as plain data to print: secrets as ``********``, null where there is none; durations as ``5m``."""
+    return {
+        name: _plain("" if get_origin(field.annotation) is Literal else name, getattr(section, name))
+        for name, field in type(section).model_fields.items()
+    }
+
+
+def secret_values(section: Section) -> Iterator[str]:
+    """Every secret in the settings, those in addresses included, for ``masking.mask``."""
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        for part in value.values() if isinstance(value, dict) else (value,):
+            if isinstance(part, SecretStr):
+                yield part.get_secret_value()
+                # Of an address what follows the host is the secret: it may stand alone in a client's message.
+                if len(path := part.get_secret_value().partition("://")[2].partition("/")[2]) >= _LONG_PATH:
+                    yield path
+            elif isinstance(part, Section):
+                yield from secret_values(part)
+            elif isinstance(part, str):
+                yield from secrets_in_address(part)
+
+
+def differences(before: Section, after: Section) -> dict[str, str]:
+    """The keys whose values differ, dotted, with both values as ``describe`` shows them: ``15m -> 30m``.
+
+    Of what came, went or changed its type, the whole.
+    """
+    found: dict[str, str] = {}
+    for name in type(before).model_fields:
+        old, new = getattr(before, name), getattr(after, name)
+        pairs = {name: (old, new)}
+        if isinstance(old, dict) and isinstance(new, dict):
+            pairs = {f"{name}.{key}": (old.get(key), new.get(key)) for key in {**old, **new}}
+        for path, (one, other) in pairs.items():
+            if isinstance(one, Section) and type(one) is type(other):
+                found |= {f"{path}.{inner}": text for inner, text in differences(one, other).items()}
+            elif one != other:
+                key = path.rpartition(".")[2]
+                found[path] = f"{_plain(key, one)} -> {_plain(key, other)}"
+    return found
+
+
+def alternatives(annotation: Any) -> Iterator[Any]:
+    """The types that an annotation allows: ``Annotated[A, ...] | B | None`` gives A, B and NoneType."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from alternatives(get_args(annotation)[0])
+    elif origin in (Union, UnionType):
+        for argument in get_args(annotation):
+            yield from alternatives(argument)
+    else:
+        yield annotation
+
+
+def is_model(kind: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+@cache
+def _kinds(model: type[BaseModel], field: str) -> frozenset[type]:
+    """The types that a field may hold; models as BaseModel, ``list[str]`` as list."""
+    found = (get_origin(kind) or kind for kind in alternatives(model.model_fields[field].annotation))
+    return frozenset(BaseModel if is_model(kind) else kind for kind in found)
+
+
+def _plain(name: str, value: Any) -> Any:
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case SecretStr():
+            return MASK
+        case Section():
+            return describe(value)
+        case dict():
+            return {key: _plain(key, part) for key, part in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(name, part) for part in value]
+        case datetime():
+            return value.isoformat()
+        case timedelta():
+            return fields.format_duration(value)
+        case Enum():
+            return value.value
+        case _:
+            return MASK if is_secret_name(name) else mask_address(str(value))
