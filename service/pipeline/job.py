@@ -1,0 +1,68 @@
+"""Jobs: configured collectors, with all that decides when they run and how their samples are tagged."""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Protocol
+from zoneinfo import ZoneInfo
+
+from service.domain.cron import Schedule
+from service.domain.runs import Collector, ConcurrencyPolicy
+from service.domain.samples import SERVICE, Metric, Sample
+
+UP = Metric("metta.infra.collector.up", help="1 when the last run succeeded, else 0")
+DURATION = Metric("metta.infra.collector.duration", unit="second", help="Time the last run took, retries included")
+SAMPLES = Metric("metta.infra.collector.samples", help="Samples that the last run collected")
+SUCCESS_AGE = Metric("metta.infra.collector.success_age", unit="second", help="Time since the last success")
+POINTS_LOST = Metric("metta.infra.collector.points_lost", help="Points lost within the last 24 hours")
+COLLECTOR_METRICS = (UP, DURATION, SAMPLES, SUCCESS_AGE, POINTS_LOST)
+
+
+class Revisions(Protocol):
+    """What the runner needs of a collector's state: the revision of each key as it was read (collectors.registry)."""
+
+    revisions: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """One configured collector. ``service``: of the CronJob that it replaces, a tag of the collector's own health.
+
+    ``active_deadline``: for a run with all its retries. ``max_age``: of a value; an older one says nothing.
+    ``starts_after``: the last slot that the replaced CronJob ran.
+    """
+
+    name: str
+    type: str
+    collector: Collector
+    schedule: Schedule
+    env: str
+    service: str
+    time_zone: ZoneInfo = field(default=ZoneInfo("UTC"))
+    version: str | None = None
+    enabled: bool = True
+    policy: ConcurrencyPolicy = ConcurrencyPolicy.FORBID
+    starting_deadline: timedelta | None = None
+    active_deadline: timedelta = timedelta(seconds=300)
+    backoff_limit: int = 3
+    jitter: timedelta = timedelta(0)
+    max_age: timedelta = timedelta(hours=24)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    starts_after: datetime | None = None
+    state: Revisions | None = None
+
+    @property
+    def offset(self) -> timedelta:
+        """How much later than its slots this job starts: below ``jitter``, by the name, so the same each time."""
+        return self.jitter * (zlib.crc32(self.name.encode()) / 2**32)
+
+    @property
+    def check_tags(self) -> dict[str, str]:
+        """What a check's stable series carry beside the check's own tags: nothing that flips."""
+        return {"env": self.env, "service": SERVICE}
+
+    def own_sample(self, metric: Metric, value: float, now: datetime) -> Sample:
+        """A value of the collector's own health."""
+        version = {"version": self.version} if self.version else {}
+        return Sample(metric, value, now, {"collector": self.name, "env": self.env, "service": self.service, **version})
