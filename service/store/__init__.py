@@ -1,0 +1,21 @@
+"""The store: runs, outbox, checks and state, in one SQLite file or in a PostgreSQL that replicas share."""
+
+from service.store.history import Cell, CheckHistory, Cycle, Hour
+from service.store.notifications import PendingChange
+from service.store.outbox import Pending, SeenSeries
+from service.store.runs import Busy
+from service.store.states import Push
+from service.store.store import Store
+
+__all__ = [
+    "Busy",
+    "Cell",
+    "CheckHistory",
+    "Cycle",
+    "Hour",
+    "Pending",
+    "PendingChange",
+    "Push",
+    "SeenSeries",
+    "Store",
+]
