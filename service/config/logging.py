@@ -16,7 +16,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from queue import Full, Queue
 from typing import TYPE_CHECKING, Any, Final, TextIO
@@ -43,29 +43,43 @@ _MAX_TEXT, _MAX_STACK = 2_000, 8_000  # characters
 Event = MutableMapping[str, Any]
 
 
+@dataclass(slots=True)
+class _RunLines:
+    first: list[LogLine] = field(default_factory=list)
+    last: deque[LogLine] = field(default_factory=lambda: deque(maxlen=_LAST_LINES))
+    omitted: int = 0
+
+    def add(self, line: LogLine) -> None:
+        if len(self.first) < _FIRST_LINES:
+            self.first.append(line)
+            return
+        self.omitted += len(self.last) == _LAST_LINES
+        self.last.append(line)
+
+    def all(self) -> list[LogLine]:
+        gap = [LogLine(self.last[0].at, "info", f"{self.omitted} lines are left out here")] if self.omitted else []
+        return [*self.first, *gap, *self.last]
+
+
 class LogBuffer:
     """The last log records, and those of each open run: bounded, and masked already. Threads may log at once."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._recent: deque[LogLine] = deque(maxlen=_RECENT_LINES)
-        self._runs: dict[str, tuple[list[LogLine], deque[LogLine]]] = {}
-        self._omitted: dict[str, int] = {}
+        self._runs: dict[str, _RunLines] = {}
 
     def add(self, line: LogLine) -> None:
         """Keeps a record; where its field ``run`` names an open run, for that run too."""
         fields = {
-            name: _shorten(value, _MAX_STACK if "stack" in name else _MAX_TEXT) for name, value in line.fields.items()
+            name: _shorten(text, _MAX_STACK if "stack" in name else _MAX_TEXT) for name, text in line.fields.items()
         }
         line = replace(line, message=_shorten(line.message, _MAX_TEXT), fields=fields)
-        run_id = str(fields.get("run"))
         with self._lock:
             self._recent.append(line)
-            if run_id in self._runs:
-                first, last = self._runs[run_id]
-                self._omitted[run_id] += len(last) == _LAST_LINES
+            if run := self._runs.get(str(fields.get("run"))):
                 own = {name: value for name, value in fields.items() if name not in ("run", "collector")}
-                (first if len(first) < _FIRST_LINES else last).append(replace(line, fields=own))
+                run.add(replace(line, fields=own))
 
     def recent(self, limit: int = _RECENT_LINES) -> list[LogLine]:
         """The last records, oldest first."""
@@ -73,23 +87,20 @@ class LogBuffer:
             return list(self._recent)[-limit:]
 
     def open_run(self, run_id: str) -> None:
-        """From now on the lines of this run are kept apart."""
+        """From now on the lines of this run are kept for themselves."""
         with self._lock:
-            self._runs[run_id], self._omitted[run_id] = ([], deque(maxlen=_LAST_LINES)), 0
+            self._runs[run_id] = _RunLines()
 
     def run_lines(self, run_id: str) -> list[LogLine]:
         """The lines so far of an open run, empty for any other."""
         with self._lock:
-            first, last = self._runs.get(run_id, ((), ()))
-            omitted = self._omitted.get(run_id)
-            gap = [LogLine(last[0].at, "info", f"{omitted} lines are left out here")] if omitted else []
-            return [*first, *gap, *last]
+            run = self._runs.get(run_id)
+            return run.all() if run else []
 
     def close_run(self, run_id: str) -> None:
         """Forgets the run's lines: they are stored, or nobody will ask."""
         with self._lock:
             self._runs.pop(run_id, None)
-            self._omitted.pop(run_id, None)
 
 
 buffer: Final = LogBuffer()
@@ -121,7 +132,6 @@ def configure(
         processors=[
             structlog.stdlib.filter_by_level,
             *shared,
-            structlog.stdlib.PositionalArgumentsFormatter(),
             structlog.processors.StackInfoRenderer(),
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
@@ -135,6 +145,7 @@ def configure(
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.stdlib.PositionalArgumentsFormatter(),
                 _add_error,
                 _redact_all,
                 _remember,
@@ -176,15 +187,17 @@ class _QueueHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record)  # which remembers it, too
-        except Exception:  # noqa: BLE001 - what is logged may not print; logging it must not end what logs it
+        except Exception as error:  # noqa: BLE001 - what is logged may not print; logging it must not end what logs it
             # The library's own way would print the arguments unmasked.
-            line = f"a log record of {record.name} can't be formatted: {redact(str(record.msg))}"
+            line = self._format_text(
+                record.name, f"a log record can't be formatted ({type(error).__name__}): {record.msg}"
+            )
         if record.levelno < self._shown:
             return
         try:
             self._lines.put_nowait(line)
         except Full:
-            self._dropped += 1  # under the handler's lock, as everything here
+            self._dropped += 1
 
     def flush(self) -> None:
         with self._lines.all_tasks_done:
@@ -196,16 +209,17 @@ class _QueueHandler(logging.Handler):
         super().close()
 
     def _write_lines(self) -> None:
+        told = 0
         while (line := self._lines.get()) is not None:
             self._write(line)
-            if dropped := self._dropped:
-                self._dropped -= dropped
-                text = f"{dropped} log lines were dropped: nobody read them"
-                record = logging.makeLogRecord({"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING"})
-                record.msg = text
-                self._write(self.format(record))
+            if dropped := self._dropped - told:
+                told += dropped
+                self._write(self._format_text(__name__, f"{dropped} log lines were dropped: nobody read them in time"))
             self._lines.task_done()
         self._lines.task_done()
+
+    def _format_text(self, name: str, text: str) -> str:
+        return self.format(logging.LogRecord(name, logging.WARNING, "", 0, text, (), None))
 
 
 def _writer(stream: TextIO) -> Callable[[str], None]:
