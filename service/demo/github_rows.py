@@ -1,0 +1,231 @@
+"""What a simulated GitHub knows: repositories with their runs, as plain rows, and the JSON that GitHub makes of them.
+
+Rows may lie in the future: all that is shown is shown as of an instant, so a clock that moves makes runs begin and end.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from operator import attrgetter
+from typing import Any
+
+Json = dict[str, Any]
+_HTML = "https://github.com"
+DELETED = "deleted"  # in place of a fork's name: GitHub shows null where the fork is gone
+
+
+@dataclass(slots=True)
+class Job:
+    """``annotation``: the message of its check run. ``id`` 0: derived from the run's."""
+
+    conclusion: str
+    started: datetime
+    ended: datetime
+    name: str = "test"
+    annotation: str = ""
+    id: int = 0
+
+
+@dataclass(slots=True)
+class Attempt:
+    """``ended`` None: it never does. ``jobs`` None: a single one that ended like the attempt."""
+
+    started: datetime
+    ended: datetime | None = None
+    conclusion: str | None = None
+    jobs: list[Job] | None = None
+
+
+@dataclass(slots=True)
+class Run:
+    """``fork``: full name of the repository that it came from. ``touched``: a later updated_at than that of its end."""
+
+    id: int
+    workflow_id: int
+    created: datetime
+    attempts: list[Attempt]
+    branch: str = "main"
+    event: str = "push"
+    fork: str = ""
+    title: str = ""
+    sha: str = ""
+    author: str = "ghost"
+    touched: datetime | None = None
+
+    def seen(self, at: datetime) -> list[Attempt]:
+        """Its attempts as far as they had happened at ``at``: the last may be unfinished."""
+        attempts = [attempt for attempt in self.attempts if attempt.started <= at]
+        if attempts and attempts[-1].ended and attempts[-1].ended > at:
+            attempts[-1] = replace(attempts[-1], ended=None, conclusion=None)
+        return attempts
+
+    def jobs(self, at: datetime) -> Iterator[tuple[int, Job]]:
+        """The jobs of all attempts that began by ``at``, each with its attempt's number."""
+        for number, attempt in enumerate(self.seen(at), 1):
+            jobs = attempt.jobs
+            if jobs is None:
+                ended = self.attempts[number - 1].ended
+                jobs = [Job(attempt.conclusion or "", attempt.started, ended)] if ended else []
+            for place, job in enumerate(jobs):
+                if job.started <= at:
+                    yield number, job if job.id else replace(job, id=self.id * 1000 + number * 10 + place)
+
+
+@dataclass(slots=True)
+class Workflow:
+    id: int
+    name: str
+    path: str
+    state: str = "active"
+
+
+@dataclass(slots=True)
+class Pull:
+    """``merged`` None: it never was. ``updated``: later than the merge (a comment), None where nothing came after."""
+
+    number: int
+    merged: datetime | None
+    labels: tuple[str, ...] = ()
+    title: str = "A change"
+    updated: datetime | None = None
+
+    def updated_at(self, at: datetime) -> datetime:
+        return max(each for each in (self.merged, self.updated) if each and each <= at)
+
+
+@dataclass(slots=True)
+class Issue:
+    number: int
+    created: datetime
+    labels: tuple[str, ...] = ()
+    is_open: bool = True
+    title: str = "An issue"
+
+
+@dataclass
+class Repository:
+    """``labels`` and ``branches``: those that exist, whether anything carries them or not.
+
+    ``extra``: more fields of its JSON, which comes twice with every run.
+    """
+
+    name: str
+    id: int = 1
+    branch: str = "main"
+    workflows: list[Workflow] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    pulls: list[Pull] = field(default_factory=list)
+    issues: list[Issue] = field(default_factory=list)
+    labels: set[str] = field(default_factory=set)
+    branches: set[str] = field(default_factory=set)
+    extra: Json = field(default_factory=dict)
+
+    def newest_first(self, at: datetime) -> list[Run]:
+        """The runs created by ``at``."""
+        self.runs.sort(key=attrgetter("created", "id"), reverse=True)
+        return [run for run in self.runs if run.created <= at]
+
+    def run(self, id: int, at: datetime) -> Run | None:
+        return next((run for run in self.runs if run.id == id and run.created <= at), None)
+
+    def job(self, id: int, at: datetime) -> Job | None:
+        """By its id, which is that of its check run, too."""
+        own = self.run(id // 1000, at)
+        return next((job for run in ([own] if own else self.runs) for _, job in run.jobs(at) if job.id == id), None)
+
+    def merged(self, labels: set[str], at: datetime) -> list[Pull]:
+        """Pull requests merged by ``at`` that have one of the labels, the last updated first."""
+        found = [pull for pull in self.pulls if pull.merged and pull.merged <= at and labels & set(pull.labels)]
+        return sorted(found, key=lambda pull: pull.updated_at(at), reverse=True)
+
+    def open_issues(self, at: datetime) -> list[Issue]:
+        return [issue for issue in self.issues if issue.is_open and issue.created <= at]
+
+    # GitHub's JSON: the fields that clients read
+
+    def json(self) -> Json:
+        owner, name = self.name.split("/")
+        return {"id": self.id, "name": name, "full_name": self.name, "fork": False, "owner": {"login": owner}} | {
+            **self.extra,
+            "default_branch": self.branch,
+            "html_url": f"{_HTML}/{self.name}",
+        }
+
+    def workflow_json(self, row: Workflow) -> Json:
+        return {"id": row.id, "name": row.name, "path": row.path, "state": row.state} | {
+            "html_url": f"{_HTML}/{self.name}/blob/{self.branch}/{row.path}"
+        }
+
+    def run_json(self, run: Run, at: datetime, number: int = 0) -> Json:
+        """The run as of ``at``, or its attempt ``number``."""
+        attempts = run.seen(at)
+        last = attempts[number - 1]
+        updated = last.ended or last.started
+        if run.touched and run.touched <= at:
+            updated = max(updated, run.touched)
+        workflow = next((each for each in self.workflows if each.id == run.workflow_id), None)
+        return {
+            "id": run.id,
+            "name": workflow.name if workflow else "",
+            "path": workflow.path if workflow else "",
+            "head_branch": run.branch,
+            "head_sha": run.sha or f"{run.id:040x}",
+            "display_title": run.title or f"Change {run.id}",
+            "event": run.event,
+            "status": "completed" if last.conclusion else "in_progress",
+            "conclusion": last.conclusion,
+            "workflow_id": run.workflow_id,
+            "html_url": f"{_HTML}/{self.name}/actions/runs/{run.id}",
+            "pull_requests": [],
+            # An attempt's created_at is its own, not the run's.
+            "created_at": stamp(last.started if number else run.created),
+            "updated_at": stamp(updated),
+            "run_attempt": number or len(attempts),
+            "run_started_at": stamp(last.started),
+            "actor": {"login": run.author},
+            "triggering_actor": {"login": run.author},
+            "head_commit": {"id": run.sha or f"{run.id:040x}", "author": {"name": run.author}},
+            "repository": self.json(),
+            "head_repository": self._head_json(run),
+        }
+
+    def _head_json(self, run: Run) -> Json | None:
+        if run.fork == DELETED:
+            return None
+        return {**self.json(), "full_name": run.fork, "fork": True} if run.fork else self.json()
+
+    def job_json(self, run: Run, number: int, job: Job, at: datetime) -> Json:
+        has_ended = job.ended <= at
+        return {
+            "id": job.id,
+            "run_id": run.id,
+            "run_attempt": number,
+            "name": job.name,
+            "status": "completed" if has_ended else "in_progress",
+            "conclusion": job.conclusion if has_ended else None,
+            "started_at": stamp(job.started),
+            "completed_at": stamp(job.ended) if has_ended else None,
+            "html_url": f"{_HTML}/{self.name}/actions/runs/{run.id}/job/{job.id}",
+        }
+
+    def pull_json(self, pull: Pull, at: datetime) -> Json:
+        """For GraphQL and the search alike."""
+        merged = stamp(pull.merged) if pull.merged else None
+        url = f"{_HTML}/{self.name}/pull/{pull.number}"
+        return {"title": pull.title, "url": url, "html_url": url, "number": pull.number} | {
+            "mergedAt": merged,
+            "createdAt": merged,
+            "updatedAt": stamp(pull.updated_at(at)),
+            "created_at": merged,
+            "pull_request": {"merged_at": merged},
+        }
+
+    def issue_json(self, issue: Issue) -> Json:
+        url = f"{_HTML}/{self.name}/issues/{issue.number}"
+        at = stamp(issue.created)
+        return {"title": issue.title, "url": url, "html_url": url, "createdAt": at, "created_at": at}
+
+
+def stamp(at: datetime) -> str:
+    """GitHub's times have whole seconds."""
+    return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -1,0 +1,28 @@
+"""A simulated GitHub for tests and the bench: generated repositories, the truth about them, and faults.
+
+world = generate(seed=4, workflows=9, runs_a_day=60)
+async with simulated(world) as github:
+    github.fail("/actions/runs", faults.not_found, times=1)
+    ... github.url, github.app.asked, github.client() ...
+    assert values == truth(world.repository, world.now, settings)
+"""
+
+from tests.world import faults
+from tests.world.generator import NOW, World, generate
+from tests.world.server import TOKEN, Simulated, WorldClock, served, simulated
+from tests.world.truth import Questions, durations, truth
+
+__all__ = [
+    "NOW",
+    "TOKEN",
+    "Questions",
+    "Simulated",
+    "World",
+    "WorldClock",
+    "durations",
+    "faults",
+    "generate",
+    "served",
+    "simulated",
+    "truth",
+]

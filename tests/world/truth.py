@@ -1,0 +1,158 @@
+"""The numbers that the metrics must tell, written down naively from the contract; shares no code with the collector."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from service.demo.github_rows import Attempt, Repository, Run
+
+FAILING = ("failure", "timed_out", "startup_failure")
+CONCLUSIVE = ("success", *FAILING)
+PRE_MERGE = ("pull_request", "pull_request_target", "merge_group")
+
+
+class Asked(Protocol):
+    """What the truth depends on; the collector's settings have the same names."""
+
+    @property
+    def branch(self) -> str: ...
+    @property
+    def history_window(self) -> timedelta: ...
+    @property
+    def weekly_window(self) -> timedelta: ...
+    @property
+    def tests_blocking_merge(self) -> Sequence[str]: ...
+    @property
+    def benchmarks(self) -> Sequence[str]: ...
+    @property
+    def hotfix_labels(self) -> Sequence[str]: ...
+    @property
+    def force_merge_labels(self) -> Sequence[str]: ...
+    @property
+    def revert_labels(self) -> Sequence[str]: ...
+    @property
+    def bug_label(self) -> str: ...
+    @property
+    def bug_sub_labels(self) -> Sequence[str]: ...
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The settings' defaults, for those that have none at hand."""
+
+    branch: str = "main"
+    history_window: timedelta = timedelta(hours=24)
+    weekly_window: timedelta = timedelta(days=7)
+    tests_blocking_merge: tuple[str, ...] = ()
+    benchmarks: tuple[str, ...] = ()
+    hotfix_labels: tuple[str, ...] = ("hotfix",)
+    force_merge_labels: tuple[str, ...] = ("force-merge", "force_merge")
+    revert_labels: tuple[str, ...] = ("revert",)
+    bug_label: str = "bug"
+    bug_sub_labels: tuple[str, ...] = ()
+
+
+def truth(repository: Repository, now: datetime, asked: Asked) -> dict[str, float]:
+    """Every value by its metric's name (a count of one bug label: ``github.bugs.count:label``); what has nothing to
+    measure is left out."""
+    values: dict[str, float] = {}
+    runs = [(run, run.seen(now)) for run in repository.runs if run.created <= now]
+    runs = [(run, attempts) for run, attempts in runs if attempts]
+    ours = [(run, attempts) for run, attempts in runs if run.branch == asked.branch and not run.fork]
+    since = now - asked.history_window
+    recent = [(run, attempts) for run, attempts in runs if attempts[-1].started >= since]
+
+    def latest(workflow: int | None) -> str | None:
+        found = [(run.created, run.id, last) for run, last in _conclusive(ours) if run.workflow_id == workflow]
+        return max(found)[2] if found else None
+
+    lists = {
+        "tests_blocking_merge": [_id(repository, each) for each in asked.tests_blocking_merge],
+        "benchmarks": [_id(repository, each) for each in asked.benchmarks],
+    }
+    for name, ids in lists.items():
+        found = [latest(each) for each in ids]
+        if found and None not in found:
+            values[f"ci.workflow.{name}"] = float(all(each == "success" for each in found))
+    active = {each.id for each in repository.workflows if each.state == "active"}
+    others = active - {id for ids in lists.values() for id in ids}
+    values["ci.workflow.other_failing"] = sum(latest(each) in FAILING for each in others)
+
+    verdicts = [last for run, last in _conclusive(recent) if run.branch == asked.branch and not run.fork]
+    if verdicts:
+        values["ci.workflow.success"] = float(set(verdicts) == {"success"})
+        values["ci.workflow.success_ratio"] = verdicts.count("success") / len(verdicts)
+    values["ci.workflow.flaky_tests"] = sum(
+        attempts[-1].conclusion == "success" and any(each.conclusion in FAILING for each in attempts[:-1])
+        for _, attempts in recent
+    )
+    values["ci.workflow.cancelled"] = sum(
+        attempts[-1].conclusion == "cancelled"
+        for run, attempts in recent
+        if run.branch == asked.branch and not run.fork
+    )
+    minutes = sorted(
+        _minutes(attempts[-1])
+        for run, attempts in recent
+        if run.event in PRE_MERGE and attempts[-1].conclusion in CONCLUSIVE
+    )
+    if minutes:
+        place = 0.9 * (len(minutes) - 1)
+        low, high = minutes[math.floor(place)], minutes[math.ceil(place)]
+        values["ci.workflow.duration.p90"] = low + (high - low) * (place - math.floor(place))
+    values["ci.jobs.timed_out"] = len(timed_out_jobs(repository, now))
+
+    week = now - asked.weekly_window
+    groups = {"hotfix": asked.hotfix_labels, "force_merge": asked.force_merge_labels, "reverts": asked.revert_labels}
+    for name, labels in groups.items():
+        if labels:
+            merged = [each.merged for each in repository.merged(set(labels), now)]
+            values[f"github.{name}.count"] = sum(each is not None and each >= week for each in merged)
+    if asked.bug_label:
+        bugs = [each for each in repository.open_issues(now) if asked.bug_label in each.labels]
+        values["github.bugs.count"] = len(bugs)
+        for label in asked.bug_sub_labels:
+            values[f"github.bugs.count:{label}"] = sum(label in each.labels for each in bugs)
+    return values
+
+
+def timed_out_jobs(repository: Repository, now: datetime) -> list[int]:
+    """Ids of the jobs that their time limit ended within seven days, of attempts that have ended."""
+    found = []
+    for run in repository.runs:
+        attempts = run.seen(now)
+        for number, job in run.jobs(now):
+            is_overtime = job.conclusion == "timed_out" or "maximum execution time" in job.annotation
+            if is_overtime and attempts[number - 1].conclusion and job.ended >= now - timedelta(days=7):
+                found.append(job.id)
+    return found
+
+
+def durations(repository: Repository, now: datetime, branch: str = "main") -> list[tuple[datetime, float, str, str]]:
+    """End, minutes, kind and conclusion of each attempt that ended within the last 55 minutes."""
+    found = []
+    for run in repository.runs:
+        kind = "pre_merge" if run.event in PRE_MERGE else "main" if run.branch == branch and not run.fork else ""
+        for attempt in run.seen(now) if kind else ():
+            if attempt.ended and attempt.conclusion and attempt.ended >= now - timedelta(minutes=55):
+                found.append((attempt.ended, _minutes(attempt), kind, attempt.conclusion))
+    return sorted(found)
+
+
+def _conclusive(runs: list[tuple[Run, list[Attempt]]]) -> list[tuple[Run, str]]:
+    found = [(run, attempts[-1].conclusion) for run, attempts in runs]
+    return [(run, last) for run, last in found if last in CONCLUSIVE]
+
+
+def _minutes(attempt: Attempt) -> float:
+    return (attempt.ended - attempt.started).total_seconds() / 60 if attempt.ended else math.nan
+
+
+def _id(repository: Repository, entry: str) -> int | None:
+    """The workflow that is listed by its id, name, path or file name."""
+    for row in repository.workflows:
+        if entry in (str(row.id), row.name, row.path, row.path.rpartition("/")[2]):
+            return row.id
+    return None
