@@ -1,0 +1,190 @@
+"""The stage of ``--demo``: simulated GitHub and Datadog on loopback, snapshots, and a configuration that names them."""
+
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib import resources
+from pathlib import Path
+
+import anyio
+import uvicorn
+import yaml
+from anyio.abc import TaskStatus
+from anyio.from_thread import start_blocking_portal
+from starlette.types import ASGIApp
+
+from service.demo.intake import SimulatedDatadog
+
+# What the stand-ins are shown instead of secrets; they are known to nobody else.
+_API_KEY = "demo-key-for-the-local-intake"
+_APP_KEY = "demo-application-key-for-it"
+_TOKEN = "demo-token-for-the-local-replay"  # noqa: S105 - opens nothing
+_MEASURED_AGO = timedelta(minutes=5)
+_SCHEDULE = "@every 10s"
+# The recorded projects are small ones: it takes a month of theirs to see what a day of a busy one shows.
+_WINDOW = "30d"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What the daemon is given. ``environ`` stands in front of the process's own."""
+
+    config: Path
+    environ: dict[str, str]
+    datadog: SimulatedDatadog
+    state_dir: Path
+
+
+@contextmanager
+def stage() -> Iterator[Stage]:
+    """Serves until it is left, with a loop of its own, so that nothing here disturbs the daemon's.
+
+    Everything is written below one temporary directory, which goes at the end. Raises OSError.
+    """
+    from service.demo.github import create_app
+
+    now = datetime.now(UTC)
+    datadog = SimulatedDatadog(api_keys={_API_KEY})
+    datadog.api.app_keys = {_APP_KEY}
+    datadog.api.has_all_metrics = True  # `datadog push` is a process, and so a stage, of its own
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="infra-health-demo-")))
+        github_url, intake_url = stack.enter_context(serve(create_app(), datadog))
+        stack.enter_context(_no_proxy_to_loopback())
+        environ = {
+            "DD_API_KEY": _API_KEY,
+            "DD_APP_KEY": _APP_KEY,
+            "DD_ENV": "demo",
+            "DD_URL": intake_url,
+            "GITHUB_API_URL": github_url,
+            "GITHUB_TOKEN": _TOKEN,
+        }
+        state_dir = folder / "state"
+        yield Stage(_write_config(folder, state_dir, now), environ, datadog, state_dir)
+
+
+@contextmanager
+def serve(*apps: ASGIApp) -> Iterator[list[str]]:
+    """The base addresses of ``apps`` on free loopback ports, served by a thread of their own. Raises OSError."""
+    with start_blocking_portal("asyncio") as portal:
+        stop = portal.call(anyio.Event)
+        ended, addresses = portal.start_task(_serve, apps, stop)
+        try:
+            yield addresses
+        finally:
+            portal.call(stop.set)
+            ended.result()
+
+
+class _Server(uvicorn.Server):
+    """A server that says when it accepts connections."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(
+            uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
+        )
+        self.accepting = anyio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.accepting.set()
+
+
+async def _serve(apps: Sequence[ASGIApp], stop: anyio.Event, *, task_status: TaskStatus[list[str]]) -> None:
+    listeners = [_listener() for _ in apps]
+    servers = [_Server(app) for app in apps]
+    async with anyio.create_task_group() as tasks:
+        for server, listener in zip(servers, listeners, strict=True):
+            tasks.start_soon(server.serve, [listener])
+        for server in servers:
+            await server.accepting.wait()
+        task_status.started([f"http://127.0.0.1:{listener.getsockname()[1]}" for listener in listeners])
+        await stop.wait()
+        for server in servers:
+            server.should_exit = True
+
+
+def _listener() -> socket.socket:
+    # asyncio switches Nagle's delay (40 ms an answer) off only for sockets that name their protocol; create_server's
+    # do not.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    return listener
+
+
+@contextmanager
+def _no_proxy_to_loopback() -> Iterator[None]:
+    """A proxy in the user's environment can't reach this machine's loopback."""
+    before = os.environ.get("no_proxy")
+    known = before or os.environ.get("NO_PROXY", "")
+    os.environ["no_proxy"] = ",".join(filter(None, (known, "127.0.0.1")))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["no_proxy"]
+        else:
+            os.environ["no_proxy"] = before
+
+
+def _write_config(folder: Path, state_dir: Path, now: datetime) -> Path:
+    ci = {
+        "type": "github_ci",
+        "schedule": _SCHEDULE,
+        "service": "dashboard-collector",
+        "history_window": _WINDOW,
+        "thresholds": {"bugs": 30},
+    }
+    collectors = {
+        "ci": {
+            **ci,
+            "repo": "ionic-team/ionic-framework",
+            "branch": "main",
+            "tests_blocking_merge": ["Stencil Nightly Build"],
+            "tags": {"repo": "ionic-framework"},
+        },
+        "ci-phishbench": {
+            **ci,
+            "repo": "ReDASers/PhishBench",
+            "branch": "master",
+            "tests_blocking_merge": ["Unit Test", "Build Documentation"],
+            "benchmarks": ["Email Integration Test", "URL Integration Test", "Website TF-IDF Integration Test"],
+            "tags": {"repo": "phishbench"},
+        },
+    }
+    for name, category in (("training", "training"), ("eval", "evaluation")):
+        collectors[name] = {
+            "type": "snapshot",
+            "schedule": _SCHEDULE,
+            "service": f"{name}-health-collector",
+            "category": category,
+            "source": str(_write_snapshot(folder, f"{name}_health.json", now)),
+        }
+    settings = {
+        "collectors": collectors,
+        "datadog": {"env": "demo"},
+        "http": {"host": "127.0.0.1", "port": 8080},
+        "state_dir": str(state_dir),
+        "max_series": 250,  # of two repositories
+    }
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def _write_snapshot(folder: Path, name: str, now: datetime) -> Path:
+    """The sample file ``name``, its newest record measured ``_MEASURED_AGO`` before ``now``."""
+    sample = resources.files("service.demo") / "data" / "snapshots" / name
+    records = json.loads(sample.read_text(encoding="utf-8"))
+    newest = max(datetime.fromisoformat(record["timestamp"]) for record in records)
+    for record in records:
+        at = datetime.fromisoformat(record["timestamp"]) + (now - _MEASURED_AGO - newest)
+        record["timestamp"] = at.isoformat(timespec="seconds")
+    path = folder / name
+    path.write_text(json.dumps(records, indent=2), encoding="utf-8")
+    return path
