@@ -36,33 +36,24 @@ class Push(Protocol):
     def at(self) -> datetime: ...
     @property
     def body(self) -> bytes: ...
+    @property
+    def is_read(self) -> bool: ...
 
 
 class StateStore(Protocol):
-    """What a collector needs of ``service.store``'s states."""
+    """What collectors need of the store; ``service.store.states.States`` says what it means."""
 
-    async def read(self, collector: str, key: str) -> tuple[bytes | None, int]:
-        """The value and its revision."""
-        ...
-
-    async def add_push(self, collector: str, key: str, body: bytes, at: datetime) -> None:
-        """Keeps a push, the newest of its collector; nothing happens where one with the same key is kept."""
-        ...
-
-    async def pushes(self, collector: str) -> Sequence[Push]:
-        """The pushes that are kept, the oldest first."""
-        ...
-
-    async def remove_pushes(self, collector: str, before: int) -> None:
-        """Forgets the pushes with an id below ``before``."""
-        ...
+    async def read(self, collector: str, key: str) -> tuple[bytes | None, int]: ...
+    async def add_push(self, collector: str, key: str, body: bytes, at: datetime, *, max_bytes: int) -> Push: ...
+    async def pushes(self, collector: str) -> Sequence[Push]: ...
 
 
 class CollectorState:
     """One collector's state: what it returned in ``CollectResult.state`` at the end of an earlier run; and its pushes.
 
-    ``revisions``: those of the keys that were read last. ``store.runs.end`` writes a key only where its revision is still
-    the same, so that a run never overwrites what another one has learned meanwhile.
+    ``revisions``: those of the keys that were read last. The store writes a key at the end of a run only where its
+    revision is still the same, so that a run never overwrites what another one has learned meanwhile.
+    Each method raises Unavailable while the store is away.
     """
 
     def __init__(self, store: StateStore, collector: str) -> None:
@@ -71,21 +62,17 @@ class CollectorState:
         self.revisions: dict[str, int] = {}
 
     async def read(self, key: str) -> bytes | None:
-        """Raises Unavailable."""
+        """The value, None where there is none."""
         value, self.revisions[key] = await self._store.read(self._collector, key)
         return value
 
-    async def add_push(self, key: str, body: bytes, at: datetime) -> None:
-        """Raises Unavailable."""
-        await self._store.add_push(self._collector, key, body, at)
+    async def add_push(self, key: str, body: bytes, at: datetime, *, max_bytes: int) -> None:
+        """Keeps a push until a run has read it. Raises Unavailable, too, when more than ``max_bytes`` are unread."""
+        await self._store.add_push(self._collector, key, body, at, max_bytes=max_bytes)
 
     async def pushes(self) -> Sequence[Push]:
-        """The oldest first. Raises Unavailable."""
+        """Those that no run has read, and the newest one; the oldest first."""
         return await self._store.pushes(self._collector)
-
-    async def remove_pushes(self, before: int) -> None:
-        """Raises Unavailable."""
-        await self._store.remove_pushes(self._collector, before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +93,8 @@ class CollectorType(Protocol):
     """What an entry point of the group names: a class with its ``Settings``, built from settings and context.
 
     ``metrics``: the catalogue of what it may emit. A type may also have a static method
-    ``expected_checks(settings) -> list[tuple[str, str]]``: metric name and condition of the checks that its settings ask
-    for, so that a dashboard shows the check that was never measured.
+    ``expected_checks(settings) -> list[tuple[str, str]]``: metric name and condition of the checks that its settings
+    ask for, so that a dashboard shows the check that was never measured.
     """
 
     Settings: type[CollectorSettings]
