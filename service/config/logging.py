@@ -189,9 +189,9 @@ class _QueueHandler(logging.Handler):
             line = self.format(record)  # which remembers it, too
         except Exception as error:  # noqa: BLE001 - what is logged may not print; logging it must not end what logs it
             # The library's own way would print the arguments unmasked.
-            line = self._format_text(
-                record.name, f"a log record can't be formatted ({type(error).__name__}): {record.msg}"
-            )
+            message = record.msg.get("event") if isinstance(record.msg, dict) else record.msg
+            text = message if isinstance(message, str) else type(message).__name__
+            line = self._format_text(record.name, f"a log record can't be formatted ({type(error).__name__}): {text}")
         if record.levelno < self._shown:
             return
         try:

@@ -1,0 +1,266 @@
+"""HTTP clients and AWS sessions: the one place that builds them, and reads what the environment says about them.
+
+HTTP_PROXY, HTTPS_PROXY, ALL_PROXY (http, https, socks5, socks5h) and NO_PROXY, in small letters too; SSL_CERT_FILE,
+SSL_CERT_DIR; AWS_CA_BUNDLE, AWS_ENDPOINT_URL and the rest of botocore's. What can't be used is a ConfigError that names
+the variable. httpx would read most of this by itself, but fails at networks and bracketed addresses in NO_PROXY.
+"""
+
+import os
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from service.config.masking import mask_address
+from service.domain.errors import ConfigError, Unavailable
+
+_PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_POOL = httpx.Limits(max_connections=100, max_keepalive_connections=20)
+_S3_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+
+
+def http_client(
+    environ: Mapping[str, str] | None = None,
+    *,
+    user_agent: str = "infra-health",
+    timeout: float | httpx.Timeout = 30.0,
+    base_url: str = "",
+    headers: Mapping[str, str] | None = None,
+    limits: httpx.Limits = _POOL,
+) -> httpx.AsyncClient:
+    """A client that follows no redirects. Raises ConfigError for a variable that can't be used.
+
+    ``timeout``: seconds to connect, and between two pieces of the answer. ``environ``: default, the process's own.
+    """
+    return httpx.AsyncClient(
+        transport=_RoutingTransport(_Proxies.read(_own(environ)), _ssl_context(_own(environ)), limits),
+        timeout=timeout,
+        base_url=base_url,
+        headers={"User-Agent": user_agent, **(headers or {})},
+        trust_env=False,
+    )
+
+
+def sync_http_client(
+    environ: Mapping[str, str] | None = None,
+    *,
+    base_url: str,
+    timeout: float = 15.0,
+    headers: Mapping[str, str] | None = None,
+) -> httpx.Client:
+    """A client for the one server at ``base_url`` (the commands' way to the daemon). Raises as ``http_client``."""
+    proxy = proxy_for(base_url, environ)
+    # Loading the authorities costs 20 ms and more; without any of them TLS would refuse every server.
+    is_plain = base_url.startswith("http://") and not (proxy or "").startswith("https:")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if is_plain else _ssl_context(_own(environ))
+    return httpx.Client(
+        base_url=base_url,
+        verify=context,
+        proxy=_proxy(proxy, context),
+        timeout=timeout,
+        headers=dict(headers or {}),
+        trust_env=False,
+    )
+
+
+def proxy_for(url: str, environ: Mapping[str, str] | None = None) -> str | None:
+    """The proxy through which ``url`` is asked, for clients of other libraries. Raises ConfigError."""
+    return _Proxies.read(_own(environ)).find(url)
+
+
+def certificate_file(environ: Mapping[str, str] | None = None) -> str | None:
+    """The file of authorities that SSL_CERT_FILE names, None without it. Raises ConfigError when it can't be used."""
+    path = _own(environ).get("SSL_CERT_FILE") or None
+    if path:
+        _load_authorities("SSL_CERT_FILE", path)
+    return path
+
+
+def check_environment(environ: Mapping[str, str]) -> list[str]:
+    """What of the environment can't be used by any client, a sentence each that names the variable."""
+    names = ("SSL_CERT_FILE", "SSL_CERT_DIR", "AWS_CA_BUNDLE")
+    checks: list[Callable[[], object]] = [partial(_Proxies.read, environ)]
+    checks += [partial(_load_authorities, name, environ[name]) for name in names if environ.get(name)]
+    problems = []
+    for check in checks:
+        try:
+            check()
+        except ConfigError as error:
+            problems.append(str(error))
+    return problems
+
+
+@asynccontextmanager
+async def aws_client(
+    service: str, title: str, *, connect_timeout: float = 5, read_timeout: float = 30
+) -> AsyncIterator[Any]:
+    """An aioboto3 client of ``service`` that tries once; region and role come from the usual AWS chain (IRSA included).
+
+    ``title`` begins the messages. Raises ConfigError (no region, no credentials, a variable that can't be used) and
+    Unavailable (no answer), also for what is asked within; botocore's ClientError is left to the caller.
+    Importing and building it takes most of a second of CPU: do so in a thread where a loop must not wait.
+    """
+    if bundle := os.environ.get("AWS_CA_BUNDLE"):
+        _load_authorities("AWS_CA_BUNDLE", bundle)
+    if (os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY", "")).startswith("socks"):
+        raise ConfigError(f"{title}: AWS can't be asked through the SOCKS proxy that HTTPS_PROXY names; set ALL_PROXY")
+    import aioboto3
+    from aiobotocore.config import AioConfig
+    from aiohttp import ClientError as TransferError
+    from botocore import exceptions
+
+    # Stand-ins for S3 seldom have a host name for each bucket.
+    s3 = {"addressing_style": "path"} if service == "s3" and any(map(os.environ.get, _S3_ENDPOINTS)) else None
+    config = AioConfig(
+        connect_timeout=connect_timeout, read_timeout=read_timeout, retries={"total_max_attempts": 1}, s3=s3
+    )
+    try:
+        async with aioboto3.Session().client(service, config=config) as client:
+            yield client
+    except exceptions.ClientError:
+        raise
+    except exceptions.NoRegionError as error:
+        raise ConfigError(f"{title}: no region; set AWS_REGION") from error
+    except (exceptions.NoCredentialsError, exceptions.ProfileNotFound) as error:
+        raise ConfigError(f"{title}: no credentials") from error
+    except exceptions.ParamValidationError as error:
+        raise ConfigError(f"{title}: {str(error).splitlines()[0]}") from error
+    except (exceptions.BotoCoreError, TransferError, OSError) as error:
+        raise Unavailable(f"{title}: no answer ({type(error).__name__})") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Proxies:
+    """``by_scheme``: the proxy for http and https. ``exceptions``: host or network, and the port (None: any)."""
+
+    by_scheme: Mapping[str, str]
+    exceptions: tuple[tuple[str | IPv4Network | IPv6Network, int | None], ...]
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str]) -> "_Proxies":
+        """Raises ConfigError for a proxy of a kind that httpx does not know."""
+        variables = {name: value.strip() for name in environ if (value := environ[name]).strip()}
+        by_scheme = {}
+        for scheme in ("http", "https"):
+            names = (f"{scheme}_proxy", f"{scheme}_PROXY".upper(), "all_proxy", "ALL_PROXY")
+            if name := next((name for name in names if name in variables), None):
+                by_scheme[scheme] = _check_proxy(name, variables[name])
+        no_proxy = variables.get("no_proxy") or variables.get("NO_PROXY", "")
+        return cls(by_scheme, tuple(map(_exception, no_proxy.replace(",", " ").split())))
+
+    def find(self, url: str) -> str | None:
+        """The proxy for ``url``, None where it is asked directly. This machine's own addresses always are."""
+        parts = urlsplit(url)
+        host, proxy = (parts.hostname or "").rstrip("."), self.by_scheme.get(parts.scheme)
+        if proxy is None:
+            return None
+        try:
+            address = ip_address(host)
+        except ValueError:
+            address = None
+        if host == "localhost" or (address and address.is_loopback):
+            return None
+        port = parts.port or _DEFAULT_PORTS[parts.scheme]
+        for rule, only_port in self.exceptions:
+            if only_port in (None, port) and (
+                rule == "*"
+                or (_is_within(host, rule) if isinstance(rule, str) else address is not None and address in rule)
+            ):
+                return None
+        return proxy
+
+
+class _RoutingTransport(httpx.AsyncBaseTransport):
+    """Sends each request directly or through the proxy for its address."""
+
+    def __init__(self, proxies: _Proxies, context: ssl.SSLContext, limits: httpx.Limits) -> None:
+        self._proxies, self._context, self._limits = proxies, context, limits
+        self._transports: dict[str | None, httpx.AsyncHTTPTransport] = {}
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        proxy = self._proxies.find(str(request.url))
+        if proxy not in self._transports:
+            self._transports[proxy] = httpx.AsyncHTTPTransport(
+                verify=self._context, proxy=_proxy(proxy, self._context), limits=self._limits, trust_env=False
+            )
+        return await self._transports[proxy].handle_async_request(request)
+
+    async def aclose(self) -> None:
+        for transport in self._transports.values():
+            await transport.aclose()
+
+
+def _own(environ: Mapping[str, str] | None) -> Mapping[str, str]:
+    return os.environ if environ is None else environ
+
+
+def _proxy(url: str | None, context: ssl.SSLContext) -> httpx.Proxy | None:
+    return httpx.Proxy(url, ssl_context=context if url.startswith("https:") else None) if url else None
+
+
+def _check_proxy(name: str, text: str) -> str:
+    url = text if "://" in text else f"http://{text}"
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.scheme in _PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        kinds = ", ".join(f"{scheme}://" for scheme in _PROXY_SCHEMES)
+        raise ConfigError(
+            f"environment {name}: {mask_address(text)} is no proxy that can be used ({kinds}); mend or unset it"
+        )
+    return url
+
+
+def _exception(entry: str) -> tuple[str | IPv4Network | IPv6Network, int | None]:
+    """An entry of NO_PROXY: ``10.0.0.0/8``, ``[::1]:8080``, ``.example.com``, ``example.com:443``, ``*``."""
+    host, port = entry.lower(), ""
+    if host.startswith("["):
+        host, _, port = host[1:].partition("]")
+        port = port.removeprefix(":")
+    elif host.count(":") == 1:
+        host, _, port = host.partition(":")
+    try:
+        return ip_network(host, strict=False), int(port) if port.isdecimal() else None
+    except ValueError:
+        name = host if host == "*" else host.removeprefix("*").strip(".")
+        return name, int(port) if port.isdecimal() else None
+
+
+def _is_within(host: str, domain: str) -> bool:
+    return bool(domain) and (host == domain or host.endswith(f".{domain}"))
+
+
+def _ssl_context(environ: Mapping[str, str]) -> ssl.SSLContext:
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        if path := environ.get(name):
+            return _load_authorities(name, path)
+    import certifi
+
+    return _load_authorities("", certifi.where())
+
+
+@lru_cache(maxsize=8)
+def _load_authorities(variable: str, path: str) -> ssl.SSLContext:
+    """One context for all clients: parsing the authorities of the world takes 20 to 50 ms. Raises ConfigError."""
+    try:
+        if variable == "SSL_CERT_DIR":
+            next(Path(path).iterdir(), None)  # OpenSSL itself would say nothing
+            return ssl.create_default_context(capath=path)
+        return ssl.create_default_context(cafile=path)
+    except ssl.SSLError:
+        reason = "holds no certificate in PEM format"
+    except OSError as error:
+        reason = f"can't be read ({(error.strerror or 'no certificates').lower()})"
+    raise ConfigError(
+        f"environment {variable}: {path} {reason}; name one with the certificates of your authorities, or unset it"
+    )
