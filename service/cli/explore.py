@@ -1,0 +1,187 @@
+"""Commands that read what a running daemon knows: ``explain``, ``runs``, ``logs``."""
+
+import sys
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from service.cli import output as out
+from service.cli.client import connect, quote_part, read_answer, read_pages, with_url
+from service.cli.options import Exit, Options, common, complete_collector, errors_reported, exit_with, message
+
+if TYPE_CHECKING:
+    import httpx
+
+_ORDER = {"fail": 0, "unknown": 1, "pass": 2}
+_MAX_EVIDENCE = 10
+
+
+@common
+@with_url
+@click.argument("metric", required=False)
+@click.option("--collector", metavar="NAME", shell_complete=complete_collector, help="Only this collector's checks.")
+@click.command()
+@click.pass_obj
+def explain(options: Options, url: str, metric: str | None, collector: str | None) -> None:
+    """Tells why a check passes or fails: value, condition, since when, and the evidence.
+
+    METRIC is a metric, the last parts of its name (flaky_tests), or a check's name; without it, all that is not well.
+
+    \b
+    Example: infra-health explain flaky_tests
+    """
+    with errors_reported(), connect(url) as http:
+        collectors = {each["name"]: each for each in read_answer(http.get("/api/v1/collectors"))["collectors"]}
+        known = [
+            check
+            for name in ([collector] if collector else collectors)
+            for check in read_pages(http, f"/api/v1/collectors/{quote_part(name)}/checks", "checks")
+        ]
+        found = [check for check in known if (_matches(check, metric) if metric else check["status"] != "pass")]
+        found.sort(key=lambda check: (_ORDER[check["status"]], check["collector"], check["metric"]))
+        if options.json:
+            out.print_json(found)
+        else:
+            for check in found:
+                _print_check(check, collectors.get(check["collector"]))
+        if not found and metric:
+            message(_describe_missing(metric, known), fg="red")
+            exit_with(Exit.FAILED)
+        if not found and not options.json:
+            click.echo(f"All {len(known)} checks pass." if known else "No check was measured yet.")
+
+
+@common
+@with_url
+@click.argument("run", required=False)
+@click.option("--collector", metavar="NAME", shell_complete=complete_collector, help="Only this collector's runs.")
+@click.option("-n", "--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many.")
+@click.command()
+@click.pass_obj
+def runs(options: Options, url: str, run: str | None, collector: str | None, limit: int) -> None:
+    """Lists the last runs, newest first; with RUN (an id) that run with its samples and their delivery.
+
+    A collector's name in the place of RUN is as --collector NAME.
+
+    \b
+    Example: infra-health runs ci -n 5
+    """
+    with errors_reported(), connect(url) as http:
+        if run and not collector:
+            names = [each["name"] for each in read_answer(http.get("/api/v1/collectors"))["collectors"]]
+            run, collector = (None, run) if run in names else (run, None)
+        if run:
+            _print_run(http, options, run)
+            return
+        query = f"?limit={min(limit, 200)}" + (f"&collector={quote_part(collector)}" if collector else "")
+        found = read_pages(http, f"/api/v1/runs{query}", "runs", limit)
+        if options.json:
+            out.print_json(found)
+            return
+        brief = not out.is_plain(sys.stdout)
+        out.print_table(
+            "",
+            ("run", "cause", "started", "took", "outcome", "samples", "delivered", "errors"),
+            [
+                (
+                    each["id"],
+                    each["cause"],
+                    out.format_time(each["started"], brief=brief),
+                    out.format_duration(each["duration"]),
+                    each["outcome"],
+                    str(each["samples"]),
+                    str(each["delivery"]["delivered"]),
+                    "; ".join(each["errors"]),
+                )
+                for each in found
+            ],
+            below=True,
+        )
+
+
+@common
+@with_url
+@click.argument("run", required=False)
+@click.option(
+    "-n", "--limit", type=click.IntRange(1, 1000), default=200, show_default=True, help="Without RUN: how many."
+)
+@click.command()
+@click.pass_obj
+def logs(options: Options, url: str, run: str | None, limit: int) -> None:
+    """Prints the log lines of a run, debug ones included; without RUN the daemon's last ones.
+
+    \b
+    Example: infra-health logs -n 50
+    """
+    with errors_reported(), connect(url) as http:
+        address = f"/api/v1/runs/{quote_part(run)}/log" if run else f"/api/v1/log?limit={limit}"
+        lines = read_answer(http.get(address))["lines"]
+        if options.json:
+            out.print_json(lines)
+            return
+        for line in lines:
+            click.echo(out.format_log_line(line))
+        if not lines:
+            message("No lines are kept of it.")
+
+
+def _print_run(http: "httpx.Client", options: Options, run_id: str) -> None:
+    address = f"/api/v1/runs/{quote_part(run_id)}"
+    run = read_answer(http.get(address))
+    samples = read_pages(http, f"{address}/samples?limit=1000", "samples")
+    if options.json:
+        out.print_json({**run, "sent": samples})
+        return
+    click.echo(f"{run['id']}: {run['outcome']}, cause {run['cause']}, attempts {run['attempts']}")
+    took = out.format_duration(run["duration"]) or "... it is under way"
+    click.echo(f"  started {out.format_time(run['started'])}, took {took}")
+    for error in run["errors"]:
+        click.echo(f"  {out.escape(error)}")
+    out.print_table(
+        "",
+        ("metric", "value", "condition", "status", "about", "delivery"),
+        [
+            (
+                each["metric"],
+                out.format_number(each["value"]),
+                each["tags"].get("condition", ""),
+                each["tags"].get("status", ""),
+                out.format_check(each["tags"]),
+                f"{each['delivery']} {each['reason']}".strip(),
+            )
+            for each in samples
+        ],
+    )
+
+
+def _print_check(check: dict[str, Any], collector: dict[str, Any] | None) -> None:
+    style = {"fail": "red", "pass": "green"}.get(check["status"], "yellow")
+    click.secho(f"{check['status'].upper():<8}", fg=style, bold=True, nl=False)
+    click.echo(out.escape(f"{check['metric'] or check['tags'].get('check', '')} ({out.format_check(check['tags'])})"))
+    click.echo(out.escape(f"  why       {check['why']}, since {out.format_time(check['since'])}"))
+    if check["help"]:
+        click.echo(f"  is        {check['help']}")
+    if check["measured_at"]:
+        click.echo(f"  measured  {out.format_time(check['measured_at'])} by collector {check['collector']}")
+    evidence = check["evidence"]
+    for number, each in enumerate(evidence[:_MAX_EVIDENCE]):
+        # A scheduled run is titled as its workflow.
+        parts = dict.fromkeys(part for part in (each["conclusion"], each["workflow"], each["title"]) if part)
+        line = f"{' '.join(parts)} {out.format_time(each['at'], '')} {each['url']}".rstrip()
+        click.echo(out.escape(f"  {'' if number else 'evidence':<8}  {line}"))
+    if len(evidence) > _MAX_EVIDENCE:
+        click.echo(f"  {'':<8}  and {len(evidence) - _MAX_EVIDENCE} more (--json shows all)")
+    if collector:
+        last = (collector["last_run"] or {}).get("id", "none yet")
+        click.echo(f"  last run  {last}; next run {out.format_time(collector['next_run'], 'none')}")
+
+
+def _matches(check: dict[str, Any], asked: str) -> bool:
+    return asked in (check["metric"], check["tags"].get("check")) or check["metric"].endswith(f".{asked}")
+
+
+def _describe_missing(metric: str, known: list[dict[str, Any]]) -> str:
+    names = {check["metric"].rpartition(".")[2]: check["metric"] for check in known if check["metric"]}
+    near = get_close_matches(metric.rpartition(".")[2], names, n=3) or sorted(names)[:10]
+    return f"No check has a metric {metric!r}. There is: {', '.join(names[name] for name in near) or 'none yet'}"

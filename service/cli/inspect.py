@@ -1,0 +1,254 @@
+"""Commands that look and change nothing: ``list``, ``check``, ``diagnose``, ``list-workflows``, ``completion``."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from service.cli import output as out
+from service.cli.options import Exit, Options, common, errors_reported, exit_with, message
+
+if TYPE_CHECKING:
+    from service.config.settings import CollectorSettings, Settings
+
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+@common
+@click.command("list")
+@click.pass_obj
+def list_(options: Options) -> None:
+    """Lists the collectors with type, schedule and next run.
+
+    \b
+    Example: infra-health list --json
+    """
+    with errors_reported():
+        rows = [_next_runs(name, each, 1) for name, each in options.load().settings.collectors.items()]
+        if options.json:
+            out.print_json(rows)
+            return
+        out.print_table(
+            "",
+            ("collector", "type", "schedule", "in words", "next run"),
+            [
+                (row["name"], row["type"], row["schedule"], row["in_words"], " ".join(row["next"]) or "disabled")
+                for row in rows
+            ],
+        )
+
+
+@common
+@click.command()
+@click.option("--resolved", is_flag=True, help="Print every setting as resolved, secrets masked.")
+@click.pass_obj
+def check(options: Options, resolved: bool) -> None:
+    """Validates the configuration: verdict, collectors with their next runs, series, secrets, warnings.
+
+    \b
+    Example: infra-health check --resolved
+    """
+    import anyio
+
+    from service.config.clients import check_environment
+    from service.config.settings import describe
+    from service.daemon.series import find_collisions, forecast_series
+    from service.domain.errors import ConfigError
+
+    with errors_reported():
+        loaded = options.load()
+        settings = loaded.settings
+        if problems := check_environment(options.environ()):
+            raise ConfigError("\n".join(problems))
+        rows = [_next_runs(name, each, 3) for name, each in settings.collectors.items()]
+        series = anyio.run(forecast_series, settings, datetime.now(UTC))
+        secrets = anyio.run(_look_up_secrets, settings, options.environ())
+        warnings = [*loaded.warnings, *find_collisions(settings), *filter(None, [series.warning])]
+        if options.json:
+            out.print_json(
+                {
+                    "file": str(loaded.file) if loaded.file else None,
+                    "settings": describe(settings),
+                    "next": {row["name"]: row["next"] for row in rows},
+                    "series": series.as_json(),
+                    "secrets": secrets,
+                    "notes": warnings,
+                }
+            )
+            return
+        message("The configuration is valid.", fg="green", err=False)
+        click.echo(f"file: {loaded.file or 'none: defaults and environment'}\n\ncollectors and their next runs")
+        for row in rows:
+            click.echo(f"  {row['name']} ({row['type']}, {row['in_words']}): {', '.join(row['next']) or 'disabled'}")
+        click.echo(f"\nseries: {series}")
+        for each in series.collectors:
+            for metric in each.metrics if resolved else ():
+                click.echo(f"  {each.name}: {metric}")
+        click.echo("\nsecrets")
+        for secret in secrets:
+            click.echo(f"  {secret['name']}: {secret['source']} ({_rotation(secret)})")
+        if warnings:
+            click.echo("\nwarnings")
+        for warning in warnings:
+            message(f"  {warning}", fg="yellow", err=False)
+        if resolved:
+            import yaml
+
+            click.echo("\n" + yaml.safe_dump(describe(settings), sort_keys=False, allow_unicode=True).rstrip())
+
+
+async def _look_up_secrets(settings: "Settings", environ: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Which source gives each secret, as a look-up says now; never a value."""
+    import anyio
+
+    from service.config.secrets import credentials, from_environment
+
+    known = list(credentials(settings, environ))
+    named = {getattr(each, "token_env", None) for each in settings.collectors.values()}
+    known += [from_environment(name, environ) for name in sorted(filter(None, named))]
+    async with anyio.create_task_group() as tasks:
+        for secret in known:
+            tasks.start_soon(secret.get)
+    return [
+        {"name": secret.title, "source": secret.source, "can_change": secret.can_change, "trouble": secret.trouble}
+        for secret in known
+    ]
+
+
+def _rotation(secret: Mapping[str, Any]) -> str:
+    if secret["trouble"]:
+        return str(secret["trouble"])
+    if secret["can_change"]:
+        return "a new value is taken over while the daemon runs"
+    is_set = secret["source"] != "nowhere"
+    return "can't change while the daemon runs: rotating it needs a restart" if is_set else "not set"
+
+
+@common
+@click.command()
+@click.pass_obj
+def diagnose(options: Options) -> None:
+    """Asks GitHub, Datadog and AWS, and looks at the clock and the state directory; one line each, with the remedy.
+
+    \b
+    Example: infra-health diagnose
+    """
+    import anyio
+
+    from service.daemon.diagnose import diagnose as find_problems
+
+    with errors_reported():
+        loaded = options.load()
+        options.start_logs(loaded, level="error")
+        findings = anyio.run(find_problems, loaded.settings, options.environ())
+        if options.json:
+            out.print_json([asdict(each) for each in findings])
+        else:
+            for each in findings:
+                click.echo(f"{each.name:<16}", nl=False)
+                click.secho(f"{each.status:<5}", fg=_COLOURS[each.status], nl=False)
+                line = each.detail + (f". Remedy: {each.remedy}" if each.remedy else "")
+                click.echo(out.escape(line.replace("\n", " ")))
+        exit_with(Exit.FAILED if any(each.status == "fail" for each in findings) else Exit.DONE)
+
+
+def _check_repository(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
+    from service.collectors.github_ci.settings import check_repository
+
+    try:
+        return check_repository(name) if name else None
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@common
+@click.command("list-workflows")
+@click.option(
+    "--repo",
+    metavar="OWNER/NAME",
+    callback=_check_repository,
+    help="Else the repositories of the configured github_ci collectors.",
+)
+@click.pass_obj
+def list_workflows(options: Options, repo: str | None) -> None:
+    """Lists the repository's workflows, to fill the lists tests_blocking_merge and benchmarks.
+
+    \b
+    Example: infra-health list-workflows --repo Metta-AI/metta
+    """
+    import anyio
+
+    with errors_reported():
+        rows = anyio.run(_read_workflows, options, repo)
+        if options.json:
+            out.print_json(rows)
+            return
+        out.print_table(
+            "",
+            ("id", "name", "file", "state"),
+            [(str(row["id"]), row["name"], row["path"], row["state"]) for row in rows],
+        )
+
+
+async def _read_workflows(options: Options, repo: str | None) -> list[dict[str, Any]]:
+    from service.collectors.github_ci import GithubCiSettings, list_workflows
+    from service.daemon.wiring import open_clients
+    from service.domain.errors import ConfigError
+
+    loaded = options.load()
+    options.start_logs(loaded, level="warning")
+    collectors = [each for each in loaded.settings.collectors.values() if isinstance(each, GithubCiSettings)]
+    names = [repo] if repo else sorted({name for each in collectors for name in each.all_repositories})
+    if not names:
+        raise ConfigError("no github_ci collector is configured; name a repository with --repo OWNER/NAME")
+    async with open_clients(loaded.settings, options.environ()) as clients:
+        return [
+            {"repo": name, "id": each.id, "name": each.name, "path": each.path, "state": each.state}
+            for name in names
+            for each in await list_workflows(clients.github, name)
+        ]
+
+
+@common
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Prints what the shell must source.
+
+    \b
+    Example: eval "$(infra-health completion bash)"
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise click.UsageError(f"click knows no completion for {shell}")
+    script = kind(context.find_root().command, {}, "infra-health", "_INFRA_HEALTH_COMPLETE").source()
+    if context.ensure_object(Options).json:
+        out.print_json({"shell": shell, "script": script})
+    else:
+        click.echo(script)
+
+
+def _next_runs(name: str, settings: "CollectorSettings", count: int) -> dict[str, Any]:
+    from service.domain import cron
+
+    schedule = cron.parse(settings.schedule)
+    fires: list[datetime] = []
+    while settings.enabled and len(fires) < count:
+        fire = schedule.next(fires[-1] if fires else datetime.now(UTC), settings.time_zone)
+        if fire is None:
+            break
+        fires.append(fire)
+    return {
+        "name": name,
+        "type": settings.type,
+        "schedule": settings.schedule,
+        "in_words": schedule.describe(),
+        "time_zone": str(settings.time_zone),
+        "enabled": settings.enabled,
+        "next": [fire.isoformat(timespec="seconds") for fire in fires],
+    }

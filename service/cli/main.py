@@ -1,0 +1,118 @@
+"""``infra-health`` itself: the daemon in the foreground, or one pass with ``--once``; and where each command lives."""
+
+import os
+from collections.abc import Mapping
+
+import click
+
+from service.cli.options import Options, common, errors_reported, exit_with
+
+# Command -> where it lives, and what it does. A module is imported when its command is used, so that --help and the
+# daemon stay light.
+_GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "Daemon": {
+        "status": ("operate:status", "Shows what a running daemon does: collectors, last and next runs, delivery."),
+        "trigger": ("operate:trigger", "Runs a collector now."),
+        "pause": ("operate:pause", "Suspends a collector's schedule, across restarts, too."),
+        "resume": ("operate:resume", "Resumes a collector's schedule."),
+        "cancel": ("operate:cancel", "Ends a run that is active."),
+    },
+    "Look": {
+        "explain": ("explore:explain", "Tells why a check passes or fails: value, condition, evidence."),
+        "runs": ("explore:runs", "Lists the last runs, or shows one with its samples and their delivery."),
+        "logs": ("explore:logs", "Prints the log lines of a run, or the daemon's last ones."),
+        "list": ("inspect:list_", "Lists the collectors with type, schedule and next run."),
+        "schedule": ("schedule:schedule", "Prints the next fire times in local and UTC time."),
+        "preview": ("run:preview", "Collects now and shows how that differs from the last run; sends nothing."),
+    },
+    "Configure": {
+        "check": ("inspect:check", "Validates the configuration and prints it resolved."),
+        "diagnose": ("inspect:diagnose", "Asks GitHub, Datadog and AWS whether all is there that the daemon needs."),
+        "collect": ("run:collect", "Runs collectors once by hand."),
+        "list-workflows": ("inspect:list_workflows", "Lists a repository's workflows, to fill the workflow lists."),
+        "publish": ("publish:publish", "Checks a snapshot as the collector does and publishes it."),
+        "completion": ("inspect:completion", "Prints the shell completion."),
+    },
+    "Datadog": {
+        "datadog": ("boards:datadog", "Renders, compares and pushes dashboards, monitors and metadata."),
+    },
+    "Move": {
+        "migrate": ("cutover:migrate", "Turns CronJobs into config.yaml stanzas."),
+        "compare": ("cutover:compare", "Lines up what the CronJobs sent with what the daemon measured."),
+        "backup": ("operate:backup", "Copies the state to a file, also while a daemon uses it."),
+        "flare": ("operate:flare", "Writes a support bundle with secrets masked."),
+    },
+}
+_COMMANDS = {name: command for group in _GROUPS.values() for name, command in group.items()}
+
+
+class LazyCommands(click.Group):
+    """A group whose commands are imported when they are used, and listed by what they are for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        from importlib import import_module
+
+        module, name = _COMMANDS[cmd_name][0].split(":")
+        command: click.Command = getattr(import_module(f"service.cli.{module}"), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, commands in _GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, sentence) for name, (_, sentence) in commands.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        from difflib import get_close_matches
+
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = get_close_matches(args[0], _COMMANDS, n=1)
+            raise click.UsageError(error.message + (f" Did you mean {near[0]!r}?" if near else ""), ctx) from None
+
+
+@common
+@click.group(cls=LazyCommands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--once", is_flag=True, help="Run every enabled collector once, concurrently; submit; exit.")
+@click.option("--only", metavar="NAME,...", help="With --once: these collectors only.")
+@click.option("--dry-run", is_flag=True, help="With --once: print the samples as JSON, send and keep nothing.")
+@click.option("--strict", is_flag=True, help="With --once: a partial run (parts or records left out) exits 1, too.")
+@click.pass_context
+def main(context: click.Context, once: bool, only: str | None, dry_run: bool, strict: bool) -> None:
+    """Collects CI, training and evaluation health and delivers it to Datadog.
+
+    Without a command it runs the daemon in the foreground: SIGTERM or Ctrl-C drains and exits 0, SIGUSR1 runs all
+    enabled collectors now, SIGHUP reloads the configuration.
+
+    Exit codes: 0 done; 1 a collector or a delivery failed; 2 usage; 78 bad configuration.
+
+    \b
+    Example: infra-health --once --only ci,training --dry-run
+    """
+    options = context.ensure_object(Options)
+    context.call_on_close(options.exits.close)
+    if os.environ.get("NO_COLOR"):
+        context.color = False  # and of every command below it; click does not look at the variable
+    if context.invoked_subcommand:
+        if once or only or dry_run or strict:
+            raise click.UsageError("--once, --only, --dry-run and --strict go without a command")
+        return
+    names = [name.strip() for name in only.split(",") if name.strip()] if only is not None else None
+    if names == []:
+        # What a script's empty variable makes of it: neither none nor all of them is what it means.
+        raise click.UsageError("--only names no collector")
+    if not once and (names or dry_run or strict):
+        raise click.UsageError("--only, --dry-run and --strict go with --once")
+    with errors_reported():
+        from service.cli.run import run_daemon, run_once
+
+        if once:
+            exit_with(run_once(options, names, push=not dry_run, dry_run=dry_run, strict=strict, output=None))
+        exit_with(run_daemon(options))

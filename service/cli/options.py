@@ -1,0 +1,157 @@
+"""The options that every command has, and what they come to: settings, logs, and where errors are reported."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from service import __version__
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from service.config.loader import Loaded
+    from service.demo.stage import Stage
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+# What would lead the demo away from its recorded data. (INFRA_HEALTH_HTTP__PORT and the like still hold.)
+_NOT_IN_THE_DEMO = (
+    *("DD_", "DATADOG_", "GITHUB_", "METTA_GITHUB_", "CI_", "TRAINING_HEALTH_", "EVAL_HEALTH_", "AWS_"),
+    *("INFRA_HEALTH_COLLECTORS", "INFRA_HEALTH_DATADOG", "INFRA_HEALTH_GITHUB", "INFRA_HEALTH_AWS"),
+    *("INFRA_HEALTH_STATE_DIR", "INFRA_HEALTH_CONFIG"),
+)
+
+
+class Exit(IntEnum):
+    """Exit codes; 2 (usage) is click's own."""
+
+    DONE = 0
+    FAILED = 1  # a collector or a delivery failed
+    CONFIG = 78  # sysexits' EX_CONFIG
+
+
+@dataclass
+class Options:
+    """The common options, whether given before or after the command's name."""
+
+    config: Path | None = None
+    demo: bool = False
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    exits: ExitStack = field(default_factory=ExitStack)
+    stage: "Stage | None" = None
+
+    def environ(self) -> dict[str, str]:
+        """The environment; the demo's addresses and keys stand in front of the user's own."""
+        if self.demo and self.stage is None:
+            from service.demo.stage import stage
+
+            self.stage = self.exits.enter_context(stage())
+        if self.stage is None:
+            return dict(os.environ)
+        own = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_IN_THE_DEMO)}
+        return own | self.stage.environ
+
+    def load(self, overrides: Mapping[str, Any] | None = None) -> "Loaded":
+        """The settings. Raises ConfigError."""
+        from service.collectors.registry import settings_of
+        from service.config.loader import load
+
+        environ = self.environ()
+        return load(self.stage.config if self.stage else self.config, environ, settings_of, overrides)
+
+    def start_logs(self, loaded: "Loaded", *, level: str | None = None) -> None:
+        """Logs to stderr; ``level`` is the command's own default, which -q and -v change."""
+        from service.config import logging, masking
+        from service.config.settings import secret_values
+
+        settings = loaded.settings
+        logging.configure(
+            format=settings.log.format,
+            level="error" if self.quiet else "debug" if self.verbose else level or settings.log.level,
+            service=settings.datadog.service,
+            env=settings.datadog.env,
+            version=settings.datadog.version,
+        )
+        masking.mask([*secret_values(settings), *masking.secrets_in_environment(self.environ())])
+
+
+def _store_option(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    """Puts an option before and after the command's name into the same place."""
+    if value:
+        setattr(context.ensure_object(Options), parameter.name or "", value)
+
+
+def _common_option(*names: str, **attributes: Any) -> Callable[[Command], Command]:
+    return click.option(*names, callback=_store_option, expose_value=False, **attributes)
+
+
+def common(command: Command) -> Command:
+    """Gives a command the common options; those after its name win over those before it."""
+    for option in (
+        click.version_option(__version__, prog_name="infra-health"),
+        _common_option("-v", "--verbose", is_flag=True, help="Debug logs."),
+        _common_option("-q", "--quiet", is_flag=True, help="Errors only."),
+        _common_option("--json", is_flag=True, help="Results as JSON."),
+        _common_option("--demo", is_flag=True, help="Recorded data on loopback: needs no token, no key, no internet."),
+        _common_option(
+            "--config",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="Settings file; else INFRA_HEALTH_CONFIG, else ./config.yaml.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def complete_collector(context: click.Context, parameter: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+    """The configured collectors, none where the configuration is wrong: a completion has no place for errors."""
+    from click.shell_completion import CompletionItem
+
+    from service.domain.errors import ConfigError
+
+    try:
+        names = context.ensure_object(Options).load().settings.collectors
+    except ConfigError:
+        return []
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def message(text: str, *, err: bool = True, **style: Any) -> None:
+    """A message for the person at the terminal, on stderr unless it is a result."""
+    click.secho(text, err=err, **style)
+
+
+def exit_with(code: int) -> NoReturn:
+    """Ends the command."""
+    click.get_current_context().exit(code)
+    raise AssertionError("exit returns never")
+
+
+@contextmanager
+def errors_reported() -> Iterator[None]:
+    """Turns the errors that a user can mend into one message and the right exit code."""
+    from service.domain.errors import ConfigError, HealthError
+
+    try:
+        yield
+    except (HealthError, ExceptionGroup) as raised:
+        error: BaseException = raised
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]  # task groups wrap what ends them
+        if not isinstance(error, HealthError):
+            raise
+        message(str(error), fg="red")
+        exit_with(Exit.CONFIG if isinstance(error, ConfigError) else Exit.FAILED)
+    except BrokenPipeError:
+        # The reader of our output (head, less) is gone: nothing is left to say.
+        sys.stderr.close()
+        exit_with(Exit.DONE)

@@ -1,0 +1,214 @@
+"""Commands that collect: the daemon in the foreground, ``--once``, ``collect`` and ``preview``."""
+
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from service.cli import output as out
+from service.cli.options import Exit, Options, common, complete_collector, errors_reported, exit_with, message
+
+if TYPE_CHECKING:
+    from service.config.settings import Settings
+    from service.daemon.once import Pass
+    from service.daemon.preview import Preview
+
+
+def run_daemon(options: Options) -> int:
+    """The exit code. Raises ConfigError."""
+    # Before the daemon can take it: nothing is begun, so nothing is left to drain. (To the first process of a container
+    # a signal without a handler does nothing at all.)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+
+    import anyio
+
+    from service.daemon.app import run_daemon as run
+
+    overrides: dict[str, Any] = {}
+    loaded = options.load(overrides)
+    if options.stage and _is_port_taken(loaded.settings.http.port):
+        overrides = {"http": {"port": 0}}
+        loaded = options.load(overrides)
+    options.start_logs(loaded)
+
+    def announce(url: str) -> None:
+        if options.stage:
+            message(f"\n  The status page: {url}\n  Ctrl-C ends the demo.\n", bold=True)
+
+    return anyio.run(run, lambda: options.load(overrides), loaded, options.environ(), announce)
+
+
+def _is_port_taken(port: int) -> bool:
+    """Whether something else on this machine listens there: the demo moves aside, a real daemon must not."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@common
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_collector)
+@click.option("--push", is_flag=True, help="Submit the samples to Datadog.")
+@click.option("--dry-run", is_flag=True, help="Print the samples as JSON; send and keep nothing.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the samples here as JSON.")
+@click.option("--strict", is_flag=True, help="A partial run (parts or records left out) exits 1, too.")
+@click.pass_obj
+def collect(
+    options: Options, names: tuple[str, ...], push: bool, dry_run: bool, output: Path | None, strict: bool
+) -> None:
+    """Runs the named collectors once; without --push nothing is sent.
+
+    \b
+    Example: infra-health collect ci --dry-run
+    """
+    if push and dry_run:
+        raise click.UsageError("--push and --dry-run exclude each other")
+    with errors_reported():
+        exit_with(run_once(options, list(names), push=push, dry_run=dry_run, strict=strict, output=output))
+
+
+def run_once(
+    options: Options, names: Sequence[str] | None, *, push: bool, dry_run: bool, strict: bool, output: Path | None
+) -> int:
+    """The exit code. Raises HealthError when nothing could be tried at all."""
+    import anyio
+
+    from service.daemon.once import run_pass
+
+    loaded = options.load()
+    _refuse_unknown(names, loaded.settings)
+    options.start_logs(loaded, level="warning")
+    progress = options.exits.enter_context(out.Progress(quiet=options.quiet))
+
+    def report(result: "Pass") -> int:
+        progress.stop()
+        samples = [sample.as_json() for each in result.collectors for sample in each.samples]
+        if output:
+            out.write_json(output, samples)
+            message(f"{len(samples)} samples written to {output}")
+        if dry_run:
+            out.print_json(samples)
+        elif options.json:
+            out.print_json(result.as_json())
+        elif not options.quiet:
+            _print_pass(result)
+        _print_verdict(result, options, push=push, dry_run=dry_run)
+        return _exit_code(result, strict)
+
+    return anyio.run(run_pass, loaded.settings, options.environ(), names, push, progress.show, report)
+
+
+def _print_pass(result: "Pass") -> None:
+    """A table a collector: metric, value, condition, status."""
+    for each in result.collectors:
+        run = each.run
+        title = f"{run.collector}: {run.outcome} in {run.seconds or 0:.1f} s"
+        if not each.samples:
+            click.echo(f"{title}, no samples" + (f": {out.escape(run.error)}" if run.error else "") + "\n")
+            continue
+        rows = [
+            (
+                sample.metric.name,
+                out.format_number(sample.value),
+                sample.tags.get("condition", ""),
+                sample.tags.get("status", ""),
+                out.format_check(sample.tags),
+            )
+            for sample in each.samples
+        ]
+        out.print_table(title, ("metric", "value", "condition", "status", "about"), rows)
+
+
+def _print_verdict(result: "Pass", options: Options, *, push: bool, dry_run: bool) -> None:
+    for each in result.collectors:
+        outcome, error = each.run.outcome, out.escape(each.run.error or "")
+        if outcome is None or not outcome.succeeded:
+            message(f"{each.run.collector}: failed: {error}", fg="red")
+        elif error:
+            message(f"{each.run.collector}: partial, left out: {error}", fg="yellow")
+    if not push:
+        message("Nothing was sent." if dry_run else "Nothing was sent (use --push to send).")
+    elif result.undelivered:
+        message(
+            f"{result.delivered} points delivered, {result.undelivered} not: {result.trouble or 'not in time'}. "
+            f"{'They stay stored and go with the next daemon or --once.' if result.pending else ''}",
+            fg="red",
+        )
+    elif not options.quiet:
+        message(f"{result.delivered} points delivered in {result.seconds:.1f} s.", fg="green")
+
+
+def _exit_code(result: "Pass", strict: bool) -> int:
+    outcomes = [each.run.outcome for each in result.collectors]
+    if result.undelivered or not all(outcome and outcome.succeeded for outcome in outcomes):
+        return Exit.FAILED
+    return Exit.FAILED if strict and any(each.run.errors for each in result.collectors) else Exit.DONE
+
+
+@common
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_collector)
+@click.option("--all", "show_all", is_flag=True, help="Show series that do not change, too.")
+@click.pass_obj
+def preview(options: Options, names: tuple[str, ...], show_all: bool) -> None:
+    """Collects now and shows how that differs from the last run; nothing is sent or kept. Works beside a daemon.
+
+    \b
+    Example: infra-health preview training
+    """
+    import anyio
+
+    from service.daemon.preview import preview as preview_collectors
+
+    with errors_reported():
+        loaded = options.load()
+        _refuse_unknown(names, loaded.settings)
+        options.start_logs(loaded, level="warning")
+        with out.Progress(quiet=options.quiet) as progress:
+            found = anyio.run(
+                preview_collectors, loaded.settings, options.environ(), list(names) or None, progress.show
+            )
+        if options.json:
+            out.print_json([each.as_json() for each in found])
+        else:
+            for each in found:
+                _print_preview(each, show_all)
+        for each in found:
+            if each.run.error:
+                message(f"{each.run.collector}: {each.run.outcome}: {out.escape(each.run.error)}", fg="yellow")
+        message("Nothing was sent or kept.")
+        is_good = all(each.run.outcome and each.run.outcome.succeeded for each in found)
+        exit_with(Exit.DONE if is_good else Exit.FAILED)
+
+
+def _print_preview(each: "Preview", show_all: bool) -> None:
+    counts = {word: sum(line.change == word for line in each.changes) for word in ("same", "changed", "new", "gone")}
+    text = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    against = f"against run {each.before}" if each.before else "no run to compare with yet"
+    rows = []
+    for line in each.changes:
+        if not show_all and line.change == "same":
+            continue
+        has_turned = line.status_before and line.status != line.status_before
+        rows.append(
+            (
+                line.change,
+                line.metric,
+                out.format_number(line.value_before),
+                out.format_number(line.value),
+                f"{line.status_before} -> {line.status or 'gone'}" if has_turned else line.status,
+                out.format_check(line.tags) or line.tags.get("collector", ""),
+            )
+        )
+    title = f"{each.run.collector}: {len(each.samples)} samples ({text}; {against})"
+    out.print_table(title, ("change", "metric", "before", "now", "status", "about"), rows)
+
+
+def _refuse_unknown(names: Sequence[str] | None, settings: "Settings") -> None:
+    if unknown := [name for name in names or () if name not in settings.collectors]:
+        known = ", ".join(settings.collectors)
+        raise click.UsageError(f"no collector is called {', '.join(unknown)}; configured are: {known}")
