@@ -1,4 +1,4 @@
-"""Commands of whoever operates a daemon: ``status``, ``trigger``, ``pause``, ``resume``, ``cancel``, ``backup``, ``flare``."""
+"""Commands of whoever operates a daemon: ``status``, ``trigger``, ``pause``, ``resume``, ``cancel``, ``backup``, flares."""
 
 import sys
 import time
