@@ -1,19 +1,231 @@
-"""GitHub's credentials."""
+"""What GitHub is asked with: a token from the configuration, or one that a GitHub App gets for its installation.
 
+A token that was refused is not used again; another is looked for now and then.
+"""
+
+import hashlib
+import math
+import re
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
+
+import anyio
+import anyio.to_thread
+import httpx
+import msgspec
+import structlog
+
+from service.config.masking import mask
+from service.config.secrets import Secret
+from service.domain.errors import HealthError, Unauthorized, Unavailable
+from service.github.rate_limit import Clock
+
+log = structlog.get_logger(__name__)
+
+# Seconds between look-ups of a token that is missing or refused; twice as long each time.
+_FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
+# Renewed so long before its end: a run that begins with it may take five minutes.
+_RENEW_BEFORE = timedelta(minutes=10)
+# GitHub takes an assertion for ten minutes at most, and none from the future.
+_ASSERTION_LASTS = timedelta(minutes=9)
+_CLOCKS_DIFFER = timedelta(minutes=1)
+_HOLD = 20.0  # seconds until an App tries again after a failure: each request would try otherwise
 
 
 class TokenSource(Protocol):
-    """Where a token comes from: the configuration's Secret, or an App's installation."""
+    """Where a token comes from: the configuration's Secret or InstallationToken.
+
+    ``remedy`` and ``missing`` tell the operator what to do; the latter says that there is no token, too.
+    """
 
     @property
     def title(self) -> str: ...
     @property
-    def missing(self) -> str:
-        """What to do where there is no token."""
-        ...
+    def remedy(self) -> str: ...
+    @property
+    def missing(self) -> str: ...
 
     async def get(self) -> str | None: ...
     async def ask_again(self) -> bool:
         """Looks for another token in place of one that was refused; whether there is one."""
         ...
+
+
+class Auth:
+    """The token of ``source`` as long as GitHub takes it. ``trouble``: None while there is a token."""
+
+    def __init__(self, source: TokenSource, clock: Clock) -> None:
+        self._source = source
+        self._clock = clock
+        self._lock = anyio.Lock()
+        self._look_up_after = -math.inf
+        self._pause = _FIRST_PAUSE
+        self._is_missing = False
+        self._refused = ""
+
+    @property
+    def trouble(self) -> str | None:
+        return f"{self._source.missing}; GitHub allows 60 requests an hour without" if self._is_missing else None
+
+    @property
+    def remedy(self) -> str:
+        return self.trouble or self._source.remedy
+
+    async def current(self) -> str | None:
+        """The token, None where there is none (which is warned of once). Raises Unauthorized when it can't be one."""
+        async with self._lock:
+            if self._is_missing and self._clock.monotonic() < self._look_up_after:
+                return None  # a look-up may take seconds while AWS is away
+            token = (await self._source.get() or "").strip() or None
+            if token is None:
+                self._wait_longer()
+            elif fingerprint(token) != self._refused:
+                self._pause = _FIRST_PAUSE
+            was_missing, self._is_missing = self._is_missing, token is None
+            if self._is_missing and not was_missing:
+                log.warning("GitHub is asked without a token", reason=self.trouble)
+        if token and not re.fullmatch(r"[!-~]+", token):
+            raise Unauthorized(f"the {self._source.title} has characters that no token has: {self._source.remedy}")
+        return token
+
+    async def usable(self) -> str | None:
+        """The token to ask with. Raises Unauthorized while it is the one that GitHub refused."""
+        token = await self.current()
+        if self._refused == fingerprint(token):
+            if not await self.is_renewed(token):
+                raise Unauthorized(f"GitHub refused the {self._source.title}, nothing is asked: {self.remedy}")
+            token = await self.current()
+        return token
+
+    async def is_renewed(self, refused: str | None) -> bool:
+        """Whether there is another token by now than the one that GitHub refused; it is looked for, not too often."""
+        name = fingerprint(refused)
+        async with self._lock:
+            if self._refused == name and self._clock.monotonic() < self._look_up_after:
+                return False
+            if fingerprint(await self._source.get()) == name:
+                self._refused = name
+                self._wait_longer()
+                await self._source.ask_again()
+            return fingerprint(await self._source.get()) != name
+
+    def _wait_longer(self) -> None:
+        self._look_up_after = self._clock.monotonic() + self._pause
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+
+class _Issued(msgspec.Struct):
+    token: str
+    expires_at: datetime
+
+
+class InstallationToken:
+    """A TokenSource: an assertion signed with the App's key gets a token of an installation, for an hour.
+
+    ``trouble``: why there is no fresh token, None while there is.
+    https://docs.github.com/apps/creating-github-apps/authenticating-with-a-github-app/generating-an-installation-access-token-for-a-github-app
+    """
+
+    title = "GitHub App's token"
+    remedy = "check github.app: its id, installation_id and private key, and that the App is not suspended"
+
+    def __init__(
+        self, app_id: str, installation_id: int, key: Secret, *, api_url: str, client: httpx.AsyncClient, clock: Clock
+    ) -> None:
+        self.trouble: str | None = None
+        self._app_id = app_id
+        self._key = key
+        self._url = f"{api_url.rstrip('/')}/app/installations/{installation_id}/access_tokens"
+        self._client = client
+        self._clock = clock
+        self._lock = anyio.Lock()
+        self._issued: _Issued | None = None
+        self._failure: HealthError = Unavailable("the GitHub App has no token")
+        self._hold_until = -math.inf
+        self._refusals = 0
+
+    @property
+    def missing(self) -> str:
+        return f"no {self.title}: {self.remedy}" + (f" ({self.trouble})" if self.trouble else "")
+
+    async def get(self) -> str:
+        """A token that lasts for some minutes at least. Raises Unavailable or Unauthorized when there is none."""
+        async with self._lock:
+            if self._issued and self._clock.now() < self._issued.expires_at - _RENEW_BEFORE:
+                return self._issued.token
+            return await self._renew()
+
+    async def ask_again(self) -> bool:
+        async with self._lock:
+            before, self._issued = self._issued, None
+            try:
+                return await self._renew() != (before.token if before else "")
+            except HealthError:
+                return False  # ``trouble`` tells
+
+    async def _renew(self) -> str:
+        """The next token; while GitHub does not give one, the last for as long as it holds."""
+        if self._clock.monotonic() >= self._hold_until:
+            try:
+                self._issued = await self._ask()
+            except HealthError as error:
+                self._refusals = 0 if isinstance(error, Unavailable) else self._refusals + 1
+                hold = min(_HOLD * 2 ** max(0, self._refusals - 1), _LONGEST_PAUSE)
+                self._hold_until = self._clock.monotonic() + hold
+                if self.trouble != str(error):
+                    log.warning("the GitHub App gets no token", reason=str(error))
+                self._failure, self.trouble = error, str(error)
+            else:
+                self.trouble, self._refusals = None, 0
+                mask([self._issued.token])
+                return self._issued.token
+        if self._issued and self._clock.now() < self._issued.expires_at:
+            return self._issued.token
+        raise self._failure
+
+    async def _ask(self) -> _Issued:
+        try:
+            return await self._ask_with(await self._key.get())
+        except Unauthorized:
+            # The key may have been replaced: then once more with the new one.
+            if not await self._key.ask_again():
+                raise
+            return await self._ask_with(await self._key.get())
+
+    async def _ask_with(self, key: str | None) -> _Issued:
+        if not key:
+            raise (Unavailable if self._key.may_pass else Unauthorized)(self._key.missing)
+        assertion = await anyio.to_thread.run_sync(_assertion, self._app_id, key, self._clock.now())
+        headers = {**HEADERS, "authorization": f"Bearer {assertion}"}
+        try:
+            answer = await self._client.post(self._url, headers=headers, timeout=15, follow_redirects=False)
+        except httpx.HTTPError as error:
+            raise Unavailable(f"GitHub did not answer the App: {type(error).__name__}") from error
+        if answer.status_code in (401, 403, 404, 422):
+            raise Unauthorized(f"GitHub answered {answer.status_code} to the App: {self.remedy}")
+        try:
+            issued = msgspec.json.decode(answer.raise_for_status().content, type=_Issued)
+        except (httpx.HTTPError, msgspec.MsgspecError, RecursionError) as error:
+            raise Unavailable(f"GitHub answered {answer.status_code} to the App, but with no token") from error
+        issued.expires_at = issued.expires_at.astimezone(UTC)
+        return issued
+
+
+HEADERS = {"accept": "application/vnd.github+json", "x-github-api-version": "2022-11-28"}
+
+
+def fingerprint(token: str | None) -> str:
+    """Tells tokens apart without holding them."""
+    return hashlib.sha256((token or "").strip().encode(errors="replace")).hexdigest()[:16]
+
+
+def _assertion(app_id: str, key: str, now: datetime) -> str:
+    """CPU work, and a slow import that only Apps pay. Raises Unauthorized when the key is none."""
+    import jwt
+
+    claims = {"iat": now - _CLOCKS_DIFFER, "exp": now + _ASSERTION_LASTS, "iss": app_id}
+    try:
+        # An environment variable often holds the key in one line.
+        return jwt.encode(claims, key.replace("\\n", "\n"), algorithm="RS256")
+    except (ValueError, TypeError, jwt.PyJWTError) as error:
+        raise Unauthorized("the GitHub App's private key is no RSA key in PEM: set github.app.private_key") from error

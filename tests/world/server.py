@@ -13,7 +13,9 @@ import httpx
 import uvicorn
 from starlette.types import ASGIApp
 
+from service.config.secrets import Secret
 from service.demo.github import Asked, Reply, SimulatedGithub
+from service.github.auth import TokenSource
 from service.github.client import Github
 from tests.world.faults import Fault
 from tests.world.generator import World
@@ -52,9 +54,11 @@ class Simulated:
         self.app.asked.clear()
         return asked
 
-    def client(self, http: httpx.AsyncClient, token: str | None = TOKEN, **options: Any) -> Github:
+    def client(self, http: httpx.AsyncClient, token: TokenSource | str | None = TOKEN, **options: Any) -> Github:
         """A client with ``token`` whose clock is the world's."""
-        return Github(self.url + self.app.base, FixedToken(token), http, self.clock, **options)
+        if token is None or isinstance(token, str):
+            token = Secret("GitHub token", "set GITHUB_DASHBOARD_TOKEN", token)
+        return Github(self.url + self.app.base, token, http, self.clock, **options)
 
     def _intercept(self, asked: Asked, true: Reply) -> Reply:
         for planned in self.faults:
@@ -62,24 +66,6 @@ class Simulated:
                 planned.hits += 1
                 return planned.fault(asked, true)
         return true
-
-
-@dataclass
-class FixedToken:
-    """Meets TokenSource. Another ``value`` is taken over when it is asked for again."""
-
-    value: str | None
-    title: str = "GitHub token"
-    missing: str = "no GitHub token: set GITHUB_DASHBOARD_TOKEN"
-    trouble: str | None = None
-    lookups: int = 0
-
-    async def get(self) -> str | None:
-        return self.value
-
-    async def ask_again(self) -> bool:
-        self.lookups += 1
-        return False
 
 
 class WorldClock:
