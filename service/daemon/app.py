@@ -38,7 +38,7 @@ async def run_daemon(load: Loader, loaded: Loaded, environ: Mapping[str, str], a
                     daemon = Daemon(load, loaded, environ, clock, store, clients, tasks, attempts)
                     port = await daemon.start()
                     url = f"http://{_reachable(settings.http.host)}:{port}/"
-                    log.info("ready", version=__version__, url=url, state_dir=str(settings.state_dir))
+                    log.info("ready", version=__version__, url=url, port=port, state_dir=str(settings.state_dir))
                     announce(url)
                     async for each in signals:
                         if each == signal.SIGHUP:

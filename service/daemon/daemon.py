@@ -6,17 +6,18 @@ the active ones get their time, what they stored is delivered, then the probes s
 
 import gc
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 import anyio
 import structlog
 from anyio.abc import TaskGroup
 
 from service import __version__
-from service.config import logging
+from service.config.logging import buffer
 from service.config.clients import http_client
-from service.config.loader import Loaded, differences, secret_values
-from service.config.settings import max_series_per_hour, shadow_prefix
+from service.config.loader import Loaded
+from service.config.masking import mask
+from service.config.settings import differences, max_series_per_hour, secret_values, shadow_prefix
 from service.daemon.maintenance import Maintenance
 from service.daemon.pings import PingKind, Pings
 from service.daemon.wiring import Clients, build_jobs
@@ -79,9 +80,6 @@ class Daemon:
             historical=settings.datadog.historical,
             max_series=max_series_per_hour(settings),
         )
-        self._notifier = Notifier(
-            store, clients.intake, clock, interval=settings.datadog.heartbeat, page_url=settings.http.public_url
-        )
         self._pings = Pings(http_client(environ, user_agent=f"infra-health/{__version__}"))
         runner = Runner(
             store,
@@ -92,7 +90,11 @@ class Daemon:
             on_end=self._run_ended,
         )
         self._scheduler = Scheduler(runner, store, clock, tasks)
-        self._heartbeat = Heartbeat(self._scheduler, store, clock, settings.datadog.heartbeat, self._forwarder.notify)
+        jobs, interval = (lambda: self._scheduler.jobs), settings.datadog.heartbeat
+        self._heartbeat = Heartbeat(jobs, store, clock, interval, self._forwarder.notify)
+        self._notifier = Notifier(
+            jobs, store, clients.intake, clock, interval=interval, page_url=settings.http.public_url
+        )
         self._web = AppContext(
             info=Info(
                 name="infra-health",
@@ -109,7 +111,7 @@ class Daemon:
             forwarder=self._forwarder,
             intake=clients.intake,
             github=clients.github,
-            log=logging.buffer,
+            log=buffer,
             token=clients.credentials.write_token,
             read_token=clients.credentials.read_token,
             secrets=tuple(clients.credentials),
@@ -140,7 +142,7 @@ class Daemon:
             loaded = await anyio.to_thread.run_sync(self._load)
             if self._file and loaded.file is None:
                 raise ConfigError(f"{self._file} is gone")
-            logging.mask(secret_values(loaded.settings))
+            mask(secret_values(loaded.settings))
             jobs = build_jobs(loaded.settings, self._clients, self._store)
         except ConfigError as error:
             log.error("reload refused: the configuration before it holds", reason=str(error))  # noqa: TRY400 - all said
@@ -172,7 +174,9 @@ class Daemon:
             state = self._forwarder.state
             log.warning("points stay stored for the next start", pending=state.pending, reason=state.trouble)
         await self._pings.flush(_PINGS_TIMEOUT)
-        if self._store.trouble and not await self._store.recover():
+        async with self._forwarder.paused():
+            is_recovered = not self._store.trouble or await self._store.recover()
+        if not is_recovered:
             log.error("what is in memory is lost: the store can't be written", reason=self._store.trouble)
 
     async def watch_second_signal(self, signals: AsyncIterator[signal.Signals]) -> None:
@@ -189,13 +193,16 @@ class Daemon:
         self._scheduler.mode = self._store.mode = settings.mode
         self._notifier.is_silent = is_shadow = settings.mode is Mode.SHADOW
         self._forwarder.set_shadow(shadow_prefix(settings), is_withheld=is_shadow and settings.shadow_prefix is None)
-        self._store.limit_history(
-            {
-                name: (each.failed_runs_history_limit, each.successful_runs_history_limit)
-                for name, each in settings.collectors.items()
-            }
-        )
+        self._store.history_limits = {
+            name: (each.failed_runs_history_limit, each.successful_runs_history_limit)
+            for name, each in settings.collectors.items()
+        }
+        # What was pushed to an earlier process that ended before it could read it.
+        unread = [job.name for job in jobs if job.enabled and await _has_unread_push(job)]
         await self._scheduler.set_jobs(jobs)
+        for name in unread:
+            log.info("a snapshot was pushed before the restart", collector=name)
+            await self._scheduler.trigger_after(name, Cause.PUSH, Actor("a push before the restart"))
 
     def _run_ended(self, run: Run, samples: Sequence[Sample]) -> None:
         self._web.telemetry.run_ended(run)
@@ -218,6 +225,11 @@ class Daemon:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._scheduler.run)
                 tasks.start_soon(self._heartbeat.run)
+
+
+async def _has_unread_push(job: Job) -> bool:
+    load: Callable[[], Awaitable[bool]] | None = getattr(job.collector, "load", None)
+    return load is not None and await load()
 
 
 def _freeze_objects() -> None:

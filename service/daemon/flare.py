@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from service import __version__
-from service.config.loader import Loaded, describe
-from service.config.logging import redact
+from service.config.loader import Loaded
+from service.config.masking import redact
+from service.config.settings import describe
 from service.daemon.diagnose import diagnose
 from service.daemon.series import find_collisions
 from service.domain.errors import ConfigError, HealthError

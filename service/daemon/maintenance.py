@@ -6,6 +6,7 @@ import anyio
 import structlog
 
 from service.config.secrets import Credentials
+from service.domain.delivery import DeliveryStatus
 from service.domain.errors import Unavailable
 from service.pipeline.clock import Clock
 from service.pipeline.forwarder import Forwarder
@@ -37,7 +38,9 @@ class Maintenance:
         """Back from the fallback to the disk, once it can be written again."""
         while True:
             await self._clock.sleep(_RECOVER_INTERVAL)
-            if await self._store.recover():
+            async with self._forwarder.paused():
+                is_recovered = await self._store.recover()
+            if is_recovered:
                 self._forwarder.notify()
 
     async def _refresh_secrets(self) -> None:
@@ -52,7 +55,8 @@ class Maintenance:
         reason = ""
         while True:
             try:
-                await self._store.prune(self._clock.now())
+                given_up = await self._store.prune(self._clock.now())
+                self._forwarder.count(DeliveryStatus.EXPIRED, given_up)
             except Unavailable as error:
                 if not reason:
                     log.error("the store can't be pruned", reason=str(error))  # noqa: TRY400 - the reason says it all

@@ -67,7 +67,7 @@ async def preview(
         async with open_clients(settings, environ) as clients:
             jobs = select_jobs(build_jobs(settings, clients, store), names)
             for job, done in zip(jobs, await collect_only(jobs, clock, progress), strict=True):
-                enriched = enrich(job, done.run, done.result, await store.runs.checks(job.name), clock.now())
+                enriched = enrich(job, done.result, await store.runs.checks(job.name), clock.now())
                 before = await _last_success(store, job.name)
                 stored = (await store.outbox.samples(before.id, 0, _MAX_SAMPLES))[0] if before else []
                 changes = compare_series(enriched.samples, stored)

@@ -11,7 +11,7 @@ from service.config.settings import Settings, max_series_per_hour, shadow_prefix
 from service.domain import conditions
 from service.domain.checks import CHECK_AGE, CHECK_STATE, CHECK_THRESHOLD, CHECK_VALUE
 from service.domain.samples import Kind
-from service.pipeline.enrich import COLLECTOR_METRICS
+from service.pipeline.job import COLLECTOR_METRICS
 from service.store import Store
 
 # Series that only the data know (a distribution's tags) are those of so long.
@@ -98,9 +98,11 @@ async def forecast_series(settings: Settings, now: datetime) -> SeriesForecast:
     try:
         enabled = {name: each for name, each in settings.collectors.items() if each.enabled}
         distributions: dict[str, list[tuple[str, Mapping[str, str]]]] = defaultdict(list)
-        for collector, kind, metric, tags in await store.outbox.series(now - _LOOK_BACK):
-            if kind is Kind.DISTRIBUTION:
-                distributions[collector].append((metric.removeprefix(shadow_prefix(settings) or ""), tags))
+        for each in await store.outbox.series(now - _LOOK_BACK):
+            if each.kind is Kind.DISTRIBUTION:
+                metric = each.metric.removeprefix(shadow_prefix(settings) or "")
+                tags = {name: value for name, _, value in (tag.partition(":") for tag in each.tags)}
+                distributions[each.collector].append((metric, tags))
         found = []
         for name, each in enabled.items():
             loaded = load_type(each.type)

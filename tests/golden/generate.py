@@ -1,5 +1,8 @@
-"""What users see of the program, reduced to what must not change by accident. ``python -m tests.golden.generate`` writes
-the files beside it anew; tests/acceptance/test_golden.py compares. A difference is a decision: write it in CHANGELOG.md."""
+"""What users see of the program, reduced to what must not change by accident.
+
+``python -m tests.golden.generate`` writes the files beside it anew; tests/acceptance/test_golden.py compares. A
+difference is a decision: write it into CHANGELOG.md.
+"""
 
 import json
 import os
