@@ -34,6 +34,12 @@ LABEL org.opencontainers.image.title="infra-health" \
       org.opencontainers.image.revision="${COMMIT}" \
       org.opencontainers.image.licenses="MIT"
 
+# The first process of a container: it passes signals on, also before Python has set its handlers, and takes in what exec
+# collectors leave behind.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends tini \
+    && rm -rf /var/lib/apt/lists/*
+
 # Without bytecode of the standard library (the base image leaves it out) every start would compile it anew. Nothing is
 # installed in this image any more: pip would only be one more thing to patch.
 RUN python -m pip uninstall --quiet --yes --root-user-action ignore pip \
@@ -61,4 +67,4 @@ EXPOSE 8080
 STOPSIGNAL SIGTERM
 # For Docker and Compose (buildah keeps it with --format docker alone); Kubernetes has its own probes.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s --retries=3 CMD ["infra-health", "status", "--probe"]
-ENTRYPOINT ["infra-health"]
+ENTRYPOINT ["tini", "--", "infra-health"]
