@@ -1,53 +1,90 @@
-"""The application: what the daemon hands to the web, put together with guard, routes and pages."""
+"""The application put together: guard, API, pages, documentation."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import re
+from pathlib import Path
+from typing import Any
 
-from fastapi import FastAPI
+import fastapi_offline
+from fastapi import FastAPI, Response
+from fastapi.routing import APIRoute
+from starlette.responses import FileResponse
+from starlette.staticfiles import StaticFiles
 
-from service.config.logging import LogBuffer
-from service.config.secrets import Secret
-from service.config.settings import Settings
-from service.datadog.intake import Intake
-from service.github.client import Github
-from service.pipeline.clock import Clock
-from service.pipeline.forwarder import Forwarder
-from service.pipeline.scheduler import Scheduler
-from service.store import Store
-from service.web.prometheus import Telemetry
-from service.web.schemas import Info
+from service.web import pages, routes
+from service.web.auth import Guard
+from service.web.context import AppContext
+from service.web.problems import MEDIA_TYPE, Catch, handle_problems
+from service.web.schemas import API
 
+__all__ = ["AppContext", "create_app"]
 
-@dataclass
-class AppContext:
-    """The daemon as the web sees and changes it. A reload replaces ``settings`` (and ``reload_error``) in place.
-
-    ``token``, ``read_token``: of the write and the read calls; they may be set to nothing, and may change.
-    ``secrets``: all whose trouble /readyz warns of. ``in_cluster``: KUBERNETES_SERVICE_HOST is set.
-    ``reload_error``: why the last reload was refused, None when it was not.
-    ``telemetry``: the counters of /metrics; the daemon feeds them (``run_ended``, ``points``).
-    """
-
-    info: Info
-    settings: Settings
-    clock: Clock
-    store: Store
-    scheduler: Scheduler
-    forwarder: Forwarder
-    intake: Intake
-    github: Github
-    log: LogBuffer
-    token: Secret
-    read_token: Secret
-    secrets: Sequence[Secret] = ()
-    in_cluster: bool = False
-    reload_error: str | None = None
-    telemetry: Telemetry = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.telemetry = Telemetry(self.info.version, self.info.commit)
+_HERE = Path(__file__).parent
+_SECURITY_SCHEMES = {
+    "write": {"type": "http", "scheme": "bearer", "description": "INFRA_HEALTH_TOKEN"},
+    "read": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "INFRA_HEALTH_READ_TOKEN where it is set, else reads are open. "
+        "Also as the password of HTTP Basic, for browsers.",
+    },
+}
 
 
 def create_app(context: AppContext) -> FastAPI:
     """Everything that is served."""
-    raise NotImplementedError
+    app = FastAPI(
+        title=context.info.name,
+        version=context.info.version,
+        description="Collectors, their runs and checks. Times are UTC, durations seconds. Errors are RFC 9457.",
+        docs_url=None,
+        redoc_url=None,
+        # A redirect would be built from the Host header; an address with a slash too many is simply not there.
+        redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
+        separate_input_output_schemas=False,
+    )
+    app.state.context = context
+    app.state.pages = pages.PageCache(context)
+    app.state.routes = []
+    for router in (routes.health, routes.guarded, routes.api, pages.router):
+        app.include_router(router)
+        app.state.routes += router.routes
+    app.add_api_route("/docs", _docs, include_in_schema=False)
+    assets = Path(fastapi_offline.__file__).parent / "static"
+    app.mount("/static/swagger", StaticFiles(directory=assets))
+    app.mount("/static", StaticFiles(directory=_HERE / "static"))
+    handle_problems(app)
+    app.add_middleware(Catch)
+    app.add_middleware(
+        Guard,
+        token=context.token,
+        read_token=context.read_token,
+        in_cluster=context.in_cluster,
+        allowed_hosts=lambda: context.settings.http.allowed_hosts,
+    )
+    make_document = app.openapi
+    app.openapi = lambda: app.openapi_schema or _complete(make_document())  # type: ignore[method-assign]  # as FastAPI documents
+    return app
+
+
+async def _docs() -> Response:
+    return FileResponse(_HERE / "templates" / "docs.html")
+
+
+def _operation_id(route: APIRoute) -> str:
+    words = [word for word in re.split(r"\W+", route.path.removeprefix(API)) if word]
+    return "_".join([min(route.methods or ()).lower(), *words])
+
+
+def _complete(document: dict[str, Any]) -> dict[str, Any]:
+    """Problems have a media type of their own; which token opens what."""
+    document["components"]["securitySchemes"] = _SECURITY_SCHEMES
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            if path not in ("/livez", "/healthz", "/readyz"):
+                operation["security"] = [{"write": []}, {}] if method == "post" else [{"read": []}, {"write": []}, {}]
+            for response in operation["responses"].values():
+                content = response.get("content", {})
+                if "ProblemView" in str(content):
+                    response["content"] = {MEDIA_TYPE: content["application/json"]}
+    return document

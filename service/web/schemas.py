@@ -1,15 +1,47 @@
-"""The models of everything that comes in or leaves over HTTP; the same ones fill the pages. Times are UTC."""
+"""The models of everything that leaves over HTTP; the same ones fill the pages. Times are UTC, durations seconds."""
 
-from datetime import UTC
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, computed_field
+
+from service.domain import conditions
+from service.domain.checks import Check, status_at
+from service.domain.delivery import LOST, DeliveryStatus, StoredSample
+from service.domain.runs import Outcome, Run
+from service.domain.samples import Metric, Status
+
+API = "/api/v1"
+RUNNING = "Running"
 
 Instant = Annotated[AwareDatetime, AfterValidator(lambda at: at.astimezone(UTC))]
+HealthStatus = Literal["ok", "warn", "fail"]
 
 
 class View(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True)
+
+
+class Reason(BaseModel):
+    """What the body of a write call may say."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Annotated[str | None, Field(max_length=500, description="kept with the act")] = None
+
+
+class ProblemView(BaseModel):
+    """RFC 9457. Some kinds say more: ``errors`` (invalid), ``known`` (unknown-collector), ``run`` (already-running)."""
+
+    model_config = ConfigDict(extra="allow", title="Problem")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
 
 
 class Info(View):
@@ -21,3 +53,392 @@ class Info(View):
     started: Instant
     env: str
     service: str
+
+
+class HealthCheck(View):
+    name: str
+    status: HealthStatus
+    detail: str = ""
+
+
+class Health(View):
+    """``ok`` decides the probe's answer; a check may warn or fail beside it without turning the probe."""
+
+    ok: bool
+    checks: tuple[HealthCheck, ...] = ()
+
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated property; pydantic documents this form
+    @property
+    def status(self) -> HealthStatus:
+        if not self.ok:
+            return "fail"
+        return "ok" if all(check.status == "ok" for check in self.checks) else "warn"
+
+
+class Deliveries(View):
+    """How many points of a run are where on their way."""
+
+    pending: int = 0
+    sending: int = 0
+    delivered: int = 0
+    unknown: int = 0
+    throttled: int = 0
+    rejected: int = 0
+    expired: int = 0
+
+
+class RunView(View):
+    """One run. ``scheduled_at``: None when nobody scheduled it; ``ended``: None while it is active."""
+
+    id: str
+    collector: str
+    cause: str
+    source: str = ""
+    scheduled_at: Instant | None = None
+    started: Instant
+    ended: Instant | None = None
+    attempts: int = 0
+    outcome: str = RUNNING
+    errors: tuple[str, ...] = ()
+    samples: int = 0
+    delivery: Deliveries = Deliveries()
+
+    @classmethod
+    def of(cls, run: Run, delivery: Mapping[DeliveryStatus, int]) -> Self:
+        return cls(
+            id=run.id,
+            collector=run.collector,
+            cause=run.cause,
+            source=run.source,
+            scheduled_at=run.slot,
+            started=run.started,
+            ended=run.ended,
+            attempts=run.attempts,
+            # What its end will be is known before it is stored, but only then has it ended.
+            outcome=run.outcome if run.outcome and run.ended else RUNNING,
+            errors=tuple(str(error) for error in run.errors),
+            samples=run.samples,
+            delivery=Deliveries(**{status.value: count for status, count in delivery.items()}),
+        )
+
+    @computed_field  # type: ignore[prop-decorator]  # see Health.status
+    @property
+    def duration(self) -> float | None:
+        return (self.ended - self.started).total_seconds() if self.ended else None
+
+    @computed_field  # type: ignore[prop-decorator]  # see Health.status
+    @property
+    def links(self) -> dict[str, str]:
+        address = run_address(self.id)
+        collector = f"{API}/collectors/{quote(self.collector, safe='')}"
+        page = address.removeprefix(API)
+        return {
+            "self": address,
+            "samples": f"{address}/samples",
+            "log": f"{address}/log",
+            "collector": collector,
+            "page": page,
+        }
+
+
+class LastError(View):
+    """What went wrong last, with the run that says more."""
+
+    run: str
+    at: Instant
+    errors: tuple[str, ...]
+
+
+class CollectorView(View):
+    """One configured collector. ``running``: the active run's id; ``samples``: of the last ended run.
+
+    ``note``: what its operator should know, though nothing failed. ``last_slot``: the last slot that was run in live
+    mode, which a CronJob that takes over again need not run (docs/cutover.md).
+    """
+
+    name: str
+    type: str
+    schedule: str
+    schedule_in_words: str
+    time_zone: str
+    service: str
+    enabled: bool
+    paused: bool
+    running: str | None = None
+    next_run: Instant | None = None
+    last_slot: Instant | None = None
+    last_run: RunView | None = None
+    last_success: Instant | None = None
+    last_error: LastError | None = None
+    samples: int = 0
+    note: str | None = None
+
+    @computed_field  # type: ignore[prop-decorator]  # see Health.status
+    @property
+    def links(self) -> dict[str, str]:
+        name = quote(self.name, safe="")
+        address = f"{API}/collectors/{name}"
+        history = f"{API}/runs?collector={name}"
+        acts = {act: f"{address}/{act}" for act in ("pause", "resume")}
+        return {"self": address, "run": f"{address}/runs", "history": history, **acts}
+
+    @property
+    def is_failing(self) -> bool:
+        """By the last run that ended: a run under way does not make a failing collector well."""
+        last, error = self.last_run, self.last_error
+        if not self.enabled or last is None:
+            return False
+        if last.ended:
+            return tone(last.outcome) == "bad"
+        return error is not None and (self.last_success is None or error.at > self.last_success)
+
+
+class TriggeredView(View):
+    """The run that a trigger started, or (``started`` false) the one that was active already."""
+
+    id: str
+    collector: str
+    started: bool = True
+
+    @computed_field  # type: ignore[prop-decorator]  # see Health.status
+    @property
+    def links(self) -> dict[str, str]:
+        return {"self": run_address(self.id), "collector": f"{API}/collectors/{quote(self.collector, safe='')}"}
+
+
+class EvidenceView(View):
+    """One thing behind a value (a run, a job, a pull request). ``url`` is empty where there is no place to look."""
+
+    title: str
+    url: str = ""
+    at: Instant | None = None
+    conclusion: str = ""
+    workflow: str = ""
+
+
+class SampleView(View):
+    """One sample as it was stored. ``delivery``: what became of it, with the ``reason`` when it was lost.
+
+    ``evidence``: what was behind the value, the newest first.
+    """
+
+    metric: str
+    value: float
+    tags: Mapping[str, str]
+    kind: str
+    timestamp: Instant
+    delivery: str
+    reason: str = ""
+    evidence: tuple[EvidenceView, ...] = ()
+
+    @classmethod
+    def of(cls, sample: StoredSample) -> Self:
+        return cls(
+            metric=sample.point.metric,
+            value=sample.point.value,
+            tags=sample.tags,
+            kind=sample.kind,
+            timestamp=sample.at,
+            delivery=sample.status,
+            reason=sample.reason,
+            evidence=tuple(map(EvidenceView.model_validate, sample.point.evidence)),
+        )
+
+
+class CheckView(View):
+    """One check as it is now. ``metric`` is empty and ``value`` null where nothing was ever measured.
+
+    ``tags``: those that name the check; ``why``: the verdict in words; ``since``: when the status became this one.
+    """
+
+    collector: str
+    metric: str
+    help: str = ""
+    unit: str = ""
+    tags: Mapping[str, str]
+    status: Literal["pass", "fail", "unknown"]
+    value: float | None = None
+    condition: str
+    why: str
+    since: Instant
+    measured_at: Instant | None = None
+    evidence: tuple[EvidenceView, ...] = ()
+
+    @classmethod
+    def of(cls, collector: str, check: Check, metric: Metric | None, now: datetime, max_age: timedelta) -> Self:
+        status = status_at(check, now, max_age)
+        is_stale = status is not check.status and check.measured_at is not None
+        return cls(
+            collector=collector,
+            metric=check.metric,
+            help=metric.help if metric else "",
+            unit=metric.unit if metric else "",
+            tags=check.tags,
+            status=status.value,
+            value=check.value,
+            condition=check.condition,
+            why=_explain(check, status),
+            since=check.measured_at + max_age if is_stale and check.measured_at else check.since,
+            measured_at=check.measured_at,
+            evidence=tuple(map(EvidenceView.model_validate, check.evidence)),
+        )
+
+    def is_named(self, name: str) -> bool:
+        """Whether ``name`` means this check: its metric, the last parts of that, or the check's own name."""
+        return name in (self.metric, self.tags.get("check")) or self.metric.endswith(f".{name}")
+
+
+class LogLineView(View):
+    """One log record. ``level``: debug, info, warning, error or critical; ``fields``: what it says beside the text."""
+
+    time: Annotated[Instant, Field(validation_alias="at")]
+    level: str
+    message: str
+    fields: Mapping[str, Any] = {}
+
+
+class Lost(View):
+    """Points that will not arrive, by reason."""
+
+    unknown: int = 0
+    throttled: int = 0
+    rejected: int = 0
+    expired: int = 0
+
+    @classmethod
+    def of(cls, counts: Mapping[DeliveryStatus, int]) -> Self:
+        return cls(**{status.value: counts.get(status, 0) for status in LOST})
+
+    @property
+    def total(self) -> int:
+        return self.unknown + self.throttled + self.rejected + self.expired
+
+
+class DeliveryView(View):
+    """The way to Datadog. ``last_accepted``: the last 202; ``trouble``: why points wait, None when all is well."""
+
+    state: Literal["ok", "pending", "trouble"]
+    last_accepted: Instant | None = None
+    pending: int = 0
+    lost: Lost = Lost()
+    trouble: str | None = None
+    next_try: Instant | None = None
+
+
+class QuotaView(View):
+    """GitHub's primary limit of one resource. ``left_at_reset`` and ``empty_at``: if it is spent on as it was."""
+
+    resource: str
+    limit: int
+    remaining: int
+    reset_at: Instant
+    left_at_reset: int
+    empty_at: Instant | None = None
+
+
+class CollectorCounts(View):
+    total: int
+    failing: int
+    running: int
+    paused: int
+
+
+class CheckCounts(View):
+    passing: int = 0
+    failing: int = 0
+    unknown: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.passing + self.failing + self.unknown
+
+
+class NextRun(View):
+    collector: str
+    at: Instant
+
+
+class State(View):
+    """The daemon at a glance. ``revision`` changes when anything does that the pages show; ``active``: runs under way
+    (the first twenty); ``warnings``: what /readyz warns of.
+    """
+
+    now: Instant
+    revision: str
+    collectors: CollectorCounts
+    checks: CheckCounts
+    active: Sequence[str]
+    next_run: NextRun | None
+    delivery: DeliveryView
+    quota: Sequence[QuotaView]
+    warnings: Sequence[HealthCheck]
+
+
+class Collectors(View):
+    collectors: Sequence[CollectorView]
+
+
+class Runs(View):
+    """Newest first. ``next``: the address of the older ones, None at the end."""
+
+    runs: Sequence[RunView]
+    next: str | None = None
+
+
+class TriggeredRuns(View):
+    runs: Sequence[TriggeredView]
+
+
+class Log(View):
+    """Oldest first."""
+
+    lines: Sequence[LogLineView]
+
+
+class Samples(View):
+    """One page of a run's samples. ``total``: of the run; ``next``: the address of the page after, None at the end."""
+
+    samples: Sequence[SampleView]
+    total: int
+    next: str | None = None
+
+
+class Checks(View):
+    """One page of a collector's checks. ``next``: the address of the page after, None at the end."""
+
+    checks: Sequence[CheckView]
+    total: int
+    next: str | None = None
+
+
+def run_address(run_id: str) -> str:
+    return f"{API}/runs/{quote(run_id, safe='')}"
+
+
+def tone(outcome: str) -> str:
+    """The colour and sign of the style sheet for a run's outcome; the word beside it says the same."""
+    return _TONES.get(outcome, "bad")
+
+
+_TONES: Mapping[str, str] = {
+    RUNNING: "busy",
+    Outcome.COMPLETE: "good",
+    Outcome.PARTIAL: "warn",
+    Outcome.REPLACED: "warn",
+    Outcome.CANCELLED: "warn",
+    Outcome.INTERRUPTED: "warn",
+}
+
+
+def _explain(check: Check, status: Status) -> str:
+    if check.value is None or check.measured_at is None:
+        return "nothing was measured yet"
+    condition = conditions.parse(check.condition)
+    value = f"{check.value:.6g}"
+    if status is Status.UNKNOWN:
+        if check.status is not Status.UNKNOWN:
+            return "the value is too old to judge by"
+        return "nothing was measured lately" if condition else f"{value} has no verdict: no threshold is set"
+    if condition and condition.status(check.value) is status:
+        return f"{value} is{'' if status is Status.PASS else ' not'} {check.condition.strip()}"
+    return f"the source says {status.value} of {value}"

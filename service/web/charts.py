@@ -1,0 +1,213 @@
+"""Charts as inline SVG: pure functions from values to markup, drawn with classes and attributes (the page's policy
+forbids inline style). Each chart has its words, for who does not see it; so it holds no tab stops.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from html import escape
+from itertools import pairwise
+from typing import NamedTuple
+from urllib.parse import quote
+
+from service.domain import conditions
+from service.domain.samples import Status
+from service.store.history import Cell, Cycle, Hour
+from service.web.schemas import tone
+
+BARS = 60
+_BAR, _BAR_HEIGHT = 5, 30
+_SHORTEST = 3  # a run of no time at all is still to be seen, and hit
+CELLS = 40
+_CELL, _CELL_HEIGHT = 9, 16
+# From a day of hours on, an hour is a point; before that, a cycle is.
+_DAY = timedelta(hours=24)
+_GAP = timedelta(hours=3)
+_MARGIN = 5
+_WORST_LAST = (Status.PASS, Status.UNKNOWN, Status.FAIL)
+
+
+class Chart(NamedTuple):
+    """Markup of ours, and the same in words."""
+
+    svg: str
+    words: str
+
+
+Cells = Sequence[tuple[Cycle, Cell | None]]
+
+
+class Point(NamedTuple):
+    """One place of a curve; ``low`` and ``high`` are what the value was between this point and the next."""
+
+    at: datetime
+    low: float
+    high: float
+    last: float
+    failed: bool
+
+
+def bars(cycles: Sequence[Cycle]) -> Chart:
+    """The last runs, newest at the right: height is duration, colour is outcome, a click opens the run."""
+    shown = cycles[-BARS:]
+    longest = max((cycle.seconds for cycle in shown), default=0.0) or 1.0
+    width = BARS * _BAR
+    parts = [f'<path class="ground" d="M0 {_BAR_HEIGHT - 1}h{width}v1H0z"/>']
+    for x, cycle in zip(range(width - len(shown) * _BAR, width, _BAR), shown, strict=True):
+        height = max(_SHORTEST, round(cycle.seconds / longest * _BAR_HEIGHT))
+        # The whole column is the target; the bar in it may be a few pixels high.
+        parts.append(
+            _link(
+                cycle,
+                f'<path class="hit" d="M{x} 0h{_BAR}v{_BAR_HEIGHT}h-{_BAR}z"/>'
+                f'<path class="{tone(cycle.outcome)}" d="M{x} {_BAR_HEIGHT}v-{height}h{_BAR - 1}v{height}z">'
+                f"<title>{cycle.started:%m-%d %H:%M:%S} {escape(cycle.outcome)} {cycle.seconds:.3g} s</title></path>",
+            )
+        )
+    counts = Counter(cycle.outcome for cycle in reversed(shown))
+    words = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+    return Chart(
+        f'<svg class="bars" viewBox="0 0 {width} {_BAR_HEIGHT}" aria-hidden="true" focusable="false">'
+        f"{''.join(parts)}</svg>",
+        f"last {len(shown)} runs: {words}" if shown else "no runs yet",
+    )
+
+
+def heat_row(cells: Cells, columns: int = CELLS, *, links: bool = True) -> Chart:
+    """One square a cycle, newest at the right: what the check said, and whether the value was measured anew."""
+    shown = cells[-columns:]
+    width = columns * _CELL
+    first = width - len(shown) * _CELL
+    parts = [f'<path class="ground" d="M{first} {_CELL_HEIGHT // 2}h{len(shown) * _CELL}v1H{first}z"/>']
+    for x, (cycle, cell) in zip(range(first, width, _CELL), shown, strict=True):
+        if cell:
+            square = _square(x, cycle, cell)
+            parts.append(_link(cycle, square) if links else square)
+    return Chart(
+        f'<svg class="heat" viewBox="0 0 {width} {_CELL_HEIGHT}" aria-hidden="true" focusable="false">'
+        f"{''.join(parts)}</svg>",
+        _describe_cells([cell for _, cell in shown if cell]),
+    )
+
+
+def worst(cells: Sequence[Cell | None]) -> Cell | None:
+    """One cell for several checks: a failure shows, and only a value that is old everywhere counts as carried."""
+    known = [cell for cell in cells if cell]
+    if len(known) < 2:
+        return known[0] if known else None
+    status = max((Status(cell.status) for cell in known), key=_WORST_LAST.index)
+    alike = [cell for cell in known if cell.status == status]
+    return Cell(status, all(cell.carried for cell in alike), alike[0].value if len(alike) == 1 else None)
+
+
+def to_curve(cells: Cells, hours: Sequence[Hour]) -> list[Point]:
+    """What a curve is drawn from: hours where there is a day of them, single cycles before that."""
+    if len(hours) > 1 and hours[-1].at - hours[0].at >= _DAY:
+        return [Point(*hour) for hour in hours]
+    return [
+        Point(cycle.ended, cell.value, cell.value, cell.value, cell.status == Status.FAIL)
+        for cycle, cell in cells
+        if cell and cell.value is not None
+    ]
+
+
+def sparkline(curve: Sequence[Point], condition: str, classes: str, width: int = 160, height: int = 34) -> Chart:
+    """The values of seven days (as far as there are any), the threshold dashed, failures ticked at the bottom."""
+    parsed = conditions.parse(condition)
+    threshold = parsed.threshold if parsed else None
+    place = _scale(curve, threshold, width, height)
+    parts = []
+    if threshold is not None and curve:
+        parts.append(f'<path class="threshold" d="M0 {place(None, threshold)[1]}H{width}"/>')
+    parts.append(f'<path class="line" d="{_line(curve, place)}"/>')
+    if ticks := "".join(f"M{place(point.at, 0)[0]} {height}v-4" for point in curve if point.failed):
+        parts.append(f'<path class="ticks" d="{ticks}"/>')
+    words = _describe_curve(curve)
+    return Chart(
+        f'<svg class="spark {classes}" viewBox="0 0 {width} {height}" preserveAspectRatio="none" role="img" '
+        f'aria-label="{escape(words)}">{"".join(parts)}</svg>',
+        words,
+    )
+
+
+def trend(curve: Sequence[Point], condition: str, status: str) -> Chart:
+    """The same, large, with its scale in words (numbers in a chart that stretches would stretch with it)."""
+    return sparkline(curve, condition, f"trend {status}", 900, 160)
+
+
+def _describe_cells(cells: Sequence[Cell]) -> str:
+    """``last 40 cycles: 38 pass (12 carried), 2 fail``."""
+    words = []
+    for status in Status:
+        alike = [cell for cell in cells if cell.status == status]
+        carried = sum(cell.carried for cell in alike) if status is Status.PASS else 0
+        if alike:
+            words.append(f"{len(alike)} {status.value}" + (f" ({carried} carried)" if carried else ""))
+    return f"last {len(cells)} cycles: {', '.join(words)}" if cells else "no cycle yet"
+
+
+def _describe_curve(curve: Sequence[Point]) -> str:
+    """``7 d: 0 to 12, last 3``."""
+    if not curve:
+        return "no values yet"
+    seconds = (curve[-1].at - curve[0].at).total_seconds()
+    units = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+    reach = next((f"{seconds / size:.0f} {unit}" for size, unit in units if seconds >= 0.95 * size), "now")
+    low, high = min(point.low for point in curve), max(point.high for point in curve)
+    return f"{reach}: {low:.4g} to {high:.4g}, last {curve[-1].last:.4g}"
+
+
+def _link(cycle: Cycle, markup: str) -> str:
+    return f'<a href="/runs/{quote(cycle.run, safe="")}" tabindex="-1">{markup}</a>'
+
+
+def _square(x: int, cycle: Cycle, cell: Cell) -> str:
+    # A failure is larger, too, for who sees no red.
+    inset = 0 if cell.status == Status.FAIL else 2
+    side, height = _CELL - 1, _CELL_HEIGHT - 2 * inset
+    kind = "carried" if cell.carried and cell.status == Status.PASS else Status(cell.status).value
+    value = "" if cell.value is None else f" {cell.value:.6g}"
+    carried = ", carried" if cell.carried else ""
+    return (
+        f'<path class="{kind}" d="M{x} {inset}h{side}v{height}h-{side}z">'
+        f"<title>{cycle.ended:%m-%d %H:%M:%S} {Status(cell.status).value}{value}{carried}</title></path>"
+    )
+
+
+Place = Callable[[datetime | None, float], tuple[float, float]]
+
+
+def _scale(curve: Sequence[Point], threshold: float | None, width: int, height: int) -> Place:
+    """Where a value at an instant is drawn. A line that never moves runs through the middle."""
+    values = [value for point in curve for value in (point.low, point.high)]
+    if threshold is not None:
+        values.append(threshold)
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    begin = curve[0].at if curve else None
+    span = (curve[-1].at - curve[0].at).total_seconds() if curve else 0.0
+
+    def place(at: datetime | None, value: float) -> tuple[float, float]:
+        x = width * (at - begin).total_seconds() / span if at and begin and span else float(width)
+        # Halved first: the two ends of the floats are further apart than a float can say.
+        half = high / 2 - low / 2
+        share = (value / 2 - low / 2) / half if half else 0.5
+        return round(x, 1), round(height - _MARGIN - share * (height - 2 * _MARGIN), 1)
+
+    return place
+
+
+def _line(curve: Sequence[Point], place: Place) -> str:
+    steps = sorted(later.at - earlier.at for earlier, later in pairwise(curve))
+    # Where nothing was measured for some cycles of the collector, however rare it runs, nothing is drawn.
+    gap = max(_GAP, 3 * steps[len(steps) // 2]) if steps else _GAP
+    parts: list[str] = []
+    before: datetime | None = None
+    for point in curve:
+        x, y = place(point.at, point.last)
+        move = "M" if before is None or point.at - before > gap else "L"
+        if point.low != point.high:
+            parts.append(f"{move}{x} {place(point.at, point.low)[1]}V{place(point.at, point.high)[1]}V{y}")
+        else:
+            parts.append(f"{move}{x} {y}")
+        before = point.at
+    return "".join(parts) + ("h-3" if len(curve) == 1 else "")
