@@ -1,0 +1,105 @@
+"""30,000 samples with long tags in one run of the daemon: how quickly its probe answers meanwhile, and its memory."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import quantiles
+
+import httpx
+import yaml
+
+from bench import Measured
+from bench.daemon import client
+from bench.sink import sink
+
+SAMPLES = 30_000
+_COLLECTOR = """
+from service.plugin import CollectorSettings, CollectResult, Metric, Sample
+
+METRIC = Metric("metta.infra.bench.burst")
+TEXTS = {f"text{number}": "x" * 190 for number in range(8)}
+
+
+class Burst:
+    Settings = CollectorSettings
+    metrics = (METRIC,)
+
+    def __init__(self, settings, context):
+        pass
+
+    async def collect(self, now):
+        return CollectResult(tuple(Sample(METRIC, number, now, {"n": str(number), **TEXTS}) for number in range(%d)))
+"""
+
+
+def run() -> Iterable[Measured]:
+    with tempfile.TemporaryDirectory() as folder, sink() as intake:
+        process = _start(Path(folder), intake)
+        try:
+            log = Path(folder) / "log"
+            with client(process, log) as http, client(process, log) as probe:
+                idle_until = time.monotonic() + 3
+                quiet = _latencies(probe, lambda: time.monotonic() < idle_until)
+                http.post("/api/v1/collectors/burst/runs").raise_for_status()
+                began = time.monotonic()
+                busy = _latencies(probe, lambda: not _is_done(http))
+                taken = time.monotonic() - began
+            peak = _peak(process.pid)
+        finally:
+            process.kill()
+            process.wait()
+    cuts = quantiles(busy, n=100)
+    idle = quantiles(quiet, n=100)[98] * 1000
+    yield Measured("/livez meanwhile, 99th percentile, against an idle daemon", cuts[98] * 1000, "ms", idle)
+    yield Measured("/livez meanwhile, slowest", max(busy) * 1000, "ms", 250)
+    yield Measured(f"peak of memory with {SAMPLES:,} samples", peak, "MiB", 200)
+    yield Measured("from the trigger to the last 202", taken, "s")
+
+
+def _start(folder: Path, intake: str) -> "subprocess.Popen[bytes]":
+    (folder / "burst-1.0.dist-info").mkdir()
+    (folder / "bench_burst.py").write_text(_COLLECTOR % SAMPLES)
+    (folder / "burst-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: burst\nVersion: 1.0\n")
+    (folder / "burst-1.0.dist-info" / "entry_points.txt").write_text(
+        "[infra_health.collectors]\nburst = bench_burst:Burst\n"
+    )
+    config = {
+        "collectors": {"burst": {"type": "burst", "schedule": "0 0 1 1 *", "starting_deadline": "1s"}},
+        "http": {"host": "127.0.0.1", "port": 0},
+        "log": {"format": "json"},
+        "state_dir": str(folder / "state"),
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("DD_", "AWS_"))}
+    environ |= {"DD_URL": intake, "DD_API_KEY": "0" * 32, "PYTHONPATH": f"{folder}:{Path.cwd()}"}
+    with (folder / "log").open("w") as log:
+        return subprocess.Popen([sys.executable, "-m", "service"], cwd=folder, env=environ, stderr=log)
+
+
+def _latencies(probe: httpx.Client, while_: Callable[[], bool]) -> list[float]:
+    """Seconds of each probe, one every few milliseconds."""
+    found = []
+    looked = time.monotonic()
+    while True:
+        began = time.perf_counter()
+        probe.get("/livez").raise_for_status()
+        found.append(time.perf_counter() - began)
+        time.sleep(0.005)
+        if time.monotonic() - looked > 0.25:
+            looked = time.monotonic()
+            if not while_():
+                return found
+
+
+def _is_done(http: httpx.Client) -> bool:
+    runs = http.get("/api/v1/runs").raise_for_status().json()["runs"]
+    return bool(runs and runs[0]["ended"] and runs[0]["delivery"]["delivered"] == runs[0]["samples"])
+
+
+def _peak(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024

@@ -1,0 +1,186 @@
+"""10,000 series from samples to the 202: outbox, chunks and intake against the official client and a bare request."""
+
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+import anyio
+import httpx
+import msgspec
+import zstandard
+
+from bench import Measured
+from bench.sink import sink
+from service.config.secrets import Secret
+from service.config.settings import StoreSettings
+from service.datadog.intake import Intake
+from service.domain.runs import Cause, Outcome, Run
+from service.domain.samples import Metric, Sample
+from service.pipeline.clock import SystemClock
+from service.pipeline.forwarder import Forwarder
+from service.store import Store
+
+SERIES = 10_000
+ROUNDS = 7  # the quickest counts: what else the machine does only adds
+_KEY = "0123456789abcdef0123456789abcdef"
+
+Send = Callable[[Sequence[Sample]], Awaitable[None]]
+
+
+def run() -> Iterable[Measured]:
+    with sink() as url:
+        samples = _samples(datetime.now(UTC))
+        seconds = {way: anyio.run(_timed, way, samples, url) for way in WAYS}
+        ours, stalls = anyio.run(_outbox, samples, url)
+    for way, baseline in seconds.items():
+        yield Measured(f"{SERIES:,} series from samples to the 202, against {way}", ours, "s", baseline)
+    yield Measured("stall of the loop meanwhile, 99th percentile", quantiles(stalls, n=100)[98] * 1000, "ms", 50)
+    yield Measured("stall of the loop meanwhile, longest", max(stalls) * 1000, "ms", 50)
+
+
+def _samples(at: datetime) -> list[Sample]:
+    metric = Metric("metta.infra.cron.bench.value")
+    fixed = {
+        "source": "cron",
+        "workflow_category": "ci",
+        "task": "tests_blocking_merge",
+        "check": "workflow_passing",
+        "condition": "> 0",
+        "status": "pass",
+        "env": "production",
+        "service": "infra-health-dashboard",
+    }
+    return [
+        Sample(metric, number / 7, at, {**fixed, "workflow_name": f"workflow_{number:05}"}) for number in range(SERIES)
+    ]
+
+
+def _tags(sample: Sample) -> list[str]:
+    return [f"{name}:{value}" for name, value in sample.tags.items()]
+
+
+def _dicts(samples: Sequence[Sample]) -> dict[str, Any]:
+    return {
+        "series": [
+            {
+                "metric": sample.metric.name,
+                "type": 3,
+                "points": [{"timestamp": int(sample.at.timestamp()), "value": sample.value}],
+                "tags": _tags(sample),
+            }
+            for sample in samples
+        ]
+    }
+
+
+def _models(samples: Sequence[Sample]) -> Any:
+    from datadog_api_client.v2.model.metric_intake_type import MetricIntakeType
+    from datadog_api_client.v2.model.metric_payload import MetricPayload
+    from datadog_api_client.v2.model.metric_point import MetricPoint
+    from datadog_api_client.v2.model.metric_series import MetricSeries
+
+    return MetricPayload(
+        series=[
+            MetricSeries(
+                metric=sample.metric.name,
+                type=MetricIntakeType.GAUGE,
+                points=[MetricPoint(timestamp=int(sample.at.timestamp()), value=sample.value)],
+                tags=_tags(sample),
+            )
+            for sample in samples
+        ]
+    )
+
+
+@asynccontextmanager
+async def _client(url: str, body: Callable[[Sequence[Sample]], Any], check: bool = True) -> AsyncIterator[Send]:
+    from datadog_api_client import ApiClient, Configuration
+    from datadog_api_client.v2.api.metrics_api import MetricsApi
+    from datadog_api_client.v2.model.metric_content_encoding import MetricContentEncoding
+
+    # The client is typed in parts only.
+    configured: Any = Configuration
+    metrics: Any = MetricsApi
+    configuration = configured(host=url, check_input_type=check, check_return_type=check)
+    configuration.api_key["apiKeyAuth"] = _KEY
+    with ApiClient(configuration) as client:
+        api = metrics(client)
+
+        def submit(samples: Sequence[Sample]) -> None:
+            api.submit_metrics(body=body(samples), content_encoding=MetricContentEncoding.ZSTD1)
+
+        async def send(samples: Sequence[Sample]) -> None:
+            await anyio.to_thread.run_sync(submit, samples)
+
+        yield send
+
+
+@asynccontextmanager
+async def _request(url: str) -> AsyncIterator[Send]:
+    headers = {"DD-API-KEY": _KEY, "Content-Type": "application/json", "Content-Encoding": "zstd1"}
+    async with httpx.AsyncClient() as http:
+
+        async def send(samples: Sequence[Sample]) -> None:
+            body = zstandard.compress(msgspec.json.encode(_dicts(samples)))
+            (await http.post(f"{url}/api/v2/series", content=body, headers=headers)).raise_for_status()
+
+        yield send
+
+
+WAYS: dict[str, Callable[[str], AbstractAsyncContextManager[Send]]] = {
+    "the official client's models": lambda url: _client(url, _models),
+    "the official client with unchecked dicts": lambda url: _client(url, _dicts, check=False),
+    "dict + msgspec + zstd + one POST": _request,
+}
+
+
+async def _timed(way: str, samples: Sequence[Sample], url: str) -> float:
+    taken = []
+    async with WAYS[way](url) as send:
+        await send(samples[:10])  # opens the connection
+        for _ in range(ROUNDS):
+            began = time.perf_counter()
+            await send(samples)
+            taken.append(time.perf_counter() - began)
+    return min(taken)
+
+
+async def _outbox(samples: Sequence[Sample], url: str) -> tuple[float, list[float]]:
+    """Seconds by the whole path, and by how much each tick of the loop came late meanwhile."""
+    clock = SystemClock()
+    taken: list[float] = []
+    stalls: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        store = await Store.open(Path(folder), StoreSettings(), clock.now)
+        async with httpx.AsyncClient() as client, anyio.create_task_group() as tasks:
+            forwarder = Forwarder(store.outbox, Intake(url, Secret("Datadog API key", "", _KEY), client), clock)
+            tasks.start_soon(_tick, stalls)
+            for number in range(-1, ROUNDS):
+                active = Run(f"bench-{number}", "bench", Cause.ONCE, clock.now())
+                await store.runs.begin(active, forbids=True)
+                chosen = samples if number >= 0 else samples[:10]
+                ended = replace(active, ended=clock.now(), outcome=Outcome.COMPLETE, samples=len(chosen))
+                began = time.perf_counter()
+                await store.runs.end(ended, chosen, [], {}, {})
+                if not await forwarder.flush(clock.monotonic() + 60):
+                    raise RuntimeError(f"not delivered: {forwarder.state}")
+                taken.append(time.perf_counter() - began)
+            tasks.cancel_scope.cancel()
+        await store.close()
+    return min(taken[1:]), stalls
+
+
+async def _tick(stalls: list[float]) -> None:
+    pause = 0.002
+    before = time.perf_counter()
+    while True:
+        await anyio.sleep(pause)
+        now = time.perf_counter()
+        stalls.append(max(0.0, now - before - pause))
+        before = now

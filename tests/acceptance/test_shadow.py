@@ -1,0 +1,133 @@
+"""The whole program in shadow mode and beside a watcher: what leaves, under which name, and who is told of it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from service.demo.stage import serve
+from tests.acceptance.program import SNAPSHOT, Place, place, wait_for
+
+PATH = "2f1f5b3e-0000-4d0a-9a53-3f0a8c1b9b7e"
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Place]:
+    with place(tmp_path) as found:
+        yield found
+
+
+def sent(here: Place) -> set[str]:
+    return {point.metric for point in here.intake.points}
+
+
+def test_a_shadow_sends_under_names_of_its_own_and_shows_the_rest_as_ever(here: Place) -> None:
+    with here.daemon(environ={"INFRA_HEALTH_MODE": "shadow"}) as daemon:
+        runs = daemon.wait_until_quiet()
+        assert {run["outcome"] for run in runs} == {"Complete"}
+        assert all(run["delivery"]["delivered"] == run["samples"] > 0 for run in runs)
+        assert "shadow.metta.infra.cron.ci.workflow.success" in sent(here)
+        assert all(metric.startswith("shadow.metta.") for metric in sent(here))
+        daemon.end()
+    with here.daemon() as daemon:
+        # The CronJobs ran the slot that the shadow ran: going live waits for the next one.
+        daemon.wait_until_quiet()
+        assert len(daemon.get("/api/v1/runs")["runs"]) == len(runs)
+
+
+def test_a_shadow_without_a_prefix_sends_nothing_and_loses_nothing(here: Place) -> None:
+    here.config |= {"mode": "shadow", "shadow_prefix": None}
+    here.write_config()
+    with here.daemon() as daemon:
+        runs = daemon.wait_until_quiet()
+        assert all(run["delivery"]["throttled"] == run["samples"] > 0 for run in runs)
+        page = daemon.http.get(f"/runs/{runs[0]['id']}").raise_for_status().text
+        assert "shadow mode" in page
+        here.write_snapshot([{**SNAPSHOT, "value": 0.1, "status": "fail"}])
+        ran = daemon.http.post("/api/v1/collectors/training/runs", params={"wait": 30}).raise_for_status().json()
+        assert ran["outcome"] == "Complete"
+        assert daemon.end() == 0
+    assert sent(here) == set()
+    assert here.intake.events == [], "no event of a check that flipped, either"
+    once = here.run("--once", environ={"INFRA_HEALTH_MODE": "live"})
+    assert once.returncode == 0, once.stderr
+    assert not any(metric.startswith("shadow.") for metric in sent(here)), "what was withheld does not come later"
+
+
+def test_series_beyond_ten_times_the_bound_are_held_back_and_shown(here: Place) -> None:
+    records = [
+        {"metric": "hearts", "workflow_name": f"w{n}", "task": "t", "check": "c", "condition": "> 0", "value": 1}
+        for n in range(60)
+    ]
+    here.write_snapshot(records)
+    here.config["max_series"] = 5
+    del here.config["collectors"]["ci"]
+    here.write_config()
+    with here.daemon() as daemon:
+        (run,) = daemon.wait_until_quiet()
+        assert run["delivery"]["delivered"] == 50
+        assert run["delivery"]["throttled"] == run["samples"] - 50
+        assert (
+            f'infra_health_points_total{{status="throttled"}} {run["delivery"]["throttled"]}.0'
+            in daemon.http.get("/metrics").text
+        )
+        assert any("too many series" in record["message"] for record in daemon.records)
+        page = daemon.http.get("/").raise_for_status().text
+        assert "of a series beyond ten times max_series" in page
+    answer = here.run("check")
+    assert "more than max_series (5)" in answer.stdout
+    once = here.run("--once")
+    assert once.returncode == 1
+    assert "throttled" in once.stderr
+    assert "not in time" not in once.stderr
+
+
+def watcher(calls: list[str], status: int = 200) -> Starlette:
+    async def ping(request: Request) -> Response:
+        calls.append(request.url.path + ("?rid" if "rid" in request.query_params else ""))
+        return Response("OK", status_code=status, headers={"Location": "http://127.0.0.1:9/elsewhere"})
+
+    return Starlette(routes=[Route("/{path:path}", ping, methods=["GET", "POST", "HEAD"])])
+
+
+def test_a_watcher_hears_of_start_success_and_failure(here: Place) -> None:
+    calls: list[str] = []
+    del here.config["collectors"]["ci"]
+    here.write_config()
+    with serve(watcher(calls)) as (url,):
+        environ = {"INFRA_HEALTH_HEARTBEAT_URL": f"{url}/{PATH}"}
+        with here.daemon(environ=environ) as daemon:
+            wait_for(lambda: len(calls) >= 2, daemon)
+            assert calls == [f"/{PATH}/start?rid", f"/{PATH}?rid"]
+            here.write_snapshot("no snapshot")
+            daemon.http.post("/api/v1/collectors/training/runs").raise_for_status()
+            wait_for(lambda: len(calls) >= 4, daemon)
+            assert calls[2:] == [f"/{PATH}/start?rid", f"/{PATH}/fail?rid"]
+        assert PATH not in daemon.text
+        checked = here.run("check", environ=environ)
+        assert PATH not in checked.stdout + checked.stderr
+        assert "heartbeat_url: '********'" in checked.stdout
+
+
+@pytest.mark.parametrize("answer", [302, 404, 503, None])
+def test_a_watcher_that_is_lost_harms_no_run_and_gives_nothing_away(here: Place, answer: int | None) -> None:
+    calls: list[str] = []
+    with serve(watcher(calls, answer or 200)) as (url,):
+        address = f"{url}/{PATH}" if answer else f"http://127.0.0.1:9/{PATH}"
+        with here.daemon("-v", environ={"INFRA_HEALTH_HEARTBEAT_URL": address}) as daemon:
+            assert {run["outcome"] for run in daemon.wait_until_quiet()} == {"Complete"}
+            lost = wait_for(lambda: [each for each in daemon.records if "heartbeat_url" in each["message"]], daemon)
+            assert len(lost) == 1
+            assert daemon.end() == 0
+        assert PATH not in daemon.text
+
+
+def test_a_wrong_watcher_is_told_without_its_address(here: Place) -> None:
+    answer = here.run("check", environ={"INFRA_HEALTH_HEARTBEAT_URL": f"hc-ping.example/{PATH}"})
+    assert answer.returncode == 78
+    assert "heartbeat_url: must be an absolute http(s) address" in answer.stderr
+    assert PATH not in answer.stderr

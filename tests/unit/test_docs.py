@@ -1,0 +1,73 @@
+"""The documents name only what exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_file_that_a_document_names_exists(document: Path) -> None:
+    text = document.read_text()
+    named = re.findall(r"`((?:service|tests|k8s|docs|bench)/[\w./-]+)`", text)
+    linked = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
+    missing = [name for name in named if not (ROOT / name).exists()]
+    missing += [name for name in linked if not (document.parent / name).exists()]
+    assert missing == []
+
+
+def test_every_symbol_that_the_architecture_names_is_in_the_file_beside_it() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    paragraphs = re.split(r"\n(?=\d\. )", text)
+    checked = 0
+    for paragraph in paragraphs[1:8]:
+        sources = "".join((ROOT / name).read_text() for name in re.findall(r"`(service/[\w/]+\.py)`", paragraph))
+        for owner, member in re.findall(r"`([A-Z]\w+)\.(\w+)`", paragraph):
+            assert re.search(rf"^class {owner}\b", sources, re.MULTILINE), owner
+            assert re.search(rf"^    (?:async )?def {member}\b", sources, re.MULTILINE), f"{owner}.{member}"
+            checked += 1
+    assert checked >= 7
+
+
+def test_the_readme_names_only_targets_of_the_makefile() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z]+)\b", (ROOT / "README.md").read_text())) <= targets
+
+
+def test_the_readme_names_every_command() -> None:
+    from service.cli.root import main
+
+    context = main.make_context("infra-health", ["list"])
+    readme = (ROOT / "README.md").read_text()
+    assert [name for name in main.list_commands(context) if name not in readme] == []
+
+
+def test_readme_or_reference_name_every_setting_variable_and_metric() -> None:
+    from service import config_environment as environment
+    from service.collectors import registry
+    from service.collectors.github_ci import GithubCi
+    from service.config import Settings
+
+    text = (ROOT / "README.md").read_text() + (ROOT / "docs" / "reference.md").read_text()
+    named = set(re.findall(r"[\w.]+", text))
+    kinds = registry.installed().values()
+    variables = [name for table in (environment.DATADOG_NAMES, environment.GITHUB_NAMES) for name in table.values()]
+    wanted = {
+        *(name for names in variables for name in names),
+        *(name for kind in kinds for name in kind.Settings.legacy_names.values()),
+        *Settings.model_fields,
+        *(key for kind in kinds for key in kind.Settings.model_fields),
+        *(metric.name.removeprefix("metta.infra.cron.") for metric in GithubCi.metrics),
+        "TRAINING_HEALTH_FILE",
+        "EVAL_HEALTH_FILE",
+        "AWS_ENDPOINT_URL",
+        "NO_COLOR",
+    }
+    for section in ("datadog", "github", "http", "aws", "log", "store"):
+        model = Settings.model_fields[section].annotation
+        assert model is not None
+        wanted |= set(model.model_fields) - {"api_key", "app_key", "token", "read_token"}
+    assert sorted(wanted - named) == []
