@@ -9,8 +9,9 @@ import asyncio
 import contextlib
 import errno
 import socket
+import time
 from collections.abc import Generator
-from typing import Any
+from typing import Any, cast
 
 import anyio
 from anyio.abc import TaskStatus
@@ -26,8 +27,8 @@ MAX_CONNECTIONS = 512
 REQUEST_TIME = 10.0  # seconds for a whole request to arrive
 ANSWER_TIME = 30.0  # seconds for the client to take what is ready for it
 # Longer than the five seconds after which common clients drop an idle connection: who closes first must not be us.
-_KEEP_ALIVE = 20
-_GRACE = 2
+_KEEP_ALIVE = 8
+_GRACE = 2  # seconds for answers under way when the daemon ends
 
 _BAD_REQUEST = b'{"type": "about:blank", "title": "Bad Request", "status": 400, "detail": "This is not valid HTTP."}'
 
@@ -65,12 +66,13 @@ async def serve(
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)
+        tasks.start_soon(app.state.context.telemetry.watch_loop)
         try:
             await server.serving.wait()
             task_status.started(listener.getsockname()[1])
             await anyio.sleep_forever()
         finally:
-            app.state.closing.set()
+            app.state.context.closing.set()
             server.stop()
 
 
@@ -123,12 +125,14 @@ def _listen(family: socket.AddressFamily, address: Any) -> socket.socket:
 
 
 class _Server(Server):
-    """uvicorn without its own signals and with one tick a second instead of ten."""
+    """uvicorn without its own signals, with bounds on connections, and with one tick a second instead of ten."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.serving = anyio.Event()
         self._stop = anyio.Event()
+        # By connection: what it keeps us waiting for, and since when.
+        self._waits: dict[H11Protocol, tuple[object, float]] = {}
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -149,6 +153,21 @@ class _Server(Server):
             tick += 10  # on_tick counts tenths of a second
             with anyio.move_on_after(1):
                 await self._stop.wait()
+            self._cut_off(time.monotonic())
+
+    def _cut_off(self, now: float) -> None:
+        waits = {}
+        for connection in cast("set[H11Protocol]", self.server_state.connections):
+            if awaited := _awaited(connection):
+                known = self._waits.get(connection)
+                since = known[1] if known and known[0] == awaited else now
+                waits[connection] = awaited, since
+                if now - since >= (ANSWER_TIME if awaited[0] == "answer" else REQUEST_TIME):
+                    connection.transport.abort()
+        surplus = max(0, len(self.server_state.connections) - MAX_CONNECTIONS)
+        for connection in sorted(waits, key=lambda each: waits[each][1])[:surplus]:
+            connection.transport.abort()
+        self._waits = waits
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
@@ -159,77 +178,27 @@ class _Server(Server):
             await asyncio.wait(self.server_state.tasks, timeout=1)
 
 
-class _Deadline:
-    """Cuts a connection off unless it is disarmed in time."""
-
-    def __init__(self, connection: "_Connection", seconds: float) -> None:
-        self._connection = connection
-        self._seconds = seconds
-        self._timer: asyncio.TimerHandle | None = None
-
-    def arm(self) -> bool:
-        """Whether it was not armed before: the time runs from the first call."""
-        if self._timer:
-            return False
-        self._timer = self._connection.loop.call_later(self._seconds, self._connection.transport.abort)
-        return True
-
-    def disarm(self) -> None:
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
+def _awaited(connection: H11Protocol) -> tuple[str, object] | None:
+    """What it is the client's turn to do: send (the rest of) a request, or take its answer."""
+    cycle = connection.cycle
+    if cycle is None or cycle.response_complete or cycle.more_body:
+        return "request", cycle
+    return ("answer", cycle) if connection.flow.write_paused else None
 
 
 class _Connection(H11Protocol):
-    """One client, bounded."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        super().connection_made(transport)
-        self._reading = _Deadline(self, REQUEST_TIME)
-        self._writing = _Deadline(self, ANSWER_TIME)
-        self._waits_since = 0.0
-        self._expect_request()
-        if len(self.connections) > MAX_CONNECTIONS:
-            waiting = [each for each in self.connections if isinstance(each, _Connection) and each._owes_bytes()]
-            if waiting:
-                min(waiting, key=lambda each: each._waits_since).transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._owes_bytes():
-            self._expect_request()
-        else:
-            self._reading.disarm()
-
-    def on_response_complete(self) -> None:
-        self._waits_since = self.loop.time()
-        super().on_response_complete()
-        if self._is_answering() and self.cycle.more_body:
-            self._expect_request()  # the next request was buffered already, its body not wholly
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._writing.arm()
-
-    def resume_writing(self) -> None:
-        self._writing.disarm()
-        super().resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._reading.disarm()
-        self._writing.disarm()
-        super().connection_lost(exc)
+    """One client."""
 
     def shutdown(self) -> None:
         """It's the client's turn: closed at once, after what is written. In an answer: closed after it."""
-        if self._owes_bytes():
+        if (awaited := _awaited(self)) and awaited[0] == "request":
             self.transport.close()
         else:
             super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
         """What h11 can't read never reaches the application, so its answer is written here."""
-        if self._is_answering():
+        if self.cycle and not self.cycle.response_complete:
             if self.cycle.response_started:
                 self.transport.abort()
                 return
@@ -245,14 +214,3 @@ class _Connection(H11Protocol):
         head = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
         self.transport.write(b"HTTP/1.1 400 Bad Request\r\n" + head + b"\r\n" + _BAD_REQUEST)
         self.transport.close()
-
-    def _is_answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
-
-    def _owes_bytes(self) -> bool:
-        """Whether it is the client's turn: no request yet, or only a part of one."""
-        return not self._is_answering() or self.cycle.more_body
-
-    def _expect_request(self) -> None:
-        if self._reading.arm():
-            self._waits_since = self.loop.time()
