@@ -3,22 +3,46 @@
 Pure and without a clock, so that the work on many samples can be done in a thread.
 """
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
+from service.domain import checks, conditions
 from service.domain.checks import Check
 from service.domain.runs import CollectResult, PartialFailure
-from service.domain.samples import Metric, Sample
+from service.domain.samples import (
+    MAX_POINT_AHEAD,
+    REQUIRED_TAGS,
+    SERVICE,
+    Kind,
+    Metric,
+    Sample,
+    Status,
+    normalize_metric_name,
+    normalize_tag_name,
+)
 from service.pipeline.job import Job
 
-# Of more checks than this the series follow in transactions of their own, right after the run.
+# Of more checks than this the series, thrice as many as the run's samples, follow right after the run as a heartbeat.
 MANY_CHECKS = 1_000
+TOO_EARLY = "the time is more than 10 minutes in the future"
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # earlier instants are slips of a collector
+_MAX_INTERVAL = 366 * 86_400  # seconds
+_CHECK_NAMES = ("workflow_name", "task", "check")  # a sample that lacks one of them is a plain metric
+# The required tags that a sample of a check brings, in the order in which they are written.
+_OF_A_CHECK = REQUIRED_TAGS[: REQUIRED_TAGS.index("env")]
+_REQUIRED = frozenset(REQUIRED_TAGS)
+_OURS = frozenset(("env", "service", "version"))
+_STATUSES = frozenset(Status)
 
 
 @dataclass(frozen=True, slots=True)
 class Enriched:
-    """``samples``: the collected ones, ``series``: those of the checks. ``errors``: metrics with samples left out."""
+    """``samples``: the collected ones. ``series``: those of ``checks``, which are the job's after the run; none where
+    they are more than MANY_CHECKS. ``errors``: the metrics of which samples were left out."""
 
     samples: list[Sample]
     series: list[Sample]
@@ -28,14 +52,87 @@ class Enriched:
 
 def enrich(job: Job, result: CollectResult, known_checks: Iterable[Check], now: datetime) -> Enriched:
     """``result`` as it is stored, and the job's checks after it."""
-    raise NotImplementedError
+    samples, errors = prepare_samples(job, result.samples, now)
+    unnamed = dict.fromkeys(_OF_A_CHECK[:2], "none")  # as in a sample's tags, or they would be another check's
+    no_data = [{**unnamed, **job.tags, **tags} for tags in result.no_data]
+    known = checks.update_checks(known_checks, samples, no_data, now)
+    series = checks.to_samples(known, now, job.max_age, job.check_tags) if len(known) <= MANY_CHECKS else []
+    return Enriched(samples, series, known, errors)
 
 
 def prepare_samples(job: Job, samples: Iterable[Sample], now: datetime) -> tuple[list[Sample], list[PartialFailure]]:
     """The collected samples as they are sent, and a failure for each metric and reason for which some can't be."""
-    raise NotImplementedError
+    interval = job.schedule.interval(now, job.time_zone)
+    ours = {"env": job.env, "service": SERVICE, **({"version": job.version} if job.version else {}), **job.tags}
+    good: list[Sample] = []
+    bad: Counter[tuple[str, str]] = Counter()
+    for sample in samples:
+        if fault := _find_fault(sample, now):
+            bad[sample.metric.name, fault] += 1
+            continue
+        covered = (sample.interval or interval) if sample.metric.kind is Kind.COUNT else None
+        # Not dataclasses.replace, which takes three times as long; a snapshot may bring ten thousand.
+        good.append(
+            Sample(
+                sample.metric,
+                sample.value,
+                sample.at,
+                _add_tags(sample, ours),
+                sample.measured_at,
+                covered,
+                sample.evidence,
+            )
+        )
+    errors = [
+        PartialFailure(fault if count == 1 else f"{fault} ({count} samples)", f"metric {name!r:.200}")
+        for (name, fault), count in sorted(bad.items())
+    ]
+    return good, errors
 
 
 def own_samples(job: Job, values: Mapping[Metric, float], now: datetime) -> list[Sample]:
     """The collector's health: ``values``, and what the collector itself says of it (``own_values``)."""
-    raise NotImplementedError
+    report = getattr(job.collector, "own_values", None)
+    tags = {"collector": job.name, "env": job.env, "service": job.service}
+    if job.version:
+        tags["version"] = job.version
+    all_values = {**values, **(report(now) if report else {})}
+    return [Sample(metric, value, now, tags) for metric, value in all_values.items() if math.isfinite(value)]
+
+
+def _find_fault(sample: Sample, now: datetime) -> str | None:
+    """Why the sample can't be sent or stored, None when it can."""
+    if normalize_metric_name(sample.metric.name) is None:
+        return "the metric's name does not begin with a letter"
+    if not _is_finite(sample.value):
+        return "the value is no finite number"
+    if sample.at > now + MAX_POINT_AHEAD:
+        return TOO_EARLY
+    if sample.at < _EPOCH or sample.measured < _EPOCH:
+        return "the time is before 1970"
+    if not 0 <= (sample.interval or 0) <= _MAX_INTERVAL:
+        return f"an interval of {sample.interval:.3g} seconds"
+    return None
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except (TypeError, ValueError, OverflowError):  # None, text or 10**400: other packages' collectors bring anything
+        return False
+
+
+def _add_tags(sample: Sample, ours: Mapping[str, str]) -> dict[str, str]:
+    """A check's required tags in their order, ours, then the sample's own; a plain metric gets ours alone."""
+    own = sample.tags
+    if not all(name in own for name in _CHECK_NAMES):
+        return {**ours, **{name: value for name, value in own.items() if normalize_tag_name(name) not in _OURS}}
+    tags = {name: own.get(name, "none") for name in _OF_A_CHECK}
+    if tags["status"] not in _STATUSES:
+        condition = conditions.parse(tags["condition"])
+        tags["status"] = condition.status(sample.value) if condition else Status.UNKNOWN
+    tags.update(ours)
+    for name, value in own.items():
+        if normalize_tag_name(name) not in _REQUIRED:
+            tags[name] = value
+    return tags

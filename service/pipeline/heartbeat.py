@@ -1,11 +1,22 @@
 """The heartbeat: the checks' stable series again between runs, so boards have no holes and silence means death."""
 
-from collections.abc import Callable, Mapping
-from datetime import timedelta
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 
+import anyio.to_thread
+import structlog
+
+from service.domain.checks import Check, to_samples
+from service.domain.errors import Unavailable
 from service.pipeline.clock import Clock
-from service.pipeline.job import Job
+from service.pipeline.enrich import MANY_CHECKS, own_samples
+from service.pipeline.incidents import Incidents
+from service.pipeline.job import SUCCESS_AGE, Job
 from service.store import Store
+
+log = structlog.get_logger(__name__)
+
+_MAX_CHECKS = 20_000  # of one transaction
 
 
 class Heartbeat:
@@ -19,7 +30,46 @@ class Heartbeat:
         interval: timedelta,
         on_stored: Callable[[], None],
     ) -> None:
-        raise NotImplementedError
+        self._jobs = jobs
+        self._store = store
+        self._clock = clock
+        self._interval = interval.total_seconds()
+        self._on_stored = on_stored
 
     async def run(self) -> None:
         """Every ``interval``, until cancelled."""
+        incidents = Incidents()
+        while True:
+            await self._clock.sleep(self._interval)
+            try:
+                successes = await self._store.runs.last_successes()
+                for job in [each for each in self._jobs().values() if each.enabled]:
+                    await self._store_health(job, successes.get(job.name))
+            except Unavailable as error:
+                if incidents.report("store", str(error), self._clock.now()):
+                    log.error("no heartbeat: the store is lost", reason=str(error))  # noqa: TRY400 - it says it all
+            else:
+                if ended := incidents.resolve("store"):
+                    log.info("the heartbeat is back", reason=ended.reason, since=ended.since.isoformat())
+            self._on_stored()
+
+    async def _store_health(self, job: Job, last_success: datetime | None) -> None:
+        """Stores what is known of the job and its checks, as of now."""
+        now = self._clock.now()
+        age = {SUCCESS_AGE: max(0.0, (now - last_success).total_seconds())} if last_success else {}
+        samples = own_samples(job, age, now)
+        checks = await self._store.runs.checks(job.name)
+        if len(checks) > MANY_CHECKS:
+            await put_check_series(job, checks, self._store, now)
+        else:
+            samples += to_samples(checks, now, job.max_age, job.check_tags)
+        if samples:
+            await self._store.outbox.put(job.name, samples)
+
+
+async def put_check_series(job: Job, checks: Sequence[Check], store: Store, now: datetime) -> None:
+    """Stores the stable series of many checks."""
+    for first in range(0, len(checks), _MAX_CHECKS):
+        some = checks[first : first + _MAX_CHECKS]
+        samples = await anyio.to_thread.run_sync(to_samples, some, now, job.max_age, job.check_tags)
+        await store.outbox.put(job.name, samples)

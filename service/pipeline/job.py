@@ -3,13 +3,13 @@
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
-from service.domain.cron import Schedule
+from service.domain.cron import Every, Schedule
 from service.domain.runs import Collector, ConcurrencyPolicy
-from service.domain.samples import SERVICE, Metric, Sample
+from service.domain.samples import SERVICE, Metric
 
 UP = Metric("metta.infra.collector.up", help="1 when the last run succeeded, else 0")
 DURATION = Metric("metta.infra.collector.duration", unit="second", help="Time the last run took, retries included")
@@ -17,6 +17,9 @@ SAMPLES = Metric("metta.infra.collector.samples", help="Samples that the last ru
 SUCCESS_AGE = Metric("metta.infra.collector.success_age", unit="second", help="Time since the last success")
 POINTS_LOST = Metric("metta.infra.collector.points_lost", help="Points lost within the last 24 hours")
 COLLECTOR_METRICS = (UP, DURATION, SAMPLES, SUCCESS_AGE, POINTS_LOST)
+
+# Further back a schedule can't have a slot: the search for the next one ends there as well.
+_FIVE_YEARS = timedelta(days=5 * 366)
 
 
 class Revisions(Protocol):
@@ -62,7 +65,29 @@ class Job:
         """What a check's stable series carry beside the check's own tags: nothing that flips."""
         return {"env": self.env, "service": SERVICE}
 
-    def own_sample(self, metric: Metric, value: float, now: datetime) -> Sample:
-        """A value of the collector's own health."""
-        version = {"version": self.version} if self.version else {}
-        return Sample(metric, value, now, {"collector": self.name, "env": self.env, "service": self.service, **version})
+    def find_latest_slot(self, after: datetime | None, now: datetime) -> tuple[datetime | None, int]:
+        """The latest slot (UTC) later than ``after`` that has come at ``now``, and how many there are, at most 101.
+
+        ``after``: None for a job that never ran, which has missed its last slot.
+        """
+        if after is not None:
+            slot, missed = self.schedule.latest(after, now, self.time_zone)
+            return slot and slot.astimezone(UTC), missed
+        if isinstance(self.schedule, Every):
+            return now.replace(microsecond=0), 1  # a period has no instants of its own: it begins now
+        # In growing spans: nobody asks how many slots there were, and to count those of years takes its time.
+        span, slot = timedelta(minutes=2), None
+        while slot is None and span < _FIVE_YEARS:
+            span = min(8 * span, _FIVE_YEARS)
+            slot, _ = self.schedule.latest(now - span, now, self.time_zone)
+        return slot and slot.astimezone(UTC), 1
+
+    def find_next_start(self, after: datetime, last: datetime | None) -> datetime | None:
+        """The first start (UTC) later than ``after``, None when there is none. ``last``: the job's last slot."""
+        after -= self.offset
+        if isinstance(self.schedule, Every) and last:
+            # A period counts on from the last slot, not from now.
+            after = self.schedule.latest(last, after, self.time_zone)[0] or last
+        slot = self.schedule.next(after, self.time_zone)
+        # In UTC: local time counts wrong over a daylight-saving change.
+        return slot.astimezone(UTC) + self.offset if slot else None

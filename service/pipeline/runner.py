@@ -1,28 +1,88 @@
-"""One run, from its stored start to its stored samples: attempts, back-off, deadline, outcome, two log lines."""
+"""One run, from its stored start to its stored samples: attempts, back-off, deadline, outcome, two log lines.
 
-from collections.abc import Callable
-from datetime import datetime
+Every cause (schedule, HTTP, signal, --once) comes through ``Runner.run``.
+"""
+
+import gc
+import math
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TypeVar
 
 import anyio
+import anyio.to_thread
+import structlog
 from anyio.abc import TaskGroup
 
-from service.domain.runs import Actor, CollectResult, Outcome, Run
+from service.config.logging import buffer, redact
+from service.domain.delivery import LOST
+from service.domain.errors import HealthError, Unavailable, Unexpected
+from service.domain.runs import Actor, CollectResult, Outcome, PartialFailure, Run
+from service.domain.samples import Metric
 from service.pipeline.clock import Clock
-from service.pipeline.job import Job
+from service.pipeline.enrich import MANY_CHECKS, enrich, own_samples
+from service.pipeline.heartbeat import put_check_series
+from service.pipeline.incidents import Incidents
+from service.pipeline.job import DURATION, POINTS_LOST, SAMPLES, SUCCESS_AGE, UP, Job
 from service.store import Store
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+# A failed attempt is followed by another one as a Job's pod is: after 10 s, 20 s, 40 s, at most 6 minutes.
+_FIRST_PAUSE, _MAX_PAUSE = 10.0, 360.0
+# So long a cancelled collector may take to stop before its run goes on without it.
+_GRACE = 5.0
+_MAX_REASON = 1_000  # characters
+_MANY_SAMPLES = 1_000
+
+# What ends a run from outside says nothing about its collector.
+_EARLY = {
+    Outcome.INTERRUPTED: "the daemon ended before the run did",
+    Outcome.REPLACED: "the next slot's run took its place",
+    Outcome.CANCELLED: "it was cancelled",
+}
 
 
 class RunHandle:
-    """A run that is under way: ``run`` as far as it is known, ``done`` when it has ended."""
+    """A run that is under way: ``run`` as far as it is known, ``done`` when it has ended.
 
-    def __init__(self, run: Run, actor: Actor | None = None) -> None:
+    ``after``: other runs of its collector that must end before it begins. ``actor``: who asked for it.
+    """
+
+    def __init__(self, run: Run, actor: Actor | None = None, after: Sequence["RunHandle"] = ()) -> None:
         self.run = run
         self.actor = actor
+        self.after = after
         self.done = anyio.Event()
+        self.ending: Outcome | None = None
+        self._scope = anyio.CancelScope()
 
     def cancel(self, outcome: Outcome) -> None:
-        """Ends the run early."""
-        raise NotImplementedError
+        """Ends the run early; the first one to do so says why."""
+        self.ending = self.ending or outcome
+        self._scope.cancel()
+
+    @contextmanager
+    def cancellable(self) -> Iterator[None]:
+        """What ``cancel`` breaks off."""
+        with anyio.CancelScope() as self._scope:
+            if self.ending:
+                self._scope.cancel()
+            yield
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One call of a collector: what it brought or why it did not; neither when it was cancelled."""
+
+    scope: anyio.CancelScope
+    done: anyio.Event = field(default_factory=anyio.Event)
+    result: CollectResult | None = None
+    error: HealthError | None = None
 
 
 class Runner:
@@ -44,13 +104,254 @@ class Runner:
         on_end: Callable[[Run], None] = lambda run: None,
         retry: bool = True,
     ) -> None:
-        raise NotImplementedError
+        self._store = store
+        self._clock = clock
+        self._attempts = attempts
+        self._on_stored = on_stored
+        self._on_begin = on_begin
+        self._on_end = on_end
+        self._retry = retry
+        self._incidents = Incidents()
+        self._large_runs = 0
+        # A thread of its own: collectors that hang in all of the common ones must not stop others' runs.
+        self._threads = anyio.CapacityLimiter(1)
 
     async def run(self, job: Job, handle: RunHandle) -> None:
         """The whole run. Its samples are in the outbox when this returns, whatever the collector did."""
-        raise NotImplementedError
+        run, actor = handle.run, handle.actor or Actor("")
+        asked = {"source": actor.source, "actor": actor.name, "asked_because": actor.reason}
+        with structlog.contextvars.bound_contextvars(collector=job.name, run=run.id):
+            buffer.open_run(run.id)
+            try:
+                log.info("run started", cause=run.cause.value, **{name: text for name, text in asked.items() if text})
+                self._on_begin(run)
+                result = CollectResult()
+                with handle.cancellable():
+                    result = await self._attempt_until_done(job, handle)
+                if handle.run.outcome is None:
+                    ending = handle.ending or Outcome.INTERRUPTED
+                    handle.run = _fail(handle.run, _EARLY[ending], ending)
+                # What was collected must be stored even while the daemon ends.
+                with anyio.CancelScope(shield=True):
+                    await self._store_run(job, handle, result)
+            finally:
+                buffer.close_run(run.id)
+
+    async def give_up(self, handle: RunHandle, reason: str) -> None:
+        """Ends a run that an error of the daemon's own cut off: as failed, with nothing of what it may have brought."""
+        if handle.run.ended:
+            return  # the error came after its end was stored
+        handle.run = replace(_fail(handle.run, reason, Outcome.FAILED), ended=self._clock.now())
+        with anyio.CancelScope(shield=True):
+            await self._try_store("the run", self._store.runs.end(handle.run))
+        self._on_end(handle.run)
+
+    async def _attempt_until_done(self, job: Job, handle: RunHandle) -> CollectResult:
+        """Until an attempt succeeds, the fault is of a kind that time can't mend, or the deadline is near."""
+        deadline = self._clock.monotonic() + job.active_deadline.total_seconds()
+        while True:
+            handle.run = replace(handle.run, attempts=handle.run.attempts + 1)
+            try:
+                result = await self._attempt(job, deadline - self._clock.monotonic())
+            except TimeoutError:
+                limit = f"{job.active_deadline.total_seconds():g} s"
+                handle.run = _fail(handle.run, f"not done within {limit}", Outcome.DEADLINE_EXCEEDED)
+                return CollectResult()
+            except HealthError as error:
+                reason, pause = _shorten(str(error)), self._pause(job, handle.run.attempts, error)
+                if pause is None:
+                    outcome = Outcome.BACKOFF_LIMIT_EXCEEDED if self._retry and _may_pass(error) else Outcome.FAILED
+                    handle.run = _fail(handle.run, reason, outcome)
+                    return CollectResult()
+                if self._clock.monotonic() + pause >= deadline:
+                    reason = f"{reason} (the next attempt would come after the deadline)"
+                    handle.run = _fail(handle.run, reason, Outcome.DEADLINE_EXCEEDED)
+                    return CollectResult()
+                handle.run = replace(handle.run, errors=(PartialFailure(reason),))
+                # A reason that is known already is in the run's own log alone.
+                tell = log.warning if self._incidents.is_news(job.name, reason) else log.debug
+                tell("attempt failed", attempt=handle.run.attempts, reason=reason, next_in_seconds=pause)
+                await self._clock.sleep(pause)
+            else:
+                handle.run = _succeed(handle.run, result)
+                return result
+
+    async def _attempt(self, job: Job, seconds: float) -> CollectResult:
+        """Raises TimeoutError when it is not done within ``seconds``, else what ``ask_collector`` raises."""
+        # The deadline is told to the collector, too: a client asks how long it may still wait for a limit to open.
+        attempt = _Attempt(anyio.CancelScope(deadline=anyio.current_time() + seconds))
+        self._attempts.start_soon(self._collect, job, attempt)
+        try:
+            await self._clock.wait(attempt.done, seconds)
+        finally:
+            if not attempt.done.is_set():
+                attempt.scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    await self._clock.wait(attempt.done, _GRACE)
+                if not attempt.done.is_set():
+                    log.error("the collector ignores its cancellation; the run goes on without it")
+        if attempt.error:
+            raise attempt.error
+        if attempt.result is None:
+            raise TimeoutError
+        return attempt.result
+
+    async def _collect(self, job: Job, attempt: _Attempt) -> None:
+        """One attempt, to its end or its cancellation."""
+        try:
+            with attempt.scope:
+                attempt.result = await ask_collector(job, self._clock.now())
+        except HealthError as error:
+            attempt.error = error
+            if isinstance(error, Unexpected) and self._incidents.is_news(job.name, _shorten(str(error))):
+                log.exception("the collector raised an unexpected error")
+        finally:
+            attempt.done.set()
+
+    def _pause(self, job: Job, attempts: int, error: HealthError) -> float | None:
+        """Seconds until the next attempt, None when there is none."""
+        if not self._retry or attempts > job.backoff_limit or not _may_pass(error):
+            return None
+        asked = error.retry_after if isinstance(error, Unavailable) else None
+        return max(min(_FIRST_PAUSE * 2.0 ** (attempts - 1), _MAX_PAUSE), asked or 0.0)
+
+    async def _store_run(self, job: Job, handle: RunHandle, result: CollectResult) -> None:
+        """Stores the ended run with what it brought, and then its log."""
+        run, now = replace(handle.run, ended=self._clock.now()), self._clock.now()
+        runs = self._store.runs
+        known = await self._try_store("the known checks", runs.checks(job.name))
+        is_large = len(result.samples) + len(known or ()) > _MANY_SAMPLES
+        with self._paused_collection() if is_large else nullcontext():
+            work = partial(enrich, job, result, known or (), now)
+            enriched = await anyio.to_thread.run_sync(work, limiter=self._threads) if is_large else work()
+            if enriched.errors:
+                run = replace(run, outcome=Outcome.PARTIAL, errors=(*run.errors, *enriched.errors))
+            health = await self._measure_health(job, run, len(enriched.samples), now)
+            samples = [*enriched.samples, *enriched.series, *own_samples(job, health, now)]
+            run = replace(run, samples=len(samples))
+            checks = None if known is None else enriched.checks  # of a store that can't be read none are replaced
+            revisions = dict(job.state.revisions) if job.state else {}
+            await self._try_store("the run and its samples", runs.end(run, samples, checks, result.state, revisions))
+        handle.run = run
+        self._on_stored()
+        self._on_end(run)
+        self._log_end(run, len(enriched.samples))
+        if len(enriched.checks) > MANY_CHECKS:
+            await self._try_store("the checks' series", put_check_series(job, enriched.checks, self._store, now))
+            self._on_stored()
+        await self._try_store("the run's log", runs.save_log(run.id, buffer.run_lines(run.id)))
+
+    async def _measure_health(self, job: Job, run: Run, collected: int, now: datetime) -> dict[Metric, float]:
+        succeeded = run.outcome is not None and run.outcome.succeeded
+        values = {UP: float(succeeded), DURATION: run.seconds or 0.0, SAMPLES: float(collected)}
+        successes = {job.name: now}
+        if not succeeded:
+            successes = await self._try_store("the last success", self._store.runs.last_successes()) or {}
+        if last := successes.get(job.name):
+            values[SUCCESS_AGE] = max(0.0, (now - last).total_seconds())
+        lost = await self._try_store("the lost points", self._store.runs.lost(job.name, now - timedelta(hours=24)))
+        values[POINTS_LOST] = float(sum((lost or {}).get(status, 0) for status in LOST))
+        return values
+
+    @contextmanager
+    def _paused_collection(self) -> Iterator[None]:
+        """No garbage collection: among values that all stay it finds nothing, and holds up the loop for 200 ms."""
+        self._large_runs += 1
+        gc.disable()
+        try:
+            yield
+        finally:
+            self._large_runs -= 1
+            if not self._large_runs:
+                gc.enable()
+
+    async def _try_store(self, what: str, work: Awaitable[T]) -> T | None:
+        """``work`` of the store, None when the store is lost: a run goes on without it."""
+        try:
+            answer = await work
+        except Unavailable as error:
+            if self._incidents.report(("store", what), str(error), self._clock.now()):
+                log.error("the store is lost", what=what, reason=str(error))  # noqa: TRY400 - the reason says it all
+            return None
+        if ended := self._incidents.resolve(("store", what)):
+            log.info("the store is back", what=what, reason=ended.reason, since=ended.since.isoformat())
+        return answer
+
+    def _log_end(self, run: Run, collected: int) -> None:
+        """The run's second line. ``samples`` are all that it stored, ``collected`` those of the collector itself."""
+        facts: dict[str, object] = {"outcome": run.outcome, "seconds": round(run.seconds or 0.0, 3)}
+        facts |= {"collected": collected, "samples": run.samples}
+        if run.attempts != 1:
+            facts["attempts"] = run.attempts
+        if run.outcome in _EARLY:
+            log.warning("run ended early", **facts, reason=run.error)
+        elif run.outcome is Outcome.COMPLETE:
+            log.info("run ended", **facts)
+            if ended := self._incidents.resolve(run.collector):
+                since = ended.since.isoformat(timespec="seconds")
+                log.info("the collector works again", after=ended.reason, since=since, runs=ended.count)
+        else:
+            self._log_failure(run, facts)
+
+    def _log_failure(self, run: Run, facts: dict[str, object]) -> None:
+        known = self._incidents.get(run.collector)
+        reason_before = known.reason if known else None
+        if not self._incidents.report(run.collector, run.error or "", self._clock.now()) and known:
+            log.debug("the failure lasts", reason=run.error)
+            log.info("run ended", **facts, failing_since=known.since.isoformat(timespec="seconds"))
+            return
+        facts["reason"] = run.error
+        if reason_before:
+            facts["reason_before"] = reason_before
+        if run.outcome is Outcome.PARTIAL:
+            log.warning("run ended, some parts are missing", **facts)
+        else:
+            log.error("run failed", **facts)
 
 
 async def ask_collector(job: Job, now: datetime) -> CollectResult:
     """What the collector brings. Raises HealthError; what it raises otherwise comes as Unexpected."""
-    raise NotImplementedError
+    try:
+        result: object = await job.collector.collect(now)
+    except anyio.get_cancelled_exc_class() as error:
+        if anyio.current_effective_deadline() == -math.inf:
+            raise  # by its run: the deadline has come, or the daemon ends
+        # It awaited something that was cancelled. Let out, that would end the daemon.
+        raise Unexpected("the collector was cancelled by something of its own") from error
+    except Exception as error:  # a collector may be anybody's code
+        raise _to_health_error(error) from error
+    if not isinstance(result, CollectResult):
+        raise Unexpected(f"the collector returned {type(result).__name__} instead of CollectResult")
+    return result
+
+
+def _to_health_error(error: Exception) -> HealthError:
+    """A collector with a task group raises groups of groups: of those what a client said, else the first."""
+    while isinstance(error, ExceptionGroup):
+        error = (error.subgroup(HealthError) or error).exceptions[0]
+    if isinstance(error, HealthError):
+        return error
+    return Unexpected(f"unexpected {type(error).__name__}: {error}")
+
+
+def _may_pass(error: HealthError) -> bool:
+    """Whether time may mend it: an unexpected error is given the benefit of the doubt, as a Job's crash is."""
+    return isinstance(error, Unavailable | Unexpected)
+
+
+def _succeed(run: Run, result: CollectResult) -> Run:
+    """The run whose attempt brought ``result``: whole, or partial with what was left out."""
+    errors = tuple(PartialFailure(_shorten(each.reason), _shorten(each.part)) for each in result.failures)
+    if (more := result.skipped - len(errors)) > 0:
+        errors = (*errors, PartialFailure(f"and {more} more left out"))
+    return replace(run, outcome=Outcome.PARTIAL if errors else Outcome.COMPLETE, errors=errors)
+
+
+def _fail(run: Run, reason: str, outcome: Outcome) -> Run:
+    """The run that brought nothing."""
+    return replace(run, outcome=outcome, errors=(PartialFailure(reason),))
+
+
+def _shorten(text: str) -> str:
+    """Anybody's text as it may be stored and shown: on one line, without secrets."""
+    return " ".join(redact(text).split())[:_MAX_REASON]

@@ -1,16 +1,46 @@
-"""Which slot starts when: Kubernetes' CronJob controller for the jobs of one process, and the runs under way."""
+"""Which slot starts when: Kubernetes' CronJob controller for the jobs of one process, and the runs under way.
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+``tick`` may be called at any time and any number of times: it looks at the clock, the last slot, the pauses and the
+active runs, and starts the latest missed slot when the rules let it. So the timer, the end of a run, a resume, a start
+after down time and a step of the clock all come to the same place.
+"""
 
+import difflib
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
+
+import anyio
+import structlog
 from anyio.abc import TaskGroup
 
-from service.domain.runs import Actor, Cause, Mode, Pause, Run
+from service.domain.errors import Unavailable
+from service.domain.runs import (
+    Actor,
+    AuditEntry,
+    Cause,
+    ConcurrencyPolicy,
+    Mode,
+    Outcome,
+    Pause,
+    Run,
+    first_slot_after,
+    new_run_id,
+)
 from service.pipeline.clock import Clock
 from service.pipeline.job import Job
-from service.pipeline.runner import Runner
-from service.store import Store
+from service.pipeline.runner import RunHandle, Runner
+from service.pipeline.timer import Timer
+from service.store import Busy, Store
+
+log = structlog.get_logger(__name__)
+
+_MANY_MISSED = 100
+_LATE = timedelta(seconds=30)  # a slot that starts so much after its time was missed, not merely a little late
+_MAX_ACTIVE = 8  # runs of one collector, as far as callers start them: Allow and Replace have no bound of their own
+_CANCEL_TIMEOUT = 6.0  # seconds that cancelled runs may take in a drain: the attempt's own grace, and the store
+_BUSY_PAUSE = 2.0  # seconds until a run is tried again that another replica's run, or a lost store, was in the way of
 
 
 class UnknownCollector(Exception):
@@ -18,6 +48,8 @@ class UnknownCollector(Exception):
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
         self.name, self.known = name, tuple(known)
+        near = difflib.get_close_matches(name, self.known, n=1)
+        super().__init__(f"there is no collector {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
 
 
 class AlreadyRunning(Exception):
@@ -60,78 +92,323 @@ class Triggered:
 class Scheduler:
     """Starts runs by policy and owns those that are active. ``tasks``: where the runs live.
 
-    ``mode``: in which slots are claimed; to be set before ``set_jobs``. ``beat``: monotonic time of the last sign of life.
+    ``mode``: in which slots are claimed; to be set before ``set_jobs``.
     """
 
     def __init__(self, runner: Runner, store: Store, clock: Clock, tasks: TaskGroup) -> None:
         self.mode = Mode.LIVE
-        self.beat = clock.monotonic()
-        raise NotImplementedError
+        self._runner = runner
+        self._store = store
+        self._clock = clock
+        self._tasks = tasks
+        self._jobs: dict[str, Job] = {}
+        self._slots: dict[Mode, dict[str, datetime]] = {mode: {} for mode in Mode}
+        self._pauses: dict[str, Pause] = {}
+        self._active: dict[str, list[RunHandle]] = {}
+        self._skipped: dict[str, datetime] = {}  # slots at which a collector was not ready
+        self._warned: dict[str, datetime] = {}
+        self._is_loaded = False
+        self._is_first_start = False
+        self._is_draining = False
+        self._timer = Timer(clock, self.tick, self.next_start)
 
     async def load(self) -> None:
-        """Reads what must outlive a restart, last slots and pauses; from here on schedules count. Raises Unavailable."""
+        """Reads what outlives a restart, last slots and pauses; from here on schedules count. Raises Unavailable."""
+        await self._load_slots()
+        self._pauses = await self._store.runs.pauses()
+        self._is_first_start = self._store.is_empty
+        self._is_loaded = True
 
     async def set_jobs(self, jobs: Iterable[Job]) -> None:
         """The jobs from now on; active runs of the old ones go on. What is due starts."""
+        self._jobs = {job.name: job for job in jobs}
+        await self._timer.set_names([job.name for job in self._jobs.values() if job.enabled])
+        await self._timer.tick_all()
+        self._is_first_start = False
 
     @property
     def jobs(self) -> Mapping[str, Job]:
-        raise NotImplementedError
+        return self._jobs
 
     @property
     def pauses(self) -> Mapping[str, Pause]:
         """By the collector's name."""
-        raise NotImplementedError
+        return self._pauses
 
     async def run(self) -> None:
         """The timer, until cancelled."""
+        await self._timer.run()
+
+    @property
+    def beat(self) -> float:
+        """Monotonic time of the timer's last sign of life."""
+        return self._timer.beat
+
+    def tick(self, name: str) -> None:
+        """Starts the job's latest missed slot if the rules let it."""
+        job = self._jobs.get(name)
+        if job is None or not job.enabled or not self._is_loaded or self._is_draining or name in self._pauses:
+            return
+        now, known = self._clock.now() - job.offset, self._last_slot(job)
+        is_first = known is None and self._is_first_start
+        slot, missed = job.find_latest_slot(known, now)
+        if slot is None and is_first:
+            slot = now.replace(microsecond=0)
+        if slot is None:
+            return
+        if missed > _MANY_MISSED:
+            self._warn(job, now, f"more than {_MANY_MISSED} slots were missed; only the latest starts")
+        if job.starting_deadline is not None and now - slot > job.starting_deadline and not is_first:
+            self._warn(job, now, f"slot {slot.isoformat()} was missed by more than its starting deadline")
+            return
+        if self._forbids(job) and self._active.get(name):
+            return  # tried again when the run ends
+        if self.waits_for(name):
+            self._skipped[name] = slot
+            return
+        cause = Cause.START if is_first else Cause.CATCH_UP if now - slot > _LATE else Cause.SCHEDULE
+        handle = self._add(job, cause, Actor(""), slot)
+        slots = self._slots[self.mode]
+        before, slots[name] = slots.get(name), slot
+        begin = partial(self._claim_slot, job, handle, before)
+        self._tasks.start_soon(self._carry_out, job, handle, begin, name=handle.run.id)
 
     def active(self, name: str | None = None) -> list[Run]:
         """The runs that are under way, oldest first."""
-        raise NotImplementedError
+        chosen = self._active.values() if name is None else [self._active.get(name, [])]
+        return [handle.run for handles in chosen for handle in handles]
 
     def next_run(self, name: str) -> datetime | None:
         """When the schedule starts the job next, None while it is paused or disabled, or where it never fires."""
-        raise NotImplementedError
+        if not self._jobs[name].enabled or name in self._pauses:
+            return None
+        return self.next_start(name, self._clock.now())
+
+    def next_start(self, name: str, after: datetime) -> datetime | None:
+        """The first start later than ``after`` by the job's schedule, whatever its policy; None when there is none."""
+        job = self._jobs[name]
+        return job.find_next_start(after, self._last_slot(job))
 
     def last_slot(self, name: str) -> datetime | None:
         """The last slot that the job ran in live mode: what CronJobs that take over again need not run."""
-        raise NotImplementedError
+        return self._slots[Mode.LIVE].get(name)
 
     def waits_for(self, name: str) -> str | None:
         """What the collector waits for before it can run ("waiting for a first push"), None when it can."""
-        raise NotImplementedError
+        reason: str | None = getattr(self._jobs[name].collector, "waits_for", None)
+        return reason
 
     async def trigger(self, name: str, cause: Cause, actor: Actor) -> Run:
         """Starts a run that no schedule asked for.
 
         Raises UnknownCollector, AlreadyRunning, TooManyRuns, NotReady, Draining, Unavailable (the store).
         """
-        raise NotImplementedError
+        job = self._job(name)
+        if self._is_draining:
+            raise Draining
+        if reason := self.waits_for(name):
+            raise NotReady(reason)
+        active = self._active.get(name, [])
+        if active and self._forbids(job):
+            raise AlreadyRunning(active[-1].run.id)
+        if len(active) >= _MAX_ACTIVE:
+            raise TooManyRuns(f"{len(active)} runs of {name} are active")
+        handle = self._add(job, cause, actor)
+        try:
+            with anyio.CancelScope(shield=True):  # who asked may go away; a run on record must be carried out
+                await self._store.runs.begin(handle.run, forbids=self._forbids(job))
+        except BaseException as error:
+            self._remove(handle)
+            if isinstance(error, Busy):
+                raise AlreadyRunning(error.run_id) from error
+            raise
+        self._tasks.start_soon(self._carry_out, job, handle, name=handle.run.id)
+        await self._audit("trigger", name, actor, handle.run.id)
+        return handle.run
 
     async def trigger_all(self, cause: Cause, actor: Actor) -> list[Triggered]:
         """Triggers every enabled collector that can run now. Raises Draining or Unavailable."""
-        raise NotImplementedError
+        triggered = []
+        for name in [job.name for job in self._jobs.values() if job.enabled]:
+            try:
+                triggered.append(Triggered((await self.trigger(name, cause, actor)).id, name, is_new=True))
+            except AlreadyRunning as error:
+                triggered.append(Triggered(error.run_id, name, is_new=False))
+            except TooManyRuns:
+                triggered.append(Triggered(self._active[name][-1].run.id, name, is_new=False))
+            except (NotReady, UnknownCollector):
+                continue
+        return triggered
 
     async def trigger_after(self, name: str, cause: Cause, actor: Actor) -> Run:
         """As ``trigger``, but what Forbid lets not start now starts when the active run has ended.
 
         A run that waits so already is the one: it sees whatever this one would. Raises UnknownCollector, Draining.
         """
-        raise NotImplementedError
+        job, active = self._job(name), self._active.get(name, [])
+        if self._is_draining:
+            raise Draining
+        handle = next((each for each in active if each.after), None)
+        if handle is None:
+            handle = self._add(job, cause, actor, after=active if self._forbids(job) else ())
+            begin = partial(self._begin_after, job, handle)
+            self._tasks.start_soon(self._carry_out, job, handle, begin, name=handle.run.id)
+        await self._audit(cause.value, name, actor, handle.run.id)
+        return handle.run
 
     async def cancel(self, run_id: str, actor: Actor) -> None:
         """Asks the run to end as Cancelled; ``wait`` tells when it has. Raises UnknownRun, RunEnded, Unavailable."""
+        if handle := self._find(run_id):
+            handle.cancel(Outcome.CANCELLED)
+            collector = handle.run.collector
+        else:
+            run = await self._store.runs.run(run_id)
+            if run is None:
+                raise UnknownRun(f"there is no run {run_id}")
+            if run.ended:
+                raise RunEnded(f"run {run_id} has ended: {run.outcome}")
+            await self._store.runs.request_cancel(run_id, Outcome.CANCELLED)
+            collector = run.collector
+        await self._audit("cancel", collector, actor, run_id)
 
     async def pause(self, name: str, actor: Actor) -> None:
         """Suspends the schedule; active runs go on. Raises UnknownCollector, Unavailable."""
+        pause = Pause(self._job(name).name, self._clock.now(), actor)
+        await self._store.runs.pause(pause)
+        self._pauses[name] = pause
+        await self._audit("pause", name, actor)
 
     async def resume(self, name: str, actor: Actor) -> None:
         """The schedule counts again; the latest missed slot starts. Raises UnknownCollector, Unavailable."""
+        self._job(name)
+        await self._store.runs.resume(name)
+        self._pauses.pop(name, None)
+        self.tick(name)
+        await self._audit("resume", name, actor)
 
     async def wait(self, run_id: str, seconds: float) -> Run | None:
         """The run once it has ended, None when it has not within ``seconds`` or is unknown. Raises Unavailable."""
-        raise NotImplementedError
+        if handle := self._find(run_id):
+            await self._clock.wait(handle.done, seconds)
+            return handle.run if handle.run.ended else None
+        run = await self._store.runs.run(run_id)
+        return run if run and run.ended else None
 
     async def drain(self, seconds: float) -> None:
         """Nothing new starts; active runs get ``seconds``, then they are cancelled and kept as Interrupted."""
+        self._is_draining = True
+        handles = [handle for handles in self._active.values() for handle in handles]
+        with anyio.move_on_after(seconds):
+            for handle in handles:
+                await handle.done.wait()
+        for handle in handles:
+            handle.cancel(Outcome.INTERRUPTED)
+        # Cancelled runs still store what they know; one that can't be stopped is left to the end of the process.
+        with anyio.move_on_after(_CANCEL_TIMEOUT):
+            for handle in handles:
+                await handle.done.wait()
+
+    def _job(self, name: str) -> Job:
+        if job := self._jobs.get(name):
+            return job
+        raise UnknownCollector(name, self._jobs)
+
+    def _find(self, run_id: str) -> RunHandle | None:
+        return next((each for active in self._active.values() for each in active if each.run.id == run_id), None)
+
+    def _forbids(self, job: Job) -> bool:
+        return job.policy is ConcurrencyPolicy.FORBID
+
+    def _last_slot(self, job: Job) -> datetime | None:
+        live, shadow = self._slots[Mode.LIVE].get(job.name), self._slots[Mode.SHADOW].get(job.name)
+        last = first_slot_after(live, shadow, job.starts_after, self.mode)
+        return max(filter(None, (last, self._skipped.get(job.name))), default=None)
+
+    def _add(
+        self, job: Job, cause: Cause, actor: Actor, slot: datetime | None = None, after: Sequence[RunHandle] = ()
+    ) -> RunHandle:
+        """A run that counts as active from here on; Replace cancels those before it, and waits for their end."""
+        now, active = self._clock.now(), self._active.setdefault(job.name, [])
+        if job.policy is ConcurrencyPolicy.REPLACE:
+            for handle in active:
+                handle.cancel(Outcome.REPLACED)
+            after = active
+        run = Run(new_run_id(job.name, now), job.name, cause, now, slot=slot, source=actor.source, mode=self.mode)
+        handle = RunHandle(run, actor, tuple(after))
+        active.append(handle)
+        return handle
+
+    def _remove(self, handle: RunHandle) -> None:
+        active = self._active[handle.run.collector]
+        active.remove(handle)
+        if not active:
+            del self._active[handle.run.collector]
+        handle.done.set()
+
+    async def _carry_out(self, job: Job, handle: RunHandle, begin: Callable[[], Awaitable[bool]] | None = None) -> None:
+        """The run to its end. ``begin``: puts it on record first, and tells whether it may run."""
+        try:
+            if begin is None or await begin():
+                await self._wait_for_others(handle)
+                await self._runner.run(job, handle)
+        except Exception:
+            # The last line of defence: a fault of ours in one run must not end the daemon and all other collectors.
+            log.exception("a run was lost to an error in the daemon itself", collector=job.name, run=handle.run.id)
+            await self._runner.give_up(handle, "an error in the daemon itself; its log says more")
+        finally:
+            self._remove(handle)
+        self.tick(job.name)
+
+    async def _claim_slot(self, job: Job, handle: RunHandle, known: datetime | None) -> bool:
+        """The collector is asked only when the slot is durably this run's. ``known``: the slot on record."""
+        run, slots = handle.run, self._slots[handle.run.mode]
+        try:
+            if await self._store.runs.claim_slot(run, known, forbids=self._forbids(job)):
+                return True
+            await self._load_slots()  # another replica had it
+        except (Busy, Unavailable) as error:
+            if slots.get(job.name) == run.slot:
+                slots.pop(job.name) if known is None else slots.update({job.name: known})
+            if isinstance(error, Unavailable):
+                log.error("a slot can't be claimed: the store is lost", collector=job.name, reason=str(error))  # noqa: TRY400
+            await self._clock.sleep(_BUSY_PAUSE)
+        return False
+
+    async def _begin_after(self, job: Job, handle: RunHandle) -> bool:
+        """Begins the run when those before it have ended, on other replicas as well."""
+        await self._wait_for_others(handle)
+        while True:
+            try:
+                handle.run = replace(handle.run, started=self._clock.now())
+                await self._store.runs.begin(handle.run, forbids=self._forbids(job))
+            except (Busy, Unavailable):
+                await self._clock.sleep(_BUSY_PAUSE)
+            else:
+                return True
+
+    async def _wait_for_others(self, handle: RunHandle) -> None:
+        with handle.cancellable():
+            for other in handle.after:
+                await other.done.wait()
+        handle.after = ()
+
+    async def _load_slots(self) -> None:
+        for mode in Mode:
+            self._slots[mode] = {**self._slots[mode], **await self._store.runs.slots(mode)}
+
+    def _warn(self, job: Job, now: datetime, text: str) -> None:
+        """Once an hour a job at most: such lines have filled disks elsewhere."""
+        if now - self._warned.get(job.name, now - timedelta(hours=2)) > timedelta(hours=1):
+            self._warned[job.name] = now
+            log.warning(text, collector=job.name)
+
+    async def _audit(self, action: str, collector: str, actor: Actor, run_id: str = "") -> None:
+        """Keeps who did what; what can't be kept is done all the same, and said in the log."""
+        who = {"source": actor.source, "actor": actor.name, "reason": actor.reason}
+        # Of a run its own lines say who asked for it.
+        tell = log.debug if run_id else log.info
+        tell(action, collector=collector, **{name: text for name, text in who.items() if text})
+        try:
+            await self._store.runs.audit(AuditEntry(self._clock.now(), action, actor, collector, run_id))
+        except Unavailable as error:
+            log.error("the audit log can't be written", reason=str(error))  # noqa: TRY400 - the reason says it all
