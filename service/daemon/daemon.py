@@ -13,9 +13,8 @@ import structlog
 from anyio.abc import TaskGroup
 
 from service import __version__
-from service.config.logging import buffer
-from service.config.clients import http_client
 from service.config.loader import Loaded
+from service.config.logging import buffer
 from service.config.masking import mask
 from service.config.settings import differences, max_series_per_hour, secret_values, shadow_prefix
 from service.daemon.maintenance import Maintenance
@@ -80,7 +79,7 @@ class Daemon:
             historical=settings.datadog.historical,
             max_series=max_series_per_hour(settings),
         )
-        self._pings = Pings(http_client(environ, user_agent=f"infra-health/{__version__}"))
+        self._pings = Pings(clients.http, tasks)
         runner = Runner(
             store,
             clock,
@@ -129,7 +128,6 @@ class Daemon:
         self._tasks.start_soon(self._forwarder.run)
         if self._settings.datadog.events:
             self._tasks.start_soon(self._notifier.run)
-        self._tasks.start_soon(self._pings.run)
         self._tasks.start_soon(self._maintenance.run)
         await self._set_jobs(jobs)
         self._tasks.start_soon(self._run_slots)

@@ -26,94 +26,76 @@ SUFFIXES = (".tar.gz", ".tgz", ".zip")
 _MAX_RUNS = 100
 _MAX_AUDIT_ENTRIES = 200
 
-Files = dict[str, str]
 
-
-async def read_local_files(loaded: Loaded, environ: Mapping[str, str]) -> Files:
+async def read_local_files(loaded: Loaded, environ: Mapping[str, str]) -> dict[str, str]:
     """What can be seen without the daemon, by file name."""
     settings = loaded.settings
-    warnings = [*loaded.warnings, *find_collisions(settings)]
-    about = {"file": str(loaded.file) if loaded.file else None, "notes": warnings, "settings": describe(settings)}
-    files = {"settings.json": _format_json(about), "versions.json": _format_json(read_versions())}
-    files["diagnose.json"] = _format_json([asdict(each) for each in await diagnose(settings, environ)])
+    contents: dict[str, Any] = {
+        "settings.json": {
+            "file": str(loaded.file) if loaded.file else None,
+            "notes": [*loaded.warnings, *find_collisions(settings)],
+            "settings": describe(settings),
+        },
+        "versions.json": {
+            "infra-health": __version__,
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            "processors": os.cpu_count(),
+            "packages": {found.metadata["Name"]: found.version for found in metadata.distributions()},
+        },
+        "diagnose.json": [asdict(each) for each in await diagnose(settings, environ)],
+    }
     try:
         store = await Store.open_reading(settings.state_dir)
+        try:
+            contents |= await _read_store(store, list(settings.collectors))
+        finally:
+            await store.close()
     except HealthError as error:
-        return files | {"state.json": _format_json({"error": str(error)})}
-    try:
-        files |= await _read_store(store, list(settings.collectors))
-    except HealthError as error:
-        files["state.json"] = _format_json({"error": str(error)})
-    finally:
-        await store.close()
-    return files
-
-
-async def _read_store(store: Store, names: Sequence[str]) -> Files:
-    pending = await store.outbox.pending()
-    state: dict[str, Any] = {
-        "points_pending": pending.samples,
-        "oldest_pending": pending.oldest,
-        "last_slots": await store.runs.slots(store.mode),
-        "pauses": {name: asdict(pause) for name, pause in (await store.runs.pauses()).items()},
-        "last_successes": await store.runs.last_successes(),
-        "audit": [asdict(entry) for entry in await store.runs.audit_entries(_MAX_AUDIT_ENTRIES)],
-        "checks": {name: [asdict(check) for check in await store.runs.checks(name)] for name in names},
-    }
-    runs, lines = [], []
-    for run in await store.runs.list(limit=_MAX_RUNS):
-        runs.append(asdict(run))
-        for line in await store.runs.log(run.id):
-            lines.append(json.dumps({"run": run.id, **asdict(line)}, default=str))
-    files = {"state.json": _format_json(state), "runs.json": _format_json(runs)}
-    return files | {"run_logs.jsonl": "\n".join(lines) + "\n"}
-
-
-def read_versions() -> dict[str, Any]:
-    packages = {found.metadata["Name"]: found.version for found in metadata.distributions()}
+        contents["state.json"] = {"error": str(error)}
     return {
-        "infra-health": __version__,
-        "python": platform.python_version(),
-        "implementation": platform.python_implementation(),
-        "system": platform.platform(),
-        "processors": os.cpu_count(),
-        "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
+        name: json.dumps(each, indent=2, ensure_ascii=False, default=str, sort_keys=name == "versions.json") + "\n"
+        for name, each in contents.items()
+    }
+
+
+async def _read_store(store: Store, names: Sequence[str]) -> dict[str, Any]:
+    runs = await store.runs.list(limit=_MAX_RUNS)
+    checks = await store.runs.checks_of(names)
+    return {
+        "state.json": {
+            "pending": asdict(await store.outbox.pending()),
+            "last_slots": await store.runs.slots(store.mode),
+            "pauses": {name: asdict(pause) for name, pause in (await store.runs.pauses()).items()},
+            "last_successes": await store.runs.last_successes(),
+            "audit": [asdict(entry) for entry in await store.runs.audit_entries(_MAX_AUDIT_ENTRIES)],
+            "checks": {name: [asdict(check) for check in each] for name, each in checks.items()},
+        },
+        "runs.json": [asdict(run) for run in runs],
+        "run_logs.json": {run.id: [asdict(line) for line in await store.runs.log(run.id)] for run in runs},
     }
 
 
 def write_bundle(path: Path, files: Mapping[str, str]) -> None:
     """Writes the bundle, for its owner alone. ``path`` is whole or untouched. Raises ConfigError."""
-    masked = {name: redact(text).encode(errors="replace") for name, text in files.items()}
     root = f"infra-health-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-    packed = _zip(root, masked) if path.name.endswith(".zip") else _tar(root, masked)
+    packed = io.BytesIO()
+    masked = {f"{root}/{name}": redact(text).encode(errors="replace") for name, text in files.items()}
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as zipped:
+            for name, data in masked.items():
+                zipped.writestr(name, data)
+    else:
+        with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+            for name, data in masked.items():
+                member = tarfile.TarInfo(name)
+                member.size, member.mode, member.mtime = len(data), 0o600, int(time.time())
+                tar.addfile(member, io.BytesIO(data))
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(packed)
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(packed.getvalue())
         beside.replace(path)
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise ConfigError(f"{path}: can't be written: {error.strerror}") from error
-
-
-def _zip(root: str, files: Mapping[str, bytes]) -> bytes:
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            archive.writestr(f"{root}/{name}", data)
-    return packed.getvalue()
-
-
-def _tar(root: str, files: Mapping[str, bytes]) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        for name, data in files.items():
-            member = tarfile.TarInfo(f"{root}/{name}")
-            member.size, member.mode, member.mtime = len(data), 0o600, int(time.time())
-            archive.addfile(member, io.BytesIO(data))
-    return packed.getvalue()
-
-
-def _format_json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
