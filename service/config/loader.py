@@ -92,6 +92,11 @@ _MUST = {
     "model": "must be a mapping of keys to values",
     "string_type": "must be text",
 }
+_BOUNDS = {
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater than": "more than",
+}
 
 
 class Place(NamedTuple):
@@ -369,7 +374,8 @@ def _word(error: Mapping[str, Any], path: Keys, value: Any, keys: Sequence[str])
     if kind == "value_error":
         return message
     must = _MUST.get(kind) or _MUST.get(kind.partition("_")[0]) or re.sub(r"^\w+ should", "must", message)
-    must = must.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
+    for theirs, ours in _BOUNDS.items():
+        must = must.replace(theirs, ours)
     if is_secret:
         return must
     text = "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list | tuple) else ""

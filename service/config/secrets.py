@@ -4,11 +4,12 @@ Whoever needs a secret asks its ``Secret`` each time, so a rotated one is taken 
 """
 
 import json
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
-from typing import Protocol
 
 import anyio
 import anyio.to_thread
@@ -24,59 +25,26 @@ log = structlog.get_logger(__name__)
 _RETRY_SECONDS = 60.0  # after a look-up that failed; who has no value at all asks when it needs one
 _MAX_FILE_BYTES = 64 * 1024
 _AWS_SECONDS = 20.0  # for the client, its credentials and the answer
-API_KEY_VARIABLES = ("DD_API_KEY", "DATADOG_API_KEY", "INFRA_HEALTH_DATADOG__API_KEY")
-APP_KEY_VARIABLES = ("DD_APP_KEY", "DATADOG_APP_KEY", "INFRA_HEALTH_DATADOG__APP_KEY")
-GITHUB_TOKEN_VARIABLES = ("GITHUB_DASHBOARD_TOKEN", "GITHUB_TOKEN", "INFRA_HEALTH_GITHUB__TOKEN")
-WRITE_TOKEN_VARIABLES = ("INFRA_HEALTH_TOKEN", "INFRA_HEALTH_HTTP__TOKEN")
-READ_TOKEN_VARIABLES = ("INFRA_HEALTH_READ_TOKEN", "INFRA_HEALTH_HTTP__READ_TOKEN")
 # Any of these says that the process was given an identity in AWS (static keys, IRSA, ECS, a profile, a stand-in).
-_AWS_SIGNS = (
-    "AWS_ROLE_ARN",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_PROFILE",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-    "AWS_ENDPOINT_URL",
-    "AWS_ENDPOINT_URL_SECRETS_MANAGER",
+_AWS_IDENTITY = re.compile(
+    r"AWS_(ROLE_ARN|WEB_IDENTITY_TOKEN_FILE|ACCESS_KEY_ID|PROFILE|CONTAINER_CREDENTIALS_\w+|ENDPOINT_URL(_SECRETS_MANAGER)?)"
 )
-_AWS_REFUSALS = (
-    "ResourceNotFoundException",
-    "AccessDeniedException",
-    "InvalidRequestException",
-    "InvalidParameterException",
-)
-
-
-class Source(Protocol):
-    """A place that a secret's value can be read from again and again.
-
-    ``title`` is for people. ``lifetime``: seconds after which a value is read anew.
-    """
-
-    @property
-    def title(self) -> str: ...
-    @property
-    def lifetime(self) -> float: ...
-
-    async def read(self) -> str:
-        """The value, empty where this place holds none. Raises Unavailable or ConfigError."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
 class MountedFile:
-    """A file that Kubernetes (or an agent) keeps up to date; ``variable`` names it."""
+    """A file that Kubernetes (or an agent) keeps up to date; ``variable`` names it. Read again every minute."""
 
     path: Path
     variable: str
-    lifetime: float = 60.0
+    lifetime = 60.0
 
     @property
     def title(self) -> str:
         return f"file {self.path} ({self.variable})"
 
     async def read(self) -> str:
+        """The value, empty where there is none. Raises Unavailable or ConfigError."""
         return await anyio.to_thread.run_sync(self._read, abandon_on_cancel=True)
 
     def _read(self) -> str:
@@ -94,16 +62,17 @@ class MountedFile:
 
 @dataclass(frozen=True, slots=True)
 class AwsSecret:
-    """NAME or NAME#KEY in AWS Secrets Manager: 2 s to connect, one try."""
+    """NAME or NAME#KEY in AWS Secrets Manager: 2 s to connect, one try. Read again every hour."""
 
     name: str
-    lifetime: float = 3600.0
+    lifetime = 3600.0
 
     @property
     def title(self) -> str:
         return f"AWS Secrets Manager, {self.name}"
 
     async def read(self) -> str:
+        """The value. Raises Unavailable or ConfigError (no such secret, no access, no such key)."""
         name, separator, key = self.name.partition("#")
         text: str | None = None
         with anyio.move_on_after(_AWS_SECONDS):
@@ -114,11 +83,14 @@ class AwsSecret:
         return _pick_value(text, name, key if separator else None)
 
 
+Source = MountedFile | AwsSecret
+
+
 class Secret:
     """One secret that a client needs: looked up when it is first asked for, after its time, and when refused.
 
     A value from the settings can't change while the process lives. Without one the ``sources`` are asked in order;
-    while all of them fail, the value that is known goes on working.
+    while all of them fail, the value that is known goes on working. ``origin``: where ``value`` was set.
     ``source`` names where the value came from, never the value; "nowhere" while there is none.
     ``trouble`` says why the last look-up failed, None when it did not; ``may_pass``: time may mend that.
     """
@@ -133,7 +105,6 @@ class Secret:
         sources: Sequence[Source] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``origin``: where ``value`` was set."""
         self.title = title
         self.remedy = remedy
         self.source = origin if value else "nowhere"
@@ -235,33 +206,30 @@ def credentials(settings: Settings, environ: Mapping[str, str]) -> Credentials:
     aws, names, app = settings.aws, settings.aws.names, settings.github.app
     has_aws = aws.secrets == "on" or (aws.secrets == "auto" and has_aws_identity(environ))
 
-    def secret(title: str, value: SecretStr | None, variables: Sequence[str], name: str, *more: Source) -> Secret:
+    def secret(title: str, key: str, variables: tuple[str, ...], name: str = "", file: Path | None = None) -> Secret:
+        value: SecretStr | None = attrgetter(key)(settings)
         plain = value.get_secret_value() if value else None
+        variables = (*variables, f"INFRA_HEALTH_{key.replace('.', '__').upper()}")
         variable = next((each for each in variables if environ.get(each, "").strip() == plain), "")
+        origin = f"environment {variable}" if variable else "the settings file"
         remedy = f"set {variables[0]} or {variables[0]}_FILE"
         if name:
             remedy += f", or give the process a role that may read {name} in AWS Secrets Manager"
-        return Secret(
-            title,
-            remedy,
-            plain,
-            origin=f"environment {variable}" if variable else "the settings file",
-            sources=[*more, *_mounted_files(variables, environ), *([AwsSecret(name)] if name and has_aws else [])],
-        )
+        sources: list[Source] = [MountedFile(file, f"{key}_file")] if file else []
+        sources += [*_mounted_files(variables, environ), *([AwsSecret(name)] if name and has_aws else [])]
+        return Secret(title, remedy, plain, origin=origin, sources=sources)
 
-    datadog, github, http = settings.datadog, settings.github, settings.http
-    app_key: Secret | None = None
+    github_app_key = None
     if app:
-        file, title = app.private_key_file, "GitHub App's private key"
-        mounted = [MountedFile(file, "github.app.private_key_file")] if file else []
-        app_key = secret(title, app.private_key, ("INFRA_HEALTH_GITHUB__APP__PRIVATE_KEY",), names.github_app, *mounted)
+        title, key = "GitHub App's private key", "github.app.private_key"
+        github_app_key = secret(title, key, (), names.github_app, app.private_key_file)
     return Credentials(
-        secret("Datadog API key", datadog.api_key, API_KEY_VARIABLES, names.datadog_api),
-        secret("Datadog application key", datadog.app_key, APP_KEY_VARIABLES, names.datadog_app),
-        secret("GitHub token", github.token, GITHUB_TOKEN_VARIABLES, names.github),
-        secret("token of the write calls", http.token, WRITE_TOKEN_VARIABLES, ""),
-        secret("token of the read calls", http.read_token, READ_TOKEN_VARIABLES, ""),
-        app_key,
+        secret("Datadog API key", "datadog.api_key", ("DD_API_KEY", "DATADOG_API_KEY"), names.datadog_api),
+        secret("Datadog application key", "datadog.app_key", ("DD_APP_KEY", "DATADOG_APP_KEY"), names.datadog_app),
+        secret("GitHub token", "github.token", ("GITHUB_DASHBOARD_TOKEN", "GITHUB_TOKEN"), names.github),
+        secret("token of the write calls", "http.token", ("INFRA_HEALTH_TOKEN",)),
+        secret("token of the read calls", "http.read_token", ("INFRA_HEALTH_READ_TOKEN",)),
+        github_app_key,
     )
 
 
@@ -280,13 +248,12 @@ def from_environment(variable: str, environ: Mapping[str, str]) -> Secret:
 
 def has_aws_identity(environ: Mapping[str, str]) -> bool:
     """Whether a look-up in AWS can work at all: without an identity it would only wait for the metadata service."""
-    home = Path(environ.get("HOME", "/nonexistent"))
-    return any(map(environ.get, _AWS_SIGNS)) or any(
-        (home / ".aws" / name).exists() for name in ("credentials", "config")
-    )
+    folder = Path(environ.get("HOME", "/nonexistent"), ".aws")
+    has_profile = (folder / "credentials").exists() or (folder / "config").exists()
+    return has_profile or any(value and _AWS_IDENTITY.fullmatch(name) for name, value in environ.items())
 
 
-def _mounted_files(variables: Sequence[str], environ: Mapping[str, str]) -> list[MountedFile]:
+def _mounted_files(variables: Iterable[str], environ: Mapping[str, str]) -> list[MountedFile]:
     """The files that the variables with _FILE behind their names name."""
     names = (f"{variable}_FILE" for variable in variables)
     return [MountedFile(Path(path), name) for name in names if (path := environ.get(name, "").strip())]
@@ -303,7 +270,8 @@ async def _ask_aws(name: str) -> str:
             answer = await client.get_secret_value(SecretId=name)
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
-        raise (ConfigError if code in _AWS_REFUSALS else Unavailable)(f"{title}: {code or 'no answer'}") from error
+        is_refused = code.startswith(("ResourceNotFound", "AccessDenied", "Invalid"))
+        raise (ConfigError if is_refused else Unavailable)(f"{title}: {code or 'no answer'}") from error
     value = answer.get("SecretString") or answer.get("SecretBinary") or b""
     return value if isinstance(value, str) else bytes(value).decode(errors="replace")
 
@@ -319,11 +287,10 @@ def _pick_value(text: str, name: str, key: str | None) -> str:
         if key is not None:
             raise ConfigError(f"{place}: is no JSON object, so it has no key {key}")
         return text.strip()
-    if key is None:
-        texts = [value for value in values.values() if isinstance(value, str)]
-        if len(texts) != 1:
-            raise ConfigError(f"{place}: JSON with {len(texts)} values; name one as {name}#KEY (aws.names)")
-        return str(texts[0]).strip()
-    if not isinstance(value := values.get(key), str) or not value.strip():
+    texts = {each: value for each, value in values.items() if isinstance(value, str)}
+    if key is None and len(texts) != 1:
+        raise ConfigError(f"{place}: JSON with {len(texts)} values; name one as {name}#KEY (aws.names)")
+    value = texts.get(key or next(iter(texts)), "").strip()
+    if not value:
         raise ConfigError(f"{place}: its JSON has no text under the key {key}")
-    return value.strip()
+    return value

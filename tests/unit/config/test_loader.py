@@ -1,0 +1,641 @@
+"""What an operator may rely on: which value wins, how it may be written, and what each mistake is told as."""
+
+import re
+import textwrap
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, ClassVar
+from zoneinfo import ZoneInfo
+
+import pytest
+import yaml
+
+from service.collectors import registry
+from service.config.fields import format_duration, read_duration
+from service.config.loader import Loaded, describe, differences, load, secret_values
+from service.config.settings import CollectorSettings, Section, Settings
+from service.domain.errors import ConfigError
+from service.domain.runs import ConcurrencyPolicy
+
+
+class Thresholds(Section):
+    hotfix: float = 5
+    revert: float = 1
+
+
+class Repository(CollectorSettings):
+    repo: str = "Metta-AI/metta"
+    window: timedelta = timedelta(hours=24)
+    benchmarks: tuple[str, ...] = ()
+    thresholds: Thresholds = Thresholds()
+    password: str | None = None
+    legacy_names: ClassVar[Mapping[str, str]] = {
+        "repo": "METTA_GITHUB_REPO",
+        "window": "CI_HISTORY_WINDOW_HOURS",
+        "benchmarks": "CI_BENCHMARKS_WORKFLOWS",
+        "thresholds.hotfix": "CI_HOTFIX_THRESHOLD",
+    }
+
+
+class Snapshot(CollectorSettings):
+    category: str
+    source: str | None = None
+
+    @classmethod
+    def legacy_environment(cls, values: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+        name = f"{str(values.get('category')).upper()}_HEALTH_FILE"
+        if environ.get(name) == "refuse":
+            raise ValueError(f"{name} is not welcome")
+        return {"source": environ[name]} if name in environ else {}
+
+
+TYPES: dict[str, type[CollectorSettings]] = {"github_ci": Repository, "snapshot": Snapshot}
+
+
+def settings_of(name: str) -> type[CollectorSettings]:
+    if name not in TYPES:
+        raise ConfigError(f'"{name}" is no collector type (installed: {", ".join(TYPES)})')
+    return TYPES[name]
+
+
+CI = 'collectors:\n  ci: {type: github_ci, schedule: "*/10 * * * *"}\n'
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def loaded(text: str = CI, environ: Mapping[str, str] | None = None, **overrides: Any) -> Loaded:
+    Path("config.yaml").write_text(textwrap.dedent(text), encoding="utf-8")
+    return load(None, environ or {}, settings_of, overrides)
+
+
+def settings(text: str = CI, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    return loaded(text, environ, **overrides).settings
+
+
+def errors(text: str = CI, environ: Mapping[str, str] | None = None, **overrides: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        loaded(text, environ, **overrides)
+    return str(caught.value).splitlines()
+
+
+def ci(chosen: Settings, name: str = "ci") -> Repository:
+    found = chosen.collectors[name]
+    assert isinstance(found, Repository)
+    return found
+
+
+class TestWhichValueWins:
+    def test_without_a_file_the_three_shipped_collectors_run(self) -> None:
+        result = load(None, {}, settings_of)
+        assert {
+            name: (each.type, each.schedule, each.service) for name, each in result.settings.collectors.items()
+        } == {
+            "ci": ("github_ci", "*/10 * * * *", "dashboard-collector"),
+            "training": ("snapshot", "0 * * * *", "training-health-collector"),
+            "eval": ("snapshot", "0 * * * *", "eval-health-collector"),
+        }
+        assert result.file is None
+
+    def test_a_file_without_collectors_changes_the_rest_only(self) -> None:
+        chosen = settings("http: {port: 9000}\n")
+        assert (set(chosen.collectors), chosen.http.port) == ({"ci", "training", "eval"}, 9000)
+
+    def test_the_order_of_the_sources(self) -> None:
+        """Command line, INFRA_HEALTH_*, DD_*, file, defaults: each wins over what comes after it."""
+        text = CI + "datadog: {site: file.example}\n"
+        environ = {"DD_SITE": "dd.example"}
+        nested = environ | {"INFRA_HEALTH_DATADOG__SITE": "own.example"}
+        assert settings().datadog.site == "datadoghq.com"
+        assert settings(text).datadog.site == "file.example"
+        assert settings(text, environ).datadog.site == "dd.example"
+        assert settings(text, nested).datadog.site == "own.example"
+        assert settings(text, nested, datadog={"site": "cli.example"}).datadog.site == "cli.example"
+
+    def test_an_option_that_was_not_given_overrides_nothing(self) -> None:
+        assert settings(CI + "http: {port: 9000}\n", http={"port": None}).http.port == 9000
+
+    def test_github_variables_are_below_the_file(self) -> None:
+        environ = {
+            "GITHUB_TOKEN": "t2",
+            "GITHUB_DASHBOARD_TOKEN": "t1",
+            "GITHUB_API_URL": "https://env.example/api/v3/",
+        }
+        github = settings(CI, environ).github
+        assert github.token
+        assert (github.token.get_secret_value(), github.api_url) == ("t1", "https://env.example/api/v3")
+        assert settings(CI + "github: {api_url: http://f:1}\n", environ).github.api_url == "http://f:1"
+
+    @pytest.mark.parametrize(
+        ("variable", "key", "value"),
+        [
+            ("DD_API_KEY", "api_key", "k"),
+            ("DATADOG_API_KEY", "api_key", "k"),
+            ("DD_APP_KEY", "app_key", "k"),
+            ("DATADOG_APP_KEY", "app_key", "k"),
+            ("DD_SITE", "site", "datadoghq.eu"),
+            ("DD_ENV", "env", "staging"),
+            ("DD_SERVICE", "service", "health"),
+            ("DD_VERSION", "version", "1.10"),
+            ("DD_URL", "url", "http://127.0.0.1:9"),
+        ],
+    )
+    def test_datadogs_own_names_win_over_the_file(self, variable: str, key: str, value: str) -> None:
+        text = CI + "datadog: {api_key: f, app_key: f, site: f.eu, env: f, service: f, version: f, url: http://f}\n"
+        found = getattr(settings(text, {variable: value}).datadog, key)
+        assert (found.get_secret_value() if key.endswith("_key") else found) == value
+
+    def test_a_collectors_own_key_wins_over_the_replaced_systems_variable(self) -> None:
+        """So two collectors of one type can differ; nested keys are filled one by one."""
+        text = """
+            collectors:
+              a: {type: github_ci, schedule: "@hourly", repo: own/repo, thresholds: {revert: 3}}
+              b: {type: github_ci, schedule: "@hourly", thresholds: {hotfix: 9}}
+            """
+        environ = {
+            "METTA_GITHUB_REPO": "env/repo",
+            "CI_HOTFIX_THRESHOLD": "7",
+            "CI_BENCHMARKS_WORKFLOWS": "159541672, nightly.yml",
+        }
+        chosen = settings(text, environ)
+        assert [ci(chosen, name).repo for name in "ab"] == ["own/repo", "env/repo"]
+        assert [ci(chosen, name).thresholds for name in "ab"] == [
+            Thresholds(hotfix=7, revert=3),
+            Thresholds(hotfix=9, revert=1),
+        ]
+        assert ci(chosen, "a").benchmarks == ("159541672", "nightly.yml")
+
+    def test_a_type_may_choose_the_variable_by_its_other_keys(self) -> None:
+        chosen = load(
+            None, {"TRAINING_HEALTH_FILE": "/t.json", "EVALUATION_HEALTH_FILE": "/e.json"}, settings_of
+        ).settings
+        assert [describe(chosen.collectors[name])["source"] for name in ("training", "eval")] == ["/t.json", "/e.json"]
+
+    def test_empty_variables_count_as_not_set(self) -> None:
+        environ = {"DD_SITE": "", "GITHUB_DASHBOARD_TOKEN": " ", "GITHUB_TOKEN": "t", "INFRA_HEALTH_HTTP__PORT": ""}
+        chosen = settings(CI, environ)
+        assert chosen.datadog.site == "datadoghq.com"
+        assert chosen.github.token
+        assert chosen.github.token.get_secret_value() == "t"
+
+    def test_a_heading_without_keys_is_a_section_of_defaults(self) -> None:
+        assert settings(CI + "http:\ndatadog:\n", {"DD_ENV": "e"}).datadog.env == "e"
+
+
+class TestTheFile:
+    def test_the_chosen_one(self, folder: Path) -> None:
+        """--config, else INFRA_HEALTH_CONFIG, else ./config.yaml."""
+        for name in ("config.yaml", "b.yaml", "c.yaml"):
+            Path(name).write_text(f"datadog: {{env: {name}}}\n")
+        environ = {"INFRA_HEALTH_CONFIG": str(folder / "b.yaml")}
+        assert load(None, {}, settings_of).settings.datadog.env == "config.yaml"
+        assert load(None, environ, settings_of).settings.datadog.env == "b.yaml"
+        result = load(Path("c.yaml"), environ, settings_of)
+        assert (result.settings.datadog.env, result.file) == ("c.yaml", Path("c.yaml"))
+
+    @pytest.mark.parametrize(
+        ("path", "environ", "asker"),
+        [(Path("gone.yaml"), {}, "--config"), (None, {"INFRA_HEALTH_CONFIG": "gone.yaml"}, "INFRA_HEALTH_CONFIG")],
+    )
+    def test_one_that_was_named_must_be_there(self, path: Path | None, environ: dict[str, str], asker: str) -> None:
+        with pytest.raises(ConfigError, match=f"^gone.yaml: there is no such file; {asker} names it$"):
+            load(path, environ, settings_of)
+
+    def test_one_that_cannot_be_read(self, folder: Path) -> None:
+        with pytest.raises(ConfigError, match="can't be read: is a directory"):
+            load(folder, {}, settings_of)
+
+    def test_a_byte_order_mark_is_no_matter(self) -> None:
+        Path("config.yaml").write_bytes(b"\xef\xbb\xbfdatadog: {env: x}\n")
+        assert load(None, {}, settings_of).settings.datadog.env == "x"
+
+    def test_text_that_is_not_utf8(self) -> None:
+        Path("config.yaml").write_bytes(b"datadog:\n  env: caf\xe9\n")
+        with pytest.raises(ConfigError, match=r"^config.yaml:2: is not UTF-8 \(byte 0xe9\)$"):
+            load(None, {}, settings_of)
+
+    @pytest.mark.parametrize(
+        ("text", "told"),
+        [
+            ("a:\n  schedule: @hourly\n", '2:13: a value that begins with @ must be quoted: "@hourly"'),
+            ("a:\n  schedule: */10 * * * *\n", "2:13: a value that begins with * must be quoted: "),
+            ("a: {schedule: * * * * *}\n", "1:15: a value that begins with * must be quoted: "),
+            ("a:\n\tb: 1\n", "2:1: indent with blanks, not with tabs"),
+            ("a: 1\nb: 'x\nc: 2\n", "2:4: a quote is opened here but not closed"),
+            ("a: [1, 2\n", "2:1: is no YAML here: "),
+            ("a: b: c\n", "1:5: is no YAML here: mapping values are not allowed"),
+            ("- a\n", "1:1: must be a mapping of keys to values"),
+            ("just words\n", "1:1: must be a mapping of keys to values"),
+            ("a: 1\n---\nb: 2\n", "2:1: is no YAML here: "),
+            ("a: " + "[" * 100_000, "1:1003: is no YAML here: exceeded maximum nesting depth"),
+            ("a: \x01\n", " holds a control character"),
+        ],
+    )
+    def test_what_is_no_yaml_is_told_with_its_place(self, text: str, told: str) -> None:
+        (error,) = errors(text)
+        assert error.startswith(f"config.yaml:{told}")
+
+    def test_a_key_that_is_given_twice(self) -> None:
+        assert errors("datadog: {env: a}\nhttp: {}\ndatadog:\n  env: b\n") == [
+            "config.yaml:3:1: datadog is given twice, first in line 1"
+        ]
+
+    def test_anchors_and_merge_keys_work_and_keep_the_place(self) -> None:
+        text = """
+            collectors:
+              a: &a {type: github_ci, schedule: "@hourly", repo: x/y, jitter: 5s}
+              b: {<<: *a, repo: z/w, jitter: 9q}
+            """
+        assert errors(text) == [
+            'config.yaml:4:26: collectors.b.jitter: must be a duration such as 90s, 5m, 2h or 1d, or seconds, not "9q"'
+        ]
+        chosen = settings(text.replace("9q", "9s"))
+        assert (ci(chosen, "b").schedule, ci(chosen, "b").repo) == ("@hourly", "z/w")
+
+    @pytest.mark.parametrize("value", ["&a [*a]", "!!python/object:os.system {}", "!env TOKEN"])
+    def test_yaml_that_is_not_data_is_refused(self, value: str) -> None:
+        (error,) = errors(CI + f"http: {{allowed_hosts: {value}}}\n")
+        assert error.startswith("config.yaml:3:")
+
+    def test_nothing_is_taken_for_another_type_than_it_looks(self) -> None:
+        """1.10 stays 1.10, on stays on in a text and is true for a switch, 010 is ten, ids are words."""
+        text = """
+            collectors:
+              ci:
+                type: github_ci
+                schedule: 0 * * * *
+                enabled: on
+                backoff_limit: 010
+                benchmarks: [159541672, nightly.yml]
+                tags: {team: on, release: 1.10, day: 2025-01-14, at: 12:30}
+            datadog: {version: 1.10}
+            aws: {secrets: off}
+            """
+        chosen = settings(text)
+        assert chosen.datadog.version == "1.10"
+        assert chosen.aws.secrets == "off"
+        found = ci(chosen)
+        assert (found.enabled, found.backoff_limit, found.benchmarks) == (True, 10, ("159541672", "nightly.yml"))
+        assert found.tags == {"team": "on", "release": "1.10", "day": "2025-01-14", "at": "12:30"}
+
+
+class TestMistakes:
+    def test_all_are_told_at_once_in_the_order_of_the_file(self) -> None:
+        text = """\
+            gihub: {}
+            collectors:
+              ci:
+                type: github_ic
+                schedule: "61 * * * *"
+              x:
+                schedule: "@hourly"
+                concurrency_policy: forbid
+                thresholds: {hotfx: 1}
+              z: {type: github_ci, concurrencyPolicy: Allow, thresholds: {hotfx: 1, revert: many}}
+              empty:
+            http: {port: 70000}
+            """
+        environ = {"INFRA_HEALTH_LOG__LEVEL": "loud"}
+        assert [error.split(": ", 2)[:2] for error in errors(text, environ, http={"host": "http://x"})] == [
+            ["config.yaml:1:1", "gihub"],
+            ["config.yaml:4:5", "collectors.ci.type"],
+            ["config.yaml:5:5", "collectors.ci.schedule"],
+            ["config.yaml:6:3", "collectors.x.type"],
+            ["config.yaml:8:5", "collectors.x.concurrency_policy"],
+            ["config.yaml:10:3", "collectors.z.schedule"],
+            ["config.yaml:10:24", "collectors.z.concurrencyPolicy"],
+            ["config.yaml:10:63", "collectors.z.thresholds.hotfx"],
+            ["config.yaml:10:73", "collectors.z.thresholds.revert"],
+            ["config.yaml:11:3", "collectors.empty"],
+            ["config.yaml:12:8", "http.port"],
+            ["environment INFRA_HEALTH_LOG__LEVEL", "log.level"],
+            ["command line", "http.host"],
+        ]
+
+    @pytest.mark.parametrize(
+        ("stanza", "told"),
+        [
+            ("typo: 1", "typo: is no setting"),
+            ("shedule: x", "shedule: is no setting; did you mean schedule?"),
+            ("timeZone: x", "timeZone: is no setting; did you mean time_zone?"),
+            ("time_zone: Europe/Berln", '"Europe/Berln" is no IANA time zone; did you mean Europe/Berlin?'),
+            ("time_zone: ../etc/passwd", '"../etc/passwd" is no IANA time zone'),
+            ("time_zone: Local", '"Local" is no IANA time zone'),
+            ("time_zone: America", '"America" is no IANA time zone'),
+            ("active_deadline: 0", 'must be more than 0 seconds, not "0"'),
+            ("active_deadline: -5", "must be a duration such as 90s, 5m, 2h or 1d, or seconds"),
+            ("active_deadline: 99999999999d", "is too long"),
+            ("starting_deadline: soon", "must be a duration"),
+            ("jitter:", "jitter: has no value: give one or remove the key"),
+            ("backoff_limit: -1", 'must be at least 0, not "-1"'),
+            ("backoff_limit: 0x10", 'must be a whole number, not "0x10"'),
+            ("enabled: maybe", 'must be true or false, not "maybe"'),
+            (
+                "concurrency_policy: forbid",
+                "must be 'Forbid', 'Allow' or 'Replace', not \"forbid\"; did you mean Forbid?",
+            ),
+            ("tags: {Env: x}", "tags.Env: is a tag that every sample has already"),
+            ("tags: {Workflow Name: x}", "tags.Workflow Name: is a tag that every sample has already"),
+            ("tags: {9a: x}", "a tag's name begins with a letter"),
+            ("tags: {team: [a]}", "tags.team: must be text, not a list"),
+            ("tags: {team: }", "tags.team: has no value"),
+            ("tags: [a]", "tags: must be a mapping of keys to values, not a list"),
+            ("thresholds: {hotfix: .nan}", 'thresholds.hotfix: must be a number, not ".nan"'),
+            ("thresholds: {hotfix: nan}", "thresholds.hotfix: must be a number"),
+            ("benchmarks: [a, [b]]", "benchmarks[1]: must be text, not a list"),
+            ("service: ''", "service: is empty: give a value or remove the key"),
+        ],
+    )
+    def test_of_a_collector(self, stanza: str, told: str) -> None:
+        (error,) = errors(f'collectors:\n  ci:\n    type: github_ci\n    schedule: "@hourly"\n    {stanza}\n')
+        assert re.match(r"config\.yaml:5:\d+: collectors\.ci\.", error)
+        assert told in error
+
+    @pytest.mark.parametrize(
+        ("schedule", "told"),
+        [
+            ("61 * * * *", "61"),
+            ("0 0 31 2 *", "does not fire within five years"),
+            ("CRON_TZ=UTC 0 * * * *", "time_zone"),
+        ],
+    )
+    def test_a_schedule_that_is_none(self, schedule: str, told: str) -> None:
+        (error,) = errors(f"collectors:\n  ci:\n    type: github_ci\n    schedule: {schedule}\n")
+        assert error.startswith("config.yaml:4:5: collectors.ci.schedule: ")
+        assert told in error
+
+    @pytest.mark.parametrize("name", ["CI", "-a", "a-", "a.b", "ä", "x" * 53, "'a b'"])
+    def test_a_collectors_name_that_no_address_can_carry(self, name: str) -> None:
+        (error,) = errors(f'collectors:\n  {name}: {{type: github_ci, schedule: "@hourly"}}\n')
+        assert "a collector's name has at most 52" in error
+
+    def test_an_unknown_type_names_the_installed_ones(self) -> None:
+        assert errors('collectors:\n  ci: {type: github-ci, schedule: "@hourly", repo: a/b}\n') == [
+            'config.yaml:2:8: collectors.ci.type: "github-ci" is no collector type; did you mean github_ci? '
+            "(installed: github_ci, snapshot)"
+        ]
+
+    @pytest.mark.parametrize(
+        ("stanza", "told"),
+        [
+            ("datadog: {site: https://app.datadoghq.eu/}", "must be a host name such as datadoghq.com"),
+            ("datadog: {site: app.datadoghq.eu}", "must be the site"),
+            ("datadog: {site: 'a b'}", "must be a host name"),
+            ("datadog: {url: proxy:8080}", "must be an absolute address"),
+            ("datadog: {url: 'https://h/?x=1'}", "without a query or fragment"),
+            ("datadog: {url: 'https://h:99999'}", "Port out of range"),
+            ("github: {api_url: ftp://h}", "must be an absolute address"),
+            ("github: {user_agent: 'a\u00e9'}", "github.user_agent: must"),
+            ("http: {port: 65536}", "must be at most 65535"),
+            ("http: {port: 80.5}", "must be a whole number"),
+            ("http: {host: 'http://x'}", "must be a host name or address"),
+            ("http: [1]", "http: must be a mapping of keys to values, not a list"),
+            ("datadog: {heartbeat: 0s}", "must be more than 0 seconds"),
+            ("aws: {secrets: maybe}", "must be 'auto', 'on' or 'off'"),
+            ("collectors: [ci]", "collectors: must be a mapping of keys to values, not a list"),
+        ],
+    )
+    def test_of_a_section(self, stanza: str, told: str) -> None:
+        text = f"{stanza}\n"
+        (error,) = errors(text)
+        assert error.startswith("config.yaml:1:")
+        assert told in error
+
+    def test_a_missing_key_is_told_at_its_parent(self) -> None:
+        assert errors("collectors:\n  t:\n    type: snapshot\n    schedule: '@daily'\n") == [
+            "config.yaml:2:3: collectors.t.category: is missing"
+        ]
+
+
+class TestTheEnvironment:
+    def test_any_key_can_be_set(self) -> None:
+        """Names in any case, collectors with - as _, lists by commas or JSON, mappings by JSON or key by key."""
+        text = 'collectors:\n  my-ci: {type: snapshot, schedule: "@hourly"}\n'
+        chosen = settings(
+            text,
+            {
+                "INFRA_HEALTH_COLLECTORS__MY_CI__TYPE": "github_ci",
+                "INFRA_HEALTH_COLLECTORS__MY_CI__REPO": "a/b",
+                "INFRA_HEALTH_COLLECTORS__MY_CI__ENABLED": "false",
+                "INFRA_HEALTH_COLLECTORS__MY_CI__SCHEDULE": "*/5 * * * *",
+                "INFRA_HEALTH_COLLECTORS__MY_CI__TIME_ZONE": "America/New_York",
+                "INFRA_HEALTH_COLLECTORS__MY_CI__ACTIVE_DEADLINE": "90",
+                "INFRA_HEALTH_COLLECTORS__MY_CI__CONCURRENCY_POLICY": "Replace",
+                "INFRA_HEALTH_COLLECTORS__MY_CI__BENCHMARKS": '[159541672, "a, b"]',
+                "INFRA_HEALTH_COLLECTORS__MY_CI__THRESHOLDS__HOTFIX": "2.5",
+                "INFRA_HEALTH_COLLECTORS__MY_CI__TAGS": '{"team": "x", "level": 3}',
+                "INFRA_HEALTH_COLLECTORS__MY_CI__TAGS__TEAM": "y",
+                "INFRA_HEALTH_HTTP__ALLOWED_HOSTS": "a.example, b.example,",
+                "infra_health_log__level": "DEBUG",
+                "INFRA_HEALTH_STATE_DIR": "~/state",
+            },
+        )
+        found = ci(chosen, "my-ci")
+        assert found == Repository(
+            type="github_ci",
+            schedule="*/5 * * * *",
+            time_zone=ZoneInfo("America/New_York"),
+            repo="a/b",
+            enabled=False,
+            active_deadline=timedelta(seconds=90),
+            concurrency_policy=ConcurrencyPolicy.REPLACE,
+            benchmarks=("159541672", "a, b"),
+            thresholds=Thresholds(hotfix=2.5),
+            tags={"team": "y", "level": "3"},
+        )
+        assert chosen.http.allowed_hosts == ("a.example", "b.example")
+        assert chosen.log.level == "debug"
+        assert chosen.state_dir == Path("~/state").expanduser()
+
+    def test_the_write_token_has_a_short_name(self) -> None:
+        short = settings(CI, {"INFRA_HEALTH_TOKEN": "short"}).http.token
+        assert short
+        assert short.get_secret_value() == "short"
+        both = settings(CI, {"INFRA_HEALTH_TOKEN": "short", "INFRA_HEALTH_HTTP__TOKEN": "long"}).http.token
+        assert both
+        assert both.get_secret_value() == "long"
+
+    def test_what_kubernetes_injects_for_a_service_of_this_name_is_no_setting(self) -> None:
+        environ = {
+            "INFRA_HEALTH_PORT": "tcp://10.0.0.1:8080",
+            "INFRA_HEALTH_PORT_8080_TCP": "tcp://10.0.0.1:8080",
+            "INFRA_HEALTH_PORT_8080_TCP_ADDR": "10.0.0.1",
+            "INFRA_HEALTH_PORT_8080_TCP_PORT": "8080",
+            "INFRA_HEALTH_PORT_8080_TCP_PROTO": "tcp",
+            "INFRA_HEALTH_SERVICE_HOST": "10.0.0.1",
+            "INFRA_HEALTH_SERVICE_PORT": "8080",
+            "INFRA_HEALTH_SERVICE_PORT_HTTP": "8080",
+            "INFRA_HEALTH_URL": "http://127.0.0.1:8080",
+        }
+        result = loaded(CI, environ)
+        assert (result.settings.http.port, result.warnings) == (8080, ())
+
+    def test_mistakes_are_told_by_the_variables_name(self) -> None:
+        environ = {
+            "INFRA_HEALTH_HTTP__PORT": "eighty",
+            "INFRA_HEALTH_HTTP__PRT": "1",
+            "INFRA_HEALTH_COLLECTORS__CI__THRESHOLDS__HOTFX": "1",
+            "INFRA_HEALTH_COLLECTORS__CII__REPO": "a/b",
+            "INFRA_HEALTH_AWS": "no",
+            "INFRA_HEALTH_AWS__SECRETS": "off",
+            "DD_SITE": "https://x",
+            "CI_HOTFIX_THRESHOLD": "many",
+        }
+        assert errors(CI, environ) == [
+            'environment CI_HOTFIX_THRESHOLD: collectors.ci.thresholds.hotfix: must be a number, not "many"',
+            'environment DD_SITE: datadog.site: must be a host name such as datadoghq.com or datadoghq.eu, not "https://x"',
+            'environment INFRA_HEALTH_AWS: aws: must be a mapping of keys to values, not "no"',
+            "environment INFRA_HEALTH_AWS__SECRETS: aws.secrets: is set as a whole by another variable",
+            "environment INFRA_HEALTH_COLLECTORS__CII__REPO: collectors.cii.repo: there is no collector cii; "
+            "did you mean ci?",
+            "environment INFRA_HEALTH_COLLECTORS__CI__THRESHOLDS__HOTFX: collectors.ci.thresholds.hotfx: "
+            "is no setting; did you mean hotfix?",
+            'environment INFRA_HEALTH_HTTP__PORT: http.port: must be a whole number, not "eighty"',
+            "environment INFRA_HEALTH_HTTP__PRT: http.prt: is no setting; did you mean port?",
+        ]
+
+    def test_a_variable_that_a_type_chose_is_told_where_its_value_says_which(self) -> None:
+        text = 'collectors:\n  t: {type: snapshot, schedule: "@hourly", category: training}\n'
+        assert errors(text, {"TRAINING_HEALTH_FILE": "refuse"}) == [
+            "environment: collectors.t: TRAINING_HEALTH_FILE is not welcome"
+        ]
+
+    def test_a_variable_that_may_mean_two_collectors_is_refused(self) -> None:
+        text = "collectors:\n" + "".join(
+            f'  {name}: {{type: github_ci, schedule: "@daily"}}\n' for name in ("a-b", "a_b")
+        )
+        (error,) = errors(text, {"INFRA_HEALTH_COLLECTORS__A_B__REPO": "x/y"})
+        assert error.endswith("may mean each of a-b, a_b")
+
+    def test_a_collector_can_come_from_the_environment_alone(self) -> None:
+        environ = {
+            "INFRA_HEALTH_COLLECTORS__MORE__TYPE": "github_ci",
+            "INFRA_HEALTH_COLLECTORS__MORE__SCHEDULE": "@daily",
+        }
+        assert set(settings(CI, environ).collectors) == {"ci", "more"}
+        del environ["INFRA_HEALTH_COLLECTORS__MORE__SCHEDULE"]
+        assert errors(CI, environ) == [
+            "environment INFRA_HEALTH_COLLECTORS__MORE__TYPE: collectors.more.schedule: is missing"
+        ]
+
+    def test_a_variable_of_ours_that_is_no_setting_is_noted(self) -> None:
+        names = ("DATADGO__SITE", "STATEDIR", "HTTP_PRT")
+        notes = loaded(CI, {f"INFRA_HEALTH_{name}": "x" for name in names}).warnings
+        assert notes == (
+            "environment INFRA_HEALTH_HTTP_PRT is no setting and not used; did you mean INFRA_HEALTH_HTTP__PRT?",
+            "environment INFRA_HEALTH_STATEDIR is no setting and not used; did you mean state_dir?",
+            "environment INFRA_HEALTH_DATADGO__SITE is no setting and not used; did you mean datadog?",
+        )
+
+    def test_no_collector_at_all_is_noted(self) -> None:
+        assert loaded("collectors:\n").warnings == ("no collector is configured: nothing will be collected",)
+
+
+class TestSecrets:
+    def test_blanks_around_a_secret_are_left_out(self) -> None:
+        chosen = settings(CI + "github:\n  token: |\n    abc\n\n", {"DD_API_KEY": " key\n"})
+        assert sorted(secret_values(chosen)) == ["abc", "key"]
+
+    def test_they_are_masked_when_the_settings_are_printed(self) -> None:
+        text = """
+            collectors:
+              ci: {type: github_ci, schedule: "@hourly", password: hidden1, repo: "https://u:hidden2@h/?sig=hidden3"}
+            datadog: {api_key: hidden4}
+            http: {token: hidden5}
+            """
+        plain = describe(settings(text))
+        assert "hidden" not in str(plain)
+        assert plain["datadog"]["api_key"] == plain["http"]["token"] == "********"
+        assert (plain["datadog"]["app_key"], plain["aws"]["secrets"]) == (None, "auto")
+        assert yaml.safe_load(yaml.safe_dump(plain)) == plain
+
+    def test_no_message_shows_one(self) -> None:
+        """Wrong values of secret keys, unknown keys, addresses with credentials, lines that are no YAML."""
+        told = errors(
+            """
+            collectors:
+              ci: {type: github_ci, schedule: "@hourly", password: [hidden], tokn: hidden, repo: {token: hidden}}
+            datadog: {api_key: hid den, api_kye: hidden, url: "https://me:hidden@h?q=hidden", app_key: {hidden: 1}}
+            github: {api_url: "ftp://me:hidden@h"}
+            http: {token: "hidden\\n hidden", port: {hidden: 1}}
+            """,
+            {"INFRA_HEALTH_GITHUB__TOKEN": "hidden hidden", "INFRA_HEALTH_HTTP__TOKENS": "hidden"},
+        )
+        assert len(told) == 12
+        assert "hid" not in "".join(told)
+        for text in (
+            "http:\n  token: *hidden\n",
+            "http:\n  token: !hidden x\n",
+            'http: {token: "hidden\n',
+            "a: @hidden",
+        ):
+            assert "hidden" not in "".join(errors(text))
+
+    def test_pydantics_own_words_show_none_either(self) -> None:
+        with pytest.raises(ValueError, match="token") as caught:
+            Settings.model_validate({"collectors": {}, "http": {"token": ["hidden"]}})
+        assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 90),
+        (90, 90),
+        (0.5, 0.5),
+        ("90s", 90),
+        ("5m", 300),
+        ("2h", 7200),
+        ("1d", 86400),
+        ("1h30m", 5400),
+        ("0", 0),
+    ],
+)
+def test_durations_are_read_and_written(text: object, seconds: float) -> None:
+    value = read_duration(text)
+    assert value == timedelta(seconds=seconds)
+    assert read_duration(format_duration(value)) == value
+
+
+@pytest.mark.parametrize("text", ["", "s", "5 m", "5x", "-1", "1e3", "nan", "1m1h", True, "٣s"])
+def test_what_is_no_duration(text: object) -> None:
+    with pytest.raises(ValueError, match="must be a duration"):
+        read_duration(text)
+
+
+def test_the_keys_that_a_reload_brought_are_named() -> None:
+    before = settings(CI + "datadog: {env: a}\n")
+    text = """
+        collectors:
+          ci: {type: github_ci, schedule: "@hourly", thresholds: {hotfix: 9}}
+          new: {type: github_ci, schedule: "@hourly"}
+        datadog: {env: b}
+        """
+    assert list(differences(before, settings(text))) == [
+        "collectors.ci.schedule",
+        "collectors.ci.thresholds.hotfix",
+        "collectors.new",
+        "datadog.env",
+    ]
+    assert differences(before, before) == {}
+
+
+class TestTheShippedFile:
+    path = Path(__file__).parents[3] / "config.yaml"
+
+    def test_it_says_what_runs_without_a_file(self) -> None:
+        assert load(self.path, {}, registry.settings_of).settings == load(None, {}, registry.settings_of).settings
+
+    def test_each_key_that_it_shows_exists_and_has_the_default_that_it_names(self) -> None:
+        """The lines that begin with # and a key, taken out of the comment; examples are those that say so."""
+        lines = self.path.read_text().splitlines()
+        shown = [re.sub(r"^(\s*)#(?=(?:  )*\w+:)", r"\1", line) for line in lines]
+        Path("examples.yaml").write_text("\n".join(shown))
+        Path("defaults.yaml").write_text("\n".join(line for line in shown if "# example" not in line))
+        load(Path("examples.yaml"), {}, registry.settings_of)
+        defaults = load(Path("defaults.yaml"), {}, registry.settings_of).settings
+        assert differences(load(self.path, {}, registry.settings_of).settings, defaults) == {}

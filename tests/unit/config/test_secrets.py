@@ -1,0 +1,202 @@
+"""Secrets from mounted files and AWS Secrets Manager (moto's server): which one wins, and how they are replaced."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import aioboto3
+import httpx
+import pytest
+
+from service.config.loader import load
+from service.config.secrets import AwsSecret, Credentials, MountedFile, Secret, Source, credentials, from_environment
+from service.config.settings import CollectorSettings
+from service.domain.errors import ConfigError
+from tests.aws import moto, reach
+
+HOUR = 3600.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with moto() as address:
+        yield address
+
+
+@pytest.fixture
+async def aws(server: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
+    """A client of an empty Secrets Manager."""
+    reach(server, monkeypatch)
+    async with httpx.AsyncClient() as http:
+        await http.post(f"{server}/moto-api/reset")
+    async with aioboto3.Session().client("secretsmanager") as client:
+        yield client
+
+
+def known(environ: dict[str, str], tmp_path: Path, **names: str) -> Credentials:
+    config = tmp_path / "config.yaml"
+    config.write_text("collectors: {}\naws: {names: {" + ", ".join(f'{k}: "{v}"' for k, v in names.items()) + "}}\n")
+    return credentials(load(config, environ, lambda name: CollectorSettings).settings, environ)
+
+
+async def test_the_environment_wins_over_the_file_and_the_file_over_aws(aws: Any, server: str, tmp_path: Path) -> None:
+    for name in ("datadog/api-key", "datadog/app-key", "github/dashboard-token"):
+        await aws.create_secret(Name=name, SecretString=f"aws-{name}")
+    (tmp_path / "app").write_text("file-app\n")
+    environ = {
+        "AWS_ENDPOINT_URL": server,
+        "DD_API_KEY": "environment-api",
+        "DD_API_KEY_FILE": str(tmp_path / "app"),
+        "DD_APP_KEY_FILE": str(tmp_path / "app"),
+        "INFRA_HEALTH_READ_TOKEN_FILE": str(tmp_path / "app"),
+    }
+    found = known(environ, tmp_path)
+    assert [await secret.get() for secret in found] == [
+        "environment-api",
+        "file-app",
+        "aws-github/dashboard-token",
+        None,
+        "file-app",
+    ]
+    assert [(secret.source, secret.can_change) for secret in found] == [
+        ("environment DD_API_KEY", False),
+        (f"file {tmp_path / 'app'} (DD_APP_KEY_FILE)", True),
+        ("AWS Secrets Manager, github/dashboard-token", True),
+        ("nowhere", False),
+        (f"file {tmp_path / 'app'} (INFRA_HEALTH_READ_TOKEN_FILE)", True),
+    ]
+
+
+async def test_a_secret_is_read_again_after_an_hour_and_when_it_was_refused(aws: Any) -> None:
+    clock = Clock()
+    await aws.create_secret(Name="key", SecretString="first-secret")
+    secret = Secret("key", "set it", sources=[AwsSecret("key")], clock=clock)
+    assert await secret.get() == "first-secret"
+    await aws.put_secret_value(SecretId="key", SecretString="second-secret")
+    clock.seconds += HOUR - 1
+    assert await secret.get() == "first-secret"
+    clock.seconds += 1
+    assert await secret.get() == "second-secret"
+    await aws.put_secret_value(SecretId="key", SecretString="third")
+    assert await secret.ask_again()
+    assert await secret.get() == "third"
+    assert not await secret.ask_again()
+
+
+async def test_a_known_secret_goes_on_working_while_aws_is_away(aws: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    await aws.create_secret(Name="key", SecretString="first-secret")
+    secret = Secret("key", "set it", sources=[AwsSecret("key")], clock=clock)
+    await secret.get()
+    reach("http://127.0.0.1:9", monkeypatch)
+    clock.seconds += HOUR
+    assert await secret.get() == "first-secret"
+    assert (secret.source, secret.may_pass) == ("AWS Secrets Manager, key", True)
+    assert "no answer" in (secret.trouble or "") or "EndpointConnectionError" in (secret.trouble or "")
+
+
+async def test_a_start_while_aws_is_away_has_no_value_until_aws_is_back(
+    aws: Any, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await aws.create_secret(Name="key", SecretString="first-secret")
+    reach("http://127.0.0.1:9", monkeypatch)
+    secret = Secret("key", "set it", sources=[AwsSecret("key")])
+    assert await secret.get() is None
+    assert secret.missing.startswith("no key: set it (AWS Secrets Manager, secret key: ")
+    reach(server, monkeypatch)
+    assert await secret.get() == "first-secret"
+    assert secret.trouble is None
+
+
+@pytest.mark.parametrize(
+    ("stored", "name", "value"),
+    [
+        (" plain\n", "key", "plain"),
+        ('{"only": "one"}', "key", "one"),
+        ('{"a": "1", "b": "2"}', "key#b", "2"),
+        ("{no json", "key", "{no json"),
+    ],
+)
+async def test_plain_and_json_secrets_are_read(stored: str, name: str, value: str, aws: Any) -> None:
+    await aws.create_secret(Name="key", SecretString=stored)
+    assert await AwsSecret(name).read() == value
+
+
+@pytest.mark.parametrize(
+    ("stored", "name", "message"),
+    [
+        ('{"a": "1", "b": "2"}', "key", "JSON with 2 values; name one as key#KEY"),
+        ('{"a": "1"}', "key#b", "no text under the key b"),
+        ("plain", "key#b", "is no JSON object"),
+        ("plain", "other", "ResourceNotFoundException"),
+    ],
+)
+async def test_what_is_no_secret_is_named_without_its_value(stored: str, name: str, message: str, aws: Any) -> None:
+    await aws.create_secret(Name="key", SecretString=stored)
+    with pytest.raises(ConfigError, match=message):
+        await AwsSecret(name).read()
+
+
+async def test_the_names_in_aws_can_be_set(aws: Any, server: str, tmp_path: Path) -> None:
+    await aws.create_secret(Name="prod", SecretString='{"dd": "api", "gh": "token"}')
+    found = known({"AWS_ENDPOINT_URL": server}, tmp_path, datadog_api="prod#dd", github="prod#gh")
+    assert (await found.api_key.get(), await found.github_token.get()) == ("api", "token")
+
+
+async def test_a_mounted_file_that_is_replaced_is_taken_over(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "token"
+    path.write_text("first-secret\n")
+    secret = Secret("token", "set it", sources=[MountedFile(path, "TOKEN_FILE")], clock=clock)
+    assert await secret.get() == "first-secret"
+    path.write_text("second-secret\n")
+    assert await secret.ask_again()
+    path.write_text("third\n")
+    clock.seconds += 60
+    assert await secret.get() == "third"
+    path.unlink()
+    clock.seconds += 60
+    assert await secret.get() == "third"
+    assert "No such file" in (secret.trouble or "")
+
+
+async def test_while_the_file_is_missing_aws_is_asked(aws: Any, tmp_path: Path) -> None:
+    await aws.create_secret(Name="key", SecretString="managed")
+    sources: list[Source] = [MountedFile(tmp_path / "none", "KEY_FILE"), AwsSecret("key")]
+    secret = Secret("key", "set it", sources=sources)
+    assert await secret.get() == "managed"
+    assert secret.source == "AWS Secrets Manager, key"
+
+
+async def test_a_token_is_named_by_its_variable(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("held")
+    assert await from_environment("SNAP", {"SNAP": "given"}).get() == "given"
+    assert await from_environment("SNAP", {"SNAP_FILE": str(tmp_path / "token")}).get() == "held"
+    assert (
+        from_environment("SNAP", {}).missing == "no bearer token SNAP: set SNAP, or SNAP_FILE to a file that holds it"
+    )
+
+
+async def test_the_key_of_a_github_app_is_a_secret_like_the_others(aws: Any, server: str, tmp_path: Path) -> None:
+    await aws.create_secret(Name="github/app-private-key", SecretString="first-secret")
+    config = tmp_path / "config.yaml"
+    config.write_text("collectors: {}\ngithub: {app: {id: 42, installation_id: 77}}\n")
+    environ = {"AWS_ENDPOINT_URL": server}
+    key = credentials(load(config, environ, lambda name: CollectorSettings).settings, environ).github_app_key
+    assert key
+    assert (await key.get(), key.source) == ("first-secret", "AWS Secrets Manager, github/app-private-key")
+    await aws.put_secret_value(SecretId="github/app-private-key", SecretString="second-secret")
+    assert await key.ask_again()
+    assert await key.get() == "second-secret"
+    environ["INFRA_HEALTH_GITHUB__APP__PRIVATE_KEY_FILE"] = str(tmp_path / "key.pem")
+    (tmp_path / "key.pem").write_text("from a file")
+    key = credentials(load(config, environ, lambda name: CollectorSettings).settings, environ).github_app_key
+    assert key
+    assert await key.get() == "from a file"
