@@ -154,6 +154,7 @@ class SimulatedDatadog:
         self.requests[str(reply.status)] += 1
         if reply.status is None:
             receive.__self__.transport.abort()  # type: ignore[attr-defined]  # uvicorn's; ASGI has no such message
+            await receive()
             return
         body = reply.body if isinstance(reply.body, bytes) else msgspec.json.encode(reply.body)
         headers = {"content-type": "application/json", **reply.headers, "content-length": str(len(body))}

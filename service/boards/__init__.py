@@ -1,0 +1,1 @@
+"""What Datadog shows of the daemon, as code: dashboards, monitors and metadata from one catalogue."""

@@ -1,0 +1,249 @@
+"""Monitors: what wakes somebody. All but the daemon's own health look at ``metta.infra.check.state`` only.
+
+The tags that flip (status, condition) would leave a dead group behind at each flip, which a monitor keeps as "no data".
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from typing import Any
+
+from service.boards.catalogue import Catalogue, CheckPanel, CollectorPanel, group_by_interval
+from service.boards.dashboards import CHECK_GROUPS
+from service.boards.widgets import query, scope
+from service.domain.checks import CHECK_STATE
+from service.domain.samples import normalize_tag
+from service.pipeline.job import POINTS_LOST, SUCCESS_AGE, UP
+
+_MINUTE = timedelta(minutes=1)
+_SHORTEST = timedelta(minutes=10)
+_LONGEST = timedelta(days=7)  # Datadog's bound: last_10080m
+_MAX_SLUG = 40  # characters; a key is a tag's value and so has room for a few of them
+_TENTH = 0.1
+
+
+def build_monitors(catalogue: Catalogue) -> dict[str, dict[str, Any]]:
+    """All monitors of one installation by the keys under which they are found again."""
+    found = {"nothing-received": _nothing_received(catalogue)} if catalogue.collectors else {}
+    for each in catalogue.collectors:
+        # Each in its own time: a weekly collector's window would hide what an hourly one meets.
+        found[f"collector-down.{_slug(each.name)}"] = _collector_down(catalogue, each)
+        found[f"points-lost.{_slug(each.name)}"] = _points_lost(catalogue, each)
+        if each.quota:
+            found[f"quota-low.{_slug(each.name)}"] = _quota_low(catalogue, each, *each.quota)
+    for key, content in (*_expected_checks(catalogue), *_measured_checks(catalogue)):
+        found.setdefault(key, content)
+    return found
+
+
+def _nothing_received(catalogue: Catalogue) -> dict[str, Any]:
+    """Only silence alerts: no age is below zero. The heartbeat sends this metric between the runs, too."""
+    length = _window(catalogue.heartbeat)
+    age = query("max", SUCCESS_AGE.name, scope(tags={"env": catalogue.env}))
+    silence = f"Nothing has arrived for {_format(2 * length)}: boards and all other monitors are blind."
+    return _monitor(
+        catalogue,
+        "nothing-received",
+        "Nothing received from infra-health",
+        f"max({_last(length)}):{age} < 0",
+        0.0,
+        {
+            "alert": "The age of the last success is below zero: a clock is wrong.",
+            "no_data": silence,
+            "recovery": "Points arrive again.",
+        },
+        priority=1,
+        notify_no_data=True,
+        no_data_timeframe=-(-2 * length // _MINUTE),
+    )
+
+
+def _collector_down(catalogue: Catalogue, collector: CollectorPanel) -> dict[str, Any]:
+    length = _window(collector.every)
+    up = query("max", UP.name, _of_collector(catalogue, collector))
+    return _monitor(
+        catalogue,
+        "collector-down",
+        f"Collector {collector.name} is down",
+        f"max({_last(length)}):{up} < 1",
+        1.0,
+        {
+            "alert": f"No run of collector **{collector.name}** has succeeded for {_cycles(length, collector.every)}.",
+            "recovery": f"Collector **{collector.name}** succeeds again.",
+        },
+        priority=2,
+    )
+
+
+def _points_lost(catalogue: Catalogue, collector: CollectorPanel) -> dict[str, Any]:
+    lost = query("max", POINTS_LOST.name, _of_collector(catalogue, collector))
+    return _monitor(
+        catalogue,
+        "points-lost",
+        f"Points of {collector.name} were lost",
+        f"max({_last(_window(collector.every))}):{lost} > 0",
+        0.0,
+        {
+            "alert": f"{{{{value}}}} points of collector **{collector.name}** were lost within the last 24 hours.",
+            "recovery": f"No point of **{collector.name}** was lost within the last 24 hours.",
+        },
+    )
+
+
+def _quota_low(catalogue: Catalogue, collector: CollectorPanel, remaining: Any, limit: Any) -> dict[str, Any]:
+    within = _of_collector(catalogue, collector)
+    share = f"{query('min', remaining.name, within)} / {query('max', limit.name, within)}"
+    return _monitor(
+        catalogue,
+        "quota-low",
+        f"GitHub's quota is nearly used up for {collector.name}",
+        f"max({_last(_window(collector.every))}):{share} < {_TENTH}",
+        _TENTH,
+        {
+            "alert": f"Less than a tenth of GitHub's quota is left for **{collector.name}**: {{{{value}}}} of 1.",
+            "recovery": f"GitHub's quota has recovered for **{collector.name}**.",
+        },
+        priority=4,
+    )
+
+
+def _expected_checks(catalogue: Catalogue) -> Iterator[tuple[str, dict[str, Any]]]:
+    """One for each check that is known beforehand."""
+    for each in catalogue.checks:
+        if each.is_expected:
+            yield (
+                ".".join(["check", *map(_slug, (each.category, *each.tags.values()))]),
+                _check_failing(
+                    catalogue,
+                    each.title,
+                    {"workflow_category": each.category, **each.tags},
+                    (*CHECK_GROUPS, *_alerting_groups(each)),
+                    each.every,
+                    f"{each.metric.help}; it passes while the value is {each.condition}",
+                ),
+            )
+
+
+def _measured_checks(catalogue: Catalogue) -> Iterator[tuple[str, dict[str, Any]]]:
+    """One a category and interval for the checks that come with snapshots.
+
+    It alerts for each check on its own and takes in new ones without a push.
+    """
+    for category in catalogue.categories:
+        measured = [each for each in catalogue.checks_of(category) if not each.is_expected]
+        for interval in group_by_interval(measured):
+            # A series without the tag would be in no group: only what all of them have tells them apart.
+            extra = sorted(set[str].intersection(*(set(_alerting_groups(each)) for each in interval.checks)))
+            yield (
+                ".".join(["checks", *map(_slug, (category, *interval.tags.values()))]),
+                _check_failing(
+                    catalogue,
+                    "{{workflow_name.name}}, {{task.name}} / {{check.name}}",
+                    {"workflow_category": category, **interval.tags},
+                    (*CHECK_GROUPS, *extra),
+                    interval.every,
+                    "its snapshot record says what it expects",
+                    interval.without,
+                ),
+            )
+
+
+def _alerting_groups(check: CheckPanel) -> tuple[str, ...]:
+    """By which tags a check alerts. Not by label: the total of all labels has none."""
+    return tuple(name for name in check.groups if name != "label")
+
+
+def _check_failing(
+    catalogue: Catalogue,
+    title: str,
+    tags: dict[str, str],
+    groups: tuple[str, ...],
+    every: timedelta,
+    meaning: str,
+    without: Iterable[str] = (),
+) -> dict[str, Any]:
+    """``without``: workflows that have a monitor of their own."""
+    length = _window(every)
+    within = scope(tags={"env": catalogue.env, **tags}, without=[("workflow_name", name) for name in without])
+    state = query("max", CHECK_STATE.name, within, groups)
+    where = "".join(f" ({name} {{{{{name}.name}}}})" for name in groups if name not in CHECK_GROUPS)
+    return _monitor(
+        catalogue,
+        "check-failing",
+        f"{title} fails",
+        # 1 for fail (1), 0 for pass (0) and for unknown (2): what nobody measured is not failing.
+        f"min({_last(length)}):1 - abs({state} - 1) >= 1",
+        1.0,
+        {
+            "alert": f"**{title}**{where} has been failing for {_cycles(length, every)}: {meaning}.",
+            "recovery": f"**{title}**{where} no longer fails.",
+        },
+        # The window of a check that has just appeared holds but its first states: it gets its time, too.
+        new_group_delay=int(length.total_seconds()),
+    )
+
+
+def _monitor(
+    catalogue: Catalogue,
+    section: str,
+    name: str,
+    query_text: str,
+    critical: float,
+    texts: dict[str, str],
+    *,
+    priority: int = 3,
+    **options: Any,
+) -> dict[str, Any]:
+    """``section``: of docs/runbook.md. ``texts``: for alert, no_data, recovery. ``options``: beside the usual ones."""
+    parts = [f"{{{{#is_{when}}}}}\n{text}\n{{{{/is_{when}}}}}" for when, text in texts.items()]
+    parts.append(f"What to do: {catalogue.runbook_link(section)}\nWhere to look: {catalogue.page_link()}")
+    if catalogue.notify:
+        parts.append(" ".join(catalogue.notify))
+    return {
+        "name": f"[infra-health{catalogue.place}] {name}",
+        "type": "query alert",
+        "query": query_text,
+        "message": "\n".join(parts),
+        "tags": [normalize_tag("env", catalogue.env), "service:infra-health"],
+        "priority": priority,
+        "options": {
+            "thresholds": {"critical": critical},
+            "include_tags": True,
+            "notify_audit": False,
+            "notify_no_data": False,
+            "require_full_window": False,
+            "renotify_interval": 0,
+            **options,
+        },
+    }
+
+
+def _of_collector(catalogue: Catalogue, collector: CollectorPanel) -> str:
+    return scope(tags={"env": catalogue.env, "collector": collector.name})
+
+
+def _window(every: timedelta) -> timedelta:
+    """Two intervals: long enough to hold two measurements, and never shorter than two heartbeats."""
+    return min(max(2 * every, _SHORTEST), _LONGEST)
+
+
+def _last(length: timedelta) -> str:
+    return f"last_{-(-length // _MINUTE)}m"
+
+
+def _format(length: timedelta) -> str:
+    minutes = round(length / _MINUTE)
+    if minutes % 1440 == 0:
+        return f"{minutes // 1440} d"
+    return f"{minutes // 60} h" if minutes % 60 == 0 else f"{minutes} min"
+
+
+def _cycles(length: timedelta, every: timedelta) -> str:
+    return f"two cycles ({_format(length)})" if length == 2 * every else _format(length)
+
+
+def _slug(text: str) -> str:
+    """Part of a key: what a tag keeps as it is, short, and another one for each ``text``."""
+    safe = re.sub(r"[^a-z0-9\-]+", "_", text.lower()).strip("_")[:_MAX_SLUG]
+    return safe if safe == text else f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
