@@ -1,14 +1,16 @@
 """The bytes of a snapshot as the JSON texts of its records: gzip, encodings, and the three forms that it may have.
 
-No record is read here. The texts come from msgspec, a piece of the file at a time, so that no call holds the interpreter
-for long. A piece that it refuses is passed value by value with Python's own scanner, which takes NaN and halves of
-surrogate pairs: they make a bad record and no bad file.
+No record is read here. The texts come from msgspec, a piece of the file at a time, so that no call holds the
+interpreter for long. A piece that it refuses is passed value by value with Python's own scanner, which takes NaN and
+halves of surrogate pairs: they make a bad record and no bad file.
 """
 
+import gzip
+import io
 import json
 import re
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from typing import NoReturn
 
 import msgspec
@@ -19,21 +21,20 @@ Text = bytes | msgspec.Raw
 
 MAX_BYTES = 64 * 1024 * 1024  # once inflated
 GZIP_MAGIC = b"\x1f\x8b"  # RFC 1952, 2.3.1
-_GZIP_HEADER = 31  # zlib's wbits for data with a gzip header
-_SLICE = 64 * 1024  # bytes a call; zlib lets go of the interpreter meanwhile
-_MAX_MEMBERS = 10_000  # parts of one gzip file; a bomb can be made of empty ones, too
 
 _BOM = "\ufeff".encode()
 _OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff", b"[\x00", b"{\x00", b"\x00[", b"\x00{")
 _BLANKS = re.compile(rb"[ \t\n\r]*")
+_RECORDS = re.compile(rb'"records"[ \t\n\r]*:[ \t\n\r]*(?=\[)')
 _BRACKETS_OR_STRING = re.compile(rb'[\[{]+|[\]}]+|"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 # Between two records; inside of one it stands only where it has a list of objects.
 _BETWEEN = re.compile(rb"\}[ \t\n\r]*,[ \t\n\r]*\{")
 _PIECE = 256 * 1024  # bytes; takes msgspec less than a millisecond
 _WINDOW = 4 * 1024  # bytes that are decoded for a single value, at first
+_MAX_VALUE = 4 * 1024 * 1024  # bytes of one value that msgspec refuses; each takes Python's scanner 10 ns
 _TEXTS = msgspec.json.Decoder(list[msgspec.Raw])
 # As floats, because Python refuses to read integers of thousands of digits.
-JSON = json.JSONDecoder(parse_int=float)
+_JSON = json.JSONDecoder(parse_int=float)
 
 
 def inflate(body: bytes, name: str, max_bytes: int) -> bytes:
@@ -42,8 +43,15 @@ def inflate(body: bytes, name: str, max_bytes: int) -> bytes:
     Raises TooLarge beyond ``max_bytes``, Unfinished where it breaks off.
     """
     for _ in range(2):
-        if body.startswith(GZIP_MAGIC):
-            body = _unpack(body, name, max_bytes)
+        if not body.startswith(GZIP_MAGIC):
+            break
+        try:
+            with gzip.open(io.BytesIO(body)) as file:
+                body = file.read(max_bytes + 1)
+        except EOFError as error:
+            raise Unfinished(f"{name}: the gzip data breaks off at byte {len(body)}; is it half-written?") from error
+        except (zlib.error, OSError) as error:
+            raise Unfinished(f"{name}: no valid gzip: {error}") from error
     if body.startswith(GZIP_MAGIC):
         raise Rejected(f"{name} is packed with gzip more than twice; pack it once")
     if len(body) > max_bytes:
@@ -55,33 +63,12 @@ def too_large(name: str, max_bytes: int) -> TooLarge:
     return TooLarge(f"{name} holds more than {max_bytes:,} bytes; publish less, or in several snapshots")
 
 
-def _unpack(body: bytes, name: str, max_bytes: int) -> bytes:
-    parts: list[bytes] = []
-    room, at, members = max_bytes, 0, 1  # at: the next byte to read
-    member = zlib.decompressobj(_GZIP_HEADER)
-    while at < len(body):
-        if member.eof:
-            if not body[at:].strip(b"\0"):  # tar and tapes pad with zeros
-                break
-            member, members = zlib.decompressobj(_GZIP_HEADER), members + 1
-            if members > _MAX_MEMBERS:
-                raise TooLarge(f"{name} is made of more than {_MAX_MEMBERS:,} gzip members")
-        data = body[at : at + _SLICE]
-        at += len(data)
-        while data:
-            try:
-                part = member.decompress(data, room + 1)
-            except zlib.error as error:
-                raise Unfinished(f"{name}: no valid gzip before byte {at}: {error}") from error
-            room -= len(part)
-            if room < 0:
-                raise too_large(name, max_bytes)
-            parts.append(part)
-            data = member.unconsumed_tail
-        at -= len(member.unused_data)
-    if not member.eof:
-        raise Unfinished(f"{name}: the gzip data breaks off at byte {len(body)}; is it half-written?")
-    return b"".join(parts)
+def decode_odd(text: bytes) -> object:
+    """The value of a text that msgspec refuses; bytes that are no UTF-8 become halves of surrogate pairs.
+
+    Raises JSONDecodeError or RecursionError.
+    """
+    return _JSON.decode(text.decode("utf-8", "surrogateescape"))
 
 
 def split(body: bytes, name: str) -> Iterator[Text]:
@@ -104,50 +91,47 @@ class _Splitter:
         if self._body.startswith(_OTHER_ENCODINGS):
             raise Rejected(f"{self._name} is UTF-16 or UTF-32; JSON is UTF-8 (RFC 8259), so write it in UTF-8")
         mark, start = self._peek(), self._at
-        match mark:
-            case b"":
-                raise Unfinished(f"{self._name} is empty; is it half-written?")
-            case b"[":
-                yield from self._split_list()
-                is_snapshot = True
-            case b"{":
-                keys = yield from self._split_object()
-                is_snapshot = "records" in keys
-                is_line = b"\n" not in self._body[start : self._at] and (self._peek() or "metric" in keys)
-                if not is_snapshot and is_line:
-                    self._at = start
-                    yield from self._split_lines()
-                    is_snapshot = True
-            case _:
-                self._pass_value()
-                is_snapshot = False
+        if not mark:
+            raise Unfinished(f"{self._name} is empty; is it half-written?")
+        if mark == b"[":
+            yield from self._split_list()
+        elif list_begin := self._find_records():
+            self._at = list_begin
+            yield from self._split_list()
+            self._pass_rest_of_object()
+        else:
+            value = self._pass_value()
+            if mark != b"{" or b"\n" in value or not (self._peek() or b'"metric"' in value):
+                raise Rejected(
+                    f'{self._name} is neither a JSON list nor an object with a list "records" nor JSON lines'
+                )
+            self._at = start
+            yield from self._split_lines()
         if self._peek():
             self._fail("there is something after the end of the JSON value")
-        if not is_snapshot:
-            raise Rejected(f'{self._name} is neither a JSON list nor an object with a list "records" nor JSON lines')
 
-    def _split_object(self) -> Generator[Text, None, set[str]]:
-        """Returns the object's keys; ``records`` is one of them only where it is a list."""
-        keys: set[str] = set()
-        self._at += 1
-        if self._peek() == b"}":
+    def _find_records(self) -> int | None:
+        """Where the list ``records`` of the object that begins here begins."""
+        if match := _RECORDS.search(self._body, self._at, self._at + _MAX_VALUE):
+            try:
+                before = decode_odd(self._body[self._at : match.end()] + b"[]}")
+            except (json.JSONDecodeError, RecursionError):
+                return None  # it belongs to an inner object, or the object is no JSON
+            if isinstance(before, dict) and "records" in before:
+                return match.end()
+        return None
+
+    def _pass_rest_of_object(self) -> None:
+        while self._peek() == b",":
             self._at += 1
-            return keys
-        while True:
-            if self._peek() != b'"':
-                self._fail("a key in double quotes is expected")
-            key = JSON.decode(self._pass_value().decode("utf-8", "surrogateescape"))
+            self._pass_value()
             if self._peek() != b":":
                 self._fail("a colon is expected")
             self._at += 1
-            if self._peek() == b"[" and key == "records" and key not in keys:
-                yield from self._split_list()
-            else:
-                self._pass_value()
-                key = "" if key == "records" else key
-            keys.add(key)
-            if self._pass_comma_or(b"}"):
-                return keys
+            self._pass_value()
+        if self._peek() != b"}":
+            self._fail("a comma or } is expected")
+        self._at += 1
 
     def _split_list(self) -> Iterator[Text]:
         self._at += 1
@@ -163,7 +147,11 @@ class _Splitter:
             else:
                 one_by_one = end
                 yield self._pass_value()
-            if self._pass_comma_or(b"]"):
+            mark = self._peek()
+            if mark not in (b",", b"]"):
+                self._fail("a comma or ] is expected")
+            self._at += 1
+            if mark == b"]":
                 return
 
     def _next_piece(self) -> tuple[list[msgspec.Raw], int]:
@@ -196,14 +184,6 @@ class _Splitter:
                 if self._peek():
                     self._fail("a line holds one record")
 
-    def _pass_comma_or(self, bracket: bytes) -> bool:
-        """Passes the comma or the closing bracket after a value; whether it was the bracket."""
-        mark = self._peek()
-        if mark not in (b",", bracket):
-            self._fail(f"a comma or {bracket.decode()} is expected")
-        self._at += 1
-        return mark == bracket
-
     def _peek(self) -> bytes:
         """The next byte that is not blank, empty at the end."""
         blanks = _BLANKS.match(self._body, self._at)
@@ -218,7 +198,7 @@ class _Splitter:
             is_all = begin + size >= len(self._body)
             text = self._body[begin : begin + size].decode("utf-8", "surrogateescape")
             try:
-                _, end = JSON.raw_decode(text)
+                _, end = _JSON.raw_decode(text)
             except RecursionError:
                 self._pass_brackets()
                 return self._body[begin : self._at]
@@ -232,6 +212,8 @@ class _Splitter:
                     self._at += _count_bytes(text, end)
                     return self._body[begin : self._at]
             size *= 8
+            if size > _MAX_VALUE:
+                raise TooLarge(f"{self._name}: the value at byte {begin} is longer than {_MAX_VALUE:,} bytes")
 
     def _pass_brackets(self) -> None:
         """Passes a list or an object that is nested too deeply for the scanner, by its brackets alone."""

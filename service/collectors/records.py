@@ -1,7 +1,7 @@
 """Records: what a pipeline says of one check, one JSON object each; what is wrong with one that is none.
 
-The same reading serves the collectors and who publishes: a collector leaves bad records out and reports them, a publisher
-is refused, since it can mend them.
+The same reading serves the collectors and who publishes: a collector leaves bad records out and reports them, a
+publisher is refused, since it can mend them.
 """
 
 import json
@@ -164,7 +164,7 @@ def decode(text: content.Text) -> Record:
 def _decode_odd(text: bytes) -> Record:
     """What msgspec takes for no JSON: it may be so only in a field that nobody reads."""
     try:
-        record = msgspec.convert(content.JSON.decode(text.decode("utf-8", "surrogateescape")), Record)
+        record = msgspec.convert(content.decode_odd(text), Record)
     except RecursionError as error:
         raise BadRecord("it is nested too deeply") from error
     except json.JSONDecodeError as error:

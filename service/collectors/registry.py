@@ -18,34 +18,17 @@ if TYPE_CHECKING:  # `check` and `list` load the types alone, without any client
     import httpx
 
     from service.github.client import Github
+    from service.store.states import Push
 
 GROUP = "infra_health.collectors"
-
-
-class Push(Protocol):
-    """A pushed snapshot as the store keeps it. ``id`` rises with each push; ``key`` tells one publication from another.
-
-    ``body``: as the collector packed it.
-    """
-
-    @property
-    def id(self) -> int: ...
-    @property
-    def key(self) -> str: ...
-    @property
-    def at(self) -> datetime: ...
-    @property
-    def body(self) -> bytes: ...
-    @property
-    def is_read(self) -> bool: ...
 
 
 class StateStore(Protocol):
     """What collectors need of the store; ``service.store.states.States`` says what it means."""
 
     async def read(self, collector: str, key: str) -> tuple[bytes | None, int]: ...
-    async def add_push(self, collector: str, key: str, body: bytes, at: datetime, *, max_bytes: int) -> Push: ...
-    async def pushes(self, collector: str) -> Sequence[Push]: ...
+    async def add_push(self, collector: str, key: str, body: bytes, at: datetime, *, max_bytes: int) -> "Push": ...
+    async def pushes(self, collector: str) -> Sequence["Push"]: ...
 
 
 class CollectorState:
@@ -70,7 +53,7 @@ class CollectorState:
         """Keeps a push until a run has read it. Raises Unavailable, too, when more than ``max_bytes`` are unread."""
         await self._store.add_push(self._collector, key, body, at, max_bytes=max_bytes)
 
-    async def pushes(self) -> Sequence[Push]:
+    async def pushes(self) -> Sequence["Push"]:
         """Those that no run has read, and the newest one; the oldest first."""
         return await self._store.pushes(self._collector)
 

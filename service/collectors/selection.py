@@ -20,9 +20,8 @@ from service.collectors.records import (
     read_records,
     tell_refused,
 )
-from service.domain import conditions
 from service.domain.errors import Rejected
-from service.domain.samples import MAX_POINT_AGE, Kind, Metric, Sample, Status
+from service.domain.samples import MAX_POINT_AGE, Kind, Metric, Sample
 
 # The outbox expires what is older than MAX_POINT_AGE; a gauge that waits for its delivery needs some of it.
 MAX_GAUGE_AGE = timedelta(minutes=45)
@@ -54,18 +53,16 @@ class Publication:
 
 @dataclass(slots=True)
 class Selected:
-    """What is sent of a snapshot. ``usable`` records are sent, were sent, or are followed by newer ones of their series.
+    """What is sent of a snapshot. ``usable`` records are sent, were sent or have a newer one in their series.
 
     ``no_data``: tags of checks whose value is too old. ``events``: identity and second of the counts and distributions
-    that are in it and were sent, now or earlier. ``contradictions``: checks whose status is not what their condition
-    says, with a description of each.
+    that are in it and were sent, now or earlier.
     """
 
     samples: list[Sample] = field(default_factory=list)
     no_data: list[dict[str, str]] = field(default_factory=list)
     failures: Failures = field(default_factory=Failures)
     events: dict[bytes, int] = field(default_factory=dict)
-    contradictions: dict[str, str] = field(default_factory=dict)
     usable: int = 0
 
     def add(self, later: "Selected") -> None:
@@ -74,7 +71,6 @@ class Selected:
         self.no_data += later.no_data
         self.failures.extend(later.failures)
         self.events |= later.events
-        self.contradictions |= later.contradictions
         self.usable += later.usable
 
 
@@ -131,7 +127,6 @@ class _Selector:
         }
         if record.status:
             tags["status"] = record.status.value
-            self._compare(record, record.status)
         for name, value in (record.tags or {}).items():
             if is_required(name):
                 self._fail(tell_refused(name))
@@ -179,14 +174,6 @@ class _Selector:
         metric = self._metrics.get((name, kind)) or self._metrics.setdefault((name, kind), Metric(name, kind))
         self.selected.samples.append(Sample(metric, record.value, at, tags, measured_at))
         self.selected.usable += 1
-
-    def _compare(self, record: Record, status: Status) -> None:
-        condition = conditions.parse(record.condition)
-        if condition is None or status is Status.UNKNOWN or condition.status(record.value) is status:
-            return
-        check = f"{record.metric} ({record.workflow_name}, {record.task}, {record.check})"
-        told = f"{record.value:g} is {status.value}, the condition is {record.condition!r}"
-        self.selected.contradictions.setdefault(check, told)
 
     def _fail(self, reason: str) -> None:
         self.selected.failures.add(f"record {self.position}", reason)

@@ -1,0 +1,38 @@
+"""The settings of snapshot collectors."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from service.collectors.content import MAX_BYTES
+from service.collectors.records import MAX_RECORDS
+from service.collectors.selection import Origin
+from service.config.settings import Bytes, CollectorSettings
+
+ORIGINS = {
+    "training": Origin("training", namespace="metta.infra.stablesuite", source="stable_suite"),
+    "evaluation": Origin("evaluation", namespace="metta.infra.cron", source="cron"),
+}
+VARIABLES = {"training": "TRAINING_HEALTH_FILE", "evaluation": "EVAL_HEALTH_FILE"}
+
+
+class SnapshotSettings(CollectorSettings):
+    """``source``: where the snapshot is read from (``sources.FORMS``); without one it is pushed.
+
+    ``token_env``: the variable that holds the bearer token of an http(s) source (NAME_FILE: a file that holds it).
+    ``max_bytes`` (once inflated) and ``max_records`` bound what is read.
+    """
+
+    category: Literal["training", "evaluation"]
+    source: str | None = None
+    token_env: Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")] | None = None
+    max_bytes: Annotated[Bytes, Field(gt=0)] = MAX_BYTES
+    max_records: Annotated[int, Field(gt=0)] = MAX_RECORDS
+
+    @classmethod
+    def legacy_environment(cls, values: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+        """As the base class says; the category tells which variable names the source."""
+        found = super().legacy_environment(values, environ)
+        variable = VARIABLES.get(str(values.get("category", "")).strip())
+        return found | {"source": environ[variable]} if variable and variable in environ else found
