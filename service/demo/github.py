@@ -146,6 +146,7 @@ class SimulatedGithub:
         if self.in_flight > 100 or len(self._minute) >= self.secondary:
             return Reply.of(_SECONDARY, 403)
         self._minute.append(now)
+        self.reset(resource)
         if self.limits is not None and self.used[resource] >= self._limit(asked):
             is_graphql = resource == "graphql"
             return Reply.of(

@@ -6,8 +6,8 @@ A token that was refused is not used again; another is looked for now and then.
 import hashlib
 import math
 import re
-from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from datetime import datetime, timedelta
+from typing import Annotated, Protocol
 
 import anyio
 import anyio.to_thread
@@ -29,7 +29,7 @@ _RENEW_BEFORE = timedelta(minutes=10)
 # GitHub takes an assertion for ten minutes at most, and none from the future.
 _ASSERTION_LASTS = timedelta(minutes=9)
 _CLOCKS_DIFFER = timedelta(minutes=1)
-_HOLD = 20.0  # seconds until an App tries again after a failure: each request would try otherwise
+_HOLD = 20.0  # seconds until an App tries again after a failure
 
 
 class TokenSource(Protocol):
@@ -52,7 +52,7 @@ class TokenSource(Protocol):
 
 
 class Auth:
-    """The token of ``source`` as long as GitHub takes it. ``trouble``: None while there is a token."""
+    """The token of ``source`` as long as GitHub takes it. ``trouble``: why there is none, None while there is one."""
 
     def __init__(self, source: TokenSource, clock: Clock) -> None:
         self._source = source
@@ -61,7 +61,7 @@ class Auth:
         self._look_up_after = -math.inf
         self._pause = _FIRST_PAUSE
         self._is_missing = False
-        self._refused = ""
+        self._refused = ""  # the fingerprint of the token that GitHub did not take
 
     @property
     def trouble(self) -> str | None:
@@ -71,43 +71,48 @@ class Auth:
     def remedy(self) -> str:
         return self.trouble or self._source.remedy
 
-    async def current(self) -> str | None:
-        """The token, None where there is none (which is warned of once). Raises Unauthorized when it can't be one."""
+    async def token(self) -> str | None:
+        """The token to ask with, None where there is none. Raises Unauthorized while it is one that GitHub refused."""
         async with self._lock:
-            if self._is_missing and self._clock.monotonic() < self._look_up_after:
-                return None  # a look-up may take seconds while AWS is away
-            token = (await self._source.get() or "").strip() or None
-            if token is None:
-                self._wait_longer()
-            elif fingerprint(token) != self._refused:
-                self._pause = _FIRST_PAUSE
-            was_missing, self._is_missing = self._is_missing, token is None
-            if self._is_missing and not was_missing:
-                log.warning("GitHub is asked without a token", reason=self.trouble)
-        if token and not re.fullmatch(r"[!-~]+", token):
-            raise Unauthorized(f"the {self._source.title} has characters that no token has: {self._source.remedy}")
-        return token
-
-    async def usable(self) -> str | None:
-        """The token to ask with. Raises Unauthorized while it is the one that GitHub refused."""
-        token = await self.current()
-        if self._refused == fingerprint(token):
-            if not await self.is_renewed(token):
+            token = await self._read()
+            if self._refused == fingerprint(token) and not await self._has_successor(token):
                 raise Unauthorized(f"GitHub refused the {self._source.title}, nothing is asked: {self.remedy}")
-            token = await self.current()
+            return await self._read() if self._refused == fingerprint(token) else token
+
+    async def refuse(self, token: str | None) -> bool:
+        """GitHub answered 401 to ``token``: it is not used again. Whether there is another one by now."""
+        async with self._lock:
+            return await self._has_successor(token)
+
+    async def _has_successor(self, refused: str | None) -> bool:
+        """Looks for another token, but not too often."""
+        name = fingerprint(refused)
+        if self._refused == name and self._is_waiting:
+            return False
+        if fingerprint(await self._source.get()) == name:
+            self._refused = name
+            self._wait_longer()
+            await self._source.ask_again()
+        return fingerprint(await self._source.get()) != name
+
+    async def _read(self) -> str | None:
+        if self._is_missing and self._is_waiting:
+            return None  # a look-up may take seconds while AWS is away
+        token = (await self._source.get() or "").strip() or None
+        if token is None:
+            self._wait_longer()
+            if not self._is_missing:
+                log.warning("GitHub is asked without a token", reason=self._source.missing)
+        elif not re.fullmatch(r"[!-~]+", token):
+            raise Unauthorized(f"the {self._source.title} has characters that no token has: {self._source.remedy}")
+        elif fingerprint(token) != self._refused:
+            self._pause = _FIRST_PAUSE
+        self._is_missing = token is None
         return token
 
-    async def is_renewed(self, refused: str | None) -> bool:
-        """Whether there is another token by now than the one that GitHub refused; it is looked for, not too often."""
-        name = fingerprint(refused)
-        async with self._lock:
-            if self._refused == name and self._clock.monotonic() < self._look_up_after:
-                return False
-            if fingerprint(await self._source.get()) == name:
-                self._refused = name
-                self._wait_longer()
-                await self._source.ask_again()
-            return fingerprint(await self._source.get()) != name
+    @property
+    def _is_waiting(self) -> bool:
+        return self._clock.monotonic() < self._look_up_after
 
     def _wait_longer(self) -> None:
         self._look_up_after = self._clock.monotonic() + self._pause
@@ -116,7 +121,7 @@ class Auth:
 
 class _Issued(msgspec.Struct):
     token: str
-    expires_at: datetime
+    expires_at: Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class InstallationToken:
@@ -142,7 +147,7 @@ class InstallationToken:
         self._issued: _Issued | None = None
         self._failure: HealthError = Unavailable("the GitHub App has no token")
         self._hold_until = -math.inf
-        self._refusals = 0
+        self._pause = _HOLD
 
     @property
     def missing(self) -> str:
@@ -169,33 +174,34 @@ class InstallationToken:
             try:
                 self._issued = await self._ask()
             except HealthError as error:
-                self._refusals = 0 if isinstance(error, Unavailable) else self._refusals + 1
-                hold = min(_HOLD * 2 ** max(0, self._refusals - 1), _LONGEST_PAUSE)
-                self._hold_until = self._clock.monotonic() + hold
-                if self.trouble != str(error):
-                    log.warning("the GitHub App gets no token", reason=str(error))
-                self._failure, self.trouble = error, str(error)
+                self._hold(error)
             else:
-                self.trouble, self._refusals = None, 0
+                self.trouble, self._pause = None, _HOLD
                 mask([self._issued.token])
-                return self._issued.token
         if self._issued and self._clock.now() < self._issued.expires_at:
             return self._issued.token
         raise self._failure
+
+    def _hold(self, error: HealthError) -> None:
+        """Each request would try again otherwise; after a refusal ever less often."""
+        self._hold_until = self._clock.monotonic() + self._pause
+        self._pause = _HOLD if isinstance(error, Unavailable) else min(2 * self._pause, _LONGEST_PAUSE)
+        if self.trouble != str(error):
+            log.warning("the GitHub App gets no token", reason=str(error))
+        self._failure, self.trouble = error, str(error)
 
     async def _ask(self) -> _Issued:
         try:
             return await self._ask_with(await self._key.get())
         except Unauthorized:
-            # The key may have been replaced: then once more with the new one.
-            if not await self._key.ask_again():
+            if not await self._key.ask_again():  # the key may have been replaced
                 raise
             return await self._ask_with(await self._key.get())
 
     async def _ask_with(self, key: str | None) -> _Issued:
         if not key:
             raise (Unavailable if self._key.may_pass else Unauthorized)(self._key.missing)
-        assertion = await anyio.to_thread.run_sync(_assertion, self._app_id, key, self._clock.now())
+        assertion = await anyio.to_thread.run_sync(_sign_assertion, self._app_id, key, self._clock.now())
         headers = {**HEADERS, "authorization": f"Bearer {assertion}"}
         try:
             answer = await self._client.post(self._url, headers=headers, timeout=15, follow_redirects=False)
@@ -204,11 +210,9 @@ class InstallationToken:
         if answer.status_code in (401, 403, 404, 422):
             raise Unauthorized(f"GitHub answered {answer.status_code} to the App: {self.remedy}")
         try:
-            issued = msgspec.json.decode(answer.raise_for_status().content, type=_Issued)
+            return msgspec.json.decode(answer.raise_for_status().content, type=_Issued)
         except (httpx.HTTPError, msgspec.MsgspecError, RecursionError) as error:
             raise Unavailable(f"GitHub answered {answer.status_code} to the App, but with no token") from error
-        issued.expires_at = issued.expires_at.astimezone(UTC)
-        return issued
 
 
 HEADERS = {"accept": "application/vnd.github+json", "x-github-api-version": "2022-11-28"}
@@ -219,7 +223,7 @@ def fingerprint(token: str | None) -> str:
     return hashlib.sha256((token or "").strip().encode(errors="replace")).hexdigest()[:16]
 
 
-def _assertion(app_id: str, key: str, now: datetime) -> str:
+def _sign_assertion(app_id: str, key: str, now: datetime) -> str:
     """CPU work, and a slow import that only Apps pay. Raises Unauthorized when the key is none."""
     import jwt
 

@@ -35,8 +35,6 @@ _BACK_OFF = (0.5, 1.0)  # seconds; then the third try is the last
 _TIMEOUT = httpx.Timeout(15, connect=5, pool=None)
 _WHOLE_ANSWER = 60.0  # seconds; httpx bounds each read, and a body may trickle
 _LONGEST_BODY = 32 * 1024 * 1024
-_IN_THREAD = 64 * 1024  # bytes from which decoding would hold the loop for a millisecond or more
-_CACHE = 8 * 1024 * 1024
 _REDIRECTS = 5
 _PERMANENT = (301, 308)
 
@@ -110,9 +108,9 @@ class Github:
     """Asks GitHub at ``api_url`` (``https://api.github.com``, ``https://HOST/api/v3``) with the token of ``source``.
 
     ``patience``: the longest wait in seconds that a call sits out itself; it never waits beyond the caller's deadline
-    (anyio's), but raises Unavailable with ``retry_after``.
-    ``requests``: answers so far by status, "error" where none came. ``trouble``: what is wrong now with GitHub, its
-    limits or the token, None when nothing is. ``quota``: the primary limits as last told, by resource.
+    (anyio's), but raises Unavailable with ``retry_after``. ``cache_bytes``: of answers kept by their ETags, packed.
+    ``requests``: answers so far by status, "error" where none came.
+    ``expect``, ``forget``, ``spare``, ``shortage``: what may be spent on questions that can wait, see RateLimit.
     """
 
     def __init__(
@@ -124,24 +122,47 @@ class Github:
         *,
         patience: float = 5.0,
         points_a_minute: int = 900,
+        cache_bytes: int = 8 * 1024 * 1024,
     ) -> None:
-        self.requests: Counter[str] = Counter()
         base = api_url.rstrip("/")
         self._base = httpx.URL(base)
-        # On an Enterprise server beside /v3.
+        # On an Enterprise server it is beside /v3.
         # https://docs.github.com/enterprise-server/graphql/guides/forming-calls-with-graphql
-        graphql = f"{base.removesuffix('/v3')}/graphql" if base.endswith("/api/v3") else f"{base}/graphql"
-        self._graphql = httpx.URL(graphql)
+        self._graphql = httpx.URL((base.removesuffix("/v3") if base.endswith("/api/v3") else base) + "/graphql")
         self._client = client
         self._clock = clock
         self._patience = patience
         self._auth = Auth(source, clock)
         self._limit = RateLimit(clock, points_a_minute)
-        self._cache = EtagCache(_CACHE)
+        self.expect, self.forget = self._limit.expect, self._limit.forget
+        self._cache = EtagCache(cache_bytes)
         # A page of runs is a megabyte: one at a time bounds the memory and costs no time.
         self._decoding = anyio.CapacityLimiter(1)
         self._moved: dict[str, str] = {}
         self._trouble: str | None = None
+        self.requests: Counter[str] = Counter()
+
+    @property
+    def quota(self) -> Mapping[str, Quota]:
+        """The primary limits as last told, by resource (core, search, graphql)."""
+        return self._limit.quota
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong now with GitHub, its limits or the token, None when nothing is."""
+        return self._trouble or self._auth.trouble
+
+    @property
+    def spare(self) -> int:
+        return self._limit.spare
+
+    @property
+    def shortage(self) -> str | None:
+        return self._limit.shortage
+
+    async def has_token(self) -> bool:
+        """Raises Unauthorized while the token is one that GitHub refused, what ``source`` raises otherwise."""
+        return await self._auth.token() is not None
 
     async def get(
         self,
@@ -152,7 +173,7 @@ class Github:
         cached: bool = False,
         question: str = "other",
     ) -> T:
-        """The JSON at ``path`` ("/repos/o/r/actions/runs") as ``type`` (msgspec), decoded in a thread when large.
+        """The JSON at ``path`` ("/repos/o/r/actions/runs") as ``type`` (msgspec), decoded in a thread.
 
         ``cached``: keep the answer with its ETag, so that asking again is free while nothing changed.
         ``question``: under which name ``count_usage`` counts it.
@@ -180,38 +201,6 @@ class Github:
         request = _Request("POST", self._graphql, "graphql", question, content=content)
         return await self._ask(request, partial(_graphql_data, type))
 
-    async def has_token(self) -> bool:
-        return await self._auth.current() is not None
-
-    @property
-    def quota(self) -> Mapping[str, Quota]:
-        return self._limit.quota
-
-    @property
-    def trouble(self) -> str | None:
-        return self._trouble or self._auth.trouble
-
-    # What may be spent on questions that can wait
-
-    def expect(self, name: str, points_an_hour: float) -> None:
-        """``name`` (a collector) will spend so many points of the core limit an hour on what can't wait."""
-        self._limit.expect(name, points_an_hour)
-
-    def forget(self, name: str) -> None:
-        """``name`` asks no more."""
-        self._limit.forget(name)
-
-    @property
-    def spare(self) -> int:
-        """Requests that may be spent now on questions that can wait: what is left of the core limit beyond the reserve
-        (a tenth) and beyond what is expected until its reset, and of the secondary limit in this minute. 0 or more."""
-        return self._limit.spare
-
-    @property
-    def shortage(self) -> str | None:
-        """Why questions that can wait have to, for the operator; None while there is a spare."""
-        return self._limit.shortage
-
     async def _ask(self, request: _Request, decode: Decode[T]) -> T:
         for back_off in (*_BACK_OFF, None):
             try:
@@ -238,7 +227,7 @@ class Github:
 
     async def _try(self, request: _Request, decode: Decode[T]) -> T:
         self._limit.check_open(request.resource)
-        token = await self._auth.usable()
+        token = await self._auth.token()
         path = request.url.path
         known = self._moved.pop(path, None)
         try:
@@ -263,7 +252,7 @@ class Github:
             if request.method != "GET" and answer.status in (301, 302):
                 break  # would turn the question into a GET
             statuses.append(answer.status)
-            url = _redirect_target(url, answer.headers.get("location", ""), self._base)
+            url = _redirect_target(url, answer.headers.get("location", ""))
         raise Rejected(f"GitHub redirects {request} to no answer")
 
     async def _send(self, request: _Request, url: httpx.URL, token: str | None) -> _Answer:
@@ -312,12 +301,8 @@ class Github:
         self._limit.note_success()
         etag = answer.headers.get("etag") if request.is_cached and not entry else None
         try:
-            if entry or len(answer.body) > _IN_THREAD:
-                result, new = await anyio.to_thread.run_sync(
-                    _decode, entry or answer.body, etag, decode, limiter=self._decoding
-                )
-            else:
-                result, new = _decode(answer.body, etag, decode)
+            source = entry or answer.body
+            result, new = await anyio.to_thread.run_sync(_decode, source, etag, decode, limiter=self._decoding)
         except _Exhausted:
             wait = self._limit.exhaust(request.resource, answer.headers)
             raise Unavailable(f"GitHub's {request.resource} limit is used up", retry_after=wait) from None
@@ -338,7 +323,7 @@ class Github:
         said = f"GitHub answered {status}{': ' if message else ''}{message} ({request})"
         # REST tells whether a token is good; a server without GraphQL for it must not stop everything.
         if status == 401 and request.resource != "graphql":
-            if await self._auth.is_renewed(token):
+            if await self._auth.refuse(token):
                 raise Unavailable(f"{said}; the token has changed since", retry_after=0.0)
             raise Unauthorized(f"{said}; {self._auth.remedy}")
         wait = self._limit.refuse(request.resource, status, answer.headers, message)
@@ -418,8 +403,9 @@ def _decode(source: bytes | _Entry, etag: str | None, decode: Decode[T]) -> tupl
     if isinstance(source, _Entry):
         body = zstandard.ZstdDecompressor().decompress(source.packed, max_output_size=_LONGEST_BODY)
         return decode(body), None
-    value = decode(source)
-    return value, _Entry(etag, zstandard.ZstdCompressor(level=1).compress(source)) if etag else None
+    packed = zstandard.ZstdCompressor(level=1).compress(source) if etag else b""
+    # A copy: zstandard gives what it made in a buffer for the worst case, which stays as large as the body.
+    return decode(source), _Entry(etag, bytes(memoryview(packed))) if etag else None
 
 
 async def _read_body(response: httpx.Response) -> bytes:
@@ -439,7 +425,7 @@ class _Message(msgspec.Struct):
 def _message(body: bytes) -> str:
     """What GitHub says of a refusal: ``message`` and those of its ``errors``. Empty for a proxy's page."""
     try:
-        said = msgspec.json.decode(body[:_IN_THREAD], type=_Message)
+        said = msgspec.json.decode(body[:65_536], type=_Message)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return ""
     errors = said.errors if isinstance(said.errors, list) else ()
@@ -452,15 +438,15 @@ def _without(text: str, token: str | None) -> str:
     return text.replace(token, "***") if token else text
 
 
-def _redirect_target(url: httpx.URL, location: str, base: httpx.URL) -> httpx.URL:
-    """Where ``location`` leads from ``url``. Raises Rejected unless that is on the base address' own server."""
+def _redirect_target(url: httpx.URL, location: str) -> httpx.URL:
+    """Where ``location`` leads from ``url``. Raises Rejected unless that is on the same server."""
     try:
         target = url.join(location)
-    except (httpx.InvalidURL, ValueError) as error:
+    except httpx.InvalidURL as error:
         raise Rejected("GitHub redirects to something that is no address") from error
-    if not location or (target.scheme, target.host, target.port) != (base.scheme, base.host, base.port):
+    if not location or (target.scheme, target.netloc, target.userinfo) != (url.scheme, url.netloc, b""):
         raise Rejected(
-            f"GitHub redirects from {base.host} to another server ({target.scheme}://{target.host or '?'}); it is not "
+            f"GitHub redirects from {url.host} to another server ({target.scheme}://{target.host or '?'}); it is not "
             "followed, for the token must not go there: set GITHUB_API_URL if GitHub moved"
         )
     return target.copy_with(fragment=None)

@@ -150,18 +150,23 @@ class RateLimit:
     # What may be spent on questions that can wait
 
     def expect(self, name: str, points_an_hour: float) -> None:
+        """``name`` (a collector) will spend so many points of the core limit an hour on what can't wait."""
         self._expected[name] = points_an_hour
 
     def forget(self, name: str) -> None:
+        """``name`` asks no more."""
         self._expected.pop(name, None)
 
     @property
     def spare(self) -> int:
+        """Requests that may be spent now on questions that can wait: what is left of the core limit beyond the reserve
+        and beyond what is expected until its reset, and of the secondary limit in this minute. 0 or more."""
         unreserved = self._unreserved
         return max(0, self._room if unreserved is None else min(self._room, math.floor(unreserved)))
 
     @property
     def shortage(self) -> str | None:
+        """Why questions that can wait have to, for the operator; None while some are spare."""
         quota, unreserved = self.quota.get("core"), self._unreserved
         if quota is None or unreserved is None or unreserved >= 1:
             return None
