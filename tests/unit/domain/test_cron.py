@@ -1,0 +1,369 @@
+"""Schedules fire when Kubernetes' CronJobs do: against recorded answers, and against a slow count of minutes."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from service.domain import cron
+
+PAYLOADS = Path(__file__).parents[2] / "payloads"
+VECTORS = json.loads((PAYLOADS / "cron_vectors.json").read_text())
+# [expression, zone, start, fires] around changes of the offset, as robfig/cron v3.0.1 (Go 1.19) printed them.
+RECORDED = json.loads((PAYLOADS / "cron_dst.json").read_text())
+
+UNHURRIED = settings(deadline=None)
+UTC_ZONE = ZoneInfo("UTC")
+BERLIN = ZoneInfo("Europe/Berlin")
+# Here the clock changes by whole hours and never at midnight, so nothing but the written rules decides.
+PLAIN_ZONES = ["UTC", "Europe/Berlin", "Europe/London", "America/New_York", "Pacific/Auckland", "Asia/Kolkata"]
+ODD_ZONES = [
+    "America/Sao_Paulo",
+    "Asia/Beirut",
+    "Africa/Cairo",
+    "Australia/Lord_Howe",
+    "Pacific/Apia",
+    "Asia/Gaza",
+    "America/St_Johns",
+    "America/Asuncion",
+    "Antarctica/Troll",
+    "Africa/Casablanca",
+    "Pacific/Kiritimati",
+    "Africa/Monrovia",
+]
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def fires(
+    expression: str, start: datetime, zone: ZoneInfo, *, count: int | None = None, until: datetime | None = None
+) -> list[datetime]:
+    """In UTC: Python holds times of an overlap for unequal to every time of another zone."""
+    schedule, found, after = cron.parse(expression), list[datetime](), start
+    while len(found) != count and (fire := schedule.next(after, zone)) and not (until and fire > until):
+        found.append(fire.astimezone(UTC))
+        after = fire
+    return found
+
+
+@pytest.mark.parametrize("case", VECTORS, ids=lambda case: f"{case['class']} {case['expr']!r} {case['tz']}")
+def test_every_shared_case_agrees_with_the_original(case: dict[str, Any]) -> None:
+    expression, zone = case["expr"], ZoneInfo(case["tz"] or "UTC")
+    if not case["k8s_accepts"]:
+        with pytest.raises(cron.CronError):
+            cron.parse(expression)
+        return
+    assert fires(expression, at(case["start"]), zone, count=12) == [at(text) for text in case["fires"]]
+
+
+def test_recorded_answers_around_changes_of_the_offset_agree() -> None:
+    wrong = [
+        (expression, zone, start)
+        for expression, zone, start, expected in RECORDED
+        if fires(expression, at(start), ZoneInfo(zone), count=len(expected)) != [at(text) for text in expected]
+    ]
+    assert wrong == []
+
+
+# The slow count: written from the rules alone, minute by minute over UTC, and only for the forms it draws itself.
+
+FIELDS = [(0, 59), (0, 23), (1, 31), (1, 12), (0, 6)]
+
+
+@st.composite
+def written_fields(draw: st.DrawFn) -> tuple[str, list[set[int]], list[bool]]:
+    """An expression, the members of each field, and whether each field is an unrestricted star."""
+    texts, members, stars = [], [], []
+    for least, most in FIELDS:
+        text, some, star = draw(written_field(least, most))
+        texts.append(text)
+        members.append(some)
+        stars.append(star)
+    return " ".join(texts), members, stars
+
+
+@st.composite
+def written_field(draw: st.DrawFn, least: int, most: int) -> tuple[str, set[int], bool]:
+    number = st.integers(least, most)
+    low, high = sorted((draw(number), draw(number)))
+    step = draw(st.integers(2, most))
+    forms: list[tuple[str, set[int], bool]] = [
+        ("*", set(range(least, most + 1)), True),
+        ("*", set(range(least, most + 1)), True),
+        ("?", set(range(least, most + 1)), True),
+        (f"*/{step}", set(range(least, most + 1, step)), False),
+        (f"{low}", {low}, False),
+        (f"{low}-{high}", set(range(low, high + 1)), False),
+        (f"{low}-{high}/{step}", set(range(low, high + 1, step)), False),
+        (f"{low}/{step}", set(range(low, most + 1, step)), False),
+        (f"{low},{high}", {low, high}, False),
+    ]
+    return draw(st.sampled_from(forms))
+
+
+def counted(
+    members: list[set[int]], stars: list[bool], start: datetime, until: datetime, zone: ZoneInfo
+) -> list[datetime]:
+    found = []
+    minute = start.replace(second=0, microsecond=0)
+    while (minute := minute + timedelta(minutes=1)) <= until:
+        local = minute.astimezone(zone)
+        by_day, by_weekday = local.day in members[2], local.isoweekday() % 7 in members[4]
+        day = by_day and by_weekday if stars[2] or stars[4] else by_day or by_weekday
+        if local.minute in members[0] and local.hour in members[1] and local.month in members[3] and day:
+            found.append(minute)
+    return found
+
+
+def near_changes(zones: list[str]) -> st.SearchStrategy[tuple[ZoneInfo, datetime]]:
+    """Starts of which about half lie within two days of a change of the zone's offset."""
+
+    @st.composite
+    def build(draw: st.DrawFn) -> tuple[ZoneInfo, datetime]:
+        zone = ZoneInfo(draw(st.sampled_from(zones)))
+        start = draw(st.datetimes(datetime(1990, 1, 1), datetime(2037, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001 - hypothesis adds the zone
+        if draw(st.booleans()):
+            for _ in range(370):
+                if start.astimezone(zone).utcoffset() != (start + timedelta(days=1)).astimezone(zone).utcoffset():
+                    break
+                start += timedelta(days=1)
+        return zone, start + timedelta(seconds=draw(st.integers(-86_400, 86_400)))
+
+    return build()
+
+
+@UNHURRIED
+@given(written_fields(), near_changes(PLAIN_ZONES))
+@example(
+    ("30 2 * * *", [{30}, {2}, set(range(1, 32)), set(range(1, 13)), set(range(7))], [False, False, True, True, True]),
+    (BERLIN, datetime(2025, 3, 29, 12, tzinfo=UTC)),
+)
+@example(
+    ("30 2 * * *", [{30}, {2}, set(range(1, 32)), set(range(1, 13)), set(range(7))], [False, False, True, True, True]),
+    (BERLIN, datetime(2025, 10, 25, 12, tzinfo=UTC)),
+)
+def test_a_slow_count_of_minutes_finds_the_same_fires(
+    written: tuple[str, list[set[int]], list[bool]], where: tuple[ZoneInfo, datetime]
+) -> None:
+    expression, members, stars = written
+    zone, start = where
+    until = start + timedelta(days=2)
+    found = fires(expression, start, zone, until=until)
+    assert found == counted(members, stars, start, until, zone)
+
+
+@UNHURRIED
+@given(written_fields(), near_changes(PLAIN_ZONES + ODD_ZONES))
+def test_fires_strictly_rise_and_survive_the_way_through_utc(
+    written: tuple[str, list[set[int]], list[bool]], where: tuple[ZoneInfo, datetime]
+) -> None:
+    zone, start = where
+    schedule, after = cron.parse(written[0]), start
+    for _ in range(8):
+        fire = schedule.next(after, zone)
+        if fire is None:
+            break
+        assert after.astimezone(UTC) < fire.astimezone(UTC)
+        # A wall time inside a gap comes back as another one; a wrong fold as another instant.
+        back = fire.astimezone(UTC).astimezone(zone)
+        assert (back.replace(tzinfo=None), back.fold) == (fire.replace(tzinfo=None), fire.fold)
+        assert fire.tzinfo is zone
+        assert (fire.second, fire.microsecond) == (0, 0)
+        after = fire
+
+
+@UNHURRIED
+@given(near_changes(["Europe/Berlin", "America/New_York", "Europe/London"]), st.integers(0, 59), st.integers(0, 23))
+def test_a_repeated_local_time_fires_twice_and_a_skipped_one_never(
+    where: tuple[ZoneInfo, datetime], minute: int, hour: int
+) -> None:
+    zone, start = where
+    days = 3
+    local = start.astimezone(zone).date()
+    expected = []
+    for day in range(days + 1):
+        # Every distinct instant that shows this wall time: none in a gap, two in an overlap.
+        walls = {
+            wall.astimezone(UTC)
+            for fold in (0, 1)
+            for wall in [
+                datetime.combine(local + timedelta(days=day), datetime.min.time(), zone).replace(
+                    hour=hour, minute=minute, fold=fold
+                )
+            ]
+            if wall.astimezone(UTC).astimezone(zone).replace(tzinfo=None) == wall.replace(tzinfo=None)
+        }
+        expected += sorted(instant for instant in walls if instant > start)
+    assert fires(f"{minute} {hour} * * *", start, zone, count=len(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    ("expression", "start", "expected"),
+    [
+        ("0 0 29 2 *", "2024-02-29T00:00:00Z", "2028-02-29T00:00:00Z"),
+        ("0 0 29 2 *", "2096-02-29T00:00:00Z", None),  # 2100 is no leap year, so the next one is eight years away
+        ("0 0 31 2,4,6,9,11 *", "2025-01-01T00:00:00Z", None),
+        ("0 0 31 * *", "2025-01-31T00:00:00Z", "2025-03-31T00:00:00Z"),
+        ("0 0 31 12 *", "2024-12-31T00:00:00Z", "2025-12-31T00:00:00Z"),
+        (", * * * *", "2025-01-01T00:00:00Z", None),
+    ],
+)
+def test_days_that_few_months_have(expression: str, start: str, expected: str | None) -> None:
+    for zone in (UTC_ZONE, BERLIN):
+        found = cron.parse(expression).next(at(start) - (at(start).astimezone(zone).utcoffset() or timedelta()), zone)
+        assert (found and found.replace(tzinfo=UTC)) == (expected and at(expected))
+
+
+def test_a_day_that_a_zone_skipped_does_not_hold_the_search_up() -> None:
+    # Samoa had no 2011-12-30; the original never comes back from this one.
+    found = cron.parse("0 12 31 12 *").next(at("2011-12-28T00:00:00Z"), ZoneInfo("Pacific/Apia"))
+    assert found == at("2011-12-30T22:00:00Z")
+
+
+def test_a_time_without_a_zone_is_refused() -> None:
+    with pytest.raises(ValueError, match="has no zone"):
+        cron.parse("* * * * *").next(datetime(2025, 1, 1), UTC_ZONE)  # noqa: DTZ001 - what is tested
+
+
+@pytest.mark.parametrize(
+    ("duration", "seconds"),
+    [
+        ("90s", 90),
+        ("1h30m", 5400),
+        ("1.5h", 5400),
+        (".5h", 1800),
+        ("1.s", 1),
+        ("100ms", 1),
+        ("2500ms", 2),
+        ("3000000µs", 3),  # the micro sign
+        ("3000000μs", 3),  # the Greek letter
+        ("3000000us", 3),
+        ("5000000000ns", 5),
+        ("+2m", 120),
+        ("-2m", 1),
+        ("0", 1),
+        ("-0", 1),
+        ("1.9s", 1),
+        ("1h1m1s1ms", 3661),
+        ("2562047h47m16.854775807s", 9223372036),
+    ],
+)
+def test_every_takes_durations_as_go_writes_them(duration: str, seconds: int) -> None:
+    start = at("2025-01-15T10:07:30.75Z")
+    found = cron.parse(f"@every {duration}").next(start, UTC_ZONE)
+    assert found == start.replace(microsecond=0) + timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("*/5 25 * * *", r"hour '25': 25 is not within 0 to 23 \(column 5\)"),
+        ("0 0 * * MON,7", r"day of week '7': 7 is not within 0 to 6; Sunday is 0 \(column 13\)"),
+        ("0 22-6 * * *", r"hour '22-6': the range runs backwards; write 22-23,0-6 \(column 3\)"),
+        ("*/0 * * * *", r"minute '\*/0': the step is 0"),
+        ("* * * JANUARY *", "write JAN; names have three letters"),
+        ("0 0 L * *", "L, W and # are not supported"),
+        ("0 0 * * 5#2", "L, W and # are not supported"),
+        ("0 0 12 1 1 *", r"6 fields instead of five .*; seconds are not supported \(column 12\)"),
+        ("* * *", "3 fields instead of five"),
+        ("   ", "the expression is empty"),
+        ("@Daily", "write @daily, in lower case"),
+        ("@reboot", "there are @yearly, .* and @every"),
+        (" @daily", "remove the space before it"),
+        ("@every 10", r"the unit is missing; the units are h, m, s, ms, us and ns \(column 10\)"),
+        ("@every 1d", r"'d' is no unit; .* \(column 9\)"),
+        ("@every ", "there is no duration"),
+        ("@every 1h-5m", "'h-' is no unit"),
+        ("@every 2562048h", "too long"),
+        ("@every " + "9" * 5000 + "h", "too long"),
+        ("9" * 5000 + " * * * *", "the number is too large"),
+        ("TZ=Europe/Berlin 0 0 * * *", "set time_zone"),
+        ("CRON_TZ=UTC 0 0 * * *", "set time_zone"),
+        ("*-TZ * * * *", "set time_zone"),  # the original takes it, Kubernetes does not
+    ],
+)
+def test_what_is_wrong_is_said_with_the_place_and_the_remedy(expression: str, message: str) -> None:
+    with pytest.raises(cron.CronError, match=message) as raised:
+        cron.parse(expression)
+    assert 1 <= raised.value.column <= len(expression) + 1
+
+
+@UNHURRIED
+@given(st.text(alphabet="0123456789*?,-/+ LW#@evryTZ=hmsun.\t", max_size=30))
+def test_any_text_is_a_schedule_or_a_cron_error(text: str) -> None:
+    try:
+        assert cron.parse(text).expression == text
+    except cron.CronError as wrong:
+        column = wrong.column
+    else:
+        column = 1
+    assert 1 <= column <= len(text) + 1
+
+
+@UNHURRIED
+@given(written_fields(), near_changes(PLAIN_ZONES), st.integers(0, 3 * 86_400))
+def test_the_latest_fire_of_a_span_is_the_last_of_all_its_fires(
+    written: tuple[str, list[set[int]], list[bool]], where: tuple[ZoneInfo, datetime], seconds: int
+) -> None:
+    zone, after = where
+    until = after + timedelta(seconds=seconds)
+    found = fires(written[0], after, zone, until=until)
+    latest, count = cron.parse(written[0]).latest(after, until, zone)
+    assert latest is None or latest.tzinfo is zone
+    assert (latest and latest.astimezone(UTC), count) == (found[-1] if found else None, min(len(found), 101))
+
+
+@pytest.mark.parametrize(
+    ("expression", "latest"),
+    [
+        ("* * * * *", "2025-06-01T00:00:00Z"),
+        ("* * * 1 *", "2025-01-31T22:59:00Z"),
+        ("30 2 * * *", "2025-05-31T00:30:00Z"),
+        ("@every 11s", "2025-05-31T23:59:55Z"),
+    ],
+)
+def test_the_latest_of_thirty_years_is_found_without_counting_them(expression: str, latest: str) -> None:
+    found = cron.parse(expression).latest(at("1995-01-01T00:00:00Z"), at("2025-06-01T00:00:00Z"), BERLIN)
+    assert found == (at(latest), 101)
+
+
+def test_every_steps_from_the_last_slot_in_whole_periods() -> None:
+    schedule, slot = cron.parse("@every 90s"), at("2025-01-15T10:00:10Z")
+    assert schedule.latest(slot, slot + timedelta(seconds=89), UTC_ZONE) == (None, 0)
+    assert schedule.latest(slot, slot + timedelta(seconds=90), UTC_ZONE) == (slot + timedelta(seconds=90), 1)
+    assert schedule.latest(slot, slot + timedelta(seconds=500), UTC_ZONE) == (slot + timedelta(seconds=450), 5)
+    assert schedule.latest(slot, slot - timedelta(seconds=500), UTC_ZONE) == (None, 0)
+
+
+def test_the_interval_is_the_time_between_the_next_two_fires() -> None:
+    noon = at("2025-03-29T12:00:00Z")
+    assert cron.parse("*/10 * * * *").interval(noon, UTC_ZONE) == 600
+    assert cron.parse("@every 1h30m").interval(noon, UTC_ZONE) == 5400
+    assert cron.parse("0 0 * * *").interval(noon, BERLIN) == 23 * 3600  # the night in which an hour is skipped
+    assert cron.parse("0 0 31 2 *").interval(noon, UTC_ZONE) == 0
+
+
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        ("* * * * *", "every minute"),
+        ("*/10 * * * *", "every 10 minutes"),
+        ("0 * * * *", "every hour at minute 0"),
+        ("@hourly", "every hour at minute 0"),
+        ("15 */6 * * *", "every 6 hours at minute 15"),
+        ("@daily", "every day at 00:00"),
+        ("@every 90s", "every 90 seconds"),
+        ("@every 48h", "every 2 days"),
+        ("*/7 * * * *", "*/7 * * * *"),
+        ("0 9 * * MON-FRI", "0 9 * * MON-FRI"),
+    ],
+)
+def test_simple_schedules_are_described_in_words(expression: str, words: str) -> None:
+    assert cron.parse(expression).describe() == words
