@@ -4,8 +4,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+import sqlalchemy as sa
+
 from service.domain.alerts import NotifiedState, StateChange
 from service.domain.checks import CheckKey
+from service.domain.samples import Status
+from service.store.fallback import Failover
+from service.store.tables import events, notified, sent_events, upsert
 
 MAX_PENDING = 1_000  # changes; one more pushes out the oldest
 
@@ -23,8 +28,12 @@ class PendingChange:
 class Notifications:
     """A part of the Store."""
 
+    def __init__(self, database: Failover) -> None:
+        self._database = database
+
     async def notified(self, collector: str) -> dict[CheckKey, NotifiedState]:
-        raise NotImplementedError
+        rows = await self._database.fetch(sa.select(notified).where(notified.c.collector == collector))
+        return {row.key: NotifiedState(Status(row.status), row.since) for row in rows}
 
     async def record(
         self, collector: str, changes: Iterable[StateChange], states: Mapping[CheckKey, NotifiedState], now: datetime
@@ -33,19 +42,45 @@ class Notifications:
 
         How many changes fell out, oldest first, because too many wait.
         """
-        raise NotImplementedError
+        known = [
+            {"collector": collector, "key": key, "status": each.status, "since": each.since}
+            for key, each in states.items()
+        ]
+        new = [{"owner": "", "held": False, "at": now, "change": change} for change in changes]
+
+        def work(connection: sa.Connection) -> int:
+            connection.execute(notified.delete().where(notified.c.collector == collector))
+            upsert(connection, notified, known)
+            if not new:
+                return 0
+            connection.execute(events.insert(), new)
+            last = sa.select(events.c.id).order_by(events.c.id.desc()).offset(MAX_PENDING).limit(1).scalar_subquery()
+            return connection.execute(events.delete().where(events.c.id <= last)).rowcount
+
+        return await self._database.write(work)
 
     async def pending(self) -> list[PendingChange]:
         """Oldest first."""
-        raise NotImplementedError
+        rows = await self._database.fetch(sa.select(events).order_by(events.c.id))
+        return [PendingChange(row.id, row.at, row.held, row.change) for row in rows]
 
     async def hold(self, ids: Iterable[int]) -> None:
-        raise NotImplementedError
+        change = events.update().where(events.c.id.in_(list(ids))).values(held=True)
+        await self._database.execute(change)
 
     async def settle(self, ids: Iterable[int], sent_at: datetime | None, *, is_summary: bool = False) -> None:
         """Forgets changes; ``sent_at`` counts as one event of that instant, None as none (they were dropped)."""
-        raise NotImplementedError
+        gone = events.delete().where(events.c.id.in_(list(ids)))
+
+        def work(connection: sa.Connection) -> None:
+            connection.execute(gone)
+            if sent_at:
+                connection.execute(sent_events.insert().values(at=sent_at, is_summary=is_summary))
+
+        await self._database.write(work)
 
     async def sent_since(self, at: datetime) -> tuple[int, bool]:
         """How many events were sent since then for one change each, and whether one summed up several."""
-        raise NotImplementedError
+        query = sa.select(sent_events.c.is_summary, sa.func.count()).where(sent_events.c.at > at)
+        counts = {row[0]: row[1] for row in await self._database.fetch(query.group_by(sent_events.c.is_summary))}
+        return counts.get(False, 0), True in counts

@@ -1,17 +1,30 @@
 """The outbox: chunks of samples on their way to the intake, and what became of each."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
-from service.domain.delivery import Chunk, DeliveryStatus, StoredSample
+import sqlalchemy as sa
+
+from service.domain.delivery import Chunk, DeliveryStatus, Point, StoredSample
+from service.domain.runs import Mode
 from service.domain.samples import Kind, Sample
+from service.store.chunks import Batch, SeriesSecond, count_bytes, pack, part_by_age, to_batch, to_chunk, unpack
+from service.store.fallback import Failover
+from service.store.tables import count_seconds, insert, outbox
+
+_PENDING, _SENDING = DeliveryStatus.PENDING.value, DeliveryStatus.SENDING.value
+_DUE = (_PENDING, _SENDING)
+_CANDIDATES = 200  # chunks that a claim looks at
+_PAGE = 20  # chunks that are read and unpacked at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """``oldest``: the time of the oldest pending sample. ``next_retry``: when the next chunk is due, None: now or
-    never."""
+    """``oldest``: the time of the oldest pending sample. ``next_retry``: when the first of the chunks that wait for a
+    time is due, None where none does."""
 
     samples: int
     oldest: datetime | None = None
@@ -29,63 +42,253 @@ class SeenSeries:
     last: datetime
 
 
+class SecondsTaken(Exception):
+    """A count of the same series and second is there already: the batch has to be made anew."""
+
+
 class Outbox:
     """A part of the Store. Chunks stay as the record of their run's samples once they are settled."""
 
+    def __init__(self, database: Failover, clock: Callable[[], datetime], mode: Callable[[], Mode]) -> None:
+        self._database = database
+        self._clock = clock
+        self._mode = mode
+
     async def put(self, collector: str, samples: Sequence[Sample]) -> None:
         """Keeps samples of no run; they leave once they are delivered."""
-        raise NotImplementedError
+        facts = {"run": "", "collector": collector, "mode": self._mode().value, "owner": ""}
+        await self.put_with(samples, facts, insert_batch)
 
-    async def claim(
-        self, now: datetime, max_bytes: int, max_samples: int, *, historical: Sequence[str] = ()
-    ) -> list[Chunk]:
+    async def put_with(
+        self, samples: Sequence[Sample], facts: dict[str, str], work: Callable[[Batch, sa.Connection], None]
+    ) -> None:
+        """Does ``work`` with ``samples`` as rows, which have these ``facts``, in one transaction."""
+        taken: frozenset[SeriesSecond] = frozenset()
+        while True:
+            batch = await self._database.compute(partial(to_batch, samples, facts, taken))
+            try:
+                return await self._database.write(partial(work, batch))
+            except SecondsTaken:
+                oldest = min(second for _, second in batch.seconds)
+                rows = await self._database.fetch(sa.select(count_seconds).where(count_seconds.c.second >= oldest))
+                taken = frozenset((row.series, row.second) for row in rows)
+
+    async def claim(self, now: datetime, max_bytes: int, max_samples: int) -> list[Chunk]:
         """The oldest chunks that are due, of one endpoint (gauges with counts, or distributions) and one mode.
 
         At least one where any is due; more while they stay within ``max_bytes`` (of JSON) and ``max_samples``; a chunk
-        that was refused comes alone. Distributions are marked as being sent: give each back with ``release``,
-        ``settle`` or ``refuse``. Until then no claim gives it again; so it is with gauges and counts in this process.
+        that was refused comes alone. They are marked as being sent, so no other claim gives them again: give each back
+        with ``release``, ``settle`` or ``refuse``.
         """
-        raise NotImplementedError
+        is_due = outbox.c.retry_at.is_(None) | (outbox.c.retry_at <= now)
+        facts = (outbox.c.id, outbox.c.kind, outbox.c.mode, outbox.c.bytes, outbox.c.samples, outbox.c.alone)
+        due = sa.select(*facts).where(outbox.c.status == _PENDING, is_due).order_by(outbox.c.id).limit(_CANDIDATES)
+        ids = _choose(await self._database.fetch(due), max_bytes, max_samples)
+        if not ids:
+            return []
+
+        def mark(connection: sa.Connection) -> Sequence[Any]:
+            is_ours = outbox.c.id.in_(self._locate(ids)) & (outbox.c.status == _PENDING)
+            # Whoever marks a chunk sends it: what another one has marked is not returned.
+            return connection.execute(outbox.update().where(is_ours).values(status=_SENDING).returning(outbox)).all()
+
+        rows = await self._database.write(mark)
+        return await self._database.compute(lambda: [to_chunk(row) for row in sorted(rows, key=lambda row: row.id)])
 
     async def release(self, chunks: Sequence[Chunk], retry_at: datetime | None = None) -> None:
         """Makes claimed chunks pending again, due at ``retry_at`` (None: now)."""
-        raise NotImplementedError
+        await self._change(chunks, {"status": _PENDING, "retry_at": retry_at})
 
     async def settle(self, chunks: Sequence[Chunk], status: DeliveryStatus, reason: str = "") -> None:
         """Ends the way of chunks. One that is settled already stays so."""
-        raise NotImplementedError
+        await self._change(chunks, self._settled(status, reason))
 
     async def refuse(self, chunks: Sequence[Chunk], reason: str) -> int:
         """The intake refused a request of these: of several each comes alone next, one becomes two halves, and a
         single sample is rejected for ``reason``. How many samples were rejected."""
-        raise NotImplementedError
+        if len(chunks) == 1 and len(chunks[0].points) == 1:
+            await self.settle(chunks, DeliveryStatus.REJECTED, reason)
+            return 1
+        values = {"status": _PENDING, "retry_at": None, "alone": True, "attempts": outbox.c.attempts + 1}
+        if len(chunks) > 1:
+            await self._change(chunks, values)
+        else:
+            points = chunks[0].points
+            half = len(points) // 2
+            await self._split(chunks[0].id, points[:half], values, points[half:], {})
+        return 0
 
     async def throttle(self, chunk: Chunk, places: Sequence[int], reason: str) -> Chunk | None:
         """Takes the points at ``places`` out of a claimed chunk; they are throttled. The rest, None where none is."""
-        raise NotImplementedError
+        held = set(places)
+        rest = [point for place, point in enumerate(chunk.points) if place not in held]
+        if not rest:
+            await self.settle([chunk], DeliveryStatus.THROTTLED, reason)
+            return None
+        if held:
+            out = [point for place, point in enumerate(chunk.points) if place in held]
+            await self._split(chunk.id, rest, {}, out, self._settled(DeliveryStatus.THROTTLED, reason))
+        return replace(chunk, points=rest, bytes=count_bytes(rest), oldest=rest[0].at, newest=rest[-1].at)
 
     async def expire(self, before: datetime, historical: Sequence[str] = ()) -> int:
         """Ends pending samples that are older than ``before``; how many. The later part of a chunk stays pending.
 
         Gauges and counts whose name begins with one of ``historical`` wait on: the intake takes them at any age.
         """
-        raise NotImplementedError
+        limit = int(before.timestamp())
+        values = self._settled(DeliveryStatus.EXPIRED, "too old for the intake")
+        expired, last = 0, 0
+        while rows := await self._read_page(last, outbox.c.status == _PENDING, outbox.c.oldest < limit):
+            for row in rows:
+                gone, rest = await self._database.compute(partial(part_by_age, row, limit, historical))
+                if gone and rest:
+                    await self._split(row.id, rest, {}, gone, values)
+                elif gone:
+                    await self._change([to_chunk(row)], values)
+                expired += len(gone)
+            last = rows[-1].id
+        return expired
 
     async def pending(self) -> Pending:
-        raise NotImplementedError
+        facts = sa.func.sum(outbox.c.samples), sa.func.min(outbox.c.oldest), sa.func.min(outbox.c.retry_at)
+        query = sa.select(*facts).where(outbox.c.status.in_(_DUE))
+        samples, oldest, next_retry = await self._database.read(lambda connection: connection.execute(query).one())
+        return Pending(samples or 0, None if oldest is None else datetime.fromtimestamp(oldest, UTC), next_retry)
 
     async def counts(self, run_ids: Iterable[str]) -> dict[str, dict[DeliveryStatus, int]]:
         """What became of the samples of these runs."""
-        raise NotImplementedError
+        found: dict[str, dict[DeliveryStatus, int]] = {run_id: {} for run_id in run_ids}
+        query = sa.select(outbox.c.run, outbox.c.status, sa.func.sum(outbox.c.samples))
+        query = query.where(outbox.c.run.in_(found), outbox.c.run != "").group_by(outbox.c.run, outbox.c.status)
+        for run_id, status, samples in await self._database.fetch(query):
+            found[run_id][DeliveryStatus(status)] = int(samples)
+        return found
 
     async def totals(self) -> dict[DeliveryStatus, int]:
         """The same of all samples on record."""
-        raise NotImplementedError
+        query = sa.select(outbox.c.status, sa.func.sum(outbox.c.samples)).group_by(outbox.c.status)
+        rows = await self._database.fetch(query)
+        return {DeliveryStatus(status): int(samples) for status, samples in rows}
 
     async def samples(self, run_id: str, offset: int = 0, limit: int = 100) -> tuple[list[StoredSample], int]:
         """A page of a run's samples, sorted by kind, time and series, and how many are on record in all."""
-        raise NotImplementedError
+
+        def work(connection: sa.Connection) -> tuple[list[tuple[Any, int]], int]:
+            is_kept = (outbox.c.run == run_id) & (sa.func.length(outbox.c.body) > 0)
+            sizes = sa.select(outbox.c.id, outbox.c.samples).where(is_kept).order_by(outbox.c.first, outbox.c.id)
+            total, wanted = 0, {}
+            for chunk_id, count in connection.execute(sizes):
+                if total < offset + limit and total + count > offset:
+                    wanted[chunk_id] = total
+                total += count
+            rows = connection.execute(sa.select(outbox).where(outbox.c.id.in_(wanted)))
+            return sorted(((row, wanted[row.id]) for row in rows), key=lambda each: each[1]), total
+
+        rows, total = await self._database.read(work)
+        return await self._database.compute(lambda: _page(rows, offset, offset + limit)), total
 
     async def series(self, since: datetime, collectors: Iterable[str] | None = None) -> list[SeenSeries]:
         """The series of which runs brought samples of that time or later. It reads all their chunks: not for pages."""
-        raise NotImplementedError
+        limit = int(since.timestamp())
+        wanted = [outbox.c.run != "", outbox.c.newest >= limit, sa.func.length(outbox.c.body) > 0]
+        if collectors is not None:
+            wanted.append(outbox.c.collector.in_(list(collectors)))
+        found: dict[tuple[str, str, str, tuple[str, ...]], int] = {}
+
+        def add(row: Any) -> None:
+            for point in unpack(row.body):
+                if point.at >= limit:
+                    key = row.collector, row.kind, point.metric, point.tags
+                    found[key] = max(found.get(key, 0), point.at)
+
+        last = 0
+        while rows := await self._read_page(last, *wanted):
+            for row in rows:
+                await self._database.compute(partial(add, row))
+            last = rows[-1].id
+        return [
+            SeenSeries(collector, metric, Kind(kind), tags, datetime.fromtimestamp(at, UTC))
+            for (collector, kind, metric, tags), at in found.items()
+        ]
+
+    def _settled(self, status: DeliveryStatus, reason: str) -> dict[str, Any]:
+        return {"status": status.value, "reason": reason, "settled_at": self._clock(), "retry_at": None}
+
+    def _locate(self, ids: Iterable[int]) -> list[int]:
+        return [self._database.locate(chunk_id) for chunk_id in ids]
+
+    async def _read_page(self, last: int, *wanted: sa.ColumnElement[bool]) -> Sequence[Any]:
+        query = sa.select(outbox).where(outbox.c.id > last, *wanted).order_by(outbox.c.id).limit(_PAGE)
+        return await self._database.fetch(query)
+
+    async def _change(self, chunks: Sequence[Chunk], values: dict[str, Any]) -> None:
+        """Gives ``values`` to those of the chunks that are still due."""
+        if not chunks:
+            return
+
+        def work(connection: sa.Connection) -> None:
+            is_due = outbox.c.id.in_(self._locate(chunk.id for chunk in chunks)) & outbox.c.status.in_(_DUE)
+            if values["status"] == DeliveryStatus.DELIVERED:
+                connection.execute(outbox.delete().where(is_due, outbox.c.run == ""))
+            connection.execute(outbox.update().where(is_due).values(values))
+
+        await self._database.write(work)
+
+    async def _split(
+        self,
+        chunk_id: int,
+        kept: Sequence[Point],
+        kept_values: dict[str, Any],
+        moved: Sequence[Point],
+        moved_values: dict[str, Any],
+    ) -> None:
+        """Leaves ``kept`` in a chunk that is still due and moves the others to a row of their own, with its values."""
+        packed = await self._database.compute(lambda: (pack(kept), pack(moved)))
+
+        def work(connection: sa.Connection) -> None:
+            is_due = (outbox.c.id == self._database.locate(chunk_id)) & outbox.c.status.in_(_DUE)
+            change = outbox.update().where(is_due).values(packed[0] | kept_values).returning(outbox)
+            for row in connection.execute(change).mappings().all():
+                own = {"first": row["first"] + len(kept), **packed[1], **moved_values}
+                copied = {name: value for name, value in row.items() if name != "id"}
+                connection.execute(outbox.insert().values(copied | own))
+
+        await self._database.write(work)
+
+
+def insert_batch(batch: Batch, connection: sa.Connection) -> None:
+    """Raises SecondsTaken."""
+    if batch.seconds:
+        rows = [{"series": series, "second": second} for series, second in batch.seconds]
+        added = insert(connection, count_seconds).on_conflict_do_nothing()
+        result = connection.execute(added, rows, execution_options={"preserve_rowcount": True})
+        if result.rowcount < len(rows):
+            raise SecondsTaken
+    if batch.rows:
+        connection.execute(outbox.insert(), batch.rows)
+
+
+def _choose(candidates: Sequence[Any], max_bytes: int, max_samples: int) -> list[int]:
+    """The ids of those that go together, the oldest first."""
+    chosen: list[Any] = []
+    for row in candidates:
+        oldest = chosen[0] if chosen else row
+        is_same = row.mode == oldest.mode and (row.kind == Kind.DISTRIBUTION) == (oldest.kind == Kind.DISTRIBUTION)
+        if chosen and (row.alone or not is_same):
+            continue
+        max_bytes -= row.bytes
+        max_samples -= row.samples
+        if chosen and (max_bytes < 0 or max_samples < 0):
+            break
+        chosen.append(row)
+        if row.alone:
+            break
+    return [row.id for row in chosen]
+
+
+def _page(rows: Iterable[tuple[Any, int]], start: int, end: int) -> list[StoredSample]:
+    return [
+        StoredSample(point, Kind(row.kind), DeliveryStatus(row.status), row.reason)
+        for row, first in rows
+        for point in unpack(row.body)[max(0, start - first) : max(0, end - first)]
+    ]

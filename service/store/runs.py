@@ -1,12 +1,29 @@
 """Runs: claimed, begun and ended; and what is kept beside them: slots, pauses, logs, checks, the audit log."""
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
+from types import MappingProxyType
+from typing import Any
+
+import sqlalchemy as sa
 
 from service.domain.checks import Check
 from service.domain.delivery import DeliveryStatus
-from service.domain.runs import AuditEntry, LogLine, Mode, Outcome, Pause, Run
-from service.domain.samples import Sample
+from service.domain.runs import AuditEntry, Cause, LogLine, Mode, Outcome, PartialFailure, Pause, Run
+from service.domain.samples import Sample, Status
+from service.store import tables
+from service.store.chunks import Batch
+from service.store.fallback import Failover
+from service.store.history import add_cycle, find_statuses
+from service.store.outbox import Outbox, insert_batch
+from service.store.states import write_state
+from service.store.tables import insert, outbox, runs, slots, to_json, upsert
+
+_MAX_LOG = 32 * 1024  # bytes of a run's log lines
+_MAX_EVIDENCE = 50  # of a check; newest first, so the oldest go
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Busy(Exception):
@@ -20,9 +37,14 @@ class Busy(Exception):
 class Runs:
     """A part of the Store. Writes are durable when they return."""
 
+    def __init__(self, database: Failover, outbox: Outbox) -> None:
+        self._database = database
+        self._outbox = outbox
+
     async def slots(self, mode: Mode) -> dict[str, datetime]:
         """The last slot of each collector that was claimed in ``mode``."""
-        raise NotImplementedError
+        query = sa.select(slots.c.collector, slots.c.at).where(slots.c.mode == mode)
+        return dict(map(tuple, await self._database.fetch(query)))
 
     async def claim_slot(self, run: Run, known: datetime | None, *, forbids: bool) -> bool:
         """Whether ``run.slot`` is this run's: the slot on record is still ``known`` and rises; then the run is begun.
@@ -30,34 +52,162 @@ class Runs:
         ``forbids``: no other run of the collector may be active that forbids as well. False: somebody else had the
         slot. A repeat with the same run is a win. Raises Busy; the slot is not taken then.
         """
-        raise NotImplementedError
+
+        def work(connection: sa.Connection) -> bool:
+            if connection.execute(sa.select(runs.c.id).where(runs.c.id == run.id)).first():
+                return True
+            claim = insert(connection, slots).values(collector=run.collector, mode=run.mode, at=run.slot)
+            claim = claim.on_conflict_do_update(
+                index_elements=["collector", "mode"],
+                set_={"at": claim.excluded.at},
+                where=(slots.c.at == known) & (slots.c.at < claim.excluded.at),
+            )
+            if connection.execute(claim.returning(slots.c.at)).first() is None:
+                return False
+            _insert_run(connection, run, forbids)
+            return True
+
+        return bool(await self._begin(run, work))
 
     async def begin(self, run: Run, *, forbids: bool) -> None:
         """Keeps a run that no slot asked for. Raises Busy."""
-        raise NotImplementedError
+        await self._begin(run, lambda connection: _insert_run(connection, run, forbids))
 
     async def end(
         self,
         run: Run,
         samples: Sequence[Sample] = (),
         checks: Sequence[Check] | None = None,
-        state: Mapping[str, bytes | None] = {},  # noqa: B006 - only read
-        revisions: Mapping[str, int] = {},  # noqa: B006 - only read
+        state: Mapping[str, bytes | None] = _NOTHING,
+        revisions: Mapping[str, int] = _NOTHING,
     ) -> None:
         """Keeps an ended run, its samples (pending), the collector's checks and state, in one transaction.
 
-        ``checks``: all of the collector's from now on; None leaves them. ``state``: written where its revision is the
-        one in ``revisions`` (missing: 0, as of a key that has never been written). A run that is not on record is kept
-        as well; one that has ended on record stays as it is, so that a repeat changes nothing.
+        ``checks``: all of the collector's from now on; None leaves them. ``state``: None deletes; what has a revision
+        in ``revisions`` is written only if it still has that one. A run that is not on record is kept as well; one that
+        has ended on record stays as it is, so that a repeat changes nothing.
         """
-        raise NotImplementedError
+        sent = await self._database.compute(lambda: find_statuses(samples))
+
+        def work(batch: Batch, connection: sa.Connection) -> None:
+            row = _to_row(run) | {"forbids": False}
+            ended = insert(connection, runs).values(row)
+            changed = {name: ended.excluded[name] for name in ("outcome", "ended", "attempts", "errors", "samples")}
+            is_active = runs.c.outcome.is_(None) & (runs.c.owner == ended.excluded.owner)
+            ended = ended.on_conflict_do_update(index_elements=["id"], set_=changed, where=is_active)
+            if connection.execute(ended.returning(runs.c.id)).first() is None:
+                return
+            insert_batch(batch, connection)
+            add_cycle(connection, run, checks or (), sent)
+            if checks is not None:
+                connection.execute(tables.checks.delete().where(tables.checks.c.collector == run.collector))
+                upsert(connection, tables.checks, [_from_check(run.collector, check) for check in checks])
+            write_state(connection, run.collector, state, revisions)
+
+        facts = {"run": run.id, "collector": run.collector, "mode": run.mode.value, "owner": run.owner}
+        await self._outbox.put_with(samples, facts, work)
 
     async def request_cancel(self, run_id: str, outcome: Outcome) -> None:
         """Asks the run's owner to end it so."""
-        raise NotImplementedError
+        change = runs.update().where(runs.c.id == run_id, runs.c.outcome.is_(None)).values(cancel=outcome)
+        await self._database.execute(change)
 
     async def run(self, run_id: str) -> Run | None:
-        raise NotImplementedError
+        rows = await self._database.fetch(sa.select(runs).where(runs.c.id == run_id))
+        return _to_run(rows[0]) if rows else None
+
+    async def active(self) -> list[Run]:
+        rows = await self._database.fetch(
+            sa.select(runs).where(runs.c.outcome.is_(None)).order_by(runs.c.started, runs.c.id)
+        )
+        return [_to_run(row) for row in rows]
+
+    async def latest(self) -> dict[str, Run]:
+        """The last run of each collector, active or ended."""
+        return await self._of_each(newest_runs(sa.true()))
+
+    async def last_successes(self) -> dict[str, datetime]:
+        """When the last run of each collector that succeeded ended."""
+        newest = sa.func.max(runs.c.ended)
+        rows = await self._database.fetch(
+            sa.select(runs.c.collector, newest).where(tables.SUCCEEDED).group_by(runs.c.collector)
+        )
+        return dict(map(tuple, rows))
+
+    async def last_failures(self) -> dict[str, Run]:
+        """The last run of each collector that ended without success."""
+        return await self._of_each(newest_runs(tables.FAILED))
+
+    async def first_failures(self) -> dict[str, Run]:
+        """The first of the failed runs in a row with which each collector's history ends; none where it succeeded."""
+        return await self._of_each(first_failures())
+
+    async def lost(self, collector: str, since: datetime) -> dict[DeliveryStatus, int]:
+        """How many samples of the collector were lost since then, by the status that says how."""
+        query = sa.select(outbox.c.status, sa.func.sum(outbox.c.samples)).where(
+            tables.LOST, outbox.c.collector == collector, outbox.c.settled_at >= since
+        )
+        return {
+            DeliveryStatus(status): int(lost)
+            for status, lost in await self._database.fetch(query.group_by(outbox.c.status))
+        }
+
+    async def checks(self, collector: str) -> list[Check]:
+        return (await self.checks_of([collector])).get(collector, [])
+
+    async def checks_of(self, collectors: Sequence[str]) -> dict[str, list[Check]]:
+        query = sa.select(tables.checks).where(tables.checks.c.collector.in_(collectors))
+        found: dict[str, list[Check]] = defaultdict(list)
+        for row in await self._database.fetch(query.order_by(tables.checks.c.collector, tables.checks.c.key)):
+            found[row.collector].append(_to_check(row))
+        return dict(found)
+
+    async def pauses(self) -> dict[str, Pause]:
+        rows = await self._database.fetch(sa.select(tables.pauses))
+        return {row.collector: Pause(row.collector, row.at, row.actor) for row in rows}
+
+    async def pause(self, pause: Pause) -> None:
+        row = {"collector": pause.collector, "at": pause.at, "actor": pause.actor}
+        await self._database.write(lambda connection: upsert(connection, tables.pauses, [row]))
+
+    async def resume(self, collector: str) -> None:
+        await self._database.execute(tables.pauses.delete().where(tables.pauses.c.collector == collector))
+
+    async def save_log(self, run_id: str, lines: Sequence[LogLine]) -> None:
+        """Keeps a run's log lines in place of those before; of more than 32 KB the middle is left out."""
+        kept = list(lines)
+        while kept and len(to_json(kept)) > _MAX_LOG:
+            # The first lines tell how it began, the last ones how it ended.
+            kept = kept[: len(kept) // 4] + kept[len(kept) // 2 + len(kept) % 2 :]
+        row = {"run": run_id, "lines": kept}
+        await self._database.write(lambda connection: upsert(connection, tables.run_logs, [row]))
+
+    async def log(self, run_id: str) -> list[LogLine]:
+        rows = await self._database.fetch(sa.select(tables.run_logs.c.lines).where(tables.run_logs.c.run == run_id))
+        return list(rows[0].lines) if rows else []
+
+    async def audit(self, entry: AuditEntry) -> None:
+        row = {"at": entry.at, "action": entry.action, "collector": entry.collector, "run": entry.run}
+        await self._database.execute(tables.audit.insert().values(actor=entry.actor, **row))
+
+    async def audit_entries(self, limit: int = 100) -> list[AuditEntry]:
+        """Newest first."""
+        rows = await self._database.fetch(sa.select(tables.audit).order_by(tables.audit.c.id.desc()).limit(limit))
+        return [AuditEntry(row.at, row.action, row.actor, row.collector, row.run) for row in rows]
+
+    async def _begin(self, run: Run, work: Callable[[sa.Connection], Any]) -> Any:
+        try:
+            return await self._database.write(work)
+        except sa.exc.IntegrityError:
+            is_other = runs.c.outcome.is_(None) & runs.c.forbids
+            query = sa.select(runs.c.id).where(runs.c.collector == run.collector, runs.c.mode == run.mode, is_other)
+            rows = await self._database.fetch(query)
+            raise Busy(rows[0].id if rows else "") from None
+
+    async def _of_each(self, ids: sa.Select[Any]) -> dict[str, Run]:
+        return {
+            row.collector: _to_run(row) for row in await self._database.fetch(sa.select(runs).where(runs.c.id.in_(ids)))
+        }
 
     async def list(
         self,
@@ -69,56 +219,71 @@ class Runs:
         before: str | None = None,
     ) -> list[Run]:
         """Newest first. ``since``: started then or later. ``before``: older than this run, the last of a page."""
-        raise NotImplementedError
+        query = sa.select(runs).order_by(runs.c.started.desc(), runs.c.id.desc()).limit(limit)
+        if collector is not None:
+            query = query.where(runs.c.collector == collector)
+        if outcome is not None:
+            query = query.where(runs.c.outcome == outcome)
+        if since is not None:
+            query = query.where(runs.c.started >= since)
+        if before is not None:
+            last = sa.select(runs.c.started, runs.c.id).where(runs.c.id == before)
+            query = query.where(sa.tuple_(runs.c.started, runs.c.id) < last.scalar_subquery())
+        return [_to_run(row) for row in await self._database.fetch(query)]
 
-    async def active(self) -> list[Run]:
-        raise NotImplementedError
 
-    async def latest(self) -> dict[str, Run]:
-        """The last run of each collector, active or ended."""
-        raise NotImplementedError
+def newest_runs(wanted: sa.ColumnElement[bool] | sa.TextClause) -> sa.Select[Any]:
+    """The ids of each collector's newest run that is ``wanted``: a look into the index for each, no walk over all."""
+    names = sa.select(runs.c.collector).distinct().subquery()
+    each = runs.alias()
+    newest = sa.select(each.c.id).where(each.c.collector == names.c.collector, wanted)
+    return sa.select(newest.order_by(each.c.started.desc(), each.c.id.desc()).limit(1).scalar_subquery())
 
-    async def last_successes(self) -> dict[str, datetime]:
-        """When the last run of each collector that succeeded ended."""
-        raise NotImplementedError
 
-    async def last_failures(self) -> dict[str, Run]:
-        """The last run of each collector that ended without success."""
-        raise NotImplementedError
+def first_failures() -> sa.Select[Any]:
+    """The ids of each collector's first failed run since its last success."""
+    names = sa.select(runs.c.collector).distinct().subquery()
+    good, bad = runs.alias(), runs.alias()
+    last = sa.select(sa.func.max(good.c.started)).where(good.c.collector == names.c.collector, tables.SUCCEEDED)
+    since = bad.c.started > sa.func.coalesce(last.scalar_subquery(), 0)
+    first = sa.select(bad.c.id).where(bad.c.collector == names.c.collector, tables.FAILED, since)
+    return sa.select(first.order_by(bad.c.started, bad.c.id).limit(1).scalar_subquery())
 
-    async def first_failures(self) -> dict[str, Run]:
-        """The first of the failed runs in a row with which each collector's history ends; none where it succeeded."""
-        raise NotImplementedError
 
-    async def lost(self, collector: str, since: datetime) -> dict[DeliveryStatus, int]:
-        """How many samples of the collector were lost since then, by the status that says how."""
-        raise NotImplementedError
+def interrupt_active(connection: sa.Connection, now: datetime) -> int:
+    """Ends the runs that a dead process left active; how many."""
+    rows = connection.execute(sa.select(runs).where(runs.c.outcome.is_(None))).all()
+    for run in map(_to_run, rows):
+        errors = (*run.errors, PartialFailure("the daemon ended before the run did"))
+        ended = max(run.started, now)  # whatever the clock did
+        connection.execute(
+            runs.update().where(runs.c.id == run.id).values(outcome=Outcome.INTERRUPTED, ended=ended, errors=errors)
+        )
+        add_cycle(connection, replace(run, outcome=Outcome.INTERRUPTED, ended=ended))
+    return len(rows)
 
-    async def checks(self, collector: str) -> list[Check]:
-        raise NotImplementedError
 
-    async def checks_of(self, collectors: Sequence[str]) -> dict[str, list[Check]]:
-        raise NotImplementedError
+def _insert_run(connection: sa.Connection, run: Run, forbids: bool) -> None:
+    row = _to_row(run) | {"forbids": forbids}
+    connection.execute(insert(connection, runs).values(row).on_conflict_do_nothing(index_elements=["id"]))
 
-    async def pauses(self) -> dict[str, Pause]:
-        raise NotImplementedError
 
-    async def pause(self, pause: Pause) -> None:
-        raise NotImplementedError
+def _to_row(run: Run) -> dict[str, Any]:
+    return {field: getattr(run, field) for field in Run.__dataclass_fields__}
 
-    async def resume(self, collector: str) -> None:
-        raise NotImplementedError
 
-    async def save_log(self, run_id: str, lines: Sequence[LogLine]) -> None:
-        """Keeps a run's log lines in place of those before; of more than 32 KB the middle is left out."""
-        raise NotImplementedError
+def _to_run(row: Any) -> Run:
+    facts = {field: getattr(row, field) for field in Run.__dataclass_fields__}
+    outcome = None if row.outcome is None else Outcome(row.outcome)
+    return Run(**{**facts, "cause": Cause(row.cause), "mode": Mode(row.mode), "outcome": outcome})
 
-    async def log(self, run_id: str) -> list[LogLine]:
-        raise NotImplementedError
 
-    async def audit(self, entry: AuditEntry) -> None:
-        raise NotImplementedError
+def _from_check(collector: str, check: Check) -> dict[str, Any]:
+    facts = {field: getattr(check, field) for field in Check.__dataclass_fields__}
+    value = None if check.value is None else float(check.value)
+    return {**facts, "collector": collector, "value": value, "evidence": check.evidence[:_MAX_EVIDENCE]}
 
-    async def audit_entries(self, limit: int = 100) -> list[AuditEntry]:
-        """Newest first."""
-        raise NotImplementedError
+
+def _to_check(row: Any) -> Check:
+    facts = {field: getattr(row, field) for field in Check.__dataclass_fields__}
+    return Check(**{**facts, "status": Status(row.status)})

@@ -3,11 +3,20 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
+
+import sqlalchemy as sa
+import zstandard
+
+from service.domain.errors import Unavailable
+from service.store.fallback import Failover
+from service.store.tables import insert, pushes, state
 
 # A run that writes this key says with it which push it has read last (``str(push.id).encode()``): in the transaction
 # of the run's end, older ones leave. The newest one stays, read or not.
 READ_PUSH = "push"
 MAX_PUSHES = 50  # unread ones, of a collector
+_RETRY_AFTER = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,21 +33,69 @@ class Push:
 class States:
     """A part of the Store."""
 
+    def __init__(self, database: Failover) -> None:
+        self._database = database
+
     async def read(self, collector: str, key: str) -> tuple[bytes | None, int]:
         """The value and its revision, which the end of a run wants back; None and 0 where there is none."""
-        raise NotImplementedError
+        query = sa.select(state.c.value, state.c.revision).where(state.c.collector == collector, state.c.key == key)
+        row = await self._database.read(lambda connection: connection.execute(query).first())
+        return (row.value, row.revision) if row else (None, 0)
 
     async def write(self, collector: str, values: Mapping[str, bytes | None]) -> None:
         """Writes state outside of a run, whatever its revision; None deletes."""
-        raise NotImplementedError
+        await self._database.write(lambda connection: write_state(connection, collector, values))
 
     async def add_push(self, collector: str, key: str, body: bytes, at: datetime, *, max_bytes: int) -> Push:
         """Keeps a pushed snapshot until a run has read it; it takes the place of an unread one with the same key.
 
-        Raises Unavailable (with ``retry_after``) when too many, or more than ``max_bytes``, are unread.
+        Raises Unavailable (with ``retry_after``) when too many, or more than ``max_bytes`` (compressed), are unread.
         """
-        raise NotImplementedError
+        packed = await self._database.compute(lambda: zstandard.ZstdCompressor(level=1).compress(body))
+        row = {"collector": collector, "key": key, "at": at, "is_read": False, "body": packed}
+
+        def work(connection: sa.Connection) -> int:
+            is_unread = (pushes.c.collector == collector) & ~pushes.c.is_read
+            connection.execute(pushes.delete().where(is_unread, pushes.c.key == key))
+            facts = sa.func.count(), sa.func.coalesce(sa.func.sum(sa.func.length(pushes.c.body)), 0)
+            count, size = connection.execute(sa.select(*facts).where(is_unread)).one()
+            if count >= MAX_PUSHES or size > max_bytes:
+                raise Unavailable(f"{count} pushed snapshots wait for a run to read them", retry_after=_RETRY_AFTER)
+            return int(connection.execute(pushes.insert().values(row).returning(pushes.c.id)).scalar_one())
+
+        return Push(await self._database.write(work), key, at, body, is_read=False)
 
     async def pushes(self, collector: str) -> list[Push]:
         """Those that no run has read and the newest one, oldest first."""
-        raise NotImplementedError
+        newest = sa.select(sa.func.max(pushes.c.id)).where(pushes.c.collector == collector).scalar_subquery()
+        wanted = (pushes.c.collector == collector) & (~pushes.c.is_read | (pushes.c.id == newest))
+        query = sa.select(pushes).where(wanted).order_by(pushes.c.id)
+        rows = await self._database.fetch(query)
+        unpack = zstandard.ZstdDecompressor().decompress
+        return await self._database.compute(
+            lambda: [Push(row.id, row.key, row.at, unpack(row.body), row.is_read) for row in rows]
+        )
+
+
+def write_state(
+    connection: sa.Connection,
+    collector: str,
+    values: Mapping[str, bytes | None],
+    revisions: Mapping[str, int] = MappingProxyType({}),
+) -> None:
+    """Writes ``values``; what has a revision in ``revisions`` only if it still has that one."""
+    for key, value in values.items():
+        row = {"collector": collector, "key": key, "revision": 1, "value": value}
+        write = insert(connection, state).values(row)
+        is_unchanged = state.c.revision == revisions[key] if key in revisions else None
+        write = write.on_conflict_do_update(
+            index_elements=["collector", "key"],
+            set_={"value": write.excluded.value, "revision": state.c.revision + 1},
+            where=is_unchanged,
+        )
+        connection.execute(write)
+        if key == READ_PUSH and value:
+            of_collector = pushes.c.collector == collector
+            connection.execute(pushes.update().where(of_collector, pushes.c.id <= int(value)).values(is_read=True))
+            newest = sa.select(sa.func.max(pushes.c.id)).where(of_collector).scalar_subquery()
+            connection.execute(pushes.delete().where(of_collector, pushes.c.is_read, pushes.c.id < newest))

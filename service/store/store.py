@@ -3,37 +3,70 @@
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+import anyio
+import sqlalchemy as sa
+import structlog
+
+from service.domain.errors import Unavailable
 from service.domain.runs import Mode
+from service.store import directory, retention, tables
+from service.store.engine import (
+    GONE,
+    Database,
+    create,
+    open_beside,
+    open_file,
+    open_memory,
+    open_server,
+    read_revision,
+    upgrade,
+)
+from service.store.fallback import Failover, recover_sending, shrink_outbox
 from service.store.history import History
 from service.store.notifications import Notifications
 from service.store.outbox import Outbox
-from service.store.runs import Runs
+from service.store.runs import Runs, interrupt_active
 from service.store.states import States
 
 if TYPE_CHECKING:
     from service.config.settings import StoreSettings
+
+log = structlog.get_logger(__name__)
 
 
 class Store:
     """Open one with ``open`` (one process a directory) or ``open_reading``; ``close`` it.
 
     ``mode``: the mode of heartbeat samples; a run has its own. ``history_limits``: of collectors with limits of their
-    own, (failed, successful) runs that are kept, None where the general one holds. ``trouble``: why runs go on in
-    memory, None while the disk takes everything. ``is_empty``: nothing was ever run with it before it was opened.
+    own, (failed, successful) runs that are kept, None where the general one holds. ``is_empty``: nothing was ever run
+    with it before it was opened.
     Every method raises Unavailable when neither the disk nor the memory beside it can do it.
     """
 
-    runs: Runs
-    outbox: Outbox
-    history: History
-    notifications: Notifications
-    states: States
-    mode: Mode
-    history_limits: Mapping[str, tuple[int | None, int | None]]
-    trouble: str | None
-    is_empty: bool
+    def __init__(
+        self,
+        database: Failover,
+        clock: Callable[[], datetime],
+        limits: "StoreSettings | None" = None,
+        *,
+        path: Path | None = None,
+        lock: directory.Lock | None = None,
+        is_empty: bool = True,
+    ) -> None:
+        self.mode = Mode.LIVE
+        self.history_limits: Mapping[str, tuple[int | None, int | None]] = {}
+        self.is_empty = is_empty
+        self.outbox = Outbox(database, clock, lambda: self.mode)
+        self.runs = Runs(database, self.outbox)
+        self.history = History(database)
+        self.notifications = Notifications(database)
+        self.states = States(database)
+        self._database = database
+        self._limits = limits
+        self._path = path
+        self._lock = lock
 
     @classmethod
     async def open(
@@ -43,42 +76,139 @@ class Store:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         *,
         url: str = "",
-    ) -> Self:
+    ) -> "Store":
         """The store of ``state_dir``, taken from its last holder as it was left; ``url``: of a PostgreSQL instead.
 
         Runs that were active end as Interrupted, distributions that were being sent become unknown. A damaged file, or
         one of an unknown layout, is set aside and a new one starts.
         Raises ConfigError (in use by another process, not usable, of a newer version) or Unavailable.
         """
-        raise NotImplementedError
+
+        def work() -> Store:
+            if url:
+                database = _prepare(open_server(url))
+                return cls(Failover(database, clock), clock, limits, is_empty=database.read(_is_empty))
+            path = state_dir / directory.DATABASE
+            lock = directory.Lock(state_dir)
+            try:
+                database = _open(path, clock)
+                is_empty = database.read(_is_empty)
+                database.write(lambda connection: _take_over(connection, clock()))
+                failover = Failover(database, clock, lambda damage: _open(path, clock, damage))
+            except BaseException:
+                lock.release()
+                raise
+            return cls(failover, clock, limits, path=path, lock=lock, is_empty=is_empty)
+
+        return await anyio.to_thread.run_sync(work)
 
     @classmethod
-    async def open_reading(cls, state_dir: Path) -> Self:
+    async def open_reading(cls, state_dir: Path) -> "Store":
         """The store of ``state_dir`` to read from, beside a daemon or without one; a missing store is an empty one.
 
-        Raises ConfigError (the file is of another version) or Unavailable.
+        Raises ConfigError (the directory can't be read) or Unavailable (so is the file, or it is of another version).
         """
-        raise NotImplementedError
+
+        def work() -> Store:
+            path = state_dir / directory.DATABASE
+            with directory.translate(path):
+                exists = path.exists() and path.stat().st_size > 0
+            if not exists:
+                return cls(Failover(open_memory(), _now), _now, path=path)
+            database = open_beside(lambda: directory.connect_beside(path), path)
+            if (revision := database.read(read_revision)) != tables.REVISION:
+                database.close()
+                raise Unavailable(f"{path} is of another version ({revision or 'unknown'}, not {tables.REVISION})")
+            return cls(Failover(database, _now), _now, path=path, is_empty=database.read(_is_empty))
+
+        return await anyio.to_thread.run_sync(work)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why runs go on in memory, None while the disk takes everything."""
+        return self._database.trouble
 
     async def check(self) -> None:
         """Returns when the store can be read and, as far as is known, written. Raises Unavailable."""
-        raise NotImplementedError
+        if self.trouble:
+            raise Unavailable(self.trouble)
+        await self._database.fetch(sa.select(sa.func.count()).select_from(tables.pauses))
 
     async def recover(self) -> bool:
         """Where runs go on in memory, takes them to the disk if that works again; a damaged file is set aside.
 
         Whether it did: there may be more to deliver then. To be called every few seconds; it raises nothing.
         """
-        raise NotImplementedError
+        return await self._database.recover()
 
     async def prune(self, now: datetime) -> int:
         """Removes what has had its time and keeps within ``limits``; how many pending samples had to go for it."""
-        raise NotImplementedError
+        limits, own, write = self._limits, self.history_limits, self._database.write
+        if limits is None:
+            return 0
+        before = now - limits.retention
+        while await write(lambda tx: retention.delete_runs(tx, limits.keep_failed, limits.keep_ended, own)):
+            pass
+        while await write(lambda tx: retention.empty_chunks(tx, before)):
+            pass
+        await write(lambda tx: retention.delete_old_rows(tx, now, limits.retention))
+        size = sa.func.length(tables.outbox.c.body)
+        if expired := await write(lambda tx: shrink_outbox(tx, size, limits.max_bytes, now)):
+            log.warning("the store was full: the oldest samples that waited had to go", samples=expired)
+        return expired
 
     async def backup(self, target: Path) -> None:
         """Copies the store while it is in use; ``target`` is whole or untouched. Raises ConfigError or Unavailable."""
-        raise NotImplementedError
+        if self._path is None:
+            raise Unavailable("a store on PostgreSQL is backed up with the tools of PostgreSQL")
+        await anyio.to_thread.run_sync(directory.copy, self._path, target)
 
     async def close(self) -> None:
         """Lets the next process open it."""
-        raise NotImplementedError
+        await self._database.close()
+        if self._lock:
+            self._lock.release()
+            self._lock = None
+
+
+def _open(path: Path, clock: Callable[[], datetime], damage: str | None = None) -> Database:
+    """The database of ``path``, to write; one that can't be used is set aside. For the holder of the lock."""
+    with directory.translate(path):
+        directory.create(path)
+        if reason := (None if damage == GONE else damage) or directory.find_damage(path):
+            directory.set_aside(path, reason, clock())
+            directory.create(path)
+        database = open_file(path)
+        if database.read(read_revision) == "":
+            database.close()
+            directory.set_aside(path, "it has the tables of another program or of an early version", clock())
+            directory.create(path)
+            database = open_file(path)
+        return _prepare(database)
+
+
+def _prepare(database: Database) -> Database:
+    """Makes the tables, or brings them to this version."""
+    revision = database.read(read_revision)
+    if revision is None:
+        database.write(create)
+    elif revision != tables.REVISION:
+        database.write(lambda connection: upgrade(connection, revision, database.where))
+    return database
+
+
+def _take_over(connection: sa.Connection, now: datetime) -> None:
+    runs = interrupt_active(connection, now)
+    samples = recover_sending(connection, now, "the daemon ended before the intake answered")
+    if runs or samples:
+        log.warning("the daemon before ended without a drain", interrupted_runs=runs, unknown_samples=samples)
+
+
+def _is_empty(connection: sa.Connection) -> bool:
+    return not connection.execute(
+        sa.select(sa.exists(sa.select(tables.slots)) | sa.exists(sa.select(tables.runs)))
+    ).scalar()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

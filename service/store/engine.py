@@ -1,0 +1,221 @@
+"""One database: its connections, its transactions, and what its errors mean for us."""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.pool import StaticPool
+
+from service.domain.errors import ConfigError, Unavailable
+from service.store import tables
+
+T = TypeVar("T")
+
+GONE = "it was removed or replaced"
+READERS = 3  # connections beside the one that writes
+_BUSY_SECONDS = 5.0
+_LOG_BYTES = 16 * 2**20  # after a burst the write-ahead log shrinks to this again
+_CREATE_LOCK = 0x1F4EA17  # several replicas may start on an empty database at once
+
+# https://sqlite.org/rescode.html, primary codes
+_MEANINGS = {
+    sqlite3.SQLITE_FULL: "the state directory's disk is full",
+    sqlite3.SQLITE_IOERR: "the state directory's disk fails",
+    sqlite3.SQLITE_BUSY: "the state database is locked by another process",
+    sqlite3.SQLITE_CORRUPT: "the state database is damaged",
+    sqlite3.SQLITE_NOTADB: "the state database is damaged",
+    sqlite3.SQLITE_CANTOPEN: "the state database can't be opened",
+    sqlite3.SQLITE_READONLY: "the state database can't be written",
+    sqlite3.SQLITE_PERM: "the state database can't be written",
+}
+
+
+class Database:
+    """``where``: for messages, without a password. ``damage``: what is wrong with the file, once that was met."""
+
+    def __init__(self, engine: sa.Engine, where: str, file: Path | None = None) -> None:
+        self._writer: sa.Engine
+        self._reader: sa.Engine
+        self.where = where
+        self.damage: str | None = None
+        self._engine = engine
+        self._is_sqlite = engine.dialect.name == "sqlite"
+        if self._is_sqlite:
+            event.listen(engine, "begin", _begin)
+            self._writer, self._reader = engine.execution_options(is_writer=True), engine
+        else:
+            self._writer, self._reader = engine, engine.execution_options(postgresql_readonly=True)
+        # The one connection of a database in memory serves one transaction at a time.
+        self._turn = threading.Lock() if isinstance(engine.pool, StaticPool) else None
+        self._file = file
+        self._identity = _identity(file)
+
+    @property
+    def writers(self) -> int:
+        """How many transactions may write at a time."""
+        return 1 if self._is_sqlite else READERS
+
+    def write(self, work: Callable[[sa.Connection], T]) -> T:
+        """The result of ``work`` in a transaction that is durable then. Raises Unavailable."""
+        # SQLite would go on writing to a file that was deleted or replaced, and everything would be lost with it.
+        if _identity(self._file) != self._identity:
+            self.damage = GONE
+            raise Unavailable(f"the state database is gone: {self.where} was removed or replaced")
+        return self._run(self._writer, work)
+
+    def read(self, work: Callable[[sa.Connection], T]) -> T:
+        """The result of ``work`` in a transaction that only reads. Raises Unavailable."""
+        return self._run(self._reader, work)
+
+    def close(self) -> None:
+        """Moves the write-ahead log into the file."""
+        if self._file and not self.damage:
+            with suppress(sa.exc.SQLAlchemyError, sqlite3.Error):
+                connection = self._engine.raw_connection()
+                connection.driver_connection.execute("PRAGMA query_only = OFF")  # type: ignore[union-attr]
+                connection.driver_connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # type: ignore[union-attr]
+                connection.close()
+        self._engine.dispose()
+
+    def _run(self, engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
+        if self._turn:
+            with self._turn, engine.begin() as connection:
+                return work(connection)
+        try:
+            with engine.begin() as connection:
+                return work(connection)
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
+            raise self._translate(error) from error
+
+    def _translate(self, error: sa.exc.SQLAlchemyError) -> Exception:
+        """``error`` as one of ours, or itself where it says that our own code is wrong."""
+        if isinstance(error, (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError)):
+            return error
+        # str(error) has the statement and its values.
+        cause = getattr(error, "orig", None) or error
+        if is_damage(cause):
+            self.damage = str(cause)
+        return Unavailable(f"{meaning(cause)}: {self.where} ({str(cause).strip()})")
+
+
+def meaning(error: BaseException) -> str:
+    default = "the state database fails"
+    return _MEANINGS.get(error.sqlite_errorcode & 0xFF, default) if isinstance(error, sqlite3.Error) else default
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether it says that the file itself is damaged; one that was emptied has no tables."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "no such table" in str(error)
+
+
+def open_file(path: Path) -> Database:
+    """A database in a file, to write and to read."""
+    engine = sa.create_engine(
+        sa.URL.create("sqlite", database=str(path)),
+        connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False},
+        pool_size=1 + READERS,
+        max_overflow=0,
+    )
+    event.listen(engine, "connect", _configure)
+    return Database(engine, str(path), path)
+
+
+def open_memory() -> Database:
+    """An empty database of this process."""
+    engine = sa.create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+    event.listen(engine, "connect", _say_begin_ourselves)
+    database = Database(engine, "memory")
+    database.write(create)
+    return database
+
+
+def open_beside(connect: Callable[[], sqlite3.Connection], path: Path) -> Database:
+    """A database that another process writes, by connections that only read."""
+    engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.pool.QueuePool, pool_size=READERS)
+    event.listen(engine, "connect", _say_begin_ourselves)
+    return Database(engine, str(path))
+
+
+def open_server(url: str) -> Database:
+    """A PostgreSQL. Raises ConfigError where the address can't be one or the driver is missing."""
+    try:
+        address = sa.make_url(url)
+        if address.drivername in ("postgresql", "postgres"):
+            address = address.set(drivername="postgresql+psycopg")
+        engine = sa.create_engine(
+            address,
+            connect_args={"connect_timeout": 3, "target_session_attrs": "read-write"},
+            pool_size=2 * READERS,
+            max_overflow=0,
+        )
+    except ModuleNotFoundError as error:
+        raise ConfigError("store.url: PostgreSQL needs a driver: pip install 'infra-health[postgres]'") from error
+    except sa.exc.ArgumentError as error:
+        raise ConfigError("store.url is no address of a PostgreSQL: postgresql://USER@HOST/DATABASE") from error
+    return Database(engine, f"{address.host}/{address.database}")
+
+
+def create(connection: sa.Connection) -> None:
+    """The tables of this version, where there are none."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATE_LOCK)))
+        if sa.inspect(connection).has_table("alembic_version"):
+            return
+    tables.meta.create_all(connection, checkfirst=False)
+    tables.version.create(connection)
+    connection.execute(tables.version.insert().values(version_num=tables.REVISION))
+    if connection.dialect.name == "sqlite":
+        # A new file after a damaged one must not use its ids again: a chunk of that one may be under way.
+        first = sa.text("INSERT INTO sqlite_sequence (name, seq) VALUES ('outbox', :id)")
+        connection.execute(first, {"id": time.time_ns() // 1_000_000})
+
+
+def read_revision(connection: sa.Connection) -> str | None:
+    """None: there is nothing yet. Empty: tables of a layout that no version of ours made."""
+    names = sa.inspect(connection).get_table_names()
+    if tables.version.name not in names:
+        return "" if names else None
+    return connection.execute(sa.select(tables.version.c.version_num)).scalar() or ""
+
+
+def upgrade(connection: sa.Connection, revision: str, where: str) -> None:
+    """Brings the tables from ``revision`` to this version. Raises ConfigError when that is a newer one."""
+    from service.store import migrations
+
+    migrations.upgrade(connection, revision, where)
+
+
+def _configure(connection: sqlite3.Connection, _: object) -> None:
+    _say_begin_ourselves(connection, _)
+    connection.execute("PRAGMA journal_mode = WAL")
+    # NORMAL would survive kill -9, but a power cut could undo a claimed slot or a point that its run reported.
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
+    connection.execute("PRAGMA temp_store = MEMORY")
+
+
+def _say_begin_ourselves(connection: sqlite3.Connection, _: object) -> None:
+    connection.isolation_level = None
+
+
+def _begin(connection: sa.Connection) -> None:
+    is_writer = connection.get_execution_options().get("is_writer", False)
+    connection.exec_driver_sql(f"PRAGMA query_only = {not is_writer}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if is_writer else "BEGIN")
+
+
+def _identity(path: Path | None) -> tuple[int, int] | None:
+    if path is None:
+        return None
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

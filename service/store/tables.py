@@ -1,0 +1,268 @@
+"""The tables, declared once for SQLite and PostgreSQL. A change of them is one more version in migrations/.
+
+Instants are microseconds since the epoch; those of samples are whole seconds.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary
+from sqlalchemy.dialects import postgresql, sqlite
+
+from service.domain.alerts import StateChange
+from service.domain.checks import CheckKey
+from service.domain.runs import Actor, LogLine, PartialFailure
+from service.domain.samples import Evidence
+
+REVISION = "0001"  # of migrations/versions that makes these tables
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Text(sa.TypeDecorator[str]):
+    """Text from anywhere, without what a database refuses: lone surrogates, and the NUL of PostgreSQL."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        if value is None or value.isprintable():
+            return value
+        return value.replace("\0", "").encode(errors="replace").decode()
+
+
+class Instant(sa.TypeDecorator[datetime]):
+    """An aware datetime as microseconds since the epoch."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> int | None:
+        return None if value is None else to_micros(value)
+
+    def process_result_value(self, value: int | None, dialect: sa.Dialect) -> datetime | None:
+        return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+def to_micros(at: datetime) -> int:
+    return (at - _EPOCH) // _MICROSECOND
+
+
+class Json(sa.TypeDecorator[Any]):
+    """A value of ``type`` as JSON text."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def __init__(self, type: Any) -> None:
+        super().__init__()
+        self.type = type
+        self._decode = msgspec.json.Decoder(type).decode
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str:
+        return to_json(value)
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:
+        return None if value is None else self._decode(value)
+
+
+def to_json(value: Any) -> str:
+    """JSON of any of our values; what JSON has no form for becomes its text, a lone surrogate a question mark."""
+    try:
+        return _encode(value).decode()
+    except UnicodeEncodeError:
+        text = json.dumps(msgspec.to_builtins(value, enc_hook=str), ensure_ascii=False)
+        return text.encode(errors="replace").decode()
+
+
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+
+meta = sa.MetaData()
+ACTIVE = sa.text("outcome IS NULL")
+SUCCEEDED = sa.text("outcome IN ('Complete', 'Partial')")
+FAILED = sa.text("outcome IS NOT NULL AND outcome NOT IN ('Complete', 'Partial')")
+LOST = sa.text("status IN ('unknown', 'throttled', 'rejected', 'expired')")
+
+
+def _columns(type: Any, *names: str, key: bool = False, null: bool = False) -> list[Column[Any]]:
+    return [Column(name, type, primary_key=key, nullable=null, autoincrement=False) for name in names]
+
+
+def _rising() -> Column[int]:
+    """An id that is never used twice, so that a late answer can't settle somebody else's row."""
+    return Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
+
+
+def _partial(name: str, *columns: str, where: sa.TextClause, unique: bool = False) -> Index:
+    return Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
+
+
+runs = sa.Table(
+    "runs",
+    meta,
+    *_columns(Text, "id", key=True),
+    *_columns(Text, "collector", "mode", "cause", "source", "owner"),
+    *_columns(Text, "cancel", null=True),  # the outcome with which its owner is asked to end it
+    *_columns(Text, "outcome", null=True),  # NULL: active
+    *_columns(Instant, "started"),
+    *_columns(Instant, "slot", "ended", null=True),
+    *_columns(Boolean, "forbids"),
+    *_columns(Integer, "attempts", "samples"),
+    *_columns(Json(tuple[PartialFailure, ...]), "errors"),
+    # Forbid, enforced.
+    _partial("runs_active", "collector", "mode", where=sa.text("outcome IS NULL AND forbids"), unique=True),
+    Index("runs_by_start", "started", "id"),
+    Index("runs_by_collector", "collector", "started", "id"),
+    _partial("runs_failed", "collector", "started", where=FAILED),
+    _partial("runs_succeeded", "collector", "ended", where=SUCCEEDED),
+)
+slots = sa.Table("slots", meta, *_columns(Text, "collector", "mode", key=True), *_columns(Instant, "at"))
+pauses = sa.Table(
+    "pauses", meta, *_columns(Text, "collector", key=True), *_columns(Instant, "at"), *_columns(Json(Actor), "actor")
+)
+audit = sa.Table(
+    "audit",
+    meta,
+    _rising(),
+    *_columns(Instant, "at"),
+    *_columns(Text, "action", "collector", "run"),
+    *_columns(Json(Actor), "actor"),
+    sqlite_autoincrement=True,
+)
+run_logs = sa.Table("run_logs", meta, *_columns(Text, "run", key=True), *_columns(Json(list[LogLine]), "lines"))
+outbox = sa.Table(
+    "outbox",
+    meta,
+    _rising(),
+    *_columns(Text, "run", "collector", "mode", "kind", "status", "reason", "owner"),  # run: empty where of none
+    *_columns(Integer, "first", "samples", "bytes", "attempts"),  # first: its place in the run; bytes: of its JSON
+    *_columns(BigInteger, "oldest", "newest"),
+    *_columns(Boolean, "alone"),
+    *_columns(Instant, "retry_at", "settled_at", null=True),
+    *_columns(LargeBinary, "body"),  # list[Point], msgpack and zstd; empty once it has had its time
+    Index("outbox_by_status", "status", "id", "samples"),
+    Index("outbox_by_run", "run", "first"),
+    _partial("outbox_lost", "collector", "settled_at", where=LOST),
+    sqlite_autoincrement=True,
+)
+# series: a hash of metric and tags. A row a second, not the last second a series: counts come out of order, too.
+count_seconds = sa.Table(
+    "count_seconds",
+    meta,
+    *_columns(BigInteger, "series", "second", key=True),
+    Index("count_seconds_by_second", "second"),
+    sqlite_with_rowid=False,
+)
+checks = sa.Table(
+    "checks",
+    meta,
+    *_columns(Text, "collector", key=True),
+    *_columns(Json(CheckKey), "key", key=True),
+    *_columns(Text, "status", "condition", "metric"),
+    *_columns(Float, "value", null=True),
+    *_columns(Instant, "since"),
+    *_columns(Instant, "measured_at", null=True),
+    *_columns(Json(tuple[Evidence, ...]), "evidence"),
+)
+cycles = sa.Table(
+    "cycles",
+    meta,
+    *_columns(BigInteger, "number", key=True),
+    *_columns(Text, "collector", "run", "outcome"),
+    *_columns(BigInteger, "started", "ended"),
+    Index("cycles_by_collector", "collector", "number"),
+    Index("cycles_by_run", "run"),
+)
+cells = sa.Table(
+    "cells",
+    meta,
+    *_columns(BigInteger, "cycle", "check_id", key=True),  # check_id: domain.checks.check_id
+    *_columns(sa.Text, "status"),
+    *_columns(Boolean, "carried"),
+    *_columns(Float, "value", null=True),
+    sqlite_with_rowid=False,
+)
+hours = sa.Table(
+    "hours",
+    meta,
+    *_columns(BigInteger, "check_id", "hour", key=True),  # hour: hours since the epoch
+    *_columns(Float, "low", "high", "last"),
+    *_columns(Boolean, "failed"),
+    sqlite_with_rowid=False,
+)
+state = sa.Table(
+    "state",
+    meta,
+    *_columns(Text, "collector", "key", key=True),
+    *_columns(BigInteger, "revision"),
+    *_columns(LargeBinary, "value", null=True),  # NULL: deleted; the revision rises on, so that nobody mistakes it
+)
+pushes = sa.Table(
+    "pushes",
+    meta,
+    _rising(),
+    *_columns(Text, "collector", "key"),
+    *_columns(Instant, "at"),
+    *_columns(Boolean, "is_read"),
+    *_columns(LargeBinary, "body"),  # zstd
+    Index("pushes_by_collector", "collector", "id"),
+    sqlite_autoincrement=True,
+)
+notified = sa.Table(
+    "notified",
+    meta,
+    *_columns(Text, "collector", key=True),
+    *_columns(Json(CheckKey), "key", key=True),
+    *_columns(Text, "status"),
+    *_columns(Instant, "since"),
+)
+events = sa.Table(
+    "events",
+    meta,
+    _rising(),
+    *_columns(Text, "owner"),
+    *_columns(Boolean, "held"),
+    *_columns(Instant, "at"),
+    *_columns(Json(StateChange), "change"),
+    sqlite_autoincrement=True,
+)
+sent_events = sa.Table(
+    "sent_events",
+    meta,
+    _rising(),
+    *_columns(Instant, "at"),
+    *_columns(Boolean, "is_summary"),
+    sqlite_autoincrement=True,
+)
+
+# alembic's own; here so that a fresh store needs no alembic.
+version = sa.Table("alembic_version", sa.MetaData(), Column("version_num", sa.String(32), primary_key=True))
+
+
+def insert(connection: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    """INSERT with the ON CONFLICT that both databases have."""
+    return (sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert)(table)
+
+
+def upsert(
+    connection: sa.Connection,
+    table: sa.Table,
+    rows: Sequence[Mapping[str, Any]],
+    where: Callable[[Any], Any] | None = None,
+) -> None:
+    """Inserts rows; where the key is there, all other columns are replaced if ``where(excluded)`` holds."""
+    if not rows:
+        return
+    statement = insert(connection, table)
+    keys = [column.name for column in table.primary_key]
+    if changed := {name: statement.excluded[name] for name in rows[0] if name not in keys}:
+        condition = where(statement.excluded) if where else None
+        statement = statement.on_conflict_do_update(index_elements=keys, set_=changed, where=condition)
+    else:
+        statement = statement.on_conflict_do_nothing()
+    connection.execute(statement, rows)
