@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from service.demo.github_rows import Json, Repository, Run, stamp
+from service.demo.recording import load_repositories
 
 HOUR = timedelta(hours=1)
 _DOCUMENTED = {"documentation_url": "https://docs.github.com/rest"}
@@ -479,3 +480,8 @@ def _filtered(runs: list[Run], query: Mapping[str, str], at: datetime) -> list[R
         )
 
     return [run for run in runs if fits(run)]
+
+
+def create_app() -> SimulatedGithub:
+    """The demo's: the recorded repositories, as of now."""
+    return SimulatedGithub(load_repositories(datetime.now(UTC)), lambda: datetime.now(UTC))

@@ -1,0 +1,71 @@
+"""Recorded GitHub repositories as rows: real runs and jobs, moved in time so that the newest run ended minutes ago.
+
+Neither pull requests nor issues were recorded, and none are made up; the labels that are asked for do exist.
+"""
+
+import json
+from datetime import datetime, timedelta
+from importlib import resources
+from typing import Any
+
+from service.demo.github_rows import Attempt, Job, Repository, Run, Workflow
+
+_ENDED_AGO = timedelta(minutes=4)
+_LABELS = {"hotfix", "force-merge", "revert", "bug"}
+
+
+def load_repositories(now: datetime) -> list[Repository]:
+    """Each is shifted by whole seconds."""
+    folder = resources.files("service.demo") / "data" / "github"
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".json")), key=lambda file: file.name)
+    return [_to_repository(json.loads(file.read_text(encoding="utf-8")), now) for file in files]
+
+
+def _to_repository(recorded: dict[str, Any], now: datetime) -> Repository:
+    # A file may name an instant as of which it is shown: what came later is left out.
+    runs = [row for row in recorded["runs"] if row["updated_at"] <= recorded.get("as_of", row["updated_at"])]
+    shift = now.replace(microsecond=0) - _ENDED_AGO - max(datetime.fromisoformat(row["updated_at"]) for row in runs)
+    row = recorded["repository"]
+    return Repository(
+        row["full_name"],
+        row["id"],
+        row["default_branch"],
+        # Named as in the newest run.
+        list({run["workflow_id"]: _to_workflow(run) for run in reversed(runs)}.values()),
+        [_to_run(run, [job for job in recorded["jobs"] if job["run_id"] == run["id"]], shift) for run in runs],
+        labels=set(_LABELS),
+        branches={run["head_branch"] for run in runs},
+        extra={"node_id": row["node_id"], "private": row["private"]},
+    )
+
+
+def _to_workflow(run: dict[str, Any]) -> Workflow:
+    return Workflow(run["workflow_id"], run["name"], run["path"])
+
+
+def _to_run(row: dict[str, Any], recorded_jobs: list[dict[str, Any]], shift: timedelta) -> Run:
+    """Only last attempts were recorded. The first of two follows from a job that the second one carried over (it
+    started before its attempt): GitHub does so only when those that did not succeed are run again, so it failed, not
+    before the end of that job. Where nothing was carried over, the recorded attempt is shown as the only one."""
+
+    def at(key: str, of: dict[str, Any]) -> datetime:
+        return datetime.fromisoformat(of[key]) + shift
+
+    jobs = [
+        Job(job["conclusion"], at("started_at", job), at("completed_at", job), job["name"], id=job["id"])
+        for job in recorded_jobs
+    ]
+    last = Attempt(at("run_started_at", row), at("updated_at", row), row["conclusion"], jobs)
+    carried = [at("completed_at", job) for job in recorded_jobs if job["started_at"] < job["created_at"]]
+    is_rerun = row["run_attempt"] == 2 and bool(carried)
+    attempts = [Attempt(at("created_at", row), max(carried), "failure", []), last] if is_rerun else [last]
+    return Run(
+        row["id"],
+        row["workflow_id"],
+        at("created_at", row),
+        attempts,
+        row["head_branch"],
+        row["event"],
+        title=row["display_title"],
+        sha=row["head_sha"],
+    )
