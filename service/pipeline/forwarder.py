@@ -9,8 +9,7 @@ no answer              the same; but the values of a distribution would add up, 
 
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -27,7 +26,7 @@ from service.domain.samples import MAX_POINT_AGE, MAX_POINT_AHEAD, Kind
 from service.pipeline.clock import Clock
 from service.pipeline.enrich import TOO_EARLY
 from service.pipeline.series_limit import SeriesLimit
-from service.store.outbox import Outbox, Pending
+from service.store.outbox import Outbox
 
 log = structlog.get_logger(__name__)
 
@@ -37,10 +36,9 @@ PROBE = 100  # points, while it is not known whether the intake works again
 _MIN_BACKOFF, _MAX_BACKOFF = 2.0, 64.0  # seconds, the first and the last bound
 _MIN_HOLD, _MAX_HOLD = 10.0, 300.0  # seconds, while the key is refused
 _MAX_ASKED = 600.0  # seconds that the intake may ask to wait
-_MAX_REFUSED, _REFUSED_PAUSE = 200, 10.0  # refused requests in a row, then a pause: one 400 for everything costs little
+_MAX_REFUSED, _PAUSE = 200, 10.0  # refused requests in a row, then a pause: one 400 for everything costs little
 # After so many 5xx in a row the probe's own points may be to blame; one that is left alone is tried again much later.
 _PATIENCE, _ASIDE = 4, timedelta(seconds=64)
-_UNCLEAR_PAUSE = 5.0  # seconds, when something is pending that the store does not give (it is being recovered)
 _HOUR = 3600.0
 _random_between = random.SystemRandom().uniform
 _MAX_SHOWN = 5  # reasons or metrics in one log line
@@ -179,12 +177,6 @@ class Forwarder:
             return True
         return False
 
-    @asynccontextmanager
-    async def paused(self) -> AsyncIterator[None]:
-        """Between two requests: no chunk is under way meanwhile."""
-        async with self._sender:
-            yield
-
     async def _send_all(self) -> float | None:
         """Request after request; seconds until the next one is due, None when nothing is pending."""
         async with self._sender:
@@ -194,7 +186,9 @@ class Forwarder:
             try:
                 pause: float | None = 0.0
                 while pause == 0.0:
-                    pause = await self._forward()
+                    # A cancellation comes through while an answer is waited for, and only then: no chunk stays claimed.
+                    with anyio.CancelScope(shield=True) as scope:
+                        pause = await self._forward(scope)
             except Unavailable as error:  # of the store
                 pause = self._back_off(error)
             finally:
@@ -203,32 +197,28 @@ class Forwarder:
                 self._next_try_at = self._clock.now() + timedelta(seconds=pause)
             return pause
 
-    async def _forward(self) -> float | None:
+    async def _forward(self, scope: anyio.CancelScope) -> float | None:
         """Sends one request; seconds until the next one is due, None when nothing is pending."""
         if self._refused >= _MAX_REFUSED:
-            return _REFUSED_PAUSE
-        with anyio.CancelScope(shield=True):  # what is claimed must be known here, or it could not be given back
-            claimed = await self._claim()
+            return _PAUSE
+        claimed = await self._claim()
+        pending = await self._outbox.pending()
+        self._pending = pending.samples
+        if not claimed and not pending.samples:
+            self._trouble = None  # whatever it was, nothing waits for its end
+            return None
         if not claimed:
-            return self._wait_for_next(await self._outbox.pending())
-        is_sending, chunks = False, claimed
+            return (pending.next_retry - self._clock.now()).total_seconds() if pending.next_retry else _PAUSE
+        if not (chunks := await self._select(claimed)):
+            return 0.0
+        prefix = self._prefix or "" if chunks[0].mode is Mode.SHADOW else ""
         try:
-            chunks = await self._select(claimed)
-            if not chunks:
-                return 0.0
-            prefix = self._prefix or "" if chunks[0].mode is Mode.SHADOW else ""
-            try:
-                payload = await anyio.to_thread.run_sync(encode, chunks, prefix, limiter=self._threads)
-            except TooLarge as error:
-                await self._outbox.release(chunks[1:])
-                return await self._refuse(chunks[:1], str(error))
-            await self._outbox.release(payload.rest)
-            is_sending, chunks = True, payload.sent
-            return await self._send(payload)
-        except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True):
-                await self._give_back(chunks, is_ambiguous=is_sending, reason="the daemon ended before the answer came")
-            raise
+            payload = await anyio.to_thread.run_sync(encode, chunks, prefix, limiter=self._threads)
+        except TooLarge as error:
+            await self._outbox.release(chunks[1:])
+            return await self._refuse(chunks[:1], str(error))
+        await self._outbox.release(payload.rest)
+        return await self._send(payload, scope)
 
     async def _claim(self) -> list[Chunk]:
         """The next chunks to send; what is too old for the intake is expired first."""
@@ -242,15 +232,6 @@ class Forwarder:
             log.warning("points grew too old to be sent", points=expired, before=before.isoformat(timespec="seconds"))
             self.count(DeliveryStatus.EXPIRED, expired)
         return await self._outbox.claim(now, MAX_BYTES, max_points)
-
-    def _wait_for_next(self, pending: Pending) -> float | None:
-        self._pending = pending.samples
-        if not pending.samples:
-            self._trouble = None  # whatever it was, nothing waits for its end
-            return None
-        if pending.next_retry is None:
-            return _UNCLEAR_PAUSE
-        return max(0.001, (pending.next_retry - self._clock.now()).total_seconds())
 
     async def _select(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """Those that may be sent; the others come to their status here."""
@@ -281,30 +262,37 @@ class Forwarder:
             log.error("too many series: points are not sent", limit=self._limit.limit, points=dict(worst))
         return rest
 
-    async def _send(self, payload: Payload) -> float:
+    async def _send(self, payload: Payload, scope: anyio.CancelScope) -> float:
         """One request and what its answer asks for; seconds until the next one."""
+        sent = payload.sent
         try:
-            await self._intake.send(payload)
+            scope.shield = False
+            try:
+                await self._intake.send(payload)
+            finally:
+                scope.shield = True
+        except anyio.get_cancelled_exc_class():
+            await self._give_back(sent, is_ambiguous=True, reason="the daemon ended before the answer came")
+            raise
         except Unauthorized as error:
-            await self._give_back(payload.sent)
-            return self._hold(error)
+            await self._give_back(sent)
+            return self._back_off(error)
         except Rejected as refusal:
-            return await self._refuse(payload.sent, str(refusal))
+            return await self._refuse(sent, str(refusal))
         except Unavailable as error:
             self._strikes = self._strikes + 1 if error.answered else 0
-            if self._strikes >= _PATIENCE:
-                self._strikes = 0
-                await self._isolate(payload.sent, str(error))
+            if self._strikes % _PATIENCE or not self._strikes:
+                await self._give_back(sent, is_ambiguous=error.ambiguous, reason=str(error))
+            elif _is_single(sent):
+                await self._outbox.release(sent, self._clock.now() + _ASIDE)
             else:
-                await self._give_back(payload.sent, is_ambiguous=error.ambiguous, reason=str(error))
+                await self._outbox.refuse(sent, str(error))
             return self._back_off(error)
-        with anyio.CancelScope(shield=True):  # the answer can't be asked for twice
-            await self._outbox.settle(payload.sent, DeliveryStatus.DELIVERED)
+        await self._outbox.settle(sent, DeliveryStatus.DELIVERED)
         self.count(DeliveryStatus.DELIVERED, payload.samples)
         self._pending = max(0, self._pending - payload.samples)
         self._last_accepted_at = self._clock.now()
-        self._trouble = None
-        self._strikes = 0
+        self._trouble, self._strikes = None, 0
         return 0.0
 
     async def _give_back(self, chunks: Sequence[Chunk], *, is_ambiguous: bool = False, reason: str = "") -> None:
@@ -320,7 +308,7 @@ class Forwarder:
     async def _refuse(self, chunks: Sequence[Chunk], reason: str) -> float:
         """The next requests find out which points are to blame: in smaller parts, down to a single one."""
         self._refused += 1
-        if len(chunks) == 1 and len(chunks[0].points) == 1:
+        if _is_single(chunks):
             await self._reject(chunks, reason)
             self._trouble = None  # the intake answers, and its answer was about this point
         else:
@@ -333,34 +321,21 @@ class Forwarder:
         await self._outbox.settle(chunks, DeliveryStatus.REJECTED, reason)
         self.count(DeliveryStatus.REJECTED, count_points(chunks))
 
-    async def _isolate(self, chunks: Sequence[Chunk], reason: str) -> None:
-        """The intake fails at these each time: they go on alone, a single point seldom, and hold up no others."""
-        if len(chunks) == 1 and len(chunks[0].points) == 1:
-            await self._outbox.release(chunks, self._clock.now() + _ASIDE)
-        else:
-            await self._outbox.refuse(chunks, reason)
-
-    def _hold(self, error: Unauthorized) -> float:
-        tries = self._set_trouble(str(error), is_refused_key=True)
-        return float(min(_MIN_HOLD * (1 << min(tries - 1, 10)), _MAX_HOLD))
-
-    def _back_off(self, error: Unavailable) -> float:
-        tries = self._set_trouble(str(error), is_refused_key=False)
-        asked = min(error.retry_after or 0.0, _MAX_ASKED)
-        self._not_before = self._clock.monotonic() + asked
-        bound = min(_MIN_BACKOFF * (1 << min(tries - 1, 10)), _MAX_BACKOFF)
-        return max(asked, self._jitter(0.0, bound), 0.001)
-
-    def _set_trouble(self, reason: str, *, is_refused_key: bool) -> int:
-        """How many tries in a row met this kind of trouble."""
-        before = self._trouble
+    def _back_off(self, error: Unavailable | Unauthorized) -> float:
+        """Keeps ``error`` as the trouble; seconds until the next try."""
+        before, reason, is_refused_key = self._trouble, str(error), isinstance(error, Unauthorized)
         tries = before.tries + 1 if before and before.is_refused_key is is_refused_key else 1
         if before is None:
             log.warning("delivery does not work", reason=reason, pending=self._pending)
         elif before.reason != reason:
             log.warning("delivery does not work for another reason", reason=reason, pending=self._pending)
         self._trouble = _Trouble(reason, before.since if before else self._clock.now(), tries, is_refused_key)
-        return tries
+        growth = 2.0 ** min(tries - 1, 10)
+        if isinstance(error, Unauthorized):
+            return min(_MIN_HOLD * growth, _MAX_HOLD)
+        asked = min(error.retry_after or 0.0, _MAX_ASKED)
+        self._not_before = self._clock.monotonic() + asked
+        return max(asked, self._jitter(0.0, min(_MIN_BACKOFF * growth, _MAX_BACKOFF)), 0.001)
 
     def _report(self, before: _Trouble | None, delivered: int) -> None:
         """Says once for many requests what has ended and what was refused."""
@@ -371,3 +346,7 @@ class Forwarder:
             reasons = dict(self._refusals.most_common(_MAX_SHOWN))
             log.warning("points were refused and set aside", points=self._refusals.total(), reasons=reasons)
             self._refusals.clear()
+
+
+def _is_single(chunks: Sequence[Chunk]) -> bool:
+    return len(chunks) == 1 and len(chunks[0].points) == 1

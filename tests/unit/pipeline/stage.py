@@ -1,0 +1,266 @@
+"""What the pipeline's tests stand on: a clock that moves when it is told to, the real store, collectors as the test says."""
+
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import wraps
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import anyio
+import anyio.to_thread
+from anyio.lowlevel import checkpoint
+
+from service.config.settings import StoreSettings
+from service.domain import cron
+from service.domain.runs import CollectResult, Mode, Run
+from service.domain.samples import Metric, Sample
+from service.pipeline.job import Job
+from service.pipeline.runner import Runner
+from service.pipeline.scheduler import Scheduler
+from service.store import Store
+
+START = datetime(2025, 1, 15, 10, 7, 30, tzinfo=UTC)
+METRIC = Metric("test.metric")
+CHECK = {
+    "source": "cron",
+    "workflow_category": "ci",
+    "workflow_name": "main",
+    "task": "tests",
+    "check": "passing",
+    "condition": "> 0.5",
+    "status": "pass",
+}
+
+_busy_threads = 0
+
+
+@contextmanager
+def watched_threads() -> Iterator[None]:
+    """Lets ``settle`` know whether the store is at work in a thread."""
+    run_sync = anyio.to_thread.run_sync
+
+    @wraps(run_sync)
+    async def counted(*arguments: Any, **options: Any) -> Any:
+        global _busy_threads
+        _busy_threads += 1
+        try:
+            return await run_sync(*arguments, **options)
+        finally:
+            _busy_threads -= 1
+
+    with patch.object(anyio.to_thread, "run_sync", counted):
+        yield
+
+
+async def settle() -> None:
+    """Lets every task run until it waits for the clock or the test."""
+    quiet = 0
+    while quiet < 30:
+        await (anyio.sleep(0.0005) if _busy_threads else checkpoint())
+        quiet = 0 if _busy_threads else quiet + 1
+
+
+async def first_of(event: anyio.Event, other: Callable[[], Awaitable[None]]) -> None:
+    """Until the event is set or ``other`` has ended."""
+
+    async def end() -> None:
+        await other()
+        either.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as either:
+        either.start_soon(end)
+        await event.wait()
+        either.cancel_scope.cancel()
+
+
+class FakeClock:
+    """A Clock. ``advance`` wakes the sleepers in order and lets everything run in between."""
+
+    def __init__(self, start: datetime = START) -> None:
+        self._now = start
+        self._elapsed = 0.0
+        self._sleepers: list[tuple[float, anyio.Event]] = []
+        self.stepped = anyio.Event()
+
+    def now(self) -> datetime:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._elapsed
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await checkpoint()
+            return
+        sleeper = (self._elapsed + seconds, anyio.Event())
+        self._sleepers.append(sleeper)
+        try:
+            await sleeper[1].wait()
+        finally:
+            if sleeper in self._sleepers:
+                self._sleepers.remove(sleeper)
+
+    async def wait(self, event: anyio.Event, seconds: float) -> None:
+        await first_of(event, lambda: self.sleep(seconds))
+
+    async def advance(self, seconds: float) -> None:
+        await settle()
+        target = self._elapsed + seconds
+        while due := [sleeper for sleeper in self._sleepers if sleeper[0] <= target]:
+            sleeper = min(due, key=lambda each: each[0])
+            self._move(sleeper[0] - self._elapsed)
+            self._sleepers.remove(sleeper)
+            sleeper[1].set()
+            await settle()
+        self._move(target - self._elapsed)
+
+    def step(self, seconds: float) -> None:
+        """The wall clock is set; no time passes."""
+        self._now += timedelta(seconds=seconds)
+        self.stepped.set()
+        self.stepped = anyio.Event()
+
+    def _move(self, seconds: float) -> None:
+        self._elapsed += seconds
+        self._now += timedelta(seconds=seconds)
+
+
+@dataclass
+class Scripted:
+    """A collector that does each time what comes next: raise, hang, or bring samples; then it brings one sample."""
+
+    script: list[Exception | CollectResult | float] = field(default_factory=list)
+    calls: int = 0
+    metrics: tuple[Metric, ...] = (METRIC,)
+
+    async def collect(self, now: datetime) -> CollectResult:
+        self.calls += 1
+        step = self.script.pop(0) if self.script else CollectResult((Sample(METRIC, 1, now),))
+        if isinstance(step, Exception):
+            raise step
+        if isinstance(step, CollectResult):
+            return step
+        await anyio.sleep(step)
+        return CollectResult((Sample(METRIC, 1, now),))
+
+
+class Gate:
+    """A collector that waits until the test opens it."""
+
+    metrics = (METRIC,)
+
+    def __init__(self) -> None:
+        self._opened = anyio.Event()
+
+    async def collect(self, now: datetime) -> CollectResult:
+        await self._opened.wait()
+        return CollectResult((Sample(METRIC, 1, now),))
+
+    def open(self) -> None:
+        self._opened.set()
+        self._opened = anyio.Event()
+
+
+def make_job(collector: Any = None, *, name: str = "ci", schedule: str = "*/10 * * * *", **options: Any) -> Job:
+    return Job(
+        name=name,
+        type="scripted",
+        collector=collector or Scripted(),
+        schedule=cron.parse(schedule),
+        env="production",
+        version="1.2.3",
+        service="dashboard-collector",
+        **options,
+    )
+
+
+@dataclass
+class Stage:
+    """``scheduler`` over the fake clock and a store on disk; ``stored``: when there was something to send."""
+
+    clock: FakeClock
+    store: Store
+    scheduler: Scheduler
+    stored: list[datetime]
+    ended: list[Run]
+
+    async def runs(self, name: str = "ci") -> list[Run]:
+        """All of them, oldest first."""
+        return (await self.store.runs.list(name, limit=1000))[::-1]
+
+    async def starts(self, name: str = "ci") -> list[str]:
+        """The slots of the runs so far, as HH:MM:SS; "-" for a run that nobody scheduled."""
+        return [f"{run.slot:%H:%M:%S}" if run.slot else "-" for run in await self.runs(name)]
+
+    async def samples(self, run: Run | None = None) -> list[tuple[str, float, dict[str, str]]]:
+        """Metric, value and tags of what a run stored; of the only run, if none is named."""
+        run = run or (await self.runs())[0]
+        found, total = await self.store.outbox.samples(run.id, 0, 100_000)
+        assert total == len(found)
+        return [(each.point.metric, each.point.value, each.tags) for each in found]
+
+
+def make_folder() -> Path:
+    """A state directory of its own, in memory where the system has such a place."""
+    memory = Path("/dev/shm")
+    return Path(tempfile.mkdtemp(prefix="pipeline-", dir=memory if memory.is_dir() else None))
+
+
+@asynccontextmanager
+async def opened(folder: Path, clock: FakeClock) -> AsyncIterator[Store]:
+    with watched_threads():
+        store = await Store.open(folder, StoreSettings(), clock.now)
+        try:
+            yield store
+        finally:
+            with anyio.CancelScope(shield=True):
+                await store.close()
+
+
+@asynccontextmanager
+async def staged(
+    folder: Path,
+    *jobs: Job,
+    clock: FakeClock | None = None,
+    retry: bool = True,
+    mode: Mode = Mode.LIVE,
+    is_loaded: bool = True,
+) -> AsyncIterator[Stage]:
+    """A running scheduler; leaving the block is a kill: nothing drains."""
+    clock = clock or FakeClock()
+    stored: list[datetime] = []
+    ended: list[Run] = []
+    async with opened(folder, clock) as store, anyio.create_task_group() as tasks:
+        store.mode = mode
+        runner = Runner(
+            store, clock, tasks, on_stored=lambda: stored.append(clock.now()), on_end=ended.append, retry=retry
+        )
+        scheduler = Scheduler(runner, store, clock, tasks)
+        scheduler.mode = mode
+        if is_loaded:
+            await scheduler.load()
+        await scheduler.set_jobs(jobs)
+        tasks.start_soon(_tick_when_due, clock, scheduler)
+        await settle()
+        yield Stage(clock, store, scheduler, stored, ended)
+        tasks.cancel_scope.cancel()
+
+
+async def _tick_when_due(clock: FakeClock, scheduler: Scheduler) -> None:
+    """Stands in for the timer, whose APScheduler reads the machine's own clock. It sees a step of the clock at once."""
+    while True:
+        now = clock.now()
+        starts = [start for name in scheduler.jobs if (start := scheduler.next_start(name, now))]
+        pause = min([60.0, *((start - now).total_seconds() for start in starts)])
+        await clock.wait(clock.stepped, pause)
+        for name in scheduler.jobs:
+            scheduler.tick(name)
+
+
+def values(samples: Sequence[tuple[str, float, dict[str, str]]]) -> dict[str, float]:
+    """By metric; of several the last one."""
+    return {metric: value for metric, value, _ in samples}

@@ -1,0 +1,338 @@
+"""Which slot starts when: the CronJob controller's rules (facts of the Kubernetes documentation) under a fake clock."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from service.domain.errors import Rejected
+from service.domain.runs import Actor, Cause, ConcurrencyPolicy, Mode, Outcome
+from service.pipeline.scheduler import AlreadyRunning, Draining, NotReady, RunEnded, TooManyRuns, UnknownCollector
+from service.store.runs import Runs
+from tests.unit.pipeline.stage import START, FakeClock, Gate, Scripted, make_job, opened, settle, staged
+
+HERE = Actor("10.0.0.1", "ann", "looks odd")
+LONG = timedelta(hours=2)
+
+
+async def test_with_an_empty_store_every_collector_runs_at_once_and_then_each_slot_once(tmp_path: Path) -> None:
+    async with staged(tmp_path, make_job(starting_deadline=timedelta(seconds=10))) as it:
+        await it.clock.advance(35 * 60)
+        assert await it.starts() == ["10:00:00", "10:10:00", "10:20:00", "10:30:00", "10:40:00"]
+        causes = [run.cause for run in await it.runs()]
+        assert causes == [Cause.START] + [Cause.SCHEDULE] * 4
+
+
+async def test_a_collector_that_is_new_beside_others_has_missed_its_last_slot(tmp_path: Path) -> None:
+    async with staged(tmp_path, make_job()) as it:
+        await it.clock.advance(1)
+    async with staged(tmp_path, make_job(), make_job(name="new"), clock=it.clock) as again:
+        assert [run.cause for run in await again.runs("new")] == [Cause.CATCH_UP]
+
+
+async def test_a_crash_loop_runs_a_slot_once(tmp_path: Path) -> None:
+    clock = FakeClock()
+    for _ in range(3):
+        async with staged(tmp_path, make_job(Gate()), clock=clock) as it:
+            await it.clock.advance(1)
+            assert await it.starts() == ["10:00:00"]
+
+
+async def test_the_slot_is_claimed_in_the_store_before_the_collector_is_asked(tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    class Looking(Scripted):
+        async def collect(self, now: datetime) -> Any:
+            seen.append((await it.store.runs.slots(Mode.LIVE), [run.outcome for run in await it.runs()]))
+            return await super().collect(now)
+
+    async with staged(tmp_path, make_job(Looking(), enabled=False), make_job(name="other")) as it:
+        await it.scheduler.set_jobs([make_job(Looking())])
+        await settle()
+        assert seen == [({"ci": START.replace(minute=0, second=0), "other": START.replace(minute=0, second=0)}, [None])]
+
+
+async def test_after_down_time_only_the_latest_missed_slot_runs(tmp_path: Path) -> None:
+    async with staged(tmp_path, make_job()) as it:
+        await it.clock.advance(1)
+    it.clock.step(3 * 3600)
+    async with staged(tmp_path, make_job(), clock=it.clock) as again:
+        assert await again.starts() == ["10:00:00", "13:00:00"]
+        assert (await again.runs())[-1].cause is Cause.CATCH_UP
+
+
+async def test_a_period_counts_on_from_the_last_slot_across_restarts(tmp_path: Path) -> None:
+    every = make_job(schedule="@every 90s")
+    async with staged(tmp_path, every) as it:
+        await it.clock.advance(100)
+        assert await it.starts() == ["10:07:30", "10:09:00"]
+    it.clock.step(200)
+    async with staged(tmp_path, every, clock=it.clock) as again:
+        assert await again.starts() == ["10:07:30", "10:09:00", "10:12:00"]
+        assert again.scheduler.next_run("ci") == START + timedelta(seconds=360)
+
+
+async def test_forbid_starts_the_latest_missed_slot_when_the_run_ends(tmp_path: Path) -> None:
+    gate = Gate()
+    async with staged(tmp_path, make_job(gate, active_deadline=LONG)) as it:
+        await it.clock.advance(25 * 60)
+        assert await it.starts() == ["10:00:00"]
+        gate.open()
+        await settle()
+        assert await it.starts() == ["10:00:00", "10:30:00"]
+
+
+async def test_allow_lets_runs_overlap(tmp_path: Path) -> None:
+    async with staged(tmp_path, make_job(Gate(), policy=ConcurrencyPolicy.ALLOW, active_deadline=LONG)) as it:
+        await it.clock.advance(25 * 60)
+        assert await it.starts() == ["10:00:00", "10:10:00", "10:20:00", "10:30:00"]
+        assert len(it.scheduler.active("ci")) == 4
+
+
+async def test_replace_cancels_the_active_run(tmp_path: Path) -> None:
+    async with staged(tmp_path, make_job(Gate(), policy=ConcurrencyPolicy.REPLACE, active_deadline=LONG)) as it:
+        await it.clock.advance(5 * 60)
+        assert [run.outcome for run in await it.runs()] == [Outcome.REPLACED, None]
+        assert [run.slot for run in it.scheduler.active("ci")] == [START.replace(minute=10, second=0)]
+
+
+@pytest.mark.parametrize(("deadline", "starts"), [(60, []), (600, ["10:00:00"])])
+async def test_a_missed_slot_starts_only_within_its_starting_deadline(
+    tmp_path: Path, deadline: int, starts: list[str]
+) -> None:
+    async with staged(tmp_path, make_job(name="other")):
+        pass
+    async with staged(tmp_path, make_job(starting_deadline=timedelta(seconds=deadline))) as it:
+        assert await it.starts() == starts
+
+
+async def test_a_pause_starts_nothing_survives_a_restart_and_a_resume_starts_the_latest_missed_slot(
+    tmp_path: Path,
+) -> None:
+    async with staged(tmp_path, make_job()) as it:
+        await it.scheduler.pause("ci", HERE)
+        await it.clock.advance(30 * 60)
+        assert await it.starts() == ["10:00:00"]
+        assert it.scheduler.next_run("ci") is None
+    async with staged(tmp_path, make_job(), clock=it.clock) as again:
+        await again.clock.advance(60)
+        assert again.scheduler.pauses["ci"].actor == HERE
+        await again.scheduler.resume("ci", HERE)
+        await settle()
+        assert await again.starts() == ["10:00:00", "10:30:00"]
+        entries = await again.store.runs.audit_entries(10)
+        assert [(entry.action, entry.collector, entry.actor) for entry in entries] == [
+            ("resume", "ci", HERE),
+            ("pause", "ci", HERE),
+        ]
+
+
+async def test_a_disabled_collector_has_no_schedule_but_can_be_triggered(tmp_path: Path) -> None:
+    async with staged(tmp_path, make_job(enabled=False)) as it:
+        await it.clock.advance(30 * 60)
+        assert await it.starts() == []
+        await it.scheduler.trigger("ci", Cause.HTTP, HERE)
+        await settle()
+        assert await it.starts() == ["-"]
+        (entry,) = await it.store.runs.audit_entries(10)
+        assert (entry.action, entry.run) == ("trigger", (await it.runs())[0].id)
+
+
+async def test_a_trigger_of_a_running_collector_names_the_run(tmp_path: Path) -> None:
+    async with staged(tmp_path, make_job(Gate()), make_job(name="other", enabled=False)) as it:
+        (running,) = it.scheduler.active("ci")
+        with pytest.raises(AlreadyRunning) as refused:
+            await it.scheduler.trigger("ci", Cause.HTTP, HERE)
+        assert refused.value.run_id == running.id
+        (triggered,) = await it.scheduler.trigger_all(Cause.SIGNAL, HERE)
+        assert (triggered.run_id, triggered.is_new) == (running.id, False)
+        with pytest.raises(UnknownCollector, match=r"'othr'; did you mean other\?"):
+            await it.scheduler.trigger("othr", Cause.HTTP, HERE)
+
+
+async def test_callers_can_t_start_any_number_of_runs(tmp_path: Path) -> None:
+    job = make_job(Gate(), policy=ConcurrencyPolicy.ALLOW, enabled=False, active_deadline=LONG)
+    async with staged(tmp_path, job) as it:
+        for _ in range(8):
+            await it.scheduler.trigger("ci", Cause.HTTP, HERE)
+        with pytest.raises(TooManyRuns):
+            await it.scheduler.trigger("ci", Cause.HTTP, HERE)
+
+
+async def test_a_triggered_run_takes_no_slot(tmp_path: Path) -> None:
+    async with staged(tmp_path, make_job()) as it:
+        await it.scheduler.trigger("ci", Cause.SIGNAL, HERE)
+        await it.clock.advance(3 * 60)
+        assert await it.starts() == ["10:00:00", "-", "10:10:00"]
+
+
+async def test_a_clock_that_steps_back_runs_no_slot_twice(tmp_path: Path) -> None:
+    async with staged(tmp_path, make_job()) as it:
+        await it.clock.advance(13 * 60)
+        it.clock.step(-15 * 60)
+        await it.clock.advance(20 * 60)
+        slots = sorted(await it.starts())
+        assert slots == ["10:00:00", "10:10:00", "10:20:00"]
+
+
+async def test_jitter_starts_each_run_by_the_same_amount_later(tmp_path: Path) -> None:
+    job = make_job(jitter=timedelta(seconds=100))
+    async with staged(tmp_path, job) as it:
+        await it.clock.advance(25 * 60)
+        late = [run.started - run.slot for run in (await it.runs())[1:] if run.slot]
+    assert len(late) == 3
+    assert all(timedelta(0) <= each - job.offset < timedelta(seconds=1) for each in late)
+    assert job.offset == make_job(jitter=timedelta(seconds=100)).offset != timedelta(0)
+
+
+async def test_a_drain_lets_runs_end_and_starts_nothing_new(tmp_path: Path) -> None:
+    gate = Gate()
+    async with staged(tmp_path, make_job(gate)) as it:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(it.scheduler.drain, 20)
+            await settle()
+            with pytest.raises(Draining):
+                await it.scheduler.trigger("ci", Cause.HTTP, HERE)
+            gate.open()
+        assert [run.outcome for run in await it.runs()] == [Outcome.COMPLETE]
+
+
+async def test_a_drain_without_time_keeps_what_is_under_way_as_interrupted(tmp_path: Path) -> None:
+    async with staged(tmp_path, make_job(Gate())) as it:
+        await it.scheduler.drain(0)
+        (run,) = await it.runs()
+        assert (run.outcome, run.error) == (Outcome.INTERRUPTED, "the daemon ended before the run did")
+
+
+async def test_a_cancelled_run_ends_as_such_and_its_schedule_goes_on(tmp_path: Path) -> None:
+    async with staged(tmp_path, make_job(Gate())) as it:
+        (run,) = it.scheduler.active()
+        await it.scheduler.cancel(run.id, HERE)
+        ended = await it.scheduler.wait(run.id, 10)
+        assert ended
+        assert ended.outcome is Outcome.CANCELLED
+        with pytest.raises(RunEnded):
+            await it.scheduler.cancel(run.id, HERE)
+        await it.clock.advance(3 * 60)
+        assert await it.starts() == ["10:00:00", "10:10:00"]
+
+
+async def test_one_collector_that_hangs_or_raises_leaves_the_others_alone(tmp_path: Path) -> None:
+    raising = make_job(Scripted([RuntimeError("bug")] * 100), name="raises")
+    async with staged(tmp_path, make_job(Gate(), name="hangs"), raising, make_job()) as it:
+        await it.clock.advance(20 * 60)
+        assert await it.starts() == ["10:00:00", "10:10:00", "10:20:00"]
+        assert (await it.runs("hangs"))[0].outcome is Outcome.DEADLINE_EXCEEDED
+        assert (await it.runs("raises"))[0].error == "unexpected RuntimeError: bug"
+
+
+async def test_a_run_after_a_push_begins_when_the_active_one_has_ended_and_others_join_it(tmp_path: Path) -> None:
+    gate = Gate()
+    async with staged(tmp_path, make_job(gate)) as it:
+        (first,) = it.scheduler.active("ci")
+        waiting = await it.scheduler.trigger_after("ci", Cause.PUSH, HERE)
+        assert (await it.scheduler.trigger_after("ci", Cause.PUSH, HERE)).id == waiting.id
+        await settle()
+        assert [run.id for run in await it.runs()] == [first.id]
+        assert await it.scheduler.wait(waiting.id, 0) is None
+        gate.open()
+        await settle()
+        assert [(run.id, run.outcome) for run in await it.runs()] == [(first.id, Outcome.COMPLETE), (waiting.id, None)]
+        gate.open()
+        await settle()
+        assert (await it.runs())[-1].outcome is Outcome.COMPLETE
+        assert (await it.scheduler.trigger_after("ci", Cause.PUSH, HERE)).id not in (first.id, waiting.id)
+
+
+async def test_a_run_that_is_cancelled_while_it_waits_is_on_record_as_cancelled(tmp_path: Path) -> None:
+    gate = Gate()
+    async with staged(tmp_path, make_job(gate)) as it:
+        waiting = await it.scheduler.trigger_after("ci", Cause.PUSH, HERE)
+        await it.scheduler.cancel(waiting.id, HERE)
+        gate.open()
+        await it.clock.advance(3)
+        outcomes = {run.id: run.outcome for run in await it.runs()}
+        assert outcomes[waiting.id] is Outcome.CANCELLED
+
+
+async def test_a_collector_that_waits_for_a_push_runs_no_slot_and_catches_none_up(tmp_path: Path) -> None:
+    class Pushed(Scripted):
+        waits_for: str | None = "waiting for a first push"
+
+    collector = Pushed()
+    async with staged(tmp_path, make_job(collector)) as it:
+        await it.clock.advance(15 * 60)
+        assert await it.starts() == []
+        with pytest.raises(NotReady, match="waiting for a first push"):
+            await it.scheduler.trigger("ci", Cause.HTTP, HERE)
+        assert await it.scheduler.trigger_all(Cause.HTTP, HERE) == []
+        collector.waits_for = None
+        await it.scheduler.trigger_after("ci", Cause.PUSH, HERE)
+        await it.clock.advance(10 * 60)
+        assert await it.starts() == ["-", "10:30:00"]
+
+
+async def test_a_slot_that_another_replica_claimed_is_not_run_again(tmp_path: Path) -> None:
+    async with staged(tmp_path, make_job()) as it:
+        other = replace((await it.runs())[0], id="other", slot=START.replace(minute=10, second=0))
+        assert await it.store.runs.claim_slot(other, START.replace(minute=0, second=0), forbids=False)
+        await it.clock.advance(10 * 60)
+        assert await it.starts() == ["10:00:00", "10:10:00"]
+        await it.clock.advance(10 * 60)
+        assert (await it.starts())[-1] == "10:20:00"
+
+
+async def test_a_slot_waits_for_the_end_of_another_replicas_run(tmp_path: Path) -> None:
+    async with staged(tmp_path, make_job()) as it:
+        other = replace((await it.runs())[0], id="other", slot=None, ended=None, outcome=None)
+        await it.store.runs.begin(other, forbids=True)
+        await it.clock.advance(4 * 60)
+        assert await it.starts() == ["10:00:00", "-"]
+        await it.store.runs.end(replace(other, ended=it.clock.now(), outcome=Outcome.COMPLETE))
+        await it.clock.advance(3)
+        assert sorted(await it.starts()) == ["-", "10:00:00", "10:10:00"]
+
+
+@pytest.mark.parametrize("broken", ["last_successes", "checks"])
+async def test_an_error_of_our_own_ends_its_run_alone(
+    tmp_path: Path, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise ArithmeticError
+
+    monkeypatch.setattr(Runs, broken, fail)
+    async with staged(tmp_path, make_job(Scripted([Rejected("no")]))) as it:
+        assert not it.scheduler.active()
+        await it.clock.advance(5 * 60)
+        first = (await it.runs())[0]
+        assert (first.outcome, first.ended) == (Outcome.FAILED, START)
+        assert first.error == "an error in the daemon itself; its log says more"
+        assert await it.starts() == ["10:00:00", "10:10:00"]
+
+
+async def test_more_than_a_hundred_missed_slots_are_one_warning_and_one_run(tmp_path: Path) -> None:
+    from structlog.testing import capture_logs
+
+    minutely = make_job(schedule="* * * * *")
+    async with staged(tmp_path, minutely) as it:
+        await it.clock.advance(1)
+    it.clock.step(3 * 3600)
+    with capture_logs() as logs:
+        async with staged(tmp_path, minutely, clock=it.clock) as again:
+            assert await again.starts() == ["10:07:00", "13:07:00"]
+    assert len([line for line in logs if line["event"].startswith("more than 100 slots were missed")]) == 1
+
+
+async def test_once_runs_without_a_schedule(tmp_path: Path) -> None:
+    async with staged(tmp_path, make_job(), is_loaded=False, retry=False) as it:
+        run = await it.scheduler.trigger("ci", Cause.ONCE, Actor("once"))
+        ended = await it.scheduler.wait(run.id, 60)
+        assert ended
+        assert ended.outcome is Outcome.COMPLETE
+        await it.clock.advance(3600)
+        assert await it.starts() == ["-"]
+    async with opened(tmp_path, it.clock) as store:
+        assert await store.runs.slots(Mode.LIVE) == {}
