@@ -163,8 +163,8 @@ class Intake:
     async def _usable_key(self) -> str:
         key = (await self._key.get() or "").strip()
         if not key:
-            # A key that can change may come any minute; without a source nobody brings one.
-            raise Unavailable(self._key.missing) if self._key.can_change else Unauthorized(self._key.missing)
+            # While a source can't be reached the key may come any minute; without one nobody brings it.
+            raise Unavailable(self._key.missing) if self._key.may_pass else Unauthorized(self._key.missing)
         if not (key.isascii() and key.isprintable()):
             raise Unauthorized(f"the {self._key.title} holds characters that no key has")
         return key

@@ -9,12 +9,14 @@ import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Annotated, Any, Literal, TypeVar
 
 import anyio
 import msgspec
 import zstandard
 from msgspec import Meta
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
@@ -157,9 +159,10 @@ class SimulatedDatadog:
             await receive()
             return
         body = reply.body if isinstance(reply.body, bytes) else msgspec.json.encode(reply.body)
-        headers = {"content-type": "application/json", **reply.headers, "content-length": str(len(body))}
-        pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": reply.status, "headers": pairs})
+        headers = MutableHeaders({"content-type": "application/json", "date": formatdate(self._now(), usegmt=True)})
+        headers.update(reply.headers)
+        headers["content-length"] = str(len(body))
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers.raw})
         await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
 
     async def _scripted(self, request: Request) -> Reply | None:

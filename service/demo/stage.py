@@ -86,7 +86,14 @@ class _Server(uvicorn.Server):
 
     def __init__(self, app: ASGIApp) -> None:
         super().__init__(
-            uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                date_header=False,  # the apps have clocks of their own
+                lifespan="off",
+                timeout_graceful_shutdown=1,
+            )
         )
         self.accepting = anyio.Event()
 
