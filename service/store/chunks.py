@@ -17,8 +17,7 @@ from service.domain.runs import Mode
 from service.domain.samples import Kind, Sample, format_tag, normalize_metric_name
 
 _MAX_MOVE = 60  # seconds that a count may be moved on to a second of its own
-_POINT_BYTES = 100  # of a point's JSON beside its name and its tags
-_TAG_BYTES = 3
+_POINT_BYTES = 110  # that a point's JSON is longer than its msgpack
 _BY_TIME_AND_SERIES = attrgetter("at", "metric", "tags")
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Point]).decode
@@ -57,10 +56,12 @@ def pack(points: Sequence[Point]) -> dict[str, Any]:
     try:
         body = _encode(points)
     except UnicodeEncodeError:  # half of a surrogate pair, in the evidence
-        body = _encode([msgspec.structs.replace(point, evidence=()) for point in points])
+        points = [msgspec.structs.replace(point, evidence=()) for point in points]
+        body = _encode(points)
+    evidence = b"".join(_encode(point.evidence) for point in points if point.evidence)
     return {
         "samples": len(points),
-        "bytes": count_bytes(points),
+        "bytes": len(body) + _POINT_BYTES * len(points) - len(evidence),
         "oldest": points[0].at,
         "newest": points[-1].at,
         "body": zstandard.ZstdCompressor(level=3).compress(body),
@@ -88,13 +89,6 @@ def to_chunk(row: Any) -> Chunk:
     )
 
 
-def count_bytes(points: Sequence[Point]) -> int:
-    """About the size of their JSON."""
-    return sum(
-        _POINT_BYTES + len(point.metric) + sum(map(len, point.tags)) + _TAG_BYTES * len(point.tags) for point in points
-    )
-
-
 def part_by_age(row: Any, before: int, historical: Sequence[str]) -> tuple[list[Point], list[Point]]:
     """The points of a row that are older than ``before`` and not ``historical``, and the others."""
     points = unpack(row.body)
@@ -109,17 +103,23 @@ def part_by_age(row: Any, before: int, historical: Sequence[str]) -> tuple[list[
     return gone, rest
 
 
+class _Tags(dict[tuple[str, str], str | None]):
+    def __missing__(self, pair: tuple[str, str]) -> str | None:
+        tag = self[pair] = format_tag(*pair)
+        return tag
+
+
 def _to_points(samples: Iterable[Sample]) -> dict[Kind, list[Point]]:
     """By kind, sorted. As domain.delivery.to_point, but each tag is formatted once: they repeat all the time."""
     points: dict[Kind, list[Point]] = {kind: [] for kind in Kind}
-    tag, name = cache(format_tag), cache(normalize_metric_name)
+    tag, name = _Tags().__getitem__, cache(normalize_metric_name)
     for sample in samples:
         points[sample.metric.kind].append(
             Point(
                 name(sample.metric.name) or "",
                 float(sample.value),
                 int(sample.at.timestamp()),
-                tuple(filter(None, [tag(key, value) for key, value in sample.tags.items()])),
+                tuple(filter(None, map(tag, sample.tags.items()))),
                 sample.interval or 0,
                 int(sample.measured_at.timestamp()) if sample.measured_at else None,
                 sample.evidence,

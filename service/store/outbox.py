@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from service.domain.delivery import Chunk, DeliveryStatus, Point, StoredSample
 from service.domain.runs import Mode
 from service.domain.samples import Kind, Sample
-from service.store.chunks import Batch, SeriesSecond, count_bytes, pack, part_by_age, to_batch, to_chunk, unpack
+from service.store.chunks import Batch, SeriesSecond, pack, part_by_age, to_batch, to_chunk, unpack
 from service.store.fallback import Failover
 from service.store.tables import count_seconds, insert, outbox
 
@@ -128,7 +128,7 @@ class Outbox:
         if held:
             out = [point for place, point in enumerate(chunk.points) if place in held]
             await self._split(chunk.id, rest, {}, out, self._settled(DeliveryStatus.THROTTLED, reason))
-        return replace(chunk, points=rest, bytes=count_bytes(rest), oldest=rest[0].at, newest=rest[-1].at)
+        return replace(chunk, points=rest, oldest=rest[0].at, newest=rest[-1].at)
 
     async def expire(self, before: datetime, historical: Sequence[str] = ()) -> int:
         """Ends pending samples that are older than ``before``; how many. The later part of a chunk stays pending.
