@@ -4,11 +4,12 @@ YAML's implicit types are left out on purpose: ``version: 1.10`` is no number, `
 ``12:30`` no sexagesimal number. A scalar stays the text that it is, only null is null; the settings' own types read it.
 """
 
-from pathlib import Path
+import pathlib
 from typing import Any
 
 import yaml
 
+from service.config.environment import Layer, Path
 from service.domain.errors import ConfigError
 
 _TAG = "tag:yaml.org,2002:"
@@ -35,12 +36,11 @@ class _TextLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignor
         return super().construct_mapping(node, deep=deep)
 
 
-class Document:
-    """The mapping that a file holds. ``title``: what messages call the file."""
+class Document(Layer):
+    """The mapping that a file holds."""
 
     def __init__(self, title: str, text: str) -> None:
-        """Raises ConfigError when ``text`` is no YAML, or no mapping."""
-        self.title = title
+        """``title``: what messages call the file. Raises ConfigError when ``text`` is no YAML, or no mapping."""
         loader = _TextLoader(text)
         loader.deep_construct = True  # so that an alias inside of what it stands for is an error, not a cycle
         try:
@@ -55,10 +55,10 @@ class Document:
             loader.dispose()
         if not isinstance(values, dict | None):
             raise ConfigError(f"{title}:1:1: must be a mapping of keys to values")
-        self.values: dict[str, Any] = values or {}
+        super().__init__(0, title, values)
 
     @classmethod
-    def read(cls, path: Path) -> "Document":
+    def read(cls, path: pathlib.Path) -> "Document":
         """The file at ``path``. Raises ConfigError, FileNotFoundError where there is none."""
         try:
             data = path.expanduser().read_bytes()
@@ -72,21 +72,16 @@ class Document:
             reason = (getattr(error, "strerror", None) or str(error)).lower()
             raise ConfigError(f"{path}: can't be read: {reason}") from None
 
-    def find(self, path: tuple[str | int, ...]) -> tuple[int, int] | None:
-        """Line and column, from 1, of the key at ``path`` (an element of a list: the element), None where it is not."""
+    def find(self, path: Path) -> tuple[int, int, int, str]:
         node = found = self._root
         for part in path:
             if isinstance(node, yaml.MappingNode):
                 # What << brings in stands first, and what is written here replaces it.
-                pairs = [(key, value) for key, value in node.value if key.value == part]
-                if not pairs:
-                    return None
-                found, node = pairs[-1]
-            elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+                found, node = [pair for pair in node.value if pair[0].value == part][-1]
+            elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
                 found = node = node.value[part]
-            else:
-                return None
-        return (found.start_mark.line + 1, found.start_mark.column + 1) if found else None
+        line, column = (found.start_mark.line + 1, found.start_mark.column + 1) if found else (1, 1)
+        return self.rank, line, column, f"{self.title}:{line}:{column}"
 
 
 def _explain(error: yaml.MarkedYAMLError, lines: list[str]) -> str:

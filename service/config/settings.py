@@ -13,6 +13,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
+    ByteSize,
     ConfigDict,
     Field,
     SecretStr,
@@ -34,11 +35,21 @@ _LONG_PATH = 8  # characters; masking a shorter word would blank out words every
 Text = Annotated[str, Field(min_length=1)]
 Url = Annotated[str, AfterValidator(fields.check_url)]
 Secret = Annotated[SecretStr, AfterValidator(fields.check_secret)]
-PingUrl = Annotated[Secret | None, AfterValidator(fields.check_ping_url)]
+PingUrl = Annotated[Secret, AfterValidator(fields.check_ping_url)]
 Positive = Annotated[timedelta, Field(gt=timedelta(0))]
 NotNegative = Annotated[timedelta, Field(ge=timedelta(0))]
-Bytes = Annotated[int, BeforeValidator(fields.read_bytes)]
+Bytes = ByteSize
 File = Annotated[Path, AfterValidator(fields.expand_path)]
+Host = Annotated[str, fields.matching(r"[-A-Za-z0-9_.:*\[\]%]+", "must be a host name or address, or *")]
+CollectorName = Annotated[
+    str,
+    fields.matching(
+        r"(?=.{1,52}$)[a-z0-9]([-a-z0-9_]*[a-z0-9])?",
+        "a collector's name has at most 52 small letters, digits, - and _, with a letter or digit at both ends",
+    ),
+]
+TagName = Annotated[str, AfterValidator(fields.check_tag_name)]
+TagValue = Annotated[str, fields.matching(r"(?s).{1,200}", "a tag's value has 1 to 200 characters")]
 
 
 class Section(BaseModel):
@@ -96,13 +107,11 @@ class CollectorSettings(Section):
     backoff_limit: Annotated[int, Field(ge=0)] = 3
     jitter: NotNegative = timedelta(0)
     max_age: Positive = timedelta(hours=24)
-    heartbeat_url: PingUrl = None
-    starts_after: Annotated[datetime | None, BeforeValidator(fields.read_instant)] = None
+    heartbeat_url: PingUrl | None = None
+    starts_after: Annotated[datetime | None, AfterValidator(fields.read_instant)] = None
     successful_runs_history_limit: Annotated[int, Field(ge=0)] | None = None
     failed_runs_history_limit: Annotated[int, Field(ge=0)] | None = None
-    tags: dict[
-        Annotated[str, AfterValidator(fields.check_tag_name)], Annotated[str, AfterValidator(fields.check_tag_value)]
-    ] = {}
+    tags: dict[TagName, TagValue] = {}
 
     @field_validator("schedule")
     @classmethod
@@ -114,20 +123,13 @@ class CollectorSettings(Section):
 
     @classmethod
     def legacy_environment(cls, values: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
-        """Plain values for keys that the configuration leaves open, from the replaced system's environment.
+        """Plain values by key (dotted where nested) for what the configuration leaves open, from the replaced system's
+        environment.
 
-        ``values``: the collector's own keys as configured. ``environ`` holds no empty variables. Keys that are in
-        ``values`` too are ignored. Override it where a variable's unit or meaning differs from its key's.
+        ``values``: the collector's own keys as configured; they win. ``environ`` holds no empty variables.
+        Override it where a variable's unit or meaning differs from its key's.
         """
-        found: dict[str, Any] = {}
-        for key, variable in cls.legacy_names.items():
-            if variable in environ:
-                *parents, last = key.split(".")
-                inner = found
-                for parent in parents:
-                    inner = inner.setdefault(parent, {})
-                inner[last] = environ[variable]
-        return found
+        return {key: environ[variable] for key, variable in cls.legacy_names.items() if variable in environ}
 
 
 class DatadogSettings(Section):
@@ -166,9 +168,9 @@ class GithubSettings(Section):
 class HttpSettings(Section):
     """``host``: ``*`` is one socket for both families, IPv4 alone where the system has no IPv6."""
 
-    host: Annotated[str, AfterValidator(fields.check_host)] = "*"
+    host: Host = "*"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
-    allowed_hosts: tuple[Annotated[str, AfterValidator(fields.check_host)], ...] = ()
+    allowed_hosts: tuple[Host, ...] = ()
     public_url: Url | None = None
     token: Secret | None = None
     read_token: Secret | None = None
@@ -196,7 +198,7 @@ class LogSettings(Section):
 
 
 class StoreSettings(Section):
-    max_bytes: Annotated[Bytes, Field(ge=2**20)] = 256 * 2**20
+    max_bytes: Annotated[Bytes, Field(ge=2**20)] = ByteSize(256 * 2**20)
     retention: Positive = timedelta(days=7)
     keep_failed: Annotated[int, Field(ge=0)] = 3
     keep_ended: Annotated[int, Field(ge=1)] = 100
@@ -211,7 +213,7 @@ def _default_state_dir() -> Path:
 
 
 class Settings(Section):
-    collectors: dict[Annotated[str, AfterValidator(fields.check_collector_name)], SerializeAsAny[CollectorSettings]]
+    collectors: dict[CollectorName, SerializeAsAny[CollectorSettings]]
     datadog: DatadogSettings = DatadogSettings()
     github: GithubSettings = GithubSettings()
     http: HttpSettings = HttpSettings()
@@ -221,7 +223,7 @@ class Settings(Section):
     mode: Mode = Mode.LIVE
     shadow_prefix: Annotated[str | None, BeforeValidator(fields.read_metric_prefix)] = SHADOW_PREFIX
     max_series: Annotated[int, Field(ge=1)] = 100
-    heartbeat_url: PingUrl = None
+    heartbeat_url: PingUrl | None = None
     state_dir: File = Field(default_factory=_default_state_dir)
 
 
@@ -240,10 +242,7 @@ def shadow_prefix(settings: Settings) -> str | None:
 
 def describe(section: Section) -> dict[str, Any]:
     """The settings as plain data to print: secrets as ``********``, null where there is none; durations as ``5m``."""
-    return {
-        name: _plain("" if get_origin(field.annotation) is Literal else name, getattr(section, name))
-        for name, field in type(section).model_fields.items()
-    }
+    return {name: _plain(name, getattr(section, name)) for name in type(section).model_fields}
 
 
 def secret_values(section: Section) -> Iterator[str]:
@@ -324,4 +323,4 @@ def _plain(name: str, value: Any) -> Any:
         case Enum():
             return value.value
         case _:
-            return MASK if is_secret_name(name) else mask_address(str(value))
+            return MASK if is_secret_name(name) and name != "secrets" else mask_address(str(value))

@@ -326,12 +326,12 @@ class TestMistakes:
             ("time_zone: ../etc/passwd", '"../etc/passwd" is no IANA time zone'),
             ("time_zone: Local", '"Local" is no IANA time zone'),
             ("time_zone: America", '"America" is no IANA time zone'),
-            ("active_deadline: 0", 'must be more than 0 seconds, not "0"'),
+            ("active_deadline: 0", 'must be greater than 0 seconds, not "0"'),
             ("active_deadline: -5", "must be a duration such as 90s, 5m, 2h or 1d, or seconds"),
             ("active_deadline: 99999999999d", "is too long"),
             ("starting_deadline: soon", "must be a duration"),
             ("jitter:", "jitter: has no value: give one or remove the key"),
-            ("backoff_limit: -1", 'must be at least 0, not "-1"'),
+            ("backoff_limit: -1", 'must be greater than or equal to 0, not "-1"'),
             ("backoff_limit: 0x10", 'must be a whole number, not "0x10"'),
             ("enabled: maybe", 'must be true or false, not "maybe"'),
             (
@@ -341,12 +341,12 @@ class TestMistakes:
             ("tags: {Env: x}", "tags.Env: is a tag that every sample has already"),
             ("tags: {Workflow Name: x}", "tags.Workflow Name: is a tag that every sample has already"),
             ("tags: {9a: x}", "a tag's name begins with a letter"),
-            ("tags: {team: [a]}", "tags.team: must be text, not a list"),
+            ("tags: {team: [a]}", "tags.team: must be a valid string, not a list"),
             ("tags: {team: }", "tags.team: has no value"),
             ("tags: [a]", "tags: must be a mapping of keys to values, not a list"),
-            ("thresholds: {hotfix: .nan}", 'thresholds.hotfix: must be a number, not ".nan"'),
-            ("thresholds: {hotfix: nan}", "thresholds.hotfix: must be a number"),
-            ("benchmarks: [a, [b]]", "benchmarks[1]: must be text, not a list"),
+            ("thresholds: {hotfix: .nan}", 'thresholds.hotfix: must be a valid number, not ".nan"'),
+            ("thresholds: {hotfix: nan}", "thresholds.hotfix: must be a finite number"),
+            ("benchmarks: [a, [b]]", "benchmarks[1]: must be a valid string, not a list"),
             ("service: ''", "service: is empty: give a value or remove the key"),
         ],
     )
@@ -375,8 +375,7 @@ class TestMistakes:
 
     def test_an_unknown_type_names_the_installed_ones(self) -> None:
         assert errors('collectors:\n  ci: {type: github-ci, schedule: "@hourly", repo: a/b}\n') == [
-            'config.yaml:2:8: collectors.ci.type: "github-ci" is no collector type; did you mean github_ci? '
-            "(installed: github_ci, snapshot)"
+            'config.yaml:2:8: collectors.ci.type: "github-ci" is no collector type (installed: github_ci, snapshot)'
         ]
 
     @pytest.mark.parametrize(
@@ -385,16 +384,24 @@ class TestMistakes:
             ("datadog: {site: https://app.datadoghq.eu/}", "must be a host name such as datadoghq.com"),
             ("datadog: {site: app.datadoghq.eu}", "must be the site"),
             ("datadog: {site: 'a b'}", "must be a host name"),
+            ("datadog: {site: us5}", '"us5" is no site; did you mean us5.datadoghq.com?'),
+            ("datadog: {site: datadog.com}", "did you mean datadoghq.com?"),
+            (
+                "datadog: {url: https://api.datadoghq.eu/api/v2/series}",
+                "without the path of a call: https://api.datadoghq.eu",
+            ),
+            ("datadog: {api_key: '\"abc\"'}", "stands in quotes"),
+            ("store: {max_bytes: many}", "must be a size such as 256MiB"),
             ("datadog: {url: proxy:8080}", "must be an absolute address"),
             ("datadog: {url: 'https://h/?x=1'}", "without a query or fragment"),
             ("datadog: {url: 'https://h:99999'}", "Port out of range"),
             ("github: {api_url: ftp://h}", "must be an absolute address"),
             ("github: {user_agent: 'a\u00e9'}", "github.user_agent: must"),
-            ("http: {port: 65536}", "must be at most 65535"),
+            ("http: {port: 65536}", "must be less than or equal to 65535"),
             ("http: {port: 80.5}", "must be a whole number"),
             ("http: {host: 'http://x'}", "must be a host name or address"),
             ("http: [1]", "http: must be a mapping of keys to values, not a list"),
-            ("datadog: {heartbeat: 0s}", "must be more than 0 seconds"),
+            ("datadog: {heartbeat: 0s}", "must be greater than 0 seconds"),
             ("aws: {secrets: maybe}", "must be 'auto', 'on' or 'off'"),
             ("collectors: [ci]", "collectors: must be a mapping of keys to values, not a list"),
         ],
@@ -486,7 +493,7 @@ class TestTheEnvironment:
             "CI_HOTFIX_THRESHOLD": "many",
         }
         assert errors(CI, environ) == [
-            'environment CI_HOTFIX_THRESHOLD: collectors.ci.thresholds.hotfix: must be a number, not "many"',
+            'environment CI_HOTFIX_THRESHOLD: collectors.ci.thresholds.hotfix: must be a valid number, not "many"',
             'environment DD_SITE: datadog.site: must be a host name such as datadoghq.com or datadoghq.eu, not "https://x"',
             'environment INFRA_HEALTH_AWS: aws: must be a mapping of keys to values, not "no"',
             "environment INFRA_HEALTH_AWS__SECRETS: aws.secrets: is set as a whole by another variable",
