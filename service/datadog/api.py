@@ -173,7 +173,7 @@ class DatadogApi:
             raise Rejected(self._mask(str(error))) from None
         try:
             return msgspec.json.decode(text) if text else None
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Rejected(f"{self._host} does not answer with JSON; is it Datadog's API?") from error
 
     def _translate(self, error: Any) -> HealthError:

@@ -229,7 +229,7 @@ async def _read(response: httpx.Response) -> bytes:
 def _errors(text: bytes) -> list[str] | None:
     try:
         answer = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     errors = answer.get("errors") if isinstance(answer, dict) else None
     if not isinstance(errors, list):

@@ -249,7 +249,7 @@ def _decompress(body: bytes, encoding: str) -> bytes:
 def _decode(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError as error:  # of NaN and infinity, too
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # of NaN and infinity, too
         raise ApiError(400, f"Payload is not valid: {error}") from error
 
 

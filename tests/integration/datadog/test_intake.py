@@ -120,6 +120,7 @@ async def test_taken(intake: Intake, datadog: SimulatedDatadog, status: int) -> 
     [
         (refusal(400, "Invalid metric name"), Rejected, "answered 400: Invalid metric name"),
         (Reply(400, b"broken \x00 payload"), Rejected, "answered 400: broken payload"),
+        (Reply(400, b'{"errors": ["\xff"]}'), Rejected, "answered 400: "),
         (refusal(422, "Unprocessable"), Rejected, "answered 422: Unprocessable"),
         (refusal(401, "Unauthorized"), Unauthorized, "the Datadog API key is refused"),
         (refusal(403, "Forbidden"), Unauthorized, "the Datadog API key is refused"),
