@@ -306,8 +306,10 @@ def _kinds(model: type[BaseModel], field: str) -> frozenset[type]:
 
 def _plain(name: str, value: Any) -> Any:
     match value:
-        case None | bool() | int() | float():
+        case None | bool() | float():
             return value
+        case int():
+            return int(value)  # a ByteSize, too
         case SecretStr():
             return MASK
         case Section():
