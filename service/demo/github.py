@@ -14,13 +14,13 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from hashlib import sha256
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 import msgspec
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from service.demo.github_rows import Json, Repository, Run, stamp
+from service.demo.github_rows import Json, Repository, Run, carries, stamp
 from service.demo.recording import load_repositories
 
 HOUR = timedelta(hours=1)
@@ -113,7 +113,7 @@ class SimulatedGithub:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        target = scope["raw_path"].decode() + (f"?{request.url.query}" if request.url.query else "")
         asked = Asked(request.method, target, dict(request.headers))
         self.asked.append(asked)
         self.in_flight += 1
@@ -198,7 +198,7 @@ class SimulatedGithub:
     def _answer(self, asked: Asked, body: bytes, base: str) -> Reply:
         path, _, text = asked.target.partition("?")
         query, now = dict(parse_qsl(text, keep_blank_values=True)), self.clock()
-        match path.removeprefix(self.base).strip("/").split("/"):
+        match [unquote(part) for part in path.removeprefix(self.base).strip("/").split("/")]:
             case ["graphql"] | ["api", "graphql"]:
                 return Reply.of(self._graphql(asked, body))
             case ["app", "installations", _, "access_tokens"] if asked.method == "POST":
@@ -243,7 +243,7 @@ class SimulatedGithub:
         reply = Reply.of({"total_count": len(answer.rows), answer.key: shown} if answer.key else shown)
         if page * size < len(answer.rows):
             last = -(-len(answer.rows) // size)
-            address = f"{base.rstrip('/')}{self.base}/repositories/{'/'.join([str(repository.id), *rest])}"
+            address = f"{base.rstrip('/')}{self.base}/repositories/{'/'.join([str(repository.id), *map(quote, rest)])}"
             links = {"next": page + 1, "last": last}
             reply.headers["link"] = ", ".join(
                 f'<{address}?{urlencode({**query, "page": to})}>; rel="{rel}"' for rel, to in links.items()
@@ -261,9 +261,13 @@ class SimulatedGithub:
             case []:
                 return repository.json()
             case ["branches", *name] if name:
-                return {"name": _existing("/".join(name), repository.branches | {repository.branch})}
+                if "/".join(name) not in repository.branches | {repository.branch}:
+                    raise Refusal(404)
+                return {"name": "/".join(name)}
             case ["labels", name]:
-                return {"name": _existing(name, repository.labels)}
+                if (found := _label(name, repository)) is None:
+                    raise Refusal(404)
+                return found
             case ["labels"]:
                 return _Rows("", sorted(repository.labels), lambda name: {"name": name})
             case ["actions", "workflows"]:
@@ -308,7 +312,7 @@ class SimulatedGithub:
             raise Refusal(422, "The listed users and repositories cannot be searched")
         wanted = [set(re.findall(r'[^",\\]+', value)) for key, value in terms if key == "label"]
         if ("is", "issue") in terms:
-            issues = [each for each in repository.open_issues(at) if all(names & set(each.labels) for names in wanted)]
+            issues = [each for each in repository.open_issues(at) if all(carries(each, names) for names in wanted)]
             return [repository.issue_json(each) for each in issues]
         since = datetime.fromisoformat(found["merged"].removeprefix(">="))
         pulls = [each for each in repository.merged(wanted[0], at) if each.merged and each.merged >= since]
@@ -359,18 +363,20 @@ class SimulatedGithub:
 
         def issues(given: Json) -> Json:
             # Several labels mean any of them, unlike in the search.
-            found = [each for each in repository.open_issues(now) if set(given["labels"]) & set(each.labels)]
+            found = [each for each in repository.open_issues(now) if carries(each, given["labels"])]
             return page(given, [repository.issue_json(each) for each in sorted(found, key=lambda each: each.created)])
 
-        def named(names: set[str], key: str) -> Callable[[Json], Json | None]:
-            return lambda given: {"name": name} if (name := given[key].removeprefix("refs/heads/")) in names else None
+        def ref(given: Json) -> Json | None:
+            name = given["qualifiedName"].removeprefix("refs/heads/")
+            return {"name": name} if name in repository.branches | {repository.branch} else None
 
         return {
             "nameWithOwner": repository.name,
             "pullRequests": pulls,
             "issues": issues,
-            "label": named(repository.labels, "name"),
-            "ref": named(repository.branches | {repository.branch}, "qualifiedName"),
+            "label": lambda given: _label(given["name"], repository),
+            "ref": ref,
+            "defaultBranchRef": {"name": repository.branch},
         }
 
     def _select(self, source: Json, fields: "list[_Field]") -> Json:
@@ -458,10 +464,9 @@ def _window(resource: str) -> timedelta:
     return timedelta(minutes=1) if resource == "search" else HOUR
 
 
-def _existing(name: str, names: set[str]) -> str:
-    if name not in names:
-        raise Refusal(404)
-    return name
+def _label(name: str, repository: Repository) -> Json | None:
+    """As it is written; the case of ``name`` does not matter."""
+    return next(({"name": each} for each in repository.labels if each.lower() == name.lower()), None)
 
 
 def _filtered(runs: list[Run], query: Mapping[str, str], at: datetime) -> list[Run]:

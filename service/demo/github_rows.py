@@ -3,7 +3,7 @@
 Rows may lie in the future: all that is shown is shown as of an instant, so a clock that moves makes runs begin and end.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from operator import attrgetter
@@ -133,9 +133,9 @@ class Repository:
         own = self.run(id // 1000, at)
         return next((job for run in ([own] if own else self.runs) for _, job in run.jobs(at) if job.id == id), None)
 
-    def merged(self, labels: set[str], at: datetime) -> list[Pull]:
+    def merged(self, labels: Collection[str], at: datetime) -> list[Pull]:
         """Pull requests merged by ``at`` that have one of the labels, the last updated first."""
-        found = [pull for pull in self.pulls if pull.merged and pull.merged <= at and labels & set(pull.labels)]
+        found = [pull for pull in self.pulls if pull.merged and pull.merged <= at and carries(pull, labels)]
         return sorted(found, key=lambda pull: pull.updated_at(at), reverse=True)
 
     def open_issues(self, at: datetime) -> list[Issue]:
@@ -224,6 +224,11 @@ class Repository:
         url = f"{_HTML}/{self.name}/issues/{issue.number}"
         at = stamp(issue.created)
         return {"title": issue.title, "url": url, "html_url": url, "createdAt": at, "created_at": at}
+
+
+def carries(row: Pull | Issue, labels: Collection[str]) -> bool:
+    """Whether it has one of the labels; their case does not matter."""
+    return not {label.lower() for label in row.labels}.isdisjoint(label.lower() for label in labels)
 
 
 def stamp(at: datetime) -> str:

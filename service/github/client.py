@@ -138,7 +138,7 @@ class Github:
         self._cache = EtagCache(cache_bytes)
         # A page of runs is a megabyte: one at a time bounds the memory and costs no time.
         self._decoding = anyio.CapacityLimiter(1)
-        self._moved: dict[str, str] = {}
+        self._moved: dict[bytes, bytes] = {}
         self._trouble: str | None = None
         self.requests: Counter[str] = Counter()
 
@@ -228,10 +228,11 @@ class Github:
     async def _try(self, request: _Request, decode: Decode[T]) -> T:
         self._limit.check_open(request.resource)
         token = await self._auth.token()
-        path = request.url.path
+        path, _, query = request.url.raw_path.partition(b"?")
         known = self._moved.pop(path, None)
+        url = request.url.copy_with(raw_path=known + b"?" * bool(query) + query) if known else request.url
         try:
-            answer, moved = await self._follow(request, request.url.copy_with(path=known or path), token)
+            answer, moved = await self._follow(request, url, token)
             result = await self._result(request, answer, token, decode)
         except Rejected as error:
             # What moved may be back or elsewhere by now: once more at the address that we were given.
@@ -239,7 +240,7 @@ class Github:
                 raise Unavailable(f"{error}; asked for again at its old address", retry_after=0.0) from error
             raise
         if moved or known:
-            self._moved[path] = answer.url.path
+            self._moved[path] = answer.url.raw_path.partition(b"?")[0]
         return result
 
     async def _follow(self, request: _Request, url: httpx.URL, token: str | None) -> tuple[_Answer, bool]:

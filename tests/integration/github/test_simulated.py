@@ -1,0 +1,194 @@
+"""The simulated GitHub answers as GitHub does, or tests and the demo show what production does not do."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from service.demo.github import create_app
+from service.demo.recording import load_repositories
+from tests.world import NOW, Questions, Simulated, World, durations, generate, served, simulated, truth
+from tests.world.judge import complaints
+
+REPO = "/repos/Metta-AI/metta"
+RUNS = f"{REPO}/actions/runs"
+# The recorded runs on attempt 2 of which the recording tells how the first attempt ended.
+RERUN = {7984708931, 7867878488, 7669946636, 7137986008, 7124408050}
+
+
+@pytest.fixture
+async def simulation() -> AsyncIterator[Simulated]:
+    async with simulated(generate(4, workflows=9, runs_a_day=60, days=8)) as simulation:
+        yield simulation
+
+
+async def rows(http: httpx.AsyncClient, url: str, key: str, **query: Any) -> list[dict[str, Any]]:
+    """The rows of every page, by the links."""
+    found: list[dict[str, Any]] = []
+    answer = (await http.get(url, params=query or None)).raise_for_status()
+    while True:
+        found += answer.json()[key]
+        if "next" not in answer.links:
+            return found
+        answer = (await http.get(answer.links["next"]["url"])).raise_for_status()
+
+
+async def test_following_the_links_gives_every_run_once_newest_first(
+    simulation: Simulated, http: httpx.AsyncClient
+) -> None:
+    for query in ({}, {"per_page": 100, "exclude_pull_requests": "true"}):
+        order = [
+            (run["created_at"], run["id"]) for run in await rows(http, simulation.url + RUNS, "workflow_runs", **query)
+        ]
+        assert len(set(order)) == len(simulation.world.repository.runs) == len(order)
+        assert order == sorted(order, reverse=True)
+
+
+async def test_a_list_ends_at_the_depth_that_github_gives(simulation: Simulated, http: httpx.AsyncClient) -> None:
+    assert (await http.get(f"{simulation.url}{RUNS}?per_page=100&page=400")).status_code == 200
+    assert (await http.get(f"{simulation.url}{RUNS}?per_page=100&page=401")).status_code == 422
+
+
+async def test_a_validator_belongs_to_its_token_and_saves_the_point(
+    simulation: Simulated, http: httpx.AsyncClient
+) -> None:
+    url, mine, other = simulation.url + RUNS, {"authorization": "Bearer a"}, {"authorization": "Bearer b"}
+    first = await http.get(url, headers=mine)
+    validator = {"if-none-match": first.headers["etag"]}
+    second = await http.get(url, headers=mine | validator)
+    assert (second.status_code, second.content) == (304, b"")
+    assert second.headers["x-ratelimit-used"] == first.headers["x-ratelimit-used"]
+    assert (await http.get(url, headers=other | validator)).status_code == 200
+    assert (await http.get(url, headers=validator)).headers["x-ratelimit-limit"] == "60"
+
+
+async def test_a_filtered_list_lags_behind_the_unfiltered_one(http: httpx.AsyncClient) -> None:
+    world = World.empty()
+    world.add_workflow(1)
+    world.add_run(1, world.now - timedelta(minutes=30), "success", branch="main")
+    world.add_run(1, world.now - timedelta(hours=2), "failure", None, branch="main")
+    async with simulated(world) as simulation:
+        assert len(await rows(http, simulation.url + RUNS, "workflow_runs")) == 2
+        for url in (f"{simulation.url}{RUNS}?branch=main", f"{simulation.url}{REPO}/actions/workflows/1/runs"):
+            (run,) = await rows(http, url, "workflow_runs")
+            assert (run["run_attempt"], run["conclusion"]) == (2, None)
+        assert await rows(http, f"{simulation.url}{RUNS}?branch=main&status=completed", "workflow_runs") == []
+
+
+async def test_runs_begin_and_end_as_the_clock_moves(http: httpx.AsyncClient) -> None:
+    world = World.empty()
+    world.add_run(1, world.now + timedelta(minutes=5), "failure", "success")
+    seen = []
+    async with simulated(world) as simulation:
+        for _ in range(5):
+            found = await rows(http, simulation.url + RUNS, "workflow_runs")
+            seen.append([(run["run_attempt"], run["status"], run["conclusion"]) for run in found])
+            world.now += timedelta(minutes=5)
+    begun, ended = (1, "in_progress", None), (1, "completed", "failure")
+    assert seen == [[], [begun], [ended], [(2, "in_progress", None)], [(2, "completed", "success")]]
+
+
+async def test_attempts_jobs_and_annotations_agree_with_the_run(simulation: Simulated, http: httpx.AsyncClient) -> None:
+    repository, now = simulation.world.repository, simulation.world.now
+    simulation.app.limits, overtime = None, 0
+    for run in repository.runs[:120]:
+        jobs = await rows(http, f"{simulation.url}{RUNS}/{run.id}/jobs", "jobs", filter="all")
+        for number, attempt in enumerate(run.seen(now), 1):
+            told = (await http.get(f"{simulation.url}{RUNS}/{run.id}/attempts/{number}")).json()
+            assert (told["run_attempt"], told["conclusion"]) == (number, attempt.conclusion)
+        assert {job["run_attempt"] for job in jobs} <= set(range(1, len(run.seen(now)) + 1))
+        for job in [job for job in jobs if job["conclusion"] == "cancelled"]:
+            notes = (await http.get(f"{simulation.url}{REPO}/check-runs/{job['id']}/annotations")).json()
+            overtime += any("maximum execution time" in note["message"] for note in notes)
+    assert overtime
+
+
+@pytest.mark.parametrize(
+    "path", ["", "/actions/runs/1", "/branches/nope", "/labels/nope", "/actions/workflows/77/runs"]
+)
+async def test_what_is_not_there_is_githubs_404(simulation: Simulated, http: httpx.AsyncClient, path: str) -> None:
+    repo = REPO if path else "/repos/no/such"
+    answer = await http.get(simulation.url + repo + path)
+    assert (answer.status_code, answer.json()["message"]) == (404, "Not Found")
+
+
+async def test_names_are_found_as_github_finds_them(http: httpx.AsyncClient) -> None:
+    world = World.empty("Metta-AI/metta")
+    world.repository.branches, world.repository.labels = {"topic/1"}, {"force/merge"}
+    async with simulated(world) as simulation:
+        for path in ("", "/branches/topic/1", "/branches/main", "/labels/Force%2FMerge"):
+            assert (await http.get(f"{simulation.url}/repos/metta-ai/Metta{path}")).status_code == 200
+
+
+async def test_graphql_and_the_search_count_the_same_when_the_index_is_up_to_date(http: httpx.AsyncClient) -> None:
+    world = generate(6, workflows=3, runs_a_day=3)
+    world.lag = timedelta(0)
+    since = world.now - timedelta(days=7)
+    document = """
+        query($labels: [String!]) { repository(owner: "Metta-AI", name: "metta") {
+            merged: pullRequests(states: MERGED, labels: $labels, first: 100,
+                                 orderBy: {field: UPDATED_AT, direction: DESC}) { nodes { mergedAt } }
+            bugs: issues(labels: ["bug"], states: OPEN, last: 1) { totalCount nodes { title } }
+            label(name: "BUG") { name } nope: ref(qualifiedName: "refs/heads/nope") { name } defaultBranchRef { name }
+        } }"""
+    asked = {"query": document, "variables": {"labels": ["force-merge", "force_merge"]}}
+    search = f'repo:Metta-AI/metta is:pr merged:>={since:%Y-%m-%dT%H:%M:%SZ} label:force-merge,"force_merge"'
+    async with simulated(world) as simulation:
+        headers = {"authorization": "Bearer a"}
+        answer = await http.post(f"{simulation.url}/graphql", json=asked, headers=headers)
+        found = (await http.get(f"{simulation.url}/search/issues", params={"q": search})).json()
+        assert [each for one in simulation.app.asked for each in complaints(one)] == []
+    told = answer.json()["data"]["repository"]
+    numbers = truth(world.repository, world.now, Questions())
+    listed = [node for node in told["merged"]["nodes"] if datetime.fromisoformat(node["mergedAt"]) >= since]
+    assert len(listed) == found["total_count"] == numbers["github.force_merge.count"]
+    assert told["bugs"]["totalCount"] == numbers["github.bugs.count"]
+    assert (told["label"], told["nope"], told["defaultBranchRef"]) == ({"name": "bug"}, None, {"name": "main"})
+
+
+@pytest.mark.parametrize(
+    "document", ["query { nope }", "query {", "query { search(query: $a) { issueCount } }", "query { search(query"]
+)
+async def test_graphql_refuses_what_it_can_not_read(
+    simulation: Simulated, http: httpx.AsyncClient, document: str
+) -> None:
+    headers = {"authorization": "Bearer a"}
+    answer = await http.post(f"{simulation.url}/graphql", json={"query": document}, headers=headers)
+    assert answer.json().keys() == {"errors"}
+
+
+async def test_the_demo_shows_recorded_runs_as_of_now(http: httpx.AsyncClient) -> None:
+    async with served(create_app()) as url:
+        runs = await rows(http, f"{url}/repos/ionic-team/ionic-framework/actions/runs", "workflow_runs")
+        assert len(runs) == 101
+        newest = max(datetime.fromisoformat(run["updated_at"]) for run in runs)
+        assert timedelta(minutes=3) < datetime.now(UTC) - newest < timedelta(minutes=6)
+        assert {run["id"] for run in runs if run["run_attempt"] == 2} == RERUN
+        for id in RERUN:
+            first = await http.get(f"{url}/repos/ionic-team/ionic-framework/actions/runs/{id}/attempts/1")
+            assert first.json()["conclusion"] == "failure"
+
+
+def test_the_demos_numbers_are_red_and_green() -> None:
+    ionic, phishbench = load_repositories(NOW)
+    month = timedelta(days=30)
+    asked = Questions(tests_blocking_merge=("Stencil Nightly Build",), history_window=month)
+    assert truth(ionic, NOW, asked)["ci.workflow.tests_blocking_merge"] == 0
+    assert truth(phishbench, NOW, Questions("master", month))["ci.workflow.success"] == 1
+
+
+def test_generated_worlds_hold_what_makes_counting_hard() -> None:
+    world = generate(1, workflows=40, runs_a_day=300)
+    repository, now = world.repository, world.now
+    runs = [(run, run.seen(now)) for run in repository.runs]
+    assert sum(len(attempts) > 1 for _, attempts in runs) > 300
+    assert sum(attempts[-1].conclusion is None for _, attempts in runs) > 10
+    assert sum(run.branch == "main" and bool(run.fork) for run, _ in runs) > 100
+    assert {row.state for row in repository.workflows} > {"active"}
+    numbers = truth(repository, now, Questions(tests_blocking_merge=("1",), benchmarks=("w2.yml",)))
+    assert len(numbers) == 13
+    assert numbers["ci.jobs.timed_out"] > 20
+    assert durations(repository, now)
+    assert generate(1, workflows=40, runs_a_day=300).repository.runs == repository.runs
