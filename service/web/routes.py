@@ -26,7 +26,7 @@ from service.web.schemas import (
     Health,
     Info,
     Log,
-    LogLineView,
+    LogLine,
     ProblemView,
     Reason,
     Runs,
@@ -34,8 +34,8 @@ from service.web.schemas import (
     Samples,
     SampleView,
     State,
+    Triggered,
     TriggeredRuns,
-    TriggeredView,
     run_address,
 )
 
@@ -205,7 +205,7 @@ def _find_checks(request: Request, overview: Overview, name: str, metric: str, o
 @api.get("/log")
 async def log(context: ContextDep, limit: PageLimit = 200) -> Log:
     """The daemon's last log lines"""
-    return Log(lines=list(map(LogLineView.model_validate, context.log.recent(limit))))
+    return Log(lines=list(map(LogLine.model_validate, context.log.recent(limit))))
 
 
 # Runs
@@ -259,10 +259,10 @@ async def run_log(context: ContextDep, id: str) -> Log:
     return Log(lines=await read_run_log(context, id))
 
 
-async def read_run_log(context: AppContext, run_id: str) -> list[LogLineView]:
+async def read_run_log(context: AppContext, run_id: str) -> list[LogLine]:
     """Once a run is stored, so are its lines; until then they are in memory."""
     lines = context.log.run_lines(run_id) or await context.store.runs.log(run_id)
-    return list(map(LogLineView.model_validate, lines))
+    return list(map(LogLine.model_validate, lines))
 
 
 # Acts
@@ -271,27 +271,27 @@ async def read_run_log(context: AppContext, run_id: str) -> list[LogLineView]:
 @api.post(
     "/collectors/{name}/runs",
     status_code=202,
-    response_model=TriggeredView,
+    response_model=Triggered,
     responses=problems(403, 404, 409, 429) | {200: {"model": RunView} | _AT_RUN, 202: _AT_RUN},
     openapi_extra=_REASON,
 )
 async def run_collector(
     request: Request, response: Response, context: ContextDep, name: str, actor: ActorDep, wait: Wait = 0
-) -> TriggeredView | Response:
+) -> Triggered | Response:
     """Runs the collector now; with `wait` answers 200 with the run when it has ended by then"""
     with _within(context.waiting, "Too many callers wait for a run.", applies=wait > 0):
         started = await context.scheduler.trigger(name, Cause.HTTP, actor)
         response.headers["Location"] = run_address(started.id)
         if wait and (ended := await _wait_for(request, context, started.id, wait)):
             return Response(ended.model_dump_json(), 200, response.headers, "application/json")
-    return TriggeredView(id=started.id, collector=name)
+    return Triggered(id=started.id, collector=name)
 
 
 @api.post("/runs", status_code=202, responses=problems(403), openapi_extra=_REASON)
 async def run_all(context: ContextDep, actor: ActorDep) -> TriggeredRuns:
     """Runs all enabled collectors now; tells also which were active already"""
     triggered = await context.scheduler.trigger_all(Cause.HTTP, actor)
-    views = [TriggeredView(id=each.run_id, collector=each.collector, started=each.is_new) for each in triggered]
+    views = [Triggered(id=each.run_id, collector=each.collector, started=each.is_new) for each in triggered]
     return TriggeredRuns(runs=views)
 
 
@@ -315,7 +315,7 @@ async def push_snapshot(
     name: str,
     caller: CallerDep,
     idempotency_key: Annotated[str, Header(description="marks a push that is sent again")] = "",
-) -> TriggeredView:
+) -> Triggered:
     """Takes a snapshot, keeps it and runs the collector, after the active run if there is one"""
     key = idempotency_key.strip() or secrets.token_hex(8)
     if len(key) > _MAX_KEY or not (key.isascii() and key.isprintable()):
@@ -329,7 +329,7 @@ async def push_snapshot(
         await accept(await request.body(), key, context.clock.now())
     started = await context.scheduler.trigger_after(name, Cause.PUSH, caller)
     response.headers["Location"] = run_address(started.id)
-    return TriggeredView(id=started.id, collector=name)
+    return Triggered(id=started.id, collector=name)
 
 
 @api.post("/collectors/{name}/pause", responses=problems(403, 404), openapi_extra=_REASON)

@@ -193,7 +193,7 @@ class CollectorView(View):
         return error is not None and (self.last_success is None or error.at > self.last_success)
 
 
-class TriggeredView(View):
+class Triggered(View):
     """The run that a trigger started, or (``started`` false) the one that was active already."""
 
     id: str
@@ -288,7 +288,7 @@ class CheckView(View):
         return name in (self.metric, self.tags.get("check")) or self.metric.endswith(f".{name}")
 
 
-class LogLineView(View):
+class LogLine(View):
     """One log record. ``level``: debug, info, warning, error or critical; ``fields``: what it says beside the text."""
 
     time: Annotated[Instant, Field(validation_alias="at")]
@@ -386,13 +386,13 @@ class Runs(View):
 
 
 class TriggeredRuns(View):
-    runs: Sequence[TriggeredView]
+    runs: Sequence[Triggered]
 
 
 class Log(View):
     """Oldest first."""
 
-    lines: Sequence[LogLineView]
+    lines: Sequence[LogLine]
 
 
 class Samples(View):

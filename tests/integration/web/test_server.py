@@ -1,0 +1,131 @@
+"""The server as a task: its port, its bounds on connections, its end."""
+
+import signal
+import socket
+from pathlib import Path
+
+import anyio
+import pytest
+
+from service.domain.errors import ConfigError
+from service.web import server
+from service.web.server import bind
+from tests.integration.web.stage import received, served
+
+HALF_A_REQUEST = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
+
+
+def test_a_taken_port_is_a_configuration_error_that_names_the_setting() -> None:
+    with bind("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"http\.port {port}: another process .*INFRA_HEALTH_HTTP__PORT"):
+            bind("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("host", ["203.0.113.7", "no such host", "x" * 300, "a..b"])
+def test_a_host_that_is_not_this_machines_is_a_configuration_error(host: str) -> None:
+    with pytest.raises(ConfigError, match=r"http\.host .*no address of this machine"):
+        bind(host, 0)
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_port_out_of_range_is_a_configuration_error(port: int) -> None:
+    with pytest.raises(ConfigError, match="0 to 65535"):
+        bind("127.0.0.1", port)
+
+
+def test_a_star_serves_both_families_on_one_socket() -> None:
+    with bind("*", 0) as listener:
+        for caller in ("127.0.0.1", "::1"):
+            socket.create_connection((caller, listener.getsockname()[1])).close()
+
+
+def test_a_star_is_ipv4_alone_where_ipv6_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    with bind("*", 0) as listener:
+        assert listener.family is socket.AF_INET
+        socket.create_connection(("127.0.0.1", listener.getsockname()[1])).close()
+
+
+@pytest.mark.parametrize(("host", "caller"), [("::1", "::1"), ("::", "127.0.0.1"), ("localhost", "127.0.0.1")])
+def test_ipv6_and_names_can_be_bound_and_the_port_listens_at_once(host: str, caller: str) -> None:
+    with bind(host, 0) as listener:
+        socket.create_connection((caller, listener.getsockname()[1])).close()
+
+
+async def test_an_idle_server_closes_open_connections_and_ends(tmp_path: Path) -> None:
+    async with served(tmp_path) as stage:
+        idle, half = await stage.connect(), await stage.connect()
+        await idle.send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert (await idle.receive()).startswith(b"HTTP/1.1 200 ")
+        await half.send(HALF_A_REQUEST)
+        stage.stop()
+        assert await received(half) == b""
+        assert await received(idle) == b""
+
+
+async def test_the_signals_stay_the_daemons(tmp_path: Path) -> None:
+    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    async with served(tmp_path) as stage:
+        assert (await stage.client.get("/livez")).status_code == 200
+        assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+async def test_who_waits_for_a_run_when_the_server_ends_gets_a_202(tmp_path: Path) -> None:
+    async with served(tmp_path) as stage:
+        stage.collectors["ci"].gate = anyio.Event()
+        stream = await stage.connect()
+        await stream.send(b"POST /api/v1/collectors/ci/runs?wait=300 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await stage.collectors["ci"].asked.wait()
+        stage.stop()
+        with anyio.CancelScope(shield=True):
+            assert (await received(stream)).startswith(b"HTTP/1.1 202 ")
+
+
+async def test_a_request_that_comes_too_slowly_is_cut_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(server, "REQUEST_TIME", 0.05)
+    async with served(tmp_path) as stage:
+        silent, half, no_body = [await stage.connect() for _ in range(3)]
+        await half.send(HALF_A_REQUEST)
+        await no_body.send(b"POST /api/v1/runs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
+        for stream in (silent, half, no_body):
+            assert await received(stream) == b""
+
+
+async def test_a_client_that_never_reads_its_answers_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(server, "ANSWER_TIME", 0.05)
+    monkeypatch.setattr(server, "REQUEST_TIME", 1.0)
+    async with served(tmp_path) as stage:
+        deaf = await stage.connect()
+        await deaf.send(b"GET /static/swagger/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100)
+        assert await received(await stage.connect()) == b""  # so long it does not read
+        assert await received(await stage.connect()) == b""
+        assert (await received(deaf)).count(b"HTTP/1.1 200 ") < 100
+
+
+async def test_slow_clients_beyond_the_bound_give_way_so_that_probes_are_answered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 20)
+    async with served(tmp_path) as stage:
+        slow = []
+        for _ in range(60):
+            slow.append(await stage.connect())
+            await slow[-1].send(HALF_A_REQUEST)
+        for path in ("/livez", "/readyz"):
+            assert (await stage.client.get(path)).status_code == 200
+        assert await received(slow[0]) == b""
+        await slow[-1].send(b"no more\r\n\r\n")
+        assert (await slow[-1].receive()).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_pipelined_requests_are_answered_in_order(tmp_path: Path) -> None:
+    async with served(tmp_path) as stage:
+        answer = await stage.raw(
+            b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\nGET /version HTTP/1.1\r\nHost: localhost\r\n"
+            b"Connection: close\r\n\r\n"
+        )
+        assert answer.count(b"HTTP/1.1 200 ") == 2
+        assert answer.index(b"scheduler") < answer.index(b"commit")
