@@ -1,4 +1,4 @@
-"""Commands of whoever operates a daemon: ``status``, ``trigger``, ``pause``, ``resume``, ``cancel``, ``backup``, flares."""
+"""Commands of whoever operates a daemon: status, trigger, pause, resume, cancel, backup, flare."""
 
 import sys
 import time

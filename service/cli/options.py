@@ -73,15 +73,9 @@ class Options:
         from service.config import logging, masking
         from service.config.settings import secret_values
 
-        settings = loaded.settings
-        logging.configure(
-            format=settings.log.format,
-            level="error" if self.quiet else "debug" if self.verbose else level or settings.log.level,
-            service=settings.datadog.service,
-            env=settings.datadog.env,
-            version=settings.datadog.version,
-        )
-        masking.mask([*secret_values(settings), *masking.secrets_in_environment(self.environ())])
+        settings, environ = loaded.settings, self.environ()
+        masking.mask([*secret_values(settings), *masking.secrets_in_environment(environ)])
+        logging.configure(settings, environ, level="error" if self.quiet else "debug" if self.verbose else level)
 
 
 def _store_option(context: click.Context, parameter: click.Parameter, value: Any) -> None:

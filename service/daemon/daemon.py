@@ -22,7 +22,6 @@ from service.daemon.pings import PingKind, Pings
 from service.daemon.wiring import Clients, build_jobs
 from service.domain.errors import ConfigError
 from service.domain.runs import Actor, AuditEntry, Cause, Mode, Outcome, Run
-from service.domain.samples import Sample
 from service.pipeline.clock import Clock
 from service.pipeline.forwarder import Forwarder
 from service.pipeline.heartbeat import Heartbeat
@@ -172,9 +171,7 @@ class Daemon:
             state = self._forwarder.state
             log.warning("points stay stored for the next start", pending=state.pending, reason=state.trouble)
         await self._pings.flush(_PINGS_TIMEOUT)
-        async with self._forwarder.paused():
-            is_recovered = not self._store.trouble or await self._store.recover()
-        if not is_recovered:
+        if self._store.trouble and not await self._store.recover():
             log.error("what is in memory is lost: the store can't be written", reason=self._store.trouble)
 
     async def watch_second_signal(self, signals: AsyncIterator[signal.Signals]) -> None:
@@ -202,7 +199,7 @@ class Daemon:
             log.info("a snapshot was pushed before the restart", collector=name)
             await self._scheduler.trigger_after(name, Cause.PUSH, Actor("a push before the restart"))
 
-    def _run_ended(self, run: Run, samples: Sequence[Sample]) -> None:
+    def _run_ended(self, run: Run) -> None:
         self._web.telemetry.run_ended(run)
         self._notifier.check_soon(run.collector)
         # A run that gave way or was broken off by our own end says nothing of what it looked at.

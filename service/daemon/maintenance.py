@@ -38,9 +38,7 @@ class Maintenance:
         """Back from the fallback to the disk, once it can be written again."""
         while True:
             await self._clock.sleep(_RECOVER_INTERVAL)
-            async with self._forwarder.paused():
-                is_recovered = await self._store.recover()
-            if is_recovered:
+            if await self._store.recover():
                 self._forwarder.notify()
 
     async def _refresh_secrets(self) -> None:

@@ -13,7 +13,7 @@ from service.daemon.wiring import Clients, build_jobs, open_clients, open_store
 from service.domain.delivery import LOST, DeliveryStatus
 from service.domain.errors import HealthError
 from service.domain.runs import Actor, Cause, CollectResult, Mode, Outcome, PartialFailure, Run, new_run_id
-from service.domain.samples import Sample
+from service.domain.samples import Metric, Sample
 from service.pipeline.clock import Clock, SystemClock
 from service.pipeline.enrich import prepare_samples
 from service.pipeline.forwarder import Forwarder
@@ -24,6 +24,8 @@ from service.store import Store
 
 # So long a pass waits for Datadog; what is not delivered by then stays stored.
 DELIVERY_TIMEOUT = 30.0
+# What the daemon sends of itself and of checks, beside the collectors' own samples.
+OWN_PREFIXES = ("metta.infra.check.", "metta.infra.collector.")
 _STOP_TIMEOUT = 2.0  # seconds for a cancelled collector to stop before the process ends without it
 
 
@@ -117,7 +119,9 @@ async def collect_only(jobs: Sequence[Job], clock: Clock, progress: Callable[[st
     async def collect(job: Job) -> None:
         now = clock.now()
         run = Run(new_run_id(job.name, now), job.name, Cause.ONCE, now, attempts=1)
-        result, samples, errors, outcome = CollectResult(), [], [], Outcome.FAILED
+        result, outcome = CollectResult(), Outcome.FAILED
+        samples: list[Sample] = []
+        errors: list[PartialFailure] = []
         try:
             with anyio.fail_after(job.active_deadline.total_seconds()):
                 result = await ask_collector(job, now)
@@ -159,10 +163,10 @@ async def _collect_and_deliver(
     store.mode = settings.mode
     is_withheld = settings.mode is Mode.SHADOW and settings.shadow_prefix is None
     forwarder.set_shadow(shadow_prefix(settings), is_withheld=is_withheld)
-    ended: dict[str, CollectorPass] = {}
+    ended: dict[str, Run] = {}
 
-    def on_end(run: Run, samples: Sequence[Sample]) -> None:
-        ended[run.collector] = CollectorPass(run, samples)
+    def on_end(run: Run) -> None:
+        ended[run.collector] = run
         progress(f"{len(ended)} of {len(jobs)} collectors done")
 
     runner = Runner(store, clock, attempts, on_stored=lambda: None, on_end=on_end, retry=False)
@@ -178,7 +182,7 @@ async def _collect_and_deliver(
     await store.recover()
     state = forwarder.state
     return Pass(
-        [ended[job.name] for job in jobs],
+        [CollectorPass(ended[job.name], await _read_samples(store, ended[job.name])) for job in jobs],
         delivered=state.counts[DeliveryStatus.DELIVERED],
         pending=(await store.outbox.pending()).samples,
         lost=sum(state.counts[status] for status in LOST),
@@ -188,3 +192,13 @@ async def _collect_and_deliver(
         or None,
         seconds=clock.monotonic() - began,
     )
+
+
+async def _read_samples(store: Store, run: Run) -> list[Sample]:
+    """What the collector brought, as it was stored: without the daemon's own series."""
+    stored, _ = await store.outbox.samples(run.id, 0, run.samples)
+    return [
+        Sample(Metric(each.point.metric, each.kind), each.point.value, each.at, each.tags)
+        for each in stored
+        if not each.point.metric.startswith(OWN_PREFIXES)
+    ]

@@ -98,11 +98,11 @@ async def forecast_series(settings: Settings, now: datetime) -> SeriesForecast:
     try:
         enabled = {name: each for name, each in settings.collectors.items() if each.enabled}
         distributions: dict[str, list[tuple[str, Mapping[str, str]]]] = defaultdict(list)
-        for each in await store.outbox.series(now - _LOOK_BACK):
-            if each.kind is Kind.DISTRIBUTION:
-                metric = each.metric.removeprefix(shadow_prefix(settings) or "")
-                tags = {name: value for name, _, value in (tag.partition(":") for tag in each.tags)}
-                distributions[each.collector].append((metric, tags))
+        for series in await store.outbox.series(now - _LOOK_BACK):
+            if series.kind is Kind.DISTRIBUTION:
+                metric = series.metric.removeprefix(shadow_prefix(settings) or "")
+                tags = {name: value for name, _, value in (tag.partition(":") for tag in series.tags)}
+                distributions[series.collector].append((metric, tags))
         found = []
         for name, each in enabled.items():
             loaded = load_type(each.type)
