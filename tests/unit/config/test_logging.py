@@ -1,0 +1,349 @@
+"""What the logs must keep: Datadog's names, every record, and no secret."""
+
+import base64
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, Literal, TextIO
+from urllib.parse import quote
+
+import pytest
+import structlog
+
+from service.config import logging as logs
+from service.config import masking
+from service.config.settings import Settings
+from service.domain.runs import LogLine
+
+SECRET = "ghp_s3cr3t/token+value"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    root, ours = logging.getLogger(), logging.getLogger("service")
+    before = root.handlers, root.level, ours.level
+    yield
+    root.handlers, root.level, ours.level = before
+    logging.captureWarnings(False)
+    structlog.contextvars.clear_contextvars()
+    structlog.reset_defaults()
+
+
+def configured(
+    stream: TextIO, *, format: Literal["auto", "json", "console"] = "json", level: str = "info", **environ: str
+) -> Any:
+    datadog = {"env": "production", "version": "1.2"}
+    settings = Settings.model_validate(
+        {"collectors": {}, "log": {"format": format, "level": level}, "datadog": datadog}
+    )
+    logs.configure(settings, environ, stream=stream)
+    # pytest's own handlers would raise on what ours must bear.
+    logging.getLogger().handlers = logging.getLogger().handlers[-1:]
+    return stream
+
+
+def written(stream: Any) -> str:
+    logs.flush()
+    return str(stream.getvalue())
+
+
+def records(stream: Any) -> list[dict[str, Any]]:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in written(stream).splitlines()]
+
+
+def test_a_record_has_the_names_that_datadog_knows() -> None:
+    """Timestamp in UTC with milliseconds, severity, message, service, environment, version, logger."""
+    stream = configured(io.StringIO())
+    structlog.get_logger("service.app").warning("disk is %s", "full", path="/x")
+    (record,) = records(stream)
+    assert record.pop("timestamp").endswith("Z")
+    assert record == {
+        "status": "warning",
+        "message": "disk is full",
+        "service": "infra-health",
+        "dd.env": "production",
+        "dd.version": "1.2",
+        "logger.name": "service.app",
+        "path": "/x",
+    }
+
+
+def test_our_own_fields_do_not_overwrite_datadogs() -> None:
+    """A field named status or service must not turn the severity or the service of the line."""
+    stream = configured(io.StringIO())
+    structlog.get_logger("service.x").info("answer", status=503, service="dashboard-collector", timestamp=1)
+    (record,) = records(stream)
+    assert (record["status"], record["service"], record["event.status"]) == ("info", "infra-health", 503)
+    assert record["event.service"] == "dashboard-collector"
+
+
+def test_libraries_go_the_same_way_from_warning_on() -> None:
+    """httpx's chatter stays out, APScheduler's warnings come as JSON too."""
+    stream = configured(io.StringIO())
+    logging.getLogger("httpx").info("GET /")
+    logging.getLogger("apscheduler.scheduler").warning("slow %s", "job")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(True)
+        warnings.warn("old call", DeprecationWarning, stacklevel=1)
+    assert [(one["logger.name"], one["status"]) for one in records(stream)] == [
+        ("apscheduler.scheduler", "warning"),
+        ("py.warnings", "warning"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("level", "seen"), [("debug", {"d", "i", "lib"}), ("info", {"i"}), ("warning", set()), ("error", set())]
+)
+def test_the_level_is_ours_and_debug_lets_libraries_speak(level: str, seen: set[str]) -> None:
+    stream = configured(io.StringIO(), level=level)
+    structlog.get_logger("service.x").debug("d")
+    structlog.get_logger("service.x").info("i")
+    logging.getLogger("httpx").info("lib")
+    logging.getLogger("httpx").debug("flood")
+    assert {record["message"] for record in records(stream)} == seen
+
+
+def test_configuring_again_takes_the_place_of_what_was() -> None:
+    first, second = configured(io.StringIO()), configured(io.StringIO(), level="error")
+    structlog.get_logger("service.x").error("once")
+    assert (len(records(first)), len(records(second))) == (0, 1)
+
+
+def test_collector_and_run_come_by_context_into_every_record() -> None:
+    """A library's line within a run says which run."""
+    stream = configured(io.StringIO())
+    with structlog.contextvars.bound_contextvars(collector="ci", run="ci-1"):
+        structlog.get_logger("service.x").info("ours")
+        logging.getLogger("httpx").warning("theirs")
+    assert [(record["collector"], record["run"]) for record in records(stream)] == [("ci", "ci-1")] * 2
+
+
+@pytest.mark.parametrize("format", ["json", "console"])
+def test_a_secret_appears_in_no_form(format: Literal["json", "console"]) -> None:
+    """Messages, fields, keys, nested values, tracebacks, libraries' records; plain, URL-encoded, HTTP Basic."""
+    stream = configured(io.StringIO(), format=format)
+    masking.mask([SECRET, "", "ab"])
+    log = structlog.get_logger("service.x")
+    basic = [base64.b64encode(f"{user}:{SECRET}".encode()).decode() for user in ("", "x", "me", "you")]
+    log.info(f"token {SECRET}", nested={"a": [SECRET]}, url=f"https://h/?t={quote(SECRET, safe='')}", basic=basic)
+    log.info("in a %s", SECRET, **{f"key {SECRET}": ValueError(SECRET)}, raw=SECRET.encode(), abacus="ab")
+    logging.getLogger("httpx").warning("header %r", {"Authorization": f"Bearer {SECRET}"})
+    try:
+        raise RuntimeError(SECRET)
+    except RuntimeError:
+        log.exception("ours")
+        logging.getLogger("lib").exception("theirs")
+    text = written(stream)
+    assert "s3cr3t" not in text
+    assert quote(SECRET, safe="") not in text
+    stable = base64.b64encode(SECRET.encode()).decode()[4:-6]
+    assert stable not in text
+    assert not any(each in text for each in basic)
+    assert text.count("********") >= 8
+    assert "abacus" in text
+
+
+def test_an_error_comes_with_kind_message_and_stack() -> None:
+    stream = configured(io.StringIO())
+    try:
+        raise LookupError("no such run")
+    except LookupError as error:
+        structlog.get_logger("service.x").exception("failed")
+        structlog.get_logger("service.x").error("given", exc_info=error)
+        logging.getLogger("lib").exception("theirs")
+    for record in records(stream):
+        assert (record["error.kind"], record["error.message"]) == ("LookupError", "no such run")
+        assert 'raise LookupError("no such run")' in record["error.stack"]
+        assert "exc_info" not in record
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise ValueError("no")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("format", ["json", "console"])
+def test_nothing_that_a_record_holds_makes_logging_fail(
+    format: Literal["json", "console"], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wrong arguments, values that can't be printed, cycles, NaN, lone surrogates: each record is written."""
+    stream = configured(io.StringIO(), format=format)
+    log, library = structlog.get_logger("service.x"), logging.getLogger("lib")
+    cycle: dict[str, Any] = {}
+    cycle["self"] = cycle
+    log.info("one %d", "x")
+    log.info("two %s %s", *["x"])
+    library.warning("three %d", "x")
+    library.warning("four %s", Unprintable())
+    library.warning(Unprintable())
+    log.info("five", value=Unprintable())
+    log.info("six", cycle=cycle, nan=float("nan"), lone="\ud800", big=10**400, keys={1: {2, 3}})
+    assert len(written(stream).splitlines()) == 7
+    assert all(word in written(stream) for word in ("one", "two", "three", "five", "six"))
+    if format == "json":
+        assert records(stream)[-1]["nan"] == "nan"
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_remembered_can_be_sent() -> None:
+    """The API and the pages say it in UTF-8."""
+    configured(io.StringIO())
+    structlog.get_logger("service.x").warning("half a pair \ud800", **{"key \udfff": ["\ud800"]})
+    line = logs.buffer.recent(1)[0]
+    assert (line.message, line.fields["key ?"]) == ("half a pair ?", ["?"])
+
+
+def test_our_debug_lines_are_remembered_even_where_the_stream_is_not_shown_them() -> None:
+    """With every secret masked, as in the stream."""
+    stream = configured(io.StringIO(), level="error")
+    masking.mask([SECRET])
+    structlog.get_logger("service.x").debug("attempt failed", reason=f"refused {SECRET}", run="ci-1")
+    logging.getLogger("httpx").info("chatter")
+    assert written(stream) == ""
+    last = logs.buffer.recent()[-1]
+    assert (last.level, last.message) == ("debug", "attempt failed")
+    assert last.fields["reason"] == "refused ********"
+
+
+def test_a_stream_that_is_gone_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = configured(io.StringIO())
+    stream.close()
+    structlog.get_logger("service.x").error("into the void")
+    assert capsys.readouterr().err == ""
+
+
+def test_threads_log_whole_lines() -> None:
+    stream = configured(io.StringIO())
+
+    def work(number: int) -> None:
+        for _ in range(50):
+            structlog.get_logger("service.x").info("tick", number=number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(record["number"] for record in records(stream)) == sorted(list(range(4)) * 50)
+
+
+def test_auto_is_readable_on_a_terminal_and_json_elsewhere() -> None:
+    terminal, pipe = Terminal(), io.StringIO()
+    for stream in (terminal, pipe):
+        configured(stream, format="auto")
+        structlog.get_logger("service.x").info("hello")
+    assert "\x1b[" in written(terminal)
+    assert not written(terminal).startswith("{")
+    assert records(pipe)[0]["message"] == "hello"
+
+
+def test_no_color_is_honoured() -> None:
+    stream = Terminal()
+    configured(stream, format="auto", NO_COLOR="1")
+    structlog.get_logger("service.x").info("hello", a=1)
+    assert "\x1b" not in written(stream)
+
+
+def test_a_foreign_text_does_not_steer_the_terminal() -> None:
+    stream = configured(io.StringIO(), format="console")
+    structlog.get_logger("service.x").info("name: \x1b]0;owned\x07", field="\x1b[2J")
+    assert "\x1b" not in written(stream)
+    assert "\x07" not in written(stream)
+
+
+def test_a_pipe_that_nobody_reads_holds_nobody_up_and_what_was_dropped_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logs, "_QUEUE_LINES", 500)
+    reading, writing = os.pipe()
+    configured(os.fdopen(writing, "w"))
+    log = structlog.get_logger("service.x")
+    for number in range(3_000):  # more than the pipe and the queue hold
+        log.info("tick", number=number)
+    with os.fdopen(reading, "rb") as pipe:
+        lines = [json.loads(pipe.readline())]
+        while "dropped" not in lines[-1]["message"]:
+            lines.append(json.loads(pipe.readline()))
+        dropped = int(lines[-1]["message"].split()[0])
+        log.info("flows again")
+        while lines[-1]["message"] != "flows again":
+            lines.append(json.loads(pipe.readline()))
+    ticks = [line["number"] for line in lines if line["message"] == "tick"]
+    assert ticks == sorted(ticks)
+    assert dropped > 0
+    assert len(ticks) + dropped == 3_000
+
+
+PROGRAM = """
+import structlog, sys
+from service.config import logging as logs
+logs.configure(None, {})
+log = structlog.get_logger("service.x")
+for number in range(int(sys.argv[1])):
+    log.info("tick", number=number)
+log.critical("last words")
+sys.exit(3)
+"""
+
+
+def test_the_last_words_of_a_process_are_not_lost() -> None:
+    ended = subprocess.run([sys.executable, "-c", PROGRAM, "500"], capture_output=True, text=True)
+    assert (ended.returncode, "last words" in ended.stderr.splitlines()[-1]) == (3, True)
+
+
+def test_a_process_ends_though_nobody_reads_its_logs() -> None:
+    """Within the time that a flush may take, with its own exit code."""
+    reading, writing = os.pipe()
+    try:
+        ended = subprocess.run([sys.executable, "-c", PROGRAM, "3000"], stderr=writing, timeout=30)
+        assert ended.returncode == 3
+    finally:
+        os.close(writing)
+        os.close(reading)
+
+
+def line(message: str, **fields: object) -> LogLine:
+    return LogLine(datetime(2025, 1, 14, tzinfo=UTC), "info", message, fields)
+
+
+def test_the_buffer_keeps_the_last_thousand_records_cut_to_a_bearable_length() -> None:
+    buffer = logs.LogBuffer()
+    for number in range(1200):
+        buffer.add(line(str(number), text="x" * 5000))
+    assert [each.message for each in buffer.recent()] == [str(number) for number in range(200, 1200)]
+    assert [each.message for each in buffer.recent(2)] == ["1198", "1199"]
+    assert len(str(buffer.recent(1)[0].fields["text"])) < 2100
+
+
+def test_an_open_run_has_its_first_and_its_last_lines() -> None:
+    buffer = logs.LogBuffer()
+    buffer.add(line("before", run="ci-1"))
+    buffer.open_run("ci-1")
+    for number in range(300):
+        buffer.add(line(str(number), run="ci-1", collector="ci", task="x"))
+        buffer.add(line("another's", run="ci-2"))
+    lines = buffer.run_lines("ci-1")
+    assert [each.message for each in lines[:50]] == [str(number) for number in range(50)]
+    assert lines[50].message == "100 lines are left out here"
+    assert [each.message for each in lines[51:]] == [str(number) for number in range(150, 300)]
+    assert lines[0].fields == {"task": "x"}
+    buffer.close_run("ci-1")
+    assert buffer.run_lines("ci-1") == []
