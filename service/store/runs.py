@@ -237,17 +237,20 @@ def newest_runs(wanted: sa.ColumnElement[bool] | sa.TextClause) -> sa.Select[Any
     names = sa.select(runs.c.collector).distinct().subquery()
     each = runs.alias()
     newest = sa.select(each.c.id).where(each.c.collector == names.c.collector, wanted)
-    return sa.select(newest.order_by(each.c.started.desc(), each.c.id.desc()).limit(1).scalar_subquery())
+    newest = newest.order_by(each.c.started.desc(), each.c.id.desc()).limit(1).correlate(names)
+    return sa.select(newest.scalar_subquery()).select_from(names)
 
 
 def first_failures() -> sa.Select[Any]:
     """The ids of each collector's first failed run since its last success."""
     names = sa.select(runs.c.collector).distinct().subquery()
     good, bad = runs.alias(), runs.alias()
-    last = sa.select(sa.func.max(good.c.started)).where(good.c.collector == names.c.collector, tables.SUCCEEDED)
-    since = bad.c.started > sa.func.coalesce(last.scalar_subquery(), 0)
+    last = sa.select(good.c.started).where(good.c.collector == names.c.collector, tables.SUCCEEDED)
+    last = last.order_by(good.c.started.desc()).limit(1).correlate(names)
+    since = bad.c.started > sa.func.coalesce(sa.type_coerce(last.scalar_subquery(), sa.BigInteger), 0)
     first = sa.select(bad.c.id).where(bad.c.collector == names.c.collector, tables.FAILED, since)
-    return sa.select(first.order_by(bad.c.started, bad.c.id).limit(1).scalar_subquery())
+    first = first.order_by(bad.c.started, bad.c.id).limit(1).correlate(names)
+    return sa.select(first.scalar_subquery()).select_from(names)
 
 
 def interrupt_active(connection: sa.Connection, now: datetime) -> int:

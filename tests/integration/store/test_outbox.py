@@ -1,0 +1,272 @@
+"""The outbox on each of the databases."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import anyio
+import pytest
+
+from service.domain.delivery import Chunk, DeliveryStatus, StoredSample
+from service.domain.runs import Mode
+from service.domain.samples import Evidence, Kind, Sample
+from service.store import SeenSeries, Store
+from tests.integration.store.cases import COUNT, DISTRIBUTION, GAUGE, NOW, claim, deliver, keep, samples, started
+
+MINUTE = timedelta(minutes=1)
+PENDING, SENDING, DELIVERED = DeliveryStatus.PENDING, DeliveryStatus.SENDING, DeliveryStatus.DELIVERED
+
+
+def values(chunks: list[Chunk]) -> list[float]:
+    return sorted(point.value for chunk in chunks for point in chunk.points)
+
+
+async def test_samples_are_claimed_in_chunks_of_one_endpoint(store: Store) -> None:
+    await keep(store, started(), samples(1_500) + samples(2, DISTRIBUTION) + samples(3, COUNT))
+    first = await claim(store)
+    assert [(chunk.kind, len(chunk.points)) for chunk in first] == [
+        (Kind.GAUGE, 1_000),
+        (Kind.GAUGE, 500),
+        (Kind.COUNT, 3),
+    ]
+    second = await claim(store)
+    assert [(chunk.kind, len(chunk.points)) for chunk in second] == [(Kind.DISTRIBUTION, 2)]
+    assert await claim(store) == []
+    assert first[0].points[0].tags == ("index:00000",)
+    assert first[0].oldest == first[0].newest == int(NOW.timestamp())
+    assert {(chunk.run, chunk.collector, chunk.mode) for chunk in first} == {(started().id, "ci", Mode.LIVE)}
+
+
+async def test_live_and_shadow_samples_leave_in_requests_of_their_own(store: Store) -> None:
+    await keep(store, started(0, mode=Mode.SHADOW), samples(1))
+    await keep(store, started(1), samples(1))
+    await keep(store, started(2, mode=Mode.SHADOW), samples(1))
+    assert [chunk.mode for chunk in await claim(store)] == [Mode.SHADOW] * 2
+    assert [chunk.mode for chunk in await claim(store)] == [Mode.LIVE]
+
+
+async def test_a_claim_stays_within_its_bounds_but_for_a_first_chunk(store: Store) -> None:
+    await keep(store, started(), samples(3_000))
+    assert len(await store.outbox.claim(NOW, 4_000_000, 2_500)) == 2
+    assert len(await store.outbox.claim(NOW, 10, 10)) == 1
+
+
+async def test_of_claims_at_the_same_time_none_gives_a_chunk_twice(store: Store) -> None:
+    await keep(store, started(), samples(5_000))
+    claimed: list[int] = []
+
+    async def take() -> None:
+        while chunks := await store.outbox.claim(NOW, 4_000_000, 1_000):
+            claimed.extend(chunk.id for chunk in chunks)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(4):
+            tasks.start_soon(take)
+    assert len(claimed) == len(set(claimed))
+
+
+async def test_a_released_chunk_waits_for_its_time(store: Store) -> None:
+    await keep(store, started(), samples(1))
+    await store.outbox.release(await claim(store), NOW + MINUTE)
+    assert await claim(store) == []
+    pending = await store.outbox.pending()
+    assert (pending.samples, pending.oldest, pending.next_retry) == (1, NOW, NOW + MINUTE)
+    assert len(await claim(store, NOW + MINUTE)) == 1
+
+
+async def test_what_is_settled_stays_settled(store: Store) -> None:
+    run = await keep(store, started(), samples(2))
+    chunks = await claim(store)
+    await store.outbox.settle(chunks, DELIVERED)
+    await store.outbox.settle(chunks, DeliveryStatus.UNKNOWN, "late")
+    await store.outbox.release(chunks)
+    await store.outbox.refuse(chunks, "late")
+    assert await store.outbox.counts([run.id, "none"]) == {run.id: {DELIVERED: 2}, "none": {}}
+    assert await store.outbox.totals() == {DELIVERED: 2}
+
+
+async def test_a_poisoned_sample_is_found_by_halves_and_the_others_arrive(store: Store) -> None:
+    """A refused request's chunks go alone, then by halves; each half is a row before it is sent."""
+    run = await keep(store, started(), samples(700) + samples(5, COUNT))
+    requests = 0
+    while chunks := await claim(store):
+        requests += 1
+        if 123.5 in values(chunks) and chunks[0].kind is Kind.GAUGE:
+            assert len(chunks) == 1 or requests == 1
+            await store.outbox.refuse(chunks, "123.5 is cursed")
+        else:
+            await store.outbox.settle(chunks, DELIVERED)
+    assert requests < 30
+    assert await store.outbox.counts([run.id]) == {run.id: {DELIVERED: 704, DeliveryStatus.REJECTED: 1}}
+    stored, total = await store.outbox.samples(run.id, 0, 1_000)
+    assert total == 705
+    assert [(each.point.value, each.reason) for each in stored if each.status is DeliveryStatus.REJECTED] == [
+        (123.5, "123.5 is cursed")
+    ]
+    assert [each.point.value for each in stored[:700]] == [index + 0.5 for index in range(700)]  # still in order
+
+
+async def test_what_a_limit_holds_back_is_throttled_and_the_rest_is_sent(store: Store) -> None:
+    run = await keep(store, started(), samples(5))
+    (chunk,) = await claim(store)
+    rest = await store.outbox.throttle(chunk, [1, 3], "too many series")
+    assert rest
+    assert values([rest]) == [0.5, 2.5, 4.5]
+    await store.outbox.settle([rest], DELIVERED)
+    assert await store.outbox.counts([run.id]) == {run.id: {DELIVERED: 3, DeliveryStatus.THROTTLED: 2}}
+    await keep(store, started(1), samples(1))
+    (chunk,) = await claim(store)
+    assert await store.outbox.throttle(chunk, [0], "too many series") is None
+
+
+async def test_the_old_part_of_a_chunk_expires_and_the_rest_waits(store: Store) -> None:
+    run = await keep(store, started(), samples(3, at=NOW - 2 * MINUTE) + samples(4) + samples(2, DISTRIBUTION))
+    assert await store.outbox.expire(NOW - MINUTE) == 3
+    assert await store.outbox.expire(NOW - MINUTE) == 0
+    assert await store.outbox.counts([run.id]) == {run.id: {PENDING: 6, DeliveryStatus.EXPIRED: 3}}
+    assert await store.outbox.expire(NOW + MINUTE) == 6
+    assert await store.outbox.pending() == replace(await store.outbox.pending(), samples=0, oldest=None)
+
+
+async def test_historical_metrics_do_not_expire(store: Store) -> None:
+    await keep(store, started(), samples(2) + samples(1, DISTRIBUTION) + samples(1, replace(GAUGE, name="other")))
+    assert await store.outbox.expire(NOW + MINUTE, ["metta.infra."]) == 2
+    assert sum(len(chunk.points) for chunk in await claim(store)) == 2
+
+
+async def test_samples_of_no_run_leave_once_they_are_delivered(store: Store) -> None:
+    store.mode = Mode.SHADOW
+    await store.outbox.put("ci", samples(2))
+    (chunk,) = await claim(store)
+    assert (chunk.run, chunk.mode) == ("", Mode.SHADOW)
+    await store.outbox.settle([chunk], DELIVERED)
+    assert await store.outbox.totals() == {}
+
+
+async def test_a_run_s_samples_are_read_page_by_page_with_their_evidence(store: Store) -> None:
+    evidence = (Evidence("run 7", "https://example.org/7", NOW, "failure", "nightly"),)
+    brought = [replace(each, evidence=evidence, measured_at=NOW - MINUTE) for each in samples(2_500)]
+    run = await keep(store, started(), brought)
+    page, total = await store.outbox.samples(run.id, 995, 10)
+    assert total == 2_500
+    assert [each.point.value for each in page] == [index + 0.5 for index in range(995, 1_005)]
+    assert page[0].point.evidence == evidence
+    assert page[0].point.measured_at == int((NOW - MINUTE).timestamp())
+    assert isinstance(page[0], StoredSample)
+    assert page[0].tags == {"index": "00995"}
+    assert (await store.outbox.samples(run.id, 2_499, 10))[0][0].point.value == 2_499.5
+    assert await store.outbox.samples("none") == ([], 0)
+
+
+async def test_the_series_of_runs_are_known_with_their_last_time(store: Store) -> None:
+    await keep(store, started(), samples(2, at=NOW - MINUTE) + samples(1))
+    await store.outbox.put("ci", samples(1, kind="heartbeat"))
+    await keep(store, started(0, "evals"), samples(1))
+    assert sorted(await store.outbox.series(NOW - MINUTE, ["ci"]), key=lambda each: each.tags) == [
+        SeenSeries("ci", GAUGE.name, Kind.GAUGE, ("index:00000",), NOW),
+        SeenSeries("ci", GAUGE.name, Kind.GAUGE, ("index:00001",), NOW - MINUTE),
+    ]
+    assert len(await store.outbox.series(NOW)) == 2
+
+
+# Counts: the intake keeps one of a series and second, the one that came last.
+
+
+async def seconds(store: Store) -> dict[float, int]:
+    """The seconds after NOW of all counts that are pending, by their value."""
+    chunks = await claim(store)
+    return {point.value: point.at - int(NOW.timestamp()) for chunk in chunks for point in chunk.points}
+
+
+async def test_a_second_of_a_count_is_never_used_twice(store: Store) -> None:
+    def count(value: float, at: int = 0, tag: str = "a") -> Sample:
+        return Sample(COUNT, value, NOW + timedelta(seconds=at), {"tag": tag})
+
+    await keep(store, started(), [count(1), count(2), count(3, 1), count(4, tag="b")])
+    await deliver(store)
+    await keep(store, started(1), [count(5), count(6, -5), count(7, tag="b")])
+    assert await seconds(store) == {5: 3, 6: -5, 7: 1}  # 1 to 3 have the seconds 0 to 2
+    await store.outbox.put("ci", [count(8)])
+    assert await seconds(store) == {8: 4}
+
+
+async def test_counts_that_had_to_move_too_far_are_summed(store: Store) -> None:
+    await keep(store, started(), [Sample(COUNT, 1.0, NOW, {})] * 100)
+    chunks = await claim(store)
+    points = [point for chunk in chunks for point in chunk.points]
+    assert len({point.at for point in points}) == len(points) == 61
+    assert sum(point.value for point in points) == 100
+
+
+async def test_counts_of_runs_that_end_at_once_share_no_second(store: Store) -> None:
+    async with anyio.create_task_group() as tasks:
+        for number in range(5):
+            tasks.start_soon(keep, store, started(number), samples(50, COUNT))
+    points = [(point.tags, point.at) for chunk in await claim(store) for point in chunk.points]
+    assert len(points) == len(set(points)) == 250
+
+
+async def test_seconds_of_counts_are_forgotten_after_two_hours(store: Store) -> None:
+    await keep(store, started(), samples(1, COUNT))
+    await store.prune(NOW + timedelta(hours=2, seconds=1))
+    await deliver(store)
+    await keep(store, started(1), samples(1, COUNT))
+    assert await seconds(store) == {0.5: 0}
+
+
+# Retention
+
+
+async def test_runs_beyond_the_newest_leave_with_their_samples(store: Store) -> None:
+    from service.domain.runs import Outcome
+
+    for number in range(5):
+        await keep(store, started(number, "evals"), outcome=Outcome.COMPLETE)
+    for number in range(6):
+        await keep(store, started(number), samples(1), Outcome.FAILED)
+    await deliver(store)
+    store.history_limits = {"evals": (None, 2)}
+    await store.prune(NOW)
+    left = [run.id for run in await store.runs.list("ci")]
+    assert left == [started(number).id for number in (5, 4, 3, 0)]  # the first of the failures that still last
+    assert [run.id for run in await store.runs.list("evals")] == [started(4, "evals").id, started(3, "evals").id]
+    assert await store.outbox.totals() == {DELIVERED: 4}
+
+
+async def test_a_run_stays_until_its_samples_were_delivered(store: Store) -> None:
+    for number in range(3):
+        await keep(store, started(number), samples(1))
+    store.history_limits = {"ci": (None, 1)}
+    await store.prune(NOW)
+    assert len(await store.runs.list()) == 3
+    await deliver(store)
+    await store.prune(NOW)
+    assert len(await store.runs.list()) == 1
+
+
+async def test_what_became_of_samples_outlives_them(store: Store) -> None:
+    run = await keep(store, started(), samples(3))
+    await deliver(store)
+    await store.prune(NOW + timedelta(days=8))
+    assert await store.outbox.samples(run.id) == ([], 0)
+    assert await store.outbox.counts([run.id]) == {run.id: {DELIVERED: 3}}
+
+
+@pytest.mark.parametrize("is_delivered", [True, False])
+async def test_a_full_outbox_gives_up_its_oldest_samples(store: Store, is_delivered: bool) -> None:
+    import os
+
+    from service.config.settings import StoreSettings
+
+    store._limits = StoreSettings(max_bytes=2**20)
+    for number in range(3):
+        noise = [Sample(GAUGE, 0.5, NOW, {"noise": os.urandom(90).hex()}) for _ in range(5_000)]
+        await keep(store, started(number), noise)
+        if is_delivered and number < 2:
+            await deliver(store)
+    expired = await store.prune(NOW)
+    pending = (await store.outbox.pending()).samples
+    assert pending + expired == (5_000 if is_delivered else 15_000)
+    assert (expired == 0) == is_delivered
+    lost = await store.runs.lost("ci", NOW)
+    assert lost == ({} if is_delivered else {DeliveryStatus.EXPIRED: expired})
+    assert await store.prune(NOW) == 0

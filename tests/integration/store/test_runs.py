@@ -1,0 +1,296 @@
+"""Runs, slots, checks, state and notifications, on each of the databases."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import anyio
+import pytest
+
+from service.domain.alerts import NotifiedState, StateChange
+from service.domain.checks import CHECK_STATE, check_id
+from service.domain.delivery import DeliveryStatus
+from service.domain.errors import Unavailable
+from service.domain.runs import Actor, AuditEntry, LogLine, Mode, Outcome, Pause, Run
+from service.domain.samples import Evidence, Sample, Status
+from service.store import Busy, Cell, Hour, Store
+from service.store.notifications import MAX_PENDING
+from service.store.states import MAX_PUSHES, READ_PUSH
+from tests.integration.store.cases import KEY, NOW, check, deliver, ended, keep, samples, started
+
+MINUTE = timedelta(minutes=1)
+
+
+async def test_a_slot_is_claimed_once_and_only_rises(store: Store) -> None:
+    assert await store.runs.claim_slot(started(2), None, forbids=False)
+    assert await store.runs.slots(Mode.LIVE) == {"ci": NOW + 2 * MINUTE}
+    assert not await store.runs.claim_slot(started(3), None, forbids=False)  # somebody had one before
+    assert not await store.runs.claim_slot(started(1), NOW + 2 * MINUTE, forbids=False)  # the clock stepped back
+    assert await store.runs.claim_slot(started(3), NOW + 2 * MINUTE, forbids=False)
+    assert [run.id for run in await store.runs.active()] == [started(2).id, started(3).id]
+
+
+async def test_a_claim_that_is_repeated_after_a_lost_answer_is_a_win(store: Store) -> None:
+    for _ in range(2):
+        assert await store.runs.claim_slot(started(), None, forbids=True)
+    assert len(await store.runs.active()) == 1
+
+
+async def test_slots_of_shadow_mode_are_claimed_apart(store: Store) -> None:
+    assert await store.runs.claim_slot(started(1), None, forbids=True)
+    shadow = replace(started(1), id="other", mode=Mode.SHADOW)
+    assert await store.runs.claim_slot(shadow, None, forbids=True)
+    assert await store.runs.slots(Mode.SHADOW) == {"ci": NOW + MINUTE}
+
+
+async def test_forbid_is_enforced_and_costs_no_slot(store: Store) -> None:
+    await store.runs.begin(started(), forbids=True)
+    with pytest.raises(Busy) as busy:
+        await store.runs.claim_slot(started(1), None, forbids=True)
+    assert busy.value.run_id == started().id
+    assert await store.runs.slots(Mode.LIVE) == {}
+    with pytest.raises(Busy):
+        await store.runs.begin(started(1), forbids=True)
+    await store.runs.begin(started(1), forbids=False)
+    await store.runs.end(ended(started()))
+    assert await store.runs.claim_slot(started(2), None, forbids=True)
+
+
+async def test_of_claims_at_the_same_time_one_wins(store: Store) -> None:
+    won: list[str] = []
+
+    async def claim(run: Run) -> None:
+        if await store.runs.claim_slot(run, None, forbids=False):
+            won.append(run.id)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(8):
+            tasks.start_soon(claim, replace(started(), id=f"run-{number}"))
+    assert len(won) == 1
+
+
+async def test_an_ended_run_is_kept_with_all_that_it_brought(store: Store) -> None:
+    await store.runs.begin(started(), forbids=True)
+    assert (await store.runs.run(started().id)) == started()
+    done = ended(started(), Outcome.PARTIAL, 2)
+    await store.runs.end(done, samples(2), [check()], {"cursor": b"7"})
+    assert await store.runs.run(done.id) == done
+    assert await store.runs.active() == []
+    assert await store.runs.checks("ci") == [check()]
+    assert await store.states.read("ci", "cursor") == (b"7", 1)
+    assert await store.outbox.counts([done.id]) == {done.id: {DeliveryStatus.PENDING: 2}}
+
+
+async def test_the_end_of_a_run_can_be_repeated(store: Store) -> None:
+    """The answer to the first may have been lost. What a later one says does not count."""
+    done = await keep(store, started(), samples(3), state={"k": b"1"})
+    await deliver(store)
+    await store.runs.end(replace(done, outcome=Outcome.FAILED), samples(3), [check()], {"k": b"2"})
+    assert await store.runs.run(done.id) == done
+    assert await store.outbox.counts([done.id]) == {done.id: {DeliveryStatus.DELIVERED: 3}}
+    assert await store.states.read("ci", "k") == (b"1", 1)
+
+
+async def test_a_run_that_was_never_begun_can_be_ended(store: Store) -> None:
+    await store.runs.end(ended(started(), count=1), samples(1))
+    assert await deliver(store) == 1
+
+
+async def test_runs_are_listed_newest_first_and_page_by_page(store: Store) -> None:
+    for number in range(6):
+        await keep(store, started(number), outcome=Outcome.FAILED if number % 2 else Outcome.COMPLETE)
+    await keep(store, started(9, "evals"))
+    ids = [started(number).id for number in range(6)]
+    assert [run.id for run in await store.runs.list("ci", limit=2)] == [ids[5], ids[4]]
+    assert [run.id for run in await store.runs.list("ci", limit=2, before=ids[4])] == [ids[3], ids[2]]
+    assert [run.id for run in await store.runs.list(outcome=Outcome.FAILED)] == [ids[5], ids[3], ids[1]]
+    assert [run.id for run in await store.runs.list("ci", since=NOW + 4 * MINUTE)] == [ids[5], ids[4]]
+    assert (await store.runs.list(limit=1))[0].collector == "evals"
+    assert {name: run.id for name, run in (await store.runs.latest()).items()} == {
+        "ci": ids[5],
+        "evals": started(9, "evals").id,
+    }
+
+
+async def test_a_series_of_failures_is_known_by_its_first_and_last_run(store: Store) -> None:
+    for number, outcome in enumerate([Outcome.FAILED, Outcome.COMPLETE, Outcome.FAILED, Outcome.INTERRUPTED]):
+        await keep(store, started(number), outcome=outcome)
+    await keep(store, started(0, "good"), outcome=Outcome.FAILED)
+    await keep(store, started(1, "good"))
+    assert {name: run.id for name, run in (await store.runs.first_failures()).items()} == {"ci": started(2).id}
+    failures = await store.runs.last_failures()
+    assert (failures["ci"].id, failures["good"].id) == (started(3).id, started(0, "good").id)
+    assert await store.runs.last_successes() == dict.fromkeys(("ci", "good"), NOW + MINUTE + timedelta(seconds=9))
+
+
+async def test_a_pause_lasts_until_it_is_resumed(store: Store) -> None:
+    pause = Pause("ci", NOW, Actor("127.0.0.1", "ann", "release"))
+    for _ in range(2):
+        await store.runs.pause(pause)
+    assert await store.runs.pauses() == {"ci": pause}
+    await store.runs.resume("ci")
+    assert await store.runs.pauses() == {}
+
+
+async def test_the_audit_log_is_read_newest_first(store: Store) -> None:
+    entries = [AuditEntry(NOW, f"action {number}", Actor("signal"), "ci", "run") for number in range(5)]
+    for entry in entries:
+        await store.runs.audit(entry)
+    assert await store.runs.audit_entries(2) == [entries[4], entries[3]]
+
+
+async def test_text_from_anywhere_is_taken(store: Store) -> None:
+    """No NUL for PostgreSQL, no half of a surrogate pair for anybody."""
+    await store.runs.audit(AuditEntry(NOW, "trigger", Actor("::1", "a\0b", "\ud83d reason"), "ci"))
+    (entry,) = await store.runs.audit_entries()
+    assert entry.actor.reason == "? reason"
+    odd = replace(check(), condition="a\0\ud83d", evidence=(Evidence("\ud83d"),))
+    sample = Sample(CHECK_STATE, 1, NOW, {"t": "\ud83d"}, evidence=(Evidence("\ud83d"),))
+    await keep(store, started(), [sample], checks=[odd])
+    assert (await store.runs.checks("ci"))[0].condition == "a?"
+    assert await deliver(store) == 1
+
+
+async def test_a_cancel_reaches_the_record(store: Store) -> None:
+    await store.runs.begin(started(), forbids=True)
+    await store.runs.request_cancel(started().id, Outcome.CANCELLED)
+    assert (await store.runs.active())[0].outcome is None
+
+
+async def test_of_a_long_log_the_middle_is_left_out(store: Store) -> None:
+    lines = [LogLine(NOW, "info", f"line {number} " + "x" * 90, {"n": number, "when": NOW}) for number in range(1_000)]
+    await store.runs.save_log("run", lines)
+    kept = await store.runs.log("run")
+    assert 50 < len(kept) < 400
+    assert (kept[0].message, kept[-1].message) == (lines[0].message, lines[-1].message)
+    await store.runs.save_log("run", lines[:1])
+    assert [line.message for line in await store.runs.log("run")] == [lines[0].message]
+    assert await store.runs.log("other") == []
+
+
+async def test_losses_are_counted_by_the_time_of_the_loss(store: Store) -> None:
+    await keep(store, started(), samples(3))
+    await deliver(store, DeliveryStatus.REJECTED)
+    assert await store.runs.lost("ci", NOW) == {DeliveryStatus.REJECTED: 3}
+    assert await store.runs.lost("ci", NOW + MINUTE) == {}
+    assert await store.runs.lost("evals", NOW) == {}
+
+
+# State and pushes
+
+
+async def test_state_is_written_only_where_nobody_wrote_meanwhile(store: Store) -> None:
+    await store.states.write("ci", {"k": b"0"})
+    _, revision = await store.states.read("ci", "k")
+    await store.states.write("ci", {"k": b"webhook"})
+    await keep(store, started(), state={"k": b"run", "other": b"1"}, revisions={"k": revision, "other": 0})
+    assert await store.states.read("ci", "k") == (b"webhook", 2)
+    assert await store.states.read("ci", "other") == (b"1", 1)
+
+
+async def test_a_deleted_key_is_not_taken_for_the_one_before(store: Store) -> None:
+    await store.states.write("ci", {"k": b"0"})
+    await store.states.write("ci", {"k": None})
+    assert await store.states.read("ci", "k") == (None, 2)
+    await store.states.write("ci", {"k": b"1"})
+    assert await store.states.read("ci", "k") == (b"1", 3)
+    assert await store.states.read("ci", "never") == (None, 0)
+
+
+async def test_pushes_wait_until_a_run_has_read_them(store: Store) -> None:
+    first = await store.states.add_push("evals", "a", b"1", NOW, max_bytes=1_000)
+    second = await store.states.add_push("evals", "b", b"2" * 100, NOW + MINUTE, max_bytes=1_000)
+    assert await store.states.pushes("evals") == [first, second]
+    again = await store.states.add_push("evals", "b", b"3", NOW, max_bytes=1_000)
+    assert [push.body for push in await store.states.pushes("evals")] == [b"1", b"3"]
+    await keep(store, started(0, "evals"), state={READ_PUSH: str(first.id).encode()})
+    assert await store.states.pushes("evals") == [again]
+    await keep(store, started(1, "evals"), state={READ_PUSH: str(again.id).encode()})
+    assert await store.states.pushes("evals") == [replace(again, is_read=True)]
+
+
+async def test_more_pushes_than_a_run_will_read_are_refused_for_now(store: Store) -> None:
+    for number in range(MAX_PUSHES):
+        await store.states.add_push("evals", str(number), b"x", NOW, max_bytes=10_000)
+    with pytest.raises(Unavailable, match="50 pushed") as refusal:
+        await store.states.add_push("evals", "more", b"x", NOW, max_bytes=10_000)
+    assert refusal.value.retry_after
+    with pytest.raises(Unavailable):
+        await store.states.add_push("other", "a", b"x", NOW, max_bytes=-1)
+
+
+# Notifications
+
+
+def change(number: int) -> StateChange:
+    evidence = (Evidence("run 7", at=NOW),)
+    return StateChange("ci", "prod", KEY, Status.PASS, Status.FAIL, NOW, number * MINUTE, "< 5", 7.0, "m", evidence)
+
+
+async def test_changes_wait_in_their_order_until_they_are_settled(store: Store) -> None:
+    notified = {KEY: NotifiedState(Status.FAIL, NOW)}
+    assert await store.notifications.record("ci", [change(0), change(1)], notified, NOW) == 0
+    assert await store.notifications.notified("ci") == notified
+    pending = await store.notifications.pending()
+    assert [(each.change, each.held, each.at) for each in pending] == [(change(0), False, NOW), (change(1), False, NOW)]
+    await store.notifications.hold([pending[1].id])
+    await store.notifications.settle([pending[0].id], NOW)
+    assert [each.held for each in await store.notifications.pending()] == [True]
+    await store.notifications.settle([pending[1].id], NOW + MINUTE, is_summary=True)
+    assert await store.notifications.sent_since(NOW - MINUTE) == (1, True)
+    assert await store.notifications.sent_since(NOW) == (0, True)
+    await store.notifications.record("ci", [], {}, NOW)
+    assert await store.notifications.notified("ci") == {}
+
+
+async def test_too_many_changes_push_out_the_oldest(store: Store) -> None:
+    assert await store.notifications.record("ci", map(change, range(MAX_PENDING + 2)), {}, NOW) == 2
+    pending = await store.notifications.pending()
+    assert (len(pending), pending[0].change) == (MAX_PENDING, change(2))
+
+
+# History
+
+
+async def test_a_board_reads_cycles_cells_and_hours(store: Store) -> None:
+    number = check_id("ci", KEY)
+    values = [(Status.PASS, 1.0, 0), (Status.FAIL, 7.0, 1), (Status.FAIL, 7.0, 1), (Status.UNKNOWN, None, 3)]
+    for minute, (status, value, measured) in enumerate(values):
+        of_run = check(status, value, NOW + measured * MINUTE)
+        await keep(store, started(minute), checks=[of_run])
+    last = await store.history.last_cycles(["ci", "evals"])
+    cycles = (await store.history.cycles({"ci": 0, "evals": 0}))["ci"]
+    assert [cycle.run for cycle in cycles] == [started(minute).id for minute in range(4)]
+    assert last == {"ci": cycles[-1].number}
+    assert (cycles[1].started, cycles[1].seconds, cycles[1].outcome) == (NOW + MINUTE, 9.0, "Complete")
+    assert await store.history.cycles({"ci": cycles[2].number}) == {"ci": cycles[3:]}
+    assert (await store.history.cycles({"ci": 0}, 2))["ci"] == cycles[2:]
+    assert await store.history.cycle(cycles[2].run) == ("ci", cycles[2])
+    assert await store.history.cycle("none") is None
+
+    numbers = [cycle.number for cycle in cycles]
+    found = (await store.history.check_histories([number], numbers, NOW))[number]
+    assert [found.cells[each] for each in numbers] == [
+        Cell("pass", False, 1.0),
+        Cell("fail", False, 7.0),
+        Cell("fail", True, 7.0),
+        Cell("unknown", False, None),
+    ]
+    assert found.hours == (Hour(NOW, 1.0, 7.0, 7.0, True),)
+    assert (await store.history.check_histories([5], numbers, NOW))[5].cells == {}
+
+
+async def test_a_cycle_shows_the_status_that_was_sent(store: Store) -> None:
+    """A value that is too old is unknown, though the check knows better; it says nothing of this cycle."""
+    await keep(store, started(), checks=[check(Status.PASS)])
+    sent = [Sample(CHECK_STATE, 2, NOW, dict(KEY))]
+    await keep(store, started(1), sent, checks=[check(Status.PASS)])
+    (cycle,) = (await store.history.cycles({"ci": 0}, 1))["ci"]
+    number = check_id("ci", KEY)
+    cells = (await store.history.check_histories([number], [cycle.number], NOW))[number].cells
+    assert cells == {cycle.number: Cell("unknown", True, None)}
+
+
+async def test_a_hundred_cycles_are_kept_one_by_one(store: Store) -> None:
+    for number in range(103):
+        await keep(store, started(number), checks=[check()])
+    assert len((await store.history.cycles({"ci": 0}, 1_000))["ci"]) == 100
