@@ -1,7 +1,7 @@
 """What the pipeline's tests stand on: a clock that moves when it is told to, the real store, collectors as the test says."""
 
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -13,6 +13,7 @@ from unittest.mock import patch
 import anyio
 import anyio.to_thread
 from anyio.lowlevel import checkpoint
+from structlog.testing import capture_logs
 
 from service.config.settings import StoreSettings
 from service.domain import cron
@@ -187,6 +188,7 @@ class Stage:
     scheduler: Scheduler
     stored: list[datetime]
     ended: list[Run]
+    logs: list[MutableMapping[str, Any]]
 
     async def runs(self, name: str = "ci") -> list[Run]:
         """All of them, oldest first."""
@@ -234,20 +236,21 @@ async def staged(
     clock = clock or FakeClock()
     stored: list[datetime] = []
     ended: list[Run] = []
-    async with opened(folder, clock) as store, anyio.create_task_group() as tasks:
-        store.mode = mode
-        runner = Runner(
-            store, clock, tasks, on_stored=lambda: stored.append(clock.now()), on_end=ended.append, retry=retry
-        )
-        scheduler = Scheduler(runner, store, clock, tasks)
-        scheduler.mode = mode
-        if is_loaded:
-            await scheduler.load()
-        await scheduler.set_jobs(jobs)
-        tasks.start_soon(_tick_when_due, clock, scheduler)
-        await settle()
-        yield Stage(clock, store, scheduler, stored, ended)
-        tasks.cancel_scope.cancel()
+    with capture_logs() as logs:
+        async with opened(folder, clock) as store, anyio.create_task_group() as tasks:
+            store.mode = mode
+            runner = Runner(
+                store, clock, tasks, on_stored=lambda: stored.append(clock.now()), on_end=ended.append, retry=retry
+            )
+            scheduler = Scheduler(runner, store, clock, tasks)
+            scheduler.mode = mode
+            if is_loaded:
+                await scheduler.load()
+            await scheduler.set_jobs(jobs)
+            tasks.start_soon(_tick_when_due, clock, scheduler)
+            await settle()
+            yield Stage(clock, store, scheduler, stored, ended, logs)
+            tasks.cancel_scope.cancel()
 
 
 async def _tick_when_due(clock: FakeClock, scheduler: Scheduler) -> None:

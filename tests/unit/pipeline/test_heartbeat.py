@@ -1,0 +1,63 @@
+"""The heartbeat fills the holes between runs."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import anyio
+import pytest
+
+from service.domain.checks import CHECK_AGE, CHECK_STATE
+from service.domain.runs import CollectResult
+from service.domain.samples import Sample
+from service.pipeline.heartbeat import Heartbeat
+from service.pipeline.job import SUCCESS_AGE
+from service.store import Store
+from tests.unit.pipeline.stage import CHECK, METRIC, START, Scripted, Stage, make_job, staged
+
+
+@asynccontextmanager
+async def beating(folder: Path, interval: timedelta) -> AsyncIterator[Stage]:
+    """A collector that measured once, and nothing of that left in the outbox."""
+    weekly = make_job(Scripted([CollectResult((Sample(METRIC, 1, START, CHECK),))]), schedule="0 0 * * 0")
+    async with staged(folder, weekly) as it, anyio.create_task_group() as tasks:
+        await sent(it.store)
+        heartbeat = Heartbeat(
+            lambda: it.scheduler.jobs, it.store, it.clock, interval, lambda: it.stored.append(it.clock.now())
+        )
+        tasks.start_soon(heartbeat.run)
+        yield it
+        tasks.cancel_scope.cancel()
+
+
+async def sent(store: Store) -> list[tuple[str, float]]:
+    """Metrics and values in the outbox; they are claimed."""
+    chunks = await store.outbox.claim(START + timedelta(days=9), 10**9, 10**6)
+    return [(point.metric, point.value) for chunk in chunks for point in chunk.points]
+
+
+async def test_checks_are_sent_again_every_five_minutes_with_their_growing_age(tmp_path: Path) -> None:
+    async with beating(tmp_path, timedelta(minutes=5)) as it:
+        await it.clock.advance(15 * 60)
+        values = await sent(it.store)
+    assert [value for metric, value in values if metric == CHECK_STATE.name] == [0, 0, 0]
+    assert [value for metric, value in values if metric == CHECK_AGE.name] == [300, 600, 900]
+    assert [value for metric, value in values if metric == SUCCESS_AGE.name] == [300, 600, 900]
+    assert len(it.stored) == 4
+
+
+async def test_a_value_older_than_max_age_turns_unknown_between_runs(tmp_path: Path) -> None:
+    async with beating(tmp_path, timedelta(hours=13)) as it:
+        await it.clock.advance(26 * 3600)
+        values = await sent(it.store)
+    assert [value for metric, value in values if metric == CHECK_STATE.name] == [0, 2]
+
+
+async def test_of_very_many_checks_the_series_are_stored_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.pipeline.heartbeat.MANY_CHECKS", 0)
+    async with beating(tmp_path, timedelta(minutes=5)) as it:
+        await it.clock.advance(5 * 60)
+        assert (CHECK_STATE.name, 0) in await sent(it.store)
