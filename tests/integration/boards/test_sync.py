@@ -1,0 +1,354 @@
+"""Pushing boards, monitors and metadata to a simulated Datadog that the official description judges."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from service.boards.catalogue import Catalogue, CheckPanel
+from service.boards.sync import Action, Difference, Kind, Sync, build, is_meant, render
+from service.datadog.api import DatadogApi
+from service.demo.intake import Reply, SimulatedDatadog, refusal
+from service.demo.stage import serve
+from service.domain.errors import Rejected, Unauthorized, Unavailable
+from tests.datadog_openapi import faults
+from tests.unit.boards.shapes import DURATION, catalogue, ci_checks, snapshot_check
+
+API_KEY, APP_KEY = "a" * 32, "b" * 40
+PUSHED = {Action.CREATED, Action.UPDATED}
+
+
+def few(**conditions: str) -> tuple[CheckPanel, ...]:
+    """Of the checks that there are: a board of them all takes a second to be judged."""
+    checks = [each for each in ci_checks(**conditions) if each.check in ("flaky_tests", "failing_count")]
+    return (*checks, snapshot_check(), snapshot_check("sps", "stable for a week"))
+
+
+def small(**changes: Any) -> Catalogue:
+    return catalogue(*changes.pop("checks", few()), **changes)
+
+
+class Place:
+    """A Datadog, and who pushes to it."""
+
+    def __init__(self, datadog: SimulatedDatadog, sync: Sync) -> None:
+        self.datadog, self.api, self.sync = datadog, datadog.api, sync
+
+    def diff(self, *, force: bool = False, **changes: Any) -> list[Difference]:
+        return self.sync.diff(build(small(**changes)), force=force)
+
+    def push(self, *, force: bool = False, prune: bool = False, **changes: Any) -> list[Difference]:
+        """What was written."""
+        done = list(self.sync.push(self.diff(force=force, **changes), prune=prune))
+        return [each for each in done if each.action in PUSHED]
+
+    def board(self, title: str = "Infra health") -> dict[str, Any]:
+        return next(each for each in self.api.dashboards.values() if each["title"] == title)
+
+
+@contextmanager
+def place(datadog: SimulatedDatadog, api_key: str = API_KEY, env: str = "production") -> Iterator[Place]:
+    datadog.api_keys, datadog.api.app_keys = {API_KEY}, {APP_KEY}
+    datadog.api.judge = faults
+    with serve(datadog) as (url,), DatadogApi(url, api_key, APP_KEY) as api:
+        yield Place(datadog, Sync(api, env))
+
+
+def all_metrics(*, fills: bool = True) -> SimulatedDatadog:
+    datadog = SimulatedDatadog()
+    datadog.api.has_all_metrics, datadog.api.fills = True, fills
+    return datadog
+
+
+@pytest.fixture
+def here() -> Iterator[Place]:
+    """A Datadog that fills in defaults, as the real one does."""
+    with place(all_metrics()) as it:
+        yield it
+        assert it.datadog.refused == 0, it.datadog.last_refusal
+
+
+@pytest.mark.parametrize("fills", [False, True])
+def test_the_second_push_writes_nothing(fills: bool) -> None:
+    with place(all_metrics(fills=fills)) as here:
+        made = here.push()
+        assert {each.kind for each in made} == set(Kind)
+        assert all(each.id for each in made)
+        assert len(here.api.dashboards) == 3
+        assert len(here.api.writes) == len(made) + 1, "one write an object, two of a distribution"
+        here.api.writes.clear()
+        assert here.push() == []
+        assert here.api.writes == []
+        assert here.datadog.refused == 0, here.datadog.last_refusal
+
+
+def test_only_what_differs_is_written(here: Place) -> None:
+    here.push()
+    here.api.writes.clear()
+    changed = few(flaky_tests="< 3")
+    done = here.push(checks=changed)
+    assert {(each.kind, each.key) for each in done} == {
+        (Kind.DASHBOARD, "health"),
+        (Kind.MONITOR, "check.ci.latest_state_of_main.tests_blocking_merge.flaky_tests"),
+    }
+    assert "10 -> 3" in "\n".join(line for each in done for line in each.changes)
+    assert not any(write.startswith("POST") for write in here.api.writes)
+    assert here.push(checks=changed) == []
+
+
+def test_what_is_no_longer_set_is_taken_away(here: Place) -> None:
+    here.push()
+    here.push(checks=few(flaky_tests="none"))
+    tile = next(
+        each["definition"]
+        for each in here.board()["widgets"][1]["definition"]["widgets"]
+        if each["definition"].get("title", "").endswith("flaky_tests") and each["definition"]["type"] == "query_value"
+    )
+    assert "conditional_formats" not in tile["requests"][0]
+    assert here.push(checks=few(flaky_tests="none")) == []
+
+
+def test_ours_are_found_again_by_their_mark_whatever_their_title(here: Place) -> None:
+    here.push()
+    board = here.board()
+    board["title"] = "Renamed by somebody"
+    next(iter(here.api.monitors.values()))["name"] = "Renamed"
+    differences = {(each.kind, each.action) for each in here.diff() if each.action is not Action.SAME}
+    assert differences == {(Kind.DASHBOARD, Action.EDITED), (Kind.MONITOR, Action.EDITED)}
+    here.push(force=True)
+    assert len(here.api.dashboards) == 3
+    assert here.board()["id"] == board["id"]
+
+
+def test_a_board_edited_by_hand_is_shown_and_left_alone_unless_forced(here: Place) -> None:
+    here.push()
+    group = here.board()["widgets"][1]["definition"]
+    group["title"] = "My CI"
+    group["widgets"].append({"definition": {"type": "note", "content": "mine"}, "id": 99})
+    here.api.writes.clear()
+    (edited,) = [each for each in here.diff() if each.action is Action.EDITED]
+    assert 'widgets[1].definition.title: "My CI" -> "CI"' in edited.changes
+    assert any('"mine"' in line for line in edited.changes)
+    assert here.push() == []
+    assert here.push(page="https://health.example") != []
+    assert here.board()["widgets"][1]["definition"]["title"] == "My CI"
+    here.push(force=True)
+    assert here.board()["widgets"][1]["definition"]["title"] == "CI"
+    here.api.writes.clear()
+    assert here.push() == []
+
+
+def test_an_edit_with_a_widget_of_a_kind_that_nobody_knows_is_shown(here: Place) -> None:
+    here.push()
+    here.board("Infra health TV")["widgets"][0]["definition"] = {"type": "of_tomorrow", "requests": []}
+    (edited,) = [each for each in here.diff() if each.action is Action.EDITED]
+    assert any("of_tomorrow" in line for line in edited.changes)
+
+
+def test_what_people_add_beside_our_keys_is_no_edit_and_survives_an_update(here: Place) -> None:
+    here.push()
+    board = here.board()
+    board["template_variable_presets"] = [{"name": "mine", "template_variables": [{"name": "env", "value": "x"}]}]
+    board["notify_list"] = ["who@example.com"]
+    tile = next(each for each in board["widgets"][1]["definition"]["widgets"] if "2" in str(each["layout"]["width"]))
+    links = [{"label": "mine", "link": "https://example.com"}]
+    tile["definition"]["custom_links"] = links
+    monitor = next(each for each in here.api.monitors.values() if "is down" in each["name"])
+    monitor["options"]["silenced"] = {"*": None}
+    assert {each.action for each in here.diff()} == {Action.SAME}
+    here.push(page="https://health.example")
+    after = here.board()
+    assert after["template_variable_presets"][0]["name"] == "mine"
+    assert after["notify_list"] == ["who@example.com"]
+    found = [each["definition"].get("custom_links") for each in after["widgets"][1]["definition"]["widgets"]]
+    assert links in found
+    assert here.api.monitors[monitor["id"]]["options"]["silenced"] == {"*": None}
+    assert here.push(page="https://health.example") == []
+
+
+def test_a_monitor_edited_by_hand_is_left_alone(here: Place) -> None:
+    here.push()
+    monitor = next(each for each in here.api.monitors.values() if "is down" in each["name"])
+    monitor["message"] += " @pagerduty"
+    assert [each.action for each in here.diff() if each.action is not Action.SAME] == [Action.EDITED]
+    here.push(page="https://health.example")
+    assert here.api.monitors[monitor["id"]]["message"].endswith("@pagerduty")
+
+
+def test_delete_removes_only_ours() -> None:
+    datadog = all_metrics()
+    with place(datadog) as here, place(datadog, env="staging") as other:
+        here.push()
+        other.push(env="staging")
+        theirs = {"title": "Infra health", "layout_type": "ordered", "widgets": [], "description": "infra-health"}
+        datadog.api.put_dashboard("their-board-id", theirs, "2020-01-01T00:00:00+00:00")
+        datadog.api.put_monitor(
+            999, {"name": "theirs", "type": "query alert", "query": "q", "tags": ["team:x"], "options": {}}
+        )
+        for actual in here.sync.find(build(small())):
+            if actual.fingerprint:
+                here.sync.delete(actual)
+        titles = [each["title"] for each in datadog.api.dashboards.values()]
+        assert len(titles) == 4
+        assert all("staging" in title for title in titles if title != "Infra health")
+        assert all(number == 999 or "env:staging" in each["tags"] for number, each in datadog.api.monitors.items())
+        assert 999 in datadog.api.monitors
+        assert datadog.api.tags == {}
+        assert not any("infra-health" in each["description"] for each in datadog.api.metadata.values())
+
+
+def test_words_choose_what_is_pushed_and_deleted(here: Place) -> None:
+    for words in (["tv"], ["monitors"], ["dashboards"]):
+        desired = [each for each in build(small()) if is_meant(each, words)]
+        list(here.sync.push(here.sync.diff(desired, words)))
+        found = here.sync.find([], words)
+        assert found
+        assert all(is_meant(each, words) for each in found)
+    assert len(here.api.dashboards) == 3
+    assert here.api.metadata == {}
+
+
+def test_a_cloned_board_is_a_copy_and_stays_as_it_is(here: Place) -> None:
+    here.push()
+    clone = here.api.put_dashboard("zzz-clone", {**here.board(), "title": "My copy"}, "2030-01-01T00:00:00+00:00")
+    here.push(page="https://health.example")
+    assert here.api.dashboards["zzz-clone"]["widgets"] == clone["widgets"]
+    assert any("My copy" in note for note in here.sync.notes)
+
+
+def test_somebody_s_words_about_a_metric_are_not_overwritten(here: Place) -> None:
+    name = "metta.infra.collector.up"
+    here.api.metadata[name] = {"description": "Our collectors, see the wiki"}
+    assert [each.key for each in here.diff() if each.action is Action.EDITED] == [name]
+    here.push(force=True)
+    assert "infra-health" in here.api.metadata[name]["description"]
+
+
+def test_the_type_of_a_metric_that_was_a_count_becomes_gauge(here: Place) -> None:
+    name = "metta.infra.cron.ci.workflow.flaky_tests"
+    here.api.metadata[name] = {"type": "count"}
+    difference = next(each for each in here.diff() if each.key == name)
+    assert 'metadata.type: "count" -> "gauge"' in difference.changes
+    here.push()
+    assert here.api.metadata[name]["type"] == "gauge"
+
+
+def test_percentiles_of_the_distribution_are_switched_on_and_kept_on(here: Place) -> None:
+    here.api.tags[DURATION.name] = {"metric_type": "distribution", "include_percentiles": False, "tags": ["env"]}
+    here.push(force=True)
+    assert here.api.tags[DURATION.name]["include_percentiles"] is True
+    assert here.api.tags[DURATION.name]["tags"] == ["env", "kind", "repo", "workflow"]
+    here.api.writes.clear()
+    here.push()
+    assert here.api.writes == []
+
+
+def test_a_check_that_left_the_configuration_leaves_an_unwanted_monitor_until_it_is_pruned(here: Place) -> None:
+    here.push()
+    left = tuple(each for each in few() if each.check == "failing_count")
+    unwanted = {each.key for each in here.diff(checks=left) if each.action is Action.UNWANTED}
+    assert unwanted == {"checks.training", "check.ci.latest_state_of_main.tests_blocking_merge.flaky_tests"}
+    here.push(checks=left)
+    assert {each.key for each in here.diff(checks=left) if each.action is Action.UNWANTED} == unwanted
+    here.push(checks=left, prune=True)
+    assert {each.action for each in here.diff(checks=left)} == {Action.SAME}
+
+
+def test_a_metric_without_points_waits_for_them() -> None:
+    with place(SimulatedDatadog()) as here:
+        done = [each for each in here.sync.push(here.diff()) if each.kind is Kind.METRIC]
+        assert {each.action for each in done} == {Action.WAITING}
+        assert DURATION.name in {each.key for each in done}
+
+
+def test_the_public_address_is_made_once_and_found_again(here: Place) -> None:
+    with pytest.raises(Rejected, match="no board tv"):
+        here.sync.share("tv")
+    here.push()
+    first = here.sync.share("tv")
+    (share,) = here.api.shares.values()
+    assert first == share["public_url"]
+    assert share["dashboard_id"] == here.board("Infra health TV")["id"]
+    assert here.push() == []
+    here.push(page="https://health.example", env="production")
+    assert here.sync.share("tv") == first
+    assert len(here.api.shares) == 1
+
+
+def test_wrong_keys_are_told_without_the_keys() -> None:
+    with place(SimulatedDatadog(), api_key="f" * 32) as here:
+        with pytest.raises(Unauthorized) as refused:
+            here.push()
+        assert "f" * 32 not in str(refused.value)
+        assert here.api.writes == []
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (Reply(403, b"<html>Blocked</html>"), Unavailable),
+        (refusal(400, "bad"), Rejected),
+        (Reply(200, b"<html>"), Rejected),
+        (Reply(200, {"status": "ok"}), Rejected),
+        (Reply(200, []), Rejected),
+    ],
+)
+def test_an_address_that_is_not_datadog_s_is_told_and_gets_nothing(reply: Reply, error: type[Exception]) -> None:
+    with place(SimulatedDatadog()) as here:
+        here.datadog.intercept = lambda received: reply
+        with pytest.raises(error):
+            here.push()
+        assert all(received.method == "GET" for received in here.datadog.received)
+
+
+def test_a_rate_limit_is_waited_for_and_a_post_is_not_repeated_after_a_fault() -> None:
+    with place(all_metrics()) as here:
+        here.datadog.script.append(refusal(429, "Rate limit exceeded", X_RateLimit_Reset="0"))
+        first = here.diff()[:1]
+        here.datadog.script.append(refusal(503, "away"))
+        (failed,) = here.sync.push(first)
+        assert (failed.action, not here.datadog.script) == (Action.FAILED, True)
+        assert "503 away" in failed.reason
+        list(here.sync.push(first))
+        assert len(here.api.dashboards) == 1
+
+
+def test_a_push_gives_up_on_a_datadog_that_takes_nothing() -> None:
+    with place(all_metrics()) as here:
+        differences = here.diff()
+        here.datadog.intercept = lambda received: refusal(503, "away") if received.method != "GET" else None
+        actions = [each.action for each in here.sync.push(differences)]
+        assert actions == [Action.FAILED] * 3 + [Action.NOT_TRIED] * (len(differences) - 3)
+
+
+def test_more_boards_and_monitors_than_a_page_of_the_list() -> None:
+    with place(all_metrics()) as here:
+        for number in range(230):
+            here.api.put_dashboard(f"other-{number}", {"title": "x", "layout_type": "ordered", "widgets": []}, "2020")
+            body = {"name": "x", "type": "query alert", "query": "q", "tags": ["managed_by:infra-health"]}
+            here.api.put_monitor(10_000 + number, {**body, "options": {}})
+        here.push()
+        here.api.writes.clear()
+        assert here.push() == []
+
+
+def test_the_interval_decides_how_long_a_check_may_fail(here: Place) -> None:
+    here.push()
+    slower = tuple(replace(each, every=timedelta(hours=2)) for each in few())
+    done = {each.key for each in here.push(checks=slower) if each.kind is Kind.MONITOR}
+    assert "checks.training" in done
+    assert not any(key.startswith("collector-down") for key in done)
+
+
+def test_what_is_rendered_is_what_a_push_writes(here: Place) -> None:
+    rendered = render(build(small()), "production")
+    here.push()
+    assert {each["description"] for each in rendered["dashboards"]} == {
+        each["description"] for each in here.api.dashboards.values()
+    }
+    assert {each["query"] for each in rendered["monitors"]} == {each["query"] for each in here.api.monitors.values()}
+    described = {each["metric"]: each["metadata"]["description"] for each in rendered["metadata"]}
+    assert described == {name: each["description"] for name, each in here.api.metadata.items()}

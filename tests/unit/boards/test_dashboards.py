@@ -1,0 +1,259 @@
+"""The dashboards: valid by the official description, and true."""
+
+import re
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from service.boards import dashboards, widgets
+from service.boards.sync import Kind, build
+from service.domain.checks import CHECK_METRICS
+from service.domain.samples import normalize_tag
+from service.pipeline.job import COLLECTOR_METRICS
+from tests.datadog_openapi import faults
+from tests.unit.boards.shapes import (
+    DAY,
+    DURATION,
+    HOUR,
+    QUOTA,
+    board,
+    catalogue,
+    ci_checks,
+    definitions,
+    everything,
+    snapshot_check,
+    texts,
+)
+
+# https://docs.datadoghq.com/metrics/units/
+UNITS = {"second", "minute", "fraction", "execution", "job", ""}
+
+
+def test_every_object_fits_the_official_description() -> None:
+    paths = {Kind.DASHBOARD: "/api/v1/dashboard", Kind.MONITOR: "/api/v1/monitor"}
+    for each in everything():
+        if each.kind is Kind.METRIC:
+            assert faults("PUT", f"/api/v1/metrics/{each.key}", each.content["metadata"]) == []
+        else:
+            assert faults("POST", paths[each.kind], each.content) == [], each.key
+
+
+def test_the_judge_refuses_what_the_description_does_not_know() -> None:
+    content = board("health")
+    content["widgets"][0]["definition"]["font_sise"] = "14"
+    assert faults("POST", "/api/v1/dashboard", content)
+    assert faults("POST", "/api/v1/monitor", {"type": "query alarm", "query": "x"})
+
+
+def test_no_query_uses_a_tag_that_flips() -> None:
+    found = [query for each in everything() for query in texts(each.content)]
+    assert len(found) > 50
+    for query in found:
+        assert not re.search(r"\b(status|condition|version)\b", query), query
+
+
+def test_tables_states_and_monitors_look_at_the_stable_series_only() -> None:
+    own = {metric.name for metric in (*CHECK_METRICS, *COLLECTOR_METRICS, *QUOTA)}
+    for each in everything():
+        looked_at = list(texts(each.content)) if each.kind is Kind.MONITOR or each.key == "tv" else []
+        if each.kind is Kind.DASHBOARD:
+            looked_at += texts([one for one in definitions(each.content) if one["type"] == "query_table"])
+        for query in looked_at:
+            assert set(re.findall(r"metta\.[\w.]+", query)) <= own, query
+
+
+def test_value_and_threshold_of_every_check_of_a_category_are_drawn_in_one_graph() -> None:
+    graphs = [one for one in definitions(board("health")) if one.get("title") == "Values and thresholds"]
+    for graph, groups in zip(graphs, ("workflow_name,task,check,repo", "workflow_name,task,check"), strict=True):
+        value, threshold = graph["requests"]
+        assert next(texts(value)).startswith("max:metta.infra.check.value{")
+        assert next(texts(threshold)).startswith("max:metta.infra.check.threshold{")
+        assert threshold["style"]["line_type"] == "dashed"
+        assert all(f"by {{{groups}}}" in query for query in texts(graph))
+
+
+def test_each_check_has_a_tile_in_the_colours_of_its_condition_and_a_graph_with_its_threshold() -> None:
+    content = board("health", catalogue(*ci_checks(flaky_tests="< 3", failing_count="in [1, 4]")))
+    tiles = {one["title"]: one for one in definitions(content) if one["type"] == "query_value"}
+    graphs = {one["title"]: one for one in definitions(content) if one["type"] == "timeseries"}
+
+    def colours(name: str) -> list[tuple[str, float, str]]:
+        formats = tiles[name]["requests"][0].get("conditional_formats", [])
+        return [(each["comparator"], each["value"], each["palette"].removeprefix("white_on_")) for each in formats]
+
+    assert len(tiles) == len(ci_checks())
+    name = "tests_blocking_merge / flaky_tests"
+    assert "metta.infra.cron.ci.workflow.flaky_tests{" in next(texts(tiles[name]))
+    assert colours(name) == [("<", 3, "green"), (">=", 3, "red")]
+    assert colours("tests_blocking_merge / success_ratio") == [("=", 1, "green"), ("<", 1, "red"), (">", 1, "red")]
+    assert colours("other_workflows / failing_count") == [("<", 1, "red"), (">", 4, "red"), ("<=", 4, "green")]
+    assert colours("open_bugs / count") == []
+    assert [query.partition("{")[0] for query in texts(graphs[name])] == [
+        "max:metta.infra.check.value",
+        "max:metta.infra.check.threshold",
+    ]
+
+
+def test_the_table_marks_carried_and_stale_values() -> None:
+    content = board("health", catalogue(snapshot_check()))
+    table = next(one for one in definitions(content) if one["type"] == "query_table")
+    assert "by {workflow_name,task,check}" in next(texts(table))
+    ages = next(each for each in table["requests"][0]["formulas"] if each["formula"] == "age")["conditional_formats"]
+    assert [(each["value"], each["palette"]) for each in ages] == [
+        (DAY.total_seconds(), "white_on_gray"),
+        (1.5 * HOUR.total_seconds(), "white_on_yellow"),
+    ]
+
+
+def test_durations_are_percentiles_of_the_distribution_by_kind() -> None:
+    (graph,) = [one for one in definitions(board("health")) if one.get("title", "").startswith("Duration of runs")]
+    assert [query.partition(":")[0] for query in texts(graph)] == ["p50", "p90", "p99"]
+    assert all(query.endswith("by {kind}") for query in texts(graph))
+
+
+@pytest.mark.parametrize("key", ["health", "collectors", "tv"])
+def test_no_two_widgets_overlap_and_none_leaves_the_board(key: str) -> None:
+    def judge(holder: dict[str, Any], columns: int, rows: int | None) -> None:
+        taken: set[tuple[int, int]] = set()
+        for widget in holder["widgets"]:
+            at = widget["layout"]
+            cells = {
+                (x, y) for x in range(at["x"], at["x"] + at["width"]) for y in range(at["y"], at["y"] + at["height"])
+            }
+            assert not cells & taken, widget["definition"].get("title")
+            taken |= cells
+            assert at["x"] + at["width"] <= columns
+            assert rows is None or at["y"] + at["height"] <= rows
+            if widget["definition"]["type"] == "group":
+                inner = widget["definition"]["widgets"]
+                assert at["height"] > max(each["layout"]["y"] + each["layout"]["height"] for each in inner)
+                judge(widget["definition"], columns, None)
+
+    is_tv = key == "tv"
+    judge(board(key), dashboards.TV_WIDTH if is_tv else widgets.COLUMNS, dashboards.TV_HEIGHT if is_tv else None)
+
+
+def test_the_screen_shows_large_tiles_and_the_heat_map_and_nothing_else() -> None:
+    content = board("tv")
+    assert content["layout_type"] == "free"
+    assert dashboards.TV_WIDTH * 9 == dashboards.TV_HEIGHT * 16
+    assert {one["type"] for one in definitions(content)} == {"query_value", "heatmap"}
+    for widget in content["widgets"]:
+        assert widget["layout"]["width"] * 12 >= 450, "a tile narrower than that is not read from five metres"
+        assert int(widget["definition"]["title_size"]) >= 32
+    crowded = board("tv", catalogue(*(snapshot_check(workflow=f"run {number}") for number in range(50))))
+    assert len(crowded["widgets"]) <= 8
+
+
+def test_the_screen_turns_grey_in_the_time_of_the_most_frequent_collector() -> None:
+    tile = next(one for one in definitions(board("tv")) if one["title"].startswith("Last measured"))
+    late, fresh = tile["requests"][0]["conditional_formats"]
+    assert (late["comparator"], late["value"], late["palette"]) == (">", 20, "white_on_gray")
+    assert fresh["palette"] == "white_on_green"
+
+
+class Each(tuple[float, ...]):
+    """A value for each group, with Datadog's arithmetic: one by one."""
+
+    def __sub__(self, other: float) -> "Each":
+        return Each(each - other for each in self)
+
+    def __rsub__(self, other: float) -> "Each":
+        return Each(other - each for each in self)
+
+
+def test_the_screen_counts_failing_and_unknown_checks_also_where_there_are_none() -> None:
+    formulas = {
+        one["title"]: one["requests"][0]["formulas"][0]["formula"]
+        for one in definitions(board("tv"))
+        if one["type"] == "query_value"
+    }
+    known = {
+        "abs": lambda found: Each(abs(each) for each in found),
+        "clamp_min": lambda found, least: Each(max(each, least) for each in found),
+        "count_nonzero": lambda found: sum(each != 0 for each in found),
+    }
+    for states, failing, unknown in (((0, 0, 0), 0, 0), ((0, 1, 2, 2), 1, 2), ((2, 2), 0, 2), ((1, 1), 2, 0)):
+        for title, expected in (("Checks failing", failing), ("Checks unknown", unknown)):
+            assert eval(formulas[title], known, {"value": Each(states)}) == expected, (title, states)
+
+
+def test_a_thousand_checks_of_a_snapshot_stay_one_board() -> None:
+    many = catalogue(*(snapshot_check(f"metric_{number}") for number in range(1000)))
+    content = board("health", many)
+    assert sum(one["type"] == "query_value" for one in definitions(content)) == 24
+    assert any("and 976 more" in one.get("content", "") for one in definitions(content))
+
+
+def test_foreign_words_make_no_link_in_a_note() -> None:
+    shown = catalogue(snapshot_check(workflow="[free](https://evil.example) ![x](https://evil.example/i.png)"))
+    notes = "".join(one["content"] for one in definitions(board("health", shown)) if one["type"] == "note")
+    assert "free" in notes
+    assert not re.search(r"(?<!\\)\[[^\]]*(?<!\\)\]\(https://evil", notes)
+
+
+def test_the_notes_say_what_each_check_means_and_link_page_and_runbook() -> None:
+    shown = catalogue(page="https://health.example/", runbook="https://git.example/runbook.md")
+    notes = "\n".join(one["content"] for one in definitions(board("health", shown)) if one["type"] == "note")
+    for check in ci_checks():
+        assert check.metric.help in notes
+    assert "(https://health.example/)" in notes
+    assert "https://git.example/runbook.md#" in notes
+
+
+def test_template_variables_are_the_environment_repo_and_workflow() -> None:
+    variables = board("health")["template_variables"]
+    assert [(each["name"], each["defaults"]) for each in variables] == [
+        ("env", ["production"]),
+        ("repo", ["*"]),
+        ("workflow_name", ["*"]),
+    ]
+    for key in ("health", "collectors", "tv"):
+        names = {each["name"] for each in board(key)["template_variables"]}
+        for query in texts(board(key)):
+            assert set(re.findall(r"\$(\w+)", query)) <= names
+
+
+def test_filters_are_written_as_datadog_keeps_tags() -> None:
+    assert normalize_tag("repo", "Metta-AI/metta") == "repo:metta-ai/metta"
+    odd = catalogue(snapshot_check(workflow="Arena  (v2)"), env="Prod (EU)")
+    assert board("health", odd)["template_variables"][0]["defaults"] == ["prod_eu"]
+    asked = [query for each in build(odd) for query in texts(each.content) if "hearts" in query]
+    assert asked
+    assert all("workflow_name:arena_v2" in query for query in asked)
+
+
+def test_two_installations_are_told_apart_in_a_list_of_boards() -> None:
+    assert board("health")["title"] == "Infra health"
+    assert board("health", catalogue(env="staging"))["title"] == "Infra health (staging)"
+
+
+def test_each_collector_s_lateness_is_against_its_own_interval() -> None:
+    graph = next(one for one in definitions(board("collectors")) if one.get("title", "").startswith("Lateness"))
+    formulas = [(each["alias"], each["formula"]) for each in graph["requests"][0]["formulas"]]
+    assert formulas == [("ci", "clamp_min(age0 - 600, 0)"), ("training", "clamp_min(age1 - 3600, 0)")]
+
+
+def test_an_hourly_check_is_not_carried_in_the_time_of_a_weekly_one() -> None:
+    weekly = replace(snapshot_check(workflow="Soak Test"), every=timedelta(days=7))
+    content = board("health", catalogue(snapshot_check(), snapshot_check("sps"), weekly))
+    tables = [one for one in definitions(content) if one["type"] == "query_table"]
+    ages = [each for table in tables for each in table["requests"][0]["formulas"] if each["formula"] == "age"]
+    assert [each["conditional_formats"][1]["value"] for each in ages] == [1.5 * 3600, 1.5 * 7 * 86400]
+
+
+def test_metadata_says_type_unit_and_meaning_of_every_metric() -> None:
+    facts = {each.key: each.content for each in everything() if each.kind is Kind.METRIC}
+    assert {each.metric.name for each in catalogue().checks} <= set(facts)
+    for name, content in facts.items():
+        assert content["metadata"]["type"] in ("gauge", "count", "distribution")
+        assert content["metadata"]["description"], name
+        assert content["metadata"].get("unit", "") in UNITS, name
+    assert facts[DURATION.name]["tags"] == {
+        "metric_type": "distribution",
+        "include_percentiles": True,
+        "tags": ["env", "kind", "repo", "workflow"],
+    }
+    assert [name for name, content in facts.items() if "tags" in content] == [DURATION.name]

@@ -1,0 +1,85 @@
+"""The monitors: whom they wake, when, and what they say."""
+
+import re
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+from service.boards.monitors import build_monitors
+from service.domain.samples import normalize_tag
+from tests.unit.boards.shapes import HOUR, TEN, catalogue, ci_checks, snapshot_check
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_there_is_a_monitor_for_each_check_and_for_the_daemon_s_own_faults() -> None:
+    found = build_monitors(catalogue())
+    of_collectors = {"collector-down.ci", "collector-down.training", "points-lost.ci", "points-lost.training"}
+    assert {"nothing-received", "quota-low.ci", "checks.training", *of_collectors} <= set(found)
+    assert "quota-low.training" not in found
+    assert sum(key.startswith("check.ci.") for key in found) == len(ci_checks())
+    silent = found["nothing-received"]["options"]
+    assert silent["notify_no_data"] is True
+    assert silent["no_data_timeframe"] >= 20
+    assert build_monitors(catalogue(snapshot_check(), collectors=())).keys() == {"checks.training"}
+
+
+def test_a_window_holds_two_intervals_and_the_threshold_is_the_query_s() -> None:
+    for content in build_monitors(catalogue()).values():
+        (length,) = re.findall(r"last_(\d+)m\)", content["query"])
+        every = HOUR if "training" in content["query"] else TEN
+        if "success_age" in content["query"]:
+            every = timedelta(minutes=5)
+        assert timedelta(minutes=int(length)) >= 2 * every, content["query"]
+        assert float(content["query"].rpartition(" ")[2]) == content["options"]["thresholds"]["critical"]
+
+
+def test_a_monitor_without_groups_has_no_delay_for_new_ones_and_a_check_gets_its_own_time() -> None:
+    for key, content in build_monitors(catalogue()).items():
+        (minutes,) = re.findall(r"last_(\d+)m\)", content["query"])
+        if key.startswith("check"):
+            assert content["options"]["new_group_delay"] == int(minutes) * 60
+        elif " by {" not in content["query"]:
+            assert "new_group_delay" not in content["options"]
+
+
+def test_fail_alone_alerts_not_pass_and_not_unknown() -> None:
+    query = next(each["query"] for key, each in build_monitors(catalogue()).items() if key.startswith("check."))
+    formula = query.partition(":")[2].rpartition(">=")[0]
+    for state, alerts in ((0, False), (1, True), (2, False)):
+        value = eval(re.sub(r"max:metta[\w.]+\{[^}]*\}( by \{[^}]*\})?", str(state), formula), {"abs": abs})
+        assert (value >= 1) is alerts
+
+
+def test_an_hourly_check_does_not_wait_for_a_weekly_one_of_its_category() -> None:
+    weekly = replace(snapshot_check(workflow="Soak Test"), every=timedelta(days=7))
+    mixed = catalogue(snapshot_check(), snapshot_check("sps"), weekly)
+    usual, slow = (each for key, each in build_monitors(mixed).items() if key.startswith("checks."))
+    assert "last_120m" in usual["query"]
+    assert "!workflow_name:soak_test" in usual["query"]
+    assert "last_10080m" in slow["query"]
+    assert ",workflow_name:soak_test}" in slow["query"]
+
+
+def test_keys_fit_into_a_tag_and_are_told_apart() -> None:
+    names = ("a/b", "a_b", "A_b", "a__b", "x" * 250)
+    found = build_monitors(catalogue(*(replace(each, only={"repo": name}) for each in ci_checks() for name in names)))
+    assert sum(key.startswith("check.") for key in found) == len(names) * len(ci_checks())
+    for key in found:
+        assert normalize_tag("infra_health_key", key) == f"infra_health_key:{key}"
+
+
+def test_alert_and_recovery_have_words_of_their_own_and_name_whom_to_tell() -> None:
+    for content in build_monitors(catalogue(notify=("@slack-infra",))).values():
+        for block in ("is_alert", "is_recovery"):
+            assert re.search(rf"{{{{#{block}}}}}\n.+\n{{{{/{block}}}}}", content["message"])
+        assert content["message"].endswith("@slack-infra")
+
+
+def test_each_monitor_links_a_section_of_the_runbook_that_says_what_to_do() -> None:
+    runbook = (ROOT / "docs" / "runbook.md").read_text()
+    sections = dict(re.findall(r"^### ([\w-]+)\n(.*?)(?=^##|\Z)", runbook, re.MULTILINE | re.DOTALL))
+    for content in build_monitors(catalogue()).values():
+        (section,) = re.findall(r"docs/runbook\.md#([\w-]+)", content["message"])
+        for part in ("**Meaning", "**First look", "**Usual causes", "**Remedy"):
+            assert part in sections[section], (section, part)
