@@ -1,4 +1,4 @@
-"""What the pipeline's tests stand on: a clock that moves when it is told to, the real store, collectors as the test says."""
+"""What these tests stand on: a clock that moves when it is told to, the real store, collectors as the test says."""
 
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence

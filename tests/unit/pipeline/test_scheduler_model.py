@@ -4,8 +4,8 @@ The model walks through the schedule's fires second by second (no search, no eve
 """
 
 import asyncio
-from collections.abc import Coroutine
 import shutil
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar

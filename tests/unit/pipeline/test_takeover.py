@@ -1,0 +1,154 @@
+"""From CronJobs to the daemon and back, rehearsed on a simulated clock: no slot is missed, none is run twice.
+
+The CronJob is the controller's rule in a few lines (https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/):
+it runs the latest slot after its last one unless it is suspended, and catches up when it no longer is.
+"""
+
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.domain.cron import parse
+from service.domain.runs import Cause, Mode, Run, first_slot_after
+from tests.unit.pipeline.stage import FakeClock, Stage, make_job, opened, staged
+
+UTC_ZONE = ZoneInfo("UTC")
+NOON = datetime(2025, 1, 15, 12, tzinfo=UTC)
+
+
+class CronJob:
+    """One CronJob in the cluster, looked at whenever time has passed."""
+
+    def __init__(self, schedule: str, created: datetime) -> None:
+        self.schedule = parse(schedule)
+        self.last_schedule_time = created
+        self.is_suspended = False
+        self.ran: list[datetime] = []
+
+    def sync(self, now: datetime) -> None:
+        slot, _ = self.schedule.latest(self.last_schedule_time, now, UTC_ZONE)
+        if slot and not self.is_suspended:
+            self.last_schedule_time = slot
+            self.ran.append(slot)
+
+
+class Cluster:
+    """The CronJob and the daemon beside each other; a change of the daemon's environment ends its pod for a while."""
+
+    def __init__(self, folder: Path, schedule: str, start: datetime) -> None:
+        self.folder = folder
+        self.clock = FakeClock(start)
+        self.cronjob = CronJob(schedule, start)
+        self._schedule = schedule
+        self._pod = AsyncExitStack()
+        self._stage: Stage | None = None
+
+    async def deploy(self, mode: Mode, starts_after: datetime | None = None, down: float = 20) -> None:
+        """``kubectl set env``: the old pod ends before the new one starts (Recreate)."""
+        await self.stop()
+        await self.pass_time(down)
+        job = make_job(schedule=self._schedule, starts_after=starts_after)
+        self._stage = await self._pod.enter_async_context(staged(self.folder, job, clock=self.clock, mode=mode))
+
+    async def stop(self) -> None:
+        await self._pod.aclose()
+        self._stage = None
+
+    async def pass_time(self, seconds: float) -> None:
+        """Ten seconds at a time, as often the controller looks at its CronJobs; each begins with a minute."""
+        left = seconds
+        while left > 0:
+            step = min(left, 10 - self.clock.now().second % 10)
+            await self.clock.advance(step)
+            self.cronjob.sync(self.clock.now())
+            left -= step
+
+    async def live_slots(self) -> list[datetime]:
+        """What the daemon has run that counts for Datadog."""
+        assert self._stage
+        return [run.slot for run in await self._stage.runs() if run.slot and run.mode is Mode.LIVE]
+
+    def expected(self, start: datetime) -> Iterator[datetime]:
+        slot = self.cronjob.schedule.next(start, UTC_ZONE)
+        while slot and slot <= self.clock.now():
+            yield slot
+            slot = self.cronjob.schedule.next(slot, UTC_ZONE)
+
+
+@pytest.mark.parametrize("second", [0, 25, 59])
+@pytest.mark.parametrize("slow", [0, 30])
+async def test_no_slot_is_missed_or_run_twice_there_and_back(tmp_path: Path, second: int, slow: int) -> None:
+    """``second``: of the minute in which the change begins. ``slow``: from the CronJob's change to the pod's end."""
+    start = NOON - timedelta(seconds=10)
+    cluster = Cluster(tmp_path, "*/1 * * * *", start)
+    await cluster.deploy(Mode.SHADOW, down=0)
+    await cluster.pass_time(130 + second)
+    assert not await cluster.live_slots(), "the shadow does not count"
+    # There: suspend, read what the CronJob ran last, go live.
+    cluster.cronjob.is_suspended = True
+    await cluster.pass_time(slow)
+    await cluster.deploy(Mode.LIVE, cluster.cronjob.last_schedule_time)
+    await cluster.pass_time(120 + second)
+    assert await cluster.live_slots(), "the daemon took over"
+    # A restart changes nothing, though starts_after still stands there.
+    await cluster.deploy(Mode.LIVE, cluster.cronjob.last_schedule_time)
+    await cluster.pass_time(60)
+    # And back: the shadow first, then the CronJob goes on after the daemon's last slot.
+    await cluster.deploy(Mode.SHADOW, down=slow)
+    cluster.cronjob.last_schedule_time = (await cluster.live_slots())[-1]
+    cluster.cronjob.is_suspended = False
+    await cluster.pass_time(120)
+    ran = sorted([*cluster.cronjob.ran, *await cluster.live_slots()])
+    await cluster.stop()
+    assert len(ran) == len(set(ran)), "a slot was run twice"
+    assert ran == list(cluster.expected(start))
+
+
+async def test_a_second_takeover_is_not_misled_by_what_the_first_one_left(tmp_path: Path) -> None:
+    clock = FakeClock(NOON + timedelta(hours=2, minutes=3))
+    async with opened(tmp_path, clock) as store:
+        for mode, slot in ((Mode.LIVE, NOON), (Mode.SHADOW, NOON + timedelta(hours=2))):
+            run = Run(f"old-{mode}", "ci", Cause.SCHEDULE, slot, slot=slot, mode=mode)
+            assert await store.runs.claim_slot(run, None, forbids=False)
+    changed = make_job(starts_after=NOON - timedelta(minutes=10))
+    async with staged(tmp_path, changed, clock=clock) as it:
+        assert await it.starts() == ["12:00:00", "14:00:00"], "14:00 was run by the CronJob and in shadow"
+        await clock.advance(8 * 60)
+        assert (await it.starts())[2:] == ["14:10:00"]
+        assert it.scheduler.last_slot("ci") == NOON + timedelta(hours=2, minutes=10)
+
+
+async def test_without_starts_after_a_slot_that_the_shadow_ran_is_not_run_again(tmp_path: Path) -> None:
+    async with staged(tmp_path, make_job(), mode=Mode.SHADOW) as it:
+        assert await it.starts() == ["10:00:00"]
+        assert it.scheduler.last_slot("ci") is None
+    async with staged(tmp_path, make_job(), clock=it.clock) as again:
+        assert await again.starts() == ["10:00:00"]
+        await again.clock.advance(3 * 60)
+        assert await again.starts() == ["10:00:00", "10:10:00"]
+
+
+instants = st.none() | st.integers(0, 100).map(lambda minutes: NOON + timedelta(minutes=minutes))
+
+
+@given(instants, instants, instants)
+def test_a_shadow_goes_on_from_whatever_was_run_last(
+    live: datetime | None, shadow: datetime | None, starts_after: datetime | None
+) -> None:
+    found = first_slot_after(live, shadow, starts_after, Mode.SHADOW)
+    assert found == max(filter(None, [live, shadow]), default=None)
+
+
+@given(instants, instants, instants)
+def test_a_live_daemon_never_goes_back_behind_its_own_last_slot(
+    live: datetime | None, shadow: datetime | None, starts_after: datetime | None
+) -> None:
+    found = first_slot_after(live, shadow, starts_after, Mode.LIVE)
+    assert live is None or (found is not None and found >= live)
+    assert starts_after is None or (found is not None and found >= starts_after)
