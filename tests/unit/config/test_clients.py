@@ -1,0 +1,144 @@
+"""Clients and the environment: which proxy is asked, and what is said of a variable that can't be used."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import anyio
+import certifi
+import pytest
+from anyio.abc import SocketAttribute, SocketStream
+
+from service.config import clients
+from service.config.clients import aws_client, check_environment, http_client, proxy_for, sync_http_client
+from service.domain.errors import ConfigError
+
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
+NO_PROXY = "localhost,[::1],10.0.0.0/8, fd00::/8 .example.com,b.test:8443,[2001:db8::1]:444,192.168.1.5,*.wild.test"
+
+
+@asynccontextmanager
+async def proxy() -> AsyncIterator[tuple[int, list[bytes]]]:
+    """Answers ``ok`` to whatever is asked through it, by HTTP or SOCKS 5: its port, and what it was asked."""
+    asked: list[bytes] = []
+
+    async def serve(stream: SocketStream) -> None:
+        async with stream:
+            data = await stream.receive()
+            if data.startswith(b"\x05"):
+                await stream.send(b"\x05\x00")
+                await stream.receive()
+                await stream.send(b"\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x50")
+                data = b"socks " + await stream.receive()
+            asked.append(data.partition(b"\r\n")[0])
+            await stream.send(ANSWER)
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, serve)
+        yield listener.extra(SocketAttribute.local_port), asked
+        tasks.cancel_scope.cancel()
+
+
+async def get(url: str, environ: Mapping[str, str]) -> str:
+    async with http_client(environ, user_agent="test") as client:
+        return (await client.get(url)).text
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
+async def test_a_proxy_is_asked_for_what_is_not_excepted(variable: str) -> None:
+    """With a scheme or without one."""
+    async with proxy() as (port, asked):
+        assert await get("http://far.test/a", {variable: f"127.0.0.1:{port}", "NO_PROXY": NO_PROXY}) == "ok"
+    assert asked == [b"GET http://far.test/a HTTP/1.1"]
+
+
+async def test_a_socks_proxy_works() -> None:
+    async with proxy() as (port, asked):
+        assert await get("http://far.test/a", {"ALL_PROXY": f"socks5://127.0.0.1:{port}"}) == "ok"
+    assert asked == [b"socks GET /a HTTP/1.1"]
+
+
+async def test_this_machine_is_asked_directly() -> None:
+    """By both kinds of client; redirects are not followed."""
+    environ = {"ALL_PROXY": "http://127.0.0.1:9", "NO_PROXY": "10.0.0.0/8,[::1]"}
+    async with proxy() as (port, asked):
+        url = f"http://127.0.0.1:{port}"
+        assert await get(f"{url}/a", environ) == "ok"
+
+        def ask() -> bool:
+            with sync_http_client(environ, base_url=url) as client:
+                return client.get("/b").text == "ok" and not client.follow_redirects
+
+        assert await anyio.to_thread.run_sync(ask)
+    assert asked == [b"GET /a HTTP/1.1", b"GET /b HTTP/1.1"]
+
+
+@pytest.mark.parametrize(
+    ("url", "is_proxied"),
+    [
+        ("https://far.test", True),
+        ("http://10.1.2.3", False),
+        ("http://11.1.2.3", True),
+        ("https://[fd00::5]", False),
+        ("https://[fe80::5]", True),
+        ("https://example.com", False),
+        ("https://a.b.example.com", False),
+        ("https://notexample.com", True),
+        ("https://b.test", True),
+        ("https://b.test:8443", False),
+        ("https://[2001:db8::1]:444", False),
+        ("https://[2001:db8::1]", True),
+        ("http://192.168.1.5:80", False),
+        ("http://a.wild.test", False),
+        ("http://localhost:1", False),
+        ("http://127.9.9.9", False),
+        ("http://[::1]:8080", False),
+    ],
+)
+def test_no_proxy_takes_hosts_domains_ports_addresses_and_networks(url: str, is_proxied: bool) -> None:
+    environ = {"HTTPS_PROXY": "http://p:3128", "HTTP_PROXY": "http://p:3128", "NO_PROXY": NO_PROXY}
+    assert proxy_for(url, environ) == ("http://p:3128" if is_proxied else None)
+    assert proxy_for(url, {**environ, "no_proxy": "*"}) is None
+
+
+def test_the_proxy_of_a_scheme_wins_over_that_of_all() -> None:
+    environ = {"ALL_PROXY": "socks5://s:1080", "HTTPS_PROXY": "http://p:3128"}
+    assert (proxy_for("https://a", environ), proxy_for("http://a", environ)) == ("http://p:3128", "socks5://s:1080")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("ALL_PROXY", "ftp://x:1", "ftp://x:1 is no proxy that can be used"),
+        ("https_proxy", "http://user:hidden@h:port", "http://********@h:port is no proxy"),
+        ("SSL_CERT_FILE", "/nonexistent/ca.pem", "/nonexistent/ca.pem can't be read"),
+        ("SSL_CERT_FILE", __file__, "holds no certificate"),
+        ("SSL_CERT_DIR", "/nonexistent", "can't be read"),
+        ("AWS_CA_BUNDLE", "/nonexistent/ca.pem", "can't be read"),
+    ],
+)
+def test_a_variable_that_cannot_be_used_is_named(variable: str, value: str, reason: str) -> None:
+    (problem,) = check_environment({variable: value})
+    assert problem.startswith(f"environment {variable}: ")
+    assert reason in problem
+    assert "hidden" not in problem
+    if not variable.startswith("AWS"):
+        with pytest.raises(ConfigError, match=variable):
+            http_client({variable: value})
+
+
+def test_what_can_be_used_is_no_problem() -> None:
+    environ = {"ALL_PROXY": "socks5h://p:1080", "NO_PROXY": NO_PROXY, "SSL_CERT_FILE": certifi.where()}
+    assert check_environment(environ | {"AWS_CA_BUNDLE": certifi.where()}) == []
+    assert clients.certificate_file(environ) == certifi.where()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("HTTPS_PROXY", "socks5://127.0.0.1:9"), ("AWS_CA_BUNDLE", "/nonexistent")]
+)
+async def test_aws_is_not_asked_with_what_cannot_be_used(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=variable):
+        async with aws_client("s3", "s3://b/k"):
+            pass
