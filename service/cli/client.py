@@ -7,23 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import click
-
-from service.cli.options import Command
-
 if TYPE_CHECKING:
     import httpx
-
-_DEFAULT_URL = "http://127.0.0.1:8080"
-
-
-def with_url(command: Command) -> Command:
-    return click.option(
-        "--url",
-        default=lambda: os.environ.get("INFRA_HEALTH_URL") or _DEFAULT_URL,
-        show_default=f"INFRA_HEALTH_URL, else {_DEFAULT_URL}",
-        help="The daemon's address. INFRA_HEALTH_TOKEN is sent, or to read INFRA_HEALTH_READ_TOKEN.",
-    )(command)
 
 
 @contextmanager

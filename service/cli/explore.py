@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from service.cli import output as out
-from service.cli.client import connect, quote_part, read_answer, read_pages, with_url
-from service.cli.options import Exit, Options, common, complete_collector, errors_reported, exit_with, message
+from service.cli.client import quote_part, read_answer, read_pages
+from service.cli.options import Exit, Options, command, complete_collector, exit_with, message
 
 if TYPE_CHECKING:
     import httpx
@@ -17,113 +17,91 @@ _ORDER = {"fail": 0, "unknown": 1, "pass": 2}
 _MAX_EVIDENCE = 10
 
 
-@common
-@with_url
+@command(asks_daemon=True, example="infra-health explain flaky_tests")
 @click.argument("metric", required=False)
 @click.option("--collector", metavar="NAME", shell_complete=complete_collector, help="Only this collector's checks.")
-@click.command()
-@click.pass_obj
-def explain(options: Options, url: str, metric: str | None, collector: str | None) -> None:
+def explain(options: Options, http: "httpx.Client", metric: str | None, collector: str | None) -> None:
     """Tells why a check passes or fails: value, condition, since when, and the evidence.
 
     METRIC is a metric, the last parts of its name (flaky_tests), or a check's name; without it, all that is not well.
-
-    \b
-    Example: infra-health explain flaky_tests
     """
-    with errors_reported(), connect(url) as http:
-        collectors = {each["name"]: each for each in read_answer(http.get("/api/v1/collectors"))["collectors"]}
-        known = [
-            check
-            for name in ([collector] if collector else collectors)
-            for check in read_pages(http, f"/api/v1/collectors/{quote_part(name)}/checks", "checks")
-        ]
-        found = [check for check in known if (_matches(check, metric) if metric else check["status"] != "pass")]
-        found.sort(key=lambda check: (_ORDER[check["status"]], check["collector"], check["metric"]))
-        if options.json:
-            out.print_json(found)
-        else:
-            for check in found:
-                _print_check(check, collectors.get(check["collector"]))
-        if not found and metric:
-            message(_describe_missing(metric, known), fg="red")
-            exit_with(Exit.FAILED)
-        if not found and not options.json:
-            click.echo(f"All {len(known)} checks pass." if known else "No check was measured yet.")
+    collectors = {each["name"]: each for each in read_answer(http.get("/api/v1/collectors"))["collectors"]}
+    known = [
+        check
+        for name in ([collector] if collector else collectors)
+        for check in read_pages(http, f"/api/v1/collectors/{quote_part(name)}/checks", "checks")
+    ]
+    found = [check for check in known if (_matches(check, metric) if metric else check["status"] != "pass")]
+    found.sort(key=lambda check: (_ORDER[check["status"]], check["collector"], check["metric"]))
+    if options.json:
+        out.print_json(found)
+    else:
+        for check in found:
+            _print_check(check, collectors.get(check["collector"]))
+    if not found and metric:
+        message(_describe_missing(metric, known), fg="red")
+        exit_with(Exit.FAILED)
+    if not found and not options.json:
+        click.echo(f"All {len(known)} checks pass." if known else "No check was measured yet.")
 
 
-@common
-@with_url
+@command(asks_daemon=True, example="infra-health runs ci -n 5")
 @click.argument("run", required=False)
 @click.option("--collector", metavar="NAME", shell_complete=complete_collector, help="Only this collector's runs.")
 @click.option("-n", "--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many.")
-@click.command()
-@click.pass_obj
-def runs(options: Options, url: str, run: str | None, collector: str | None, limit: int) -> None:
+def runs(options: Options, http: "httpx.Client", run: str | None, collector: str | None, limit: int) -> None:
     """Lists the last runs, newest first; with RUN (an id) that run with its samples and their delivery.
 
     A collector's name in the place of RUN is as --collector NAME.
-
-    \b
-    Example: infra-health runs ci -n 5
     """
-    with errors_reported(), connect(url) as http:
-        if run and not collector:
-            names = [each["name"] for each in read_answer(http.get("/api/v1/collectors"))["collectors"]]
-            run, collector = (None, run) if run in names else (run, None)
-        if run:
-            _print_run(http, options, run)
-            return
-        query = f"?limit={min(limit, 200)}" + (f"&collector={quote_part(collector)}" if collector else "")
-        found = read_pages(http, f"/api/v1/runs{query}", "runs", limit)
-        if options.json:
-            out.print_json(found)
-            return
-        brief = not out.is_plain(sys.stdout)
-        out.print_table(
-            "",
-            ("run", "cause", "started", "took", "outcome", "samples", "delivered", "errors"),
-            [
-                (
-                    each["id"],
-                    each["cause"],
-                    out.format_time(each["started"], brief=brief),
-                    out.format_duration(each["duration"]),
-                    each["outcome"],
-                    str(each["samples"]),
-                    str(each["delivery"]["delivered"]),
-                    "; ".join(each["errors"]),
-                )
-                for each in found
-            ],
-            below=True,
-        )
+    if run and not collector:
+        names = [each["name"] for each in read_answer(http.get("/api/v1/collectors"))["collectors"]]
+        run, collector = (None, run) if run in names else (run, None)
+    if run:
+        _print_run(http, options, run)
+        return
+    query = f"?limit={min(limit, 200)}" + (f"&collector={quote_part(collector)}" if collector else "")
+    found = read_pages(http, f"/api/v1/runs{query}", "runs", limit)
+    if options.json:
+        out.print_json(found)
+        return
+    brief = not out.is_plain(sys.stdout)
+    out.print_table(
+        "",
+        ("run", "cause", "started", "took", "outcome", "samples", "delivered", "errors"),
+        [
+            (
+                each["id"],
+                each["cause"],
+                out.format_time(each["started"], brief=brief),
+                out.format_duration(each["duration"]),
+                each["outcome"],
+                str(each["samples"]),
+                str(each["delivery"]["delivered"]),
+                "; ".join(each["errors"]),
+            )
+            for each in found
+        ],
+        below=True,
+    )
 
 
-@common
-@with_url
+@command(asks_daemon=True, example="infra-health logs -n 50")
 @click.argument("run", required=False)
 @click.option(
     "-n", "--limit", type=click.IntRange(1, 1000), default=200, show_default=True, help="Without RUN: how many."
 )
-@click.command()
-@click.pass_obj
-def logs(options: Options, url: str, run: str | None, limit: int) -> None:
-    """Prints the log lines of a run, debug ones included; without RUN the daemon's last ones.
-
-    \b
-    Example: infra-health logs -n 50
-    """
-    with errors_reported(), connect(url) as http:
-        address = f"/api/v1/runs/{quote_part(run)}/log" if run else f"/api/v1/log?limit={limit}"
-        lines = read_answer(http.get(address))["lines"]
-        if options.json:
-            out.print_json(lines)
-            return
-        for line in lines:
-            click.echo(out.format_log_line(line))
-        if not lines:
-            message("No lines are kept of it.")
+def logs(options: Options, http: "httpx.Client", run: str | None, limit: int) -> None:
+    """Prints the log lines of a run, debug ones included; without RUN the daemon's last ones."""
+    address = f"/api/v1/runs/{quote_part(run)}/log" if run else f"/api/v1/log?limit={limit}"
+    lines = read_answer(http.get(address))["lines"]
+    if options.json:
+        out.print_json(lines)
+        return
+    for line in lines:
+        click.echo(out.format_log_line(line))
+    if not lines:
+        message("No lines are kept of it.")
 
 
 def _print_run(http: "httpx.Client", options: Options, run_id: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from service.cli import output as out
-from service.cli.options import Exit, Options, common, errors_reported, exit_with, message
+from service.cli.options import Exit, Options, command, exit_with, message
 
 if TYPE_CHECKING:
     from service.config.settings import CollectorSettings, Settings
@@ -16,40 +16,27 @@ if TYPE_CHECKING:
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
-@common
-@click.command("list")
-@click.pass_obj
+@command("list", example="infra-health list --json")
 def list_(options: Options) -> None:
-    """Lists the collectors with type, schedule and next run.
-
-    \b
-    Example: infra-health list --json
-    """
-    with errors_reported():
-        rows = [_next_runs(name, each, 1) for name, each in options.load().settings.collectors.items()]
-        if options.json:
-            out.print_json(rows)
-            return
-        out.print_table(
-            "",
-            ("collector", "type", "schedule", "in words", "next run"),
-            [
-                (row["name"], row["type"], row["schedule"], row["in_words"], " ".join(row["next"]) or "disabled")
-                for row in rows
-            ],
-        )
+    """Lists the collectors with type, schedule and next run."""
+    rows = [_next_runs(name, each, 1) for name, each in options.load().settings.collectors.items()]
+    if options.json:
+        out.print_json(rows)
+        return
+    out.print_table(
+        "",
+        ("collector", "type", "schedule", "in words", "next run"),
+        [
+            (row["name"], row["type"], row["schedule"], row["in_words"], " ".join(row["next"]) or "disabled")
+            for row in rows
+        ],
+    )
 
 
-@common
-@click.command()
+@command(example="infra-health check --resolved")
 @click.option("--resolved", is_flag=True, help="Print every setting as resolved, secrets masked.")
-@click.pass_obj
 def check(options: Options, resolved: bool) -> None:
-    """Validates the configuration: verdict, collectors with their next runs, series, secrets, warnings.
-
-    \b
-    Example: infra-health check --resolved
-    """
+    """Validates the configuration: verdict, collectors with their next runs, series, secrets, warnings."""
     import anyio
 
     from service.config.clients import check_environment
@@ -57,46 +44,45 @@ def check(options: Options, resolved: bool) -> None:
     from service.daemon.series import find_collisions, forecast_series
     from service.domain.errors import ConfigError
 
-    with errors_reported():
-        loaded = options.load()
-        settings = loaded.settings
-        if problems := check_environment(options.environ()):
-            raise ConfigError("\n".join(problems))
-        rows = [_next_runs(name, each, 3) for name, each in settings.collectors.items()]
-        series = anyio.run(forecast_series, settings, datetime.now(UTC))
-        secrets = anyio.run(_look_up_secrets, settings, options.environ())
-        warnings = [*loaded.warnings, *find_collisions(settings), *filter(None, [series.warning])]
-        if options.json:
-            out.print_json(
-                {
-                    "file": str(loaded.file) if loaded.file else None,
-                    "settings": describe(settings),
-                    "next": {row["name"]: row["next"] for row in rows},
-                    "series": series.as_json(),
-                    "secrets": secrets,
-                    "notes": warnings,
-                }
-            )
-            return
-        message("The configuration is valid.", fg="green", err=False)
-        click.echo(f"file: {loaded.file or 'none: defaults and environment'}\n\ncollectors and their next runs")
-        for row in rows:
-            click.echo(f"  {row['name']} ({row['type']}, {row['in_words']}): {', '.join(row['next']) or 'disabled'}")
-        click.echo(f"\nseries: {series}")
-        for each in series.collectors:
-            for metric in each.metrics if resolved else ():
-                click.echo(f"  {each.name}: {metric}")
-        click.echo("\nsecrets")
-        for secret in secrets:
-            click.echo(f"  {secret['name']}: {secret['source']} ({_rotation(secret)})")
-        if warnings:
-            click.echo("\nwarnings")
-        for warning in warnings:
-            message(f"  {warning}", fg="yellow", err=False)
-        if resolved:
-            import yaml
+    loaded = options.load()
+    settings = loaded.settings
+    if problems := check_environment(options.environ()):
+        raise ConfigError("\n".join(problems))
+    rows = [_next_runs(name, each, 3) for name, each in settings.collectors.items()]
+    series = anyio.run(forecast_series, settings, datetime.now(UTC))
+    secrets = anyio.run(_look_up_secrets, settings, options.environ())
+    warnings = [*loaded.warnings, *find_collisions(settings), *filter(None, [series.warning])]
+    if options.json:
+        out.print_json(
+            {
+                "file": str(loaded.file) if loaded.file else None,
+                "settings": describe(settings),
+                "next": {row["name"]: row["next"] for row in rows},
+                "series": series.as_json(),
+                "secrets": secrets,
+                "notes": warnings,
+            }
+        )
+        return
+    message("The configuration is valid.", fg="green", err=False)
+    click.echo(f"file: {loaded.file or 'none: defaults and environment'}\n\ncollectors and their next runs")
+    for row in rows:
+        click.echo(f"  {row['name']} ({row['type']}, {row['in_words']}): {', '.join(row['next']) or 'disabled'}")
+    click.echo(f"\nseries: {series}")
+    for each in series.collectors:
+        for metric in each.metrics if resolved else ():
+            click.echo(f"  {each.name}: {metric}")
+    click.echo("\nsecrets")
+    for secret in secrets:
+        click.echo(f"  {secret['name']}: {secret['source']} ({_rotation(secret)})")
+    if warnings:
+        click.echo("\nwarnings")
+    for warning in warnings:
+        message(f"  {warning}", fg="yellow", err=False)
+    if resolved:
+        import yaml
 
-            click.echo("\n" + yaml.safe_dump(describe(settings), sort_keys=False, allow_unicode=True).rstrip())
+        click.echo("\n" + yaml.safe_dump(describe(settings), sort_keys=False, allow_unicode=True).rstrip())
 
 
 async def _look_up_secrets(settings: "Settings", environ: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -126,32 +112,25 @@ def _rotation(secret: Mapping[str, Any]) -> str:
     return "can't change while the daemon runs: rotating it needs a restart" if is_set else "not set"
 
 
-@common
-@click.command()
-@click.pass_obj
+@command(example="infra-health diagnose")
 def diagnose(options: Options) -> None:
-    """Asks GitHub, Datadog and AWS, and looks at the clock and the state directory; one line each, with the remedy.
-
-    \b
-    Example: infra-health diagnose
-    """
+    """Asks GitHub, Datadog and AWS, and looks at the clock and the state directory; one line each, with the remedy."""
     import anyio
 
     from service.daemon.diagnose import diagnose as find_problems
 
-    with errors_reported():
-        loaded = options.load()
-        options.start_logs(loaded, level="error")
-        findings = anyio.run(find_problems, loaded.settings, options.environ())
-        if options.json:
-            out.print_json([asdict(each) for each in findings])
-        else:
-            for each in findings:
-                click.echo(f"{each.name:<16}", nl=False)
-                click.secho(f"{each.status:<5}", fg=_COLOURS[each.status], nl=False)
-                line = each.detail + (f". Remedy: {each.remedy}" if each.remedy else "")
-                click.echo(out.escape(line.replace("\n", " ")))
-        exit_with(Exit.FAILED if any(each.status == "fail" for each in findings) else Exit.DONE)
+    loaded = options.load()
+    options.start_logs(loaded, level="error")
+    findings = anyio.run(find_problems, loaded.settings, options.environ())
+    if options.json:
+        out.print_json([asdict(each) for each in findings])
+    else:
+        for each in findings:
+            click.echo(f"{each.name:<16}", nl=False)
+            click.secho(f"{each.status:<5}", fg=_COLOURS[each.status], nl=False)
+            line = each.detail + (f". Remedy: {each.remedy}" if each.remedy else "")
+            click.echo(out.escape(line.replace("\n", " ")))
+    exit_with(Exit.FAILED if any(each.status == "fail" for each in findings) else Exit.DONE)
 
 
 def _check_repository(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
@@ -163,33 +142,26 @@ def _check_repository(_: click.Context, __: click.Parameter, name: str | None) -
         raise click.BadParameter(str(error)) from None
 
 
-@common
-@click.command("list-workflows")
+@command("list-workflows", example="infra-health list-workflows --repo Metta-AI/metta")
 @click.option(
     "--repo",
     metavar="OWNER/NAME",
     callback=_check_repository,
     help="Else the repositories of the configured github_ci collectors.",
 )
-@click.pass_obj
 def list_workflows(options: Options, repo: str | None) -> None:
-    """Lists the repository's workflows, to fill the lists tests_blocking_merge and benchmarks.
-
-    \b
-    Example: infra-health list-workflows --repo Metta-AI/metta
-    """
+    """Lists the repository's workflows, to fill the lists tests_blocking_merge and benchmarks."""
     import anyio
 
-    with errors_reported():
-        rows = anyio.run(_read_workflows, options, repo)
-        if options.json:
-            out.print_json(rows)
-            return
-        out.print_table(
-            "",
-            ("id", "name", "file", "state"),
-            [(str(row["id"]), row["name"], row["path"], row["state"]) for row in rows],
-        )
+    rows = anyio.run(_read_workflows, options, repo)
+    if options.json:
+        out.print_json(rows)
+        return
+    out.print_table(
+        "",
+        ("id", "name", "file", "state"),
+        [(str(row["id"]), row["name"], row["path"], row["state"]) for row in rows],
+    )
 
 
 async def _read_workflows(options: Options, repo: str | None) -> list[dict[str, Any]]:
@@ -211,16 +183,11 @@ async def _read_workflows(options: Options, repo: str | None) -> list[dict[str, 
         ]
 
 
-@common
-@click.command()
+@command(example='eval "$(infra-health completion bash)"')
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Prints what the shell must source.
-
-    \b
-    Example: eval "$(infra-health completion bash)"
-    """
+    """Prints what the shell must source."""
     from click.shell_completion import get_completion_class
 
     kind = get_completion_class(shell)

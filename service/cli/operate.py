@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from service.cli import output as out
-from service.cli.client import connect, quote_part, read_answer, with_url
-from service.cli.options import Exit, Options, common, complete_collector, errors_reported, exit_with, message
+from service.cli.client import connect, quote_part, read_answer
+from service.cli.options import (
+    Exit,
+    Options,
+    command,
+    complete_collector,
+    exit_with,
+    message,
+    with_url,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -31,55 +39,47 @@ _FLARE_FILES = {
 }
 
 
-@common
-@with_url
+@command(asks_daemon=True, example="infra-health status --url http://localhost:8080")
 @click.option("--probe", is_flag=True, help="Only whether the daemon lives: exit code 0 or 1, for health checks.")
 @click.option("--slots", is_flag=True, help="Only each collector's last slot in live mode, for k8s/cutover.sh.")
-@click.command()
-@click.pass_obj
-def status(options: Options, url: str, probe: bool, slots: bool) -> None:
-    """Shows what the daemon does: collectors, their last and next runs, the delivery, GitHub's quota.
-
-    \b
-    Example: infra-health status --url http://localhost:8080
-    """
-    with errors_reported(), connect(url) as http:
-        if probe:
-            alive = http.get("/livez")
-            message(alive.json().get("status", alive.reason_phrase))
-            exit_with(Exit.DONE if alive.is_success else Exit.FAILED)
-        collectors = read_answer(http.get("/api/v1/collectors"))["collectors"]
-        if slots:
-            for each in collectors:
-                # As Kubernetes writes times: whole seconds, Z.
-                click.echo(f"{each['name']} {(each['last_slot'] or 'none').replace('+00:00', 'Z')}")
-            return
-        ready = http.get("/readyz").json()
-        state = read_answer(http.get("/api/v1/state"))
-        if options.json:
-            out.print_json({"collectors": collectors, "ready": ready, "delivery": state["delivery"]})
-            return
-        brief = not out.is_plain(sys.stdout)
-        out.print_table(
-            "",
-            ("collector", "state", "schedule", "last run", "outcome", "next run", "last error"),
-            [
-                (
-                    each["name"],
-                    _state(each),
-                    each["schedule_in_words"],
-                    out.format_time((each["last_run"] or {}).get("started"), brief=brief),
-                    (each["last_run"] or {}).get("outcome") or "",
-                    out.format_time(each["next_run"], "", brief=brief),
-                    _last_error(each),
-                )
-                for each in collectors
-            ],
-            below=True,
-        )
-        for each in ready.get("checks", ()):
-            if each["status"] != "ok":
-                message(out.escape(f"{each['name']}: {each['status']}: {each['detail']}"), fg="yellow")
+def status(options: Options, http: "httpx.Client", probe: bool, slots: bool) -> None:
+    """Shows what the daemon does: collectors, their last and next runs, the delivery, GitHub's quota."""
+    if probe:
+        alive = http.get("/livez")
+        message(alive.json().get("status", alive.reason_phrase))
+        exit_with(Exit.DONE if alive.is_success else Exit.FAILED)
+    collectors = read_answer(http.get("/api/v1/collectors"))["collectors"]
+    if slots:
+        for each in collectors:
+            # As Kubernetes writes times: whole seconds, Z.
+            click.echo(f"{each['name']} {(each['last_slot'] or 'none').replace('+00:00', 'Z')}")
+        return
+    ready = http.get("/readyz").json()
+    state = read_answer(http.get("/api/v1/state"))
+    if options.json:
+        out.print_json({"collectors": collectors, "ready": ready, "delivery": state["delivery"]})
+        return
+    brief = not out.is_plain(sys.stdout)
+    out.print_table(
+        "",
+        ("collector", "state", "schedule", "last run", "outcome", "next run", "last error"),
+        [
+            (
+                each["name"],
+                _state(each),
+                each["schedule_in_words"],
+                out.format_time((each["last_run"] or {}).get("started"), brief=brief),
+                (each["last_run"] or {}).get("outcome") or "",
+                out.format_time(each["next_run"], "", brief=brief),
+                _last_error(each),
+            )
+            for each in collectors
+        ],
+        below=True,
+    )
+    for each in ready.get("checks", ()):
+        if each["status"] != "ok":
+            message(out.escape(f"{each['name']}: {each['status']}: {each['detail']}"), fg="yellow")
 
 
 def _last_error(collector: dict[str, Any]) -> str:
@@ -100,8 +100,7 @@ class _WithWait(click.Command):
         return super().parse_args(ctx, given)
 
 
-@common
-@with_url
+@command(cls=_WithWait, asks_daemon=True, example='infra-health trigger ci --wait --reason "after the fix"')
 @click.argument("name", shell_complete=complete_collector)
 @click.option(
     "--wait",
@@ -110,85 +109,55 @@ class _WithWait(click.Command):
     help=f"Wait for the run's end, {_WAIT} s unless told; the exit code is then the run's.",
 )
 @click.option("--reason", help="Kept with the trigger.")
-@click.command(cls=_WithWait)
-@click.pass_obj
-def trigger(options: Options, url: str, name: str, wait: int | None, reason: str | None) -> None:
-    """Runs a collector now. With --wait it shows the progress and the result.
-
-    \b
-    Example: infra-health trigger ci --wait --reason "after the fix"
-    """
-    with errors_reported(), connect(url) as http:
-        run = read_answer(http.post(f"/api/v1/collectors/{quote_part(name)}/runs", json=_body(reason)))
-        if wait is not None:
-            run = _wait_for_end(http, run["id"], wait, options.quiet)
-        if options.json:
-            out.print_json(run)
-        else:
-            click.echo(_format_run(run))
-        is_late = wait is not None and not run["ended"]
-        if is_late:
-            message(f"{run['id']} has not ended within {wait} s; `infra-health runs {run['id']}` shows it", fg="yellow")
-        exit_with(Exit.FAILED if is_late or run.get("outcome") in _FAILURES else Exit.DONE)
+def trigger(options: Options, http: "httpx.Client", name: str, wait: int | None, reason: str | None) -> None:
+    """Runs a collector now. With --wait it shows the progress and the result."""
+    run = read_answer(http.post(f"/api/v1/collectors/{quote_part(name)}/runs", json=_body(reason)))
+    if wait is not None:
+        run = _wait_for_end(http, run["id"], wait, options.quiet)
+    if options.json:
+        out.print_json(run)
+    else:
+        click.echo(_format_run(run))
+    is_late = wait is not None and not run["ended"]
+    if is_late:
+        message(f"{run['id']} has not ended within {wait} s; `infra-health runs {run['id']}` shows it", fg="yellow")
+    exit_with(Exit.FAILED if is_late or run.get("outcome") in _FAILURES else Exit.DONE)
 
 
-@common
-@with_url
+@command(asks_daemon=True, example='infra-health pause ci --reason "GitHub maintenance"')
 @click.argument("name", shell_complete=complete_collector)
 @click.option("--reason", help="Kept with the pause.")
-@click.command()
-@click.pass_obj
-def pause(options: Options, url: str, name: str, reason: str | None) -> None:
-    """Suspends a collector's schedule, across restarts, too.
-
-    \b
-    Example: infra-health pause ci --reason "GitHub maintenance"
-    """
-    _post_for_collector(options, url, name, "pause", reason)
+def pause(options: Options, http: "httpx.Client", name: str, reason: str | None) -> None:
+    """Suspends a collector's schedule, across restarts, too."""
+    _post_for_collector(options, http, name, "pause", reason)
 
 
-@common
-@with_url
+@command(asks_daemon=True, example="infra-health resume ci")
 @click.argument("name", shell_complete=complete_collector)
 @click.option("--reason", help="Kept with the resume.")
-@click.command()
-@click.pass_obj
-def resume(options: Options, url: str, name: str, reason: str | None) -> None:
-    """Resumes a collector's schedule; the latest slot that it missed starts at once.
-
-    \b
-    Example: infra-health resume ci
-    """
-    _post_for_collector(options, url, name, "resume", reason)
+def resume(options: Options, http: "httpx.Client", name: str, reason: str | None) -> None:
+    """Resumes a collector's schedule; the latest slot that it missed starts at once."""
+    _post_for_collector(options, http, name, "resume", reason)
 
 
-@common
-@with_url
+@command(asks_daemon=True, example="infra-health cancel ci-20250114T150000-3f9a2c")
 @click.argument("run")
 @click.option("--reason", help="Kept with the cancel.")
-@click.command()
-@click.pass_obj
-def cancel(options: Options, url: str, run: str, reason: str | None) -> None:
-    """Ends an active run; its outcome is Cancelled. `infra-health runs` lists the ids.
-
-    \b
-    Example: infra-health cancel ci-20250114T150000-3f9a2c
-    """
-    with errors_reported(), connect(url) as http:
-        answer = read_answer(http.post(f"/api/v1/runs/{quote_part(run)}/cancel", json=_body(reason)))
-        if options.json:
-            out.print_json(answer)
-        else:
-            click.echo(f"{run}: is being cancelled")
+def cancel(options: Options, http: "httpx.Client", run: str, reason: str | None) -> None:
+    """Ends an active run; its outcome is Cancelled. `infra-health runs` lists the ids."""
+    answer = read_answer(http.post(f"/api/v1/runs/{quote_part(run)}/cancel", json=_body(reason)))
+    if options.json:
+        out.print_json(answer)
+    else:
+        click.echo(f"{run}: is being cancelled")
 
 
-def _post_for_collector(options: Options, url: str, name: str, action: str, reason: str | None) -> None:
-    with errors_reported(), connect(url) as http:
-        collector = read_answer(http.post(f"/api/v1/collectors/{quote_part(name)}/{action}", json=_body(reason)))
-        if options.json:
-            out.print_json(collector)
-        else:
-            click.echo(f"{name}: {_state(collector)}, next run: {out.format_time(collector['next_run'], 'none')}")
+def _post_for_collector(options: Options, http: "httpx.Client", name: str, action: str, reason: str | None) -> None:
+    collector = read_answer(http.post(f"/api/v1/collectors/{quote_part(name)}/{action}", json=_body(reason)))
+    if options.json:
+        out.print_json(collector)
+    else:
+        click.echo(f"{name}: {_state(collector)}, next run: {out.format_time(collector['next_run'], 'none')}")
 
 
 def _wait_for_end(http: "httpx.Client", run_id: str, seconds: int, quiet: bool) -> dict[str, Any]:
@@ -226,29 +195,23 @@ def _state(collector: dict[str, Any]) -> str:
     return "running" if collector["running"] else "paused" if collector["paused"] else "waiting"
 
 
-@common
-@click.command()
+@command(example="infra-health backup state-backup.db")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.pass_obj
 def backup(options: Options, file: Path) -> None:
     """Copies the state (outbox, runs, the collectors' state) to FILE, also while a daemon uses it.
 
     To restore: stop the daemon and put FILE in place of state.db in the state directory, without a state.db-wal.
-
-    \b
-    Example: infra-health backup state-backup.db
     """
     import anyio
 
-    with errors_reported():
-        loaded = options.load()
-        options.start_logs(loaded, level="warning")
-        anyio.run(_copy_store, loaded.settings.state_dir, file)
-        size = file.stat().st_size
-        if options.json:
-            out.print_json({"file": str(file), "bytes": size})
-        else:
-            message(f"{loaded.settings.state_dir} is backed up to {file} ({size:,} bytes)", fg="green")
+    loaded = options.load()
+    options.start_logs(loaded, level="warning")
+    anyio.run(_copy_store, loaded.settings.state_dir, file)
+    size = file.stat().st_size
+    if options.json:
+        out.print_json({"file": str(file), "bytes": size})
+    else:
+        message(f"{loaded.settings.state_dir} is backed up to {file} ({size:,} bytes)", fg="green")
 
 
 async def _copy_store(directory: Path, file: Path) -> None:
@@ -261,18 +224,13 @@ async def _copy_store(directory: Path, file: Path) -> None:
         await store.close()
 
 
-@common
+@command(example="infra-health flare support.zip")
 @with_url
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.command()
-@click.pass_obj
 def flare(options: Options, url: str, file: Path) -> None:
     """Writes a support bundle (.tar.gz or .zip): settings with secrets masked, state, last runs, recent log, versions.
 
     A running daemon adds what it knows; without one the state directory has to do.
-
-    \b
-    Example: infra-health flare support.zip
     """
     import anyio
 
@@ -280,19 +238,18 @@ def flare(options: Options, url: str, file: Path) -> None:
 
     if not file.name.endswith(SUFFIXES):
         raise click.UsageError(f"FILE ends in {' or '.join(SUFFIXES)}, not {file.name!r}")
-    with errors_reported():
-        loaded = options.load()
-        options.start_logs(loaded, level="error")
-        with out.Progress(quiet=options.quiet) as progress:
-            progress.show("looking at the settings and the state directory")
-            files = anyio.run(read_local_files, loaded, options.environ())
-            progress.show(f"asking the daemon at {url}")
-            files |= _ask_daemon(url)
-        write_bundle(file, files)
-        if options.json:
-            out.print_json({"file": str(file), "contents": sorted(files)})
-        else:
-            click.echo(f"{file}: {len(files)} files. Secrets are masked; look into it before you send it.")
+    loaded = options.load()
+    options.start_logs(loaded, level="error")
+    with out.Progress(quiet=options.quiet) as progress:
+        progress.show("looking at the settings and the state directory")
+        files = anyio.run(read_local_files, loaded, options.environ())
+        progress.show(f"asking the daemon at {url}")
+        files |= _ask_daemon(url)
+    write_bundle(file, files)
+    if options.json:
+        out.print_json({"file": str(file), "contents": sorted(files)})
+    else:
+        click.echo(f"{file}: {len(files)} files. Secrets are masked; look into it before you send it.")
 
 
 def _ask_daemon(url: str) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The options that every command has, and what they come to: settings, logs, and where errors are reported."""
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from service.demo.stage import Stage
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+_DEFAULT_URL = "http://127.0.0.1:8080"
 
 # What would lead the demo away from its recorded data. (INFRA_HEALTH_HTTP__PORT and the like still hold.)
 _NOT_IN_THE_DEMO = (
@@ -104,6 +107,48 @@ def common(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def with_url(command: Command) -> Command:
+    return click.option(
+        "--url",
+        default=lambda: os.environ.get("INFRA_HEALTH_URL") or _DEFAULT_URL,
+        show_default=f"INFRA_HEALTH_URL, else {_DEFAULT_URL}",
+        help="The daemon's address. INFRA_HEALTH_TOKEN is sent, or to read INFRA_HEALTH_READ_TOKEN.",
+    )(command)
+
+
+def command(
+    name: str | None = None,
+    *,
+    example: str,
+    group: click.Group | None = None,
+    cls: type[click.Command] = click.Command,
+    asks_daemon: bool = False,
+) -> Callable[[Callable[..., None]], click.Command]:
+    """A command with the common options: its function gets ``Options`` first, its errors are reported.
+
+    ``asks_daemon``: it has ``--url``, and gets an open client of the daemon as its second argument.
+    """
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        @click.pass_obj
+        def run(options: Options, /, **arguments: Any) -> None:
+            with errors_reported():
+                if not asks_daemon:
+                    function(options, **arguments)
+                    return
+                from service.cli.client import connect
+
+                with connect(arguments.pop("url")) as http:
+                    function(options, http, **arguments)
+
+        run.__dict__.update(function.__dict__)  # click's decorators keep the parameters there
+        text = f"{inspect.getdoc(function)}\n\n\b\nExample: {example}"
+        made = common((group or click).command(name or function.__name__, cls=cls, help=text)(run))
+        return with_url(made) if asks_daemon else made
+
+    return decorate
 
 
 def complete_collector(context: click.Context, parameter: click.Parameter, incomplete: str) -> "list[CompletionItem]":

@@ -6,11 +6,10 @@ from pathlib import Path
 import click
 
 from service.cli import output as out
-from service.cli.options import Options, common, errors_reported, message
+from service.cli.options import Options, command, message
 
 
-@common
-@click.command()
+@command(example="infra-health publish results.json --to s3://bucket/training.json")
 @click.argument("files", nargs=-1, metavar="FILE...")
 @click.option(
     "--to",
@@ -24,14 +23,10 @@ from service.cli.options import Options, common, errors_reported, message
     help="Variable that holds the bearer token of an http(s) address; for a daemon INFRA_HEALTH_TOKEN.",
 )
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of a snapshot; nothing is published.")
-@click.pass_obj
 def publish(options: Options, files: tuple[str, ...], to: str | None, token_env: str | None, schema: bool) -> None:
     """Checks snapshots as the collector does and publishes them whole or not at all.
 
     The records of several FILEs become one snapshot; - is standard input.
-
-    \b
-    Example: infra-health publish results.json --to s3://bucket/training.json
     """
     from service.publish import join_snapshots, snapshot_schema
     from service.publish import publish as publish_snapshot
@@ -41,17 +36,16 @@ def publish(options: Options, files: tuple[str, ...], to: str | None, token_env:
         return
     if not files or not to:
         raise click.UsageError("name a FILE, or - for standard input, and --to; or --schema")
-    with errors_reported():
-        bodies = {name: _read(name) for name in files}
-        body = next(iter(bodies.values())) if len(bodies) == 1 else join_snapshots(bodies)
-        done = publish_snapshot(body, to, token_env=token_env, name=", ".join(files))
-        for remark in done.remarks:
-            message(f"left out: {remark}", fg="yellow")
-        if options.json:
-            out.print_json({"to": done.to, "records": done.records, "bytes": done.size, "run": done.run})
-        elif not options.quiet:
-            records = "1 record" if done.records == 1 else f"{done.records:,} records"
-            click.echo(f"{records} published to {done.to}" + (f"; run: {done.run}" if done.run else ""))
+    bodies = {name: _read(name) for name in files}
+    body = next(iter(bodies.values())) if len(bodies) == 1 else join_snapshots(bodies)
+    done = publish_snapshot(body, to, token_env=token_env, name=", ".join(files))
+    for remark in done.remarks:
+        message(f"left out: {remark}", fg="yellow")
+    if options.json:
+        out.print_json({"to": done.to, "records": done.records, "bytes": done.size, "run": done.run})
+    elif not options.quiet:
+        records = "1 record" if done.records == 1 else f"{done.records:,} records"
+        click.echo(f"{records} published to {done.to}" + (f"; run: {done.run}" if done.run else ""))
 
 
 def _read(name: str) -> bytes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from service.cli import output as out
-from service.cli.options import Exit, Options, common, complete_collector, errors_reported, exit_with, message
+from service.cli.options import Exit, Options, command, complete_collector, exit_with, message
 
 if TYPE_CHECKING:
     from service.config.settings import Settings
@@ -49,26 +49,19 @@ def _is_port_taken(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-@common
-@click.command()
+@command(example="infra-health collect ci --dry-run")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_collector)
 @click.option("--push", is_flag=True, help="Submit the samples to Datadog.")
 @click.option("--dry-run", is_flag=True, help="Print the samples as JSON; send and keep nothing.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the samples here as JSON.")
 @click.option("--strict", is_flag=True, help="A partial run (parts or records left out) exits 1, too.")
-@click.pass_obj
 def collect(
     options: Options, names: tuple[str, ...], push: bool, dry_run: bool, output: Path | None, strict: bool
 ) -> None:
-    """Runs the named collectors once; without --push nothing is sent.
-
-    \b
-    Example: infra-health collect ci --dry-run
-    """
+    """Runs the named collectors once; without --push nothing is sent."""
     if push and dry_run:
         raise click.UsageError("--push and --dry-run exclude each other")
-    with errors_reported():
-        exit_with(run_once(options, list(names), push=push, dry_run=dry_run, strict=strict, output=output))
+    exit_with(run_once(options, list(names), push=push, dry_run=dry_run, strict=strict, output=output))
 
 
 def run_once(
@@ -149,40 +142,31 @@ def _exit_code(result: "Pass", strict: bool) -> int:
     return Exit.FAILED if strict and any(each.run.errors for each in result.collectors) else Exit.DONE
 
 
-@common
-@click.command()
+@command(example="infra-health preview training")
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_collector)
 @click.option("--all", "show_all", is_flag=True, help="Show series that do not change, too.")
-@click.pass_obj
 def preview(options: Options, names: tuple[str, ...], show_all: bool) -> None:
-    """Collects now and shows how that differs from the last run; nothing is sent or kept. Works beside a daemon.
-
-    \b
-    Example: infra-health preview training
-    """
+    """Collects now and shows how that differs from the last run; nothing is sent or kept. Works beside a daemon."""
     import anyio
 
     from service.daemon.preview import preview as preview_collectors
 
-    with errors_reported():
-        loaded = options.load()
-        _refuse_unknown(names, loaded.settings)
-        options.start_logs(loaded, level="warning")
-        with out.Progress(quiet=options.quiet) as progress:
-            found = anyio.run(
-                preview_collectors, loaded.settings, options.environ(), list(names) or None, progress.show
-            )
-        if options.json:
-            out.print_json([each.as_json() for each in found])
-        else:
-            for each in found:
-                _print_preview(each, show_all)
+    loaded = options.load()
+    _refuse_unknown(names, loaded.settings)
+    options.start_logs(loaded, level="warning")
+    with out.Progress(quiet=options.quiet) as progress:
+        found = anyio.run(preview_collectors, loaded.settings, options.environ(), list(names) or None, progress.show)
+    if options.json:
+        out.print_json([each.as_json() for each in found])
+    else:
         for each in found:
-            if each.run.error:
-                message(f"{each.run.collector}: {each.run.outcome}: {out.escape(each.run.error)}", fg="yellow")
-        message("Nothing was sent or kept.")
-        is_good = all(each.run.outcome and each.run.outcome.succeeded for each in found)
-        exit_with(Exit.DONE if is_good else Exit.FAILED)
+            _print_preview(each, show_all)
+    for each in found:
+        if each.run.error:
+            message(f"{each.run.collector}: {each.run.outcome}: {out.escape(each.run.error)}", fg="yellow")
+    message("Nothing was sent or kept.")
+    is_good = all(each.run.outcome and each.run.outcome.succeeded for each in found)
+    exit_with(Exit.DONE if is_good else Exit.FAILED)
 
 
 def _print_preview(each: "Preview", show_all: bool) -> None:

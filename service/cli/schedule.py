@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from service.cli import output as out
-from service.cli.options import Options, common, complete_collector, errors_reported, message
+from service.cli.options import Options, command, complete_collector, message
 
 if TYPE_CHECKING:
     from service.config.settings import CollectorSettings, Settings
@@ -34,37 +34,31 @@ class _Plan:
     usual_duration: timedelta | None = None
 
 
-@common
-@click.command()
+@command(example='infra-health schedule "30 1 * * *" --time-zone America/New_York')
 @click.argument("what", metavar="[NAME or EXPRESSION]", required=False, shell_complete=complete_collector)
 @click.option("--time-zone", metavar="ZONE", help="Such as America/New_York; else the collector's, else UTC.")
 @click.option("--at", metavar="TIME", help="Fires after this time (ISO 8601, local where it has no offset); else now.")
 @click.option("--count", type=click.IntRange(1, 1000), default=10, show_default=True, help="How many.")
-@click.pass_obj
 def schedule(options: Options, what: str | None, time_zone: str | None, at: str | None, count: int) -> None:
     """Prints the next fire times in local and UTC time.
 
     Of one collector, of all of them, or of an expression ("*/10 * * * *", @hourly, "@every 90s"). What daylight saving
     skips or repeats is marked, and where a run usually is not done when the next one is due.
-
-    \b
-    Example: infra-health schedule "30 1 * * *" --time-zone America/New_York
     """
     from service.config.fields import read_time_zone
 
-    with errors_reported():
-        try:
-            zone = read_time_zone(time_zone) if time_zone else None
-        except ValueError as error:
-            raise click.BadParameter(str(error), param_hint="--time-zone") from error
-        is_expression = what and (what.startswith("@") or len(what.split()) > 1)
-        plans = [_parse(what, zone)] if what and is_expression else _plan_collectors(options, what, zone)
-        results = [_to_json(plan, at, count) for plan in plans]
-        if options.json:
-            out.print_json(results)
-        else:
-            for result in results:
-                _print(result)
+    try:
+        zone = read_time_zone(time_zone) if time_zone else None
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--time-zone") from error
+    is_expression = what and (what.startswith("@") or len(what.split()) > 1)
+    plans = [_parse(what, zone)] if what and is_expression else _plan_collectors(options, what, zone)
+    results = [_to_json(plan, at, count) for plan in plans]
+    if options.json:
+        out.print_json(results)
+    else:
+        for result in results:
+            _print(result)
 
 
 def _parse(text: str, zone: ZoneInfo | None) -> _Plan:
