@@ -69,9 +69,8 @@ def check(options: Options, resolved: bool) -> None:
     for row in rows:
         click.echo(f"  {row['name']} ({row['type']}, {row['in_words']}): {', '.join(row['next']) or 'disabled'}")
     click.echo(f"\nseries: {series}")
-    for each in series.collectors:
-        for metric in each.metrics if resolved else ():
-            click.echo(f"  {each.name}: {metric}")
+    for metric in series.metrics if resolved else ():
+        click.echo(f"  {metric}")
     click.echo("\nsecrets")
     for secret in secrets:
         click.echo(f"  {secret['name']}: {secret['source']} ({_rotation(secret)})")

@@ -1,4 +1,4 @@
-"""How many series a configuration makes in Datadog, where each one is paid for: by metric, by tag where it has many."""
+"""How many series a configuration makes in Datadog, where each one is paid for."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -22,11 +22,9 @@ _BILLED_PER_DISTRIBUTION = 5
 
 @dataclass(frozen=True, slots=True)
 class MetricSeries:
-    """``tags``: how many values each tag that tells series apart has, where that is known from stored runs.
+    """``tags``: of a distribution, how many values each tag has that tells its series apart."""
 
-    ``is_distribution``: each series is billed as five.
-    """
-
+    collector: str
     metric: str
     count: int
     tags: Mapping[str, int] = field(default_factory=dict)
@@ -36,60 +34,47 @@ class MetricSeries:
         notes = [f"{number} {tag}" for tag, number in self.tags.items()]
         if self.is_distribution:
             notes.append(f"a distribution, billed as {self.count * _BILLED_PER_DISTRIBUTION}")
-        return f"{self.metric} {self.count}" + (f" ({', '.join(notes)})" if notes else "")
-
-
-@dataclass(frozen=True, slots=True)
-class CollectorSeries:
-    """``is_known``: whether settings or stored runs tell which checks it has."""
-
-    name: str
-    metrics: tuple[MetricSeries, ...]
-    is_known: bool
-
-    @property
-    def total(self) -> int:
-        return sum(each.count for each in self.metrics)
+        return f"{self.collector}: {self.metric} {self.count}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesForecast:
-    """``max``: beyond it there is a warning. ``max_per_hour``: beyond it new ones are throttled; None: none are."""
+    """``totals``: by collector; ``unknown``: collectors of which neither settings nor stored runs tell the checks.
 
-    collectors: tuple[CollectorSeries, ...]
+    ``max``: beyond it there is a warning. ``max_per_hour``: beyond it new ones are throttled; None: none are.
+    """
+
+    metrics: tuple[MetricSeries, ...]
+    totals: Mapping[str, int]
+    unknown: tuple[str, ...]
     max: int
     max_per_hour: int | None = None
 
     @property
     def total(self) -> int:
-        return sum(each.total for each in self.collectors)
+        return sum(self.totals.values())
 
     @property
     def warning(self) -> str | None:
         if self.total <= self.max:
             return None
-        worst = max((metric for each in self.collectors for metric in each.metrics), key=lambda metric: metric.count)
+        worst = max(self.metrics, key=lambda each: each.count)
         text = f"{self.total} series are more than max_series ({self.max}), {worst.count} of them {worst.metric}"
         limit = f"; beyond {self.max_per_hour} an hour points of new ones are held back" if self.max_per_hour else ""
         return text + limit
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "total": self.total,
-            "max": self.max,
-            "collectors": {each.name: each.total for each in self.collectors},
-            "metrics": [
-                {"collector": each.name, "metric": metric.metric, "series": metric.count, "tags": dict(metric.tags)}
-                for each in self.collectors
-                for metric in each.metrics
-            ],
-        }
+        metrics = [
+            {"collector": each.collector, "metric": each.metric, "series": each.count, "tags": dict(each.tags)}
+            for each in self.metrics
+        ]
+        return {"total": self.total, "max": self.max, "collectors": dict(self.totals), "metrics": metrics}
 
     def __str__(self) -> str:
-        parts = ", ".join(f"{each.name} {each.total}" for each in self.collectors)
-        unknown = [each.name for each in self.collectors if not each.is_known]
-        rest = f"; not counted is what {', '.join(unknown)} will measure: no run of it is stored yet" if unknown else ""
-        return f"{self.total} ({parts}){rest}"
+        text = f"{self.total} ({', '.join(f'{name} {total}' for name, total in self.totals.items())})"
+        if self.unknown:
+            text += f"; not counted is what {', '.join(self.unknown)} will measure: no run of it is stored yet"
+        return text
 
 
 async def forecast_series(settings: Settings, now: datetime) -> SeriesForecast:
@@ -97,27 +82,44 @@ async def forecast_series(settings: Settings, now: datetime) -> SeriesForecast:
     store = await Store.open_reading(settings.state_dir)
     try:
         enabled = {name: each for name, each in settings.collectors.items() if each.enabled}
-        distributions: dict[str, list[tuple[str, Mapping[str, str]]]] = defaultdict(list)
-        for series in await store.outbox.series(now - _LOOK_BACK):
-            if series.kind is Kind.DISTRIBUTION:
-                metric = series.metric.removeprefix(shadow_prefix(settings) or "")
-                tags = {name: value for name, _, value in (tag.partition(":") for tag in series.tags)}
-                distributions[series.collector].append((metric, tags))
-        found = []
-        for name, each in enabled.items():
-            loaded = load_type(each.type)
-            checks = list(expected_checks(loaded, each))
-            checks = checks or [(check.metric, check.condition) for check in await store.runs.checks(name)]
-            own = (*COLLECTOR_METRICS, *getattr(loaded, "own_metrics", ()))
-            metrics = (
-                *_count_check_series(checks),
-                *_count_distributions(distributions[name]),
-                *(MetricSeries(metric.name, 1) for metric in own),
-            )
-            found.append(CollectorSeries(name, metrics, bool(checks)))
-        return SeriesForecast(tuple(found), settings.max_series, max_series_per_hour(settings))
+        seen = await store.outbox.series(now - _LOOK_BACK)
+        known = await store.runs.checks_of(list(enabled))
     finally:
         await store.close()
+    prefix = shadow_prefix(settings) or ""
+    distributions: dict[tuple[str, str], list[tuple[str, ...]]] = defaultdict(list)
+    for each in seen:
+        if each.kind is Kind.DISTRIBUTION and each.collector in enabled:
+            distributions[each.collector, each.metric.removeprefix(prefix)].append(each.tags)
+    metrics, unknown = [], []
+    for name, collector in enabled.items():
+        loaded = load_type(collector.type)
+        stored = [(check.metric, check.condition) for check in known.get(name, ())]
+        checks = list(expected_checks(loaded, collector)) or stored
+        own = (*COLLECTOR_METRICS, *getattr(loaded, "own_metrics", ()))
+        counts = Counter(metric for metric, _ in checks if metric)
+        counts += Counter({metric.name: len(checks) for metric in (CHECK_STATE, CHECK_VALUE, CHECK_AGE)})
+        counts[CHECK_THRESHOLD.name] = sum(conditions.parse(condition) is not None for _, condition in checks)
+        counts += Counter(metric.name for metric in own)
+        metrics += [MetricSeries(name, metric, count) for metric, count in counts.items() if count]
+        if not checks:
+            unknown.append(name)
+    metrics += [
+        MetricSeries(name, metric, len(series), _count_values(series), is_distribution=True)
+        for (name, metric), series in distributions.items()
+    ]
+    totals = {name: sum(each.count for each in metrics if each.collector == name) for name in enabled}
+    return SeriesForecast(tuple(metrics), totals, tuple(unknown), settings.max_series, max_series_per_hour(settings))
+
+
+def _count_values(series: Iterable[tuple[str, ...]]) -> dict[str, int]:
+    """How many values each tag has, of those that have more than one."""
+    values: dict[str, set[str]] = defaultdict(set)
+    for tags in series:
+        for tag in tags:
+            name, _, value = tag.partition(":")
+            values[name].add(value)
+    return {name: len(distinct) for name, distinct in values.items() if len(distinct) > 1}
 
 
 def find_collisions(settings: Settings) -> list[str]:
@@ -135,34 +137,4 @@ def find_collisions(settings: Settings) -> list[str]:
             f" collectors.{name}"
             for other in sorted(others)
         ]
-    return found
-
-
-def _count_check_series(checks: Iterable[tuple[str, str]]) -> list[MetricSeries]:
-    """A series of the metric itself for each check, and the check's stable ones."""
-    checks = list(checks)
-    measured = Counter(metric for metric, _ in checks if metric)
-    with_threshold = sum(conditions.parse(condition) is not None for _, condition in checks)
-    stable = {metric: len(checks) for metric in (CHECK_STATE, CHECK_AGE, CHECK_VALUE)} | {
-        CHECK_THRESHOLD: with_threshold
-    }
-    return [
-        *(MetricSeries(metric, count) for metric, count in measured.items()),
-        *(MetricSeries(metric.name, count) for metric, count in stable.items() if count),
-    ]
-
-
-def _count_distributions(seen: Iterable[tuple[str, Mapping[str, str]]]) -> list[MetricSeries]:
-    """Their tags are the data's, so only what came tells how many there are."""
-    by_metric: dict[str, list[Mapping[str, str]]] = defaultdict(list)
-    for metric, tags in seen:
-        by_metric[metric].append(tags)
-    found = []
-    for metric, each in by_metric.items():
-        values: dict[str, set[str]] = defaultdict(set)
-        for tags in each:
-            for name, value in tags.items():
-                values[name].add(value)
-        many = {name: len(distinct) for name, distinct in values.items() if len(distinct) > 1}
-        found.append(MetricSeries(metric, len(each), many, is_distribution=True))
     return found
