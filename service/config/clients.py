@@ -6,10 +6,13 @@ the variable. httpx would read most of this by itself, but fails at networks and
 """
 
 import os
+import re
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import lru_cache, partial
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
@@ -96,6 +99,27 @@ def check_environment(environ: Mapping[str, str]) -> list[str]:
         except ConfigError as error:
             problems.append(str(error))
     return problems
+
+
+def parse_http_date(text: str) -> datetime | None:
+    """A date of an HTTP header in UTC, None for what is no date."""
+    try:
+        date = parsedate_to_datetime(text)
+        return date.astimezone(UTC) if date.tzinfo else date.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def retry_after(headers: Mapping[str, str], now: datetime, name: str = "retry-after") -> float | None:
+    """Seconds that the header asks to wait (RFC 9110, 10.2.3: seconds or a date), None when it asks for nothing.
+
+    A date counts from the answer's own Date, from ``now`` where it has none. ``headers`` know no case.
+    """
+    text = headers.get(name, "").strip()
+    if re.fullmatch(r"\d{1,15}(\.\d+)?", text, re.ASCII):
+        return float(text)
+    until = parse_http_date(text)
+    return max(0.0, (until - (parse_http_date(headers.get("date", "")) or now)).total_seconds()) if until else None
 
 
 @asynccontextmanager

@@ -13,10 +13,10 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from queue import Full, Queue
 from typing import TYPE_CHECKING, Any, Final, TextIO
@@ -43,43 +43,30 @@ _MAX_TEXT, _MAX_STACK = 2_000, 8_000  # characters
 Event = MutableMapping[str, Any]
 
 
-@dataclass(slots=True)
-class _RunLines:
-    first: list[LogLine] = field(default_factory=list)
-    last: deque[LogLine] = field(default_factory=lambda: deque(maxlen=_LAST_LINES))
-    omitted: int = 0
-
-    def add(self, line: LogLine) -> None:
-        if len(self.first) < _FIRST_LINES:
-            self.first.append(line)
-            return
-        self.omitted += len(self.last) == _LAST_LINES
-        self.last.append(line)
-
-    def all(self) -> list[LogLine]:
-        gap = [LogLine(self.last[0].at, "info", f"{self.omitted} lines are left out here")] if self.omitted else []
-        return [*self.first, *gap, *self.last]
-
-
 class LogBuffer:
     """The last log records, and those of each open run: bounded, and masked already. Threads may log at once."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._recent: deque[LogLine] = deque(maxlen=_RECENT_LINES)
-        self._runs: dict[str, _RunLines] = {}
+        self._runs: dict[str, list[LogLine]] = {}
+        self._omitted: Counter[str] = Counter()
 
     def add(self, line: LogLine) -> None:
         """Keeps a record; where its field ``run`` names an open run, for that run too."""
         fields = {
-            name: _shorten(text, _MAX_STACK if "stack" in name else _MAX_TEXT) for name, text in line.fields.items()
+            name: _shorten(value, _MAX_STACK if "stack" in name else _MAX_TEXT) for name, value in line.fields.items()
         }
         line = replace(line, message=_shorten(line.message, _MAX_TEXT), fields=fields)
+        run_id = str(fields.get("run"))
+        own = {name: value for name, value in fields.items() if name not in ("run", "collector")}
         with self._lock:
             self._recent.append(line)
-            if run := self._runs.get(str(fields.get("run"))):
-                own = {name: value for name, value in fields.items() if name not in ("run", "collector")}
-                run.add(replace(line, fields=own))
+            if (lines := self._runs.get(run_id)) is not None:
+                lines.append(replace(line, fields=own))
+                if len(lines) > _FIRST_LINES + _LAST_LINES:
+                    del lines[_FIRST_LINES]
+                    self._omitted[run_id] += 1
 
     def recent(self, limit: int = _RECENT_LINES) -> list[LogLine]:
         """The last records, oldest first."""
@@ -89,18 +76,21 @@ class LogBuffer:
     def open_run(self, run_id: str) -> None:
         """From now on the lines of this run are kept for themselves."""
         with self._lock:
-            self._runs[run_id] = _RunLines()
+            self._runs[run_id] = []
 
     def run_lines(self, run_id: str) -> list[LogLine]:
         """The lines so far of an open run, empty for any other."""
         with self._lock:
-            run = self._runs.get(run_id)
-            return run.all() if run else []
+            lines = list(self._runs.get(run_id, ()))
+            if count := self._omitted[run_id]:
+                lines.insert(_FIRST_LINES, LogLine(lines[_FIRST_LINES].at, "info", f"{count} lines are left out here"))
+            return lines
 
     def close_run(self, run_id: str) -> None:
         """Forgets the run's lines: they are stored, or nobody will ask."""
         with self._lock:
             self._runs.pop(run_id, None)
+            self._omitted.pop(run_id, None)
 
 
 buffer: Final = LogBuffer()
@@ -119,10 +109,8 @@ def configure(
     form = settings.log.format if settings else "auto"
     shown = logging.getLevelNamesMapping()[(level or (settings.log.level if settings else "info")).upper()]
     is_console = form == "console" or (form == "auto" and stream.isatty())
-    names: dict[str, str] = {}
-    if settings:
-        datadog = settings.datadog
-        names = {"service": datadog.service, "dd.env": datadog.env, "dd.version": datadog.version or ""}
+    about = settings and settings.datadog
+    names = {"service": about.service, "dd.env": about.env, "dd.version": about.version} if about else {}
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -248,10 +236,7 @@ def _writer(stream: TextIO) -> Callable[[str], None]:
 def _add_error(_: Any, __: str, event: Event) -> Event:
     """The exception as text: in place of ``exc_info`` its kind, message and stack."""
     error = event.pop("exc_info", None)
-    if isinstance(error, tuple):
-        error = error[1]
-    elif error and not isinstance(error, BaseException):
-        error = sys.exception()
+    error = error[1] if isinstance(error, tuple) else sys.exception() if error is True else error
     if isinstance(error, BaseException):
         stack = "".join(traceback.format_exception(error)).rstrip()
         event.update({"error.kind": type(error).__name__, "error.message": str(error), "error.stack": stack})
@@ -308,7 +293,7 @@ def _console(stream: TextIO, environ: Mapping[str, str]) -> list[structlog.typin
     return [escape, renderer]
 
 
-def _json(names: Mapping[str, str]) -> structlog.typing.Processor:
+def _json(names: Mapping[str, str | None]) -> structlog.typing.Processor:
     known = {name: value for name, value in names.items() if value}
 
     def render(_: Any, __: str, event: Event) -> str:
