@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
 
 from service.boards.widgets import HOLD
 from service.collectors.registry import CollectorType, expected_checks, load_type
@@ -12,7 +11,7 @@ from service.config.settings import CollectorSettings, Settings
 from service.domain import conditions, cron
 from service.domain.checks import CHECK_METRICS, Check
 from service.domain.runs import Mode
-from service.domain.samples import Kind, Metric
+from service.domain.samples import CHECK_TAGS, Kind, Metric
 from service.pipeline.job import COLLECTOR_METRICS
 from service.store import Store
 from service.store.outbox import SeenSeries
@@ -145,57 +144,50 @@ class Catalogue:
 async def read_catalogue(settings: Settings, now: datetime) -> tuple[Catalogue, list[str]]:
     """The catalogue of the enabled collectors, and what to tell the operator about it. Reads the store, if any."""
     enabled = {name: each for name, each in settings.collectors.items() if each.enabled}
-    types = {name: load_type(each.type) for name, each in enabled.items()}
     store = await Store.open_reading(settings.state_dir)
     try:
         known = await store.runs.checks_of(list(enabled))
         seen = await store.outbox.series(now - _SEEN_WITHIN, list(enabled))
     finally:
         await store.close()
-    notes = _notes(settings)
-    collectors: list[CollectorPanel] = []
-    checks: list[CheckPanel] = []
+    notes, collectors, checks = _notes(settings), [], list[CheckPanel]()
     distributions: dict[str, DistributionPanel] = {}
     metrics: dict[str, Metric] = {}
     for name, each in enabled.items():
-        every, kind = longest_interval(each, now), types[name]
-        of_collector = [series for series in seen if series.collector == name]
-        declared = _declared(kind)
+        kind, every = load_type(each.type), longest_interval(each, now)
+        series = [one for one in seen if one.collector == name]
         own = {metric.name.rpartition(".")[2]: metric for metric in getattr(kind, "own_metrics", ())}
+        known_metrics = {one.metric: Metric(one.metric, one.kind) for one in series}
+        # An outside type may name its metrics only once it is built.
+        known_metrics |= {each.name: each for each in (kind.metrics if isinstance(kind.metrics, tuple) else ())}
         quota = (own["quota_remaining"], own["quota_limit"]) if "quota_remaining" in own else None
         collectors.append(CollectorPanel(name, every, quota))
-        expected = list(_expected(kind, each, every, known.get(name, ())))
-        if not expected:
-            measured = {series.metric: Metric(series.metric, series.kind) for series in of_collector} | declared
-            expected = list(_measured(each, every, known.get(name, ()), measured))
-        if not expected:
+        found = _expected(kind, each, every, known.get(name, ()), known_metrics)
+        found = found or _measured(each, every, known.get(name, ()), known_metrics)
+        if not found:
             notes.append(
                 f"nothing of {name} has been stored in {settings.state_dir} within a week, so it has no tiles and no"
                 " monitor of its checks; push where the daemon keeps its state"
             )
-        checks += expected
-        distributions |= _distributions(each, of_collector, declared)
-        metrics |= {check.metric.name: check.metric for check in expected}
-        metrics |= {
-            series.metric: declared.get(series.metric, Metric(series.metric, series.kind)) for series in of_collector
-        }
+        checks += found
+        distributions |= {one.metric.name: one for one in _distributions(kind, each, series, known_metrics)}
+        sent = {one.metric for one in series} | {check.metric.name for check in found}
+        metrics |= {metric: known_metrics.get(metric, Metric(metric)) for metric in sorted(sent)}
         metrics |= {metric.name: metric for metric in own.values()}
     metrics |= {panel.metric.name: panel.metric for panel in distributions.values()}
     metrics |= {metric.name: metric for metric in (*CHECK_METRICS, *COLLECTOR_METRICS)}
-    return (
-        Catalogue(
-            settings.datadog.env,
-            tuple(collectors),
-            tuple(_merge(checks)),
-            tuple(distributions.values()),
-            tuple(metrics.values()),
-            settings.datadog.heartbeat,
-            settings.http.public_url,
-            settings.datadog.runbook_url,
-            settings.datadog.notify,
-        ),
-        notes,
+    catalogue = Catalogue(
+        settings.datadog.env,
+        tuple(collectors),
+        tuple(_merge(checks)),
+        tuple(distributions.values()),
+        tuple(metrics.values()),
+        settings.datadog.heartbeat,
+        settings.http.public_url,
+        settings.datadog.runbook_url,
+        settings.datadog.notify,
     )
+    return catalogue, notes
 
 
 def longest_interval(settings: CollectorSettings, now: datetime) -> timedelta:
@@ -248,62 +240,58 @@ def _notes(settings: Settings) -> list[str]:
     return notes
 
 
-def _declared(kind: CollectorType) -> dict[str, Metric]:
-    """The metrics that a type names; an outside one may do so only once it is built."""
-    found: Any = getattr(kind, "metrics", ())
-    return {each.name: each for each in found if isinstance(each, Metric)} if isinstance(found, tuple) else {}
-
-
 def _expected(
-    kind: CollectorType, settings: CollectorSettings, every: timedelta, known: Iterable[Check]
-) -> Iterator[CheckPanel]:
+    kind: CollectorType,
+    settings: CollectorSettings,
+    every: timedelta,
+    known: Iterable[Check],
+    metrics: Mapping[str, Metric],
+) -> list[CheckPanel]:
     """The checks that the settings ask for, by repository. Which tags split them, settings and stored checks tell."""
-    declared, places = _declared(kind), getattr(kind, "check_tags", {})
+    places: Mapping[str, Mapping[str, str]] = getattr(kind, "check_tags", {})
     repositories: Iterable[str] = getattr(settings, "repositories", ())
     own = {tag: settings.tags[tag] for tag in _SPLITTING_TAGS if tag in settings.tags}
     everywhere = set(own) | ({"repo"} if repositories else set())
     stored = [check.tags for check in known]
-    for metric, condition in dict(reversed(expected_checks(kind, settings))).items():
+    found = []
+    for metric, condition in dict.fromkeys(expected_checks(kind, settings)):
         tags = places.get(metric)
         if tags is None:
             continue
-        splitting = {tag for each in stored if tags.items() <= each.items() for tag in each if tag in _SPLITTING_TAGS}
+        splitting = {tag for each in stored if tags.items() <= each.items() for tag in _SPLITTING_TAGS if tag in each}
         for only in [{**own, "repo": repository} for repository in repositories] or [own]:
-            yield CheckPanel(
-                declared.get(metric, Metric(metric)),
-                tags["workflow_category"],
-                tags["workflow_name"],
-                tags["task"],
-                tags["check"],
-                condition,
-                every,
-                settings.max_age,
-                only,
-                tuple(sorted(everywhere | splitting)),
+            groups = tuple(sorted(everywhere | splitting))
+            found.append(
+                _panel(metrics.get(metric, Metric(metric)), tags, condition, every, settings.max_age, only, groups)
             )
+    return found
 
 
 def _measured(
     settings: CollectorSettings, every: timedelta, known: Iterable[Check], metrics: Mapping[str, Metric]
-) -> Iterator[CheckPanel]:
+) -> list[CheckPanel]:
     """The checks that the store has, as each was measured last."""
+    found = []
     for check in sorted(known, key=lambda each: (each.metric, each.key)):
-        if not check.metric:  # never measured
-            continue
-        tags = check.tags
-        yield CheckPanel(
-            metrics.get(check.metric, Metric(check.metric)),
-            tags["workflow_category"],
-            tags["workflow_name"],
-            tags["task"],
-            tags["check"],
-            check.condition,
-            every,
-            settings.max_age,
-            {tag: tags[tag] for tag in _SPLITTING_TAGS if tag in tags},
-            tuple(tag for tag in _SPLITTING_TAGS if tag in tags),
-            is_expected=False,
-        )
+        if check.metric:  # else it was never measured
+            metric, tags = metrics.get(check.metric, Metric(check.metric)), check.tags
+            only = {tag: tags[tag] for tag in _SPLITTING_TAGS if tag in tags}
+            panel = _panel(metric, tags, check.condition, every, settings.max_age, only, tuple(only))
+            found.append(replace(panel, is_expected=False))
+    return found
+
+
+def _panel(
+    metric: Metric,
+    tags: Mapping[str, str],
+    condition: str,
+    every: timedelta,
+    max_age: timedelta,
+    only: Mapping[str, str],
+    groups: tuple[str, ...],
+) -> CheckPanel:
+    category, workflow_name, task, check = (tags[name] for name in CHECK_TAGS)
+    return CheckPanel(metric, category, workflow_name, task, check, condition, every, max_age, only, groups)
 
 
 def _merge(checks: Iterable[CheckPanel]) -> Iterator[CheckPanel]:
@@ -328,20 +316,19 @@ def _merge(checks: Iterable[CheckPanel]) -> Iterator[CheckPanel]:
 
 
 def _distributions(
-    settings: CollectorSettings, seen: Iterable[SeenSeries], declared: Mapping[str, Metric]
-) -> dict[str, DistributionPanel]:
-    """Those that the type declares and those that it was seen to send, with the tags that they have."""
-    tags: dict[str, dict[str, str]] = {name: {} for name, each in declared.items() if each.kind is Kind.DISTRIBUTION}
+    kind: CollectorType, settings: CollectorSettings, seen: Iterable[SeenSeries], metrics: Mapping[str, Metric]
+) -> Iterator[DistributionPanel]:
+    """Those that were seen, with the tags that they had; and those that the type declares, with all that they may."""
+    places = [*getattr(kind, "check_tags", {}).values()]
+    tags: dict[str, dict[str, str]] = {}
     for each in seen:
         if each.kind is Kind.DISTRIBUTION:
             tags.setdefault(each.metric, {}).update(tag.partition(":")[::2] for tag in each.tags)
     has_repo = "repo" in settings.tags or bool(getattr(settings, "repositories", ()))
-    default = {tag: "ci" for tag in _DISTRIBUTION_TAGS if tag != "repo" or has_repo}
-    return {
-        name: DistributionPanel(
-            declared.get(name, Metric(name, Kind.DISTRIBUTION)),
-            (found or default).get("workflow_category", ""),
-            tuple(tag for tag in _DISTRIBUTION_TAGS if tag in (found or default)),
-        )
-        for name, found in tags.items()
-    }
+    for name, metric in metrics.items():
+        if metric.kind is not Kind.DISTRIBUTION or not (places or name in tags):
+            continue
+        default = {tag: "" for tag in _DISTRIBUTION_TAGS if tag != "repo" or has_repo}
+        found = tags.get(name) or {**default, **places[0]}
+        queryable = tuple(tag for tag in _DISTRIBUTION_TAGS if tag in found)
+        yield DistributionPanel(metric, found.get("workflow_category", ""), queryable)

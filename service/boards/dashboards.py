@@ -9,7 +9,6 @@ from service.boards.catalogue import Catalogue, CheckPanel, DistributionPanel, I
 from service.boards.widgets import NONE_IS_GOOD, PASS, UNKNOWN, Widget, compare, query, scope
 from service.domain.alerts import escape_markdown
 from service.domain.checks import CHECK_AGE, CHECK_STATE, CHECK_THRESHOLD, CHECK_VALUE
-from service.domain.samples import Metric
 from service.pipeline.job import DURATION, POINTS_LOST, SAMPLES, SUCCESS_AGE, UP
 
 CHECK_GROUPS = ("workflow_name", "task", "check")
@@ -57,10 +56,6 @@ def build_health(catalogue: Catalogue) -> dict[str, Any]:
 def build_collectors(catalogue: Catalogue) -> dict[str, Any]:
     """For the operator: do the collectors run, in time, and do their points arrive?"""
     within = scope(("env", "collector"))
-
-    def over_time(title: str, space: str, metric: Metric) -> Widget:
-        return widgets.lines(title, {"value": query(space, metric.name, within, ["collector"])}, _DAY)
-
     grid = widgets.Grid()
     grid.add(
         widgets.note(
@@ -71,15 +66,17 @@ def build_collectors(catalogue: Catalogue) -> dict[str, Any]:
         2,
     )
     grid.add(_overview(catalogue, within), 12, 3)
-    grid.add(over_time("Up: 1 the last run succeeded, 0 not", "min", UP), 6, 3)
-    grid.add(over_time("Duration of a run (s)", "max", DURATION), 6, 3)
-    grid.add(_lateness(catalogue), 6, 3)
-    grid.add(over_time("Age of the last success (s)", "max", SUCCESS_AGE), 6, 3)
-    grid.add(over_time("Samples collected by a run", "max", SAMPLES), 6, 3)
-    grid.add(over_time("Points lost within 24 hours", "max", POINTS_LOST), 6, 3)
+    grid.add(_lateness(catalogue), 12, 3)
     quota = next((each.quota for each in catalogue.collectors if each.quota), None)
-    if quota:
-        grid.add(over_time("Requests left of GitHub's quota", "min", quota[0]), 12, 3)
+    for title, space, metric in (
+        ("Up: 1 the last run succeeded, 0 not", "min", UP),
+        ("Duration of a run (s)", "max", DURATION),
+        ("Age of the last success (s)", "max", SUCCESS_AGE),
+        ("Samples collected by a run", "max", SAMPLES),
+        ("Points lost within 24 hours", "max", POINTS_LOST),
+        *([("Requests left of GitHub's quota", "min", quota[0])] if quota else []),
+    ):
+        grid.add(widgets.lines(title, {"value": query(space, metric.name, within, ["collector"])}, _DAY), 6, 3)
     description = "The daemon itself: do its collectors run, in time, and do their points arrive?"
     return _board(catalogue, ": Collectors", description, ["collector"], grid)
 

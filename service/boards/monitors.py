@@ -20,18 +20,13 @@ _MINUTE = timedelta(minutes=1)
 _SHORTEST = timedelta(minutes=10)
 _LONGEST = timedelta(days=7)  # Datadog's bound: last_10080m
 _MAX_SLUG = 40  # characters; a key is a tag's value and so has room for a few of them
-_TENTH = 0.1
 
 
 def build_monitors(catalogue: Catalogue) -> dict[str, dict[str, Any]]:
     """All monitors of one installation by the keys under which they are found again."""
     found = {"nothing-received": _nothing_received(catalogue)} if catalogue.collectors else {}
     for each in catalogue.collectors:
-        # Each in its own time: a weekly collector's window would hide what an hourly one meets.
-        found[f"collector-down.{_slug(each.name)}"] = _collector_down(catalogue, each)
-        found[f"points-lost.{_slug(each.name)}"] = _points_lost(catalogue, each)
-        if each.quota:
-            found[f"quota-low.{_slug(each.name)}"] = _quota_low(catalogue, each, *each.quota)
+        found |= _collector_health(catalogue, each)
     for key, content in (*_expected_checks(catalogue), *_measured_checks(catalogue)):
         found.setdefault(key, content)
     return found
@@ -41,16 +36,14 @@ def _nothing_received(catalogue: Catalogue) -> dict[str, Any]:
     """Only silence alerts: no age is below zero. The heartbeat sends this metric between the runs, too."""
     length = _window(catalogue.heartbeat)
     age = query("max", SUCCESS_AGE.name, scope(tags={"env": catalogue.env}))
-    silence = f"Nothing has arrived for {_format(2 * length)}: boards and all other monitors are blind."
     return _monitor(
         catalogue,
         "nothing-received",
         "Nothing received from infra-health",
         f"max({_last(length)}):{age} < 0",
-        0.0,
         {
             "alert": "The age of the last success is below zero: a clock is wrong.",
-            "no_data": silence,
+            "no_data": f"Nothing has arrived for {_format(2 * length)}: boards and all other monitors are blind.",
             "recovery": "Points arrive again.",
         },
         priority=1,
@@ -59,70 +52,59 @@ def _nothing_received(catalogue: Catalogue) -> dict[str, Any]:
     )
 
 
-def _collector_down(catalogue: Catalogue, collector: CollectorPanel) -> dict[str, Any]:
-    length = _window(collector.every)
-    up = query("max", UP.name, _of_collector(catalogue, collector))
-    return _monitor(
-        catalogue,
-        "collector-down",
-        f"Collector {collector.name} is down",
-        f"max({_last(length)}):{up} < 1",
-        1.0,
-        {
-            "alert": f"No run of collector **{collector.name}** has succeeded for {_cycles(length, collector.every)}.",
-            "recovery": f"Collector **{collector.name}** succeeds again.",
-        },
-        priority=2,
-    )
-
-
-def _points_lost(catalogue: Catalogue, collector: CollectorPanel) -> dict[str, Any]:
-    lost = query("max", POINTS_LOST.name, _of_collector(catalogue, collector))
-    return _monitor(
-        catalogue,
-        "points-lost",
-        f"Points of {collector.name} were lost",
-        f"max({_last(_window(collector.every))}):{lost} > 0",
-        0.0,
-        {
-            "alert": f"{{{{value}}}} points of collector **{collector.name}** were lost within the last 24 hours.",
-            "recovery": f"No point of **{collector.name}** was lost within the last 24 hours.",
-        },
-    )
-
-
-def _quota_low(catalogue: Catalogue, collector: CollectorPanel, remaining: Any, limit: Any) -> dict[str, Any]:
-    within = _of_collector(catalogue, collector)
-    share = f"{query('min', remaining.name, within)} / {query('max', limit.name, within)}"
-    return _monitor(
-        catalogue,
-        "quota-low",
-        f"GitHub's quota is nearly used up for {collector.name}",
-        f"max({_last(_window(collector.every))}):{share} < {_TENTH}",
-        _TENTH,
-        {
-            "alert": f"Less than a tenth of GitHub's quota is left for **{collector.name}**: {{{{value}}}} of 1.",
-            "recovery": f"GitHub's quota has recovered for **{collector.name}**.",
-        },
-        priority=4,
-    )
+def _collector_health(catalogue: Catalogue, collector: CollectorPanel) -> dict[str, dict[str, Any]]:
+    """Each collector in its own time: a weekly one's window would hide what an hourly one meets."""
+    length, name = _window(collector.every), collector.name
+    within = scope(tags={"env": catalogue.env, "collector": name})
+    last, key = f"max({_last(length)})", _slug(name)
+    found = {
+        f"collector-down.{key}": _monitor(
+            catalogue,
+            "collector-down",
+            f"Collector {name} is down",
+            f"{last}:{query('max', UP.name, within)} < 1",
+            {
+                "alert": f"No run of collector **{name}** has succeeded for {_cycles(length, collector.every)}.",
+                "recovery": f"Collector **{name}** succeeds again.",
+            },
+            priority=2,
+        ),
+        f"points-lost.{key}": _monitor(
+            catalogue,
+            "points-lost",
+            f"Points of {name} were lost",
+            f"{last}:{query('max', POINTS_LOST.name, within)} > 0",
+            {
+                "alert": f"{{{{value}}}} points of collector **{name}** were lost within the last 24 hours.",
+                "recovery": f"No point of **{name}** was lost within the last 24 hours.",
+            },
+        ),
+    }
+    if collector.quota:
+        remaining, limit = collector.quota
+        share = f"{query('min', remaining.name, within)} / {query('max', limit.name, within)}"
+        found[f"quota-low.{key}"] = _monitor(
+            catalogue,
+            "quota-low",
+            f"GitHub's quota is nearly used up for {name}",
+            f"{last}:{share} < 0.1",
+            {
+                "alert": f"Less than a tenth of GitHub's quota is left for **{name}**: {{{{value}}}} of 1.",
+                "recovery": f"GitHub's quota has recovered for **{name}**.",
+            },
+            priority=4,
+        )
+    return found
 
 
 def _expected_checks(catalogue: Catalogue) -> Iterator[tuple[str, dict[str, Any]]]:
     """One for each check that is known beforehand."""
     for each in catalogue.checks:
         if each.is_expected:
-            yield (
-                ".".join(["check", *map(_slug, (each.category, *each.tags.values()))]),
-                _check_failing(
-                    catalogue,
-                    each.title,
-                    {"workflow_category": each.category, **each.tags},
-                    (*CHECK_GROUPS, *_alerting_groups(each)),
-                    each.every,
-                    f"{each.metric.help}; it passes while the value is {each.condition}",
-                ),
-            )
+            tags, groups = {"workflow_category": each.category, **each.tags}, (*CHECK_GROUPS, *_alerting_groups(each))
+            meaning = f"{each.metric.help}; it passes while the value is {each.condition}"
+            key = ".".join(["check", *map(_slug, tags.values())])
+            yield key, _check_failing(catalogue, each.title, tags, groups, each.every, meaning)
 
 
 def _measured_checks(catalogue: Catalogue) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -130,23 +112,16 @@ def _measured_checks(catalogue: Catalogue) -> Iterator[tuple[str, dict[str, Any]
 
     It alerts for each check on its own and takes in new ones without a push.
     """
+    title = "{{workflow_name.name}}, {{task.name}} / {{check.name}}"
     for category in catalogue.categories:
         measured = [each for each in catalogue.checks_of(category) if not each.is_expected]
         for interval in group_by_interval(measured):
             # A series without the tag would be in no group: only what all of them have tells them apart.
             extra = sorted(set[str].intersection(*(set(_alerting_groups(each)) for each in interval.checks)))
-            yield (
-                ".".join(["checks", *map(_slug, (category, *interval.tags.values()))]),
-                _check_failing(
-                    catalogue,
-                    "{{workflow_name.name}}, {{task.name}} / {{check.name}}",
-                    {"workflow_category": category, **interval.tags},
-                    (*CHECK_GROUPS, *extra),
-                    interval.every,
-                    "its snapshot record says what it expects",
-                    interval.without,
-                ),
-            )
+            tags, groups = {"workflow_category": category, **interval.tags}, (*CHECK_GROUPS, *extra)
+            meaning = "its snapshot record says what it expects"
+            key = ".".join(["checks", *map(_slug, tags.values())])
+            yield key, _check_failing(catalogue, title, tags, groups, interval.every, meaning, interval.without)
 
 
 def _alerting_groups(check: CheckPanel) -> tuple[str, ...]:
@@ -174,7 +149,6 @@ def _check_failing(
         f"{title} fails",
         # 1 for fail (1), 0 for pass (0) and for unknown (2): what nobody measured is not failing.
         f"min({_last(length)}):1 - abs({state} - 1) >= 1",
-        1.0,
         {
             "alert": f"**{title}**{where} has been failing for {_cycles(length, every)}: {meaning}.",
             "recovery": f"**{title}**{where} no longer fails.",
@@ -188,14 +162,13 @@ def _monitor(
     catalogue: Catalogue,
     section: str,
     name: str,
-    query_text: str,
-    critical: float,
+    alert_query: str,
     texts: dict[str, str],
     *,
     priority: int = 3,
     **options: Any,
 ) -> dict[str, Any]:
-    """``section``: of docs/runbook.md. ``texts``: for alert, no_data, recovery. ``options``: beside the usual ones."""
+    """``section``: of docs/runbook.md. ``alert_query``: ends in its threshold. ``options``: beside the usual ones."""
     parts = [f"{{{{#is_{when}}}}}\n{text}\n{{{{/is_{when}}}}}" for when, text in texts.items()]
     parts.append(f"What to do: {catalogue.runbook_link(section)}\nWhere to look: {catalogue.page_link()}")
     if catalogue.notify:
@@ -203,12 +176,12 @@ def _monitor(
     return {
         "name": f"[infra-health{catalogue.place}] {name}",
         "type": "query alert",
-        "query": query_text,
+        "query": alert_query,
         "message": "\n".join(parts),
         "tags": [normalize_tag("env", catalogue.env), "service:infra-health"],
         "priority": priority,
         "options": {
-            "thresholds": {"critical": critical},
+            "thresholds": {"critical": float(alert_query.rpartition(" ")[2])},
             "include_tags": True,
             "notify_audit": False,
             "notify_no_data": False,
@@ -217,10 +190,6 @@ def _monitor(
             **options,
         },
     }
-
-
-def _of_collector(catalogue: Catalogue, collector: CollectorPanel) -> str:
-    return scope(tags={"env": catalogue.env, "collector": collector.name})
 
 
 def _window(every: timedelta) -> timedelta:

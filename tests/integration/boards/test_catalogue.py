@@ -1,0 +1,170 @@
+"""What boards show, from a configuration and from what the store has: thresholds, repositories, types, tags."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.boards.catalogue import Catalogue, CheckPanel, longest_interval, read_catalogue
+from service.boards.sync import build
+from service.collectors.registry import settings_of
+from service.config.settings import CollectorSettings, Settings, StoreSettings
+from service.domain.checks import update_checks
+from service.domain.runs import Cause, Outcome, Run, new_run_id
+from service.domain.samples import Kind, Metric, Sample
+from service.store import Store
+from tests.unit.boards.shapes import texts
+
+NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+CI = {"type": "github_ci", "schedule": "*/10 * * * *"}
+TRAINING = {"type": "snapshot", "schedule": "0 * * * *", "category": "training", "source": "training.json"}
+
+
+def settings(folder: Path, collectors: Mapping[str, Mapping[str, Any]], **more: Any) -> Settings:
+    made: dict[str, CollectorSettings] = {
+        name: settings_of(str(each["type"])).model_validate(dict(each)) for name, each in collectors.items()
+    }
+    return Settings.model_validate({"collectors": made, "state_dir": folder, **more})
+
+
+async def read(folder: Path, collectors: Mapping[str, Mapping[str, Any]], **more: Any) -> tuple[Catalogue, list[str]]:
+    return await read_catalogue(settings(folder, collectors, **more), NOW)
+
+
+async def store_run(folder: Path, collector: str, *samples: Sample) -> None:
+    """A run of ``collector`` brought ``samples``."""
+    store = await Store.open(folder, StoreSettings(), lambda: NOW)
+    try:
+        run = Run(new_run_id(collector, NOW), collector, Cause.SCHEDULE, NOW, outcome=Outcome.COMPLETE, ended=NOW)
+        await store.runs.end(run, samples, update_checks([], samples, [], NOW))
+    finally:
+        await store.close()
+
+
+def measured(metric: str, kind: Kind = Kind.GAUGE, check: str = "c", **tags: str) -> Sample:
+    of_check = {"workflow_category": "training", "workflow_name": "w", "task": "t", "check": check, "condition": "> 1"}
+    return Sample(Metric(metric, kind), 1.0, NOW, of_check | tags)
+
+
+def flaky(found: Catalogue) -> list[CheckPanel]:
+    return [each for each in found.checks if each.check == "flaky_tests"]
+
+
+async def test_the_checks_that_the_settings_ask_for_are_shown_before_they_were_ever_measured(tmp_path: Path) -> None:
+    found, notes = await read(tmp_path, {"ci": CI | {"tests_blocking_merge": ["Tests"]}, "training": TRAINING})
+    assert {each.task for each in found.checks} >= {"tests_blocking_merge", "workflow_duration", "open_bugs"}
+    assert {each.category for each in found.checks} == {"ci"}
+    (distribution,) = found.distributions
+    assert (distribution.category, "kind" in distribution.tags) == ("ci", True)
+    assert found.collectors[0].quota is not None
+    assert [note for note in notes if "nothing of training" in note]
+    assert not [note for note in notes if "nothing of ci" in note]
+
+
+async def test_repositories_under_one_threshold_are_one_panel(tmp_path: Path) -> None:
+    found, _ = await read(
+        tmp_path, {"ci": CI | {"repositories": ["a/b", "a/c"]}, "ci2": CI | {"repositories": ["d/e"]}}
+    )
+    (panel,) = flaky(found)
+    assert (panel.only, panel.groups) == ({}, ("repo",))
+
+
+async def test_each_repository_is_judged_by_its_own_collector_s_threshold(tmp_path: Path) -> None:
+    strict = CI | {"repositories": ["d/e"], "thresholds": {"flaky_tests": 2}}
+    found, _ = await read(tmp_path, {"ci": CI | {"repositories": ["a/b", "a/c"]}, "strict": strict})
+    assert {each.only["repo"]: each.condition for each in flaky(found)} == {
+        "a/b": "< 10",
+        "a/c": "< 10",
+        "d/e": "< 2",
+    }
+    assert [each.only for each in found.checks if each.check == "p90_minutes"] == [{}]
+
+
+async def test_repositories_that_are_read_at_different_times_fail_in_their_own_time(tmp_path: Path) -> None:
+    slow = CI | {"repositories": ["d/e"], "schedule": "0 6 * * *"}
+    found, _ = await read(tmp_path, {"ci": CI | {"repositories": ["a/b"]}, "slow": slow})
+    assert {each.only["repo"]: each.every for each in flaky(found)} == {
+        "a/b": timedelta(minutes=10),
+        "d/e": timedelta(days=1),
+    }
+
+
+async def test_the_checks_of_a_snapshot_come_from_the_store(tmp_path: Path) -> None:
+    hearts = measured("metta.infra.stablesuite.hearts", run="1")
+    steps = measured("metta.infra.stablesuite.steps", Kind.COUNT, check="d", label="x")
+    latency = measured("metta.infra.stablesuite.latency", Kind.DISTRIBUTION, workflow="eval", commit="abc")
+    plain = Sample(Metric("metta.plain"), 1.0, NOW, {"host": "a"})
+    await store_run(tmp_path, "training", hearts, steps, latency, plain)
+    found, notes = await read(tmp_path, {"training": TRAINING})
+    assert [(each.metric.name, each.condition, each.groups) for each in found.checks] == [
+        ("metta.infra.stablesuite.hearts", "> 1", ()),
+        ("metta.infra.stablesuite.steps", "> 1", ("label",)),
+    ]
+    assert not any(each.is_expected for each in found.checks)
+    assert [(each.metric.name, each.category) for each in found.distributions] == [
+        ("metta.infra.stablesuite.latency", "training")
+    ]
+    assert "commit" not in found.distributions[0].tags, "each queryable tag of a distribution is billed"
+    kinds = {each.name: each.kind for each in found.metrics}
+    assert kinds["metta.plain"] is Kind.GAUGE
+    assert kinds["metta.infra.stablesuite.steps"] is Kind.COUNT
+    assert notes == []
+    assert any("hearts{" in query for each in build(found) for query in texts(each.content))
+
+
+async def test_a_metric_that_another_package_declares_brings_its_unit_and_meaning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "packages" / "acme_boards-1.0.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-boards\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[infra_health.collectors]\nqueue = acme_boards:Queue\n")
+    (package.parent / "acme_boards.py").write_text(
+        "from service.config.settings import CollectorSettings\n"
+        "from service.domain.samples import Metric\n"
+        "class Queue:\n"
+        "    class Settings(CollectorSettings):\n"
+        "        pass\n"
+        "    metrics = (Metric('metta.queue.depth', unit='job', help='Jobs that wait'),)\n"
+    )
+    monkeypatch.syspath_prepend(package.parent)
+    await store_run(tmp_path, "queue", measured("metta.queue.depth"), measured("metta.queue.other", check="d"))
+    found, _ = await read(tmp_path, {"queue": {"type": "queue", "schedule": "* * * * *"}})
+    known = {each.metric.name: (each.metric.unit, each.metric.help) for each in found.checks}
+    assert known == {"metta.queue.depth": ("job", "Jobs that wait"), "metta.queue.other": ("", "")}
+
+
+async def test_a_collector_that_is_switched_off_is_shown_nowhere(tmp_path: Path) -> None:
+    found, _ = await read(tmp_path, {"ci": CI, "training": TRAINING | {"enabled": False}})
+    assert [each.name for each in found.collectors] == ["ci"]
+    empty, _ = await read(tmp_path, {"ci": CI | {"enabled": False}})
+    assert (empty.collectors, empty.checks, empty.categories) == ((), (), [])
+    assert build(empty)
+
+
+@pytest.mark.parametrize(("heartbeat", "has_holes"), [("10m", False), ("11m", True)])
+async def test_a_heartbeat_too_slow_for_boards_is_told(tmp_path: Path, heartbeat: str, has_holes: bool) -> None:
+    _, notes = await read(tmp_path, {"ci": CI}, datadog={"heartbeat": heartbeat})
+    assert any("holes" in note for note in notes) is has_holes
+
+
+async def test_boards_of_a_shadow_look_at_the_live_names(tmp_path: Path) -> None:
+    found, notes = await read(tmp_path, {"ci": CI}, mode="shadow")
+    assert any("shadow" in note for note in notes)
+    assert not any("shadow" in query for each in build(found) for query in texts(each.content))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "longest"),
+    [
+        ("*/10 * * * *", timedelta(minutes=10)),
+        ("0 6 * * 1-5", timedelta(days=3)),
+        ("@every 90s", timedelta(seconds=90)),
+        ("0 0 1 1 *", timedelta(days=365)),
+    ],
+)
+def test_the_longest_interval_is_the_weekend_s(tmp_path: Path, schedule: str, longest: timedelta) -> None:
+    collector = settings(tmp_path, {"ci": CI | {"schedule": schedule}}).collectors["ci"]
+    assert longest_interval(collector, NOW) == longest
