@@ -27,7 +27,12 @@ HOUR = timedelta(hours=1)
 _DOCUMENTED = {"documentation_url": "https://docs.github.com/rest"}
 _EXHAUSTED = {"message": "API rate limit exceeded for this token.", **_DOCUMENTED}
 _SECONDARY = {"message": "You have exceeded a secondary rate limit.", **_DOCUMENTED}
-_FILTERS = {"actor", "branch", "event", "status", "created", "check_suite_id", "head_sha"}
+_FILTERS = {"branch", "event", "status"}
+_FIELD = re.compile(
+    r"(?:(\w+)\s*:\s*)?\b(pullRequests|issues|label|ref|defaultBranchRef)\b"
+    r'\s*(?:\(((?:[^()"]|"(?:[^"\\]|\\.)*")*)\))?\s*\{'
+)
+_ARGUMENT = re.compile(r'(\w+)\s*:\s*("(?:[^"\\]|\\.)*"|\[(?:[^\]"]|"(?:[^"\\]|\\.)*")*\]|\d+)')
 _INDEXED, _DEEPEST = 1_000, 40_000  # rows that the search index and the unfiltered list give
 
 
@@ -149,11 +154,9 @@ class SimulatedGithub:
         self._minute.append(now)
         self.reset(resource)
         if self.limits is not None and self.used[resource] >= self._limit(asked):
-            is_graphql = resource == "graphql"
-            return Reply.of(
-                {"errors": [{"type": "RATE_LIMITED", **_EXHAUSTED}]} if is_graphql else _EXHAUSTED,
-                200 if is_graphql else 403,
-            )
+            if resource == "graphql":
+                return Reply.of({"errors": [{"type": "RATE_LIMITED", **_EXHAUSTED}]})
+            return Reply.of(_EXHAUSTED, 403)
         try:
             reply = self._answer(asked, body, base)
         except Refusal as refusal:
@@ -164,7 +167,7 @@ class SimulatedGithub:
             if asked.headers.get("if-none-match") == etag:
                 reply = Reply(304)
             reply.headers["etag"] = etag
-        if (reply.status != 304 or not is_known) and not asked.target.endswith("/rate_limit"):
+        if reply.status != 304 or not is_known:
             self.used[resource] += 1
             asked.points = 1
         return reply
@@ -205,26 +208,10 @@ class SimulatedGithub:
                 self.installation_tokens += 1
                 token = f"ghs_simulated{self.installation_tokens}"
                 return Reply.of({"token": token, "expires_at": stamp(now + HOUR)}, 201)
-            case ["rate_limit"]:
-                state = {
-                    name: {
-                        "limit": limit,
-                        "used": self.used[name],
-                        "remaining": limit - self.used[name],
-                        "reset": int(self.reset(name).timestamp()),
-                    }
-                    for name, limit in (self.limits or {}).items()
-                }
-                return Reply.of({"resources": state, "rate": state.get("core")})
             case ["search", "issues"]:
                 rows = self._search(query.get("q", ""))
-                return Reply.of(
-                    {
-                        "total_count": len(rows),
-                        "incomplete_results": False,
-                        "items": rows[: int(query.get("per_page", 30))],
-                    }
-                )
+                items = rows[: int(query.get("per_page", 30))]
+                return Reply.of({"total_count": len(rows), "incomplete_results": False, "items": items})
             case ["repos", owner, name, *rest]:
                 repository = self.repositories.get(f"{owner}/{name}".lower())
             case ["repositories", number, *rest]:
@@ -242,12 +229,8 @@ class SimulatedGithub:
         shown = [answer.render(row) for row in answer.rows[(page - 1) * size : page * size]]
         reply = Reply.of({"total_count": len(answer.rows), answer.key: shown} if answer.key else shown)
         if page * size < len(answer.rows):
-            last = -(-len(answer.rows) // size)
             address = f"{base.rstrip('/')}{self.base}/repositories/{'/'.join([str(repository.id), *map(quote, rest)])}"
-            links = {"next": page + 1, "last": last}
-            reply.headers["link"] = ", ".join(
-                f'<{address}?{urlencode({**query, "page": to})}>; rel="{rel}"' for rel, to in links.items()
-            )
+            reply.headers["link"] = f'<{address}?{urlencode({**query, "page": page + 1})}>; rel="next"'
         return reply
 
     def _of_repository(self, repository: Repository, path: list[str], query: Mapping[str, str]) -> Json | _Rows:
@@ -260,16 +243,10 @@ class SimulatedGithub:
         match path:
             case []:
                 return repository.json()
-            case ["branches", *name] if name:
-                if "/".join(name) not in repository.branches | {repository.branch}:
-                    raise Refusal(404)
-                return {"name": "/".join(name)}
+            case ["branches", *name]:
+                return _found(repository.ref("/".join(name)))
             case ["labels", name]:
-                if (found := _label(name, repository)) is None:
-                    raise Refusal(404)
-                return found
-            case ["labels"]:
-                return _Rows("", sorted(repository.labels), lambda name: {"name": name})
+                return _found(repository.label(name))
             case ["actions", "workflows"]:
                 return _Rows("workflows", repository.workflows, repository.workflow_json)
             case ["actions", "workflows", number, "runs"]:
@@ -288,15 +265,9 @@ class SimulatedGithub:
                         return repository.run_json(run, now)
                     case ["attempts", attempt] if 1 <= int(attempt) <= count:
                         return repository.run_json(run, now, int(attempt))
-                    case ["jobs"] | ["attempts", _, "jobs"]:
-                        wanted = (
-                            {int(rest[1])}
-                            if rest[1:]
-                            else set(range(1, count + 1))
-                            if query.get("filter") == "all"
-                            else {count}
-                        )
-                        jobs = [each for each in run.jobs(now) if each[0] in wanted]
+                    case ["jobs"]:
+                        is_last = query.get("filter") != "all"
+                        jobs = [each for each in run.jobs(now) if not is_last or each[0] == count]
                         return _Rows("jobs", jobs, lambda each: repository.job_json(run, each[0], each[1], now))
             case ["check-runs", number, "annotations"] if job := repository.job(int(number), now):
                 notes = [{"annotation_level": "failure", "message": job.annotation}] if job.annotation else []
@@ -321,138 +292,48 @@ class SimulatedGithub:
     # GraphQL
 
     def _graphql(self, asked: Asked, body: bytes) -> Json:
-        request = msgspec.json.decode(body)
-        asked.document = request["query"]
-        errors: list[Json] = []
-
-        def repository(given: Json) -> Json | None:
-            name = f"{given['owner']}/{given['name']}"
-            if found := self.repositories.get(name.lower()):
-                return self._graphql_repository(found)
-            message = f"Could not resolve to a Repository with the name '{name}'."
-            errors.append({"type": "NOT_FOUND", "path": ["repository"], "message": message})
-            return None
-
-        def search(given: Json) -> Json:
-            rows = self._search(given["query"])
-            return {"issueCount": len(rows), "nodes": rows[: given.get("first", 0)]}
-
-        try:
-            fields = _parsed(request["query"], request.get("variables") or {})
-            data = self._select({"repository": repository, "search": search}, fields)
-        except (LookupError, ValueError, TypeError) as error:
-            return {"errors": [{"message": str(error), "extensions": {"code": "undefinedField"}}]}
-        return {"data": data, "errors": errors} if errors else {"data": data}
-
-    def _graphql_repository(self, repository: Repository) -> Json:
-        now = self.clock()
-
-        def page(given: Json, rows: list[Json]) -> Json:
-            begin = int(given.get("after") or 0)
-            end = begin + given["first"] if "first" in given else len(rows)
-            nodes = rows[begin:end] if "first" in given else rows[-given["last"] :]
-            more = {"hasNextPage": end < len(rows), "endCursor": str(end)}
-            return {"totalCount": len(rows), "nodes": nodes, "pageInfo": more}
-
-        def pulls(given: Json) -> Json:
-            newest = {"field": "UPDATED_AT", "direction": "DESC"}
-            if given["states"] not in ("MERGED", ["MERGED"]) or given["orderBy"] != newest:
-                raise ValueError("only merged pull requests are simulated, the last updated first")
-            found = repository.merged(set(given["labels"]), now)
-            return page(given, [repository.pull_json(each, now) for each in found])
-
-        def issues(given: Json) -> Json:
-            # Several labels mean any of them, unlike in the search.
-            found = [each for each in repository.open_issues(now) if carries(each, given["labels"])]
-            return page(given, [repository.issue_json(each) for each in sorted(found, key=lambda each: each.created)])
-
-        def ref(given: Json) -> Json | None:
-            name = given["qualifiedName"].removeprefix("refs/heads/")
-            return {"name": name} if name in repository.branches | {repository.branch} else None
-
-        return {
-            "nameWithOwner": repository.name,
-            "pullRequests": pulls,
-            "issues": issues,
-            "label": lambda given: _label(given["name"], repository),
-            "ref": ref,
-            "defaultBranchRef": {"name": repository.branch},
-        }
-
-    def _select(self, source: Json, fields: "list[_Field]") -> Json:
-        chosen: Json = {}
-        for each in fields:
-            if each.name not in source or each.name in self.unknown_fields:
-                raise LookupError(f"Field '{each.name}' doesn't exist")
-            value = source[each.name]
-            value = value(each.arguments) if callable(value) else value
-            if isinstance(value, dict):
-                value = self._select(value, each.fields)
-            elif isinstance(value, list):
-                value = [self._select(row, [sub for sub in each.fields if sub.name in row]) for row in value]
-            chosen[each.key] = value
-        return chosen
-
-
-class _Field(NamedTuple):
-    key: str  # the alias, else the name
-    name: str
-    arguments: Json
-    fields: "list[_Field]"
-
-
-_TOKEN = re.compile(r'"(?:[^"\\\n]|\\.)*"|\.\.\.|-?\d+|[_A-Za-z]\w*|[{}()\[\]:!=$]')
-_CONSTANTS = {"true": True, "false": False, "null": None}
-
-
-def _parsed(document: str, variables: Mapping[str, Any]) -> list[_Field]:
-    """The fields of a document with one query, without named fragments or directives."""
-    tokens = deque(_TOKEN.findall(document))
-    while tokens[0] != "{":
-        tokens.popleft()
-
-    def fields() -> list[_Field]:
-        found: list[_Field] = []
-        tokens.popleft()
-        while tokens[0] != "}":
-            key = name = tokens.popleft()
-            if key == "...":
-                while tokens[0] != "{":
-                    tokens.popleft()
-                found += fields()
-                continue
-            if tokens[0] == ":":
-                tokens.popleft()
-                name = tokens.popleft()
-            arguments = pairs(")") if tokens[0] == "(" else {}
-            found.append(_Field(key, name, arguments, fields() if tokens[0] == "{" else []))
-        tokens.popleft()
-        return found
-
-    def pairs(end: str) -> Json:
+        """Whole objects, whatever was selected of them, for documents with one repository and no variables."""
+        asked.document = document = msgspec.json.decode(body)["query"]
+        owner, name = re.findall(r'repository\(\s*owner:\s*"(.*?)",\s*name:\s*"(.*?)"', document)[0]
+        repository = self.repositories.get(f"{owner}/{name}".lower())
+        if repository is None:
+            message = f"Could not resolve to a Repository with the name '{owner}/{name}'."
+            return {"data": {"repository": None}, "errors": [{"type": "NOT_FOUND", "message": message}]}
         found: Json = {}
-        tokens.popleft()
-        while tokens[0] != end:
-            name, _ = tokens.popleft(), tokens.popleft()
-            found[name] = value()
-        tokens.popleft()
-        return found
+        for alias, name, text in _FIELD.findall(document):
+            if name in self.unknown_fields:
+                unknown = {"message": f"Field '{name}' doesn't exist on type 'Repository'"}
+                return {"errors": [{**unknown, "extensions": {"code": "undefinedField"}}]}
+            given = {key: json.loads(value) for key, value in _ARGUMENT.findall(text)}
+            found[alias or name] = self._graphql_field(repository, name, given)
+        return {"data": {"repository": found}}
 
-    def value() -> Any:
-        if tokens[0] == "{":
-            return pairs("}")
-        text = tokens.popleft()
-        if text == "[":
-            items = []
-            while tokens[0] != "]":
-                items.append(value())
-            tokens.popleft()
-            return items
-        if text == "$":
-            return variables[tokens.popleft()]
-        return json.loads(text) if text[0] in '"-0123456789' else _CONSTANTS.get(text, text)
+    def _graphql_field(self, repository: Repository, name: str, given: Json) -> Json | None:
+        now = self.clock()
+        match name:
+            case "pullRequests":
+                merged = repository.merged(given["labels"], now)
+                nodes = [repository.pull_json(each, now) for each in merged]
+                begin = int(given.get("after", 0))
+                end = begin + given["first"]
+                page = {"hasNextPage": end < len(nodes), "endCursor": str(end)}
+                return {"totalCount": len(nodes), "nodes": nodes[begin:end], "pageInfo": page}
+            case "issues":  # several labels mean any of them, unlike in the search
+                found = [each for each in repository.open_issues(now) if carries(each, given["labels"])]
+                nodes = [repository.issue_json(each) for each in sorted(found, key=lambda each: each.created)]
+                shown = nodes[-given["last"] :] if "last" in given else nodes[: given["first"]]
+                return {"totalCount": len(nodes), "nodes": shown}
+            case "label":
+                return repository.label(given["name"])
+            case "ref":
+                return repository.ref(given["qualifiedName"].removeprefix("refs/heads/"))
+        return repository.ref(repository.branch)
 
-    return fields()
+
+def _found(row: Json | None) -> Json:
+    if row is None:
+        raise Refusal(404)
+    return row
 
 
 def _resource(asked: Asked) -> str:
@@ -464,24 +345,15 @@ def _window(resource: str) -> timedelta:
     return timedelta(minutes=1) if resource == "search" else HOUR
 
 
-def _label(name: str, repository: Repository) -> Json | None:
-    """As it is written; the case of ``name`` does not matter."""
-    return next(({"name": each} for each in repository.labels if each.lower() == name.lower()), None)
-
-
 def _filtered(runs: list[Run], query: Mapping[str, str], at: datetime) -> list[Run]:
-    """``status`` means the status or the conclusion. ``created``: ``>=T`` or ``A..B``."""
-    since, _, until = query.get("created", "").removeprefix(">=").partition("..")
+    """``status`` means the status or the conclusion."""
 
     def fits(run: Run) -> bool:
         conclusion = run.seen(at)[-1].conclusion
         return (
             query.get("branch", run.branch) == run.branch
             and query.get("event", run.event) == run.event
-            and query.get("head_sha", run.sha) == run.sha
             and query.get("status", conclusion) in (conclusion, "completed" if conclusion else "in_progress")
-            and (not since or stamp(run.created) >= since)
-            and (not until or stamp(run.created) <= until)
         )
 
     return [run for run in runs if fits(run)]

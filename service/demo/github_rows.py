@@ -141,6 +141,13 @@ class Repository:
     def open_issues(self, at: datetime) -> list[Issue]:
         return [issue for issue in self.issues if issue.is_open and issue.created <= at]
 
+    def label(self, name: str) -> Json | None:
+        """As it is written; the case of ``name`` does not matter."""
+        return next(({"name": each} for each in self.labels if each.lower() == name.lower()), None)
+
+    def ref(self, branch: str) -> Json | None:
+        return {"name": branch} if branch in self.branches | {self.branch} else None
+
     # GitHub's JSON: the fields that clients read
 
     def json(self) -> Json:

@@ -33,10 +33,7 @@ _HOLD = 20.0  # seconds until an App tries again after a failure
 
 
 class TokenSource(Protocol):
-    """Where a token comes from: the configuration's Secret or InstallationToken.
-
-    ``remedy`` and ``missing`` tell the operator what to do; the latter says that there is no token, too.
-    """
+    """The configuration's Secret, or InstallationToken. ``missing``, ``remedy``: what the operator is told."""
 
     @property
     def title(self) -> str: ...
@@ -47,7 +44,7 @@ class TokenSource(Protocol):
 
     async def get(self) -> str | None: ...
     async def ask_again(self) -> bool:
-        """Looks for another token in place of one that was refused; whether there is one."""
+        """Looks for another token in place of one that was refused."""
         ...
 
 
@@ -58,10 +55,10 @@ class Auth:
         self._source = source
         self._clock = clock
         self._lock = anyio.Lock()
-        self._look_up_after = -math.inf
-        self._pause = _FIRST_PAUSE
         self._is_missing = False
         self._refused = ""  # the fingerprint of the token that GitHub did not take
+        self._look_up_after = -math.inf
+        self._pause = _FIRST_PAUSE
 
     @property
     def trouble(self) -> str | None:
@@ -75,48 +72,36 @@ class Auth:
         """The token to ask with, None where there is none. Raises Unauthorized while it is one that GitHub refused."""
         async with self._lock:
             token = await self._read()
-            if self._refused == fingerprint(token) and not await self._has_successor(token):
-                raise Unauthorized(f"GitHub refused the {self._source.title}, nothing is asked: {self.remedy}")
-            return await self._read() if self._refused == fingerprint(token) else token
+        if fingerprint(token) == self._refused:
+            raise Unauthorized(f"GitHub refused the {self._source.title}, nothing is asked: {self.remedy}")
+        if token and not re.fullmatch(r"[!-~]+", token):
+            raise Unauthorized(f"the {self._source.title} has characters that no token has: {self._source.remedy}")
+        return token
 
     async def refuse(self, token: str | None) -> bool:
         """GitHub answered 401 to ``token``: it is not used again. Whether there is another one by now."""
         async with self._lock:
-            return await self._has_successor(token)
-
-    async def _has_successor(self, refused: str | None) -> bool:
-        """Looks for another token, but not too often."""
-        name = fingerprint(refused)
-        if self._refused == name and self._is_waiting:
-            return False
-        if fingerprint(await self._source.get()) == name:
-            self._refused = name
-            self._wait_longer()
-            await self._source.ask_again()
-        return fingerprint(await self._source.get()) != name
+            self._refused = fingerprint(token)
+            return fingerprint(await self._read()) != self._refused
 
     async def _read(self) -> str | None:
-        if self._is_missing and self._is_waiting:
+        """The token; for one that is missing or refused another is looked for, but not too often."""
+        may_look_up = self._clock.monotonic() >= self._look_up_after
+        if self._is_missing and not may_look_up:
             return None  # a look-up may take seconds while AWS is away
         token = (await self._source.get() or "").strip() or None
-        if token is None:
-            self._wait_longer()
-            if not self._is_missing:
-                log.warning("GitHub is asked without a token", reason=self._source.missing)
-        elif not re.fullmatch(r"[!-~]+", token):
-            raise Unauthorized(f"the {self._source.title} has characters that no token has: {self._source.remedy}")
-        elif fingerprint(token) != self._refused:
-            self._pause = _FIRST_PAUSE
+        if fingerprint(token) == self._refused and may_look_up:
+            await self._source.ask_again()
+            token = (await self._source.get() or "").strip() or None
+        if token is None and not self._is_missing:
+            log.warning("GitHub is asked without a token", reason=self._source.missing)
         self._is_missing = token is None
+        if token and fingerprint(token) != self._refused:
+            self._pause = _FIRST_PAUSE
+        elif may_look_up:
+            self._look_up_after = self._clock.monotonic() + self._pause
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         return token
-
-    @property
-    def _is_waiting(self) -> bool:
-        return self._clock.monotonic() < self._look_up_after
-
-    def _wait_longer(self) -> None:
-        self._look_up_after = self._clock.monotonic() + self._pause
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
 
 class _Issued(msgspec.Struct):
@@ -154,33 +139,29 @@ class InstallationToken:
         return f"no {self.title}: {self.remedy}" + (f" ({self.trouble})" if self.trouble else "")
 
     async def get(self) -> str:
-        """A token that lasts for some minutes at least. Raises Unavailable or Unauthorized when there is none."""
+        """A token that lasts for some minutes at least; while GitHub gives none, the last for as long as it holds.
+
+        Raises Unavailable or Unauthorized when there is none.
+        """
         async with self._lock:
-            if self._issued and self._clock.now() < self._issued.expires_at - _RENEW_BEFORE:
+            if not self._lasts(_RENEW_BEFORE) and self._clock.monotonic() >= self._hold_until:
+                try:
+                    self._issued = await self._ask()
+                except HealthError as error:
+                    self._hold(error)
+                else:
+                    self.trouble, self._pause = None, _HOLD
+                    mask([self._issued.token])
+            if self._issued and self._lasts(timedelta(0)):
                 return self._issued.token
-            return await self._renew()
+            raise self._failure
 
     async def ask_again(self) -> bool:
-        async with self._lock:
-            before, self._issued = self._issued, None
-            try:
-                return await self._renew() != (before.token if before else "")
-            except HealthError:
-                return False  # ``trouble`` tells
+        self._issued = None
+        return True
 
-    async def _renew(self) -> str:
-        """The next token; while GitHub does not give one, the last for as long as it holds."""
-        if self._clock.monotonic() >= self._hold_until:
-            try:
-                self._issued = await self._ask()
-            except HealthError as error:
-                self._hold(error)
-            else:
-                self.trouble, self._pause = None, _HOLD
-                mask([self._issued.token])
-        if self._issued and self._clock.now() < self._issued.expires_at:
-            return self._issued.token
-        raise self._failure
+    def _lasts(self, time: timedelta) -> bool:
+        return self._issued is not None and self._clock.now() < self._issued.expires_at - time
 
     def _hold(self, error: HealthError) -> None:
         """Each request would try again otherwise; after a refusal ever less often."""

@@ -9,6 +9,7 @@
 ``github.get("/repos/o/r/actions/runs", RunPage, params={"page": 1}, cached=True)``
 """
 
+import math
 import random
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -30,12 +31,14 @@ from service.github.rate_limit import Clock, Quota, RateLimit, retry_after
 
 T = TypeVar("T")
 Decode = Callable[[bytes], T]
+_Key = tuple[str, str]  # a token's fingerprint and an address: GitHub's ETags belong to the token
 
-_BACK_OFF = (0.5, 1.0)  # seconds; then the third try is the last
+_BACK_OFF = (0.5, 1.0, math.inf)  # seconds; the third try is the last
 _TIMEOUT = httpx.Timeout(15, connect=5, pool=None)
 _WHOLE_ANSWER = 60.0  # seconds; httpx bounds each read, and a body may trickle
 _LONGEST_BODY = 32 * 1024 * 1024
 _REDIRECTS = 5
+_MOVED = 1000  # addresses that are remembered
 _PERMANENT = (301, 308)
 
 
@@ -135,7 +138,8 @@ class Github:
         self._auth = Auth(source, clock)
         self._limit = RateLimit(clock, points_a_minute)
         self.expect, self.forget = self._limit.expect, self._limit.forget
-        self._cache = EtagCache(cache_bytes)
+        self._cache: OrderedDict[_Key, _Entry] = OrderedDict()  # the bodies used last
+        self._cache_bytes, self._cached_bytes = cache_bytes, 0
         # A page of runs is a megabyte: one at a time bounds the memory and costs no time.
         self._decoding = anyio.CapacityLimiter(1)
         self._moved: dict[bytes, bytes] = {}
@@ -202,44 +206,40 @@ class Github:
         return await self._ask(request, partial(_graphql_data, type))
 
     async def _ask(self, request: _Request, decode: Decode[T]) -> T:
-        for back_off in (*_BACK_OFF, None):
+        for back_off in _BACK_OFF:
             try:
                 result = await self._try(request, decode)
-            except Unavailable as error:
-                self._trouble = str(error)
-                wait = back_off if error.retry_after is None else error.retry_after
-                # Spread, so that twenty requests that failed together don't come back together.
-                wait = None if wait is None else wait * random.uniform(1.0, 1.25)  # noqa: S311 - no secret
-                if back_off is None or wait is None or not self._can_wait(wait):
-                    raise
-                await self._clock.sleep(wait)
             except Unauthorized as error:
                 self._trouble = str(error)
                 raise
+            except Unavailable as error:
+                self._trouble = str(error)
+                # Spread, so that twenty requests that failed together don't come back together.
+                wait = (back_off if error.retry_after is None else error.retry_after) * random.uniform(1.0, 1.25)  # noqa: S311 - no secret
+                left = anyio.current_effective_deadline() - anyio.current_time()
+                if back_off == math.inf or wait > min(self._patience * 1.25, left):
+                    raise
+                await self._clock.sleep(wait)
             else:
                 self._trouble = None
                 return result
         raise AssertionError("the last try returns or raises")
 
-    def _can_wait(self, seconds: float) -> bool:
-        left = anyio.current_effective_deadline() - anyio.current_time()
-        return seconds <= min(self._patience * 1.25, left)
-
     async def _try(self, request: _Request, decode: Decode[T]) -> T:
         self._limit.check_open(request.resource)
         token = await self._auth.token()
         path, _, query = request.url.raw_path.partition(b"?")
-        known = self._moved.pop(path, None)
+        known = self._moved.get(path)
         url = request.url.copy_with(raw_path=known + b"?" * bool(query) + query) if known else request.url
         try:
             answer, moved = await self._follow(request, url, token)
             result = await self._result(request, answer, token, decode)
         except Rejected as error:
             # What moved may be back or elsewhere by now: once more at the address that we were given.
-            if known and not isinstance(error, Unauthorized):
+            if self._moved.pop(path, None) and not isinstance(error, Unauthorized):
                 raise Unavailable(f"{error}; asked for again at its old address", retry_after=0.0) from error
             raise
-        if moved or known:
+        if moved and len(self._moved) < _MOVED:
             self._moved[path] = answer.url.raw_path.partition(b"?")[0]
         return result
 
@@ -253,7 +253,17 @@ class Github:
             if request.method != "GET" and answer.status in (301, 302):
                 break  # would turn the question into a GET
             statuses.append(answer.status)
-            url = _redirect_target(url, answer.headers.get("location", ""))
+            location = answer.headers.get("location", "")
+            try:
+                target = url.join(location).copy_with(fragment=None)
+            except httpx.InvalidURL as error:
+                raise Rejected(f"GitHub redirects {request} to something that is no address") from error
+            if not location or (target.scheme, target.netloc, target.userinfo) != (url.scheme, url.netloc, b""):
+                raise Rejected(
+                    f"GitHub redirects {request} to another server ({target.scheme}://{target.host or '?'}); the token "
+                    "must not go there: set GITHUB_API_URL if GitHub moved"
+                )
+            url = target
         raise Rejected(f"GitHub redirects {request} to no answer")
 
     async def _send(self, request: _Request, url: httpx.URL, token: str | None) -> _Answer:
@@ -265,18 +275,14 @@ class Github:
         entry = self._cache.get((fingerprint(token), str(url)))
         if entry:
             headers["if-none-match"] = entry.etag
-        exchange = self._client.build_request(
-            request.method, url, headers=headers, content=request.content, timeout=_TIMEOUT
-        )
         status = "error"
         async with self._limit.turn():
             try:
                 with anyio.fail_after(_WHOLE_ANSWER):
-                    response = await self._client.send(exchange, stream=True, follow_redirects=False)
-                    try:
+                    async with self._client.stream(
+                        request.method, url, headers=headers, content=request.content, timeout=_TIMEOUT
+                    ) as response:
                         body = await _read_body(response)
-                    finally:
-                        await response.aclose()
                 status = str(response.status_code)
             except (httpx.HTTPError, TimeoutError) as error:
                 reason = _without(str(error), token) or type(error).__name__
@@ -297,7 +303,7 @@ class Github:
         key = fingerprint(token), str(answer.url)
         entry = answer.entry if answer.status == 304 else None
         if entry is None and not 200 <= answer.status < 300:
-            self._cache.drop(key)
+            self._keep(key, None)
             await self._raise_refusal(request, answer, token)
         self._limit.note_success()
         etag = answer.headers.get("etag") if request.is_cached and not entry else None
@@ -308,19 +314,29 @@ class Github:
             wait = self._limit.exhaust(request.resource, answer.headers)
             raise Unavailable(f"GitHub's {request.resource} limit is used up", retry_after=wait) from None
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-            self._cache.drop(key)
+            self._keep(key, None)
             kind = _without(answer.headers.get("content-type", "no type").partition(";")[0], token)[:60]
             raise Unavailable(
                 f"GitHub answered {answer.status} to {request}, but not with what it should be "
                 f"({len(answer.body)} bytes of {kind}): {_without(str(error), token)[:200]}"
             ) from error
-        if new:
-            self._cache.put(key, new)
+        if new or entry:
+            self._keep(key, new or entry)
         return result
+
+    def _keep(self, key: _Key, entry: "_Entry | None") -> None:
+        """In place of what was kept under ``key``; what was used longest ago goes."""
+        known = self._cache.pop(key, None)
+        self._cached_bytes -= len(known.packed) if known else 0
+        if entry:
+            self._cache[key] = entry
+            self._cached_bytes += len(entry.packed)
+        while self._cached_bytes > self._cache_bytes:
+            self._cached_bytes -= len(self._cache.popitem(last=False)[1].packed)
 
     async def _raise_refusal(self, request: _Request, answer: _Answer, token: str | None) -> None:
         status = answer.status
-        message = _without(_message(answer.body), token)
+        message = _without(_said(answer.body), token)
         said = f"GitHub answered {status}{': ' if message else ''}{message} ({request})"
         # REST tells whether a token is good; a server without GraphQL for it must not stop everything.
         if status == 401 and request.resource != "graphql":
@@ -345,58 +361,44 @@ class _Entry:
     packed: bytes
 
 
-class EtagCache:
-    """The bodies used last by token and address (GitHub's ETags belong to the token), up to ``limit`` packed bytes."""
+class _Said(msgspec.Struct):
+    """What GitHub says of a refusal, and the answers of GraphQL."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._size = 0
-        self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
-
-    def get(self, key: tuple[str, str]) -> _Entry | None:
-        entry = self._entries.get(key)
-        if entry:
-            self._entries.move_to_end(key)
-        return entry
-
-    def put(self, key: tuple[str, str], entry: _Entry) -> None:
-        self.drop(key)
-        self._entries[key] = entry
-        self._size += len(entry.packed)
-        while self._size > self._limit:
-            _, oldest = self._entries.popitem(last=False)
-            self._size -= len(oldest.packed)
-
-    def drop(self, key: tuple[str, str]) -> None:
-        if entry := self._entries.pop(key, None):
-            self._size -= len(entry.packed)
-
-
-class _GraphqlError(msgspec.Struct):
     message: str = ""
-    type: str | None = None
-
-
-class _GraphqlAnswer(msgspec.Struct):
+    errors: Any = None  # GitHub's own are objects, but not all are
     data: msgspec.Raw = msgspec.Raw()
-    errors: tuple[_GraphqlError, ...] | None = None
+
+    def all(self, key: str) -> list[str]:
+        """What the errors have as ``key``."""
+        errors = self.errors if isinstance(self.errors, list) else ()
+        values = [error.get(key) for error in errors if isinstance(error, dict)]
+        return [value for value in values if isinstance(value, str)]
+
+    def __str__(self) -> str:
+        return " ".join(" ".join([self.message, *self.all("message")]).split())[:300]
 
 
 def _graphql_data(type: type[T], body: bytes) -> T:
-    answer = msgspec.json.decode(body, type=_GraphqlAnswer)
-    types = {error.type for error in answer.errors or ()}
-    said = f"GitHub's GraphQL: {'; '.join(error.message for error in answer.errors or ())[:300]}"
-    if "RATE_LIMITED" in types:
+    said = msgspec.json.decode(body, type=_Said)
+    if "RATE_LIMITED" in said.all("type"):
         raise _Exhausted
-    if "NOT_FOUND" in types:
-        raise NotFound(f"{said}: there is no such thing, or the token may not see it", 404)
-    if "FORBIDDEN" in types:
-        raise Refused(said, 403)
-    if not answer.data and answer.errors:
-        raise Refused(said, 422)
-    if not answer.data or answer.data == b"null":
-        raise Unavailable(said)
-    return msgspec.json.decode(answer.data, type=type)
+    if "NOT_FOUND" in said.all("type"):
+        raise NotFound(f"GitHub's GraphQL: {said}: there is no such thing, or the token may not see it", 404)
+    if "FORBIDDEN" in said.all("type"):
+        raise Refused(f"GitHub's GraphQL: {said}", 403)
+    if not said.data and said.errors:
+        raise Refused(f"GitHub's GraphQL: {said}", 422)
+    if not said.data or said.data == b"null":
+        raise Unavailable(f"GitHub's GraphQL has no answer: {said}")
+    return msgspec.json.decode(said.data, type=type)
+
+
+def _said(body: bytes) -> str:
+    """Empty for a proxy's page."""
+    try:
+        return str(msgspec.json.decode(body[:65_536], type=_Said))
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return ""
 
 
 def _decode(source: bytes | _Entry, etag: str | None, decode: Decode[T]) -> tuple[T, _Entry | None]:
@@ -418,36 +420,6 @@ async def _read_body(response: httpx.Response) -> bytes:
     return bytes(body)
 
 
-class _Message(msgspec.Struct):
-    message: str = ""
-    errors: Any = None
-
-
-def _message(body: bytes) -> str:
-    """What GitHub says of a refusal: ``message`` and those of its ``errors``. Empty for a proxy's page."""
-    try:
-        said = msgspec.json.decode(body[:65_536], type=_Message)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return ""
-    errors = said.errors if isinstance(said.errors, list) else ()
-    texts = [said.message, *(error.get("message") for error in errors if isinstance(error, dict))]
-    return " ".join(" ".join(text for text in texts if isinstance(text, str)).split())[:300]
-
-
 def _without(text: str, token: str | None) -> str:
     """``text`` with the token blanked out: a proxy may give back what it was sent."""
     return text.replace(token, "***") if token else text
-
-
-def _redirect_target(url: httpx.URL, location: str) -> httpx.URL:
-    """Where ``location`` leads from ``url``. Raises Rejected unless that is on the same server."""
-    try:
-        target = url.join(location)
-    except httpx.InvalidURL as error:
-        raise Rejected("GitHub redirects to something that is no address") from error
-    if not location or (target.scheme, target.netloc, target.userinfo) != (url.scheme, url.netloc, b""):
-        raise Rejected(
-            f"GitHub redirects from {url.host} to another server ({target.scheme}://{target.host or '?'}); it is not "
-            "followed, for the token must not go there: set GITHUB_API_URL if GitHub moved"
-        )
-    return target.copy_with(fragment=None)

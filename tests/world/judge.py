@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from graphql import GraphQLSchema, build_schema, parse, validate
+from graphql import FieldNode, GraphQLSchema, OperationDefinitionNode, SelectionSetNode, build_schema, parse, validate
 
 from service.demo.github import Asked
 
@@ -54,6 +54,24 @@ def description(asked: Asked) -> tuple[str, dict[str, Any]] | None:
         if re.fullmatch(_pattern(path), urlsplit(asked.target).path) and asked.method.lower() in operations:
             return path, operations[asked.method.lower()]
     return None
+
+
+def select(document: str, data: Any) -> Any:
+    """Of ``data`` what a GraphQL document without fragments selects: the simulated server gives whole objects."""
+    (definition,) = parse(document).definitions
+    assert isinstance(definition, OperationDefinitionNode)
+    return _select(definition.selection_set, data)
+
+
+def _select(selections: SelectionSetNode | None, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_select(selections, each) for each in value]
+    if selections is None or value is None:
+        return value
+    fields = [each for each in selections.selections if isinstance(each, FieldNode)]
+    # An object of the repository's own stands under its alias already.
+    keys = {(each.alias or each.name).value: each for each in fields}
+    return {key: _select(each.selection_set, value[key]) for key, each in keys.items()}
 
 
 def _pattern(path: str) -> str:

@@ -5,11 +5,12 @@ import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import httpx
+import msgspec
 import uvicorn
 from starlette.types import ASGIApp
 
@@ -19,6 +20,7 @@ from service.github.auth import TokenSource
 from service.github.client import Github
 from tests.world.faults import Fault
 from tests.world.generator import World
+from tests.world.judge import select
 
 TOKEN = "ghp_0123456789abcdef"
 
@@ -61,6 +63,9 @@ class Simulated:
         return Github(self.url + self.app.base, token, http, self.clock, **options)
 
     def _intercept(self, asked: Asked, true: Reply) -> Reply:
+        body = msgspec.json.decode(true.body) if asked.document else {}
+        if body.get("data"):
+            true = replace(true, body=msgspec.json.encode({**body, "data": select(asked.document, body["data"])}))
         for planned in self.faults:
             if planned.hits < planned.times and re.search(planned.pattern, asked.line):
                 planned.hits += 1

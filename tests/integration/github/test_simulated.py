@@ -127,36 +127,25 @@ async def test_graphql_and_the_search_count_the_same_when_the_index_is_up_to_dat
     world.lag = timedelta(0)
     since = world.now - timedelta(days=7)
     document = """
-        query($labels: [String!]) { repository(owner: "Metta-AI", name: "metta") {
-            merged: pullRequests(states: MERGED, labels: $labels, first: 100,
+        query { repository(owner: "Metta-AI", name: "metta") {
+            merged: pullRequests(states: MERGED, labels: ["force-merge", "force_merge"], first: 100,
                                  orderBy: {field: UPDATED_AT, direction: DESC}) { nodes { mergedAt } }
             bugs: issues(labels: ["bug"], states: OPEN, last: 1) { totalCount nodes { title } }
             label(name: "BUG") { name } nope: ref(qualifiedName: "refs/heads/nope") { name } defaultBranchRef { name }
         } }"""
-    asked = {"query": document, "variables": {"labels": ["force-merge", "force_merge"]}}
     search = f'repo:Metta-AI/metta is:pr merged:>={since:%Y-%m-%dT%H:%M:%SZ} label:force-merge,"force_merge"'
     async with simulated(world) as simulation:
         headers = {"authorization": "Bearer a"}
-        answer = await http.post(f"{simulation.url}/graphql", json=asked, headers=headers)
+        answer = await http.post(f"{simulation.url}/graphql", json={"query": document}, headers=headers)
         found = (await http.get(f"{simulation.url}/search/issues", params={"q": search})).json()
         assert [each for one in simulation.app.asked for each in complaints(one)] == []
     told = answer.json()["data"]["repository"]
     numbers = truth(world.repository, world.now, Questions())
     listed = [node for node in told["merged"]["nodes"] if datetime.fromisoformat(node["mergedAt"]) >= since]
     assert len(listed) == found["total_count"] == numbers["github.force_merge.count"]
+    assert all(node.keys() == {"mergedAt"} for node in told["merged"]["nodes"])
     assert told["bugs"]["totalCount"] == numbers["github.bugs.count"]
     assert (told["label"], told["nope"], told["defaultBranchRef"]) == ({"name": "bug"}, None, {"name": "main"})
-
-
-@pytest.mark.parametrize(
-    "document", ["query { nope }", "query {", "query { search(query: $a) { issueCount } }", "query { search(query"]
-)
-async def test_graphql_refuses_what_it_can_not_read(
-    simulation: Simulated, http: httpx.AsyncClient, document: str
-) -> None:
-    headers = {"authorization": "Bearer a"}
-    answer = await http.post(f"{simulation.url}/graphql", json={"query": document}, headers=headers)
-    assert answer.json().keys() == {"errors"}
 
 
 async def test_the_demo_shows_recorded_runs_as_of_now(http: httpx.AsyncClient) -> None:
