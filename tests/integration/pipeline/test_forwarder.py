@@ -1,0 +1,426 @@
+"""From the outbox to the intake: the real store, real HTTP, and each answer that the intake may give."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from math import log2
+from pathlib import Path
+
+import anyio
+import pytest
+
+from service.config.secrets import Secret
+from service.demo.intake import HANG_UP, LOSE_ANSWER, Reply, refusal
+from service.domain.delivery import DeliveryStatus
+from service.domain.errors import Unavailable
+from service.domain.runs import Mode
+from service.domain.samples import Kind
+from service.store.outbox import Outbox
+from tests.integration.pipeline.forwarding import (
+    DOWN,
+    SOON,
+    START,
+    JumpingClock,
+    Settled,
+    forwarding,
+    running,
+    samples,
+)
+
+PENDING, DELIVERED, UNKNOWN = DeliveryStatus.PENDING, DeliveryStatus.DELIVERED, DeliveryStatus.UNKNOWN
+THROTTLED, REJECTED, EXPIRED = DeliveryStatus.THROTTLED, DeliveryStatus.REJECTED, DeliveryStatus.EXPIRED
+BEGINS, CHANGES = "delivery does not work", "delivery does not work for another reason"
+ENDS = "delivery works again"
+
+
+async def test_what_was_stored_arrives(tmp_path: Path) -> None:
+    async with forwarding(tmp_path) as it:
+        counts, distributions = samples(2, Kind.COUNT, name="metta.c{}"), samples(4, Kind.DISTRIBUTION, name="metta.d")
+        await it.add(*samples(3), *counts, *distributions)
+        assert await it.forwarder.flush(SOON)
+        assert await it.statuses() == {DELIVERED: 9}
+        assert (it.datadog.accepted, it.datadog.dropped, it.datadog.refused) == (9, 0, 0)
+        assert it.datadog.requests.total() == 2
+        kinds = [each.kind for each in it.datadog.points]
+        assert [kinds.count(kind) for kind in ("gauge", "count", "distribution")] == [3, 2, 4]
+        assert set(it.datadog.points[0].tags) == {"condition:< 5.0", "status:pass", "env:test"}
+        state = it.forwarder.state
+        assert (state.counts, state.last_accepted_at) == ({DELIVERED: 9}, START)
+        assert (state.pending, state.trouble, state.next_try_at, state.lost) == (0, None, None, {})
+
+
+async def test_more_than_one_request_can_hold_goes_in_several(tmp_path: Path) -> None:
+    async with forwarding(tmp_path) as it:
+        await it.add(*samples(25_000))
+        assert await it.forwarder.flush(SOON)
+        assert (it.datadog.accepted, it.datadog.refused) == (25_000, 0)
+        assert it.datadog.requests.total() >= 3
+
+
+async def test_collectors_that_end_within_two_seconds_share_a_request(tmp_path: Path) -> None:
+    async with forwarding(tmp_path) as it:
+        settled = Settled(it.forwarder)
+        async with running(it.forwarder):
+            await it.add(*samples(2, name="metta.ci{}"))
+            await it.add(*samples(2, name="metta.training{}"))
+            it.forwarder.notify()
+            await settled.reached(DELIVERED, 4)
+        assert [len(metrics) for metrics in it.bodies] in ([4], [2, 2])  # the first pass may meet them before the news
+        assert set(it.clock.slept) <= {2.0}
+
+
+async def test_what_an_earlier_process_left_goes_at_once(tmp_path: Path) -> None:
+    async with forwarding(tmp_path) as it:
+        await it.add(*samples(2))
+    async with forwarding(tmp_path) as it:
+        settled = Settled(it.forwarder)
+        async with running(it.forwarder):
+            await settled.reached(DELIVERED, 2)
+        assert it.clock.slept == []
+
+
+def refusing(*bad: str) -> Callable[[list[str]], Reply | None]:
+    return lambda metrics: refusal(400, "Bad metric") if set(bad) & set(metrics) else None
+
+
+@pytest.mark.parametrize("kind", [Kind.GAUGE, Kind.DISTRIBUTION])
+async def test_one_bad_series_of_thousands_is_found_in_few_requests(tmp_path: Path, kind: Kind) -> None:
+    bad = "metta.m01234"
+    async with forwarding(tmp_path) as it:
+        run = await it.add(*samples(3_000, kind))
+        it.answer(refusing(bad))
+        assert await it.forwarder.flush(SOON)
+        assert await it.statuses() == {DELIVERED: 2_999, REJECTED: 1}
+        assert len(it.bodies) <= 2 * log2(3_000) + 3
+        taken = [metric for metrics in it.bodies if bad not in metrics for metric in metrics]
+        assert len(taken) == len(set(taken)) == 2_999
+        assert it.forwarder.state.lost == {REJECTED: 1}
+        (line,) = [line for line in it.logs if "refused" in line["event"]]
+        assert (line["points"], line["reasons"]) == (1, {f"{bad}: 127.0.0.1 answered 400: Bad metric": 1})
+        found, _ = await it.store.outbox.samples(run.id, 0, 3_000)
+        lost = [(each.point.metric, each.reason) for each in found if each.status is REJECTED]
+        assert lost == [(bad, "127.0.0.1 answered 400: Bad metric")]
+
+
+async def test_what_is_too_large_for_a_proxy_is_halved_until_it_passes(tmp_path: Path) -> None:
+    async with forwarding(tmp_path) as it:
+        await it.add(*samples(1_000), *samples(1_000, Kind.DISTRIBUTION, name="metta.d{}"))
+        page = Reply(413, b"<html>nginx</html>", {"content-type": "text/html"})
+        it.answer(lambda metrics: page if len(metrics) > 300 else None)
+        assert await it.forwarder.flush(SOON)
+        assert it.datadog.accepted == 2_000
+
+
+async def test_a_point_that_is_too_large_alone_is_set_aside_and_the_others_go(tmp_path: Path) -> None:
+    async with forwarding(tmp_path) as it:
+        await it.add(*samples(9))
+        it.answer(lambda metrics: refusal(413) if "metta.m00003" in metrics else None)
+        assert await it.forwarder.flush(SOON)
+        assert await it.statuses() == {DELIVERED: 8, REJECTED: 1}
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+async def test_a_transient_answer_keeps_every_point_and_each_arrives_once_in_the_end(
+    tmp_path: Path, status: int
+) -> None:
+    async with forwarding(tmp_path) as it:
+        await it.add(*samples(5), *samples(5, Kind.DISTRIBUTION, name="metta.d{}"))
+        answers = iter([refusal(status), None, refusal(status), None])
+        it.answer(lambda metrics: next(answers))
+        assert await it.forwarder.flush(SOON)
+        assert (await it.statuses(), it.datadog.accepted) == ({DELIVERED: 10}, 10)
+
+
+@pytest.mark.parametrize("lost", [HANG_UP, LOSE_ANSWER])
+async def test_a_lost_answer_sends_gauges_again_and_distributions_never(tmp_path: Path, lost: Reply) -> None:
+    async with forwarding(tmp_path) as it:
+        await it.add(*samples(3), *samples(4, Kind.DISTRIBUTION, name="metta.d{}"))
+        answers = iter([lost, None, lost, None])
+        it.answer(lambda metrics: next(answers))
+        assert await it.forwarder.flush(SOON)
+        assert [len(metrics) for metrics in it.bodies] == [3, 3, 4]
+        assert await it.statuses() == {DELIVERED: 3, UNKNOWN: 4}
+        assert it.forwarder.state.lost == {UNKNOWN: 4}
+
+
+@pytest.mark.parametrize(("kind", "status"), [(Kind.GAUGE, PENDING), (Kind.DISTRIBUTION, UNKNOWN)])
+async def test_cancelled_while_sending_a_gauge_is_pending_and_a_distribution_unknown(
+    tmp_path: Path, kind: Kind, status: DeliveryStatus
+) -> None:
+    came, release = anyio.Event(), anyio.Event()
+
+    class Slow:
+        async def send(self, payload: object) -> None:
+            came.set()
+            await release.wait()
+
+    async with forwarding(tmp_path) as it:
+        await it.add(*samples(3, kind))
+        it.forwarder._intake = Slow()  # type: ignore[assignment]
+        async with running(it.forwarder):
+            await came.wait()
+        assert await it.statuses() == {status: 3}
+
+
+class Rotating:
+    """A secret's source."""
+
+    title, lifetime, value = "the file", 3600.0, "old"
+
+    async def read(self) -> str:
+        return self.value
+
+
+async def test_a_refused_key_holds_everything_and_delivery_resumes_by_itself_with_the_new_key(tmp_path: Path) -> None:
+    source, clock, states = Rotating(), JumpingClock(), []
+    key = Secret("Datadog API key", "set DD_API_KEY", sources=[source])  # type: ignore[list-item]
+
+    def rotate_late(_: float) -> None:
+        states.append(it.forwarder.state)
+        if len(clock.slept) == 8:
+            source.value = "good"
+
+    async with forwarding(tmp_path, clock=clock, key=key) as it:
+        await it.add(*samples(3), *samples(2, Kind.DISTRIBUTION, name="metta.d{}"))
+        clock.on_sleep = rotate_late
+        settled = Settled(it.forwarder)
+        async with running(it.forwarder):
+            await settled.reached(DELIVERED, 5)
+        assert clock.slept == [10, 20, 40, 80, 160, 300, 300, 300]
+        assert {state.pending for state in states} == {5}
+        assert all("the Datadog API key is refused" in (state.trouble or "") for state in states)
+        assert states[0].next_try_at == START + timedelta(seconds=10)
+        assert it.forwarder.state.trouble is None
+        assert it.events(BEGINS, CHANGES, ENDS) == [BEGINS, ENDS]
+        (end,) = [line for line in it.logs if line["event"] == ENDS]
+        assert end["seconds"] == sum(clock.slept)
+
+
+async def test_a_missing_key_ends_a_flush_at_once_and_keeps_everything(tmp_path: Path) -> None:
+    async with forwarding(tmp_path, key=Secret("Datadog API key", "set DD_API_KEY")) as it:
+        await it.add(*samples(3))
+        assert not await it.forwarder.flush(SOON)
+        assert it.forwarder.state.trouble == "no Datadog API key: set DD_API_KEY"
+        assert (it.clock.slept, it.bodies, await it.statuses()) == ([], [], {PENDING: 3})
+
+
+async def test_pauses_double_from_two_seconds_to_sixty_four_and_start_anew_after_a_success(tmp_path: Path) -> None:
+    async with forwarding(tmp_path) as it:
+        await it.add(*samples(1))
+        it.datadog.script.extend([HANG_UP] * 8)
+        assert await it.forwarder.flush(SOON)
+        assert it.clock.slept == [2, 4, 8, 16, 32, 64, 64, 64]
+        it.clock.slept.clear()
+        it.answer(lambda metrics: DOWN)
+        await it.add(*samples(1, at=it.clock.now()))
+        assert not await it.forwarder.flush(it.clock.monotonic() + 5)
+        assert it.clock.slept == [2]
+
+
+@pytest.mark.parametrize(("asked", "slept"), [("17", 17), ("1", 2), ("99999", 600)])
+async def test_the_pause_that_the_intake_asks_for_is_obeyed_up_to_ten_minutes(
+    tmp_path: Path, asked: str, slept: float
+) -> None:
+    async with forwarding(tmp_path) as it:
+        await it.add(*samples(1))
+        it.datadog.script.append(refusal(429, "slow down", X_RateLimit_Reset=asked))
+        assert await it.forwarder.flush(SOON)
+        assert it.clock.slept == [slept]
+
+
+async def test_a_drain_obeys_the_pause_that_the_intake_asked_for(tmp_path: Path) -> None:
+    async with forwarding(tmp_path) as it:
+        await it.add(*samples(1))
+        it.datadog.script.append(refusal(429, "slow down", X_RateLimit_Reset="60"))
+        for _ in range(2):
+            assert not await it.forwarder.flush(it.clock.monotonic() + 10)
+        assert len(it.datadog.received) == 1
+        it.clock.jump(60)
+        assert await it.forwarder.flush(it.clock.monotonic() + 10)
+
+
+async def test_while_the_intake_is_down_only_one_chunk_at_a_time_is_tried(tmp_path: Path) -> None:
+    async with forwarding(tmp_path) as it:
+        await it.add(*samples(3_000))
+        answers = iter([DOWN, DOWN])
+        it.answer(lambda metrics: next(answers, None))
+        assert await it.forwarder.flush(SOON)
+        assert [len(metrics) for metrics in it.bodies] == [3_000, 1_000, 1_000, 2_000]
+
+
+async def test_a_fault_is_logged_when_it_begins_changes_and_ends_and_not_at_each_try(tmp_path: Path) -> None:
+    async with forwarding(tmp_path) as it:
+        await it.add(*samples(1))
+        it.datadog.script.extend([DOWN, DOWN, DOWN, HANG_UP, HANG_UP])
+        assert await it.forwarder.flush(SOON)
+        assert it.events(BEGINS, CHANGES, ENDS) == [BEGINS, CHANGES, ENDS]
+
+
+async def test_points_that_grew_too_old_expire_with_one_line_and_the_others_go(tmp_path: Path) -> None:
+    async with forwarding(tmp_path) as it:
+        old = samples(2, at=START - timedelta(minutes=56), name="metta.late{}")
+        await it.add(*old, *samples(1, Kind.DISTRIBUTION, at=START - timedelta(minutes=70), name="metta.later"))
+        await it.add(*samples(3, at=START - timedelta(minutes=54)))
+        assert await it.forwarder.flush(SOON)
+        assert await it.statuses() == {EXPIRED: 3, DELIVERED: 3}
+        assert it.bodies == [["metta.m00000", "metta.m00001", "metta.m00002"]]
+        assert it.forwarder.state.counts == {EXPIRED: 3, DELIVERED: 3}
+        assert [line["points"] for line in it.logs if "too old" in line["event"]] == [3]
+
+
+async def test_points_of_historical_metrics_are_sent_at_any_age(tmp_path: Path) -> None:
+    old = START - timedelta(hours=30)
+    async with forwarding(tmp_path, historical=["metta.history"]) as it:
+        kept = samples(2, at=old, name="metta.history.m{}")
+        await it.add(*kept, *samples(2, at=old), *samples(2, Kind.DISTRIBUTION, at=old, name="metta.history.d{}"))
+        assert await it.forwarder.flush(SOON)
+        assert it.bodies == [["metta.history.m0", "metta.history.m1"]]
+        assert await it.statuses() == {DELIVERED: 2, EXPIRED: 4}
+
+
+async def test_points_of_a_clock_that_stepped_back_are_set_aside_and_not_sent_to_be_dropped(tmp_path: Path) -> None:
+    async with forwarding(tmp_path) as it:
+        early = samples(2, at=START + timedelta(minutes=11), name="metta.early{}")
+        await it.add(*early, *samples(3, at=START + timedelta(minutes=10)))
+        assert await it.forwarder.flush(SOON)
+        assert await it.statuses() == {REJECTED: 2, DELIVERED: 3}
+        assert (it.datadog.accepted, it.datadog.dropped) == (3, 0)
+
+
+async def test_an_outage_longer_than_the_intake_looks_back_loses_only_what_grew_old(tmp_path: Path) -> None:
+    async with forwarding(tmp_path) as it:
+        await it.add(*samples(2, name="metta.early{}"))
+        it.datadog.script.extend([DOWN] * 5)
+        assert not await it.forwarder.flush(it.clock.monotonic() + 20)
+        it.clock.jump(3600)
+        await it.add(*samples(3, at=it.clock.now(), name="metta.fresh{}"))
+        assert await it.forwarder.flush(it.clock.monotonic() + 300)
+        assert await it.statuses() == {EXPIRED: 2, DELIVERED: 3}
+
+
+async def test_a_flush_gives_up_at_its_deadline_keeps_everything_and_says_why(tmp_path: Path) -> None:
+    async with forwarding(tmp_path) as it:
+        await it.add(*samples(3))
+        it.answer(lambda metrics: DOWN)
+        assert not await it.forwarder.flush(30)
+        assert it.clock.monotonic() <= 30
+        assert len(it.bodies) == len(it.clock.slept) + 1 > 2
+        state = it.forwarder.state
+        assert (state.pending, state.trouble) == (3, "127.0.0.1 answered 503: Down for maintenance")
+        assert state.next_try_at == it.clock.now() + timedelta(seconds=16)
+
+
+async def test_a_flush_beside_the_running_forwarder_sends_nothing_twice(tmp_path: Path) -> None:
+    async with forwarding(tmp_path) as it, running(it.forwarder):
+        for name in ("metta.m{}", "metta.n{}"):
+            await it.add(*samples(500, name=name))
+            it.forwarder.notify()
+            assert await it.forwarder.flush(SOON)
+        sent = [metric for metrics in it.bodies for metric in metrics]
+        assert len(sent) == len(set(sent)) == 1_000
+
+
+@pytest.mark.parametrize("method", ["claim", "expire"])
+async def test_a_store_that_is_away_is_waited_for(tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    left, original = [1, 2, 3], getattr(Outbox, method)
+
+    async def fail(*arguments: object, **options: object) -> object:
+        if left:
+            left.pop()
+            raise Unavailable("the disk is full")
+        return await original(*arguments, **options)
+
+    monkeypatch.setattr(Outbox, method, fail)
+    async with forwarding(tmp_path) as it:
+        await it.add(*samples(2, at=START - timedelta(hours=2)), *samples(2, name="metta.n{}"))
+        assert await it.forwarder.flush(SOON)
+        assert await it.statuses() == {DELIVERED: 2, EXPIRED: 2}
+        assert it.clock.slept == [2, 4, 8]
+
+
+async def test_a_point_that_is_answered_with_5xx_each_time_holds_up_no_other(tmp_path: Path) -> None:
+    """Alone it goes on, seldom, and expires; its neighbours and what comes later arrive."""
+    poison = "metta.m00042"
+    async with forwarding(tmp_path) as it:
+        await it.add(*samples(300))
+        it.answer(lambda metrics: DOWN if poison in metrics else None)
+        assert not await it.forwarder.flush(30 * 60)
+        assert await it.statuses() == {DELIVERED: 299, PENDING: 1}
+        assert len(it.bodies) < 100
+        await it.add(*samples(5, at=it.clock.now(), name="metta.later{}"))
+        assert not await it.forwarder.flush(it.clock.monotonic() + 120)
+        assert await it.statuses() == {DELIVERED: 304, PENDING: 1}
+        assert await it.forwarder.flush(SOON)
+        assert await it.statuses() == {DELIVERED: 304, EXPIRED: 1}
+        assert it.clock.now() - START < timedelta(minutes=60)
+        assert it.forwarder.state.trouble is None
+
+
+async def test_after_an_outage_everything_arrives_in_few_requests(tmp_path: Path) -> None:
+    async with forwarding(tmp_path) as it:
+        await it.add(*samples(1_000))
+        it.datadog.script.extend([DOWN] * 12)
+        assert await it.forwarder.flush(SOON)
+        assert await it.statuses() == {DELIVERED: 1_000}
+        assert len(it.datadog.received) <= 12 + 6
+
+
+async def test_the_search_for_many_bad_points_is_spread_in_time_and_good_ones_do_not_wait_for_it(
+    tmp_path: Path,
+) -> None:
+    taken: list[int] = []
+
+    def answer(metrics: list[str]) -> Reply | None:
+        if any(name.startswith("metta.bad") for name in metrics):
+            return refusal(400, "bad series")
+        taken.append(len(it.clock.slept))
+        return None
+
+    async with forwarding(tmp_path) as it:
+        await it.add(*samples(150, name="metta.bad{}"))
+        await it.add(*samples(10))
+        it.answer(answer)
+        assert await it.forwarder.flush(SOON)
+        assert await it.statuses() == {REJECTED: 150, DELIVERED: 10}
+        assert set(it.clock.slept) == {10}
+        assert len(it.bodies) / (len(it.clock.slept) + 1) <= 220
+        assert min(taken) <= 1
+
+
+async def test_series_beyond_the_limit_are_held_back_and_known_ones_go_on(tmp_path: Path) -> None:
+    async with forwarding(tmp_path, max_series=10) as it:
+        await it.add(*samples(8))
+        assert await it.forwarder.flush(SOON)
+        run = await it.add(*samples(12), *samples(3, name="metta.m{:05}"))
+        assert await it.forwarder.flush(SOON)
+        assert await it.statuses() == {DELIVERED: 8 + 10 + 3, THROTTLED: 2}
+        assert it.forwarder.state.lost == {THROTTLED: 2}
+        (line,) = [line for line in it.logs if "too many series" in line["event"]]
+        assert line["limit"] == 10
+        found, _ = await it.store.outbox.samples(run.id, 0, 100)
+        reasons = {each.reason for each in found if each.status is THROTTLED}
+        assert reasons == {"more than 10 series within an hour"}
+        it.clock.jump(3601)
+        await it.add(*samples(10, at=it.clock.now(), name="metta.other{}"))
+        assert await it.forwarder.flush(SOON)
+        assert (await it.statuses())[THROTTLED] == 2
+
+
+async def test_what_a_shadow_collects_has_a_name_of_its_own_also_beside_live_samples(tmp_path: Path) -> None:
+    async with forwarding(tmp_path) as it:
+        it.forwarder.set_shadow("shadow.", is_withheld=False)
+        await it.add(*samples(2), mode=Mode.SHADOW)
+        await it.add(*samples(2))
+        assert await it.forwarder.flush(SOON)
+        names = sorted(point.metric for point in it.datadog.points)
+        assert names == ["metta.m00000", "metta.m00001", "shadow.metta.m00000", "shadow.metta.m00001"]
+
+
+async def test_a_shadow_that_sends_nothing_says_so_and_counts_no_loss(tmp_path: Path) -> None:
+    async with forwarding(tmp_path) as it:
+        it.forwarder.set_shadow(None, is_withheld=True)
+        run = await it.add(*samples(2), mode=Mode.SHADOW)
+        assert await it.forwarder.flush(SOON)
+        assert it.bodies == []
+        found, _ = await it.store.outbox.samples(run.id, 0, 10)
+        assert [(each.status, each.reason) for each in found] == [(THROTTLED, "shadow mode: nothing is sent")] * 2
+        assert (it.forwarder.state.lost, it.forwarder.state.is_withheld) == ({}, True)
