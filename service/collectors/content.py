@@ -11,6 +11,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from typing import NoReturn
 
 import msgspec
@@ -32,6 +33,7 @@ _BETWEEN = re.compile(rb"\}[ \t\n\r]*,[ \t\n\r]*\{")
 _PIECE = 256 * 1024  # bytes; takes msgspec less than a millisecond
 _WINDOW = 4 * 1024  # bytes that are decoded for a single value, at first
 _MAX_VALUE = 4 * 1024 * 1024  # bytes of one value that msgspec refuses; each takes Python's scanner 10 ns
+_MAX_LOOKS = 10  # at keys that are called records
 _TEXTS = msgspec.json.Decoder(list[msgspec.Raw])
 # As floats, because Python refuses to read integers of thousands of digits.
 _JSON = json.JSONDecoder(parse_int=float)
@@ -112,11 +114,12 @@ class _Splitter:
 
     def _find_records(self) -> int | None:
         """Where the list ``records`` of the object that begins here begins."""
-        if match := _RECORDS.search(self._body, self._at, self._at + _MAX_VALUE):
+        matches = _RECORDS.finditer(self._body, self._at, self._at + _MAX_VALUE)
+        for match in islice(matches, _MAX_LOOKS):
             try:
                 before = decode_odd(self._body[self._at : match.end()] + b"[]}")
             except (json.JSONDecodeError, RecursionError):
-                return None  # it belongs to an inner object, or the object is no JSON
+                continue  # it belongs to an inner object, or the object is no JSON
             if isinstance(before, dict) and "records" in before:
                 return match.end()
         return None

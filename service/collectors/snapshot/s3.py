@@ -5,15 +5,14 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
 
 from service.collectors.content import too_large
-from service.collectors.snapshot.sources import Content, Entry, find_newest, nothing_there, refuse_status
+from service.collectors.snapshot.sources import Content, Entry, find_newest, nothing_there, refuse_status, split_s3
 from service.config.clients import aws_client
-from service.domain.errors import ConfigError, Rejected
+from service.domain.errors import Rejected
 from service.github.rate_limit import http_date
 
 _MAX_OBJECTS = 100_000  # that are listed
@@ -24,7 +23,7 @@ class S3Source:
 
     def __init__(self, address: str, max_bytes: int) -> None:
         self._address = address
-        self._bucket, self._key = parse_s3(address)
+        self._bucket, self._key = split_s3(address)
         self._max_bytes = max_bytes
 
     async def read(self, last: Content | None = None) -> Content:
@@ -67,15 +66,6 @@ class S3Source:
             if len(entries) > _MAX_OBJECTS:
                 raise Rejected(f"{self._address} holds more than {_MAX_OBJECTS:,} objects; name a prefix with fewer")
         return entries
-
-
-def parse_s3(address: str) -> tuple[str, str]:
-    """Bucket and key (or prefix, with a slash at its end). Raises ConfigError."""
-    parts = urlsplit(address, allow_fragments=False)
-    key = parts.path.removeprefix("/") + (f"?{parts.query}" if parts.query else "")
-    if not parts.netloc or (not key and not address.endswith("/")):
-        raise ConfigError(f"source {address}: write s3://BUCKET/KEY, or s3://BUCKET/PREFIX/ for its newest object")
-    return parts.netloc, key
 
 
 @asynccontextmanager

@@ -3,18 +3,28 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from service.collectors.content import MAX_BYTES
 from service.collectors.records import MAX_RECORDS
 from service.collectors.selection import Origin
+from service.collectors.snapshot.sources import check_address
 from service.config.settings import Bytes, CollectorSettings
+from service.domain.errors import ConfigError
 
 ORIGINS = {
     "training": Origin("training", namespace="metta.infra.stablesuite", source="stable_suite"),
     "evaluation": Origin("evaluation", namespace="metta.infra.cron", source="cron"),
 }
 VARIABLES = {"training": "TRAINING_HEALTH_FILE", "evaluation": "EVAL_HEALTH_FILE"}
+
+
+def _check_source(address: str) -> str:
+    try:
+        check_address(address)
+    except ConfigError as error:
+        raise ValueError(str(error).removeprefix("source ")) from error
+    return address
 
 
 class SnapshotSettings(CollectorSettings):
@@ -25,7 +35,7 @@ class SnapshotSettings(CollectorSettings):
     """
 
     category: Literal["training", "evaluation"]
-    source: str | None = None
+    source: Annotated[str, AfterValidator(_check_source)] | None = None
     token_env: Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")] | None = None
     max_bytes: Annotated[Bytes, Field(gt=0)] = MAX_BYTES
     max_records: Annotated[int, Field(gt=0)] = MAX_RECORDS

@@ -69,18 +69,56 @@ class Source(Protocol):
 
 
 def open_source(address: str, http: httpx.AsyncClient, max_bytes: int, token: Secret | None) -> Source:
-    """The source at ``address`` (one of ``FORMS``). Raises ConfigError."""
-    scheme, separator, _ = address.partition("://")
-    match scheme.lower() if separator else "":
-        case "" | "file":
-            return FileSource(path_of(address), max_bytes)
-        case "http" | "https":
+    """The source at ``address``. Raises ConfigError."""
+    match check_address(address):
+        case "http":
             return HttpSource(address, http, max_bytes, token)
         case "s3":
             from service.collectors.snapshot.s3 import S3Source  # it stands on this module
 
             return S3Source(address, max_bytes)
-    raise ConfigError(f"source {mask_address(address)}: {scheme}:// is not supported; it may be {FORMS}")
+        case _:
+            return FileSource(path_of(address), max_bytes)
+
+
+def check_address(address: str) -> str:
+    """Which kind of place ``address`` names: file, http or s3. Raises ConfigError where it is none of ``FORMS``."""
+    scheme = address.partition("://")[0].lower() if "://" in address else "file"
+    match scheme:
+        case "file":
+            path_of(address)
+        case "http" | "https":
+            try:
+                url = httpx.URL(address)
+                is_valid = bool(url.host) and (url.port is None or 0 < url.port < 65536)
+            except (httpx.InvalidURL, UnicodeError):
+                is_valid = False
+            if not is_valid:
+                raise ConfigError(f"source {mask_address(address)} is no valid address")
+        case "s3":
+            split_s3(address)
+        case _:
+            raise ConfigError(f"source {mask_address(address)}: {scheme}:// is not supported; it may be {FORMS}")
+    return scheme.removesuffix("s") if scheme == "https" else scheme
+
+
+def path_of(address: str) -> Path:
+    """The path that ``address`` (a path or file://) names. Raises ConfigError."""
+    if "://" not in address:
+        return Path(os.path.expanduser(address))  # noqa: PTH111 - pathlib's raises where there is no home
+    parts = urlsplit(address)
+    if parts.netloc not in ("", "localhost"):
+        raise ConfigError(f"source {address}: a file address names no host; write file:///PATH")
+    return Path(unquote(parts.path))
+
+
+def split_s3(address: str) -> tuple[str, str]:
+    """Bucket and key (or prefix, with a slash at its end). Raises ConfigError."""
+    parts = urlsplit(address, allow_fragments=False)
+    key = parts.path.removeprefix("/") + (f"?{parts.query}" if parts.query else "")
+    if not parts.netloc or (not key and not address.endswith("/")):
+        raise ConfigError(f"source {address}: write s3://BUCKET/KEY, or s3://BUCKET/PREFIX/ for its newest object")
+    return parts.netloc, key
 
 
 # The newest
@@ -143,16 +181,6 @@ def refuse_status(status: int, told: str, retry_after: float | None = None) -> H
 
 
 # Files
-
-
-def path_of(address: str) -> Path:
-    """The path that ``address`` (a path or file://) names. Raises ConfigError."""
-    if "://" not in address:
-        return Path(os.path.expanduser(address))  # noqa: PTH111 - pathlib's raises where there is no home
-    parts = urlsplit(address)
-    if parts.netloc not in ("", "localhost"):
-        raise ConfigError(f"source {address}: a file address names no host; write file:///PATH")
-    return Path(unquote(parts.path))
 
 
 class FileSource:
@@ -251,7 +279,7 @@ class HttpSource:
                     if not answer.has_redirect_location:
                         return await self._read_answer(answer)
                     url = self._follow(answer)
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
+        except (httpx.InvalidURL, UnicodeError) as error:
             raise ConfigError(f"source {self._name} is no valid address") from error
         except httpx.HTTPError as error:
             raise Unavailable(f"{self._name}: no answer ({type(error).__name__})") from error

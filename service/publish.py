@@ -1,0 +1,234 @@
+"""Publishing snapshots, for pipelines: ``from service.publish import publish``.
+
+What the collector would refuse is refused here first, in the same words, while somebody can still mend it.
+"""
+
+import gzip
+import hashlib
+import json
+import os
+import random
+import re
+import secrets
+import stat
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import anyio
+import httpx
+import msgspec
+
+from service.collectors.content import GZIP_MAGIC
+from service.collectors.records import InvalidSnapshot, check_snapshot, schema
+from service.collectors.snapshot.sources import authorize, check_address, path_of, refuse_status, split_s3
+from service.config.clients import http_client
+from service.config.masking import escape_control_characters, mask_address
+from service.config.secrets import Secret, from_environment
+from service.domain.errors import ConfigError, Rejected, TooLarge, Unavailable
+from service.domain.runs import PartialFailure
+from service.github.rate_limit import retry_after
+
+__all__ = ["InvalidSnapshot", "Published", "publish", "records_of", "schema"]
+
+T = TypeVar("T")
+
+_DAEMON = re.compile(r".*/api/v1/collectors/[^/]+/snapshots/?")
+_DAEMON_TOKEN = "INFRA_HEALTH_TOKEN"  # noqa: S105 - a variable's name
+_TRIES = 5
+_FIRST_PAUSE, _MAX_PAUSE = 1.0, 30.0
+_MAX_REMARK = 2000  # characters of what an answer says
+_between = random.SystemRandom().uniform
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """``to``: where the snapshot went, without secrets. ``run``: the address of the run that a daemon started for it.
+
+    ``remarks``: what the collector will leave out of records that are good otherwise.
+    """
+
+    to: str
+    records: int
+    size: int
+    remarks: Sequence[PartialFailure] = ()
+    run: str | None = None
+
+
+def publish(
+    records: bytes | Iterable[Mapping[str, Any]],
+    to: str | os.PathLike[str],
+    *,
+    token_env: str | None = None,
+    name: str = "the snapshot",
+) -> Published:
+    """Checks a snapshot and puts it where a collector reads it; whole or not at all.
+
+    ``records``: mappings with the fields of ``schema()``, or a snapshot's bytes as they are.
+    ``to``: a path, a directory (each snapshot a file of its own), ``s3://BUCKET/KEY`` or ``s3://BUCKET/PREFIX/``, an
+    http(s) address (PUT; POST where that is what it takes), or a daemon's ``/api/v1/collectors/NAME/snapshots``.
+    ``token_env``: the variable that holds the bearer token; for a daemon INFRA_HEALTH_TOKEN where it is set.
+    Where ``to`` ends with ``.gz`` the snapshot is packed. ``name``: what messages call it.
+
+    Raises InvalidSnapshot (bad records), Rejected, TooLarge, Unauthorized, ConfigError, or Unavailable after some
+    tries. It blocks: from a coroutine call it in a thread.
+    """
+    body = records if isinstance(records, bytes) else _encode(records)
+    now, target = datetime.now(UTC), os.fspath(to)
+    checked, remarks = check_snapshot(body, name, now)
+    if target.endswith(".gz") and not body.startswith(GZIP_MAGIC):
+        body = gzip.compress(body)
+    # In a directory in the order of time, and the same content at the same time is the same file.
+    ending = ".json.gz" if body.startswith(GZIP_MAGIC) else ".json"
+    file = f"snapshot-{now:%Y%m%dT%H%M%S.%fZ}-{hashlib.sha256(body).hexdigest()[:12]}{ending}"
+    run = None
+    match check_address(target):
+        case "http":
+            token, key = _find_token(target, token_env), secrets.token_hex(16)
+            run = _wait_for(partial(_send, target, body, token, key))
+        case "s3":
+            target += file if target.endswith("/") else ""
+            _wait_for(partial(_put, target, body))
+        case _:
+            path = path_of(target)
+            path = path / file if target.endswith("/") or path.is_dir() else path
+            target = str(path)
+            _write(path, body)
+    return Published(mask_address(target), len(checked), len(body), remarks, run)
+
+
+def records_of(body: bytes, name: str) -> list[Mapping[str, Any]]:
+    """The records of a snapshot that is fit to be published. Raises as ``publish`` does, naming ``name``."""
+    records: list[Mapping[str, Any]] = msgspec.to_builtins(check_snapshot(body, name, datetime.now(UTC))[0])
+    return records
+
+
+def _encode(records: Iterable[Mapping[str, Any]]) -> bytes:
+    try:
+        # Not msgspec: it would write NaN as null, and the check could not say what is wrong.
+        return json.dumps(list(records)).encode()
+    except (TypeError, ValueError) as error:
+        raise Rejected(f"the snapshot: {error}") from error
+
+
+def _write(path: Path, body: bytes) -> None:
+    """Writes ``path`` whole or not at all: a temporary file beside it takes its place once it is on the disk."""
+    target = Path(os.path.realpath(path))  # where a link leads: the link itself stays
+    draft = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
+    try:
+        try:
+            # Not tempfile: its files are readable by their owner alone, and the daemon may be somebody else.
+            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+                with suppress(FileNotFoundError):
+                    os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
+                file.write(body)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} can't be written: {getattr(error, 'strerror', None) or error}") from error
+
+
+async def _put(to: str, body: bytes) -> None:
+    """S3 refuses the object when it arrives with another hash than it left with."""
+    from service.collectors.snapshot.s3 import open_s3
+
+    bucket, key = split_s3(to)
+    digest = hashlib.sha256(body)
+    async with open_s3(to) as client:
+        await client.put_object(
+            Bucket=bucket,
+            Key=key,
+            Body=body,
+            ContentType=_content_type(body),
+            ChecksumSHA256=b64encode(digest.digest()).decode(),
+            Metadata={"sha256": digest.hexdigest()},
+        )
+
+
+async def _send(to: str, body: bytes, token: Secret | None, key: str) -> str | None:
+    """Returns the address of the run where a daemon started one."""
+    name = mask_address(to)
+    # A daemon that took it but whose answer was lost knows the key, and does not count it twice.
+    headers = {"Content-Type": _content_type(body), "Idempotency-Key": key, **await authorize(token)}
+    methods = ("POST", "PUT") if _is_daemon(to) else ("PUT", "POST")
+    try:
+        async with http_client(timeout=httpx.Timeout(60, connect=10)) as http:
+            answer = await http.request(methods[0], to, content=body, headers=headers)
+            if answer.status_code == httpx.codes.METHOD_NOT_ALLOWED:
+                answer = await http.request(methods[1], to, content=body, headers=headers)
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
+        raise ConfigError(f"{name} is no valid address") from error
+    except httpx.HTTPError as error:
+        raise Unavailable(f"{name}: no answer ({type(error).__name__})") from error
+    if answer.is_success:
+        location = answer.headers.get("Location") if answer.status_code == httpx.codes.ACCEPTED else None
+        return str(answer.url.join(location)) if location else None
+    if answer.has_redirect_location:
+        there = mask_address(answer.headers["Location"])
+        raise Rejected(f"{name} redirects to {there}; publish to where it leads")
+    remark = _read_remark(answer)
+    hint = "; does it need a token (--token-env)?" if answer.status_code in (401, 403) and not token else ""
+    told = f"{name}: answered {answer.status_code}{f': {remark}' if remark else hint}"
+    if answer.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
+        raise TooLarge(told)
+    raise refuse_status(answer.status_code, told, retry_after(answer.headers, datetime.now(UTC)))
+
+
+class _Problem(msgspec.Struct):
+    """Problem details (RFC 9457), as the daemon answers them."""
+
+    detail: str = ""
+    errors: list[dict[str, str]] = []
+
+
+def _read_remark(answer: httpx.Response) -> str:
+    """What an answer says of itself, as text that a terminal can show."""
+    try:
+        problem = msgspec.json.decode(answer.content, type=_Problem)
+        lines = [problem.detail, *(f"  {each.get('where', '')}: {each.get('what', '')}" for each in problem.errors)]
+    except msgspec.MsgspecError:
+        lines = [] if "html" in answer.headers.get("Content-Type", "") else answer.text.strip().splitlines()[:1]
+    return "\n".join(escape_control_characters(line[:_MAX_REMARK]) for line in lines)
+
+
+def _content_type(body: bytes) -> str:
+    return "application/gzip" if body.startswith(GZIP_MAGIC) else "application/json"
+
+
+def _is_daemon(to: str) -> bool:
+    return _DAEMON.fullmatch(urlsplit(to).path) is not None
+
+
+def _find_token(to: str, variable: str | None) -> Secret | None:
+    """Only who is named gets a token; a daemon's own variable is for daemons alone."""
+    if variable:
+        return from_environment(variable, os.environ)
+    token = from_environment(_DAEMON_TOKEN, os.environ)
+    return token if _is_daemon(to) and (token.is_set or token.can_change) else None
+
+
+def _wait_for(attempt: Callable[[], Awaitable[T]]) -> T:
+    """In a thread of its own it works beside an event loop, too (a notebook has one)."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(anyio.run, partial(_retry, attempt)).result()
+
+
+async def _retry(attempt: Callable[[], Awaitable[T]]) -> T:
+    """While the place is Unavailable it is tried again, with full jitter or as it asks."""
+    for number in range(_TRIES - 1):
+        try:
+            return await attempt()
+        except Unavailable as error:
+            pause = _between(0.0, min(_FIRST_PAUSE * 2**number, _MAX_PAUSE))
+            await anyio.sleep(min(max(pause, error.retry_after or 0.0), _MAX_PAUSE))
+    return await attempt()

@@ -1,0 +1,345 @@
+"""Snapshots from where pipelines put them: files, an HTTP server and S3 (moto's server), each over the real way."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from pydantic import ValidationError
+from structlog.testing import capture_logs
+
+from service.collectors.content import MAX_BYTES
+from service.collectors.snapshot.sources import Content, open_source
+from service.domain.errors import ConfigError, Rejected, TooLarge, Unauthorized, Unavailable
+from tests.integration.snapshot.conftest import Collectors
+from tests.integration.snapshot.scripted import HANG_UP, Answer, scripted
+
+GOOD = json.dumps(
+    [{"metric": "hearts", "workflow_name": "a", "task": "t", "check": "c", "condition": "> 0.5", "value": 0.9}]
+).encode()
+
+
+async def read(source: str, http: httpx.AsyncClient, max_bytes: int = MAX_BYTES) -> Content:
+    return await open_source(source, http, max_bytes, None).read()
+
+
+@pytest.mark.parametrize(
+    "source", ["ftp://host/a.json", "gs://bucket/key", "file://host/a.json", "s3://bucket", "s3://", "a\0b"]
+)
+async def test_other_forms_are_refused_with_what_is_possible(
+    source: str, http: httpx.AsyncClient, collectors: Collectors
+) -> None:
+    if "\0" not in source:
+        with pytest.raises(ValidationError, match=r"(it may be a path|write )"):
+            collectors.make(source)
+    with pytest.raises(ConfigError, match=r"source .*(it may be a path|write |is no path)"):
+        await read(source, http)
+
+
+# The newest, by one rule for directories and prefixes
+
+BESIDE = {
+    "_SUCCESS": (b"", "marker"),
+    "_committed_17": (GOOD, "marker"),
+    "run1_$folder$": (b"x", "marker"),
+    "results.json.tmp": (GOOD[:40], "unfinished"),
+    "results.json.part": (GOOD[:40], "unfinished"),
+    "results.JSON.partial": (GOOD[:40], "unfinished"),
+    "results.json~": (GOOD[:40], "unfinished"),
+    "results.json.inprogress": (GOOD[:40], "unfinished"),
+    "results.lock": (b"x", "unfinished"),
+    "results.json.sha256": (b"abc  results.json\n", "beside a snapshot"),
+    "results.md5": (b"abc", "beside a snapshot"),
+    "results.json.gz.asc": (b"abc", "beside a snapshot"),
+    "results.json.whatever": (b"abc", "beside a snapshot"),
+    ".results.json.swp": (b"xx", "hidden"),
+    ".results.json": (GOOD, "hidden"),
+    "empty.json": (b"", "empty"),
+    "_temporary/0/part-0": (GOOD[:40], "of a deeper level"),
+    "archive/2026-01-01.json": (GOOD.replace(b"0.9", b"0.1"), "of a deeper level"),
+}
+
+
+@pytest.mark.parametrize("where", ["directory", "prefix"])
+async def test_what_is_no_snapshot_is_skipped_and_said_with_v(
+    where: str, collectors: Collectors, s3: Any, tmp_path: Path
+) -> None:
+    async def put(name: str, body: bytes) -> None:
+        if where == "prefix":
+            await s3.put_object(Bucket="health", Key=f"runs/{name}", Body=body)
+            return
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+
+    source = str(tmp_path) if where == "directory" else "s3://health/runs/"
+    await put("results.json", GOOD)
+    if where == "directory":
+        os.utime(tmp_path / "results.json", (datetime.now().timestamp() - 60,) * 2)  # noqa: DTZ005
+    else:
+        await anyio.sleep(1.1)  # S3 keeps whole seconds
+        await put("", b"")  # a folder, as a console makes it
+    for name, (body, _) in BESIDE.items():
+        await put(name, body)
+    with capture_logs() as logs:
+        result = await collectors.make(source).collect(datetime.now(UTC))
+    assert [sample.value for sample in result.samples] == [0.9]
+    said = {(each["name"].partition("/")[0], each["reason"]) for each in logs if each["log_level"] == "debug"}
+    assert len(said) == len({name.partition("/")[0] for name in BESIDE})
+    for name, (_, reason) in BESIDE.items():
+        assert any(each[0] == name.partition("/")[0] and reason in each[1] for each in said), name
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "2026-01-14", "x.json", "x.json.gz", "x.jsonl", "x.ndjson.gz", "x.txt", "x.json.1"]
+)
+async def test_whatever_else_a_pipeline_calls_its_file_is_a_snapshot(
+    name: str, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(GOOD)
+    assert (await read(str(tmp_path), http)).name == str(tmp_path / name)
+
+
+async def test_a_place_without_a_snapshot_says_what_it_skipped(
+    s3: Any, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    with pytest.raises(Rejected, match=r"no snapshot is there; publish a snapshot"):
+        await read(str(tmp_path), http)
+    await s3.put_object(Bucket="health", Key="runs/_SUCCESS", Body=b"")
+    with pytest.raises(
+        Rejected, match=r"s3://health/runs/: no snapshot is there; skipped: _SUCCESS \(a marker\); publish"
+    ):
+        await read("s3://health/runs/", http)
+
+
+async def test_of_a_directory_the_newest_file_is_read(http: httpx.AsyncClient, tmp_path: Path) -> None:
+    for number in range(300):
+        path = tmp_path / f"{number:03}.json"
+        path.write_text(f"[{number}]")
+        os.utime(path, (1000 + number % 200, 1000 + number % 200))
+    (tmp_path / "dangling.json").symlink_to(tmp_path / "none")
+    os.mkfifo(tmp_path / "pipe")
+    content = await read(str(tmp_path), http)
+    assert (content.name, content.body) == (str(tmp_path / "199.json"), b"[199]")
+    assert content.published == datetime.fromtimestamp(1199, UTC)
+
+
+# Files
+
+
+async def test_a_path_and_a_file_address_are_the_same(http: httpx.AsyncClient, tmp_path: Path) -> None:
+    path = tmp_path / "a b.json"
+    path.write_bytes(b"[1]")
+    for source in (str(path), f"file://{tmp_path}/a%20b.json", f"file://localhost{tmp_path}/a b.json"):
+        assert (await read(source, http)).body == b"[1]"
+
+
+async def test_a_file_that_is_published_anew_has_another_version(http: httpx.AsyncClient, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b"[1]")
+    os.utime(path, ns=(0, 1))
+    first = await read(str(path), http)
+    os.utime(path, ns=(0, 2))
+    assert (await read(str(path), http)).version != first.version
+
+
+async def test_files_that_can_not_be_read_say_why(http: httpx.AsyncClient, tmp_path: Path) -> None:
+    with pytest.raises(Rejected, match=r"none\.json: nothing is there; publish"):
+        await read(str(tmp_path / "none.json"), http)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="is neither a file nor a directory"):
+        await read(str(tmp_path / "pipe"), http)
+    (tmp_path / "large.json").write_bytes(b" " * 101)
+    with pytest.raises(TooLarge, match=r"large\.json holds more than 100 bytes"):
+        await read(str(tmp_path / "large.json"), http, 100)
+
+
+# Puts ever new files of one number each in the place of the path.
+WRITER = """
+import itertools, pathlib, sys
+path = pathlib.Path(sys.argv[1])
+draft = path.with_suffix(".tmp")
+for number in itertools.count(1):
+    draft.write_text(f"{number}," * 40_000)
+    draft.replace(path)
+"""
+
+
+async def test_a_file_that_is_replaced_all_the_time_is_read_whole(http: httpx.AsyncClient, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("0," * 40_000)
+    writer = subprocess.Popen(  # noqa: ASYNC220 - another process is the point
+        [sys.executable, "-c", WRITER, str(path)]
+    )
+    seen: set[bytes] = set()
+    try:
+        while len(seen) < 6:
+            numbers = (await read(str(path), http)).body.split(b",")
+            assert (len(numbers), len(set(numbers))) == (40_001, 2)  # one number, and what is behind the last
+            seen |= set(numbers)
+    finally:
+        writer.kill()
+        writer.wait()
+
+
+# HTTP
+
+
+async def test_an_address_with_a_query_is_read_and_never_shown(http: httpx.AsyncClient) -> None:
+    async with scripted(Answer(200, b"[1]", {"ETag": '"a"'})) as server:
+        content = await read(f"{server.url}/health.json?sig=secret", http)
+    assert content.body == b"[1]"
+    assert "secret" not in content.name
+
+
+@pytest.mark.parametrize(
+    ("headers", "condition", "value"),
+    [
+        ({"ETag": '"a"', "Last-Modified": "Tue, 14 Jan 2025 15:00:00 GMT"}, "if-none-match", '"a"'),
+        (
+            {"Last-Modified": "Tue, 14 Jan 2025 15:00:00 GMT", "Date": "Tue, 14 Jan 2025 15:01:00 GMT"},
+            "if-modified-since",
+            "Tue, 14 Jan 2025 15:00:00 GMT",
+        ),
+    ],
+)
+async def test_an_address_is_asked_conditionally(
+    headers: dict[str, str], condition: str, value: str, http: httpx.AsyncClient
+) -> None:
+    async with scripted(Answer(200, b"[1]", headers), Answer(304), Answer(200, b"[2]", headers)) as server:
+        source = open_source(server.url, http, 1000, None)
+        first = await source.read()
+        second = await source.read(first)
+        assert (await source.read(second)).body == b"[2]"
+    assert second == first
+    assert first.published == datetime(2025, 1, 14, 15, tzinfo=UTC)
+    assert [request.headers.get(condition) for request in server.requests] == [None, value, value]
+
+
+async def test_a_date_in_the_second_of_its_answer_is_no_validator(http: httpx.AsyncClient) -> None:
+    """Within it the content can change under its date."""
+    headers = {"Last-Modified": "Tue, 14 Jan 2025 15:00:00 GMT", "Date": "Tue, 14 Jan 2025 15:00:00 GMT"}
+    async with scripted(Answer(200, b"[1]", headers)) as server:
+        content = await read(server.url, http)
+    assert (content.validator, content.published) == ("", None)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "message"),
+    [
+        (404, Rejected, "nothing is there"),
+        (401, Unauthorized, "answered 401; does it need a token_env"),
+        (403, Unauthorized, "answered 403"),
+        (204, Rejected, "answered 204"),
+        (500, Unavailable, "answered 500"),
+        (429, Unavailable, "answered 429"),
+    ],
+)
+async def test_http_answers_are_told_apart_by_who_can_mend_them(
+    status: int, error: type[Exception], message: str, http: httpx.AsyncClient
+) -> None:
+    async with scripted(Answer(status, b"", {"Retry-After": "7"})) as server:
+        with pytest.raises(error, match=message) as raised:
+            await read(f"{server.url}/health.json?sig=secret", http)
+    assert "secret" not in str(raised.value)
+    if isinstance(raised.value, Unavailable):
+        assert raised.value.retry_after == 7
+
+
+@pytest.mark.parametrize("date", ["Fri, 31 Dec 9999 23:59:59 -2300", "Mon, 01 Jan 99999999999 00:00:00 GMT"])
+async def test_a_date_of_no_calendar_is_none(date: str, http: httpx.AsyncClient) -> None:
+    async with scripted(Answer(200, b"[]", {"Last-Modified": date, "Date": date})) as server:
+        assert (await read(server.url, http)).published is None
+
+
+async def test_a_server_that_hangs_up_breaks_off_or_is_not_there_is_unavailable(http: httpx.AsyncClient) -> None:
+    async with scripted(HANG_UP, Answer(200, b"[2, 2", {"Content-Length": "99"})) as server:
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="no answer"):
+                await read(server.url, http)
+    with pytest.raises(Unavailable, match="no answer"):
+        await read(server.url, http)
+
+
+@pytest.mark.parametrize("source", ["http://127.0.0.1:99999/a", "http://[::1/a", "http:///a"])
+async def test_what_is_no_address_is_said_to_be_none(source: str, http: httpx.AsyncClient) -> None:
+    with pytest.raises(ConfigError, match="is no valid address"):
+        await read(source, http)
+
+
+async def test_what_is_too_large_is_refused_before_it_is_read_whole(
+    http: httpx.AsyncClient, collectors: Collectors
+) -> None:
+    async with scripted(Answer(200, b" " * 1_000_000)) as server:
+        with pytest.raises(TooLarge, match="more than 1,000 bytes"):
+            await read(server.url, http, 1000)
+    async with scripted(Answer(200, gzip.compress(b" " * 1_000_000), {"Content-Encoding": "gzip"})) as server:
+        with pytest.raises(TooLarge):
+            await collectors.make(server.url, max_bytes=100_000).collect(datetime.now(UTC))
+
+
+async def test_a_redirect_is_followed_on_the_same_host_only(http: httpx.AsyncClient) -> None:
+    async with scripted(Answer(302, b"", {"Location": "/b.json"}), Answer(200, b"[1]")) as server:
+        assert (await read(f"{server.url}/a.json", http)).body == b"[1]"
+    for location in ("http://169.254.169.254/latest/meta-data", "http://localhost:1/", "//evil.example/"):
+        async with scripted(Answer(302, b"", {"Location": location})) as server:
+            with pytest.raises(Rejected, match="redirects to another host"):
+                await read(f"{server.url}/a.json", http)
+    async with scripted(Answer(302, b"", {"Location": "/a.json"})) as server:
+        with pytest.raises(Rejected, match="redirects more than"):
+            await read(f"{server.url}/a.json", http)
+
+
+# S3
+
+
+async def test_the_newest_object_below_a_prefix_is_read(s3: Any, http: httpx.AsyncClient) -> None:
+    await s3.put_object(Bucket="health", Key="runs/b 1?.json", Body=b"[1]")
+    first = await read("s3://health/runs/", http)
+    assert (first.name, first.body) == ("s3://health/runs/b 1?.json", b"[1]")
+    await anyio.sleep(1.1)  # S3 keeps whole seconds
+    await s3.put_object(Bucket="health", Key="runs/a.json", Body=b"[2]")
+    await s3.put_object(Bucket="health", Key="other/c.json", Body=b"[3]")
+    second = await read("s3://health/runs/", http)
+    assert (second.name, second.body) == ("s3://health/runs/a.json", b"[2]")
+    assert first.published
+    assert second.published
+    assert second.published > first.published
+    assert (await read("s3://health/runs/b 1?.json", http)).body == b"[1]"
+
+
+@pytest.mark.parametrize("address", ["s3://health/t.json", "s3://health/"])
+async def test_what_has_not_changed_is_not_transferred_again(address: str, s3: Any, http: httpx.AsyncClient) -> None:
+    await s3.put_object(Bucket="health", Key="t.json", Body=b"[1]")
+    source = open_source(address, http, 1000, None)
+    first = await source.read()
+    second = await source.read(first)
+    assert (second.body is first.body, second) == (True, first)
+    await s3.put_object(Bucket="health", Key="t.json", Body=b"[2]")
+    third = await source.read(second)
+    assert third.body == b"[2]"
+    assert third.version != first.version  # within one second as well
+
+
+async def test_s3_errors_are_told_apart_by_who_can_mend_them(
+    s3: Any, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await s3.put_object(Bucket="health", Key="t.json", Body=b"[1]")
+    with pytest.raises(Rejected, match=r"s3://health/none\.json: nothing is there"):
+        await read("s3://health/none.json", http)
+    with pytest.raises(Rejected, match="there is no such bucket"):
+        await read("s3://no-such-bucket/none.json", http)
+    with pytest.raises(TooLarge):
+        await read("s3://health/t.json", http, 2)
+    with pytest.raises(ConfigError):
+        await read("s3://B A D/key", http)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(Unavailable, match="no answer"):
+        await read("s3://health/t.json", http)

@@ -1,0 +1,497 @@
+"""What becomes of a snapshot's records: which are sent, as what and as of when, and what is said of the others."""
+
+import gzip
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as some
+from jsonschema import Draft202012Validator
+
+from service.collectors import content
+from service.collectors.records import BadRecord, InvalidSnapshot, Record, check_snapshot, read_records, schema
+from service.collectors.selection import Origin, Publication, Selected, keep_events, select
+from service.collectors.snapshot import SnapshotSettings
+from service.domain.errors import HealthError, Rejected, TooLarge, Unfinished
+from service.domain.samples import Kind
+
+NOW = datetime(2025, 1, 14, 15, 30, tzinfo=UTC)
+DAY = timedelta(hours=24)
+TRAINING = Origin("training", namespace="metta.infra.stablesuite", source="stable_suite")
+RECORDED = Path(__file__).parents[2] / "payloads" / "snapshots"
+RECORD = {
+    "metric": "hearts",
+    "workflow_name": "arena",
+    "task": "runs_successfully",
+    "check": "reward_threshold",
+    "condition": "> 0.5",
+    "value": 0.92,
+    "status": "pass",
+    "timestamp": "2025-01-14T15:00:00Z",
+    "tags": {"workflow": "training"},
+}
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    """A valid one; a field set to ... is left out."""
+    return {name: value for name, value in (RECORD | changes).items() if value is not ...}
+
+
+def selected(
+    snapshot: Any,
+    *,
+    now: datetime = NOW,
+    sent: dict[bytes, int] | None = None,
+    version: str = "1",
+    at: datetime = NOW,
+    **limits: int,
+) -> Selected:
+    body = snapshot if isinstance(snapshot, bytes) else json.dumps(snapshot).encode()
+    return select(Publication(body, "health.json", version, at), TRAINING, now, DAY, sent or {}, **limits)
+
+
+def reasons(result: Selected) -> list[str]:
+    return [str(failure) for failure in result.failures.first]
+
+
+def minutes_ago(minutes: float) -> str:
+    return (NOW - timedelta(minutes=minutes)).isoformat()
+
+
+# Records
+
+
+def test_a_record_becomes_a_sample_with_its_tags_in_the_written_order() -> None:
+    (sample,) = selected([record()]).samples
+    assert sample.metric.name == "metta.infra.stablesuite.hearts"
+    assert (sample.value, sample.metric.kind) == (0.92, Kind.GAUGE)
+    assert sample.at == datetime(2025, 1, 14, 15, tzinfo=UTC)
+    assert list(sample.tags.items()) == [
+        ("source", "stable_suite"),
+        ("workflow_category", "training"),
+        ("workflow_name", "arena"),
+        ("task", "runs_successfully"),
+        ("check", "reward_threshold"),
+        ("condition", "> 0.5"),
+        ("status", "pass"),
+        ("workflow", "training"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["training_health.json", "eval_health.json"])
+def test_the_recorded_snapshots_are_read_whole(name: str) -> None:
+    result = selected((RECORDED / name).read_bytes())
+    assert (len(result.samples), result.failures.count) == (2, 0)
+
+
+def test_a_metric_of_the_whole_project_keeps_its_name() -> None:
+    (sample,) = selected([record(metric="metta.other.hearts")]).samples
+    assert sample.metric.name == "metta.other.hearts"
+
+
+def test_optional_fields_may_be_absent_or_null_and_unknown_ones_are_ignored() -> None:
+    for nothing in (..., None):
+        fields = dict.fromkeys(("status", "metric_kind", "timestamp", "tags"), nothing)
+        (sample,) = selected([record(**fields, more=[{"a": float("nan")}])]).samples
+        assert "status" not in sample.tags
+        assert (sample.metric.kind, sample.at) == (Kind.GAUGE, NOW)
+
+
+@pytest.mark.parametrize(
+    "text", ["2025-01-14T15:00:00Z", "2025-01-14T16:00:00+01:00", "2025-01-14T15:00:00", "20250114T150000z"]
+)
+def test_a_time_may_have_any_zone_and_without_one_it_is_utc(text: str) -> None:
+    assert selected([record(timestamp=text)]).samples[0].at == datetime(2025, 1, 14, 15, tzinfo=UTC)
+
+
+BAD = [
+    (record(metric=...), "missing required field `metric`"),
+    (record(task=" "), "task is empty"),
+    (record(check=7), "Expected `str`, got `int` - at `$.check`"),
+    (record(condition=None), "Expected `str`, got `null` - at `$.condition`"),
+    (record(metric="hearts per minute"), "metric is 'hearts per minute'; a metric's name has"),
+    (record(metric="hearts\n"), "a metric's name has"),
+    (record(metric="m" * 200), "length <= 170 - at `$.metric`"),
+    (record(value=...), "missing required field `value`"),
+    (record(value="0.9"), "got `str` - at `$.value`"),
+    (record(value=True), "got `bool` - at `$.value`"),
+    (record(value=float("nan")), "value is not a finite number"),
+    (record(value=float("-inf")), "value is not a finite number"),
+    (record(value=10**400), "out of range - at `$.value`"),
+    (record(status="passed"), "Invalid enum value 'passed' - at `$.status`"),
+    (record(metric_kind="rate"), "Invalid enum value 'rate' - at `$.metric_kind`"),
+    (record(timestamp="yesterday"), "timestamp is 'yesterday'; it must be ISO 8601"),
+    (record(timestamp="0001-01-01T00:00:00+14:00"), "it must be ISO 8601"),
+    (record(timestamp=1736866800), "got `int` - at `$.timestamp`"),
+    (record(timestamp="2025-01-14T15:40:01Z"), "more than 10 min in the future"),
+    (record(tags=["a:b"]), "got `array` - at `$.tags`"),
+    (record(tags={"commit": 7}), "got `int` - at `$.tags[...]`"),
+    (record(task="half \ud800"), "task holds half a surrogate pair"),
+    (record(tags={"who": "\udfff"}), "tag 'who' holds half a surrogate pair"),
+    (record(tags={"\udfff": "who"}), "holds half a surrogate pair"),
+    ("text", "Expected `object`, got `str`"),
+    (None, "Expected `object`, got `null`"),
+]
+
+
+@pytest.mark.parametrize(("bad", "reason"), BAD, ids=[reason for _, reason in BAD])
+def test_a_bad_record_is_left_out_with_its_position_and_reason_and_the_others_go(bad: Any, reason: str) -> None:
+    result = selected([record(check="first"), bad, record(check="last")])
+    assert [sample.tags["check"] for sample in result.samples] == ["first", "last"]
+    assert result.failures.count == 1
+    assert reasons(result)[0].startswith("record 2: ")
+    assert reason in reasons(result)[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"1e999", "out of range"),
+        (b"NaN", "not a finite number"),
+        (b"-Infinity", "not a finite number"),
+        (b"9" * 5000, "out of range"),
+        (b'"\xed\xa0\x80"', "got `str` - at `$.value`"),
+        (b"[" * 100_000 + b'"]"' + b"]" * 100_000, "got `array` - at `$.value`"),
+        (b'1, "more": ' + b"[" * 100_000 + b'"]"' + b"]" * 100_000, "nested too deeply"),
+    ],
+    ids=["1e999", "NaN", "-Infinity", "huge integer", "raw surrogate", "deep value", "deep field"],
+)
+@pytest.mark.parametrize("form", [b"[%b,%b]", b'{"suite": [], "records": [%b,%b], "n": 2}', b"%b\n%b\n"])
+def test_what_json_does_not_allow_makes_a_bad_record_and_no_bad_file(value: bytes, reason: str, form: bytes) -> None:
+    good = json.dumps(record()).encode()
+    for pair in ((good.replace(b"0.92", value), good), (good, good.replace(b"0.92", value))):
+        result = selected(form % pair)
+        assert len(result.samples) == 1
+        assert reason in reasons(result)[0]
+
+
+def test_bytes_that_are_no_utf8_make_a_bad_record() -> None:
+    good = json.dumps(record()).encode()
+    result = selected(b"[" + good.replace(b"arena", b"ar\xe9na") + b"," + good + b"]")
+    assert reasons(result) == ["record 1: workflow_name holds half a surrogate pair, or bytes that are not UTF-8"]
+
+
+def test_no_spelling_of_a_required_tag_gets_past_the_daemon_s_own() -> None:
+    """Datadog reads up to the first colon, in small letters, with underscores for what it does not keep."""
+    tags = {"env": "x", "Service": "y", "env:staging": "x", "Workflow name": "y", " status": "z", "environment": "kept"}
+    result = selected([record(tags=tags)])
+    (sample,) = result.samples
+    assert (sample.tags["status"], sample.tags["environment"]) == ("pass", "kept")
+    assert not tags.keys() & sample.tags.keys() - {"environment"}
+    assert result.failures.count == 5
+    assert reasons(result)[0] == "record 1: tag 'env' is set by the daemon; the record's own is left out"
+
+
+def test_twenty_failures_are_shown_and_all_are_counted() -> None:
+    result = selected([record(), *[record(value="x")] * 50])
+    assert (len(result.failures.first), result.failures.count) == (20, 50)
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "message"),
+    [
+        ([], "health.json holds no record"),
+        ({"records": []}, "health.json holds no record"),
+        ([7, record(value="x")], "no usable record among 2: record 1: .*; record 2: Expected `float`"),
+        ([7] * 9, "no usable record among 9: .*; and 6 more"),
+        ([record(timestamp="2025-01-12T15:30:00Z")], r"record 1: it is 48 h old, older than max_age \(24 h\)"),
+    ],
+)
+def test_no_usable_record_fails_the_run_and_says_why(snapshot: Any, message: str) -> None:
+    with pytest.raises(Rejected, match=message):
+        selected(snapshot)
+
+
+# Content
+
+# More than one piece, so that some of it is read quickly and the end of it, or what is odd, value by value.
+FILLING = [{"index": index, "text": "x},{" * 300, "list": [{"a": 1}, {"b": []}]} for index in range(700)]
+
+_values = some.recursive(
+    some.none() | some.booleans() | some.integers(-(2**53), 2**53) | some.floats(allow_nan=False) | some.text(),
+    lambda inner: some.lists(inner, max_size=4) | some.dictionaries(some.text(), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def values(body: bytes) -> list[Any]:
+    return [json.loads(bytes(text)) for text in content.split(body, "health.json")]
+
+
+@settings(max_examples=25, deadline=None)
+@given(some.lists(_values, max_size=5), some.integers(0, len(FILLING)), some.booleans(), some.sampled_from([None, 1]))
+def test_values_are_what_json_says_wherever_they_stand(
+    odd: list[Any], at: int, is_ascii: bool, indent: int | None
+) -> None:
+    whole = [*FILLING[:at], *odd, *FILLING[at:]]
+    body = json.dumps(whole, ensure_ascii=is_ascii, indent=indent).encode("utf-8", "surrogatepass")
+    assert values(body) == json.loads(body)
+    assert values(b'{"a": {"records": []}, "records":' + body + b', "b": [1]}') == json.loads(body)
+
+
+@settings(max_examples=15, deadline=None)
+@given(some.lists(_values, max_size=5), some.integers(0, len(FILLING)), some.sampled_from(["\n", "\r\n", "\n\n"]))
+def test_lines_are_values(odd: list[Any], at: int, end: str) -> None:
+    whole = [{"first": 1}, *FILLING[:at], *odd, *FILLING[at:]]
+    assert values(end.join(json.dumps(value) for value in whole).encode()) == whole
+
+
+def test_a_number_that_goes_on_behind_a_piece_is_read_whole() -> None:
+    numbers = list(range(10**6, 10**6 + 200_000))
+    assert values(json.dumps(numbers).encode()) == numbers
+
+
+def test_a_file_may_be_one_line_with_one_record_and_begin_with_a_byte_order_mark() -> None:
+    assert values(b'{"metric": "a"}') == [{"metric": "a"}]
+    assert values(b'\xef\xbb\xbf{"metric": "a"}\r\n{"metric": "b"}\r\n') == [{"metric": "a"}, {"metric": "b"}]
+    assert values(b"\xef\xbb\xbf" + json.dumps([record()], indent=1).replace("\n", "\r\n").encode()) == [record()]
+
+
+def test_a_line_that_is_no_json_is_lost_alone_and_the_last_one_is_half_written() -> None:
+    line = json.dumps(record()).encode()
+    result = selected(b"\n".join([line, b'{"metric": ', line]))
+    assert (len(result.samples), reasons(result)) == (2, ["record 2: it is no valid JSON"])
+    with pytest.raises(Unfinished, match=r"line 2, column 12 .*half-written"):
+        selected(line + b'\n{"metric": ')
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        (b'[{"metric": "a"},\n {"metric"', r"line 2, column 11 \(byte 28\).*half-written"),
+        (b'[{"metric": "a"},', r"line 1, column 18 \(byte 17\).*half-written"),
+        (b'[{"metric": "a"}', r"a comma or \] is expected; is it half-written"),
+        (b'{"records": [{}]', r"a comma or } is expected; is it half-written"),
+        (b"[" * 100_000, "half-written"),
+        (b'\xef\xbb\xbf["\xc3\xa9" x]', r"column 6 \(byte 9\): a comma or \] is expected"),
+        (b"[{} {}]", r"line 1, column 5 \(byte 4\): a comma or \] is expected"),
+        (b"[{},]", "column 5"),
+        (b"[] []", "something after the end"),
+        (b"<html>", r"line 1, column 1 \(byte 0\)"),
+        (b"", "health.json is empty"),
+        (b" \n ", "health.json is empty"),
+        (b"{}", 'neither a JSON list nor an object with a list "records"'),
+        (b"7", "neither a JSON list"),
+        (b'{"records": {}}', "neither a JSON list"),
+        (b'{"a": {"records": [1]}}', "neither a JSON list"),
+        ("[]".encode("utf-16"), "is UTF-16 or UTF-32; JSON is UTF-8"),
+        ("[]".encode("utf-16-be"), "is UTF-16 or UTF-32; JSON is UTF-8"),
+        (gzip.compress(gzip.compress(gzip.compress(b"[]"))), "packed with gzip more than twice; pack it once"),
+        (b"{'records': []}", "no valid JSON at line 1, column 2"),
+    ],
+)
+def test_what_is_no_snapshot_fails_with_the_place(body: bytes, place: str) -> None:
+    with pytest.raises(Rejected, match=place) as raised:
+        selected(body)
+    assert "health.json" in str(raised.value)
+
+
+def test_too_many_records_and_values_beyond_all_measure_are_refused() -> None:
+    good = json.dumps(record()).encode()
+    for body in (b"[" + b",".join([good] * 4) + b"]", b"\n".join([good] * 4)):
+        with pytest.raises(TooLarge, match=r"health\.json holds more than 3 records"):
+            selected(body, max_records=3)
+    with pytest.raises(TooLarge, match="longer than"):
+        selected(b'{"metric": "' + b"x" * 5_000_000 + b'"}')
+
+
+def test_gzip_is_told_by_its_content() -> None:
+    body = json.dumps(FILLING).encode()
+    parts = gzip.compress(body[:1000]) + gzip.compress(b"") + gzip.compress(body[1000:]) + b"\0" * 512
+    for packed in (body, gzip.compress(body), gzip.compress(gzip.compress(body)), parts):
+        assert content.inflate(packed, "health.json", 10_000_000) == body
+
+
+def test_a_gzip_bomb_is_refused_before_its_memory_is_spent() -> None:
+    with pytest.raises(TooLarge, match=r"health\.json holds more than 1,000,000 bytes"):
+        content.inflate(gzip.compress(b"\0" * 50_000_000), "health.json", 1_000_000)
+
+
+def test_gzip_that_breaks_off_is_half_written() -> None:
+    whole = gzip.compress(json.dumps(FILLING).encode())
+    with pytest.raises(Unfinished, match="breaks off"):
+        content.inflate(whole[:-5], "health.json", 10_000_000)
+    for broken in (whole[:100] + b"\0" * 50 + whole[150:], whole + b"more"):
+        with pytest.raises(Unfinished, match="no valid gzip"):
+            content.inflate(broken, "health.json", 10_000_000)
+
+
+# Age
+
+
+def test_a_record_without_a_time_is_as_old_as_its_publication() -> None:
+    snapshot = [record(timestamp=...), record(check="told")]
+    for hours, measured in ((1, [NOW - timedelta(hours=1)]), (25, [])):
+        result = selected(snapshot, at=NOW - timedelta(hours=hours))
+        untold = [sample for sample in result.samples if sample.tags["check"] != "told"]
+        assert [(sample.measured, sample.at) for sample in untold] == [(each, NOW) for each in measured]
+
+
+@pytest.mark.parametrize(("minutes", "is_carried"), [(-10, False), (0, False), (45, False), (45.1, True), (1440, True)])
+def test_an_older_gauge_is_sent_as_of_now_with_the_time_of_its_measurement(minutes: float, is_carried: bool) -> None:
+    (sample,) = selected([record(timestamp=minutes_ago(minutes))]).samples
+    measured = NOW - timedelta(minutes=minutes)
+    assert (sample.at, sample.measured) == (NOW if is_carried else measured, measured)
+
+
+def test_after_max_age_a_value_is_not_sent_and_its_check_is_unknown() -> None:
+    result = selected([record(check="old", timestamp=minutes_ago(1441)), record()])
+    assert [sample.tags["check"] for sample in result.samples] == ["reward_threshold"]
+    assert [tags["check"] for tags in result.no_data] == ["old"]
+    assert reasons(result) == ["record 1: it is 24 h old, older than max_age (24 h)"]
+
+
+def test_an_old_value_never_hides_a_newer_one_of_its_series() -> None:
+    result = selected(
+        [
+            record(value=3, timestamp=minutes_ago(60), status="fail"),
+            record(value=1, timestamp=minutes_ago(180)),
+            record(value=2, timestamp=minutes_ago(120), task="another"),
+        ]
+    )
+    assert sorted(sample.value for sample in result.samples) == [2, 3]
+    assert result.failures.count == 0
+
+
+@pytest.mark.parametrize("kind", ["count", "distribution"])
+def test_an_event_is_sent_once_with_its_own_time(kind: str) -> None:
+    event = record(metric_kind=kind, timestamp=minutes_ago(50))
+    first = selected([event])
+    assert [(sample.at, sample.metric.kind) for sample in first.samples] == [(NOW - timedelta(minutes=50), Kind(kind))]
+    again = selected([event, record()], sent=first.events, now=NOW + timedelta(hours=1))
+    assert [sample.metric.kind for sample in again.samples] == [Kind.GAUGE]
+    assert again.failures.count == 0
+    other = selected([{**event, "tags": {"workflow": "b"}}], sent=again.events)
+    assert len(other.samples) == 1
+
+
+def test_a_file_whose_events_were_all_sent_is_no_failure() -> None:
+    event = record(metric_kind="count")
+    later = selected([event], sent=selected([event]).events, now=NOW + timedelta(hours=30))
+    assert (later.samples, later.failures.count) == ([], 0)
+
+
+@pytest.mark.parametrize("kind", ["count", "distribution"])
+def test_an_event_that_is_too_old_to_deliver_is_reported(kind: str) -> None:
+    result = selected([record(metric_kind=kind, timestamp=minutes_ago(56)), record()])
+    assert len(result.samples) == 1
+    assert reasons(result) == [f"record 1: it is 56 min old, and a {kind} can't be sent after 55 min"]
+
+
+def test_an_event_that_comes_twice_in_a_file_is_sent_once_and_reported() -> None:
+    event = record(metric_kind="distribution")
+    result = selected([event, {**event, "value": 5}])
+    assert [sample.value for sample in result.samples] == [0.92]
+    assert reasons(result) == ["record 2: metric, tags and timestamp are those of record 1"]
+
+
+def test_an_event_without_a_time_is_sent_once_per_publication() -> None:
+    event = record(metric_kind="count", timestamp=...)
+    first = selected([event], version="monday")
+    assert first.samples[0].at == NOW
+    assert selected([event], version="monday", sent=first.events).samples == []
+    assert len(selected([event], version="tuesday", sent=first.events).samples) == 1
+
+
+def test_what_was_sent_is_forgotten_when_it_can_not_come_back() -> None:
+    events = selected([record(metric_kind="count")]).events
+    assert keep_events(events, {}, NOW - DAY) == events
+    assert keep_events(events, {}, NOW) == {}
+    assert keep_events(events, events, NOW) == events
+
+
+# Publishing, and its schema
+
+
+def test_a_publisher_is_refused_every_bad_record_and_told_what_will_be_left_out() -> None:
+    records, remarks = check_snapshot(json.dumps([record(tags={"env": "x"})]).encode(), "it", NOW)
+    assert (len(records), [str(remark) for remark in remarks]) == (
+        1,
+        ["record 1: tag 'env' is set by the daemon; the record's own is left out"],
+    )
+    with pytest.raises(InvalidSnapshot, match=r"it: 2 of 3 records are bad:\n  record 1: .*\n  record 3: ") as raised:
+        check_snapshot(json.dumps([7, record(), record(value=None)]).encode(), "it", NOW)
+    assert (raised.value.count, raised.value.summary) == (2, "it: 2 of 3 records are bad")
+
+
+TEXT = some.text(some.characters(exclude_categories=["Cs"]), max_size=4)  # no halves of surrogate pairs
+SCALARS = some.none() | some.booleans() | some.integers() | some.floats(allow_nan=False, allow_infinity=False) | TEXT
+ANYTHING = some.recursive(
+    SCALARS, lambda inner: some.lists(inner, max_size=2) | some.dictionaries(TEXT, inner), max_leaves=3
+)
+FIELDS: dict[str, some.SearchStrategy[Any]] = {
+    "metric": some.sampled_from(["reward", "metta.x", ".", "x\n", "a-b", "é", "", "m" * 170, "m" * 171]),
+    "workflow_name": some.sampled_from(["arena", " ", "\n", "\x1f", "\x85", "a\n"]),
+    "task": TEXT,
+    "check": TEXT,
+    "condition": some.sampled_from(["> 0.5", "none", ""]),
+    "value": some.integers(-(10**320), 10**320) | some.sampled_from([0, -0.0, 1e308, 10**308, 10**309]),
+    "status": some.sampled_from(["pass", "fail", "unknown", "PASS", "", None]),
+    "metric_kind": some.sampled_from(["gauge", "count", "distribution", "rate", None]),
+    "timestamp": some.sampled_from(["2025-01-14T15:00:00Z", "2025-01-14T15:00:00", None]),
+    "tags": some.dictionaries(TEXT, TEXT | SCALARS, max_size=2) | some.none(),
+    "more": ANYTHING,
+}
+NOT_TEXT = ANYTHING.filter(lambda value: not isinstance(value, str))
+
+
+@some.composite
+def records(draw: some.DrawFn) -> Any:
+    """A valid one with up to two fields changed or left out, or something else altogether."""
+    if draw(some.integers(0, 19)) == 0:
+        return draw(ANYTHING)
+    made = record()
+    for name in draw(some.lists(some.sampled_from(sorted(FIELDS)), max_size=2)):
+        match draw(some.integers(0, 4)):
+            case 0:
+                made.pop(name, None)
+            case 1:
+                made[name] = draw(NOT_TEXT)
+            case _:
+                made[name] = draw(FIELDS[name])
+    return made
+
+
+LISTS = some.lists(records(), max_size=2)
+
+
+@given(LISTS | LISTS.map(lambda some: {"records": some, "suite": "x"}) | NOT_TEXT.map(lambda it: {"records": it}))
+@example([record(metric="x\n")])
+@example([record(value=10**309)])
+@example([])
+@example({})
+def test_what_the_schema_accepts_the_reader_takes_and_nothing_else(snapshot: Any) -> None:
+    body = json.dumps(snapshot).encode()
+    try:
+        check_snapshot(body, "it", NOW)
+        refusal = None
+    except HealthError as error:
+        refusal = str(error)
+    errors = [error.message for error in Draft202012Validator(schema()).iter_errors(json.loads(body))]
+    assert (refusal is None) == (not errors), (refusal, errors)
+
+
+def test_the_schema_is_a_versioned_schema() -> None:
+    Draft202012Validator.check_schema(schema())
+    assert schema()["$id"] == "urn:infra-health:schema:snapshot:1"
+    assert schema()["$defs"]["Record"]["required"][-1] == "value"
+
+
+def test_records_come_one_by_one() -> None:
+    found = list(read_records(json.dumps([record(), 7]).encode(), "it", NOW))
+    assert [type(each) for each in found] == [Record, BadRecord]
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("category", "source"), [("training", "/data/t.json"), ("evaluation", "s3://bucket/e.json"), ("other", None)]
+)
+def test_the_replaced_names_fill_the_source_by_category(category: str, source: str | None) -> None:
+    environ = {"TRAINING_HEALTH_FILE": "/data/t.json", "EVAL_HEALTH_FILE": "s3://bucket/e.json"}
+    assert SnapshotSettings.legacy_environment({"category": category}, environ).get("source") == source
+    assert "source" not in SnapshotSettings.legacy_environment({"category": category}, {})
