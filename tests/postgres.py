@@ -6,18 +6,15 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 
 import psycopg
 import pytest
 
-_numbers = count(1)
-
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """The address of a server without a database of ours; skips where the package is missing, but not in CI."""
+    """The address of a server; skips where the package is missing, but not in CI."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not found:
         assert os.environ.get("CI") != "true", "no PostgreSQL: apt-get install postgresql"
@@ -47,10 +44,10 @@ def postgres_server() -> Iterator[str]:
 
 
 @pytest.fixture
-def postgres_url(postgres_server: str) -> Iterator[str]:
-    """The address of an empty database, this test's alone."""
-    name = f"test_{next(_numbers)}"
-    with psycopg.connect(f"{postgres_server}/postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
-        yield f"{postgres_server}/{name}"
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[call-overload]
+def postgres_url(postgres_server: str) -> str:
+    """The address of an empty database; the test before is done with it."""
+    url = f"{postgres_server}/postgres"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
+    return url

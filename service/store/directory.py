@@ -34,6 +34,7 @@ class Lock:
         """
         with translate(directory):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._directory = directory
         path = directory / LOCK
         with translate(path):
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -45,6 +46,12 @@ class Lock:
             except BaseException:
                 os.close(self._file)
                 raise
+
+    def renew(self) -> None:
+        """Takes it again where somebody removed its file. Raises ConfigError."""
+        if not (self._directory / LOCK).exists():
+            removed, self._file = self._file, Lock(self._directory)._file
+            os.close(removed)
 
     def release(self) -> None:
         # The file stays: to remove it would race with a process that has just opened it.

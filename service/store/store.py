@@ -90,11 +90,16 @@ class Store:
                 return cls(Failover(database, clock), clock, limits, is_empty=database.read(_is_empty))
             path = state_dir / directory.DATABASE
             lock = directory.Lock(state_dir)
+
+            def reopen(damage: str) -> Database:
+                lock.renew()
+                return _open(path, clock, damage)
+
             try:
                 database = _open(path, clock)
                 is_empty = database.read(_is_empty)
                 database.write(lambda connection: _take_over(connection, clock()))
-                failover = Failover(database, clock, lambda damage: _open(path, clock, damage))
+                failover = Failover(database, clock, reopen)
             except BaseException:
                 lock.release()
                 raise

@@ -1,0 +1,281 @@
+"""The state directory: who may use it, what is made of damaged files and of other versions, and its backup."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from service.config.settings import StoreSettings
+from service.domain.delivery import DeliveryStatus
+from service.domain.errors import ConfigError, Unavailable
+from service.domain.runs import Outcome
+from service.store import Store
+from service.store.directory import DATABASE
+from tests.integration.store.cases import DISTRIBUTION, NOW, claim, deliver, ended, keep, opened, samples, started
+
+HOLDER = """
+import asyncio, pathlib, sys
+from service.config.settings import StoreSettings
+from service.store import Store
+
+async def hold():
+    store = await Store.open(pathlib.Path(sys.argv[1]), StoreSettings())
+    print("held", flush=True)
+    sys.stdin.read()
+
+asyncio.run(hold())
+"""
+
+
+def names(directory: Path, pattern: str = "*") -> list[str]:
+    return sorted(path.name for path in directory.glob(pattern))
+
+
+async def test_a_second_process_is_refused_and_told_who_writes(tmp_path: Path) -> None:
+    """A reader works beside it; its death, however sudden, frees the directory."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(  # noqa: ASYNC220 - the store is not asked meanwhile
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match=f"{tmp_path} is in use by process {holder.pid}.*state_dir"):
+            await Store.open(tmp_path, StoreSettings())
+        reader = await Store.open_reading(tmp_path)
+        assert await reader.runs.list() == []
+        await reader.close()
+        holder.kill()
+    async with opened(tmp_path) as store:
+        await keep(store, started())
+
+
+async def test_the_directory_and_its_files_are_for_their_owner_only(tmp_path: Path) -> None:
+    state = tmp_path / "new" / "state"
+    async with opened(state) as store:
+        await keep(store, started())
+        await store.backup(tmp_path / "copy")
+        assert state.stat().st_mode & 0o777 == 0o700
+        modes = {path.name: path.stat().st_mode & 0o777 for path in state.iterdir()}
+        assert modes == dict.fromkeys((DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", "lock"), 0o600)
+        assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("inside", ["state", "state/deeper"])
+async def test_a_directory_that_can_not_be_is_a_matter_of_configuration(tmp_path: Path, inside: str) -> None:
+    (tmp_path / "state").write_text("a file")
+    with pytest.raises(ConfigError, match=f"{tmp_path}/state.*state_dir"):
+        await Store.open(tmp_path / inside, StoreSettings())
+
+
+async def test_a_database_that_can_not_be_a_file_is_a_matter_of_configuration(tmp_path: Path) -> None:
+    """And the lock is free again after the failure."""
+    (tmp_path / DATABASE).mkdir()
+    with pytest.raises(ConfigError, match=r"state\.db can't be used.*state_dir"):
+        await Store.open(tmp_path, StoreSettings())
+    (tmp_path / DATABASE).rmdir()
+    async with opened(tmp_path):
+        pass
+
+
+async def test_a_server_that_can_not_be_named_is_a_matter_of_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"store\.url"):
+        await Store.open(tmp_path, StoreSettings(), url="no address")
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1/x") as error:
+        await Store.open(tmp_path, StoreSettings(), url="postgres://me:secret@127.0.0.1:1/x")
+    assert "secret" not in str(error.value)
+
+
+# What the process before left
+
+
+async def test_what_was_under_way_when_the_process_died_is_settled_at_the_next_start(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        assert store.is_empty
+        done = await keep(store, started(), samples(3) + samples(2, DISTRIBUTION))
+        await store.runs.begin(started(1), forbids=True)
+        assert {len(await claim(store)), len(await claim(store))} == {1}
+    async with opened(tmp_path, NOW + timedelta(hours=1)) as store:
+        assert not store.is_empty
+        run = await store.runs.run(started(1).id)
+        assert run
+        assert (run.outcome, run.ended) == (Outcome.INTERRUPTED, NOW + timedelta(hours=1))
+        assert run.error == "the daemon ended before the run did"
+        assert [cycle.outcome for cycle in (await store.history.cycles({"ci": 0}))["ci"]] == ["Complete", "Interrupted"]
+        assert await store.outbox.counts([done.id]) == {done.id: {DeliveryStatus.PENDING: 3, DeliveryStatus.UNKNOWN: 2}}
+        assert await store.runs.lost("ci", NOW) == {DeliveryStatus.UNKNOWN: 2}
+        await store.runs.begin(started(2), forbids=True)
+
+
+# Reading
+
+
+async def test_a_store_that_is_not_there_reads_as_an_empty_one(tmp_path: Path) -> None:
+    reader = await Store.open_reading(tmp_path / "never")
+    assert reader.is_empty
+    assert await reader.runs.latest() == {}
+    assert await claim(reader) == []
+    await reader.check()
+    await reader.close()
+    assert not (tmp_path / "never").exists()
+
+
+async def test_a_reader_sees_what_a_running_daemon_keeps_and_can_not_write(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await keep(store, started(), samples(3))
+        reader = await Store.open_reading(tmp_path)
+        await keep(store, started(1), samples(2))
+        assert (await reader.outbox.pending()).samples == 5
+        with pytest.raises(Unavailable, match="can't be written"):
+            await reader.runs.begin(started(2), forbids=False)
+        await reader.close()
+
+
+# Damage
+
+
+@pytest.mark.parametrize("damage", ["no database", "a torn page", "a short file"])
+async def test_a_damaged_database_is_set_aside_and_a_new_one_starts(tmp_path: Path, damage: str) -> None:
+    async with opened(tmp_path) as store:
+        await keep(store, started(), samples(2_000))
+    database = tmp_path / DATABASE
+    content = database.read_bytes()
+    broken = {
+        "no database": b"these are not the bytes you are looking for" * 100,
+        "a torn page": content[:4096] + b"\xff" * 4096 + content[8192:],
+        "a short file": content[: len(content) // 2],
+    }[damage]
+    database.write_bytes(broken)
+
+    async with opened(tmp_path, NOW + timedelta(seconds=5)) as store:
+        assert await store.runs.list() == []
+        await keep(store, started(1), samples(2))
+    assert (tmp_path / f"{DATABASE}.damaged-20250114T150005Z").read_bytes() == broken
+    async with opened(tmp_path) as store:
+        assert await deliver(store) == 2
+
+
+@pytest.mark.parametrize("what", ["emptied", "cut", "removed", "removed with its directory", "replaced"])
+async def test_a_file_that_others_spoil_in_use_costs_no_restart(tmp_path: Path, what: str) -> None:
+    """What runs need goes on; what waited is kept where it can still be read."""
+    database = tmp_path / DATABASE
+    async with opened(tmp_path) as store:
+        await keep(store, started(), samples(2_000), state={"k": b"1"})
+    other = database.read_bytes()
+    async with opened(tmp_path) as store:
+        if what == "emptied":
+            os.truncate(database, 0)
+        elif what == "cut":
+            os.truncate(database, 8192)
+        elif what == "removed with its directory":
+            shutil.rmtree(tmp_path)
+        elif what == "removed":
+            for suffix in ("", "-wal", "-shm"):
+                (tmp_path / f"{DATABASE}{suffix}").unlink()
+        else:
+            (tmp_path / "restored").write_bytes(other)
+            (tmp_path / "restored").replace(database)
+        for number in range(1, 4):
+            await keep(store, started(number), samples(1))
+        await store.recover()
+        assert store.trouble is None
+        await store.check()
+        await keep(store, started(9), samples(1))
+        kept = await deliver(store)
+        assert kept >= 1 if what in ("emptied", "cut") else kept == 2_004
+        with pytest.raises(ConfigError, match="in use"):
+            await Store.open(tmp_path, StoreSettings())
+    async with opened(tmp_path) as store:
+        assert await store.runs.run(started(9).id)
+
+
+async def test_an_empty_file_is_a_new_store(tmp_path: Path) -> None:
+    """A crash in the first instant leaves one."""
+    (tmp_path / DATABASE).touch()
+    reader = await Store.open_reading(tmp_path)
+    assert await reader.runs.list() == []
+    await reader.close()
+    async with opened(tmp_path):
+        pass
+    assert names(tmp_path, "*damaged*") == []
+
+
+async def test_a_reader_of_a_damaged_database_is_told(tmp_path: Path) -> None:
+    (tmp_path / DATABASE).write_bytes(b"no database" * 1000)
+    with pytest.raises(Unavailable, match="damaged"):
+        await Store.open_reading(tmp_path)
+
+
+# Versions
+
+
+async def test_a_file_of_a_layout_that_no_version_made_is_set_aside(tmp_path: Path) -> None:
+    """Such as those from before the first release."""
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
+        connection.execute("CREATE TABLE points (id INTEGER PRIMARY KEY)")
+    async with opened(tmp_path) as store:
+        await keep(store, started())
+    assert names(tmp_path, "*damaged*") == [f"{DATABASE}.damaged-20250114T150000Z"]
+
+
+async def test_a_store_of_a_newer_version_is_refused_by_name_and_left_alone(tmp_path: Path) -> None:
+    async with opened(tmp_path):
+        pass
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0099'")
+        connection.commit()
+    with pytest.raises(ConfigError, match=r"newer infra-health \(schema 0099, this one knows 0001\)"):
+        await Store.open(tmp_path, StoreSettings())
+    with pytest.raises(Unavailable, match="another version"):
+        await Store.open_reading(tmp_path)
+    assert names(tmp_path, "*damaged*") == []
+
+
+# Backup
+
+
+async def test_a_backup_is_a_whole_store_of_its_own(tmp_path: Path) -> None:
+    """Taken while the store is written to; one file, which a new daemon takes as its own."""
+    async with opened(tmp_path / "state") as store:
+        await keep(store, started(), samples(500))
+        await store.backup(tmp_path / "copy")
+        await deliver(store)
+    assert names(tmp_path) == ["copy", "state"]
+    (tmp_path / "restored").mkdir()
+    (tmp_path / "copy").rename(tmp_path / "restored" / DATABASE)
+    async with opened(tmp_path / "restored") as store:
+        assert await deliver(store) == 500
+
+
+async def test_a_backup_that_can_not_be_written_harms_nothing(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    state = tmp_path / "state"
+    async with opened(state) as store:
+        await keep(store, started(), samples(1))
+        for target in (tmp_path / "nowhere" / "copy", tmp_path / "folder", state / DATABASE):
+            with pytest.raises(ConfigError, match=str(target)):
+                await store.backup(target)
+        assert await deliver(store) == 1
+    assert names(tmp_path) == ["folder", "state"]
+    reader = await Store.open_reading(tmp_path / "never")
+    with pytest.raises(ConfigError, match="no store"):
+        await reader.backup(tmp_path / "copy")
+    await reader.close()
+
+
+async def test_a_write_waits_for_no_reader_and_a_reader_for_no_write(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store, opened(tmp_path / "other"):
+        with closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            assert await store.runs.list() == []
+            await store.check()
+            other.execute("ROLLBACK")
+            other.execute("BEGIN")
+            other.execute("SELECT count(*) FROM runs").fetchone()
+            await store.runs.end(ended(started()))
+            other.execute("ROLLBACK")
