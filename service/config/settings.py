@@ -207,9 +207,11 @@ class StoreSettings(Section):
 def _default_state_dir() -> Path:
     from platformdirs import user_state_path
 
-    path = user_state_path("infra-health")
-    # A user without HOME and passwd entry has no home directory: then where a system's daemons keep their state.
-    return Path("/var/lib/infra-health") if path.parts[0] == "~" else path
+    try:
+        return user_state_path("infra-health")
+    except RuntimeError:
+        # A user without HOME and passwd entry has no home directory: then where a system's daemons keep their state.
+        return Path("/var/lib/infra-health")
 
 
 class Settings(Section):

@@ -116,9 +116,6 @@ class TestWhichValueWins:
         assert settings(text, nested).datadog.site == "own.example"
         assert settings(text, nested, datadog={"site": "cli.example"}).datadog.site == "cli.example"
 
-    def test_an_option_that_was_not_given_overrides_nothing(self) -> None:
-        assert settings(CI + "http: {port: 9000}\n", http={"port": None}).http.port == 9000
-
     def test_github_variables_are_below_the_file(self) -> None:
         environ = {
             "GITHUB_TOKEN": "t2",
@@ -169,12 +166,6 @@ class TestWhichValueWins:
         ]
         assert ci(chosen, "a").benchmarks == ("159541672", "nightly.yml")
 
-    def test_a_type_may_choose_the_variable_by_its_other_keys(self) -> None:
-        chosen = load(
-            None, {"TRAINING_HEALTH_FILE": "/t.json", "EVALUATION_HEALTH_FILE": "/e.json"}, settings_of
-        ).settings
-        assert [describe(chosen.collectors[name])["source"] for name in ("training", "eval")] == ["/t.json", "/e.json"]
-
     def test_empty_variables_count_as_not_set(self) -> None:
         environ = {"DD_SITE": "", "GITHUB_DASHBOARD_TOKEN": " ", "GITHUB_TOKEN": "t", "INFRA_HEALTH_HTTP__PORT": ""}
         chosen = settings(CI, environ)
@@ -204,14 +195,6 @@ class TestTheFile:
     def test_one_that_was_named_must_be_there(self, path: Path | None, environ: dict[str, str], asker: str) -> None:
         with pytest.raises(ConfigError, match=f"^gone.yaml: there is no such file; {asker} names it$"):
             load(path, environ, settings_of)
-
-    def test_one_that_cannot_be_read(self, folder: Path) -> None:
-        with pytest.raises(ConfigError, match="can't be read: is a directory"):
-            load(folder, {}, settings_of)
-
-    def test_a_byte_order_mark_is_no_matter(self) -> None:
-        Path("config.yaml").write_bytes(b"\xef\xbb\xbfdatadog: {env: x}\n")
-        assert load(None, {}, settings_of).settings.datadog.env == "x"
 
     def test_text_that_is_not_utf8(self) -> None:
         Path("config.yaml").write_bytes(b"datadog:\n  env: caf\xe9\n")
@@ -324,12 +307,8 @@ class TestMistakes:
             ("timeZone: x", "timeZone: is no setting; did you mean time_zone?"),
             ("time_zone: Europe/Berln", '"Europe/Berln" is no IANA time zone; did you mean Europe/Berlin?'),
             ("time_zone: ../etc/passwd", '"../etc/passwd" is no IANA time zone'),
-            ("time_zone: Local", '"Local" is no IANA time zone'),
-            ("time_zone: America", '"America" is no IANA time zone'),
             ("active_deadline: 0", 'must be greater than 0 seconds, not "0"'),
-            ("active_deadline: -5", "must be a duration such as 90s, 5m, 2h or 1d, or seconds"),
             ("active_deadline: 99999999999d", "is too long"),
-            ("starting_deadline: soon", "must be a duration"),
             ("jitter:", "jitter: has no value: give one or remove the key"),
             ("backoff_limit: -1", 'must be greater than or equal to 0, not "-1"'),
             ("backoff_limit: 0x10", 'must be a whole number, not "0x10"'),
@@ -339,14 +318,10 @@ class TestMistakes:
                 "must be 'Forbid', 'Allow' or 'Replace', not \"forbid\"; did you mean Forbid?",
             ),
             ("tags: {Env: x}", "tags.Env: is a tag that every sample has already"),
-            ("tags: {Workflow Name: x}", "tags.Workflow Name: is a tag that every sample has already"),
             ("tags: {9a: x}", "a tag's name begins with a letter"),
             ("tags: {team: [a]}", "tags.team: must be a valid string, not a list"),
-            ("tags: {team: }", "tags.team: has no value"),
             ("tags: [a]", "tags: must be a mapping of keys to values, not a list"),
             ("thresholds: {hotfix: .nan}", 'thresholds.hotfix: must be a valid number, not ".nan"'),
-            ("thresholds: {hotfix: nan}", "thresholds.hotfix: must be a finite number"),
-            ("benchmarks: [a, [b]]", "benchmarks[1]: must be a valid string, not a list"),
             ("service: ''", "service: is empty: give a value or remove the key"),
         ],
     )
@@ -383,7 +358,6 @@ class TestMistakes:
         [
             ("datadog: {site: https://app.datadoghq.eu/}", "must be a host name such as datadoghq.com"),
             ("datadog: {site: app.datadoghq.eu}", "must be the site"),
-            ("datadog: {site: 'a b'}", "must be a host name"),
             ("datadog: {site: us5}", '"us5" is no site; did you mean us5.datadoghq.com?'),
             ("datadog: {site: datadog.com}", "did you mean datadoghq.com?"),
             (
@@ -398,10 +372,7 @@ class TestMistakes:
             ("github: {api_url: ftp://h}", "must be an absolute address"),
             ("github: {user_agent: 'a\u00e9'}", "github.user_agent: must"),
             ("http: {port: 65536}", "must be less than or equal to 65535"),
-            ("http: {port: 80.5}", "must be a whole number"),
             ("http: {host: 'http://x'}", "must be a host name or address"),
-            ("http: [1]", "http: must be a mapping of keys to values, not a list"),
-            ("datadog: {heartbeat: 0s}", "must be greater than 0 seconds"),
             ("aws: {secrets: maybe}", "must be 'auto', 'on' or 'off'"),
             ("collectors: [ci]", "collectors: must be a mapping of keys to values, not a list"),
         ],
@@ -411,11 +382,6 @@ class TestMistakes:
         (error,) = errors(text)
         assert error.startswith("config.yaml:1:")
         assert told in error
-
-    def test_a_missing_key_is_told_at_its_parent(self) -> None:
-        assert errors("collectors:\n  t:\n    type: snapshot\n    schedule: '@daily'\n") == [
-            "config.yaml:2:3: collectors.t.category: is missing"
-        ]
 
 
 class TestTheEnvironment:
@@ -518,17 +484,6 @@ class TestTheEnvironment:
         (error,) = errors(text, {"INFRA_HEALTH_COLLECTORS__A_B__REPO": "x/y"})
         assert error.endswith("may mean each of a-b, a_b")
 
-    def test_a_collector_can_come_from_the_environment_alone(self) -> None:
-        environ = {
-            "INFRA_HEALTH_COLLECTORS__MORE__TYPE": "github_ci",
-            "INFRA_HEALTH_COLLECTORS__MORE__SCHEDULE": "@daily",
-        }
-        assert set(settings(CI, environ).collectors) == {"ci", "more"}
-        del environ["INFRA_HEALTH_COLLECTORS__MORE__SCHEDULE"]
-        assert errors(CI, environ) == [
-            "environment INFRA_HEALTH_COLLECTORS__MORE__TYPE: collectors.more.schedule: is missing"
-        ]
-
     def test_a_variable_of_ours_that_is_no_setting_is_noted(self) -> None:
         names = ("DATADGO__SITE", "STATEDIR", "HTTP_PRT")
         notes = loaded(CI, {f"INFRA_HEALTH_{name}": "x" for name in names}).warnings
@@ -540,6 +495,20 @@ class TestTheEnvironment:
 
     def test_no_collector_at_all_is_noted(self) -> None:
         assert loaded("collectors:\n").warnings == ("no collector is configured: nothing will be collected",)
+
+
+def test_a_user_without_a_home_has_a_state_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made when it is needed; what fails then names the variable."""
+
+    def find_nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", find_nobody)
+    assert settings(CI).state_dir == Path("/var/lib/infra-health")
+    (error,) = errors(CI + "state_dir: ~/x\n")
+    assert "this user has no home directory" in error
 
 
 class TestSecrets:
@@ -581,11 +550,6 @@ class TestSecrets:
             "a: @hidden",
         ):
             assert "hidden" not in "".join(errors(text))
-
-    def test_pydantics_own_words_show_none_either(self) -> None:
-        with pytest.raises(ValueError, match="token") as caught:
-            Settings.model_validate({"collectors": {}, "http": {"token": ["hidden"]}})
-        assert "hidden" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,167 @@
+"""Checks, their conditions, and the alerts that a change of their state makes."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from service.domain import conditions
+from service.domain.alerts import NotifiedState, find_changes, format_change, format_summary
+from service.domain.checks import check_id, check_key, name_of, status_at, to_samples, update_checks
+from service.domain.runs import Mode, first_slot_after, new_run_id
+from service.domain.samples import Evidence, Kind, Metric, Sample, Status
+
+NOW = datetime(2025, 1, 14, 15, tzinfo=UTC)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+TAGS = {"source": "cron", "workflow_category": "ci", "workflow_name": "main", "task": "tests", "check": "passing"}
+KEY = check_key(TAGS)
+assert KEY
+
+
+def sample(value: float, at: datetime = NOW, *, status: str = "pass", **tags: str) -> Sample:
+    return Sample(Metric("m"), value, at, {**TAGS, "condition": "> 0", "status": status, **tags})
+
+
+@pytest.mark.parametrize(
+    ("text", "passes", "fails"),
+    [
+        ("< 5.0", 4.9, 5.0),
+        ("<= 5", 5, 5.1),
+        ("> 0", 1, 0),
+        (">=.5", 0.5, 0.4),
+        ("=1.0", 1, 0.9),
+        ("== 1", 1, 2),
+        ("in [0.8, 1.2]", 1.2, 1.3),
+        ("0.8..1.2", 0.8, 0.7),
+    ],
+)
+def test_a_condition_judges_a_value(text: str, passes: float, fails: float) -> None:
+    condition = conditions.parse(text)
+    assert condition
+    assert (condition.status(passes), condition.status(fails)) == (Status.PASS, Status.FAIL)
+
+
+@pytest.mark.parametrize("text", ["", "none", "< five", "> 1e999", "in [2, 1]", "stable for a week", "< 5 min"])
+def test_a_text_that_compares_with_no_number_is_no_condition(text: str) -> None:
+    assert conditions.parse(text) is None
+
+
+def test_a_check_is_known_by_its_stable_tags_alone() -> None:
+    assert check_key({**TAGS, "status": "fail", "condition": "> 1", "zone": "a"}) == KEY
+    assert check_key({"task": "tests", "check": "passing"}) is None
+    labelled = check_key({**TAGS, "label": "P1", "repo": "a/b"})
+    assert labelled
+    assert name_of(labelled) == "main / tests / passing (label P1, repo a/b)"
+    assert check_id("ci", labelled) == check_id("ci", labelled) != check_id("other", labelled)
+    assert 0 <= check_id("ci", labelled) < 2**63
+
+
+def test_of_a_checks_samples_the_newest_counts_and_of_equally_new_ones_the_worst() -> None:
+    samples = [sample(1, NOW - HOUR, status="fail"), sample(2), sample(3, status="fail"), sample(4, status="unknown")]
+    (check,) = update_checks([], samples, [], NOW)
+    assert (check.status, check.value, check.since) == (Status.FAIL, 3, NOW)
+
+
+def test_a_state_that_stays_keeps_its_beginning() -> None:
+    (first,) = update_checks([], [sample(1)], [], NOW)
+    (second,) = update_checks([first], [sample(2, NOW + HOUR)], [], NOW + HOUR)
+    (third,) = update_checks([second], [sample(0, NOW + DAY, status="fail")], [], NOW + DAY)
+    assert (second.since, third.since) == (NOW, NOW + DAY)
+
+
+def test_nothing_to_measure_is_unknown_and_what_nobody_measures_is_forgotten_after_a_week() -> None:
+    (known,) = update_checks([], [sample(1)], [], NOW)
+    (unknown,) = update_checks([known], [], [TAGS], NOW + HOUR)
+    assert (unknown.status, unknown.value, unknown.measured_at) == (Status.UNKNOWN, 1, NOW)
+    (never,) = update_checks([], [], [{**TAGS, "condition": "> 0"}], NOW)
+    assert (never.status, never.condition, never.measured_at) == (Status.UNKNOWN, "> 0", None)
+    assert update_checks([known], [], [], NOW + 8 * DAY) == []
+
+
+def test_events_are_no_checks() -> None:
+    event = replace(sample(1), metric=Metric("m", Kind.DISTRIBUTION))
+    assert update_checks([], [event, Sample(Metric("plain"), 1, NOW)], [], NOW) == []
+
+
+def test_the_stable_series_of_a_check() -> None:
+    """State, threshold, value and age; a value that grew too old is unknown, its age goes on."""
+    (check,) = update_checks([], [sample(3)], [], NOW)
+    young = {each.metric.name: each.value for each in to_samples([check], NOW + HOUR, DAY, {"env": "e"})}
+    old = {each.metric.name: each.value for each in to_samples([check], NOW + 2 * DAY, DAY)}
+    prefix = "metta.infra.check."
+    assert young == {f"{prefix}state": 0, f"{prefix}threshold": 0, f"{prefix}value": 3, f"{prefix}age": 3600}
+    assert old == {f"{prefix}state": 2, f"{prefix}threshold": 0, f"{prefix}age": 2 * 86400}
+    assert status_at(check, NOW + 2 * DAY, DAY) is Status.UNKNOWN
+
+
+def test_a_change_is_found_once_and_a_new_check_is_none() -> None:
+    (check,) = update_checks([], [sample(0, status="fail")], [], NOW)
+    changes, states = find_changes("ci", "production", [check], {}, NOW, DAY)
+    assert (changes, states[check.key].status) == ([], Status.FAIL)
+    before = {check.key: NotifiedState(Status.PASS, NOW - 2 * HOUR)}
+    ((change,), states) = find_changes("ci", "production", [check], before, NOW, DAY)
+    assert (change.before, change.after, change.lasted, change.value) == (Status.PASS, Status.FAIL, 2 * HOUR, 0)
+    assert find_changes("ci", "production", [check], states, NOW, DAY)[0] == []
+
+
+def test_a_value_that_grew_too_old_has_been_unknown_since_it_did() -> None:
+    (check,) = update_checks([], [sample(1)], [], NOW)
+    before = {check.key: NotifiedState(Status.PASS, NOW)}
+    ((change,), _) = find_changes("ci", "production", [check], before, NOW + 3 * DAY, DAY)
+    assert (change.after, change.since) == (Status.UNKNOWN, NOW + DAY)
+
+
+def test_an_event_says_what_changed_and_foreign_text_stays_text() -> None:
+    evidence = (
+        Evidence("a %%% [x](y)", "https://github.com/o/r/1", NOW, "failure"),
+        Evidence("*b*", "javascript:x"),
+    )
+    (check,) = update_checks([], [replace(sample(0, status="fail"), evidence=evidence)], [], NOW)
+    before = {check.key: NotifiedState(Status.PASS, NOW - 30 * HOUR)}
+    ((change,), _) = find_changes("ci", "production", [check], before, NOW, DAY)
+    event = format_change(change, "https://health.example/checks/1")
+    assert (event.title, event.alert_type) == ("main / tests / passing: pass -> fail", "error")
+    assert "- since: 2025-01-14 15:00:00 UTC, after 1 d 6 h of pass" in event.text
+    assert "[a % \\[x\\](y)](https://github.com/o/r/1) (failure, 2025-01-14 15:00:00 UTC)" in event.text
+    assert "  - \\*b\\*" in event.text
+    assert "javascript" not in event.text
+    assert event.text.startswith("%%% \n")
+    assert event.text.endswith("More: https://health.example/checks/1\n %%%")
+    assert {"check:passing", "env:production", "collector:ci"} <= set(event.tags)
+    long = format_change(replace(change, condition="x" * 9000, evidence=evidence * 40), None)
+    assert len(long.text) <= 4000
+
+
+def test_a_summary_says_how_each_check_ended_up() -> None:
+    (check,) = update_checks([], [sample(0, status="fail")], [], NOW)
+    before = {check.key: NotifiedState(Status.PASS, NOW - HOUR)}
+    ((change,), _) = find_changes("ci", "production", [check], before, NOW, DAY)
+    event = format_summary([change, replace(change, after=Status.PASS)], None, NOW)
+    assert event.title == "2 changes of check states were held back"
+    assert "main / tests / passing: pass since" in event.text
+    assert event.alert_type == "warning"
+
+
+def test_a_run_id_sorts_by_time_and_names_the_collector() -> None:
+    assert new_run_id("ci", NOW) < new_run_id("ci", NOW + timedelta(seconds=1))
+    assert new_run_id("ci", NOW).startswith("ci-20250114T150000-")
+
+
+@pytest.mark.parametrize(
+    ("live", "shadow", "starts_after", "mode", "expected"),
+    [
+        (None, None, None, Mode.LIVE, None),
+        (1, 2, None, Mode.LIVE, 2),
+        (3, 2, None, Mode.SHADOW, 3),
+        (None, 5, 3, Mode.LIVE, 3),  # the CronJob's last slot: what came after it was not run by anybody
+        (4, 5, 3, Mode.LIVE, 5),  # of an earlier change
+        (None, 5, 3, Mode.SHADOW, 5),
+    ],
+)
+def test_at_a_takeover_no_slot_is_lost_and_none_runs_twice(
+    live: int | None, shadow: int | None, starts_after: int | None, mode: Mode, expected: int | None
+) -> None:
+    def at(hour: int | None) -> datetime | None:
+        return None if hour is None else NOW + hour * HOUR
+
+    assert first_slot_after(at(live), at(shadow), at(starts_after), mode) == at(expected)

@@ -1,0 +1,96 @@
+"""Names and tags as Datadog takes them."""
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.domain.samples import (
+    Metric,
+    Sample,
+    format_tag,
+    normalize_metric_name,
+    normalize_tag,
+    normalize_tag_name,
+    normalize_tag_value,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "valid"),
+    [
+        ("metta.infra.cron.ci.workflow.success", "metta.infra.cron.ci.workflow.success"),
+        ("hearts per-minute", "hearts_per_minute"),
+        ("héarts", "h_arts"),
+        ("a" * 300, "a" * 200),
+        ("9lives", None),
+        ("_private", None),
+        ("élan", None),
+        ("", None),
+    ],
+)
+def test_a_metric_is_named_as_datadog_would_name_it(name: str, valid: str | None) -> None:
+    assert normalize_metric_name(name) == valid
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "valid"),
+    [
+        ("condition", "< 5.0", "condition:< 5.0"),
+        ("Task", "Upper", "Task:Upper"),
+        ("url", "http://a:80/b", "url:http://a:80/b"),
+        ("task", "a\nb\x00c", "task:a_b_c"),
+        ("task", "half \ud83d", "task:half _"),
+        ("task", "ends:", "task:ends"),
+        ("task", "x" * 194 + ":y", "task:" + "x" * 194),
+        ("task", " ", None),
+        ("task", ":", None),
+        ("1st", "x", None),
+        ("", "x", None),
+        ("n" * 200, "x", None),
+    ],
+)
+def test_a_tag_travels_as_written_but_for_what_datadog_refuses(name: str, value: str, valid: str | None) -> None:
+    assert format_tag(name, value) == valid
+
+
+@given(st.text(), st.text())
+def test_whatever_a_tag_is_it_is_one_that_an_intake_takes_or_none(name: str, value: str) -> None:
+    text = format_tag(name, value)
+    if text is not None:
+        assert text[0].isalpha()
+        assert len(text) <= 200
+        assert not text.endswith(":")
+        assert text.encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "stored"),
+    [
+        ("condition", "< 5.0", "condition:_5.0"),
+        ("Task", "Upper  case!", "task:upper_case"),
+        ("label", "P1/urgent", "label:p1/urgent"),
+    ],
+)
+def test_a_filter_is_written_as_datadog_stores_the_tag(name: str, value: str, stored: str) -> None:
+    assert normalize_tag(name, value) == stored
+    assert normalize_tag_value(name, value) == stored.partition(":")[2]
+
+
+@pytest.mark.parametrize("name", ["Workflow name", "workflow_name", " WORKFLOW  NAME "])
+def test_names_that_datadog_reads_as_one_are_known_as_one(name: str) -> None:
+    assert normalize_tag_name(name) == "workflow_name"
+
+
+def test_a_sample_is_written_as_dry_run_shows_it_and_needs_a_zone() -> None:
+    at = datetime(2025, 1, 14, 15, tzinfo=UTC)
+    assert Sample(Metric("m"), 1.5, at, {"a": "b"}).as_json() == {
+        "metric": "m",
+        "value": 1.5,
+        "tags": {"a": "b"},
+        "kind": "gauge",
+        "timestamp": "2025-01-14T15:00:00+00:00",
+    }
+    with pytest.raises(ValueError, match="has no zone"):
+        Sample(Metric("m"), 1.5, at.replace(tzinfo=None))
