@@ -1,8 +1,7 @@
 """What boards and monitors show: from the configuration where a type knows its checks, else from the store."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from service.boards.widgets import HOLD
@@ -13,8 +12,7 @@ from service.domain.checks import CHECK_METRICS, Check
 from service.domain.runs import Mode
 from service.domain.samples import CHECK_TAGS, Kind, Metric
 from service.pipeline.job import COLLECTOR_METRICS
-from service.store import Store
-from service.store.outbox import SeenSeries
+from service.store import SeenSeries, Store
 
 # A metric that nothing was measured of for so long leaves the boards with the next push.
 _SEEN_WITHIN = timedelta(days=7)
@@ -31,37 +29,32 @@ _RUNBOOK = "docs/runbook.md"
 class CheckPanel:
     """One check and the metric that decides it.
 
-    ``every``: the longest time between two of its runs. ``only``: tags that tell it from a namesake with another
-    condition. ``groups``: tags that split it into several series. ``is_expected``: its type says beforehand what it
-    measures; otherwise the store has it.
+    ``tags``: CHECK_TAGS. ``condition``: empty where collectors judge it by different ones. ``every``: the longest time
+    between two of its runs. ``groups``: tags that split it into several series. ``is_expected``: its type says
+    beforehand what it measures; otherwise the store has it.
     """
 
     metric: Metric
-    category: str
-    workflow_name: str
-    task: str
-    check: str
+    tags: Mapping[str, str]
     condition: str
     every: timedelta
     max_age: timedelta
-    only: Mapping[str, str] = field(default_factory=dict)
     groups: tuple[str, ...] = ()
     is_expected: bool = True
 
     @property
-    def tags(self) -> dict[str, str]:
-        """What a query for just this check filters by, its category aside."""
-        return {"workflow_name": self.workflow_name, "task": self.task, "check": self.check, **self.only}
+    def category(self) -> str:
+        return self.tags["workflow_category"]
+
+    @property
+    def workflow_name(self) -> str:
+        return self.tags["workflow_name"]
 
     @property
     def title(self) -> str:
-        about = [f"{tag} {value}" for tag, value in self.only.items()]
-        name = f"{self.task} / {self.check}"
-        if not self.is_expected:
-            # For most checks of a snapshot the metric says it all.
-            about.insert(0, f"{self.workflow_name}, {name}")
-            name = self.metric.name.rpartition(".")[2]
-        return f"{name} ({', '.join(about)})" if about else name
+        if self.is_expected:
+            return f"{self.tags['task']} / {self.tags['check']}"
+        return f"{self.metric.name.rpartition('.')[2]} ({self.workflow_name})"
 
     @property
     def worst(self) -> str:
@@ -98,8 +91,9 @@ class Interval:
     without: tuple[str, ...] = ()
 
     @property
-    def tags(self) -> dict[str, str]:
-        return {} if self.workflow is None else {"workflow_name": self.workflow}
+    def groups(self) -> list[str]:
+        """By which tags a query tells the checks apart."""
+        return [*CHECK_TAGS[1:], *sorted({name for each in self.checks for name in each.groups})]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +118,24 @@ class Catalogue:
 
     def checks_of(self, category: str) -> list[CheckPanel]:
         return [each for each in self.checks if each.category == category]
+
+    def intervals(self, category: str) -> list[Interval]:
+        """The interval of most checks, which holds for those that are still to come, too; then each workflow with
+        another: an hourly check must not wait for a weekly one's second measurement before somebody hears of it."""
+        workflows: dict[str, list[CheckPanel]] = {}
+        for each in self.checks_of(category):
+            workflows.setdefault(each.workflow_name, []).append(each)
+        longest = {name: max(each.every for each in found) for name, found in workflows.items()}
+        sizes: dict[timedelta, int] = {}
+        for name, found in workflows.items():
+            sizes[longest[name]] = sizes.get(longest[name], 0) + len(found)
+        usual = min(sizes, key=lambda every: (-sizes[every], every), default=timedelta(0))
+        odd = tuple(name for name in workflows if longest[name] != usual)
+        most = tuple(each for name, found in workflows.items() if name not in odd for each in found)
+        return [
+            *([Interval(usual, most, without=odd)] if most else []),
+            *(Interval(longest[name], tuple(workflows[name]), name) for name in odd),
+        ]
 
     @property
     def place(self) -> str:
@@ -150,7 +162,7 @@ async def read_catalogue(settings: Settings, now: datetime) -> tuple[Catalogue, 
         seen = await store.outbox.series(now - _SEEN_WITHIN, list(enabled))
     finally:
         await store.close()
-    notes, collectors, checks = _notes(settings), [], list[CheckPanel]()
+    notes, collectors, checks = [], [], list[CheckPanel]()
     distributions: dict[str, DistributionPanel] = {}
     metrics: dict[str, Metric] = {}
     for name, each in enabled.items():
@@ -162,20 +174,24 @@ async def read_catalogue(settings: Settings, now: datetime) -> tuple[Catalogue, 
         known_metrics |= {each.name: each for each in (kind.metrics if isinstance(kind.metrics, tuple) else ())}
         quota = (own["quota_remaining"], own["quota_limit"]) if "quota_remaining" in own else None
         collectors.append(CollectorPanel(name, every, quota))
-        found = _expected(kind, each, every, known.get(name, ()), known_metrics)
-        found = found or _measured(each, every, known.get(name, ()), known_metrics)
+        found = list(_expected(kind, each, every, known_metrics))
+        found = found or list(_measured(each, every, known.get(name, ()), known_metrics))
         if not found:
             notes.append(
                 f"nothing of {name} has been stored in {settings.state_dir} within a week, so it has no tiles and no"
                 " monitor of its checks; push where the daemon keeps its state"
             )
         checks += found
-        distributions |= {one.metric.name: one for one in _distributions(kind, each, series, known_metrics)}
+        distributions |= {one.metric.name: one for one in _distributions(kind, series, known_metrics)}
         sent = {one.metric for one in series} | {check.metric.name for check in found}
         metrics |= {metric: known_metrics.get(metric, Metric(metric)) for metric in sorted(sent)}
         metrics |= {metric.name: metric for metric in own.values()}
     metrics |= {panel.metric.name: panel.metric for panel in distributions.values()}
     metrics |= {metric.name: metric for metric in (*CHECK_METRICS, *COLLECTOR_METRICS)}
+    if settings.mode is Mode.SHADOW:
+        notes.append("mode is shadow: boards and monitors look at the live names, under which nothing arrives so far")
+    if settings.datadog.heartbeat > HOLD:
+        notes.append(f"datadog.heartbeat is above {HOLD}, the longest that boards hold a value: states will have holes")
     catalogue = Catalogue(
         settings.datadog.env,
         tuple(collectors),
@@ -205,130 +221,60 @@ def longest_interval(settings: CollectorSettings, now: datetime) -> timedelta:
     return longest
 
 
-def group_by_interval(checks: Iterable[CheckPanel]) -> list[Interval]:
-    """The interval of most checks, which holds for those that are still to come, too; then each workflow with another.
-
-    An hourly check must not wait for a weekly one's second measurement before somebody hears of it.
-    """
-    workflows: dict[str, list[CheckPanel]] = {}
-    for each in checks:
-        workflows.setdefault(each.workflow_name, []).append(each)
-    longest = {name: max(each.every for each in found) for name, found in workflows.items()}
-    if not longest:
-        return []
-    sizes = Counter[timedelta]()
-    for name, found in workflows.items():
-        sizes[longest[name]] += len(found)
-    usual = min(sizes, key=lambda every: (-sizes[every], every))
-    odd = [name for name, every in longest.items() if every != usual]
-    most = tuple(each for name, found in workflows.items() if name not in odd for each in found)
-    return [
-        Interval(usual, most, without=tuple(odd)),
-        *(Interval(longest[name], tuple(workflows[name]), workflow=name) for name in odd),
-    ]
-
-
-def _notes(settings: Settings) -> list[str]:
-    notes = []
-    if settings.mode is Mode.SHADOW:
-        notes.append("mode is shadow: boards and monitors look at the live names, under which nothing arrives so far")
-    if settings.datadog.heartbeat > HOLD:
-        notes.append(
-            f"datadog.heartbeat is {settings.datadog.heartbeat}: boards of Datadog hold a value for {HOLD} at most, so"
-            " states will have holes"
-        )
-    return notes
-
-
 def _expected(
-    kind: CollectorType,
-    settings: CollectorSettings,
-    every: timedelta,
-    known: Iterable[Check],
-    metrics: Mapping[str, Metric],
-) -> list[CheckPanel]:
-    """The checks that the settings ask for, by repository. Which tags split them, settings and stored checks tell."""
+    kind: CollectorType, settings: CollectorSettings, every: timedelta, metrics: Mapping[str, Metric]
+) -> Iterator[CheckPanel]:
+    """The checks that the settings ask for."""
     places: Mapping[str, Mapping[str, str]] = getattr(kind, "check_tags", {})
-    repositories: Iterable[str] = getattr(settings, "repositories", ())
-    own = {tag: settings.tags[tag] for tag in _SPLITTING_TAGS if tag in settings.tags}
-    everywhere = set(own) | ({"repo"} if repositories else set())
-    stored = [check.tags for check in known]
-    found = []
-    for metric, condition in dict.fromkeys(expected_checks(kind, settings)):
-        tags = places.get(metric)
-        if tags is None:
-            continue
-        splitting = {tag for each in stored if tags.items() <= each.items() for tag in _SPLITTING_TAGS if tag in each}
-        for only in [{**own, "repo": repository} for repository in repositories] or [own]:
-            groups = tuple(sorted(everywhere | splitting))
-            found.append(
-                _panel(metrics.get(metric, Metric(metric)), tags, condition, every, settings.max_age, only, groups)
-            )
-    return found
+    groups = tuple(tag for tag in _SPLITTING_TAGS if tag in settings.tags or (tag == "repo" and _has_many(settings)))
+    for name, condition in dict.fromkeys(expected_checks(kind, settings)):
+        if name in places:
+            metric = metrics.get(name, Metric(name))
+            yield CheckPanel(metric, places[name], condition, every, settings.max_age, groups)
 
 
 def _measured(
     settings: CollectorSettings, every: timedelta, known: Iterable[Check], metrics: Mapping[str, Metric]
-) -> list[CheckPanel]:
+) -> Iterator[CheckPanel]:
     """The checks that the store has, as each was measured last."""
-    found = []
     for check in sorted(known, key=lambda each: (each.metric, each.key)):
         if check.metric:  # else it was never measured
-            metric, tags = metrics.get(check.metric, Metric(check.metric)), check.tags
-            only = {tag: tags[tag] for tag in _SPLITTING_TAGS if tag in tags}
-            panel = _panel(metric, tags, check.condition, every, settings.max_age, only, tuple(only))
-            found.append(replace(panel, is_expected=False))
-    return found
-
-
-def _panel(
-    metric: Metric,
-    tags: Mapping[str, str],
-    condition: str,
-    every: timedelta,
-    max_age: timedelta,
-    only: Mapping[str, str],
-    groups: tuple[str, ...],
-) -> CheckPanel:
-    category, workflow_name, task, check = (tags[name] for name in CHECK_TAGS)
-    return CheckPanel(metric, category, workflow_name, task, check, condition, every, max_age, only, groups)
+            metric = metrics.get(check.metric, Metric(check.metric))
+            tags = {name: check.tags[name] for name in CHECK_TAGS}
+            groups = tuple(tag for tag in _SPLITTING_TAGS if tag in check.tags)
+            yield CheckPanel(metric, tags, check.condition, every, settings.max_age, groups, is_expected=False)
 
 
 def _merge(checks: Iterable[CheckPanel]) -> Iterator[CheckPanel]:
-    """One panel for namesakes with one condition and interval; otherwise each stays by itself, by its ``only``."""
+    """One panel for a check that several collectors measure, or one in several series."""
     namesakes: dict[tuple[str, ...], list[CheckPanel]] = {}
     for each in checks:
-        name = each.metric.name, each.category, each.workflow_name, each.task, each.check
-        namesakes.setdefault(name, []).append(each)
+        namesakes.setdefault((each.metric.name, *each.tags.values()), []).append(each)
     for same in namesakes.values():
-        differ = len({(each.condition, each.every) for each in same}) > 1
-        groups: dict[tuple[tuple[str, str], ...], list[CheckPanel]] = {}
-        for each in same:
-            groups.setdefault(tuple(each.only.items()) if differ else (), []).append(each)
-        for only, group in groups.items():
-            yield replace(
-                group[-1],
-                only=dict(only),
-                every=max(each.every for each in group),
-                max_age=max(each.max_age for each in group),
-                groups=tuple(sorted({tag for each in group for tag in each.groups} - set(dict(only)))),
-            )
+        yield replace(
+            same[-1],
+            condition=same[-1].condition if len({each.condition for each in same}) == 1 else "",
+            every=max(each.every for each in same),
+            max_age=max(each.max_age for each in same),
+            groups=tuple(sorted({tag for each in same for tag in each.groups})),
+        )
 
 
 def _distributions(
-    kind: CollectorType, settings: CollectorSettings, seen: Iterable[SeenSeries], metrics: Mapping[str, Metric]
+    kind: CollectorType, seen: Iterable[SeenSeries], metrics: Mapping[str, Metric]
 ) -> Iterator[DistributionPanel]:
     """Those that were seen, with the tags that they had; and those that the type declares, with all that they may."""
-    places = [*getattr(kind, "check_tags", {}).values()]
-    tags: dict[str, dict[str, str]] = {}
+    category = next((tags["workflow_category"] for tags in getattr(kind, "check_tags", {}).values()), "")
+    found: dict[str, dict[str, str]] = {}
     for each in seen:
         if each.kind is Kind.DISTRIBUTION:
-            tags.setdefault(each.metric, {}).update(tag.partition(":")[::2] for tag in each.tags)
-    has_repo = "repo" in settings.tags or bool(getattr(settings, "repositories", ()))
+            found.setdefault(each.metric, {}).update(tag.partition(":")[::2] for tag in each.tags)
     for name, metric in metrics.items():
-        if metric.kind is not Kind.DISTRIBUTION or not (places or name in tags):
-            continue
-        default = {tag: "" for tag in _DISTRIBUTION_TAGS if tag != "repo" or has_repo}
-        found = tags.get(name) or {**default, **places[0]}
-        queryable = tuple(tag for tag in _DISTRIBUTION_TAGS if tag in found)
-        yield DistributionPanel(metric, found.get("workflow_category", ""), queryable)
+        if metric.kind is Kind.DISTRIBUTION:
+            tags = found.get(name) or {**dict.fromkeys(_DISTRIBUTION_TAGS, ""), "workflow_category": category}
+            queryable = tuple(tag for tag in _DISTRIBUTION_TAGS if tag in tags)
+            yield DistributionPanel(metric, tags.get("workflow_category", ""), queryable)
+
+
+def _has_many(settings: CollectorSettings) -> bool:
+    return bool(getattr(settings, "repositories", ()))

@@ -5,13 +5,13 @@ from datetime import timedelta
 from typing import Any
 
 from service.boards import widgets
-from service.boards.catalogue import Catalogue, CheckPanel, DistributionPanel, Interval, group_by_interval
+from service.boards.catalogue import Catalogue, CheckPanel, DistributionPanel, Interval
 from service.boards.widgets import NONE_IS_GOOD, PASS, UNKNOWN, Widget, compare, query, scope
 from service.domain.alerts import escape_markdown
 from service.domain.checks import CHECK_AGE, CHECK_STATE, CHECK_THRESHOLD, CHECK_VALUE
+from service.domain.samples import CHECK_TAGS
 from service.pipeline.job import DURATION, POINTS_LOST, SAMPLES, SUCCESS_AGE, UP
 
-CHECK_GROUPS = ("workflow_name", "task", "check")
 # A free layout has no fixed size: TV mode stretches it to the screen, so what counts is 16:9. Its units are some 12
 # pixels, and 160 by 90 of them fill 1920x1080.
 TV_WIDTH, TV_HEIGHT = 160, 90
@@ -66,17 +66,16 @@ def build_collectors(catalogue: Catalogue) -> dict[str, Any]:
         2,
     )
     grid.add(_overview(catalogue, within), 12, 3)
-    grid.add(_lateness(catalogue), 12, 3)
     quota = next((each.quota for each in catalogue.collectors if each.quota), None)
     for title, space, metric in (
         ("Up: 1 the last run succeeded, 0 not", "min", UP),
         ("Duration of a run (s)", "max", DURATION),
-        ("Age of the last success (s)", "max", SUCCESS_AGE),
         ("Samples collected by a run", "max", SAMPLES),
         ("Points lost within 24 hours", "max", POINTS_LOST),
         *([("Requests left of GitHub's quota", "min", quota[0])] if quota else []),
     ):
         grid.add(widgets.lines(title, {"value": query(space, metric.name, within, ["collector"])}, _DAY), 6, 3)
+    grid.add(_lateness(catalogue), 6, 3)
     description = "The daemon itself: do its collectors run, in time, and do their points arrive?"
     return _board(catalogue, ": Collectors", description, ["collector"], grid)
 
@@ -133,14 +132,13 @@ def _board(
 def _category(catalogue: Catalogue, category: str) -> widgets.Grid:
     grid = widgets.Grid()
     checks = catalogue.checks_of(category)
-    tiled = [each for each in checks if each.is_expected]
-    tiled += [each for each in checks if not each.is_expected][: max(0, _MAX_TILES - len(tiled))]
-    for interval in group_by_interval(checks):
-        grid.add(_table(category, interval), 12, min(8, 3 + len({each.check for each in interval.checks}) // 3))
-        grid.add(_all_values(category, interval), 12, 4)
+    for interval in catalogue.intervals(category):
+        title = f": {interval.workflow}" if interval.workflow else ""
+        grid.add(_table(category, interval, title), 12, min(8, 3 + len({each.tags["check"] for each in checks}) // 3))
+        grid.add(_values(category, interval, title), 12, 4)
+    tiled = sorted(checks, key=lambda each: not each.is_expected)[:_MAX_TILES]
     for check in tiled:
         grid.add(_tile(check), 2, 2)
-        grid.add(_trend(check), 4, 2)
     for distribution in catalogue.distributions:
         if distribution.category == category:
             grid.add(_percentiles(distribution), 12, 3)
@@ -148,60 +146,41 @@ def _category(catalogue: Catalogue, category: str) -> widgets.Grid:
     return grid
 
 
-def _of_interval(category: str, interval: Interval) -> tuple[str, list[str]]:
-    """Scope and groups of the checks of one interval."""
-    groups = [*CHECK_GROUPS, *sorted({name for each in interval.checks for name in each.groups})]
-    without = [("workflow_name", name) for name in interval.without]
-    return scope(_VARIABLES, {"workflow_category": category, **interval.tags}, without), groups
+def _scope(category: str, interval: Interval) -> str:
+    tags = {"workflow_category": category} | ({"workflow_name": interval.workflow} if interval.workflow else {})
+    return scope(_VARIABLES, tags, [("workflow_name", name) for name in interval.without])
 
 
-def _table(category: str, interval: Interval) -> Widget:
+def _table(category: str, interval: Interval, title: str) -> Widget:
     """Each check by workflow, task and check; a value that was carried over is yellow, a stale one grey."""
-    within, groups = _of_interval(category, interval)
-    stale = max(each.max_age for each in interval.checks)
-    ages = [
-        compare(">", stale.total_seconds(), UNKNOWN),
-        compare(">", 1.5 * interval.every.total_seconds(), widgets.CARRIED),
-    ]
+    stale, carried = max(each.max_age for each in interval.checks), 1.5 * interval.every
+    ages = [compare(">", stale.total_seconds(), UNKNOWN), compare(">", carried.total_seconds(), widgets.CARRIED)]
     columns = {"state": CHECK_STATE, "value": CHECK_VALUE, "threshold": CHECK_THRESHOLD, "age": CHECK_AGE}
-    queries = {name: query("max", metric.name, within, groups, hold=True) for name, metric in columns.items()}
+    within = _scope(category, interval)
+    queries = {name: query("max", each.name, within, interval.groups, hold=True) for name, each in columns.items()}
     formulas: list[dict[str, Any]] = [
         {"formula": "state", "alias": "state: 0 pass, 1 fail, 2 unknown", "conditional_formats": widgets.STATE_COLOURS},
         {"formula": "value", "alias": "value"},
         {"formula": "threshold", "alias": "threshold"},
         {"formula": "age", "alias": "age of the value (yellow: carried, grey: stale)", "conditional_formats": ages},
     ]
-    title = "Status by workflow and task" + (f": {interval.workflow}" if interval.workflow else "")
-    return widgets.table(title, queries, formulas, 4 * _HOUR)
+    return widgets.table(f"Status by workflow and task{title}", queries, formulas, 4 * _HOUR)
 
 
-def _all_values(category: str, interval: Interval) -> Widget:
+def _values(category: str, interval: Interval, title: str) -> Widget:
     """Value and threshold (dashed) of every check; the template variables narrow it down."""
-    within, groups = _of_interval(category, interval)
-    title = "Values and thresholds" + (f": {interval.workflow}" if interval.workflow else "")
-    return widgets.lines(
-        title,
-        {"value": query("max", CHECK_VALUE.name, within, groups, hold=True)},
-        max(_DAY, 48 * interval.every),
-        thresholds={"threshold": query("max", CHECK_THRESHOLD.name, within, groups, hold=True)},
+    within = _scope(category, interval)
+    value, threshold = (
+        query("max", metric.name, within, interval.groups, hold=True) for metric in (CHECK_VALUE, CHECK_THRESHOLD)
     )
+    shown = max(_DAY, 48 * interval.every)
+    return widgets.lines(f"Values and thresholds{title}", {"value": value}, shown, thresholds={"threshold": threshold})
 
 
 def _tile(check: CheckPanel) -> Widget:
-    within = scope(_VARIABLES, {"workflow_category": check.category, **check.tags})
-    value = query(check.worst, check.metric.name, within)
+    value = query(check.worst, check.metric.name, scope(_VARIABLES, check.tags))
     colours = widgets.condition_colours(check.condition)
     return widgets.number(check.title, value, colours, max(4 * _HOUR, 3 * check.every))
-
-
-def _trend(check: CheckPanel) -> Widget:
-    within = scope(_VARIABLES, {"workflow_category": check.category, **check.tags})
-    return widgets.lines(
-        check.title,
-        {"value": query(check.worst, CHECK_VALUE.name, within, check.groups, hold=True)},
-        max(_DAY, 48 * check.every),
-        thresholds={"threshold": query(check.worst, CHECK_THRESHOLD.name, within, hold=True)},
-    )
 
 
 def _percentiles(distribution: DistributionPanel) -> Widget:
@@ -217,17 +196,12 @@ def _percentiles(distribution: DistributionPanel) -> Widget:
 def _explain(catalogue: Catalogue, checks: list[CheckPanel], more: int) -> str:
     found = ["**What the checks mean**"]
     for each in checks:
-        if widgets.condition_colours(each.condition):
-            passes = f"Passes: {each.condition}"
-        else:
-            passes = "Without a threshold it has no verdict" if each.is_expected else "Passes: as its record says"
         meaning = each.metric.help or "as its snapshot record says"
-        found.append(f"- **{escape_markdown(each.title)}**: {meaning}. {passes}.")
-    if more > 0:
-        found.append(f"- and {more} more, in the table above.")
-    return "\n".join(
-        [*found, "", f"Where to look: {catalogue.page_link()}; {catalogue.runbook_link('check-failing')}."]
-    )
+        passes = f". Passes: {each.condition}" if widgets.condition_colours(each.condition) else ""
+        found.append(f"- **{escape_markdown(each.title)}**: {meaning}{passes}.")
+    found += [f"- and {more} more, in the table above."] if more else []
+    where = f"Where to look: {catalogue.page_link()}; {catalogue.runbook_link('check-failing')}."
+    return "\n".join([*found, "", where])
 
 
 # Collectors
@@ -266,7 +240,7 @@ def _lateness(catalogue: Catalogue) -> Widget:
 
 def _states(checks: Iterable[CheckPanel], tags: Mapping[str, str]) -> str:
     """The state of each of the checks by itself."""
-    groups = (*CHECK_GROUPS, *sorted({name for each in checks for name in each.groups}))
+    groups = (*CHECK_TAGS[1:], *sorted({name for each in checks for name in each.groups}))
     return query("max", CHECK_STATE.name, scope(["env"], tags), groups, hold=True)
 
 

@@ -5,15 +5,13 @@ The tags that flip (status, condition) would leave a dead group behind at each f
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Any
 
-from service.boards.catalogue import Catalogue, CheckPanel, CollectorPanel, group_by_interval
-from service.boards.dashboards import CHECK_GROUPS
+from service.boards.catalogue import Catalogue, CollectorPanel, Interval
 from service.boards.widgets import query, scope
 from service.domain.checks import CHECK_STATE
-from service.domain.samples import normalize_tag
+from service.domain.samples import CHECK_TAGS, normalize_tag
 from service.pipeline.job import POINTS_LOST, SUCCESS_AGE, UP
 
 _MINUTE = timedelta(minutes=1)
@@ -27,8 +25,10 @@ def build_monitors(catalogue: Catalogue) -> dict[str, dict[str, Any]]:
     found = {"nothing-received": _nothing_received(catalogue)} if catalogue.collectors else {}
     for each in catalogue.collectors:
         found |= _collector_health(catalogue, each)
-    for key, content in (*_expected_checks(catalogue), *_measured_checks(catalogue)):
-        found.setdefault(key, content)
+    for category in catalogue.categories:
+        for interval in catalogue.intervals(category):
+            key = ".".join(["checks", *map(_slug, filter(None, (category, interval.workflow)))])
+            found[key] = _check_failing(catalogue, category, interval)
     return found
 
 
@@ -97,52 +97,18 @@ def _collector_health(catalogue: Catalogue, collector: CollectorPanel) -> dict[s
     return found
 
 
-def _expected_checks(catalogue: Catalogue) -> Iterator[tuple[str, dict[str, Any]]]:
-    """One for each check that is known beforehand."""
-    for each in catalogue.checks:
-        if each.is_expected:
-            tags, groups = {"workflow_category": each.category, **each.tags}, (*CHECK_GROUPS, *_alerting_groups(each))
-            meaning = f"{each.metric.help}; it passes while the value is {each.condition}"
-            key = ".".join(["check", *map(_slug, tags.values())])
-            yield key, _check_failing(catalogue, each.title, tags, groups, each.every, meaning)
-
-
-def _measured_checks(catalogue: Catalogue) -> Iterator[tuple[str, dict[str, Any]]]:
-    """One a category and interval for the checks that come with snapshots.
-
-    It alerts for each check on its own and takes in new ones without a push.
-    """
+def _check_failing(catalogue: Catalogue, category: str, interval: Interval) -> dict[str, Any]:
+    """It alerts for each check on its own and takes in new ones without a push."""
+    length = _window(interval.every)
+    tags = {"env": catalogue.env, "workflow_category": category}
+    tags |= {"workflow_name": interval.workflow} if interval.workflow else {}
+    # A series without the tag would be in no group, so only what all checks have tells them apart. Not the label: the
+    # total of all labels has none.
+    extra = sorted(set[str].intersection(*(set(each.groups) for each in interval.checks)) - {"label"})
+    within = scope(tags=tags, without=[("workflow_name", name) for name in interval.without])
+    state = query("max", CHECK_STATE.name, within, (*CHECK_TAGS[1:], *extra))
     title = "{{workflow_name.name}}, {{task.name}} / {{check.name}}"
-    for category in catalogue.categories:
-        measured = [each for each in catalogue.checks_of(category) if not each.is_expected]
-        for interval in group_by_interval(measured):
-            # A series without the tag would be in no group: only what all of them have tells them apart.
-            extra = sorted(set[str].intersection(*(set(_alerting_groups(each)) for each in interval.checks)))
-            tags, groups = {"workflow_category": category, **interval.tags}, (*CHECK_GROUPS, *extra)
-            meaning = "its snapshot record says what it expects"
-            key = ".".join(["checks", *map(_slug, tags.values())])
-            yield key, _check_failing(catalogue, title, tags, groups, interval.every, meaning, interval.without)
-
-
-def _alerting_groups(check: CheckPanel) -> tuple[str, ...]:
-    """By which tags a check alerts. Not by label: the total of all labels has none."""
-    return tuple(name for name in check.groups if name != "label")
-
-
-def _check_failing(
-    catalogue: Catalogue,
-    title: str,
-    tags: dict[str, str],
-    groups: tuple[str, ...],
-    every: timedelta,
-    meaning: str,
-    without: Iterable[str] = (),
-) -> dict[str, Any]:
-    """``without``: workflows that have a monitor of their own."""
-    length = _window(every)
-    within = scope(tags={"env": catalogue.env, **tags}, without=[("workflow_name", name) for name in without])
-    state = query("max", CHECK_STATE.name, within, groups)
-    where = "".join(f" ({name} {{{{{name}.name}}}})" for name in groups if name not in CHECK_GROUPS)
+    where = "".join(f" ({name} {{{{{name}.name}}}})" for name in extra)
     return _monitor(
         catalogue,
         "check-failing",
@@ -150,7 +116,7 @@ def _check_failing(
         # 1 for fail (1), 0 for pass (0) and for unknown (2): what nobody measured is not failing.
         f"min({_last(length)}):1 - abs({state} - 1) >= 1",
         {
-            "alert": f"**{title}**{where} has been failing for {_cycles(length, every)}: {meaning}.",
+            "alert": f"**{title}**{where} has been failing for {_cycles(length, interval.every)}.",
             "recovery": f"**{title}**{where} no longer fails.",
         },
         # The window of a check that has just appeared holds but its first states: it gets its time, too.

@@ -30,7 +30,6 @@ _BOARD_KEYS = ("title", "description", "layout_type", "reflow_type", "template_v
 # What people set on a board beside its content; a push that left it out would take it away.
 _BESIDE = ("notify_list", "restricted_roles", "tags", "template_variable_presets")
 _MONITOR_KEYS = ("name", "type", "query", "message", "tags", "priority", "options")
-_IN_VAIN = 3  # objects in a row that Datadog could not take, each after several tries: the others would fare alike
 
 
 class Kind(StrEnum):
@@ -57,7 +56,6 @@ class Action(StrEnum):
     REMOVED = "removed"
     WAITING = "waiting"  # a metric that Datadog has no point of so far
     FAILED = "failed"
-    NOT_TRIED = "not tried"  # Datadog took nothing any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,24 +187,18 @@ class Sync:
         return [each for each in found if is_meant(each, words)]
 
     def push(self, differences: Iterable[Difference], *, prune: bool = False) -> Iterator[Difference]:
-        """Carries out one after the other; gives up when Datadog takes nothing any more. Raises Unauthorized."""
-        in_vain = 0
+        """Carries out one after the other. Raises Unauthorized and Unavailable: the next ones would fare alike."""
         for each in differences:
-            if in_vain == _IN_VAIN:
-                yield replace(each, action=Action.NOT_TRIED)
-                continue
             try:
                 yield self._carry_out(each, prune)
-                in_vain = 0
-            except Unauthorized:
-                raise  # the next one would fail alike
+            except (Unauthorized, Unavailable):
+                raise
+            except NotFound as error:
+                is_metric = each.kind is Kind.METRIC
+                reason = "Datadog has no point of it so far; push again when it has" if is_metric else str(error)
+                yield replace(each, action=Action.WAITING if is_metric else Action.FAILED, reason=reason)
             except HealthError as error:
-                in_vain = in_vain + 1 if isinstance(error, Unavailable) else 0
-                if isinstance(error, NotFound) and each.kind is Kind.METRIC:
-                    reason = "Datadog has no point of it so far; push again when it has"
-                    yield replace(each, action=Action.WAITING, reason=reason)
-                else:
-                    yield replace(each, action=Action.FAILED, reason=str(error))
+                yield replace(each, action=Action.FAILED, reason=str(error))
 
     def delete(self, actual: Actual) -> None:
         """Removes one of ours. Raises HealthError; what is gone already is no error."""

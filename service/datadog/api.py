@@ -6,7 +6,6 @@ them. Bodies and answers are plain JSON: its models drop what they do not know, 
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count
-from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -30,7 +29,7 @@ class NotFound(Rejected):
 
 
 class DatadogApi:
-    """The API at the base address ``url``. Every method raises HealthError; close it, or use it in ``with``."""
+    """The API at the base address ``url``. Use it in ``with``. Every method raises HealthError."""
 
     def __init__(self, url: str, api_key: str, app_key: str) -> None:
         from datadog_api_client.v1.api.dashboards_api import DashboardsApi
@@ -49,13 +48,7 @@ class DatadogApi:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Closes the connections."""
+    def __exit__(self, *raised: object) -> None:
         self._client.close()
 
     def dashboards(self) -> Iterator[Json]:

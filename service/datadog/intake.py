@@ -12,17 +12,16 @@ take the body; a gateway that answers 502 or 504 may be wrong about that, but wh
 distribution counted as unknown would be a certain loss against a possible double.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 import anyio
 import httpx
 import msgspec
 import structlog
 
+from service.config.clients import parse_http_date, retry_after
 from service.config.secrets import Secret
 from service.config.settings import DatadogSettings
 from service.datadog.payload import Payload
@@ -187,20 +186,13 @@ class Intake:
             raise Unauthorized(f"{told}; the {self._key.title} is refused")
         if status < 400 or status in (404, 405):
             raise Unavailable(f"{told}, which no intake does: is DD_URL right?")
-        raise Unavailable(told, retry_after=self._retry_after(answer), answered=status >= 500)
-
-    def _retry_after(self, answer: _Answer) -> float | None:
-        """Seconds that the answer asks to wait. Datadog puts them in X-RateLimit-Reset, others in Retry-After."""
-        asked: str = answer.headers.get("retry-after", "").strip()
-        if answer.status == 429:
-            asked = answer.headers.get("x-ratelimit-reset", asked).strip()
-        if re.fullmatch(r"\d{1,9}(\.\d+)?", asked):
-            return float(asked)
-        until = _parse_date(asked)
-        return max(0.0, (until - self._now()).total_seconds()) if until else None
+        # Datadog puts the seconds to wait in X-RateLimit-Reset, others in Retry-After.
+        wait = retry_after(answer.headers, self._now(), "x-ratelimit-reset") if status == 429 else None
+        wait = retry_after(answer.headers, self._now()) if wait is None else wait
+        raise Unavailable(told, retry_after=wait, answered=status >= 500)
 
     def _compare_clocks(self, date: str | None) -> None:
-        intake_time = _parse_date(date or "")
+        intake_time = parse_http_date(date or "")
         if intake_time is None:
             return
         was_wrong = abs(self.clock_skew or 0) > _MAX_SKEW
@@ -235,15 +227,6 @@ def _errors(text: bytes) -> list[str] | None:
     if not isinstance(errors, list):
         return None
     return [error if isinstance(error, str) else msgspec.json.encode(error).decode() for error in errors]
-
-
-def _parse_date(text: str) -> datetime | None:
-    """An HTTP date in UTC, None for anything else."""
-    try:
-        date = parsedate_to_datetime(text)
-        return date.astimezone(UTC) if date.tzinfo else date.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        return None
 
 
 def _mask(text: str, key: str) -> str:

@@ -4,18 +4,17 @@ import json
 import os
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
+from threading import Thread
 
-import anyio
 import uvicorn
 import yaml
-from anyio.abc import TaskStatus
-from anyio.from_thread import start_blocking_portal
 from starlette.types import ASGIApp
 
 from service.demo.intake import SimulatedDatadog
@@ -70,50 +69,28 @@ def stage() -> Iterator[Stage]:
 
 @contextmanager
 def serve(*apps: ASGIApp) -> Iterator[list[str]]:
-    """The base addresses of ``apps`` on free loopback ports, served by a thread of their own. Raises OSError."""
-    with start_blocking_portal("asyncio") as portal:
-        stop = portal.call(anyio.Event)
-        ended, addresses = portal.start_task(_serve, apps, stop)
+    """The base addresses of ``apps`` on free loopback ports, each served by a thread of its own. Raises OSError."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(_serve(app)) for app in apps]
+
+
+@contextmanager
+def _serve(app: ASGIApp) -> Iterator[str]:
+    # The apps have clocks of their own, so no Date of the server's.
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, date_header=False, lifespan="off", timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
+    with _listener() as listener:
+        thread = Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
         try:
-            yield addresses
+            while thread.is_alive() and not server.started:
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
-            portal.call(stop.set)
-            ended.result()
-
-
-class _Server(uvicorn.Server):
-    """A server that says when it accepts connections."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                date_header=False,  # the apps have clocks of their own
-                lifespan="off",
-                timeout_graceful_shutdown=1,
-            )
-        )
-        self.accepting = anyio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.accepting.set()
-
-
-async def _serve(apps: Sequence[ASGIApp], stop: anyio.Event, *, task_status: TaskStatus[list[str]]) -> None:
-    listeners = [_listener() for _ in apps]
-    servers = [_Server(app) for app in apps]
-    async with anyio.create_task_group() as tasks:
-        for server, listener in zip(servers, listeners, strict=True):
-            tasks.start_soon(server.serve, [listener])
-        for server in servers:
-            await server.accepting.wait()
-        task_status.started([f"http://127.0.0.1:{listener.getsockname()[1]}" for listener in listeners])
-        await stop.wait()
-        for server in servers:
             server.should_exit = True
+            thread.join()
 
 
 def _listener() -> socket.socket:
@@ -121,6 +98,7 @@ def _listener() -> socket.socket:
     # do not.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
+    listener.listen(100)
     return listener
 
 

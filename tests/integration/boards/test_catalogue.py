@@ -49,12 +49,12 @@ def measured(metric: str, kind: Kind = Kind.GAUGE, check: str = "c", **tags: str
 
 
 def flaky(found: Catalogue) -> list[CheckPanel]:
-    return [each for each in found.checks if each.check == "flaky_tests"]
+    return [each for each in found.checks if each.tags["check"] == "flaky_tests"]
 
 
 async def test_the_checks_that_the_settings_ask_for_are_shown_before_they_were_ever_measured(tmp_path: Path) -> None:
     found, notes = await read(tmp_path, {"ci": CI | {"tests_blocking_merge": ["Tests"]}, "training": TRAINING})
-    assert {each.task for each in found.checks} >= {"tests_blocking_merge", "workflow_duration", "open_bugs"}
+    assert {each.tags["task"] for each in found.checks} >= {"tests_blocking_merge", "workflow_duration", "open_bugs"}
     assert {each.category for each in found.checks} == {"ci"}
     (distribution,) = found.distributions
     assert (distribution.category, "kind" in distribution.tags) == ("ci", True)
@@ -63,32 +63,18 @@ async def test_the_checks_that_the_settings_ask_for_are_shown_before_they_were_e
     assert not [note for note in notes if "nothing of ci" in note]
 
 
-async def test_repositories_under_one_threshold_are_one_panel(tmp_path: Path) -> None:
-    found, _ = await read(
-        tmp_path, {"ci": CI | {"repositories": ["a/b", "a/c"]}, "ci2": CI | {"repositories": ["d/e"]}}
-    )
-    (panel,) = flaky(found)
-    assert (panel.only, panel.groups) == ({}, ("repo",))
-
-
-async def test_each_repository_is_judged_by_its_own_collector_s_threshold(tmp_path: Path) -> None:
-    strict = CI | {"repositories": ["d/e"], "thresholds": {"flaky_tests": 2}}
-    found, _ = await read(tmp_path, {"ci": CI | {"repositories": ["a/b", "a/c"]}, "strict": strict})
-    assert {each.only["repo"]: each.condition for each in flaky(found)} == {
-        "a/b": "< 10",
-        "a/c": "< 10",
-        "d/e": "< 2",
-    }
-    assert [each.only for each in found.checks if each.check == "p90_minutes"] == [{}]
-
-
-async def test_repositories_that_are_read_at_different_times_fail_in_their_own_time(tmp_path: Path) -> None:
+async def test_repositories_and_collectors_share_the_panel_of_a_check(tmp_path: Path) -> None:
     slow = CI | {"repositories": ["d/e"], "schedule": "0 6 * * *"}
-    found, _ = await read(tmp_path, {"ci": CI | {"repositories": ["a/b"]}, "slow": slow})
-    assert {each.only["repo"]: each.every for each in flaky(found)} == {
-        "a/b": timedelta(minutes=10),
-        "d/e": timedelta(days=1),
-    }
+    found, _ = await read(tmp_path, {"ci": CI | {"repositories": ["a/b", "a/c"]}, "slow": slow})
+    (panel,) = flaky(found)
+    assert (panel.groups, panel.condition, panel.every) == (("repo",), "< 10", timedelta(days=1))
+
+
+async def test_where_collectors_judge_by_different_thresholds_the_tile_claims_none(tmp_path: Path) -> None:
+    strict = CI | {"repositories": ["d/e"], "thresholds": {"flaky_tests": 2}}
+    found, _ = await read(tmp_path, {"ci": CI | {"repositories": ["a/b"]}, "strict": strict})
+    assert [each.condition for each in flaky(found)] == [""]
+    assert [each.condition for each in found.checks if each.tags["check"] == "p90_minutes"] == ["< 5.0"]
 
 
 async def test_the_checks_of_a_snapshot_come_from_the_store(tmp_path: Path) -> None:

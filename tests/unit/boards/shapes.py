@@ -8,7 +8,7 @@ from typing import Any
 from service.boards.catalogue import Catalogue, CheckPanel, CollectorPanel, DistributionPanel
 from service.boards.sync import Desired, build
 from service.domain.checks import CHECK_METRICS
-from service.domain.samples import Kind, Metric
+from service.domain.samples import CHECK_TAGS, Kind, Metric
 from service.pipeline.job import COLLECTOR_METRICS
 
 TEN, HOUR, DAY = timedelta(minutes=10), timedelta(hours=1), timedelta(days=1)
@@ -31,18 +31,20 @@ def ci_checks(**conditions: str) -> list[CheckPanel]:
     """``conditions``: by check, in place of the usual ones."""
     return [
         CheckPanel(
-            Metric(f"metta.infra.cron.{name}", unit=unit, help=f"What {name} means"), "ci", workflow, task, check,
-            conditions.get(check, condition), TEN, DAY, groups=("repo",),
+            Metric(f"metta.infra.cron.{name}", unit=unit, help=f"What {name} means"),
+            dict(zip(CHECK_TAGS, ("ci", workflow, task, check), strict=True)),
+            conditions.get(check, condition),
+            TEN,
+            DAY,
+            groups=("repo",),
         )
         for name, workflow, task, check, condition, unit in _CI
-    ]  # fmt: skip
+    ]
 
 
 def snapshot_check(metric: str = "hearts", condition: str = "> 0.5", workflow: str = "arena") -> CheckPanel:
-    return CheckPanel(
-        Metric(f"metta.infra.stablesuite.{metric}"), "training", workflow, "runs_successfully", "reward_threshold",
-        condition, HOUR, DAY, is_expected=False,
-    )  # fmt: skip
+    tags = dict(zip(CHECK_TAGS, ("training", workflow, "runs_successfully", "reward_threshold"), strict=True))
+    return CheckPanel(Metric(f"metta.infra.stablesuite.{metric}"), tags, condition, HOUR, DAY, is_expected=False)
 
 
 def catalogue(*checks: CheckPanel, **changes: Any) -> Catalogue:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+from service.boards.catalogue import CollectorPanel
 from service.boards.monitors import build_monitors
 from service.domain.samples import normalize_tag
 from tests.unit.boards.shapes import HOUR, TEN, catalogue, ci_checks, snapshot_check
@@ -12,16 +13,22 @@ from tests.unit.boards.shapes import HOUR, TEN, catalogue, ci_checks, snapshot_c
 ROOT = Path(__file__).parents[3]
 
 
-def test_there_is_a_monitor_for_each_check_and_for_the_daemon_s_own_faults() -> None:
+def test_there_are_monitors_of_all_checks_and_of_the_daemon_s_own_faults() -> None:
     found = build_monitors(catalogue())
     of_collectors = {"collector-down.ci", "collector-down.training", "points-lost.ci", "points-lost.training"}
-    assert {"nothing-received", "quota-low.ci", "checks.training", *of_collectors} <= set(found)
-    assert "quota-low.training" not in found
-    assert sum(key.startswith("check.ci.") for key in found) == len(ci_checks())
+    assert set(found) == {"nothing-received", "quota-low.ci", "checks.ci", "checks.training", *of_collectors}
     silent = found["nothing-received"]["options"]
     assert silent["notify_no_data"] is True
     assert silent["no_data_timeframe"] >= 20
     assert build_monitors(catalogue(snapshot_check(), collectors=())).keys() == {"checks.training"}
+
+
+def test_each_check_alerts_on_its_own_and_each_repository_of_it() -> None:
+    found = build_monitors(catalogue())
+    assert "by {workflow_name,task,check,repo}" in found["checks.ci"]["query"]
+    assert "{{repo.name}}" in found["checks.ci"]["message"]
+    mixed = build_monitors(catalogue(*ci_checks(), replace(ci_checks()[0], groups=())))
+    assert "by {workflow_name,task,check} " in mixed["checks.ci"]["query"], "without the tag it would be in no group"
 
 
 def test_a_window_holds_two_intervals_and_the_threshold_is_the_query_s() -> None:
@@ -44,7 +51,7 @@ def test_a_monitor_without_groups_has_no_delay_for_new_ones_and_a_check_gets_its
 
 
 def test_fail_alone_alerts_not_pass_and_not_unknown() -> None:
-    query = next(each["query"] for key, each in build_monitors(catalogue()).items() if key.startswith("check."))
+    query = next(each["query"] for key, each in build_monitors(catalogue()).items() if key == "checks.ci")
     formula = query.partition(":")[2].rpartition(">=")[0]
     for state, alerts in ((0, False), (1, True), (2, False)):
         value = eval(re.sub(r"max:metta[\w.]+\{[^}]*\}( by \{[^}]*\})?", str(state), formula), {"abs": abs})
@@ -63,8 +70,8 @@ def test_an_hourly_check_does_not_wait_for_a_weekly_one_of_its_category() -> Non
 
 def test_keys_fit_into_a_tag_and_are_told_apart() -> None:
     names = ("a/b", "a_b", "A_b", "a__b", "x" * 250)
-    found = build_monitors(catalogue(*(replace(each, only={"repo": name}) for each in ci_checks() for name in names)))
-    assert sum(key.startswith("check.") for key in found) == len(names) * len(ci_checks())
+    found = build_monitors(catalogue(collectors=[CollectorPanel(name, TEN) for name in names]))
+    assert sum(key.startswith("points-lost.") for key in found) == len(names)
     for key in found:
         assert normalize_tag("infra_health_key", key) == f"infra_health_key:{key}"
 
