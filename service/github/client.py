@@ -25,9 +25,10 @@ import httpx
 import msgspec
 import zstandard
 
+from service.config.clients import retry_after
 from service.domain.errors import Rejected, Unauthorized, Unavailable
 from service.github.auth import HEADERS, Auth, TokenSource, fingerprint
-from service.github.rate_limit import Clock, Quota, RateLimit, retry_after
+from service.github.rate_limit import Clock, Quota, RateLimit
 
 T = TypeVar("T")
 Decode = Callable[[bytes], T]
@@ -226,7 +227,6 @@ class Github:
         raise AssertionError("the last try returns or raises")
 
     async def _try(self, request: _Request, decode: Decode[T]) -> T:
-        self._limit.check_open(request.resource)
         token = await self._auth.token()
         path, _, query = request.url.raw_path.partition(b"?")
         known = self._moved.get(path)
@@ -276,7 +276,7 @@ class Github:
         if entry:
             headers["if-none-match"] = entry.etag
         status = "error"
-        async with self._limit.turn():
+        async with self._limit.turn(request.resource):
             try:
                 with anyio.fail_after(_WHOLE_ANSWER):
                     async with self._client.stream(

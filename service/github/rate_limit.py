@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import Protocol
 
 import anyio
 import structlog
 
+from service.config.clients import parse_http_date, retry_after
 from service.domain.errors import Unavailable
 
 log = structlog.get_logger(__name__)
@@ -65,16 +65,12 @@ class RateLimit:
 
     # Before a request
 
-    def check_open(self, resource: str) -> None:
-        """Raises Unavailable while ``resource`` is closed."""
-        for closed in ("", resource):
-            wait = self._closed.get(closed, -math.inf) - self._clock.monotonic()
-            if wait > 0:
-                raise Unavailable(f"{_title(closed)} is reached; asked again in {math.ceil(wait)} s", retry_after=wait)
-
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Entered when one more request may be sent. Raises Unavailable where that is beyond the caller's deadline."""
+    async def turn(self, resource: str) -> AsyncIterator[None]:
+        """Entered when one more request may be sent.
+
+        Raises Unavailable while ``resource`` is closed, and where its turn is beyond the caller's deadline.
+        """
         async with self._in_flight:
             while self._room <= 0:
                 wait = self._sent[0] + _MINUTE - self._clock.monotonic()
@@ -82,6 +78,12 @@ class RateLimit:
                     message = f"GitHub allows {self._points_a_minute} requests a minute, they were made"
                     raise Unavailable(message, retry_after=wait)
                 await self._clock.sleep(wait)
+            # Those that waited behind a request that closed it are not sent any more.
+            for closed in ("", resource):
+                wait = self._closed.get(closed, -math.inf) - self._clock.monotonic()
+                if wait > 0:
+                    message = f"{_title(closed)} is reached; asked again in {math.ceil(wait)} s"
+                    raise Unavailable(message, retry_after=wait)
             self._sent.append(self._clock.monotonic())
             yield
 
@@ -144,7 +146,7 @@ class RateLimit:
     def _until_reset(self, headers: Mapping[str, str]) -> float | None:
         """Seconds until the primary limit's window ends, by GitHub's own clock where the answer has a Date."""
         reset = _whole(headers.get("x-ratelimit-reset"))
-        here = http_date(headers.get("date", "")) or self._clock.now()
+        here = parse_http_date(headers.get("date", "")) or self._clock.now()
         return None if reset is None else max(0.0, reset - here.timestamp()) + 1.0
 
     # What may be spent on questions that can wait
@@ -191,27 +193,6 @@ class RateLimit:
         if quota is None or left <= timedelta(0):
             return None
         return quota.remaining - RESERVE * quota.limit - sum(self._expected.values()) * (left / timedelta(hours=1))
-
-
-def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Seconds that Retry-After asks for, None when it asks for nothing; it holds seconds or a date (RFC 9110, 10.2.3).
-
-    A date counts from the answer's own Date, from ``now`` where it has none.
-    """
-    text = headers.get("retry-after", "").strip()
-    seconds, until = _whole(text), http_date(text)
-    if seconds is not None or until is None:
-        return None if seconds is None else float(seconds)
-    return max(0.0, (until - (http_date(headers.get("date", "")) or now)).total_seconds())
-
-
-def http_date(text: str) -> datetime | None:
-    """In UTC; None for what is no date."""
-    try:
-        date = parsedate_to_datetime(text)
-        return date.astimezone(UTC) if date.tzinfo else date.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        return None
 
 
 def _title(resource: str) -> str:
