@@ -26,25 +26,23 @@ from service.domain.errors import ConfigError, Unavailable
 
 _PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_POOL = httpx.Limits(max_connections=100, max_keepalive_connections=20)
 _S3_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
 def http_client(
-    environ: Mapping[str, str] | None = None,
+    environ: Mapping[str, str] = os.environ,
     *,
     user_agent: str = "infra-health",
     timeout: float | httpx.Timeout = 30.0,
     base_url: str = "",
     headers: Mapping[str, str] | None = None,
-    limits: httpx.Limits = _POOL,
 ) -> httpx.AsyncClient:
     """A client that follows no redirects. Raises ConfigError for a variable that can't be used.
 
-    ``timeout``: seconds to connect, and between two pieces of the answer. ``environ``: default, the process's own.
+    ``timeout``: seconds to connect, and between two pieces of the answer.
     """
     return httpx.AsyncClient(
-        transport=_RoutingTransport(_Proxies.read(_own(environ)), _ssl_context(_own(environ)), limits),
+        transport=_RoutingTransport(_Proxies.read(environ), _ssl_context(environ)),
         timeout=timeout,
         base_url=base_url,
         headers={"User-Agent": user_agent, **(headers or {})},
@@ -53,7 +51,7 @@ def http_client(
 
 
 def sync_http_client(
-    environ: Mapping[str, str] | None = None,
+    environ: Mapping[str, str] = os.environ,
     *,
     base_url: str,
     timeout: float = 15.0,
@@ -63,7 +61,7 @@ def sync_http_client(
     proxy = proxy_for(base_url, environ)
     # Loading the authorities costs 20 ms and more; without any of them TLS would refuse every server.
     is_plain = base_url.startswith("http://") and not (proxy or "").startswith("https:")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if is_plain else _ssl_context(_own(environ))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if is_plain else _ssl_context(environ)
     return httpx.Client(
         base_url=base_url,
         verify=context,
@@ -74,14 +72,14 @@ def sync_http_client(
     )
 
 
-def proxy_for(url: str, environ: Mapping[str, str] | None = None) -> str | None:
+def proxy_for(url: str, environ: Mapping[str, str] = os.environ) -> str | None:
     """The proxy through which ``url`` is asked, for clients of other libraries. Raises ConfigError."""
-    return _Proxies.read(_own(environ)).find(url)
+    return _Proxies.read(environ).find(url)
 
 
-def certificate_file(environ: Mapping[str, str] | None = None) -> str | None:
+def certificate_file(environ: Mapping[str, str] = os.environ) -> str | None:
     """The file of authorities that SSL_CERT_FILE names, None without it. Raises ConfigError when it can't be used."""
-    path = _own(environ).get("SSL_CERT_FILE") or None
+    path = environ.get("SSL_CERT_FILE") or None
     if path:
         _load_authorities("SSL_CERT_FILE", path)
     return path
@@ -171,7 +169,7 @@ class _Proxies:
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> "_Proxies":
         """Raises ConfigError for a proxy of a kind that httpx does not know."""
-        variables = {name: value.strip() for name in environ if (value := environ[name]).strip()}
+        variables = {name: value.strip() for name, value in environ.items() if value.strip()}
         by_scheme = {}
         for scheme in ("http", "https"):
             names = (f"{scheme}_proxy", f"{scheme}_PROXY".upper(), "all_proxy", "ALL_PROXY")
@@ -205,25 +203,21 @@ class _Proxies:
 class _RoutingTransport(httpx.AsyncBaseTransport):
     """Sends each request directly or through the proxy for its address."""
 
-    def __init__(self, proxies: _Proxies, context: ssl.SSLContext, limits: httpx.Limits) -> None:
-        self._proxies, self._context, self._limits = proxies, context, limits
+    def __init__(self, proxies: _Proxies, context: ssl.SSLContext) -> None:
+        self._proxies, self._context = proxies, context
         self._transports: dict[str | None, httpx.AsyncHTTPTransport] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         proxy = self._proxies.find(str(request.url))
         if proxy not in self._transports:
             self._transports[proxy] = httpx.AsyncHTTPTransport(
-                verify=self._context, proxy=_proxy(proxy, self._context), limits=self._limits, trust_env=False
+                verify=self._context, proxy=_proxy(proxy, self._context), trust_env=False
             )
         return await self._transports[proxy].handle_async_request(request)
 
     async def aclose(self) -> None:
         for transport in self._transports.values():
             await transport.aclose()
-
-
-def _own(environ: Mapping[str, str] | None) -> Mapping[str, str]:
-    return os.environ if environ is None else environ
 
 
 def _proxy(url: str | None, context: ssl.SSLContext) -> httpx.Proxy | None:

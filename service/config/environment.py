@@ -1,7 +1,7 @@
 """What the environment says: INFRA_HEALTH_A__B__C for any key, and the names of the system that was replaced."""
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from service.config.fields import did_you_mean, read_json
@@ -106,12 +106,12 @@ def read_legacy_names(
     """What the collector types take from the replaced system's environment; and the problems as above."""
     layer, problems = Layer(1, "environment"), list[tuple[str, Path, str]]()
     variables = {text: name for name, text in environ.items()}
-    for name, values in _typed(collectors):
+    for name, values in collectors.items():
         try:
             cls = settings_of(values["type"])
             found = cls.legacy_environment(values, environ)
-        except ConfigError:
-            continue  # no such type; validation says so
+        except (KeyError, TypeError, ConfigError):
+            continue  # no type, or none that is installed; validation says so
         except ValueError as error:
             problems.append(("", ("collectors", name), str(error)))
             continue
@@ -119,12 +119,6 @@ def read_legacy_names(
             variable = cls.legacy_names.get(key) or variables.get(value, "")
             layer.put(("collectors", name, *key.split(".")), value, variable)
     return layer, problems
-
-
-def _typed(collectors: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for name, values in collectors.items():
-        if isinstance(values, Mapping) and isinstance(values.get("type"), str):
-            yield name, values
 
 
 def _suggest_variable(rest: str) -> str:

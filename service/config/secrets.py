@@ -89,8 +89,8 @@ Source = MountedFile | AwsSecret
 class Secret:
     """One secret that a client needs: looked up when it is first asked for, after its time, and when refused.
 
-    A value from the settings can't change while the process lives. Without one the ``sources`` are asked in order;
-    while all of them fail, the value that is known goes on working. ``origin``: where ``value`` was set.
+    A ``value`` from the settings (set at ``origin``) can't change while the process lives. Without one the ``sources``
+    are asked in order; while all of them fail, the value that is known goes on working.
     ``source`` names where the value came from, never the value; "nowhere" while there is none.
     ``trouble`` says why the last look-up failed, None when it did not; ``may_pass``: time may mend that.
     """
@@ -204,7 +204,7 @@ class Credentials:
 def credentials(settings: Settings, environ: Mapping[str, str]) -> Credentials:
     """The secrets of these settings. Nothing is read yet."""
     aws, names, app = settings.aws, settings.aws.names, settings.github.app
-    has_aws = aws.secrets == "on" or (aws.secrets == "auto" and has_aws_identity(environ))
+    has_aws = aws.secrets == "on" or (aws.secrets == "auto" and _has_aws_identity(environ))
 
     def secret(title: str, key: str, variables: tuple[str, ...], name: str = "", file: Path | None = None) -> Secret:
         value: SecretStr | None = attrgetter(key)(settings)
@@ -246,7 +246,7 @@ def from_environment(variable: str, environ: Mapping[str, str]) -> Secret:
     )
 
 
-def has_aws_identity(environ: Mapping[str, str]) -> bool:
+def _has_aws_identity(environ: Mapping[str, str]) -> bool:
     """Whether a look-up in AWS can work at all: without an identity it would only wait for the metadata service."""
     folder = Path(environ.get("HOME", "/nonexistent"), ".aws")
     has_profile = (folder / "credentials").exists() or (folder / "config").exists()
