@@ -77,7 +77,7 @@ async def read_overview(context: Annotated[AppContext, Depends(get_context)]) ->
 
 
 def read_caller(
-    request: Request, x_actor: Annotated[str, Header(description="who asks, in UTF-8; kept with the act")] = ""
+    request: Request, x_actor: Annotated[str, Header(alias="X-Actor", description="who asks, in UTF-8; kept with the act")] = ""
 ) -> Actor:
     """Who calls: the peer's address, and what it says of itself."""
     try:
@@ -314,7 +314,7 @@ async def push_snapshot(
     context: ContextDep,
     name: str,
     caller: CallerDep,
-    idempotency_key: Annotated[str, Header(description="marks a push that is sent again")] = "",
+    idempotency_key: Annotated[str, Header(alias="Idempotency-Key", description="marks a push that is sent again")] = "",
 ) -> Triggered:
     """Takes a snapshot, keeps it and runs the collector, after the active run if there is one"""
     key = idempotency_key.strip() or secrets.token_hex(8)

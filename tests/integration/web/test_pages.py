@@ -1,0 +1,309 @@
+"""The pages as a reader gets them: well-formed, complete, cheap, and nothing a collector says can become markup."""
+
+from datetime import timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from service.domain.checks import check_id, check_key
+from service.domain.delivery import DeliveryStatus
+from service.domain.errors import Rejected
+from service.domain.runs import PartialFailure
+from service.domain.samples import Evidence
+from service.store import Store
+from tests.integration.web.stage import START, Stage, a_check, problem_of, served
+
+VOID = {"meta", "link", "br", "img", "hr", "input", "wbr"}
+EVIL = "<script>alert('x')</script> & \"quoted\""
+BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+class Document(HTMLParser):
+    """A strict reader: every tag is closed where it must be, ids are unique."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text = ""
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert not self._open
+        ids = [attributes["id"] for _, attributes in self.tags if "id" in attributes]
+        assert len(ids) == len(set(ids))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len(attrs) == len(dict(attrs)), f"an attribute twice in {tag}"
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        assert self._open[-1:] != ["script"], "an inline script"
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def words(self) -> str:
+        return " ".join(self.text.split())
+
+
+async def read(stage: Stage, path: str) -> Document:
+    answer = await stage.client.get(path)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    return Document(answer.text)
+
+
+def address_of(**tags: str) -> str:
+    key = check_key(a_check(**tags).tags)
+    assert key
+    return f"/checks/ci/{check_id('ci', key):x}"
+
+
+async def test_the_page_shows_state_schedule_runs_and_delivery(tmp_path: Path) -> None:
+    async with served(tmp_path) as stage:
+        await stage.run()
+        stage.collectors["ci"].error = Rejected("GitHub: no token; set GITHUB_TOKEN")
+        run = await stage.run()
+        await stage.client.post("/api/v1/collectors/training/pause")
+        page = await read(stage, "/")
+    for text in (
+        *("1.2.3", "test", "1 of 2 failing", "Failing", "Paused", "every 10 minutes", "*/10 * * * *", "1 of 1 red"),
+        *("2026-03-04 05:10:00", "GitHub: no token; set GITHUB_TOKEN", run.id, "10 pending", "REST: lasts"),
+    ):
+        assert text in page.words or text == "REST: lasts", text
+    (upcoming,) = [time for time in page.all("time") if time.get("class") == "countdown"]
+    assert upcoming["data-time"] == "2026-03-04T05:10:00+00:00"
+    assert page.all("main")[0]["data-revision"]
+
+
+async def test_a_page_is_rendered_once_a_second_and_when_something_changed(tmp_path: Path) -> None:
+    async with served(tmp_path) as stage:
+        first = (await stage.client.get("/")).text
+        running = await stage.hold()
+        assert (await stage.client.get("/")).text == first
+        stage.clock.pass_time(1.1)
+        second = (await stage.client.get("/")).text
+        assert running.id in second
+        stage.clock.pass_time(30)  # nothing changes but the time, which the browser tells
+        assert (await stage.client.get("/")).text == second
+        stage.clock.pass_time(60)
+        assert (await stage.client.get("/")).text != second
+        assert running.id not in first
+        assert (await stage.client.get("/tv")).text != (await stage.client.get("/")).text
+        await stage.release(running)
+
+
+async def test_times_are_absolute_so_that_a_page_stays_true(tmp_path: Path) -> None:
+    async with served(tmp_path) as stage:
+        run = await stage.run()
+        for path in ("/", "/tv", "/collectors/ci", f"/runs/{run.id}", address_of()):
+            page = await read(stage, path)
+            assert " ago" not in page.words
+            for time in page.all("time"):
+                assert str(time["datetime"]).startswith("2026-")
+
+
+async def test_a_page_of_a_run_shows_why_when_and_every_sample(tmp_path: Path) -> None:
+    async with served(tmp_path) as stage:
+        stage.collectors["ci"].samples = [a_check(i, label=f"l{i}") for i in range(20)]
+        stage.collectors["ci"].failures = [PartialFailure("502", "pull requests")]
+        run = await stage.run()
+        first = await read(stage, f"/runs/{run.id}")
+        assert "pull requests: 502" in first.words
+        assert "Partial" in first.words
+        assert f"1 to 100 of {run.samples}" in first.words or run.samples <= 100
+        second = await read(stage, f"/runs/{run.id}?limit=7")
+        (following,) = [link["href"] for link in second.all("a") if link.get("rel") == "next"]
+        third = await read(stage, f"/runs/{run.id}{following}")
+        assert f"8 to 14 of {run.samples}" in third.words
+        assert [link["href"] for link in third.all("a") if link.get("rel") == "prev"] == ["?offset=0&limit=7"]
+
+
+async def test_pages_before_the_first_run_and_of_a_running_run_are_whole(tmp_path: Path) -> None:
+    async with served(tmp_path) as stage:
+        assert "Nothing has run yet" in (await read(stage, "/")).words
+        await read(stage, "/tv")
+        run = await stage.hold()
+        stage.clock.pass_time(2)
+        assert "1 running" in (await read(stage, "/")).words
+        assert "not yet" in (await read(stage, f"/runs/{run.id}")).words
+        await stage.release(run)
+        await stage.context.scheduler.set_jobs([])
+        stage.clock.pass_time(2)
+        assert "No collector is configured" in (await read(stage, "/")).words
+
+
+async def test_the_board_shows_each_check_and_links_its_evidence(tmp_path: Path) -> None:
+    evidence = [
+        Evidence("Fix the fix", "https://github.com/o/r/pull/7", START, "merged", "main"),
+        Evidence("Elsewhere", "https://github.com.example/o/r/pull/7"),
+        Evidence("Not an address", "javascript:alert(1)"),
+    ]
+    async with served(tmp_path, collectors=["ci"]) as stage:
+        stage.collectors["ci"].samples = [a_check(evidence=evidence)]
+        run = await stage.run()
+        page = await read(stage, "/")
+        assert "1 of 1 red" in page.words
+        assert "last 1 cycles: 1 fail" in page.words
+        assert f"/runs/{run.id}" in [link["href"] for link in page.all("a")]
+        assert address_of() in [link["href"] for link in page.all("a")]
+        check = await read(stage, address_of())
+        assert "12 is not < 10, fail since" in check.words
+        problem_of(await stage.client.get("/checks/ci/0"), 404)
+        problem_of(await stage.client.get(address_of().replace("/ci/", "/other/")), 404)
+    links = [link["href"] for link in check.all("a") if link.get("target") == "_blank"]
+    assert links == ["https://github.com/o/r/pull/7"]
+    for text in ("Fix the fix", "merged", "Elsewhere", "https://github.com.example/o/r/pull/7", "javascript:alert(1)"):
+        assert text in check.words
+
+
+async def test_a_run_is_compared_with_the_run_before_and_shows_its_log(tmp_path: Path) -> None:
+    async with served(tmp_path) as stage:
+        stage.collectors["ci"].samples = [a_check(3, "pass")]
+        first = await stage.run()
+        stage.collectors["ci"].samples = [a_check()]
+        second = await stage.run()
+        page = await read(stage, f"/runs/{second.id}")
+        assert f"Compared with {first.id}." in page.words
+        assert "ci.hotfix.count 3 12 pass → fail" in page.words
+        assert "Against the run before" not in (await read(stage, f"/runs/{first.id}")).words
+
+
+async def test_a_run_whose_record_is_gone_says_so_and_one_that_never_was_is_not_there(tmp_path: Path) -> None:
+    async with served(tmp_path) as stage:
+        run = await stage.run()
+        for _ in range(2):
+            await stage.run()
+        store, now = stage.context.store, stage.clock.now()
+        await store.outbox.settle(await store.outbox.claim(now, 10**9, 10**6), DeliveryStatus.DELIVERED)
+        store.history_limits = {"ci": (1, 1)}
+        await store.prune(now)
+        page = await read(stage, f"/runs/{run.id}")
+        assert f"{run.id} Complete" in page.words
+        assert "has had its time" in page.words
+        problem_of(await stage.client.get("/runs/ci-never"), 404)
+
+
+async def test_the_runs_of_a_collector_are_paged(tmp_path: Path) -> None:
+    async with served(tmp_path) as stage:
+        runs = [await stage.run() for _ in range(5)]
+        first = await read(stage, "/collectors/ci?limit=3")
+        (older,) = [link["href"] for link in first.all("a") if link.get("rel") == "next"]
+        assert older == f"?limit=3&before={runs[2].id}"
+        second = await read(stage, f"/collectors/ci{older}")
+        assert runs[1].id in second.words
+        assert not [link for link in second.all("a") if link.get("rel") == "next"]
+        problem_of(await stage.client.get("/collectors/other"), 404)
+
+
+async def test_of_very_many_collectors_the_worst_are_shown_in_full_and_each_has_its_line(tmp_path: Path) -> None:
+    names = [f"c{number:03}" for number in range(120)]
+    async with served(tmp_path, collectors=names) as stage:
+        stage.collectors["c119"].error = Rejected("GitHub: no token")
+        await stage.run("c119")
+        page = await read(stage, "/")
+    full = [item["id"] for item in page.all("li") if (item.get("id") or "").startswith("collector-")]
+    assert "collector-c119" in full
+    assert len(full) == 40
+    assert "80 more, none worse" in page.words
+    assert {f"/collectors/{name}" for name in names} <= {link.get("href") for link in page.all("a")}
+
+
+async def test_the_office_screen_shows_the_worst_checks_and_how_many_more_there_are(tmp_path: Path) -> None:
+    async with served(tmp_path, collectors=["ci"]) as stage:
+        stage.collectors["ci"].samples = [*(a_check(1, "pass", label=f"l{i}") for i in range(30)), a_check()]
+        await stage.run()
+        page = await read(stage, "/tv")
+    assert "1 of 31 red" in page.words
+    assert "11 more checks, none worse" in page.words
+    assert [item.get("class") for item in page.all("li")] == ["fail", *["pass"] * 19]
+
+
+@pytest.mark.parametrize(
+    ("token", "in_cluster", "writes"), [(None, False, "local"), (None, True, "refused"), ("t", True, "token")]
+)
+async def test_the_page_knows_whether_it_may_write(
+    token: str | None, in_cluster: bool, writes: str, tmp_path: Path
+) -> None:
+    async with served(tmp_path, token=token, in_cluster=in_cluster) as stage:
+        page = await read(stage, "/")
+        assert page.all("body")[0]["data-writes"] == writes
+        buttons = [button for button in page.all("button") if "data-call" in button]
+        assert {"disabled" in button for button in buttons} == {writes == "refused"}
+
+
+async def test_nothing_that_a_source_says_becomes_markup(tmp_path: Path) -> None:
+    evil = Evidence(EVIL, f"https://github.com/{EVIL}", None, EVIL, EVIL)
+    tags = {"workflow_name": EVIL, "task": EVIL, "check": EVIL}
+    async with served(tmp_path) as stage:
+        stage.collectors["ci"].samples = [a_check(condition=EVIL, evidence=[evil], **tags)]
+        stage.collectors["ci"].failures = [PartialFailure(EVIL, EVIL)]
+        stage.collectors["ci"].note = EVIL
+        run = await stage.run()
+        for path in ("/", f"/runs/{run.id}", "/collectors/ci", "/tv", address_of(**tags)):
+            html = (await stage.client.get(path)).text
+            text = Document(html).text.replace("_", " ")
+            assert EVIL in text or path == "/tv"
+            assert "<script>alert" not in html
+
+
+async def test_the_page_asks_no_other_host_and_brings_its_own_parts(tmp_path: Path) -> None:
+    async with served(tmp_path) as stage:
+        for path in ("/", "/docs"):
+            page = await read(stage, path)
+            addresses = [a["href"] for tag in ("a", "link") for a in page.all(tag)]
+            for address in [*addresses, *(script["src"] for script in page.all("script"))]:
+                assert address
+                if address != "#live":
+                    assert address.startswith("/")
+                    assert (await stage.client.get(address)).status_code == 200, address
+            assert not [attributes for _, attributes in page.tags if "style" in attributes or "onclick" in attributes]
+        assert (await stage.client.get("/favicon.ico")).status_code == 204
+
+
+async def test_tables_and_regions_have_names_and_heads(tmp_path: Path) -> None:
+    async with served(tmp_path) as stage:
+        page = await read(stage, "/")
+        ids = {attributes.get("id") for _, attributes in page.tags}
+        assert page.all("html") == [{"lang": "en"}]
+        assert len(page.all("main")) == 1
+        names = {region["aria-labelledby"] for region in page.all("div") if region.get("role") == "region"}
+        assert names
+        assert names <= ids
+        assert {"col"} <= {head.get("scope") for head in page.all("th")} <= {"col", "row"}
+
+
+async def test_a_browser_gets_pages_for_errors_and_a_program_problems(tmp_path: Path) -> None:
+    async with served(tmp_path, read_token="for the readers") as stage:
+        refused = await stage.client.get("/", headers=BROWSER)
+        assert refused.status_code == 401
+        assert "INFRA_HEALTH_READ_TOKEN" in Document(refused.text).words
+    async with served(tmp_path) as stage:
+        for path, status, text in (
+            ("/runs/ci-never", 404, "There is no run 'ci-never' (any more)."),
+            ("/nope", 404, "There is nothing at this address."),
+            ("/collectors/trainin", 404, "did you mean training?"),
+        ):
+            answer = await stage.client.get(path, headers=BROWSER)
+            assert answer.status_code == status
+            assert answer.headers["content-type"].startswith("text/html")
+            assert text in Document(answer.text).words
+            problem_of(await stage.client.get(path, headers={"accept": "*/*"}), status)
+
+
+async def test_the_page_warns_of_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with served(tmp_path) as stage:
+        stage.context.reload_error = "config.yaml:3:1: unknown key"
+        monkeypatch.setattr(Store, "trouble", "the disk is full")
+        page = await read(stage, "/")
+        assert "config.yaml:3:1" in page.words
+        assert "the disk is full" in page.words
+        assert stage.clock.at == START + timedelta(0)
