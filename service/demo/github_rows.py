@@ -3,6 +3,7 @@
 Rows may lie in the future: all that is shown is shown as of an instant, so a clock that moves makes runs begin and end.
 """
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -53,9 +54,9 @@ class Run:
     touched: datetime | None = None
 
     def seen(self, at: datetime) -> list[Attempt]:
-        """Its attempts as far as they had happened at ``at``: the last may be unfinished."""
-        attempts = [attempt for attempt in self.attempts if attempt.started <= at]
-        if attempts and attempts[-1].ended and attempts[-1].ended > at:
+        """Its attempts as far as they had happened at ``at``: the last may be unfinished, the first waits to start."""
+        attempts = self.attempts[:1] + [attempt for attempt in self.attempts[1:] if attempt.started <= at]
+        if attempts[-1].ended and attempts[-1].ended > at:
             attempts[-1] = replace(attempts[-1], ended=None, conclusion=None)
         return attempts
 
@@ -119,11 +120,14 @@ class Repository:
     labels: set[str] = field(default_factory=set)
     branches: set[str] = field(default_factory=set)
     extra: Json = field(default_factory=dict)
+    _oldest: Run | None = None
 
     def newest_first(self, at: datetime) -> list[Run]:
         """The runs created by ``at``."""
-        self.runs.sort(key=attrgetter("created", "id"), reverse=True)
-        return [run for run in self.runs if run.created <= at]
+        if self.runs and self.runs[-1] is not self._oldest:  # one was added at the end
+            self.runs.sort(key=attrgetter("created", "id"), reverse=True)
+            self._oldest = self.runs[-1]
+        return self.runs[bisect_left(self.runs, -at.timestamp(), key=lambda run: -run.created.timestamp()) :]
 
     def run(self, id: int, at: datetime) -> Run | None:
         return next((run for run in self.runs if run.id == id and run.created <= at), None)

@@ -39,13 +39,14 @@ class World:
 
     def add_run(self, workflow_id: int, created: datetime, *conclusions: str | None, **more: Any) -> Run:
         """A run with an attempt for each conclusion, each of five minutes, ten minutes apart; None never ends."""
+        created = created.replace(microsecond=0)
         attempts = []
         for number, conclusion in enumerate(conclusions):
             started = created + timedelta(minutes=10 * number)
             ended = None if conclusion is None else started + timedelta(minutes=5)
             attempts.append(Attempt(started, ended, conclusion))
         id = max((run.id for run in self.repository.runs), default=1000) + 1
-        run = Run(id, workflow_id, created.replace(microsecond=0), attempts, **more)
+        run = Run(id, workflow_id, created, attempts, **more)
         self.repository.runs.append(run)
         return run
 

@@ -59,7 +59,6 @@ def truth(repository: Repository, now: datetime, asked: Asked) -> dict[str, floa
     measure is left out."""
     values: dict[str, float] = {}
     runs = [(run, run.seen(now)) for run in repository.runs if run.created <= now]
-    runs = [(run, attempts) for run, attempts in runs if attempts]
     ours = [(run, attempts) for run, attempts in runs if run.branch == asked.branch and not run.fork]
     since = now - asked.history_window
     recent = [(run, attempts) for run, attempts in runs if attempts[-1].started >= since]
