@@ -14,12 +14,11 @@ from pathlib import Path
 import structlog
 
 from service.domain.errors import ConfigError, Unavailable
-from service.store.engine import is_damage, meaning
+from service.store.engine import error_code, explain, is_damage
 
 log = structlog.get_logger(__name__)
 
 DATABASE = "state.db"
-LOCK = "lock"
 _REMEDY = "make it writable for this user, or set state_dir to another directory"
 _FORBIDDEN = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
 
@@ -32,57 +31,43 @@ class Lock:
 
         Raises ConfigError: another process has it (which is named), or it can't be used.
         """
+        path = directory / "lock"
         with translate(directory):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._directory = directory
-        path = directory / LOCK
         with translate(path):
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                self._take(directory)
-                os.ftruncate(self._file, 0)
-                command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-                os.pwrite(self._file, f"{os.getpid()} {command[:200]}\n".encode(errors="replace"), 0)
-            except BaseException:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                pid, _, command = os.pread(self._file, 1000, 0).decode(errors="replace").strip().partition(" ")
                 os.close(self._file)
-                raise
-
-    def renew(self) -> None:
-        """Takes it again where somebody removed its file. Raises ConfigError."""
-        if not (self._directory / LOCK).exists():
-            removed, self._file = self._file, Lock(self._directory)._file
-            os.close(removed)
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise
+                holder = f"process {pid} ({command})" if pid else "another process"
+                remedy = "stop it, or set state_dir to another directory"
+                raise ConfigError(f"the state directory {directory} is in use by {holder}: {remedy}") from error
+            command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, f"{os.getpid()} {command[:200]}\n".encode(errors="replace"), 0)
 
     def release(self) -> None:
         # The file stays: to remove it would race with a process that has just opened it.
         os.close(self._file)
 
-    def _take(self, directory: Path) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
-            pid, _, command = os.pread(self._file, 1000, 0).decode(errors="replace").strip().partition(" ")
-            holder = f"process {pid} ({command})" if pid else "another process"
-            raise ConfigError(
-                f"the state directory {directory} is in use by {holder}: stop it, or set state_dir to another directory"
-            ) from error
-
 
 @contextmanager
-def translate(path: Path) -> Iterator[None]:
+def translate(path: Path, remedy: str = _REMEDY) -> Iterator[None]:
     """Raises what the operating system and SQLite say at the opening of ``path`` as ConfigError or Unavailable."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Unavailable(f"the state directory's disk is full: {path.parent}") from error
-        raise ConfigError(f"{path} can't be used ({error.strerror}): {_REMEDY}") from error
+            raise Unavailable(f"the disk of {path.parent} is full") from error
+        raise ConfigError(f"{path} can't be used ({error.strerror}): {remedy}") from error
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _FORBIDDEN:
-            raise ConfigError(f"{path} can't be used ({error}): {_REMEDY}") from error
-        raise Unavailable(f"{meaning(error)}: {path} ({error})") from error
+        if error_code(error) in _FORBIDDEN:
+            raise ConfigError(f"{path} can't be used ({error}): {remedy}") from error
+        raise Unavailable(f"{explain(error)}: {path} ({error})") from error
 
 
 def create(path: Path) -> None:
@@ -109,27 +94,10 @@ def set_aside(path: Path, reason: str, now: datetime) -> None:
     """Keeps a database that can't be used under another name, its write-ahead log with it."""
     kept = path.with_name(f"{path.name}.damaged-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}")
     # The log first: one left behind would be taken for the new file's.
-    with suppress(FileNotFoundError):
-        path.with_name(f"{path.name}-wal").replace(kept.with_name(f"{kept.name}-wal"))
-    path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
-    with suppress(FileNotFoundError):
-        path.replace(kept)
+    for suffix in ("-wal", "-shm", ""):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).replace(kept.with_name(kept.name + suffix))
     log.warning("the state database can't be used: set aside, a new one starts", file=str(kept), reason=reason)
-
-
-def connect_beside(path: Path) -> sqlite3.Connection:
-    """A connection that only reads and needs no right to write, beside a running daemon or without one."""
-    connection = _connect_by_uri(path, "mode=ro")
-    try:
-        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-    except sqlite3.Error as error:
-        connection.close()
-        forbidden = getattr(error, "sqlite_errorcode", 0) & 0xFF in _FORBIDDEN
-        if not forbidden or path.with_name(f"{path.name}-wal").exists():
-            raise
-        # Without a log, and without the right to start one: nobody writes, so the file stands still.
-        return _connect_by_uri(path, "immutable=1")
-    return connection
 
 
 def copy(path: Path, target: Path) -> None:
@@ -143,26 +111,16 @@ def copy(path: Path, target: Path) -> None:
         raise ConfigError(f"{target} is the store itself: name another file")
     part = target.with_name(f"{target.name}.part")
     try:
-        with translate(path), closing(connect_beside(path)) as source, _writable(target):
+        with translate(target, "name another file"):
             part.unlink(missing_ok=True)
             os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-            with closing(sqlite3.connect(part, isolation_level=None)) as destination:
+            with (
+                closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as source,
+                closing(sqlite3.connect(part, isolation_level=None)) as destination,
+            ):
                 source.backup(destination)
                 destination.execute("PRAGMA journal_mode = DELETE")  # one file, nothing beside it
             part.replace(target)
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-
-
-@contextmanager
-def _writable(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(f"{target} can't be written: {error.strerror}") from error
-
-
-def _connect_by_uri(path: Path, option: str) -> sqlite3.Connection:
-    uri = f"{path.absolute().as_uri()}?{option}"
-    return sqlite3.connect(uri, timeout=5.0, uri=True, isolation_level=None, check_same_thread=False)

@@ -4,7 +4,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,19 +40,17 @@ class Database:
     """``where``: for messages, without a password. ``damage``: what is wrong with the file, once that was met."""
 
     def __init__(self, engine: sa.Engine, where: str, file: Path | None = None) -> None:
-        self._writer: sa.Engine
-        self._reader: sa.Engine
         self.where = where
         self.damage: str | None = None
         self._engine = engine
         self._is_sqlite = engine.dialect.name == "sqlite"
+        self._writer: sa.Engine = engine.execution_options(is_writer=True)
+        self._reader: sa.Engine = engine.execution_options(postgresql_readonly=True)
         if self._is_sqlite:
+            event.listen(engine, "connect", _configure)
             event.listen(engine, "begin", _begin)
-            self._writer, self._reader = engine.execution_options(is_writer=True), engine
-        else:
-            self._writer, self._reader = engine, engine.execution_options(postgresql_readonly=True)
         # The one connection of a database in memory serves one transaction at a time.
-        self._turn = threading.Lock() if isinstance(engine.pool, StaticPool) else None
+        self._turn = threading.Lock() if isinstance(engine.pool, StaticPool) else nullcontext()
         self._file = file
         self._identity = _identity(file)
 
@@ -74,73 +72,58 @@ class Database:
         return self._run(self._reader, work)
 
     def close(self) -> None:
-        """Moves the write-ahead log into the file."""
-        if self._file and not self.damage:
-            with suppress(sa.exc.SQLAlchemyError, sqlite3.Error):
-                connection = self._engine.raw_connection()
-                connection.driver_connection.execute("PRAGMA query_only = OFF")  # type: ignore[union-attr]
-                connection.driver_connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # type: ignore[union-attr]
-                connection.close()
         self._engine.dispose()
 
     def _run(self, engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
-        if self._turn:
+        try:
             with self._turn, engine.begin() as connection:
                 return work(connection)
-        try:
-            with engine.begin() as connection:
-                return work(connection)
+        except (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError):
+            raise  # our own code is wrong, or counts on it
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
-            raise self._translate(error) from error
-
-    def _translate(self, error: sa.exc.SQLAlchemyError) -> Exception:
-        """``error`` as one of ours, or itself where it says that our own code is wrong."""
-        if isinstance(error, (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError)):
-            return error
-        # str(error) has the statement and its values.
-        cause = getattr(error, "orig", None) or error
-        if is_damage(cause):
-            self.damage = str(cause)
-        return Unavailable(f"{meaning(cause)}: {self.where} ({str(cause).strip()})")
+            # str(error) has the statement and its values.
+            cause = getattr(error, "orig", None) or error
+            if is_damage(cause):
+                self.damage = str(cause)
+            raise Unavailable(f"{explain(cause)}: {self.where} ({str(cause).strip()})") from error
 
 
-def meaning(error: BaseException) -> str:
-    default = "the state database fails"
-    return _MEANINGS.get(error.sqlite_errorcode & 0xFF, default) if isinstance(error, sqlite3.Error) else default
+def error_code(error: BaseException) -> int:
+    """SQLite's primary code of an error."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+
+
+def explain(error: BaseException) -> str:
+    """What an error means to the operator."""
+    return _MEANINGS.get(error_code(error), "the state database fails")
 
 
 def is_damage(error: BaseException) -> bool:
     """Whether it says that the file itself is damaged; one that was emptied has no tables."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "no such table" in str(error)
+    damaged = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return error_code(error) in damaged or "no such table" in str(error)
 
 
-def open_file(path: Path) -> Database:
-    """A database in a file, to write and to read."""
+def open_file(path: Path, *, read_only: bool = False) -> Database:
+    """A database in a file, to write and to read or, beside the process that writes it, only to read."""
+    database = f"{path.absolute().as_uri()}?mode=ro" if read_only else str(path)
     engine = sa.create_engine(
-        sa.URL.create("sqlite", database=str(path)),
+        sa.URL.create("sqlite", database=database, query={"uri": "true"} if read_only else {}),
         connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False},
         pool_size=1 + READERS,
         max_overflow=0,
     )
-    event.listen(engine, "connect", _configure)
-    return Database(engine, str(path), path)
+    if not read_only:
+        event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA journal_mode = WAL"))
+    return Database(engine, str(path), None if read_only else path)
 
 
 def open_memory() -> Database:
-    """An empty database of this process."""
+    """A new store of this process."""
     engine = sa.create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
-    event.listen(engine, "connect", _say_begin_ourselves)
     database = Database(engine, "memory")
     database.write(create)
     return database
-
-
-def open_beside(connect: Callable[[], sqlite3.Connection], path: Path) -> Database:
-    """A database that another process writes, by connections that only read."""
-    engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.pool.QueuePool, pool_size=READERS)
-    event.listen(engine, "connect", _say_begin_ourselves)
-    return Database(engine, str(path))
 
 
 def open_server(url: str) -> Database:
@@ -185,24 +168,12 @@ def read_revision(connection: sa.Connection) -> str | None:
     return connection.execute(sa.select(tables.version.c.version_num)).scalar() or ""
 
 
-def upgrade(connection: sa.Connection, revision: str, where: str) -> None:
-    """Brings the tables from ``revision`` to this version. Raises ConfigError when that is a newer one."""
-    from service.store import migrations
-
-    migrations.upgrade(connection, revision, where)
-
-
 def _configure(connection: sqlite3.Connection, _: object) -> None:
-    _say_begin_ourselves(connection, _)
-    connection.execute("PRAGMA journal_mode = WAL")
+    connection.isolation_level = None  # SQLAlchemy says BEGIN, not the driver
     # NORMAL would survive kill -9, but a power cut could undo a claimed slot or a point that its run reported.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
     connection.execute("PRAGMA temp_store = MEMORY")
-
-
-def _say_begin_ourselves(connection: sqlite3.Connection, _: object) -> None:
-    connection.isolation_level = None
 
 
 def _begin(connection: sa.Connection) -> None:

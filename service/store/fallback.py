@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 MAX_SAMPLES = 50_000  # in memory
 _DUE = (DeliveryStatus.PENDING.value, DeliveryStatus.SENDING.value)
-_MEMORY_IDS = 2**62  # ids of chunks that were made in memory; the disk gives them others
+_MEMORY_IDS, _IDS = 2**62, 2**40  # first id, and how many, of chunks made in memory; the disk gives them others
 _MAX_ROWS = 20_000  # of one table that go along
 
 # What goes on in memory from where the disk was: nobody else writes to it meanwhile, so it comes back as a whole.
@@ -59,6 +59,7 @@ class Failover:
         self._memory: Database | None = None
         self._complete: set[str] = set()  # the tables of _WHOLE that went along
         self._moved: dict[int, int] = {}  # chunks that were made in memory, and their ids on the disk
+        self._next_ids = _MEMORY_IDS
         self._writes = anyio.CapacityLimiter(disk.writers)
         self._reads = anyio.CapacityLimiter(READERS)
         self._encodes = anyio.CapacityLimiter(1)
@@ -124,10 +125,11 @@ class Failover:
         for table in (*_WHOLE, *_RECORD, outbox):
             with suppress(Unavailable):
                 rows = self._disk.read(partial(_read_rows, _to_take_along(table)))
-                memory.write(partial(_insert_rows, table, rows))
+                memory.write(partial(tables.upsert, table, rows))
                 if len(rows) < _MAX_ROWS:
                     self._complete.add(table.name)
-        first = sa.text("UPDATE sqlite_sequence SET seq = :id WHERE name = 'outbox'").bindparams(id=_MEMORY_IDS)
+        self._next_ids += _IDS  # never the same: a chunk of the last time may still be under way
+        first = sa.text("UPDATE sqlite_sequence SET seq = :id WHERE name = 'outbox'").bindparams(id=self._next_ids)
         memory.write(lambda connection: connection.execute(first))
         self.trouble = reason
         return memory
@@ -157,11 +159,11 @@ class Failover:
                 disk.execute(table.delete())
             if table is tables.runs:
                 rows = sorted(rows, key=lambda row: row["outcome"] is None)  # an active one only once others ended
-            tables.upsert(disk, table, rows, where=_NEWER.get(table))
+            tables.upsert(table, rows, disk, where=_NEWER.get(table))
         for row in _read_rows(sa.select(tables.audit).order_by(tables.audit.c.id), memory):
             disk.execute(tables.audit.insert().values({**row, "id": None}))
         chunks = _read_rows(sa.select(outbox).order_by(outbox.c.id), memory)
-        tables.upsert(disk, outbox, [chunk for chunk in chunks if chunk["id"] < _MEMORY_IDS])
+        tables.upsert(outbox, [chunk for chunk in chunks if chunk["id"] < _MEMORY_IDS], disk)
         if outbox.name not in self._complete:
             # What was claimed did not go along, so its answers found no row.
             recover_sending(disk, self._clock(), "its answer came while the store was lost")
@@ -199,36 +201,26 @@ def _read_rows(query: sa.Select[Any], connection: sa.Connection) -> list[dict[st
     return [dict(row) for row in connection.execute(query).mappings()]
 
 
-def _insert_rows(table: sa.Table, rows: list[dict[str, Any]], connection: sa.Connection) -> None:
-    if rows:
-        connection.execute(table.insert(), rows)
-
-
 def shrink_outbox(connection: sa.Connection, size: sa.ColumnElement[int], limit: int, now: datetime) -> int:
     """Empties chunks until the sum of ``size`` is within ``limit``: settled ones first, then the oldest that wait.
 
     How many pending samples had to go.
     """
-    query = sa.select(outbox.c.id, outbox.c.samples, outbox.c.status, size).where(sa.func.length(outbox.c.body) > 0)
-    rows = sorted(connection.execute(query).all(), key=lambda row: (row.status in _DUE, row.id))
-    excess = sum(row[3] for row in rows) - limit
-    settled: list[int] = []
-    pending: list[int] = []
+    is_kept = sa.func.length(outbox.c.body) > 0
+    excess = (connection.execute(sa.select(sa.func.sum(size)).where(is_kept)).scalar() or 0) - limit
     expired = 0
-    for row in rows:
-        if excess <= 0:
-            break
-        if row.status == DeliveryStatus.SENDING:
-            continue
-        if row.status == DeliveryStatus.PENDING:
-            pending.append(row.id)
-            expired += row.samples
-        else:
-            settled.append(row.id)
-        excess -= row[3]
     lost = {"status": DeliveryStatus.EXPIRED.value, "reason": "the store was full", "settled_at": now, "retry_at": None}
-    connection.execute(outbox.update().where(outbox.c.id.in_(settled)).values(body=b""))
-    connection.execute(outbox.update().where(outbox.c.id.in_(pending)).values(body=b"", **lost))
+    for wanted, values in ((outbox.c.status.not_in(_DUE), {}), (outbox.c.status == "pending", lost)):
+        last = 0
+        if excess > 0:
+            oldest = sa.select(outbox.c.id, outbox.c.samples, size).where(wanted, is_kept).order_by(outbox.c.id)
+            for last, samples, row_size in connection.execute(oldest):  # noqa: B007 - read below
+                expired += samples if values else 0
+                excess -= row_size
+                if excess <= 0:
+                    break
+            gone = outbox.update().where(wanted, is_kept, outbox.c.id <= last)
+            connection.execute(gone.values(body=b"", **values))
     return expired
 
 

@@ -164,7 +164,7 @@ def add_cycle(
         if value is not None:
             bounds = {"low": value, "high": value, "last": value, "failed": status is Status.FAIL}
             new_hours.append({**of_check, "hour": ended // 1_000_000 // _HOUR, **bounds})
-    upsert(connection, cells, new_cells)
+    upsert(cells, new_cells, connection)
     if new_hours:
         merge = insert(connection, hours)
         new = merge.excluded

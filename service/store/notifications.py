@@ -50,7 +50,7 @@ class Notifications:
 
         def work(connection: sa.Connection) -> int:
             connection.execute(notified.delete().where(notified.c.collector == collector))
-            upsert(connection, notified, known)
+            upsert(notified, known, connection)
             if not new:
                 return 0
             connection.execute(events.insert(), new)

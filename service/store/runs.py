@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -87,7 +88,6 @@ class Runs:
         in ``revisions`` is written only if it still has that one. A run that is not on record is kept as well; one that
         has ended on record stays as it is, so that a repeat changes nothing.
         """
-        sent = await self._database.compute(lambda: find_statuses(samples))
 
         def work(batch: Batch, connection: sa.Connection) -> None:
             row = _to_row(run) | {"forbids": False}
@@ -98,10 +98,10 @@ class Runs:
             if connection.execute(ended.returning(runs.c.id)).first() is None:
                 return
             insert_batch(batch, connection)
-            add_cycle(connection, run, checks or (), sent)
+            add_cycle(connection, run, checks or (), find_statuses(samples))
             if checks is not None:
                 connection.execute(tables.checks.delete().where(tables.checks.c.collector == run.collector))
-                upsert(connection, tables.checks, [_from_check(run.collector, check) for check in checks])
+                upsert(tables.checks, [_from_check(run.collector, check) for check in checks], connection)
             write_state(connection, run.collector, state, revisions)
 
         facts = {"run": run.id, "collector": run.collector, "mode": run.mode.value, "owner": run.owner}
@@ -168,7 +168,7 @@ class Runs:
 
     async def pause(self, pause: Pause) -> None:
         row = {"collector": pause.collector, "at": pause.at, "actor": pause.actor}
-        await self._database.write(lambda connection: upsert(connection, tables.pauses, [row]))
+        await self._database.write(partial(upsert, tables.pauses, [row]))
 
     async def resume(self, collector: str) -> None:
         await self._database.execute(tables.pauses.delete().where(tables.pauses.c.collector == collector))
@@ -180,7 +180,7 @@ class Runs:
             # The first lines tell how it began, the last ones how it ended.
             kept = kept[: len(kept) // 4] + kept[len(kept) // 2 + len(kept) % 2 :]
         row = {"run": run_id, "lines": kept}
-        await self._database.write(lambda connection: upsert(connection, tables.run_logs, [row]))
+        await self._database.write(partial(upsert, tables.run_logs, [row]))
 
     async def log(self, run_id: str) -> list[LogLine]:
         rows = await self._database.fetch(sa.select(tables.run_logs.c.lines).where(tables.run_logs.c.run == run_id))

@@ -54,16 +54,18 @@ class States:
         packed = await self._database.compute(lambda: zstandard.ZstdCompressor(level=1).compress(body))
         row = {"collector": collector, "key": key, "at": at, "is_read": False, "body": packed}
 
-        def work(connection: sa.Connection) -> int:
+        def work(connection: sa.Connection) -> int | None:
             is_unread = (pushes.c.collector == collector) & ~pushes.c.is_read
-            connection.execute(pushes.delete().where(is_unread, pushes.c.key == key))
             facts = sa.func.count(), sa.func.coalesce(sa.func.sum(sa.func.length(pushes.c.body)), 0)
-            count, size = connection.execute(sa.select(*facts).where(is_unread)).one()
+            count, size = connection.execute(sa.select(*facts).where(is_unread, pushes.c.key != key)).one()
             if count >= MAX_PUSHES or size > max_bytes:
-                raise Unavailable(f"{count} pushed snapshots wait for a run to read them", retry_after=_RETRY_AFTER)
+                return None
+            connection.execute(pushes.delete().where(is_unread, pushes.c.key == key))
             return int(connection.execute(pushes.insert().values(row).returning(pushes.c.id)).scalar_one())
 
-        return Push(await self._database.write(work), key, at, body, is_read=False)
+        if (push_id := await self._database.write(work)) is None:
+            raise Unavailable("too many pushed snapshots wait for a run to read them", retry_after=_RETRY_AFTER)
+        return Push(push_id, key, at, body, is_read=False)
 
     async def pushes(self, collector: str) -> list[Push]:
         """Those that no run has read and the newest one, oldest first."""

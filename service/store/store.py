@@ -12,17 +12,7 @@ import structlog
 from service.domain.errors import Unavailable
 from service.domain.runs import Mode
 from service.store import directory, retention, tables
-from service.store.engine import (
-    GONE,
-    Database,
-    create,
-    open_beside,
-    open_file,
-    open_memory,
-    open_server,
-    read_revision,
-    upgrade,
-)
+from service.store.engine import GONE, Database, create, open_file, open_memory, open_server, read_revision
 from service.store.fallback import Failover, recover_sending, shrink_outbox
 from service.store.history import History
 from service.store.notifications import Notifications
@@ -90,16 +80,11 @@ class Store:
                 return cls(Failover(database, clock), clock, limits, is_empty=database.read(_is_empty))
             path = state_dir / directory.DATABASE
             lock = directory.Lock(state_dir)
-
-            def reopen(damage: str) -> Database:
-                lock.renew()
-                return _open(path, clock, damage)
-
             try:
                 database = _open(path, clock)
                 is_empty = database.read(_is_empty)
                 database.write(lambda connection: _take_over(connection, clock()))
-                failover = Failover(database, clock, reopen)
+                failover = Failover(database, clock, lambda damage: _open(path, clock, damage))
             except BaseException:
                 lock.release()
                 raise
@@ -120,7 +105,7 @@ class Store:
                 exists = path.exists() and path.stat().st_size > 0
             if not exists:
                 return cls(Failover(open_memory(), _now), _now, path=path)
-            database = open_beside(lambda: directory.connect_beside(path), path)
+            database = open_file(path, read_only=True)
             if (revision := database.read(read_revision)) != tables.REVISION:
                 database.close()
                 raise Unavailable(f"{path} is of another version ({revision or 'unknown'}, not {tables.REVISION})")
@@ -198,7 +183,9 @@ def _prepare(database: Database) -> Database:
     if revision is None:
         database.write(create)
     elif revision != tables.REVISION:
-        database.write(lambda connection: upgrade(connection, revision, database.where))
+        from service.store import migrations
+
+        database.write(lambda connection: migrations.upgrade(connection, revision, database.where))
     return database
 
 

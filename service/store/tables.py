@@ -83,7 +83,6 @@ def to_json(value: Any) -> str:
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 meta = sa.MetaData()
-ACTIVE = sa.text("outcome IS NULL")
 SUCCEEDED = sa.text("outcome IN ('Complete', 'Partial')")
 FAILED = sa.text("outcome IS NOT NULL AND outcome NOT IN ('Complete', 'Partial')")
 LOST = sa.text("status IN ('unknown', 'throttled', 'rejected', 'expired')")
@@ -250,9 +249,9 @@ def insert(connection: sa.Connection, table: sa.Table) -> sqlite.Insert | postgr
 
 
 def upsert(
-    connection: sa.Connection,
     table: sa.Table,
     rows: Sequence[Mapping[str, Any]],
+    connection: sa.Connection,
     where: Callable[[Any], Any] | None = None,
 ) -> None:
     """Inserts rows; where the key is there, all other columns are replaced if ``where(excluded)`` holds."""

@@ -1,18 +1,22 @@
-"""The tables as declared and as migrated."""
+"""The tables as they are declared, as a new store has them, and as an older one comes to them."""
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from service.store import migrations, tables
-from service.store.engine import Database, create, open_file, open_server
-from tests.postgres import postgres_server, postgres_url
+from service.store.engine import Database, create, open_file, open_memory, open_server
 
-__all__ = ["postgres_server", "postgres_url"]
+SCHEMAS = sorted((Path(__file__).parents[2] / "payloads" / "schema").glob("*.sql"))
 
 
 def differences(database: Database) -> list[object]:
@@ -23,34 +27,36 @@ def differences(database: Database) -> list[object]:
     return database.write(compare)
 
 
-def migrated(database: Database) -> Database:
-    """A database that went through all versions, from none on."""
-    database.write(lambda connection: migrations.upgrade(connection, "base", "here"))
-    return database
+def described(database: Database) -> dict[str, str]:
+    query = sa.text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+    rows = database.read(lambda connection: connection.execute(query).all())
+    return {name: "".join(sql.split()) for name, sql in rows}
 
 
-def test_a_migrated_file_has_the_tables_of_a_new_one(tmp_path: Path) -> None:
-    for name in ("new", "old"):
-        (tmp_path / name).touch()
-    new, old = open_file(tmp_path / "new"), migrated(open_file(tmp_path / "old"))
-    new.write(create)
-
-    def described(database: Database) -> dict[str, object]:
-        query = sa.text(
-            "SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' AND name <> 'alembic_version'"
-        )
-        rows = database.read(lambda connection: connection.execute(query).all())
-        return {name: "".join((sql or "").split()) for name, sql in rows}
-
+@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda path: path.stem)
+def test_a_store_of_each_released_version_comes_to_the_tables_of_a_new_one(tmp_path: Path, schema: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "old")) as connection:
+        connection.executescript(schema.read_text())
+    old, new = open_file(tmp_path / "old"), open_memory()
+    old.write(lambda connection: migrations.upgrade(connection, schema.stem, "here"))
     assert described(old) == described(new)
     assert differences(old) == []
     assert old.read(lambda connection: connection.execute(sa.select(tables.version)).scalar()) == tables.REVISION
-    new.close()
     old.close()
+    new.close()
 
 
-def test_a_migrated_server_has_the_tables_that_are_declared(postgres_url: str) -> None:
-    database = migrated(open_server(postgres_url))
+def test_the_tables_of_each_version_are_among_the_payloads() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    script = ScriptDirectory.from_config(config)
+    assert script.get_current_head() == tables.REVISION
+    assert {version.revision for version in script.walk_revisions()} == {path.stem for path in SCHEMAS}
+
+
+def test_a_server_has_the_tables_that_are_declared(postgres_url: str) -> None:
+    database = open_server(postgres_url)
+    database.write(create)
     assert differences(database) == []
     database.close()
 
