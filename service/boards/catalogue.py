@@ -174,8 +174,9 @@ async def read_catalogue(settings: Settings, now: datetime) -> tuple[Catalogue, 
         known_metrics |= {each.name: each for each in (kind.metrics if isinstance(kind.metrics, tuple) else ())}
         quota = (own["quota_remaining"], own["quota_limit"]) if "quota_remaining" in own else None
         collectors.append(CollectorPanel(name, every, quota))
-        found = list(_expected(kind, each, every, known_metrics))
-        found = found or list(_measured(each, every, known.get(name, ()), known_metrics))
+        stored = known.get(name, ())
+        found = list(_expected(kind, each, every, stored, known_metrics))
+        found = found or list(_measured(each, every, stored, known_metrics))
         if not found:
             notes.append(
                 f"nothing of {name} has been stored in {settings.state_dir} within a week, so it has no tiles and no"
@@ -222,15 +223,22 @@ def longest_interval(settings: CollectorSettings, now: datetime) -> timedelta:
 
 
 def _expected(
-    kind: CollectorType, settings: CollectorSettings, every: timedelta, metrics: Mapping[str, Metric]
+    kind: CollectorType,
+    settings: CollectorSettings,
+    every: timedelta,
+    known: Iterable[Check],
+    metrics: Mapping[str, Metric],
 ) -> Iterator[CheckPanel]:
-    """The checks that the settings ask for."""
+    """The checks that the settings ask for. Which tags split them, settings and stored checks tell."""
     places: Mapping[str, Mapping[str, str]] = getattr(kind, "check_tags", {})
-    groups = tuple(tag for tag in _SPLITTING_TAGS if tag in settings.tags or (tag == "repo" and _has_many(settings)))
+    has_repo = "repo" in settings.tags or bool(getattr(settings, "repositories", ()))
+    always = {"repo"} if has_repo else set[str]()
+    stored = [check.tags for check in known]
     for name, condition in dict.fromkeys(expected_checks(kind, settings)):
         if name in places:
-            metric = metrics.get(name, Metric(name))
-            yield CheckPanel(metric, places[name], condition, every, settings.max_age, groups)
+            tags, metric = places[name], metrics.get(name, Metric(name))
+            groups = {tag for each in stored if tags.items() <= each.items() for tag in _SPLITTING_TAGS if tag in each}
+            yield CheckPanel(metric, tags, condition, every, settings.max_age, tuple(sorted(groups | always)))
 
 
 def _measured(
@@ -274,7 +282,3 @@ def _distributions(
             tags = found.get(name) or {**dict.fromkeys(_DISTRIBUTION_TAGS, ""), "workflow_category": category}
             queryable = tuple(tag for tag in _DISTRIBUTION_TAGS if tag in tags)
             yield DistributionPanel(metric, tags.get("workflow_category", ""), queryable)
-
-
-def _has_many(settings: CollectorSettings) -> bool:
-    return bool(getattr(settings, "repositories", ()))

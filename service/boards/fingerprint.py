@@ -53,7 +53,8 @@ def overlay(actual: Any, desired: Any, keys: Collection[str]) -> Any:
     A widget is the same one by its type and title, wherever it is; other parts of a list by their place.
     """
     if isinstance(actual, Mapping) and isinstance(desired, Mapping):
-        added = {name: part for name, part in actual.items() if name not in keys}
+        # Widgets get their ids from Datadog, and two of one title must not share one.
+        added = {name: part for name, part in actual.items() if name not in keys and name != "id"}
         return added | {name: overlay(actual.get(name), part, keys) for name, part in desired.items()}
     if isinstance(actual, list) and isinstance(desired, list):
         there = {_identity(each, place): each for place, each in enumerate(actual)}

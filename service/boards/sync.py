@@ -316,8 +316,8 @@ class Sync:
             return None
         described = facts.get("description") or ""
         mark = _METRIC_MARK.search(described)
-        content: Content = {"metadata": {**{name: facts.get(name) for name in ("type", "unit")}}}
-        content["metadata"]["description"] = _METRIC_MARK.sub("", described)
+        own = {"type": facts.get("type"), "unit": facts.get("unit"), "description": _METRIC_MARK.sub("", described)}
+        content: Content = {"metadata": own}
         if "tags" in desired.content:
             try:
                 content["tags"] = self._api.tag_configuration(desired.key)

@@ -77,6 +77,14 @@ async def test_where_collectors_judge_by_different_thresholds_the_tile_claims_no
     assert [each.condition for each in found.checks if each.tags["check"] == "p90_minutes"] == ["< 5.0"]
 
 
+async def test_a_check_that_was_seen_with_labels_is_split_by_them(tmp_path: Path) -> None:
+    bugs = {"workflow_category": "ci", "workflow_name": "bug_queue", "task": "open_bugs", "check": "count"}
+    labelled = Sample(Metric("metta.infra.cron.github.bugs.count"), 1.0, NOW, bugs | {"label": "ui"})
+    await store_run(tmp_path, "ci", labelled)
+    found, _ = await read(tmp_path, {"ci": CI})
+    assert [each.groups for each in found.checks if each.tags["task"] == "open_bugs"] == [("label",)]
+
+
 async def test_the_checks_of_a_snapshot_come_from_the_store(tmp_path: Path) -> None:
     hearts = measured("metta.infra.stablesuite.hearts", run="1")
     steps = measured("metta.infra.stablesuite.steps", Kind.COUNT, check="d", label="x")
