@@ -29,12 +29,11 @@ import msgspec
 from service.collectors.content import GZIP_MAGIC
 from service.collectors.records import InvalidSnapshot, check_snapshot, schema
 from service.collectors.snapshot.sources import authorize, check_address, path_of, refuse_status, split_s3
-from service.config.clients import http_client
+from service.config.clients import http_client, retry_after
 from service.config.masking import escape_control_characters, mask_address
 from service.config.secrets import Secret, from_environment
 from service.domain.errors import ConfigError, Rejected, TooLarge, Unavailable
 from service.domain.runs import PartialFailure
-from service.github.rate_limit import retry_after
 
 __all__ = ["InvalidSnapshot", "Published", "publish", "records_of", "schema"]
 

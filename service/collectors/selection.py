@@ -67,7 +67,7 @@ class Selected:
 
     def add(self, later: "Selected") -> None:
         """Adds what was selected of a later snapshot."""
-        self.samples = drop_overtaken(self.samples + later.samples)
+        self.samples = drop_overtaken(self.samples + later.samples) if self.samples else later.samples
         self.no_data += later.no_data
         self.failures.extend(later.failures)
         self.events |= later.events

@@ -83,8 +83,8 @@ class Snapshot:
         """Keeps a pushed snapshot for the next run.
 
         ``key`` tells one publication from another; a push that is repeated comes with the same.
-        Raises InvalidSnapshot when a record is bad, Unfinished, TooLarge or Rejected when it is no snapshot, Unavailable
-        when too many wait for a run.
+        Raises InvalidSnapshot when a record is bad, Unfinished, TooLarge or Rejected when it is no snapshot,
+        Unavailable when too many wait for a run.
         """
         limits = self._settings.max_bytes, self._settings.max_records
         await _in_thread(partial(check_snapshot, body, "the pushed snapshot", now, *limits))
@@ -125,7 +125,7 @@ class Snapshot:
                     raise
                 failures.append(PartialFailure(f"{error}; the pushed snapshot is used", "source"))
         # Of the pushes that no run has read none may be lost: a count is in one of them only.
-        queue: list["Publication | Push"] = [push for push in pushes if not push.is_read]
+        queue: list[Publication | Push] = [push for push in pushes if not push.is_read]
         if published and (not pushes or published.at >= pushes[-1].at):
             queue.append(published)
         elif not queue:
@@ -134,7 +134,7 @@ class Snapshot:
         selected, refusal = Selected(), None
         for each in queue:
             try:
-                selected.add(await self._select(each, now, before.sent | selected.events))
+                await _in_thread(partial(self._select, each, selected, before.sent, now))
             except Rejected as error:
                 if isinstance(error, Unfinished) and not is_last_look:
                     raise
@@ -142,11 +142,8 @@ class Snapshot:
                 refusal = error
         if refusal and not selected.usable:
             raise refusal
-        sent = keep_events(before.sent, selected.events, now - self._settings.max_age)
-        self._state = State(sent, self._seen or before.seen)
-        state: dict[str, bytes | None] = {}
-        if self._state != before:
-            state[STATE] = await _in_thread(partial(msgspec.msgpack.encode, self._state))
+        self._state, encoded = await _in_thread(partial(self._encode_state, before, selected.events, now))
+        state: dict[str, bytes | None] = {STATE: encoded} if self._state != before else {}
         if pushes and not pushes[-1].is_read:
             state[READ_PUSH] = str(pushes[-1].id).encode()
         return CollectResult(
@@ -197,14 +194,19 @@ class Snapshot:
         self._seen = content.version, first
         return Publication(content.body, content.name, f"{content.version} {first}", content.published or first)
 
-    async def _select(self, published: "Publication | Push", now: datetime, sent: Mapping[bytes, int]) -> Selected:
-        def read() -> Selected:
-            publication = published if isinstance(published, Publication) else _unpack(published)
-            origin = ORIGINS[self._settings.category]
-            limits = self._settings.max_bytes, self._settings.max_records
-            return select(publication, origin, now, self._settings.max_age, sent, *limits)
+    def _select(
+        self, published: "Publication | Push", selected: Selected, sent: Mapping[bytes, int], now: datetime
+    ) -> None:
+        """Adds what is sent of a snapshot. CPU work. Raises as ``select`` does."""
+        settings = self._settings
+        publication = published if isinstance(published, Publication) else _unpack(published)
+        known, limits = {**sent, **selected.events}, (settings.max_bytes, settings.max_records)
+        selected.add(select(publication, ORIGINS[settings.category], now, settings.max_age, known, *limits))
 
-        return await _in_thread(read)
+    def _encode_state(self, before: State, events: Mapping[bytes, int], now: datetime) -> tuple[State, bytes]:
+        sent = keep_events(before.sent, events, now - self._settings.max_age)
+        state = State(sent, self._seen or before.seen)
+        return state, msgspec.msgpack.encode(state)
 
 
 def _unpack(push: "Push") -> Publication:

@@ -11,9 +11,8 @@ import anyio.to_thread
 
 from service.collectors.content import too_large
 from service.collectors.snapshot.sources import Content, Entry, find_newest, nothing_there, refuse_status, split_s3
-from service.config.clients import aws_client
+from service.config.clients import aws_client, parse_http_date
 from service.domain.errors import Rejected
-from service.github.rate_limit import http_date
 
 _MAX_OBJECTS = 100_000  # that are listed
 
@@ -44,7 +43,7 @@ class S3Source:
                 if last is None or facts.get("HTTPStatusCode") != 304:
                     raise
                 # The same content may have been published anew.
-                published = http_date(facts.get("HTTPHeaders", {}).get("last-modified", "")) or last.published
+                published = parse_http_date(facts.get("HTTPHeaders", {}).get("last-modified", "")) or last.published
                 return replace(last, published=published, version=f"{name} {published} {last.validator}")
             async with answer["Body"] as stream:
                 if answer["ContentLength"] > self._max_bytes:

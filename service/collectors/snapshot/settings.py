@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, ByteSize, Field
 
 from service.collectors.content import MAX_BYTES
 from service.collectors.records import MAX_RECORDS
@@ -37,7 +37,7 @@ class SnapshotSettings(CollectorSettings):
     category: Literal["training", "evaluation"]
     source: Annotated[str, AfterValidator(_check_source)] | None = None
     token_env: Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")] | None = None
-    max_bytes: Annotated[Bytes, Field(gt=0)] = MAX_BYTES
+    max_bytes: Annotated[Bytes, Field(gt=0)] = ByteSize(MAX_BYTES)
     max_records: Annotated[int, Field(gt=0)] = MAX_RECORDS
 
     @classmethod

@@ -17,10 +17,10 @@ import httpx
 import structlog
 
 from service.collectors.content import too_large
+from service.config.clients import parse_http_date, retry_after
 from service.config.masking import mask_address
 from service.config.secrets import Secret
 from service.domain.errors import ConfigError, HealthError, Rejected, Unauthorized, Unavailable, Unfinished
-from service.github.rate_limit import http_date, retry_after
 
 log = structlog.get_logger(__name__)
 
@@ -314,8 +314,8 @@ class HttpSource:
 
 def _find_date(headers: Mapping[str, str]) -> datetime | None:
     """When the content was published, None where the answer does not say or was dated as it was made."""
-    published = http_date(headers.get("Last-Modified", ""))
-    asked = http_date(headers.get("Date", "")) or datetime.now(UTC)
+    published = parse_http_date(headers.get("Last-Modified", ""))
+    asked = parse_http_date(headers.get("Date", "")) or datetime.now(UTC)
     return published if published and published < asked - _JUST_NOW else None
 
 

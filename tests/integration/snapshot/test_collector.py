@@ -111,8 +111,10 @@ async def test_bounds_can_be_set(collectors: Collectors) -> None:
     assert len((await collectors.make(path, max_bytes="2 MiB").collect(NOW)).samples) == 2
 
 
-async def test_a_hundred_thousand_records_never_hold_the_loop(collectors: Collectors, tmp_path: Path) -> None:
-    """The bound is that of a busy machine; the reading itself takes more than a second."""
+async def test_the_loop_goes_on_while_a_hundred_thousand_records_are_read(
+    collectors: Collectors, tmp_path: Path
+) -> None:
+    """The longest it waits is a small part of what the reading takes, however busy the machine is."""
     changes = [{"check": f"c{number}"} for number in range(100_000)]
     (tmp_path / "eval.json").write_bytes(snapshot_of(*changes))
     longest = 0.0
@@ -126,10 +128,12 @@ async def test_a_hundred_thousand_records_never_hold_the_loop(collectors: Collec
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(watch)
+        begin = anyio.current_time()
         result = await collectors.make(str(tmp_path / "eval.json")).collect(datetime.now(UTC))
+        took = anyio.current_time() - begin
         tasks.cancel_scope.cancel()
     assert len(result.samples) == 100_000
-    assert longest < 0.5
+    assert longest < took / 4
 
 
 # The age of what HTTP servers hold
