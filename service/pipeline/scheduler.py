@@ -123,7 +123,6 @@ class Scheduler:
         """The jobs from now on; active runs of the old ones go on. What is due starts."""
         self._jobs = {job.name: job for job in jobs}
         await self._timer.set_names([job.name for job in self._jobs.values() if job.enabled])
-        await self._timer.tick_all()
         self._is_first_start = False
 
     @property
@@ -186,8 +185,8 @@ class Scheduler:
 
     def next_start(self, name: str, after: datetime) -> datetime | None:
         """The first start later than ``after`` by the job's schedule, whatever its policy; None when there is none."""
-        job = self._jobs[name]
-        return job.find_next_start(after, self._last_slot(job))
+        job = self._jobs.get(name)
+        return job.find_next_start(after, self._last_slot(job)) if job else None
 
     def last_slot(self, name: str) -> datetime | None:
         """The last slot that the job ran in live mode: what CronJobs that take over again need not run."""

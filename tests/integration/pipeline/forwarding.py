@@ -1,5 +1,6 @@
 """What a forwarder stands on in tests: a clock that jumps, the real store, the simulated intake over real HTTP."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -79,7 +80,11 @@ class Here:
         return run
 
     async def statuses(self) -> dict[DeliveryStatus, int]:
-        return await self.store.outbox.totals()
+        runs = [run.id for run in await self.store.runs.list(limit=1000)]
+        total: Counter[DeliveryStatus] = Counter()
+        for counts in (await self.store.outbox.counts(runs)).values():
+            total.update(counts)
+        return total
 
     def answer(self, script: Callable[[list[str]], Reply | None]) -> None:
         """``script`` gives the reply to a request with these metrics."""

@@ -6,17 +6,16 @@ from pathlib import Path
 import anyio
 
 from service.pipeline.clock import SystemClock
-from service.pipeline.timer import SlotTrigger, Timer
+from service.pipeline.timer import Timer
 from tests.unit.pipeline.stage import START, make_job, staged
 
 
-async def test_apscheduler_is_given_kubernetes_instants(tmp_path: Path) -> None:
+async def test_a_job_starts_next_at_kubernetes_instants(tmp_path: Path) -> None:
     """APScheduler's own crontab trigger takes weekday 1 for Tuesday."""
     async with staged(tmp_path, make_job(schedule="0 9 * * 1")) as it:
-        trigger = SlotTrigger("ci", it.scheduler.next_start)
-        first = trigger.get_next_fire_time(None, START)
+        first = it.scheduler.next_start("ci", START)
         assert first == datetime(2025, 1, 20, 9, tzinfo=UTC)  # a Monday
-        assert trigger.get_next_fire_time(first, START) == datetime(2025, 1, 27, 9, tzinfo=UTC)
+        assert it.scheduler.next_start("ci", first) == datetime(2025, 1, 27, 9, tzinfo=UTC)
 
 
 class Steps(SystemClock):
@@ -27,8 +26,8 @@ class Steps(SystemClock):
     def now(self) -> datetime:
         return super().now() + timedelta(seconds=self.ahead)
 
-    async def sleep(self, seconds: float) -> None:
-        await anyio.sleep(seconds / 100)
+    async def wait(self, event: anyio.Event, seconds: float) -> None:
+        await super().wait(event, seconds / 100)
 
 
 async def test_a_slot_is_told_when_it_comes_and_every_one_is_looked_at_after_a_step_of_the_clock() -> None:
@@ -42,6 +41,8 @@ async def test_a_slot_is_told_when_it_comes_and_every_one_is_looked_at_after_a_s
     soon = timedelta(milliseconds=20)
     timer = Timer(clock, tick, lambda name, after: after + (soon if name == "soon" else timedelta(days=1)))
     await timer.set_names(["soon", "far"])
+    ticks.clear()
+    changed = anyio.Event()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(timer.run)
         with anyio.fail_after(10):
