@@ -1,5 +1,6 @@
 """The store: runs, outbox, checks and state, in one SQLite file or in a PostgreSQL that replicas share."""
 
+from service.store.directory import find_lock_holder
 from service.store.history import Cell, CheckHistory, Cycle, Hour
 from service.store.notifications import PendingChange
 from service.store.outbox import Pending, SeenSeries
@@ -18,4 +19,5 @@ __all__ = [
     "Push",
     "SeenSeries",
     "Store",
+    "find_lock_holder",
 ]

@@ -1,6 +1,5 @@
 """Samples as rows of the outbox and back: sorted, cut into chunks, packed. It takes CPU time and no database."""
 
-from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cache
@@ -91,14 +90,10 @@ def to_chunk(row: Any) -> Chunk:
 
 def part_by_age(row: Any, before: int, historical: Sequence[str]) -> tuple[list[Point], list[Point]]:
     """The points of a row that are older than ``before`` and not ``historical``, and the others."""
-    points = unpack(row.body)
-    if not historical:
-        place = bisect_left(points, before, key=attrgetter("at"))
-        return points[:place], points[place:]
     kind = Kind(row.kind)
     gone: list[Point] = []
     rest: list[Point] = []
-    for point in points:
+    for point in unpack(row.body):
         (gone if point.at < before and not is_historical(kind, point.metric, historical) else rest).append(point)
     return gone, rest
 

@@ -15,11 +15,12 @@ import structlog
 
 from service.domain.errors import ConfigError, Unavailable
 from service.store.engine import error_code, explain, is_damage
+from service.store.tables import VERSION_TABLE
 
 log = structlog.get_logger(__name__)
 
-DATABASE = "state.db"
-_REMEDY = "make it writable for this user, or set state_dir to another directory"
+DATABASE, LOCK = "state.db", "lock"
+_REMEDY = "make it writable for this user, or set state_dir (INFRA_HEALTH_STATE_DIR) to another directory"
 _FORBIDDEN = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
 
 
@@ -31,7 +32,7 @@ class Lock:
 
         Raises ConfigError: another process has it (which is named), or it can't be used.
         """
-        path = directory / "lock"
+        path = directory / LOCK
         with translate(directory):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with translate(path):
@@ -39,11 +40,10 @@ class Lock:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                pid, _, command = os.pread(self._file, 1000, 0).decode(errors="replace").strip().partition(" ")
+                holder = _read_holder(self._file)
                 os.close(self._file)
                 if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                     raise
-                holder = f"process {pid} ({command})" if pid else "another process"
                 remedy = "stop it, or set state_dir to another directory"
                 raise ConfigError(f"the state directory {directory} is in use by {holder}: {remedy}") from error
             command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
@@ -53,6 +53,27 @@ class Lock:
     def release(self) -> None:
         # The file stays: to remove it would race with a process that has just opened it.
         os.close(self._file)
+
+
+def find_lock_holder(directory: Path) -> str | None:
+    """Who writes to the state directory now, None where nobody does. Changes nothing. Raises ConfigError."""
+    path = directory / LOCK
+    if not path.exists():
+        return None
+    with translate(path):
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _read_holder(file)
+        finally:
+            os.close(file)
+    return None
+
+
+def _read_holder(file: int) -> str:
+    pid, _, command = os.pread(file, 1000, 0).decode(errors="replace").strip().partition(" ")
+    return f"process {pid} ({command})" if pid else "another process"
 
 
 @contextmanager
@@ -79,15 +100,18 @@ def create(path: Path) -> None:
 
 
 def find_damage(path: Path) -> str | None:
-    """What is wrong with the structure of the database, None when all is well. Leaves the file as it is."""
+    """Why the file can't be a store of any version, None when all is well. Leaves it as it is."""
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-            verdict = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     except sqlite3.DatabaseError as error:
         if not is_damage(error):
             raise
         return str(error)
-    return None if verdict == "ok" else verdict
+    if verdict == "ok" and names and VERSION_TABLE not in names:
+        return "it has the tables of another program or of an early version"
+    return None if verdict == "ok" else str(verdict)
 
 
 def set_aside(path: Path, reason: str, now: datetime) -> None:

@@ -149,7 +149,7 @@ def create(connection: sa.Connection) -> None:
     """The tables of this version, where there are none."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATE_LOCK)))
-        if sa.inspect(connection).has_table("alembic_version"):
+        if sa.inspect(connection).has_table(tables.VERSION_TABLE):
             return
     tables.meta.create_all(connection, checkfirst=False)
     tables.version.create(connection)
@@ -161,11 +161,10 @@ def create(connection: sa.Connection) -> None:
 
 
 def read_revision(connection: sa.Connection) -> str | None:
-    """None: there is nothing yet. Empty: tables of a layout that no version of ours made."""
-    names = sa.inspect(connection).get_table_names()
-    if tables.version.name not in names:
-        return "" if names else None
-    return connection.execute(sa.select(tables.version.c.version_num)).scalar() or ""
+    """None: there are no tables yet."""
+    if not sa.inspect(connection).has_table(tables.VERSION_TABLE):
+        return None
+    return connection.execute(sa.select(tables.version.c.version_num)).scalar()
 
 
 def _configure(connection: sqlite3.Connection, _: object) -> None:

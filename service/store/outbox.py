@@ -76,14 +76,16 @@ class Outbox:
     async def claim(self, now: datetime, max_bytes: int, max_samples: int) -> list[Chunk]:
         """The oldest chunks that are due, of one endpoint (gauges with counts, or distributions) and one mode.
 
-        At least one where any is due; more while they stay within ``max_bytes`` (of JSON) and ``max_samples``; a chunk
-        that was refused comes alone. They are marked as being sent, so no other claim gives them again: give each back
-        with ``release``, ``settle`` or ``refuse``.
+        At least one where any is due; more while they stay within ``max_bytes`` (of JSON) and ``max_samples``. Where no
+        others are due, one of those that were refused, alone. They are marked as being sent, so no other claim gives
+        them again: give each back with ``release``, ``settle`` or ``refuse``.
         """
         is_due = outbox.c.retry_at.is_(None) | (outbox.c.retry_at <= now)
-        facts = (outbox.c.id, outbox.c.kind, outbox.c.mode, outbox.c.bytes, outbox.c.samples, outbox.c.alone)
-        due = sa.select(*facts).where(outbox.c.status == _PENDING, is_due).order_by(outbox.c.id).limit(_CANDIDATES)
-        ids = _choose(await self._database.fetch(due), max_bytes, max_samples)
+        facts = (outbox.c.id, outbox.c.kind, outbox.c.mode, outbox.c.bytes, outbox.c.samples)
+        due = sa.select(*facts).where(outbox.c.status == _PENDING, is_due).order_by(outbox.c.id)
+        # A search for bad points must not hold up good ones.
+        rows = await self._database.fetch(due.where(~outbox.c.alone).limit(_CANDIDATES))
+        ids = _choose(rows or await self._database.fetch(due.limit(1)), max_bytes, max_samples)
         if not ids:
             return []
 
@@ -167,8 +169,7 @@ class Outbox:
     async def totals(self) -> dict[DeliveryStatus, int]:
         """The same of all samples on record."""
         query = sa.select(outbox.c.status, sa.func.sum(outbox.c.samples)).group_by(outbox.c.status)
-        rows = await self._database.fetch(query)
-        return {DeliveryStatus(status): int(samples) for status, samples in rows}
+        return {DeliveryStatus(status): int(samples) for status, samples in await self._database.fetch(query)}
 
     async def samples(self, run_id: str, offset: int = 0, limit: int = 100) -> tuple[list[StoredSample], int]:
         """A page of a run's samples, sorted by kind, time and series, and how many are on record in all."""
@@ -273,16 +274,13 @@ def _choose(candidates: Sequence[Any], max_bytes: int, max_samples: int) -> list
     chosen: list[Any] = []
     for row in candidates:
         oldest = chosen[0] if chosen else row
-        is_same = row.mode == oldest.mode and (row.kind == Kind.DISTRIBUTION) == (oldest.kind == Kind.DISTRIBUTION)
-        if chosen and (row.alone or not is_same):
+        if row.mode != oldest.mode or (row.kind == Kind.DISTRIBUTION) != (oldest.kind == Kind.DISTRIBUTION):
             continue
         max_bytes -= row.bytes
         max_samples -= row.samples
         if chosen and (max_bytes < 0 or max_samples < 0):
             break
         chosen.append(row)
-        if row.alone:
-            break
     return [row.id for row in chosen]
 
 

@@ -7,7 +7,6 @@ import sqlalchemy as sa
 
 from service.domain.delivery import DeliveryStatus
 from service.store import tables
-from service.store.runs import first_failures
 from service.store.tables import outbox, runs, to_micros
 
 _DUE = (DeliveryStatus.PENDING.value, DeliveryStatus.SENDING.value)
@@ -22,8 +21,7 @@ HistoryLimits = Mapping[str, tuple[int | None, int | None]]  # of a collector: f
 def delete_runs(connection: sa.Connection, keep_failed: int, keep_ended: int, own: HistoryLimits) -> int:
     """Deletes ended runs beyond the newest that are kept, with chunks and logs; how many.
 
-    The newest of each kind stays in any case, so does the first of the failures that still last, and a run with samples
-    that wait.
+    The newest of each kind stays in any case, so does a run with samples that wait.
     """
     is_good = sa.case((tables.SUCCEEDED, 1), else_=0).label("is_good")
     newest = (runs.c.started.desc(), runs.c.id.desc())
@@ -32,12 +30,11 @@ def delete_runs(connection: sa.Connection, keep_failed: int, keep_ended: int, ow
     least = min([keep_failed, keep_ended, *(limit for pair in own.values() for limit in pair if limit is not None)])
     waits = sa.exists().where(outbox.c.run == ranked.c.id, outbox.c.status.in_(_DUE))
     found = connection.execute(sa.select(ranked).where(ranked.c.place > max(1, least), ~waits)).all()
-    lasting = {run_id for (run_id,) in connection.execute(first_failures())}
     gone = []
     for row in found:
         failed, successful = own.get(row.collector, (None, None))
         limit, default = (successful, keep_ended) if row.is_good else (failed, keep_failed)
-        if row.place > max(1, default if limit is None else limit) and row.id not in lasting:
+        if row.place > max(1, default if limit is None else limit):
             gone.append(row.id)
     gone = gone[:_STEP]
     for table, column in ((outbox, outbox.c.run), (tables.run_logs, tables.run_logs.c.run), (runs, runs.c.id)):

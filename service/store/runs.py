@@ -116,12 +116,6 @@ class Runs:
         rows = await self._database.fetch(sa.select(runs).where(runs.c.id == run_id))
         return _to_run(rows[0]) if rows else None
 
-    async def active(self) -> list[Run]:
-        rows = await self._database.fetch(
-            sa.select(runs).where(runs.c.outcome.is_(None)).order_by(runs.c.started, runs.c.id)
-        )
-        return [_to_run(row) for row in rows]
-
     async def latest(self) -> dict[str, Run]:
         """The last run of each collector, active or ended."""
         return await self._of_each(newest_runs(sa.true()))
@@ -138,19 +132,13 @@ class Runs:
         """The last run of each collector that ended without success."""
         return await self._of_each(newest_runs(tables.FAILED))
 
-    async def first_failures(self) -> dict[str, Run]:
-        """The first of the failed runs in a row with which each collector's history ends; none where it succeeded."""
-        return await self._of_each(first_failures())
-
     async def lost(self, collector: str, since: datetime) -> dict[DeliveryStatus, int]:
-        """How many samples of the collector were lost since then, by the status that says how."""
-        query = sa.select(outbox.c.status, sa.func.sum(outbox.c.samples)).where(
-            tables.LOST, outbox.c.collector == collector, outbox.c.settled_at >= since
-        )
-        return {
-            DeliveryStatus(status): int(lost)
-            for status, lost in await self._database.fetch(query.group_by(outbox.c.status))
-        }
+        """How many samples of the collector were lost since then, by the status that says how; those that shadow mode
+        withheld are none."""
+        is_withheld = (outbox.c.status == DeliveryStatus.THROTTLED) & (outbox.c.mode == Mode.SHADOW)
+        query = sa.select(outbox.c.status, sa.func.sum(outbox.c.samples)).group_by(outbox.c.status)
+        query = query.where(tables.LOST, outbox.c.collector == collector, outbox.c.settled_at >= since, ~is_withheld)
+        return {DeliveryStatus(status): int(lost) for status, lost in await self._database.fetch(query)}
 
     async def checks(self, collector: str) -> list[Check]:
         return (await self.checks_of([collector])).get(collector, [])
@@ -239,18 +227,6 @@ def newest_runs(wanted: sa.ColumnElement[bool] | sa.TextClause) -> sa.Select[Any
     newest = sa.select(each.c.id).where(each.c.collector == names.c.collector, wanted)
     newest = newest.order_by(each.c.started.desc(), each.c.id.desc()).limit(1).correlate(names)
     return sa.select(newest.scalar_subquery()).select_from(names)
-
-
-def first_failures() -> sa.Select[Any]:
-    """The ids of each collector's first failed run since its last success."""
-    names = sa.select(runs.c.collector).distinct().subquery()
-    good, bad = runs.alias(), runs.alias()
-    last = sa.select(good.c.started).where(good.c.collector == names.c.collector, tables.SUCCEEDED)
-    last = last.order_by(good.c.started.desc()).limit(1).correlate(names)
-    since = bad.c.started > sa.func.coalesce(sa.type_coerce(last.scalar_subquery(), sa.BigInteger), 0)
-    first = sa.select(bad.c.id).where(bad.c.collector == names.c.collector, tables.FAILED, since)
-    first = first.order_by(bad.c.started, bad.c.id).limit(1).correlate(names)
-    return sa.select(first.scalar_subquery()).select_from(names)
 
 
 def interrupt_active(connection: sa.Connection, now: datetime) -> int:

@@ -6,7 +6,6 @@ from datetime import datetime
 from types import MappingProxyType
 
 import sqlalchemy as sa
-import zstandard
 
 from service.domain.errors import Unavailable
 from service.store.fallback import Failover
@@ -49,10 +48,9 @@ class States:
     async def add_push(self, collector: str, key: str, body: bytes, at: datetime, *, max_bytes: int) -> Push:
         """Keeps a pushed snapshot until a run has read it; it takes the place of an unread one with the same key.
 
-        Raises Unavailable (with ``retry_after``) when too many, or more than ``max_bytes`` (compressed), are unread.
+        Raises Unavailable (with ``retry_after``) when too many, or more than ``max_bytes`` are unread.
         """
-        packed = await self._database.compute(lambda: zstandard.ZstdCompressor(level=1).compress(body))
-        row = {"collector": collector, "key": key, "at": at, "is_read": False, "body": packed}
+        row = {"collector": collector, "key": key, "at": at, "is_read": False, "body": body}
 
         def work(connection: sa.Connection) -> int | None:
             is_unread = (pushes.c.collector == collector) & ~pushes.c.is_read
@@ -71,12 +69,8 @@ class States:
         """Those that no run has read and the newest one, oldest first."""
         newest = sa.select(sa.func.max(pushes.c.id)).where(pushes.c.collector == collector).scalar_subquery()
         wanted = (pushes.c.collector == collector) & (~pushes.c.is_read | (pushes.c.id == newest))
-        query = sa.select(pushes).where(wanted).order_by(pushes.c.id)
-        rows = await self._database.fetch(query)
-        unpack = zstandard.ZstdDecompressor().decompress
-        return await self._database.compute(
-            lambda: [Push(row.id, row.key, row.at, unpack(row.body), row.is_read) for row in rows]
-        )
+        rows = await self._database.fetch(sa.select(pushes).where(wanted).order_by(pushes.c.id))
+        return [Push(row.id, row.key, row.at, row.body, row.is_read) for row in rows]
 
 
 def write_state(

@@ -168,13 +168,7 @@ def _open(path: Path, clock: Callable[[], datetime], damage: str | None = None) 
         if reason := (None if damage == GONE else damage) or directory.find_damage(path):
             directory.set_aside(path, reason, clock())
             directory.create(path)
-        database = open_file(path)
-        if database.read(read_revision) == "":
-            database.close()
-            directory.set_aside(path, "it has the tables of another program or of an early version", clock())
-            directory.create(path)
-            database = open_file(path)
-        return _prepare(database)
+        return _prepare(open_file(path))
 
 
 def _prepare(database: Database) -> Database:

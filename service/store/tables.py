@@ -18,7 +18,7 @@ from service.domain.checks import CheckKey
 from service.domain.runs import Actor, LogLine, PartialFailure
 from service.domain.samples import Evidence
 
-REVISION = "0001"  # of migrations/versions that makes these tables
+VERSION_TABLE, REVISION = "alembic_version", "0001"  # the version in migrations/versions that has these tables
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -208,7 +208,7 @@ pushes = sa.Table(
     *_columns(Text, "collector", "key"),
     *_columns(Instant, "at"),
     *_columns(Boolean, "is_read"),
-    *_columns(LargeBinary, "body"),  # zstd
+    *_columns(LargeBinary, "body"),
     Index("pushes_by_collector", "collector", "id"),
     sqlite_autoincrement=True,
 )
@@ -240,7 +240,7 @@ sent_events = sa.Table(
 )
 
 # alembic's own; here so that a fresh store needs no alembic.
-version = sa.Table("alembic_version", sa.MetaData(), Column("version_num", sa.String(32), primary_key=True))
+version = sa.Table(VERSION_TABLE, sa.MetaData(), Column("version_num", sa.String(32), primary_key=True))
 
 
 def insert(connection: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:

@@ -14,14 +14,14 @@ from service.config.settings import StoreSettings
 from service.domain.delivery import DeliveryStatus
 from service.domain.errors import ConfigError, Unavailable
 from service.domain.runs import Outcome
-from service.store import Store
+from service.store import Store, find_lock_holder
 from service.store.directory import DATABASE
 from tests.integration.store.cases import DISTRIBUTION, NOW, claim, deliver, ended, keep, opened, samples, started
 
 HOLDER = """
 import asyncio, pathlib, sys
 from service.config.settings import StoreSettings
-from service.store import Store
+from service.store import Store, find_lock_holder
 
 async def hold():
     store = await Store.open(pathlib.Path(sys.argv[1]), StoreSettings())
@@ -46,10 +46,12 @@ async def test_a_second_process_is_refused_and_told_who_writes(tmp_path: Path) -
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(ConfigError, match=f"{tmp_path} is in use by process {holder.pid}.*state_dir"):
             await Store.open(tmp_path, StoreSettings())
+        assert f"process {holder.pid}" in (find_lock_holder(tmp_path) or "")
         reader = await Store.open_reading(tmp_path)
         assert await reader.runs.list() == []
         await reader.close()
         holder.kill()
+    assert find_lock_holder(tmp_path) is None
     async with opened(tmp_path) as store:
         await keep(store, started())
 

@@ -59,7 +59,7 @@ async def test_runs_go_on_in_memory_and_come_to_the_disk_later(tmp_path: Path) -
         await store.runs.pause(Pause("evals", NOW, Actor("signal")))
         with full_disk():
             await keep(store, started(9, "evals"), samples(1))
-            assert store.trouble
+            assert "disk is full" in str(store.trouble)
             with pytest.raises(Unavailable, match="disk is full"):
                 await store.check()
             # The same answers as from the disk.
@@ -108,9 +108,9 @@ async def test_what_was_claimed_before_and_in_between_is_settled_where_it_is_now
             assert sum(len(chunk.points) for chunk in in_memory) == 5
             await store.outbox.refuse(in_memory, "one of them is bad")
             first = await claim(store)
+            assert [(len(chunk.points), chunk.run) for chunk in first] == [(6, late.id)]
+            assert [len(chunk.points) for chunk in (*await claim(store), *await claim(store))] == [2, 3]
             # The disk's distributions can't be marked, so they wait for it.
-            assert [(len(chunk.points), chunk.run) for chunk in await claim(store)] == [(6, late.id)]
-            assert [len(chunk.points) for chunk in await claim(store)] == [3]
             assert await claim(store) == []
         assert await store.recover()
         await store.outbox.settle(gauges, DeliveryStatus.DELIVERED)
@@ -118,7 +118,7 @@ async def test_what_was_claimed_before_and_in_between_is_settled_where_it_is_now
         assert await store.outbox.counts([run.id, waiting.id, late.id]) == {
             run.id: {DeliveryStatus.DELIVERED: 5},
             waiting.id: {DeliveryStatus.PENDING: 4},
-            late.id: {DeliveryStatus.DELIVERED: 2, DeliveryStatus.SENDING: 9},
+            late.id: {DeliveryStatus.DELIVERED: 6, DeliveryStatus.SENDING: 5},
         }
         assert await deliver(store) == 4
 

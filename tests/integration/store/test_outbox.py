@@ -1,13 +1,15 @@
 """The outbox on each of the databases."""
 
+import os
 from dataclasses import replace
 from datetime import timedelta
 
 import anyio
 import pytest
 
+from service.config.settings import StoreSettings
 from service.domain.delivery import Chunk, DeliveryStatus, StoredSample
-from service.domain.runs import Mode
+from service.domain.runs import Mode, Outcome
 from service.domain.samples import Evidence, Kind, Sample
 from service.store import SeenSeries, Store
 from tests.integration.store.cases import COUNT, DISTRIBUTION, GAUGE, NOW, claim, deliver, keep, samples, started
@@ -81,7 +83,6 @@ async def test_what_is_settled_stays_settled(store: Store) -> None:
     await store.outbox.release(chunks)
     await store.outbox.refuse(chunks, "late")
     assert await store.outbox.counts([run.id, "none"]) == {run.id: {DELIVERED: 2}, "none": {}}
-    assert await store.outbox.totals() == {DELIVERED: 2}
 
 
 async def test_a_poisoned_sample_is_found_by_halves_and_the_others_arrive(store: Store) -> None:
@@ -103,6 +104,14 @@ async def test_a_poisoned_sample_is_found_by_halves_and_the_others_arrive(store:
         (123.5, "123.5 is cursed")
     ]
     assert [each.point.value for each in stored[:700]] == [index + 0.5 for index in range(700)]  # still in order
+
+
+async def test_a_search_for_bad_samples_holds_up_no_good_ones(store: Store) -> None:
+    await keep(store, started(), samples(2_000))
+    await store.outbox.refuse(await claim(store), "one is bad")
+    await keep(store, started(1), samples(1))
+    assert [chunk.run for chunk in await claim(store)] == [started(1).id]
+    assert [(len(chunk.points), chunk.alone, chunk.attempts) for chunk in await claim(store)] == [(1_000, True, 1)]
 
 
 async def test_what_a_limit_holds_back_is_throttled_and_the_rest_is_sent(store: Store) -> None:
@@ -139,7 +148,7 @@ async def test_samples_of_no_run_leave_once_they_are_delivered(store: Store) -> 
     (chunk,) = await claim(store)
     assert (chunk.run, chunk.mode) == ("", Mode.SHADOW)
     await store.outbox.settle([chunk], DELIVERED)
-    assert await store.outbox.totals() == {}
+    assert await store.outbox.counts([""]) == {"": {}}
 
 
 async def test_a_run_s_samples_are_read_page_by_page_with_their_evidence(store: Store) -> None:
@@ -217,8 +226,6 @@ async def test_seconds_of_counts_are_forgotten_after_two_hours(store: Store) -> 
 
 
 async def test_runs_beyond_the_newest_leave_with_their_samples(store: Store) -> None:
-    from service.domain.runs import Outcome
-
     for number in range(5):
         await keep(store, started(number, "evals"), outcome=Outcome.COMPLETE)
     for number in range(6):
@@ -227,9 +234,10 @@ async def test_runs_beyond_the_newest_leave_with_their_samples(store: Store) -> 
     store.history_limits = {"evals": (None, 2)}
     await store.prune(NOW)
     left = [run.id for run in await store.runs.list("ci")]
-    assert left == [started(number).id for number in (5, 4, 3, 0)]  # the first of the failures that still last
+    assert left == [started(number).id for number in (5, 4, 3)]
     assert [run.id for run in await store.runs.list("evals")] == [started(4, "evals").id, started(3, "evals").id]
-    assert await store.outbox.totals() == {DELIVERED: 4}
+    counts = await store.outbox.counts([started(2).id, started(3).id])
+    assert counts == {started(2).id: {}, started(3).id: {DELIVERED: 1}}
 
 
 async def test_a_run_stays_until_its_samples_were_delivered(store: Store) -> None:
@@ -253,10 +261,6 @@ async def test_what_became_of_samples_outlives_them(store: Store) -> None:
 
 @pytest.mark.parametrize("is_delivered", [True, False])
 async def test_a_full_outbox_gives_up_its_oldest_samples(store: Store, is_delivered: bool) -> None:
-    import os
-
-    from service.config.settings import StoreSettings
-
     store._limits = StoreSettings(max_bytes=2**20)
     for number in range(3):
         noise = [Sample(GAUGE, 0.5, NOW, {"noise": os.urandom(90).hex()}) for _ in range(5_000)]

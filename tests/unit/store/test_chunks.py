@@ -43,8 +43,10 @@ def test_a_point_is_what_the_domain_makes_of_its_sample() -> None:
 
 def test_the_size_of_a_chunk_is_about_that_of_its_json() -> None:
     evidence = tuple(Evidence("title" * 20) for _ in range(10))
-    for facts in ({}, {"evidence": evidence}):
-        points = [Point("metta.infra.x", 0.123456789, 1_736_866_800, (f"a:{n}", "b:cd"), **facts) for n in range(500)]
+    for has_evidence in (False, True):
+        of_each = evidence if has_evidence else ()
+        tags = [(f"a:{n}", "b:cd") for n in range(500)]
+        points = [Point("metta.infra.x", 0.123456789, 1_736_866_800, each, evidence=of_each) for each in tags]
         series = [
             {
                 "metric": each.metric,
