@@ -192,9 +192,7 @@ class Github:
             _Request("GET", url, resource, question, cached), partial(msgspec.json.decode, type=type)
         )
 
-    async def graphql(
-        self, query: str, type: type[T], *, variables: Mapping[str, object] | None = None, question: str = "other"
-    ) -> T:
+    async def graphql(self, query: str, type: type[T], *, question: str = "other") -> T:
         """``data`` of the answer as ``type``. GitHub wants a token for this: see ``has_token``.
 
         A part that GitHub could not answer is null in the data, so let those fields be None or leave them optional.
@@ -202,7 +200,7 @@ class Github:
         not take (422: an older Enterprise) and an address without GraphQL (its status); Unavailable where the limit
         is used up or there is no data at all.
         """
-        content = msgspec.json.encode({"query": query, "variables": variables or {}})
+        content = msgspec.json.encode({"query": query})
         request = _Request("POST", self._graphql, "graphql", question, content=content)
         return await self._ask(request, partial(_graphql_data, type))
 
