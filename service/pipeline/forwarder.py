@@ -242,24 +242,23 @@ class Forwarder:
         latest = (self._clock.now() + MAX_POINT_AHEAD).timestamp()
         for chunk in chunks:
             if chunk.oldest > latest:  # of a clock that was ahead and stepped back; the intake would drop them
-                await self._reject([chunk], TOO_EARLY)
+                await self._reject(chunk, TOO_EARLY)
             elif chunk.newest > latest:
                 await self._outbox.refuse([chunk], TOO_EARLY)  # its halves are looked at again
-            elif rest := await self._throttle(chunk):
+            elif rest := await self._throttle(chunk, self._limit) if self._limit else chunk:
                 selected.append(rest)
         return selected
 
-    async def _throttle(self, chunk: Chunk) -> Chunk | None:
+    async def _throttle(self, chunk: Chunk, limit: SeriesLimit) -> Chunk | None:
         """The chunk without the points of series beyond the limit."""
-        excess = self._limit.find_excess(chunk.points, self._clock.monotonic()) if self._limit else []
-        if not excess or not self._limit:
+        if not (excess := limit.find_excess(chunk.points, self._clock.monotonic())):
             return chunk
-        rest = await self._outbox.throttle(chunk, excess, f"more than {self._limit.limit} series within an hour")
+        rest = await self._outbox.throttle(chunk, excess, f"more than {limit.limit} series within an hour")
         self.count(DeliveryStatus.THROTTLED, len(excess))
         if self._clock.monotonic() >= self._report_throttled_from:  # the same series come with each run
             self._report_throttled_from = self._clock.monotonic() + _HOUR
             worst = Counter(chunk.points[place].metric for place in excess).most_common(_MAX_SHOWN)
-            log.error("too many series: points are not sent", limit=self._limit.limit, points=dict(worst))
+            log.error("too many series: points are not sent", limit=limit.limit, points=dict(worst))
         return rest
 
     async def _send(self, payload: Payload, scope: anyio.CancelScope) -> float:
@@ -309,17 +308,16 @@ class Forwarder:
         """The next requests find out which points are to blame: in smaller parts, down to a single one."""
         self._refused += 1
         if _is_single(chunks):
-            await self._reject(chunks, reason)
+            await self._reject(chunks[0], reason)
             self._trouble = None  # the intake answers, and its answer was about this point
         else:
             await self._outbox.refuse(chunks, reason)
         return 0.0
 
-    async def _reject(self, chunks: Sequence[Chunk], reason: str) -> None:
-        for chunk in chunks:
-            self._refusals.update(f"{point.metric}: {reason}" for point in chunk.points)
-        await self._outbox.settle(chunks, DeliveryStatus.REJECTED, reason)
-        self.count(DeliveryStatus.REJECTED, count_points(chunks))
+    async def _reject(self, chunk: Chunk, reason: str) -> None:
+        self._refusals.update(f"{point.metric}: {reason}" for point in chunk.points)
+        await self._outbox.settle([chunk], DeliveryStatus.REJECTED, reason)
+        self.count(DeliveryStatus.REJECTED, len(chunk.points))
 
     def _back_off(self, error: Unavailable | Unauthorized) -> float:
         """Keeps ``error`` as the trouble; seconds until the next try."""

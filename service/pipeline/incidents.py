@@ -34,8 +34,9 @@ class Incidents:
     def __init__(self) -> None:
         self._open: dict[Hashable, Incident] = {}
 
-    def get(self, subject: Hashable) -> Incident | None:
-        return self._open.get(subject)
+    def since(self, subject: Hashable) -> datetime:
+        """When an incident that lasts began."""
+        return self._open[subject].since
 
     def is_news(self, subject: Hashable, reason: str) -> bool:
         """Whether ``report`` would be the first of this reason in a row."""

@@ -66,6 +66,17 @@ class RunHandle:
         self.ending = self.ending or outcome
         self._scope.cancel()
 
+    def succeed(self, result: CollectResult) -> None:
+        """It brought ``result``: whole, or partial with what was left out."""
+        errors = [PartialFailure(_shorten(each.reason), _shorten(each.part)) for each in result.failures]
+        if (more := result.skipped - len(errors)) > 0:
+            errors.append(PartialFailure(f"and {more} more left out"))
+        self.run = replace(self.run, outcome=Outcome.PARTIAL if errors else Outcome.COMPLETE, errors=tuple(errors))
+
+    def fail(self, reason: str, outcome: Outcome) -> None:
+        """It brought nothing."""
+        self.run = replace(self.run, outcome=outcome, errors=(PartialFailure(reason),))
+
     @contextmanager
     def cancellable(self) -> Iterator[None]:
         """What ``cancel`` breaks off."""
@@ -130,7 +141,7 @@ class Runner:
                     result = await self._attempt_until_done(job, handle)
                 if handle.run.outcome is None:
                     ending = handle.ending or Outcome.INTERRUPTED
-                    handle.run = _fail(handle.run, _EARLY[ending], ending)
+                    handle.fail(_EARLY[ending], ending)
                 # What was collected must be stored even while the daemon ends.
                 with anyio.CancelScope(shield=True):
                     await self._store_run(job, handle, result)
@@ -141,40 +152,45 @@ class Runner:
         """Ends a run that an error of the daemon's own cut off: as failed, with nothing of what it may have brought."""
         if handle.run.ended:
             return  # the error came after its end was stored
-        handle.run = replace(_fail(handle.run, reason, Outcome.FAILED), ended=self._clock.now())
+        handle.fail(reason, Outcome.FAILED)
+        handle.run = replace(handle.run, ended=self._clock.now())
         with anyio.CancelScope(shield=True):
             await self._try_store("the run", self._store.runs.end(handle.run))
         self._on_end(handle.run)
 
     async def _attempt_until_done(self, job: Job, handle: RunHandle) -> CollectResult:
         """Until an attempt succeeds, the fault is of a kind that time can't mend, or the deadline is near."""
-        deadline = self._clock.monotonic() + job.active_deadline.total_seconds()
+        limit = job.active_deadline.total_seconds()
+        deadline = self._clock.monotonic() + limit
         while True:
             handle.run = replace(handle.run, attempts=handle.run.attempts + 1)
             try:
                 result = await self._attempt(job, deadline - self._clock.monotonic())
             except TimeoutError:
-                limit = f"{job.active_deadline.total_seconds():g} s"
-                handle.run = _fail(handle.run, f"not done within {limit}", Outcome.DEADLINE_EXCEEDED)
-                return CollectResult()
+                handle.fail(f"not done within {limit:g} s", Outcome.DEADLINE_EXCEEDED)
+                break
             except HealthError as error:
-                reason, pause = _shorten(str(error)), self._pause(job, handle.run.attempts, error)
-                if pause is None:
-                    outcome = Outcome.BACKOFF_LIMIT_EXCEEDED if self._retry and _may_pass(error) else Outcome.FAILED
-                    handle.run = _fail(handle.run, reason, outcome)
-                    return CollectResult()
+                reason, attempt = _shorten(str(error)), handle.run.attempts
+                # Time may mend it: an unexpected error is given the benefit of the doubt, as a Job's crash is.
+                may_pass = self._retry and isinstance(error, Unavailable | Unexpected)
+                if not may_pass or attempt > job.backoff_limit:
+                    handle.fail(reason, Outcome.BACKOFF_LIMIT_EXCEEDED if may_pass else Outcome.FAILED)
+                    break
+                asked = error.retry_after if isinstance(error, Unavailable) else None
+                pause = max(min(_FIRST_PAUSE * 2.0 ** (attempt - 1), _MAX_PAUSE), asked or 0.0)
                 if self._clock.monotonic() + pause >= deadline:
                     reason = f"{reason} (the next attempt would come after the deadline)"
-                    handle.run = _fail(handle.run, reason, Outcome.DEADLINE_EXCEEDED)
-                    return CollectResult()
+                    handle.fail(reason, Outcome.DEADLINE_EXCEEDED)
+                    break
                 handle.run = replace(handle.run, errors=(PartialFailure(reason),))
                 # A reason that is known already is in the run's own log alone.
                 tell = log.warning if self._incidents.is_news(job.name, reason) else log.debug
-                tell("attempt failed", attempt=handle.run.attempts, reason=reason, next_in_seconds=pause)
+                tell("attempt failed", attempt=attempt, reason=reason, next_in_seconds=pause)
                 await self._clock.sleep(pause)
             else:
-                handle.run = _succeed(handle.run, result)
+                handle.succeed(result)
                 return result
+        return CollectResult()
 
     async def _attempt(self, job: Job, seconds: float) -> CollectResult:
         """Raises TimeoutError when it is not done within ``seconds``, else what ``ask_collector`` raises."""
@@ -207,13 +223,6 @@ class Runner:
                 log.exception("the collector raised an unexpected error")
         finally:
             attempt.done.set()
-
-    def _pause(self, job: Job, attempts: int, error: HealthError) -> float | None:
-        """Seconds until the next attempt, None when there is none."""
-        if not self._retry or attempts > job.backoff_limit or not _may_pass(error):
-            return None
-        asked = error.retry_after if isinstance(error, Unavailable) else None
-        return max(min(_FIRST_PAUSE * 2.0 ** (attempts - 1), _MAX_PAUSE), asked or 0.0)
 
     async def _store_run(self, job: Job, handle: RunHandle, result: CollectResult) -> None:
         """Stores the ended run with what it brought, and then its log."""
@@ -280,9 +289,7 @@ class Runner:
     def _log_end(self, run: Run, collected: int) -> None:
         """The run's second line. ``samples`` are all that it stored, ``collected`` those of the collector itself."""
         facts: dict[str, object] = {"outcome": run.outcome, "seconds": round(run.seconds or 0.0, 3)}
-        facts |= {"collected": collected, "samples": run.samples}
-        if run.attempts != 1:
-            facts["attempts"] = run.attempts
+        facts |= {"collected": collected, "samples": run.samples, "attempts": run.attempts}
         if run.outcome in _EARLY:
             log.warning("run ended early", **facts, reason=run.error)
         elif run.outcome is Outcome.COMPLETE:
@@ -290,23 +297,14 @@ class Runner:
             if ended := self._incidents.resolve(run.collector):
                 since = ended.since.isoformat(timespec="seconds")
                 log.info("the collector works again", after=ended.reason, since=since, runs=ended.count)
+        elif self._incidents.report(run.collector, run.error or "", self._clock.now()):
+            is_partial = run.outcome is Outcome.PARTIAL
+            tell, text = (log.warning, "run ended, some parts are missing") if is_partial else (log.error, "run failed")
+            tell(text, **facts, reason=run.error)
         else:
-            self._log_failure(run, facts)
-
-    def _log_failure(self, run: Run, facts: dict[str, object]) -> None:
-        known = self._incidents.get(run.collector)
-        reason_before = known.reason if known else None
-        if not self._incidents.report(run.collector, run.error or "", self._clock.now()) and known:
+            since = self._incidents.since(run.collector).isoformat(timespec="seconds")
+            log.info("run ended", **facts, failing_since=since)
             log.debug("the failure lasts", reason=run.error)
-            log.info("run ended", **facts, failing_since=known.since.isoformat(timespec="seconds"))
-            return
-        facts["reason"] = run.error
-        if reason_before:
-            facts["reason_before"] = reason_before
-        if run.outcome is Outcome.PARTIAL:
-            log.warning("run ended, some parts are missing", **facts)
-        else:
-            log.error("run failed", **facts)
 
 
 async def ask_collector(job: Job, now: datetime) -> CollectResult:
@@ -332,24 +330,6 @@ def _to_health_error(error: Exception) -> HealthError:
     if isinstance(error, HealthError):
         return error
     return Unexpected(f"unexpected {type(error).__name__}: {error}")
-
-
-def _may_pass(error: HealthError) -> bool:
-    """Whether time may mend it: an unexpected error is given the benefit of the doubt, as a Job's crash is."""
-    return isinstance(error, Unavailable | Unexpected)
-
-
-def _succeed(run: Run, result: CollectResult) -> Run:
-    """The run whose attempt brought ``result``: whole, or partial with what was left out."""
-    errors = tuple(PartialFailure(_shorten(each.reason), _shorten(each.part)) for each in result.failures)
-    if (more := result.skipped - len(errors)) > 0:
-        errors = (*errors, PartialFailure(f"and {more} more left out"))
-    return replace(run, outcome=Outcome.PARTIAL if errors else Outcome.COMPLETE, errors=errors)
-
-
-def _fail(run: Run, reason: str, outcome: Outcome) -> Run:
-    """The run that brought nothing."""
-    return replace(run, outcome=outcome, errors=(PartialFailure(reason),))
 
 
 def _shorten(text: str) -> str:

@@ -92,18 +92,18 @@ class Triggered:
 class Scheduler:
     """Starts runs by policy and owns those that are active. ``tasks``: where the runs live.
 
-    ``mode``: in which slots are claimed; to be set before ``set_jobs``.
+    ``mode``: in which slots are claimed; to be set before ``set_jobs``. ``jobs``, ``pauses``: by name, to be read only.
     """
 
     def __init__(self, runner: Runner, store: Store, clock: Clock, tasks: TaskGroup) -> None:
         self.mode = Mode.LIVE
+        self.jobs: Mapping[str, Job] = {}
+        self.pauses: dict[str, Pause] = {}
         self._runner = runner
         self._store = store
         self._clock = clock
         self._tasks = tasks
-        self._jobs: dict[str, Job] = {}
         self._slots: dict[Mode, dict[str, datetime]] = {mode: {} for mode in Mode}
-        self._pauses: dict[str, Pause] = {}
         self._active: dict[str, list[RunHandle]] = {}
         self._skipped: dict[str, datetime] = {}  # slots at which a collector was not ready
         self._warned: dict[str, datetime] = {}
@@ -115,24 +115,15 @@ class Scheduler:
     async def load(self) -> None:
         """Reads what outlives a restart, last slots and pauses; from here on schedules count. Raises Unavailable."""
         await self._load_slots()
-        self._pauses = await self._store.runs.pauses()
+        self.pauses = await self._store.runs.pauses()
         self._is_first_start = self._store.is_empty
         self._is_loaded = True
 
     async def set_jobs(self, jobs: Iterable[Job]) -> None:
         """The jobs from now on; active runs of the old ones go on. What is due starts."""
-        self._jobs = {job.name: job for job in jobs}
-        await self._timer.set_names([job.name for job in self._jobs.values() if job.enabled])
+        self.jobs = {job.name: job for job in jobs}
+        await self._timer.set_names([job.name for job in self.jobs.values() if job.enabled])
         self._is_first_start = False
-
-    @property
-    def jobs(self) -> Mapping[str, Job]:
-        return self._jobs
-
-    @property
-    def pauses(self) -> Mapping[str, Pause]:
-        """By the collector's name."""
-        return self._pauses
 
     async def run(self) -> None:
         """The timer, until cancelled."""
@@ -145,8 +136,8 @@ class Scheduler:
 
     def tick(self, name: str) -> None:
         """Starts the job's latest missed slot if the rules let it."""
-        job = self._jobs.get(name)
-        if job is None or not job.enabled or not self._is_loaded or self._is_draining or name in self._pauses:
+        job = self.jobs.get(name)
+        if job is None or not job.enabled or not self._is_loaded or self._is_draining or name in self.pauses:
             return
         now, known = self._clock.now() - job.offset, self._last_slot(job)
         is_first = known is None and self._is_first_start
@@ -179,13 +170,13 @@ class Scheduler:
 
     def next_run(self, name: str) -> datetime | None:
         """When the schedule starts the job next, None while it is paused or disabled, or where it never fires."""
-        if not self._jobs[name].enabled or name in self._pauses:
+        if not self.jobs[name].enabled or name in self.pauses:
             return None
         return self.next_start(name, self._clock.now())
 
     def next_start(self, name: str, after: datetime) -> datetime | None:
         """The first start later than ``after`` by the job's schedule, whatever its policy; None when there is none."""
-        job = self._jobs.get(name)
+        job = self.jobs.get(name)
         return job.find_next_start(after, self._last_slot(job)) if job else None
 
     def last_slot(self, name: str) -> datetime | None:
@@ -194,7 +185,7 @@ class Scheduler:
 
     def waits_for(self, name: str) -> str | None:
         """What the collector waits for before it can run ("waiting for a first push"), None when it can."""
-        reason: str | None = getattr(self._jobs[name].collector, "waits_for", None)
+        reason: str | None = getattr(self.jobs[name].collector, "waits_for", None)
         return reason
 
     async def trigger(self, name: str, cause: Cause, actor: Actor) -> Run:
@@ -228,7 +219,7 @@ class Scheduler:
     async def trigger_all(self, cause: Cause, actor: Actor) -> list[Triggered]:
         """Triggers every enabled collector that can run now. Raises Draining or Unavailable."""
         triggered = []
-        for name in [job.name for job in self._jobs.values() if job.enabled]:
+        for name in [job.name for job in self.jobs.values() if job.enabled]:
             try:
                 triggered.append(Triggered((await self.trigger(name, cause, actor)).id, name, is_new=True))
             except AlreadyRunning as error:
@@ -274,14 +265,14 @@ class Scheduler:
         """Suspends the schedule; active runs go on. Raises UnknownCollector, Unavailable."""
         pause = Pause(self._job(name).name, self._clock.now(), actor)
         await self._store.runs.pause(pause)
-        self._pauses[name] = pause
+        self.pauses[name] = pause
         await self._audit("pause", name, actor)
 
     async def resume(self, name: str, actor: Actor) -> None:
         """The schedule counts again; the latest missed slot starts. Raises UnknownCollector, Unavailable."""
         self._job(name)
         await self._store.runs.resume(name)
-        self._pauses.pop(name, None)
+        self.pauses.pop(name, None)
         self.tick(name)
         await self._audit("resume", name, actor)
 
@@ -308,9 +299,9 @@ class Scheduler:
                 await handle.done.wait()
 
     def _job(self, name: str) -> Job:
-        if job := self._jobs.get(name):
+        if job := self.jobs.get(name):
             return job
-        raise UnknownCollector(name, self._jobs)
+        raise UnknownCollector(name, self.jobs)
 
     def _find(self, run_id: str) -> RunHandle | None:
         return next((each for active in self._active.values() for each in active if each.run.id == run_id), None)
