@@ -260,7 +260,8 @@ class Outbox:
 def insert_batch(batch: Batch, connection: sa.Connection) -> None:
     """Raises SecondsTaken."""
     if batch.seconds:
-        rows = [{"series": series, "second": second} for series, second in batch.seconds]
+        # Sorted, or two transactions could wait for each other.
+        rows = [{"series": series, "second": second} for series, second in sorted(batch.seconds)]
         added = insert(connection, count_seconds).on_conflict_do_nothing()
         result = connection.execute(added, rows, execution_options={"preserve_rowcount": True})
         if result.rowcount < len(rows):
