@@ -19,7 +19,7 @@ _AT_ONCE = 8
 _PASS = timedelta(hours=5, minutes=30)  # half an hour is left for a cycle that fails
 # How old a run can be that was run again within the week.
 _DEEP = RERUN_WITHIN + WEEK + MARGIN
-# Pages of a cold start. A larger repository's runs from before the week come by the rotation: the week's jobs go first.
+# Pages. In a larger repository the week's jobs go before what is older than the week.
 _COLD_PAGES = 125
 _SHALLOW = 8  # pages that are likely to be the same next time, so that their ETags are worth keeping
 _LATE = timedelta(hours=1)
@@ -33,23 +33,22 @@ async def fill(runs: RunList, state: State, now: datetime, window: timedelta, bu
     """
     while not _is_filled(state, now):
         state.turned_at = now
-        numbers = [state.page + place for place in range(_AT_ONCE) if budget.take()]
-        if not numbers:
-            return
         pages: dict[int, Page] = {}
         errors: list[Unavailable | Rejected] = []
 
-        async def read(
-            number: int, pages: dict[int, Page] = pages, errors: list[Unavailable | Rejected] = errors
-        ) -> None:
+        async def read(number: int, pages: dict[int, Page], errors: list[Unavailable | Rejected]) -> None:
             try:
                 pages[number] = await runs.page(number, "older runs", cached=False)
             except (Unavailable, Rejected) as error:
                 errors.append(error)
 
-        async with anyio.create_task_group() as tasks:
-            for number in numbers:
-                tasks.start_soon(read, number)
+        with budget.reserve(_AT_ONCE) as count:
+            numbers = range(state.page, state.page + count)
+            async with anyio.create_task_group() as tasks:
+                for number in numbers:
+                    tasks.start_soon(read, number, pages, errors)
+        if not numbers:
+            return
         for number in numbers:
             if number not in pages:
                 raise errors[0]
@@ -62,7 +61,8 @@ async def fill(runs: RunList, state: State, now: datetime, window: timedelta, bu
 def _is_filled(state: State, now: datetime) -> bool:
     if state.reach is None or state.reach > now - WEEK:
         return False
-    return state.reach <= now - _DEEP or state.page * (_DEEP / (now - state.reach)) > _COLD_PAGES
+    is_large = state.page * (_DEEP / (now - state.reach)) > _COLD_PAGES
+    return state.reach <= now - _DEEP or (is_large and not state.was_whole)
 
 
 def is_late(state: State, now: datetime) -> bool:

@@ -1,13 +1,14 @@
 """What a cycle may spend, and on what: one budget, questions in the order of their worth."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 
 import anyio
 
 from service.domain.errors import Rejected, Unavailable
-from service.github.client import Github
+from service.github.client import Github, Usage
 
 _AT_ONCE = 12  # GitHub's secondary limit begins at 100 concurrent requests of all our token's users
 _FAILURES = 3  # of one kind in a cycle; an error loop once burned a whole quota
@@ -28,30 +29,47 @@ class Worth(IntEnum):
 
 
 class RequestBudget:
-    """Requests that may still be sent, each taken for a point. Never more than ``github`` can spare, nor ``parent``."""
+    """What may still be spent in a cycle whose requests ``usage`` counts: ``points`` in all, and never more than
+    ``github`` can spare, nor ``parent`` has left."""
 
-    def __init__(self, github: Github, left: int, parent: "RequestBudget | None" = None) -> None:
+    def __init__(self, github: Github, usage: Usage, points: int, parent: "RequestBudget | None" = None) -> None:
         self._github = github
-        self._left = left
+        self._usage = usage
         self._parent = parent
+        self._reserved = 0
+        self.limit(points)
+
+    def limit(self, points: int, requests: int | None = None) -> None:
+        """From now on the whole cycle may cost so much."""
+        self._points, self._requests = points, points if requests is None else requests
 
     @property
     def left(self) -> int:
-        left = self._left if self._parent is None else min(self._left, self._parent.left)
-        return max(0, min(left, self._github.spare))
+        """Requests that may be sent beside those that are reserved; negative when there were too many."""
+        points = self._points - self._usage.points.total()
+        requests = self._requests - self._usage.requests.total() if self._requests != self._points else points
+        left = min(points, requests, self._github.spare) - self._reserved
+        return left if self._parent is None else min(left, self._parent.left)
 
-    def take(self, count: int = 1) -> bool:
-        """Whether so many more requests may be sent."""
-        if self.left < count:
-            return False
-        self._left -= count
+    @property
+    def has_more(self) -> bool:
+        """Whether a question that has a reservation may send one more request."""
+        return self.left >= 0
+
+    @contextmanager
+    def reserve(self, count: int = 1) -> Iterator[int]:
+        """How many of ``count`` requests may be sent within."""
+        granted = max(0, min(count, self.left))
+        self._reserve(granted)
+        try:
+            yield granted
+        finally:
+            self._reserve(-granted)
+
+    def _reserve(self, count: int) -> None:
+        self._reserved += count
         if self._parent:
-            self._parent.take(count)
-        return True
-
-    def limit(self, left: int) -> None:
-        """From now on at most ``left`` more."""
-        self._left = left
+            self._parent._reserve(count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +93,13 @@ async def ask(budget: RequestBudget, questions: Iterable[Question]) -> dict[str,
         for question in waiting:
             if len(errors.get(question.part, ())) >= _FAILURES:
                 continue
-            if not budget.take():
-                return
-            try:
-                await question.ask()
-            except (Unavailable, Rejected) as error:
-                errors.setdefault(question.part, []).append(error)
+            with budget.reserve() as granted:
+                if not granted:
+                    return
+                try:
+                    await question.ask()
+                except (Unavailable, Rejected) as error:
+                    errors.setdefault(question.part, []).append(error)
 
     async with anyio.create_task_group() as tasks:
         for _ in range(_AT_ONCE):

@@ -29,7 +29,7 @@ _AT_ONCE = 10  # each may hold some megabytes of pages while it is asked; at res
 _STRAGGLE = 30.0  # seconds that a repository may be slower than all others before the cycle goes on without it
 _LAST_CALL = 0.6  # of the cycle's time; no repository is begun after it
 _GUESS = 3  # points of a repository that is not known yet: two pages of runs and its workflows
-_POINTS_OF_MANY = 10  # a cycle and repository, of what can wait
+_POINTS_OF_MANY = 13  # a cycle and repository
 _RESERVE = 0.1  # of the quota, for the token's other users
 _HOUR = timedelta(hours=1)
 
@@ -101,7 +101,6 @@ class GithubCi:
         repositories = self._settings.all_repositories
         never = datetime.fromtimestamp(0, now.tzinfo)
         waiting = sorted(repositories, key=lambda repo: rotation.asked.get(repo, never), reverse=True)
-        budget = RequestBudget(self._github, max(CYCLE_POINTS, _POINTS_OF_MANY * len(repositories)))
         interval = timedelta(seconds=self._schedule.interval(now, self._settings.time_zone))
         busy: set[str] = set()
         patience = anyio.CancelScope()
@@ -119,8 +118,7 @@ class GithubCi:
                 busy.add(repo)
                 rotation.asked[repo] = now
                 tags = {"repo": repo} if self._settings.repositories else {}
-                own = RequestBudget(self._github, CYCLE_POINTS, budget)
-                cycle = RepositoryCycle(repo, self._settings, self._github, own, now, tags, note_cost)
+                cycle = RepositoryCycle(repo, self._settings, self._github, budget, now, tags, note_cost)
                 try:
                     results[repo] = await cycle.collect(await self._state.read(repo))
                 except HealthError as error:
@@ -135,6 +133,7 @@ class GithubCi:
 
         self._expect(rotation, interval)
         with count_usage() as spent, patience:
+            budget = RequestBudget(self._github, spent, max(CYCLE_POINTS, _POINTS_OF_MANY * len(repositories)))
             async with anyio.create_task_group() as tasks:
                 for _ in range(min(_AT_ONCE, len(repositories))):
                     tasks.start_soon(work)

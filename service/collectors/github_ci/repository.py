@@ -22,9 +22,9 @@ from service.collectors.github_ci.workflows import WorkflowLists, ask_latest, li
 from service.domain.errors import HealthError, Rejected, Unauthorized, Unavailable
 from service.domain.runs import CollectResult, PartialFailure
 from service.domain.samples import MAX_POINT_AGE
-from service.github.client import Github, Usage, count_usage
+from service.github.client import Github, count_usage
 
-CYCLE_POINTS = 250
+CYCLE_POINTS = 240  # 250 with what questions under way may take beyond it
 # Of a steady cycle of a usual repository: 300 runs a day, any number of workflows.
 _STEADY_REQUESTS, _STEADY_POINTS, _USUAL_PAGES = 10, 8, 4
 _BACKLOG = 30  # runs to be looked into; more than these are no steady state
@@ -53,13 +53,13 @@ class RepositoryCycle:
         repo: str,
         settings: GithubCiSettings,
         github: Github,
-        budget: RequestBudget,
+        parent: RequestBudget,
         now: datetime,
         tags: Mapping[str, str],
         on_cost: Callable[[str, int], None],
     ) -> None:
         self._repo, self._settings, self._github, self._now, self._tags = repo, settings, github, now, tags
-        self._budget = budget
+        self._parent = parent
         self._on_cost = on_cost
         self._since = now - settings.history_window
         self._runs = window.RunList(github, repo, settings.branch)
@@ -78,12 +78,13 @@ class RepositoryCycle:
         self._state = await anyio.to_thread.run_sync(begin, stored, self._repo, self._settings.branch, self._now)
         self._names = Names(self._github, self._state, self._now)
         with count_usage() as usage:
+            self._budget = RequestBudget(self._github, usage, CYCLE_POINTS, self._parent)
             async with anyio.create_task_group() as tasks:
                 for read in (self._read_window, self._read_workflows, self._count_pull_requests):
                     tasks.start_soon(read)
             self._on_cost(self._repo, usage.resources["core"])
             if self._state.read_at == self._now:
-                await self._ask_what_is_unknown(usage)
+                await self._ask_what_is_unknown()
                 await self._check_branch()
                 await anyio.to_thread.run_sync(self._measure)
         if not self._findings and self._failures:
@@ -166,28 +167,21 @@ class RepositoryCycle:
 
     # What is asked beside it
 
-    async def _ask_what_is_unknown(self, usage: Usage) -> None:
+    async def _ask_what_is_unknown(self) -> None:
         """First what decides a number of this cycle, then what can wait; what that brings may decide one, too."""
         state, budget, now = self._state, self._budget, self._now
         deadline = (anyio.current_time() + anyio.current_effective_deadline()) / 2
         with anyio.CancelScope(deadline=deadline) as half:
-            budget.limit(CYCLE_POINTS - usage.points.total())
             with self._part("older runs"):
                 await backfill.fill(self._runs, state, now, self._settings.history_window, budget)
                 self._is_cut_off = False
                 state.believe("older runs")
             await self._ask(Worth.WORKFLOWS)
-            if state.is_week_known(now) and len(state.open_suspects) <= _BACKLOG:
-                requests, points = usage.requests.total(), usage.points.total()
+            if state.was_whole and len(state.open_suspects) <= _BACKLOG:
                 is_usual = state.front <= _USUAL_PAGES
-                most = (
-                    min(_STEADY_REQUESTS - requests, _STEADY_POINTS - points)
-                    if is_usual
-                    else 2 * state.front + 2 - points
-                )
-                budget.limit(most)
+                budget.limit(*(_STEADY_POINTS, _STEADY_REQUESTS) if is_usual else (3 * state.front,))
             await self._ask(Worth.STALE_WORKFLOWS)
-            budget.limit(CYCLE_POINTS - usage.points.total())
+            budget.limit(CYCLE_POINTS)
             await self._ask(Worth.WORKFLOWS)
         # The first look at older runs broke off, and some of them may have been run again within the window. If that
         # lasts, less than all is better than nothing.
@@ -210,7 +204,7 @@ class RepositoryCycle:
                 Worth.ATTEMPTS, "flaky runs", partial(window.ask_attempts, runs, state, run, now, self._ended)
             )
         for run in self._without_end():
-            yield Question(Worth.ENDS, "durations", partial(self._jobs.learn_end, run, self._budget))
+            yield Question(Worth.ENDS, "durations", partial(self._jobs.learn_end, run))
         if self._workflows:
             unknown = state.unknown_workflows(self._workflows.all)
             stale = [] if unknown else state.stale_workflows(self._workflows.all, now)[:1]
@@ -234,7 +228,7 @@ class RepositoryCycle:
 
     async def _read_older(self, count: int) -> None:
         for place in range(count):
-            if place and not self._budget.take():
+            if place and not self._budget.has_more:
                 return
             self._unseen += await backfill.read_older_page(self._runs, self._state, self._now)
 
@@ -260,6 +254,13 @@ class RepositoryCycle:
             state.take_ended(self._ended, self._now), self._workflows.names if self._workflows else {}
         )
         has_branch = "branch" not in self._failures
+        if state.is_empty:
+            if state.runs:
+                self._failures.setdefault(
+                    "runs", Unavailable("GitHub's list of runs is empty, but workflows show some")
+                )
+            state.restart()
+            return
         if self._is_known("runs", not self._unseen) and not self._is_cut_off:
             found += metrics.measure_branch(runs) if has_branch else []
             if self._is_known("durations", not self._without_end()):
@@ -276,16 +277,18 @@ class RepositoryCycle:
                     found.append(metrics.measure_list(f"ci.workflow.{name}", [latest.get(id) for id in ids]))
             if self._is_known(_OTHERS, unknown.isdisjoint(self._workflows.others)):
                 found.append(metrics.measure_others(latest.get(id) for id in self._workflows.others))
-        if _JOBS not in self._failures:
-            if state.is_week_known(self._now) and not state.open_suspects:
-                found.append(metrics.measure_timed_out(jobs_found(state.suspects.values(), self._now - WEEK)))
-            else:
-                self._notes.append(f"{self._repo}: jobs of {len(state.open_suspects)} runs are still to be read")
+        if _JOBS in self._failures:
+            state.was_whole = False  # what was missed is asked for at once
+        elif state.is_week_known(self._now) and not state.open_suspects:
+            state.was_whole = True
+            found.append(metrics.measure_timed_out(jobs_found(state.suspects.values(), self._now - WEEK)))
+        else:
+            self._notes.append(f"{self._repo}: jobs of {len(state.open_suspects)} runs are still to be read")
 
     def _is_known(self, part: str, is_whole: bool) -> bool:
         """Whether nothing of the part is missing; what the budget did not allow is told like any other failure."""
         if not is_whole:
-            self._failures.setdefault(part, Unavailable("GitHub's quota does not allow to ask for all of them now"))
+            self._failures.setdefault(part, Unavailable("not all of them could be asked for in this cycle"))
         return part not in self._failures
 
 

@@ -19,6 +19,7 @@ WEEK = timedelta(days=7)
 RERUN_WITHIN = timedelta(days=30)  # GitHub lets a run be run again for so long
 _LONGEST_RUN = timedelta(days=35)  # https://docs.github.com/actions/reference/limits: waiting included
 _PLAUSIBLE = timedelta(hours=1)
+_LONG_CYCLE = timedelta(minutes=15)  # after a longer one there is more to ask
 _CLOCKS_DIFFER = timedelta(minutes=5)
 _UNFINISHED_KEPT = 200
 # More than one, so that the next older run is known when the latest is run again or deleted.
@@ -50,6 +51,7 @@ class Suspect(msgspec.Struct, array_like=True):
     attempt: int
     ended: datetime
     name: str
+    conclusion: str = ""
     seen: int = 0
     cancelled: list[Job] = []
     found: list[Job] = []
@@ -74,6 +76,8 @@ class State(msgspec.Struct, tag_field="version", tag=1):
     ``turned_at``: when an older page was read last. ``asked``: when a workflow's own list was. ``suspects`` by run id.
     ``doubts``: by what is doubted. ``names``: whether a branch or label was there, and when that was told.
     ``has_lists``: the repository's own lists counted all pull requests once, so the search is no better.
+    ``was_whole``: nothing of the week was left to look into, so that what is comes a little at a time.
+    ``is_empty``: the list of runs showed none at all.
     """
 
     repo: str
@@ -90,6 +94,8 @@ class State(msgspec.Struct, tag_field="version", tag=1):
     doubts: dict[str, Doubt] = {}
     names: dict[str, tuple[bool, datetime]] = {}
     has_lists: bool = False
+    was_whole: bool = False
+    is_empty: bool = False
 
     def take(self, read: Iterable[Run], now: datetime) -> None:
         """Keeps what was read of runs, never backwards: a list may come from a copy that lags."""
@@ -120,7 +126,7 @@ class State(msgspec.Struct, tag_field="version", tag=1):
         attempt = run.attempt if run.conclusion else run.attempt - 1
         suspect = self.suspects.setdefault(run.id, Suspect(0, run.updated, run.name))
         if attempt > suspect.attempt:
-            suspect.attempt, suspect.ended = attempt, run.updated
+            suspect.attempt, suspect.ended, suspect.conclusion = attempt, run.updated, run.conclusion or ""
 
     def forget_run(self, id: int) -> None:
         """It was deleted: whether a job of it met its limit, nobody can tell any more."""
@@ -130,7 +136,7 @@ class State(msgspec.Struct, tag_field="version", tag=1):
 
     def restart(self) -> None:
         """Nothing was read for so long that runs or re-runs may have been missed: all is to be read again."""
-        self.reach, self.page = None, 0
+        self.reach, self.page, self.was_whole = None, 0, False
         self.asked.clear()
 
     def trim(self, now: datetime, window: timedelta) -> None:
@@ -261,6 +267,8 @@ def begin(stored: bytes | None, repo: str, branch: str, now: datetime) -> State:
         return State(repo, branch, turned_at=now)
     if state.read_at is None or now - state.read_at > MARGIN:
         state.restart()
+    elif now - state.read_at > _LONG_CYCLE:
+        state.was_whole = False
     return state
 
 

@@ -15,6 +15,7 @@ from service.github.client import Github, NotFound
 
 # GitHub's own words: https://github.com/actions/runner, "The job has exceeded the maximum execution time of 6h0m0s"
 _TIME_LIMIT = "exceeded the maximum execution time"
+_BELIEVED = 3  # contradicted answers
 _PER_PAGE = 80  # GitHub was seen to answer 502 for more jobs a page on huge runs
 
 
@@ -24,6 +25,7 @@ class TimedOutJobs:
     def __init__(self, github: Github, repo: str) -> None:
         self._github = github
         self._repo = repo
+        self._shows_jobs = False
 
     async def look_into(self, state: State, id: int, now: datetime, budget: RequestBudget) -> None:
         """Settles a suspect as far as the budget goes: its jobs, then the annotations of those that were cancelled.
@@ -34,22 +36,17 @@ class TimedOutJobs:
         try:
             if suspect.seen < suspect.attempt:
                 attempt = suspect.attempt
-                jobs = await self._list_jobs(id, budget)
-                run = state.runs.get(id)
-                if not jobs and run and run.conclusion in ("failure", "timed_out"):
-                    raise Unavailable(f"GitHub shows no job of run {id}, which ended as {run.conclusion}")
+                jobs = await self._list_jobs(id)
+                if not jobs and not self._may_have_none(suspect):
+                    raise Unavailable(f"GitHub shows no job of run {id}, which ended as {suspect.conclusion}")
                 _note_jobs(suspect, attempt, jobs, now)
-                _note_end(run, jobs)
+                _note_end(state.runs.get(id), jobs)
                 suspect.seen = attempt
-                if suspect.cancelled and not budget.take():
-                    return
-            while suspect.cancelled:
+            while suspect.cancelled and budget.has_more:
                 job = suspect.cancelled[0]
                 if await self._met_time_limit(job):
                     suspect.found.append(job)
                 suspect.cancelled.remove(job)
-                if suspect.cancelled and not budget.take():
-                    return
         except NotFound as error:
             suspect.failures += 1
             raise Unavailable(f"GitHub shows run {id} in its list, but not its jobs: {error}") from error
@@ -58,11 +55,16 @@ class TimedOutJobs:
             raise
         suspect.failures = 0
 
-    async def learn_end(self, run: Run, budget: RequestBudget) -> None:
-        """The end of a run whose updated_at can't be believed."""
-        _note_end(run, await self._list_jobs(run.id, budget))
+    def _may_have_none(self, suspect: Suspect) -> bool:
+        """A run that was cancelled while it waited has no jobs; that is believed while other runs show theirs."""
+        is_cancelled = suspect.attempt == 1 and suspect.conclusion == "cancelled"
+        return is_cancelled and (self._shows_jobs or suspect.failures >= _BELIEVED)
 
-    async def _list_jobs(self, run: int, budget: RequestBudget) -> list[JobRow]:
+    async def learn_end(self, run: Run) -> None:
+        """The end of a run whose updated_at can't be believed."""
+        _note_end(run, await self._list_jobs(run.id))
+
+    async def _list_jobs(self, run: int) -> list[JobRow]:
         """The jobs of all attempts."""
         found: list[JobRow] = []
         number = 0
@@ -72,11 +74,11 @@ class TimedOutJobs:
             params: Mapping[str, str | int] = {"filter": "all", "per_page": _PER_PAGE, "page": number}
             page = await self._github.get(path, JobPage, params=params, question="jobs")
             found += page.jobs
+            self._shows_jobs = self._shows_jobs or bool(page.jobs)
             if len(page.jobs) < _PER_PAGE:
                 if len(found) < page.total_count:
                     raise Unavailable(f"GitHub counts {page.total_count} jobs of run {run} but shows {len(found)}")
                 return found
-            budget.take()
 
     async def _met_time_limit(self, job: Job) -> bool:
         path = f"/repos/{self._repo}/check-runs/{job.id}/annotations"

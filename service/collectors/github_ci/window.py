@@ -102,6 +102,7 @@ async def read_window(runs: RunList, state: State, now: datetime, window: timede
     state.read_at, state.front = now, number
     state.page = max(state.page, number + 1)
     state.depth = number if page.is_last else max(state.depth, number + 1)
+    state.is_empty = not seen
     return [id for id, run in state.runs.items() if id not in seen and run.created > oldest]
 
 

@@ -1,7 +1,7 @@
 """The repository's workflows: which of them an entry of a list means, and the latest run of those that rarely run."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from service.collectors.github_ci.models import PER_PAGE, Run, Workflow, WorkflowPage
 from service.collectors.github_ci.state import State
@@ -10,8 +10,8 @@ from service.domain.errors import Rejected, Unavailable
 from service.github.client import Github, NotFound
 
 _FEW = 20  # among the newest runs of a workflow on the branch there nearly always is a conclusive one
+_LAG = timedelta(hours=6)  # an index may know less about the runs since then
 _FILTERED_PAGES = 10  # GitHub lists 1,000 runs at most where it filters
-_BELIEVED = 3  # cycles after which an active workflow without any run is taken for a new one
 _REMEDY = "`infra-health list-workflows` shows them all"
 
 
@@ -74,27 +74,28 @@ async def ask_latest(runs: RunList, state: State, id: int, *, is_listed: bool, n
     """Learns the newest conclusive runs of a workflow on the branch, however old, from its own list.
 
     The list that GitHub filters by branch may lack the newest runs, which the list of all runs has shown, and at times
-    all: what it does not show is looked for among the workflow's runs on any branch, too.
+    all: what it does not show is looked for among the workflow's runs on any branch, too. Where there are none of these
+    either, the list of a workflow that has old runs tells whether such lists can be believed now.
     """
     try:
         found = await _find_latest(runs, id)
     except NotFound as error:
         if not is_listed:
             raise Rejected(describe_missing(str(id))) from error
+        state.doubt(f"workflow {id}", now)
         raise Unavailable(f"GitHub lists workflow {id} but answers 404 for its runs: {error}") from error
     if not found:
         others = await runs.of_workflow(id, PER_PAGE, 1, on_branch=False)
-        if not others and is_listed and state.doubt(f"workflow {id}", now) < _BELIEVED and _is_busy(state):
-            raise Unavailable(f"GitHub lists workflow {id} as active, but none of its runs")
+        if not others:
+            oldest = min(state.runs.values(), key=lambda run: run.created, default=None)
+            known = oldest.workflow_id if oldest and oldest.created < now - _LAG else None
+            if known and not await runs.of_workflow(known, 1, 1, on_branch=False):
+                state.doubt(f"workflow {id}", now)
+                raise Unavailable(f"GitHub lists no runs of workflow {id}, but none of {known} either, which has some")
         found = _conclusive(others)
     state.believe(f"workflow {id}")
     state.take(found, now)
     state.asked[id] = now
-
-
-def _is_busy(state: State) -> bool:
-    """Whether the repository has runs at all."""
-    return bool(state.runs)
 
 
 async def _find_latest(runs: RunList, id: int) -> list[Run]:

@@ -1,0 +1,136 @@
+"""A ``github_ci`` collector on a simulated GitHub; time passes by hand, and what it keeps outlives a restart."""
+
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import httpx
+
+from service.collectors.github_ci import GithubCi, GithubCiSettings
+from service.collectors.registry import CollectorState, Context
+from service.domain.runs import CollectResult
+from service.domain.samples import Kind
+from service.github.client import Github
+from tests.world import TOKEN, Simulated, World, simulated, truth
+
+NAMESPACE = "metta.infra.cron."
+JOBS = "ci.jobs.timed_out"
+PULLS = {"github.hotfix.count", "github.force_merge.count", "github.reverts.count", "github.bugs.count"}
+BRANCH = {"ci.workflow.success", "ci.workflow.success_ratio", "ci.workflow.cancelled", "ci.workflow.other_failing"}
+DAY, HOUR, CYCLE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=10)
+
+
+class KeptState(CollectorState):
+    """The store's part: a mapping."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+
+    async def read(self, key: str) -> bytes | None:
+        return self.kept.get(key)
+
+    def take(self, result: CollectResult) -> None:
+        for key, value in result.state.items():
+            if value is None:
+                self.kept.pop(key, None)
+            else:
+                self.kept[key] = value
+
+
+@dataclass
+class Stage:
+    """``settings``: the collector's keys; ``restart`` takes up changes of them."""
+
+    world: World
+    github: Simulated
+    client: Github
+    http: httpx.AsyncClient
+    settings: dict[str, Any]
+    state: KeptState = field(default_factory=KeptState)
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        keys = {"type": "github_ci", "schedule": "*/10 * * * *"} | self.settings
+        self.asked = GithubCiSettings.model_validate(keys)
+        self.collector = GithubCi(self.asked, Context("ci", self.client, self.http, self.state))
+
+    async def collect(self) -> CollectResult:
+        self.github.app.asked.clear()
+        result = await self.collector.collect(self.world.now)
+        self.state.take(result)
+        return result
+
+    async def values(self) -> dict[str, float]:
+        return values_of(await self.collect())
+
+    async def collect_until_whole(self) -> int:
+        """How many cycles it took until the week of jobs was read."""
+        for count in range(1, 9):
+            if JOBS in await self.values():
+                return count
+            self.pass_time()
+        raise AssertionError("the week of jobs was not read within eight cycles")
+
+    def truth(self, values: dict[str, float] | None = None) -> dict[str, float]:
+        """What must be told; without the jobs where ``values`` don't have them: the week may take some cycles."""
+        expected = truth(self.world.repository, self.world.now, self.asked)
+        if values is not None and JOBS not in values:
+            del expected[JOBS]
+        return expected
+
+    def pass_time(self, by: timedelta = CYCLE) -> None:
+        self.world.now += by
+
+    @property
+    def cost(self) -> tuple[int, int]:
+        """Requests and points of the last cycle."""
+        return len(self.github.app.asked), sum(each.points for each in self.github.app.asked)
+
+
+def values_of(result: CollectResult) -> dict[str, float]:
+    """Gauges by the metric's name; ``github.bugs.count:label`` for a label's."""
+    return {
+        ":".join(filter(None, (sample.metric.name.removeprefix(NAMESPACE), sample.tags.get("label")))): sample.value
+        for sample in result.samples
+        if sample.metric.kind is Kind.GAUGE
+    }
+
+
+def values_by_repository(result: CollectResult) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    for sample in result.samples:
+        if sample.metric.kind is Kind.GAUGE:
+            found[sample.tags["repo"]][sample.metric.name.removeprefix(NAMESPACE)] = sample.value
+    return found
+
+
+def parts_of(result: CollectResult) -> list[str]:
+    return [failure.part for failure in result.failures]
+
+
+@asynccontextmanager
+async def staged(world: World, token: str | None = TOKEN, **settings: Any) -> AsyncIterator[Stage]:
+    # Loading the certificates would take most of a test's time.
+    async with simulated(world) as github, httpx.AsyncClient(verify=False, trust_env=False) as http:
+        yield Stage(world, github, github.client(http, token), http, settings)
+
+
+def small_world() -> World:
+    """Two workflows on main, three runs: success, failure then success, cancelled; a pull request of each kind."""
+    from service.demo.github_rows import Pull
+
+    world = World.empty()
+    world.add_workflow(1, "Tests")
+    world.add_workflow(2, "Nightly")
+    hour = world.now.replace(microsecond=0) - HOUR
+    world.add_run(1, hour, "success")
+    world.add_run(2, hour - HOUR, "failure", "success")
+    world.add_run(1, hour - 2 * HOUR, "cancelled")
+    for number, label in enumerate(("hotfix", "force_merge", "revert"), 1):
+        world.repository.pulls.append(Pull(number, hour, (label,)))
+    return world
