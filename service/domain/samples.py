@@ -120,6 +120,9 @@ def format_tag(name: str, value: str) -> str | None:
     Lower-casing and underscores are left to Datadog, so that a condition travels as written.
     """
     text = f"{name}:{value}"
+    is_plain = text.isprintable() and len(text) <= MAX_NAME_LENGTH and text[-1] not in ": "
+    if is_plain and name[:1].isalpha():  # nearly all of very many
+        return text
     if not text.isprintable():
         text = _NOT_IN_JSON.sub("_", text)
     text = text[:MAX_NAME_LENGTH].rstrip(": ")
