@@ -1,6 +1,7 @@
 """Recorded GitHub repositories as rows: real runs and jobs, moved in time so that the newest run ended minutes ago.
 
-Neither pull requests nor issues were recorded, and none are made up; the labels that are asked for do exist.
+Neither pull requests nor issues were recorded, and none are made up; the labels that are asked for do exist. Of one
+repository no jobs were recorded: each of its runs is shown with one job that ended like the run.
 """
 
 import json
@@ -25,22 +26,19 @@ def _to_repository(recorded: dict[str, Any], now: datetime) -> Repository:
     # A file may name an instant as of which it is shown: what came later is left out.
     runs = [row for row in recorded["runs"] if row["updated_at"] <= recorded.get("as_of", row["updated_at"])]
     shift = now.replace(microsecond=0) - _ENDED_AGO - max(datetime.fromisoformat(row["updated_at"]) for row in runs)
-    row = recorded["repository"]
+    row, workflows = recorded["repository"], {}
+    for run in reversed(runs):  # named as in the newest run
+        workflows[run["workflow_id"]] = Workflow(run["workflow_id"], run["name"], run["path"])
     return Repository(
         row["full_name"],
         row["id"],
         row["default_branch"],
-        # Named as in the newest run.
-        list({run["workflow_id"]: _to_workflow(run) for run in reversed(runs)}.values()),
+        list(workflows.values()),
         [_to_run(run, [job for job in recorded["jobs"] if job["run_id"] == run["id"]], shift) for run in runs],
         labels=set(_LABELS),
         branches={run["head_branch"] for run in runs},
         extra={"node_id": row["node_id"], "private": row["private"]},
     )
-
-
-def _to_workflow(run: dict[str, Any]) -> Workflow:
-    return Workflow(run["workflow_id"], run["name"], run["path"])
 
 
 def _to_run(row: dict[str, Any], recorded_jobs: list[dict[str, Any]], shift: timedelta) -> Run:
@@ -55,10 +53,10 @@ def _to_run(row: dict[str, Any], recorded_jobs: list[dict[str, Any]], shift: tim
         Job(job["conclusion"], at("started_at", job), at("completed_at", job), job["name"], id=job["id"])
         for job in recorded_jobs
     ]
-    last = Attempt(at("run_started_at", row), at("updated_at", row), row["conclusion"], jobs)
+    last = Attempt(at("run_started_at", row), at("updated_at", row), row["conclusion"], jobs or None)
     carried = [at("completed_at", job) for job in recorded_jobs if job["started_at"] < job["created_at"]]
     is_rerun = row["run_attempt"] == 2 and bool(carried)
-    attempts = [Attempt(at("created_at", row), max(carried), "failure", []), last] if is_rerun else [last]
+    attempts = [Attempt(at("created_at", row), max(carried), "failure"), last] if is_rerun else [last]
     return Run(
         row["id"],
         row["workflow_id"],
