@@ -1,0 +1,167 @@
+"""Commands on the way from the CronJobs to the daemon: ``migrate``, ``compare``."""
+
+import itertools
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from service.cli import output as out
+from service.cli.options import Exit, Options, command, exit_with, message
+
+if TYPE_CHECKING:
+    from service.config.settings import Settings
+    from service.cutover.compare import Difference, Value
+
+_COLOURS = {"unexplained": "red", "explained": "yellow", "same": "green"}
+_File = click.Path(path_type=Path, dir_okay=False)
+
+
+@command(example="helmfile template | infra-health migrate - -o config.yaml")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option("-o", "--output", type=_File, help="Write config.yaml here.")
+@click.option(
+    "--patch",
+    "patch_file",
+    type=_File,
+    help="Write the Deployment's patch here; with -o it is k8s-patch.yaml beside it unless named.",
+)
+def migrate(options: Options, sources: tuple[str, ...], output: Path | None, patch_file: Path | None) -> None:
+    """Turns CronJobs into config.yaml stanzas and a patch of the Deployment.
+
+    SOURCE is a file of rendered CronJob manifests (of `helmfile template`, `helm template`, `kubectl get cronjobs -o
+    yaml`), or - for standard input. Without -o config.yaml is printed, the patch as comments at its end. What has no
+    counterpart stands there as a comment; a CronJob that runs no collector of ours is listed with its command.
+
+    Exit code 1: a collector could not be carried over, or there is none.
+    """
+    from service.cutover import migrate as migration
+
+    found = [migration.read_cronjobs(_read(source, migration.REMEDY), source) for source in sources]
+    result = migration.migrate(itertools.chain(*found))
+    config, patch = migration.to_config(result), migration.to_patch(result)
+    if output:
+        patch_file = patch_file or output.with_name("k8s-patch.yaml")
+    for path, text in ((output, config), (patch_file, patch)):
+        if path:
+            _write(path, text)
+    if options.json:
+        collectors = [
+            {"name": each.name, "source": each.cronjob, "carried": not each.problem, "notes": each.notes}
+            for each in result.stanzas
+        ]
+        others = [{"name": name, "command": command} for name, command in result.others]
+        texts = {"config": config, "patch": patch, "notes": result.notes}
+        out.print_json({**texts, "collectors": collectors, "left_alone": others})
+    elif not output:
+        click.echo(config, nl=False)
+        if not patch_file:
+            click.echo("\n# The patch of the Deployment:\n" + "".join(f"# {line}\n" for line in patch.splitlines()))
+    for stanza in result.stanzas:
+        if stanza.problem:
+            message(f"{stanza.cronjob}: not carried over: {stanza.problem}", fg="red")
+        else:
+            message(f"{stanza.cronjob}: is collector {stanza.name}", fg="green")
+    for name, _ in result.others:
+        message(f"{name}: left alone, it runs no collector of ours", fg="yellow")
+    for note in result.notes:
+        message(f"note: {note}", fg="yellow")
+    exit_with(Exit.DONE if result.is_whole else Exit.FAILED)
+
+
+@command(example="infra-health compare --against ci.json --format markdown")
+@click.option(
+    "--against",
+    multiple=True,
+    required=True,
+    metavar="FILE",
+    help="A file of the replaced tool (`collect NAME -o FILE`), or - for standard input; may be repeated.",
+)
+@click.option(
+    "--format", "form", type=click.Choice(["table", "json", "markdown"]), default="table", help="How the report looks."
+)
+@click.option("--offline", is_flag=True, help="Do not ask GitHub again; then some causes can't be told.")
+def compare(options: Options, against: tuple[str, ...], form: str, offline: bool) -> None:
+    """Lines up what the CronJobs sent with what the daemon measured, and explains each difference by its cause.
+
+    Exit code 1: a difference is unexplained. Works beside a running daemon.
+    """
+    import anyio
+
+    from service.cutover.compare import COLUMNS, read_baseline
+
+    baselines = [read_baseline(_read(name), name) for name in against]
+    loaded = options.load()
+    options.start_logs(loaded, level="error")
+    found, notes = anyio.run(_compare, loaded.settings, options.environ(), baselines, offline)
+    found.sort(key=lambda each: (list(_COLOURS).index(each.verdict), each.value.metric))
+    counts = Counter(each.verdict for each in found)
+    summary = {verdict: counts[verdict] for verdict in reversed(_COLOURS)}
+    if form == "json" or options.json:
+        out.print_json({"summary": summary, "values": [each.as_json() for each in found], "notes": notes})
+    elif form == "markdown":
+        rows = [COLUMNS, ("---", "---", "---:", "---:", "---"), *(each.as_row() for each in found)]
+        click.echo("\n".join(f"| {' | '.join(map(_escape_cell, row))} |" for row in rows))
+        click.echo("\n" + "\n".join(f"- {note}" for note in notes))
+    else:
+        out.print_table("", COLUMNS, [each.as_row() for each in found], below=True)
+        for note in notes:
+            message(note)
+    worst = next((verdict for verdict in _COLOURS if summary[verdict]), "same")
+    message(", ".join(f"{number} {verdict}" for verdict, number in summary.items()), fg=_COLOURS[worst])
+    exit_with(Exit.FAILED if summary["unexplained"] else Exit.DONE)
+
+
+async def _compare(
+    settings: "Settings", environ: Mapping[str, str], baselines: "Sequence[list[Value]]", offline: bool
+) -> "tuple[list[Difference], list[str]]":
+    """All files' differences, and the notes on them. Each file is of a moment of its own."""
+    from service.cutover.compare import compare as compare_with_runs
+    from service.daemon.wiring import open_clients
+    from service.store import Store
+
+    found: list[Difference] = []
+    notes: list[str] = []
+    store = await Store.open_reading(settings.state_dir)
+    try:
+        async with open_clients(settings, environ) as clients:
+            for baseline in baselines:
+                more = await compare_with_runs(baseline, settings, store, None if offline else clients.github)
+                found += more[0]
+                notes += (note for note in more[1] if note not in notes)
+    finally:
+        await store.close()
+    return found, notes
+
+
+def _escape_cell(text: str) -> str:
+    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())
+
+
+def _read(name: str, remedy: str = "") -> bytes:
+    from service.domain.errors import ConfigError
+
+    try:
+        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        told = f"{name} can't be read: {error.strerror or error}"
+        raise ConfigError(f"{told}; {remedy}" if remedy else told) from error
+
+
+def _write(path: Path, text: str) -> None:
+    """A file that is there already is kept as FILE.bak, and an older one of these as well."""
+    from service.domain.errors import ConfigError
+
+    try:
+        if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
+            names = (f"{path.name}.bak{number or ''}" for number in itertools.count())
+            kept = next(each for name in names if not (each := path.with_name(name)).exists())
+            path.replace(kept)
+            message(f"{path} was there: it is {kept.name} now", fg="yellow")
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} can't be written: {error.strerror}") from error
+    message(f"{path} is written")

@@ -1,0 +1,193 @@
+"""What a CronJob sent (the baseline: a file of ``collect -o``) beside what the daemon measured, and why they differ."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from service.collectors.github_ci.pull_requests import Group, count
+from service.collectors.github_ci.settings import GithubCiSettings
+from service.collectors.github_ci.state import State, decode
+from service.collectors.github_ci.workflows import list_workflows
+from service.config.settings import Settings
+from service.cutover.legacy_rules import METRICS, Cause, Facts, find_causes, is_alike
+from service.domain.checks import name_of
+from service.domain.errors import ConfigError, HealthError
+from service.domain.runs import Run
+from service.domain.samples import Kind
+from service.github.client import Github
+from service.store import Store
+
+_OWN = ("metta.infra.check.", "metta.infra.collector.")  # of the daemon alone: nobody else ever sent them
+_MAX_RUNS = 200  # of a collector, searched for the one that is nearest
+_MAX_SAMPLES = 100_000
+COLUMNS = ("metric", "check", "CronJobs", "infra-health", "why")
+
+
+class Value(msgspec.Struct, frozen=True):
+    """One value as ``collect -o`` writes it. ``collector``: which of ours it is of, empty for the baseline."""
+
+    metric: str
+    value: float
+    tags: dict[str, str] = {}
+    timestamp: datetime | None = None
+    collector: str = ""
+
+    @property
+    def check(self) -> str:
+        return name_of(tuple(self.tags.items())).strip(" /")
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Status and condition flip, env and service may differ by intent: the check says what is the same."""
+        return self.metric, self.check
+
+    @property
+    def at(self) -> datetime | None:
+        """A time without a zone is UTC."""
+        return self.timestamp.replace(tzinfo=self.timestamp.tzinfo or UTC) if self.timestamp else None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The two values of one check; one of them is None where that side has none.
+
+    ``causes``: what explains the difference. ``hint``: what else is known.
+    """
+
+    baseline: Value | None
+    current: Value | None
+    causes: Sequence[Cause] = ()
+    hint: str = ""
+
+    @property
+    def value(self) -> Value:
+        """Of one side, for what both have in common."""
+        return self.baseline or self.current  # type: ignore[return-value]
+
+    @property
+    def verdict(self) -> str:
+        if self.baseline and self.current and is_alike(self.baseline.value, self.current.value):
+            return "same"
+        return "explained" if self.causes else "unexplained"
+
+    def as_json(self) -> dict[str, Any]:
+        sides: dict[str, Any] = {}
+        for whose, value in (("their", self.baseline), ("our", self.current)):
+            sides[f"{whose}s"] = value.value if value else None
+            sides[f"{whose}_time"] = value.at.isoformat() if value and value.at else None
+        found = {"verdict": self.verdict, "causes": list(self.causes), "hint": self.hint}
+        return {"metric": self.value.metric, "about": self.value.check, **sides, **found}
+
+    def as_row(self) -> tuple[str, ...]:
+        """Cells of ``COLUMNS``."""
+        numbers = (f"{value.value:.6g}" if value else "–" for value in (self.baseline, self.current))
+        why = "; ".join(self.causes) or ("same" if self.verdict == "same" else "UNEXPLAINED")
+        return self.value.metric, self.value.check, *numbers, f"{why} ({self.hint})" if self.hint else why
+
+
+def read_baseline(content: bytes, title: str) -> list[Value]:
+    """The samples of a file of the replaced tool. Raises ConfigError."""
+    try:
+        return msgspec.json.decode(content, type=list[Value])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{title}: is no list of samples, as `collect NAME -o FILE` writes it: {error}") from error
+
+
+async def compare(
+    baseline: Sequence[Value], settings: Settings, store: Store, github: Github | None
+) -> tuple[list[Difference], list[str]]:
+    """Each value beside that of our run which is nearest in time; and notes: which runs, what could not be asked.
+
+    ``github``: to be asked again for what the store does not keep; None: then some causes can't be told.
+    """
+    at = max((value.at for value in baseline if value.at), default=None)
+    current: dict[tuple[str, str], Value] = {}
+    missing: dict[str, tuple[Cause, str]] = {}  # why a metric has no value
+    facts: dict[str, Facts] = {}
+    notes = []
+    for name, collector in settings.collectors.items():
+        runs = [run for run in await store.runs.list(name, limit=_MAX_RUNS) if run.outcome and run.outcome.succeeded]
+        if not runs:
+            notes.append(f"{name}: no run that succeeded is stored")
+            continue
+        run = min(runs, key=lambda run: abs(run.started - at)) if at else runs[0]
+        notes.append(f"{name}: run {run.id}" + (f", partial: {run.error}" if run.error else ""))
+        samples, _ = await store.outbox.samples(run.id, 0, _MAX_SAMPLES)
+        for sample in samples:
+            value = Value(sample.point.metric, sample.point.value, sample.tags, sample.at, name)
+            if sample.kind is not Kind.DISTRIBUTION and not value.metric.startswith(_OWN):
+                current.setdefault(value.key, value)
+        absent = {check.metric for check in await store.runs.checks(name)}
+        if isinstance(collector, GithubCiSettings):
+            absent |= METRICS  # a check that never had a value has no metric yet
+            if known := await _find_facts(store, github, collector, run, notes):
+                facts[name] = replace(known, baseline_at=at)
+        reason = (Cause.LEFT_OUT, run.error) if run.error else (Cause.MADE_UP, "")
+        missing |= dict.fromkeys(absent - {sample.point.metric for sample in samples}, reason)
+    theirs = {value.key: value for value in baseline}
+    found = [_explain(value, current.get(key), missing, facts) for key, value in theirs.items()]
+    # Of a collector none of whose values the baseline has, ours are left out: the baseline is of another one.
+    compared = {each.current.collector for each in found if each.current}
+    for key, value in current.items():
+        if key not in theirs and value.collector in compared:
+            found.append(Difference(None, value, [Cause.NOT_SENT if value.metric in METRICS else Cause.NEW]))
+    return found, notes
+
+
+def _explain(
+    theirs: Value, ours: Value | None, missing: Mapping[str, tuple[Cause, str]], facts: Mapping[str, Facts]
+) -> Difference:
+    if ours is None:
+        if theirs.metric in missing:
+            cause, hint = missing[theirs.metric]
+            return Difference(theirs, None, [cause], hint)
+        return Difference(theirs, None, hint="no such value: is its collector configured, did it run?")
+    known, hint = facts.get(ours.collector), ""
+    if is_alike(theirs.value, ours.value):
+        return Difference(theirs, ours)
+    if known and (causes := find_causes(theirs.metric, theirs.value, known)):
+        return Difference(theirs, ours, causes)
+    apart = abs(theirs.at - ours.at).total_seconds() if theirs.at and ours.at else 0
+    if theirs.metric in METRICS and (known is None or known.workflows is None):
+        hint = "GitHub was not asked again, or our runs of that time are not kept any more"
+    elif apart > 60:
+        hint = f"measured {apart / 60:.0f} min apart: compare what is nearer in time"
+    return Difference(theirs, ours, hint=hint)
+
+
+async def _find_facts(
+    store: Store, github: Github | None, settings: GithubCiSettings, run: Run, notes: list[str]
+) -> Facts | None:
+    repo = settings.all_repositories[0]  # a CronJob had one
+    state = decode((await store.states.read(run.collector, repo))[0], State)
+    if state is None:
+        notes.append(f"{run.collector}: of {repo} no runs are kept, so causes can't be looked for")
+        return None
+    facts = Facts(settings, run.started, run.ended or run.started, list(state.runs.values()))
+    try:
+        if github:
+            facts = replace(facts, workflows=await list_workflows(github, repo))
+            facts = replace(facts, pulls=await _count_pulls(github, settings, state, run.started))
+    except HealthError as error:
+        notes.append(f"{run.collector}: GitHub could not be asked again for {repo}: {error}")
+    return facts
+
+
+async def _count_pulls(
+    github: Github, settings: GithubCiSettings, state: State, now: datetime
+) -> dict[str, tuple[float, float]]:
+    """Each count of the window to the second, and of the one that begins with its day. Raises HealthError."""
+    since = now - settings.weekly_window
+    day = since.replace(hour=0, minute=0, second=0, microsecond=0)
+    labels = {"hotfix": settings.hotfix_labels, "force_merge": settings.force_merge_labels}
+    labels |= {"reverts": settings.revert_labels}
+    groups = {name: Group(wanted, since) for name, wanted in labels.items() if wanted}
+    days = {f"{name}_days": replace(group, since=day) for name, group in groups.items()}
+    answer = await count(github, state, groups | days, now)
+    for error in answer.errors.values():
+        raise error
+    counts = answer.counts
+    return {f"github.{name}.count": (counts[name].count, counts[f"{name}_days"].count) for name in groups}

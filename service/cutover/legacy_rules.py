@@ -1,0 +1,170 @@
+"""The rules of the replaced collector: which of them, applied to the runs that we know, give its number? Pure.
+
+So a difference is not guessed at: its causes are the smallest set of the replaced system's rules (docs/decisions/0004)
+that turns our value into the CronJob's on the same runs.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from itertools import combinations
+from math import isclose
+
+import msgspec
+
+from service.collectors.github_ci.metrics import quantile
+from service.collectors.github_ci.models import Run, Workflow
+from service.collectors.github_ci.settings import GithubCiSettings
+from service.collectors.github_ci.workflows import WorkflowLists
+
+_NAMESPACE = "metta.infra.cron."
+_FIRST_PAGE = 30  # workflows
+_CUT = 100  # runs
+
+
+class Cause(StrEnum):
+    """Why a number of the CronJobs differs from ours; the value is what a person reads."""
+
+    FIRST_PAGE = "workflows beyond the first page"
+    CUT = "window cut at 100 runs"
+    WHOLE_DAYS = "whole-day window of pull requests"
+    CANCELLED = "cancelled runs counted"
+    UNFINISHED = "unfinished runs counted"
+    ALL_RUNS = "all runs instead of pre-merge ones"
+    CREATION = "runs taken and timed from their creation, not from their last attempt"
+    SHARE = "the share of good runs, not whether all are good"
+    RERUNS = "whatever succeeded at a later attempt called flaky"
+    MOMENT = "measured at another moment"
+    MADE_UP = "nothing to measure: the CronJob sent a number all the same"
+    NEW = "new: the CronJobs did not send it"
+    NOT_SENT = "the CronJob sent none"
+    LEFT_OUT = "left out of our run"
+
+
+_JUDGED = (Cause.CANCELLED, Cause.UNFINISHED)
+_TAKEN = (Cause.CUT, Cause.CREATION)
+# The rules of each metric that may make a difference.
+_CAUSES: Mapping[str, tuple[Cause, ...]] = {
+    "ci.workflow.tests_blocking_merge": (*_JUDGED, Cause.FIRST_PAGE),
+    "ci.workflow.benchmarks": (*_JUDGED, Cause.FIRST_PAGE),
+    "ci.workflow.other_failing": (Cause.FIRST_PAGE, *_JUDGED),
+    "ci.workflow.success": (Cause.SHARE, *_JUDGED, *_TAKEN),
+    "ci.workflow.flaky_tests": (Cause.RERUNS, *_TAKEN),
+    "ci.workflow.duration.p90": (Cause.ALL_RUNS, *_JUDGED, *_TAKEN),
+    "ci.workflow.cancelled": (*_TAKEN, Cause.ALL_RUNS),
+    "github.hotfix.count": (Cause.WHOLE_DAYS,),
+    "github.force_merge.count": (Cause.WHOLE_DAYS,),
+    "github.reverts.count": (Cause.WHOLE_DAYS,),
+}
+# What the CronJobs sent of a repository.
+METRICS = frozenset(_NAMESPACE + name for name in _CAUSES)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a repository at ``now``, when our run began; ``until``: when it had read the runs.
+
+    ``runs`` may be newer, for later runs of ours change what is kept. ``workflows``: in GitHub's order, None where
+    GitHub was not asked. ``pulls``: counts by metric, of the window to the second and of the one in whole days.
+    ``baseline_at``: when the CronJob measured, None where its file does not say.
+    """
+
+    settings: GithubCiSettings
+    now: datetime
+    until: datetime
+    runs: Sequence[Run]
+    workflows: Sequence[Workflow] | None = None
+    pulls: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    baseline_at: datetime | None = None
+
+
+def is_alike(one: float, other: float) -> bool:
+    """Equal but for what a sum in another order makes of a number."""
+    return isclose(one, other, rel_tol=1e-6, abs_tol=1e-9)
+
+
+def find_causes(metric: str, baseline: float, facts: Facts) -> list[Cause]:
+    """The smallest set of causes that gives ``baseline``, which is not our value; empty where none does."""
+    name, at = metric.removeprefix(_NAMESPACE), facts.baseline_at
+    if name not in _CAUSES:
+        return []
+    possible = [*_CAUSES[name]]
+    if at and abs(at - facts.now) <= facts.settings.history_window:
+        possible.append(Cause.MOMENT)  # of a moment whose runs are not kept any more each count would be a true 0
+    for size in range(len(possible) + 1):
+        for chosen in combinations(possible, size):
+            value = _Replay(facts, chosen).measure(name)
+            if value is None or not is_alike(value, baseline):
+                continue
+            # Our own rules give it from what is known now. Pull requests were asked for just now, so a younger number
+            # may be right as well; anything else means that ours was wrong.
+            is_younger = name in facts.pulls and at is not None and at > facts.now
+            return list(chosen) or ([Cause.MOMENT] if is_younger else [])
+    return []
+
+
+class _Replay:
+    """The replaced collector's reading of the runs, if the ``chosen`` rules were all that differs from ours."""
+
+    def __init__(self, facts: Facts, chosen: Collection[Cause]) -> None:
+        self._facts = facts
+        self._chosen = chosen
+        moment = facts.baseline_at if Cause.MOMENT in chosen else None
+        self._since = (moment or facts.now) - facts.settings.history_window
+        until = moment or facts.until
+        # As of that moment: a run that has changed since was not over then.
+        self._runs = [
+            run if run.updated <= until else msgspec.structs.replace(run, conclusion=None)
+            for run in facts.runs
+            if run.created <= until
+        ]
+
+    def measure(self, name: str) -> float | None:
+        """The number that it would have sent, None where that can't be known or there was nothing to measure."""
+        is_anywhere = Cause.ALL_RUNS in self._chosen
+        match name.rpartition("workflow.")[2]:
+            case "success":
+                runs = self._judge(self._window(lambda run: run.on_branch))
+                good = [run for run in runs if run.conclusion == "success"]
+                share = len(good) / len(runs) if runs else None
+                return share if share is None or Cause.SHARE in self._chosen else float(share == 1)
+            case "cancelled":
+                runs = self._window(lambda run: run.on_branch or is_anywhere)
+                return len([run for run in runs if run.conclusion == "cancelled"])
+            case "flaky_tests":
+                runs = [run for run in self._window() if run.attempt > 1 and run.conclusion == "success"]
+                return len([run for run in runs if Cause.RERUNS in self._chosen or run.has_failed_before])
+            case "duration.p90":
+                runs = self._judge(self._window(lambda run: run.is_pre_merge or is_anywhere))
+                minutes = [max(0.0, (run.updated - self._begin(run)).total_seconds() / 60) for run in runs]
+                return quantile(minutes, 0.9) if minutes else None
+            case "tests_blocking_merge" | "benchmarks" | "other_failing" as which:
+                return self._measure_latest(which)
+        return self._facts.pulls[name][Cause.WHOLE_DAYS in self._chosen] if name in self._facts.pulls else None
+
+    def _measure_latest(self, which: str) -> float | None:
+        settings, listed = self._facts.settings, self._facts.workflows or ()
+        lists = {"tests_blocking_merge": settings.tests_blocking_merge, "benchmarks": settings.benchmarks}
+        meant = WorkflowLists(lists, listed)
+        wanted = meant.ids(which) if which in lists else meant.others
+        if Cause.FIRST_PAGE in self._chosen and listed:
+            wanted = wanted & {each.id for each in listed[:_FIRST_PAGE]}
+        judged = sorted(self._judge(run for run in self._runs if run.on_branch), key=lambda run: run.age_key)
+        latest = {run.workflow_id: run.conclusion == "success" for run in judged}
+        if which == "other_failing":
+            return len([id for id in wanted if not latest.get(id, True)]) if listed else None
+        return float(all(latest.get(id, False) for id in wanted)) if wanted else None
+
+    def _window(self, wanted: Callable[[Run], bool] = lambda run: True) -> list[Run]:
+        runs = [run for run in self._runs if self._begin(run) >= self._since and wanted(run)]
+        runs.sort(key=lambda run: run.age_key, reverse=True)
+        return runs[:_CUT] if Cause.CUT in self._chosen else runs
+
+    def _begin(self, run: Run) -> datetime:
+        return run.created if Cause.CREATION in self._chosen else run.started
+
+    def _judge(self, runs: Iterable[Run]) -> list[Run]:
+        """Those that count as a success or a failure: conclusive ones; perhaps cancelled and skipped, or unfinished."""
+        others = {True: Cause.CANCELLED in self._chosen, False: Cause.UNFINISHED in self._chosen}
+        return [run for run in runs if run.is_conclusive or others[bool(run.conclusion)]]

@@ -1,0 +1,339 @@
+"""Turns rendered CronJob manifests into stanzas of config.yaml and a patch of the Deployment. Text in, text out.
+
+Where a field is left out, Kubernetes' own default counts:
+https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/cron-job-v1/
+"""
+
+import re
+import shlex
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from service.collectors.registry import installed_names, settings_of
+from service.config.masking import MASK, is_secret_name, mask, mask_address, redact, secrets_in_environment
+from service.domain.errors import ConfigError
+
+REMEDY = (
+    "rendered CronJob manifests are read, from `helmfile template | infra-health migrate -`, `helm template` or "
+    "`kubectl get cronjobs -o yaml`"
+)
+# What the replaced system's collectors are here.
+_REPLACED: Mapping[str, Mapping[str, str]] = {
+    "ci": {"type": "github_ci", "service": "dashboard-collector"},
+    "training": {"type": "snapshot", "category": "training", "service": "training-health-collector"},
+    "eval": {"type": "snapshot", "category": "evaluation", "service": "eval-health-collector"},
+}
+_TAG = "tags.datadoghq.com/"
+# What tools write for themselves, and what the API server fills in.
+_NOT_TOLD = re.compile(
+    r"([\w.-]+\.)?((kubernetes|k8s|helm|kustomize)\.(io|sh)|datadoghq\.com)/.*"
+    r"|chart|release|heritage|app|controller-uid|job-name|pod-template-hash"
+    r"|terminationMessagePath|terminationMessagePolicy|dnsPolicy|schedulerName|serviceAccount"
+)
+_SECRET_ARGUMENT = re.compile(r"((?:token|key|secret|password)[\w-]*(?:=|\s+))(\"[^\"]*\"|'[^']*'|\S+)", re.IGNORECASE)
+
+
+@dataclass(slots=True)
+class Stanza:
+    """One collector of config.yaml. ``cronjob``: the name of the CronJob that it was.
+
+    ``notes``: what the CronJob says that has no counterpart, and what else should be known.
+    ``problem``: why it can't be a collector as it stands; it is written as a comment then.
+    """
+
+    name: str
+    cronjob: str
+    values: dict[str, Any]
+    notes: list[str]
+    problem: str = ""
+
+
+@dataclass(slots=True)
+class Migration:
+    """``others``: name and command of the CronJobs that run no collector of ours. ``datadog``: that part of config.yaml.
+
+    ``variables``, ``variables_from``, ``accounts``, ``labels``: of the pods; of labels and accounts the first counts.
+    ``notes``: what differs between the CronJobs, so that one Deployment can't have it.
+    """
+
+    stanzas: list[Stanza] = field(default_factory=list)
+    others: list[tuple[str, str]] = field(default_factory=list)
+    datadog: dict[str, str] = field(default_factory=dict)
+    variables: dict[str, dict[str, Any]] = field(default_factory=dict)
+    variables_from: list[Any] = field(default_factory=list)
+    accounts: dict[str, None] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def is_whole(self) -> bool:
+        return bool(self.stanzas) and not any(stanza.problem for stanza in self.stanzas)
+
+
+def read_cronjobs(content: bytes, title: str) -> list[dict[str, Any]]:
+    """The CronJobs among the manifests of a file. Raises ConfigError."""
+    try:
+        documents = list(yaml.safe_load_all(content))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise ConfigError(f"{title}{where}: is no YAML: {error.problem or error.context}; {REMEDY}") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{title}: is no YAML that can be read ({type(error).__name__}); {REMEDY}") from None
+    found = [item for item in _objects(documents) if item.get("kind") == "CronJob"]
+    if not found:
+        is_helmfile = any("releases" in each for each in documents if isinstance(each, dict))
+        raise ConfigError(f"{title}: {'is a helmfile' if is_helmfile else 'holds no CronJob'}; {REMEDY}")
+    return found
+
+
+def migrate(cronjobs: Iterable[dict[str, Any]]) -> Migration:
+    """What becomes of CronJobs; they are taken apart."""
+    result = Migration()
+    environments: list[dict[str, dict[str, Any]]] = []
+    for item in cronjobs:
+        environments += _take_cronjob(item, result)
+    # What the CronJobs have in common is the Deployment's; what a collector reads is in its stanza.
+    for name in dict.fromkeys(name for environment in environments for name in environment):
+        entries = [environment[name] for environment in environments if name in environment]
+        value = entries[0].get("value")
+        if name == "DD_SERVICE" or (value and any(_find_settings(each, {name: "1"}) for each in result.stanzas)):
+            continue
+        if is_secret_name(name) and value is not None:
+            result.notes.append(f"{name} stands in a manifest as plain text: put it into the Secret infra-health")
+        elif any(entry != entries[0] for entry in entries):
+            result.notes.append(f"{name} differs between the CronJobs: {', '.join(map(_flow, entries))}")
+        elif value and name in ("DD_ENV", "DD_VERSION", "DD_SITE"):
+            tag = name.removeprefix("DD_").lower()
+            result.datadog[tag] = value
+            if tag == "site":
+                result.variables[name] = entries[0]
+            else:  # the Deployment makes its variables of these labels
+                result.labels[_TAG + tag] = value
+        else:
+            result.variables[name] = entries[0]
+    if len(result.accounts) > 1:
+        result.notes.append(f"a pod has one account, not {', '.join(result.accounts)}")
+    return result
+
+
+def _objects(documents: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    """The objects, those of a list (``kubectl get``) one by one."""
+    for each in documents:
+        if isinstance(each, dict) and isinstance(each.get("items"), list):
+            kind = str(each.get("kind", "")).removesuffix("List")
+            yield from _objects({"kind": kind, **item} for item in each["items"] if isinstance(item, dict))
+        elif isinstance(each, dict):
+            yield each
+
+
+def _take_cronjob(item: dict[str, Any], result: Migration) -> Iterator[dict[str, dict[str, Any]]]:
+    """Adds the CronJob's collectors, or what else it runs. Yields the variables of a collector's pod.
+
+    What is used is taken out of the manifest: the rest has no counterpart.
+    """
+    metadata, spec = _mapping(item, "metadata"), _mapping(item, "spec")
+    cronjob = str(metadata.get("name"))
+    job = _mapping(_mapping(spec, "jobTemplate"), "spec")
+    template = _mapping(job, "template")
+    pod, labels = _mapping(template, "spec"), _mapping(_mapping(template, "metadata"), "labels")
+    containers = [each for each in pod.pop("containers", None) or () if isinstance(each, dict)] or [{}]
+    commands = [_read_command(each) for each in containers]
+    place = next((place for place, words in enumerate(commands) if _find_collectors(words)), 0)
+    container, words, schedule = containers.pop(place), commands[place], spec.pop("schedule", None)
+    environment = _read_environment(labels, container.pop("env", None) or ())
+    mask(secrets_in_environment({name: str(entry.get("value", "")) for name, entry in environment.items()}))
+    names = _find_collectors(words)
+    if not names:
+        command = shlex.join(words) or f"what {container.get('image')} runs"
+        result.others.append((cronjob, f'"{schedule}" {_SECRET_ARGUMENT.sub(rf"\1{MASK}", command)}'))
+        return
+    values = {
+        "schedule": schedule,
+        "time_zone": spec.pop("timeZone", None),
+        "enabled": False if spec.pop("suspend", None) else None,
+        "concurrency_policy": spec.pop("concurrencyPolicy", "Allow"),
+        "starting_deadline": _seconds(spec.pop("startingDeadlineSeconds", None)),
+        "active_deadline": _seconds(job.pop("activeDeadlineSeconds", None)),
+        "backoff_limit": job.pop("backoffLimit", 6),
+        "successful_runs_history_limit": spec.pop("successfulJobsHistoryLimit", 3),
+        "failed_runs_history_limit": spec.pop("failedJobsHistoryLimit", 1),
+    }
+    values = {key: value for key, value in values.items() if value is not None}
+    notes = [] if "active_deadline" in values else ["no activeDeadlineSeconds: here a run is ended after 5m"]
+    notes += [f"one CronJob ran {', '.join(names)}"] if len(names) > 1 else []
+    result.variables_from += [
+        each for each in container.pop("envFrom", None) or () if each not in result.variables_from
+    ]
+    result.accounts |= {account: None} if (account := pod.pop("serviceAccountName", None)) else {}
+    result.labels = {name: str(text) for name, text in labels.items() if not _NOT_TOLD.fullmatch(name)} | result.labels
+    for kind, others in (("containers", containers), ("initContainers", pod.get("initContainers") or ())):
+        pod[kind] = [each.get("name") for each in others]
+    rest = {"spec": spec, "jobTemplate.spec": job, "pod": pod, "container": container}
+    rest |= {f"metadata.{key}": _mapping(metadata, key) for key in ("labels", "annotations")}
+    for path, part in rest.items():
+        told = {
+            key: value for key, value in part.items() if value not in (None, {}, []) and not _NOT_TOLD.fullmatch(key)
+        }
+        notes += [f"no counterpart: {path}.{key}: {_flow(value)}" for key, value in told.items()]
+    for name in names:
+        own_name = _choose_name(name, cronjob, [stanza.name for stanza in result.stanzas])
+        stanza = Stanza(own_name, cronjob, {**_REPLACED.get(name, {"type": name}), **values}, list(notes))
+        _take_settings(stanza, {name: entry["value"] for name, entry in environment.items() if entry.get("value")})
+        result.stanzas.append(stanza)
+    yield environment
+
+
+def _read_command(container: dict[str, Any]) -> list[str]:
+    """Command and arguments; a line for a shell as its words."""
+    container.pop("name", None)
+    words: list[str] = []
+    for word in (*(container.pop("command", None) or ()), *(container.pop("args", None) or ())):
+        lexer = shlex.shlex(str(word), posix=True, punctuation_chars=";&|()<>")
+        lexer.whitespace_split = True
+        try:
+            words += lexer if " " in str(word) else [str(word)]
+        except ValueError:  # a quote that is not closed
+            words += str(word).split()
+    return words
+
+
+def _find_collectors(words: Sequence[str]) -> list[str]:
+    """The NAMEs of ``collect NAME... --push`` that are collectors here. Without --push nothing was ever sent."""
+    if "collect" not in words or "--push" not in words:
+        return []
+    known = {*_REPLACED, *installed_names()}
+    return [word for word in words[words.index("collect") + 1 :] if word in known]
+
+
+def _read_environment(labels: Mapping[str, Any], entries: Iterable[Any]) -> dict[str, dict[str, Any]]:
+    """``{value}`` or ``{valueFrom}`` by name. What comes from a label has that label's value."""
+    environment = {
+        f"DD_{tag.upper()}": {"value": str(labels[_TAG + tag])}
+        for tag in ("env", "service", "version")
+        if _TAG + tag in labels
+    }
+    for entry in entries:
+        if "valueFrom" not in entry:
+            environment[entry["name"]] = {"value": str(entry.get("value") or "")}
+        elif entry["name"] not in environment:
+            environment[entry["name"]] = {"valueFrom": entry["valueFrom"]}
+    return environment
+
+
+def _find_settings(stanza: Stanza, variables: Mapping[str, str]) -> dict[str, Any]:
+    """The keys of the stanza's type that the variables set, dotted where nested."""
+    return settings_of(stanza.values["type"]).legacy_environment(stanza.values, variables)
+
+
+def _take_settings(stanza: Stanza, variables: Mapping[str, str]) -> None:
+    """Adds the keys that the variables set. A stanza that ``check`` would refuse is none."""
+    values = stanza.values
+    values["service"] = variables.get("DD_SERVICE", values.get("service", "infra-health"))
+    for variable, text in variables.items():
+        for key, value in _find_settings(stanza, {variable: text}).items():
+            outer, _, inner = key.partition(".")
+            values |= {outer: {**values.get(outer, {}), inner: value}} if inner else {key: value}
+            stanza.notes.append(f"{key}: {variable}")
+    try:
+        settings = settings_of(values["type"]).model_validate(values)
+        values |= {key: list(value) for key in values if isinstance(value := getattr(settings, key), tuple)}
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_url=False))
+        stanza.problem = "; ".join(problems)
+
+
+def _choose_name(name: str, cronjob: str, taken: Sequence[str]) -> str:
+    """Two CronJobs of one collector (two repositories) become two: the later one by its CronJob's name."""
+    if name in taken:
+        name = re.sub("[^a-z0-9]+", "-", f"{name}-{cronjob}".lower())[:48].strip("-")
+    return next(each for each in (name, *(f"{name}-{number}" for number in range(2, 999))) if each not in taken)
+
+
+def to_config(migration: Migration) -> str:
+    """config.yaml: a stanza a collector, with what has no counterpart as comments above it."""
+    lines = [
+        "# Written by `infra-health migrate`. `infra-health check` validates it and prints the next runs;",
+        "# docs/cutover.md is the way from the CronJobs to the daemon.",
+        "",
+        "#mode: shadow  # until the values are compared: collects beside the CronJobs, sends under names of its own",
+        "max_series: 100",
+        "",
+        "collectors:" if any(not stanza.problem for stanza in migration.stanzas) else "collectors: {}",
+    ]
+    for stanza in migration.stanzas:
+        notes = [
+            f"CronJob {stanza.cronjob}",
+            *stanza.notes,
+            *([f"NOT CARRIED OVER: {stanza.problem}"] if stanza.problem else ()),
+        ]
+        lines += ["", *(f"  {line}" for line in _to_comments(notes))]
+        indent = "  # " if stanza.problem else "  "
+        lines += [indent + line for line in _dump({stanza.name: stanza.values}).splitlines()]
+    if migration.datadog:
+        lines += ["", *_dump({"datadog": migration.datadog}).splitlines()]
+    if migration.others:
+        lines += ["", "# These CronJobs run no collector of ours:"]
+        lines += _to_comments(f"- {cronjob}: {command}" for cronjob, command in migration.others)
+    return redact("\n".join(lines) + "\n")
+
+
+def to_patch(migration: Migration) -> str:
+    """A strategic merge patch of the Deployment: variables, account and labels of the CronJobs' pods."""
+    container: dict[str, Any] = {"name": "infra-health"}
+    container["env"] = [{"name": name, **entry} for name, entry in migration.variables.items()]
+    container["envFrom"] = migration.variables_from
+    pod: dict[str, Any] = {"containers": [{key: part for key, part in container.items() if part}]}
+    if migration.accounts:
+        pod["serviceAccountName"] = next(iter(migration.accounts))
+    document = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "infra-health", "labels": migration.labels},
+        "spec": {"template": {"metadata": {"labels": dict(migration.labels)}, "spec": pod}},
+    }
+    head = ["Written by `infra-health migrate`: what the CronJobs' pods had, as a patch of the Deployment."]
+    head += [f"not carried over: {note}" for note in migration.notes]
+    return redact("\n".join(_to_comments(head)) + "\n" + _dump(document))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text unless it begins like a word: 1e3 is text to PyYAML, but a number to Kubernetes."""
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style=None if re.fullmatch(r"[A-Za-z][\w./-]+", text) else '"'
+    ),
+)
+
+
+def _dump(value: Any) -> str:
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1_000, default_flow_style=False)
+
+
+def _flow(value: Any) -> str:
+    """``value`` on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=100_000, allow_unicode=True)
+    return mask_address(text.removesuffix("...\n").strip())
+
+
+def _to_comments(texts: Iterable[str]) -> list[str]:
+    lines = (textwrap.wrap(text, 114, break_long_words=False, break_on_hyphens=False) for text in texts)
+    return [f"# {line}" for each in lines for line in each]
+
+
+def _mapping(parent: dict[str, Any], key: str) -> dict[str, Any]:
+    """Takes ``key`` out of ``parent``: nobody has validated the manifests."""
+    part = parent.pop(key, None)
+    return part if isinstance(part, dict) else {}
+
+
+def _seconds(value: Any) -> str | None:
+    return None if value is None else f"{value}s"
