@@ -55,7 +55,7 @@ class Stanza:
 
 @dataclass(slots=True)
 class Migration:
-    """``others``: name and command of the CronJobs that run no collector of ours. ``datadog``: that part of config.yaml.
+    """``others``: CronJobs that run no collector of ours, with their command. ``datadog``: that part of config.yaml.
 
     ``variables``, ``variables_from``, ``accounts``, ``labels``: of the pods; of labels and accounts the first counts.
     ``notes``: what differs between the CronJobs, so that one Deployment can't have it.
@@ -151,7 +151,7 @@ def _take_cronjob(item: dict[str, Any], result: Migration) -> Iterator[dict[str,
     names = _find_collectors(words)
     if not names:
         command = shlex.join(words) or f"what {container.get('image')} runs"
-        result.others.append((cronjob, f'"{schedule}" {_SECRET_ARGUMENT.sub(rf"\1{MASK}", command)}'))
+        result.others.append((cronjob, f'"{schedule}" ' + _SECRET_ARGUMENT.sub(rf"\1{MASK}", command)))
         return
     values = {
         "schedule": schedule,
