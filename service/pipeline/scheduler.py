@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 import anyio
+import anyio.lowlevel
 import structlog
 from anyio.abc import TaskGroup
 
@@ -32,7 +33,7 @@ from service.pipeline.clock import Clock
 from service.pipeline.job import Job
 from service.pipeline.runner import RunHandle, Runner
 from service.pipeline.timer import Timer
-from service.store import Busy, Store
+from service.store import Busy, Claim, Store
 
 log = structlog.get_logger(__name__)
 
@@ -89,6 +90,13 @@ class Triggered:
     is_new: bool
 
 
+class _ClaimBatch:
+    def __init__(self) -> None:
+        self.claims: list[Claim] = []
+        self.results: Sequence[bool | Busy | Unavailable] = ()
+        self.done = anyio.Event()
+
+
 class Scheduler:
     """Starts runs by policy and owns those that are active. ``tasks``: where the runs live.
 
@@ -107,6 +115,7 @@ class Scheduler:
         self._active: dict[str, list[RunHandle]] = {}
         self._skipped: dict[str, datetime] = {}  # slots at which a collector was not ready
         self._warned: dict[str, datetime] = {}
+        self._claims = _ClaimBatch()
         self._is_loaded = False
         self._is_first_start = False
         self._is_draining = False
@@ -353,7 +362,7 @@ class Scheduler:
         """The collector is asked only when the slot is durably this run's. ``known``: the slot on record."""
         run, slots = handle.run, self._slots[handle.run.mode]
         try:
-            if await self._store.runs.claim_slot(run, known, forbids=self._forbids(job)):
+            if await self._claim(Claim(run, known, self._forbids(job))):
                 return True
             await self._load_slots()  # another replica had it
         except (Busy, Unavailable) as error:
@@ -363,6 +372,28 @@ class Scheduler:
                 log.error("a slot can't be claimed: the store is lost", collector=job.name, reason=str(error))  # noqa: TRY400
             await self._clock.sleep(_BUSY_PAUSE)
         return False
+
+    async def _claim(self, claim: Claim) -> bool:
+        """In one transaction with all that are due in the same moment. Raises Busy or Unavailable."""
+        batch, place = self._claims, len(self._claims.claims)
+        batch.claims.append(claim)
+        if place:
+            await batch.done.wait()
+        else:
+            try:
+                await (
+                    anyio.lowlevel.checkpoint()
+                )  # the others of this moment join, later ones make a batch of their own
+                self._claims = _ClaimBatch()
+                batch.results = await self._store.runs.claim_slots(batch.claims)
+            except Unavailable as error:
+                batch.results = [error] * len(batch.claims)
+            finally:
+                batch.done.set()
+        result = batch.results[place]
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     async def _begin_after(self, job: Job, handle: RunHandle) -> bool:
         """Begins the run when those before it have ended, on other replicas as well."""

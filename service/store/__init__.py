@@ -4,7 +4,7 @@ from service.store.directory import find_lock_holder
 from service.store.history import Cell, CheckHistory, Cycle, Hour
 from service.store.notifications import PendingChange
 from service.store.outbox import Pending, SeenSeries
-from service.store.runs import Busy
+from service.store.runs import Busy, Claim
 from service.store.states import Push
 from service.store.store import Store
 
@@ -12,6 +12,7 @@ __all__ = [
     "Busy",
     "Cell",
     "CheckHistory",
+    "Claim",
     "Cycle",
     "Hour",
     "Pending",

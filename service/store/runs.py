@@ -1,12 +1,12 @@
 """Runs: claimed, begun and ended; and what is kept beside them: slots, pauses, logs, checks, the audit log."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -35,6 +35,17 @@ class Busy(Exception):
         self.run_id = run_id
 
 
+class Claim(NamedTuple):
+    """``run`` wants its slot. ``known``: the slot on record as the scheduler knows it.
+
+    ``forbids``: no other run of the collector may be active that forbids as well.
+    """
+
+    run: Run
+    known: datetime | None
+    forbids: bool
+
+
 class Runs:
     """A part of the Store. Writes are durable when they return."""
 
@@ -48,31 +59,30 @@ class Runs:
         return dict(map(tuple, await self._database.fetch(query)))
 
     async def claim_slot(self, run: Run, known: datetime | None, *, forbids: bool) -> bool:
-        """Whether ``run.slot`` is this run's: the slot on record is still ``known`` and rises; then the run is begun.
+        """``claim_slots`` for one. Raises Busy; the slot is not taken then."""
+        (won,) = await self.claim_slots([Claim(run, known, forbids)])
+        if isinstance(won, Busy):
+            raise won
+        return won
 
-        ``forbids``: no other run of the collector may be active that forbids as well. False: somebody else had the
-        slot. A repeat with the same run is a win. Raises Busy; the slot is not taken then.
+    async def claim_slots(self, claims: Sequence[Claim]) -> list[bool | Busy]:
+        """Whether each slot is its run's, or what was in the way; in one transaction.
+
+        A slot is won when the one on record is still ``known`` and rises; then the run is begun. False: somebody else
+        had it. A repeat with the same run is a win.
         """
 
-        def work(connection: sa.Connection) -> bool:
-            if connection.execute(sa.select(runs.c.id).where(runs.c.id == run.id)).first():
-                return True
-            claim = insert(connection, slots).values(collector=run.collector, mode=run.mode, at=run.slot)
-            claim = claim.on_conflict_do_update(
-                index_elements=["collector", "mode"],
-                set_={"at": claim.excluded.at},
-                where=(slots.c.at == known) & (slots.c.at < claim.excluded.at),
-            )
-            if connection.execute(claim.returning(slots.c.at)).first() is None:
-                return False
-            _insert_run(connection, run, forbids)
-            return True
+        def work(connection: sa.Connection) -> list[bool | Busy]:
+            return [_claim(connection, claim) for claim in claims]
 
-        return bool(await self._begin(run, work))
+        return await self._database.write(work)
 
     async def begin(self, run: Run, *, forbids: bool) -> None:
         """Keeps a run that no slot asked for. Raises Busy."""
-        await self._begin(run, lambda connection: _insert_run(connection, run, forbids))
+        try:
+            await self._database.write(lambda connection: _insert_run(connection, run, forbids))
+        except sa.exc.IntegrityError:
+            raise await self._database.read(partial(_find_busy, run)) from None
 
     async def end(
         self,
@@ -183,15 +193,6 @@ class Runs:
         rows = await self._database.fetch(sa.select(tables.audit).order_by(tables.audit.c.id.desc()).limit(limit))
         return [AuditEntry(row.at, row.action, row.actor, row.collector, row.run) for row in rows]
 
-    async def _begin(self, run: Run, work: Callable[[sa.Connection], Any]) -> Any:
-        try:
-            return await self._database.write(work)
-        except sa.exc.IntegrityError:
-            is_other = runs.c.outcome.is_(None) & runs.c.forbids
-            query = sa.select(runs.c.id).where(runs.c.collector == run.collector, runs.c.mode == run.mode, is_other)
-            rows = await self._database.fetch(query)
-            raise Busy(rows[0].id if rows else "") from None
-
     async def _of_each(self, ids: sa.Select[Any]) -> dict[str, Run]:
         return {
             row.collector: _to_run(row) for row in await self._database.fetch(sa.select(runs).where(runs.c.id.in_(ids)))
@@ -240,6 +241,33 @@ def interrupt_active(connection: sa.Connection, now: datetime) -> int:
         )
         add_cycle(connection, replace(run, outcome=Outcome.INTERRUPTED, ended=ended))
     return len(rows)
+
+
+def _claim(connection: sa.Connection, claim: Claim) -> bool | Busy:
+    run = claim.run
+    if connection.execute(sa.select(runs.c.id).where(runs.c.id == run.id)).first():
+        return True
+    upsert_slot = insert(connection, slots).values(collector=run.collector, mode=run.mode, at=run.slot)
+    upsert_slot = upsert_slot.on_conflict_do_update(
+        index_elements=["collector", "mode"],
+        set_={"at": upsert_slot.excluded.at},
+        where=(slots.c.at == claim.known) & (slots.c.at < upsert_slot.excluded.at),
+    )
+    try:
+        with connection.begin_nested():  # a run that is in the way takes back this slot, not those of the others
+            if connection.execute(upsert_slot.returning(slots.c.at)).first() is None:
+                return False
+            _insert_run(connection, run, claim.forbids)
+            return True
+    except sa.exc.IntegrityError:
+        return _find_busy(run, connection)
+
+
+def _find_busy(run: Run, connection: sa.Connection) -> Busy:
+    is_other = runs.c.outcome.is_(None) & runs.c.forbids
+    query = sa.select(runs.c.id).where(runs.c.collector == run.collector, runs.c.mode == run.mode, is_other)
+    row = connection.execute(query).first()
+    return Busy(row.id if row else "")
 
 
 def _insert_run(connection: sa.Connection, run: Run, forbids: bool) -> None:
