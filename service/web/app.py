@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import anyio
 import fastapi_offline
 from fastapi import FastAPI, Response
 from fastapi.routing import APIRoute
@@ -14,11 +15,13 @@ from service.web import pages, routes
 from service.web.auth import Guard
 from service.web.context import AppContext
 from service.web.problems import MEDIA_TYPE, Catch, handle_problems
-from service.web.schemas import API
+from service.web.schemas import API, Reason
 
 __all__ = ["AppContext", "create_app"]
 
 _HERE = Path(__file__).parent
+_SWAGGER = Path(fastapi_offline.__file__).parent / "static"
+_INLINE_IMAGE = re.compile(r'url\((?:"data:(?:[^"\\]|\\.)*"|data:[^)]*)\)')
 _SECURITY_SCHEMES = {
     "write": {"type": "http", "scheme": "bearer", "description": "INFRA_HEALTH_TOKEN"},
     "read": {
@@ -41,7 +44,6 @@ def create_app(context: AppContext) -> FastAPI:
         # A redirect would be built from the Host header; an address with a slash too many is simply not there.
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
-        separate_input_output_schemas=False,
     )
     app.state.context = context
     app.state.pages = pages.PageCache(context)
@@ -50,8 +52,8 @@ def create_app(context: AppContext) -> FastAPI:
         app.include_router(router)
         app.state.routes += router.routes
     app.add_api_route("/docs", _docs, include_in_schema=False)
-    assets = Path(fastapi_offline.__file__).parent / "static"
-    app.mount("/static/swagger", StaticFiles(directory=assets))
+    app.add_api_route("/static/swagger/swagger-ui.css", _docs_style, include_in_schema=False)
+    app.mount("/static/swagger", StaticFiles(directory=_SWAGGER))
     app.mount("/static", StaticFiles(directory=_HERE / "static"))
     handle_problems(app)
     app.add_middleware(Catch)
@@ -71,6 +73,12 @@ async def _docs() -> Response:
     return FileResponse(_HERE / "templates" / "docs.html")
 
 
+async def _docs_style() -> Response:
+    """Swagger's style without its inline images (a clipboard, an arrow), which the page's policy does not allow."""
+    style = await anyio.Path(_SWAGGER / "swagger-ui.css").read_text()
+    return Response(_INLINE_IMAGE.sub("none", style), media_type="text/css")
+
+
 def _operation_id(route: APIRoute) -> str:
     words = [word for word in re.split(r"\W+", route.path.removeprefix(API)) if word]
     return "_".join([min(route.methods or ()).lower(), *words])
@@ -79,8 +87,10 @@ def _operation_id(route: APIRoute) -> str:
 def _complete(document: dict[str, Any]) -> dict[str, Any]:
     """Problems have a media type of their own; which token opens what."""
     document["components"]["securitySchemes"] = _SECURITY_SCHEMES
+    document["components"]["schemas"]["Reason"] = Reason.model_json_schema()
     for path, item in document["paths"].items():
         for method, operation in item.items():
+            operation["summary"] = operation.pop("description", operation["summary"])
             if path not in ("/livez", "/healthz", "/readyz"):
                 operation["security"] = [{"write": []}, {}] if method == "post" else [{"read": []}, {"write": []}, {}]
             for response in operation["responses"].values():

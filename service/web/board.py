@@ -52,7 +52,6 @@ class Place:
 class Row:
     """One row of the heat map: the checks of a workflow_name and task."""
 
-    collector: str
     places: Sequence[Place]
     chart: Chart
 
@@ -92,8 +91,12 @@ class Board:
     def bars(self) -> dict[str, Chart]:
         return {name: charts.bars(self.cycles.get(name, ())) for name in self.full}
 
-    def heat_rows(self) -> list[Row]:
-        return [Row(places[0].collector, places, charts.heat_row(self.cells(*places))) for places in self.rows]
+    def heat_rows(self) -> dict[str, list[Row]]:
+        """By collector."""
+        groups: dict[str, list[Row]] = {}
+        for places in self.rows:
+            groups.setdefault(places[0].collector, []).append(Row(places, charts.heat_row(self.cells(*places))))
+        return groups
 
     def spark_tiles(self) -> list[Tile]:
         names = ("check", "workflow_name", "label", "repo")

@@ -51,6 +51,8 @@ class AppContext:
     telemetry: Telemetry = field(init=False)
     overview: OverviewReader = field(init=False)
     closing: anyio.Event = field(init=False, default_factory=anyio.Event)
+    # One at a time: threads that compute take the loop's turns.
+    threads: anyio.CapacityLimiter = field(init=False, default_factory=lambda: anyio.CapacityLimiter(1))
     waiting: anyio.CapacityLimiter = field(init=False, default_factory=lambda: anyio.CapacityLimiter(MAX_WAITING))
     pushing: anyio.CapacityLimiter = field(init=False, default_factory=lambda: anyio.CapacityLimiter(MAX_PUSHING))
 

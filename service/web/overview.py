@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from hashlib import blake2b
 from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
@@ -19,6 +20,7 @@ from service.web.schemas import (
     CheckCounts,
     CheckView,
     CollectorCounts,
+    Collectors,
     CollectorView,
     DeliveryView,
     Health,
@@ -56,13 +58,18 @@ class CollectorChecks:
     checks: Sequence[tuple[int, CheckView]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Overview:
     """``collectors`` and ``checks`` in the configured order, by name."""
 
     state: State
     collectors: dict[str, CollectorView]
     checks: dict[str, CollectorChecks]
+
+    @cached_property
+    def collectors_json(self) -> bytes:
+        """All collectors as they are answered; of a thousand it takes too long for the loop, but not for a thread."""
+        return Collectors(collectors=list(self.collectors.values())).model_dump_json().encode()
 
     def collector(self, name: str) -> CollectorView:
         """Raises UnknownCollector."""
@@ -72,7 +79,7 @@ class Overview:
 
 
 class OverviewReader:
-    """Reads the overview once a second at most, or when a run began or ended; never for more than a fifth of the time."""
+    """Reads the overview once a second at most, or when a run began or ended; never more than a fifth of the time."""
 
     def __init__(self, context: "AppContext") -> None:
         self._context = context
@@ -80,7 +87,8 @@ class OverviewReader:
         self._overview: Overview | None = None
         self._read_at = self._cost = 0.0
         self._signature: object = None
-        self._checks: dict[str, tuple[int, list[Check]]] = {}
+        # By collector: until when they say what is true, if no cycle comes in between.
+        self._checks: dict[str, tuple[datetime, CollectorChecks]] = {}
 
     async def read(self, *, fresh: bool = False) -> Overview:
         """``fresh``: as of now, for who has just changed something. Raises Unavailable."""
@@ -131,20 +139,20 @@ class OverviewReader:
         return Overview(state.model_copy(update={"revision": revision}), collectors, checks)
 
     async def _read_checks(self, jobs: dict[str, Job]) -> dict[str, CollectorChecks]:
-        """Checks are read from the store once a cycle of their collector."""
+        """Checks are read once a cycle of their collector, and when one of them grows too old."""
         store, now = self._context.store, self._context.clock.now()
         cycles = await store.history.last_cycles(list(jobs))
-        behind = [name for name in jobs if name not in self._checks or self._checks[name][0] != cycles.get(name, 0)]
-        fresh = await store.runs.checks_of(behind) if behind else {}
-        known = self._checks | {name: (cycles.get(name, 0), fresh.get(name, [])) for name in behind}
-        self._checks = {name: known[name] for name in jobs}
-        found = {}
-        async for name, job in in_slices(jobs.items()):
-            cycle, checks = self._checks[name]
-            found[name] = CollectorChecks(
-                name, cycle, [(check_id(name, each.key), _view(job, each, now)) for each in checks]
-            )
-        return found
+        fresh = {
+            name: each
+            for name, each in self._checks.items()
+            if name in jobs and now < each[0] and each[1].cycle == cycles.get(name, 0)
+        }
+        behind = [name for name in jobs if name not in fresh]
+        found = await store.runs.checks_of(behind) if behind else {}
+        async for name in in_slices(behind):
+            fresh[name] = _judge(jobs[name], cycles.get(name, 0), found.get(name, []), now)
+        self._checks = fresh
+        return {name: fresh[name][1] for name in jobs}
 
 
 async def in_slices(items: Iterable[Item], size: int = _SLICE) -> AsyncIterator[Item]:
@@ -273,9 +281,16 @@ def _revision(state: State, collectors: Iterable[CollectorView], checks: Iterabl
     return digest.hexdigest()
 
 
-def _view(job: Job, check: Check, now: datetime) -> CheckView:
-    metric = next((each for each in job.collector.metrics if each.name == check.metric), None)
-    return CheckView.of(job.name, check, metric, now, job.max_age)
+def _judge(job: Job, cycle: int, checks: Iterable[Check], now: datetime) -> tuple[datetime, CollectorChecks]:
+    """The checks as they are now, and the instant at which the first of them will be too old to say so."""
+    catalogue = {metric.name: metric for metric in job.collector.metrics}
+    views = [
+        (check_id(job.name, each.key), CheckView.of(job.name, each, catalogue.get(each.metric), now, job.max_age))
+        for each in checks
+    ]
+    ends = [view.measured_at + job.max_age for _, view in views if view.measured_at]
+    until = min((end for end in ends if end >= now), default=now + job.max_age)
+    return until + timedelta(microseconds=1), CollectorChecks(job.name, cycle, views)
 
 
 def _warn(name: str, trouble: str | None) -> HealthCheck:

@@ -63,8 +63,6 @@ class PageCache:
     def __init__(self, context: AppContext) -> None:
         self._context = context
         self._pages: OrderedDict[str, _Page] = OrderedDict()
-        # One at a time: threads that compute take the loop's turns.
-        self._threads = anyio.CapacityLimiter(1)
 
     async def get(
         self, address: str, template: str, read: Callable[[], Awaitable[Draw]], overview: Overview
@@ -78,7 +76,9 @@ class PageCache:
                 try:
                     draw = await read()
                     shared = _shared_values(self._context, overview)
-                    page.html = await anyio.to_thread.run_sync(_render, template, shared, draw, limiter=self._threads)
+                    page.html = await anyio.to_thread.run_sync(
+                        _render, template, shared, draw, limiter=self._context.threads
+                    )
                 finally:
                     if not page.html:
                         self._pages.pop(address, None)
@@ -194,7 +194,7 @@ async def _read_forgotten(context: AppContext, run_id: str) -> RunView:
 
 
 def _draw(drawn: board.Board) -> dict[str, Any]:
-    return {"board": drawn, "bars": drawn.bars(), "rows": drawn.heat_rows(), "tiles": drawn.spark_tiles()}
+    return {"board": drawn, "bars": drawn.bars(), "groups": drawn.heat_rows(), "tiles": drawn.spark_tiles()}
 
 
 def _shared_values(context: AppContext, overview: Overview) -> dict[str, Any]:
@@ -229,6 +229,7 @@ def load_templates() -> "jinja2.Environment":
         auto_reload=False,
     )
     templates.filters |= {"span": format_span, "clock": format_clock, "number": format_number, "short": format_short}
+    templates.globals |= {"time": format_time, "ago": format_ago}
     names = {"describe_state": board.describe_state, "tone": tone, "why_lost": _WHY_LOST, "resource": _RESOURCES}
     templates.globals |= names
     return templates
@@ -258,7 +259,28 @@ def format_span(seconds: float) -> str:
 
 
 def format_clock(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+    return at.astimezone(UTC).isoformat(" ")[:19]
+
+
+class _Markup(str):
+    """Markup of ours, which is not escaped."""
+
+    __slots__ = ()
+
+    def __html__(self) -> str:
+        return self
+
+
+def format_time(at: datetime) -> str:
+    """The instant, and beside it how long ago that is, which the browser fills in."""
+    clock = format_clock(at)
+    return _Markup(f'<time datetime="{at.isoformat()}">{clock}</time> <small data-time="{at.isoformat()}"></small>')
+
+
+def format_ago(at: datetime) -> str:
+    """The instant; the browser says instead how long ago it was."""
+    clock = format_clock(at)
+    return _Markup(f'<time datetime="{at.isoformat()}" data-time title="{clock} UTC">{clock}</time>')
 
 
 def format_number(value: float) -> str:

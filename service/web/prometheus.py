@@ -6,6 +6,8 @@ import platform
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -105,80 +107,55 @@ async def expose(context: "AppContext", accept: str = "") -> tuple[bytes, str]:
         text, made_at, cost = telemetry.texts.get(wanted, (b"", -math.inf, 0.0))
         begun = clock.monotonic()
         if begun - made_at >= _SHARE * cost:
-            scrape = _Scrape(telemetry.registry, await _read_gauges(context))
+            scrape = _Scrape(telemetry.registry, await _read_families(context))
             # The library left its OpenMetrics text untyped.
             generate: Callable[[Collector], bytes] = (
                 openmetrics.generate_latest if wanted is OPENMETRICS else generate_latest
             )
-            text = await anyio.to_thread.run_sync(generate, scrape)
+            text = await anyio.to_thread.run_sync(generate, scrape, limiter=context.threads)
             telemetry.texts[wanted] = text, clock.monotonic(), clock.monotonic() - begun
     return text, wanted
 
 
-async def _read_gauges(context: "AppContext") -> list[Metric]:
+# Name, help, names of the labels, values by labels.
+_Family = tuple[str, str, Sequence[str], Mapping[Any, float]]
+
+
+async def _read_families(context: "AppContext") -> list[_Family]:
     """What is read at scrape time. What can't be known while the store is lost is left out."""
     lags, quota = context.telemetry.lags, context.github.quota
     requests = {"github": context.github.requests, "datadog": context.intake.requests}
-    found = [
-        _gauge("active_runs", "Runs under way", [], {(): len(context.scheduler.active())}),
-        _gauge("outbox_points", "Points that wait for delivery", [], {(): context.forwarder.state.pending}),
-        _gauge("event_loop_lag_seconds", "How late the event loop was last", [], {(): lags[-1]} if lags else {}),
-        _gauge(
-            "event_loop_lag_max_seconds",
-            "How late the event loop was at most within the last minute",
-            [],
-            {(): max(lags)} if lags else {},
-        ),
-        _gauge(
-            "requests",
-            "Requests to other services, by answer",
-            ["target", "status"],
-            {(target, status): n for target, counts in requests.items() for status, n in counts.items()},
-            CounterMetricFamily,
-        ),
-        _gauge(
-            "github_quota_remaining",
-            "Requests that GitHub's limit leaves",
-            ["resource"],
-            {(name,): each.remaining for name, each in quota.items()},
-        ),
-        _gauge(
-            "github_quota_limit",
-            "Requests an hour that GitHub grants",
-            ["resource"],
-            {(name,): each.limit for name, each in quota.items()},
-        ),
+    answers = {(target, status): count for target, all_ in requests.items() for status, count in all_.items()}
+    last, longest = ({(): lags[-1]}, {(): max(lags)}) if lags else ({}, {})
+    found: list[_Family] = [
+        ("active_runs", "Runs under way", [], {(): len(context.scheduler.active())}),
+        ("outbox_points", "Points that wait for delivery", [], {(): context.forwarder.state.pending}),
+        ("event_loop_lag_seconds", "How late the event loop was last", [], last),
+        ("event_loop_lag_max_seconds", "How late the event loop was at most within the last minute", [], longest),
+        ("requests", "Requests to other services, by answer", ["target", "status"], answers),
+        _by_name("github_quota_remaining", "Requests that GitHub's limit leaves", quota, "remaining", "resource"),
+        _by_name("github_quota_limit", "Requests an hour that GitHub grants", quota, "limit", "resource"),
     ]
-    try:
+    with suppress(Unavailable):
         overview = await context.overview.read()
-    except Unavailable:
-        return found
-    return found + await _read_collectors(context, overview) + _read_checks(overview)
+        found += [*await _read_collectors(context, overview), *_read_checks(overview)]
+    return found
 
 
-async def _read_collectors(context: "AppContext", overview: Overview) -> list[Metric]:
-    views, now, jobs = overview.collectors.values(), context.clock.now(), context.scheduler.jobs
+async def _read_collectors(context: "AppContext", overview: Overview) -> list[_Family]:
+    views, now, jobs = overview.collectors, context.clock.now(), context.scheduler.jobs
     intervals = {(name,): job.schedule.interval(now, job.time_zone) async for name, job in in_slices(jobs.items())}
-    labels = ["collector"]
+    last_success = "collector_last_success_timestamp_seconds", "When the last successful run ended"
+    next_run = "collector_next_run_timestamp_seconds", "When the schedule fires next"
     return [
-        _gauge("collector_paused", "1 while the schedule is paused", labels, {(v.name,): int(v.paused) for v in views}),
-        _gauge(
-            "collector_last_success_timestamp_seconds",
-            "When the last successful run ended",
-            labels,
-            {(v.name,): v.last_success.timestamp() for v in views if v.last_success},
-        ),
-        _gauge(
-            "collector_next_run_timestamp_seconds",
-            "When the schedule fires next",
-            labels,
-            {(v.name,): v.next_run.timestamp() for v in views if v.next_run},
-        ),
-        _gauge("collector_interval_seconds", "Time between two slots of the schedule", labels, intervals),
+        _by_name("collector_paused", "1 while the schedule is paused", views, "paused"),
+        _by_name(*last_success, views, "last_success"),
+        _by_name(*next_run, views, "next_run"),
+        ("collector_interval_seconds", "Time between two slots of the schedule", ["collector"], intervals),
     ]
 
 
-def _read_checks(overview: Overview) -> list[Metric]:
+def _read_checks(overview: Overview) -> list[_Family]:
     states, values, thresholds = {}, {}, {}
     for name, collector in overview.checks.items():
         for _, check in collector.checks:
@@ -189,32 +166,35 @@ def _read_checks(overview: Overview) -> list[Metric]:
             if condition := conditions.parse(check.condition):
                 thresholds[key] = condition.threshold
     return [
-        _gauge("check_state", "0 pass, 1 fail, 2 unknown", _CHECK_LABELS, states),
-        _gauge("check_value", "The value that the check judges", _CHECK_LABELS, values),
-        _gauge("check_threshold", "The number in the check's condition", _CHECK_LABELS, thresholds),
+        ("check_state", "0 pass, 1 fail, 2 unknown", _CHECK_LABELS, states),
+        ("check_value", "The value that the check judges", _CHECK_LABELS, values),
+        ("check_threshold", "The number in the check's condition", _CHECK_LABELS, thresholds),
     ]
 
 
-def _gauge(
-    name: str,
-    text: str,
-    labels: Sequence[str],
-    values: Mapping[Any, float],
-    kind: type[CounterMetricFamily | GaugeMetricFamily] = GaugeMetricFamily,
-) -> Metric:
-    family = kind(f"infra_health_{name}", text, labels=labels)
-    for key, value in values.items():
-        family.add_metric(key, value)
-    return family
+def _by_name(name: str, text: str, items: Mapping[str, Any], field: str, label: str = "collector") -> _Family:
+    """One field of each item; instants as seconds since the epoch."""
+    values = {(key,): getattr(item, field) for key, item in items.items() if getattr(item, field) is not None}
+    return (
+        name,
+        text,
+        [label],
+        {key: value.timestamp() if isinstance(value, datetime) else float(value) for key, value in values.items()},
+    )
 
 
 class _Scrape(Collector):
     """One answer: the registry plus what was read for it."""
 
-    def __init__(self, registry: CollectorRegistry, gauges: Sequence[Metric]) -> None:
+    def __init__(self, registry: CollectorRegistry, families: Sequence[_Family]) -> None:
         self._registry = registry
-        self._gauges = gauges
+        self._families = families
 
     def collect(self) -> Iterator[Metric]:
         yield from self._registry.collect()
-        yield from self._gauges
+        for name, text, labels, values in self._families:
+            kind = CounterMetricFamily if name == "requests" else GaugeMetricFamily
+            family = kind(f"infra_health_{name}", text, labels=labels)
+            for key, value in values.items():
+                family.add_metric(key, value)
+            yield family

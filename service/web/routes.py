@@ -53,7 +53,7 @@ def _body(required: bool, content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _AT_RUN = {"headers": {"Location": {"schema": {"type": "string"}, "description": "the run's address"}}}
-_REASON = _body(False, {"application/json": {"schema": Reason.model_json_schema()}})
+_REASON = _body(False, {"application/json": {"schema": {"$ref": "#/components/schemas/Reason"}}})
 _SNAPSHOT = _body(True, {f"application/{kind}": {"schema": {}} for kind in ("json", "x-ndjson", "gzip")})
 # What can meet any call before its own code: the head, the size of the body, a fault of ours; then the guard.
 _ANYWHERE = problems(400, 413, 431, 500, 503)
@@ -77,7 +77,7 @@ async def read_overview(context: Annotated[AppContext, Depends(get_context)]) ->
 
 
 def read_caller(
-    request: Request, x_actor: Annotated[str, Header(alias="X-Actor", description="who asks, in UTF-8; kept with the act")] = ""
+    request: Request, x_actor: Annotated[str, Header(alias="X-Actor", description="who asks; kept with the act")] = ""
 ) -> Actor:
     """Who calls: the peer's address, and what it says of itself."""
     try:
@@ -165,10 +165,11 @@ async def state(overview: OverviewDep) -> State:
     return overview.state
 
 
-@api.get("/collectors")
-async def collectors(overview: OverviewDep) -> Collectors:
+@api.get("/collectors", response_model=Collectors)
+async def collectors(context: ContextDep, overview: OverviewDep) -> Response:
     """All collectors with schedule, next run, last run, last error"""
-    return Collectors(collectors=list(overview.collectors.values()))
+    text = await anyio.to_thread.run_sync(lambda: overview.collectors_json, limiter=context.threads)
+    return Response(text, media_type="application/json")
 
 
 @api.get("/collectors/{name}", responses=problems(404))
@@ -314,7 +315,7 @@ async def push_snapshot(
     context: ContextDep,
     name: str,
     caller: CallerDep,
-    idempotency_key: Annotated[str, Header(alias="Idempotency-Key", description="marks a push that is sent again")] = "",
+    idempotency_key: Annotated[str, Header(alias="Idempotency-Key", description="marks a push sent again")] = "",
 ) -> Triggered:
     """Takes a snapshot, keeps it and runs the collector, after the active run if there is one"""
     key = idempotency_key.strip() or secrets.token_hex(8)

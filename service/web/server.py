@@ -131,8 +131,6 @@ class _Server(Server):
         super().__init__(config)
         self.serving = anyio.Event()
         self._stop = anyio.Event()
-        # By connection: what it keeps us waiting for, and since when.
-        self._waits: dict[H11Protocol, tuple[object, float]] = {}
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -156,18 +154,14 @@ class _Server(Server):
             self._cut_off(time.monotonic())
 
     def _cut_off(self, now: float) -> None:
-        waits = {}
-        for connection in cast("set[H11Protocol]", self.server_state.connections):
-            if awaited := _awaited(connection):
-                known = self._waits.get(connection)
-                since = known[1] if known and known[0] == awaited else now
-                waits[connection] = awaited, since
-                if now - since >= (ANSWER_TIME if awaited[0] == "answer" else REQUEST_TIME):
-                    connection.transport.abort()
-        surplus = max(0, len(self.server_state.connections) - MAX_CONNECTIONS)
-        for connection in sorted(waits, key=lambda each: waits[each][1])[:surplus]:
-            connection.transport.abort()
-        self._waits = waits
+        connections = cast("set[_Connection]", self.server_state.connections)
+        waiting = [each for each in connections if each.update_wait(now)]
+        waiting.sort(key=lambda each: each.waits_since)
+        surplus = max(0, len(connections) - MAX_CONNECTIONS)
+        for place, connection in enumerate(waiting):
+            limit = ANSWER_TIME if connection.awaited == "answer" else REQUEST_TIME
+            if place < surplus or now - connection.waits_since >= limit:
+                connection.transport.abort()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
@@ -178,20 +172,32 @@ class _Server(Server):
             await asyncio.wait(self.server_state.tasks, timeout=1)
 
 
-def _awaited(connection: H11Protocol) -> tuple[str, object] | None:
-    """What it is the client's turn to do: send (the rest of) a request, or take its answer."""
-    cycle = connection.cycle
-    if cycle is None or cycle.response_complete or cycle.more_body:
-        return "request", cycle
-    return ("answer", cycle) if connection.flow.write_paused else None
-
-
 class _Connection(H11Protocol):
-    """One client."""
+    """One client. ``awaited``: what it is its turn to do: send (the rest of) a request, or take its answer."""
+
+    awaited = ""
+    waits_since = 0.0
+    _awaited_in: object = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        super().connection_made(transport)
+        self.waits_since = time.monotonic()
+        self.awaited = "request"
+
+    def update_wait(self, now: float) -> bool:
+        """Whether it keeps us waiting; ``waits_since``: when it was first seen to, for this very thing."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or cycle.more_body:
+            awaited = "request"
+        else:
+            awaited = "answer" if self.flow.write_paused else ""
+        if (awaited, cycle) != (self.awaited, self._awaited_in):
+            self.awaited, self._awaited_in, self.waits_since = awaited, cycle, now
+        return bool(awaited)
 
     def shutdown(self) -> None:
         """It's the client's turn: closed at once, after what is written. In an answer: closed after it."""
-        if (awaited := _awaited(self)) and awaited[0] == "request":
+        if self.update_wait(time.monotonic()) and self.awaited == "request":
             self.transport.close()
         else:
             super().shutdown()

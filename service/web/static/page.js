@@ -122,7 +122,7 @@ function relative(seconds) {
 function tick() {
   const now = Date.now() + ahead;
   for (const each of document.querySelectorAll("[data-time]")) {
-    const left = (new Date(each.dataset.time) - now) / 1000;
+    const left = (new Date(each.dataset.time || each.dateTime) - now) / 1000;
     if (!each.classList.contains("countdown")) put(each, relative(left));
     else put(each, left > 0.5 ? `in ${span(left)}` : "due now");
   }

@@ -169,8 +169,9 @@ async def served(
     read_token: Secret | str | None = None,
     in_cluster: bool = False,
     allowed_hosts: tuple[str, ...] = (),
+    seconds: float = 60,
 ) -> AsyncIterator[Stage]:
-    """The collector ``training`` takes snapshots."""
+    """The collector ``training`` takes snapshots. ``seconds``: how long a test may take."""
     clock = StageClock()
     settings = Settings(
         collectors={name: CollectorSettings(type="scripted", schedule="@daily", service="svc") for name in collectors},
@@ -178,7 +179,7 @@ async def served(
     )
     store = await Store.open(folder, settings.store, clock.now)
     scripted: dict[str, Scripted] = {name: Pushed() if name == "training" else Scripted() for name in collectors}
-    with anyio.fail_after(60):
+    with anyio.fail_after(seconds):
         async with httpx.AsyncClient() as outside, anyio.create_task_group() as tasks:
             intake = Intake("http://127.0.0.1:9", secret("key"), outside)
             forwarder = Forwarder(store.outbox, intake, clock)

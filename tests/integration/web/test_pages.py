@@ -3,6 +3,7 @@
 from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,7 @@ async def read(stage: Stage, path: str) -> Document:
     return Document(answer.text)
 
 
-def address_of(**tags: str) -> str:
+def address_of(**tags: Any) -> str:
     key = check_key(a_check(**tags).tags)
     assert key
     return f"/checks/ci/{check_id('ci', key):x}"
@@ -242,7 +243,7 @@ async def test_the_page_knows_whether_it_may_write(
 
 async def test_nothing_that_a_source_says_becomes_markup(tmp_path: Path) -> None:
     evil = Evidence(EVIL, f"https://github.com/{EVIL}", None, EVIL, EVIL)
-    tags = {"workflow_name": EVIL, "task": EVIL, "check": EVIL}
+    tags: dict[str, Any] = {"workflow_name": EVIL, "task": EVIL, "check": EVIL}
     async with served(tmp_path) as stage:
         stage.collectors["ci"].samples = [a_check(condition=EVIL, evidence=[evil], **tags)]
         stage.collectors["ci"].failures = [PartialFailure(EVIL, EVIL)]

@@ -1,0 +1,254 @@
+"""The pages in a real Chromium, in front of a real scheduler and store (tests/integration/web/stage.py)."""
+
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from playwright.sync_api import Browser, expect
+
+from service.domain.samples import Evidence
+from tests.acceptance.browser import Reader, chromium, reading
+from tests.integration.web import stage as web
+from tests.integration.web.stage import a_check
+
+# One Chromium and one server for all of them.
+pytestmark = pytest.mark.xdist_group("browser")
+T = TypeVar("T")
+
+# Of all elements that hold text of their own and are seen, the size of its letters.
+_SIZES = """
+[...document.querySelectorAll("main *")]
+  .filter((each) => each.offsetWidth > 1)
+  .filter((each) => [...each.childNodes].some((part) => part.nodeType === Node.TEXT_NODE && part.data.trim()))
+  .map((each) => parseFloat(getComputedStyle(each).fontSize))
+"""
+
+
+@dataclass
+class Stage:
+    """The stage in a thread of its own, since Playwright's calls block."""
+
+    portal: BlockingPortal
+    web: web.Stage
+    end: Callable[[], None]
+
+    @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self.web.port}"
+
+    def call(self, function: Callable[..., Coroutine[Any, Any, T]], *args: object) -> T:
+        result: T = self.portal.call(partial(function, *args))
+        return result
+
+    def get(self, address: str) -> Any:
+        return self.call(self.web.json, address)
+
+
+@contextmanager
+def staged(folder: Path, **options: Any) -> Iterator[Stage]:
+    with start_blocking_portal() as portal:
+        manager = portal.wrap_async_context_manager(web.served(folder, seconds=600, **options))
+        # A server that the test has ended is cancelled.
+        with suppress(CancelledError), manager as served:
+            stage = Stage(portal, served, lambda: portal.call(served.stop))
+            tasks = ("tests_blocking_merge", "other_workflows", "hotfix_commits", "reverts")
+            evidence = [Evidence("Fix the fix", "https://github.com/o/r/pull/7", web.START, "merged", "main")]
+            for value in (3.0, 12.0):
+                served.collectors["ci"].samples = [a_check(value, evidence=evidence, task=task) for task in tasks]
+                stage.call(served.run, "ci")
+                stage.call(served.run, "training")
+            yield stage
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def stage(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with staged(tmp_path_factory.mktemp("page")) as it:
+        yield it
+
+
+@pytest.fixture
+def reader(browser: Browser, stage: Stage) -> Iterator[Reader]:
+    with reading(browser, stage.base) as it:
+        yield it
+        it.at_ease()
+
+
+def test_a_click_runs_a_collector_and_the_run_appears_and_ends(reader: Reader, stage: Stage) -> None:
+    reader.go("/")
+    card = reader.page.locator("#collector-training")
+    before = card.locator(".bars a").count()
+    card.get_by_role("button", name="Run training now").click()
+    said = reader.page.locator("#said")
+    expect(said).to_contain_text("training ended Complete")
+    expect(card.locator(".bars a")).to_have_count(before + 1)
+    # The keyboard stays where it was, though the page was drawn anew.
+    expect(card.get_by_role("button", name="Run training now")).to_be_focused()
+    run = said.get_by_role("link").inner_text()
+    assert stage.get(f"/api/v1/runs/{run}")["cause"] == "http"
+    said.get_by_role("link").click()
+    expect(reader.page.get_by_role("heading", level=1)).to_contain_text(run)
+    expect(reader.page.locator("#live")).to_contain_text("Compared with training-")
+    expect(reader.page.locator("#live")).to_contain_text("ci.hotfix.count")
+
+
+def test_a_bar_opens_its_run(reader: Reader) -> None:
+    reader.go("/")
+    bar = reader.page.locator("#collector-ci .bars a").last
+    address = bar.get_attribute("href")
+    bar.locator(".hit").click()
+    reader.page.wait_for_url(f"{reader.base}{address}")
+    expect(reader.page.get_by_role("heading", level=1)).to_contain_text("Complete")
+
+
+def test_a_collector_is_paused_and_resumed_by_keyboard(reader: Reader, stage: Stage) -> None:
+    reader.go("/")
+    card = reader.page.locator("#collector-ci")
+    card.get_by_role("button", name="Run ci now").focus()
+    reader.page.keyboard.press("Tab")
+    reader.page.keyboard.press("Enter")
+    expect(card).to_contain_text("Paused")
+    assert stage.get("/api/v1/collectors/ci")["paused"]
+    reader.accessible()
+    # The button in the place of the old one has the focus.
+    expect(card.get_by_role("button", name="Resume ci")).to_be_focused()
+    reader.page.keyboard.press("Enter")
+    expect(card.locator(".countdown")).to_be_visible()
+    assert not stage.get("/api/v1/collectors/ci")["paused"]
+
+
+def test_a_tile_opens_the_check_with_its_evidence(reader: Reader) -> None:
+    reader.go("/")
+    reader.page.locator(".tile").first.click()
+    reader.page.wait_for_url("**/checks/**")
+    expect(reader.page.get_by_role("heading", name="Evidence")).to_be_visible()
+    expect(reader.page.locator(".trend")).to_be_visible()
+    for link in reader.page.locator(".evidence a").all():
+        assert str(link.get_attribute("href")).startswith("https://github.com/")
+    reader.page.locator("table a", has_text="ci-").first.click()
+    reader.page.wait_for_url("**/runs/**")
+
+
+def test_times_are_told_as_distances_by_the_browser(reader: Reader) -> None:
+    reader.go("/")
+    expect(reader.page.locator("#collector-ci .countdown")).to_contain_text("in ")
+    expect(reader.page.locator("#collector-ci .last time")).to_contain_text(" ago")
+    expect(reader.page.locator("header .name")).to_contain_text("up ")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_is_accessible_in_both_colour_schemes(browser: Browser, stage: Stage, scheme: str) -> None:
+    with reading(browser, stage.base, scheme=scheme) as reader:
+        reader.go("/")
+        ground = reader.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (ground == "rgb(245, 246, 248)") == (scheme == "light")
+        tile = str(reader.page.locator(".tile a").first.get_attribute("href"))
+        run = str(reader.page.locator("#collector-ci .history small a").get_attribute("href"))
+        for path in ("/", "/tv", "/collectors/ci", tile, run):
+            reader.go(path)
+            reader.accessible()
+        reader.at_ease()
+
+
+def test_a_page_for_an_error_is_accessible(browser: Browser, stage: Stage) -> None:
+    with reading(browser, stage.base) as reader:
+        reader.page.goto(f"{stage.base}/runs/ci-never")
+        expect(reader.page.get_by_role("heading", level=1)).to_contain_text("Unknown run 404")
+        reader.accessible()
+        assert reader.abroad == []
+
+
+def test_the_documentation_works_within_the_policy(reader: Reader) -> None:
+    reader.go("/docs")
+    call = reader.page.locator("#operations-api-get_runs")
+    call.locator("button").first.click()
+    expect(call).to_contain_text("Runs, newest first")
+    call.get_by_role("button", name="Try it out").click()
+    call.get_by_role("button", name="Execute").click()
+    expect(call.locator(".live-responses-table")).to_contain_text("scheduled_at")
+
+
+@pytest.mark.parametrize("size", [(390, 844), (768, 1024), (1200, 900), (1300, 1000)])
+def test_nothing_is_wider_than_the_screen(browser: Browser, stage: Stage, size: tuple[int, int]) -> None:
+    with reading(browser, stage.base, size=size) as reader:
+        for path in ("/", "/collectors/ci"):
+            reader.go(path)
+            assert reader.page.evaluate("document.documentElement.scrollWidth") <= size[0]
+            tops = (
+                reader.page.locator(".buttons")
+                .first.locator("button")
+                .evaluate_all("buttons => buttons.map(each => each.getBoundingClientRect().top)")
+            )
+            assert len(set(tops)) == 1, "a button under another makes every collector twice as tall"
+        reader.accessible()
+
+
+def test_the_office_screen_fits_is_legible_and_refreshes_itself(browser: Browser, stage: Stage) -> None:
+    with reading(browser, stage.base, size=(1920, 1080)) as reader:
+        reader.go("/tv")
+        size = "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
+        assert reader.page.evaluate(size) == [1920, 1080]
+        # 24 pixels of a 55 inch screen are 15 mm: seen from five metres as print of 1 mm at arm's length is.
+        assert min(reader.page.evaluate(_SIZES)) >= 24
+        cells = reader.page.locator("li", has_text="reverts").first.locator(".heat path:not(.ground)")
+        before = cells.count()
+        stage.call(stage.web.run, "ci")
+        expect(cells).to_have_count(before + 1, timeout=20_000)
+        reader.at_ease()
+
+
+@pytest.mark.parametrize(("path", "words"), [("/", "what you see is old"), ("/tv", "Old: no answer for")])
+def test_a_page_says_plainly_that_it_is_old_once_the_daemon_is_gone(
+    browser: Browser, tmp_path: Path, path: str, words: str
+) -> None:
+    with staged(tmp_path) as gone, reading(browser, gone.base) as reader:
+        reader.page.clock.install()
+        reader.go(path)
+        expect(reader.page.locator("#stale")).to_be_hidden()
+        gone.end()
+        reader.page.clock.run_for(40_000)
+        expect(reader.page.locator("#stale")).to_contain_text(words)
+
+
+def test_the_operators_token_is_asked_for_once_and_kept_for_the_tab(browser: Browser, tmp_path: Path) -> None:
+    with staged(tmp_path, token="open-sesame") as here, reading(browser, here.base) as reader:
+        page = reader.page
+        reader.go("/")
+        run, said = page.get_by_role("button", name="Run training now"), page.locator("#said")
+        run.click()
+        reader.accessible()
+        page.get_by_role("button", name="Cancel").click()
+        expect(said).to_be_empty()
+        run.click()
+        page.get_by_role("textbox", name="Token").fill("wrong")
+        page.keyboard.press("Enter")
+        expect(page.get_by_text("This was not the token.")).to_be_visible()
+        page.get_by_role("textbox", name="Token").fill("open-sesame")
+        page.get_by_role("button", name="Continue").click()
+        expect(said).to_contain_text("training ended Complete")
+        page.reload()
+        page.get_by_role("button", name="Pause training").click()
+        expect(said).to_contain_text("training is paused")
+        assert page.evaluate("document.cookie + JSON.stringify(localStorage)") == "{}"
+        assert "open-sesame" not in page.content()
+
+
+def test_the_page_is_whole_without_a_script(browser: Browser, stage: Stage) -> None:
+    with reading(browser, stage.base, script=False) as reader:
+        reader.go("/")
+        expect(reader.page.locator("#collector-ci")).to_contain_text("every 10 minutes")
+        expect(reader.page.locator("#collector-ci .bars")).to_be_visible()
+        expect(reader.page.get_by_role("button")).to_have_count(0)
+        reader.page.locator(".tile a").first.click()
+        expect(reader.page.get_by_role("heading", name="Evidence")).to_be_visible()
