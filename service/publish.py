@@ -10,40 +10,36 @@ import os
 import random
 import re
 import secrets
-import stat
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import anyio
 import httpx
 import msgspec
 
 from service.collectors.content import GZIP_MAGIC
-from service.collectors.records import InvalidSnapshot, check_snapshot, schema
-from service.collectors.snapshot.sources import authorize, check_address, path_of, refuse_status, split_s3
+from service.collectors.records import InvalidSnapshot, Record, check_snapshot, snapshot_schema
+from service.collectors.snapshot.sources import authorize, parse_url, path_of, refuse_status
 from service.config.clients import http_client, retry_after
 from service.config.masking import escape_control_characters, mask_address
 from service.config.secrets import Secret, from_environment
 from service.domain.errors import ConfigError, Rejected, TooLarge, Unavailable
 from service.domain.runs import PartialFailure
 
-__all__ = ["InvalidSnapshot", "Published", "publish", "records_of", "schema"]
+__all__ = ["InvalidSnapshot", "Published", "join_snapshots", "publish", "snapshot_schema"]
 
 T = TypeVar("T")
 
 _DAEMON = re.compile(r".*/api/v1/collectors/[^/]+/snapshots/?")
 _DAEMON_TOKEN = "INFRA_HEALTH_TOKEN"  # noqa: S105 - a variable's name
 _TRIES = 5
-_FIRST_PAUSE, _MAX_PAUSE = 1.0, 30.0
-_MAX_REMARK = 2000  # characters of what an answer says
+_MAX_PAUSE = 30.0
 _between = random.SystemRandom().uniform
 
 
@@ -70,7 +66,7 @@ def publish(
 ) -> Published:
     """Checks a snapshot and puts it where a collector reads it; whole or not at all.
 
-    ``records``: mappings with the fields of ``schema()``, or a snapshot's bytes as they are.
+    ``records``: mappings with the fields of ``snapshot_schema()``, or a snapshot's bytes as they are.
     ``to``: a path, a directory (each snapshot a file of its own), ``s3://BUCKET/KEY`` or ``s3://BUCKET/PREFIX/``, an
     http(s) address (PUT; POST where that is what it takes), or a daemon's ``/api/v1/collectors/NAME/snapshots``.
     ``token_env``: the variable that holds the bearer token; for a daemon INFRA_HEALTH_TOKEN where it is set.
@@ -84,29 +80,32 @@ def publish(
     checked, remarks = check_snapshot(body, name, now)
     if target.endswith(".gz") and not body.startswith(GZIP_MAGIC):
         body = gzip.compress(body)
-    # In a directory in the order of time, and the same content at the same time is the same file.
-    ending = ".json.gz" if body.startswith(GZIP_MAGIC) else ".json"
-    file = f"snapshot-{now:%Y%m%dT%H%M%S.%fZ}-{hashlib.sha256(body).hexdigest()[:12]}{ending}"
-    run = None
-    match check_address(target):
-        case "http":
-            token, key = _find_token(target, token_env), secrets.token_hex(16)
-            run = _wait_for(partial(_send, target, body, token, key))
-        case "s3":
-            target += file if target.endswith("/") else ""
-            _wait_for(partial(_put, target, body))
-        case _:
-            path = path_of(target)
-            path = path / file if target.endswith("/") or path.is_dir() else path
-            target = str(path)
-            _write(path, body)
+    # In a directory in the order of time.
+    file = f"snapshot-{now:%Y%m%dT%H%M%S.%fZ}.json{'.gz' if body.startswith(GZIP_MAGIC) else ''}"
+    scheme, run = target.partition("://")[0].lower() if "://" in target else "file", None
+    if scheme == "file":
+        path = path_of(target)
+        path = path / file if target.endswith("/") or path.is_dir() else path
+        target = str(path)
+        _write(path, body)
+    elif scheme == "s3":
+        target += file if target.endswith("/") else ""
+        _wait_for(partial(_put, target, body))
+    elif scheme in ("http", "https"):
+        run = _wait_for(partial(_send, parse_url(target), body, token_env, secrets.token_hex(16)))
+    else:
+        raise ConfigError(
+            f"{mask_address(target)}: {scheme}:// is not supported; it may be a path, s3:// or http(s)://"
+        )
     return Published(mask_address(target), len(checked), len(body), remarks, run)
 
 
-def records_of(body: bytes, name: str) -> list[Mapping[str, Any]]:
-    """The records of a snapshot that is fit to be published. Raises as ``publish`` does, naming ``name``."""
-    records: list[Mapping[str, Any]] = msgspec.to_builtins(check_snapshot(body, name, datetime.now(UTC))[0])
-    return records
+def join_snapshots(bodies: Mapping[str, bytes]) -> bytes:
+    """The records of several snapshots as one; each by its name. Raises as ``publish`` does, naming the bad one."""
+    records: list[Record] = []
+    for name, body in bodies.items():
+        records += check_snapshot(body, name, datetime.now(UTC))[0]
+    return msgspec.json.encode(records)
 
 
 def _encode(records: Iterable[Mapping[str, Any]]) -> bytes:
@@ -119,65 +118,56 @@ def _encode(records: Iterable[Mapping[str, Any]]) -> bytes:
 
 def _write(path: Path, body: bytes) -> None:
     """Writes ``path`` whole or not at all: a temporary file beside it takes its place once it is on the disk."""
-    target = Path(os.path.realpath(path))  # where a link leads: the link itself stays
+    target = path.resolve()  # where a link leads: the link itself stays
     draft = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
     try:
-        try:
-            # Not tempfile: its files are readable by their owner alone, and the daemon may be somebody else.
-            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
-                with suppress(FileNotFoundError):
-                    os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
-                file.write(body)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(target)
-        finally:
-            draft.unlink(missing_ok=True)
+        with draft.open("xb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(target)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} can't be written: {getattr(error, 'strerror', None) or error}") from error
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 async def _put(to: str, body: bytes) -> None:
     """S3 refuses the object when it arrives with another hash than it left with."""
-    from service.collectors.snapshot.s3 import open_s3
+    from service.collectors.snapshot.s3 import open_s3, split_address
 
-    bucket, key = split_s3(to)
-    digest = hashlib.sha256(body)
+    bucket, key = split_address(to)
+    digest = b64encode(hashlib.sha256(body).digest()).decode()
     async with open_s3(to) as client:
         await client.put_object(
-            Bucket=bucket,
-            Key=key,
-            Body=body,
-            ContentType=_content_type(body),
-            ChecksumSHA256=b64encode(digest.digest()).decode(),
-            Metadata={"sha256": digest.hexdigest()},
+            Bucket=bucket, Key=key, Body=body, ContentType=_content_type(body), ChecksumSHA256=digest
         )
 
 
-async def _send(to: str, body: bytes, token: Secret | None, key: str) -> str | None:
+async def _send(url: httpx.URL, body: bytes, token_env: str | None, key: str) -> str | None:
     """Returns the address of the run where a daemon started one."""
-    name = mask_address(to)
+    name, is_daemon = mask_address(str(url)), _DAEMON.fullmatch(url.path) is not None
+    # Only who is named gets a token; a daemon's own variable is for daemons alone.
+    token: Secret | None = from_environment(token_env or _DAEMON_TOKEN, os.environ)
+    if not token_env and not (is_daemon and token and (token.is_set or token.can_change)):
+        token = None
     # A daemon that took it but whose answer was lost knows the key, and does not count it twice.
     headers = {"Content-Type": _content_type(body), "Idempotency-Key": key, **await authorize(token)}
-    methods = ("POST", "PUT") if _is_daemon(to) else ("PUT", "POST")
     try:
         async with http_client(timeout=httpx.Timeout(60, connect=10)) as http:
-            answer = await http.request(methods[0], to, content=body, headers=headers)
-            if answer.status_code == httpx.codes.METHOD_NOT_ALLOWED:
-                answer = await http.request(methods[1], to, content=body, headers=headers)
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
-        raise ConfigError(f"{name} is no valid address") from error
+            for method in ("POST", "PUT") if is_daemon else ("PUT", "POST"):
+                answer = await http.request(method, url, content=body, headers=headers)
+                if answer.status_code != httpx.codes.METHOD_NOT_ALLOWED:
+                    break
     except httpx.HTTPError as error:
         raise Unavailable(f"{name}: no answer ({type(error).__name__})") from error
+    location = answer.headers.get("Location", "")
     if answer.is_success:
-        location = answer.headers.get("Location") if answer.status_code == httpx.codes.ACCEPTED else None
-        return str(answer.url.join(location)) if location else None
+        return str(url.join(location)) if location and answer.status_code == httpx.codes.ACCEPTED else None
     if answer.has_redirect_location:
-        there = mask_address(answer.headers["Location"])
-        raise Rejected(f"{name} redirects to {there}; publish to where it leads")
-    remark = _read_remark(answer)
+        raise Rejected(f"{name} redirects to {mask_address(location)}; publish to where it leads")
     hint = "; does it need a token (--token-env)?" if answer.status_code in (401, 403) and not token else ""
-    told = f"{name}: answered {answer.status_code}{f': {remark}' if remark else hint}"
+    told = f"{name}: answered {answer.status_code}{_read_remark(answer) or hint}"
     if answer.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
         raise TooLarge(told)
     raise refuse_status(answer.status_code, told, retry_after(answer.headers, datetime.now(UTC)))
@@ -191,29 +181,17 @@ class _Problem(msgspec.Struct):
 
 
 def _read_remark(answer: httpx.Response) -> str:
-    """What an answer says of itself, as text that a terminal can show."""
+    """What a daemon says of its refusal, as text that a terminal can show."""
     try:
         problem = msgspec.json.decode(answer.content, type=_Problem)
-        lines = [problem.detail, *(f"  {each.get('where', '')}: {each.get('what', '')}" for each in problem.errors)]
     except msgspec.MsgspecError:
-        lines = [] if "html" in answer.headers.get("Content-Type", "") else answer.text.strip().splitlines()[:1]
-    return "\n".join(escape_control_characters(line[:_MAX_REMARK]) for line in lines)
+        return ""
+    lines = [problem.detail, *(f"  {each.get('where')}: {each.get('what')}" for each in problem.errors)]
+    return escape_control_characters(": " + "\n".join(lines)) if problem.detail else ""
 
 
 def _content_type(body: bytes) -> str:
     return "application/gzip" if body.startswith(GZIP_MAGIC) else "application/json"
-
-
-def _is_daemon(to: str) -> bool:
-    return _DAEMON.fullmatch(urlsplit(to).path) is not None
-
-
-def _find_token(to: str, variable: str | None) -> Secret | None:
-    """Only who is named gets a token; a daemon's own variable is for daemons alone."""
-    if variable:
-        return from_environment(variable, os.environ)
-    token = from_environment(_DAEMON_TOKEN, os.environ)
-    return token if _is_daemon(to) and (token.is_set or token.can_change) else None
 
 
 def _wait_for(attempt: Callable[[], Awaitable[T]]) -> T:
@@ -228,6 +206,5 @@ async def _retry(attempt: Callable[[], Awaitable[T]]) -> T:
         try:
             return await attempt()
         except Unavailable as error:
-            pause = _between(0.0, min(_FIRST_PAUSE * 2**number, _MAX_PAUSE))
-            await anyio.sleep(min(max(pause, error.retry_after or 0.0), _MAX_PAUSE))
+            await anyio.sleep(min(max(_between(0.0, 2.0**number), error.retry_after or 0.0), _MAX_PAUSE))
     return await attempt()

@@ -8,9 +8,9 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from sys import float_info
 from typing import Annotated, Any
 
 import msgspec
@@ -28,63 +28,41 @@ from service.domain.samples import (
 )
 
 MAX_RECORDS = 200_000
-MAX_NAME = 170  # characters of a metric; with any namespace at most 200
 MAX_FAILURES = 20  # that are shown; all are counted
 SCHEMA_VERSION = 1
 
-_NAME = r"^[A-Za-z0-9_.]+$"  # https://docs.datadoghq.com/metrics/custom_metrics/#naming-custom-metrics
+_NAME = r"[A-Za-z0-9_.]+"  # https://docs.datadoghq.com/metrics/custom_metrics/#naming-custom-metrics
+_MAX_NAME = 170  # characters; with any namespace at most 200
 _KEPT_NAME = "metta."
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-_NOT_BLANK = {"pattern": r"\S"}
-_FINITE = {"minimum": -float.fromhex("0x1.fffffffffffffp+1023"), "maximum": float.fromhex("0x1.fffffffffffffp+1023")}
+_TEXTS = ("workflow_name", "task", "check", "condition")
+
+# What msgspec can't say, for the schema alone; ``_check`` holds to it. In some dialects $ matches before a line feed.
+_Metric = Annotated[str, Meta(max_length=_MAX_NAME, extra_json_schema={"pattern": rf"^{_NAME}(?!\n)$"})]
+_Text = Annotated[str, Meta(extra_json_schema={"pattern": r"\S"})]
+_Number = Annotated[float, Meta(extra_json_schema={"minimum": -float_info.max, "maximum": float_info.max})]
+_Time = Annotated[str, Meta(examples=["2025-01-14T15:00:00Z"])]
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """What was measured of one check. Optional fields may be null; unknown fields are ignored."""
+    """What was measured of one check; category, workflow_name, task and check together name it.
 
-    metric: Annotated[
-        str,
-        Meta(
-            max_length=MAX_NAME,
-            description="The metric's name; the collector's namespace comes before it unless it begins with metta.",
-            extra_json_schema={"pattern": rf"{_NAME[:-1]}(?!\n)$"},  # in some dialects $ matches before a line feed
-        ),
-    ]
-    workflow_name: Annotated[str, Meta(description="The workflow that was measured.", extra_json_schema=_NOT_BLANK)]
-    task: Annotated[str, Meta(description="What the workflow was to do.", extra_json_schema=_NOT_BLANK)]
-    check: Annotated[
-        str,
-        Meta(
-            description="What was looked at. Category, workflow_name, task and check together name one check.",
-            extra_json_schema=_NOT_BLANK,
-        ),
-    ]
-    condition: Annotated[
-        str,
-        Meta(
-            description="When it passes, such as '> 0.5' or 'in [1, 2]'; other text says nothing that can be judged.",
-            extra_json_schema=_NOT_BLANK,
-        ),
-    ]
-    value: Annotated[float, Meta(description="What was measured: a finite number.", extra_json_schema=_FINITE)]
-    status: Annotated[
-        Status | None, Meta(description="Without one it follows from value and condition, where they can tell.")
-    ] = None
-    metric_kind: Annotated[
-        Kind | None, Meta(description="gauge where it is absent. Each count and distribution is sent once.")
-    ] = None
-    timestamp: Annotated[
-        str | None,
-        Meta(
-            description="When it was measured: ISO 8601, in UTC where it names no zone, at most 10 minutes ahead;"
-            " the time of publication where it is absent.",
-            examples=["2025-01-14T15:00:00Z"],
-        ),
-    ] = None
-    tags: Annotated[
-        dict[str, str] | None,
-        Meta(description=f"Further tags. These are set by the daemon: {', '.join(REQUIRED_TAGS)}."),
-    ] = None
+    A collector's namespace comes before ``metric`` unless it begins with "metta.". Without ``status`` the check passes
+    when ``condition`` ("> 0.5", "in [1, 2]") holds for ``value``. ``metric_kind``: gauge where it is absent; each count
+    and distribution is sent once. ``timestamp``: ISO 8601, in UTC where it names no zone, at most 10 minutes ahead;
+    without one it was measured when it was published. ``tags``: further ones; the daemon sets its own itself.
+    """
+
+    metric: _Metric
+    workflow_name: _Text
+    task: _Text
+    check: _Text
+    condition: _Text
+    value: _Number
+    status: Status | None = None
+    metric_kind: Kind | None = None
+    timestamp: _Time | None = None
+    tags: dict[str, str] | None = None
 
     @property
     def at(self) -> datetime | None:
@@ -99,33 +77,14 @@ class BadRecord(ValueError):
     """Why a record is left out."""
 
 
-@dataclass(slots=True)
-class Failures:
-    """The first of the records or parts of them that were left out, and how many there are."""
-
-    first: list[PartialFailure] = field(default_factory=list)
-    count: int = 0
-
-    def add(self, part: str, reason: str) -> None:
-        self.count += 1
-        if len(self.first) < MAX_FAILURES:
-            self.first.append(PartialFailure(reason, part))
-
-    def extend(self, others: "Failures") -> None:
-        self.first = (self.first + others.first)[:MAX_FAILURES]
-        self.count += others.count
-
-
 class InvalidSnapshot(Rejected):
     """Some records are bad. ``failures``: the first of them; ``count``: how many; ``summary``: without the list."""
 
-    def __init__(self, name: str, failures: Failures, records: int) -> None:
-        shown = "".join(f"\n  {failure}" for failure in failures.first)
-        more = f"\n  and {failures.count - len(failures.first):,} more" if failures.count > MAX_FAILURES else ""
-        self.summary = f"{name}: {failures.count:,} of {records:,} records are bad"
-        super().__init__(f"{self.summary}:{shown}{more}")
-        self.failures: Sequence[PartialFailure] = tuple(failures.first)
-        self.count = failures.count
+    def __init__(self, name: str, failures: Sequence[PartialFailure], records: int) -> None:
+        self.failures, self.count = failures[:MAX_FAILURES], len(failures)
+        self.summary = f"{name}: {self.count:,} of {records:,} records are bad"
+        more = f"\n  and {self.count - MAX_FAILURES:,} more" if self.count > MAX_FAILURES else ""
+        super().__init__(f"{self.summary}:" + "".join(f"\n  {failure}" for failure in self.failures) + more)
 
 
 def read_records(
@@ -140,7 +99,7 @@ def read_records(
         if position > max_records:
             raise TooLarge(f"{name} holds more than {max_records:,} records; publish fewer, or in several snapshots")
         try:
-            record = decode(text)
+            record = _decode(text)
             if record.at and record.at > newest:
                 ahead = MAX_POINT_AHEAD // timedelta(minutes=1)
                 raise BadRecord(f"timestamp {record.at.isoformat()} is more than {ahead} min in the future")
@@ -149,7 +108,7 @@ def read_records(
             yield bad
 
 
-def decode(text: content.Text) -> Record:
+def _decode(text: bytes | msgspec.Raw) -> Record:
     """The record that a JSON text describes. Raises BadRecord."""
     try:
         record = _RECORD.decode(text)
@@ -171,19 +130,18 @@ def _decode_odd(text: bytes) -> Record:
         raise BadRecord("it is no valid JSON") from error
     except msgspec.ValidationError as error:
         raise BadRecord(str(error)) from error
-    tags = {f"tag {name!a}": f"{name}{value}" for name, value in (record.tags or {}).items()}
-    for name, value in (msgspec.structs.asdict(record) | tags).items():
-        if isinstance(value, str) and _SURROGATE.search(value):
-            raise BadRecord(f"{name} holds half a surrogate pair, or bytes that are not UTF-8")
+    for name, value in (*msgspec.structs.asdict(record).items(), *(record.tags or {}).items()):
+        if _SURROGATE.search(f"{name}{value if isinstance(value, str) else ''}"):
+            raise BadRecord(f"{name!a} holds half a surrogate pair, or bytes that are not UTF-8")
     return record
 
 
 def _check(record: Record) -> None:
     """What the types of the fields don't say."""
-    if not re.fullmatch(_NAME[1:-1], record.metric):
+    if not re.fullmatch(_NAME, record.metric):
         shown = ascii(record.metric[:60])
         raise BadRecord(f"metric is {shown}; a metric's name has ASCII letters, digits, _ and . only")
-    for name in ("workflow_name", "task", "check", "condition"):
+    for name in _TEXTS:
         if not getattr(record, name).strip():
             raise BadRecord(f"{name} is empty")
     if not math.isfinite(record.value):
@@ -221,39 +179,36 @@ def tell_refused(tag: str) -> str:
 
 def check_snapshot(
     body: bytes, name: str, now: datetime, max_bytes: int = content.MAX_BYTES, max_records: int = MAX_RECORDS
-) -> tuple[list[Record], Sequence[PartialFailure]]:
+) -> tuple[list[Record], list[PartialFailure]]:
     """The records of a snapshot that is to be published, and what a collector will leave out of them.
 
     Raises InvalidSnapshot where one is bad, and as ``read_records`` does.
     """
     records: list[Record] = []
-    bad, remarks = Failures(), Failures()
+    bad: list[PartialFailure] = []
+    remarks: list[PartialFailure] = []
     for position, record in enumerate(read_records(body, name, now, max_bytes, max_records), 1):
+        part = f"record {position}"
         if isinstance(record, BadRecord):
-            bad.add(f"record {position}", str(record))
+            bad.append(PartialFailure(str(record), part))
             continue
         records.append(record)
-        for tag in filter(is_required, record.tags or ()):
-            remarks.add(f"record {position}", tell_refused(tag))
-    if bad.count:
-        raise InvalidSnapshot(name, bad, len(records) + bad.count)
+        remarks += (PartialFailure(tell_refused(tag), part) for tag in filter(is_required, record.tags or ()))
+    if bad:
+        raise InvalidSnapshot(name, bad, len(records) + len(bad))
     if not records:
         raise Rejected(f"{name} holds no record")
-    return records, tuple(remarks.first)
+    return records, remarks[:MAX_FAILURES]
 
 
-def schema() -> Mapping[str, Any]:
+def snapshot_schema() -> Mapping[str, Any]:
     """JSON Schema 2020-12 of a snapshot. A new version comes only when a valid snapshot would become invalid."""
     _, components = msgspec.json.schema_components([Record], ref_template="#/$defs/{name}")
     records = {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/Record"}}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:infra-health:schema:snapshot:{SCHEMA_VERSION}",
-        "title": f"infra-health snapshot, version {SCHEMA_VERSION}",
-        "description": (
-            "Records of training or evaluation health: a JSON list, an object with a list `records`, or JSON lines (one"
-            " record a line; this schema's $defs/Record); plain or gzip."
-        ),
+        "title": f"infra-health snapshot, version {SCHEMA_VERSION}: a list, an object with a list, or JSON lines",
         "oneOf": [records, {"type": "object", "required": ["records"], "properties": {"records": records}}],
         "$defs": components,
     }

@@ -5,7 +5,7 @@ Datadog drops points older than an hour in silence, so an older gauge is sent as
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import blake2b
 
@@ -13,7 +13,6 @@ from service.collectors.content import MAX_BYTES
 from service.collectors.records import (
     MAX_RECORDS,
     BadRecord,
-    Failures,
     Record,
     full_name,
     is_required,
@@ -21,6 +20,7 @@ from service.collectors.records import (
     tell_refused,
 )
 from service.domain.errors import Rejected
+from service.domain.runs import PartialFailure
 from service.domain.samples import MAX_POINT_AGE, Kind, Metric, Sample
 
 # The outbox expires what is older than MAX_POINT_AGE; a gauge that waits for its delivery needs some of it.
@@ -51,72 +51,40 @@ class Publication:
     at: datetime
 
 
-@dataclass(slots=True)
-class Selected:
-    """What is sent of a snapshot. ``usable`` records are sent, were sent or have a newer one in their series.
+class Selection:
+    """Takes snapshots, the oldest first. ``sent``: identity and second of the counts and distributions of earlier runs.
 
-    ``no_data``: tags of checks whose value is too old. ``events``: identity and second of the counts and distributions
-    that are in it and were sent, now or earlier.
+    ``no_data``: tags of checks whose value is too old. ``usable`` records are sent, were sent, or have a newer one in
+    their series. ``events``: as ``sent``, of these snapshots.
     """
 
-    samples: list[Sample] = field(default_factory=list)
-    no_data: list[dict[str, str]] = field(default_factory=list)
-    failures: Failures = field(default_factory=Failures)
-    events: dict[bytes, int] = field(default_factory=dict)
-    usable: int = 0
-
-    def add(self, later: "Selected") -> None:
-        """Adds what was selected of a later snapshot."""
-        self.samples = drop_overtaken(self.samples + later.samples) if self.samples else later.samples
-        self.no_data += later.no_data
-        self.failures.extend(later.failures)
-        self.events |= later.events
-        self.usable += later.usable
-
-
-def select(
-    published: Publication,
-    origin: Origin,
-    now: datetime,
-    max_age: timedelta,
-    sent: Mapping[bytes, int],
-    max_bytes: int = MAX_BYTES,
-    max_records: int = MAX_RECORDS,
-) -> Selected:
-    """What of a snapshot is sent. ``sent``: the events that were (``Selected.events`` of earlier runs).
-
-    Raises Rejected when no record is usable or it is no snapshot, Unfinished when it is not whole, TooLarge.
-    """
-    selector = _Selector(published, origin, now, max_age, sent)
-    for record in read_records(published.body, published.name, now, max_bytes, max_records):
-        selector.take(record)
-    selected = selector.selected
-    if not selected.usable:
-        raise Rejected(_tell_unusable(published.name, selector.position, selected.failures))
-    selected.samples = drop_overtaken(selected.samples)
-    return selected
-
-
-class _Selector:
-    def __init__(
-        self, published: Publication, origin: Origin, now: datetime, max_age: timedelta, sent: Mapping[bytes, int]
-    ) -> None:
-        self.selected = Selected()
-        self.position = 0
-        self._published = published
-        self._at = min(published.at, now)
-        self._origin = origin
-        self._now = now
-        self._max_age = max_age
-        self._sent = sent
-        self._positions: dict[bytes, int] = {}  # of the events of this snapshot
+    def __init__(self, origin: Origin, now: datetime, max_age: timedelta, sent: Mapping[bytes, int]) -> None:
+        self.samples: list[Sample] = []
+        self.no_data: list[dict[str, str]] = []
+        self.failures: list[PartialFailure] = []
+        self.events: dict[bytes, int] = {}
+        self.usable = 0
+        self._origin, self._now, self._max_age, self._sent = origin, now, max_age, sent
         self._metrics: dict[tuple[str, Kind], Metric] = {}
 
-    def take(self, record: Record | BadRecord) -> None:
-        self.position += 1
+    def add(self, snapshot: Publication, max_bytes: int = MAX_BYTES, max_records: int = MAX_RECORDS) -> None:
+        """Raises Rejected when no record is usable or it is no snapshot, Unfinished when it is not whole, TooLarge."""
+        # All of them first: what is not whole is not taken in part.
+        records = list(read_records(snapshot.body, snapshot.name, self._now, max_bytes, max_records))
+        usable, failed = self.usable, len(self.failures)
+        here: dict[bytes, int] = {}  # the positions of its events
+        for position, record in enumerate(records, 1):
+            if reason := self._take(record, position, snapshot, here):
+                self.failures.append(PartialFailure(reason, f"record {position}"))
+        if self.usable == usable:
+            failures, self.failures = self.failures[failed:], self.failures[:failed]
+            raise Rejected(_tell_unusable(snapshot.name, len(records), failures))
+        self.samples = drop_overtaken(self.samples)
+
+    def _take(self, record: Record | BadRecord, position: int, snapshot: Publication, here: dict[bytes, int]) -> str:
+        """Adds the sample of a record; returns why there is none, empty where there is one or it was sent before."""
         if isinstance(record, BadRecord):
-            self._fail(str(record))
-            return
+            return str(record)
         tags = {
             "source": self._origin.source,
             "workflow_category": self._origin.category,
@@ -129,54 +97,45 @@ class _Selector:
             tags["status"] = record.status.value
         for name, value in (record.tags or {}).items():
             if is_required(name):
-                self._fail(tell_refused(name))
+                self.failures.append(PartialFailure(tell_refused(name), f"record {position}"))
             else:
                 tags[name] = value
         kind = record.metric_kind or Kind.GAUGE
+        at = record.at or min(snapshot.at, self._now)
+        age = self._now - at
         if kind is Kind.GAUGE:
-            self._take_gauge(record, tags)
+            if age > self._max_age:
+                self.no_data.append(tags)
+                return f"it is {_tell_span(age)} old, older than max_age ({_tell_span(self._max_age)})"
+            is_carried = record.at is None or age > MAX_GAUGE_AGE
+            self._send(record, kind, tags, self._now if is_carried else at, at if is_carried else None)
+            return ""
+        event, limit = _identify(record, tags, snapshot.version), min(MAX_POINT_AGE, self._max_age)
+        if event in here:
+            return f"metric, tags and timestamp are those of record {here[event]}"
+        here[event] = position
+        if event in self._sent or event in self.events:
+            self.usable += 1
+        elif age > limit:
+            return f"it is {_tell_span(age)} old, and a {kind.value} can't be sent after {_tell_span(limit)}"
         else:
-            self._take_event(record, kind, tags)
-
-    def _take_gauge(self, record: Record, tags: dict[str, str]) -> None:
-        at = record.at
-        if at and self._now - at <= MAX_GAUGE_AGE:
-            self._send(record, Kind.GAUGE, tags, at)
-        elif self._now - (at or self._at) <= self._max_age:
-            self._send(record, Kind.GAUGE, tags, self._now, at or self._at)
-        else:
-            age = _tell_span(self._now - (at or self._at))
-            self._fail(f"it is {age} old, older than max_age ({_tell_span(self._max_age)})")
-            self.selected.no_data.append(tags)
-
-    def _take_event(self, record: Record, kind: Kind, tags: dict[str, str]) -> None:
-        at = record.at or self._at
-        event = _identify(record, tags, self._published.version)
-        if event in self._positions:
-            self._fail(f"metric, tags and timestamp are those of record {self._positions[event]}")
-            return
-        self._positions[event] = self.position
-        limit = min(MAX_POINT_AGE, self._max_age)
-        if event in self._sent:
-            self.selected.usable += 1
-        elif self._now - at <= limit:
             self._send(record, kind, tags, at)
-        else:
-            age = _tell_span(self._now - at)
-            self._fail(f"it is {age} old, and a {kind.value} can't be sent after {_tell_span(limit)}")
-            return
-        self.selected.events[event] = int(at.timestamp())
+        self.events[event] = int(at.timestamp())
+        return ""
 
     def _send(
         self, record: Record, kind: Kind, tags: dict[str, str], at: datetime, measured_at: datetime | None = None
     ) -> None:
         name = full_name(record.metric, self._origin.namespace)
         metric = self._metrics.get((name, kind)) or self._metrics.setdefault((name, kind), Metric(name, kind))
-        self.selected.samples.append(Sample(metric, record.value, at, tags, measured_at))
-        self.selected.usable += 1
+        self.samples.append(Sample(metric, record.value, at, tags, measured_at))
+        self.usable += 1
 
-    def _fail(self, reason: str) -> None:
-        self.selected.failures.add(f"record {self.position}", reason)
+    def all_sent(self) -> dict[bytes, int]:
+        """The events that the next run must know: those of these snapshots, and younger ones, which may come again."""
+        oldest = (self._now - self._max_age).timestamp()
+        kept = {event: second for event, second in self._sent.items() if second >= oldest} | self.events
+        return dict(sorted(kept.items(), key=lambda item: item[1])[-MAX_SENT:]) if len(kept) > MAX_SENT else kept
 
 
 def drop_overtaken(samples: list[Sample]) -> list[Sample]:
@@ -194,25 +153,17 @@ def drop_overtaken(samples: list[Sample]) -> list[Sample]:
     return [sample for key, sample in pairs if not sample.measured_at or sample.measured_at == newest[key]]
 
 
-def keep_events(sent: Mapping[bytes, int], events: Mapping[bytes, int], oldest: datetime) -> dict[bytes, int]:
-    """The events that the next run must know: those of the snapshot, and younger ones, which may come again."""
-    kept = {event: second for event, second in sent.items() if second >= oldest.timestamp()} | dict(events)
-    if len(kept) > MAX_SENT:
-        kept = dict(sorted(kept.items(), key=lambda item: item[1])[-MAX_SENT:])
-    return kept
-
-
 def _identify(record: Record, tags: Mapping[str, str], version: str) -> bytes:
     time = record.at.isoformat() if record.at else f"published {version}"
     parts = [record.metric, time, *(part for item in sorted(tags.items()) for part in item)]
     return blake2b("\0".join(parts).encode(), digest_size=16).digest()
 
 
-def _tell_unusable(name: str, records: int, failures: Failures) -> str:
+def _tell_unusable(name: str, records: int, failures: list[PartialFailure]) -> str:
     if not records:
         return f"{name} holds no record"
-    shown = "; ".join(str(failure) for failure in failures.first[:3])
-    more = f"; and {failures.count - 3:,} more" if failures.count > 3 else ""
+    shown = "; ".join(map(str, failures[:3]))
+    more = f"; and {len(failures) - 3:,} more" if len(failures) > 3 else ""
     return f"{name}: no usable record among {records:,}: {shown}{more}"
 
 

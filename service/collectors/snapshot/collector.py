@@ -11,9 +11,9 @@ import anyio.to_thread
 import msgspec
 import structlog
 
-from service.collectors.records import check_snapshot
+from service.collectors.records import MAX_FAILURES, check_snapshot
 from service.collectors.registry import Context
-from service.collectors.selection import Publication, Selected, keep_events, select
+from service.collectors.selection import Publication, Selection
 from service.collectors.snapshot.settings import ORIGINS, VARIABLES, SnapshotSettings
 from service.collectors.snapshot.sources import FORMS, Content, Source, open_source
 from service.domain.errors import ConfigError, HealthError, Rejected, Unavailable, Unfinished
@@ -61,7 +61,7 @@ class Snapshot:
         token = context.secret(settings.token_env) if settings.token_env else None
         self._source: Source | None = None
         if settings.source:
-            self._source = open_source(settings.source, context.http, settings.max_bytes, token)
+            self._source = open_source(settings.source, settings.max_bytes, token)
         self._seen: tuple[str, datetime] | None = None
         self._state = State()
         self._last: Content | None = None  # what the source held
@@ -131,27 +131,25 @@ class Snapshot:
         elif not queue:
             queue.append(pushes[-1])
         self._published = queue[-1].at
-        selected, refusal = Selected(), None
+        selection = Selection(ORIGINS[self._settings.category], now, self._settings.max_age, before.sent)
         for each in queue:
             try:
-                await _in_thread(partial(self._select, each, selected, before.sent, now))
+                await _in_thread(partial(self._add, selection, each))
             except Rejected as error:
-                if isinstance(error, Unfinished) and not is_last_look:
+                may_be_mended = isinstance(error, Unfinished) and not is_last_look
+                if may_be_mended or (each is queue[-1] and not selection.usable):
                     raise
                 failures.append(PartialFailure(str(error)))
-                refusal = error
-        if refusal and not selected.usable:
-            raise refusal
-        self._state, encoded = await _in_thread(partial(self._encode_state, before, selected.events, now))
+        self._state, encoded = await _in_thread(partial(self._encode_state, before, selection))
         state: dict[str, bytes | None] = {STATE: encoded} if self._state != before else {}
         if pushes and not pushes[-1].is_read:
             state[READ_PUSH] = str(pushes[-1].id).encode()
         return CollectResult(
-            samples=tuple(selected.samples),
-            failures=(*failures, *selected.failures.first),
-            no_data=tuple(selected.no_data),
+            samples=tuple(selection.samples),
+            failures=(*failures, *selection.failures[:MAX_FAILURES]),
+            no_data=tuple(selection.no_data),
             state=state,
-            skipped=selected.failures.count + len(failures),
+            skipped=len(selection.failures) + len(failures),
         )
 
     async def _read_state(self) -> State:
@@ -182,7 +180,7 @@ class Snapshot:
         return pushes
 
     async def _read_source(self, source: Source, now: datetime) -> Publication:
-        content = await source.read(self._last)
+        content = await source.read(self._context.http, self._last)
         self._last = content if content.validator and len(content.body) <= _MAX_KEPT else None
         if not content.is_hashed:
             return Publication(content.body, content.name, content.version, content.published or now)
@@ -194,23 +192,15 @@ class Snapshot:
         self._seen = content.version, first
         return Publication(content.body, content.name, f"{content.version} {first}", content.published or first)
 
-    def _select(
-        self, published: "Publication | Push", selected: Selected, sent: Mapping[bytes, int], now: datetime
-    ) -> None:
-        """Adds what is sent of a snapshot. CPU work. Raises as ``select`` does."""
-        settings = self._settings
-        publication = published if isinstance(published, Publication) else _unpack(published)
-        known, limits = {**sent, **selected.events}, (settings.max_bytes, settings.max_records)
-        selected.add(select(publication, ORIGINS[settings.category], now, settings.max_age, known, *limits))
+    def _add(self, selection: Selection, published: "Publication | Push") -> None:
+        if not isinstance(published, Publication):
+            body = zlib.decompress(published.body)
+            published = Publication(body, "the pushed snapshot", f"pushed {published.key}", published.at)
+        selection.add(published, self._settings.max_bytes, self._settings.max_records)
 
-    def _encode_state(self, before: State, events: Mapping[bytes, int], now: datetime) -> tuple[State, bytes]:
-        sent = keep_events(before.sent, events, now - self._settings.max_age)
-        state = State(sent, self._seen or before.seen)
+    def _encode_state(self, before: State, selection: Selection) -> tuple[State, bytes]:
+        state = State(selection.all_sent(), self._seen or before.seen)
         return state, msgspec.msgpack.encode(state)
-
-
-def _unpack(push: "Push") -> Publication:
-    return Publication(zlib.decompress(push.body), "the pushed snapshot", f"pushed {push.key}", push.at)
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

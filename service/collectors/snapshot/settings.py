@@ -8,7 +8,7 @@ from pydantic import AfterValidator, ByteSize, Field
 from service.collectors.content import MAX_BYTES
 from service.collectors.records import MAX_RECORDS
 from service.collectors.selection import Origin
-from service.collectors.snapshot.sources import check_address
+from service.collectors.snapshot.sources import open_source
 from service.config.settings import Bytes, CollectorSettings
 from service.domain.errors import ConfigError
 
@@ -21,7 +21,7 @@ VARIABLES = {"training": "TRAINING_HEALTH_FILE", "evaluation": "EVAL_HEALTH_FILE
 
 def _check_source(address: str) -> str:
     try:
-        check_address(address)
+        open_source(address, MAX_BYTES)
     except ConfigError as error:
         raise ValueError(str(error).removeprefix("source ")) from error
     return address

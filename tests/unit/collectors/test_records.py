@@ -12,8 +12,8 @@ from hypothesis import strategies as some
 from jsonschema import Draft202012Validator
 
 from service.collectors import content
-from service.collectors.records import BadRecord, InvalidSnapshot, Record, check_snapshot, read_records, schema
-from service.collectors.selection import Origin, Publication, Selected, keep_events, select
+from service.collectors.records import BadRecord, InvalidSnapshot, Record, check_snapshot, read_records, snapshot_schema
+from service.collectors.selection import Origin, Publication, Selection
 from service.collectors.snapshot import SnapshotSettings
 from service.domain.errors import HealthError, Rejected, TooLarge, Unfinished
 from service.domain.samples import Kind
@@ -48,13 +48,15 @@ def selected(
     version: str = "1",
     at: datetime = NOW,
     **limits: int,
-) -> Selected:
+) -> Selection:
     body = snapshot if isinstance(snapshot, bytes) else json.dumps(snapshot).encode()
-    return select(Publication(body, "health.json", version, at), TRAINING, now, DAY, sent or {}, **limits)
+    selection = Selection(TRAINING, now, DAY, sent or {})
+    selection.add(Publication(body, "health.json", version, at), **limits)
+    return selection
 
 
-def reasons(result: Selected) -> list[str]:
-    return [str(failure) for failure in result.failures.first]
+def reasons(result: Selection) -> list[str]:
+    return [str(failure) for failure in result.failures]
 
 
 def minutes_ago(minutes: float) -> str:
@@ -84,7 +86,7 @@ def test_a_record_becomes_a_sample_with_its_tags_in_the_written_order() -> None:
 @pytest.mark.parametrize("name", ["training_health.json", "eval_health.json"])
 def test_the_recorded_snapshots_are_read_whole(name: str) -> None:
     result = selected((RECORDED / name).read_bytes())
-    assert (len(result.samples), result.failures.count) == (2, 0)
+    assert (len(result.samples), len(result.failures)) == (2, 0)
 
 
 def test_a_metric_of_the_whole_project_keeps_its_name() -> None:
@@ -129,8 +131,8 @@ BAD = [
     (record(timestamp="2025-01-14T15:40:01Z"), "more than 10 min in the future"),
     (record(tags=["a:b"]), "got `array` - at `$.tags`"),
     (record(tags={"commit": 7}), "got `int` - at `$.tags[...]`"),
-    (record(task="half \ud800"), "task holds half a surrogate pair"),
-    (record(tags={"who": "\udfff"}), "tag 'who' holds half a surrogate pair"),
+    (record(task="half \ud800"), "'task' holds half a surrogate pair"),
+    (record(tags={"who": "\udfff"}), "'who' holds half a surrogate pair"),
     (record(tags={"\udfff": "who"}), "holds half a surrogate pair"),
     ("text", "Expected `object`, got `str`"),
     (None, "Expected `object`, got `null`"),
@@ -141,7 +143,7 @@ BAD = [
 def test_a_bad_record_is_left_out_with_its_position_and_reason_and_the_others_go(bad: Any, reason: str) -> None:
     result = selected([record(check="first"), bad, record(check="last")])
     assert [sample.tags["check"] for sample in result.samples] == ["first", "last"]
-    assert result.failures.count == 1
+    assert len(result.failures) == 1
     assert reasons(result)[0].startswith("record 2: ")
     assert reason in reasons(result)[0]
 
@@ -171,7 +173,7 @@ def test_what_json_does_not_allow_makes_a_bad_record_and_no_bad_file(value: byte
 def test_bytes_that_are_no_utf8_make_a_bad_record() -> None:
     good = json.dumps(record()).encode()
     result = selected(b"[" + good.replace(b"arena", b"ar\xe9na") + b"," + good + b"]")
-    assert reasons(result) == ["record 1: workflow_name holds half a surrogate pair, or bytes that are not UTF-8"]
+    assert reasons(result) == ["record 1: 'workflow_name' holds half a surrogate pair, or bytes that are not UTF-8"]
 
 
 def test_no_spelling_of_a_required_tag_gets_past_the_daemon_s_own() -> None:
@@ -181,13 +183,8 @@ def test_no_spelling_of_a_required_tag_gets_past_the_daemon_s_own() -> None:
     (sample,) = result.samples
     assert (sample.tags["status"], sample.tags["environment"]) == ("pass", "kept")
     assert not tags.keys() & sample.tags.keys() - {"environment"}
-    assert result.failures.count == 5
+    assert len(result.failures) == 5
     assert reasons(result)[0] == "record 1: tag 'env' is set by the daemon; the record's own is left out"
-
-
-def test_twenty_failures_are_shown_and_all_are_counted() -> None:
-    result = selected([record(), *[record(value="x")] * 50])
-    assert (len(result.failures.first), result.failures.count) == (20, 50)
 
 
 @pytest.mark.parametrize(
@@ -261,25 +258,20 @@ def test_a_line_that_is_no_json_is_lost_alone_and_the_last_one_is_half_written()
 @pytest.mark.parametrize(
     ("body", "place"),
     [
-        (b'[{"metric": "a"},\n {"metric"', r"line 2, column 11 \(byte 28\).*half-written"),
-        (b'[{"metric": "a"},', r"line 1, column 18 \(byte 17\).*half-written"),
+        (b'[{"metric": "a"},\n {"metric"', r"line 2, column 11 \(character 28\).*half-written"),
+        (b'[{"metric": "a"},', r"line 1, column 18 \(character 17\).*half-written"),
         (b'[{"metric": "a"}', r"a comma or \] is expected; is it half-written"),
-        (b'{"records": [{}]', r"a comma or } is expected; is it half-written"),
+        (b'{"records": [{}]', r"line 1, column 17 .*; is it half-written"),
         (b"[" * 100_000, "half-written"),
-        (b'\xef\xbb\xbf["\xc3\xa9" x]', r"column 6 \(byte 9\): a comma or \] is expected"),
-        (b"[{} {}]", r"line 1, column 5 \(byte 4\): a comma or \] is expected"),
+        (b'\xef\xbb\xbf["\xc3\xa9" x]', r"column 5 \(character 4\): a comma or \] is expected"),
+        (b"[{} {}]", r"line 1, column 5 \(character 4\): a comma or \] is expected"),
         (b"[{},]", "column 5"),
-        (b"[] []", "something after the end"),
-        (b"<html>", r"line 1, column 1 \(byte 0\)"),
+        (b"[] []", r"column 4 \(character 3\): Extra data"),
+        (b"<html>", r"line 1, column 1 \(character 0\)"),
         (b"", "health.json is empty"),
         (b" \n ", "health.json is empty"),
-        (b"{}", 'neither a JSON list nor an object with a list "records"'),
-        (b"7", "neither a JSON list"),
-        (b'{"records": {}}', "neither a JSON list"),
-        (b'{"a": {"records": [1]}}', "neither a JSON list"),
-        ("[]".encode("utf-16"), "is UTF-16 or UTF-32; JSON is UTF-8"),
-        ("[]".encode("utf-16-be"), "is UTF-16 or UTF-32; JSON is UTF-8"),
-        (gzip.compress(gzip.compress(gzip.compress(b"[]"))), "packed with gzip more than twice; pack it once"),
+        (b"7", 'neither a JSON list nor an object with a list "records" nor JSON lines'),
+        (b'{"records": {}}', "no usable record among 1: record 1: Object missing required field `metric`"),
         (b"{'records': []}", "no valid JSON at line 1, column 2"),
     ],
 )
@@ -289,19 +281,17 @@ def test_what_is_no_snapshot_fails_with_the_place(body: bytes, place: str) -> No
     assert "health.json" in str(raised.value)
 
 
-def test_too_many_records_and_values_beyond_all_measure_are_refused() -> None:
+def test_too_many_records_are_refused() -> None:
     good = json.dumps(record()).encode()
     for body in (b"[" + b",".join([good] * 4) + b"]", b"\n".join([good] * 4)):
         with pytest.raises(TooLarge, match=r"health\.json holds more than 3 records"):
             selected(body, max_records=3)
-    with pytest.raises(TooLarge, match="longer than"):
-        selected(b'{"metric": "' + b"x" * 5_000_000 + b'"}')
 
 
 def test_gzip_is_told_by_its_content() -> None:
     body = json.dumps(FILLING).encode()
     parts = gzip.compress(body[:1000]) + gzip.compress(b"") + gzip.compress(body[1000:]) + b"\0" * 512
-    for packed in (body, gzip.compress(body), gzip.compress(gzip.compress(body)), parts):
+    for packed in (body, gzip.compress(body), parts):
         assert content.inflate(packed, "health.json", 10_000_000) == body
 
 
@@ -353,7 +343,7 @@ def test_an_old_value_never_hides_a_newer_one_of_its_series() -> None:
         ]
     )
     assert sorted(sample.value for sample in result.samples) == [2, 3]
-    assert result.failures.count == 0
+    assert len(result.failures) == 0
 
 
 @pytest.mark.parametrize("kind", ["count", "distribution"])
@@ -363,7 +353,7 @@ def test_an_event_is_sent_once_with_its_own_time(kind: str) -> None:
     assert [(sample.at, sample.metric.kind) for sample in first.samples] == [(NOW - timedelta(minutes=50), Kind(kind))]
     again = selected([event, record()], sent=first.events, now=NOW + timedelta(hours=1))
     assert [sample.metric.kind for sample in again.samples] == [Kind.GAUGE]
-    assert again.failures.count == 0
+    assert len(again.failures) == 0
     other = selected([{**event, "tags": {"workflow": "b"}}], sent=again.events)
     assert len(other.samples) == 1
 
@@ -371,7 +361,7 @@ def test_an_event_is_sent_once_with_its_own_time(kind: str) -> None:
 def test_a_file_whose_events_were_all_sent_is_no_failure() -> None:
     event = record(metric_kind="count")
     later = selected([event], sent=selected([event]).events, now=NOW + timedelta(hours=30))
-    assert (later.samples, later.failures.count) == ([], 0)
+    assert (later.samples, len(later.failures)) == ([], 0)
 
 
 @pytest.mark.parametrize("kind", ["count", "distribution"])
@@ -397,10 +387,10 @@ def test_an_event_without_a_time_is_sent_once_per_publication() -> None:
 
 
 def test_what_was_sent_is_forgotten_when_it_can_not_come_back() -> None:
-    events = selected([record(metric_kind="count")]).events
-    assert keep_events(events, {}, NOW - DAY) == events
-    assert keep_events(events, {}, NOW) == {}
-    assert keep_events(events, events, NOW) == events
+    first = selected([record(metric_kind="count")])
+    assert first.all_sent() == first.events
+    assert selected([record(timestamp=...)], sent=first.events).all_sent() == first.events
+    assert selected([record(timestamp=...)], sent=first.events, now=NOW + DAY, at=NOW + DAY).all_sent() == {}
 
 
 # Publishing, and its schema
@@ -470,14 +460,14 @@ def test_what_the_schema_accepts_the_reader_takes_and_nothing_else(snapshot: Any
         refusal = None
     except HealthError as error:
         refusal = str(error)
-    errors = [error.message for error in Draft202012Validator(schema()).iter_errors(json.loads(body))]
+    errors = [error.message for error in Draft202012Validator(snapshot_schema()).iter_errors(json.loads(body))]
     assert (refusal is None) == (not errors), (refusal, errors)
 
 
-def test_the_schema_is_a_versioned_schema() -> None:
-    Draft202012Validator.check_schema(schema())
-    assert schema()["$id"] == "urn:infra-health:schema:snapshot:1"
-    assert schema()["$defs"]["Record"]["required"][-1] == "value"
+def test_the_schema_is_a_versioned_snapshot_schema() -> None:
+    Draft202012Validator.check_schema(snapshot_schema())
+    assert snapshot_schema()["$id"] == "urn:infra-health:schema:snapshot:1"
+    assert snapshot_schema()["$defs"]["Record"]["required"][-1] == "value"
 
 
 def test_records_come_one_by_one() -> None:
