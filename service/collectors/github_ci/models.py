@@ -137,6 +137,11 @@ class Run(msgspec.Struct, array_like=True):
     earlier: dict[int, str] = {}
 
     @property
+    def has_ended(self) -> bool:
+        """A run that waits for approval goes on with the same attempt."""
+        return self.conclusion not in (None, "action_required")
+
+    @property
     def is_conclusive(self) -> bool:
         return self.conclusion in CONCLUSIVE
 

@@ -24,7 +24,7 @@ from service.domain.runs import CollectResult, PartialFailure
 from service.domain.samples import MAX_POINT_AGE
 from service.github.client import Github, count_usage
 
-CYCLE_POINTS = 240  # 250 with what questions under way may take beyond it
+CYCLE_POINTS = 248  # 250 with what questions under way may take beyond it
 # Of a steady cycle of a usual repository: 300 runs a day, any number of workflows.
 _STEADY_REQUESTS, _STEADY_POINTS, _USUAL_PAGES = 10, 8, 4
 _BACKLOG = 30  # runs to be looked into; more than these are no steady state
@@ -83,7 +83,7 @@ class RepositoryCycle:
                 for read in (self._read_window, self._read_workflows, self._count_pull_requests):
                     tasks.start_soon(read)
             self._on_cost(self._repo, usage.resources["core"])
-            if self._state.read_at == self._now:
+            if "runs" not in self._failures:
                 await self._ask_what_is_unknown()
                 await self._check_branch()
                 await anyio.to_thread.run_sync(self._measure)

@@ -103,19 +103,16 @@ class State(msgspec.Struct, tag_field="version", tag=1):
             known = self.runs.get(run.id)
             if known and not _is_newer(run, known):
                 continue
-            begun = run.started
             if known:
                 run.earlier, run.reported = known.earlier, known.reported
                 if known.attempt < run.attempt and known.conclusion:
                     run.earlier[known.attempt] = known.conclusion
-                if known.attempt == run.attempt:
-                    if known.conclusion:
-                        run.updated, run.has_known_end = known.updated, known.has_known_end
-                    elif self.read_at:
-                        begun = max(begun, self.read_at)  # it was seen running then
-            if run.conclusion and not (known and known.attempt == run.attempt and known.conclusion):
-                # Seen ended for the first time: updated_at is the end if nothing can have moved it by much.
-                run.has_known_end = run.updated - begun <= _PLAUSIBLE
+            if known and known.attempt == run.attempt and known.has_ended:
+                run.updated, run.has_known_end = known.updated, known.has_known_end
+            else:  # seen ended for the first time: updated_at is the end if nothing can have moved it by much
+                was_running = known and known.attempt == run.attempt and self.read_at
+                begun = max(run.started, self.read_at) if was_running and self.read_at else run.started
+                run.has_known_end = not run.has_ended or run.updated - begun <= _PLAUSIBLE
             self.runs[run.id] = run
             self._note_suspect(run, now)
 
@@ -279,6 +276,6 @@ def _is_newer(run: Run, known: Run) -> bool:
     """Whether ``run`` tells more than what is known."""
     if run.attempt != known.attempt:
         return run.attempt > known.attempt
-    if known.conclusion is None or known.conclusion == "action_required":  # goes on once somebody approved it
+    if not known.has_ended:
         return run.updated >= known.updated
     return run.conclusion is not None and run.conclusion != known.conclusion and run.updated >= known.updated

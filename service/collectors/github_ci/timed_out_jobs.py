@@ -62,7 +62,10 @@ class TimedOutJobs:
 
     async def learn_end(self, run: Run) -> None:
         """The end of a run whose updated_at can't be believed."""
-        _note_end(run, await self._list_jobs(run.id))
+        jobs = await self._list_jobs(run.id)
+        if not jobs and run.conclusion != "startup_failure":
+            raise Unavailable(f"GitHub shows no job of run {run.id}, which ended as {run.conclusion}")
+        _note_end(run, jobs)
 
     async def _list_jobs(self, run: int) -> list[JobRow]:
         """The jobs of all attempts."""

@@ -40,6 +40,7 @@ class RunList:
         self._github = github
         self._actions = f"/repos/{repo}/actions"
         self._branch = branch
+        self._total = 0  # the most that was counted since the first page
 
     async def page(self, number: int, question: str, *, cached: bool) -> Page:
         """A page of the list of all runs. Raises Unavailable when it breaks off, by its own count."""
@@ -48,11 +49,10 @@ class RunList:
             f"{self._actions}/runs", RunPage, params=params, cached=cached, question=question
         )
         runs = [to_run(row, self._branch) for row in answer.workflow_runs]
-        breaks_off = (
-            len(runs) < PER_PAGE and answer.total_count > PER_PAGE * number - PER_PAGE + len(runs) + _COUNTS_DIFFER
-        )
+        self._total = answer.total_count if number == 1 else max(self._total, answer.total_count)
+        breaks_off = len(runs) < PER_PAGE and self._total > PER_PAGE * (number - 1) + len(runs) + _COUNTS_DIFFER
         if breaks_off and not runs:
-            raise Unavailable(f"GitHub's list of runs ends at page {number} though it counts {answer.total_count} runs")
+            raise Unavailable(f"GitHub's list of runs ends at page {number} though it counts {self._total} runs")
         return Page(number, runs, number >= _LAST_PAGE or (len(runs) < PER_PAGE and not breaks_off))
 
     async def run(self, id: int, question: str) -> Run:
@@ -94,7 +94,7 @@ async def read_window(runs: RunList, state: State, now: datetime, window: timede
         oldest = page.oldest
         if page.is_last and number >= _LAST_PAGE and page.runs[-1].created >= horizon:
             raise Rejected(f"the window holds more runs than GitHub lists ({PER_PAGE * number} read)")
-    if not seen and state.runs and state.is_due("runs", now) and state.doubt("runs", now) <= 3:
+    if not seen and state.runs and state.doubt("runs", now) <= 3:
         raise Unavailable(f"GitHub's list of runs is empty though it showed {len(state.runs)} of them before")
     if seen:
         state.believe("runs")
