@@ -138,7 +138,8 @@ def _read_desired(options: Options, what: Sequence[str]) -> "tuple[list[Desired]
     from service.boards.sync import read_desired
 
     loaded = options.load()
-    options.start_logs(loaded, level="warning")
+    # Nothing of ours logs here, and what urllib3 says of its retries ends in our message.
+    options.start_logs(loaded, level="error")
     desired, notes = anyio.run(read_desired, loaded.settings, datetime.now(UTC), what)
     for note in notes:
         message(f"note: {note}", fg="yellow")

@@ -184,16 +184,14 @@ async def _read_workflows(options: Options, repo: str | None) -> list[dict[str, 
 
 @command(example='eval "$(infra-health completion bash)"')
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@click.pass_context
-def completion(context: click.Context, shell: str) -> None:
+def completion(options: Options, shell: str) -> None:
     """Prints what the shell must source."""
-    from click.shell_completion import get_completion_class
+    from click.shell_completion import BashComplete, FishComplete, ZshComplete
 
-    kind = get_completion_class(shell)
-    if kind is None:
-        raise click.UsageError(f"click knows no completion for {shell}")
-    script = kind(context.find_root().command, {}, "infra-health", "_INFRA_HEALTH_COMPLETE").source()
-    if context.ensure_object(Options).json:
+    kind = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}[shell]
+    main = click.get_current_context().find_root().command
+    script = kind(main, {}, "infra-health", "_INFRA_HEALTH_COMPLETE").source()
+    if options.json:
         out.print_json({"shell": shell, "script": script})
     else:
         click.echo(script)

@@ -128,17 +128,18 @@ async def _check_aws(settings: Settings, environ: Mapping[str, str], clients: Cl
     sources = {str(getattr(each, "source", "") or "") for each in settings.collectors.values() if each.enabled}
     if not (objects := sorted(source for source in sources if source.startswith("s3://"))):
         return Finding("AWS", "ok", detail)
-    return await _check_objects(objects, detail)
+    return await _check_objects(objects, detail, clients)
 
 
-async def _check_objects(sources: list[str], detail: str) -> Finding:
-    """Whether the snapshots in S3 can be seen."""
-    from service.collectors.snapshot.sources import find_object
+async def _check_objects(sources: list[str], detail: str, clients: Clients) -> Finding:
+    """Whether the snapshots in S3 can be read."""
+    from service.collectors.content import MAX_BYTES
+    from service.collectors.snapshot.sources import open_source
 
     seen, troubles, remedies = [], [], []
     for source in sources:
         try:
-            name, published = await find_object(source)
+            found = await open_source(source, clients.http, MAX_BYTES, None).read()
         except Unauthorized as error:
             troubles.append(str(error))
             remedies.append(
@@ -154,7 +155,7 @@ async def _check_objects(sources: list[str], detail: str) -> Finding:
             troubles.append(str(error))
             remedies.append("check AWS_REGION, AWS_ENDPOINT_URL, DNS, and HTTPS_PROXY where there is a proxy")
         else:
-            seen.append(f"{name} of {published:%Y-%m-%d %H:%M} UTC")
+            seen.append(found.name + (f" of {found.published:%Y-%m-%d %H:%M} UTC" if found.published else ""))
     if troubles:
         remedy = "; ".join(dict.fromkeys(remedies)) or "does the pipeline publish there? Correct `source` if not"
         return Finding("AWS", "fail", "; ".join(troubles), remedy)
