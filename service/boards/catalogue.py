@@ -1,8 +1,10 @@
 """What boards and monitors show: from the configuration where a type knows its checks, else from the store."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import chain
 
 from service.boards.widgets import HOLD
 from service.collectors.registry import CollectorType, expected_checks, load_type
@@ -16,13 +18,10 @@ from service.store import SeenSeries, Store
 
 # A metric that nothing was measured of for so long leaves the boards with the next push.
 _SEEN_WITHIN = timedelta(days=7)
-_CATEGORIES = ("ci", "training", "evaluation")
 # What a distribution can be told apart by; each more is billed by its combinations with the others.
 _DISTRIBUTION_TAGS = ("env", "repo", "kind", "workflow_category", "workflow_name", "workflow")
-_SPLITTING_TAGS = ("label", "repo")  # they split one check into several series
 _LOOK_AHEAD = timedelta(days=15)
-_MAX_FIRES = 400
-_RUNBOOK = "docs/runbook.md"
+_MAX_SLOTS = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,31 +29,20 @@ class CheckPanel:
     """One check and the metric that decides it.
 
     ``tags``: CHECK_TAGS. ``condition``: empty where collectors judge it by different ones. ``every``: the longest time
-    between two of its runs. ``groups``: tags that split it into several series. ``is_expected``: its type says
-    beforehand what it measures; otherwise the store has it.
+    between two of its runs. ``groups``: tags that split it into several series.
     """
 
+    title: str
     metric: Metric
     tags: Mapping[str, str]
     condition: str
     every: timedelta
     max_age: timedelta
-    groups: tuple[str, ...] = ()
-    is_expected: bool = True
+    groups: Set[str] = frozenset()
 
     @property
     def category(self) -> str:
         return self.tags["workflow_category"]
-
-    @property
-    def workflow_name(self) -> str:
-        return self.tags["workflow_name"]
-
-    @property
-    def title(self) -> str:
-        if self.is_expected:
-            return f"{self.tags['task']} / {self.tags['check']}"
-        return f"{self.metric.name.rpartition('.')[2]} ({self.workflow_name})"
 
     @property
     def worst(self) -> str:
@@ -83,22 +71,22 @@ class CollectorPanel:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Checks that are measured equally often. ``workflow``: the only one; None: all of the category but ``without``."""
+    """Checks of a category that are measured equally often: those with ``tags`` that have none of ``without``."""
 
     every: timedelta
-    checks: tuple[CheckPanel, ...]
-    workflow: str | None = None
-    without: tuple[str, ...] = ()
+    checks: list[CheckPanel]
+    tags: Mapping[str, str]
+    without: tuple[tuple[str, str], ...] = ()
 
     @property
     def groups(self) -> list[str]:
         """By which tags a query tells the checks apart."""
-        return [*CHECK_TAGS[1:], *sorted({name for each in self.checks for name in each.groups})]
+        return group_tags(self.checks)
 
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """All that is shown. ``metrics``: whatever is sent, for the metadata."""
+    """All that is shown. ``metrics``: whatever is sent, for the metadata. ``page``, ``runbook``: addresses."""
 
     env: str
     collectors: tuple[CollectorPanel, ...]
@@ -112,9 +100,10 @@ class Catalogue:
 
     @property
     def categories(self) -> list[str]:
-        """Those that have something to show, the known ones first."""
-        found = {each.category for each in self.checks} | {each.category for each in self.distributions}
-        return [name for name in _CATEGORIES if name in found] + sorted(found - set(_CATEGORIES))
+        """Those that have something to show."""
+        return list(
+            dict.fromkeys([*(each.category for each in self.checks), *(each.category for each in self.distributions)])
+        )
 
     def checks_of(self, category: str) -> list[CheckPanel]:
         return [each for each in self.checks if each.category == category]
@@ -122,20 +111,18 @@ class Catalogue:
     def intervals(self, category: str) -> list[Interval]:
         """The interval of most checks, which holds for those that are still to come, too; then each workflow with
         another: an hourly check must not wait for a weekly one's second measurement before somebody hears of it."""
+        checks, tags = self.checks_of(category), {"workflow_category": category}
         workflows: dict[str, list[CheckPanel]] = {}
-        for each in self.checks_of(category):
-            workflows.setdefault(each.workflow_name, []).append(each)
+        for each in checks:
+            workflows.setdefault(each.tags["workflow_name"], []).append(each)
         longest = {name: max(each.every for each in found) for name, found in workflows.items()}
-        sizes: dict[timedelta, int] = {}
-        for name, found in workflows.items():
-            sizes[longest[name]] = sizes.get(longest[name], 0) + len(found)
-        usual = min(sizes, key=lambda every: (-sizes[every], every), default=timedelta(0))
-        odd = tuple(name for name in workflows if longest[name] != usual)
-        most = tuple(each for name, found in workflows.items() if name not in odd for each in found)
-        return [
-            *([Interval(usual, most, without=odd)] if most else []),
-            *(Interval(longest[name], tuple(workflows[name]), name) for name in odd),
-        ]
+        found = []
+        for usual, _ in Counter(longest[each.tags["workflow_name"]] for each in checks).most_common(1):
+            odd = [name for name in workflows if longest[name] != usual]
+            most = [each for each in checks if each.tags["workflow_name"] not in odd]
+            found.append(Interval(usual, most, tags, tuple(("workflow_name", name) for name in odd)))
+            found += [Interval(longest[name], workflows[name], tags | {"workflow_name": name}) for name in odd]
+        return found
 
     @property
     def place(self) -> str:
@@ -144,8 +131,9 @@ class Catalogue:
 
     def runbook_link(self, anchor: str) -> str:
         """A link into the runbook; its path where no address of it is configured."""
-        address = f"{self.runbook or _RUNBOOK}#{anchor}"
-        return f"[runbook: {anchor}]({address})" if self.runbook else f"runbook: {address}"
+        if self.runbook:
+            return f"[runbook: {anchor}]({self.runbook}#{anchor})"
+        return f"runbook: docs/runbook.md#{anchor}"
 
     def page_link(self) -> str:
         if self.page:
@@ -162,121 +150,119 @@ async def read_catalogue(settings: Settings, now: datetime) -> tuple[Catalogue, 
         seen = await store.outbox.series(now - _SEEN_WITHIN, list(enabled))
     finally:
         await store.close()
-    notes, collectors, checks = [], [], list[CheckPanel]()
+    notes, collectors = [], []
+    checks: dict[tuple[str, ...], CheckPanel] = {}
     distributions: dict[str, DistributionPanel] = {}
-    metrics: dict[str, Metric] = {}
+    metrics = {metric.name: metric for metric in (*CHECK_METRICS, *COLLECTOR_METRICS)}
     for name, each in enabled.items():
         kind, every = load_type(each.type), longest_interval(each, now)
-        series = [one for one in seen if one.collector == name]
         own = {metric.name.rpartition(".")[2]: metric for metric in getattr(kind, "own_metrics", ())}
-        known_metrics = {one.metric: Metric(one.metric, one.kind) for one in series}
-        # An outside type may name its metrics only once it is built.
-        known_metrics |= {each.name: each for each in (kind.metrics if isinstance(kind.metrics, tuple) else ())}
         quota = (own["quota_remaining"], own["quota_limit"]) if "quota_remaining" in own else None
         collectors.append(CollectorPanel(name, every, quota))
-        stored = known.get(name, ())
-        found = list(_expected(kind, each, every, stored, known_metrics))
-        found = found or list(_measured(each, every, stored, known_metrics))
+        series = [one for one in seen if one.collector == name]
+        declared = {one.metric: Metric(one.metric, one.kind) for one in series}
+        # An outside type may name its metrics only once it is built.
+        declared |= {each.name: each for each in (kind.metrics if isinstance(kind.metrics, tuple) else ())}
+        found = list(_check_panels(kind, each, every, known.get(name, ()), declared))
+        for panel in found:
+            key = (panel.metric.name, *panel.tags.values())
+            checks[key] = _merge(checks.get(key, panel), panel)
         if not found:
             notes.append(
                 f"nothing of {name} has been stored in {settings.state_dir} within a week, so it has no tiles and no"
                 " monitor of its checks; push where the daemon keeps its state"
             )
-        checks += found
-        distributions |= {one.metric.name: one for one in _distributions(kind, series, known_metrics)}
-        sent = {one.metric for one in series} | {check.metric.name for check in found}
-        metrics |= {metric: known_metrics.get(metric, Metric(metric)) for metric in sorted(sent)}
-        metrics |= {metric.name: metric for metric in own.values()}
+        distributions |= {one.metric.name: one for one in _distribution_panels(kind, series, declared)}
+        shown = (declared[one.metric] for one in series), (panel.metric for panel in found), own.values()
+        metrics |= {metric.name: metric for metric in chain(*shown)}
     metrics |= {panel.metric.name: panel.metric for panel in distributions.values()}
-    metrics |= {metric.name: metric for metric in (*CHECK_METRICS, *COLLECTOR_METRICS)}
     if settings.mode is Mode.SHADOW:
         notes.append("mode is shadow: boards and monitors look at the live names, under which nothing arrives so far")
     if settings.datadog.heartbeat > HOLD:
         notes.append(f"datadog.heartbeat is above {HOLD}, the longest that boards hold a value: states will have holes")
-    catalogue = Catalogue(
+    return Catalogue(
         settings.datadog.env,
         tuple(collectors),
-        tuple(_merge(checks)),
+        tuple(checks.values()),
         tuple(distributions.values()),
         tuple(metrics.values()),
         settings.datadog.heartbeat,
         settings.http.public_url,
         settings.datadog.runbook_url,
         settings.datadog.notify,
-    )
-    return catalogue, notes
+    ), notes
 
 
 def longest_interval(settings: CollectorSettings, now: datetime) -> timedelta:
     """The longest time between two slots of the next two weeks: the weekend's for a schedule of working days."""
     schedule, longest = cron.parse(settings.schedule), timedelta(seconds=1)
     last = schedule.next(now, settings.time_zone)
-    for _ in range(_MAX_FIRES):
-        fire = schedule.next(last, settings.time_zone) if last else None
-        if last is None or fire is None:
+    for _ in range(_MAX_SLOTS):
+        following = schedule.next(last, settings.time_zone) if last else None
+        if last is None or following is None:
             break
-        longest = max(longest, fire - last)
-        if fire - now > _LOOK_AHEAD:
+        longest, last = max(longest, following - last), following
+        if last - now > _LOOK_AHEAD:
             break
-        last = fire
     return longest
 
 
-def _expected(
+def group_tags(checks: Iterable[CheckPanel]) -> list[str]:
+    """By which tags a query tells ``checks`` of one category apart."""
+    return [*CHECK_TAGS[1:], *sorted({name for each in checks for name in each.groups})]
+
+
+def _check_panels(
     kind: CollectorType,
     settings: CollectorSettings,
     every: timedelta,
-    known: Iterable[Check],
+    known: Sequence[Check],
     metrics: Mapping[str, Metric],
 ) -> Iterator[CheckPanel]:
-    """The checks that the settings ask for. Which tags split them, settings and stored checks tell."""
+    """The checks that the settings ask for; of a type that does not say which, those that the store has."""
     places: Mapping[str, Mapping[str, str]] = getattr(kind, "check_tags", {})
-    has_repo = "repo" in settings.tags or bool(getattr(settings, "repositories", ()))
-    always = {"repo"} if has_repo else set[str]()
-    stored = [check.tags for check in known]
-    for name, condition in dict.fromkeys(expected_checks(kind, settings)):
-        if name in places:
-            tags, metric = places[name], metrics.get(name, Metric(name))
-            groups = {tag for each in stored if tags.items() <= each.items() for tag in _SPLITTING_TAGS if tag in each}
-            yield CheckPanel(metric, tags, condition, every, settings.max_age, tuple(sorted(groups | always)))
-
-
-def _measured(
-    settings: CollectorSettings, every: timedelta, known: Iterable[Check], metrics: Mapping[str, Metric]
-) -> Iterator[CheckPanel]:
-    """The checks that the store has, as each was measured last."""
-    for check in sorted(known, key=lambda each: (each.metric, each.key)):
-        if check.metric:  # else it was never measured
-            metric = metrics.get(check.metric, Metric(check.metric))
-            tags = {name: check.tags[name] for name in CHECK_TAGS}
-            groups = tuple(tag for tag in _SPLITTING_TAGS if tag in check.tags)
-            yield CheckPanel(metric, tags, check.condition, every, settings.max_age, groups, is_expected=False)
-
-
-def _merge(checks: Iterable[CheckPanel]) -> Iterator[CheckPanel]:
-    """One panel for a check that several collectors measure, or one in several series."""
-    namesakes: dict[tuple[str, ...], list[CheckPanel]] = {}
-    for each in checks:
-        namesakes.setdefault((each.metric.name, *each.tags.values()), []).append(each)
-    for same in namesakes.values():
-        yield replace(
-            same[-1],
-            condition=same[-1].condition if len({each.condition for each in same}) == 1 else "",
-            every=max(each.every for each in same),
-            max_age=max(each.max_age for each in same),
-            groups=tuple(sorted({tag for each in same for tag in each.groups})),
+    has_repo = "repo" in settings.tags or bool(getattr(settings, "repositories", None))
+    expected = {name: condition for name, condition in expected_checks(kind, settings) if name in places}
+    for name, condition in expected.items():
+        tags, metric = places[name], metrics.get(name, Metric(name))
+        groups = {tag for each in known if tags.items() <= each.tags.items() for tag in _split_by(each)}
+        title = f"{tags['task']} / {tags['check']}"
+        yield CheckPanel(
+            title, metric, tags, condition, every, settings.max_age, groups | {"repo"} if has_repo else groups
         )
+    for check in () if expected else sorted(known, key=lambda each: (each.metric, each.key)):
+        if check.metric:  # else it was never measured
+            metric, tags = (
+                metrics.get(check.metric, Metric(check.metric)),
+                {name: check.tags[name] for name in CHECK_TAGS},
+            )
+            title = f"{metric.name.rpartition('.')[2]} ({tags['workflow_name']})"
+            yield CheckPanel(title, metric, tags, check.condition, every, settings.max_age, _split_by(check))
 
 
-def _distributions(
+def _split_by(check: Check) -> set[str]:
+    return {"label", "repo"} & check.tags.keys()
+
+
+def _merge(first: CheckPanel, second: CheckPanel) -> CheckPanel:
+    """One panel for a check that several collectors measure, or one in several series."""
+    return replace(
+        second,
+        condition=second.condition if first.condition == second.condition else "",
+        every=max(first.every, second.every),
+        max_age=max(first.max_age, second.max_age),
+        groups=first.groups | second.groups,
+    )
+
+
+def _distribution_panels(
     kind: CollectorType, seen: Iterable[SeenSeries], metrics: Mapping[str, Metric]
 ) -> Iterator[DistributionPanel]:
-    """Those that were seen, with the tags that they had; and those that the type declares, with all that they may."""
+    """With the tags that they were seen with; those that the type declares with all that they may have."""
     category = next((tags["workflow_category"] for tags in getattr(kind, "check_tags", {}).values()), "")
     found: dict[str, dict[str, str]] = {}
     for each in seen:
-        if each.kind is Kind.DISTRIBUTION:
-            found.setdefault(each.metric, {}).update(tag.partition(":")[::2] for tag in each.tags)
+        found.setdefault(each.metric, {}).update(tag.partition(":")[::2] for tag in each.tags)
     for name, metric in metrics.items():
         if metric.kind is Kind.DISTRIBUTION:
             tags = found.get(name) or {**dict.fromkeys(_DISTRIBUTION_TAGS, ""), "workflow_category": category}

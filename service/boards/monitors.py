@@ -27,8 +27,8 @@ def build_monitors(catalogue: Catalogue) -> dict[str, dict[str, Any]]:
         found |= _collector_health(catalogue, each)
     for category in catalogue.categories:
         for interval in catalogue.intervals(category):
-            key = ".".join(["checks", *map(_slug, filter(None, (category, interval.workflow)))])
-            found[key] = _check_failing(catalogue, category, interval)
+            key = ".".join(["checks", *map(_slug, interval.tags.values())])
+            found[key] = _check_failing(catalogue, interval)
     return found
 
 
@@ -41,43 +41,35 @@ def _nothing_received(catalogue: Catalogue) -> dict[str, Any]:
         "nothing-received",
         "Nothing received from infra-health",
         f"max({_last(length)}):{age} < 0",
-        {
-            "alert": "The age of the last success is below zero: a clock is wrong.",
-            "no_data": f"Nothing has arrived for {_format(2 * length)}: boards and all other monitors are blind.",
-            "recovery": "Points arrive again.",
-        },
+        alert="The age of the last success is below zero: a clock is wrong.",
+        no_data=f"Nothing has arrived for {_format(2 * length)}: boards and all other monitors are blind.",
+        recovery="Points arrive again.",
         priority=1,
-        notify_no_data=True,
-        no_data_timeframe=-(-2 * length // _MINUTE),
+        options={"notify_no_data": True, "no_data_timeframe": -(-2 * length // _MINUTE)},
     )
 
 
 def _collector_health(catalogue: Catalogue, collector: CollectorPanel) -> dict[str, dict[str, Any]]:
     """Each collector in its own time: a weekly one's window would hide what an hourly one meets."""
-    length, name = _window(collector.every), collector.name
+    length, name, key = _window(collector.every), collector.name, _slug(collector.name)
     within = scope(tags={"env": catalogue.env, "collector": name})
-    last, key = f"max({_last(length)})", _slug(name)
     found = {
         f"collector-down.{key}": _monitor(
             catalogue,
             "collector-down",
             f"Collector {name} is down",
-            f"{last}:{query('max', UP.name, within)} < 1",
-            {
-                "alert": f"No run of collector **{name}** has succeeded for {_cycles(length, collector.every)}.",
-                "recovery": f"Collector **{name}** succeeds again.",
-            },
+            f"max({_last(length)}):{query('max', UP.name, within)} < 1",
+            alert=f"No run of collector **{name}** has succeeded for {_cycles(length, collector.every)}.",
+            recovery=f"Collector **{name}** succeeds again.",
             priority=2,
         ),
         f"points-lost.{key}": _monitor(
             catalogue,
             "points-lost",
             f"Points of {name} were lost",
-            f"{last}:{query('max', POINTS_LOST.name, within)} > 0",
-            {
-                "alert": f"{{{{value}}}} points of collector **{name}** were lost within the last 24 hours.",
-                "recovery": f"No point of **{name}** was lost within the last 24 hours.",
-            },
+            f"max({_last(length)}):{query('max', POINTS_LOST.name, within)} > 0",
+            alert=f"{{{{value}}}} points of collector **{name}** were lost within the last 24 hours.",
+            recovery=f"No point of **{name}** was lost within the last 24 hours.",
         ),
     }
     if collector.quota:
@@ -87,25 +79,21 @@ def _collector_health(catalogue: Catalogue, collector: CollectorPanel) -> dict[s
             catalogue,
             "quota-low",
             f"GitHub's quota is nearly used up for {name}",
-            f"{last}:{share} < 0.1",
-            {
-                "alert": f"Less than a tenth of GitHub's quota is left for **{name}**: {{{{value}}}} of 1.",
-                "recovery": f"GitHub's quota has recovered for **{name}**.",
-            },
+            f"max({_last(length)}):{share} < 0.1",
+            alert=f"Less than a tenth of GitHub's quota is left for **{name}**: {{{{value}}}} of 1.",
+            recovery=f"GitHub's quota has recovered for **{name}**.",
             priority=4,
         )
     return found
 
 
-def _check_failing(catalogue: Catalogue, category: str, interval: Interval) -> dict[str, Any]:
+def _check_failing(catalogue: Catalogue, interval: Interval) -> dict[str, Any]:
     """It alerts for each check on its own and takes in new ones without a push."""
     length = _window(interval.every)
-    tags = {"env": catalogue.env, "workflow_category": category}
-    tags |= {"workflow_name": interval.workflow} if interval.workflow else {}
     # A series without the tag would be in no group, so only what all checks have tells them apart. Not the label: the
     # total of all labels has none.
-    extra = sorted(set[str].intersection(*(set(each.groups) for each in interval.checks)) - {"label"})
-    within = scope(tags=tags, without=[("workflow_name", name) for name in interval.without])
+    extra = sorted(frozenset.intersection(*(frozenset(each.groups) for each in interval.checks)) - {"label"})
+    within = scope(tags={"env": catalogue.env, **interval.tags}, without=interval.without)
     state = query("max", CHECK_STATE.name, within, (*CHECK_TAGS[1:], *extra))
     title = "{{workflow_name.name}}, {{task.name}} / {{check.name}}"
     where = "".join(f" ({name} {{{{{name}.name}}}})" for name in extra)
@@ -115,12 +103,10 @@ def _check_failing(catalogue: Catalogue, category: str, interval: Interval) -> d
         f"{title} fails",
         # 1 for fail (1), 0 for pass (0) and for unknown (2): what nobody measured is not failing.
         f"min({_last(length)}):1 - abs({state} - 1) >= 1",
-        {
-            "alert": f"**{title}**{where} has been failing for {_cycles(length, interval.every)}.",
-            "recovery": f"**{title}**{where} no longer fails.",
-        },
+        alert=f"**{title}**{where} has been failing for {_cycles(length, interval.every)}.",
+        recovery=f"**{title}**{where} no longer fails.",
         # The window of a check that has just appeared holds but its first states: it gets its time, too.
-        new_group_delay=int(length.total_seconds()),
+        options={"new_group_delay": int(length.total_seconds())},
     )
 
 
@@ -129,31 +115,27 @@ def _monitor(
     section: str,
     name: str,
     alert_query: str,
-    texts: dict[str, str],
     *,
     priority: int = 3,
-    **options: Any,
+    options: dict[str, Any] | None = None,
+    **texts: str,
 ) -> dict[str, Any]:
-    """``section``: of docs/runbook.md. ``alert_query``: ends in its threshold. ``options``: beside the usual ones."""
+    """``section``: of docs/runbook.md. ``alert_query``: ends in its threshold. ``texts``: what it says when."""
     parts = [f"{{{{#is_{when}}}}}\n{text}\n{{{{/is_{when}}}}}" for when, text in texts.items()]
     parts.append(f"What to do: {catalogue.runbook_link(section)}\nWhere to look: {catalogue.page_link()}")
-    if catalogue.notify:
-        parts.append(" ".join(catalogue.notify))
     return {
         "name": f"[infra-health{catalogue.place}] {name}",
         "type": "query alert",
         "query": alert_query,
-        "message": "\n".join(parts),
+        "message": "\n".join([*parts, *catalogue.notify]),
         "tags": [normalize_tag("env", catalogue.env), "service:infra-health"],
         "priority": priority,
         "options": {
             "thresholds": {"critical": float(alert_query.rpartition(" ")[2])},
             "include_tags": True,
-            "notify_audit": False,
             "notify_no_data": False,
             "require_full_window": False,
-            "renotify_interval": 0,
-            **options,
+            **(options or {}),
         },
     }
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from service.boards.catalogue import Catalogue, read_catalogue
 from service.boards.dashboards import DASHBOARDS
-from service.boards.fingerprint import Content, describe_changes, fingerprint, keys_of, overlay, project, restrict
+from service.boards.fingerprint import Content, describe_changes, fingerprint, keys_of, overlay, restrict
 from service.boards.monitors import build_monitors
 from service.config.settings import Settings
 from service.datadog.api import DatadogApi, NotFound
@@ -26,9 +26,11 @@ _BOARD_MARK = re.compile(
     r"(?: share=(?P<share>[\w-]+))?\]"
 )
 _METRIC_MARK = re.compile(r"\s*\[infra-health (?P<fingerprint>\w+)\]")
-_BOARD_KEYS = ("title", "description", "layout_type", "reflow_type", "template_variables", "widgets")
-# What people set on a board beside its content; a push that left it out would take it away.
-_BESIDE = ("notify_list", "restricted_roles", "tags", "template_variable_presets")
+# What we set and, last, what people set beside it: a push that left it out would take it away.
+_BOARD_KEYS = (
+    *("title", "description", "layout_type", "reflow_type", "template_variables", "widgets"),
+    *("notify_list", "restricted_roles", "tags", "template_variable_presets"),
+)
 _MONITOR_KEYS = ("name", "type", "query", "message", "tags", "priority", "options")
 
 
@@ -38,9 +40,6 @@ class Kind(StrEnum):
     DASHBOARD = "dashboards"
     MONITOR = "monitors"
     METRIC = "metadata"
-
-
-WORDS = (*Kind, *DASHBOARDS)
 
 
 class Action(StrEnum):
@@ -68,16 +67,13 @@ class Desired:
 
 
 @dataclass(frozen=True, slots=True)
-class Actual:
-    """An object as Datadog has it. ``content``: without its mark. ``fingerprint``: the mark's; empty: it is not ours.
+class Actual(Desired):
+    """An object as Datadog has it, without its mark. ``fingerprint``: the mark's; empty: it is not ours.
 
     ``share``: the token of a board's public address. Datadog gives a share by its token only, so the mark keeps it.
     """
 
-    kind: Kind
-    key: str
     id: str
-    content: Content
     fingerprint: str = ""
     share: str = ""
 
@@ -100,7 +96,7 @@ class Difference:
 
 
 async def read_desired(settings: Settings, now: datetime, words: Sequence[str] = ()) -> tuple[list[Desired], list[str]]:
-    """What ``words`` (of WORDS; none: everything) shall be, and what to tell the operator. Reads the store, if any."""
+    """What ``words`` (kinds and boards) shall be, and what to tell the operator. Reads the store, if any."""
     catalogue, notes = await read_catalogue(settings, now)
     return [each for each in build(catalogue) if is_meant(each, words)], notes
 
@@ -122,7 +118,7 @@ def build(catalogue: Catalogue) -> list[Desired]:
     ]
 
 
-def is_meant(each: Desired | Actual, words: Sequence[str]) -> bool:
+def is_meant(each: Desired, words: Sequence[str]) -> bool:
     """Whether ``words`` mean this object, by its kind or as a single board; no words mean everything."""
     return not words or each.kind in words or (each.kind is Kind.DASHBOARD and each.key in words)
 
@@ -132,7 +128,7 @@ def render(desired: Iterable[Desired], env: str) -> dict[str, list[Content]]:
     found: dict[str, list[Content]] = {kind.value: [] for kind in Kind}
     for each in desired:
         name = {"metric": each.key} if each.kind is Kind.METRIC else {}
-        found[each.kind].append({**name, **_mark(each, normalize_tag_value("env", env))})
+        found[each.kind].append({**name, **_mark(each, normalize_tag_value("env", env), _fingerprint_of(each))})
     return {kind: content for kind, content in found.items() if content}
 
 
@@ -145,16 +141,14 @@ def compare(desired: Desired, actual: Actual | None, *, force: bool = False) -> 
         return Difference(Action.CREATE, desired.kind, desired.key, desired)
     keys = keys_of(desired.content)
     wanted, there = restrict(desired.content, keys), restrict(actual.content, keys)
+    changes = describe_changes(there, wanted)
     if actual.fingerprint == fingerprint(wanted):
-        # Pushed as it is desired: a key of ours where we did not set it is Datadog's default.
-        changes = describe_changes(project(there, wanted), wanted)
         action = Action.EDITED if changes else Action.SAME
     else:
-        changes = describe_changes(there, wanted)
         if actual.fingerprint:
             is_edited = fingerprint(there) != actual.fingerprint
         else:  # only a metric is there before we speak of it; its words may be somebody's
-            is_edited = bool(there.get("tags") or there.get("metadata", {}).get("description"))
+            is_edited = "tags" in there or "description" in there.get("metadata", {})
         action = Action.EDITED if is_edited and changes else Action.UPDATE
     if action is Action.EDITED and force:
         action = Action.UPDATE
@@ -178,12 +172,8 @@ class Sync:
 
     def find(self, desired: Iterable[Desired], words: Sequence[str] = ()) -> list[Actual]:
         """Our objects that ``words`` mean, one a key; of metrics all that are desired and there. Raises HealthError."""
-        found: list[Actual] = []
-        if not words or {Kind.DASHBOARD, *DASHBOARDS} & set(words):
-            found += self._dashboards()
-        if not words or Kind.MONITOR in words:
-            found += self._monitors()
-        found += [metric for each in desired if each.kind is Kind.METRIC and (metric := self._metric(each))]
+        metrics = (self._metric(each) for each in desired if each.kind is Kind.METRIC)
+        found = [*self._dashboards(), *self._monitors(), *(metric for metric in metrics if metric)]
         return [each for each in found if is_meant(each, words)]
 
     def push(self, differences: Iterable[Difference], *, prune: bool = False) -> Iterator[Difference]:
@@ -193,12 +183,12 @@ class Sync:
                 yield self._carry_out(each, prune)
             except (Unauthorized, Unavailable):
                 raise
-            except NotFound as error:
-                is_metric = each.kind is Kind.METRIC
-                reason = "Datadog has no point of it so far; push again when it has" if is_metric else str(error)
-                yield replace(each, action=Action.WAITING if is_metric else Action.FAILED, reason=reason)
             except HealthError as error:
-                yield replace(each, action=Action.FAILED, reason=str(error))
+                if isinstance(error, NotFound) and each.kind is Kind.METRIC:
+                    reason = "Datadog has no point of it so far; push again when it has"
+                    yield replace(each, action=Action.WAITING, reason=reason)
+                else:
+                    yield replace(each, action=Action.FAILED, reason=str(error))
 
     def delete(self, actual: Actual) -> None:
         """Removes one of ours. Raises HealthError; what is gone already is no error."""
@@ -206,41 +196,28 @@ class Sync:
             if actual.kind is Kind.DASHBOARD:
                 self._api.delete_dashboard(actual.id)
             elif actual.kind is Kind.MONITOR:
-                self._api.delete_monitor(int(actual.id))
+                self._api.delete_monitor(actual.id)
             else:
                 # A metric lives as long as its points do; ours are the words and the configuration.
                 if actual.content.get("tags"):
                     self._api.delete_tag_configuration(actual.id)
-                facts = {name: value for name, value in actual.content["metadata"].items() if value is not None}
-                self._api.update_metadata(actual.id, {**facts, "description": ""})
+                self._api.update_metadata(actual.id, {"description": ""})
         except NotFound:
             return
 
-    def share(self, key: str, dashboard_type: str = "custom_screenboard") -> str:
-        """The address under which our board ``key`` is public; made where there is none. Raises HealthError.
-
-        ``dashboard_type``: a free layout is what Datadog calls a screenboard.
-        """
+    def share(self, key: str) -> str:
+        """The address under which our board ``key`` is public; made where there is none. Raises HealthError."""
         board = next((each for each in self._dashboards() if each.key == key), None)
         if board is None:
             raise Rejected(f"there is no board {key} of ours to share")
-        if board.share and (address := self._public_address(board.share)):
-            return address
-        share = self._api.share_dashboard(board.id, dashboard_type)
-        marked = _mark_board(board.content, key, self._env, board.fingerprint, str(share.get("token")))
         try:
-            self._api.update_dashboard(board.id, marked)
-        except HealthError as error:
-            self.notes.append(f"board {key} could not keep its address, so the next --share makes another: {error}")
-        return str(share.get("public_url"))
-
-    def _public_address(self, token: str) -> str:
-        try:
-            share = self._api.shared_dashboard(token)
+            if board.share:
+                return str(self._api.shared_dashboard(board.share)["public_url"])
         except NotFound:
-            return ""
-        is_open = share.get("share_type") == "open" and share.get("status") in (None, "active")
-        return str(share.get("public_url") or "") if is_open else ""
+            pass  # somebody has ended it
+        share = self._api.share_dashboard(board.id)
+        self._api.update_dashboard(board.id, _mark(board, self._env, board.fingerprint, str(share["token"])))
+        return str(share["public_url"])
 
     def _carry_out(self, difference: Difference, prune: bool) -> Difference:
         actual, desired = difference.actual, difference.desired
@@ -249,65 +226,65 @@ class Sync:
             return replace(difference, action=Action.REMOVED)
         if desired is None or difference.action not in (Action.CREATE, Action.UPDATE):
             return difference
-        number = self._write(desired, actual)
-        return replace(difference, action=Action.UPDATED if actual else Action.CREATED, id=number)
+        id = self._write(desired, actual)
+        return replace(difference, action=Action.UPDATED if actual else Action.CREATED, id=id)
 
     def _write(self, desired: Desired, actual: Actual | None) -> str:
         """Creates or updates the object; its id. Raises HealthError, NotFound for a metric without points."""
-        body = _mark(desired, self._env, actual.share if actual else "")
-        if desired.kind is Kind.DASHBOARD:
-            if not actual:
-                return str(self._api.create_dashboard(body).get("id"))
-            self._api.update_dashboard(actual.id, overlay(actual.content, body, keys_of(body)))
+        body = _mark(desired, self._env, _fingerprint_of(desired), actual.share if actual else "")
+        if desired.kind is Kind.METRIC:
+            # The mark is in the metadata, so it goes last: a push that breaks off in between is repeated by the next.
+            if "tags" in body:
+                if not actual:
+                    # Of a metric without points this says that it is not there; the next one calls that a bad request.
+                    self._api.update_metadata(desired.key, desired.content["metadata"])
+                self._api.configure_tags(desired.key, body["tags"], is_new=not (actual and actual.content.get("tags")))
+            self._api.update_metadata(desired.key, body["metadata"])
+            return desired.key
+        create, update = {
+            Kind.DASHBOARD: (self._api.create_dashboard, self._api.update_dashboard),
+            Kind.MONITOR: (self._api.create_monitor, self._api.update_monitor),
+        }[desired.kind]
+        if actual:
+            update(actual.id, overlay(actual.content, body, keys_of(body)))
             return actual.id
-        if desired.kind is Kind.MONITOR:
-            if not actual:
-                return str(self._api.create_monitor(body).get("id"))
-            self._api.update_monitor(int(actual.id), overlay(actual.content, body, keys_of(body)))
-            return actual.id
-        # The mark is in the metadata, so it goes last: a push that breaks off in between is repeated by the next.
-        if "tags" in body:
-            if not actual:
-                # Of a metric without points this says that it is not there; the next one calls that a bad request.
-                self._api.update_metadata(desired.key, desired.content["metadata"])
-            self._api.configure_tags(desired.key, body["tags"], is_new=not (actual and actual.content.get("tags")))
-        self._api.update_metadata(desired.key, body["metadata"])
-        return desired.key
+        return str(create(body)["id"])
 
     def _dashboards(self) -> list[Actual]:
-        found: dict[str, Actual] = {}
+        found: list[Actual] = []
         for summary in sorted(self._api.dashboards(), key=lambda each: str(each.get("created_at", ""))):
             mark = _BOARD_MARK.search(summary.get("description") or "")
-            if mark is None or mark["env"] != self._env:
-                continue
-            key, board_id = mark["key"], str(summary["id"])
-            if key in found:
-                # Cloning a board clones its mark: the oldest is ours.
-                self.notes.append(f"dashboard {board_id} ({summary.get('title')}) is a copy of ours and left alone")
-                continue
-            raw = self._api.dashboard(board_id)
-            content = {name: raw[name] for name in (*_BOARD_KEYS, *_BESIDE) if raw.get(name) is not None}
-            content["description"] = _BOARD_MARK.sub("", raw.get("description") or "")
-            found[key] = Actual(Kind.DASHBOARD, key, board_id, content, mark["fingerprint"], mark["share"] or "")
-        return list(found.values())
+            if mark and mark["env"] == self._env:
+                raw = self._api.dashboard(str(summary["id"]))
+                content = {name: raw[name] for name in _BOARD_KEYS if raw.get(name) is not None}
+                content["description"] = _BOARD_MARK.sub("", raw["description"])
+                found.append(
+                    Actual(Kind.DASHBOARD, mark["key"], content, raw["id"], mark["fingerprint"], mark["share"] or "")
+                )
+        return self._leave_copies(found)
 
     def _monitors(self) -> list[Actual]:
-        found: dict[str, Actual] = {}
+        found: list[Actual] = []
         for raw in sorted(self._api.monitors(_MANAGED), key=lambda each: int(each["id"])):
-            tags = [str(tag) for tag in raw.get("tags") or ()]
+            tags: list[str] = raw["tags"]
             key, mark, env = (
                 next((tag.removeprefix(prefix) for tag in tags if tag.startswith(prefix)), "")
                 for prefix in (_KEY, _FINGERPRINT, "env:")
             )
-            if _MANAGED not in tags or not key or env != self._env:
-                continue
-            if key in found:
-                self.notes.append(f"monitor {raw['id']} ({raw.get('name')}) is a copy of ours and left alone")
-                continue
-            content = {name: raw[name] for name in _MONITOR_KEYS if name in raw}
-            content["tags"] = [tag for tag in tags if tag != _MANAGED and not tag.startswith((_KEY, _FINGERPRINT))]
-            found[key] = Actual(Kind.MONITOR, key, str(raw["id"]), content, mark or "none")
-        return list(found.values())
+            if _MANAGED in tags and key and env == self._env:
+                content = {name: raw[name] for name in _MONITOR_KEYS if name in raw}
+                content["tags"] = [tag for tag in tags if tag != _MANAGED and not tag.startswith((_KEY, _FINGERPRINT))]
+                found.append(Actual(Kind.MONITOR, key, content, str(raw["id"]), mark or "none"))
+        return self._leave_copies(found)
+
+    def _leave_copies(self, found: Iterable[Actual]) -> list[Actual]:
+        """Cloning an object clones its mark: the oldest, which comes first, is ours."""
+        ours: dict[str, Actual] = {}
+        for each in found:
+            if ours.setdefault(each.key, each) is not each:
+                name = each.content.get("title") or each.content.get("name")
+                self.notes.append(f"{each.kind} {each.id} ({name}) is a copy of ours and left alone")
+        return list(ours.values())
 
     def _metric(self, desired: Desired) -> Actual | None:
         try:
@@ -323,23 +300,23 @@ class Sync:
                 content["tags"] = self._api.tag_configuration(desired.key)
             except NotFound:
                 content["tags"] = {}
-        return Actual(Kind.METRIC, desired.key, desired.key, content, mark["fingerprint"] if mark else "")
+        return Actual(Kind.METRIC, desired.key, content, desired.key, mark["fingerprint"] if mark else "")
 
 
-def _mark(desired: Desired, env: str, share: str = "") -> Content:
+def _fingerprint_of(desired: Desired) -> str:
+    """What the mark of a push of ``desired`` holds."""
+    return fingerprint(restrict(desired.content, keys_of(desired.content)))
+
+
+def _mark(desired: Desired, env: str, pushed: str, share: str = "") -> Content:
     """The content with the mark by which it is found again. ``env``: as Datadog keeps it."""
     content = desired.content
-    pushed = fingerprint(restrict(content, keys_of(content)))
     if desired.kind is Kind.DASHBOARD:
-        return _mark_board(content, desired.key, env, pushed, share)
+        shared = f" share={share}" if share else ""
+        mark = f"[infra-health board={desired.key} env={env} fingerprint={pushed}{shared}]"
+        note = "Kept as code: the next push does not overwrite edits unless forced."
+        return {**content, "description": f"{content['description']}\n\n{note} {mark}"}
     if desired.kind is Kind.MONITOR:
         return {**content, "tags": [*content["tags"], _MANAGED, f"{_KEY}{desired.key}", f"{_FINGERPRINT}{pushed}"]}
     described = f"{content['metadata']['description']} [infra-health {pushed}]"
     return {**content, "metadata": {**content["metadata"], "description": described}}
-
-
-def _mark_board(content: Content, key: str, env: str, pushed: str, share: str) -> Content:
-    shared = f" share={share}" if share else ""
-    mark = f"[infra-health board={key} env={env} fingerprint={pushed}{shared}]"
-    note = "Kept as code: the next push does not overwrite edits unless forced."
-    return {**content, "description": f"{content['description']}\n\n{note} {mark}"}

@@ -11,6 +11,7 @@ from service.domain import conditions
 from service.domain.samples import normalize_tag, normalize_tag_value
 
 Widget = dict[str, Any]
+Colours = Sequence[Mapping[str, Any]]
 
 PASS, FAIL, UNKNOWN, CARRIED = "white_on_green", "white_on_red", "white_on_gray", "white_on_yellow"
 # Interpolation ends after five minutes and fill reaches at most ten: a late heartbeat makes no hole.
@@ -18,17 +19,6 @@ HOLD = timedelta(seconds=600)
 COLUMNS = 12
 _SPANS = {"1h": 1, "4h": 4, "1d": 24, "2d": 48, "1w": 168, "1mo": 720, "3mo": 2160}
 _OPPOSITES = {">": ("<=",), ">=": ("<",), "<": (">=",), "<=": (">",), "=": ("<", ">")}
-_NOTE = {
-    "type": "note",
-    "background_color": "white",
-    "font_size": "14",
-    "text_align": "left",
-    "vertical_align": "top",
-    "show_tick": False,
-    "tick_edge": "left",
-    "tick_pos": "50%",
-    "has_padding": True,
-}
 
 
 def scope(
@@ -36,7 +26,7 @@ def scope(
 ) -> str:
     """``$env,task:benchmarks,!check:count``: the template variables, the fixed tags, and those that are left out."""
     parts = [f"${name}" for name in variables] + [normalize_tag(*tag) for tag in (tags or {}).items()]
-    return ",".join(parts + [f"!{normalize_tag(*tag)}" for tag in without]) or "*"
+    return ",".join(parts + [f"!{normalize_tag(*tag)}" for tag in without])
 
 
 def query(space: str, metric: str, within: str, by: Iterable[str] = (), *, hold: bool = False) -> str:
@@ -72,60 +62,47 @@ def condition_colours(text: str) -> list[dict[str, Any]]:
 def number(
     title: str,
     value: str,
-    colours: Sequence[Mapping[str, Any]],
+    colours: Colours,
     shown: timedelta,
     *,
     formula: str = "value",
     size: str = "16",
     precision: int = 2,
-    unit: str = "",
 ) -> Widget:
     """One number, the latest of the query ``value``, on a coloured ground."""
-    request = _request("scalar", {"value": value}, [{"formula": formula}], aggregator="last")
+    request = _request("scalar", {"value": value}, [{"formula": formula}])
     if colours:
-        request["conditional_formats"] = [dict(each) for each in colours]
-    widget = _graph("query_value", title, shown, [request], size)
-    return {**widget, "autoscale": not unit, "precision": precision, **({"custom_unit": unit} if unit else {})}
+        request["conditional_formats"] = colours
+    return {**_graph("query_value", title, shown, [request], size), "precision": precision}
 
 
-def lines(
-    title: str,
-    queries: Mapping[str, str],
-    shown: timedelta,
-    *,
-    formulas: Sequence[Mapping[str, str]] = (),
-    thresholds: Mapping[str, str] | None = None,
-) -> Widget:
-    """Lines over time. ``formulas``: over the queries' names, with an alias. ``thresholds``: queries, drawn dashed."""
-    found = formulas or [{"formula": name} for name in queries]
-    solid = {"palette": "dog_classic", "line_type": "solid", "line_width": "normal"}
-    requests = [{**_request("timeseries", queries, found), "display_type": "line", "style": solid}]
-    if thresholds:
-        dashed = {"palette": "warm", "line_type": "dashed", "line_width": "thin"}
-        request = _request("timeseries", thresholds, [{"formula": name} for name in thresholds])
-        requests.append({**request, "display_type": "line", "style": dashed})
-    return {**_graph("timeseries", title, shown, requests), "show_legend": True, "legend_layout": "auto"}
+def lines(title: str, queries: Mapping[str, str], shown: timedelta, *, dashed: str = "") -> Widget:
+    """A line for each group of each query, over time; those of the query ``dashed`` thin and dashed."""
+    requests = [_request("timeseries", queries) | {"display_type": "line"}]
+    if dashed:
+        style = {"palette": "warm", "line_type": "dashed", "line_width": "thin"}
+        requests.append(_request("timeseries", {"threshold": dashed}) | {"display_type": "line", "style": style})
+    return {**_graph("timeseries", title, shown, requests), "show_legend": True}
 
 
-def table(title: str, queries: Mapping[str, str], formulas: Sequence[Mapping[str, Any]], shown: timedelta) -> Widget:
-    """The latest values by the queries' groups, a column a formula."""
-    request = _request("scalar", queries, formulas, aggregator="last")
-    return {**_graph("query_table", title, shown, [request]), "has_search_bar": "auto"}
+def table(title: str, columns: Mapping[str, tuple[str, str, Colours]], shown: timedelta) -> Widget:
+    """The latest values by the queries' groups. ``columns``: heading, query and colours by name."""
+    formulas = [
+        {"formula": name, "alias": heading, **({"conditional_formats": colours} if colours else {})}
+        for name, (heading, _, colours) in columns.items()
+    ]
+    request = _request("scalar", {name: text for name, (_, text, _) in columns.items()}, formulas)
+    return _graph("query_table", title, shown, [request])
 
 
-def heatmap(title: str, state: str, shown: timedelta, *, size: str = "16") -> Widget:
+def heatmap(title: str, value: str, shown: timedelta, *, size: str) -> Widget:
     """How many series have which value, over time."""
-    request = _request("timeseries", {"state": state}, [{"formula": "state"}])
-    yaxis = {"include_zero": True, "min": "0", "max": "2", "scale": "linear"}
-    return {
-        **_graph("heatmap", title, shown, [{**request, "style": {"palette": "dog_classic"}}], size),
-        "yaxis": yaxis,
-    }
+    return _graph("heatmap", title, shown, [_request("timeseries", {"value": value})], size)
 
 
 def note(content: str) -> Widget:
     """Text in Markdown."""
-    return {**_NOTE, "content": content}
+    return {"type": "note", "content": content, "background_color": "white", "font_size": "14"}
 
 
 def placed(widget: Widget, x: int, y: int, width: int, height: int) -> Widget:
@@ -149,15 +126,9 @@ class Grid:
         self.height = max(self.height, self._y + height)
 
     def add_group(self, title: str, colour: str, inner: "Grid") -> None:
-        group = {
-            "type": "group",
-            "title": title,
-            "layout_type": "ordered",
-            "background_color": colour,
-            "show_title": True,
-            "widgets": inner.widgets,
-        }
-        self.add(group, COLUMNS, inner.height + 1)  # the group's title takes one row
+        group = {"type": "group", "title": title, "layout_type": "ordered", "widgets": inner.widgets}
+        # The group's title takes one row.
+        self.add({**group, "background_color": colour, "show_title": True}, COLUMNS, inner.height + 1)
 
 
 def template_variables(env: str, *names: str) -> list[dict[str, Any]]:
@@ -169,22 +140,16 @@ def template_variables(env: str, *names: str) -> list[dict[str, Any]]:
 def _graph(kind: str, title: str, shown: timedelta, requests: list[dict[str, Any]], size: str = "16") -> Widget:
     hours = shown / timedelta(hours=1)
     span = next((name for name, length in _SPANS.items() if length >= hours), "3mo")
-    return {
-        "type": kind,
-        "title": title,
-        "title_size": size,
-        "title_align": "left",
-        "time": {"live_span": span},
-        "requests": requests,
-    }
+    return {"type": kind, "title": title, "title_size": size, "time": {"live_span": span}, "requests": requests}
 
 
-def _request(
-    response: str, queries: Mapping[str, str], formulas: Sequence[Mapping[str, Any]], aggregator: str = ""
-) -> dict[str, Any]:
-    how = {"aggregator": aggregator} if aggregator else {}
+def _request(response: str, queries: Mapping[str, str], formulas: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """``formulas``: the queries themselves where there are none."""
+    latest = {"aggregator": "last"} if response == "scalar" else {}
     return {
         "response_format": response,
-        "queries": [{"data_source": "metrics", "name": name, "query": text, **how} for name, text in queries.items()],
-        "formulas": [dict(each) for each in formulas],
+        "queries": [
+            {"data_source": "metrics", "name": name, "query": text, **latest} for name, text in queries.items()
+        ],
+        "formulas": formulas or [{"formula": name} for name in queries],
     }

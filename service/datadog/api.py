@@ -76,11 +76,11 @@ class DatadogApi:
         """Raises NotFound where it is gone already."""
         self._call(self._dashboards.delete_dashboard, dashboard_id)
 
-    def share_dashboard(self, dashboard_id: str, dashboard_type: str) -> Json:
-        """Makes the dashboard public to whoever knows the address: ``token`` and ``public_url``."""
+    def share_dashboard(self, dashboard_id: str) -> Json:
+        """Makes a dashboard of free layout public to whoever knows the address: ``token`` and ``public_url``."""
         wish = {
             "dashboard_id": dashboard_id,
-            "dashboard_type": dashboard_type,
+            "dashboard_type": "custom_screenboard",
             "share_type": "open",
             "global_time": {"live_span": "1h"},
         }
@@ -100,13 +100,13 @@ class DatadogApi:
         """What Datadog made of it."""
         return self._object(self._monitors.create_monitor, content)
 
-    def update_monitor(self, monitor_id: int, content: Json) -> Json:
+    def update_monitor(self, monitor_id: str, content: Json) -> Json:
         """Changes the keys that ``content`` has."""
-        return self._object(self._monitors.update_monitor, monitor_id, content)
+        return self._object(self._monitors.update_monitor, int(monitor_id), content)
 
-    def delete_monitor(self, monitor_id: int) -> None:
+    def delete_monitor(self, monitor_id: str) -> None:
         """Raises NotFound where it is gone already, Rejected while somebody's SLO or composite is built on it."""
-        self._call(self._monitors.delete_monitor, monitor_id)
+        self._call(self._monitors.delete_monitor, int(monitor_id))
 
     def metadata(self, metric: str) -> Json:
         """Type, unit and description. Raises NotFound while Datadog has seen no point of the metric."""

@@ -31,12 +31,13 @@ def ci_checks(**conditions: str) -> list[CheckPanel]:
     """``conditions``: by check, in place of the usual ones."""
     return [
         CheckPanel(
+            f"{task} / {check}",
             Metric(f"metta.infra.cron.{name}", unit=unit, help=f"What {name} means"),
             dict(zip(CHECK_TAGS, ("ci", workflow, task, check), strict=True)),
             conditions.get(check, condition),
             TEN,
             DAY,
-            groups=("repo",),
+            groups={"repo"},
         )
         for name, workflow, task, check, condition, unit in _CI
     ]
@@ -44,7 +45,8 @@ def ci_checks(**conditions: str) -> list[CheckPanel]:
 
 def snapshot_check(metric: str = "hearts", condition: str = "> 0.5", workflow: str = "arena") -> CheckPanel:
     tags = dict(zip(CHECK_TAGS, ("training", workflow, "runs_successfully", "reward_threshold"), strict=True))
-    return CheckPanel(Metric(f"metta.infra.stablesuite.{metric}"), tags, condition, HOUR, DAY, is_expected=False)
+    title = f"{metric} ({workflow})"
+    return CheckPanel(title, Metric(f"metta.infra.stablesuite.{metric}"), tags, condition, HOUR, DAY)
 
 
 def catalogue(*checks: CheckPanel, **changes: Any) -> Catalogue:

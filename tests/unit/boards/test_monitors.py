@@ -27,7 +27,7 @@ def test_each_check_alerts_on_its_own_and_each_repository_of_it() -> None:
     found = build_monitors(catalogue())
     assert "by {workflow_name,task,check,repo}" in found["checks.ci"]["query"]
     assert "{{repo.name}}" in found["checks.ci"]["message"]
-    mixed = build_monitors(catalogue(*ci_checks(), replace(ci_checks()[0], groups=())))
+    mixed = build_monitors(catalogue(*ci_checks(), replace(ci_checks()[0], groups=set())))
     assert "by {workflow_name,task,check} " in mixed["checks.ci"]["query"], "without the tag it would be in no group"
 
 
