@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from service.collectors.github_ci.models import Run
 from service.collectors.github_ci.settings import GithubCiSettings, Thresholds
+from service.collectors.github_ci.state import Suspect
 from service.domain import conditions
 from service.domain.samples import Evidence, Kind, Metric, Sample, Status
 
@@ -173,7 +174,7 @@ def measure_branch(window: Iterable[Run]) -> list[Finding]:
 
 
 def measure_p90(window: Iterable[Run]) -> Finding:
-    pre_merge = [run for run in window if run.is_pre_merge and run.is_conclusive]
+    pre_merge = [run for run in window if run.kind == "pre_merge" and run.is_conclusive]
     p90 = quantile([run.minutes for run in pre_merge], 0.9) if pre_merge else None
     slow = [run for run in pre_merge if p90 is not None and run.minutes >= p90]
     return Finding("ci.workflow.duration.p90", p90, _runs_as_evidence(slow))
@@ -198,7 +199,13 @@ def measure_others(latest: Iterable[Run | None]) -> Finding:
     return Finding("ci.workflow.other_failing", len(failed), _runs_as_evidence(failed))
 
 
-def measure_timed_out(jobs: Sequence[Evidence]) -> Finding:
+def measure_timed_out(suspects: Iterable[Suspect], since: datetime) -> Finding:
+    jobs = [
+        Evidence(job.name, job.url, job.ended, job.conclusion, suspect.name)
+        for suspect in suspects
+        for job in suspect.found
+        if job.ended >= since
+    ]
     return Finding("ci.jobs.timed_out", len(jobs), newest(jobs))
 
 

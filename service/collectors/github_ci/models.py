@@ -24,12 +24,12 @@ Time = Annotated[datetime, msgspec.Meta(tz=True)]
 Text = str | None
 
 
-class Repository(msgspec.Struct):
+class Named(msgspec.Struct):
+    """A repository, an account, a branch or a label."""
+
     full_name: Text = None
-
-
-class Account(msgspec.Struct):
     login: Text = None
+    name: Text = None
 
 
 class RunRow(msgspec.Struct):
@@ -49,9 +49,9 @@ class RunRow(msgspec.Struct):
     display_title: Text = None
     name: Text = None
     html_url: Text = None
-    actor: Account | None = None
-    repository: Repository | None = None
-    head_repository: Repository | msgspec.UnsetType | None = msgspec.UNSET
+    actor: Named | None = None
+    repository: Named | None = None
+    head_repository: Named | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class RunPage(msgspec.Struct):
@@ -102,12 +102,6 @@ class Annotation(msgspec.Struct):
     message: Text = None
 
 
-class Named(msgspec.Struct):
-    """A branch or a label."""
-
-    name: str = ""
-
-
 class Run(msgspec.Struct, array_like=True):
     """A run as of its last attempt, as it is kept. ``conclusion`` is None while it is unfinished.
 
@@ -146,13 +140,9 @@ class Run(msgspec.Struct, array_like=True):
         return self.conclusion in CONCLUSIVE
 
     @property
-    def is_pre_merge(self) -> bool:
-        return self.event in PRE_MERGE
-
-    @property
     def kind(self) -> str:
         """pre_merge, main (on the branch), or empty for a run that is neither."""
-        return "pre_merge" if self.is_pre_merge else "main" if self.on_branch else ""
+        return "pre_merge" if self.event in PRE_MERGE else "main" if self.on_branch else ""
 
     @property
     def minutes(self) -> float:

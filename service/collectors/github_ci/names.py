@@ -29,7 +29,7 @@ async def _is_there(github: Github, path: str, name: str) -> bool:
         found = await github.get(path, Named, cached=True, question="names")
     except NotFound:
         return False
-    return found.name.lower() == name.lower()
+    return (found.name or "").lower() == name.lower()
 
 
 class Names:

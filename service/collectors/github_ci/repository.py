@@ -16,7 +16,7 @@ from service.collectors.github_ci.models import Run
 from service.collectors.github_ci.names import Names
 from service.collectors.github_ci.pull_requests import Counted, Group
 from service.collectors.github_ci.settings import GithubCiSettings
-from service.collectors.github_ci.state import WEEK, begin, encode, jobs_found
+from service.collectors.github_ci.state import WEEK, begin, encode
 from service.collectors.github_ci.timed_out_jobs import TimedOutJobs, suspects_to_look_into
 from service.collectors.github_ci.workflows import WorkflowLists, ask_latest, list_workflows
 from service.domain.errors import HealthError, Rejected, Unauthorized, Unavailable
@@ -242,7 +242,8 @@ class RepositoryCycle:
             for run in self._state.started_since(self._since)
             if run.conclusion
             and not run.has_known_end
-            and ((run.is_pre_merge and run.is_conclusive) or (run.kind and run.updated >= self._now - MAX_POINT_AGE))
+            and run.kind
+            and (run.kind == "pre_merge" or run.updated >= self._now - MAX_POINT_AGE)
         ]
 
     # What it means. CPU work
@@ -281,7 +282,7 @@ class RepositoryCycle:
             state.was_whole = False  # what was missed is asked for at once
         elif state.is_week_known(self._now) and not state.open_suspects:
             state.was_whole = True
-            found.append(metrics.measure_timed_out(jobs_found(state.suspects.values(), self._now - WEEK)))
+            found.append(metrics.measure_timed_out(state.suspects.values(), self._now - WEEK))
         else:
             self._notes.append(f"{self._repo}: jobs of {len(state.open_suspects)} runs are still to be read")
 

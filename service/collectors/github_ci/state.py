@@ -12,7 +12,7 @@ import msgspec
 import zstandard
 
 from service.collectors.github_ci.models import SUSPECT, Run
-from service.domain.samples import MAX_POINT_AGE, Evidence
+from service.domain.samples import MAX_POINT_AGE
 
 MARGIN = timedelta(hours=3)  # behind the window, where most re-runs come from
 WEEK = timedelta(days=7)
@@ -62,19 +62,13 @@ class Suspect(msgspec.Struct, array_like=True):
         return self.seen < self.attempt or bool(self.cancelled)
 
 
-class Doubt(msgspec.Struct, array_like=True):
-    """Contradicted or negative answers of one address in a row, the last of them at ``at``."""
-
-    count: int
-    at: datetime
-
-
 class State(msgspec.Struct, tag_field="version", tag=1):
     """``reach``: every run created since then was read; None: nothing is known. ``read_at``: when the window was.
 
-    ``front``: pages of the window. ``page``: the next one behind it. ``depth``: the page that the last pass ended with.
-    ``turned_at``: when an older page was read last. ``asked``: when a workflow's own list was. ``suspects`` by run id.
-    ``doubts``: by what is doubted. ``names``: whether a branch or label was there, and when that was told.
+    ``front``: pages of the window. ``page``: the next one behind it. ``depth``: the page that reaches 30 days back.
+    ``turned_at``: when an older page was read last. ``asked``: when a workflow's own list was. ``suspects``: by run id.
+    ``doubts``: contradicted answers in a row, and the last one, by what was asked for.
+    ``names``: whether a branch or label was there, and when that was told.
     ``has_lists``: the repository's own lists counted all pull requests once, so the search is no better.
     ``was_whole``: nothing of the week was left to look into, so that what is comes a little at a time.
     ``is_empty``: the list of runs showed none at all.
@@ -91,7 +85,7 @@ class State(msgspec.Struct, tag_field="version", tag=1):
     depth: int = 0
     turned_at: datetime | None = None
     asked: dict[int, datetime] = {}
-    doubts: dict[str, Doubt] = {}
+    doubts: dict[str, tuple[int, datetime]] = {}
     names: dict[str, tuple[bool, datetime]] = {}
     has_lists: bool = False
     was_whole: bool = False
@@ -155,7 +149,7 @@ class State(msgspec.Struct, tag_field="version", tag=1):
         self.suspects = {id: each for id, each in self.suspects.items() if each.ended >= week}
         for suspect in self.suspects.values():
             suspect.found = [job for job in suspect.found if job.ended >= week]
-        self.doubts = {name: each for name, each in self.doubts.items() if each.at >= now - WEEK}
+        self.doubts = {name: each for name, each in self.doubts.items() if each[1] >= now - WEEK}
 
     # What the numbers are made of
 
@@ -220,8 +214,8 @@ class State(msgspec.Struct, tag_field="version", tag=1):
 
     def doubt(self, name: str, now: datetime) -> int:
         """Notes a negative answer that others contradict; how many there were in a row."""
-        count = self.doubts[name].count + 1 if name in self.doubts else 1
-        self.doubts[name] = Doubt(count, now)
+        count = self.doubts.get(name, (0, now))[0] + 1
+        self.doubts[name] = count, now
         return count
 
     def believe(self, name: str) -> None:
@@ -229,18 +223,8 @@ class State(msgspec.Struct, tag_field="version", tag=1):
 
     def is_due(self, name: str, now: datetime) -> bool:
         """Whether what is doubted is to be asked for again."""
-        doubt = self.doubts.get(name)
-        return doubt is None or doubt.count < _IMPATIENT or now - doubt.at >= _BACK_OFF
-
-
-def jobs_found(suspects: Iterable[Suspect], since: datetime) -> list[Evidence]:
-    """The jobs that their time limit ended at ``since`` or later."""
-    return [
-        Evidence(job.name, job.url, job.ended, job.conclusion, suspect.name)
-        for suspect in suspects
-        for job in suspect.found
-        if job.ended >= since
-    ]
+        count, at = self.doubts.get(name, (0, now))
+        return count < _IMPATIENT or now - at >= _BACK_OFF
 
 
 def encode(state: msgspec.Struct) -> bytes:

@@ -2,7 +2,7 @@
 
 import random
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,12 +11,9 @@ from service.collectors.github_ci import list_workflows
 from service.demo.github_rows import Attempt, Job, Pull
 from service.domain.samples import Kind
 from tests.integration.github_ci.stage import (
-    CYCLE,
     DAY,
     HOUR,
     JOBS,
-    PULLS,
-    parts_of,
     small_world,
     staged,
     values_of,
@@ -258,7 +255,7 @@ async def test_a_job_that_its_limit_ended_is_told_from_other_cancellations() -> 
     world = small_world()
     start = NOW.replace(microsecond=0)
 
-    def job(at, conclusion, note="") -> Job:
+    def job(at: datetime, conclusion: str, note: str = "") -> Job:
         return Job(conclusion, at, at + timedelta(minutes=5), "test", note)
 
     run = world.add_run(2, start - 3 * DAY, "cancelled", "failure", "success")

@@ -2,21 +2,13 @@
 
 from datetime import timedelta
 
-import anyio
 import pytest
 
-from service.demo.github import Reply
-from service.demo.github_rows import Pull
-from service.domain.errors import Rejected, Unauthorized, Unavailable
+from service.domain.errors import Rejected, Unavailable
 from tests.integration.github_ci.stage import (
-    BRANCH,
-    CYCLE,
-    DAY,
     HOUR,
     JOBS,
-    PULLS,
     parts_of,
-    small_world,
     staged,
     values_of,
 )

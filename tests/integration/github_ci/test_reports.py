@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from service.domain.runs import CollectResult
 from service.demo.github_rows import Attempt
+from service.domain.runs import CollectResult
 from tests.integration.github_ci.stage import (
     BRANCH,
     DAY,

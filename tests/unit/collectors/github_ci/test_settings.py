@@ -1,0 +1,80 @@
+"""The settings of ``github_ci`` and the replaced system's environment."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from service.collectors.github_ci import GithubCi, GithubCiSettings
+
+ENVIRON = {
+    "METTA_GITHUB_REPO": "acme/rockets",
+    "METTA_GITHUB_BRANCH": "trunk",
+    "METTA_GITHUB_HOTFIX_LABELS": "hotfix, hot fix",
+    "CI_HISTORY_WINDOW_HOURS": "36",
+    "CI_WEEKLY_WINDOW_DAYS": "3.5",
+    "CI_P90_DURATION_MINUTES": "7",
+    "CI_REVERT_THRESHOLD": "2",
+    "CI_BENCHMARKS_WORKFLOWS": "bench.yml,123",
+}
+
+
+def settings(**values: Any) -> GithubCiSettings:
+    return GithubCiSettings.model_validate({"type": "github_ci", "schedule": "*/10 * * * *"} | values)
+
+
+def test_the_replaced_systems_environment_fills_the_same_settings() -> None:
+    values = GithubCiSettings.legacy_environment({}, ENVIRON)
+    thresholds = {key: values.pop(f"thresholds.{key}") for key in ("p90_minutes", "revert")}
+    found = settings(**values, thresholds=thresholds)
+    assert (found.repo, found.branch, found.hotfix_labels) == ("acme/rockets", "trunk", ("hotfix", "hot fix"))
+    assert (found.history_window, found.weekly_window) == (timedelta(hours=36), timedelta(days=3.5))
+    assert (found.thresholds.p90_minutes, found.thresholds.revert, found.thresholds.hotfix) == (7, 2, 5)
+    assert found.benchmarks == ("bench.yml", "123")
+
+
+def test_windows_are_plain_hours_and_days_or_durations() -> None:
+    found = GithubCiSettings.legacy_environment({}, {"CI_HISTORY_WINDOW_HOURS": "90m", "CI_WEEKLY_WINDOW_DAYS": " 2 "})
+    assert settings(**found).history_window == timedelta(minutes=90)
+    assert settings(**found).weekly_window == timedelta(days=2)
+
+
+def test_ids_may_be_numbers() -> None:
+    assert settings(tests_blocking_merge=[12, "ci.yml"]).tests_blocking_merge == ("12", "ci.yml")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"repo": "metta"},
+        {"repo": "a/b/c"},
+        {"repo": "a/.."},
+        {"repo": "a b/c"},
+        {"repo": "a/b.git"},
+        {"repositories": ["a/b", "A/B"]},
+        {"branch": ""},
+        {"history_window": "0s"},
+        {"history_window": "31d"},
+        {"hotfix_labels": [""]},
+        {"thresholds": {"p90_minutes": -1}},
+        {"thresholds": {"p91": 1}},
+        {"threshold": {}},
+    ],
+)
+def test_what_makes_no_sense_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        settings(**values)
+
+
+def test_the_checks_that_the_settings_ask_for_are_told_with_their_conditions() -> None:
+    found = GithubCi.expected_checks(
+        settings(repositories=["a/b", "a/c"], benchmarks=[1], revert_labels=[], bug_sub_labels=["crash"])
+    )
+    names = [name.removeprefix("metta.infra.cron.") for name, _ in found]
+    assert len(found) == 2 * 12
+    assert names.count("github.bugs.count") == 4
+    assert "ci.workflow.benchmarks" in names
+    assert {"ci.workflow.tests_blocking_merge", "github.reverts.count", "ci.workflow.duration"}.isdisjoint(names)
+    assert ("metta.infra.cron.ci.workflow.duration.p90", "< 5.0") in found
+    assert {name for name, _ in found} <= GithubCi.check_tags.keys()
