@@ -1,6 +1,5 @@
 """The collector types that are installed: ours and other packages', all found by one entry-point group."""
 
-import difflib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from datetime import datetime
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Protocol
 
+from service.config.fields import did_you_mean
 from service.config.secrets import Secret, from_environment
 from service.config.settings import CollectorSettings
 from service.domain.errors import ConfigError
@@ -95,7 +95,9 @@ def load_type(name: str) -> CollectorType:
     """The type of that name. Imports no other. Raises ConfigError."""
     points = list(entry_points(group=GROUP, name=name))
     if not points:
-        raise ConfigError(_unknown(name))
+        names = installed_names()
+        hint = did_you_mean(name, names)
+        raise ConfigError(f"there is no collector type {name!r}; installed: {', '.join(names)}{hint}")
     point = points[0]
     try:
         loaded: CollectorType = point.load()
@@ -118,10 +120,3 @@ def expected_checks(loaded: CollectorType, settings: CollectorSettings) -> Seque
     """Metric name and condition of the checks that ``settings`` ask for; none where the type does not say."""
     tell: Callable[[CollectorSettings], Sequence[tuple[str, str]]] | None = getattr(loaded, "expected_checks", None)
     return tell(settings) if tell else ()
-
-
-def _unknown(name: str) -> str:
-    names = installed_names()
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"there is no collector type {name!r}; installed: {', '.join(names)}{hint}"

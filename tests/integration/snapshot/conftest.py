@@ -1,7 +1,7 @@
-"""What the tests of snapshots stand on: a client, S3 (moto's server), and a collector's state as the store keeps it."""
+"""What the tests of snapshots stand on: a client, S3 (moto's server), and a store for the collectors' state."""
 
 from collections.abc import AsyncIterator, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import aioboto3
@@ -10,61 +10,59 @@ import pytest
 
 from service.collectors.registry import CollectorState, Context
 from service.collectors.snapshot import Snapshot, SnapshotSettings
+from service.config.settings import StoreSettings
 from service.domain.errors import Unavailable
-from service.domain.runs import CollectResult
-from service.store.states import READ_PUSH, Push
+from service.domain.runs import Cause, CollectResult, Outcome, Run, new_run_id
+from service.store import Store
+from service.store.states import Push, States
 from tests.aws import moto, reach
 
 
-class States:
-    """Of one collector, by the rules of ``service.store.states``; ``is_lost``: the store can't be reached."""
+class Connection:
+    """The store's states; ``is_lost``: they can't be reached."""
 
-    def __init__(self) -> None:
+    def __init__(self, states: States) -> None:
         self.is_lost = False
-        self._values: dict[str, bytes] = {}
-        self._pushes: list[Push] = []
+        self._states = states
 
-    def end(self, result: CollectResult) -> CollectResult:
-        """Keeps what the end of a run would."""
-        for key, value in result.state.items():
-            if value is not None:
-                self._values[key] = value
-        return result
+    def _reach(self) -> States:
+        if self.is_lost:
+            raise Unavailable("the store is away")
+        return self._states
 
     async def read(self, collector: str, key: str) -> tuple[bytes | None, int]:
-        if self.is_lost:
-            raise Unavailable("the store is away")
-        return self._values.get(key), 1
+        return await self._reach().read(collector, key)
 
     async def add_push(self, collector: str, key: str, body: bytes, at: datetime, *, max_bytes: int) -> Push:
-        if known := next((push for push in self._pushes if push.key == key), None):
-            return known
-        self._pushes.append(Push(len(self._pushes) + 1, key, at, body, is_read=False))
-        return self._pushes[-1]
+        return await self._reach().add_push(collector, key, body, at, max_bytes=max_bytes)
 
     async def pushes(self, collector: str) -> list[Push]:
-        if self.is_lost:
-            raise Unavailable("the store is away")
-        read = int(self._values.get(READ_PUSH, b"0"))
-        kept = [Push(push.id, push.key, push.at, push.body, push.id <= read) for push in self._pushes]
-        return [push for push in kept if not push.is_read or push is kept[-1]]
+        return await self._reach().pushes(collector)
 
 
 class Collectors:
-    """Makes collectors that share a state, as after restarts."""
+    """Makes collectors that share a store, as after restarts."""
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
-        self.states = States()
+    def __init__(self, http: httpx.AsyncClient, store: Store) -> None:
+        self.connection = Connection(store.states)
         self._http = http
+        self._store = store
 
     def make(self, source: str | None, **more: Any) -> Snapshot:
         given = {"type": "snapshot", "schedule": "0 * * * *", "category": "evaluation", "source": source, **more}
-        context = Context("nightly", cast("Any", None), self._http, CollectorState(self.states, "nightly"))
+        context = Context("nightly", cast("Any", None), self._http, CollectorState(self.connection, "nightly"))
         return Snapshot(SnapshotSettings.model_validate(given), context)
 
     async def run(self, collector: Snapshot, now: datetime) -> CollectResult:
         """A run to its end."""
-        return self.states.end(await collector.collect(now))
+        return await self.end(await collector.collect(now))
+
+    async def end(self, result: CollectResult) -> CollectResult:
+        """Stores what the end of a run does."""
+        now = datetime.now(UTC)
+        run = Run(new_run_id("nightly", now), "nightly", Cause.ONCE, now, outcome=Outcome.COMPLETE, ended=now)
+        await self._store.runs.end(run, result.samples, None, result.state)
+        return result
 
 
 @pytest.fixture
@@ -74,8 +72,10 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-def collectors(http: httpx.AsyncClient) -> Collectors:
-    return Collectors(http)
+async def collectors(http: httpx.AsyncClient, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Collectors]:
+    store = await Store.open(tmp_path_factory.mktemp("state"), StoreSettings())
+    yield Collectors(http, store)
+    await store.close()
 
 
 @pytest.fixture(scope="session")

@@ -78,14 +78,14 @@ async def test_a_count_is_sent_once_even_while_the_store_is_lost(collectors: Col
     path.write_text(json.dumps([record | {"metric_kind": "count"} for record in json.loads(EVAL)]))
     snapshot = collectors.make(str(path))
     assert len((await collectors.run(snapshot, NOW)).samples) == 2
-    collectors.states.is_lost = True
+    collectors.connection.is_lost = True
     assert (await snapshot.collect(NOW)).samples == ()
-    collectors.states.is_lost = False
+    collectors.connection.is_lost = False
     assert (await collectors.make(str(path)).collect(NOW)).samples == ()
 
 
 async def test_state_of_another_shape_is_a_cold_start(collectors: Collectors) -> None:
-    collectors.states.end(CollectResult(state={"snapshot": b"what is this?"}))
+    await collectors.end(CollectResult(state={"snapshot": b"what is this?"}))
     assert len((await collectors.make(str(RECORDED / "eval_health.json")).collect(NOW)).samples) == 2
 
 
@@ -225,7 +225,7 @@ async def test_a_pushed_snapshot_is_read_until_the_source_is_newer(collectors: C
     assert values(result) == [1]
     assert "nothing is there" in str(result.failures[0])
     path.write_bytes(snapshot_of({"value": 2}))
-    collectors.states.end(result)
+    await collectors.end(result)
     for seconds, value in ((-1, 1), (1, 2)):
         os.utime(path, (NOW.timestamp() + seconds,) * 2)
         result = await collectors.make(str(path)).collect(NOW)
@@ -266,7 +266,7 @@ async def test_a_push_that_comes_while_a_run_reads_is_left_for_the_next_one(coll
     await snapshot.accept(first_push, "a", NOW)
     first = await snapshot.collect(NOW)
     await snapshot.accept(second_push, "b", NOW)  # before the end of that run
-    collectors.states.end(first)
+    await collectors.end(first)
     assert await snapshot.load()
     assert [values(first), values(await collectors.run(snapshot, NOW))] == [[1], [2]]
     assert not await snapshot.load()

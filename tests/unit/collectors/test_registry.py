@@ -1,0 +1,51 @@
+"""Collector types of other packages: found by their entry points, loaded one at a time, told apart from broken ones."""
+
+from pathlib import Path
+
+import pytest
+
+from service.collectors.registry import installed_names, load_type, settings_of
+from service.collectors.snapshot import Snapshot, SnapshotSettings
+from service.domain.errors import ConfigError
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installed distribution with three types; its modules are written by the tests."""
+    info = tmp_path / "acme_health-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-health\nVersion: 1\n")
+    points = "\n".join(f"{name} = acme_{name}:Queue" for name in ("queue", "broken", "odd"))
+    (info / "entry_points.txt").write_text(f"[infra_health.collectors]\n{points}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def test_a_type_is_loaded_without_the_others(package: Path) -> None:
+    (package / "acme_broken.py").write_text("raise RuntimeError('imported')")
+    assert {"queue", "broken", "snapshot"} <= set(installed_names())
+    assert load_type("snapshot") is Snapshot
+    assert settings_of("snapshot") is SnapshotSettings
+
+
+@pytest.mark.parametrize(
+    "code", ["raise RuntimeError('no\\nway')", "import acme_no_such", "raise SystemExit(3)", "x = 1"]
+)
+def test_a_type_that_can_not_be_loaded_is_told_in_one_line(package: Path, code: str) -> None:
+    (package / "acme_broken.py").write_text(code)
+    with pytest.raises(
+        ConfigError, match=r"collector type broken \(acme_broken:Queue\) can't be loaded: \w+: "
+    ) as raised:
+        load_type("broken")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_class_without_settings_is_no_type(package: Path) -> None:
+    (package / "acme_odd.py").write_text("class Queue:\n    Settings = dict\n")
+    with pytest.raises(ConfigError, match="its Settings are no CollectorSettings"):
+        load_type("odd")
+
+
+def test_a_name_that_nobody_has_is_corrected() -> None:
+    with pytest.raises(ConfigError, match=r"no collector type 'snapshots'; installed: .*; did you mean snapshot\?"):
+        load_type("snapshots")
