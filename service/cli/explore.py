@@ -1,6 +1,5 @@
 """Commands that read what a running daemon knows: ``explain``, ``runs``, ``logs``."""
 
-import sys
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -65,25 +64,21 @@ def runs(options: Options, http: "httpx.Client", run: str | None, collector: str
     if options.json:
         out.print_json(found)
         return
-    brief = not out.is_plain(sys.stdout)
-    out.print_table(
-        "",
-        ("run", "cause", "started", "took", "outcome", "samples", "delivered", "errors"),
-        [
-            (
-                each["id"],
-                each["cause"],
-                out.format_time(each["started"], brief=brief),
-                out.format_duration(each["duration"]),
-                each["outcome"],
-                str(each["samples"]),
-                str(each["delivery"]["delivered"]),
-                "; ".join(each["errors"]),
-            )
-            for each in found
-        ],
-        below=True,
-    )
+    columns = ("run", "cause", "started", "took", "outcome", "samples", "delivered", "errors")
+    rows = [
+        (
+            each["id"],
+            each["cause"],
+            out.format_time(each["started"]),
+            out.format_duration(each["duration"]),
+            each["outcome"],
+            str(each["samples"]),
+            str(each["delivery"]["delivered"]),
+            "; ".join(each["errors"]),
+        )
+        for each in found
+    ]
+    out.print_table("", columns, rows, below=True)
 
 
 @command(asks_daemon=True, example="infra-health logs -n 50")
@@ -116,21 +111,7 @@ def _print_run(http: "httpx.Client", options: Options, run_id: str) -> None:
     click.echo(f"  started {out.format_time(run['started'])}, took {took}")
     for error in run["errors"]:
         click.echo(f"  {out.escape(error)}")
-    out.print_table(
-        "",
-        ("metric", "value", "condition", "status", "about", "delivery"),
-        [
-            (
-                each["metric"],
-                out.format_number(each["value"]),
-                each["tags"].get("condition", ""),
-                each["tags"].get("status", ""),
-                out.format_check(each["tags"]),
-                f"{each['delivery']} {each['reason']}".strip(),
-            )
-            for each in samples
-        ],
-    )
+    out.print_samples("", samples)
 
 
 def _print_check(check: dict[str, Any], collector: dict[str, Any] | None) -> None:

@@ -1,6 +1,5 @@
 """Commands of whoever operates a daemon: status, trigger, pause, resume, cancel, backup, flare."""
 
-import sys
 import time
 from datetime import datetime
 from itertools import pairwise
@@ -11,19 +10,13 @@ import click
 
 from service.cli import output as out
 from service.cli.client import connect, quote_part, read_answer
-from service.cli.options import (
-    Exit,
-    Options,
-    command,
-    complete_collector,
-    exit_with,
-    message,
-    with_url,
-)
+from service.cli.options import Exit, Options, command, complete_collector, exit_with, message, with_url
 
 if TYPE_CHECKING:
     import httpx
 
+_NAME = click.argument("name", shell_complete=complete_collector)
+_REASON = click.option("--reason", help="Kept in the audit log.")
 _FAILURES = ("Failed", "BackoffLimitExceeded", "DeadlineExceeded", "Replaced", "Cancelled", "Interrupted")
 _WAIT = 300
 _POLL_INTERVAL = 0.5
@@ -54,39 +47,50 @@ def status(options: Options, http: "httpx.Client", probe: bool, slots: bool) -> 
             # As Kubernetes writes times: whole seconds, Z.
             click.echo(f"{each['name']} {(each['last_slot'] or 'none').replace('+00:00', 'Z')}")
         return
-    ready = http.get("/readyz").json()
-    state = read_answer(http.get("/api/v1/state"))
+    state, ready = read_answer(http.get("/api/v1/state")), http.get("/readyz").json()
+    delivery, quota = state["delivery"], state["quota"]
     if options.json:
-        out.print_json({"collectors": collectors, "ready": ready, "delivery": state["delivery"]})
+        out.print_json({"collectors": collectors, "ready": ready, "delivery": delivery, "quota": quota})
         return
-    brief = not out.is_plain(sys.stdout)
-    out.print_table(
-        "",
-        ("collector", "state", "schedule", "last run", "outcome", "next run", "last error"),
-        [
-            (
-                each["name"],
-                _state(each),
-                each["schedule_in_words"],
-                out.format_time((each["last_run"] or {}).get("started"), brief=brief),
-                (each["last_run"] or {}).get("outcome") or "",
-                out.format_time(each["next_run"], "", brief=brief),
-                _last_error(each),
-            )
-            for each in collectors
-        ],
-        below=True,
+    columns = ("collector", "state", "schedule", "last run", "outcome", "next run", "last error")
+    out.print_table("", columns, [_format_collector(each) for each in collectors], below=True)
+    lost = ", ".join(f"{count} {status}" for status, count in delivery["lost"].items() if count)
+    click.echo(
+        f"\ndelivery: {delivery['state']}, {delivery['pending']} points pending, last accepted "
+        f"{out.format_time(delivery['last_accepted'])}" + (f"; lost: {lost}" if lost else "")
     )
+    for each in quota:
+        click.echo(
+            f"GitHub's quota, {each['resource']}: {each['remaining']} of {each['limit']} left until "
+            f"{out.format_time(each['reset_at'])}"
+        )
     for each in ready.get("checks", ()):
         if each["status"] != "ok":
             message(out.escape(f"{each['name']}: {each['status']}: {each['detail']}"), fg="yellow")
 
 
-def _last_error(collector: dict[str, Any]) -> str:
-    """The last error with its age: an old one beside a good run is otherwise taken for a present one."""
-    if not (error := collector["last_error"]):
-        return ""
-    return out.escape(f"{out.format_age(datetime.fromisoformat(error['at']))}: {'; '.join(error['errors'])}")
+def _format_collector(collector: dict[str, Any]) -> tuple[str, ...]:
+    run, error = collector["last_run"] or {}, collector["last_error"]
+    # With its age: an old error beside a good run is otherwise taken for a present one.
+    last = f"{out.format_age(datetime.fromisoformat(error['at']))}: {'; '.join(error['errors'])}" if error else ""
+    return (
+        collector["name"],
+        _describe_state(collector),
+        collector["schedule_in_words"],
+        out.format_time(run.get("started")),
+        run.get("outcome") or "",
+        out.format_time(collector["next_run"], ""),
+        last,
+    )
+
+
+def _describe_state(collector: dict[str, Any]) -> str:
+    if not collector["enabled"]:
+        return "disabled"
+    if collector["running"]:
+        return "running"
+    # A collector of pushes has a note while it waits for the first one.
+    return "paused" if collector["paused"] else collector["note"] or "waiting"
 
 
 class _WithWait(click.Command):
@@ -101,23 +105,20 @@ class _WithWait(click.Command):
 
 
 @command(cls=_WithWait, asks_daemon=True, example='infra-health trigger ci --wait --reason "after the fix"')
-@click.argument("name", shell_complete=complete_collector)
+@_NAME
+@_REASON
 @click.option(
     "--wait",
     type=click.IntRange(0, 3600),
     metavar="[SECONDS]",
     help=f"Wait for the run's end, {_WAIT} s unless told; the exit code is then the run's.",
 )
-@click.option("--reason", help="Kept with the trigger.")
-def trigger(options: Options, http: "httpx.Client", name: str, wait: int | None, reason: str | None) -> None:
+def trigger(options: Options, http: "httpx.Client", name: str, reason: str | None, wait: int | None) -> None:
     """Runs a collector now. With --wait it shows the progress and the result."""
     run = read_answer(http.post(f"/api/v1/collectors/{quote_part(name)}/runs", json=_body(reason)))
     if wait is not None:
         run = _wait_for_end(http, run["id"], wait, options.quiet)
-    if options.json:
-        out.print_json(run)
-    else:
-        click.echo(_format_run(run))
+    out.print_json(run) if options.json else click.echo(_format_run(run))
     is_late = wait is not None and not run["ended"]
     if is_late:
         message(f"{run['id']} has not ended within {wait} s; `infra-health runs {run['id']}` shows it", fg="yellow")
@@ -125,31 +126,19 @@ def trigger(options: Options, http: "httpx.Client", name: str, wait: int | None,
 
 
 @command(asks_daemon=True, example='infra-health pause ci --reason "GitHub maintenance"')
-@click.argument("name", shell_complete=complete_collector)
-@click.option("--reason", help="Kept with the pause.")
+@_NAME
+@_REASON
 def pause(options: Options, http: "httpx.Client", name: str, reason: str | None) -> None:
     """Suspends a collector's schedule, across restarts, too."""
     _post_for_collector(options, http, name, "pause", reason)
 
 
 @command(asks_daemon=True, example="infra-health resume ci")
-@click.argument("name", shell_complete=complete_collector)
-@click.option("--reason", help="Kept with the resume.")
+@_NAME
+@_REASON
 def resume(options: Options, http: "httpx.Client", name: str, reason: str | None) -> None:
     """Resumes a collector's schedule; the latest slot that it missed starts at once."""
     _post_for_collector(options, http, name, "resume", reason)
-
-
-@command(asks_daemon=True, example="infra-health cancel ci-20250114T150000-3f9a2c")
-@click.argument("run")
-@click.option("--reason", help="Kept with the cancel.")
-def cancel(options: Options, http: "httpx.Client", run: str, reason: str | None) -> None:
-    """Ends an active run; its outcome is Cancelled. `infra-health runs` lists the ids."""
-    answer = read_answer(http.post(f"/api/v1/runs/{quote_part(run)}/cancel", json=_body(reason)))
-    if options.json:
-        out.print_json(answer)
-    else:
-        click.echo(f"{run}: is being cancelled")
 
 
 def _post_for_collector(options: Options, http: "httpx.Client", name: str, action: str, reason: str | None) -> None:
@@ -157,7 +146,20 @@ def _post_for_collector(options: Options, http: "httpx.Client", name: str, actio
     if options.json:
         out.print_json(collector)
     else:
-        click.echo(f"{name}: {_state(collector)}, next run: {out.format_time(collector['next_run'], 'none')}")
+        next_run = out.format_time(collector["next_run"], "none")
+        click.echo(f"{name}: {_describe_state(collector)}, next run: {next_run}")
+
+
+@command(asks_daemon=True, example="infra-health cancel ci-20250114T150000-3f9a2c")
+@click.argument("run")
+@_REASON
+def cancel(options: Options, http: "httpx.Client", run: str, reason: str | None) -> None:
+    """Ends an active run; its outcome is Cancelled. `infra-health runs` lists the ids."""
+    answer = read_answer(http.post(f"/api/v1/runs/{quote_part(run)}/cancel", json=_body(reason)))
+    if options.json:
+        out.print_json(answer)
+    else:
+        click.echo(f"{run}: is being cancelled")
 
 
 def _wait_for_end(http: "httpx.Client", run_id: str, seconds: int, quiet: bool) -> dict[str, Any]:
@@ -187,12 +189,6 @@ def _format_run(run: dict[str, Any]) -> str:
 
 def _body(reason: str | None) -> dict[str, str]:
     return {"reason": reason} if reason else {}
-
-
-def _state(collector: dict[str, Any]) -> str:
-    if not collector["enabled"]:
-        return "disabled"
-    return "running" if collector["running"] else "paused" if collector["paused"] else "waiting"
 
 
 @command(example="infra-health backup state-backup.db")

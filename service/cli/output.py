@@ -28,12 +28,10 @@ def is_plain(stream: TextIO) -> bool:
     return not stream.isatty() or bool(os.environ.get("NO_COLOR"))
 
 
-def open_console(*, stderr: bool = False) -> "Console":
-    """rich's console: no colours into pipes, and a pipe's lines are not cut at 80 columns."""
+def open_console(stream: TextIO) -> "Console":
     from rich.console import Console
 
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else 200)
+    return Console(file=stream, highlight=False)
 
 
 def print_json(value: Any) -> None:
@@ -77,7 +75,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     from rich.table import Table
     from rich.text import Text
 
-    terminal = open_console()
+    terminal = open_console(sys.stdout)
     fitting = len(columns) - (1 if below and sum(widths) + 3 * len(widths) > terminal.width else 0)
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for at, name in enumerate(columns[:fitting]):
@@ -90,12 +88,30 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
             click.echo(f"{row[0]}: {row[fitting]}")
 
 
+def print_samples(title: str, samples: Sequence[Mapping[str, Any]]) -> None:
+    """Samples as the API and a dry run give them; with their delivery where that is told."""
+    columns = ("metric", "value", "condition", "status", "about", "delivery")
+    rows = [
+        (
+            each["metric"],
+            format_number(each["value"]),
+            each["tags"].get("condition", ""),
+            each["tags"].get("status", ""),
+            format_check(each["tags"]),
+            f"{each.get('delivery', '')} {each.get('reason', '')}".strip(),
+        )
+        for each in samples
+    ]
+    shown = len(columns) if any("delivery" in each for each in samples) else len(columns) - 1
+    print_table(title, columns[:shown], [row[:shown] for row in rows])
+
+
 class Progress:
     """A spinner with the latest text on a terminal; in a pipe nothing, or with ``lines`` each text on its line."""
 
     def __init__(self, *, quiet: bool = False, lines: bool = False) -> None:
         is_terminal = not is_plain(sys.stderr)
-        self._status = open_console(stderr=True).status("starting") if is_terminal and not quiet else None
+        self._status = open_console(sys.stderr).status("starting") if is_terminal and not quiet else None
         self._lines = lines and not quiet and not is_terminal
 
     def __enter__(self) -> Self:
@@ -123,13 +139,14 @@ class Progress:
 # Times, values and foreign texts as a person at a terminal reads them
 
 
-def format_time(instant: str | None, missing: str = "never", *, brief: bool = False) -> str:
-    """``2026-03-04 05:10:00 (4 min ago)``, ``... (in 6 min)``; UTC as it came. ``brief``: no date when it is today."""
+def format_time(instant: str | None, missing: str = "never") -> str:
+    """``2026-03-04 05:10:00 (4 min ago)``, ``... (in 6 min)``; UTC. Without the date on a terminal when it is today."""
     if not instant:
         return missing
     at = datetime.fromisoformat(instant).astimezone(UTC)
+    is_brief = not is_plain(sys.stdout) and at.date() == datetime.now(UTC).date()
     time = f"{at:%H:%M:%S} ({format_age(at)})"
-    return time if brief and at.date() == datetime.now(UTC).date() else f"{at:%Y-%m-%d} {time}"
+    return time if is_brief else f"{at:%Y-%m-%d} {time}"
 
 
 def format_age(at: datetime) -> str:

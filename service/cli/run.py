@@ -58,16 +58,16 @@ def _is_port_taken(port: int) -> bool:
 def collect(
     options: Options, names: tuple[str, ...], push: bool, dry_run: bool, output: Path | None, strict: bool
 ) -> None:
-    """Runs the named collectors once; without --push nothing is sent."""
+    """Runs collectors once by hand. With neither flag nothing is sent."""
     if push and dry_run:
         raise click.UsageError("--push and --dry-run exclude each other")
-    exit_with(run_once(options, list(names), push=push, dry_run=dry_run, strict=strict, output=output))
+    exit_with(run_once(options, names, push=push, dry_run=dry_run, strict=strict, output=output))
 
 
 def run_once(
     options: Options, names: Sequence[str] | None, *, push: bool, dry_run: bool, strict: bool, output: Path | None
 ) -> int:
-    """The exit code. Raises HealthError when nothing could be tried at all."""
+    """One pass; prints what it brought and returns the exit code. Raises ConfigError."""
     import anyio
 
     from service.daemon.once import run_pass
@@ -89,57 +89,48 @@ def run_once(
             out.print_json(result.as_json())
         elif not options.quiet:
             _print_pass(result)
-        _print_verdict(result, options, push=push, dry_run=dry_run)
-        return _exit_code(result, strict)
+        if not push:
+            message("Nothing was sent." if dry_run else "Nothing was sent (use --push to send).")
+        is_good = _report_collectors(result, strict) & _report_delivery(result, options.quiet or not push)
+        return Exit.DONE if is_good else Exit.FAILED
 
     return anyio.run(run_pass, loaded.settings, options.environ(), names, push, progress.show, report)
 
 
 def _print_pass(result: "Pass") -> None:
-    """A table a collector: metric, value, condition, status."""
     for each in result.collectors:
         run = each.run
         title = f"{run.collector}: {run.outcome} in {run.seconds or 0:.1f} s"
-        if not each.samples:
+        if each.samples:
+            out.print_samples(title, [sample.as_json() for sample in each.samples])
+        else:
             click.echo(f"{title}, no samples" + (f": {out.escape(run.error)}" if run.error else "") + "\n")
-            continue
-        rows = [
-            (
-                sample.metric.name,
-                out.format_number(sample.value),
-                sample.tags.get("condition", ""),
-                sample.tags.get("status", ""),
-                out.format_check(sample.tags),
-            )
-            for sample in each.samples
-        ]
-        out.print_table(title, ("metric", "value", "condition", "status", "about"), rows)
 
 
-def _print_verdict(result: "Pass", options: Options, *, push: bool, dry_run: bool) -> None:
+def _report_collectors(result: "Pass", strict: bool) -> bool:
+    """Says on stderr what failed; whether that is good enough for exit code 0."""
+    is_good = True
+    for name, reason in result.waiting.items():
+        message(f"{name}: {reason}", fg="yellow")
     for each in result.collectors:
-        outcome, error = each.run.outcome, out.escape(each.run.error or "")
-        if outcome is None or not outcome.succeeded:
-            message(f"{each.run.collector}: failed: {error}", fg="red")
+        run, error = each.run, out.escape(each.run.error or "")
+        if run.outcome is None or not run.outcome.succeeded:
+            message(f"{run.collector}: failed: {error}", fg="red")
+            is_good = False
         elif error:
-            message(f"{each.run.collector}: partial, left out: {error}", fg="yellow")
-    if not push:
-        message("Nothing was sent." if dry_run else "Nothing was sent (use --push to send).")
-    elif result.undelivered:
-        message(
-            f"{result.delivered} points delivered, {result.undelivered} not: {result.trouble or 'not in time'}. "
-            f"{'They stay stored and go with the next daemon or --once.' if result.pending else ''}",
-            fg="red",
-        )
-    elif not options.quiet:
+            message(f"{run.collector}: partial, left out: {error}", fg="yellow")
+            is_good = is_good and not strict
+    return is_good
+
+
+def _report_delivery(result: "Pass", quiet: bool) -> bool:
+    if result.undelivered:
+        kept = "They stay stored and go with the next daemon or --once." if result.pending else ""
+        trouble = result.trouble or "not in time"
+        message(f"{result.delivered} points delivered, {result.undelivered} not: {trouble}. {kept}", fg="red")
+    elif not quiet:
         message(f"{result.delivered} points delivered in {result.seconds:.1f} s.", fg="green")
-
-
-def _exit_code(result: "Pass", strict: bool) -> int:
-    outcomes = [each.run.outcome for each in result.collectors]
-    if result.undelivered or not all(outcome and outcome.succeeded for outcome in outcomes):
-        return Exit.FAILED
-    return Exit.FAILED if strict and any(each.run.errors for each in result.collectors) else Exit.DONE
+    return not result.undelivered
 
 
 @command(example="infra-health preview training")
@@ -158,10 +149,9 @@ def preview(options: Options, names: tuple[str, ...], show_all: bool) -> None:
         found = anyio.run(preview_collectors, loaded.settings, options.environ(), list(names) or None, progress.show)
     if options.json:
         out.print_json([each.as_json() for each in found])
-    else:
-        for each in found:
-            _print_preview(each, show_all)
     for each in found:
+        if not options.json:
+            _print_preview(each, show_all)
         if each.run.error:
             message(f"{each.run.collector}: {each.run.outcome}: {out.escape(each.run.error)}", fg="yellow")
     message("Nothing was sent or kept.")
@@ -175,19 +165,13 @@ def _print_preview(each: "Preview", show_all: bool) -> None:
     against = f"against run {each.before}" if each.before else "no run to compare with yet"
     rows = []
     for line in each.changes:
-        if not show_all and line.change == "same":
+        if line.change == "same" and not show_all:
             continue
         has_turned = line.status_before and line.status != line.status_before
-        rows.append(
-            (
-                line.change,
-                line.metric,
-                out.format_number(line.value_before),
-                out.format_number(line.value),
-                f"{line.status_before} -> {line.status or 'gone'}" if has_turned else line.status,
-                out.format_check(line.tags) or line.tags.get("collector", ""),
-            )
-        )
+        status = f"{line.status_before} -> {line.status or 'gone'}" if has_turned else line.status
+        values = out.format_number(line.value_before), out.format_number(line.value)
+        about = out.format_check(line.tags) or line.tags.get("collector", "")
+        rows.append((line.change, line.metric, *values, status, about))
     title = f"{each.run.collector}: {len(each.samples)} samples ({text}; {against})"
     out.print_table(title, ("change", "metric", "before", "now", "status", "about"), rows)
 

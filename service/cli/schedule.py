@@ -13,25 +13,24 @@ from service.cli import output as out
 from service.cli.options import Options, command, complete_collector, message
 
 if TYPE_CHECKING:
-    from service.config.settings import CollectorSettings, Settings
+    from service.config.settings import Settings
     from service.domain.cron import Schedule
 
 _RECENT_RUNS = 50  # whose median is the usual duration
 _MAX_SKIPPED = 3_000  # local times that are looked at between two fires: more than two days of minutes
-_UTC_ZONE = ZoneInfo("UTC")
 _POLICY_NOTES = {"Forbid": "it waits for that run's end", "Allow": "both run", "Replace": "it ends that run"}
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """One schedule. ``last_slot``: its collector's; ``usual_duration``: of its runs, None when that is not known."""
+    """One schedule. ``last_slot``: its collector's; ``usual``: how long its runs last, None when that is not known."""
 
     collector: str | None
     schedule: "Schedule"
     time_zone: ZoneInfo
-    policy: str | None = None
+    policy: str = ""
     last_slot: datetime | None = None
-    usual_duration: timedelta | None = None
+    usual: timedelta | None = None
 
 
 @command(example='infra-health schedule "30 1 * * *" --time-zone America/New_York')
@@ -46,28 +45,22 @@ def schedule(options: Options, what: str | None, time_zone: str | None, at: str 
     skips or repeats is marked, and where a run usually is not done when the next one is due.
     """
     from service.config.fields import read_time_zone
-
-    try:
-        zone = read_time_zone(time_zone) if time_zone else None
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--time-zone") from error
-    is_expression = what and (what.startswith("@") or len(what.split()) > 1)
-    plans = [_parse(what, zone)] if what and is_expression else _plan_collectors(options, what, zone)
-    results = [_to_json(plan, at, count) for plan in plans]
-    if options.json:
-        out.print_json(results)
-    else:
-        for result in results:
-            _print(result)
-
-
-def _parse(text: str, zone: ZoneInfo | None) -> _Plan:
     from service.domain import cron
 
     try:
-        return _Plan(None, cron.parse(text), zone or _UTC_ZONE)
-    except cron.CronError as error:
-        raise click.BadParameter(str(error), param_hint="EXPRESSION") from error
+        zone = read_time_zone(time_zone) if time_zone else None
+        if what and (what.startswith("@") or len(what.split()) > 1):
+            plans = [_Plan(None, cron.parse(what), zone or ZoneInfo("UTC"))]
+        else:
+            plans = _plan_collectors(options, what, zone)
+    except ValueError as error:  # a CronError is one
+        raise click.BadParameter(str(error)) from error
+    results = [_to_json(plan, _parse_time(at, plan.time_zone), count) for plan in plans]
+    if options.json:
+        out.print_json(results)
+        return
+    for result in results:
+        _print(result)
 
 
 def _plan_collectors(options: Options, name: str | None, zone: ZoneInfo | None) -> list[_Plan]:
@@ -77,17 +70,14 @@ def _plan_collectors(options: Options, name: str | None, zone: ZoneInfo | None) 
 
     loaded = options.load()
     options.start_logs(loaded, level="warning")
-    settings = loaded.settings
-    if name is not None and name not in settings.collectors:
-        hint = did_you_mean(name, settings.collectors) or f"; configured are: {', '.join(settings.collectors)}"
+    known = loaded.settings.collectors
+    if name is not None and name not in known:
+        hint = did_you_mean(name, known) or f"; configured are: {', '.join(known)}"
         raise click.UsageError(f"no collector is called {name}{hint}")
-    collectors = {each: settings.collectors[each] for each in ([name] if name else settings.collectors)}
-    return anyio.run(_read_plans, settings, collectors, zone)
+    return anyio.run(_read_plans, loaded.settings, [name] if name else list(known), zone)
 
 
-async def _read_plans(
-    settings: "Settings", collectors: "dict[str, CollectorSettings]", zone: ZoneInfo | None
-) -> list[_Plan]:
+async def _read_plans(settings: "Settings", names: list[str], zone: ZoneInfo | None) -> list[_Plan]:
     from service.domain import cron
     from service.domain.runs import Mode
     from service.store import Store
@@ -96,94 +86,16 @@ async def _read_plans(
     try:
         slots = await store.runs.slots(Mode.LIVE)
         plans = []
-        for name, each in collectors.items():
+        for name in names:
+            each = settings.collectors[name]
             runs = await store.runs.list(name, limit=_RECENT_RUNS)
-            durations = [
-                run.seconds for run in runs if run.seconds is not None and run.outcome and run.outcome.succeeded
-            ]
-            usual = timedelta(seconds=median(durations)) if durations else None
-            time_zone, policy = zone or each.time_zone, each.concurrency_policy.value
-            plans.append(_Plan(name, cron.parse(each.schedule), time_zone, policy, slots.get(name), usual))
+            seconds = [run.seconds for run in runs if run.seconds is not None and run.outcome and run.outcome.succeeded]
+            usual = timedelta(seconds=median(seconds)) if seconds else None
+            policy = each.concurrency_policy.value
+            plans.append(_Plan(name, cron.parse(each.schedule), zone or each.time_zone, policy, slots.get(name), usual))
         return plans
     finally:
         await store.close()
-
-
-def _to_json(plan: _Plan, at: str | None, count: int) -> dict[str, Any]:
-    from service.domain.cron import Every
-
-    after = _parse_time(at, plan.time_zone)
-    if isinstance(plan.schedule, Every) and plan.last_slot and plan.last_slot < after:
-        # A period counts on from the last slot.
-        after = plan.schedule.latest(plan.last_slot, after, plan.time_zone)[0] or plan.last_slot
-    usual = plan.usual_duration
-    return {
-        "collector": plan.collector,
-        "schedule": plan.schedule.expression,
-        "in_words": plan.schedule.describe(),
-        "time_zone": str(plan.time_zone),
-        "usual_seconds": usual.total_seconds() if usual else None,
-        "fires": list(_fires(plan, after, count)),
-    }
-
-
-def _fires(plan: _Plan, after: datetime, count: int) -> Iterator[dict[str, Any]]:
-    """The next ``count`` fires later than ``after``, fewer where the schedule ends, with notes on what is peculiar."""
-    from service.domain.cron import Every
-
-    before = after
-    for number in range(count):
-        at = plan.schedule.next(before, plan.time_zone)
-        if at is None:
-            return
-        skipped = [] if isinstance(plan.schedule, Every) else list(_find_skipped(plan, before, at))
-        repetition = _repetition(at)
-        distance = at.astimezone(UTC) - before.astimezone(UTC)
-        overlaps = bool(plan.usual_duration and number and distance < plan.usual_duration)
-        notes = []
-        if skipped:
-            first, last = (f"{each:%Y-%m-%d %H:%M}" for each in (skipped[0], skipped[-1]))
-            times = first if first == last else f"{first} to {last} ({len(skipped)} times)"
-            notes.append(f"before it {times} does not exist: the clock is set forward")
-        if repetition:
-            notes.append(f"the clock shows this time twice: {'first' if repetition == 1 else 'second'} time")
-        if overlaps:
-            policy = f": {_POLICY_NOTES[plan.policy]} ({plan.policy})" if plan.policy else ""
-            notes.append(f"the run before usually lasts longer{policy}")
-        yield {
-            "local": at.isoformat(timespec="seconds"),
-            "utc": at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-            "skipped": [each.isoformat(timespec="seconds") for each in skipped],
-            "repeated": repetition or None,
-            "overlaps": overlaps,
-            "notes": notes,
-        }
-        before = at
-
-
-def _find_skipped(plan: _Plan, before: datetime, at: datetime) -> Iterator[datetime]:
-    """Local times between two fires that are due but do not exist."""
-    wall = before.astimezone(plan.time_zone).replace(tzinfo=UTC)
-    until = at.replace(tzinfo=UTC)
-    for _ in range(_MAX_SKIPPED):
-        following = plan.schedule.next(wall, _UTC_ZONE)
-        if following is None or following >= until:
-            return
-        wall = following
-        local = following.replace(tzinfo=None)
-        if (
-            local.replace(tzinfo=plan.time_zone).astimezone(UTC).astimezone(plan.time_zone).replace(tzinfo=None)
-            != local
-        ):
-            yield local
-
-
-def _repetition(at: datetime) -> int:
-    """1 or 2 where the clock is set back and shows this time twice, else 0."""
-    first, second = at.replace(fold=0).utcoffset(), at.replace(fold=1).utcoffset()
-    if first is None or second is None or first <= second:
-        return 0  # the same, or set forward
-    return 2 if at.fold else 1
 
 
 def _parse_time(text: str | None, zone: ZoneInfo) -> datetime:
@@ -195,6 +107,74 @@ def _parse_time(text: str | None, zone: ZoneInfo) -> datetime:
         example = "such as 2025-03-09T01:30 or 2025-03-09T06:30:00Z"
         raise click.BadParameter(f'"{text}" is no time {example}', param_hint="--at") from error
     return at if at.tzinfo else at.replace(tzinfo=zone)
+
+
+def _to_json(plan: _Plan, after: datetime, count: int) -> dict[str, Any]:
+    from service.domain.cron import Every
+
+    is_period = isinstance(plan.schedule, Every)
+    if is_period and plan.last_slot and plan.last_slot < after:
+        # A period counts on from the last slot.
+        after = plan.schedule.latest(plan.last_slot, after, plan.time_zone)[0] or plan.last_slot
+    fires: list[dict[str, Any]] = []
+    before = after
+    while len(fires) < count and (at := plan.schedule.next(before, plan.time_zone)):
+        skipped = [] if is_period else list(_find_skipped(plan, before, at))
+        # In UTC: the difference of two local times is that of their clocks' hands.
+        distance = at.astimezone(UTC) - before.astimezone(UTC)
+        overlaps = bool(fires and plan.usual and distance < plan.usual)
+        fires.append(_describe_fire(plan, at, skipped, overlaps))
+        before = at
+    return {
+        "collector": plan.collector,
+        "schedule": plan.schedule.expression,
+        "in_words": plan.schedule.describe(),
+        "time_zone": str(plan.time_zone),
+        "usual_seconds": plan.usual.total_seconds() if plan.usual else None,
+        "fires": fires,
+    }
+
+
+def _describe_fire(plan: _Plan, at: datetime, skipped: list[datetime], overlaps: bool) -> dict[str, Any]:
+    repetition = _repetition(at)
+    notes = []
+    if skipped:
+        first, last = f"{skipped[0]:%Y-%m-%d %H:%M}", f"{skipped[-1]:%Y-%m-%d %H:%M}"
+        times = first if first == last else f"{first} to {last} ({len(skipped)} times)"
+        notes.append(f"before it {times} does not exist: the clock is set forward")
+    if repetition:
+        notes.append(f"the clock shows this time twice: {'first' if repetition == 1 else 'second'} time")
+    if overlaps:
+        notes.append(f"the run before usually lasts longer: {_POLICY_NOTES[plan.policy]} ({plan.policy})")
+    return {
+        "local": at.isoformat(timespec="seconds"),
+        "utc": at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "skipped": [each.isoformat(timespec="seconds") for each in skipped],
+        "repeated": repetition or None,
+        "overlaps": overlaps,
+        "notes": notes,
+    }
+
+
+def _find_skipped(plan: _Plan, before: datetime, at: datetime) -> Iterator[datetime]:
+    """Local times between two fires that are due but do not exist."""
+    utc, until = ZoneInfo("UTC"), at.replace(tzinfo=UTC)
+    wall: datetime | None = before.astimezone(plan.time_zone).replace(tzinfo=UTC)
+    for _ in range(_MAX_SKIPPED):
+        wall = plan.schedule.next(wall, utc) if wall else None
+        if wall is None or wall >= until:
+            return
+        local = wall.replace(tzinfo=plan.time_zone)
+        if local.astimezone(UTC).astimezone(plan.time_zone).replace(tzinfo=None) != wall.replace(tzinfo=None):
+            yield wall.replace(tzinfo=None)
+
+
+def _repetition(at: datetime) -> int:
+    """1 or 2 where the clock is set back and shows this time twice, else 0."""
+    first, second = at.replace(fold=0).utcoffset(), at.replace(fold=1).utcoffset()
+    if first is None or second is None or first <= second:
+        return 0  # the same, or set forward
+    return 2 if at.fold else 1
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ the active ones get their time, what they stored is delivered, then the probes s
 
 import gc
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import anyio
 import structlog
@@ -19,7 +19,7 @@ from service.config.masking import mask
 from service.config.settings import differences, max_series_per_hour, secret_values, shadow_prefix
 from service.daemon.maintenance import Maintenance
 from service.daemon.pings import PingKind, Pings
-from service.daemon.wiring import Clients, build_jobs
+from service.daemon.wiring import Clients, build_jobs, has_unread_push
 from service.domain.errors import ConfigError
 from service.domain.runs import Actor, AuditEntry, Cause, Mode, Outcome, Run
 from service.pipeline.clock import Clock
@@ -193,7 +193,7 @@ class Daemon:
             for name, each in settings.collectors.items()
         }
         # What was pushed to an earlier process that ended before it could read it.
-        unread = [job.name for job in jobs if job.enabled and await _has_unread_push(job)]
+        unread = [job.name for job in jobs if job.enabled and await has_unread_push(job)]
         await self._scheduler.set_jobs(jobs)
         for name in unread:
             log.info("a snapshot was pushed before the restart", collector=name)
@@ -220,11 +220,6 @@ class Daemon:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._scheduler.run)
                 tasks.start_soon(self._heartbeat.run)
-
-
-async def _has_unread_push(job: Job) -> bool:
-    load: Callable[[], Awaitable[bool]] | None = getattr(job.collector, "load", None)
-    return load is not None and await load()
 
 
 def _freeze_objects() -> None:

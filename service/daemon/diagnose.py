@@ -139,7 +139,7 @@ async def _check_objects(sources: list[str], detail: str, clients: Clients) -> F
     seen, troubles, remedies = [], [], []
     for source in sources:
         try:
-            found = await open_source(source, clients.http, MAX_BYTES, None).read()
+            found = await open_source(source, MAX_BYTES).read(clients.http)
         except Unauthorized as error:
             troubles.append(str(error))
             remedies.append(

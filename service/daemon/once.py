@@ -9,7 +9,7 @@ from anyio.abc import TaskGroup
 
 from service.config.settings import Settings, max_series_per_hour, shadow_prefix
 from service.daemon.app import force_exit_after
-from service.daemon.wiring import Clients, build_jobs, open_clients, open_store
+from service.daemon.wiring import Clients, build_jobs, has_unread_push, open_clients, open_store
 from service.domain.delivery import LOST, DeliveryStatus
 from service.domain.errors import HealthError
 from service.domain.runs import Actor, Cause, CollectResult, Mode, Outcome, PartialFailure, Run, new_run_id
@@ -40,9 +40,13 @@ class CollectorPass:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """What one pass came to; ``delivered``, ``pending`` and ``lost`` count points."""
+    """What one pass came to; ``delivered``, ``pending`` and ``lost`` count points.
+
+    ``waiting``: collectors that can't run yet (no snapshot was ever pushed), and why.
+    """
 
     collectors: Sequence[CollectorPass]
+    waiting: Mapping[str, str] = field(default_factory=dict)
     delivered: int = 0
     pending: int = 0
     lost: int = 0
@@ -93,11 +97,12 @@ async def run_pass(
         store = await (open_store(settings, clock) if push else Store.open_reading(settings.state_dir))
         try:
             async with open_clients(settings, environ) as clients:
-                jobs = select_jobs(build_jobs(settings, clients, store), names)
+                jobs, waiting = await select_jobs(build_jobs(settings, clients, store), names)
                 if push:
                     result = await _collect_and_deliver(jobs, settings, clients, store, clock, progress, attempts)
                 else:
                     result = Pass(await collect_only(jobs, clock, progress))
+                result = replace(result, waiting=waiting)
         finally:
             with anyio.CancelScope(shield=True):
                 await store.close()
@@ -107,9 +112,17 @@ async def run_pass(
     return code
 
 
-def select_jobs(jobs: Iterable[Job], names: Sequence[str] | None) -> list[Job]:
-    """The named ones, else all enabled ones."""
-    return [job for job in jobs if (job.enabled if names is None else job.name in names)]
+async def select_jobs(jobs: Iterable[Job], names: Sequence[str] | None) -> tuple[list[Job], dict[str, str]]:
+    """The named ones, else all enabled ones; those of them that can't run yet by name, with the reason."""
+    ready, waiting = [], {}
+    for job in jobs:
+        if job.enabled if names is None else job.name in names:
+            await has_unread_push(job)
+            if reason := getattr(job.collector, "waits_for", None):
+                waiting[job.name] = reason
+            else:
+                ready.append(job)
+    return ready, waiting
 
 
 async def collect_only(jobs: Sequence[Job], clock: Clock, progress: Callable[[str], None]) -> list[CollectorPass]:

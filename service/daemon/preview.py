@@ -65,7 +65,7 @@ async def preview(
     store = await Store.open_reading(settings.state_dir)
     try:
         async with open_clients(settings, environ) as clients:
-            jobs = select_jobs(build_jobs(settings, clients, store), names)
+            jobs, _ = await select_jobs(build_jobs(settings, clients, store), names)
             for job, done in zip(jobs, await collect_only(jobs, clock, progress), strict=True):
                 enriched = enrich(job, done.result, await store.runs.checks(job.name), clock.now())
                 before = await _last_success(store, job.name)

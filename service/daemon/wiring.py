@@ -1,6 +1,6 @@
 """What the settings come to: the store, the clients at the edges, and the jobs. Built here and nowhere else."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -97,3 +97,9 @@ def build_jobs(settings: Settings, clients: Clients, store: Store) -> list[Job]:
             )
         )
     return jobs
+
+
+async def has_unread_push(job: Job) -> bool:
+    """Whether something was pushed that no run has read. Afterwards the collector knows what it waits for."""
+    load: Callable[[], Awaitable[bool]] | None = getattr(job.collector, "load", None)
+    return load is not None and await load()
