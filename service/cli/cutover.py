@@ -40,7 +40,10 @@ def migrate(options: Options, sources: tuple[str, ...], output: Path | None, pat
     """
     from service.cutover import migrate as migration
 
-    found = [migration.read_cronjobs(_read(source, migration.REMEDY), source) for source in sources]
+    found = [
+        migration.read_cronjobs(_read(source, migration.REMEDY), "standard input" if source == "-" else source)
+        for source in sources
+    ]
     result = migration.migrate(itertools.chain(*found))
     config, patch = migration.to_config(result), migration.to_patch(result)
     if output:

@@ -32,7 +32,7 @@ class Value(msgspec.Struct, frozen=True):
     metric: str
     value: float
     tags: dict[str, str] = {}
-    timestamp: datetime | None = None
+    timestamp: datetime | float | None = None
     collector: str = ""
 
     @property
@@ -46,7 +46,9 @@ class Value(msgspec.Struct, frozen=True):
 
     @property
     def at(self) -> datetime | None:
-        """A time without a zone is UTC."""
+        """A number is seconds since the epoch, a time without a zone UTC."""
+        if isinstance(self.timestamp, float):
+            return datetime.fromtimestamp(self.timestamp, UTC)
         return self.timestamp.replace(tzinfo=self.timestamp.tzinfo or UTC) if self.timestamp else None
 
 

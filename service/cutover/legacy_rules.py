@@ -136,7 +136,7 @@ class _Replay:
                 runs = [run for run in self._window() if run.attempt > 1 and run.conclusion == "success"]
                 return len([run for run in runs if Cause.RERUNS in self._chosen or run.has_failed_before])
             case "duration.p90":
-                runs = self._judge(self._window(lambda run: run.is_pre_merge or is_anywhere))
+                runs = self._judge(self._window(lambda run: run.kind == "pre_merge" or is_anywhere))
                 minutes = [max(0.0, (run.updated - self._begin(run)).total_seconds() / 60) for run in runs]
                 return quantile(minutes, 0.9) if minutes else None
             case "tests_blocking_merge" | "benchmarks" | "other_failing" as which:

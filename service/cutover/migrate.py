@@ -4,6 +4,7 @@ Where a field is left out, Kubernetes' own default counts:
 https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/cron-job-v1/
 """
 
+import itertools
 import re
 import shlex
 import textwrap
@@ -28,14 +29,15 @@ _REPLACED: Mapping[str, Mapping[str, str]] = {
     "training": {"type": "snapshot", "category": "training", "service": "training-health-collector"},
     "eval": {"type": "snapshot", "category": "evaluation", "service": "eval-health-collector"},
 }
+_Environment = dict[str, dict[str, Any]]  # {value} or {valueFrom} by name
 _TAG = "tags.datadoghq.com/"
 # What tools write for themselves, and what the API server fills in.
 _NOT_TOLD = re.compile(
     r"([\w.-]+\.)?((kubernetes|k8s|helm|kustomize)\.(io|sh)|datadoghq\.com)/.*"
     r"|chart|release|heritage|app|controller-uid|job-name|pod-template-hash"
-    r"|terminationMessagePath|terminationMessagePolicy|dnsPolicy|schedulerName|serviceAccount"
+    r"|name|terminationMessagePath|terminationMessagePolicy|dnsPolicy|schedulerName|serviceAccount"
 )
-_SECRET_ARGUMENT = re.compile(r"((?:token|key|secret|password)[\w-]*(?:=|\s+))(\"[^\"]*\"|'[^']*'|\S+)", re.IGNORECASE)
+_SECRET_ARGUMENT = re.compile(r"((?:token|key|secret|password)(?:=|,?\s+))([^\s,\]]+)", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -66,7 +68,7 @@ class Migration:
     datadog: dict[str, str] = field(default_factory=dict)
     variables: dict[str, dict[str, Any]] = field(default_factory=dict)
     variables_from: list[Any] = field(default_factory=list)
-    accounts: dict[str, None] = field(default_factory=dict)
+    accounts: list[str] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -95,9 +97,7 @@ def read_cronjobs(content: bytes, title: str) -> list[dict[str, Any]]:
 def migrate(cronjobs: Iterable[dict[str, Any]]) -> Migration:
     """What becomes of CronJobs; they are taken apart."""
     result = Migration()
-    environments: list[dict[str, dict[str, Any]]] = []
-    for item in cronjobs:
-        environments += _take_cronjob(item, result)
+    environments = [_take_cronjob(item, result) for item in cronjobs]
     # What the CronJobs have in common is the Deployment's; what a collector reads is in its stanza.
     for name in dict.fromkeys(name for environment in environments for name in environment):
         entries = [environment[name] for environment in environments if name in environment]
@@ -117,8 +117,8 @@ def migrate(cronjobs: Iterable[dict[str, Any]]) -> Migration:
                 result.labels[_TAG + tag] = value
         else:
             result.variables[name] = entries[0]
-    if len(result.accounts) > 1:
-        result.notes.append(f"a pod has one account, not {', '.join(result.accounts)}")
+    if len(accounts := dict.fromkeys(result.accounts)) > 1:
+        result.notes.append(f"a pod has one account, not {', '.join(accounts)}")
     return result
 
 
@@ -132,8 +132,8 @@ def _objects(documents: Iterable[Any]) -> Iterator[dict[str, Any]]:
             yield each
 
 
-def _take_cronjob(item: dict[str, Any], result: Migration) -> Iterator[dict[str, dict[str, Any]]]:
-    """Adds the CronJob's collectors, or what else it runs. Yields the variables of a collector's pod.
+def _take_cronjob(item: dict[str, Any], result: Migration) -> _Environment:
+    """Adds the CronJob's collectors, or what else it runs. The variables of a collector's pod.
 
     What is used is taken out of the manifest: the rest has no counterpart.
     """
@@ -143,16 +143,16 @@ def _take_cronjob(item: dict[str, Any], result: Migration) -> Iterator[dict[str,
     template = _mapping(job, "template")
     pod, labels = _mapping(template, "spec"), _mapping(_mapping(template, "metadata"), "labels")
     containers = [each for each in pod.pop("containers", None) or () if isinstance(each, dict)] or [{}]
-    commands = [_read_command(each) for each in containers]
-    place = next((place for place, words in enumerate(commands) if _find_collectors(words)), 0)
-    container, words, schedule = containers.pop(place), commands[place], spec.pop("schedule", None)
-    environment = _read_environment(labels, container.pop("env", None) or ())
-    mask(secrets_in_environment({name: str(entry.get("value", "")) for name, entry in environment.items()}))
+    container = next((each for each in containers if _find_collectors(_read_words(each))), containers[0])
+    words, schedule = _read_words(container), spec.pop("schedule", None)
     names = _find_collectors(words)
+    environment = _read_environment(labels, container.pop("env", None) or (), words)
+    mask(secrets_in_environment({name: str(entry.get("value", "")) for name, entry in environment.items()}))
+    command = [str(word) for key in ("command", "args") for word in container.pop(key, None) or ()]
+    runs = _SECRET_ARGUMENT.sub(rf"\1{MASK}", _flow(command)) if command else f"what {container.get('image')} runs"
     if not names:
-        command = shlex.join(words) or f"what {container.get('image')} runs"
-        result.others.append((cronjob, f'"{schedule}" ' + _SECRET_ARGUMENT.sub(rf"\1{MASK}", command)))
-        return
+        result.others.append((cronjob, f'"{schedule}" {runs}'))
+        return {}
     values = {
         "schedule": schedule,
         "time_zone": spec.pop("timeZone", None),
@@ -165,39 +165,35 @@ def _take_cronjob(item: dict[str, Any], result: Migration) -> Iterator[dict[str,
         "failed_runs_history_limit": spec.pop("failedJobsHistoryLimit", 1),
     }
     values = {key: value for key, value in values.items() if value is not None}
-    notes = [] if "active_deadline" in values else ["no activeDeadlineSeconds: here a run is ended after 5m"]
-    notes += [f"one CronJob ran {', '.join(names)}"] if len(names) > 1 else []
-    result.variables_from += [
-        each for each in container.pop("envFrom", None) or () if each not in result.variables_from
-    ]
-    result.accounts |= {account: None} if (account := pod.pop("serviceAccountName", None)) else {}
+    notes = [f"ran {runs}"]
+    notes += [] if "active_deadline" in values else ["no activeDeadlineSeconds: here a run is ended after 5m"]
+    more = container.pop("envFrom", None) or ()
+    result.variables_from += [each for each in more if each not in result.variables_from]
+    result.accounts += filter(None, [pod.pop("serviceAccountName", None)])
     result.labels = {name: str(text) for name, text in labels.items() if not _NOT_TOLD.fullmatch(name)} | result.labels
     for kind, others in (("containers", containers), ("initContainers", pod.get("initContainers") or ())):
-        pod[kind] = [each.get("name") for each in others]
+        pod[kind] = [each.get("name") for each in others if each is not container]
     rest = {"spec": spec, "jobTemplate.spec": job, "pod": pod, "container": container}
     rest |= {f"metadata.{key}": _mapping(metadata, key) for key in ("labels", "annotations")}
     for path, part in rest.items():
-        told = {
-            key: value for key, value in part.items() if value not in (None, {}, []) and not _NOT_TOLD.fullmatch(key)
-        }
-        notes += [f"no counterpart: {path}.{key}: {_flow(value)}" for key, value in told.items()]
+        told = {key: value for key, value in part.items() if not _NOT_TOLD.fullmatch(key)}
+        notes += [f"not carried over: {path}.{key}: {_flow(value)}" for key, value in told.items() if value]
     for name in names:
         own_name = _choose_name(name, cronjob, [stanza.name for stanza in result.stanzas])
         stanza = Stanza(own_name, cronjob, {**_REPLACED.get(name, {"type": name}), **values}, list(notes))
         _take_settings(stanza, {name: entry["value"] for name, entry in environment.items() if entry.get("value")})
         result.stanzas.append(stanza)
-    yield environment
+    return environment
 
 
-def _read_command(container: dict[str, Any]) -> list[str]:
+def _read_words(container: Mapping[str, Any]) -> list[str]:
     """Command and arguments; a line for a shell as its words."""
-    container.pop("name", None)
     words: list[str] = []
-    for word in (*(container.pop("command", None) or ()), *(container.pop("args", None) or ())):
+    for word in (*(container.get("command") or ()), *(container.get("args") or ())):
         lexer = shlex.shlex(str(word), posix=True, punctuation_chars=";&|()<>")
         lexer.whitespace_split = True
         try:
-            words += lexer if " " in str(word) else [str(word)]
+            words += lexer if len(str(word).split()) > 1 else [str(word)]
         except ValueError:  # a quote that is not closed
             words += str(word).split()
     return words
@@ -211,18 +207,22 @@ def _find_collectors(words: Sequence[str]) -> list[str]:
     return [word for word in words[words.index("collect") + 1 :] if word in known]
 
 
-def _read_environment(labels: Mapping[str, Any], entries: Iterable[Any]) -> dict[str, dict[str, Any]]:
-    """``{value}`` or ``{valueFrom}`` by name. What comes from a label has that label's value."""
+def _read_environment(labels: Mapping[str, Any], entries: Iterable[Any], words: Iterable[str]) -> _Environment:
+    """What comes from a label has that label's value; ``words`` of a shell's line may set more."""
     environment = {
         f"DD_{tag.upper()}": {"value": str(labels[_TAG + tag])}
         for tag in ("env", "service", "version")
         if _TAG + tag in labels
     }
-    for entry in entries:
-        if "valueFrom" not in entry:
-            environment[entry["name"]] = {"value": str(entry.get("value") or "")}
-        elif entry["name"] not in environment:
-            environment[entry["name"]] = {"valueFrom": entry["valueFrom"]}
+    for entry in (each for each in entries if isinstance(each, dict)):
+        name, source = str(entry.get("name")), entry.get("valueFrom")
+        if not source:
+            environment[name] = {"value": str(entry.get("value") or "")}
+        elif name not in environment:
+            environment[name] = {"valueFrom": source}
+    for word in itertools.takewhile(lambda word: word != "collect", words):
+        if assignment := re.fullmatch(r"([A-Z_][A-Z0-9_]*)=(.*)", word):
+            environment[assignment[1]] = {"value": assignment[2]}
     return environment
 
 
@@ -244,7 +244,10 @@ def _take_settings(stanza: Stanza, variables: Mapping[str, str]) -> None:
         settings = settings_of(values["type"]).model_validate(values)
         values |= {key: list(value) for key in values if isinstance(value := getattr(settings, key), tuple)}
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_url=False))
+        problems = (
+            f"{'.'.join(map(str, each['loc']))}: {each['msg'].removeprefix('Value error, ')}"
+            for each in error.errors(include_url=False)
+        )
         stanza.problem = "; ".join(problems)
 
 
@@ -280,7 +283,7 @@ def to_config(migration: Migration) -> str:
     if migration.others:
         lines += ["", "# These CronJobs run no collector of ours:"]
         lines += _to_comments(f"- {cronjob}: {command}" for cronjob, command in migration.others)
-    return redact("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 def to_patch(migration: Migration) -> str:
@@ -290,7 +293,7 @@ def to_patch(migration: Migration) -> str:
     container["envFrom"] = migration.variables_from
     pod: dict[str, Any] = {"containers": [{key: part for key, part in container.items() if part}]}
     if migration.accounts:
-        pod["serviceAccountName"] = next(iter(migration.accounts))
+        pod["serviceAccountName"] = migration.accounts[0]
     document = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -299,7 +302,7 @@ def to_patch(migration: Migration) -> str:
     }
     head = ["Written by `infra-health migrate`: what the CronJobs' pods had, as a patch of the Deployment."]
     head += [f"not carried over: {note}" for note in migration.notes]
-    return redact("\n".join(_to_comments(head)) + "\n" + _dump(document))
+    return "\n".join(_to_comments(head)) + "\n" + _dump(document)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -319,9 +322,9 @@ def _dump(value: Any) -> str:
 
 
 def _flow(value: Any) -> str:
-    """``value`` on one line."""
+    """``value`` on one line, without secrets."""
     text = yaml.safe_dump(value, default_flow_style=True, width=100_000, allow_unicode=True)
-    return mask_address(text.removesuffix("...\n").strip())
+    return redact(mask_address(text.removesuffix("...\n").strip()))
 
 
 def _to_comments(texts: Iterable[str]) -> list[str]:

@@ -1,131 +1,91 @@
-"""``infra-health compare`` with the whole program: files of the replaced tool, and Datadog's query API on loopback."""
+"""``infra-health compare`` with the whole program: what the replaced tool would have sent, beside a stored run."""
 
 import json
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+import httpx
 
-from service.demo.stage import serve
-from tests.acceptance.program import KEY, Place, place
+from service.demo.github import SimulatedGithub
+from tests.acceptance.program import TOKEN, Place, place
+from tests.world import generate
 
-APP_KEY = "fedcba9876543210fedcba9876543210fedcba98"
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Place]:
-    with place(tmp_path) as found:
-        found.config["mode"] = "shadow"
-        found.write_config()
-        with found.daemon() as daemon:
-            daemon.wait_until_quiet()
-            daemon.end()
-        yield found
+CI = "metta.infra.cron."
+REPOSITORY = "Metta-AI/metta"
+BLOCKING = ["1", "2", "3"]
 
 
-def ours(here: Place) -> list[dict[str, Any]]:
-    """What ``collect -o`` of the replaced tool would give, were it right."""
-    here.run("collect", "ci", "training", "-o", "theirs.json")
-    samples: list[dict[str, Any]] = json.loads((here.folder / "theirs.json").read_text())
-    return [
-        sample for sample in samples if sample["kind"] != "distribution" and "success_ratio" not in sample["metric"]
-    ]
+def replaced(base: str, now: datetime) -> dict[str, float]:
+    """The values of the replaced tool: of its first pages, its windows, its readings."""
+    with httpx.Client(base_url=base, trust_env=False, headers={"authorization": f"Bearer {TOKEN}"}) as client:
+
+        def get(path: str, key: str, **query: str | int) -> list[dict[str, Any]]:
+            answer = client.get(f"/repos/{REPOSITORY}/actions/{path}", params=query)
+            rows: list[dict[str, Any]] = answer.raise_for_status().json()[key]
+            return rows
+
+        conclusions = []
+        for workflow in get("workflows", "workflows"):
+            if workflow["state"] == "active" and str(workflow["id"]) not in BLOCKING:
+                runs = get(f"workflows/{workflow['id']}/runs", "workflow_runs", branch="main", status="completed")
+                conclusions += [run["conclusion"] for run in runs[:1]]
+        day = f">={now - timedelta(days=1):%Y-%m-%dT%H:%M:%SZ}"
+        on_main = get("runs", "workflow_runs", branch="main", created=day, per_page=100)
+        query = f"repo:{REPOSITORY} is:pr is:merged label:hotfix merged:>={now - timedelta(days=7):%Y-%m-%dT00:00:00Z}"
+        merged = client.get("/search/issues", params={"q": query}).raise_for_status().json()["total_count"]
+    return {
+        f"{CI}ci.workflow.other_failing": sum(conclusion != "success" for conclusion in conclusions),
+        f"{CI}ci.workflow.cancelled": sum(run["conclusion"] == "cancelled" for run in on_main),
+        f"{CI}github.hotfix.count": merged,
+    }
 
 
-def report(here: Place, samples: list[dict[str, Any]], *more: str, code: int = 0) -> dict[str, dict[str, Any]]:
+def report(here: Place, samples: list[dict[str, Any]], *more: str) -> tuple[int, dict[str, dict[str, Any]]]:
     (here.folder / "theirs.json").write_text(json.dumps(samples))
     answer = here.run("compare", "--against", "theirs.json", "--json", *more)
-    assert answer.returncode == code, answer.stderr + answer.stdout
-    return {each["metric"]: each for each in json.loads(answer.stdout)["values"]}
+    return answer.returncode, {each["metric"]: each for each in json.loads(answer.stdout)["values"]}
 
 
-def test_alike_is_said_to_be_alike_and_what_is_new_is_new(here: Place) -> None:
-    found = report(here, ours(here))
-    assert {each["verdict"] for each in found.values()} <= {"same", "explained"}
-    assert found["metta.infra.cron.ci.workflow.cancelled"]["verdict"] == "same"
-    assert found["metta.infra.stablesuite.hearts"]["verdict"] == "same"
-    assert found["metta.infra.cron.ci.workflow.success_ratio"]["causes"] == ["new: the CronJobs did not send it"]
-    assert not any(metric.startswith("shadow.") for metric in found)
+def test_each_difference_gets_its_cause_and_one_without_a_cause_raises_the_alarm(tmp_path: Path) -> None:
+    world = generate(seed=3, runs_a_day=500, days=9, now=datetime.now(UTC))
+    for run in world.repository.runs:
+        run.branch = "topic" if run.fork else run.branch  # the CronJobs took a fork's main for ours
+    github = SimulatedGithub([world.repository], lambda: datetime.now(UTC))
+    with place(tmp_path, github=github) as here:
+        ci = here.config["collectors"]["ci"]
+        ci |= {"repo": REPOSITORY, "tests_blocking_merge": BLOCKING, "benchmarks": []}
+        here.config["mode"] = "shadow"
+        here.write_config()
+        here.run("--once")
+        here.run("collect", "ci", "training", "-o", "ours.json")
+        samples = json.loads((tmp_path / "ours.json").read_text())
+        samples = [each for each in samples if each["kind"] == "gauge" and "success_ratio" not in each["metric"]]
+        for metric, value in replaced(here.environ["GITHUB_API_URL"], datetime.now(UTC)).items():
+            next(each for each in samples if each["metric"] == metric)["value"] = value
+        samples.append({"metric": f"{CI}ci.workflow.benchmarks", "value": 1, "tags": {}, "kind": "gauge"})
 
+        code, found = report(here, samples)
+        causes = {metric: each["causes"] for metric, each in found.items()}
+        assert code == 0, found
+        assert found["metta.infra.stablesuite.hearts"]["verdict"] == "same"
+        assert found[f"{CI}ci.workflow.flaky_tests"]["verdict"] == "same"
+        assert causes[f"{CI}ci.workflow.success_ratio"] == ["new: the CronJobs did not send it"]
+        assert causes[f"{CI}ci.workflow.cancelled"] == ["window cut at 100 runs"]
+        assert set(causes[f"{CI}ci.workflow.other_failing"]) <= {
+            "workflows beyond the first page",
+            "cancelled runs counted",
+        }
+        assert causes[f"{CI}ci.workflow.benchmarks"] == ["nothing to measure: the CronJob sent a number all the same"]
+        # At midnight the two windows are one.
+        assert causes[f"{CI}github.hotfix.count"] in (["whole-day window of pull requests"], [])
+        assert not any(metric.startswith(("shadow.", "metta.infra.check.")) for metric in found)
 
-def test_what_was_sent_without_anything_to_measure_is_called_so(here: Place) -> None:
-    made_up = {"metric": "metta.infra.cron.ci.workflow.benchmarks", "value": 1, "tags": {}, "kind": "gauge"}
-    found = report(here, [*ours(here), made_up])
-    assert found[str(made_up["metric"])]["causes"] == ["nothing to measure: the CronJob sent a number all the same"]
-
-
-def test_a_difference_without_a_cause_is_an_alarm(here: Place) -> None:
-    samples = ours(here)
-    for sample in samples:
-        if sample["metric"].endswith("ci.workflow.cancelled"):
-            sample["value"] += 12345
-        sample["tags"] = [f"{name}:{value}" for name, value in sample["tags"].items()]
-    found = report(here, samples, code=1)
-    assert found["metta.infra.cron.ci.workflow.cancelled"]["verdict"] == "unexplained"
-
-
-def test_the_report_for_people(here: Place) -> None:
-    (here.folder / "theirs.json").write_text(json.dumps(ours(here)))
-    table = here.run("compare", "--against", "theirs.json", "--offline")
-    assert "infra-health" in table.stdout
-    assert "same" in table.stdout
-    text = here.run("compare", "--against", "theirs.json", "--format", "markdown").stdout
-    assert "| metric | check | CronJobs | infra-health | why |" in text
-
-
-def test_a_file_that_is_none_is_refused(here: Place) -> None:
-    for content, said in [
-        ("[", "is no JSON"),
-        ("{}", "no list of samples"),
-        ('[{"metric": "m", "value": "1"}]', "no number"),
-    ]:
-        (here.folder / "theirs.json").write_text(content)
-        answer = here.run("compare", "--against", "theirs.json")
-        assert answer.returncode == 78
-        assert said in answer.stderr
-    assert here.run("compare", "--against", "nowhere.json").returncode == 78
-
-
-def datadog(asked: list[str]) -> Starlette:
-    async def query(request: Request) -> Response:
-        if (request.headers.get("dd-api-key"), request.headers.get("dd-application-key")) != (KEY, APP_KEY):
-            return JSONResponse({"errors": ["Forbidden"]}, status_code=403)
-        asked.append(request.query_params["query"])
-        metric = asked[-1].partition(":")[2].partition("{")[0]
-        now = datetime.now(UTC).timestamp() * 1000
-        tags = ["workflow_name:ci_smoothness", "task:jobs_cancelled", "check:count"]
-        rows = [{"tag_set": tags, "pointlist": [[now - 600_000, 1.0], [now - 60_000, 0.0], [now, None]]}]
-        return JSONResponse({"status": "ok", "series": rows if metric.endswith("cancelled") else []})
-
-    return Starlette(routes=[Route("/api/v1/query", query)])
-
-
-def test_datadog_is_asked_for_what_the_cronjobs_sent(here: Place) -> None:
-    asked: list[str] = []
-    with serve(datadog(asked)) as (url,):
-        answer = here.run("compare", "--against", "datadog", "--json", environ={"DD_URL": url, "DD_APP_KEY": APP_KEY})
-        assert answer.returncode == 0, answer.stderr + answer.stdout
-        found = {each["metric"]: each for each in json.loads(answer.stdout)["values"]}
-        cancelled = found["metta.infra.cron.ci.workflow.cancelled"]
-        assert (cancelled["verdict"], cancelled["theirs"]) == ("same", 0.0)
-        wanted = (
-            "max:metta.infra.cron.ci.workflow.cancelled{env:production} by {workflow_name,task,check}.rollup(max, 60)"
-        )
-        assert wanted in asked
-        assert not any("shadow" in query or "metta.infra.check" in query for query in asked)
-        assert "metta.infra.cron.ci.workflow.benchmarks" in " ".join(asked), "no list, no value of ours: was there one?"
-        assert "mode is live" not in answer.stdout
-        live = {"DD_URL": url, "DD_APP_KEY": APP_KEY, "INFRA_HEALTH_MODE": "live"}
-        assert "mode is live" in here.run("compare", "--against", "datadog", "--json", environ=live).stdout
-        refused = here.run("compare", "--against", "datadog", environ={"DD_URL": url, "DD_APP_KEY": "wrong" * 8})
-        assert refused.returncode == 1
-        assert "403" in refused.stderr
-    missing = here.run("compare", "--against", "datadog")
-    assert missing.returncode == 78
-    assert "DD_APP_KEY" in missing.stderr
+        for sample in samples[:-1]:
+            sample["value"] += 17.25
+        (tmp_path / "theirs.json").write_text(json.dumps(samples))
+        answer = here.run("compare", "--against", "theirs.json", "--offline", "--format", "markdown")
+        assert answer.returncode == 1
+        assert "| metric | check | CronJobs | infra-health | why |" in answer.stdout
+        assert "UNEXPLAINED" in answer.stdout
+        assert answer.stdout.count("UNEXPLAINED") == len(samples) - 1

@@ -1,0 +1,201 @@
+"""From rendered CronJobs to a configuration that loads, and to a patch of the Deployment."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from service.cli.main import main
+from service.collectors.github_ci import GithubCiSettings
+from service.collectors.registry import settings_of
+from service.config.loader import load
+from service.config.settings import CollectorSettings
+
+SOURCES = Path(__file__).parents[2] / "payloads/migration"
+
+
+def migrate(*arguments: str | Path, stdin: str | bytes = "") -> Result:
+    return CliRunner().invoke(main, ["migrate", *map(str, arguments)], input=stdin)
+
+
+def loaded(folder: Path) -> dict[str, CollectorSettings]:
+    return dict(load(folder / "config.yaml", {}, settings_of).settings.collectors)
+
+
+def cronjob(name: str, *command: str, env: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
+    variables = [{"name": name, "value": value} for name, value in (env or {}).items()]
+    container = {"name": "cronjob", "command": list(command), "env": variables}
+    job = {"template": {"spec": {"containers": [container], "restartPolicy": "OnFailure"}}}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "CronJob",
+        "metadata": {"name": name},
+        "spec": {"schedule": "@hourly", "jobTemplate": {"spec": job}, **spec},
+    }
+
+
+def text_of(*items: Any) -> str:
+    return yaml.safe_dump_all(items)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def test_the_cluster_of_today(folder: Path) -> None:
+    answer = migrate(SOURCES / "cluster.yaml", "-o", folder / "config.yaml")
+    assert answer.exit_code == 0, answer.output
+    collectors = loaded(folder)
+    ci = collectors["ci"]
+    assert isinstance(ci, GithubCiSettings)
+    assert ci.tests_blocking_merge == ("163901189", "159707309", "159704559")
+    assert ci.benchmarks == ("159541672",)
+    assert {
+        name: (each.type, each.schedule, each.service, each.backoff_limit) for name, each in collectors.items()
+    } == {
+        "ci": ("github_ci", "*/10 * * * *", "dashboard-collector", 3),
+        "training": ("snapshot", "0 * * * *", "training-health-collector", 3),
+        "eval": ("snapshot", "0 * * * *", "eval-health-collector", 3),
+    }
+    text = (folder / "config.yaml").read_text()
+    assert "not carried over: container.resources: {limits: {cpu: 500m, memory: 2Gi}" in text
+    assert '# - pr-similarity-cache-cronjob-cronjob: "0 0 * * *" what' in text
+    assert load(folder / "config.yaml", {}, settings_of).settings.datadog.env == "production"
+    patch = yaml.safe_load((folder / "k8s-patch.yaml").read_text())
+    pod = patch["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == "standard-service-account"
+    assert pod["containers"] == [{"name": "infra-health", "env": [{"name": "DD_SITE", "value": "datadoghq.com"}]}]
+    assert patch["metadata"]["labels"]["tags.datadoghq.com/env"] == "production"
+
+
+def test_what_a_cronjob_says_comes_over_and_what_has_no_counterpart_stands_there(folder: Path) -> None:
+    answer = migrate(SOURCES / "rendered.yaml", "-o", folder / "config.yaml")
+    assert answer.exit_code == 1, "one of them can't be a collector"
+    assert yaml.safe_load((folder / "config.yaml").read_text())["collectors"] == {
+        "ci": {
+            "type": "github_ci",
+            "schedule": "*/10 * * * *",
+            "time_zone": "Europe/Berlin",
+            "service": "dashboard-collector",
+            "concurrency_policy": "Replace",
+            "starting_deadline": "120s",
+            "active_deadline": "480s",
+            "backoff_limit": 2,
+            "successful_runs_history_limit": 5,
+            "failed_runs_history_limit": 0,
+            # Not the Deployment's: the other one ran without it.
+            "thresholds": {"flaky_tests": "1e1"},
+        },
+        # What a manifest leaves out is Kubernetes' default.
+        "ci-second-repository": {
+            "type": "github_ci",
+            "schedule": "@hourly",
+            "service": "dashboard-collector",
+            "enabled": False,
+            "concurrency_policy": "Allow",
+            "backoff_limit": 6,
+            "successful_runs_history_limit": 3,
+            "failed_runs_history_limit": 1,
+            "repo": "acme/second",
+        },
+    }
+    assert set(loaded(folder)) == {"ci", "ci-second-repository"}
+    text, patch = (folder / "config.yaml").read_text(), (folder / "k8s-patch.yaml").read_text()
+    assert "# NOT CARRIED OVER: schedule: day of week '7'" in text
+    assert '#   schedule: "0 3 * * 7"' in text
+    assert "spec.ttlSecondsAfterFinished: 3600" in text
+    assert "metadata.labels.owner: ml-team" in text
+    assert "helm.sh" not in text
+    assert '- backup: "0 3 * * *" [pg_dump]' in text
+    assert yaml.safe_load(patch)["metadata"]["labels"] == {
+        "team": "infra",
+        "tags.datadoghq.com/env": "production",
+        "tags.datadoghq.com/version": "1e3",
+    }
+    assert '"1e3"' in patch, "a number to Kubernetes without quotes"
+    assert "configMapRef" in patch
+    assert "0123456789abcdef" not in text + patch + answer.output, "a key that stood in a manifest is copied nowhere"
+    assert "put it into the Secret infra-health" in patch
+
+
+def test_variables_that_differ_between_the_cronjobs_are_told(folder: Path) -> None:
+    one = cronjob("one", "collect", "ci", "--push", env={"REGION": "a", "ZONE": "z", "DD_SERVICE": "mine"})
+    other = cronjob("other", "collect", "eval", "--push", env={"REGION": "b", "EVAL_HEALTH_FILE": "s3://b/e.json"})
+    other["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["env"].append(
+        {"name": "GITHUB_TOKEN", "valueFrom": {"secretKeyRef": {"name": "gh", "key": "token"}}}
+    )
+    told = json.loads(migrate("-", "--json", stdin=text_of(one, other)).stdout)
+    assert told["notes"] == ["REGION differs between the CronJobs: {value: a}, {value: b}"]
+    (container,) = yaml.safe_load(told["patch"])["spec"]["template"]["spec"]["containers"]
+    assert container["env"] == [
+        {"name": "ZONE", "value": "z"},
+        {"name": "GITHUB_TOKEN", "valueFrom": {"secretKeyRef": {"name": "gh", "key": "token"}}},
+    ]
+    collectors = yaml.safe_load(told["config"])["collectors"]
+    assert (collectors["ci"]["service"], collectors["eval"]["source"]) == ("mine", "s3://b/e.json")
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        (["uv", "run", "python", "-m", "devops.datadog.cli", "collect", "ci", "--push"], ["ci"]),
+        (["collect", "training", "eval", "--push", "--verbose"], ["training", "eval"]),
+        (["/bin/bash", "-lc", "cd /app && exec uv run cli collect eval --push >> /var/log/eval 2>&1"], ["eval"]),
+        (["collect", "ci", "--dry-run"], []),
+        (["collect", "gpu", "--push"], []),
+        (["prog", "--token=hunter22", "--api-key", "hunter22"], []),
+    ],
+)
+def test_the_collectors_of_a_command(command: list[str], names: list[str]) -> None:
+    answer = migrate("-", "--json", stdin=text_of(cronjob("job", *command)))
+    told = json.loads(answer.stdout)
+    assert [each["name"] for each in told["collectors"]] == names
+    assert [each["name"] for each in told["left_alone"]] == ([] if names else ["job"])
+    assert answer.exit_code == (0 if names else 1)
+    assert "hunter22" not in answer.output
+
+
+@pytest.mark.parametrize("dump", [yaml.safe_dump, json.dumps])
+def test_what_kubectl_gets_is_a_list(dump: Any) -> None:
+    items = [each for each in yaml.safe_load_all((SOURCES / "cluster.yaml").read_text()) if each["kind"] == "CronJob"]
+    answer = migrate("-", "--json", stdin=dump({"apiVersion": "v1", "kind": "List", "items": items}))
+    assert [each["name"] for each in json.loads(answer.stdout)["collectors"]] == ["ci", "training", "eval"]
+
+
+def test_without_a_file_the_output_is_a_configuration_with_the_patch_as_comments(folder: Path) -> None:
+    answer = migrate(SOURCES / "cluster.yaml")
+    (folder / "config.yaml").write_text(answer.stdout)
+    assert set(loaded(folder)) == {"ci", "training", "eval"}
+    assert "#       serviceAccountName: standard-service-account" in answer.stdout
+
+
+def test_a_file_that_was_there_is_kept(folder: Path) -> None:
+    (folder / "config.yaml").write_text("collectors: {}\n")
+    migrate(SOURCES / "cluster.yaml", "-o", folder / "config.yaml")
+    migrate(SOURCES / "rendered.yaml", "-o", folder / "config.yaml")
+    assert (folder / "config.yaml.bak").read_text() == "collectors: {}\n"
+    assert (folder / "config.yaml.bak1").exists(), "the second time as well"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("kind: CronJob\nspec: [", "source:2:8: is no YAML"),
+        ("[" * 5000, "is no YAML"),
+        ("a: {{ .Values.b }}", "is no YAML: found unhashable key"),
+        ("releases: [{name: ci, chart: ./cronjob}]", "is a helmfile"),
+        ("30 2 * * 1 collect ci --push", "holds no CronJob"),
+        ("", "holds no CronJob"),
+    ],
+)
+def test_what_is_no_rendered_manifest_is_refused_with_the_remedy(folder: Path, text: str, reason: str) -> None:
+    (folder / "source").write_text(text)
+    answer = migrate(folder / "source")
+    assert answer.exit_code == 78
+    assert reason in answer.stderr
+    assert "`helmfile template | infra-health migrate -`" in answer.stderr
+    assert migrate("*/5 * * * * collect ci --push").exit_code == 78, "a crontab line is no file"
