@@ -3,13 +3,14 @@
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
 import anyio
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from pydantic import AwareDatetime, ValidationError
+from pydantic import AwareDatetime, BeforeValidator, ValidationError
 
 from service.domain.errors import Unavailable
 from service.domain.runs import Actor, Cause, Outcome
@@ -110,6 +111,11 @@ Wait = Annotated[float, Query(ge=0, le=300, allow_inf_nan=False, description="se
 Limit = Annotated[int, Query(ge=1, le=200)]
 PageLimit = Annotated[int, Query(ge=1, le=1000)]
 Offset = Annotated[int, Query(ge=0, le=2**53)]
+# Without the validator a number would be taken for seconds since the epoch.
+Since = Annotated[
+    Annotated[AwareDatetime, BeforeValidator(datetime.fromisoformat)] | None,
+    Query(description="only those that started then or later"),
+]
 Before = Annotated[str | None, Query(description="a run's id, as in `next`: only those older than it")]
 
 health = APIRouter(tags=["health"], responses=_ANYWHERE)
@@ -218,7 +224,7 @@ async def runs(
     context: ContextDep,
     collector: str | None = None,
     outcome: Outcome | None = None,
-    since: Annotated[AwareDatetime | None, Query(description="only those that started then or later")] = None,
+    since: Since = None,
     limit: Limit = 50,
     before: Before = None,
 ) -> Runs:

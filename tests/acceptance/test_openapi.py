@@ -1,33 +1,20 @@
-"""The running program against its own description: schemathesis asks what the document allows, and what it does not."""
+"""The web against its own description: schemathesis asks what the document allows, and what it does not."""
 
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
+from anyio.from_thread import start_blocking_portal
 
-from tests.acceptance.program import Daemon, Place, place
+from tests.integration.web import stage as web
 
 TOKEN = "t0ken-of-the-operators"
 READ_TOKEN = "t0ken-of-the-readers"
 
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with place(tmp_path_factory.mktemp("openapi")) as it:
-        it.environ |= {"INFRA_HEALTH_TOKEN": TOKEN, "INFRA_HEALTH_READ_TOKEN": READ_TOKEN}
-        yield it
-
-
-@pytest.fixture(scope="module")
-def daemon(here: Place) -> Iterator[Daemon]:
-    with here.daemon() as it:
-        it.http.headers["authorization"] = f"Bearer {READ_TOKEN}"
-        it.wait_until_quiet()
-        yield it
-
-
+# To this description any body is a snapshot, and most are rightly refused; unknown ids and collectors are, too.
 _CONFIG = """
 [[operations]]
 include-path-regex = "/snapshots$"
@@ -35,12 +22,22 @@ checks.positive_data_acceptance.enabled = false
 """
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("openapi")
+    stage = web.served(folder, token=TOKEN, read_token=READ_TOKEN, seconds=600, is_beating=True)
+    with start_blocking_portal() as portal:
+        with portal.wrap_async_context_manager(stage) as served:
+            portal.call(served.run, "ci")
+            yield f"http://127.0.0.1:{served.port}"
+
+
 @pytest.mark.parametrize("token", [TOKEN, READ_TOKEN, "wrong"])
-def test_no_answer_is_a_500_or_undocumented(daemon: Daemon, tmp_path: Path, token: str) -> None:
+def test_no_answer_is_a_500_or_undocumented(base: str, tmp_path: Path, token: str) -> None:
     """Right and wrong values for every parameter and body, methods that are none, from each kind of caller."""
     document = tmp_path / "openapi.json"
-    document.write_text(daemon.http.get("/openapi.json").text)
-    # `schema snapshot` says what a snapshot must be; to this description any body is one, and most are rightly refused.
+    reader = {"authorization": f"Bearer {READ_TOKEN}"}
+    document.write_text(httpx.get(f"{base}/openapi.json", headers=reader).text)
     (tmp_path / "schemathesis.toml").write_text(_CONFIG)
     # Who holds a lesser token is refused before anything else is looked at: no fault of the schema.
     lesser = ("--exclude-checks", "positive_data_acceptance,unsupported_method") if token != TOKEN else ()
@@ -49,7 +46,7 @@ def test_no_answer_is_a_500_or_undocumented(daemon: Daemon, tmp_path: Path, toke
             Path(sys.executable).with_name("schemathesis"),
             "run",
             document,
-            *("--url", str(daemon.http.base_url)),
+            *("--url", base),
             *("--header", f"Authorization: Bearer {token}"),
             *("--phases", "coverage,fuzzing"),
             *("--max-examples", "12"),
@@ -65,4 +62,4 @@ def test_no_answer_is_a_500_or_undocumented(daemon: Daemon, tmp_path: Path, toke
         check=False,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert daemon.http.get("/livez").status_code == 200
+    assert httpx.get(f"{base}/livez").status_code == 200

@@ -170,8 +170,12 @@ async def served(
     in_cluster: bool = False,
     allowed_hosts: tuple[str, ...] = (),
     seconds: float = 60,
+    is_beating: bool = False,
 ) -> AsyncIterator[Stage]:
-    """The collector ``training`` takes snapshots. ``seconds``: how long a test may take."""
+    """The collector ``training`` takes snapshots. ``seconds``: how long a test may take.
+
+    ``is_beating``: whether the scheduler's timer runs; no slot starts in any case.
+    """
     clock = StageClock()
     settings = Settings(
         collectors={name: CollectorSettings(type="scripted", schedule="@daily", service="svc") for name in collectors},
@@ -205,6 +209,8 @@ async def served(
                 Job(name, "scripted", scripted[name], cron.parse("*/10 * * * *"), "test", "svc", backoff_limit=0)
                 for name in collectors
             )
+            if is_beating:
+                tasks.start_soon(context.scheduler.run)
             app = create_app(context)
             port: int = await tasks.start(serve, app, "127.0.0.1", 0)
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
