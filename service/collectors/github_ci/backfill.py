@@ -82,11 +82,12 @@ async def read_older_page(runs: RunList, state: State, now: datetime) -> list[in
     page = await runs.page(state.page, "older runs", cached=state.depth <= _SHALLOW)
     step = _PASS / max(1, state.depth - state.front)
     state.turned_at = max((state.turned_at or now) + step, now - _CATCH_UP)
-    unseen = _not_on(page, state)
+    # A page is one piece of the list, so it holds whatever was created between its first and its last run.
+    between = state.created_between(page.runs[-1].created, page.runs[0].created) if page.runs else set()
     _take_page(state, page, now)
     if page.is_last or page.oldest < now - RERUN_WITHIN - _PASS - MARGIN:
         state.page = state.front + 1
-    return unseen
+    return sorted(between - {run.id for run in page.runs})
 
 
 def _take_page(state: State, page: Page, now: datetime) -> None:
@@ -95,15 +96,6 @@ def _take_page(state: State, page: Page, now: datetime) -> None:
     state.page = page.number + 1
     age = now - page.runs[-1].created if page.runs else RERUN_WITHIN
     state.depth = page.number if page.is_last else math.ceil(page.number * (RERUN_WITHIN / age))
-
-
-def _not_on(page: Page, state: State) -> list[int]:
-    """A page is one piece of the list, so it holds whatever was created between its first and its last run."""
-    if not page.runs:
-        return []
-    shown = {run.id for run in page.runs}
-    first, last = page.runs[0].created, page.runs[-1].created
-    return [id for id, run in state.runs.items() if last < run.created < first and id not in shown]
 
 
 def unfinished_behind(state: State, now: datetime, window: timedelta) -> list[Run]:

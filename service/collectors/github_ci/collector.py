@@ -30,6 +30,7 @@ _STRAGGLE = 30.0  # seconds that a repository may be slower than all others befo
 _LAST_CALL = 0.6  # of the cycle's time; no repository is begun after it
 _GUESS = 3  # points of a repository that is not known yet: two pages of runs and its workflows
 _POINTS_OF_MANY = 13  # a cycle and repository
+_NOTES = 5  # that are shown
 _RESERVE = 0.1  # of the quota, for the token's other users
 _HOUR = timedelta(hours=1)
 
@@ -67,7 +68,8 @@ class GithubCi:
 
     @property
     def note(self) -> str | None:
-        return "; ".join(filter(None, (*self._notes, self._github.shortage))) or None
+        more = [f"and {len(self._notes) - _NOTES} more"] if len(self._notes) > _NOTES else []
+        return "; ".join(filter(None, (self._github.shortage, *self._notes[:_NOTES], *more))) or None
 
     def own_values(self, now: datetime) -> Mapping[Metric, float]:
         quota = self._github.quota.get("core")
@@ -142,9 +144,10 @@ class GithubCi:
         self._notes = [each.note for each in results.values() if isinstance(each, Collected) and each.note]
         if waiting:
             cycles = math.ceil(len(repositories) / max(1, len(results)))
-            self._notes.append(
+            self._notes.insert(
+                0,
                 f"{len(results)} of {len(repositories)} repositories in this cycle: GitHub's quota allows no more; "
-                f"a sweep of all takes about {cycles * interval / timedelta(minutes=1):.0f} minutes"
+                f"a sweep of all takes about {cycles * interval / timedelta(minutes=1):.0f} minutes",
             )
 
     def _expect(self, rotation: Rotation, interval: timedelta) -> None:

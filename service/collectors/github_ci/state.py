@@ -49,6 +49,7 @@ class Suspect(msgspec.Struct, array_like=True):
     """
 
     attempt: int
+    created: datetime
     ended: datetime
     name: str
     conclusion: str = ""
@@ -115,7 +116,7 @@ class State(msgspec.Struct, tag_field="version", tag=1):
             return
         # While a run is run again, the attempts before are over.
         attempt = run.attempt if run.conclusion else run.attempt - 1
-        suspect = self.suspects.setdefault(run.id, Suspect(0, run.updated, run.name))
+        suspect = self.suspects.setdefault(run.id, Suspect(0, run.created, run.updated, run.name))
         if attempt > suspect.attempt:
             suspect.attempt, suspect.ended, suspect.conclusion = attempt, run.updated, run.conclusion or ""
 
@@ -205,6 +206,12 @@ class State(msgspec.Struct, tag_field="version", tag=1):
     @property
     def open_suspects(self) -> dict[int, Suspect]:
         return {id: each for id, each in self.suspects.items() if each.is_open}
+
+    def created_between(self, first: datetime, last: datetime | None = None) -> set[int]:
+        """Ids of the runs that are known or still to be looked into, both bounds excluded."""
+        created = {id: each.created for id, each in self.open_suspects.items()}
+        created |= {id: run.created for id, run in self.runs.items()}
+        return {id for id, at in created.items() if first < at and (last is None or at < last)}
 
     def is_week_known(self, now: datetime) -> bool:
         """Whether every run created within the week was read."""

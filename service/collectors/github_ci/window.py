@@ -103,7 +103,7 @@ async def read_window(runs: RunList, state: State, now: datetime, window: timede
     state.page = max(state.page, number + 1)
     state.depth = number if page.is_last else max(state.depth, number + 1)
     state.is_empty = not seen
-    return [id for id, run in state.runs.items() if id not in seen and run.created > oldest]
+    return sorted(state.created_between(oldest) - seen)
 
 
 async def ask_unseen(runs: RunList, state: State, id: int, now: datetime) -> None:

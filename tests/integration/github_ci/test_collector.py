@@ -109,6 +109,24 @@ async def test_deleted_runs_are_forgotten() -> None:
         assert await stage.values() | {JOBS: 0} == stage.truth() | {JOBS: 0}
 
 
+async def test_a_run_that_was_deleted_before_its_jobs_were_read_is_given_up_once_its_page_is_read() -> None:
+    world = generate(5, workflows=9, runs_a_day=60)
+    async with staged(world) as stage:
+        outage = stage.github.fail(r"runs/\d+/jobs", faults.bad_gateway)
+        await stage.collect()
+        runs = world.repository.runs
+        lost = next(run for run in runs if run.created > NOW - 4 * DAY and run.attempts[-1].conclusion == "failure")
+        runs.remove(lost)
+        stage.github.faults.remove(outage)
+        for _ in range(36):
+            stage.pass_time()
+            values = await stage.values()
+            assert values == stage.truth(values)
+            if JOBS in values:
+                return
+        pytest.fail("the jobs of the deleted run are still waited for")
+
+
 async def test_a_workflow_keeps_its_old_result_while_its_latest_run_is_run_again() -> None:
     world = World.empty()
     world.add_workflow(1, "Tests")
