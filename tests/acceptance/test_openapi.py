@@ -26,10 +26,9 @@ checks.positive_data_acceptance.enabled = false
 def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("openapi")
     stage = web.served(folder, token=TOKEN, read_token=READ_TOKEN, seconds=600, is_beating=True)
-    with start_blocking_portal() as portal:
-        with portal.wrap_async_context_manager(stage) as served:
-            portal.call(served.run, "ci")
-            yield f"http://127.0.0.1:{served.port}"
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(stage) as served:
+        portal.call(served.run, "ci")
+        yield f"http://127.0.0.1:{served.port}"
 
 
 @pytest.mark.parametrize("token", [TOKEN, READ_TOKEN, "wrong"])
