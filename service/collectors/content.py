@@ -10,6 +10,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import msgspec
 
@@ -22,6 +23,7 @@ _BOM = "\ufeff".encode()
 _JSON = json.JSONDecoder(parse_int=float)
 _BLANKS = re.compile(r"[ \t\n\r]*")
 _RECORDS = re.compile(r'"records"[ \t\n\r]*:[ \t\n\r]*(?=\[)')
+_MAX_LOOKS = 10  # at keys that are called records
 _BETWEEN = re.compile(r"\}[ \t\n\r]*,[ \t\n\r]*\{")  # two records
 
 
@@ -95,12 +97,13 @@ def _find_list(text: str) -> int | None:
     begin = _skip_blanks(text, 0)
     if text.startswith("[", begin):
         return begin
-    if match := _RECORDS.search(text):
+    for match in islice(_RECORDS.finditer(text), _MAX_LOOKS):
         try:
             before = _JSON.decode(f"{text[: match.end()]}[]}}")
         except (json.JSONDecodeError, RecursionError):
-            return None  # it stands in another line, or further down
-        return match.end() if isinstance(before, dict) and "records" in before else None
+            continue  # it belongs to an inner object, or stands in another line
+        if isinstance(before, dict) and "records" in before:
+            return match.end()
     return None
 
 

@@ -263,7 +263,7 @@ def test_a_line_that_is_no_json_is_lost_alone_and_the_last_one_is_half_written()
         (b'[{"metric": "a"}', r"a comma or \] is expected; is it half-written"),
         (b'{"records": [{}]', r"line 1, column 17 .*; is it half-written"),
         (b"[" * 100_000, "half-written"),
-        (b'\xef\xbb\xbf["\xc3\xa9" x]', r"column 5 \(character 4\): a comma or \] is expected"),
+        (b'\xef\xbb\xbf["\xc3\xa9" x]', r"column 6 \(character 5\): a comma or \] is expected"),
         (b"[{} {}]", r"line 1, column 5 \(character 4\): a comma or \] is expected"),
         (b"[{},]", "column 5"),
         (b"[] []", r"column 4 \(character 3\): Extra data"),
