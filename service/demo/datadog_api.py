@@ -11,8 +11,7 @@ from starlette.requests import Request
 from service.domain.samples import normalize_tag
 
 Json = dict[str, Any]
-_READ_ONLY = ("id", "author_handle", "created_at", "modified_at", "url")
-_SUMMARY = ("id", "title", "description", "created_at", "layout_type", "url")
+_SUMMARY = ("id", "title", "description", "created_at")
 _FACTS = {"type": "gauge", "description": None, "unit": None, "per_unit": None, "short_name": None}
 
 
@@ -84,24 +83,22 @@ class SimulatedApi:
         return self.shares[token]
 
     def _dashboard(self, method: str, rest: list[str], body: Any, query: Any) -> Json:
-        if rest and method == "GET":
-            return _existing(self.dashboards, rest[0])
-        if method == "GET":
+        if not rest and method == "GET":
             start, count = int(query.get("start", 0)), int(query.get("count", 100))
             every = [{key: each[key] for key in _SUMMARY if key in each} for each in self.dashboards.values()]
             return {"dashboards": every[start : start + count]}
-        if method == "DELETE":
-            _existing(self.dashboards, rest[0])
-            del self.dashboards[rest[0]]
-            return {"deleted_dashboard_id": rest[0]}
-        created = _existing(self.dashboards, rest[0])["created_at"] if rest else ""
-        return self.put_dashboard(rest[0] if rest else "", body, created)
+        if not rest:
+            return self.put_dashboard("", body)
+        before = _existing(self.dashboards, rest[0])
+        if method == "PUT":
+            return self.put_dashboard(rest[0], body, before["created_at"])
+        return before if method == "GET" else self.dashboards.pop(rest[0])
 
     def put_dashboard(self, dashboard_id: str, body: Json, created_at: str = "") -> Json:
         """Keeps a dashboard, under a new id where that is empty."""
         number = next(self._numbers)
         dashboard_id = dashboard_id or f"abc-{number:03}-def"
-        made = {key: value for key, value in copy.deepcopy(body).items() if key not in _READ_ONLY}
+        made = copy.deepcopy(body)
         for widget in _widgets(made):
             widget["id"] = next(self._numbers)
             if self.fills and widget["definition"].get("type") == "timeseries":
@@ -109,7 +106,6 @@ class SimulatedApi:
         made |= {
             "id": dashboard_id,
             "created_at": created_at or f"2025-01-14T15:{number // 60:02}:{number % 60:02}+00:00",
-            "author_handle": "who@example.com",
             "url": f"/dashboard/{dashboard_id}/x",
         }
         self.dashboards[dashboard_id] = {"notify_list": None, **made}
@@ -117,28 +113,18 @@ class SimulatedApi:
 
     def _monitor(self, method: str, rest: list[str], body: Any, query: Any) -> Any:
         if not rest and method == "GET":
-            page, size = int(query.get("page", 0)), int(query.get("page_size", 1000))
-            tag = query.get("monitor_tags")
-            return [each for each in self.monitors.values() if not tag or tag in each["tags"]][page * size :][:size]
+            page, size, tag = int(query["page"]), int(query["page_size"]), query["monitor_tags"]
+            return [each for each in self.monitors.values() if tag in each["tags"]][page * size :][:size]
         if not rest:
             return self.put_monitor(next(self._numbers), body)
-        number = int(rest[0])
-        before = _existing(self.monitors, number)
+        before = _existing(self.monitors, int(rest[0]))
         if method == "PUT":
-            return self.put_monitor(number, {**before, **body})
-        if method == "DELETE":
-            del self.monitors[number]
-            return {"deleted_monitor_id": number}
-        return before
+            return self.put_monitor(before["id"], {**before, **body})
+        return self.monitors.pop(before["id"])
 
     def put_monitor(self, number: int, body: Json) -> Json:
-        """Keeps a monitor. Raises ApiError for what Datadog refuses and its description does not say."""
-        is_multi = " by {" in body["query"]
-        if not is_multi and body["options"].get("new_group_delay") is not None:
-            raise ApiError(400, "The new_group_delay option can only be used for multi-alert monitors")
-        if any(len(tag) > 200 for tag in body["tags"]):
-            raise ApiError(400, "a tag is too long")
-        made = {**copy.deepcopy(body), "id": number, "multi": is_multi, "overall_state": "OK"}
+        """Keeps a monitor."""
+        made = {**copy.deepcopy(body), "id": number, "overall_state": "OK"}
         made["tags"] = sorted(normalize_tag(*tag.split(":", 1)) for tag in made["tags"])
         if self.fills:
             made["options"] = {"notify_audit": False, "silenced": {}, "new_host_delay": 300, **made["options"]}
@@ -150,14 +136,13 @@ class SimulatedApi:
             self.metadata[name] = {**self.metadata.get(name, {}), **body}
         return {**_FACTS, **self.metadata.get(name, {})}
 
-    def _tag_configuration(self, method: str, name: str, body: Any) -> Json | None:
+    def _tag_configuration(self, method: str, name: str, body: Any) -> Json:
         if method == "POST" and name in self.tags:
             raise ApiError(409, "a configuration exists")
         if method != "POST":
             _existing(self.tags, name)
         if method == "DELETE":
-            del self.tags[name]
-            return None
+            return self.tags.pop(name)
         if body:
             self.tags[name] = {**self.tags.get(name, {}), **body["data"]["attributes"]}
         return {"data": {"type": "manage_tags", "id": name, "attributes": self.tags[name]}}

@@ -7,10 +7,10 @@ What Datadog drops without a word (points out of its time window) is answered 20
 import time
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import anyio
 import msgspec
@@ -30,8 +30,7 @@ _KEPT = 200_000  # accepted points at least, twice as many at most
 
 _Name = Annotated[str, Meta(pattern=r"\A[A-Za-z][A-Za-z0-9_.]*\Z", max_length=200)]
 _Tag = Annotated[str, Meta(pattern=r"\A[^\W\d_][^\x00-\x1f\x7f]*(?<!:)\Z", max_length=200)]
-_KINDS = {1: "count", 2: "rate", 3: "gauge"}
-_WINDOW_BITS = {"deflate": 15, "gzip": 31}
+_KINDS = {1: "count", 3: "gauge"}
 T = TypeVar("T")
 
 
@@ -42,12 +41,10 @@ class _Point(msgspec.Struct, forbid_unknown_fields=True):
 
 class _Series(msgspec.Struct, forbid_unknown_fields=True):
     metric: _Name
-    type: Literal[1, 2, 3]
+    type: Literal[1, 3]
     points: Annotated[list[_Point], Meta(min_length=1)]
     tags: list[_Tag] = []
     interval: Annotated[int, Meta(ge=0)] = 0
-    unit: str = ""
-    resources: list[dict[str, str]] = []
 
 
 class _Distribution(msgspec.Struct, forbid_unknown_fields=True):
@@ -55,26 +52,19 @@ class _Distribution(msgspec.Struct, forbid_unknown_fields=True):
     points: Annotated[list[tuple[int, Annotated[list[float], Meta(min_length=1)]]], Meta(min_length=1)]
     tags: list[_Tag] = []
     type: Literal["distribution"] = "distribution"
-    host: str = ""
 
 
-class _SeriesBody(msgspec.Struct, forbid_unknown_fields=True):
-    series: Annotated[list[_Series], Meta(min_length=1)]
-
-
-class _DistributionBody(msgspec.Struct, forbid_unknown_fields=True):
-    series: Annotated[list[_Distribution], Meta(min_length=1)]
+class _Body(msgspec.Struct, Generic[T], forbid_unknown_fields=True):
+    series: Annotated[list[T], Meta(min_length=1)]
 
 
 class _Event(msgspec.Struct, forbid_unknown_fields=True):
     title: Annotated[str, Meta(min_length=1, max_length=100)]
     text: Annotated[str, Meta(min_length=1, max_length=4000)]
     tags: list[_Tag] = []
-    alert_type: Literal["error", "warning", "info", "success", "user_update", "recommendation", "snapshot"] = "info"
+    alert_type: Literal["error", "warning", "info", "success"] = "info"
     date_happened: int = 0
     aggregation_key: Annotated[str, Meta(max_length=100)] = ""
-    priority: Literal["normal", "low"] = "normal"
-    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +142,11 @@ class SimulatedDatadog:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        reply = await self._scripted(request) or await self._answer(request)
+        received = Received(request.method, request.url.path, dict(request.headers), await request.body())
+        self.received.append(received)
+        scripted = self.script.popleft() if self.script else self.intercept(received)
+        true = await self._answer(request) if scripted is None or scripted.takes else Reply()
+        reply = scripted or true
         self.requests[str(reply.status)] += 1
         if reply.status is None:
             receive.__self__.transport.abort()  # type: ignore[attr-defined]  # uvicorn's; ASGI has no such message
@@ -163,15 +157,7 @@ class SimulatedDatadog:
         headers.update(reply.headers)
         headers["content-length"] = str(len(body))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers.raw})
-        await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
-
-    async def _scripted(self, request: Request) -> Reply | None:
-        received = Received(request.method, request.url.path, dict(request.headers), await request.body())
-        self.received.append(received)
-        reply = self.script.popleft() if self.script else self.intercept(received)
-        if reply and reply.takes:
-            await self._answer(request)
-        return reply
+        await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, request: Request) -> Reply:
         try:
@@ -180,7 +166,7 @@ class SimulatedDatadog:
                 raise ApiError(403, "Forbidden")
             match request.method, request.url.path:
                 case "POST", "/api/v2/series":
-                    await self._take(request, _decode_series, ("identity", "deflate", "gzip", "zstd1"))
+                    await self._take(request, _decode_series, ("identity", "deflate", "zstd1"))
                     return Reply()
                 case "POST", "/api/v1/distribution_points":
                     await self._take(request, _decode_distributions, ("identity", "deflate"))
@@ -202,7 +188,7 @@ class SimulatedDatadog:
             raise ApiError(400, "Content-Type must be application/json")
         body = await request.body()
         if len(body) > MAX_COMPRESSED:
-            raise ApiError(413, f"Payload too large: more than {MAX_COMPRESSED} bytes")
+            raise _too_large(f"{MAX_COMPRESSED} bytes")
         return body
 
     async def _take(
@@ -215,7 +201,7 @@ class SimulatedDatadog:
         # Megabytes of JSON: in a thread, so that other requests are answered.
         points = await anyio.to_thread.run_sync(lambda: decode(_decompress(body, encoding)))
         if len(points) > MAX_POINTS:
-            raise ApiError(413, f"Payload too large: more than {MAX_POINTS} points")
+            raise _too_large(f"{MAX_POINTS} points")
         oldest, newest = self._now() - MAX_AGE, self._now() + MAX_AHEAD
         accepted = [point for point in points if oldest <= point.at <= newest]
         self.accepted += len(accepted)
@@ -232,18 +218,22 @@ def _decompress(body: bytes, encoding: str) -> bytes:
     try:
         if encoding == "zstd1":
             if zstandard.frame_content_size(body) > MAX_RAW:
-                raise ApiError(413, f"Payload too large: more than {MAX_RAW} bytes decompressed")
+                raise _too_large(f"{MAX_RAW} bytes decompressed")
             text = zstandard.ZstdDecompressor().decompress(body, max_output_size=MAX_RAW)
-        elif encoding != "identity":
-            decompressor = zlib.decompressobj(_WINDOW_BITS[encoding])
+        elif encoding == "deflate":
+            decompressor = zlib.decompressobj()
             text = decompressor.decompress(body, MAX_RAW + 1)
             if len(text) <= MAX_RAW and not decompressor.eof:
-                raise ApiError(400, f"Payload is cut off: {encoding}")
+                raise ApiError(400, "Payload is cut off")
     except (zstandard.ZstdError, zlib.error) as error:
         raise ApiError(400, f"Payload is not {encoding}: {error}") from error
     if len(text) > MAX_RAW:
-        raise ApiError(413, f"Payload too large: more than {MAX_RAW} bytes decompressed")
+        raise _too_large(f"{MAX_RAW} bytes decompressed")
     return text
+
+
+def _too_large(limit: str) -> ApiError:
+    return ApiError(413, f"Payload too large: more than {limit}")
 
 
 def _decode(body: bytes, kind: type[T]) -> T:
@@ -254,21 +244,21 @@ def _decode(body: bytes, kind: type[T]) -> T:
 
 
 def _decode_series(body: bytes) -> list[AcceptedPoint]:
-    def points() -> Iterator[AcceptedPoint]:
-        for each in _decode(body, _SeriesBody).series:
-            kind, tags = _KINDS[each.type], tuple(each.tags)
-            if kind != "gauge" and not each.interval:
-                raise ApiError(400, f"{each.metric}: a {kind} needs an interval of whole seconds")
-            for point in each.points:
-                yield AcceptedPoint(each.metric, kind, tags, point.timestamp, point.value, each.interval)
-
-    return list(points())
+    found = _decode(body, _Body[_Series]).series
+    for each in found:
+        if each.type == 1 and not each.interval:
+            raise ApiError(400, f"{each.metric}: a count needs an interval of whole seconds")
+    return [
+        AcceptedPoint(each.metric, _KINDS[each.type], tuple(each.tags), point.timestamp, point.value, each.interval)
+        for each in found
+        for point in each.points
+    ]
 
 
 def _decode_distributions(body: bytes) -> list[AcceptedPoint]:
     return [
         AcceptedPoint(each.metric, "distribution", tuple(each.tags), at, value)
-        for each in _decode(body, _DistributionBody).series
+        for each in _decode(body, _Body[_Distribution]).series
         for at, values in each.points
         for value in values
     ]

@@ -24,9 +24,7 @@ _API_KEY = "demo-key-for-the-local-intake"
 _APP_KEY = "demo-application-key-for-it"
 _TOKEN = "demo-token-for-the-local-replay"  # noqa: S105 - opens nothing
 _MEASURED_AGO = timedelta(minutes=5)
-_SCHEDULE = "@every 10s"
-# The recorded projects are small ones: it takes a month of theirs to see what a day of a busy one shows.
-_WINDOW = "30d"
+_DATA = resources.files("service.demo") / "data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +79,11 @@ def _serve(app: ASGIApp) -> Iterator[str]:
         app, log_config=None, access_log=False, date_header=False, lifespan="off", timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(config)
-    with _listener() as listener:
+    # asyncio switches Nagle's delay (40 ms an answer) off only for sockets that name their protocol, unlike those of
+    # create_server.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(100)
         thread = Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         try:
@@ -93,70 +95,25 @@ def _serve(app: ASGIApp) -> Iterator[str]:
             thread.join()
 
 
-def _listener() -> socket.socket:
-    # asyncio switches Nagle's delay (40 ms an answer) off only for sockets that name their protocol; create_server's
-    # do not.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(100)
-    return listener
-
-
 @contextmanager
 def _no_proxy_to_loopback() -> Iterator[None]:
     """A proxy in the user's environment can't reach this machine's loopback."""
-    before = os.environ.get("no_proxy")
-    known = before or os.environ.get("NO_PROXY", "")
+    before = dict(os.environ)
+    known = before.get("no_proxy") or before.get("NO_PROXY", "")
     os.environ["no_proxy"] = ",".join(filter(None, (known, "127.0.0.1")))
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["no_proxy"]
-        else:
-            os.environ["no_proxy"] = before
+        os.environ.pop("no_proxy")
+        os.environ.update(before)
 
 
 def _write_config(folder: Path, state_dir: Path, now: datetime) -> Path:
-    ci = {
-        "type": "github_ci",
-        "schedule": _SCHEDULE,
-        "service": "dashboard-collector",
-        "history_window": _WINDOW,
-        "thresholds": {"bugs": 30},
-    }
-    collectors = {
-        "ci": {
-            **ci,
-            "repo": "ionic-team/ionic-framework",
-            "branch": "main",
-            "tests_blocking_merge": ["Stencil Nightly Build"],
-            "tags": {"repo": "ionic-framework"},
-        },
-        "ci-phishbench": {
-            **ci,
-            "repo": "ReDASers/PhishBench",
-            "branch": "master",
-            "tests_blocking_merge": ["Unit Test", "Build Documentation"],
-            "benchmarks": ["Email Integration Test", "URL Integration Test", "Website TF-IDF Integration Test"],
-            "tags": {"repo": "phishbench"},
-        },
-    }
-    for name, category in (("training", "training"), ("eval", "evaluation")):
-        collectors[name] = {
-            "type": "snapshot",
-            "schedule": _SCHEDULE,
-            "service": f"{name}-health-collector",
-            "category": category,
-            "source": str(_write_snapshot(folder, f"{name}_health.json", now)),
-        }
-    settings = {
-        "collectors": collectors,
-        "datadog": {"env": "demo"},
-        "http": {"host": "127.0.0.1", "port": 8080},
-        "state_dir": str(state_dir),
-        "max_series": 250,  # of two repositories
-    }
+    settings = yaml.safe_load((_DATA / "config.yaml").read_text(encoding="utf-8"))
+    settings["state_dir"] = str(state_dir)
+    for collector in settings["collectors"].values():
+        if "source" in collector:
+            collector["source"] = str(_write_snapshot(folder, collector["source"], now))
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     return path
@@ -164,8 +121,7 @@ def _write_config(folder: Path, state_dir: Path, now: datetime) -> Path:
 
 def _write_snapshot(folder: Path, name: str, now: datetime) -> Path:
     """The sample file ``name``, its newest record measured ``_MEASURED_AGO`` before ``now``."""
-    sample = resources.files("service.demo") / "data" / "snapshots" / name
-    records = json.loads(sample.read_text(encoding="utf-8"))
+    records = json.loads((_DATA / "snapshots" / name).read_text(encoding="utf-8"))
     newest = max(datetime.fromisoformat(record["timestamp"]) for record in records)
     for record in records:
         at = datetime.fromisoformat(record["timestamp"]) + (now - _MEASURED_AGO - newest)
