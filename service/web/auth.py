@@ -123,7 +123,7 @@ class Guard:
     async def _check_token(self, scope: Scope) -> None:
         token = await _value(self._token)
         if token:
-            shown = _bearer(scope)
+            shown = _credentials(scope, b"bearer")
             if not shown and not _values(scope, b"authorization"):
                 raise _unauthorized("Write calls need Authorization: Bearer INFRA_HEALTH_TOKEN.")
             if not _is_same(shown, token) and not await self._is_new(shown, self._token):
@@ -142,7 +142,7 @@ class Guard:
         """
         if not is_expected(self._read_token):
             return
-        shown = _bearer(scope) or _password(scope)
+        shown = _credentials(scope, b"bearer") or _password(scope)
         # Both are compared, whichever fits: the time tells nothing.
         if _is_same(shown, await _value(self._read_token)) | _is_same(shown, await _value(self._token)):
             return
@@ -269,10 +269,6 @@ def _credentials(scope: Scope, scheme: bytes) -> bytes:
     given = _values(scope, b"authorization")
     named, _, credentials = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
     return credentials.strip() if named.lower() == scheme else b""
-
-
-def _bearer(scope: Scope) -> bytes:
-    return _credentials(scope, b"bearer")
 
 
 def _password(scope: Scope) -> bytes:

@@ -1,6 +1,6 @@
 """How what one run sent differs from what the run before it sent."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import anyio
@@ -16,7 +16,7 @@ _FLIPPING = ("status", "condition", "version")
 _OWN = "metta.infra.collector."
 _MAX_COMPARED = 5_000  # samples of a run
 
-Identity = tuple[str, tuple[tuple[str, str], ...]]
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], StoredSample]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +31,18 @@ class Change:
     @property
     def is_turn(self) -> bool:
         """Whether the check says something else now."""
-        return bool(self.before and self.after) and _tag(self.before, "status") != _tag(self.after, "status")
+        both = self.before and self.after
+        return bool(both) and _tags(self.before)["status"] != _tags(self.after)["status"]
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """How a run differs from ``before``, the one that ended before it. ``is_whole``: all samples were compared."""
-
-    before: str
-    changes: Sequence[Change]
-    is_whole: bool
-
-
-async def compare_runs(store: Store, run: Run) -> Difference | None:
-    """How an ended run differs from the one before; None where there is none. Raises Unavailable."""
+async def compare_runs(store: Store, run: Run) -> tuple[str, list[Change]] | None:
+    """The run before an ended one, and what changed; None where there is none. Raises Unavailable."""
     earlier = [each for each in await store.runs.list(run.collector, limit=10, before=run.id) if each.samples]
     if not run.ended or not earlier:
         return None
-    before, total_before = await store.outbox.samples(earlier[0].id, 0, _MAX_COMPARED)
-    after, total_after = await store.outbox.samples(run.id, 0, _MAX_COMPARED)
-    changes = await anyio.to_thread.run_sync(find_changes, before, after)
-    return Difference(earlier[0].id, changes, max(total_before, total_after) <= _MAX_COMPARED)
+    before, _ = await store.outbox.samples(earlier[0].id, 0, _MAX_COMPARED)
+    after, _ = await store.outbox.samples(run.id, 0, _MAX_COMPARED)
+    return earlier[0].id, await anyio.to_thread.run_sync(find_changes, before, after)
 
 
 def find_changes(before: Iterable[StoredSample], after: Iterable[StoredSample]) -> list[Change]:
@@ -60,16 +51,16 @@ def find_changes(before: Iterable[StoredSample], after: Iterable[StoredSample]) 
     Distributions are events that happen once, not values that change, and ages always change: both are left out.
     """
     old, new = _by_identity(before), _by_identity(after)
-    found = [
+    changes = [
         Change(identity[0], dict(identity[1]), old.get(identity), new.get(identity))
         for identity in {**new, **old}
         if _reading(old.get(identity)) != _reading(new.get(identity))
     ]
-    return sorted(found, key=lambda change: (change.metric.startswith(_OWN), not change.is_turn))
+    return sorted(changes, key=lambda change: (change.metric.startswith(_OWN), not change.is_turn))
 
 
-def _by_identity(samples: Iterable[StoredSample]) -> dict[Identity, StoredSample]:
-    found = {}
+def _by_identity(samples: Iterable[StoredSample]) -> Samples:
+    found: Samples = {}
     for sample in samples:
         if sample.kind is not Kind.DISTRIBUTION and sample.point.metric != CHECK_AGE.name:
             tags = sorted((name, value) for name, value in sample.tags.items() if name not in _FLIPPING)
@@ -78,8 +69,9 @@ def _by_identity(samples: Iterable[StoredSample]) -> dict[Identity, StoredSample
 
 
 def _reading(sample: StoredSample | None) -> object:
-    return sample and (sample.point.value, *(_tag(sample, name) for name in _FLIPPING))
+    return sample and (sample.point.value, _tags(sample))
 
 
-def _tag(sample: StoredSample | None, name: str) -> str | None:
-    return sample.tags.get(name) if sample else None
+def _tags(sample: StoredSample | None) -> dict[str, str | None]:
+    tags = sample.tags if sample else {}
+    return {name: tags.get(name) for name in _FLIPPING}

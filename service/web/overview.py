@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
@@ -12,6 +12,8 @@ import anyio
 import anyio.lowlevel
 
 from service.domain.checks import Check, check_id
+from service.domain.cron import Schedule
+from service.domain.delivery import LOST
 from service.domain.errors import Unavailable
 from service.domain.runs import Mode, Run
 from service.pipeline.job import Job
@@ -209,7 +211,7 @@ def read_delivery(context: "AppContext") -> DeliveryView:
         state="trouble" if state.trouble else "pending" if state.pending else "ok",
         last_accepted=state.last_accepted_at,
         pending=state.pending,
-        lost=Lost.of(state.lost),
+        lost=Lost(**{status.value: count for status, count in state.lost.items() if status in LOST}),
         trouble=state.trouble,
         next_try=state.next_try_at,
     )
@@ -231,7 +233,7 @@ async def _read_collectors(context: "AppContext", jobs: Iterable[Job]) -> dict[s
             name=name,
             type=job.type,
             schedule=job.schedule.expression,
-            schedule_in_words=job.schedule.describe(),
+            schedule_in_words=_describe(job.schedule),
             time_zone=str(job.time_zone),
             service=job.service,
             enabled=job.enabled,
@@ -247,6 +249,11 @@ async def _read_collectors(context: "AppContext", jobs: Iterable[Job]) -> dict[s
             note=scheduler.waits_for(name) or getattr(job.collector, "note", None),
         )
     return found
+
+
+@lru_cache(maxsize=4096)
+def _describe(schedule: Schedule) -> str:
+    return schedule.describe()
 
 
 def _read_quota(context: "AppContext") -> Iterable[QuotaView]:

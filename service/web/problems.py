@@ -127,7 +127,7 @@ def _to_problem(request: Request, error: Exception) -> Problem:
         case TooManyRuns():
             return Problem(429, _sentence(error), "too-many", headers=retry_after())
         case Draining():
-            return Problem(503, _sentence(error), "draining", headers=retry_after())
+            return Problem(503, "The daemon is ending and starts no runs.", "draining", headers=retry_after())
         case InvalidSnapshot():
             bad = [{"where": failure.part, "what": failure.reason} for failure in error.failures]
             return Problem(422, error.summary, "bad-snapshot", errors=bad, bad_records=error.count)

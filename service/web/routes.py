@@ -68,7 +68,7 @@ async def refuse_unknown_query(request: Request) -> None:
         raise invalid([{"type": "extra", "loc": ("query", name), "msg": what, "input": None} for name in unknown])
 
 
-def get_context(request: Request) -> AppContext:
+async def get_context(request: Request) -> AppContext:
     context: AppContext = request.app.state.context
     return context
 
@@ -77,7 +77,7 @@ async def read_overview(context: Annotated[AppContext, Depends(get_context)]) ->
     return await context.overview.read()
 
 
-def read_caller(
+async def read_caller(
     request: Request, x_actor: Annotated[str, Header(alias="X-Actor", description="who asks; kept with the act")] = ""
 ) -> Actor:
     """Who calls: the peer's address, and what it says of itself."""

@@ -9,9 +9,9 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from service.domain import conditions
 from service.domain.checks import Check, status_at
-from service.domain.delivery import LOST, DeliveryStatus, StoredSample
+from service.domain.delivery import DeliveryStatus, StoredSample
 from service.domain.runs import Outcome, Run
-from service.domain.samples import Metric, Status
+from service.domain.samples import Evidence, Metric, Status
 
 API = "/api/v1"
 RUNNING = "Running"
@@ -129,16 +129,9 @@ class RunView(View):
     @computed_field  # type: ignore[prop-decorator]  # see Health.status
     @property
     def links(self) -> dict[str, str]:
-        address = run_address(self.id)
-        collector = f"{API}/collectors/{quote(self.collector, safe='')}"
-        page = address.removeprefix(API)
-        return {
-            "self": address,
-            "samples": f"{address}/samples",
-            "log": f"{address}/log",
-            "collector": collector,
-            "page": page,
-        }
+        address, collector = run_address(self.id), f"{API}/collectors/{quote(self.collector, safe='')}"
+        parts = {part: f"{address}/{part}" for part in ("samples", "log")}
+        return {"self": address, **parts, "collector": collector, "page": address.removeprefix(API)}
 
 
 class LastError(View):
@@ -206,16 +199,6 @@ class Triggered(View):
         return {"self": run_address(self.id), "collector": f"{API}/collectors/{quote(self.collector, safe='')}"}
 
 
-class EvidenceView(View):
-    """One thing behind a value (a run, a job, a pull request). ``url`` is empty where there is no place to look."""
-
-    title: str
-    url: str = ""
-    at: Instant | None = None
-    conclusion: str = ""
-    workflow: str = ""
-
-
 class SampleView(View):
     """One sample as it was stored. ``delivery``: what became of it, with the ``reason`` when it was lost.
 
@@ -229,7 +212,7 @@ class SampleView(View):
     timestamp: Instant
     delivery: str
     reason: str = ""
-    evidence: tuple[EvidenceView, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
 
     @classmethod
     def of(cls, sample: StoredSample) -> Self:
@@ -241,7 +224,7 @@ class SampleView(View):
             timestamp=sample.at,
             delivery=sample.status,
             reason=sample.reason,
-            evidence=tuple(map(EvidenceView.model_validate, sample.point.evidence)),
+            evidence=sample.point.evidence,
         )
 
 
@@ -262,7 +245,7 @@ class CheckView(View):
     why: str
     since: Instant
     measured_at: Instant | None = None
-    evidence: tuple[EvidenceView, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
 
     @classmethod
     def of(cls, collector: str, check: Check, metric: Metric | None, now: datetime, max_age: timedelta) -> Self:
@@ -280,7 +263,7 @@ class CheckView(View):
             why=_explain(check, status),
             since=check.measured_at + max_age if is_stale and check.measured_at else check.since,
             measured_at=check.measured_at,
-            evidence=tuple(map(EvidenceView.model_validate, check.evidence)),
+            evidence=check.evidence,
         )
 
     def is_named(self, name: str) -> bool:
@@ -304,10 +287,6 @@ class Lost(View):
     throttled: int = 0
     rejected: int = 0
     expired: int = 0
-
-    @classmethod
-    def of(cls, counts: Mapping[DeliveryStatus, int]) -> Self:
-        return cls(**{status.value: counts.get(status, 0) for status in LOST})
 
     @property
     def total(self) -> int:
