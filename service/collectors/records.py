@@ -30,6 +30,7 @@ from service.domain.samples import (
 MAX_RECORDS = 200_000
 MAX_FAILURES = 20  # that are shown; all are counted
 SCHEMA_VERSION = 1
+_MAX_COMMAS = 30  # of a record, on average
 
 _NAME = r"[A-Za-z0-9_.]+"  # https://docs.datadoghq.com/metrics/custom_metrics/#naming-custom-metrics
 _MAX_NAME = 170  # characters; with any namespace at most 200
@@ -95,7 +96,10 @@ def read_records(
     Raises Unfinished where it is not whole, Rejected where it is no snapshot, TooLarge.
     """
     newest = now + MAX_POINT_AHEAD
-    for position, text in enumerate(content.split(content.inflate(body, name, max_bytes), name), 1):
+    body = content.inflate(body, name, max_bytes)
+    if body.count(b",") > _MAX_COMMAS * max_records:  # a list of numbers takes sixty times its size once it is split
+        raise TooLarge(f"{name} holds more values than {max_records:,} records have")
+    for position, text in enumerate(content.split(body, name), 1):
         if position > max_records:
             raise TooLarge(f"{name} holds more than {max_records:,} records; publish fewer, or in several snapshots")
         try:

@@ -485,3 +485,9 @@ def test_the_replaced_names_fill_the_source_by_category(category: str, source: s
     environ = {"TRAINING_HEALTH_FILE": "/data/t.json", "EVAL_HEALTH_FILE": "s3://bucket/e.json"}
     assert SnapshotSettings.legacy_environment({"category": category}, environ).get("source") == source
     assert "source" not in SnapshotSettings.legacy_environment({"category": category}, {})
+
+
+def test_a_list_of_very_many_numbers_is_refused_before_it_fills_the_memory() -> None:
+    body = b"[" + b"1," * (31 * 1_000) + b"1]"
+    with pytest.raises(TooLarge, match="more values than 1,000 records"):
+        next(iter(read_records(body, "numbers.json", datetime(2026, 3, 4, tzinfo=UTC), max_records=1_000)))
