@@ -16,7 +16,7 @@ from service.cutover.legacy_rules import METRICS, Cause, Facts, find_causes, is_
 from service.domain.checks import name_of
 from service.domain.errors import ConfigError, HealthError
 from service.domain.runs import Run
-from service.domain.samples import Kind
+from service.domain.samples import Kind, Status
 from service.github.client import Github
 from service.store import Store
 
@@ -120,44 +120,46 @@ async def compare(
         samples, _ = await store.outbox.samples(run.id, 0, _MAX_SAMPLES)
         for sample in samples:
             value = Value(sample.point.metric, sample.point.value, sample.tags, sample.at, name)
-            if sample.kind is not Kind.DISTRIBUTION and not value.metric.startswith(_OWN):
-                current.setdefault(value.key, value)
-        absent = {check.metric for check in await store.runs.checks(name)}
+            is_comparable = sample.kind is not Kind.DISTRIBUTION and not value.metric.startswith(_OWN)
+            # Of two collectors with the same checks (two repositories) the first is compared.
+            if is_comparable and current.get(value.key, value).collector == name:
+                current[value.key] = value
+        absent = {check.metric for check in await store.runs.checks(name) if check.status is Status.UNKNOWN}
         if isinstance(collector, GithubCiSettings):
             absent |= METRICS  # a check that never had a value has no metric yet
             if known := await _find_facts(store, github, collector, run, notes):
                 facts[name] = replace(known, baseline_at=at)
         reason = (Cause.LEFT_OUT, run.error) if run.error else (Cause.MADE_UP, "")
         missing |= dict.fromkeys(absent - {sample.point.metric for sample in samples}, reason)
-    theirs = {value.key: value for value in baseline}
-    found = [_explain(value, current.get(key), missing, facts) for key, value in theirs.items()]
+    sent = {value.key: value for value in baseline}
+    found = [_explain(value, current.get(key), missing, facts) for key, value in sent.items()]
     # Of a collector none of whose values the baseline has, ours are left out: the baseline is of another one.
     compared = {each.current.collector for each in found if each.current}
     for key, value in current.items():
-        if key not in theirs and value.collector in compared:
+        if key not in sent and value.collector in compared:
             found.append(Difference(None, value, [Cause.NOT_SENT if value.metric in METRICS else Cause.NEW]))
     return found, notes
 
 
 def _explain(
-    theirs: Value, ours: Value | None, missing: Mapping[str, tuple[Cause, str]], facts: Mapping[str, Facts]
+    baseline: Value, current: Value | None, missing: Mapping[str, tuple[Cause, str]], facts: Mapping[str, Facts]
 ) -> Difference:
-    if ours is None:
-        if theirs.metric in missing:
-            cause, hint = missing[theirs.metric]
-            return Difference(theirs, None, [cause], hint)
-        return Difference(theirs, None, hint="no such value: is its collector configured, did it run?")
-    known, hint = facts.get(ours.collector), ""
-    if is_alike(theirs.value, ours.value):
-        return Difference(theirs, ours)
-    if known and (causes := find_causes(theirs.metric, theirs.value, known)):
-        return Difference(theirs, ours, causes)
-    apart = abs(theirs.at - ours.at).total_seconds() if theirs.at and ours.at else 0
-    if theirs.metric in METRICS and (known is None or known.workflows is None):
+    if current is None:
+        if baseline.metric in missing:
+            cause, hint = missing[baseline.metric]
+            return Difference(baseline, None, [cause], hint)
+        return Difference(baseline, None, hint="no such value: is its collector configured, did it run?")
+    if is_alike(baseline.value, current.value):
+        return Difference(baseline, current)
+    known, hint = facts.get(current.collector), ""
+    if known and (causes := find_causes(baseline.metric, baseline.value, known)):
+        return Difference(baseline, current, causes)
+    apart = abs(baseline.at - current.at).total_seconds() if baseline.at and current.at else 0
+    if baseline.metric in METRICS and (known is None or known.workflows is None):
         hint = "GitHub was not asked again, or our runs of that time are not kept any more"
     elif apart > 60:
         hint = f"measured {apart / 60:.0f} min apart: compare what is nearer in time"
-    return Difference(theirs, ours, hint=hint)
+    return Difference(baseline, current, hint=hint)
 
 
 async def _find_facts(

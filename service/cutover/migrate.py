@@ -89,8 +89,7 @@ def read_cronjobs(content: bytes, title: str) -> list[dict[str, Any]]:
         raise ConfigError(f"{title}: is no YAML that can be read ({type(error).__name__}); {REMEDY}") from None
     found = [item for item in _objects(documents) if item.get("kind") == "CronJob"]
     if not found:
-        is_helmfile = any("releases" in each for each in documents if isinstance(each, dict))
-        raise ConfigError(f"{title}: {'is a helmfile' if is_helmfile else 'holds no CronJob'}; {REMEDY}")
+        raise ConfigError(f"{title}: holds no CronJob; {REMEDY}")
     return found
 
 
@@ -209,11 +208,8 @@ def _find_collectors(words: Sequence[str]) -> list[str]:
 
 def _read_environment(labels: Mapping[str, Any], entries: Iterable[Any], words: Iterable[str]) -> _Environment:
     """What comes from a label has that label's value; ``words`` of a shell's line may set more."""
-    environment = {
-        f"DD_{tag.upper()}": {"value": str(labels[_TAG + tag])}
-        for tag in ("env", "service", "version")
-        if _TAG + tag in labels
-    }
+    tags = [tag for tag in ("env", "service", "version") if _TAG + tag in labels]
+    environment = {f"DD_{tag.upper()}": {"value": str(labels[_TAG + tag])} for tag in tags}
     for entry in (each for each in entries if isinstance(each, dict)):
         name, source = str(entry.get("name")), entry.get("valueFrom")
         if not source:
@@ -239,16 +235,13 @@ def _take_settings(stanza: Stanza, variables: Mapping[str, str]) -> None:
         for key, value in _find_settings(stanza, {variable: text}).items():
             outer, _, inner = key.partition(".")
             values |= {outer: {**values.get(outer, {}), inner: value}} if inner else {key: value}
-            stanza.notes.append(f"{key}: {variable}")
+            stanza.notes.append(f"{key} was {variable}")
     try:
         settings = settings_of(values["type"]).model_validate(values)
         values |= {key: list(value) for key in values if isinstance(value := getattr(settings, key), tuple)}
     except ValidationError as error:
-        problems = (
-            f"{'.'.join(map(str, each['loc']))}: {each['msg'].removeprefix('Value error, ')}"
-            for each in error.errors(include_url=False)
-        )
-        stanza.problem = "; ".join(problems)
+        problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_url=False)]
+        stanza.problem = "; ".join(problems).replace("Value error, ", "")
 
 
 def _choose_name(name: str, cronjob: str, taken: Sequence[str]) -> str:
@@ -270,14 +263,10 @@ def to_config(migration: Migration) -> str:
         "collectors:" if any(not stanza.problem for stanza in migration.stanzas) else "collectors: {}",
     ]
     for stanza in migration.stanzas:
-        notes = [
-            f"CronJob {stanza.cronjob}",
-            *stanza.notes,
-            *([f"NOT CARRIED OVER: {stanza.problem}"] if stanza.problem else ()),
-        ]
-        lines += ["", *(f"  {line}" for line in _to_comments(notes))]
-        indent = "  # " if stanza.problem else "  "
-        lines += [indent + line for line in _dump({stanza.name: stanza.values}).splitlines()]
+        problem = [f"NOT CARRIED OVER: {stanza.problem}"] if stanza.problem else []
+        comments = _to_comments([f"CronJob {stanza.cronjob}", *stanza.notes, *problem])
+        lines += ["", *(f"  {line}" for line in comments)]
+        lines += [("  # " if problem else "  ") + line for line in _dump({stanza.name: stanza.values}).splitlines()]
     if migration.datadog:
         lines += ["", *_dump({"datadog": migration.datadog}).splitlines()]
     if migration.others:

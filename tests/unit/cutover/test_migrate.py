@@ -37,19 +37,10 @@ def cronjob(name: str, *command: str, env: dict[str, str] | None = None, **spec:
     }
 
 
-def text_of(*items: Any) -> str:
-    return yaml.safe_dump_all(items)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path
-
-
-def test_the_cluster_of_today(folder: Path) -> None:
-    answer = migrate(SOURCES / "cluster.yaml", "-o", folder / "config.yaml")
+def test_the_cluster_of_today(tmp_path: Path) -> None:
+    answer = migrate(SOURCES / "cluster.yaml", "-o", tmp_path / "config.yaml")
     assert answer.exit_code == 0, answer.output
-    collectors = loaded(folder)
+    collectors = loaded(tmp_path)
     ci = collectors["ci"]
     assert isinstance(ci, GithubCiSettings)
     assert ci.tests_blocking_merge == ("163901189", "159707309", "159704559")
@@ -61,21 +52,21 @@ def test_the_cluster_of_today(folder: Path) -> None:
         "training": ("snapshot", "0 * * * *", "training-health-collector", 3),
         "eval": ("snapshot", "0 * * * *", "eval-health-collector", 3),
     }
-    text = (folder / "config.yaml").read_text()
+    text = (tmp_path / "config.yaml").read_text()
     assert "not carried over: container.resources: {limits: {cpu: 500m, memory: 2Gi}" in text
     assert '# - pr-similarity-cache-cronjob-cronjob: "0 0 * * *" what' in text
-    assert load(folder / "config.yaml", {}, settings_of).settings.datadog.env == "production"
-    patch = yaml.safe_load((folder / "k8s-patch.yaml").read_text())
+    assert load(tmp_path / "config.yaml", {}, settings_of).settings.datadog.env == "production"
+    patch = yaml.safe_load((tmp_path / "k8s-patch.yaml").read_text())
     pod = patch["spec"]["template"]["spec"]
     assert pod["serviceAccountName"] == "standard-service-account"
     assert pod["containers"] == [{"name": "infra-health", "env": [{"name": "DD_SITE", "value": "datadoghq.com"}]}]
     assert patch["metadata"]["labels"]["tags.datadoghq.com/env"] == "production"
 
 
-def test_what_a_cronjob_says_comes_over_and_what_has_no_counterpart_stands_there(folder: Path) -> None:
-    answer = migrate(SOURCES / "rendered.yaml", "-o", folder / "config.yaml")
+def test_what_a_cronjob_says_comes_over_and_what_has_no_counterpart_stands_there(tmp_path: Path) -> None:
+    answer = migrate(SOURCES / "rendered.yaml", "-o", tmp_path / "config.yaml")
     assert answer.exit_code == 1, "one of them can't be a collector"
-    assert yaml.safe_load((folder / "config.yaml").read_text())["collectors"] == {
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["collectors"] == {
         "ci": {
             "type": "github_ci",
             "schedule": "*/10 * * * *",
@@ -103,8 +94,8 @@ def test_what_a_cronjob_says_comes_over_and_what_has_no_counterpart_stands_there
             "repo": "acme/second",
         },
     }
-    assert set(loaded(folder)) == {"ci", "ci-second-repository"}
-    text, patch = (folder / "config.yaml").read_text(), (folder / "k8s-patch.yaml").read_text()
+    assert set(loaded(tmp_path)) == {"ci", "ci-second-repository"}
+    text, patch = (tmp_path / "config.yaml").read_text(), (tmp_path / "k8s-patch.yaml").read_text()
     assert "# NOT CARRIED OVER: schedule: day of week '7'" in text
     assert '#   schedule: "0 3 * * 7"' in text
     assert "spec.ttlSecondsAfterFinished: 3600" in text
@@ -122,13 +113,13 @@ def test_what_a_cronjob_says_comes_over_and_what_has_no_counterpart_stands_there
     assert "put it into the Secret infra-health" in patch
 
 
-def test_variables_that_differ_between_the_cronjobs_are_told(folder: Path) -> None:
+def test_variables_that_differ_between_the_cronjobs_are_told(tmp_path: Path) -> None:
     one = cronjob("one", "collect", "ci", "--push", env={"REGION": "a", "ZONE": "z", "DD_SERVICE": "mine"})
     other = cronjob("other", "collect", "eval", "--push", env={"REGION": "b", "EVAL_HEALTH_FILE": "s3://b/e.json"})
     other["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["env"].append(
         {"name": "GITHUB_TOKEN", "valueFrom": {"secretKeyRef": {"name": "gh", "key": "token"}}}
     )
-    told = json.loads(migrate("-", "--json", stdin=text_of(one, other)).stdout)
+    told = json.loads(migrate("-", "--json", stdin=yaml.safe_dump_all([one, other])).stdout)
     assert told["notes"] == ["REGION differs between the CronJobs: {value: a}, {value: b}"]
     (container,) = yaml.safe_load(told["patch"])["spec"]["template"]["spec"]["containers"]
     assert container["env"] == [
@@ -151,7 +142,7 @@ def test_variables_that_differ_between_the_cronjobs_are_told(folder: Path) -> No
     ],
 )
 def test_the_collectors_of_a_command(command: list[str], names: list[str]) -> None:
-    answer = migrate("-", "--json", stdin=text_of(cronjob("job", *command)))
+    answer = migrate("-", "--json", stdin=yaml.safe_dump(cronjob("job", *command)))
     told = json.loads(answer.stdout)
     assert [each["name"] for each in told["collectors"]] == names
     assert [each["name"] for each in told["left_alone"]] == ([] if names else ["job"])
@@ -159,26 +150,21 @@ def test_the_collectors_of_a_command(command: list[str], names: list[str]) -> No
     assert "hunter22" not in answer.output
 
 
-@pytest.mark.parametrize("dump", [yaml.safe_dump, json.dumps])
-def test_what_kubectl_gets_is_a_list(dump: Any) -> None:
-    items = [each for each in yaml.safe_load_all((SOURCES / "cluster.yaml").read_text()) if each["kind"] == "CronJob"]
-    answer = migrate("-", "--json", stdin=dump({"apiVersion": "v1", "kind": "List", "items": items}))
-    assert [each["name"] for each in json.loads(answer.stdout)["collectors"]] == ["ci", "training", "eval"]
+def test_what_kubectl_gets_is_a_list() -> None:
+    items = [cronjob("one", "collect", "ci", "--push"), cronjob("two", "collect", "eval", "--push")]
+    answer = migrate("-", "--json", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+    assert [each["name"] for each in json.loads(answer.stdout)["collectors"]] == ["ci", "eval"]
 
 
-def test_without_a_file_the_output_is_a_configuration_with_the_patch_as_comments(folder: Path) -> None:
+def test_without_a_file_the_output_is_a_configuration_and_a_file_that_was_there_is_kept(tmp_path: Path) -> None:
     answer = migrate(SOURCES / "cluster.yaml")
-    (folder / "config.yaml").write_text(answer.stdout)
-    assert set(loaded(folder)) == {"ci", "training", "eval"}
     assert "#       serviceAccountName: standard-service-account" in answer.stdout
-
-
-def test_a_file_that_was_there_is_kept(folder: Path) -> None:
-    (folder / "config.yaml").write_text("collectors: {}\n")
-    migrate(SOURCES / "cluster.yaml", "-o", folder / "config.yaml")
-    migrate(SOURCES / "rendered.yaml", "-o", folder / "config.yaml")
-    assert (folder / "config.yaml.bak").read_text() == "collectors: {}\n"
-    assert (folder / "config.yaml.bak1").exists(), "the second time as well"
+    (tmp_path / "config.yaml").write_text(answer.stdout)
+    assert set(loaded(tmp_path)) == {"ci", "training", "eval"}
+    for source in ("rendered.yaml", "cluster.yaml"):
+        migrate(SOURCES / source, "-o", tmp_path / "config.yaml")
+    assert (tmp_path / "config.yaml.bak").read_text() == answer.stdout
+    assert (tmp_path / "config.yaml.bak1").exists()
 
 
 @pytest.mark.parametrize(
@@ -187,14 +173,13 @@ def test_a_file_that_was_there_is_kept(folder: Path) -> None:
         ("kind: CronJob\nspec: [", "source:2:8: is no YAML"),
         ("[" * 5000, "is no YAML"),
         ("a: {{ .Values.b }}", "is no YAML: found unhashable key"),
-        ("releases: [{name: ci, chart: ./cronjob}]", "is a helmfile"),
+        ("releases: [{name: ci, chart: ./cronjob}]", "holds no CronJob"),
         ("30 2 * * 1 collect ci --push", "holds no CronJob"),
-        ("", "holds no CronJob"),
     ],
 )
-def test_what_is_no_rendered_manifest_is_refused_with_the_remedy(folder: Path, text: str, reason: str) -> None:
-    (folder / "source").write_text(text)
-    answer = migrate(folder / "source")
+def test_what_is_no_rendered_manifest_is_refused_with_the_remedy(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "source").write_text(text)
+    answer = migrate(tmp_path / "source")
     assert answer.exit_code == 78
     assert reason in answer.stderr
     assert "`helmfile template | infra-health migrate -`" in answer.stderr
