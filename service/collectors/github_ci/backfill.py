@@ -29,8 +29,10 @@ _CATCH_UP = timedelta(hours=2)
 async def fill(runs: RunList, state: State, now: datetime, window: timedelta, budget: RequestBudget) -> None:
     """A cold start reads the week and, where it is not too much, all runs that may have been run again in it.
 
-    Eight pages at once; where the budget ends, the next cycle goes on. Raises what ``RunList.page`` does.
+    Eight pages at once; where four fifths of the budget end, the next cycle goes on: what decides the window's numbers
+    must be asked, too. Raises what ``RunList.page`` does.
     """
+    kept = budget.left // 5
     while not _is_filled(state, now):
         state.turned_at = now
         pages: dict[int, Page] = {}
@@ -42,7 +44,7 @@ async def fill(runs: RunList, state: State, now: datetime, window: timedelta, bu
             except (Unavailable, Rejected) as error:
                 errors.append(error)
 
-        with budget.reserve(_AT_ONCE) as count:
+        with budget.reserve(min(_AT_ONCE, budget.left - kept)) as count:
             numbers = range(state.page, state.page + count)
             async with anyio.create_task_group() as tasks:
                 for number in numbers:

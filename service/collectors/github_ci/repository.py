@@ -190,10 +190,10 @@ class RepositoryCycle:
             self._failures.setdefault("older runs", Unavailable("GitHub answers too slowly to read all in one run"))
 
     async def _ask(self, least: Worth) -> None:
-        questions = [each for each in self._questions() if each.worth <= least and each.part not in self._failures]
+        questions = [each for each in self._questions(least) if each.worth <= least and each.part not in self._failures]
         self._failures |= await ask(self._budget, questions)
 
-    def _questions(self) -> Iterator[Question]:
+    def _questions(self, least: Worth) -> Iterator[Question]:
         state, now, runs, span = self._state, self._now, self._runs, self._settings.history_window
         for id in self._unseen:
             yield Question(Worth.UNSEEN, "runs", partial(self._ask_unseen, id))
@@ -213,7 +213,9 @@ class RepositoryCycle:
                     is_listed = id in self._workflows.names
                     look = partial(ask_latest, runs, state, id, is_listed=is_listed, now=now)
                     yield Question(worth, self._workflows.list_of(id) or _OTHERS, look)
-        for id in suspects_to_look_into(state):
+        if least < Worth.JOBS:
+            return
+        for id in suspects_to_look_into(state, CYCLE_POINTS):
             yield Question(Worth.JOBS, _JOBS, partial(self._jobs.look_into, state, id, now, self._budget))
         if due := backfill.pages_due(state, now):
             worth = Worth.OVERDUE_RUNS if backfill.is_late(state, now) else Worth.OLDER_RUNS

@@ -4,6 +4,7 @@ GitHub ends a job beyond its ``timeout-minutes`` as ``cancelled``, and only an a
 other cancellations (``timed_out`` is rare). A finished attempt never changes, so each is looked into once.
 """
 
+import heapq
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
@@ -89,10 +90,10 @@ class TimedOutJobs:
         return any(_TIME_LIMIT in (note.message or "").lower() for note in notes)
 
 
-def suspects_to_look_into(state: State) -> list[int]:
-    """Those whose jobs are not all known, the newest first; those that GitHub did not answer for come last."""
+def suspects_to_look_into(state: State, count: int) -> list[int]:
+    """Some whose jobs are not all known, the newest first; those that GitHub did not answer for come last."""
     waiting = state.open_suspects
-    return sorted(waiting, key=lambda id: (waiting[id].failures, -waiting[id].ended.timestamp()))
+    return heapq.nsmallest(count, waiting, key=lambda id: (waiting[id].failures, -waiting[id].ended.timestamp()))
 
 
 def _note_jobs(suspect: Suspect, until: int, rows: Iterable[JobRow], now: datetime) -> None:
