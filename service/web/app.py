@@ -14,8 +14,8 @@ from starlette.staticfiles import StaticFiles
 from service.web import pages, routes
 from service.web.auth import Guard
 from service.web.context import AppContext
-from service.web.problems import MEDIA_TYPE, Catch, handle_problems
-from service.web.schemas import API, Reason
+from service.web.problems import Catch, handle_problems
+from service.web.schemas import API, ProblemView, Reason
 
 __all__ = ["AppContext", "create_app"]
 
@@ -85,16 +85,13 @@ def _operation_id(route: APIRoute) -> str:
 
 
 def _complete(document: dict[str, Any]) -> dict[str, Any]:
-    """Problems have a media type of their own; which token opens what."""
+    """What routes refer to by name, summaries, and which token opens what."""
     document["components"]["securitySchemes"] = _SECURITY_SCHEMES
-    document["components"]["schemas"]["Reason"] = Reason.model_json_schema()
+    for model in (Reason, ProblemView):
+        document["components"]["schemas"][model.__name__] = model.model_json_schema()
     for path, item in document["paths"].items():
         for method, operation in item.items():
             operation["summary"] = operation.pop("description", operation["summary"])
             if path not in ("/livez", "/healthz", "/readyz"):
                 operation["security"] = [{"write": []}, {}] if method == "post" else [{"read": []}, {"write": []}, {}]
-            for response in operation["responses"].values():
-                content = response.get("content", {})
-                if "ProblemView" in str(content):
-                    response["content"] = {MEDIA_TYPE: content["application/json"]}
     return document

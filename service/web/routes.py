@@ -17,7 +17,7 @@ from service.domain.runs import Actor, Cause, Outcome
 from service.pipeline.scheduler import UnknownCollector
 from service.web.context import AppContext
 from service.web.overview import Overview, check_life, check_readiness, in_slices, read_run_views
-from service.web.problems import Problem, invalid, retry_after, unknown_run
+from service.web.problems import MEDIA_TYPE, Problem, invalid, retry_after, unknown_run
 from service.web.prometheus import expose
 from service.web.schemas import (
     API,
@@ -28,7 +28,6 @@ from service.web.schemas import (
     Info,
     Log,
     LogLine,
-    ProblemView,
     Reason,
     Runs,
     RunView,
@@ -44,8 +43,9 @@ _MAX_ACTOR = _MAX_KEY = 200  # characters
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """These refusals for /openapi.json."""
-    return {status: {"model": ProblemView, "description": HTTPStatus(status).phrase} for status in statuses}
+    """These refusals for /openapi.json. By reference: FastAPI takes 2 ms to make a field of each model."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemView"}}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
 def _body(required: bool, content: Mapping[str, Any]) -> dict[str, Any]:
