@@ -9,7 +9,7 @@ import pytest
 
 from service.collectors.github_ci.models import Run, Workflow
 from service.collectors.github_ci.settings import GithubCiSettings
-from service.cutover.compare import Difference, Value, read_baseline
+from service.cutover.compare import Difference, read_baseline
 from service.cutover.legacy_rules import Cause, Facts, find_causes
 from service.domain.errors import ConfigError
 
@@ -103,12 +103,8 @@ def test_a_file_of_the_replaced_tool() -> None:
     assert [value.value for value in values] == [1, 2.5, 3]
     assert values[0].check == "a / b / c"
     assert {value.at for value in values} == {NOW}
-    unexplained = Difference(values[0], replace_value(values[0], 2), hint="measured 20 min apart")
+    unexplained = Difference(values[0], msgspec.structs.replace(values[0], value=2), hint="measured 20 min apart")
     assert unexplained.as_row() == ("m", "a / b / c", "1", "2", "UNEXPLAINED (measured 20 min apart)")
     for wrong, reason in [("[", "truncated"), ("{}", "array"), ('[{"metric": "m", "value": "1"}]', r"\$\[0\].value")]:
         with pytest.raises(ConfigError, match=f"ci.json: is no list of samples.*{reason}"):
             read_baseline(wrong.encode(), "ci.json")
-
-
-def replace_value(value: Value, number: float) -> Value:
-    return msgspec.structs.replace(value, value=number)

@@ -1,6 +1,7 @@
 """From rendered CronJobs to a configuration that loads, and to a patch of the Deployment."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +26,27 @@ def loaded(folder: Path) -> dict[str, CollectorSettings]:
     return dict(load(folder / "config.yaml", {}, settings_of).settings.collectors)
 
 
-def cronjob(name: str, *command: str, env: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
+def cronjob(name: str, *command: str, env: dict[str, str] | None = None) -> dict[str, Any]:
     variables = [{"name": name, "value": value} for name, value in (env or {}).items()]
     container = {"name": "cronjob", "command": list(command), "env": variables}
     job = {"template": {"spec": {"containers": [container], "restartPolicy": "OnFailure"}}}
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "CronJob",
-        "metadata": {"name": name},
-        "spec": {"schedule": "@hourly", "jobTemplate": {"spec": job}, **spec},
-    }
+    spec = {"schedule": "@hourly", "jobTemplate": {"spec": job}}
+    return {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": name}, "spec": spec}
 
 
 def test_the_cluster_of_today(tmp_path: Path) -> None:
     answer = migrate(SOURCES / "cluster.yaml", "-o", tmp_path / "config.yaml")
     assert answer.exit_code == 0, answer.output
     collectors = loaded(tmp_path)
+    assert [(name, each.schedule, each.service, each.backoff_limit) for name, each in collectors.items()] == [
+        ("ci", "*/10 * * * *", "dashboard-collector", 3),
+        ("training", "0 * * * *", "training-health-collector", 3),
+        ("eval", "0 * * * *", "eval-health-collector", 3),
+    ]
     ci = collectors["ci"]
     assert isinstance(ci, GithubCiSettings)
     assert ci.tests_blocking_merge == ("163901189", "159707309", "159704559")
     assert ci.benchmarks == ("159541672",)
-    assert {
-        name: (each.type, each.schedule, each.service, each.backoff_limit) for name, each in collectors.items()
-    } == {
-        "ci": ("github_ci", "*/10 * * * *", "dashboard-collector", 3),
-        "training": ("snapshot", "0 * * * *", "training-health-collector", 3),
-        "eval": ("snapshot", "0 * * * *", "eval-health-collector", 3),
-    }
     text = (tmp_path / "config.yaml").read_text()
     assert "not carried over: container.resources: {limits: {cpu: 500m, memory: 2Gi}" in text
     assert '# - pr-similarity-cache-cronjob-cronjob: "0 0 * * *" what' in text
@@ -66,34 +61,19 @@ def test_the_cluster_of_today(tmp_path: Path) -> None:
 def test_what_a_cronjob_says_comes_over_and_what_has_no_counterpart_stands_there(tmp_path: Path) -> None:
     answer = migrate(SOURCES / "rendered.yaml", "-o", tmp_path / "config.yaml")
     assert answer.exit_code == 1, "one of them can't be a collector"
-    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["collectors"] == {
-        "ci": {
-            "type": "github_ci",
-            "schedule": "*/10 * * * *",
-            "time_zone": "Europe/Berlin",
-            "service": "dashboard-collector",
-            "concurrency_policy": "Replace",
-            "starting_deadline": "120s",
-            "active_deadline": "480s",
-            "backoff_limit": 2,
-            "successful_runs_history_limit": 5,
-            "failed_runs_history_limit": 0,
-            # Not the Deployment's: the other one ran without it.
-            "thresholds": {"flaky_tests": "1e1"},
-        },
-        # What a manifest leaves out is Kubernetes' default.
-        "ci-second-repository": {
-            "type": "github_ci",
-            "schedule": "@hourly",
-            "service": "dashboard-collector",
-            "enabled": False,
-            "concurrency_policy": "Allow",
-            "backoff_limit": 6,
-            "successful_runs_history_limit": 3,
-            "failed_runs_history_limit": 1,
-            "repo": "acme/second",
-        },
-    }
+    ci, second = loaded(tmp_path).values()
+    assert isinstance(ci, GithubCiSettings)
+    assert isinstance(second, GithubCiSettings)
+    assert (ci.time_zone.key, ci.concurrency_policy, ci.service) == ("Europe/Berlin", "Replace", "dashboard-collector")
+    assert (ci.starting_deadline, ci.active_deadline) == (timedelta(seconds=120), timedelta(seconds=480))
+    assert (ci.backoff_limit, ci.successful_runs_history_limit, ci.failed_runs_history_limit) == (2, 5, 0)
+    # What a manifest leaves out is Kubernetes' default.
+    assert (second.enabled, second.concurrency_policy, second.backoff_limit) == (False, "Allow", 6)
+    assert (second.successful_runs_history_limit, second.failed_runs_history_limit) == (3, 1)
+    # Not the Deployment's: the other one ran without them.
+    assert (ci.repo, ci.thresholds.flaky_tests, second.thresholds.flaky_tests) == ("Metta-AI/metta", 10, 10)
+    assert 'flaky_tests: "1e1"' in (tmp_path / "config.yaml").read_text()
+    assert second.repo == "acme/second"
     assert set(loaded(tmp_path)) == {"ci", "ci-second-repository"}
     text, patch = (tmp_path / "config.yaml").read_text(), (tmp_path / "k8s-patch.yaml").read_text()
     assert "# NOT CARRIED OVER: schedule: day of week '7'" in text
@@ -102,11 +82,8 @@ def test_what_a_cronjob_says_comes_over_and_what_has_no_counterpart_stands_there
     assert "metadata.labels.owner: ml-team" in text
     assert "helm.sh" not in text
     assert '- backup: "0 3 * * *" [pg_dump]' in text
-    assert yaml.safe_load(patch)["metadata"]["labels"] == {
-        "team": "infra",
-        "tags.datadoghq.com/env": "production",
-        "tags.datadoghq.com/version": "1e3",
-    }
+    tags = {"tags.datadoghq.com/env": "production", "tags.datadoghq.com/version": "1e3"}
+    assert yaml.safe_load(patch)["metadata"]["labels"] == {"team": "infra", **tags}
     assert '"1e3"' in patch, "a number to Kubernetes without quotes"
     assert "configMapRef" in patch
     assert "0123456789abcdef" not in text + patch + answer.output, "a key that stood in a manifest is copied nowhere"
