@@ -10,11 +10,10 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache, partial
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -42,7 +41,7 @@ def http_client(
     ``timeout``: seconds to connect, and between two pieces of the answer.
     """
     return httpx.AsyncClient(
-        transport=_RoutingTransport(_Proxies.read(environ), _ssl_context(environ)),
+        transport=_RoutingTransport(environ),
         timeout=timeout,
         base_url=base_url,
         headers={"User-Agent": user_agent, **(headers or {})},
@@ -73,8 +72,24 @@ def sync_http_client(
 
 
 def proxy_for(url: str, environ: Mapping[str, str] = os.environ) -> str | None:
-    """The proxy through which ``url`` is asked, for clients of other libraries. Raises ConfigError."""
-    return _Proxies.read(environ).find(url)
+    """The proxy through which ``url`` is asked, None where it is asked directly, as this machine's own addresses always
+    are. Raises ConfigError for a proxy of a kind that httpx does not know."""
+    parts = urlsplit(url)
+    host, proxy = (parts.hostname or "").rstrip("."), _proxies(environ).get(parts.scheme)
+    try:
+        address = ip_address(host)
+    except ValueError:
+        address = None
+    if host == "localhost" or (address and address.is_loopback):
+        return None
+    port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    for entry in (environ.get("no_proxy") or environ.get("NO_PROXY", "")).lower().replace(",", " ").split():
+        # 10.0.0.0/8, fd00::/8, [::1]:8080, .example.com, *.example.com, example.com:443, *
+        bracketed = re.fullmatch(r"\[(.*)\](?::(\d+))?|([^:]*):(\d+)", entry)
+        name, only = (bracketed[1] or bracketed[3], bracketed[2] or bracketed[4]) if bracketed else (entry, None)
+        if only in (None, str(port)) and _matches(name, host, address):
+            return None
+    return proxy
 
 
 def certificate_file(environ: Mapping[str, str] = os.environ) -> str | None:
@@ -87,9 +102,10 @@ def certificate_file(environ: Mapping[str, str] = os.environ) -> str | None:
 
 def check_environment(environ: Mapping[str, str]) -> list[str]:
     """What of the environment can't be used by any client, a sentence each that names the variable."""
-    names = ("SSL_CERT_FILE", "SSL_CERT_DIR", "AWS_CA_BUNDLE")
-    checks: list[Callable[[], object]] = [partial(_Proxies.read, environ)]
-    checks += [partial(_load_authorities, name, environ[name]) for name in names if environ.get(name)]
+    checks: list[Callable[[], object]] = [partial(_proxies, environ)]
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "AWS_CA_BUNDLE"):
+        if path := environ.get(name):
+            checks.append(partial(_load_authorities, name, path))
     problems = []
     for check in checks:
         try:
@@ -159,56 +175,16 @@ async def aws_client(
         raise Unavailable(f"{title}: no answer ({type(error).__name__})") from error
 
 
-@dataclass(frozen=True, slots=True)
-class _Proxies:
-    """``by_scheme``: the proxy for http and https. ``exceptions``: host or network, and the port (None: any)."""
-
-    by_scheme: Mapping[str, str]
-    exceptions: tuple[tuple[str | IPv4Network | IPv6Network, int | None], ...]
-
-    @classmethod
-    def read(cls, environ: Mapping[str, str]) -> "_Proxies":
-        """Raises ConfigError for a proxy of a kind that httpx does not know."""
-        variables = {name: value.strip() for name, value in environ.items() if value.strip()}
-        by_scheme = {}
-        for scheme in ("http", "https"):
-            names = (f"{scheme}_proxy", f"{scheme}_PROXY".upper(), "all_proxy", "ALL_PROXY")
-            if name := next((name for name in names if name in variables), None):
-                by_scheme[scheme] = _check_proxy(name, variables[name])
-        no_proxy = variables.get("no_proxy") or variables.get("NO_PROXY", "")
-        return cls(by_scheme, tuple(map(_exception, no_proxy.replace(",", " ").split())))
-
-    def find(self, url: str) -> str | None:
-        """The proxy for ``url``, None where it is asked directly. This machine's own addresses always are."""
-        parts = urlsplit(url)
-        host, proxy = (parts.hostname or "").rstrip("."), self.by_scheme.get(parts.scheme)
-        if proxy is None:
-            return None
-        try:
-            address = ip_address(host)
-        except ValueError:
-            address = None
-        if host == "localhost" or (address and address.is_loopback):
-            return None
-        port = parts.port or _DEFAULT_PORTS[parts.scheme]
-        for rule, only_port in self.exceptions:
-            if only_port in (None, port) and (
-                rule == "*"
-                or (_is_within(host, rule) if isinstance(rule, str) else address is not None and address in rule)
-            ):
-                return None
-        return proxy
-
-
 class _RoutingTransport(httpx.AsyncBaseTransport):
     """Sends each request directly or through the proxy for its address."""
 
-    def __init__(self, proxies: _Proxies, context: ssl.SSLContext) -> None:
-        self._proxies, self._context = proxies, context
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        _proxies(environ)  # raises ConfigError now, not with the first request
+        self._environ, self._context = dict(environ), _ssl_context(environ)
         self._transports: dict[str | None, httpx.AsyncHTTPTransport] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        proxy = self._proxies.find(str(request.url))
+        proxy = proxy_for(str(request.url), self._environ)
         if proxy not in self._transports:
             self._transports[proxy] = httpx.AsyncHTTPTransport(
                 verify=self._context, proxy=_proxy(proxy, self._context), trust_env=False
@@ -224,38 +200,37 @@ def _proxy(url: str | None, context: ssl.SSLContext) -> httpx.Proxy | None:
     return httpx.Proxy(url, ssl_context=context if url.startswith("https:") else None) if url else None
 
 
-def _check_proxy(name: str, text: str) -> str:
-    url = text if "://" in text else f"http://{text}"
+def _proxies(environ: Mapping[str, str]) -> dict[str, str]:
+    """The proxy for http and https. Raises ConfigError for one of a kind that httpx does not know."""
+    found = {}
+    for scheme in ("http", "https"):
+        for name in (f"{scheme}_proxy", f"{scheme}_proxy".upper(), "all_proxy", "ALL_PROXY"):
+            if text := environ.get(name, "").strip():
+                found[scheme] = text if "://" in text else f"http://{text}"
+                if not _is_proxy(found[scheme]):
+                    kinds = ", ".join(f"{scheme}://" for scheme in _PROXY_SCHEMES)
+                    what = f"{mask_address(text)} is no proxy that can be used ({kinds}); mend or unset it"
+                    raise ConfigError(f"environment {name}: {what}")
+                break
+    return found
+
+
+def _is_proxy(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        is_usable = parts.scheme in _PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
+        return parts.scheme in _PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        is_usable = False
-    if not is_usable:
-        kinds = ", ".join(f"{scheme}://" for scheme in _PROXY_SCHEMES)
-        raise ConfigError(
-            f"environment {name}: {mask_address(text)} is no proxy that can be used ({kinds}); mend or unset it"
-        )
-    return url
+        return False
 
 
-def _exception(entry: str) -> tuple[str | IPv4Network | IPv6Network, int | None]:
-    """An entry of NO_PROXY: ``10.0.0.0/8``, ``[::1]:8080``, ``.example.com``, ``example.com:443``, ``*``."""
-    host, port = entry.lower(), ""
-    if host.startswith("["):
-        host, _, port = host[1:].partition("]")
-        port = port.removeprefix(":")
-    elif host.count(":") == 1:
-        host, _, port = host.partition(":")
+def _matches(name: str, host: str, address: IPv4Address | IPv6Address | None) -> bool:
+    """Whether an entry of NO_PROXY means ``host``: all, a network or address, a domain and what is within."""
     try:
-        return ip_network(host, strict=False), int(port) if port.isdecimal() else None
+        network = ip_network(name, strict=False)
+        return address is not None and address in network
     except ValueError:
-        name = host if host == "*" else host.removeprefix("*").strip(".")
-        return name, int(port) if port.isdecimal() else None
-
-
-def _is_within(host: str, domain: str) -> bool:
-    return bool(domain) and (host == domain or host.endswith(f".{domain}"))
+        domain = name.removeprefix("*").strip(".")
+        return name == "*" or (bool(domain) and f".{host}".endswith(f".{domain}"))
 
 
 def _ssl_context(environ: Mapping[str, str]) -> ssl.SSLContext:

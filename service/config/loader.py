@@ -12,44 +12,58 @@ pydantic-settings would merge such sources, but forgets where a value was writte
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from service.config import environment
 from service.config.document import Document
-from service.config.environment import EnvironmentLayer, Layer, SettingsOf
-from service.config.fields import did_you_mean
+from service.config.fields import did_you_mean, read_json
 from service.config.masking import MASK, is_secret_name, mask_address
-from service.config.settings import (
-    CollectorSettings,
-    Settings,
-    alternatives,
-    describe,
-    differences,
-    is_model,
-    secret_values,
-)
+from service.config.settings import CollectorSettings, Settings, is_model
 from service.domain.errors import ConfigError
 
-__all__ = ["Loaded", "describe", "differences", "load", "secret_values"]
-
-Keys = environment.Path
+Keys = tuple[str | int, ...]
+Place = tuple[int, int, int, str]  # in the order of reports: file, environment, command line; line; column; in words
+SettingsOf = Callable[[str], type[CollectorSettings]]
 Model = TypeVar("Model", bound=BaseModel)
 
-_ABSENT = object()
+_PREFIX = "INFRA_HEALTH_"
+# Other names of keys, which win over the file; later ones over earlier ones.
+_NAMES = {
+    "DATADOG_API_KEY": "datadog.api_key",
+    "DATADOG_APP_KEY": "datadog.app_key",
+    **{
+        f"DD_{key.upper()}": f"datadog.{key}"
+        for key in ("api_key", "app_key", "site", "url", "env", "service", "version")
+    },
+    "INFRA_HEALTH_TOKEN": "http.token",
+    "INFRA_HEALTH_READ_TOKEN": "http.read_token",
+}
+# Those of the replaced system, which fill what the file leaves open; the first one that is set counts.
+_LEGACY_NAMES = {
+    "GITHUB_DASHBOARD_TOKEN": "github.token",
+    "GITHUB_TOKEN": "github.token",
+    "GITHUB_API_URL": "github.api_url",
+    "GITHUB_USER_AGENT": "github.user_agent",
+}
+# What is read elsewhere; files that hold a secret (``secrets``); and what Kubernetes sets for a Service of this name
+# (https://kubernetes.io/docs/concepts/services-networking/service/).
+_NO_SETTING = re.compile(
+    r"CONFIG|URL|COMMIT|(.*__)?(TOKEN|READ_TOKEN|API_KEY|APP_KEY)_FILE|PORT(_\d+_\w+)?|SERVICE_HOST|SERVICE_PORT(_\w+)?"
+)
 # What runs where no file says otherwise: the same three as in the shipped config.yaml.
 _SHIPPED = {
     "ci": {"type": "github_ci", "schedule": "*/10 * * * *", "service": "dashboard-collector"},
-    "training": {"type": "snapshot", "schedule": "0 * * * *", "service": "training-health-collector"},
-    "eval": {"type": "snapshot", "schedule": "0 * * * *", "service": "eval-health-collector"},
+    **{
+        name: {"type": "snapshot", "schedule": "0 * * * *", "service": f"{name}-health-collector", "category": category}
+        for name, category in (("training", "training"), ("eval", "evaluation"))
+    },
 }
-_SHIPPED["training"]["category"], _SHIPPED["eval"]["category"] = "training", "evaluation"
 # Some of pydantic's messages (https://docs.pydantic.dev/latest/errors/validation_errors/) in the words of the file.
 _MESSAGES = {
     "string_too_short": "is empty: give a value or remove the key",
@@ -59,6 +73,8 @@ _MESSAGES = {
     **dict.fromkeys(("bool_parsing", "bool_type"), "must be true or false"),
     **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "must be a whole number"),
 }
+
+_ABSENT = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,57 +99,133 @@ def load(
     Raises ConfigError with everything that is wrong, a line each, in the order of the file.
     """
     environ = {name: value.strip() for name, value in environ.items() if value.strip()}
-    settings_of = cache(settings_of)
     document, file = _read_document(path, environ)
-    shipped = Layer(3, "defaults", None if "collectors" in document.values else {"collectors": _SHIPPED})
-    command_line = Layer(2, "command line", _drop_none(overrides or {}))
-    own = EnvironmentLayer(environ, _collectors([command_line, document, shipped]))
-    layers = [command_line, own, environment.read_names("datadog", environment.DATADOG_NAMES, environ), document]
-    layers += [shipped, environment.read_names("github", environment.GITHUB_NAMES, environ)]
-    legacy, problems = environment.read_legacy_names(_collectors(layers), environ, settings_of)
-    validation = _Validation([*layers, legacy], settings_of)
-    for variable, keys, message in own.problems + problems:
-        validation.report(keys, message, (1, 0, 0, f"environment {variable}".rstrip()))
-    settings = validation.run()
-    warnings = own.warnings + ["no collector is configured: nothing will be collected"] * (not settings.collectors)
-    return Loaded(settings, file, tuple(warnings))
+    loader = _Loader(document, cache(settings_of))
+    if "collectors" not in document.values:
+        loader.put(("collectors",), _SHIPPED, (3, 0, 0, "defaults"))
+    loader.put_names(_NAMES, environ)
+    loader.put_variables(environ)
+    loader.put((), overrides or {}, (2, 0, 0, "command line"))
+    loader.put_names(_LEGACY_NAMES, environ, if_absent=True)
+    loader.put_legacy_names(environ)
+    settings = loader.validate()
+    if not settings.collectors:
+        loader.warnings.append("no collector is configured: nothing will be collected")
+    return Loaded(settings, file, tuple(loader.warnings))
 
 
 def _read_document(path: Path | None, environ: Mapping[str, str]) -> tuple[Document, Path | None]:
-    variable = environ.get(f"{environment.PREFIX}CONFIG")
+    variable = environ.get(f"{_PREFIX}CONFIG")
     chosen = path or Path(variable or "config.yaml")
     try:
         return Document.read(chosen), chosen
     except FileNotFoundError:
         if not path and not variable:
             return Document(str(chosen), ""), None
-        option = "--config" if path else f"{environment.PREFIX}CONFIG"
+        option = "--config" if path else f"{_PREFIX}CONFIG"
         raise ConfigError(f"{chosen}: there is no such file; {option} names it") from None
 
 
-class _Validation:
-    """Makes settings of what the layers hold, and collects what is wrong with it, each with its place."""
+class _Loader:
+    """Lays the values of all sources over those of the file, and collects what is wrong, each with its place."""
 
-    def __init__(self, layers: Sequence[Layer], settings_of: SettingsOf) -> None:
-        self._layers = layers
+    def __init__(self, document: Document, settings_of: SettingsOf) -> None:
+        self.warnings: list[str] = []
+        self._document = document
         self._settings_of = settings_of
-        self._merged = _merge(layers)
-        self._problems: dict[tuple[str, str], tuple[int, int, int, str]] = {}
+        self._values: dict[str, Any] = dict(document.values)
+        self._places: dict[Keys, Place] = {}  # of what is not from the file
+        self._problems: dict[tuple[str, str], Place] = {}
 
-    def report(self, path: Keys, message: str, place: tuple[int, int, int, str] | None = None) -> None:
-        self._problems[_dotted(path), message] = place or self._find(path)
+    def put(self, path: tuple[str, ...], value: Any, place: Place, *, if_absent: bool = False) -> None:
+        """Mappings are merged with what is there, anything else replaces it; None changes nothing.
 
-    def run(self) -> Settings:
+        Raises ValueError where something around ``path`` is no mapping.
+        """
+        if isinstance(value, Mapping):
+            for key, part in value.items():
+                self.put((*path, key), part, place, if_absent=if_absent)
+            return
+        if value is None or (if_absent and _get(self._values, path) not in (_ABSENT, None)):
+            return
+        inner = self._values
+        for depth, key in enumerate(path[:-1], 1):
+            around = inner.get(key)
+            if around is None:
+                self._places[path[:depth]] = place
+            elif not isinstance(around, dict):
+                raise ValueError("is set as a whole by another variable")
+            inner[key] = dict(around or {})  # a copy: with an alias the file may have it in two places
+            inner = inner[key]
+        inner[path[-1]] = value
+        self._places[path] = place
+
+    def put_names(self, names: Mapping[str, str], environ: Mapping[str, str], *, if_absent: bool = False) -> None:
+        for variable, key in names.items():
+            self.put(tuple(key.split(".")), environ.get(variable), _variable(variable), if_absent=if_absent)
+
+    def put_variables(self, environ: Mapping[str, str]) -> None:
+        """INFRA_HEALTH_A__B__C."""
+        variables = {name: name.upper().removeprefix(_PREFIX) for name in environ if name.upper().startswith(_PREFIX)}
+        # The more exact name wins, as it comes last.
+        for variable, rest in sorted(variables.items(), key=lambda item: (item[1].count("__"), item)):
+            path = tuple(rest.lower().split("__"))
+            if variable in _NAMES or _NO_SETTING.fullmatch(rest):
+                continue
+            if path[0] not in Settings.model_fields:
+                hint = did_you_mean(path[0], Settings.model_fields)
+                self.warnings.append(f"environment {variable} is no setting and not used{hint}")
+                continue
+            value: Any = environ[variable]
+            try:
+                if path[0] == "collectors" and len(path) > 1:
+                    path = ("collectors", self._find_collector(path[1], variables.values()), *path[2:])
+                if value.startswith("{") and not is_secret_name(path[-1]):
+                    value = read_json(value)
+                self.put(path, value, _variable(variable))
+            except ValueError as error:
+                self._report(path, str(error), _variable(variable))
+
+    def put_legacy_names(self, environ: Mapping[str, str]) -> None:
+        """What the collector types take from the replaced system's environment."""
+        variables = {text: name for name, text in environ.items()}
+        for name, values in self._collectors.items():
+            try:
+                cls = self._settings_of(values["type"])
+                found = cls.legacy_environment(values, environ)
+            except (KeyError, TypeError, ConfigError):
+                continue  # no type, or none that is installed; validation says so
+            except ValueError as error:
+                self._report(("collectors", name), str(error), _variable(""))
+                continue
+            for key, value in found.items():
+                place = _variable(cls.legacy_names.get(key) or variables.get(value, ""))
+                self.put(("collectors", name, *key.split(".")), value, place, if_absent=True)
+
+    def validate(self) -> Settings:
         """Raises ConfigError."""
-        collectors = self._merged.get("collectors", {})
+        collectors = self._values.get("collectors", {})
         if isinstance(collectors, dict):
             validated = {name: self._validate_collector(name, values) for name, values in collectors.items()}
             collectors = {name: each for name, each in validated.items() if each}
-        settings = self._validate(Settings, {**self._merged, "collectors": collectors}, ())
+        settings = self._validate(Settings, {**self._values, "collectors": collectors}, ())
         if self._problems or settings is None:
             lines = sorted((place, *what) for what, place in self._problems.items())
             raise ConfigError("\n".join(": ".join(filter(None, (place[3], *what))) for place, *what in lines))
         return settings
+
+    @property
+    def _collectors(self) -> dict[str, Any]:
+        collectors = self._values.get("collectors")
+        return collectors if isinstance(collectors, dict) else {}
+
+    def _find_collector(self, word: str, variables: Collection[str]) -> str:
+        """The collector that ``word`` means in a variable's name, where - can't stand. Raises ValueError."""
+        names = {name.replace("-", "_").lower(): name for name in self._collectors}
+        if word not in names and f"COLLECTORS__{word.upper()}__TYPE" not in variables:
+            hint = did_you_mean(word, names) or f"; there are: {', '.join(sorted(names))}"
+            raise ValueError(f"there is no collector {word}{hint}")
+        return names.get(word, word)
 
     def _validate_collector(self, name: str, values: Any) -> CollectorSettings | None:
         path: Keys = ("collectors", name)
@@ -142,7 +234,7 @@ class _Validation:
         try:
             return self._validate(self._settings_of(values["type"]), values, path)
         except (KeyError, ConfigError) as error:
-            self.report((*path, "type"), "is missing" if isinstance(error, KeyError) else str(error))
+            self._report((*path, "type"), "is missing" if isinstance(error, KeyError) else str(error))
         # What all types have can be checked all the same.
         known = {key: value for key, value in values.items() if key in CollectorSettings.model_fields}
         return self._validate(CollectorSettings, {**known, "type": "unknown"}, path)
@@ -156,15 +248,15 @@ class _Validation:
                 # pydantic's names for the members of a union are no keys.
                 path = at
                 for part in each["loc"]:
-                    path += (part,) if _get(self._merged, (*path, part)) is not _ABSENT else ()
+                    path += (part,) if _get(self._values, (*path, part)) is not _ABSENT else ()
                 path += each["loc"][-1:] if each["type"] == "missing" else ()
                 if _dotted(path) not in reported:
-                    self.report(path, self._explain(each, path, _keys_at(model, each["loc"][:-1])))
+                    self._report(path, self._explain(each, path, _keys_at(model, each["loc"][:-1])))
             return None
 
     def _explain(self, error: Mapping[str, Any], path: Keys, keys: Sequence[str]) -> str:
         """What pydantic found wrong at ``path``, without showing secrets. ``keys``: those that could stand there."""
-        kind, value, context = str(error["type"]), _get(self._merged, path), error.get("ctx", {})
+        kind, value = str(error["type"]), _get(self._values, path)
         # A collector's name may be anything: it does not say what its keys hold.
         is_secret = any(is_secret_name(str(key)) for key in (path[2:] if path[:1] == ("collectors",) else path))
         if kind == "missing":
@@ -173,7 +265,7 @@ class _Validation:
             return "is no setting" + (did_you_mean(str(path[-1]), keys) or f"; there are: {', '.join(keys)}")
         if value is None:
             return "has no value: give one or remove the key"
-        message = str(context["error"]) if kind == "value_error" else str(error["msg"])
+        message = str(error["ctx"]["error"]) if kind == "value_error" else str(error["msg"])
         if isinstance(value, str) and len(value) >= 4:  # which a validator may have quoted
             message = message.replace(value, MASK if is_secret else mask_address(value))
         message = re.sub(r", (unable|got|input|invalid) .*", "", re.sub(r"^\w+ should", "must", message))
@@ -181,55 +273,41 @@ class _Validation:
         if kind in ("value_error", "string_too_short") or is_secret:
             return message
         text = "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list | tuple) else ""
-        text = text or json.dumps(mask_address(str(value))[:60], ensure_ascii=False)
-        options = re.findall("'([^']*)'", str(context.get("expected", "")))
-        return f"{message}, not {text}" + did_you_mean(str(value), options)
+        return f"{message}, not {text or json.dumps(mask_address(str(value))[:60], ensure_ascii=False)}"
 
-    def _find(self, path: Keys) -> tuple[int, int, int, str]:
+    def _report(self, path: Keys, message: str, place: Place | None = None) -> None:
+        self._problems[_dotted(path), message] = place or self._find(path)
+
+    def _find(self, path: Keys) -> Place:
         """Where the value at ``path`` comes from; where there is none, what stands around it."""
         keys = tuple(takewhile(lambda part: isinstance(part, str), path))  # a list comes whole from one source
         for length in range(len(keys), -1, -1):
-            for layer in self._layers if length == len(keys) else sorted(self._layers, key=lambda each: each.rank):
-                if layer.values and _get(layer.values, keys[:length]) is not _ABSENT:
-                    return layer.find(path if length == len(keys) else keys[:length])
+            if place := self._places.get(keys[:length]):
+                return place
+            if found := self._document.find(path if length == len(keys) else keys[:length]):
+                return 0, *found, f"{self._document.title}:{found[0]}:{found[1]}"
         return 3, 0, 0, "defaults"
 
 
+def _variable(name: str) -> Place:
+    return 1, 0, 0, f"environment {name}".rstrip()
+
+
 def _keys_at(model: type[BaseModel], path: Keys) -> list[str]:
-    """The keys that the mapping at ``path`` of ``model`` may have, none where it takes any."""
-    kinds: list[Any] = [model]
+    """The keys that the section at ``path`` of ``model`` may have."""
+    models = [model]
     for part in path:
-        inner: list[Any] = []
-        for kind in kinds:
-            if is_model(kind) and part in kind.model_fields:
-                inner += alternatives(kind.model_fields[str(part)].annotation)
-            elif arguments := get_args(kind):
-                inner += alternatives(arguments[1 if get_origin(kind) is dict else 0])
-        kinds = inner
-    return [name for kind in kinds if is_model(kind) for name in kind.model_fields]
+        fields = [each.model_fields[str(part)] for each in models if part in each.model_fields]
+        # Anything else is a key of a mapping or a place in a list.
+        models = [inner for field in fields for inner in _models(field.annotation)] if fields else models
+    return [name for each in models for name in each.model_fields]
 
 
-def _collectors(layers: Sequence[Layer]) -> Mapping[str, Any]:
-    collectors = _merge(layers).get("collectors")
-    return collectors if isinstance(collectors, dict) else {}
-
-
-def _merge(layers: Sequence[Layer]) -> dict[str, Any]:
-    """The values of all layers, those of the first one on top."""
-
-    def lay(over: Mapping[str, Any], under: dict[str, Any]) -> dict[str, Any]:
-        for key, value in over.items():
-            below = under.get(key)
-            if isinstance(value, Mapping):
-                under[key] = lay(value, dict(below) if isinstance(below, dict) else {})
-            elif value is not None or not isinstance(below, dict):  # a heading without keys hides nothing
-                under[key] = value
-        return under
-
-    merged: dict[str, Any] = {}
-    for layer in reversed(layers):
-        lay(layer.values, merged)
-    return merged
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if is_model(annotation):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)
 
 
 def _get(values: Any, path: Keys) -> Any:
@@ -245,8 +323,3 @@ def _get(values: Any, path: Keys) -> Any:
 def _dotted(path: Keys) -> str:
     """``collectors.ci.benchmarks[1]``"""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
-
-
-def _drop_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    given = {key: value for key, value in values.items() if value is not None}
-    return {key: _drop_none(value) if isinstance(value, Mapping) else value for key, value in given.items()}

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import replace
@@ -36,9 +36,8 @@ _QUEUE_LINES = 10_000
 _FLUSH_SECONDS = 2.0
 _MAX_DEPTH = 8
 _RECENT_LINES = 1000
-# Of a run: its first lines tell how the trouble began, its last ones how it ended.
-_FIRST_LINES, _LAST_LINES = 50, 150
-_MAX_TEXT, _MAX_STACK = 2_000, 8_000  # characters
+_RUN_LINES = 200
+_MAX_TEXT = 8_000  # characters
 
 Event = MutableMapping[str, Any]
 
@@ -49,24 +48,17 @@ class LogBuffer:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._recent: deque[LogLine] = deque(maxlen=_RECENT_LINES)
-        self._runs: dict[str, list[LogLine]] = {}
-        self._omitted: Counter[str] = Counter()
+        self._runs: dict[str, deque[LogLine]] = {}
 
     def add(self, line: LogLine) -> None:
         """Keeps a record; where its field ``run`` names an open run, for that run too."""
-        fields = {
-            name: _shorten(value, _MAX_STACK if "stack" in name else _MAX_TEXT) for name, value in line.fields.items()
-        }
-        line = replace(line, message=_shorten(line.message, _MAX_TEXT), fields=fields)
-        run_id = str(fields.get("run"))
+        fields = {name: _shorten(value) for name, value in line.fields.items()}
+        line = replace(line, message=_shorten(line.message), fields=fields)
         own = {name: value for name, value in fields.items() if name not in ("run", "collector")}
         with self._lock:
             self._recent.append(line)
-            if (lines := self._runs.get(run_id)) is not None:
+            if (lines := self._runs.get(str(fields.get("run")))) is not None:
                 lines.append(replace(line, fields=own))
-                if len(lines) > _FIRST_LINES + _LAST_LINES:
-                    del lines[_FIRST_LINES]
-                    self._omitted[run_id] += 1
 
     def recent(self, limit: int = _RECENT_LINES) -> list[LogLine]:
         """The last records, oldest first."""
@@ -74,23 +66,19 @@ class LogBuffer:
             return list(self._recent)[-limit:]
 
     def open_run(self, run_id: str) -> None:
-        """From now on the lines of this run are kept for themselves."""
+        """From now on the lines of this run are kept for themselves, the last 200 of them."""
         with self._lock:
-            self._runs[run_id] = []
+            self._runs[run_id] = deque(maxlen=_RUN_LINES)
 
     def run_lines(self, run_id: str) -> list[LogLine]:
         """The lines so far of an open run, empty for any other."""
         with self._lock:
-            lines = list(self._runs.get(run_id, ()))
-            if count := self._omitted[run_id]:
-                lines.insert(_FIRST_LINES, LogLine(lines[_FIRST_LINES].at, "info", f"{count} lines are left out here"))
-            return lines
+            return list(self._runs.get(run_id, ()))
 
     def close_run(self, run_id: str) -> None:
         """Forgets the run's lines: they are stored, or nobody will ask."""
         with self._lock:
             self._runs.pop(run_id, None)
-            self._omitted.pop(run_id, None)
 
 
 buffer: Final = LogBuffer()
@@ -246,23 +234,19 @@ def _add_error(_: Any, __: str, event: Event) -> Event:
 
 
 def _redact_all(_: Any, __: str, event: Event) -> Event:
-    return {**_redacted(event)}
+    return {redact(str(name)): _redacted(value) for name, value in event.items()}
 
 
-def _redacted(value: Any, depth: int = 0) -> Any:
+def _redacted(value: Any, depth: int = 1) -> Any:
     """``value`` as JSON can hold it, at most ``_MAX_DEPTH`` levels of it, with the secrets masked."""
     match value:
         case None | bool() | int():
             return value
-        case float():
-            return value if math.isfinite(value) else str(value)
-        case str():
-            return redact(value)
-        case dict() | list() | tuple() | set() | frozenset() if depth >= _MAX_DEPTH:
-            return "..."
-        case dict():
+        case float() if math.isfinite(value):
+            return value
+        case dict() if depth < _MAX_DEPTH:
             return {redact(str(key)): _redacted(part, depth + 1) for key, part in list(value.items())}
-        case list() | tuple() | set() | frozenset():
+        case list() | tuple() | set() | frozenset() if depth < _MAX_DEPTH:
             return [_redacted(part, depth + 1) for part in list(value)]
         case _:
             return redact(str(value))
@@ -312,7 +296,7 @@ def _json(names: Mapping[str, str | None]) -> structlog.typing.Processor:
     return render
 
 
-def _shorten(value: Any, length: int) -> Any:
+def _shorten(value: Any) -> Any:
     """A long text without its middle: the end of a stack says where it broke."""
-    is_long = isinstance(value, str) and len(value) > length
-    return f"{value[: length // 4]} ... {value[-length * 3 // 4 :]}" if is_long else value
+    is_long = isinstance(value, str) and len(value) > _MAX_TEXT
+    return f"{value[: _MAX_TEXT // 4]} ... {value[-_MAX_TEXT * 3 // 4 :]}" if is_long else value

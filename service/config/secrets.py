@@ -23,7 +23,6 @@ from service.domain.errors import ConfigError, Unavailable
 log = structlog.get_logger(__name__)
 
 _RETRY_SECONDS = 60.0  # after a look-up that failed; who has no value at all asks when it needs one
-_MAX_FILE_BYTES = 64 * 1024
 _AWS_SECONDS = 20.0  # for the client, its credentials and the answer
 # Any of these says that the process was given an identity in AWS (static keys, IRSA, ECS, a profile, a stand-in).
 _AWS_IDENTITY = re.compile(
@@ -45,19 +44,13 @@ class MountedFile:
 
     async def read(self) -> str:
         """The value, empty where there is none. Raises Unavailable or ConfigError."""
-        return await anyio.to_thread.run_sync(self._read, abandon_on_cancel=True)
-
-    def _read(self) -> str:
         try:
-            with self.path.open("rb") as file:
-                data = file.read(_MAX_FILE_BYTES + 1)
-            if len(data) > _MAX_FILE_BYTES:
-                raise ConfigError(f"{self.title} is too large for a secret")
-            return data.decode().strip()
+            text = await anyio.to_thread.run_sync(self.path.read_text, "utf-8", abandon_on_cancel=True)
         except UnicodeDecodeError:
             raise ConfigError(f"{self.title} is no text") from None
         except (OSError, ValueError) as error:
             raise Unavailable(f"{self.title}: {getattr(error, 'strerror', None) or 'no such path'}") from error
+        return text.strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +67,11 @@ class AwsSecret:
     async def read(self) -> str:
         """The value. Raises Unavailable or ConfigError (no such secret, no access, no such key)."""
         name, separator, key = self.name.partition("#")
-        text: str | None = None
         with anyio.move_on_after(_AWS_SECONDS):
             # Importing the client and loading its models takes most of a second: in a thread, so probes are answered.
             text = await anyio.to_thread.run_sync(anyio.run, _ask_aws, name, abandon_on_cancel=True)
-        if text is None:
-            raise Unavailable(f"{self.title}: no answer within {_AWS_SECONDS:.0f} s")
-        return _pick_value(text, name, key if separator else None)
+            return _pick_value(text, name, key if separator else None)
+        raise Unavailable(f"{self.title}: no answer within {_AWS_SECONDS:.0f} s")
 
 
 Source = MountedFile | AwsSecret
@@ -159,15 +150,13 @@ class Secret:
         for source in self._sources:
             try:
                 value = await source.read()
+                if value:
+                    self._take(value, source)
+                    break
+                raise Unavailable(f"{source.title}: is empty")
             except (Unavailable, ConfigError) as error:
                 troubles.append(str(error))
                 self.may_pass |= isinstance(error, Unavailable)
-                continue
-            if value:
-                self._take(value, source)
-                break
-            troubles.append(f"{source.title}: is empty")
-            self.may_pass = True
         trouble = "; ".join(troubles) or None
         if trouble and trouble != self.trouble:
             effect = "the known value stays in use" if self._value else "there is no value yet"
@@ -211,25 +200,22 @@ def credentials(settings: Settings, environ: Mapping[str, str]) -> Credentials:
         plain = value.get_secret_value() if value else None
         variables = (*variables, f"INFRA_HEALTH_{key.replace('.', '__').upper()}")
         variable = next((each for each in variables if environ.get(each, "").strip() == plain), "")
-        origin = f"environment {variable}" if variable else "the settings file"
         remedy = f"set {variables[0]} or {variables[0]}_FILE"
         if name:
             remedy += f", or give the process a role that may read {name} in AWS Secrets Manager"
         sources: list[Source] = [MountedFile(file, f"{key}_file")] if file else []
         sources += [*_mounted_files(variables, environ), *([AwsSecret(name)] if name and has_aws else [])]
+        origin = f"environment {variable}" if variable else "the settings file"
         return Secret(title, remedy, plain, origin=origin, sources=sources)
 
-    github_app_key = None
-    if app:
-        title, key = "GitHub App's private key", "github.app.private_key"
-        github_app_key = secret(title, key, (), names.github_app, app.private_key_file)
+    app_key = "GitHub App's private key", "github.app.private_key", ()
     return Credentials(
         secret("Datadog API key", "datadog.api_key", ("DD_API_KEY", "DATADOG_API_KEY"), names.datadog_api),
         secret("Datadog application key", "datadog.app_key", ("DD_APP_KEY", "DATADOG_APP_KEY"), names.datadog_app),
         secret("GitHub token", "github.token", ("GITHUB_DASHBOARD_TOKEN", "GITHUB_TOKEN"), names.github),
         secret("token of the write calls", "http.token", ("INFRA_HEALTH_TOKEN",)),
         secret("token of the read calls", "http.read_token", ("INFRA_HEALTH_READ_TOKEN",)),
-        github_app_key,
+        secret(*app_key, names.github_app, app.private_key_file) if app else None,
     )
 
 
@@ -237,13 +223,9 @@ def from_environment(variable: str, environ: Mapping[str, str]) -> Secret:
     """The secret that the environment holds under ``variable``, or the file that ``variable``_FILE names."""
     value = environ.get(variable, "").strip() or None
     mask([value or ""])
-    return Secret(
-        f"bearer token {variable}",
-        f"set {variable}, or {variable}_FILE to a file that holds it",
-        value,
-        origin=f"environment {variable}",
-        sources=_mounted_files((variable,), environ),
-    )
+    remedy = f"set {variable}, or {variable}_FILE to a file that holds it"
+    sources = _mounted_files((variable,), environ)
+    return Secret(f"bearer token {variable}", remedy, value, origin=f"environment {variable}", sources=sources)
 
 
 def _has_aws_identity(environ: Mapping[str, str]) -> bool:
@@ -283,14 +265,13 @@ def _pick_value(text: str, name: str, key: str | None) -> str:
         values = json.loads(text) if text.lstrip().startswith("{") else None
     except ValueError:
         values = None
-    if values is None:
-        if key is not None:
-            raise ConfigError(f"{place}: is no JSON object, so it has no key {key}")
+    if values is None and key is None:
         return text.strip()
-    texts = {each: value for each, value in values.items() if isinstance(value, str)}
-    if key is None and len(texts) != 1:
-        raise ConfigError(f"{place}: JSON with {len(texts)} values; name one as {name}#KEY (aws.names)")
-    value = texts.get(key or next(iter(texts)), "").strip()
-    if not value:
+    if values is None:
+        raise ConfigError(f"{place}: is no JSON object, so it has no key {key}")
+    if key is None and len(values) != 1:
+        raise ConfigError(f"{place}: JSON with {len(values)} values; name one as {name}#KEY (aws.names)")
+    value = values.get(next(iter(values)) if key is None else key)
+    if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"{place}: its JSON has no text under the key {key}")
-    return value
+    return value.strip()

@@ -244,55 +244,55 @@ def shadow_prefix(settings: Settings) -> str | None:
 
 def describe(section: Section) -> dict[str, Any]:
     """The settings as plain data to print: secrets as ``********``, null where there is none; durations as ``5m``."""
-    return {name: _plain(name, getattr(section, name)) for name in type(section).model_fields}
+    return {name: _plain(name, value) for name, value in section}
 
 
 def secret_values(section: Section) -> Iterator[str]:
     """Every secret in the settings, those in addresses included, for ``masking.mask``."""
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        for part in value.values() if isinstance(value, dict) else (value,):
-            if isinstance(part, SecretStr):
-                yield part.get_secret_value()
-                # Of an address what follows the host is the secret: it may stand alone in a client's message.
-                if len(path := part.get_secret_value().partition("://")[2].partition("/")[2]) >= _LONG_PATH:
-                    yield path
-            elif isinstance(part, Section):
-                yield from secret_values(part)
-            elif isinstance(part, str):
-                yield from secrets_in_address(part)
+    for _, value in _leaves(section):
+        if isinstance(value, SecretStr):
+            yield value.get_secret_value()
+            # Of an address what follows the host is the secret: it may stand alone in a client's message.
+            if len(path := value.get_secret_value().partition("://")[2].partition("/")[2]) >= _LONG_PATH:
+                yield path
+        elif isinstance(value, str):
+            yield from secrets_in_address(value)
 
 
 def differences(before: Section, after: Section) -> dict[str, str]:
-    """The keys whose values differ, dotted, with both values as ``describe`` shows them: ``15m -> 30m``.
-
-    Of what came, went or changed its type, the whole.
-    """
-    found: dict[str, str] = {}
-    for name in type(before).model_fields:
-        old, new = getattr(before, name), getattr(after, name)
-        pairs = {name: (old, new)}
-        if isinstance(old, dict) and isinstance(new, dict):
-            pairs = {f"{name}.{key}": (old.get(key), new.get(key)) for key in {**old, **new}}
-        for path, (one, other) in pairs.items():
-            if isinstance(one, Section) and type(one) is type(other):
-                found |= {f"{path}.{inner}": text for inner, text in differences(one, other).items()}
-            elif one != other:
-                key = path.rpartition(".")[2]
-                found[path] = f"{_plain(key, one)} -> {_plain(key, other)}"
-    return found
+    """The keys whose values differ, dotted, with both values as ``describe`` shows them: ``15m -> 30m``."""
+    old, new = dict(_leaves(before)), dict(_leaves(after))
+    changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return {key: f"{_plain(key, old.get(key))} -> {_plain(key, new.get(key))}" for key in changed}
 
 
-def alternatives(annotation: Any) -> Iterator[Any]:
-    """The types that an annotation allows: ``Annotated[A, ...] | B | None`` gives A, B and NoneType."""
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        yield from alternatives(get_args(annotation)[0])
-    elif origin in (Union, UnionType):
-        for argument in get_args(annotation):
-            yield from alternatives(argument)
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a section and of what is in it, with their dotted keys."""
+    if isinstance(value, Section | dict):
+        for key, part in dict(value).items():
+            yield from _leaves(part, f"{path}.{key}".lstrip("."))
     else:
-        yield annotation
+        yield path, value
+
+
+def _plain(key: str, value: Any) -> Any:
+    match value:
+        case Section() | dict():
+            return {name: _plain(name, part) for name, part in dict(value).items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(key, part) for part in value]
+        case None | bool() | float():
+            return value
+        case int():
+            return int(value)  # a ByteSize, too
+        case timedelta():
+            return fields.format_duration(value)
+        case Enum():
+            return value.value
+        case _:
+            name = key.rpartition(".")[2]
+            is_secret = isinstance(value, SecretStr) or (is_secret_name(name) and name != "secrets")
+            return MASK if is_secret else mask_address(str(value))
 
 
 def is_model(kind: Any) -> TypeGuard[type[BaseModel]]:
@@ -302,29 +302,13 @@ def is_model(kind: Any) -> TypeGuard[type[BaseModel]]:
 @cache
 def _kinds(model: type[BaseModel], field: str) -> frozenset[type]:
     """The types that a field may hold; models as BaseModel, ``list[str]`` as list."""
-    found = (get_origin(kind) or kind for kind in alternatives(model.model_fields[field].annotation))
-    return frozenset(BaseModel if is_model(kind) else kind for kind in found)
 
+    def find(annotation: Any) -> Iterator[Any]:
+        origin = get_origin(annotation)
+        if origin is Annotated or origin in (Union, UnionType):
+            for argument in get_args(annotation)[: 1 if origin is Annotated else None]:
+                yield from find(argument)
+        else:
+            yield BaseModel if is_model(annotation) else origin or annotation
 
-def _plain(name: str, value: Any) -> Any:
-    match value:
-        case None | bool() | float():
-            return value
-        case int():
-            return int(value)  # a ByteSize, too
-        case SecretStr():
-            return MASK
-        case Section():
-            return describe(value)
-        case dict():
-            return {key: _plain(key, part) for key, part in value.items()}
-        case list() | tuple() | set() | frozenset():
-            return [_plain(name, part) for part in value]
-        case datetime():
-            return value.isoformat()
-        case timedelta():
-            return fields.format_duration(value)
-        case Enum():
-            return value.value
-        case _:
-            return MASK if is_secret_name(name) and name != "secrets" else mask_address(str(value))
+    return frozenset(find(model.model_fields[field].annotation))

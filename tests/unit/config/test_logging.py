@@ -327,13 +327,13 @@ def line(message: str, **fields: object) -> LogLine:
 def test_the_buffer_keeps_the_last_thousand_records_cut_to_a_bearable_length() -> None:
     buffer = logs.LogBuffer()
     for number in range(1200):
-        buffer.add(line(str(number), text="x" * 5000))
+        buffer.add(line(str(number), text="x" * 20_000))
     assert [each.message for each in buffer.recent()] == [str(number) for number in range(200, 1200)]
     assert [each.message for each in buffer.recent(2)] == ["1198", "1199"]
-    assert len(str(buffer.recent(1)[0].fields["text"])) < 2100
+    assert len(str(buffer.recent(1)[0].fields["text"])) < 8100
 
 
-def test_an_open_run_has_its_first_and_its_last_lines() -> None:
+def test_an_open_run_has_its_last_lines() -> None:
     buffer = logs.LogBuffer()
     buffer.add(line("before", run="ci-1"))
     buffer.open_run("ci-1")
@@ -341,9 +341,7 @@ def test_an_open_run_has_its_first_and_its_last_lines() -> None:
         buffer.add(line(str(number), run="ci-1", collector="ci", task="x"))
         buffer.add(line("another's", run="ci-2"))
     lines = buffer.run_lines("ci-1")
-    assert [each.message for each in lines[:50]] == [str(number) for number in range(50)]
-    assert lines[50].message == "100 lines are left out here"
-    assert [each.message for each in lines[51:]] == [str(number) for number in range(150, 300)]
+    assert [each.message for each in lines] == [str(number) for number in range(100, 300)]
     assert lines[0].fields == {"task": "x"}
     buffer.close_run("ci-1")
     assert buffer.run_lines("ci-1") == []
