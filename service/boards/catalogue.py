@@ -14,12 +14,12 @@ from service.domain.checks import CHECK_METRICS, Check
 from service.domain.runs import Mode
 from service.domain.samples import CHECK_TAGS, Kind, Metric
 from service.pipeline.job import COLLECTOR_METRICS
-from service.store import SeenSeries, Store
+from service.store import Store
 
 # A metric that nothing was measured of for so long leaves the boards with the next push.
 _SEEN_WITHIN = timedelta(days=7)
 # What a distribution can be told apart by; each more is billed by its combinations with the others.
-_DISTRIBUTION_TAGS = ("env", "repo", "kind", "workflow_category", "workflow_name", "workflow")
+DISTRIBUTION_TAGS = ("env", "repo", "kind", "workflow_category", "workflow_name", "workflow")
 _LOOK_AHEAD = timedelta(days=15)
 _MAX_SLOTS = 400
 
@@ -37,7 +37,6 @@ class CheckPanel:
     tags: Mapping[str, str]
     condition: str
     every: timedelta
-    max_age: timedelta
     groups: Set[str] = frozenset()
 
     @property
@@ -53,11 +52,10 @@ class CheckPanel:
 
 @dataclass(frozen=True, slots=True)
 class DistributionPanel:
-    """A distribution, shown by its percentiles. ``tags``: the few that shall be queryable."""
+    """A distribution, shown by its percentiles."""
 
     metric: Metric
     category: str
-    tags: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +76,6 @@ class Interval:
     tags: Mapping[str, str]
     without: tuple[tuple[str, str], ...] = ()
 
-    @property
-    def groups(self) -> list[str]:
-        """By which tags a query tells the checks apart."""
-        return group_tags(self.checks)
-
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
@@ -101,9 +94,8 @@ class Catalogue:
     @property
     def categories(self) -> list[str]:
         """Those that have something to show."""
-        return list(
-            dict.fromkeys([*(each.category for each in self.checks), *(each.category for each in self.distributions)])
-        )
+        found = [each.category for each in self.checks] + [each.category for each in self.distributions]
+        return list(dict.fromkeys(found))
 
     def checks_of(self, category: str) -> list[CheckPanel]:
         return [each for each in self.checks if each.category == category]
@@ -152,7 +144,7 @@ async def read_catalogue(settings: Settings, now: datetime) -> tuple[Catalogue, 
         await store.close()
     notes, collectors = [], []
     checks: dict[tuple[str, ...], CheckPanel] = {}
-    distributions: dict[str, DistributionPanel] = {}
+    distributions: list[DistributionPanel] = []
     metrics = {metric.name: metric for metric in (*CHECK_METRICS, *COLLECTOR_METRICS)}
     for name, each in enabled.items():
         kind, every = load_type(each.type), longest_interval(each, now)
@@ -172,10 +164,12 @@ async def read_catalogue(settings: Settings, now: datetime) -> tuple[Catalogue, 
                 f"nothing of {name} has been stored in {settings.state_dir} within a week, so it has no tiles and no"
                 " monitor of its checks; push where the daemon keeps its state"
             )
-        distributions |= {one.metric.name: one for one in _distribution_panels(kind, series, declared)}
-        shown = (declared[one.metric] for one in series), (panel.metric for panel in found), own.values()
+        places = getattr(kind, "check_tags", {}).values()
+        category = getattr(each, "category", "") or next((tags["workflow_category"] for tags in places), "")
+        new = [one for one in declared.values() if one.kind is Kind.DISTRIBUTION and one.name not in metrics]
+        distributions += [DistributionPanel(one, category) for one in new]
+        shown = (declared[one.metric] for one in series), (panel.metric for panel in found), own.values(), new
         metrics |= {metric.name: metric for metric in chain(*shown)}
-    metrics |= {panel.metric.name: panel.metric for panel in distributions.values()}
     if settings.mode is Mode.SHADOW:
         notes.append("mode is shadow: boards and monitors look at the live names, under which nothing arrives so far")
     if settings.datadog.heartbeat > HOLD:
@@ -184,7 +178,7 @@ async def read_catalogue(settings: Settings, now: datetime) -> tuple[Catalogue, 
         settings.datadog.env,
         tuple(collectors),
         tuple(checks.values()),
-        tuple(distributions.values()),
+        tuple(distributions),
         tuple(metrics.values()),
         settings.datadog.heartbeat,
         settings.http.public_url,
@@ -227,9 +221,7 @@ def _check_panels(
         tags, metric = places[name], metrics.get(name, Metric(name))
         groups = {tag for each in known if tags.items() <= each.tags.items() for tag in _split_by(each)}
         title = f"{tags['task']} / {tags['check']}"
-        yield CheckPanel(
-            title, metric, tags, condition, every, settings.max_age, groups | {"repo"} if has_repo else groups
-        )
+        yield CheckPanel(title, metric, tags, condition, every, groups | {"repo"} if has_repo else groups)
     for check in () if expected else sorted(known, key=lambda each: (each.metric, each.key)):
         if check.metric:  # else it was never measured
             metric, tags = (
@@ -237,7 +229,7 @@ def _check_panels(
                 {name: check.tags[name] for name in CHECK_TAGS},
             )
             title = f"{metric.name.rpartition('.')[2]} ({tags['workflow_name']})"
-            yield CheckPanel(title, metric, tags, check.condition, every, settings.max_age, _split_by(check))
+            yield CheckPanel(title, metric, tags, check.condition, every, _split_by(check))
 
 
 def _split_by(check: Check) -> set[str]:
@@ -250,21 +242,5 @@ def _merge(first: CheckPanel, second: CheckPanel) -> CheckPanel:
         second,
         condition=second.condition if first.condition == second.condition else "",
         every=max(first.every, second.every),
-        max_age=max(first.max_age, second.max_age),
         groups=first.groups | second.groups,
     )
-
-
-def _distribution_panels(
-    kind: CollectorType, seen: Iterable[SeenSeries], metrics: Mapping[str, Metric]
-) -> Iterator[DistributionPanel]:
-    """With the tags that they were seen with; those that the type declares with all that they may have."""
-    category = next((tags["workflow_category"] for tags in getattr(kind, "check_tags", {}).values()), "")
-    found: dict[str, dict[str, str]] = {}
-    for each in seen:
-        found.setdefault(each.metric, {}).update(tag.partition(":")[::2] for tag in each.tags)
-    for name, metric in metrics.items():
-        if metric.kind is Kind.DISTRIBUTION:
-            tags = found.get(name) or {**dict.fromkeys(_DISTRIBUTION_TAGS, ""), "workflow_category": category}
-            queryable = tuple(tag for tag in _DISTRIBUTION_TAGS if tag in tags)
-            yield DistributionPanel(metric, tags.get("workflow_category", ""), queryable)

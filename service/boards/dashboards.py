@@ -9,6 +9,7 @@ from service.boards.catalogue import Catalogue, CheckPanel, DistributionPanel, I
 from service.boards.widgets import NONE_IS_GOOD, PASS, UNKNOWN, Widget, compare, query, scope
 from service.domain.alerts import escape_markdown
 from service.domain.checks import CHECK_AGE, CHECK_STATE, CHECK_THRESHOLD, CHECK_VALUE
+from service.domain.samples import Metric
 from service.pipeline.job import DURATION, POINTS_LOST, SAMPLES, SUCCESS_AGE, UP
 
 # A free layout has no fixed size: TV mode stretches it to the screen, so what counts is 16:9. Its units are some 12
@@ -55,24 +56,22 @@ def build_collectors(catalogue: Catalogue) -> dict[str, Any]:
         f" What to do when a collector is down: {catalogue.runbook_link('collector-down')}."
     )
     up = [compare("<", 1.0, widgets.FAIL), compare(">=", 1.0, PASS)]
-    columns: dict[str, tuple[str, str, widgets.Colours]] = {
-        "up": ("up", query("min", UP.name, within, by), up),
-        "success_age": ("last success, s ago", query("max", SUCCESS_AGE.name, within, by), []),
-        "duration": ("duration, s", query("max", DURATION.name, within, by), []),
-        "samples": ("samples", query("max", SAMPLES.name, within, by), []),
-        "lost": ("points lost within 24 h", query("max", POINTS_LOST.name, within, by), NONE_IS_GOOD),
+    rows: list[tuple[str, str, Metric, widgets.Colours]] = [
+        ("Up: 1 the last run succeeded, 0 not", "min", UP, up),
+        ("Last success, seconds ago", "max", SUCCESS_AGE, []),
+        ("Duration of a run (s)", "max", DURATION, []),
+        ("Samples collected by a run", "max", SAMPLES, []),
+        ("Points lost within 24 hours", "max", POINTS_LOST, NONE_IS_GOOD),
+    ]
+    columns = {
+        metric.name.rpartition(".")[2]: (title, query(space, metric.name, within, by), colours)
+        for title, space, metric, colours in rows
     }
     longest = max((each.every for each in catalogue.collectors), default=_HOUR)
     grid.add(widgets.table("Collectors", columns, max(4 * _HOUR, 3 * longest)), 12, 3)
     quota = next((each.quota for each in catalogue.collectors if each.quota), None)
-    for title, space, metric in (
-        ("Up: 1 the last run succeeded, 0 not", "min", UP),
-        ("Age of the last success (s)", "max", SUCCESS_AGE),
-        ("Duration of a run (s)", "max", DURATION),
-        ("Samples collected by a run", "max", SAMPLES),
-        ("Points lost within 24 hours", "max", POINTS_LOST),
-        *([("Requests left of GitHub's quota", "min", quota[0])] if quota else []),
-    ):
+    rows += [("Requests left of GitHub's quota", "min", quota[0], [])] if quota else []
+    for title, space, metric, _ in rows:
         grid.add(widgets.lines(title, {"value": query(space, metric.name, within, by)}, _DAY), 6, 3)
     description = "The daemon itself: do its collectors run, in time, and do their points arrive?"
     return _board(catalogue, ": Collectors", description, by, grid)
@@ -144,9 +143,9 @@ def _category(catalogue: Catalogue, category: str) -> widgets.Grid:
     grid = widgets.Grid()
     checks = catalogue.checks_of(category)
     for interval in catalogue.intervals(category):
-        about = f": {interval.tags['workflow_name']}" if "workflow_name" in interval.tags else ""
-        grid.add(_table(interval, about), 12, min(8, 3 + len({each.tags["check"] for each in checks}) // 3))
-        grid.add(_values(interval, about), 12, 4)
+        table, graph = _status(interval)
+        grid.add(table, 12, min(8, 3 + len({each.tags["check"] for each in checks}) // 3))
+        grid.add(graph, 12, 4)
     for check in checks[:_MAX_TILES]:
         value = query(check.worst, check.metric.name, scope(_VARIABLES, check.tags))
         colours = widgets.condition_colours(check.condition)
@@ -158,38 +157,32 @@ def _category(catalogue: Catalogue, category: str) -> widgets.Grid:
     return grid
 
 
-def _table(interval: Interval, about: str) -> Widget:
-    """Each check by workflow, task and check; a value that was carried over is yellow, a stale one grey."""
-    stale, carried = max(each.max_age for each in interval.checks), 1.5 * interval.every
-    ages = [compare(">", stale.total_seconds(), UNKNOWN), compare(">", carried.total_seconds(), widgets.CARRIED)]
-    within, by = scope(_VARIABLES, interval.tags, interval.without), interval.groups
-    columns = {
-        name: (heading, query("max", metric.name, within, by, hold=True), colours)
+def _status(interval: Interval) -> tuple[Widget, Widget]:
+    """A table of the checks, in which a value that was carried over is yellow; and value and threshold over time."""
+    carried = [compare(">", (1.5 * interval.every).total_seconds(), widgets.CARRIED)]
+    within = scope(_VARIABLES, interval.tags, interval.without)
+    columns: dict[str, tuple[str, str, widgets.Colours]] = {
+        name: (heading, query("max", metric.name, within, group_tags(interval.checks), hold=True), colours)
         for name, heading, metric, colours in (
             ("state", "state: 0 pass, 1 fail, 2 unknown", CHECK_STATE, widgets.STATE_COLOURS),
             ("value", "value", CHECK_VALUE, []),
             ("threshold", "threshold", CHECK_THRESHOLD, []),
-            ("age", "age of the value (yellow: carried, grey: stale)", CHECK_AGE, ages),
+            ("age", "age of the value (yellow: carried)", CHECK_AGE, carried),
         )
     }
-    return widgets.table(f"Status by workflow and task{about}", columns, 4 * _HOUR)
-
-
-def _values(interval: Interval, about: str) -> Widget:
-    """Value and threshold (dashed) of every check; the template variables narrow it down."""
-    value, threshold = (
-        query("max", metric.name, scope(_VARIABLES, interval.tags, interval.without), interval.groups, hold=True)
-        for metric in (CHECK_VALUE, CHECK_THRESHOLD)
-    )
+    about = f": {interval.tags['workflow_name']}" if "workflow_name" in interval.tags else ""
+    value, threshold = columns["value"][1], columns["threshold"][1]
     title, shown = f"Values and thresholds{about}", max(_DAY, 48 * interval.every)
-    return widgets.lines(title, {"value": value}, shown, dashed=threshold)
+    return (
+        widgets.table(f"Status by workflow and task{about}", columns, 4 * _HOUR),
+        widgets.lines(title, {"value": value}, shown, dashed=threshold),
+    )
 
 
 def _percentiles(distribution: DistributionPanel) -> Widget:
     metric = distribution.metric
     within = scope(_VARIABLES, {"workflow_category": distribution.category} if distribution.category else {})
-    groups = [tag for tag in distribution.tags if tag == "kind"]
-    found = {name: query(name, metric.name, within, groups) for name in ("p50", "p90", "p99")}
+    found = {name: query(name, metric.name, within, ["kind"]) for name in ("p50", "p90", "p99")}
     name = metric.name.rpartition(".")[2]
     what = "Duration of runs" if name == "duration" else name
     return widgets.lines(f"{what} ({metric.unit or 'value'})", found, 7 * _DAY)

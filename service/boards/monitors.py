@@ -10,6 +10,7 @@ from typing import Any
 
 from service.boards.catalogue import Catalogue, CollectorPanel, Interval
 from service.boards.widgets import query, scope
+from service.config.fields import format_duration
 from service.domain.checks import CHECK_STATE
 from service.domain.samples import CHECK_TAGS, normalize_tag
 from service.pipeline.job import POINTS_LOST, SUCCESS_AGE, UP
@@ -42,7 +43,7 @@ def _nothing_received(catalogue: Catalogue) -> dict[str, Any]:
         "Nothing received from infra-health",
         f"max({_last(length)}):{age} < 0",
         alert="The age of the last success is below zero: a clock is wrong.",
-        no_data=f"Nothing has arrived for {_format(2 * length)}: boards and all other monitors are blind.",
+        no_data=f"Nothing has arrived for {format_duration(2 * length)}: boards and all other monitors are blind.",
         recovery="Points arrive again.",
         priority=1,
         options={"notify_no_data": True, "no_data_timeframe": -(-2 * length // _MINUTE)},
@@ -59,7 +60,7 @@ def _collector_health(catalogue: Catalogue, collector: CollectorPanel) -> dict[s
             "collector-down",
             f"Collector {name} is down",
             f"max({_last(length)}):{query('max', UP.name, within)} < 1",
-            alert=f"No run of collector **{name}** has succeeded for {_cycles(length, collector.every)}.",
+            alert=f"No run of collector **{name}** has succeeded for {format_duration(length)}.",
             recovery=f"Collector **{name}** succeeds again.",
             priority=2,
         ),
@@ -103,7 +104,7 @@ def _check_failing(catalogue: Catalogue, interval: Interval) -> dict[str, Any]:
         f"{title} fails",
         # 1 for fail (1), 0 for pass (0) and for unknown (2): what nobody measured is not failing.
         f"min({_last(length)}):1 - abs({state} - 1) >= 1",
-        alert=f"**{title}**{where} has been failing for {_cycles(length, interval.every)}.",
+        alert=f"**{title}**{where} has been failing for {format_duration(length)}.",
         recovery=f"**{title}**{where} no longer fails.",
         # The window of a check that has just appeared holds but its first states: it gets its time, too.
         options={"new_group_delay": int(length.total_seconds())},
@@ -147,17 +148,6 @@ def _window(every: timedelta) -> timedelta:
 
 def _last(length: timedelta) -> str:
     return f"last_{-(-length // _MINUTE)}m"
-
-
-def _format(length: timedelta) -> str:
-    minutes = round(length / _MINUTE)
-    if minutes % 1440 == 0:
-        return f"{minutes // 1440} d"
-    return f"{minutes // 60} h" if minutes % 60 == 0 else f"{minutes} min"
-
-
-def _cycles(length: timedelta, every: timedelta) -> str:
-    return f"two cycles ({_format(length)})" if length == 2 * every else _format(length)
 
 
 def _slug(text: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
-from service.boards.catalogue import Catalogue, read_catalogue
+from service.boards.catalogue import DISTRIBUTION_TAGS, Catalogue, read_catalogue
 from service.boards.dashboards import DASHBOARDS
 from service.boards.fingerprint import Content, describe_changes, fingerprint, keys_of, overlay, restrict
 from service.boards.monitors import build_monitors
@@ -109,7 +109,7 @@ def build(catalogue: Catalogue) -> list[Desired]:
         metrics[metric.name] = {"metadata": facts | ({"unit": metric.unit} if metric.unit else {})}
     for each in catalogue.distributions:
         # Percentiles are billed by each queryable combination of tags: only the few that are asked for are queryable.
-        tags = {"metric_type": "distribution", "include_percentiles": True, "tags": sorted(each.tags)}
+        tags = {"metric_type": "distribution", "include_percentiles": True, "tags": sorted(DISTRIBUTION_TAGS)}
         metrics[each.metric.name]["tags"] = tags
     return [
         *(Desired(Kind.DASHBOARD, key, build_board(catalogue)) for key, build_board in DASHBOARDS.items()),
@@ -193,10 +193,8 @@ class Sync:
     def delete(self, actual: Actual) -> None:
         """Removes one of ours. Raises HealthError; what is gone already is no error."""
         try:
-            if actual.kind is Kind.DASHBOARD:
-                self._api.delete_dashboard(actual.id)
-            elif actual.kind is Kind.MONITOR:
-                self._api.delete_monitor(actual.id)
+            if actual.kind is not Kind.METRIC:
+                self._api.delete(actual.kind.value, actual.id)
             else:
                 # A metric lives as long as its points do; ours are the words and the configuration.
                 if actual.content.get("tags"):
@@ -216,7 +214,7 @@ class Sync:
         except NotFound:
             pass  # somebody has ended it
         share = self._api.share_dashboard(board.id)
-        self._api.update_dashboard(board.id, _mark(board, self._env, board.fingerprint, str(share["token"])))
+        self._api.update("dashboards", board.id, _mark(board, self._env, board.fingerprint, str(share["token"])))
         return str(share["public_url"])
 
     def _carry_out(self, difference: Difference, prune: bool) -> Difference:
@@ -241,14 +239,10 @@ class Sync:
                 self._api.configure_tags(desired.key, body["tags"], is_new=not (actual and actual.content.get("tags")))
             self._api.update_metadata(desired.key, body["metadata"])
             return desired.key
-        create, update = {
-            Kind.DASHBOARD: (self._api.create_dashboard, self._api.update_dashboard),
-            Kind.MONITOR: (self._api.create_monitor, self._api.update_monitor),
-        }[desired.kind]
         if actual:
-            update(actual.id, overlay(actual.content, body, keys_of(body)))
+            self._api.update(desired.kind.value, actual.id, overlay(actual.content, body, keys_of(body)))
             return actual.id
-        return str(create(body)["id"])
+        return str(self._api.create(desired.kind.value, body)["id"])
 
     def _dashboards(self) -> list[Actual]:
         found: list[Actual] = []

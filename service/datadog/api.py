@@ -4,7 +4,7 @@ datadog_api_client is imported where it is used: the daemon does without it. Its
 them. Bodies and answers are plain JSON: its models drop what they do not know, and would hide a difference.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -40,8 +40,12 @@ class DatadogApi:
         self._host = urlsplit(url).netloc.rpartition("@")[2]
         self._keys = (api_key, app_key)
         self._client = _client(url, api_key, app_key)
-        self._dashboards = DashboardsApi(self._client)
-        self._monitors = MonitorsApi(self._client)
+        self._dashboards = boards = DashboardsApi(self._client)
+        self._monitors = monitors = MonitorsApi(self._client)
+        self._calls: Mapping[str, Sequence[Callable[..., Any]]] = {
+            "dashboards": (boards.create_dashboard, boards.update_dashboard, boards.delete_dashboard),
+            "monitors": (monitors.create_monitor, monitors.update_monitor, monitors.delete_monitor),
+        }
         self._metrics = MetricsApi(self._client)
         self._tags = TagsApi(self._client)
 
@@ -64,18 +68,6 @@ class DatadogApi:
         """The whole dashboard."""
         return self._object(self._dashboards.get_dashboard, dashboard_id)
 
-    def create_dashboard(self, content: Json) -> Json:
-        """What Datadog made of it."""
-        return self._object(self._dashboards.create_dashboard, content)
-
-    def update_dashboard(self, dashboard_id: str, content: Json) -> Json:
-        """Replaces the dashboard."""
-        return self._object(self._dashboards.update_dashboard, dashboard_id, content)
-
-    def delete_dashboard(self, dashboard_id: str) -> None:
-        """Raises NotFound where it is gone already."""
-        self._call(self._dashboards.delete_dashboard, dashboard_id)
-
     def share_dashboard(self, dashboard_id: str) -> Json:
         """Makes a dashboard of free layout public to whoever knows the address: ``token`` and ``public_url``."""
         wish = {
@@ -96,17 +88,17 @@ class DatadogApi:
             lambda number: self._call(self._monitors.list_monitors, monitor_tags=tag, page=number, page_size=_PAGE)
         )
 
-    def create_monitor(self, content: Json) -> Json:
-        """What Datadog made of it."""
-        return self._object(self._monitors.create_monitor, content)
+    def create(self, kind: str, content: Json) -> Json:
+        """What Datadog made of it. ``kind``, here and below: dashboards or monitors."""
+        return self._object(self._calls[kind][0], content)
 
-    def update_monitor(self, monitor_id: str, content: Json) -> Json:
-        """Changes the keys that ``content`` has."""
-        return self._object(self._monitors.update_monitor, int(monitor_id), content)
+    def update(self, kind: str, id: str, content: Json) -> Json:
+        """Replaces a dashboard; changes the keys of a monitor that ``content`` has."""
+        return self._object(self._calls[kind][1], id if kind == "dashboards" else int(id), content)
 
-    def delete_monitor(self, monitor_id: str) -> None:
+    def delete(self, kind: str, id: str) -> None:
         """Raises NotFound where it is gone already, Rejected while somebody's SLO or composite is built on it."""
-        self._call(self._monitors.delete_monitor, int(monitor_id))
+        self._call(self._calls[kind][2], id if kind == "dashboards" else int(id))
 
     def metadata(self, metric: str) -> Json:
         """Type, unit and description. Raises NotFound while Datadog has seen no point of the metric."""

@@ -11,7 +11,7 @@ from service.domain.checks import CHECK_METRICS
 from service.domain.samples import CHECK_TAGS, Kind, Metric
 from service.pipeline.job import COLLECTOR_METRICS
 
-TEN, HOUR, DAY = timedelta(minutes=10), timedelta(hours=1), timedelta(days=1)
+TEN, HOUR = timedelta(minutes=10), timedelta(hours=1)
 DURATION = Metric("metta.infra.cron.ci.workflow.duration", Kind.DISTRIBUTION, "minute", "Duration of each run")
 QUOTA = (
     Metric("metta.infra.collector.quota_remaining", help="Requests that are left"),
@@ -36,7 +36,6 @@ def ci_checks(**conditions: str) -> list[CheckPanel]:
             dict(zip(CHECK_TAGS, ("ci", workflow, task, check), strict=True)),
             conditions.get(check, condition),
             TEN,
-            DAY,
             groups={"repo"},
         )
         for name, workflow, task, check, condition, unit in _CI
@@ -46,7 +45,7 @@ def ci_checks(**conditions: str) -> list[CheckPanel]:
 def snapshot_check(metric: str = "hearts", condition: str = "> 0.5", workflow: str = "arena") -> CheckPanel:
     tags = dict(zip(CHECK_TAGS, ("training", workflow, "runs_successfully", "reward_threshold"), strict=True))
     title = f"{metric} ({workflow})"
-    return CheckPanel(title, Metric(f"metta.infra.stablesuite.{metric}"), tags, condition, HOUR, DAY)
+    return CheckPanel(title, Metric(f"metta.infra.stablesuite.{metric}"), tags, condition, HOUR)
 
 
 def catalogue(*checks: CheckPanel, **changes: Any) -> Catalogue:
@@ -56,7 +55,7 @@ def catalogue(*checks: CheckPanel, **changes: Any) -> Catalogue:
         env="production",
         collectors=(CollectorPanel("ci", TEN, QUOTA), CollectorPanel("training", HOUR)),
         checks=shown,
-        distributions=(DistributionPanel(DURATION, "ci", ("env", "repo", "kind", "workflow")),),
+        distributions=(DistributionPanel(DURATION, "ci"),),
         metrics=(*measured.values(), DURATION, *QUOTA, *CHECK_METRICS, *COLLECTOR_METRICS),
         heartbeat=timedelta(minutes=5),
     )

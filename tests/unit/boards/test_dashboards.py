@@ -14,7 +14,6 @@ from service.domain.samples import normalize_tag
 from service.pipeline.job import COLLECTOR_METRICS
 from tests.datadog_openapi import faults
 from tests.unit.boards.shapes import (
-    DAY,
     DURATION,
     HOUR,
     QUOTA,
@@ -91,15 +90,12 @@ def test_each_check_has_a_tile_in_the_colours_of_its_condition() -> None:
     assert colours("open_bugs / count") == []
 
 
-def test_the_table_marks_carried_and_stale_values() -> None:
+def test_the_table_marks_carried_values() -> None:
     content = board("health", catalogue(snapshot_check()))
     table = next(one for one in definitions(content) if one["type"] == "query_table")
     assert "by {workflow_name,task,check}" in next(texts(table))
     ages = next(each for each in table["requests"][0]["formulas"] if each["formula"] == "age")["conditional_formats"]
-    assert [(each["value"], each["palette"]) for each in ages] == [
-        (DAY.total_seconds(), "white_on_gray"),
-        (1.5 * HOUR.total_seconds(), "white_on_yellow"),
-    ]
+    assert [(each["value"], each["palette"]) for each in ages] == [(1.5 * HOUR.total_seconds(), "white_on_yellow")]
 
 
 def test_durations_are_percentiles_of_the_distribution_by_kind() -> None:
@@ -230,7 +226,7 @@ def test_an_hourly_check_is_not_carried_in_the_time_of_a_weekly_one() -> None:
     content = board("health", catalogue(snapshot_check(), snapshot_check("sps"), weekly))
     tables = [one for one in definitions(content) if one["type"] == "query_table"]
     ages = [each for table in tables for each in table["requests"][0]["formulas"] if each["formula"] == "age"]
-    assert [each["conditional_formats"][1]["value"] for each in ages] == [1.5 * 3600, 1.5 * 7 * 86400]
+    assert [each["conditional_formats"][0]["value"] for each in ages] == [1.5 * 3600, 1.5 * 7 * 86400]
 
 
 def test_metadata_says_type_unit_and_meaning_of_every_metric() -> None:
@@ -243,6 +239,6 @@ def test_metadata_says_type_unit_and_meaning_of_every_metric() -> None:
     assert facts[DURATION.name]["tags"] == {
         "metric_type": "distribution",
         "include_percentiles": True,
-        "tags": ["env", "kind", "repo", "workflow"],
+        "tags": ["env", "kind", "repo", "workflow", "workflow_category", "workflow_name"],
     }
     assert [name for name, content in facts.items() if "tags" in content] == [DURATION.name]
