@@ -50,10 +50,6 @@ def hang(asked: Asked, true: Reply) -> Reply:
     return replace(true, delay=3600)
 
 
-def slow(seconds: float) -> Fault:
-    return lambda asked, true: replace(true, delay=seconds)
-
-
 def cut_off(asked: Asked, true: Reply) -> Reply:
     """The connection ends in the middle of the body."""
     return replace(true, cut=max(1, len(true.body) // 2))

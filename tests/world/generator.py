@@ -19,13 +19,6 @@ OVERTIME = (
 )
 _CANCELLED = "The operation was canceled."
 _LABELS = ("hotfix", "force-merge", "force_merge", "revert", "other")
-# GitHub's JSON of a repository has so many addresses, twice in every run: what a page weighs matters to the bench.
-_ADDRESSES = (
-    *("archive", "assignees", "blobs", "branches", "collaborators", "comments", "commits", "compare", "contents"),
-    *("contributors", "deployments", "downloads", "events", "forks", "git_commits", "git_refs", "git_tags", "hooks"),
-    *("issue_comment", "issue_events", "issues", "keys", "labels", "languages", "merges", "milestones", "pulls"),
-    *("notifications", "releases", "stargazers", "statuses", "subscribers", "subscription", "tags", "teams"),
-)
 
 
 @dataclass
@@ -70,18 +63,14 @@ def generate(
     days: float = 33,
     ahead: timedelta = timedelta(0),
     now: datetime = NOW,
-    is_heavy: bool = False,
 ) -> World:
-    """``ahead``: how long runs go on to begin after ``now``. ``is_heavy``: JSON of GitHub's own weight."""
+    """``ahead``: how long runs go on to begin after ``now``."""
     rng = random.Random(seed)
     now = now.replace(microsecond=rng.choice([0, 1, 500_000]))
     whole, span = now.replace(microsecond=0), timedelta(days=days) + ahead
     world = World.empty(name, now=now)
     repository = world.repository
     repository.id = seed + 1
-    if is_heavy:
-        url = f"https://api.github.com/repos/{name}"
-        repository.extra = {f"{each}_url": f"{url}/{each}{{/sha}}" for each in _ADDRESSES}
     for number in range(1, workflows + 1):
         row = world.add_workflow(number)
         row.name = rng.choice([row.name, "Build", row.path])

@@ -1,46 +1,23 @@
 """The numbers that the metrics must tell, written down naively from the contract; shares no code with the collector."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from service.demo.github_rows import Attempt, Repository, Run
+
+if TYPE_CHECKING:
+    from service.collectors.github_ci.settings import GithubCiSettings
 
 FAILING = ("failure", "timed_out", "startup_failure")
 CONCLUSIVE = ("success", *FAILING)
 PRE_MERGE = ("pull_request", "pull_request_target", "merge_group")
 
 
-class Asked(Protocol):
-    """What the truth depends on; the collector's settings have the same names."""
-
-    @property
-    def branch(self) -> str: ...
-    @property
-    def history_window(self) -> timedelta: ...
-    @property
-    def weekly_window(self) -> timedelta: ...
-    @property
-    def tests_blocking_merge(self) -> Sequence[str]: ...
-    @property
-    def benchmarks(self) -> Sequence[str]: ...
-    @property
-    def hotfix_labels(self) -> Sequence[str]: ...
-    @property
-    def force_merge_labels(self) -> Sequence[str]: ...
-    @property
-    def revert_labels(self) -> Sequence[str]: ...
-    @property
-    def bug_label(self) -> str: ...
-    @property
-    def bug_sub_labels(self) -> Sequence[str]: ...
-
-
 @dataclass(frozen=True)
 class Questions:
-    """The settings' defaults, for those that have none at hand."""
+    """What the truth depends on: the collector's settings have the same names, and these defaults."""
 
     branch: str = "main"
     history_window: timedelta = timedelta(hours=24)
@@ -54,7 +31,7 @@ class Questions:
     bug_sub_labels: tuple[str, ...] = ()
 
 
-def truth(repository: Repository, now: datetime, asked: Asked) -> dict[str, float]:
+def truth(repository: Repository, now: datetime, asked: "Questions | GithubCiSettings") -> dict[str, float]:
     """Every value by its metric's name (a count of one bug label: ``github.bugs.count:label``); what has nothing to
     measure is left out."""
     values: dict[str, float] = {}

@@ -136,13 +136,6 @@ def test_a_board_edited_by_hand_is_shown_and_left_alone_unless_forced(here: Plac
     assert here.push() == []
 
 
-def test_an_edit_with_a_widget_of_a_kind_that_nobody_knows_is_shown(here: Place) -> None:
-    here.push()
-    here.board("Infra health TV")["widgets"][0]["definition"] = {"type": "of_tomorrow", "requests": []}
-    (edited,) = [each for each in here.diff() if each.action is Action.EDITED]
-    assert any("of_tomorrow" in line for line in edited.changes)
-
-
 def test_what_people_add_beside_our_keys_is_no_edit_and_survives_an_update(here: Place) -> None:
     here.push()
     board = here.board()
@@ -221,15 +214,6 @@ def test_somebody_s_words_about_a_metric_are_not_overwritten(here: Place) -> Non
     assert [each.key for each in here.diff() if each.action is Action.EDITED] == [name]
     here.push(force=True)
     assert "infra-health" in here.api.metadata[name]["description"]
-
-
-def test_the_type_of_a_metric_that_was_a_count_becomes_gauge(here: Place) -> None:
-    name = "metta.infra.cron.ci.workflow.flaky_tests"
-    here.api.metadata[name] = {"type": "count"}
-    difference = next(each for each in here.diff() if each.key == name)
-    assert 'metadata.type: "count" -> "gauge"' in difference.changes
-    here.push()
-    assert here.api.metadata[name]["type"] == "gauge"
 
 
 def test_percentiles_of_the_distribution_are_switched_on_and_kept_on(here: Place) -> None:

@@ -109,12 +109,6 @@ async def test_distributions_are_posted_to_their_own_endpoint(intake: Intake, da
     assert [(each.kind, each.value) for each in datadog.points] == [("distribution", 1.5)]
 
 
-@pytest.mark.parametrize("status", [200, 202])
-async def test_taken(intake: Intake, datadog: SimulatedDatadog, status: int) -> None:
-    datadog.script.append(Reply(status, b""))
-    await intake.send(payload())
-
-
 @pytest.mark.parametrize(
     ("reply", "kind", "text"),
     [
@@ -208,10 +202,6 @@ async def test_a_wrong_address_loses_nothing_is_named_and_not_followed(
     assert len(datadog.received) == 1
 
 
-async def test_a_page_that_says_400_is_a_proxy_s_and_costs_no_point(intake: Intake, datadog: SimulatedDatadog) -> None:
-    assert isinstance(await fault_of(intake, datadog, Reply(400, b"<html>Bad request</html>", HTML)), Unavailable)
-
-
 @pytest.mark.parametrize("reply", [HANG_UP, LOSE_ANSWER])
 async def test_no_answer_after_sending_is_ambiguous(intake: Intake, datadog: SimulatedDatadog, reply: Reply) -> None:
     fault = await fault_of(intake, datadog, reply)
@@ -271,14 +261,6 @@ async def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(
     assert value not in str(caught.value)
 
 
-async def test_white_space_around_a_key_is_a_slip_of_the_editor(
-    served: SimpleNamespace, datadog: SimulatedDatadog
-) -> None:
-    async with intake_at(served.url, secret(f" {KEY}\n")) as intake:
-        await intake.send(payload())
-    assert datadog.received[0].headers["dd-api-key"] == KEY
-
-
 def only(key: str) -> Callable[[Received], Reply | None]:
     return lambda received: None if received.headers["dd-api-key"] == key else refusal(403, "Forbidden")
 
@@ -315,13 +297,6 @@ async def test_a_long_answer_makes_a_short_message_on_one_line(intake: Intake, d
     fault = await fault_of(intake, datadog, refusal(400, "first\nline\x1b[31m " + "x" * 50_000))
     assert "first line [31m xxx" in str(fault)
     assert len(str(fault)) < 400
-
-
-async def test_remarks_on_a_request_that_was_taken_are_logged(intake: Intake, datadog: SimulatedDatadog) -> None:
-    datadog.script.append(refusal(202, "tag was cut"))
-    with capture_logs() as logs:
-        await intake.send(payload())
-    assert [entry.get("remarks") for entry in logs] == ["tag was cut"]
 
 
 def dated(ago: timedelta, status: int = 202, **headers: str) -> Reply:

@@ -72,12 +72,6 @@ def test_a_good_series_is_taken_and_kept(intake: Client) -> None:
     assert (intake.datadog.accepted, intake.datadog.requests, intake.datadog.refused) == (2, {"202": 1}, 0)
 
 
-def test_a_good_distribution_is_taken_value_by_value(intake: Client) -> None:
-    answer = intake.post({"series": [SAMPLES]}, DISTRIBUTIONS)
-    assert (answer.status_code, answer.json()) == (202, {"status": "ok"})
-    assert [(each.kind, each.value) for each in intake.datadog.points] == [("distribution", 1), ("distribution", 2.5)]
-
-
 def test_each_known_encoding_is_understood(intake: Client) -> None:
     text = json.dumps({"series": [GAUGE]}).encode()
     assert intake.post(text).status_code == 202
@@ -88,12 +82,6 @@ def test_each_known_encoding_is_understood(intake: Client) -> None:
     assert intake.datadog.accepted == 4
     for unknown in ("zstd", "br", "deflate, gzip"):
         assert intake.post(text, encoding=unknown).status_code == 400
-
-
-def test_the_distribution_endpoint_knows_deflate_alone(intake: Client) -> None:
-    text = json.dumps({"series": [SAMPLES]}).encode()
-    assert intake.post(zlib.compress(text), DISTRIBUTIONS, "deflate").status_code == 202
-    assert intake.post(zstandard.compress(text), DISTRIBUTIONS, "zstd1").status_code == 400
 
 
 @pytest.mark.parametrize("encoding", COMPRESS)

@@ -39,13 +39,6 @@ def test_every_object_fits_the_official_description() -> None:
             assert faults("POST", paths[each.kind], each.content) == [], each.key
 
 
-def test_the_judge_refuses_what_the_description_does_not_know() -> None:
-    content = board("health")
-    content["widgets"][0]["definition"]["font_sise"] = "14"
-    assert faults("POST", "/api/v1/dashboard", content)
-    assert faults("POST", "/api/v1/monitor", {"type": "query alarm", "query": "x"})
-
-
 def test_no_query_uses_a_tag_that_flips() -> None:
     found = [query for each in everything() for query in texts(each.content)]
     assert len(found) > 40
@@ -61,16 +54,6 @@ def test_tables_states_and_monitors_look_at_the_stable_series_only() -> None:
             looked_at += texts([one for one in definitions(each.content) if one["type"] == "query_table"])
         for query in looked_at:
             assert set(re.findall(r"metta\.[\w.]+", query)) <= own, query
-
-
-def test_value_and_threshold_of_every_check_of_a_category_are_drawn_in_one_graph() -> None:
-    graphs = [one for one in definitions(board("health")) if one.get("title") == "Values and thresholds"]
-    for graph, groups in zip(graphs, ("workflow_name,task,check,repo", "workflow_name,task,check"), strict=True):
-        value, threshold = graph["requests"]
-        assert next(texts(value)).startswith("max:metta.infra.check.value{")
-        assert next(texts(threshold)).startswith("max:metta.infra.check.threshold{")
-        assert threshold["style"]["line_type"] == "dashed"
-        assert all(f"by {{{groups}}}" in query for query in texts(graph))
 
 
 def test_each_check_has_a_tile_in_the_colours_of_its_condition() -> None:
@@ -138,13 +121,6 @@ def test_the_screen_shows_large_tiles_and_the_heat_map_and_nothing_else() -> Non
     assert len(crowded["widgets"]) <= 8
 
 
-def test_the_screen_turns_grey_in_the_time_of_the_most_frequent_collector() -> None:
-    tile = next(one for one in definitions(board("tv")) if one["title"].startswith("Last measured"))
-    late, fresh = tile["requests"][0]["conditional_formats"]
-    assert (late["comparator"], late["value"], late["palette"]) == (">", 20, "white_on_gray")
-    assert fresh["palette"] == "white_on_green"
-
-
 class Each(tuple[float, ...]):
     """A value for each group, with Datadog's arithmetic: one by one."""
 
@@ -185,15 +161,6 @@ def test_foreign_words_make_no_link_in_a_note() -> None:
     assert not re.search(r"(?<!\\)\[[^\]]*(?<!\\)\]\(https://evil", notes)
 
 
-def test_the_notes_say_what_each_check_means_and_link_page_and_runbook() -> None:
-    shown = catalogue(page="https://health.example/", runbook="https://git.example/runbook.md")
-    notes = "\n".join(one["content"] for one in definitions(board("health", shown)) if one["type"] == "note")
-    for check in ci_checks():
-        assert check.metric.help in notes
-    assert "(https://health.example/)" in notes
-    assert "https://git.example/runbook.md#" in notes
-
-
 def test_template_variables_are_the_environment_repo_and_workflow() -> None:
     variables = board("health")["template_variables"]
     assert [(each["name"], each["defaults"]) for each in variables] == [
@@ -214,11 +181,6 @@ def test_filters_are_written_as_datadog_keeps_tags() -> None:
     asked = [query for each in build(odd) for query in texts(each.content) if "hearts" in query]
     assert asked
     assert all("workflow_name:arena_v2" in query for query in asked)
-
-
-def test_two_installations_are_told_apart_in_a_list_of_boards() -> None:
-    assert board("health")["title"] == "Infra health"
-    assert board("health", catalogue(env="staging"))["title"] == "Infra health (staging)"
 
 
 def test_an_hourly_check_is_not_carried_in_the_time_of_a_weekly_one() -> None:

@@ -109,10 +109,6 @@ def test_numbers_arrive_exactly(value: float) -> None:
     assert series(chunk([point(value=value)]))[0]["points"][0]["value"] == value
 
 
-def test_text_beyond_ascii_arrives_as_written() -> None:
-    assert series(chunk([point(tag="task:Prüfung ≥ 5")]))[0]["tags"] == ["task:Prüfung ≥ 5"]
-
-
 def test_chunks_beyond_the_number_of_points_are_the_rest() -> None:
     chunks = [chunk([point(at=NOW + number) for number in range(1_000)], number=each) for each in range(12)]
     payload = encode(chunks)
@@ -156,8 +152,3 @@ def test_a_chunk_that_is_too_large_alone_is_refused_whether_raw_or_compressed(ki
     many = chunk([point(at=number) for number in range(MAX_POINTS + 1)], kind)
     with pytest.raises(TooLarge, match="10001 points"):
         encode([many])
-
-
-def test_the_frame_tells_its_size_so_that_the_intake_can_refuse_early() -> None:
-    payload = encode([chunk([point()])])
-    assert zstandard.frame_content_size(payload.body) == len(text(payload))
