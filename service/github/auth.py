@@ -22,8 +22,7 @@ from service.github.rate_limit import Clock
 
 log = structlog.get_logger(__name__)
 
-# Seconds between look-ups of a token that is missing or refused; twice as long each time.
-_FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
+_LOOK_UP_EVERY = 30.0  # seconds, for a token that is missing or refused
 # Renewed so long before its end: a run that begins with it may take five minutes.
 _RENEW_BEFORE = timedelta(minutes=10)
 # GitHub takes an assertion for ten minutes at most, and none from the future.
@@ -58,7 +57,6 @@ class Auth:
         self._is_missing = False
         self._refused = ""  # the fingerprint of the token that GitHub did not take
         self._look_up_after = -math.inf
-        self._pause = _FIRST_PAUSE
 
     @property
     def trouble(self) -> str | None:
@@ -96,11 +94,8 @@ class Auth:
         if token is None and not self._is_missing:
             log.warning("GitHub is asked without a token", reason=self._source.missing)
         self._is_missing = token is None
-        if token and fingerprint(token) != self._refused:
-            self._pause = _FIRST_PAUSE
-        elif may_look_up:
-            self._look_up_after = self._clock.monotonic() + self._pause
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        if may_look_up and (token is None or fingerprint(token) == self._refused):
+            self._look_up_after = self._clock.monotonic() + _LOOK_UP_EVERY
         return token
 
 
@@ -132,7 +127,6 @@ class InstallationToken:
         self._issued: _Issued | None = None
         self._failure: HealthError = Unavailable("the GitHub App has no token")
         self._hold_until = -math.inf
-        self._pause = _HOLD
 
     @property
     def missing(self) -> str:
@@ -147,11 +141,14 @@ class InstallationToken:
             if not self._lasts(_RENEW_BEFORE) and self._clock.monotonic() >= self._hold_until:
                 try:
                     self._issued = await self._ask()
-                except HealthError as error:
-                    self._hold(error)
-                else:
-                    self.trouble, self._pause = None, _HOLD
+                    self.trouble = None
                     mask([self._issued.token])
+                except HealthError as error:
+                    # Each request would try again otherwise.
+                    self._hold_until = self._clock.monotonic() + _HOLD
+                    if self.trouble != str(error):
+                        log.warning("the GitHub App gets no token", reason=str(error))
+                    self._failure, self.trouble = error, str(error)
             if self._issued and self._lasts(timedelta(0)):
                 return self._issued.token
             raise self._failure
@@ -162,14 +159,6 @@ class InstallationToken:
 
     def _lasts(self, time: timedelta) -> bool:
         return self._issued is not None and self._clock.now() < self._issued.expires_at - time
-
-    def _hold(self, error: HealthError) -> None:
-        """Each request would try again otherwise; after a refusal ever less often."""
-        self._hold_until = self._clock.monotonic() + self._pause
-        self._pause = _HOLD if isinstance(error, Unavailable) else min(2 * self._pause, _LONGEST_PAUSE)
-        if self.trouble != str(error):
-            log.warning("the GitHub App gets no token", reason=str(error))
-        self._failure, self.trouble = error, str(error)
 
     async def _ask(self) -> _Issued:
         try:

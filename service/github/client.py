@@ -26,6 +26,7 @@ import msgspec
 import zstandard
 
 from service.config.clients import retry_after
+from service.config.masking import redact
 from service.domain.errors import Rejected, Unauthorized, Unavailable
 from service.github.auth import HEADERS, Auth, TokenSource, fingerprint
 from service.github.rate_limit import Clock, Quota, RateLimit
@@ -114,7 +115,7 @@ class Github:
     ``patience``: the longest wait in seconds that a call sits out itself; it never waits beyond the caller's deadline
     (anyio's), but raises Unavailable with ``retry_after``. ``cache_bytes``: of answers kept by their ETags, packed.
     ``requests``: answers so far by status, "error" where none came.
-    ``expect``, ``forget``, ``spare``, ``shortage``: what may be spent on questions that can wait, see RateLimit.
+    ``expect``, ``spare``, ``shortage``: what may be spent on questions that can wait, see RateLimit.
     """
 
     def __init__(
@@ -138,7 +139,7 @@ class Github:
         self._patience = patience
         self._auth = Auth(source, clock)
         self._limit = RateLimit(clock, points_a_minute)
-        self.expect, self.forget = self._limit.expect, self._limit.forget
+        self.expect = self._limit.expect
         self._cache: OrderedDict[_Key, _Entry] = OrderedDict()  # the bodies used last
         self._cache_bytes, self._cached_bytes = cache_bytes, 0
         # A page of runs is a megabyte: one at a time bounds the memory and costs no time.
@@ -283,7 +284,7 @@ class Github:
                         body = await _read_body(response)
                 status = str(response.status_code)
             except (httpx.HTTPError, TimeoutError) as error:
-                reason = _without(str(error), token) or type(error).__name__
+                reason = redact(str(error)) or type(error).__name__
                 raise Unavailable(f"GitHub did not answer {request}: {reason}") from error
             finally:
                 self.requests[status] += 1
@@ -313,10 +314,10 @@ class Github:
             raise Unavailable(f"GitHub's {request.resource} limit is used up", retry_after=wait) from None
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             self._keep(key, None)
-            kind = _without(answer.headers.get("content-type", "no type").partition(";")[0], token)[:60]
+            kind = redact(answer.headers.get("content-type", "no type").partition(";")[0])[:60]
             raise Unavailable(
                 f"GitHub answered {answer.status} to {request}, but not with what it should be "
-                f"({len(answer.body)} bytes of {kind}): {_without(str(error), token)[:200]}"
+                f"({len(answer.body)} bytes of {kind}): {redact(str(error))[:200]}"
             ) from error
         if new or entry:
             self._keep(key, new or entry)
@@ -334,7 +335,7 @@ class Github:
 
     async def _raise_refusal(self, request: _Request, answer: _Answer, token: str | None) -> None:
         status = answer.status
-        message = _without(_said(answer.body), token)
+        message = redact(_said(answer.body))
         said = f"GitHub answered {status}{': ' if message else ''}{message} ({request})"
         # REST tells whether a token is good; a server without GraphQL for it must not stop everything.
         if status == 401 and request.resource != "graphql":
@@ -416,8 +417,3 @@ async def _read_body(response: httpx.Response) -> bytes:
         if len(body) > _LONGEST_BODY:
             raise Rejected(f"GitHub's answer to {response.request.url.path} is longer than {_LONGEST_BODY} bytes")
     return bytes(body)
-
-
-def _without(text: str, token: str | None) -> str:
-    """``text`` with the token blanked out: a proxy may give back what it was sent."""
-    return text.replace(token, "***") if token else text

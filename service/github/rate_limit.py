@@ -155,10 +155,6 @@ class RateLimit:
         """``name`` (a collector) will spend so many points of the core limit an hour on what can't wait."""
         self._expected[name] = points_an_hour
 
-    def forget(self, name: str) -> None:
-        """``name`` asks no more."""
-        self._expected.pop(name, None)
-
     @property
     def spare(self) -> int:
         """Requests that may be spent now on questions that can wait: what is left of the core limit beyond the reserve

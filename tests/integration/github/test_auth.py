@@ -1,4 +1,4 @@
-"""GitHub's credentials: a missing or refused token is looked for ever less often; an App's is renewed in time."""
+"""GitHub's credentials: a missing or refused token is looked for twice a minute; an App's is renewed in time."""
 
 from datetime import UTC, timedelta
 from pathlib import Path
@@ -58,18 +58,18 @@ async def test_a_token_that_is_missing_at_the_start_is_taken_once_it_comes(tmp_p
     assert await auth.token() is None
     assert "60 requests an hour" in (auth.trouble or "")
     (tmp_path / "token").write_text("ghp_1")
-    clock.passed += 6
+    clock.passed += 31
     assert await auth.token() == "ghp_1"
     assert auth.trouble is None
 
 
-async def test_a_token_that_stays_away_is_looked_for_ever_less_often(tmp_path: Path, clock: WorldClock) -> None:
+async def test_a_token_that_stays_away_is_looked_for_twice_a_minute(tmp_path: Path, clock: WorldClock) -> None:
     auth = auth_of(tmp_path, clock)
     CountingFile.readings = 0
     for _ in range(3600):
         assert await auth.token() is None
         clock.passed += 1
-    assert 10 < CountingFile.readings < 25
+    assert 100 < CountingFile.readings < 130
 
 
 async def test_a_refused_token_is_not_given_again_until_it_was_replaced(tmp_path: Path, clock: WorldClock) -> None:
@@ -82,7 +82,7 @@ async def test_a_refused_token_is_not_given_again_until_it_was_replaced(tmp_path
         with pytest.raises(Unauthorized, match="GitHub refused the GitHub token, nothing is asked: set it"):
             await auth.token()
         clock.passed += 1
-    assert CountingFile.readings < 100  # those of its lifetime, one a minute, among them
+    assert CountingFile.readings < 200  # those of its lifetime, one a minute, among them
     (tmp_path / "token").write_text("ghp_2")
     clock.passed += 301
     assert await auth.token() == "ghp_2"

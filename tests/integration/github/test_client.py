@@ -9,6 +9,7 @@ import httpx
 import msgspec
 import pytest
 
+from service.config.masking import mask
 from service.config.secrets import MountedFile, Secret
 from service.demo.github import Asked, Reply
 from service.domain.errors import Rejected, Unauthorized, Unavailable
@@ -248,6 +249,7 @@ async def test_an_address_without_graphql_stops_nothing_else(server: Simulated, 
 
 
 async def test_no_error_shows_the_token(server: Simulated, github: Github) -> None:
+    mask([TOKEN])
     server.fail(RUNS, constant(Reply.of({"message": f"{TOKEN} may not"}, 403)), times=1)
     server.fail(RUNS, constant(Reply(200, b"{}", {"content-type": TOKEN})))
     for _ in range(2):

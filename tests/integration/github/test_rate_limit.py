@@ -208,7 +208,7 @@ async def test_what_can_wait_leaves_a_reserve_and_what_others_will_need(server: 
     github.expect("ci", 4_000)
     assert github.spare == 0
     assert "will not last until 06:06 UTC (600 of 5000" in (github.shortage or "")
-    github.forget("ci")
+    github.expect("ci", 0)
     assert github.spare == 100
     server.world.now += timedelta(minutes=31)
     assert github.spare == 900
