@@ -197,10 +197,6 @@ class _Field:
             return self.least + self.names.index(word)
         if not text or _NUMBER.fullmatch(text):
             return _integer(text, "a number")
-        if word[:3] in self.names and text.isalpha():
-            raise ValueError(f"write {word[:3].upper()}; names have three letters")
-        if self in (_DAY, _WEEKDAY) and re.fullmatch(r"l|w|lw|[0-9a-z]*[lw#][0-9]*", word):
-            raise ValueError("L, W and # are not supported")
         names = f" or {self.names[0].upper()}-{self.names[-1].upper()}" if self.names else ""
         raise ValueError(f"{_quote(text)} is not a number from {self.least} to {self.most}{names}")
 
