@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cache
 from hashlib import blake2b
-from itertools import chain
+from itertools import chain, starmap
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -12,7 +12,6 @@ import msgspec
 import zstandard
 
 from service.domain.delivery import CHUNK_SAMPLES, Chunk, DeliveryStatus, Point, is_historical
-from service.domain.runs import Mode
 from service.domain.samples import Kind, Sample, format_tag, normalize_metric_name
 
 _MAX_MOVE = 60  # seconds that a count may be moved on to a second of its own
@@ -44,7 +43,7 @@ def to_batch(samples: Iterable[Sample], facts: dict[str, str], taken: AbstractSe
     for kind, of_kind in points.items():
         for start in range(0, len(of_kind), CHUNK_SAMPLES):
             packed = pack(of_kind[start : start + CHUNK_SAMPLES])
-            row = {**facts, "kind": kind.value, "first": first, "status": DeliveryStatus.PENDING.value, "reason": ""}
+            row = {**facts, "kind": kind, "first": first, "status": DeliveryStatus.PENDING, "reason": ""}
             rows.append({**row, "alone": False, "attempts": 0, "retry_at": None, "settled_at": None, **packed})
             first += packed["samples"]
     return Batch(rows, seconds)
@@ -77,8 +76,8 @@ def to_chunk(row: Any) -> Chunk:
         row.id,
         row.run,
         row.collector,
-        Mode(row.mode),
-        Kind(row.kind),
+        row.mode,
+        row.kind,
         unpack(row.body),
         row.bytes,
         row.oldest,
@@ -90,31 +89,24 @@ def to_chunk(row: Any) -> Chunk:
 
 def part_by_age(row: Any, before: int, historical: Sequence[str]) -> tuple[list[Point], list[Point]]:
     """The points of a row that are older than ``before`` and not ``historical``, and the others."""
-    kind = Kind(row.kind)
     gone: list[Point] = []
     rest: list[Point] = []
     for point in unpack(row.body):
-        (gone if point.at < before and not is_historical(kind, point.metric, historical) else rest).append(point)
+        (gone if point.at < before and not is_historical(row.kind, point.metric, historical) else rest).append(point)
     return gone, rest
-
-
-class _Tags(dict[tuple[str, str], str | None]):
-    def __missing__(self, pair: tuple[str, str]) -> str | None:
-        tag = self[pair] = format_tag(*pair)
-        return tag
 
 
 def _to_points(samples: Iterable[Sample]) -> dict[Kind, list[Point]]:
     """By kind, sorted. As domain.delivery.to_point, but each tag is formatted once: they repeat all the time."""
     points: dict[Kind, list[Point]] = {kind: [] for kind in Kind}
-    tag, name = _Tags().__getitem__, cache(normalize_metric_name)
+    name, tag = cache(normalize_metric_name), cache(format_tag)
     for sample in samples:
         points[sample.metric.kind].append(
             Point(
                 name(sample.metric.name) or "",
                 float(sample.value),
                 int(sample.at.timestamp()),
-                tuple(filter(None, map(tag, sample.tags.items()))),
+                tuple(filter(None, starmap(tag, sample.tags.items()))),
                 sample.interval or 0,
                 int(sample.measured_at.timestamp()) if sample.measured_at else None,
                 sample.evidence,

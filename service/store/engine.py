@@ -23,18 +23,6 @@ _BUSY_SECONDS = 5.0
 _LOG_BYTES = 16 * 2**20  # after a burst the write-ahead log shrinks to this again
 _CREATE_LOCK = 0x1F4EA17  # several replicas may start on an empty database at once
 
-# https://sqlite.org/rescode.html, primary codes
-_MEANINGS = {
-    sqlite3.SQLITE_FULL: "the state directory's disk is full",
-    sqlite3.SQLITE_IOERR: "the state directory's disk fails",
-    sqlite3.SQLITE_BUSY: "the state database is locked by another process",
-    sqlite3.SQLITE_CORRUPT: "the state database is damaged",
-    sqlite3.SQLITE_NOTADB: "the state database is damaged",
-    sqlite3.SQLITE_CANTOPEN: "the state database can't be opened",
-    sqlite3.SQLITE_READONLY: "the state database can't be written",
-    sqlite3.SQLITE_PERM: "the state database can't be written",
-}
-
 
 class Database:
     """``where``: for messages, without a password. ``damage``: what is wrong with the file, once that was met."""
@@ -52,7 +40,7 @@ class Database:
         # The one connection of a database in memory serves one transaction at a time.
         self._turn = threading.Lock() if isinstance(engine.pool, StaticPool) else nullcontext()
         self._file = file
-        self._identity = _identity(file)
+        self._identity = _identify(file)
 
     @property
     def writers(self) -> int:
@@ -62,7 +50,7 @@ class Database:
     def write(self, work: Callable[[sa.Connection], T]) -> T:
         """The result of ``work`` in a transaction that is durable then. Raises Unavailable."""
         # SQLite would go on writing to a file that was deleted or replaced, and everything would be lost with it.
-        if _identity(self._file) != self._identity:
+        if _identify(self._file) != self._identity:
             self.damage = GONE
             raise Unavailable(f"the state database is gone: {self.where} was removed or replaced")
         return self._run(self._writer, work)
@@ -82,33 +70,19 @@ class Database:
             raise  # our own code is wrong, or counts on it
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
             # str(error) has the statement and its values.
-            cause = getattr(error, "orig", None) or error
-            if is_damage(cause):
-                self.damage = str(cause)
-            raise Unavailable(f"{explain(cause)}: {self.where} ({str(cause).strip()})") from error
-
-
-def error_code(error: BaseException) -> int:
-    """SQLite's primary code of an error."""
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-
-
-def explain(error: BaseException) -> str:
-    """What an error means to the operator."""
-    return _MEANINGS.get(error_code(error), "the state database fails")
-
-
-def is_damage(error: BaseException) -> bool:
-    """Whether it says that the file itself is damaged; one that was emptied has no tables."""
-    damaged = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-    return error_code(error) in damaged or "no such table" in str(error)
+            cause = str(getattr(error, "orig", None) or error).strip()
+            # https://sqlite.org/rescode.html, primary codes. A file that was emptied has no tables.
+            code = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0) & 0xFF
+            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "no such table" in cause:
+                self.damage = cause
+            raise Unavailable(f"the state database is unavailable: {self.where} ({cause})") from error
 
 
 def open_file(path: Path, *, read_only: bool = False) -> Database:
     """A database in a file, to write and to read or, beside the process that writes it, only to read."""
-    database = f"{path.absolute().as_uri()}?mode=ro" if read_only else str(path)
+    file = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"
     engine = sa.create_engine(
-        sa.URL.create("sqlite", database=database, query={"uri": "true"} if read_only else {}),
+        sa.URL.create("sqlite", database=file, query={"uri": "true"}),
         connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False},
         pool_size=1 + READERS,
         max_overflow=0,
@@ -132,12 +106,8 @@ def open_server(url: str) -> Database:
         address = sa.make_url(url)
         if address.drivername in ("postgresql", "postgres"):
             address = address.set(drivername="postgresql+psycopg")
-        engine = sa.create_engine(
-            address,
-            connect_args={"connect_timeout": 3, "target_session_attrs": "read-write"},
-            pool_size=2 * READERS,
-            max_overflow=0,
-        )
+        connect = {"connect_timeout": 3, "target_session_attrs": "read-write"}
+        engine = sa.create_engine(address, connect_args=connect, pool_size=2 * READERS, max_overflow=0)
     except ModuleNotFoundError as error:
         raise ConfigError("store.url: PostgreSQL needs a driver: pip install 'infra-health[postgres]'") from error
     except sa.exc.ArgumentError as error:
@@ -145,19 +115,34 @@ def open_server(url: str) -> Database:
     return Database(engine, f"{address.host}/{address.database}")
 
 
+def prepare(database: Database) -> Database:
+    """Makes the tables where there are none, or brings them to this version. Raises ConfigError or Unavailable."""
+    revision = database.read(read_revision)
+    if revision is None:
+        database.write(create)
+    elif revision != tables.REVISION:
+        from service.store import migrations
+
+        database.write(lambda connection: migrations.upgrade(connection, revision, database.where))
+    return database
+
+
 def create(connection: sa.Connection) -> None:
     """The tables of this version, where there are none."""
-    if connection.dialect.name == "postgresql":
+    is_sqlite = connection.dialect.name == "sqlite"
+    if not is_sqlite:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATE_LOCK)))
         if sa.inspect(connection).has_table(tables.VERSION_TABLE):
             return
     tables.meta.create_all(connection, checkfirst=False)
     tables.version.create(connection)
     connection.execute(tables.version.insert().values(version_num=tables.REVISION))
-    if connection.dialect.name == "sqlite":
-        # A new file after a damaged one must not use its ids again: a chunk of that one may be under way.
-        first = sa.text("INSERT INTO sqlite_sequence (name, seq) VALUES ('outbox', :id)")
-        connection.execute(first, {"id": time.time_ns() // 1_000_000})
+    if is_sqlite:
+        # No two databases of a directory use the same ids: not the new file after a damaged one, of which a chunk may
+        # be under way, nor the memory beside a full disk, to which its rows come back.
+        first = sa.text("INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :id)")
+        rising = [table.name for table in tables.meta.sorted_tables if table.dialect_options["sqlite"]["autoincrement"]]
+        connection.execute(first, [{"name": name, "id": time.time_ns() // 1_000_000} for name in rising])
 
 
 def read_revision(connection: sa.Connection) -> str | None:
@@ -181,11 +166,9 @@ def _begin(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if is_writer else "BEGIN")
 
 
-def _identity(path: Path | None) -> tuple[int, int] | None:
-    if path is None:
-        return None
+def _identify(path: Path | None) -> tuple[int, int] | None:
     try:
-        status = path.stat()
+        status = path.stat() if path else None
     except OSError:
         return None
-    return status.st_dev, status.st_ino
+    return status and (status.st_dev, status.st_ino)

@@ -8,9 +8,8 @@ import sqlalchemy as sa
 
 from service.domain.alerts import NotifiedState, StateChange
 from service.domain.checks import CheckKey
-from service.domain.samples import Status
 from service.store.fallback import Failover
-from service.store.tables import events, notified, sent_events, upsert
+from service.store.tables import events, notified, sent_events, to_row, upsert
 
 MAX_PENDING = 1_000  # changes; one more pushes out the oldest
 
@@ -33,7 +32,7 @@ class Notifications:
 
     async def notified(self, collector: str) -> dict[CheckKey, NotifiedState]:
         rows = await self._database.fetch(sa.select(notified).where(notified.c.collector == collector))
-        return {row.key: NotifiedState(Status(row.status), row.since) for row in rows}
+        return {row.key: NotifiedState(row.status, row.since) for row in rows}
 
     async def record(
         self, collector: str, changes: Iterable[StateChange], states: Mapping[CheckKey, NotifiedState], now: datetime
@@ -42,10 +41,7 @@ class Notifications:
 
         How many changes fell out, oldest first, because too many wait.
         """
-        known = [
-            {"collector": collector, "key": key, "status": each.status, "since": each.since}
-            for key, each in states.items()
-        ]
+        known = [{"collector": collector, "key": key, **to_row(state)} for key, state in states.items()]
         new = [{"owner": "", "held": False, "at": now, "change": change} for change in changes]
 
         def work(connection: sa.Connection) -> int:
@@ -61,19 +57,16 @@ class Notifications:
 
     async def pending(self) -> list[PendingChange]:
         """Oldest first."""
-        rows = await self._database.fetch(sa.select(events).order_by(events.c.id))
-        return [PendingChange(row.id, row.at, row.held, row.change) for row in rows]
+        return await self._database.load(PendingChange, sa.select(events).order_by(events.c.id))
 
     async def hold(self, ids: Iterable[int]) -> None:
-        change = events.update().where(events.c.id.in_(list(ids))).values(held=True)
-        await self._database.execute(change)
+        await self._database.execute(events.update().where(events.c.id.in_(list(ids))).values(held=True))
 
     async def settle(self, ids: Iterable[int], sent_at: datetime | None, *, is_summary: bool = False) -> None:
         """Forgets changes; ``sent_at`` counts as one event of that instant, None as none (they were dropped)."""
-        gone = events.delete().where(events.c.id.in_(list(ids)))
 
         def work(connection: sa.Connection) -> None:
-            connection.execute(gone)
+            connection.execute(events.delete().where(events.c.id.in_(list(ids))))
             if sent_at:
                 connection.execute(sent_events.insert().values(at=sent_at, is_summary=is_summary))
 

@@ -15,7 +15,7 @@ from service.store.chunks import Batch, SeriesSecond, pack, part_by_age, to_batc
 from service.store.fallback import Failover
 from service.store.tables import count_seconds, insert, outbox
 
-_PENDING, _SENDING = DeliveryStatus.PENDING.value, DeliveryStatus.SENDING.value
+_PENDING, _SENDING = DeliveryStatus.PENDING, DeliveryStatus.SENDING
 _DUE = (_PENDING, _SENDING)
 _CANDIDATES = 200  # chunks that a claim looks at
 _PAGE = 20  # chunks that are read and unpacked at a time
@@ -90,7 +90,7 @@ class Outbox:
             return []
 
         def mark(connection: sa.Connection) -> Sequence[Any]:
-            is_ours = outbox.c.id.in_(self._locate(ids)) & (outbox.c.status == _PENDING)
+            is_ours = outbox.c.id.in_(ids) & (outbox.c.status == _PENDING)
             # Whoever marks a chunk sends it: what another one has marked is not returned.
             return connection.execute(outbox.update().where(is_ours).values(status=_SENDING).returning(outbox)).all()
 
@@ -163,30 +163,22 @@ class Outbox:
         query = sa.select(outbox.c.run, outbox.c.status, sa.func.sum(outbox.c.samples))
         query = query.where(outbox.c.run.in_(found), outbox.c.run != "").group_by(outbox.c.run, outbox.c.status)
         for run_id, status, samples in await self._database.fetch(query):
-            found[run_id][DeliveryStatus(status)] = int(samples)
+            found[run_id][status] = int(samples)
         return found
-
-    async def totals(self) -> dict[DeliveryStatus, int]:
-        """The same of all samples on record."""
-        query = sa.select(outbox.c.status, sa.func.sum(outbox.c.samples)).group_by(outbox.c.status)
-        return {DeliveryStatus(status): int(samples) for status, samples in await self._database.fetch(query)}
 
     async def samples(self, run_id: str, offset: int = 0, limit: int = 100) -> tuple[list[StoredSample], int]:
         """A page of a run's samples, sorted by kind, time and series, and how many are on record in all."""
 
-        def work(connection: sa.Connection) -> tuple[list[tuple[Any, int]], int]:
-            is_kept = (outbox.c.run == run_id) & (sa.func.length(outbox.c.body) > 0)
-            sizes = sa.select(outbox.c.id, outbox.c.samples).where(is_kept).order_by(outbox.c.first, outbox.c.id)
-            total, wanted = 0, {}
-            for chunk_id, count in connection.execute(sizes):
-                if total < offset + limit and total + count > offset:
-                    wanted[chunk_id] = total
-                total += count
-            rows = connection.execute(sa.select(outbox).where(outbox.c.id.in_(wanted)))
-            return sorted(((row, wanted[row.id]) for row in rows), key=lambda each: each[1]), total
-
-        rows, total = await self._database.read(work)
-        return await self._database.compute(lambda: _page(rows, offset, offset + limit)), total
+        is_kept = (outbox.c.run == run_id) & (sa.func.length(outbox.c.body) > 0)
+        end = sa.func.sum(outbox.c.samples).over(order_by=(outbox.c.first, outbox.c.id)).label("end")
+        placed = sa.select(outbox.c.id, end).where(is_kept).subquery()
+        start = placed.c.end - outbox.c.samples
+        query = sa.select(outbox, start.label("start")).join(placed, placed.c.id == outbox.c.id)
+        rows = await self._database.fetch(
+            query.where(placed.c.end > offset, start < offset + limit).order_by(placed.c.end)
+        )
+        (total,) = await self._database.fetch(sa.select(sa.func.sum(outbox.c.samples)).where(is_kept))
+        return await self._database.compute(lambda: _page(rows, offset, offset + limit)), int(total[0] or 0)
 
     async def series(self, since: datetime, collectors: Iterable[str] | None = None) -> list[SeenSeries]:
         """The series of which runs brought samples of that time or later. It reads all their chunks: not for pages."""
@@ -194,7 +186,7 @@ class Outbox:
         wanted = [outbox.c.run != "", outbox.c.newest >= limit, sa.func.length(outbox.c.body) > 0]
         if collectors is not None:
             wanted.append(outbox.c.collector.in_(list(collectors)))
-        found: dict[tuple[str, str, str, tuple[str, ...]], int] = {}
+        found: dict[tuple[str, Kind, str, tuple[str, ...]], int] = {}
 
         def add(row: Any) -> None:
             for point in unpack(row.body):
@@ -208,15 +200,12 @@ class Outbox:
                 await self._database.compute(partial(add, row))
             last = rows[-1].id
         return [
-            SeenSeries(collector, metric, Kind(kind), tags, datetime.fromtimestamp(at, UTC))
+            SeenSeries(collector, metric, kind, tags, datetime.fromtimestamp(at, UTC))
             for (collector, kind, metric, tags), at in found.items()
         ]
 
     def _settled(self, status: DeliveryStatus, reason: str) -> dict[str, Any]:
-        return {"status": status.value, "reason": reason, "settled_at": self._clock(), "retry_at": None}
-
-    def _locate(self, ids: Iterable[int]) -> list[int]:
-        return [self._database.locate(chunk_id) for chunk_id in ids]
+        return {"status": status, "reason": reason, "settled_at": self._clock(), "retry_at": None}
 
     async def _read_page(self, last: int, *wanted: sa.ColumnElement[bool]) -> Sequence[Any]:
         query = sa.select(outbox).where(outbox.c.id > last, *wanted).order_by(outbox.c.id).limit(_PAGE)
@@ -228,7 +217,7 @@ class Outbox:
             return
 
         def work(connection: sa.Connection) -> None:
-            is_due = outbox.c.id.in_(self._locate(chunk.id for chunk in chunks)) & outbox.c.status.in_(_DUE)
+            is_due = outbox.c.id.in_([chunk.id for chunk in chunks]) & outbox.c.status.in_(_DUE)
             if values["status"] == DeliveryStatus.DELIVERED:
                 connection.execute(outbox.delete().where(is_due, outbox.c.run == ""))
             connection.execute(outbox.update().where(is_due).values(values))
@@ -247,7 +236,7 @@ class Outbox:
         packed = await self._database.compute(lambda: (pack(kept), pack(moved)))
 
         def work(connection: sa.Connection) -> None:
-            is_due = (outbox.c.id == self._database.locate(chunk_id)) & outbox.c.status.in_(_DUE)
+            is_due = (outbox.c.id == chunk_id) & outbox.c.status.in_(_DUE)
             change = outbox.update().where(is_due).values(packed[0] | kept_values).returning(outbox)
             for row in connection.execute(change).mappings().all():
                 own = {"first": row["first"] + len(kept), **packed[1], **moved_values}
@@ -285,9 +274,9 @@ def _choose(candidates: Sequence[Any], max_bytes: int, max_samples: int) -> list
     return [row.id for row in chosen]
 
 
-def _page(rows: Iterable[tuple[Any, int]], start: int, end: int) -> list[StoredSample]:
+def _page(rows: Iterable[Any], start: int, end: int) -> list[StoredSample]:
     return [
-        StoredSample(point, Kind(row.kind), DeliveryStatus(row.status), row.reason)
-        for row, first in rows
-        for point in unpack(row.body)[max(0, start - first) : max(0, end - first)]
+        StoredSample(point, row.kind, row.status, row.reason)
+        for row in rows
+        for point in unpack(row.body)[max(0, start - row.start) : end - row.start]
     ]

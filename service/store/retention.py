@@ -9,7 +9,7 @@ from service.domain.delivery import DeliveryStatus
 from service.store import tables
 from service.store.tables import outbox, runs, to_micros
 
-_DUE = (DeliveryStatus.PENDING.value, DeliveryStatus.SENDING.value)
+_DUE = (DeliveryStatus.PENDING, DeliveryStatus.SENDING)
 _MAX_AUDIT = 10_000
 _COUNTS_KEPT = timedelta(hours=2)
 _EVENTS_KEPT = timedelta(days=1)
@@ -50,9 +50,8 @@ def empty_chunks(connection: sa.Connection, before: datetime) -> int:
     return connection.execute(outbox.update().where(outbox.c.id.in_(old)).values(body=b"")).rowcount
 
 
-def delete_old_rows(connection: sa.Connection, now: datetime, retention: timedelta) -> None:
+def delete_old_rows(connection: sa.Connection, now: datetime, before: datetime) -> None:
     """The audit log, the history of checks, seconds of counts and the memory of sent events."""
-    before = now - retention
     old_cycles = sa.select(tables.cycles.c.number).where(tables.cycles.c.ended < to_micros(before))
     kept = sa.select(sa.func.max(tables.audit.c.id) - _MAX_AUDIT).scalar_subquery()
     for table, is_old in (

@@ -1,6 +1,5 @@
 """Runs: claimed, begun and ended; and what is kept beside them: slots, pauses, logs, checks, the audit log."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -12,15 +11,15 @@ import sqlalchemy as sa
 
 from service.domain.checks import Check
 from service.domain.delivery import DeliveryStatus
-from service.domain.runs import AuditEntry, Cause, LogLine, Mode, Outcome, PartialFailure, Pause, Run
-from service.domain.samples import Sample, Status
+from service.domain.runs import AuditEntry, LogLine, Mode, Outcome, PartialFailure, Pause, Run
+from service.domain.samples import Sample
 from service.store import tables
 from service.store.chunks import Batch
 from service.store.fallback import Failover
 from service.store.history import add_cycle, find_statuses
 from service.store.outbox import Outbox, insert_batch
 from service.store.states import write_state
-from service.store.tables import insert, outbox, runs, slots, to_json, upsert
+from service.store.tables import from_row, insert, outbox, runs, slots, to_json, to_row, upsert
 
 _MAX_LOG = 32 * 1024  # bytes of a run's log lines
 _MAX_EVIDENCE = 50  # of a check; newest first, so the oldest go
@@ -100,8 +99,7 @@ class Runs:
         """
 
         def work(batch: Batch, connection: sa.Connection) -> None:
-            row = _to_row(run) | {"forbids": False}
-            ended = insert(connection, runs).values(row)
+            ended = insert(connection, runs).values(**to_row(run), forbids=False)
             changed = {name: ended.excluded[name] for name in ("outcome", "ended", "attempts", "errors", "samples")}
             is_active = runs.c.outcome.is_(None) & (runs.c.owner == ended.excluded.owner)
             ended = ended.on_conflict_do_update(index_elements=["id"], set_=changed, where=is_active)
@@ -111,7 +109,7 @@ class Runs:
             add_cycle(connection, run, checks or (), find_statuses(samples))
             if checks is not None:
                 connection.execute(tables.checks.delete().where(tables.checks.c.collector == run.collector))
-                upsert(tables.checks, [_from_check(run.collector, check) for check in checks], connection)
+                upsert(tables.checks, [_to_check_row(run.collector, check) for check in checks], connection)
             write_state(connection, run.collector, state, revisions)
 
         facts = {"run": run.id, "collector": run.collector, "mode": run.mode.value, "owner": run.owner}
@@ -123,8 +121,8 @@ class Runs:
         await self._database.execute(change)
 
     async def run(self, run_id: str) -> Run | None:
-        rows = await self._database.fetch(sa.select(runs).where(runs.c.id == run_id))
-        return _to_run(rows[0]) if rows else None
+        found = await self._database.load(Run, sa.select(runs).where(runs.c.id == run_id))
+        return found[0] if found else None
 
     async def latest(self) -> dict[str, Run]:
         """The last run of each collector, active or ended."""
@@ -132,11 +130,8 @@ class Runs:
 
     async def last_successes(self) -> dict[str, datetime]:
         """When the last run of each collector that succeeded ended."""
-        newest = sa.func.max(runs.c.ended)
-        rows = await self._database.fetch(
-            sa.select(runs.c.collector, newest).where(tables.SUCCEEDED).group_by(runs.c.collector)
-        )
-        return dict(map(tuple, rows))
+        query = sa.select(runs.c.collector, sa.func.max(runs.c.ended)).where(tables.SUCCEEDED)
+        return dict(map(tuple, await self._database.fetch(query.group_by(runs.c.collector))))
 
     async def last_failures(self) -> dict[str, Run]:
         """The last run of each collector that ended without success."""
@@ -148,25 +143,27 @@ class Runs:
         is_withheld = (outbox.c.status == DeliveryStatus.THROTTLED) & (outbox.c.mode == Mode.SHADOW)
         query = sa.select(outbox.c.status, sa.func.sum(outbox.c.samples)).group_by(outbox.c.status)
         query = query.where(tables.LOST, outbox.c.collector == collector, outbox.c.settled_at >= since, ~is_withheld)
-        return {DeliveryStatus(status): int(lost) for status, lost in await self._database.fetch(query)}
+        return {status: int(lost) for status, lost in await self._database.fetch(query)}
 
     async def checks(self, collector: str) -> list[Check]:
         return (await self.checks_of([collector])).get(collector, [])
 
     async def checks_of(self, collectors: Sequence[str]) -> dict[str, list[Check]]:
-        query = sa.select(tables.checks).where(tables.checks.c.collector.in_(collectors))
-        found: dict[str, list[Check]] = defaultdict(list)
-        for row in await self._database.fetch(query.order_by(tables.checks.c.collector, tables.checks.c.key)):
-            found[row.collector].append(_to_check(row))
-        return dict(found)
+        found: dict[str, list[Check]] = {}
+
+        def work(connection: sa.Connection) -> None:
+            query = sa.select(tables.checks).where(tables.checks.c.collector.in_(collectors))
+            for row in connection.execute(query.order_by(tables.checks.c.collector, tables.checks.c.key)):
+                found.setdefault(row.collector, []).append(from_row(Check, row))
+
+        await self._database.read(work)
+        return found
 
     async def pauses(self) -> dict[str, Pause]:
-        rows = await self._database.fetch(sa.select(tables.pauses))
-        return {row.collector: Pause(row.collector, row.at, row.actor) for row in rows}
+        return {pause.collector: pause for pause in await self._database.load(Pause, sa.select(tables.pauses))}
 
     async def pause(self, pause: Pause) -> None:
-        row = {"collector": pause.collector, "at": pause.at, "actor": pause.actor}
-        await self._database.write(partial(upsert, tables.pauses, [row]))
+        await self._database.write(partial(upsert, tables.pauses, [to_row(pause)]))
 
     async def resume(self, collector: str) -> None:
         await self._database.execute(tables.pauses.delete().where(tables.pauses.c.collector == collector))
@@ -177,26 +174,23 @@ class Runs:
         while kept and len(to_json(kept)) > _MAX_LOG:
             # The first lines tell how it began, the last ones how it ended.
             kept = kept[: len(kept) // 4] + kept[len(kept) // 2 + len(kept) % 2 :]
-        row = {"run": run_id, "lines": kept}
-        await self._database.write(partial(upsert, tables.run_logs, [row]))
+        await self._database.write(partial(upsert, tables.run_logs, [{"run": run_id, "lines": kept}]))
 
     async def log(self, run_id: str) -> list[LogLine]:
         rows = await self._database.fetch(sa.select(tables.run_logs.c.lines).where(tables.run_logs.c.run == run_id))
         return list(rows[0].lines) if rows else []
 
     async def audit(self, entry: AuditEntry) -> None:
-        row = {"at": entry.at, "action": entry.action, "collector": entry.collector, "run": entry.run}
-        await self._database.execute(tables.audit.insert().values(actor=entry.actor, **row))
+        await self._database.execute(tables.audit.insert().values(to_row(entry)))
 
     async def audit_entries(self, limit: int = 100) -> list[AuditEntry]:
         """Newest first."""
-        rows = await self._database.fetch(sa.select(tables.audit).order_by(tables.audit.c.id.desc()).limit(limit))
-        return [AuditEntry(row.at, row.action, row.actor, row.collector, row.run) for row in rows]
+        newest = sa.select(tables.audit).order_by(tables.audit.c.id.desc()).limit(limit)
+        return await self._database.load(AuditEntry, newest)
 
     async def _of_each(self, ids: sa.Select[Any]) -> dict[str, Run]:
-        return {
-            row.collector: _to_run(row) for row in await self._database.fetch(sa.select(runs).where(runs.c.id.in_(ids)))
-        }
+        found = await self._database.load(Run, sa.select(runs).where(runs.c.id.in_(ids)))
+        return {run.collector: run for run in found}
 
     async def list(
         self,
@@ -218,7 +212,7 @@ class Runs:
         if before is not None:
             last = sa.select(runs.c.started, runs.c.id).where(runs.c.id == before)
             query = query.where(sa.tuple_(runs.c.started, runs.c.id) < last.scalar_subquery())
-        return [_to_run(row) for row in await self._database.fetch(query)]
+        return await self._database.load(Run, query)
 
 
 def newest_runs(wanted: sa.ColumnElement[bool] | sa.TextClause) -> sa.Select[Any]:
@@ -233,13 +227,12 @@ def newest_runs(wanted: sa.ColumnElement[bool] | sa.TextClause) -> sa.Select[Any
 def interrupt_active(connection: sa.Connection, now: datetime) -> int:
     """Ends the runs that a dead process left active; how many."""
     rows = connection.execute(sa.select(runs).where(runs.c.outcome.is_(None))).all()
-    for run in map(_to_run, rows):
+    for run in [from_row(Run, row) for row in rows]:
         errors = (*run.errors, PartialFailure("the daemon ended before the run did"))
         ended = max(run.started, now)  # whatever the clock did
-        connection.execute(
-            runs.update().where(runs.c.id == run.id).values(outcome=Outcome.INTERRUPTED, ended=ended, errors=errors)
-        )
-        add_cycle(connection, replace(run, outcome=Outcome.INTERRUPTED, ended=ended))
+        done = replace(run, outcome=Outcome.INTERRUPTED, ended=ended, errors=errors)
+        connection.execute(runs.update().where(runs.c.id == run.id).values(to_row(done)))
+        add_cycle(connection, done)
     return len(rows)
 
 
@@ -271,26 +264,10 @@ def _find_busy(run: Run, connection: sa.Connection) -> Busy:
 
 
 def _insert_run(connection: sa.Connection, run: Run, forbids: bool) -> None:
-    row = _to_row(run) | {"forbids": forbids}
-    connection.execute(insert(connection, runs).values(row).on_conflict_do_nothing(index_elements=["id"]))
+    begun = insert(connection, runs).values(**to_row(run), forbids=forbids)
+    connection.execute(begun.on_conflict_do_nothing(index_elements=["id"]))
 
 
-def _to_row(run: Run) -> dict[str, Any]:
-    return {field: getattr(run, field) for field in Run.__dataclass_fields__}
-
-
-def _to_run(row: Any) -> Run:
-    facts = {field: getattr(row, field) for field in Run.__dataclass_fields__}
-    outcome = None if row.outcome is None else Outcome(row.outcome)
-    return Run(**{**facts, "cause": Cause(row.cause), "mode": Mode(row.mode), "outcome": outcome})
-
-
-def _from_check(collector: str, check: Check) -> dict[str, Any]:
-    facts = {field: getattr(check, field) for field in Check.__dataclass_fields__}
-    value = None if check.value is None else float(check.value)
-    return {**facts, "collector": collector, "value": value, "evidence": check.evidence[:_MAX_EVIDENCE]}
-
-
-def _to_check(row: Any) -> Check:
-    facts = {field: getattr(row, field) for field in Check.__dataclass_fields__}
-    return Check(**{**facts, "status": Status(row.status)})
+def _to_check_row(collector: str, check: Check) -> dict[str, Any]:
+    evidence = check.evidence[:_MAX_EVIDENCE]
+    return {**to_row(check), "collector": collector, "evidence": evidence}

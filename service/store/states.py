@@ -38,8 +38,8 @@ class States:
     async def read(self, collector: str, key: str) -> tuple[bytes | None, int]:
         """The value and its revision, which the end of a run wants back; None and 0 where there is none."""
         query = sa.select(state.c.value, state.c.revision).where(state.c.collector == collector, state.c.key == key)
-        row = await self._database.read(lambda connection: connection.execute(query).first())
-        return (row.value, row.revision) if row else (None, 0)
+        rows = await self._database.fetch(query)
+        return (rows[0].value, rows[0].revision) if rows else (None, 0)
 
     async def write(self, collector: str, values: Mapping[str, bytes | None]) -> None:
         """Writes state outside of a run, whatever its revision; None deletes."""
@@ -69,8 +69,7 @@ class States:
         """Those that no run has read and the newest one, oldest first."""
         newest = sa.select(sa.func.max(pushes.c.id)).where(pushes.c.collector == collector).scalar_subquery()
         wanted = (pushes.c.collector == collector) & (~pushes.c.is_read | (pushes.c.id == newest))
-        rows = await self._database.fetch(sa.select(pushes).where(wanted).order_by(pushes.c.id))
-        return [Push(row.id, row.key, row.at, row.body, row.is_read) for row in rows]
+        return await self._database.load(Push, sa.select(pushes).where(wanted).order_by(pushes.c.id))
 
 
 def write_state(

@@ -1,7 +1,8 @@
 """The store as its users see it: one object, whatever becomes of the disk below it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import structlog
 from service.domain.errors import Unavailable
 from service.domain.runs import Mode
 from service.store import directory, retention, tables
-from service.store.engine import GONE, Database, create, open_file, open_memory, open_server, read_revision
+from service.store.engine import open_file, open_memory, open_server, prepare, read_revision
 from service.store.fallback import Failover, recover_sending, shrink_outbox
 from service.store.history import History
 from service.store.notifications import Notifications
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from service.config.settings import StoreSettings
 
 log = structlog.get_logger(__name__)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 class Store:
@@ -38,7 +43,7 @@ class Store:
     def __init__(
         self,
         database: Failover,
-        clock: Callable[[], datetime],
+        clock: Callable[[], datetime] = _now,
         limits: "StoreSettings | None" = None,
         *,
         path: Path | None = None,
@@ -46,7 +51,7 @@ class Store:
         is_empty: bool = True,
     ) -> None:
         self.mode = Mode.LIVE
-        self.history_limits: Mapping[str, tuple[int | None, int | None]] = {}
+        self.history_limits: retention.HistoryLimits = {}
         self.is_empty = is_empty
         self.outbox = Outbox(database, clock, lambda: self.mode)
         self.runs = Runs(database, self.outbox)
@@ -60,12 +65,7 @@ class Store:
 
     @classmethod
     async def open(
-        cls,
-        state_dir: Path,
-        limits: "StoreSettings",
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        *,
-        url: str = "",
+        cls, state_dir: Path, limits: "StoreSettings", clock: Callable[[], datetime] = _now, *, url: str = ""
     ) -> "Store":
         """The store of ``state_dir``, taken from its last holder as it was left; ``url``: of a PostgreSQL instead.
 
@@ -76,18 +76,18 @@ class Store:
 
         def work() -> Store:
             if url:
-                database = _prepare(open_server(url))
+                database = prepare(open_server(url))
                 return cls(Failover(database, clock), clock, limits, is_empty=database.read(_is_empty))
             path = state_dir / directory.DATABASE
             lock = directory.Lock(state_dir)
             try:
-                database = _open(path, clock)
+                database = directory.open_database(path, clock())
                 is_empty = database.read(_is_empty)
-                database.write(lambda connection: _take_over(connection, clock()))
-                failover = Failover(database, clock, lambda damage: _open(path, clock, damage))
+                database.write(partial(_take_over, clock()))
             except BaseException:
                 lock.release()
                 raise
+            failover = Failover(database, clock, lambda damage: directory.open_database(path, clock(), damage))
             return cls(failover, clock, limits, path=path, lock=lock, is_empty=is_empty)
 
         return await anyio.to_thread.run_sync(work)
@@ -103,13 +103,10 @@ class Store:
             path = state_dir / directory.DATABASE
             with directory.translate(path):
                 exists = path.exists() and path.stat().st_size > 0
-            if not exists:
-                return cls(Failover(open_memory(), _now), _now, path=path)
-            database = open_file(path, read_only=True)
+            database = open_file(path, read_only=True) if exists else open_memory()
             if (revision := database.read(read_revision)) != tables.REVISION:
-                database.close()
                 raise Unavailable(f"{path} is of another version ({revision or 'unknown'}, not {tables.REVISION})")
-            return cls(Failover(database, _now), _now, path=path, is_empty=database.read(_is_empty))
+            return cls(Failover(database, _now), path=path, is_empty=database.read(_is_empty))
 
         return await anyio.to_thread.run_sync(work)
 
@@ -141,7 +138,7 @@ class Store:
             pass
         while await write(lambda tx: retention.empty_chunks(tx, before)):
             pass
-        await write(lambda tx: retention.delete_old_rows(tx, now, limits.retention))
+        await write(lambda tx: retention.delete_old_rows(tx, now, before))
         size = sa.func.length(tables.outbox.c.body)
         if expired := await write(lambda tx: shrink_outbox(tx, size, limits.max_bytes, now)):
             log.warning("the store was full: the oldest samples that waited had to go", samples=expired)
@@ -161,29 +158,7 @@ class Store:
             self._lock = None
 
 
-def _open(path: Path, clock: Callable[[], datetime], damage: str | None = None) -> Database:
-    """The database of ``path``, to write; one that can't be used is set aside. For the holder of the lock."""
-    with directory.translate(path):
-        directory.create(path)
-        if reason := (None if damage == GONE else damage) or directory.find_damage(path):
-            directory.set_aside(path, reason, clock())
-            directory.create(path)
-        return _prepare(open_file(path))
-
-
-def _prepare(database: Database) -> Database:
-    """Makes the tables, or brings them to this version."""
-    revision = database.read(read_revision)
-    if revision is None:
-        database.write(create)
-    elif revision != tables.REVISION:
-        from service.store import migrations
-
-        database.write(lambda connection: migrations.upgrade(connection, revision, database.where))
-    return database
-
-
-def _take_over(connection: sa.Connection, now: datetime) -> None:
+def _take_over(now: datetime, connection: sa.Connection) -> None:
     runs = interrupt_active(connection, now)
     samples = recover_sending(connection, now, "the daemon ended before the intake answered")
     if runs or samples:
@@ -194,7 +169,3 @@ def _is_empty(connection: sa.Connection) -> bool:
     return not connection.execute(
         sa.select(sa.exists(sa.select(tables.slots)) | sa.exists(sa.select(tables.runs)))
     ).scalar()
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -6,7 +6,8 @@ Instants are microseconds since the epoch; those of samples are whole seconds.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from enum import StrEnum
+from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -15,8 +16,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from service.domain.alerts import StateChange
 from service.domain.checks import CheckKey
-from service.domain.runs import Actor, LogLine, PartialFailure
-from service.domain.samples import Evidence
+from service.domain.delivery import DeliveryStatus
+from service.domain.runs import Actor, Cause, LogLine, Mode, Outcome, PartialFailure
+from service.domain.samples import Evidence, Kind, Status
+
+T = TypeVar("T")
 
 VERSION_TABLE, REVISION = "alembic_version", "0001"  # the version in migrations/versions that has these tables
 
@@ -51,6 +55,23 @@ class Instant(sa.TypeDecorator[datetime]):
 
 def to_micros(at: datetime) -> int:
     return (at - _EPOCH) // _MICROSECOND
+
+
+class Word(sa.TypeDecorator[Any]):
+    """A member of an enumeration of strings."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def __init__(self, type: type[StrEnum]) -> None:
+        super().__init__()
+        self.type = type
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> StrEnum | None:
+        return None if value is None else self.type(value)
 
 
 class Json(sa.TypeDecorator[Any]):
@@ -105,9 +126,12 @@ runs = sa.Table(
     "runs",
     meta,
     *_columns(Text, "id", key=True),
-    *_columns(Text, "collector", "mode", "cause", "source", "owner"),
-    *_columns(Text, "cancel", null=True),  # the outcome with which its owner is asked to end it
-    *_columns(Text, "outcome", null=True),  # NULL: active
+    *_columns(Text, "collector"),
+    *_columns(Word(Mode), "mode"),
+    *_columns(Word(Cause), "cause"),
+    *_columns(Text, "source", "owner"),
+    *_columns(Word(Outcome), "cancel", null=True),  # with which its owner is asked to end it
+    *_columns(Word(Outcome), "outcome", null=True),  # NULL: active
     *_columns(Instant, "started"),
     *_columns(Instant, "slot", "ended", null=True),
     *_columns(Boolean, "forbids"),
@@ -120,7 +144,13 @@ runs = sa.Table(
     _partial("runs_failed", "collector", "started", where=FAILED),
     _partial("runs_succeeded", "collector", "ended", where=SUCCEEDED),
 )
-slots = sa.Table("slots", meta, *_columns(Text, "collector", "mode", key=True), *_columns(Instant, "at"))
+slots = sa.Table(
+    "slots",
+    meta,
+    *_columns(Text, "collector", key=True),
+    *_columns(Word(Mode), "mode", key=True),
+    *_columns(Instant, "at"),
+)
 pauses = sa.Table(
     "pauses", meta, *_columns(Text, "collector", key=True), *_columns(Instant, "at"), *_columns(Json(Actor), "actor")
 )
@@ -138,7 +168,11 @@ outbox = sa.Table(
     "outbox",
     meta,
     _rising(),
-    *_columns(Text, "run", "collector", "mode", "kind", "status", "reason", "owner"),  # run: empty where of none
+    *_columns(Text, "run", "collector"),  # run: empty where of none
+    *_columns(Word(Mode), "mode"),
+    *_columns(Word(Kind), "kind"),
+    *_columns(Word(DeliveryStatus), "status"),
+    *_columns(Text, "reason", "owner"),
     *_columns(Integer, "first", "samples", "bytes", "attempts"),  # first: its place in the run; bytes: of its JSON
     *_columns(BigInteger, "oldest", "newest"),
     *_columns(Boolean, "alone"),
@@ -162,7 +196,8 @@ checks = sa.Table(
     meta,
     *_columns(Text, "collector", key=True),
     *_columns(Json(CheckKey), "key", key=True),
-    *_columns(Text, "status", "condition", "metric"),
+    *_columns(Word(Status), "status"),
+    *_columns(Text, "condition", "metric"),
     *_columns(Float, "value", null=True),
     *_columns(Instant, "since"),
     *_columns(Instant, "measured_at", null=True),
@@ -217,7 +252,7 @@ notified = sa.Table(
     meta,
     *_columns(Text, "collector", key=True),
     *_columns(Json(CheckKey), "key", key=True),
-    *_columns(Text, "status"),
+    *_columns(Word(Status), "status"),
     *_columns(Instant, "since"),
 )
 events = sa.Table(
@@ -241,6 +276,16 @@ sent_events = sa.Table(
 
 # alembic's own; here so that a fresh store needs no alembic.
 version = sa.Table(VERSION_TABLE, sa.MetaData(), Column("version_num", sa.String(32), primary_key=True))
+
+
+def from_row(type: type[T], row: Any) -> T:
+    """A row as a dataclass whose fields are columns of these names."""
+    return type(*(getattr(row, name) for name in type.__dataclass_fields__))  # type: ignore[attr-defined]
+
+
+def to_row(value: Any) -> dict[str, Any]:
+    """A dataclass as a row."""
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
 def insert(connection: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:

@@ -180,10 +180,9 @@ async def test_a_page_that_is_damaged_in_use_costs_no_restart(tmp_path: Path) ->
         with (tmp_path / DATABASE).open("r+b") as file:
             file.seek(4096 * (page - 1))
             file.write(b"\xff" * 4096)
-        with pytest.raises(Unavailable, match="damaged"):
-            await store.runs.list()
-        assert await store.recover()
         assert await store.runs.list() == []
+        assert "malformed" in str(store.trouble)
+        assert await store.recover()
         assert await store.states.read("ci", "k") == (b"1", 1)
         await keep(store, started(1), samples(3))
         assert await deliver(store) == 503
