@@ -3,7 +3,7 @@
 taken                  delivered
 refused (400, 413)     each chunk alone next, then in halves, until one point is left with the reason
 refused key (401, 403) everything is kept; the key's source is asked again, in growing pauses
-not now (429, 5xx ...) kept; full jitter back-off, one small probe at a time
+not now (429, 5xx ...) kept; full jitter back-off, one chunk at a time
 no answer              the same; but the values of a distribution would add up, so they are not sent again
 """
 
@@ -19,7 +19,7 @@ import structlog
 
 from service.datadog.intake import Intake
 from service.datadog.payload import MAX_POINTS, Payload, encode
-from service.domain.delivery import LOST, Chunk, DeliveryStatus, count_points
+from service.domain.delivery import LOST, Chunk, DeliveryStatus, count_points, is_historical
 from service.domain.errors import Rejected, TooLarge, Unauthorized, Unavailable
 from service.domain.runs import Mode
 from service.domain.samples import MAX_POINT_AGE, MAX_POINT_AHEAD, Kind
@@ -31,17 +31,16 @@ from service.store.outbox import Outbox
 log = structlog.get_logger(__name__)
 
 MAX_BYTES = 4_000_000  # of JSON, by what the chunks say; the exact limits are the payload's
-PROBE = 100  # points, while it is not known whether the intake works again
 
 _MIN_BACKOFF, _MAX_BACKOFF = 2.0, 64.0  # seconds, the first and the last bound
 _MIN_HOLD, _MAX_HOLD = 10.0, 300.0  # seconds, while the key is refused
 _MAX_ASKED = 600.0  # seconds that the intake may ask to wait
 _MAX_REFUSED, _PAUSE = 200, 10.0  # refused requests in a row, then a pause: one 400 for everything costs little
-# After so many 5xx in a row the probe's own points may be to blame; one that is left alone is tried again much later.
+# After so many 5xx in a row the chunk's own points may be to blame; one that is left alone is tried again much later.
 _PATIENCE, _ASIDE = 4, timedelta(seconds=64)
 _HOUR = 3600.0
+_MAX_SHOWN = 5  # reasons in one log line
 _random_between = random.SystemRandom().uniform
-_MAX_SHOWN = 5  # reasons or metrics in one log line
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +114,9 @@ class Forwarder:
         self._not_before = 0.0  # monotonic; the intake asked for this pause
         self._refused = 0  # requests since the last pause
         self._strikes = 0  # requests in a row that were answered with 5xx
-        self._refusals: Counter[str] = Counter()
-        self._report_throttled_from = 0.0  # monotonic
+        self._dropped: Counter[str] = Counter()  # points that no line has told of, by metric and reason
+        self._throttled: Counter[str] = Counter()  # the same; told once an hour, as the same series come with each run
+        self._next_report = 0.0  # monotonic
 
     @property
     def state(self) -> ForwarderState:
@@ -201,15 +201,18 @@ class Forwarder:
         """Sends one request; seconds until the next one is due, None when nothing is pending."""
         if self._refused >= _MAX_REFUSED:
             return _PAUSE
-        claimed = await self._claim()
         pending = await self._outbox.pending()
         self._pending = pending.samples
-        if not claimed and not pending.samples:
+        if not pending.samples:
             self._trouble = None  # whatever it was, nothing waits for its end
             return None
+        claimed = await self._outbox.claim(self._clock.now(), MAX_BYTES, 1 if self._trouble else MAX_POINTS)
         if not claimed:
             return (pending.next_retry - self._clock.now()).total_seconds() if pending.next_retry else _PAUSE
-        if not (chunks := await self._select(claimed)):
+        if claimed[0].mode is Mode.SHADOW and (self._is_withheld or self._prefix is None):
+            await self._outbox.settle(claimed, DeliveryStatus.THROTTLED, "shadow mode: nothing is sent")
+            return 0.0
+        if not (chunks := [rest for chunk in claimed if (rest := await self._select(chunk))]):
             return 0.0
         prefix = self._prefix or "" if chunks[0].mode is Mode.SHADOW else ""
         try:
@@ -220,45 +223,35 @@ class Forwarder:
         await self._outbox.release(payload.rest)
         return await self._send(payload, scope)
 
-    async def _claim(self) -> list[Chunk]:
-        """The next chunks to send; what is too old for the intake is expired first."""
-        now, max_points = self._clock.now(), PROBE if self._trouble else MAX_POINTS
-        before = now - MAX_POINT_AGE
-        chunks = await self._outbox.claim(now, MAX_BYTES, max_points)
-        if not any(chunk.oldest < before.timestamp() for chunk in chunks):
-            return chunks
-        await self._outbox.release(chunks)
-        if expired := await self._outbox.expire(before, self._historical):
-            log.warning("points grew too old to be sent", points=expired, before=before.isoformat(timespec="seconds"))
-            self.count(DeliveryStatus.EXPIRED, expired)
-        return await self._outbox.claim(now, MAX_BYTES, max_points)
+    async def _select(self, chunk: Chunk) -> Chunk | None:
+        """The part of a chunk that may be sent; the other points come to their end here."""
+        now = self._clock.now()
+        oldest, newest = (now - MAX_POINT_AGE).timestamp(), (now + MAX_POINT_AHEAD).timestamp()
+        rest: Chunk | None = chunk
+        if chunk.newest > newest:  # of a clock that was ahead and stepped back; the intake would drop them
+            early = [place for place, point in enumerate(chunk.points) if point.at > newest]
+            rest = await self._drop(chunk, early, DeliveryStatus.REJECTED, TOO_EARLY)
+        if rest and rest.oldest < oldest:
+            old = [
+                place
+                for place, point in enumerate(rest.points)
+                if point.at < oldest and not is_historical(rest.kind, point.metric, self._historical)
+            ]
+            rest = await self._drop(rest, old, DeliveryStatus.EXPIRED, "too old for the intake")
+        if rest and self._limit:
+            excess = self._limit.find_excess(rest.points, self._clock.monotonic())
+            reason = f"more than {self._limit.limit} series within an hour"
+            rest = await self._drop(rest, excess, DeliveryStatus.THROTTLED, reason)
+        return rest
 
-    async def _select(self, chunks: Sequence[Chunk]) -> list[Chunk]:
-        """Those that may be sent; the others come to their status here."""
-        if chunks[0].mode is Mode.SHADOW and (self._is_withheld or self._prefix is None):
-            await self._outbox.settle(chunks, DeliveryStatus.THROTTLED, "shadow mode: nothing is sent")
-            return []
-        selected = []
-        latest = (self._clock.now() + MAX_POINT_AHEAD).timestamp()
-        for chunk in chunks:
-            if chunk.oldest > latest:  # of a clock that was ahead and stepped back; the intake would drop them
-                await self._reject(chunk, TOO_EARLY)
-            elif chunk.newest > latest:
-                await self._outbox.refuse([chunk], TOO_EARLY)  # its halves are looked at again
-            elif rest := await self._throttle(chunk, self._limit) if self._limit else chunk:
-                selected.append(rest)
-        return selected
-
-    async def _throttle(self, chunk: Chunk, limit: SeriesLimit) -> Chunk | None:
-        """The chunk without the points of series beyond the limit."""
-        if not (excess := limit.find_excess(chunk.points, self._clock.monotonic())):
+    async def _drop(self, chunk: Chunk, places: Sequence[int], status: DeliveryStatus, reason: str) -> Chunk | None:
+        """Ends the way of the points at ``places``; the rest of the chunk, None where nothing is left."""
+        if not places:
             return chunk
-        rest = await self._outbox.throttle(chunk, excess, f"more than {limit.limit} series within an hour")
-        self.count(DeliveryStatus.THROTTLED, len(excess))
-        if self._clock.monotonic() >= self._report_throttled_from:  # the same series come with each run
-            self._report_throttled_from = self._clock.monotonic() + _HOUR
-            worst = Counter(chunk.points[place].metric for place in excess).most_common(_MAX_SHOWN)
-            log.error("too many series: points are not sent", limit=limit.limit, points=dict(worst))
+        rest = await self._outbox.drop(chunk, frozenset(places), status, reason)
+        self.count(status, len(places))
+        dropped = self._throttled if status is DeliveryStatus.THROTTLED else self._dropped
+        dropped.update(f"{chunk.points[place].metric}: {reason}" for place in places)
         return rest
 
     async def _send(self, payload: Payload, scope: anyio.CancelScope) -> float:
@@ -271,21 +264,23 @@ class Forwarder:
             finally:
                 scope.shield = True
         except anyio.get_cancelled_exc_class():
-            await self._give_back(sent, is_ambiguous=True, reason="the daemon ended before the answer came")
+            await self._give_back(sent, "the daemon ended before the answer came")
             raise
         except Unauthorized as error:
-            await self._give_back(sent)
+            await self._outbox.release(sent)
             return self._back_off(error)
         except Rejected as refusal:
             return await self._refuse(sent, str(refusal))
         except Unavailable as error:
             self._strikes = self._strikes + 1 if error.answered else 0
-            if self._strikes % _PATIENCE or not self._strikes:
-                await self._give_back(sent, is_ambiguous=error.ambiguous, reason=str(error))
+            if error.ambiguous:
+                await self._give_back(sent, str(error))
+            elif not self._strikes or self._strikes % _PATIENCE:
+                await self._outbox.release(sent)
             elif _is_single(sent):
                 await self._outbox.release(sent, self._clock.now() + _ASIDE)
             else:
-                await self._outbox.refuse(sent, str(error))
+                await self._outbox.refuse(sent)
             return self._back_off(error)
         await self._outbox.settle(sent, DeliveryStatus.DELIVERED)
         self.count(DeliveryStatus.DELIVERED, payload.samples)
@@ -294,39 +289,31 @@ class Forwarder:
         self._trouble, self._strikes = None, 0
         return 0.0
 
-    async def _give_back(self, chunks: Sequence[Chunk], *, is_ambiguous: bool = False, reason: str = "") -> None:
-        """Makes chunks pending again; a distribution that may have been taken is not sent again."""
-        if not (is_ambiguous and chunks[0].kind is Kind.DISTRIBUTION):
+    async def _give_back(self, chunks: Sequence[Chunk], reason: str) -> None:
+        """No answer came: gauges and counts are pending again; a distribution may have been taken, so it is not."""
+        if chunks[0].kind is not Kind.DISTRIBUTION:
             await self._outbox.release(chunks)
             return
         await self._outbox.settle(chunks, DeliveryStatus.UNKNOWN, reason)
-        points = count_points(chunks)
-        log.warning("points were sent without an answer and are not sent again", points=points, reason=reason)
-        self.count(DeliveryStatus.UNKNOWN, points)
+        self.count(DeliveryStatus.UNKNOWN, count_points(chunks))
+        self._dropped["distributions that were sent without an answer"] += count_points(chunks)
 
     async def _refuse(self, chunks: Sequence[Chunk], reason: str) -> float:
         """The next requests find out which points are to blame: in smaller parts, down to a single one."""
         self._refused += 1
         if _is_single(chunks):
-            await self._reject(chunks[0], reason)
+            await self._drop(chunks[0], [0], DeliveryStatus.REJECTED, reason)
             self._trouble = None  # the intake answers, and its answer was about this point
         else:
-            await self._outbox.refuse(chunks, reason)
+            await self._outbox.refuse(chunks)
         return 0.0
-
-    async def _reject(self, chunk: Chunk, reason: str) -> None:
-        self._refusals.update(f"{point.metric}: {reason}" for point in chunk.points)
-        await self._outbox.settle([chunk], DeliveryStatus.REJECTED, reason)
-        self.count(DeliveryStatus.REJECTED, len(chunk.points))
 
     def _back_off(self, error: Unavailable | Unauthorized) -> float:
         """Keeps ``error`` as the trouble; seconds until the next try."""
         before, reason, is_refused_key = self._trouble, str(error), isinstance(error, Unauthorized)
         tries = before.tries + 1 if before and before.is_refused_key is is_refused_key else 1
-        if before is None:
+        if before is None or before.reason != reason:
             log.warning("delivery does not work", reason=reason, pending=self._pending)
-        elif before.reason != reason:
-            log.warning("delivery does not work for another reason", reason=reason, pending=self._pending)
         self._trouble = _Trouble(reason, before.since if before else self._clock.now(), tries, is_refused_key)
         growth = 2.0 ** min(tries - 1, 10)
         if isinstance(error, Unauthorized):
@@ -336,14 +323,18 @@ class Forwarder:
         return max(asked, self._jitter(0.0, min(_MIN_BACKOFF * growth, _MAX_BACKOFF)), 0.001)
 
     def _report(self, before: _Trouble | None, delivered: int) -> None:
-        """Says once for many requests what has ended and what was refused."""
+        """Says once for many requests what has ended and what was not sent."""
         if before and self._trouble is None:
             lasted = round((self._clock.now() - before.since).total_seconds())
             log.info("delivery works again", reason=before.reason, seconds=lasted, points=delivered)
-        if self._refusals:
-            reasons = dict(self._refusals.most_common(_MAX_SHOWN))
-            log.warning("points were refused and set aside", points=self._refusals.total(), reasons=reasons)
-            self._refusals.clear()
+        if self._dropped:
+            reasons = dict(self._dropped.most_common(_MAX_SHOWN))
+            log.warning("points are not sent", points=self._dropped.total(), reasons=reasons)
+        if self._throttled and self._clock.monotonic() >= self._next_report:
+            self._next_report = self._clock.monotonic() + _HOUR
+            log.error("too many series: points are not sent", reasons=dict(self._throttled.most_common(_MAX_SHOWN)))
+        self._dropped.clear()
+        self._throttled.clear()
 
 
 def _is_single(chunks: Sequence[Chunk]) -> bool:

@@ -10,7 +10,6 @@ from service.domain.checks import Check, to_samples
 from service.domain.errors import Unavailable
 from service.pipeline.clock import Clock
 from service.pipeline.enrich import MANY_CHECKS, own_samples
-from service.pipeline.incidents import Incidents
 from service.pipeline.job import SUCCESS_AGE, Job
 from service.store import Store
 
@@ -38,7 +37,6 @@ class Heartbeat:
 
     async def run(self) -> None:
         """Every ``interval``, until cancelled."""
-        incidents = Incidents()
         while True:
             await self._clock.sleep(self._interval)
             try:
@@ -46,11 +44,7 @@ class Heartbeat:
                 for job in [each for each in self._jobs().values() if each.enabled]:
                     await self._store_health(job, successes.get(job.name))
             except Unavailable as error:
-                if incidents.report("store", str(error), self._clock.now()):
-                    log.error("no heartbeat: the store is lost", reason=str(error))  # noqa: TRY400 - it says it all
-            else:
-                if ended := incidents.resolve("store"):
-                    log.info("the heartbeat is back", reason=ended.reason, since=ended.since.isoformat())
+                log.error("no heartbeat: the store is lost", reason=str(error))  # noqa: TRY400 - the reason says it all
             self._on_stored()
 
     async def _store_health(self, job: Job, last_success: datetime | None) -> None:

@@ -8,15 +8,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from datetime import datetime
 
-# What differs each time without being another reason: waits, instants, request ids.
-_VOLATILE = re.compile(
-    r"\d+(?:\.\d+)? ?(?:ms|s|sec|seconds|min|minutes|h|hours|bytes)\b"
-    r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?"
-    r"|\b(?:[0-9A-F]+:){2,}[0-9A-F]+\b|\b0x[0-9a-f]+\b"
-)
-# A server that is away or refuses the token does so to whichever of several requests meets it first. (What it answers
-# otherwise, such as 404, may well be of this one request.)
-_WHOLE_SERVER = re.compile(r"(did not answer |answered (?:401|429|5\d\d)\b.*\()[A-Z]+ /[^\s:)]*")
+# What differs each time without being another reason: which of several requests met it, waits, instants.
+_VOLATILE = re.compile(r"[A-Z]+ /\S*|\d+(?:\.\d+)? ?(?:ms|s|min|h|seconds|bytes)\b|\d{4}-\d\d-\d\d[T ][\d:.]+")
 
 
 @dataclass(slots=True)
@@ -41,7 +34,7 @@ class Incidents:
     def is_news(self, subject: Hashable, reason: str) -> bool:
         """Whether ``report`` would be the first of this reason in a row."""
         known = self._open.get(subject)
-        return known is None or _normalize(known.reason) != _normalize(reason)
+        return known is None or _VOLATILE.sub("#", known.reason) != _VOLATILE.sub("#", reason)
 
     def report(self, subject: Hashable, reason: str, now: datetime) -> bool:
         """It was met (again). Whether that is news."""
@@ -54,7 +47,3 @@ class Incidents:
     def resolve(self, subject: Hashable) -> Incident | None:
         """All is well: the incident that has ended, None where there was none."""
         return self._open.pop(subject, None)
-
-
-def _normalize(reason: str) -> str:
-    return _VOLATILE.sub("#", _WHOLE_SERVER.sub(r"\1#", reason))

@@ -65,22 +65,22 @@ class Job:
         """What a check's stable series carry beside the check's own tags: nothing that flips."""
         return {"env": self.env, "service": SERVICE}
 
-    def find_latest_slot(self, after: datetime | None, now: datetime) -> tuple[datetime | None, int]:
-        """The latest slot (UTC) later than ``after`` that has come at ``now``, and how many there are, at most 101.
+    def find_latest_slot(self, after: datetime | None, now: datetime) -> datetime | None:
+        """The latest slot (UTC) later than ``after`` that has come at ``now``, None where there is none.
 
         ``after``: None for a job that never ran, which has missed its last slot.
         """
+        if after is None and isinstance(self.schedule, Every):
+            return now.replace(microsecond=0)  # a period has no instants of its own: it begins now
         if after is not None:
-            slot, missed = self.schedule.latest(after, now, self.time_zone)
-            return slot and slot.astimezone(UTC), missed
-        if isinstance(self.schedule, Every):
-            return now.replace(microsecond=0), 1  # a period has no instants of its own: it begins now
-        # In growing spans: nobody asks how many slots there were, and to count those of years takes its time.
+            slot, _ = self.schedule.latest(after, now, self.time_zone)
+            return slot and slot.astimezone(UTC)
+        # In growing spans: to look through those of years takes its time.
         span, slot = timedelta(minutes=2), None
         while slot is None and span < _FIVE_YEARS:
             span = min(8 * span, _FIVE_YEARS)
             slot, _ = self.schedule.latest(now - span, now, self.time_zone)
-        return slot and slot.astimezone(UTC), 1
+        return slot and slot.astimezone(UTC)
 
     def find_next_start(self, after: datetime, last: datetime | None) -> datetime | None:
         """The first start (UTC) later than ``after``, None when there is none. ``last``: the job's last slot."""

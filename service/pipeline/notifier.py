@@ -1,12 +1,12 @@
-"""Changes of check states as Datadog events: one each, at most ten an hour, then one that says how many were held back.
+"""Changes of check states as Datadog events: one each, at most ten an hour, then one an hour that sums up the others.
 
 What was notified last is in the store, so a restart repeats nothing; what could not be sent waits there, too. None of
 this touches the points: the notifier has its own task, its own tries, and no way to fail anything else.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import anyio
 import structlog
@@ -15,7 +15,6 @@ from service.datadog.intake import Intake
 from service.domain.alerts import Event, find_changes, format_change, format_summary
 from service.domain.errors import Rejected, Unauthorized, Unavailable
 from service.pipeline.clock import Clock
-from service.pipeline.incidents import Incidents
 from service.pipeline.job import Job
 from service.store import Store
 
@@ -54,8 +53,9 @@ class Notifier:
         self._seen: set[str] = set()
         self._due: set[str] = set()
         self._news = anyio.Event()
-        self._unsettled: list[tuple[list[int], bool]] = []  # sent, but the store does not know yet
-        self._incidents = Incidents()
+        self._sent: list[datetime] = []  # events of one change, within the last hour
+        self._summary_at: datetime | None = None
+        self._unsettled: list[int] = []  # changes that are sent, but the store does not know yet
         self._failures = 0
         self._not_before = 0.0  # monotonic
 
@@ -75,11 +75,9 @@ class Notifier:
                 due, self._due = self._due, set()
                 try:
                     await self.notify(due)
-                    self._incidents.resolve("store")
                 except Unavailable as error:
                     self._due |= due
-                    if self._incidents.report("store", str(error), self._clock.now()):
-                        log.error("changes of checks wait: the store is lost", reason=str(error))  # noqa: TRY400
+                    log.error("changes of checks wait: the store is lost", reason=str(error))  # noqa: TRY400
                 await self._news.wait()
 
     async def notify(self, due: Iterable[str]) -> None:
@@ -105,63 +103,50 @@ class Notifier:
         notified = await notifications.notified(job.name)
         changes, states = find_changes(job.name, job.env, checks, notified, now, job.max_age)
         if states != notified:
-            lost = await notifications.record(job.name, [] if self.is_silent else changes, states, now)
-            if lost:
-                log.warning("changes of checks are dropped: too many wait to be sent", changes=lost)
+            await notifications.record(job.name, [] if self.is_silent else changes, states, now)
 
     async def _send_pending(self) -> None:
-        await self._settle_sent()
-        now, notifications = self._clock.now(), self._store.notifications
-        pending = await notifications.pending()
+        await self._settle()
+        now = self._clock.now()
+        pending = await self._store.notifications.pending()
         if old := [each.id for each in pending if now - each.at > MAX_EVENT_AGE]:
-            await notifications.settle(old, None)
             log.warning("changes of checks are dropped: too old for Datadog", changes=len(old))
-        pending = [each for each in pending if each.id not in set(old)]
-        sent, had_summary = await notifications.sent_since(now - _HOUR)
-        held = [each for each in pending if each.held]
-        for each in [one for one in pending if not one.held]:
-            # A check's changes are sent in their order: not one by itself while an older one is held back.
-            if sent >= MAX_EVENTS or each.change.key in {one.change.key for one in held}:
-                await notifications.hold([each.id])
-                held.append(each)
-                continue
+            await self._settle(old)
+        pending = [each for each in pending if now - each.at <= MAX_EVENT_AGE]
+        self._sent = [at for at in self._sent if now - at < _HOUR]
+        room = MAX_EVENTS - len(self._sent)
+        for each in pending[:room]:  # in their order, so that no check's last event is of an earlier change
             event = format_change(each.change, self._page_url)
             if not await self._send(replace(event, at=max(event.at, now - MAX_EVENT_AGE)), [each.id]):
                 return
-            sent += 1
-        if held and not had_summary:
-            event = format_summary([each.change for each in held], self._page_url, now)
-            await self._send(event, [each.id for each in held], is_summary=True)
+            self._sent.append(now)
+        if (others := pending[room:]) and (self._summary_at is None or now - self._summary_at >= _HOUR):
+            event = format_summary([each.change for each in others], self._page_url, now)
+            if await self._send(event, [each.id for each in others]):
+                self._summary_at = now
 
-    async def _send(self, event: Event, ids: list[int], *, is_summary: bool = False) -> bool:
+    async def _send(self, event: Event, ids: list[int]) -> bool:
         """Whether the next one can be tried now."""
         try:
             await self._intake.send_event(event)
         except (Unauthorized, Unavailable) as error:
-            self._failures += 1
-            pause = min(_MIN_PAUSE * 2 ** (self._failures - 1), _MAX_PAUSE)
-            if isinstance(error, Unauthorized):
-                pause = _MAX_PAUSE
-            elif error.retry_after:
-                pause = max(pause, min(error.retry_after, _MAX_PAUSE))
-            self._not_before = self._clock.monotonic() + pause
-            if self._incidents.report("intake", str(error), self._clock.now()):
+            pause = _MAX_PAUSE
+            if isinstance(error, Unavailable):
+                pause = min(max(_MIN_PAUSE * 2**self._failures, error.retry_after or 0.0), _MAX_PAUSE)
+            if not self._failures:
                 log.warning("events wait; the points are not concerned", reason=str(error), next_try_in_seconds=pause)
+            self._failures += 1
+            self._not_before = self._clock.monotonic() + pause
             return False
         except Rejected as error:
             log.error("Datadog refused an event; it is dropped", title=event.title, reason=str(error))  # noqa: TRY400
-            await self._store.notifications.settle(ids, None)
-            return True
-        self._unsettled.append((ids, is_summary))
-        await self._settle_sent()
-        if self._incidents.resolve("intake"):
-            log.info("events are taken again")
         self._failures = 0
+        await self._settle(ids)
         return True
 
-    async def _settle_sent(self) -> None:
+    async def _settle(self, ids: Sequence[int] = ()) -> None:
         """While the store does not take what was sent, nothing more is, so that nothing is sent twice."""
-        while self._unsettled:
-            ids, is_summary = self._unsettled[0]
-            await self._store.notifications.settle(ids, self._clock.now(), is_summary=is_summary)
-            del self._unsettled[0]
+        self._unsettled += ids
+        if self._unsettled:
+            await self._store.notifications.settle(self._unsettled)
+            self._unsettled.clear()

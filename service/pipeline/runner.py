@@ -3,14 +3,12 @@
 Every cause (schedule, HTTP, signal, --once) comes through ``Runner.run``.
 """
 
-import gc
 import math
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TypeVar
 
 import anyio
 import anyio.to_thread
@@ -23,14 +21,13 @@ from service.domain.errors import HealthError, Unavailable, Unexpected
 from service.domain.runs import Actor, CollectResult, Outcome, PartialFailure, Run
 from service.domain.samples import Metric
 from service.pipeline.clock import Clock
-from service.pipeline.enrich import MANY_CHECKS, enrich, own_samples
+from service.pipeline.enrich import MANY_CHECKS, Enriched, enrich, own_samples
 from service.pipeline.heartbeat import put_check_series
 from service.pipeline.incidents import Incidents
 from service.pipeline.job import DURATION, POINTS_LOST, SAMPLES, SUCCESS_AGE, UP, Job
 from service.store import Store
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
 
 # A failed attempt is followed by another one as a Job's pod is: after 10 s, 20 s, 40 s, at most 6 minutes.
 _FIRST_PAUSE, _MAX_PAUSE = 10.0, 360.0
@@ -123,7 +120,6 @@ class Runner:
         self._on_end = on_end
         self._retry = retry
         self._incidents = Incidents()
-        self._large_runs = 0
         # A thread of its own: collectors that hang in all of the common ones must not stop others' runs.
         self._threads = anyio.CapacityLimiter(1)
 
@@ -154,8 +150,8 @@ class Runner:
             return  # the error came after its end was stored
         handle.fail(reason, Outcome.FAILED)
         handle.run = replace(handle.run, ended=self._clock.now())
-        with anyio.CancelScope(shield=True):
-            await self._try_store("the run", self._store.runs.end(handle.run))
+        with anyio.CancelScope(shield=True), suppress(Unavailable):
+            await self._store.runs.end(handle.run)
         self._on_end(handle.run)
 
     async def _attempt_until_done(self, job: Job, handle: RunHandle) -> CollectResult:
@@ -227,64 +223,46 @@ class Runner:
     async def _store_run(self, job: Job, handle: RunHandle, result: CollectResult) -> None:
         """Stores the ended run with what it brought, and then its log."""
         run, now = replace(handle.run, ended=self._clock.now()), self._clock.now()
-        runs = self._store.runs
-        known = await self._try_store("the known checks", runs.checks(job.name))
-        is_large = len(result.samples) + len(known or ()) > _MANY_SAMPLES
-        with self._paused_collection() if is_large else nullcontext():
-            work = partial(enrich, job, result, known or (), now)
-            enriched = await anyio.to_thread.run_sync(work, limiter=self._threads) if is_large else work()
-            if enriched.errors:
-                run = replace(run, outcome=Outcome.PARTIAL, errors=(*run.errors, *enriched.errors))
-            health = await self._measure_health(job, run, len(enriched.samples), now)
-            samples = [*enriched.samples, *enriched.series, *own_samples(job, health, now)]
-            run = replace(run, samples=len(samples))
-            checks = None if known is None else enriched.checks  # of a store that can't be read none are replaced
-            revisions = dict(job.state.revisions) if job.state else {}
-            await self._try_store("the run and its samples", runs.end(run, samples, checks, result.state, revisions))
-        handle.run = run
+        try:
+            handle.run, enriched = await self._end_run(job, run, result, now)
+        except Unavailable as error:
+            log.error("the run is not kept: the store is lost", reason=str(error))  # noqa: TRY400 - the reason says it all
+            handle.run = run
+            self._on_end(run)
+            return
         self._on_stored()
-        self._on_end(run)
-        self._log_end(run, len(enriched.samples))
-        if len(enriched.checks) > MANY_CHECKS:
-            await self._try_store("the checks' series", put_check_series(job, enriched.checks, self._store, now))
-            self._on_stored()
-        await self._try_store("the run's log", runs.save_log(run.id, buffer.run_lines(run.id)))
+        self._on_end(handle.run)
+        self._log_end(handle.run, len(enriched.samples))
+        with suppress(Unavailable):  # what counts is stored
+            if len(enriched.checks) > MANY_CHECKS:
+                await put_check_series(job, enriched.checks, self._store, now)
+                self._on_stored()
+            await self._store.runs.save_log(run.id, buffer.run_lines(run.id))
+
+    async def _end_run(self, job: Job, run: Run, result: CollectResult, now: datetime) -> tuple[Run, Enriched]:
+        """The run as it is stored, with its samples. Raises Unavailable."""
+        known = await self._store.runs.checks(job.name)
+        work = partial(enrich, job, result, known, now)
+        is_large = len(result.samples) + len(known) > _MANY_SAMPLES
+        enriched = await anyio.to_thread.run_sync(work, limiter=self._threads) if is_large else work()
+        if enriched.errors:
+            run = replace(run, outcome=Outcome.PARTIAL, errors=(*run.errors, *enriched.errors))
+        health = await self._measure_health(job, run, len(enriched.samples), now)
+        samples = [*enriched.samples, *enriched.series, *own_samples(job, health, now)]
+        run = replace(run, samples=len(samples))
+        revisions = dict(job.state.revisions) if job.state else {}
+        await self._store.runs.end(run, samples, enriched.checks, result.state, revisions)
+        return run, enriched
 
     async def _measure_health(self, job: Job, run: Run, collected: int, now: datetime) -> dict[Metric, float]:
         succeeded = run.outcome is not None and run.outcome.succeeded
         values = {UP: float(succeeded), DURATION: run.seconds or 0.0, SAMPLES: float(collected)}
-        successes = {job.name: now}
-        if not succeeded:
-            successes = await self._try_store("the last success", self._store.runs.last_successes()) or {}
+        successes = {job.name: now} if succeeded else await self._store.runs.last_successes()
         if last := successes.get(job.name):
             values[SUCCESS_AGE] = max(0.0, (now - last).total_seconds())
-        lost = await self._try_store("the lost points", self._store.runs.lost(job.name, now - timedelta(hours=24)))
-        values[POINTS_LOST] = float(sum((lost or {}).get(status, 0) for status in LOST))
+        lost = await self._store.runs.lost(job.name, now - timedelta(hours=24))
+        values[POINTS_LOST] = float(sum(lost.get(status, 0) for status in LOST))
         return values
-
-    @contextmanager
-    def _paused_collection(self) -> Iterator[None]:
-        """No garbage collection: among values that all stay it finds nothing, and holds up the loop for 200 ms."""
-        self._large_runs += 1
-        gc.disable()
-        try:
-            yield
-        finally:
-            self._large_runs -= 1
-            if not self._large_runs:
-                gc.enable()
-
-    async def _try_store(self, what: str, work: Awaitable[T]) -> T | None:
-        """``work`` of the store, None when the store is lost: a run goes on without it."""
-        try:
-            answer = await work
-        except Unavailable as error:
-            if self._incidents.report(("store", what), str(error), self._clock.now()):
-                log.error("the store is lost", what=what, reason=str(error))  # noqa: TRY400 - the reason says it all
-            return None
-        if ended := self._incidents.resolve(("store", what)):
-            log.info("the store is back", what=what, reason=ended.reason, since=ended.since.isoformat())
-        return answer
 
     def _log_end(self, run: Run, collected: int) -> None:
         """The run's second line. ``samples`` are all that it stored, ``collected`` those of the collector itself."""
@@ -297,14 +275,13 @@ class Runner:
             if ended := self._incidents.resolve(run.collector):
                 since = ended.since.isoformat(timespec="seconds")
                 log.info("the collector works again", after=ended.reason, since=since, runs=ended.count)
-        elif self._incidents.report(run.collector, run.error or "", self._clock.now()):
-            is_partial = run.outcome is Outcome.PARTIAL
-            tell, text = (log.warning, "run ended, some parts are missing") if is_partial else (log.error, "run failed")
-            tell(text, **facts, reason=run.error)
-        else:
+        elif not self._incidents.report(run.collector, run.error or "", self._clock.now()):
             since = self._incidents.since(run.collector).isoformat(timespec="seconds")
             log.info("run ended", **facts, failing_since=since)
-            log.debug("the failure lasts", reason=run.error)
+        elif run.outcome is Outcome.PARTIAL:
+            log.warning("run ended, some parts are missing", **facts, reason=run.error)
+        else:
+            log.error("run failed", **facts, reason=run.error)
 
 
 async def ask_collector(job: Job, now: datetime) -> CollectResult:

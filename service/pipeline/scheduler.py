@@ -37,7 +37,6 @@ from service.store import Busy, Claim, Store
 
 log = structlog.get_logger(__name__)
 
-_MANY_MISSED = 100
 _LATE = timedelta(seconds=30)  # a slot that starts so much after its time was missed, not merely a little late
 _MAX_ACTIVE = 8  # runs of one collector, as far as callers start them: Allow and Replace have no bound of their own
 _CANCEL_TIMEOUT = 6.0  # seconds that cancelled runs may take in a drain: the attempt's own grace, and the store
@@ -114,7 +113,7 @@ class Scheduler:
         self._slots: dict[Mode, dict[str, datetime]] = {mode: {} for mode in Mode}
         self._active: dict[str, list[RunHandle]] = {}
         self._skipped: dict[str, datetime] = {}  # slots at which a collector was not ready
-        self._warned: dict[str, datetime] = {}
+        self._late: dict[str, datetime] = {}  # slots that came too late to start, and were told
         self._claims = _ClaimBatch()
         self._is_loaded = False
         self._is_first_start = False
@@ -150,15 +149,17 @@ class Scheduler:
             return
         now, known = self._clock.now() - job.offset, self._last_slot(job)
         is_first = known is None and self._is_first_start
-        slot, missed = job.find_latest_slot(known, now)
+        slot = job.find_latest_slot(known, now)
         if slot is None and is_first:
             slot = now.replace(microsecond=0)
         if slot is None:
             return
-        if missed > _MANY_MISSED:
-            self._warn(job, now, f"more than {_MANY_MISSED} slots were missed; only the latest starts")
         if job.starting_deadline is not None and now - slot > job.starting_deadline and not is_first:
-            self._warn(job, now, f"slot {slot.isoformat()} was missed by more than its starting deadline")
+            if self._late.get(name) != slot:
+                self._late[name] = slot
+                log.warning(
+                    "a slot was missed by more than its starting deadline", collector=name, slot=slot.isoformat()
+                )
             return
         if self._forbids(job) and self._active.get(name):
             return  # tried again when the run ends
@@ -257,18 +258,12 @@ class Scheduler:
 
     async def cancel(self, run_id: str, actor: Actor) -> None:
         """Asks the run to end as Cancelled; ``wait`` tells when it has. Raises UnknownRun, RunEnded, Unavailable."""
-        if handle := self._find(run_id):
-            handle.cancel(Outcome.CANCELLED)
-            collector = handle.run.collector
-        else:
+        handle = self._find(run_id)
+        if handle is None:
             run = await self._store.runs.run(run_id)
-            if run is None:
-                raise UnknownRun(f"there is no run {run_id}")
-            if run.ended:
-                raise RunEnded(f"run {run_id} has ended: {run.outcome}")
-            await self._store.runs.request_cancel(run_id, Outcome.CANCELLED)
-            collector = run.collector
-        await self._audit("cancel", collector, actor, run_id)
+            raise RunEnded(f"run {run_id} has ended: {run.outcome}") if run else UnknownRun(f"there is no run {run_id}")
+        handle.cancel(Outcome.CANCELLED)
+        await self._audit("cancel", handle.run.collector, actor, run_id)
 
     async def pause(self, name: str, actor: Actor) -> None:
         """Suspends the schedule; active runs go on. Raises UnknownCollector, Unavailable."""
@@ -297,15 +292,13 @@ class Scheduler:
         """Nothing new starts; active runs get ``seconds``, then they are cancelled and kept as Interrupted."""
         self._is_draining = True
         handles = [handle for handles in self._active.values() for handle in handles]
-        with anyio.move_on_after(seconds):
-            for handle in handles:
-                await handle.done.wait()
-        for handle in handles:
-            handle.cancel(Outcome.INTERRUPTED)
         # Cancelled runs still store what they know; one that can't be stopped is left to the end of the process.
-        with anyio.move_on_after(_CANCEL_TIMEOUT):
+        for patience in (seconds, _CANCEL_TIMEOUT):
+            with anyio.move_on_after(patience):
+                for handle in handles:
+                    await handle.done.wait()
             for handle in handles:
-                await handle.done.wait()
+                handle.cancel(Outcome.INTERRUPTED)
 
     def _job(self, name: str) -> Job:
         if job := self.jobs.get(name):
@@ -417,18 +410,11 @@ class Scheduler:
         for mode in Mode:
             self._slots[mode] = {**self._slots[mode], **await self._store.runs.slots(mode)}
 
-    def _warn(self, job: Job, now: datetime, text: str) -> None:
-        """Once an hour a job at most: such lines have filled disks elsewhere."""
-        if now - self._warned.get(job.name, now - timedelta(hours=2)) > timedelta(hours=1):
-            self._warned[job.name] = now
-            log.warning(text, collector=job.name)
-
     async def _audit(self, action: str, collector: str, actor: Actor, run_id: str = "") -> None:
         """Keeps who did what; what can't be kept is done all the same, and said in the log."""
         who = {"source": actor.source, "actor": actor.name, "reason": actor.reason}
-        # Of a run its own lines say who asked for it.
-        tell = log.debug if run_id else log.info
-        tell(action, collector=collector, **{name: text for name, text in who.items() if text})
+        if not run_id:  # of a run its own lines say who asked for it
+            log.info(action, collector=collector, **{name: text for name, text in who.items() if text})
         try:
             await self._store.runs.audit(AuditEntry(self._clock.now(), action, actor, collector, run_id))
         except Unavailable as error:

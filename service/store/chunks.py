@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 import zstandard
 
-from service.domain.delivery import CHUNK_SAMPLES, Chunk, DeliveryStatus, Point, is_historical
+from service.domain.delivery import CHUNK_SAMPLES, Chunk, DeliveryStatus, Point
 from service.domain.samples import Kind, Sample, format_tag, normalize_metric_name
 
 _MAX_MOVE = 60  # seconds that a count may be moved on to a second of its own
@@ -85,15 +85,6 @@ def to_chunk(row: Any) -> Chunk:
         row.attempts,
         row.alone,
     )
-
-
-def part_by_age(row: Any, before: int, historical: Sequence[str]) -> tuple[list[Point], list[Point]]:
-    """The points of a row that are older than ``before`` and not ``historical``, and the others."""
-    gone: list[Point] = []
-    rest: list[Point] = []
-    for point in unpack(row.body):
-        (gone if point.at < before and not is_historical(row.kind, point.metric, historical) else rest).append(point)
-    return gone, rest
 
 
 def _to_points(samples: Iterable[Sample]) -> dict[Kind, list[Point]]:

@@ -28,16 +28,10 @@ _DUE = (DeliveryStatus.PENDING, DeliveryStatus.SENDING)
 # What goes on in memory from where the disk was: nobody else writes to it meanwhile, so it comes back as a whole.
 _STATE = (
     *(tables.slots, tables.pauses, tables.checks, tables.state, tables.pushes, tables.count_seconds),
-    *(tables.notified, tables.events, tables.sent_events),
+    *(tables.notified, tables.events),
 )
 # Only added to; by what is newest.
 _RECORDS = {runs: runs.c.started, cycles: cycles.c.number, cells: cells.c.cycle, hours: hours.c.hour}
-# Which row holds where the disk has one that could not be read.
-_NEWER: dict[sa.Table, Callable[[Any], Any]] = {
-    tables.slots: lambda new: new.at > tables.slots.c.at,
-    tables.checks: lambda new: new.measured_at > tables.checks.c.measured_at,
-    tables.state: lambda new: new.revision > tables.state.c.revision,
-}
 
 
 class Failover:
@@ -152,7 +146,7 @@ class Failover:
                 query = query.order_by(runs.c.outcome.desc())  # an active one only once others ended
             if table in _STATE and table in self._complete:
                 disk.execute(table.delete())
-            tables.upsert(table, _read_rows(query, memory), disk, where=_NEWER.get(table))
+            tables.upsert(table, _read_rows(query, memory), disk)
 
 
 def _select_needed(table: sa.Table) -> sa.Select[Any]:

@@ -1,6 +1,6 @@
 """The outbox: chunks of samples on their way to the intake, and what became of each."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from service.domain.delivery import Chunk, DeliveryStatus, Point, StoredSample
 from service.domain.runs import Mode
 from service.domain.samples import Kind, Sample
-from service.store.chunks import Batch, SeriesSecond, pack, part_by_age, to_batch, to_chunk, unpack
+from service.store.chunks import Batch, SeriesSecond, pack, to_batch, to_chunk, unpack
 from service.store.fallback import Failover
 from service.store.tables import count_seconds, insert, outbox
 
@@ -105,56 +105,31 @@ class Outbox:
         """Ends the way of chunks. One that is settled already stays so."""
         await self._change(chunks, self._settled(status, reason))
 
-    async def refuse(self, chunks: Sequence[Chunk], reason: str) -> int:
-        """The intake refused a request of these: of several each comes alone next, one becomes two halves, and a
-        single sample is rejected for ``reason``. How many samples were rejected."""
-        if len(chunks) == 1 and len(chunks[0].points) == 1:
-            await self.settle(chunks, DeliveryStatus.REJECTED, reason)
-            return 1
+    async def refuse(self, chunks: Sequence[Chunk]) -> None:
+        """The intake refused a request of these: of several each comes alone next, one becomes two halves."""
         values = {"status": _PENDING, "retry_at": None, "alone": True, "attempts": outbox.c.attempts + 1}
         if len(chunks) > 1:
             await self._change(chunks, values)
         else:
             points = chunks[0].points
             half = len(points) // 2
-            await self._split(chunks[0].id, points[:half], values, points[half:], {})
-        return 0
+            await self._split(chunks[0], points[:half], points[half:], values, {})
 
-    async def throttle(self, chunk: Chunk, places: Sequence[int], reason: str) -> Chunk | None:
-        """Takes the points at ``places`` out of a claimed chunk; they are throttled. The rest, None where none is."""
-        held = set(places)
-        rest = [point for place, point in enumerate(chunk.points) if place not in held]
+    async def drop(self, chunk: Chunk, places: Collection[int], status: DeliveryStatus, reason: str) -> Chunk | None:
+        """Ends the way of the points at ``places`` of a claimed chunk. What is left to send, None where nothing is."""
+        rest = [point for place, point in enumerate(chunk.points) if place not in places]
+        gone = [point for place, point in enumerate(chunk.points) if place in places]
         if not rest:
-            await self.settle([chunk], DeliveryStatus.THROTTLED, reason)
+            await self.settle([chunk], status, reason)
             return None
-        if held:
-            out = [point for place, point in enumerate(chunk.points) if place in held]
-            await self._split(chunk.id, rest, {}, out, self._settled(DeliveryStatus.THROTTLED, reason))
+        if gone:
+            await self._split(chunk, rest, gone, {}, self._settled(status, reason))
         return replace(chunk, points=rest, oldest=rest[0].at, newest=rest[-1].at)
-
-    async def expire(self, before: datetime, historical: Sequence[str] = ()) -> int:
-        """Ends pending samples that are older than ``before``; how many. The later part of a chunk stays pending.
-
-        Gauges and counts whose name begins with one of ``historical`` wait on: the intake takes them at any age.
-        """
-        limit = int(before.timestamp())
-        values = self._settled(DeliveryStatus.EXPIRED, "too old for the intake")
-        expired, last = 0, 0
-        while rows := await self._read_page(last, outbox.c.status == _PENDING, outbox.c.oldest < limit):
-            for row in rows:
-                gone, rest = await self._database.compute(partial(part_by_age, row, limit, historical))
-                if gone and rest:
-                    await self._split(row.id, rest, {}, gone, values)
-                elif gone:
-                    await self._change([to_chunk(row)], values)
-                expired += len(gone)
-            last = rows[-1].id
-        return expired
 
     async def pending(self) -> Pending:
         facts = sa.func.sum(outbox.c.samples), sa.func.min(outbox.c.oldest), sa.func.min(outbox.c.retry_at)
-        query = sa.select(*facts).where(outbox.c.status.in_(_DUE))
-        samples, oldest, next_retry = await self._database.read(lambda connection: connection.execute(query).one())
+        rows = await self._database.fetch(sa.select(*facts).where(outbox.c.status.in_(_DUE)))
+        samples, oldest, next_retry = rows[0]
         return Pending(samples or 0, None if oldest is None else datetime.fromtimestamp(oldest, UTC), next_retry)
 
     async def counts(self, run_ids: Iterable[str]) -> dict[str, dict[DeliveryStatus, int]]:
@@ -168,7 +143,6 @@ class Outbox:
 
     async def samples(self, run_id: str, offset: int = 0, limit: int = 100) -> tuple[list[StoredSample], int]:
         """A page of a run's samples, sorted by kind, time and series, and how many are on record in all."""
-
         is_kept = (outbox.c.run == run_id) & (sa.func.length(outbox.c.body) > 0)
         end = sa.func.sum(outbox.c.samples).over(order_by=(outbox.c.first, outbox.c.id)).label("end")
         placed = sa.select(outbox.c.id, end).where(is_kept).subquery()
@@ -188,17 +162,18 @@ class Outbox:
             wanted.append(outbox.c.collector.in_(list(collectors)))
         found: dict[tuple[str, Kind, str, tuple[str, ...]], int] = {}
 
-        def add(row: Any) -> None:
-            for point in unpack(row.body):
-                if point.at >= limit:
-                    key = row.collector, row.kind, point.metric, point.tags
-                    found[key] = max(found.get(key, 0), point.at)
-
-        last = 0
-        while rows := await self._read_page(last, *wanted):
+        def add(rows: Sequence[Any]) -> None:
             for row in rows:
-                await self._database.compute(partial(add, row))
-            last = rows[-1].id
+                for point in unpack(row.body):
+                    if point.at >= limit:
+                        key = row.collector, row.kind, point.metric, point.tags
+                        found[key] = max(found.get(key, 0), point.at)
+
+        rows = sa.select(outbox).where(*wanted).order_by(outbox.c.id).limit(_PAGE)
+        last = 0
+        while page := await self._database.fetch(rows.where(outbox.c.id > last)):
+            await self._database.compute(partial(add, page))
+            last = page[-1].id
         return [
             SeenSeries(collector, metric, kind, tags, datetime.fromtimestamp(at, UTC))
             for (collector, kind, metric, tags), at in found.items()
@@ -206,10 +181,6 @@ class Outbox:
 
     def _settled(self, status: DeliveryStatus, reason: str) -> dict[str, Any]:
         return {"status": status, "reason": reason, "settled_at": self._clock(), "retry_at": None}
-
-    async def _read_page(self, last: int, *wanted: sa.ColumnElement[bool]) -> Sequence[Any]:
-        query = sa.select(outbox).where(outbox.c.id > last, *wanted).order_by(outbox.c.id).limit(_PAGE)
-        return await self._database.fetch(query)
 
     async def _change(self, chunks: Sequence[Chunk], values: dict[str, Any]) -> None:
         """Gives ``values`` to those of the chunks that are still due."""
@@ -226,17 +197,17 @@ class Outbox:
 
     async def _split(
         self,
-        chunk_id: int,
+        chunk: Chunk,
         kept: Sequence[Point],
-        kept_values: dict[str, Any],
         moved: Sequence[Point],
+        kept_values: dict[str, Any],
         moved_values: dict[str, Any],
     ) -> None:
-        """Leaves ``kept`` in a chunk that is still due and moves the others to a row of their own, with its values."""
+        """Leaves ``kept`` in a chunk that is still due and moves the others to a row of their own."""
         packed = await self._database.compute(lambda: (pack(kept), pack(moved)))
 
         def work(connection: sa.Connection) -> None:
-            is_due = (outbox.c.id == chunk_id) & outbox.c.status.in_(_DUE)
+            is_due = (outbox.c.id == chunk.id) & outbox.c.status.in_(_DUE)
             change = outbox.update().where(is_due).values(packed[0] | kept_values).returning(outbox)
             for row in connection.execute(change).mappings().all():
                 own = {"first": row["first"] + len(kept), **packed[1], **moved_values}

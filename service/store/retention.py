@@ -12,7 +12,6 @@ from service.store.tables import outbox, runs, to_micros
 _DUE = (DeliveryStatus.PENDING, DeliveryStatus.SENDING)
 _MAX_AUDIT = 10_000
 _COUNTS_KEPT = timedelta(hours=2)
-_EVENTS_KEPT = timedelta(days=1)
 _STEP = 500  # rows a transaction
 
 HistoryLimits = Mapping[str, tuple[int | None, int | None]]  # of a collector: failed runs, successful runs
@@ -51,7 +50,7 @@ def empty_chunks(connection: sa.Connection, before: datetime) -> int:
 
 
 def delete_old_rows(connection: sa.Connection, now: datetime, before: datetime) -> None:
-    """The audit log, the history of checks, seconds of counts and the memory of sent events."""
+    """The audit log, the history of checks, and the seconds of counts."""
     old_cycles = sa.select(tables.cycles.c.number).where(tables.cycles.c.ended < to_micros(before))
     kept = sa.select(sa.func.max(tables.audit.c.id) - _MAX_AUDIT).scalar_subquery()
     for table, is_old in (
@@ -60,6 +59,5 @@ def delete_old_rows(connection: sa.Connection, now: datetime, before: datetime) 
         (tables.cells, tables.cells.c.cycle.in_(old_cycles)),
         (tables.cycles, tables.cycles.c.ended < to_micros(before)),
         (tables.count_seconds, tables.count_seconds.c.second < int((now - _COUNTS_KEPT).timestamp())),
-        (tables.sent_events, tables.sent_events.c.at < now - _EVENTS_KEPT),
     ):
         connection.execute(table.delete().where(is_old))

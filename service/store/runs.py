@@ -57,13 +57,6 @@ class Runs:
         query = sa.select(slots.c.collector, slots.c.at).where(slots.c.mode == mode)
         return dict(map(tuple, await self._database.fetch(query)))
 
-    async def claim_slot(self, run: Run, known: datetime | None, *, forbids: bool) -> bool:
-        """``claim_slots`` for one. Raises Busy; the slot is not taken then."""
-        (won,) = await self.claim_slots([Claim(run, known, forbids)])
-        if isinstance(won, Busy):
-            raise won
-        return won
-
     async def claim_slots(self, claims: Sequence[Claim]) -> list[bool | Busy]:
         """Whether each slot is its run's, or what was in the way; in one transaction.
 
@@ -114,11 +107,6 @@ class Runs:
 
         facts = {"run": run.id, "collector": run.collector, "mode": run.mode.value, "owner": run.owner}
         await self._outbox.put_with(samples, facts, work)
-
-    async def request_cancel(self, run_id: str, outcome: Outcome) -> None:
-        """Asks the run's owner to end it so."""
-        change = runs.update().where(runs.c.id == run_id, runs.c.outcome.is_(None)).values(cancel=outcome)
-        await self._database.execute(change)
 
     async def run(self, run_id: str) -> Run | None:
         found = await self._database.load(Run, sa.select(runs).where(runs.c.id == run_id))

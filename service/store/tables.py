@@ -4,7 +4,7 @@ Instants are microseconds since the epoch; those of samples are whole seconds.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -260,17 +260,8 @@ events = sa.Table(
     meta,
     _rising(),
     *_columns(Text, "owner"),
-    *_columns(Boolean, "held"),
     *_columns(Instant, "at"),
     *_columns(Json(StateChange), "change"),
-    sqlite_autoincrement=True,
-)
-sent_events = sa.Table(
-    "sent_events",
-    meta,
-    _rising(),
-    *_columns(Instant, "at"),
-    *_columns(Boolean, "is_summary"),
     sqlite_autoincrement=True,
 )
 
@@ -293,20 +284,14 @@ def insert(connection: sa.Connection, table: sa.Table) -> sqlite.Insert | postgr
     return (sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert)(table)
 
 
-def upsert(
-    table: sa.Table,
-    rows: Sequence[Mapping[str, Any]],
-    connection: sa.Connection,
-    where: Callable[[Any], Any] | None = None,
-) -> None:
-    """Inserts rows; where the key is there, all other columns are replaced if ``where(excluded)`` holds."""
+def upsert(table: sa.Table, rows: Sequence[Mapping[str, Any]], connection: sa.Connection) -> None:
+    """Inserts rows; where the key is there, all other columns are replaced."""
     if not rows:
         return
     statement = insert(connection, table)
     keys = [column.name for column in table.primary_key]
     if changed := {name: statement.excluded[name] for name in rows[0] if name not in keys}:
-        condition = where(statement.excluded) if where else None
-        statement = statement.on_conflict_do_update(index_elements=keys, set_=changed, where=condition)
+        statement = statement.on_conflict_do_update(index_elements=keys, set_=changed)
     else:
         statement = statement.on_conflict_do_nothing()
     connection.execute(statement, rows)

@@ -12,7 +12,7 @@ from service.domain.checks import Check, CheckKey
 from service.domain.delivery import Chunk, DeliveryStatus
 from service.domain.runs import Cause, Outcome, PartialFailure, Run
 from service.domain.samples import Evidence, Kind, Metric, Sample, Status
-from service.store import Store
+from service.store import Busy, Claim, Store
 
 NOW = datetime(2025, 1, 14, 15, tzinfo=UTC)
 GAUGE = Metric("metta.infra.cron.ci.workflow.cancelled")
@@ -58,6 +58,13 @@ async def keep(
 
 async def claim(store: Store, now: datetime = NOW) -> list[Chunk]:
     return await store.outbox.claim(now, 4_000_000, 10_000)
+
+
+async def claim_slot(store: Store, run: Run, known: datetime | None, *, forbids: bool) -> bool:
+    (won,) = await store.runs.claim_slots([Claim(run, known, forbids)])
+    if isinstance(won, Busy):
+        raise won
+    return won
 
 
 async def deliver(store: Store, status: DeliveryStatus = DeliveryStatus.DELIVERED) -> int:

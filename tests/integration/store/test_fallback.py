@@ -24,6 +24,7 @@ from tests.integration.store.cases import (
     NOW,
     check,
     claim,
+    claim_slot,
     deliver,
     ended,
     keep,
@@ -55,7 +56,7 @@ def full_disk() -> Iterator[None]:
 async def test_runs_go_on_in_memory_and_come_to_the_disk_later(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         await keep(store, started(), samples(3), checks=[check()], state={"k": b"1", "gone": b"1"})
-        await store.runs.claim_slot(started(1), None, forbids=True)
+        await claim_slot(store, started(1), None, forbids=True)
         await store.runs.pause(Pause("evals", NOW, Actor("signal")))
         with full_disk():
             await keep(store, started(9, "evals"), samples(1))
@@ -73,7 +74,7 @@ async def test_runs_go_on_in_memory_and_come_to_the_disk_later(tmp_path: Path) -
             }
             # A run that began on the disk ends, another one begins and ends.
             await keep(store, started(1), samples(2), checks=[check(Status.FAIL, 9.0)], state={"k": b"2", "gone": None})
-            assert await store.runs.claim_slot(started(2), NOW + MINUTE, forbids=True)
+            assert await claim_slot(store, started(2), NOW + MINUTE, forbids=True)
             await store.runs.resume("evals")
             await store.notifications.record("ci", [], {KEY: NotifiedState(Status.FAIL, NOW)}, NOW)
             await store.runs.audit(AuditEntry(NOW, "resume", Actor("signal")))
@@ -106,7 +107,7 @@ async def test_what_was_claimed_before_and_in_between_is_settled_where_it_is_now
             late = await keep(store, started(2), samples(5) + samples(6, DISTRIBUTION))
             in_memory = await claim(store)
             assert sum(len(chunk.points) for chunk in in_memory) == 5
-            await store.outbox.refuse(in_memory, "one of them is bad")
+            await store.outbox.refuse(in_memory)
             first = await claim(store)
             assert [(len(chunk.points), chunk.run) for chunk in first] == [(6, late.id)]
             assert [len(chunk.points) for chunk in (*await claim(store), *await claim(store))] == [2, 3]

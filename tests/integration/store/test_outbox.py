@@ -81,7 +81,7 @@ async def test_what_is_settled_stays_settled(store: Store) -> None:
     await store.outbox.settle(chunks, DELIVERED)
     await store.outbox.settle(chunks, DeliveryStatus.UNKNOWN, "late")
     await store.outbox.release(chunks)
-    await store.outbox.refuse(chunks, "late")
+    await store.outbox.refuse(chunks)
     assert await store.outbox.counts([run.id, "none"]) == {run.id: {DELIVERED: 2}, "none": {}}
 
 
@@ -93,7 +93,10 @@ async def test_a_poisoned_sample_is_found_by_halves_and_the_others_arrive(store:
         requests += 1
         if 123.5 in values(chunks) and chunks[0].kind is Kind.GAUGE:
             assert len(chunks) == 1 or requests == 1
-            await store.outbox.refuse(chunks, "123.5 is cursed")
+            if sum(len(chunk.points) for chunk in chunks) == 1:
+                await store.outbox.settle(chunks, DeliveryStatus.REJECTED, "123.5 is cursed")
+            else:
+                await store.outbox.refuse(chunks)
         else:
             await store.outbox.settle(chunks, DELIVERED)
     assert requests < 30
@@ -108,38 +111,24 @@ async def test_a_poisoned_sample_is_found_by_halves_and_the_others_arrive(store:
 
 async def test_a_search_for_bad_samples_holds_up_no_good_ones(store: Store) -> None:
     await keep(store, started(), samples(2_000))
-    await store.outbox.refuse(await claim(store), "one is bad")
+    await store.outbox.refuse(await claim(store))
     await keep(store, started(1), samples(1))
     assert [chunk.run for chunk in await claim(store)] == [started(1).id]
     assert [(len(chunk.points), chunk.alone, chunk.attempts) for chunk in await claim(store)] == [(1_000, True, 1)]
 
 
-async def test_what_a_limit_holds_back_is_throttled_and_the_rest_is_sent(store: Store) -> None:
+async def test_points_of_a_claimed_chunk_are_dropped_and_the_rest_is_sent(store: Store) -> None:
     run = await keep(store, started(), samples(5))
     (chunk,) = await claim(store)
-    rest = await store.outbox.throttle(chunk, [1, 3], "too many series")
+    rest = await store.outbox.drop(chunk, {1, 3}, DeliveryStatus.THROTTLED, "too many series")
     assert rest
     assert values([rest]) == [0.5, 2.5, 4.5]
     await store.outbox.settle([rest], DELIVERED)
     assert await store.outbox.counts([run.id]) == {run.id: {DELIVERED: 3, DeliveryStatus.THROTTLED: 2}}
     await keep(store, started(1), samples(1))
     (chunk,) = await claim(store)
-    assert await store.outbox.throttle(chunk, [0], "too many series") is None
-
-
-async def test_the_old_part_of_a_chunk_expires_and_the_rest_waits(store: Store) -> None:
-    run = await keep(store, started(), samples(3, at=NOW - 2 * MINUTE) + samples(4) + samples(2, DISTRIBUTION))
-    assert await store.outbox.expire(NOW - MINUTE) == 3
-    assert await store.outbox.expire(NOW - MINUTE) == 0
-    assert await store.outbox.counts([run.id]) == {run.id: {PENDING: 6, DeliveryStatus.EXPIRED: 3}}
-    assert await store.outbox.expire(NOW + MINUTE) == 6
-    assert await store.outbox.pending() == replace(await store.outbox.pending(), samples=0, oldest=None)
-
-
-async def test_historical_metrics_do_not_expire(store: Store) -> None:
-    await keep(store, started(), samples(2) + samples(1, DISTRIBUTION) + samples(1, replace(GAUGE, name="other")))
-    assert await store.outbox.expire(NOW + MINUTE, ["metta.infra."]) == 2
-    assert sum(len(chunk.points) for chunk in await claim(store)) == 2
+    assert await store.outbox.drop(chunk, {0}, DeliveryStatus.EXPIRED, "too old") is None
+    assert await store.runs.lost("ci", NOW) == {DeliveryStatus.THROTTLED: 2, DeliveryStatus.EXPIRED: 1}
 
 
 async def test_samples_of_no_run_leave_once_they_are_delivered(store: Store) -> None:

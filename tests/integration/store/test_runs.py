@@ -13,53 +13,52 @@ from service.domain.errors import Unavailable
 from service.domain.runs import Actor, AuditEntry, LogLine, Mode, Outcome, Pause, Run
 from service.domain.samples import Evidence, Sample, Status
 from service.store import Busy, Cell, Hour, Store
-from service.store.notifications import MAX_PENDING
 from service.store.states import MAX_PUSHES, READ_PUSH
-from tests.integration.store.cases import KEY, NOW, check, deliver, ended, keep, samples, started
+from tests.integration.store.cases import KEY, NOW, check, claim_slot, deliver, ended, keep, samples, started
 
 MINUTE = timedelta(minutes=1)
 
 
 async def test_a_slot_is_claimed_once_and_only_rises(store: Store) -> None:
-    assert await store.runs.claim_slot(started(2), None, forbids=False)
+    assert await claim_slot(store, started(2), None, forbids=False)
     assert await store.runs.slots(Mode.LIVE) == {"ci": NOW + 2 * MINUTE}
-    assert not await store.runs.claim_slot(started(3), None, forbids=False)  # somebody had one before
-    assert not await store.runs.claim_slot(started(1), NOW + 2 * MINUTE, forbids=False)  # the clock stepped back
-    assert await store.runs.claim_slot(started(3), NOW + 2 * MINUTE, forbids=False)
+    assert not await claim_slot(store, started(3), None, forbids=False)  # somebody had one before
+    assert not await claim_slot(store, started(1), NOW + 2 * MINUTE, forbids=False)  # the clock stepped back
+    assert await claim_slot(store, started(3), NOW + 2 * MINUTE, forbids=False)
     assert [run.id for run in await store.runs.list()] == [started(3).id, started(2).id]
 
 
 async def test_a_claim_that_is_repeated_after_a_lost_answer_is_a_win(store: Store) -> None:
     for _ in range(2):
-        assert await store.runs.claim_slot(started(), None, forbids=True)
+        assert await claim_slot(store, started(), None, forbids=True)
     assert len(await store.runs.list()) == 1
 
 
 async def test_slots_of_shadow_mode_are_claimed_apart(store: Store) -> None:
-    assert await store.runs.claim_slot(started(1), None, forbids=True)
+    assert await claim_slot(store, started(1), None, forbids=True)
     shadow = replace(started(1), id="other", mode=Mode.SHADOW)
-    assert await store.runs.claim_slot(shadow, None, forbids=True)
+    assert await claim_slot(store, shadow, None, forbids=True)
     assert await store.runs.slots(Mode.SHADOW) == {"ci": NOW + MINUTE}
 
 
 async def test_forbid_is_enforced_and_costs_no_slot(store: Store) -> None:
     await store.runs.begin(started(), forbids=True)
     with pytest.raises(Busy) as busy:
-        await store.runs.claim_slot(started(1), None, forbids=True)
+        await claim_slot(store, started(1), None, forbids=True)
     assert busy.value.run_id == started().id
     assert await store.runs.slots(Mode.LIVE) == {}
     with pytest.raises(Busy):
         await store.runs.begin(started(1), forbids=True)
     await store.runs.begin(started(1), forbids=False)
     await store.runs.end(ended(started()))
-    assert await store.runs.claim_slot(started(2), None, forbids=True)
+    assert await claim_slot(store, started(2), None, forbids=True)
 
 
 async def test_of_claims_at_the_same_time_one_wins(store: Store) -> None:
     won: list[str] = []
 
     async def claim(run: Run) -> None:
-        if await store.runs.claim_slot(run, None, forbids=False):
+        if await claim_slot(store, run, None, forbids=False):
             won.append(run.id)
 
     async with anyio.create_task_group() as tasks:
@@ -148,14 +147,6 @@ async def test_text_from_anywhere_is_taken(store: Store) -> None:
     assert await deliver(store) == 1
 
 
-async def test_a_cancel_reaches_the_record(store: Store) -> None:
-    await store.runs.begin(started(), forbids=True)
-    await store.runs.request_cancel(started().id, Outcome.CANCELLED)
-    run = await store.runs.run(started().id)
-    assert run
-    assert run.outcome is None
-
-
 async def test_of_a_long_log_the_middle_is_left_out(store: Store) -> None:
     lines = [LogLine(NOW, "info", f"line {number} " + "x" * 90, {"n": number, "when": NOW}) for number in range(1_000)]
     await store.runs.save_log("run", lines)
@@ -233,24 +224,14 @@ def change(number: int) -> StateChange:
 
 async def test_changes_wait_in_their_order_until_they_are_settled(store: Store) -> None:
     notified = {KEY: NotifiedState(Status.FAIL, NOW)}
-    assert await store.notifications.record("ci", [change(0), change(1)], notified, NOW) == 0
+    await store.notifications.record("ci", [change(0), change(1)], notified, NOW)
     assert await store.notifications.notified("ci") == notified
     pending = await store.notifications.pending()
-    assert [(each.change, each.held, each.at) for each in pending] == [(change(0), False, NOW), (change(1), False, NOW)]
-    await store.notifications.hold([pending[1].id])
-    await store.notifications.settle([pending[0].id], NOW)
-    assert [each.held for each in await store.notifications.pending()] == [True]
-    await store.notifications.settle([pending[1].id], NOW + MINUTE, is_summary=True)
-    assert await store.notifications.sent_since(NOW - MINUTE) == (1, True)
-    assert await store.notifications.sent_since(NOW) == (0, True)
+    assert [(each.change, each.at) for each in pending] == [(change(0), NOW), (change(1), NOW)]
+    await store.notifications.settle([pending[0].id])
+    assert await store.notifications.pending() == pending[1:]
     await store.notifications.record("ci", [], {}, NOW)
     assert await store.notifications.notified("ci") == {}
-
-
-async def test_too_many_changes_push_out_the_oldest(store: Store) -> None:
-    assert await store.notifications.record("ci", map(change, range(MAX_PENDING + 2)), {}, NOW) == 2
-    pending = await store.notifications.pending()
-    assert (len(pending), pending[0].change) == (MAX_PENDING, change(2))
 
 
 # History

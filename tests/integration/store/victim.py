@@ -17,7 +17,7 @@ from service.config.settings import StoreSettings
 from service.domain.delivery import DeliveryStatus
 from service.domain.samples import Kind
 from service.store import Store
-from tests.integration.store.cases import DISTRIBUTION, ended, samples, started
+from tests.integration.store.cases import DISTRIBUTION, claim_slot, ended, samples, started
 
 
 def say(*words: object) -> None:
@@ -34,7 +34,7 @@ async def work(directory: Path, generation: int) -> None:
     for number in range(generation * 1_000, (generation + 1) * 1_000):
         count = random.choice((1, 30, 700))
         run = started(number)
-        assert await store.runs.claim_slot(run, known, forbids=True)
+        assert await claim_slot(store, run, known, forbids=True)
         known = run.slot
         say("begun", run.id)
         brought = samples(count) + samples(count, DISTRIBUTION)

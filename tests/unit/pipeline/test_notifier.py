@@ -130,27 +130,8 @@ async def test_ten_an_hour_then_one_that_says_how_many_were_held_back(tmp_path: 
         assert len(it.events.sent) == MAX_EVENTS + 1
         await it.clock.advance(3001)
         await it.notifier.notify([])
-        assert it.events.titles[MAX_EVENTS + 1 :] == ["30 changes of check states were held back"]
-
-
-async def test_a_change_is_not_sent_before_an_older_one_of_its_check_that_is_held_back(tmp_path: Path) -> None:
-    async with here(tmp_path) as it:
-        await it.flip_all(PASS, range(MAX_EVENTS + 1))
-        await it.flip_all(FAIL, range(MAX_EVENTS + 1))
-        assert it.events.titles[-1] == "1 change of a check's state was held back"
-        last = [make_check(FAIL, f"c{name}") for name in range(MAX_EVENTS)]
-        await it.clock.advance(1800)
-        await it.run_ends(*last, make_check(PASS, "c10"))
-        # The hour's single events are free again, that of the summary is not.
-        await it.clock.advance(1799)
-        it.events.sent.clear()
-        await it.run_ends(*last, make_check(FAIL, "c10"))
-        assert it.events.titles == []
-        await it.clock.advance(2)
-        await it.run_ends(*last, make_check(PASS, "c10"))
-        (event,) = it.events.sent
-        assert "3 changes" in event.title
-        assert "w / t / c10: pass" in event.text
+        assert len(it.events.sent) == 2 * MAX_EVENTS + 2
+        assert it.events.titles[-1] == "20 changes of check states were held back"
 
 
 async def test_a_shadow_sends_nothing_and_what_it_saw_is_no_news_when_it_goes_live(tmp_path: Path) -> None:
@@ -174,16 +155,6 @@ async def test_an_event_of_long_ago_is_dated_as_early_as_datadog_takes_it(tmp_pa
         assert "pass -> unknown" in event.title
         assert event.at == it.clock.now() - MAX_EVENT_AGE
         assert f"since: {START + timedelta(days=1):%Y-%m-%d %H:%M}" in event.text
-
-
-async def test_the_hours_share_survives_a_restart(tmp_path: Path) -> None:
-    events = Events()
-    async with here(tmp_path, events=events) as it:
-        await it.flip_all(PASS, range(10))
-        await it.flip_all(FAIL, range(10))
-    async with here(tmp_path, events=events) as it:
-        await it.flip_all(PASS, range(10))
-        assert len(events.sent) == MAX_EVENTS + 1
 
 
 async def test_an_outage_keeps_the_events_and_asks_less_and_less_often(tmp_path: Path) -> None:

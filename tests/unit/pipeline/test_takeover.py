@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from service.domain.cron import parse
 from service.domain.runs import Cause, Mode, Run, first_slot_after
+from service.store import Claim
 from tests.unit.pipeline.stage import FakeClock, Stage, make_job, opened, staged
 
 UTC_ZONE = ZoneInfo("UTC")
@@ -115,7 +116,7 @@ async def test_a_second_takeover_is_not_misled_by_what_the_first_one_left(tmp_pa
     async with opened(tmp_path, clock) as store:
         for mode, slot in ((Mode.LIVE, NOON), (Mode.SHADOW, NOON + timedelta(hours=2))):
             run = Run(f"old-{mode}", "ci", Cause.SCHEDULE, slot, slot=slot, mode=mode)
-            assert await store.runs.claim_slot(run, None, forbids=False)
+            assert await store.runs.claim_slots([Claim(run, None, forbids=False)]) == [True]
     changed = make_job(starts_after=NOON - timedelta(minutes=10))
     async with staged(tmp_path, changed, clock=clock) as it:
         assert await it.starts() == ["12:00:00", "14:00:00"], "14:00 was run by the CronJob and in shadow"

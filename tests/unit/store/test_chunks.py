@@ -1,7 +1,6 @@
 """Samples as chunks."""
 
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 
 import msgspec
 from hypothesis import given
@@ -9,7 +8,7 @@ from hypothesis import strategies as st
 
 from service.domain.delivery import Point, to_point
 from service.domain.samples import Evidence, Kind, Metric, Sample
-from service.store.chunks import pack, part_by_age, to_batch, unpack
+from service.store.chunks import pack, to_batch, unpack
 
 NOW = datetime(2025, 1, 14, 15, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -58,15 +57,6 @@ def test_the_size_of_a_chunk_is_about_that_of_its_json() -> None:
         ]
         json = len(msgspec.json.encode(series))
         assert json <= pack(points)["bytes"] <= 1.5 * json
-
-
-def test_age_parts_a_chunk_but_for_historical_metrics() -> None:
-    points = [Point(name, 1.0, at, ()) for at in (1, 5, 9) for name in ("old.a", "b")]
-    row = SimpleNamespace(body=pack(points)["body"], kind="gauge")
-    gone, rest = part_by_age(row, 6, [])
-    assert ([point.at for point in gone], [point.at for point in rest]) == ([1, 1, 5, 5], [9, 9])
-    gone, rest = part_by_age(row, 6, ["old."])
-    assert ([point.metric for point in gone], len(rest)) == (["b", "b"], 4)
 
 
 @given(
