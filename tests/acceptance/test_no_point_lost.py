@@ -129,7 +129,7 @@ def test_a_daemon_whose_disk_is_full_goes_on_from_memory_and_says_so(here: Place
         answer = daemon.http.get("/readyz")
         (store,) = [check for check in answer.json()["checks"] if check["name"] == "store"]
         assert (answer.status_code, store["status"]) == (503, "fail")
-                assert daemon.http.get("/livez").status_code == 200
+        assert daemon.http.get("/livez").status_code == 200
         assert daemon.http.get("/").status_code == 200
         resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (soft, hard))
         wait_for(lambda: daemon.http.get("/readyz").status_code == 200, daemon)

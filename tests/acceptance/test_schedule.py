@@ -82,4 +82,4 @@ def test_a_backup_of_nothing_and_one_to_nowhere_say_what_is_wrong(here: Place, t
     assert "nothing to back up" in here.run("backup", str(tmp_path / "copy.db")).stderr
     assert here.run("--once", "--only", "training").returncode == 0
     told = here.run("backup", str(tmp_path / "no" / "copy.db"))
-    assert (told.returncode, "can't be written" in told.stderr) == (78, True)
+    assert (told.returncode, "can't be used" in told.stderr) == (78, True)

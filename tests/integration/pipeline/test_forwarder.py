@@ -64,7 +64,7 @@ async def test_collectors_that_end_within_two_seconds_share_a_request(tmp_path: 
             it.forwarder.notify()
             await settled.reached(DELIVERED, 4)
         assert [len(metrics) for metrics in it.bodies] in ([4], [2, 2])  # the first pass may meet them before the news
-        assert set(it.clock.slept) <= {2.0}
+        assert set(it.clock.slept) <= {2.0, 10.0}  # 10: a look that met the samples before their commit
 
 
 async def test_what_an_earlier_process_left_goes_at_once(tmp_path: Path) -> None:
