@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -72,6 +72,9 @@ class CheckHistory:
     hours: tuple[Hour, ...] = ()
 
 
+_CYCLES = sa.select(cycles.c.collector, *(cycles.c[name] for name in Cycle._fields))
+
+
 class History:
     """A part of the Store; written with each ended run, read for whole collectors at once."""
 
@@ -80,48 +83,45 @@ class History:
 
     async def last_cycles(self, collectors: Sequence[str]) -> dict[str, int]:
         """The number of each collector's last cycle: what was read since then is still all there is."""
-        newest = sa.func.max(cycles.c.number)
-        query = sa.select(cycles.c.collector, newest).where(cycles.c.collector.in_(collectors))
-        rows = await self._database.fetch(query.group_by(cycles.c.collector))
-        return dict(map(tuple, rows))
+        query = sa.select(cycles.c.collector, sa.func.max(cycles.c.number)).where(cycles.c.collector.in_(collectors))
+        return dict(map(tuple, await self._database.fetch(query.group_by(cycles.c.collector))))
 
     async def cycles(self, after: Mapping[str, int], limit: int = CYCLES) -> dict[str, list[Cycle]]:
         """The last ``limit`` cycles of each collector that are newer than the number given for it, oldest first."""
-        query = sa.select(cycles).where(cycles.c.number > min(after.values(), default=0))
-        rows = await self._database.fetch(query.where(cycles.c.collector.in_(after)).order_by(cycles.c.number))
+        query = _CYCLES.where(cycles.c.number > min(after.values(), default=0), cycles.c.collector.in_(after))
         found: dict[str, list[Cycle]] = defaultdict(list)
-        for row in rows:
-            if row.number > after[row.collector]:
-                found[row.collector].append(_to_cycle(row))
+        for collector, *fields in await self._database.fetch(query.order_by(cycles.c.number)):
+            if (cycle := Cycle(*fields)).number > after[collector]:
+                found[collector].append(cycle)
         return {collector: of_it[-limit:] for collector, of_it in found.items()}
 
     async def cycle(self, run_id: str) -> tuple[str, Cycle] | None:
         """The collector and the cycle of a run, whether its record is kept or not."""
-        rows = await self._database.fetch(sa.select(cycles).where(cycles.c.run == run_id).limit(1))
-        return (rows[0].collector, _to_cycle(rows[0])) if rows else None
+        for collector, *fields in await self._database.fetch(_CYCLES.where(cycles.c.run == run_id)):
+            return collector, Cycle(*fields)
+        return None
 
     async def check_histories(
         self, ids: Collection[int], numbers: Sequence[int], since: datetime
     ) -> dict[int, CheckHistory]:
         """What is known of these checks (domain.checks.check_id) in the cycles of these numbers, and their hours from
         ``since`` on."""
-        wanted, first_hour = set(ids), int(since.timestamp()) // _HOUR
-        in_cells: dict[int, dict[int, Cell]] = defaultdict(dict)
-        in_hours: dict[int, list[Hour]] = defaultdict(list)
+        in_cells: dict[int, dict[int, Cell]] = {each: {} for each in ids}
+        in_hours: dict[int, list[Hour]] = {each: [] for each in ids}
+        of_hour = sa.select(hours.c.hour, hours.c.low, hours.c.high, hours.c.last, hours.c.failed)
+        of_hour = of_hour.where(hours.c.hour >= int(since.timestamp()) // _HOUR).order_by(hours.c.hour)
 
         def work(connection: sa.Connection) -> None:
             for number in numbers:  # each is a short walk along the key; one query of all of them is not
                 for row in connection.execute(sa.select(cells).where(cells.c.cycle == number)):
-                    if row.check_id in wanted:
+                    if row.check_id in in_cells:
                         in_cells[row.check_id][number] = Cell(row.status, row.carried, row.value)
-            for check in wanted:
-                query = sa.select(hours).where(hours.c.check_id == check, hours.c.hour >= first_hour)
-                for row in connection.execute(query.order_by(hours.c.hour)):
-                    at = datetime.fromtimestamp(row.hour * _HOUR, UTC)
-                    in_hours[check].append(Hour(at, row.low, row.high, row.last, row.failed))
+            for check, found in in_hours.items():
+                for hour, *fields in connection.execute(of_hour.where(hours.c.check_id == check)):
+                    found.append(Hour(datetime.fromtimestamp(hour * _HOUR, UTC), *fields))
 
         await self._database.read(work)
-        return {each: CheckHistory(in_cells.get(each, {}), tuple(in_hours.get(each, ()))) for each in ids}
+        return {each: CheckHistory(in_cells[each], tuple(in_hours[each])) for each in in_cells}
 
 
 def find_statuses(samples: Iterable[Sample]) -> dict[CheckKey, Status]:
@@ -140,11 +140,11 @@ def add_cycle(
     sent: Mapping[CheckKey, Status] = MappingProxyType({}),
 ) -> None:
     """Keeps an ended run as a cycle, before its checks take the place of those on record. ``sent``: find_statuses."""
-    started, ended = to_micros(run.started), to_micros(run.ended or run.started)
+    ended = to_micros(run.ended or run.started)
     # The instant of the end, so that no sequence has to agree with another store's; it rises, whatever the clock does.
     number = max(ended, (connection.execute(sa.select(sa.func.max(cycles.c.number))).scalar() or 0) + 1)
-    row = {"number": number, "collector": run.collector, "run": run.id, "outcome": run.outcome}
-    connection.execute(cycles.insert().values({**row, "started": started, "ended": ended}))
+    cycle = Cycle(number, run.id, run.started.timestamp(), run.seconds or 0.0, run.outcome or "")
+    connection.execute(cycles.insert().values(collector=run.collector, **cycle._asdict()))
     old = sa.select(cycles.c.number).where(cycles.c.collector == run.collector).order_by(cycles.c.number.desc())
     gone = connection.execute(old.offset(CYCLES)).scalars().all()
     connection.execute(cells.delete().where(cells.c.cycle.in_(gone)))
@@ -178,7 +178,3 @@ def add_cycle(
             },
         )
         connection.execute(merge, new_hours)
-
-
-def _to_cycle(row: Any) -> Cycle:
-    return Cycle(row.number, row.run, row.started / 1e6, (row.ended - row.started) / 1e6, row.outcome)

@@ -51,13 +51,12 @@ def empty_chunks(connection: sa.Connection, before: datetime) -> int:
 
 def delete_old_rows(connection: sa.Connection, now: datetime, before: datetime) -> None:
     """The audit log, the history of checks, and the seconds of counts."""
-    old_cycles = sa.select(tables.cycles.c.number).where(tables.cycles.c.ended < to_micros(before))
     kept = sa.select(sa.func.max(tables.audit.c.id) - _MAX_AUDIT).scalar_subquery()
     for table, is_old in (
         (tables.audit, tables.audit.c.id <= kept),
         (tables.hours, tables.hours.c.hour < to_micros(before) // 3_600_000_000),
-        (tables.cells, tables.cells.c.cycle.in_(old_cycles)),
-        (tables.cycles, tables.cycles.c.ended < to_micros(before)),
+        (tables.cells, tables.cells.c.cycle < to_micros(before)),  # its number is the instant of its end
+        (tables.cycles, tables.cycles.c.number < to_micros(before)),
         (tables.count_seconds, tables.count_seconds.c.second < int((now - _COUNTS_KEPT).timestamp())),
     ):
         connection.execute(table.delete().where(is_old))

@@ -19,9 +19,8 @@ from service.store.fallback import Failover
 from service.store.history import add_cycle, find_statuses
 from service.store.outbox import Outbox, insert_batch
 from service.store.states import write_state
-from service.store.tables import from_row, insert, outbox, runs, slots, to_json, to_row, upsert
+from service.store.tables import from_row, insert, outbox, runs, slots, to_row, upsert
 
-_MAX_LOG = 32 * 1024  # bytes of a run's log lines
 _MAX_EVIDENCE = 50  # of a check; newest first, so the oldest go
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -157,12 +156,8 @@ class Runs:
         await self._database.execute(tables.pauses.delete().where(tables.pauses.c.collector == collector))
 
     async def save_log(self, run_id: str, lines: Sequence[LogLine]) -> None:
-        """Keeps a run's log lines in place of those before; of more than 32 KB the middle is left out."""
-        kept = list(lines)
-        while kept and len(to_json(kept)) > _MAX_LOG:
-            # The first lines tell how it began, the last ones how it ended.
-            kept = kept[: len(kept) // 4] + kept[len(kept) // 2 + len(kept) % 2 :]
-        await self._database.write(partial(upsert, tables.run_logs, [{"run": run_id, "lines": kept}]))
+        """Keeps a run's log lines in place of those before."""
+        await self._database.write(partial(upsert, tables.run_logs, [{"run": run_id, "lines": list(lines)}]))
 
     async def log(self, run_id: str) -> list[LogLine]:
         rows = await self._database.fetch(sa.select(tables.run_logs.c.lines).where(tables.run_logs.c.run == run_id))

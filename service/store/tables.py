@@ -207,8 +207,9 @@ cycles = sa.Table(
     "cycles",
     meta,
     *_columns(BigInteger, "number", key=True),
-    *_columns(Text, "collector", "run", "outcome"),
-    *_columns(BigInteger, "started", "ended"),
+    *_columns(Text, "collector", "run"),
+    *_columns(Float, "start", "seconds"),
+    *_columns(Text, "outcome"),
     Index("cycles_by_collector", "collector", "number"),
     Index("cycles_by_run", "run"),
 )

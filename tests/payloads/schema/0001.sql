@@ -5,7 +5,7 @@ CREATE TABLE cells ( cycle BIGINT NOT NULL, check_id BIGINT NOT NULL, status TEX
 CREATE TABLE checks ( collector TEXT NOT NULL, "key" TEXT NOT NULL, status TEXT NOT NULL, condition TEXT NOT NULL, metric TEXT NOT NULL, value FLOAT, since BIGINT NOT NULL, measured_at BIGINT, evidence TEXT NOT NULL, PRIMARY KEY (collector, "key") );
 CREATE TABLE count_seconds ( series BIGINT NOT NULL, second BIGINT NOT NULL, PRIMARY KEY (series, second) ) WITHOUT ROWID;
 CREATE INDEX count_seconds_by_second ON count_seconds (second);
-CREATE TABLE cycles ( number BIGINT NOT NULL, collector TEXT NOT NULL, run TEXT NOT NULL, outcome TEXT NOT NULL, started BIGINT NOT NULL, ended BIGINT NOT NULL, PRIMARY KEY (number) );
+CREATE TABLE cycles ( number BIGINT NOT NULL, collector TEXT NOT NULL, run TEXT NOT NULL, start FLOAT NOT NULL, seconds FLOAT NOT NULL, outcome TEXT NOT NULL, PRIMARY KEY (number) );
 CREATE INDEX cycles_by_collector ON cycles (collector, number);
 CREATE INDEX cycles_by_run ON cycles (run);
 CREATE TABLE events ( id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, owner TEXT NOT NULL, at BIGINT NOT NULL, change TEXT NOT NULL );
