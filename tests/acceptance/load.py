@@ -1,11 +1,12 @@
-"""Collectors of outside packages: one that brings many samples, each with a value of its own, and one of odd texts."""
+"""Collectors of outside packages: many samples, odd texts, and one that does as a file beside it says."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 from tests.acceptance.program import Place
 
-_SOURCE = """
+_LOAD = """
 import itertools
 import time
 
@@ -40,14 +41,6 @@ class Load:
         )
 """
 
-
-def add_load(here: Place, **settings: Any) -> None:
-    """Makes the load the only collector."""
-    _install(here, "load", _SOURCE, load="Load")
-    here.config["collectors"] = {"load": {"type": "load", **settings}}
-    here.write_config()
-
-
 _HOSTILE = """
 from service.plugin import CollectorSettings, CollectResult, Metric, PartialFailure, Sample
 
@@ -66,21 +59,74 @@ class Hostile:
         return CollectResult((Sample(METRIC, 1, now, {"workflow_name": text, "condition": text}),), (PartialFailure(text),))
 """
 
+_QUEUE = """
+import os
+from pathlib import Path
+
+import anyio
+
+from service.plugin import CollectorSettings, CollectResult, Metric, Sample
+
+QUEUE = Metric("acme.queue.length", help="Jobs in the queue")
+
+
+class Settings(CollectorSettings):
+    order: Path
+
+
+class Queue:
+    Settings = Settings
+    metrics = (QUEUE,)
+
+    def __init__(self, settings, context):
+        self.order = settings.order
+
+    async def collect(self, now):
+        order = self.order.read_text().strip()
+        if order == "leak":
+            raise RuntimeError("refused: " + os.environ["GITHUB_TOKEN"])
+        while order == "ignore":
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.05)
+        while order == "hang" and self.order.read_text().strip() == "hang":
+            await anyio.sleep(0.05)
+        return CollectResult((Sample(QUEUE, 7, now, {"queue": "gpu"}),))
+"""
+
+
+def add_load(here: Place, **settings: Any) -> None:
+    """Makes the load the only collector."""
+    here.config["collectors"] = {}
+    _install(here, "load", _LOAD, "Load", settings)
+
 
 def add_hostile(here: Place) -> None:
     """Adds ``hostile``, whose texts no stream can write as they are."""
-    _install(here, "hostile", _HOSTILE, hostile="Hostile")
-    here.config["collectors"]["hostile"] = {"type": "hostile", "schedule": "0 * * * *", "backoff_limit": 0}
-    here.write_config()
+    _install(here, "hostile", _HOSTILE, "Hostile", {"schedule": "0 * * * *", "backoff_limit": 0})
 
 
-def _install(here: Place, name: str, source: str, **types: str) -> None:
-    """Installs a package as pip would."""
-    packages = here.folder / "packages"
-    about = packages / f"{name}-1.0.dist-info"
+def add_queue(here: Place, order: str, **settings: Any) -> Path:
+    """Adds ``queue``, which does as the file says: go, leak (a failure with a secret in it), hang, or ignore."""
+    file = here.folder / "order"
+    file.write_text(order)
+    _install(here, "queue", _QUEUE, "Queue", {"schedule": "0 * * * *", "order": str(file), **settings})
+    return file
+
+
+def source_of(here: Place, name: str) -> Path:
+    """The installed module of collector ``name``."""
+    return here.folder / "packages" / f"acme_{name}.py"
+
+
+def _install(here: Place, name: str, source: str, type_: str, settings: dict[str, Any]) -> None:
+    """Installs a package as pip would, and configures its collector."""
+    module = source_of(here, name)
+    about = module.with_name(f"{name}-1.0.dist-info")
     about.mkdir(parents=True)
-    (packages / f"acme_{name}.py").write_text(source)
+    module.write_text(source)
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    points = "".join(f"{each} = acme_{name}:{type_}\n" for each, type_ in types.items())
-    (about / "entry_points.txt").write_text(f"[infra_health.collectors]\n{points}")
-    here.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(packages), os.environ.get("PYTHONPATH"))))
+    (about / "entry_points.txt").write_text(f"[infra_health.collectors]\n{name} = acme_{name}:{type_}\n")
+    known = here.environ.get("PYTHONPATH") or os.environ.get("PYTHONPATH")
+    here.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(module.parent), known)))
+    here.config["collectors"][name] = {"type": name, **settings}
+    here.write_config()

@@ -68,17 +68,26 @@ class Place:
         path.write_text(records if isinstance(records, str) else json.dumps(records))
         return path
 
-    def run(self, *arguments: str, environ: Mapping[str, str | None] | None = None) -> subprocess.CompletedProcess[str]:
-        """The program to its end."""
+    def run(
+        self, *arguments: str, environ: Mapping[str, str | None] | None = None, program: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """The program to its end. ``program``: the console command of that name instead of the module."""
+        command = [Path(sys.executable).with_name(program)] if program else [sys.executable, "-m", "service"]
         return subprocess.run(
-            [sys.executable, "-m", "service", *arguments],
+            [*command, *arguments],
             cwd=self.folder,
             env=self._environ(environ),
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=110,
             check=False,
         )
+
+    def json(self, *arguments: str, environ: Mapping[str, str | None] | None = None, code: int = 0) -> Any:
+        """What a command prints with --json."""
+        done = self.run(*arguments, "--json", environ=environ)
+        assert done.returncode == code, done.stderr
+        return json.loads(done.stdout)
 
     @contextmanager
     def daemon(self, *arguments: str, environ: Mapping[str, str | None] | None = None) -> Iterator["Daemon"]:
@@ -141,10 +150,10 @@ class Daemon:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.send(number)
-        return self.process.wait(timeout=50)
+        return self.process.wait(timeout=90)
 
     def quiet_runs(self) -> list[dict[str, Any]] | None:
-        """The runs, None while one is active or one of their points has no fate yet."""
+        """The runs, None while one is active or one of their points is on its way."""
         runs: list[dict[str, Any]] = self.get("/api/v1/runs")["runs"]
         return runs if runs and all(_is_quiet(run) for run in runs) else None
 
@@ -154,7 +163,7 @@ def _is_quiet(run: dict[str, Any]) -> bool:
     return run["ended"] is not None and due == 0 and sum(run["delivery"].values()) == run["samples"]
 
 
-def wait_for(condition: Any, daemon: Daemon | None = None, seconds: float = 40) -> Any:
+def wait_for(condition: Any, daemon: Daemon | None = None, seconds: float = 100) -> Any:
     """What ``condition`` gives once it is true. Fails with the daemon's log when it never is."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

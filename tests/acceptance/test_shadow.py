@@ -32,7 +32,7 @@ def test_a_shadow_sends_under_names_of_its_own_and_shows_the_rest_as_ever(here: 
         assert all(run["delivery"]["delivered"] == run["samples"] > 0 for run in runs)
         assert "shadow.metta.infra.cron.ci.workflow.success" in sent(here)
         assert all(metric.startswith("shadow.metta.") for metric in sent(here))
-        daemon.end()
+        assert daemon.end() == 0
     with here.daemon() as daemon:
         # The CronJobs ran the slot that the shadow ran: going live waits for the next one.
         daemon.wait_until_quiet()
@@ -45,8 +45,7 @@ def test_a_shadow_without_a_prefix_sends_nothing_and_loses_nothing(here: Place) 
     with here.daemon() as daemon:
         runs = daemon.wait_until_quiet()
         assert all(run["delivery"]["throttled"] == run["samples"] > 0 for run in runs)
-        page = daemon.http.get(f"/runs/{runs[0]['id']}").raise_for_status().text
-        assert "shadow mode" in page
+        assert "shadow mode" in daemon.http.get(f"/runs/{runs[0]['id']}").raise_for_status().text
         here.write_snapshot([{**SNAPSHOT, "value": 0.1, "status": "fail"}])
         ran = daemon.http.post("/api/v1/collectors/training/runs", params={"wait": 30}).raise_for_status().json()
         assert ran["outcome"] == "Complete"
@@ -69,21 +68,14 @@ def test_series_beyond_ten_times_the_bound_are_held_back_and_shown(here: Place) 
     here.write_config()
     with here.daemon() as daemon:
         (run,) = daemon.wait_until_quiet()
-        assert run["delivery"]["delivered"] == 50
-        assert run["delivery"]["throttled"] == run["samples"] - 50
-        assert (
-            f'infra_health_points_total{{status="throttled"}} {run["delivery"]["throttled"]}.0'
-            in daemon.http.get("/metrics").text
-        )
+        held = run["delivery"]["throttled"]
+        assert (run["delivery"]["delivered"], held) == (50, run["samples"] - 50)
+        assert f'infra_health_points_total{{status="throttled"}} {held}.0' in daemon.http.get("/metrics").text
         assert any("too many series" in record["message"] for record in daemon.records)
-        page = daemon.http.get("/").raise_for_status().text
-        assert "of a series beyond ten times max_series" in page
-    answer = here.run("check")
-    assert "more than max_series (5)" in answer.stdout
+        assert "of a series beyond ten times max_series" in daemon.http.get("/").raise_for_status().text
+    assert "more than max_series (5)" in here.run("check").stdout
     once = here.run("--once")
-    assert once.returncode == 1
-    assert "throttled" in once.stderr
-    assert "not in time" not in once.stderr
+    assert (once.returncode, "throttled" in once.stderr, "not in time" in once.stderr) == (1, True, False)
 
 
 def watcher(calls: list[str], status: int = 200) -> Starlette:
@@ -104,17 +96,18 @@ def test_a_watcher_hears_of_start_success_and_failure(here: Place) -> None:
             wait_for(lambda: len(calls) >= 2, daemon)
             assert calls == [f"/{PATH}/start?rid", f"/{PATH}?rid"]
             here.write_snapshot("no snapshot")
-            daemon.wait_until_quiet()
             daemon.http.post("/api/v1/collectors/training/runs").raise_for_status()
             wait_for(lambda: len(calls) >= 4, daemon)
             assert calls[2:] == [f"/{PATH}/start?rid", f"/{PATH}/fail?rid"]
         assert PATH not in daemon.text
         checked = here.run("check", "--resolved", environ=environ)
-        assert PATH not in checked.stdout + checked.stderr
-        assert "heartbeat_url: '********'" in checked.stdout
+        assert (PATH in checked.stdout + checked.stderr, "heartbeat_url: '********'" in checked.stdout) == (False, True)
+        wrong = here.run("check", environ={"INFRA_HEALTH_HEARTBEAT_URL": f"hc-ping.example/{PATH}"})
+        assert (wrong.returncode, PATH in wrong.stderr) == (78, False)
+        assert "heartbeat_url: must be an absolute http(s) address" in wrong.stderr
 
 
-@pytest.mark.parametrize("answer", [302, 404, 503, None])
+@pytest.mark.parametrize("answer", [302, None])
 def test_a_watcher_that_is_lost_harms_no_run_and_gives_nothing_away(here: Place, answer: int | None) -> None:
     calls: list[str] = []
     with serve(watcher(calls, answer or 200)) as (url,):
@@ -125,10 +118,3 @@ def test_a_watcher_that_is_lost_harms_no_run_and_gives_nothing_away(here: Place,
             assert len(lost) == 1
             assert daemon.end() == 0
         assert PATH not in daemon.text
-
-
-def test_a_wrong_watcher_is_told_without_its_address(here: Place) -> None:
-    answer = here.run("check", environ={"INFRA_HEALTH_HEARTBEAT_URL": f"hc-ping.example/{PATH}"})
-    assert answer.returncode == 78
-    assert "heartbeat_url: must be an absolute address" in answer.stderr
-    assert PATH not in answer.stderr
