@@ -10,7 +10,7 @@ no answer              the same; but the values of a distribution would add up, 
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import anyio
@@ -44,33 +44,40 @@ _random_between = random.SystemRandom().uniform
 
 
 @dataclass(frozen=True, slots=True)
+class Outage:
+    """Why nothing can be delivered. ``tries``: in a row that met this kind of it."""
+
+    reason: str
+    since: datetime
+    tries: int
+    is_refused_key: bool
+
+
+@dataclass(slots=True)
 class ForwarderState:
     """What pages and probes show. ``pending``: points, as of the last try. ``counts``: points since the start by what
     became of them; what shadow mode withholds is no loss and not among them.
 
-    ``trouble``: why nothing can be delivered now, None while it can. ``next_try_at``: None when nothing is due.
+    ``outage``: None while what is sent is answered. ``next_try_at``: None when nothing is due.
     ``is_withheld``: shadow mode, in which nothing is sent.
     """
 
-    pending: int
-    counts: Mapping[DeliveryStatus, int]
-    last_accepted_at: datetime | None
-    trouble: str | None
-    next_try_at: datetime | None
-    is_withheld: bool
+    pending: int = 0
+    counts: Counter[DeliveryStatus] = field(default_factory=Counter)
+    last_accepted_at: datetime | None = None
+    outage: Outage | None = None
+    next_try_at: datetime | None = None
+    is_withheld: bool = False
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be delivered now, None while it can."""
+        return self.outage.reason if self.outage else None
 
     @property
     def lost(self) -> Mapping[DeliveryStatus, int]:
         """Points that were lost since the start."""
         return {status: self.counts[status] for status in LOST if self.counts.get(status)}
-
-
-@dataclass(frozen=True, slots=True)
-class _Trouble:
-    reason: str
-    since: datetime
-    tries: int
-    is_refused_key: bool
 
 
 class Forwarder:
@@ -93,6 +100,7 @@ class Forwarder:
         linger: float = 2.0,
         jitter: Callable[[float, float], float] = _random_between,
     ) -> None:
+        self.state = ForwarderState()
         self.on_settled: Callable[[DeliveryStatus, int], None] = lambda status, points: None
         self._outbox = outbox
         self._intake = intake
@@ -102,15 +110,9 @@ class Forwarder:
         self._linger = linger
         self._jitter = jitter
         self._prefix: str | None = None
-        self._is_withheld = False
         self._news = anyio.Event()
         self._sender = anyio.Lock()
         self._threads = anyio.CapacityLimiter(1)  # hanging collectors in all of the common threads must not stop this
-        self._pending = 0
-        self._counts: Counter[DeliveryStatus] = Counter()
-        self._last_accepted_at: datetime | None = None
-        self._trouble: _Trouble | None = None
-        self._next_try_at: datetime | None = None
         self._not_before = 0.0  # monotonic; the intake asked for this pause
         self._refused = 0  # requests since the last pause
         self._strikes = 0  # requests in a row that were answered with 5xx
@@ -118,26 +120,15 @@ class Forwarder:
         self._throttled: Counter[str] = Counter()  # the same; told once an hour, as the same series come with each run
         self._next_report = 0.0  # monotonic
 
-    @property
-    def state(self) -> ForwarderState:
-        return ForwarderState(
-            self._pending,
-            Counter(self._counts),
-            self._last_accepted_at,
-            self._trouble.reason if self._trouble else None,
-            self._next_try_at,
-            self._is_withheld,
-        )
-
     def set_shadow(self, prefix: str | None, is_withheld: bool) -> None:
         """``prefix``: put before the names of what was collected in shadow mode; ``is_withheld``: it is not sent."""
         self._prefix = prefix
-        self._is_withheld = is_withheld
+        self.state.is_withheld = is_withheld
 
     def count(self, status: DeliveryStatus, points: int) -> None:
         """Counts points that came to ``status``, here or elsewhere (the store)."""
         if points:
-            self._counts[status] += points
+            self.state.counts[status] += points
             self.on_settled(status, points)
 
     def notify(self) -> None:
@@ -151,7 +142,7 @@ class Forwarder:
             pause = await self._send_all()
             if pause is None:
                 await self._news.wait()
-            elif self._trouble:
+            elif self.state.outage:
                 await self._clock.sleep(pause)
                 continue
             else:  # news need not wait for what is tried again later
@@ -172,7 +163,7 @@ class Forwarder:
                 if pause:
                     await self._clock.sleep(pause)
                 pause = await self._send_all()
-                if self._trouble and self._trouble.is_refused_key:
+                if self.state.outage and self.state.outage.is_refused_key:
                     return False
             return True
         return False
@@ -180,8 +171,8 @@ class Forwarder:
     async def _send_all(self) -> float | None:
         """Request after request; seconds until the next one is due, None when nothing is pending."""
         async with self._sender:
-            before, delivered = self._trouble, self._counts[DeliveryStatus.DELIVERED]
-            self._next_try_at = None
+            before, delivered = self.state.outage, self.state.counts[DeliveryStatus.DELIVERED]
+            self.state.next_try_at = None
             self._refused = 0
             try:
                 pause: float | None = 0.0
@@ -192,9 +183,9 @@ class Forwarder:
             except Unavailable as error:  # of the store
                 pause = self._back_off(error)
             finally:
-                self._report(before, self._counts[DeliveryStatus.DELIVERED] - delivered)
+                self._report(before, self.state.counts[DeliveryStatus.DELIVERED] - delivered)
             if pause is not None:
-                self._next_try_at = self._clock.now() + timedelta(seconds=pause)
+                self.state.next_try_at = self._clock.now() + timedelta(seconds=pause)
             return pause
 
     async def _forward(self, scope: anyio.CancelScope) -> float | None:
@@ -202,14 +193,14 @@ class Forwarder:
         if self._refused >= _MAX_REFUSED:
             return _PAUSE
         pending = await self._outbox.pending()
-        self._pending = pending.samples
+        self.state.pending = pending.samples
         if not pending.samples:
-            self._trouble = None  # whatever it was, nothing waits for its end
+            self.state.outage = None  # whatever it was, nothing waits for its end
             return None
-        claimed = await self._outbox.claim(self._clock.now(), MAX_BYTES, 1 if self._trouble else MAX_POINTS)
+        claimed = await self._outbox.claim(self._clock.now(), MAX_BYTES, 1 if self.state.outage else MAX_POINTS)
         if not claimed:
             return (pending.next_retry - self._clock.now()).total_seconds() if pending.next_retry else _PAUSE
-        if claimed[0].mode is Mode.SHADOW and (self._is_withheld or self._prefix is None):
+        if claimed[0].mode is Mode.SHADOW and (self.state.is_withheld or self._prefix is None):
             await self._outbox.settle(claimed, DeliveryStatus.THROTTLED, "shadow mode: nothing is sent")
             return 0.0
         if not (chunks := [rest for chunk in claimed if (rest := await self._select(chunk))]):
@@ -284,9 +275,9 @@ class Forwarder:
             return self._back_off(error)
         await self._outbox.settle(sent, DeliveryStatus.DELIVERED)
         self.count(DeliveryStatus.DELIVERED, payload.samples)
-        self._pending = max(0, self._pending - payload.samples)
-        self._last_accepted_at = self._clock.now()
-        self._trouble, self._strikes = None, 0
+        self.state.pending = max(0, self.state.pending - payload.samples)
+        self.state.last_accepted_at = self._clock.now()
+        self.state.outage, self._strikes = None, 0
         return 0.0
 
     async def _give_back(self, chunks: Sequence[Chunk], reason: str) -> None:
@@ -303,18 +294,18 @@ class Forwarder:
         self._refused += 1
         if _is_single(chunks):
             await self._drop(chunks[0], [0], DeliveryStatus.REJECTED, reason)
-            self._trouble = None  # the intake answers, and its answer was about this point
+            self.state.outage = None  # the intake answers, and its answer was about this point
         else:
             await self._outbox.refuse(chunks)
         return 0.0
 
     def _back_off(self, error: Unavailable | Unauthorized) -> float:
         """Keeps ``error`` as the trouble; seconds until the next try."""
-        before, reason, is_refused_key = self._trouble, str(error), isinstance(error, Unauthorized)
+        before, reason, is_refused_key = self.state.outage, str(error), isinstance(error, Unauthorized)
         tries = before.tries + 1 if before and before.is_refused_key is is_refused_key else 1
         if before is None or before.reason != reason:
-            log.warning("delivery does not work", reason=reason, pending=self._pending)
-        self._trouble = _Trouble(reason, before.since if before else self._clock.now(), tries, is_refused_key)
+            log.warning("delivery does not work", reason=reason, pending=self.state.pending)
+        self.state.outage = Outage(reason, before.since if before else self._clock.now(), tries, is_refused_key)
         growth = 2.0 ** min(tries - 1, 10)
         if isinstance(error, Unauthorized):
             return min(_MIN_HOLD * growth, _MAX_HOLD)
@@ -322,9 +313,9 @@ class Forwarder:
         self._not_before = self._clock.monotonic() + asked
         return max(asked, self._jitter(0.0, min(_MIN_BACKOFF * growth, _MAX_BACKOFF)), 0.001)
 
-    def _report(self, before: _Trouble | None, delivered: int) -> None:
+    def _report(self, before: Outage | None, delivered: int) -> None:
         """Says once for many requests what has ended and what was not sent."""
-        if before and self._trouble is None:
+        if before and self.state.outage is None:
             lasted = round((self._clock.now() - before.since).total_seconds())
             log.info("delivery works again", reason=before.reason, seconds=lasted, points=delivered)
         if self._dropped:

@@ -6,18 +6,13 @@ from heapq import heapify, heappop, heapreplace
 
 import anyio
 import anyio.lowlevel
-import structlog
 from apscheduler.executors.debug import DebugExecutor
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from service.pipeline.clock import Clock
 
-log = structlog.get_logger(__name__)
-
-# Wall time is read anew at least this often: after a sleep of the machine or a step of its clock, an alarm that was set
-# before would go off too late.
-_MAX_SLEEP = 60.0
-_BEAT = 1.0  # seconds between two signs of life; a difference between wall and elapsed time beyond it is a step
+_MAX_SLEEP = 60.0  # seconds until every name is looked at again: the clock may have stepped back
+_BEAT = 1.0  # seconds between two signs of life; what is due by then starts, though the machine slept over its alarm
 _NAMES_A_TURN = 50  # names that are looked at before the rest of the loop has its turn
 
 
@@ -62,22 +57,17 @@ class Timer:
         """Until cancelled."""
         self._alarm.start()
         try:
-            wall, self.beat = self._clock.now(), self._clock.monotonic()
-            looked = self.beat
+            looked = self._clock.monotonic()
             self._set_alarm()
             while True:
                 await self._clock.wait(self._due, _BEAT)
                 self._due = anyio.Event()
-                wall, before = self._clock.now(), wall
-                self.beat, elapsed = self._clock.monotonic(), self.beat
-                stepped = abs((wall - before).total_seconds() - (self.beat - elapsed)) > _BEAT
-                if stepped:
-                    log.warning("the clock stepped, or the machine slept", now=wall.isoformat())
-                if stepped or self.beat - looked >= _MAX_SLEEP:
+                self.beat = self._clock.monotonic()
+                if self.beat - looked >= _MAX_SLEEP:
                     looked = self.beat
                     await self.set_names(self._names)
                 else:
-                    await self._tick_due(wall)
+                    await self._tick_due(self._clock.now())
         finally:
             self._alarm.shutdown(wait=False)
 

@@ -1,6 +1,7 @@
 """From the outbox to the intake: the real store, real HTTP, and each answer that the intake may give."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from math import log2
 from pathlib import Path
@@ -174,7 +175,7 @@ async def test_a_refused_key_holds_everything_and_delivery_resumes_by_itself_wit
     key = Secret("Datadog API key", "set DD_API_KEY", sources=[source])  # type: ignore[list-item]
 
     def rotate_late(_: float) -> None:
-        states.append(it.forwarder.state)
+        states.append(replace(it.forwarder.state))
         if len(clock.slept) == 8:
             source.value = "good"
 
