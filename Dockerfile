@@ -35,7 +35,8 @@ LABEL org.opencontainers.image.title="infra-health" \
       org.opencontainers.image.licenses="MIT"
 
 # The first process of a container: it passes signals on, also before Python has set its handlers, and takes in what exec
-# collectors leave behind.
+# collectors leave behind. Without a version: the base's Debian has one at a time.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini \
     && rm -rf /var/lib/apt/lists/*
