@@ -2,7 +2,6 @@
 
 import signal
 import socket
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +17,26 @@ if TYPE_CHECKING:
     from service.daemon.preview import Preview
 
 
+class _Ended(BaseException):
+    """A signal before the daemon can take it. No package of a collector mistakes it for an error of its import."""
+
+
 def run_daemon(options: Options) -> int:
     """The exit code. Raises ConfigError."""
-    # Before the daemon can take it: nothing is begun, so nothing is left to drain. (To the first process of a container
-    # a signal without a handler does nothing at all.)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
 
+    def end(*_: object) -> None:
+        raise _Ended
+
+    # Before the heavy imports: to the first process of a container a signal without a handler does nothing at all.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    try:
+        return _run_daemon(options)
+    except _Ended:  # nothing was begun, so nothing is left to drain
+        return Exit.DONE
+
+
+def _run_daemon(options: Options) -> int:
     import anyio
 
     from service.daemon.app import run_daemon as run

@@ -25,7 +25,8 @@ from service.store import Store
 # So long a pass waits for Datadog; what is not delivered by then stays stored.
 DELIVERY_TIMEOUT = 30.0
 # What the daemon sends of itself and of checks, beside the collectors' own samples.
-OWN_PREFIXES = ("metta.infra.check.", "metta.infra.collector.")
+HEALTH_PREFIX = "metta.infra.collector."
+_OWN_PREFIXES = ("metta.infra.check.", HEALTH_PREFIX)
 _STOP_TIMEOUT = 2.0  # seconds for a cancelled collector to stop before the process ends without it
 
 
@@ -213,5 +214,5 @@ async def _read_samples(store: Store, run: Run) -> list[Sample]:
     return [
         Sample(Metric(each.point.metric, each.kind), each.point.value, each.at, each.tags)
         for each in stored
-        if not each.point.metric.startswith(OWN_PREFIXES)
+        if not each.point.metric.startswith(_OWN_PREFIXES)
     ]

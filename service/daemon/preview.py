@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from service.config.settings import Settings
-from service.daemon.once import collect_only, select_jobs
+from service.daemon.once import HEALTH_PREFIX, collect_only, select_jobs
 from service.daemon.wiring import build_jobs, open_clients
 from service.domain.delivery import StoredSample, to_point
 from service.domain.runs import Run
@@ -70,8 +70,11 @@ async def preview(
                 enriched = enrich(job, done.result, await store.runs.checks(job.name), clock.now())
                 before = await _last_success(store, job.name)
                 stored = (await store.outbox.samples(before.id, 0, _MAX_SAMPLES))[0] if before else []
-                changes = compare_series(enriched.samples, stored)
-                previews.append(Preview(done.run, before.id if before else None, enriched.samples, changes))
+                samples = [*enriched.samples, *enriched.series]
+                # The health of the collector is the run's, and this is none.
+                stored = [each for each in stored if not each.point.metric.startswith(HEALTH_PREFIX)]
+                changes = compare_series(samples, stored)
+                previews.append(Preview(done.run, before.id if before else None, samples, changes))
     finally:
         await store.close()
     return previews

@@ -56,7 +56,8 @@ class Hostile:
 
     async def collect(self, now):
         text = "half a pair \\ud800, \\x1b[31mred, \\u202ebackwards"
-        return CollectResult((Sample(METRIC, 1, now, {"workflow_name": text, "condition": text}),), (PartialFailure(text),))
+        sample = Sample(METRIC, 1, now, {"workflow_name": text, "condition": text})
+        return CollectResult((sample,), (PartialFailure(text),))
 """
 
 _QUEUE = """

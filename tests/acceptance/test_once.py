@@ -66,7 +66,7 @@ def test_collect_push_sends_and_says_so_as_json(here: Place) -> None:
 
 def test_texts_that_no_stream_can_write_are_shown_all_the_same(here: Place) -> None:
     add_hostile(here)
-    for command in ("--once", "--once --dry-run", "preview hostile"):
+    for command in ("--once", "--once --dry-run", "preview hostile --all"):
         done = here.run(*command.split())
         assert "half a pair " in done.stdout, command
         assert "\x1b" not in done.stdout + done.stderr, command
