@@ -35,10 +35,9 @@ LABEL org.opencontainers.image.title="infra-health" \
       org.opencontainers.image.licenses="MIT"
 
 # The first process of a container: it passes signals on, also before Python has set its handlers, and takes in what exec
-# collectors leave behind. Without a version: the base's Debian has one at a time.
-# hadolint ignore=DL3008
+# collectors leave behind.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends tini \
+    && apt-get install --yes --no-install-recommends 'tini=0.19.*' \
     && rm -rf /var/lib/apt/lists/*
 
 # Without bytecode of the standard library (the base image leaves it out) every start would compile it anew. Nothing is
