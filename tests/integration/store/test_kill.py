@@ -19,7 +19,7 @@ from service.domain.runs import Mode, Outcome
 from tests.integration.store import victim as victim_script
 from tests.integration.store.cases import opened
 
-KILLS = 25
+KILLS = 15
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import anyio
-import pytest
 
 from service.domain.checks import CHECK_AGE, CHECK_STATE
 from service.domain.runs import CollectResult
@@ -52,12 +51,3 @@ async def test_a_value_older_than_max_age_turns_unknown_between_runs(tmp_path: P
         await it.clock.advance(26 * 3600)
         values = await sent(it.store)
     assert [value for metric, value in values if metric == CHECK_STATE.name] == [0, 2]
-
-
-async def test_of_very_many_checks_the_series_are_stored_as_well(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.pipeline.heartbeat.MANY_CHECKS", 0)
-    async with beating(tmp_path, timedelta(minutes=5)) as it:
-        await it.clock.advance(5 * 60)
-        assert (CHECK_STATE.name, 0) in await sent(it.store)

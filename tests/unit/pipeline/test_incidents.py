@@ -9,13 +9,6 @@ from service.pipeline.incidents import Incidents
 NOW = datetime(2026, 3, 4, 5, tzinfo=UTC)
 
 
-def test_the_same_again_is_no_news() -> None:
-    incidents = Incidents()
-    news = [incidents.report("ci", reason, NOW) for reason in ("away", "away", "refused", "refused", "away")]
-    assert news == [True, False, True, False, True]
-    assert incidents.report("training", "away", NOW)
-
-
 def test_the_end_says_what_ended_and_the_next_one_begins_anew() -> None:
     incidents = Incidents()
     incidents.report("ci", "away", NOW)

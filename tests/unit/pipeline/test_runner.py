@@ -26,11 +26,6 @@ async def first_run(folder: Path, job: Job, seconds: float = 0, *, retry: bool =
         return (await it.runs(job.name))[0]
 
 
-def test_back_off_and_deadline_fit_the_replaced_cronjobs() -> None:
-    assert make_job().backoff_limit == 3
-    assert make_job().active_deadline == timedelta(minutes=5)
-
-
 async def test_a_fault_that_time_may_mend_is_tried_again_after_10_20_and_40_seconds(tmp_path: Path) -> None:
     collector = Scripted([Unavailable("away"), RuntimeError("odd"), Unavailable("away"), Unavailable("away")])
     async with staged(tmp_path, make_job(collector)) as it:
@@ -42,11 +37,6 @@ async def test_a_fault_that_time_may_mend_is_tried_again_after_10_20_and_40_seco
         assert calls == [1, 2, 2, 3, 3, 4]
         (run,) = await it.runs()
     assert (run.outcome, run.attempts, run.error) == (Outcome.BACKOFF_LIMIT_EXCEEDED, 4, "away")
-
-
-async def test_a_later_attempt_can_succeed(tmp_path: Path) -> None:
-    run = await first_run(tmp_path, make_job(Scripted([Unavailable("away")])), 11)
-    assert (run.outcome, run.attempts, run.error) == (Outcome.COMPLETE, 2, None)
 
 
 @pytest.mark.parametrize("error", [Rejected("no"), Unauthorized("no"), ConfigError("no")])
