@@ -236,7 +236,7 @@ class Scheduler:
                 triggered.append(Triggered(error.run_id, name, is_new=False))
             except TooManyRuns:
                 triggered.append(Triggered(self._active[name][-1].run.id, name, is_new=False))
-            except (NotReady, UnknownCollector):
+            except NotReady:
                 continue
         return triggered
 

@@ -107,15 +107,6 @@ async def test_whatever_a_collector_raises_is_the_fault_of_its_run_alone(
         assert await it.starts() == ["10:00:00", "10:10:00"]
 
 
-async def test_a_collector_that_returns_something_else_fails_its_run(tmp_path: Path) -> None:
-    class Odd(Scripted):
-        async def collect(self, now: object) -> Any:
-            return None
-
-    run = await first_run(tmp_path, make_job(Odd(), backoff_limit=0))
-    assert run.error == "the collector returned NoneType instead of CollectResult"
-
-
 async def test_parts_that_failed_make_a_run_partial_and_leave_the_others_samples(tmp_path: Path) -> None:
     secret = "ghp_very_secret"
     mask([secret])
