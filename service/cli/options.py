@@ -145,8 +145,8 @@ def command(
 
         run.__dict__.update(function.__dict__)  # click's decorators keep the parameters there
         text = f"{inspect.getdoc(function)}\n\n\b\nExample: {example}"
-        made = common((group or click).command(name or function.__name__, cls=cls, help=text)(run))
-        return with_url(made) if asks_daemon else made
+        made = (group or click).command(name or function.__name__, cls=cls, help=text)(run)
+        return common(with_url(made) if asks_daemon else made)
 
     return decorate
 

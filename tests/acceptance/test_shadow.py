@@ -95,6 +95,7 @@ def test_a_watcher_hears_of_start_success_and_failure(here: Place) -> None:
         with here.daemon(environ=environ) as daemon:
             wait_for(lambda: len(calls) >= 2, daemon)
             assert calls == [f"/{PATH}/start?rid", f"/{PATH}?rid"]
+            daemon.wait_until_quiet()
             here.write_snapshot("no snapshot")
             daemon.http.post("/api/v1/collectors/training/runs").raise_for_status()
             wait_for(lambda: len(calls) >= 4, daemon)
