@@ -16,6 +16,7 @@ import anyio.lowlevel
 import structlog
 from anyio.abc import TaskGroup
 
+from service.domain.cron import COUNT_LIMIT
 from service.domain.errors import Unavailable
 from service.domain.runs import (
     Actor,
@@ -166,6 +167,8 @@ class Scheduler:
         if self.waits_for(name):
             self._skipped[name] = slot
             return
+        if known and job.schedule.latest(known, now, job.time_zone)[1] == COUNT_LIMIT:
+            log.warning("more than 100 slots were missed; only the latest starts", collector=name)
         cause = Cause.START if is_first else Cause.CATCH_UP if now - slot > _LATE else Cause.SCHEDULE
         handle = self._add(job, cause, Actor(""), slot)
         slots = self._slots[self.mode]

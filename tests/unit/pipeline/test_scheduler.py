@@ -65,6 +65,15 @@ async def test_after_down_time_only_the_latest_missed_slot_runs(tmp_path: Path) 
         assert (await again.runs())[-1].cause is Cause.CATCH_UP
 
 
+async def test_of_very_many_missed_slots_the_latest_runs_and_one_line_says_so(tmp_path: Path) -> None:
+    async with staged(tmp_path, make_job()) as it:
+        await it.clock.advance(1)
+    it.clock.step(30 * 86_400)
+    async with staged(tmp_path, make_job(), clock=it.clock) as again:
+        assert len(await again.starts()) == 2
+    assert [line["event"] for line in again.logs].count("more than 100 slots were missed; only the latest starts") == 1
+
+
 async def test_a_period_counts_on_from_the_last_slot_across_restarts(tmp_path: Path) -> None:
     every = make_job(schedule="@every 90s")
     async with staged(tmp_path, every) as it:
