@@ -1,5 +1,6 @@
 """The options that every command has, and what they come to: settings, logs, and where errors are reported."""
 
+import gc
 import inspect
 import os
 import sys
@@ -79,6 +80,7 @@ class Options:
         settings, environ = loaded.settings, self.environ()
         masking.mask([*secret_values(settings), *masking.secrets_in_environment(environ)])
         logging.configure(settings, environ, level="error" if self.quiet else "debug" if self.verbose else level)
+        gc.enable()  # the work begins
 
 
 def _store_option(context: click.Context, parameter: click.Parameter, value: Any) -> None:

@@ -1,7 +1,7 @@
 """``schedule``: when a collector, or an expression that one thinks of, fires next."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -78,24 +78,30 @@ def _plan_collectors(options: Options, name: str | None, zone: ZoneInfo | None) 
 
 
 async def _read_plans(settings: "Settings", names: list[str], zone: ZoneInfo | None) -> list[_Plan]:
+    from service.daemon import has_state
     from service.domain import cron
+
+    plans = []
+    for name in names:
+        each = settings.collectors[name]
+        policy = each.concurrency_policy.value
+        plans.append(_Plan(name, cron.parse(each.schedule), zone or each.time_zone, policy))
+    if not has_state(settings.state_dir):
+        return plans
     from service.domain.runs import Mode
     from service.store import Store
 
     store = await Store.open_reading(settings.state_dir)
     try:
         slots = await store.runs.slots(Mode.LIVE)
-        plans = []
-        for name in names:
-            each = settings.collectors[name]
+        for at, (name, plan) in enumerate(zip(names, plans, strict=True)):
             runs = await store.runs.list(name, limit=_RECENT_RUNS)
             seconds = [run.seconds for run in runs if run.seconds is not None and run.outcome and run.outcome.succeeded]
             usual = timedelta(seconds=median(seconds)) if seconds else None
-            policy = each.concurrency_policy.value
-            plans.append(_Plan(name, cron.parse(each.schedule), zone or each.time_zone, policy, slots.get(name), usual))
-        return plans
+            plans[at] = replace(plan, last_slot=slots.get(name), usual=usual)
     finally:
         await store.close()
+    return plans
 
 
 def _parse_time(text: str | None, zone: ZoneInfo) -> datetime:

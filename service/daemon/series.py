@@ -1,18 +1,21 @@
 """How many series a configuration makes in Datadog, where each one is paid for."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from service.collectors.registry import expected_checks, load_type
 from service.config.settings import Settings, max_series_per_hour, shadow_prefix
+from service.daemon import has_state
 from service.domain import conditions
-from service.domain.checks import CHECK_AGE, CHECK_STATE, CHECK_THRESHOLD, CHECK_VALUE
+from service.domain.checks import CHECK_AGE, CHECK_STATE, CHECK_THRESHOLD, CHECK_VALUE, Check
 from service.domain.samples import Kind
 from service.pipeline.job import COLLECTOR_METRICS
-from service.store import Store
+
+if TYPE_CHECKING:
+    from service.store import SeenSeries
 
 # Series that only the data know (a distribution's tags) are those of so long.
 _LOOK_BACK = timedelta(hours=24)
@@ -79,13 +82,8 @@ class SeriesForecast:
 
 async def forecast_series(settings: Settings, now: datetime) -> SeriesForecast:
     """The enabled collectors' series while no status flips; snapshots and distributions by what they brought so far."""
-    store = await Store.open_reading(settings.state_dir)
-    try:
-        enabled = {name: each for name, each in settings.collectors.items() if each.enabled}
-        seen = await store.outbox.series(now - _LOOK_BACK)
-        known = await store.runs.checks_of(list(enabled))
-    finally:
-        await store.close()
+    enabled = {name: each for name, each in settings.collectors.items() if each.enabled}
+    seen, known = await _read_store(settings, list(enabled), now - _LOOK_BACK)
     prefix = shadow_prefix(settings) or ""
     distributions: dict[tuple[str, str], list[tuple[str, ...]]] = defaultdict(list)
     for each in seen:
@@ -110,6 +108,21 @@ async def forecast_series(settings: Settings, now: datetime) -> SeriesForecast:
     ]
     totals = {name: sum(each.count for each in metrics if each.collector == name) for name in enabled}
     return SeriesForecast(tuple(metrics), totals, tuple(unknown), settings.max_series, max_series_per_hour(settings))
+
+
+async def _read_store(
+    settings: Settings, names: Sequence[str], since: datetime
+) -> "tuple[Sequence[SeenSeries], Mapping[str, Sequence[Check]]]":
+    """The series that were stored since then, and the collectors' checks."""
+    if not has_state(settings.state_dir):
+        return (), {}
+    from service.store import Store
+
+    store = await Store.open_reading(settings.state_dir)
+    try:
+        return await store.outbox.series(since), await store.runs.checks_of(names)
+    finally:
+        await store.close()
 
 
 def _count_values(series: Iterable[tuple[str, ...]]) -> dict[str, int]:
