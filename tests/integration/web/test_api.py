@@ -451,7 +451,8 @@ async def test_the_document_describes_every_call_and_every_field_of_the_first_ed
     renamed = {"Check": "HealthCheck", "Why": "Reason", "EvidenceView": "Evidence"}
     for name, fields in golden["schemas"].items():
         if name not in ("Deliveries", "Lost", "DeliveryView"):  # in the words of the second edition
-            assert sorted(document["components"]["schemas"][renamed.get(name, name)]["properties"]) == fields, name
+            schema = document["components"]["schemas"][renamed.get(name, name)]
+            assert sorted(schema.get("properties", ())) == fields, name
     for item in document["paths"].values():
         for operation in item.values():
             refused = [answer for status, answer in operation["responses"].items() if status in ("400", "404", "422")]
