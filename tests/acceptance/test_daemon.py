@@ -4,11 +4,13 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import termios
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -245,37 +247,36 @@ def test_ctrl_c_ends_the_demo_with_exit_code_0(here: Place) -> None:
 
 
 def test_a_log_that_nobody_reads_holds_up_neither_probes_nor_the_end(here: Place) -> None:
-    """stderr is a pipe that is never drained; 64 KiB later nothing more fits in."""
+    """stderr is a pipe that is never drained; 4 KiB later nothing more fits in."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     reading, writing = os.pipe()
-    environ = os.environ | here.environ | {"INFRA_HEALTH_LOG__LEVEL": "debug", "INFRA_HEALTH_HTTP__PORT": "0"}
     fcntl.fcntl(writing, 1031, 4096)  # F_SETPIPE_SZ: fewer lines make it full
+    environ = os.environ | here.environ | {"INFRA_HEALTH_LOG__LEVEL": "debug", "INFRA_HEALTH_HTTP__PORT": str(port)}
     command = [sys.executable, "-m", "service"]
-    with subprocess.Popen(command, cwd=here.folder, env=environ, stderr=writing) as process:
+    with (
+        subprocess.Popen(command, cwd=here.folder, env=environ, stderr=writing) as process,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as http,
+    ):
         os.close(writing)
+
+        def is_ready() -> bool:
+            with suppress(httpx.TransportError):
+                return http.get("/readyz").is_success
+            return False
+
+        def is_full() -> bool:
+            http.post("/api/v1/collectors/training/runs?wait=10")
+            held: int = struct.unpack("i", fcntl.ioctl(reading, termios.FIONREAD, bytes(4)))[0]
+            return held > 3500
+
         try:
-            port = wait_for(lambda: find_port(process.pid))
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as http:
-
-                def is_full() -> bool:
-                    http.post("/api/v1/collectors/training/runs?wait=10")
-                    held: int = struct.unpack("i", fcntl.ioctl(reading, termios.FIONREAD, bytes(4)))[0]
-                    return held > 3500
-
-                wait_for(is_full)
-                assert http.get("/livez").status_code == 200
-                assert http.post("/api/v1/collectors/training/runs?wait=10").json()["outcome"] == "Complete"
+            wait_for(is_ready)
+            wait_for(is_full)
+            assert http.get("/livez").status_code == 200
+            assert http.post("/api/v1/collectors/training/runs?wait=10").json()["outcome"] == "Complete"
             process.terminate()
             assert process.wait(timeout=60) == 0
         finally:
             process.kill()
             os.close(reading)
-
-
-def find_port(process: int) -> int | None:
-    """The port that a process listens on, as /proc tells it."""
-    sockets = {str(each.readlink()) for each in Path(f"/proc/{process}/fd").iterdir()}
-    for line in Path(f"/proc/{process}/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
-            return int(fields[1].partition(":")[2], 16)
-    return None
