@@ -15,7 +15,7 @@ from service.store import Store
 from tests.acceptance.load import add_load
 from tests.acceptance.program import Place, place, wait_for
 
-KILLS = 8
+KILLS = 12
 
 
 @pytest.fixture
