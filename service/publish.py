@@ -24,7 +24,7 @@ import httpx
 import msgspec
 
 from service.collectors.content import GZIP_MAGIC
-from service.collectors.records import InvalidSnapshot, Record, check_snapshot, snapshot_schema
+from service.collectors.records import InvalidSnapshot, PrintedSample, Record, check_snapshot, snapshot_schema
 from service.collectors.snapshot.sources import authorize, parse_url, path_of, refuse_status
 from service.config.clients import http_client, retry_after
 from service.config.masking import escape_control_characters, mask_address
@@ -102,7 +102,7 @@ def publish(
 
 def join_snapshots(bodies: Mapping[str, bytes]) -> bytes:
     """The records of several snapshots as one; each by its name. Raises as ``publish`` does, naming the bad one."""
-    records: list[Record] = []
+    records: list[Record | PrintedSample] = []
     for name, body in bodies.items():
         records += check_snapshot(body, name, datetime.now(UTC))[0]
     return msgspec.json.encode(records)

@@ -8,6 +8,7 @@ import click
 from service.cli import output as out
 from service.cli.client import quote_part, read_answer, read_pages
 from service.cli.options import Exit, Options, command, complete_collector, exit_with, message
+from service.domain import conditions
 
 if TYPE_CHECKING:
     import httpx
@@ -119,6 +120,10 @@ def _print_check(check: dict[str, Any], collector: dict[str, Any] | None) -> Non
     click.secho(f"{check['status'].upper():<8}", fg=style, bold=True, nl=False)
     click.echo(out.escape(f"{check['metric'] or check['tags'].get('check', '')} ({out.format_check(check['tags'])})"))
     click.echo(out.escape(f"  why       {check['why']}, since {out.format_time(check['since'])}"))
+    if check["status"] != "unknown":
+        condition = conditions.parse(check["condition"])
+        follows = condition is not None and condition.status(check["value"]) == check["status"]
+        click.echo(f"  judged    by {'its condition' if follows else 'its source'}")
     if check["help"]:
         click.echo(f"  is        {check['help']}")
     if check["measured_at"]:

@@ -1,7 +1,7 @@
 """Records: what a pipeline says of one check, one JSON object each; what is wrong with one that is none.
 
-The same reading serves the collectors and who publishes: a collector leaves bad records out and reports them, a
-publisher is refused, since it can mend them.
+An object that names no part of a check is a sample, as ``--dry-run`` prints it. The same reading serves the collectors
+and who publishes: a collector leaves bad records out and reports them, a publisher is refused, since it can mend them.
 """
 
 import json
@@ -37,6 +37,7 @@ _MAX_NAME = 170  # characters; with any namespace at most 200
 _KEPT_NAME = "metta."
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _TEXTS = ("workflow_name", "task", "check", "condition")
+_MARKS = (*_TEXTS, "metric_kind")  # one of these at its top level makes an object a record
 
 # What msgspec can't say, for the schema alone; ``_check`` holds to it. In some dialects $ matches before a line feed.
 _Metric = Annotated[str, Meta(max_length=_MAX_NAME, extra_json_schema={"pattern": rf"^{_NAME}(?!\n)$"})]
@@ -71,6 +72,27 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         return parse_time(self.timestamp) if self.timestamp is not None else None
 
 
+class PrintedSample(msgspec.Struct, frozen=True, gc=False):
+    """A sample as ``--dry-run`` prints it. ``timestamp``: ISO 8601, or seconds since 1970; without one, now.
+
+    ``tags``: it keeps them, but for env, service and version. With workflow_name, task and check among them it measures
+    that check; with job, criterion, operator and target an acceptance criterion; without either it is a plain metric.
+    """
+
+    metric: _Metric
+    value: _Number
+    tags: dict[str, str] | None = None
+    kind: Kind | None = None
+    timestamp: _Time | _Number | None = None
+
+    @property
+    def at(self) -> datetime | None:
+        """When it was measured, aware; None where it does not say."""
+        if isinstance(self.timestamp, str):
+            return parse_time(self.timestamp)
+        return None if self.timestamp is None else _from_seconds(self.timestamp)
+
+
 _RECORD = msgspec.json.Decoder(Record)
 
 
@@ -90,8 +112,8 @@ class InvalidSnapshot(Rejected):
 
 def read_records(
     body: bytes, name: str, now: datetime, max_bytes: int = content.MAX_BYTES, max_records: int = MAX_RECORDS
-) -> Iterator[Record | BadRecord]:
-    """The records of a snapshot in order; in place of a bad one why it is bad.
+) -> Iterator[Record | PrintedSample | BadRecord]:
+    """The records and samples of a snapshot in order; in place of a bad one why it is bad.
 
     Raises Unfinished where it is not whole, Rejected where it is no snapshot, TooLarge.
     """
@@ -112,46 +134,57 @@ def read_records(
             yield bad
 
 
-def _decode(text: bytes | msgspec.Raw) -> Record:
-    """The record that a JSON text describes. Raises BadRecord."""
+def _decode(text: bytes | msgspec.Raw) -> Record | PrintedSample:
+    """The record or sample that a JSON text describes. Raises BadRecord."""
+    record: Record | PrintedSample
     try:
         record = _RECORD.decode(text)
     except msgspec.ValidationError as error:
-        raise BadRecord(str(error)) from error
+        try:
+            value = msgspec.json.decode(text)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise BadRecord(str(error)) from error
+        record = _convert(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         record = _decode_odd(bytes(text))
-    _check(record)
+    check_item(record)
     return record
 
 
-def _decode_odd(text: bytes) -> Record:
+def _convert(value: object) -> Record | PrintedSample:
+    """The record, or where nothing in ``value`` is a record's the sample. Raises BadRecord."""
+    is_sample = isinstance(value, dict) and value.keys().isdisjoint(_MARKS)
+    try:
+        return msgspec.convert(value, PrintedSample) if is_sample else msgspec.convert(value, Record)
+    except msgspec.ValidationError as error:
+        raise BadRecord(str(error)) from error
+
+
+def _decode_odd(text: bytes) -> Record | PrintedSample:
     """What msgspec takes for no JSON: it may be so only in a field that nobody reads."""
     try:
-        record = msgspec.convert(content.decode_odd(text), Record)
+        record = _convert(content.decode_odd(text))
     except RecursionError as error:
         raise BadRecord("it is nested too deeply") from error
     except json.JSONDecodeError as error:
         raise BadRecord("it is no valid JSON") from error
-    except msgspec.ValidationError as error:
-        raise BadRecord(str(error)) from error
     for name, value in (*msgspec.structs.asdict(record).items(), *(record.tags or {}).items()):
         if _SURROGATE.search(f"{name}{value if isinstance(value, str) else ''}"):
             raise BadRecord(f"{name!a} holds half a surrogate pair, or bytes that are not UTF-8")
     return record
 
 
-def _check(record: Record) -> None:
-    """What the types of the fields don't say."""
+def check_item(record: Record | PrintedSample) -> None:
+    """What the types of the fields don't say. Raises BadRecord."""
     if not re.fullmatch(_NAME, record.metric):
         shown = ascii(record.metric[:60])
         raise BadRecord(f"metric is {shown}; a metric's name has ASCII letters, digits, _ and . only")
-    for name in _TEXTS:
+    for name in _TEXTS if isinstance(record, Record) else ():
         if not getattr(record, name).strip():
             raise BadRecord(f"{name} is empty")
     if not math.isfinite(record.value):
         raise BadRecord("value is not a finite number")
-    if record.timestamp is not None:
-        parse_time(record.timestamp)
+    _ = record.at  # which raises where it is no time
 
 
 @lru_cache(maxsize=4096)
@@ -163,6 +196,13 @@ def parse_time(text: str) -> datetime:
     except (ValueError, OverflowError) as error:
         shown = ascii(text[:60])
         raise BadRecord(f"timestamp is {shown}; it must be ISO 8601, such as 2025-01-14T15:00:00Z") from error
+
+
+def _from_seconds(seconds: float) -> datetime:
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise BadRecord(f"timestamp is {seconds:g}; it must be seconds since 1970, or ISO 8601") from error
 
 
 @lru_cache(maxsize=4096)
@@ -183,12 +223,12 @@ def tell_refused(tag: str) -> str:
 
 def check_snapshot(
     body: bytes, name: str, now: datetime, max_bytes: int = content.MAX_BYTES, max_records: int = MAX_RECORDS
-) -> tuple[list[Record], list[PartialFailure]]:
+) -> tuple[list[Record | PrintedSample], list[PartialFailure]]:
     """The records of a snapshot that is to be published, and what a collector will leave out of them.
 
     Raises InvalidSnapshot where one is bad, and as ``read_records`` does.
     """
-    records: list[Record] = []
+    records: list[Record | PrintedSample] = []
     bad: list[PartialFailure] = []
     remarks: list[PartialFailure] = []
     for position, record in enumerate(read_records(body, name, now, max_bytes, max_records), 1):
@@ -197,7 +237,8 @@ def check_snapshot(
             bad.append(PartialFailure(str(record), part))
             continue
         records.append(record)
-        remarks += (PartialFailure(tell_refused(tag), part) for tag in filter(is_required, record.tags or ()))
+        if isinstance(record, Record):
+            remarks += (PartialFailure(tell_refused(tag), part) for tag in filter(is_required, record.tags or ()))
     if bad:
         raise InvalidSnapshot(name, bad, len(records) + len(bad))
     if not records:
@@ -207,8 +248,10 @@ def check_snapshot(
 
 def snapshot_schema() -> Mapping[str, Any]:
     """JSON Schema 2020-12 of a snapshot. A new version comes only when a valid snapshot would become invalid."""
-    _, components = msgspec.json.schema_components([Record], ref_template="#/$defs/{name}")
-    records = {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/Record"}}
+    _, components = msgspec.json.schema_components([Record, PrintedSample], ref_template="#/$defs/{name}")
+    is_record = {"anyOf": [{"required": [name]} for name in _MARKS]}
+    item = {"if": is_record, "then": {"$ref": "#/$defs/Record"}, "else": {"$ref": "#/$defs/PrintedSample"}}
+    records = {"type": "array", "minItems": 1, "items": item}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:infra-health:schema:snapshot:{SCHEMA_VERSION}",

@@ -4,7 +4,7 @@ Datadog drops points older than an hour in silence, so an older gauge is sent as
 (``max_age``); a count or a distribution would be counted again with every run, so each one is sent once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import blake2b
@@ -13,6 +13,7 @@ from service.collectors.content import MAX_BYTES
 from service.collectors.records import (
     MAX_RECORDS,
     BadRecord,
+    PrintedSample,
     Record,
     full_name,
     is_required,
@@ -21,7 +22,7 @@ from service.collectors.records import (
 )
 from service.domain.errors import Rejected
 from service.domain.runs import PartialFailure
-from service.domain.samples import MAX_POINT_AGE, Kind, Metric, Sample
+from service.domain.samples import CHECK_TAGS, MAX_POINT_AGE, Kind, Metric, Sample
 
 # The outbox expires what is older than MAX_POINT_AGE; a gauge that waits for its delivery needs some of it.
 MAX_GAUGE_AGE = timedelta(minutes=45)
@@ -41,7 +42,8 @@ class Origin:
 class Publication:
     """One snapshot as it was published ``at``.
 
-    ``name``: for messages. ``version`` tells one publication from another, for counts and distributions without a time.
+    ``name``: for messages. ``version`` tells one publication from another, for counts and distributions without a time;
+    empty where none comes twice.
     A gauge without a time was measured at ``at``, and is sent as of the run: it says that its value is still true.
     """
 
@@ -70,7 +72,10 @@ class Selection:
     def add(self, snapshot: Publication, max_bytes: int = MAX_BYTES, max_records: int = MAX_RECORDS) -> None:
         """Raises Rejected when no record is usable or it is no snapshot, Unfinished when it is not whole, TooLarge."""
         # All of them first: what is not whole is not taken in part.
-        records = list(read_records(snapshot.body, snapshot.name, self._now, max_bytes, max_records))
+        self.add_records(list(read_records(snapshot.body, snapshot.name, self._now, max_bytes, max_records)), snapshot)
+
+    def add_records(self, records: Sequence[Record | PrintedSample | BadRecord], snapshot: Publication) -> None:
+        """Those that were read of ``snapshot``. Raises Rejected when no record is usable."""
         usable, failed = self.usable, len(self.failures)
         here: dict[bytes, int] = {}  # the positions of its events
         for position, record in enumerate(records, 1):
@@ -81,26 +86,16 @@ class Selection:
             raise Rejected(_tell_unusable(snapshot.name, len(records), failures))
         self.samples = drop_overtaken(self.samples)
 
-    def _take(self, record: Record | BadRecord, position: int, snapshot: Publication, here: dict[bytes, int]) -> str:
+    def _take(
+        self, record: Record | PrintedSample | BadRecord, position: int, snapshot: Publication, here: dict[bytes, int]
+    ) -> str:
         """Adds the sample of a record; returns why there is none, empty where there is one or it was sent before."""
         if isinstance(record, BadRecord):
             return str(record)
-        tags = {
-            "source": self._origin.source,
-            "workflow_category": self._origin.category,
-            "workflow_name": record.workflow_name,
-            "task": record.task,
-            "check": record.check,
-            "condition": record.condition,
-        }
-        if record.status:
-            tags["status"] = record.status.value
-        for name, value in (record.tags or {}).items():
-            if is_required(name):
-                self.failures.append(PartialFailure(tell_refused(name), f"record {position}"))
-            else:
-                tags[name] = value
-        kind = record.metric_kind or Kind.GAUGE
+        if isinstance(record, PrintedSample):
+            kind, tags = record.kind or Kind.GAUGE, self._tags_of_sample(record)
+        else:
+            kind, tags = record.metric_kind or Kind.GAUGE, self._tags_of_record(record, position)
         at = record.at or min(snapshot.at, self._now)
         age = self._now - at
         if kind is Kind.GAUGE:
@@ -120,11 +115,42 @@ class Selection:
             return f"it is {_tell_span(age)} old, and a {kind.value} can't be sent after {_tell_span(limit)}"
         else:
             self._send(record, kind, tags, at)
-        self.events[event] = int(at.timestamp())
+        if record.at or snapshot.version:
+            self.events[event] = int(at.timestamp())
         return ""
 
+    def _tags_of_record(self, record: Record, position: int) -> dict[str, str]:
+        tags = {
+            "source": self._origin.source,
+            "workflow_category": self._origin.category,
+            "workflow_name": record.workflow_name,
+            "task": record.task,
+            "check": record.check,
+            "condition": record.condition,
+        }
+        if record.status:
+            tags["status"] = record.status.value
+        for name, value in (record.tags or {}).items():
+            if is_required(name):
+                self.failures.append(PartialFailure(tell_refused(name), f"record {position}"))
+            else:
+                tags[name] = value
+        return tags
+
+    def _tags_of_sample(self, sample: PrintedSample) -> dict[str, str]:
+        """Its own, and where it comes from; only what measures a check has a category."""
+        own = sample.tags or {}
+        is_check = all(name in own for name in CHECK_TAGS[1:])
+        category = {"workflow_category": self._origin.category} if is_check else {}
+        return {"source": self._origin.source, **category, **own}
+
     def _send(
-        self, record: Record, kind: Kind, tags: dict[str, str], at: datetime, measured_at: datetime | None = None
+        self,
+        record: Record | PrintedSample,
+        kind: Kind,
+        tags: dict[str, str],
+        at: datetime,
+        measured_at: datetime | None = None,
     ) -> None:
         name = full_name(record.metric, self._origin.namespace)
         metric = self._metrics.get((name, kind)) or self._metrics.setdefault((name, kind), Metric(name, kind))
@@ -153,7 +179,7 @@ def drop_overtaken(samples: list[Sample]) -> list[Sample]:
     return [sample for key, sample in pairs if not sample.measured_at or sample.measured_at == newest[key]]
 
 
-def _identify(record: Record, tags: Mapping[str, str], version: str) -> bytes:
+def _identify(record: Record | PrintedSample, tags: Mapping[str, str], version: str) -> bytes:
     time = record.at.isoformat() if record.at else f"published {version}"
     parts = [record.metric, time, *(part for item in sorted(tags.items()) for part in item)]
     return blake2b("\0".join(parts).encode(), digest_size=16).digest()

@@ -24,6 +24,8 @@ _BADNESS = {"pass": 0, "unknown": 1, "fail": 2}
 _STATE_VALUE = {Status.PASS: 0, Status.FAIL: 1, Status.UNKNOWN: 2}
 # A check that nobody has measured for so long is no check of this configuration any more.
 FORGET_AFTER = timedelta(days=7)
+# An acceptance criterion comes as three samples, NAME.value, NAME.target and NAME.status, with these tags.
+_ACCEPTANCE_TAGS = ("job", "criterion", "operator", "target")
 
 CheckKey = tuple[tuple[str, str], ...]
 
@@ -63,6 +65,31 @@ def check_key(tags: Mapping[str, str]) -> CheckKey | None:
     return tuple(key)
 
 
+def read_acceptance(sample: Sample) -> Sample | None:
+    """The check that the value of an acceptance criterion makes, as a sample of it; None of any other sample.
+
+    The target and the status come as samples of their own, which measure nothing: the value's tags say as much.
+    """
+    own = sample.tags
+    if not sample.metric.name.endswith(".value") or any(name not in own for name in _ACCEPTANCE_TAGS):
+        return None
+    target = own["target"]
+    if own["operator"] == "in" and "target_low" in own and "target_high" in own:
+        target = f"[{own['target_low']}, {own['target_high']}]"
+    tags = {name: own[name] for name in ("source", *_ALSO_STABLE, "status") if name in own}
+    tags |= {"workflow_category": own.get("category", "none"), "workflow_name": own["job"]}
+    tags |= {"task": own["criterion"], "check": own["criterion"], "condition": f"{own['operator']} {target}"}
+    return replace(sample, tags=tags)
+
+
+def find_status(tags: Mapping[str, str], value: float) -> Status:
+    """The verdict in a check's tags; where they hold none, what the condition in them says of ``value``."""
+    if (text := tags.get("status", "")) in _STATE_VALUE:
+        return Status(text)
+    condition = conditions.parse(tags.get("condition", ""))
+    return condition.status(value) if condition else Status.UNKNOWN
+
+
 def name_of(key: CheckKey) -> str:
     """A check's name for people."""
     tags = dict(key)
@@ -86,14 +113,18 @@ def update_checks(
     checks = {check.key: check for check in known}
     newest: dict[CheckKey, tuple[datetime, int, Sample]] = {}
     for sample in samples:
-        key = check_key(sample.tags)
-        if key is None or sample.metric.kind is Kind.DISTRIBUTION:
+        if sample.metric.kind is Kind.DISTRIBUTION:
             continue
-        rank = sample.measured, _BADNESS[sample.tags.get("status", "unknown")]
+        key = check_key(sample.tags)
+        if key is None:
+            if (found := read_acceptance(sample)) is None or (key := check_key(found.tags)) is None:
+                continue
+            sample = found
+        rank = sample.measured, _BADNESS[find_status(sample.tags, sample.value)]
         if key not in newest or rank > newest[key][:2]:
             newest[key] = (*rank, sample)
     for key, (_, _, sample) in newest.items():
-        status = Status(sample.tags.get("status", Status.UNKNOWN))
+        status = find_status(sample.tags, sample.value)
         checks[key] = Check(
             key,
             status,

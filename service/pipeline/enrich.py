@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from service.domain import checks, conditions
+from service.domain import checks
 from service.domain.checks import Check
 from service.domain.runs import CollectResult, PartialFailure
 from service.domain.samples import (
@@ -129,8 +129,7 @@ def _add_tags(sample: Sample, ours: Mapping[str, str]) -> dict[str, str]:
         return {**ours, **{name: value for name, value in own.items() if normalize_tag_name(name) not in _OURS}}
     tags = {name: own.get(name, "none") for name in _OF_A_CHECK}
     if tags["status"] not in _STATUSES:
-        condition = conditions.parse(tags["condition"])
-        tags["status"] = condition.status(sample.value) if condition else Status.UNKNOWN
+        tags["status"] = checks.find_status(tags, sample.value)
     tags.update(ours)
     for name, value in own.items():
         if normalize_tag_name(name) not in _REQUIRED:

@@ -109,7 +109,35 @@ def test_a_time_may_have_any_zone_and_without_one_it_is_utc(text: str) -> None:
     assert selected([record(timestamp=text)]).samples[0].at == datetime(2025, 1, 14, 15, tzinfo=UTC)
 
 
+PRINTED: dict[str, Any] = {
+    "metric": "queue",
+    "value": 7,
+    "tags": {"zone": "a", "env": "x"},
+    "kind": "count",
+    "timestamp": 1736866800.5,
+}
+
+
+def test_an_object_that_has_nothing_of_a_record_is_a_sample_that_keeps_its_tags() -> None:
+    check = {"workflow_name": "w", "task": "t", "check": "c", "source": "mine", "condition": "> 1"}
+    plain, short, of_a_check = selected(
+        [PRINTED, {"metric": "metta.x", "value": 1}, {**PRINTED, "tags": check}]
+    ).samples
+    assert (plain.metric.name, plain.metric.kind, plain.value) == ("metta.infra.stablesuite.queue", Kind.COUNT, 7)
+    assert plain.at == datetime(2025, 1, 14, 15, 0, 0, 500_000, tzinfo=UTC)
+    assert plain.tags == {"source": "stable_suite", **PRINTED["tags"]}
+    assert (short.metric.name, short.metric.kind, short.at, dict(short.tags)) == (
+        *("metta.x", Kind.GAUGE, NOW),
+        {"source": "stable_suite"},
+    )
+    assert of_a_check.tags == {"workflow_category": "training", **check}
+
+
 BAD = [
+    ({**PRINTED, "timestamp": 1e300}, "timestamp is 1e+300; it must be seconds since 1970"),
+    ({**PRINTED, "value": "7"}, "got `str` - at `$.value`"),
+    ({**PRINTED, "metric": "a b"}, "a metric's name has"),
+    ({"value": 7}, "missing required field `metric`"),
     (record(metric=...), "missing required field `metric`"),
     (record(task=" "), "task is empty"),
     (record(check=7), "Expected `str`, got `int` - at `$.check`"),
@@ -433,7 +461,7 @@ def records(draw: some.DrawFn) -> Any:
     """A valid one with up to two fields changed or left out, or something else altogether."""
     if draw(some.integers(0, 19)) == 0:
         return draw(ANYTHING)
-    made = record()
+    made = record() if draw(some.booleans()) else dict(PRINTED)
     for name in draw(some.lists(some.sampled_from(sorted(FIELDS)), max_size=2)):
         match draw(some.integers(0, 4)):
             case 0:

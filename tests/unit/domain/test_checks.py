@@ -56,6 +56,45 @@ def test_a_check_is_known_by_its_stable_tags_alone() -> None:
     assert 0 <= check_id("ci", labelled) < 2**63
 
 
+ACCEPTANCE = {"job": "arena", "category": "training", "criterion": "sps", "operator": ">=", "target": "40000"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "condition", "status"),
+    [
+        ({"status": "pass"}, ">= 40000", Status.PASS),
+        ({"status": "pass", "operator": "<"}, "< 40000", Status.PASS),
+        ({}, ">= 40000", Status.PASS),
+        ({"status": "skipped", "operator": "<"}, "< 40000", Status.FAIL),
+        ({"operator": "in", "target_low": "1", "target_high": "5e4"}, "in [1, 5e4]", Status.PASS),
+        ({"operator": "in", "target": "[1, 2]"}, "in [1, 2]", Status.FAIL),
+        ({"operator": "near"}, "near 40000", Status.UNKNOWN),
+    ],
+)
+def test_the_three_samples_of_an_acceptance_criterion_are_one_check(
+    changes: dict[str, str], condition: str, status: Status
+) -> None:
+    tags = {**ACCEPTANCE, "gpus": "4", "source": "exec", **changes}
+    values = {"value": 41_000.0, "target": 40_000.0, "status": 1.0, "": 7.0}
+    samples = [Sample(Metric(f"acceptance.{name}".strip(".")), value, NOW, tags) for name, value in values.items()]
+    (check,) = update_checks([], samples, [], NOW)
+    assert check.tags == {
+        "source": "exec",
+        "workflow_category": "training",
+        "workflow_name": "arena",
+        "task": "sps",
+        "check": "sps",
+    }
+    assert (check.metric, check.value) == ("acceptance.value", 41_000)
+    assert (check.condition, check.status) == (condition, status)
+
+
+@pytest.mark.parametrize("missing", ["job", "criterion", "operator", "target"])
+def test_a_sample_without_a_tag_of_acceptance_criteria_is_no_check(missing: str) -> None:
+    tags = {name: text for name, text in ACCEPTANCE.items() if name != missing}
+    assert update_checks([], [Sample(Metric("acceptance.value"), 1, NOW, tags)], [], NOW) == []
+
+
 def test_of_a_checks_samples_the_newest_counts_and_of_equally_new_ones_the_worst() -> None:
     samples = [sample(1, NOW - HOUR, status="fail"), sample(2), sample(3, status="fail"), sample(4, status="unknown")]
     (check,) = update_checks([], samples, [], NOW)

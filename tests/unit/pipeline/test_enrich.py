@@ -51,6 +51,29 @@ def test_a_sample_that_lacks_a_tag_of_checks_is_a_plain_metric(missing: str) -> 
     assert enrich(make_job(), CollectResult((Sample(METRIC, 1, START, own),)), [], START).checks == []
 
 
+def test_the_samples_of_an_acceptance_criterion_go_as_they_are_and_make_the_series_of_one_check() -> None:
+    own = {
+        "job": "arena",
+        "category": "training",
+        "criterion": "sps",
+        "operator": ">=",
+        "target": "4",
+        "status": "fail",
+    }
+    triple = [Sample(Metric(f"stable.{name}"), 3, START, own) for name in ("value", "target", "status")]
+    enriched = enrich(make_job(tags={"zone": "a"}), CollectResult(tuple(triple)), [], START)
+    ours = {"env": "production", "service": "infra-health-dashboard", "version": "1.2.3", "zone": "a"}
+    assert [(each.metric.name, each.value, each.tags) for each in enriched.samples] == [
+        (each.metric.name, 3, {**own, **ours}) for each in triple
+    ]
+    values = {each.metric: each.value for each in enriched.series}
+    assert values == {CHECK_STATE: 1, CHECK_THRESHOLD: 4, CHECK_VALUE: 3, CHECK_AGE: 0}
+    assert enriched.series[0].tags == {
+        **{"workflow_category": "training", "workflow_name": "arena", "task": "sps", "check": "sps"},
+        **{"env": "production", "service": "infra-health-dashboard"},
+    }
+
+
 @pytest.mark.parametrize(
     ("own", "value", "status"),
     [
