@@ -117,7 +117,7 @@ class Guard:
         labels = name.split(".")
         wildcards = {f"*.{'.'.join(labels[i:])}" for i in range(1, len(labels))}
         if not (_is_address(name) or names & {name, "*", *wildcards}):
-            remedy = "http.allowed_hosts lists the names it answers to"
+            remedy = "http.allowed_hosts lists the names it answers to, the chart adds ingress.host (docs/deploy.md)"
             raise Problem(421, f"This daemon is not known as {name}; {remedy}.", "unknown-host")
 
     async def _check_token(self, scope: Scope) -> None:
@@ -125,11 +125,11 @@ class Guard:
         if token:
             shown = _credentials(scope, b"bearer")
             if not shown and not _values(scope, b"authorization"):
-                raise _unauthorized("Write calls need Authorization: Bearer INFRA_HEALTH_TOKEN.")
+                raise _unauthorized("Write calls need Authorization: Bearer INFRA_HEALTH_TOKEN (docs/deploy.md).")
             if not _is_same(shown, token) and not await self._is_new(shown, self._token):
-                raise _unauthorized("This is not the bearer token.", ', error="invalid_token"')
+                raise _unauthorized("This is not the bearer token, INFRA_HEALTH_TOKEN (docs/deploy.md).", ', error="invalid_token"')
         elif self._in_cluster or self._token.can_change:
-            detail = "Write calls are refused: set INFRA_HEALTH_TOKEN and send it as a bearer token."
+            detail = "Write calls are refused: set INFRA_HEALTH_TOKEN and send it as a bearer token (docs/deploy.md)."
             raise Problem(403, detail, "token-not-set")
         elif not _is_local(scope):
             detail = "Without INFRA_HEALTH_TOKEN, write calls are accepted from this machine only."
