@@ -14,7 +14,7 @@ sync = test -x $(UV) && VIRTUAL_ENV=$(1) $(UV) pip sync --quiet --require-hashes
 	$(call pip,$(1)) --require-hashes --no-deps -r $(2)
 
 .DEFAULT_GOAL := help
-.PHONY: help install tools uv run once test check lint format bench lock
+.PHONY: help install tools uv run once test check lint format bench lock image manifests
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -22,7 +22,7 @@ help:  ## this list
 install:  ## set up .venv from the lock files
 	@$(TURN) $(MAKE) -s .venv/.installed
 
-# checkov, hadolint, kubernetes-validate, kubectl: the tests judge k8s/ and the Dockerfile with them. They can't share .venv.
+# helm, kubernetes-validate, checkov, hadolint: the tests judge k8s/ and the Dockerfile with them. They can't share .venv.
 tools:
 	@$(TURN) $(MAKE) -s .tools/.installed
 
@@ -66,10 +66,25 @@ check: lint  ## all of lint, then the tests
 format: install  ## format and mend what can be mended
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
-	@cp config.yaml k8s/base/config.yaml
 
 bench: install  ## the benchmarks: ratios against a baseline measured in the same run
 	@$(BIN)/python -m bench
+
+# The first of them that works here: a docker without a daemon can't. The other two leave HEALTHCHECK out of an OCI image.
+BUILD = $(shell if docker info >/dev/null 2>&1; then echo docker build; \
+	elif command -v podman >/dev/null; then echo podman build --format docker; \
+	elif command -v buildah >/dev/null; then echo buildah build --format docker; fi)
+IMAGE ?= infra-health
+TAG ?= $(shell sed -n 's/^appVersion: "\(.*\)"/\1/p' k8s/chart/Chart.yaml)
+COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+
+image:  ## build IMAGE:TAG (IMAGE=registry.example.com/infra-health TAG=0.1.0) with docker, podman or buildah
+	@test -n "$(BUILD)" || { echo "no docker with a daemon, no podman, no buildah: install one of them" >&2; exit 1; }
+	$(BUILD) --build-arg VERSION=$(TAG) --build-arg COMMIT=$(COMMIT) --tag $(IMAGE):$(TAG) .
+
+manifests: tools  ## render k8s/chart with its defaults into k8s/infra-health.yaml
+	@cp config.yaml k8s/chart/config.yaml
+	@.tools/bin/helm template infra-health k8s/chart --namespace monitoring --no-hooks > k8s/infra-health.yaml
 
 EXPORT := $(UV) export --quiet --no-header --no-annotate --no-emit-project --format requirements-txt
 

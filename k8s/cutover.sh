@@ -3,6 +3,7 @@
 #   k8s/cutover.sh live    suspends the CronJobs; the daemon goes on after the last slot of each
 #   k8s/cutover.sh back    the daemon goes into the shadow; the CronJobs go on after its last slot of each
 # Further words say which CronJob is which collector: k8s/cutover.sh live dashboard-cronjob=ci ...
+# A CronJob may be named by its release: the chart `cronjob` calls it RELEASE-cronjob.
 # NAMESPACE (monitoring), DEPLOYMENT (infra-health) and SETTLE (10, seconds for a slot that was just beginning) can be set.
 set -euo pipefail
 
@@ -16,6 +17,19 @@ mark=infra-health/cutover
 
 # The variable of a collector's starts_after.
 variable() { printf 'INFRA_HEALTH_COLLECTORS__%s__STARTS_AFTER' "$(printf %s "$1" | tr 'a-z-' 'A-Z_')"; }
+
+# The CronJob NAME or NAME-cronjob, before anything is changed.
+resolve() {
+  local pair name number=0
+  for pair in "${pairs[@]}"; do
+    name=${pair%%=*}
+    if ! "${kube[@]}" get cronjob "$name" --output name >/dev/null 2>&1; then
+      name=$name-cronjob
+      "${kube[@]}" get cronjob "$name" --output name >/dev/null
+    fi
+    pairs[number++]=$name=${pair#*=}
+  done
+}
 
 roll_out() {
   "${kube[@]}" set env "$deployment" "$@"
@@ -44,6 +58,8 @@ live() {
     settings+=("$(variable "${pair#*=}")=$last")
   done
   roll_out INFRA_HEALTH_MODE=live "${settings[@]}"
+  echo "Before anything is applied again: INFRA_HEALTH_MODE=live into the values of this release, suspend: true into those" \
+    "of the CronJobs' releases (docs/cutover.md)." >&2
 }
 
 back() {
@@ -68,12 +84,17 @@ back() {
     "${kube[@]}" patch cronjob "$cronjob" --type=merge \
       --patch "{\"metadata\":{\"annotations\":{\"$mark\":null}},\"spec\":{\"suspend\":false}}"
   done
+  echo "Before anything is applied again: INFRA_HEALTH_MODE=shadow into the values of this release, suspend: true out of" \
+    "those of the CronJobs' releases (docs/cutover.md)." >&2
 }
 
 case $where in
-  live | back) "$where" ;;
+  live | back)
+    resolve
+    "$where"
+    ;;
   *)
-    sed -n '2,6s/^# *//p' "$0" >&2
+    sed -n '2,7s/^# *//p' "$0" >&2
     exit 2
     ;;
 esac

@@ -127,7 +127,9 @@ class Guard:
             if not shown and not _values(scope, b"authorization"):
                 raise _unauthorized("Write calls need Authorization: Bearer INFRA_HEALTH_TOKEN (docs/deploy.md).")
             if not _is_same(shown, token) and not await self._is_new(shown, self._token):
-                raise _unauthorized("This is not the bearer token, INFRA_HEALTH_TOKEN (docs/deploy.md).", ', error="invalid_token"')
+                raise _unauthorized(
+                    "This is not the bearer token, INFRA_HEALTH_TOKEN (docs/deploy.md).", ', error="invalid_token"'
+                )
         elif self._in_cluster or self._token.can_change:
             detail = "Write calls are refused: set INFRA_HEALTH_TOKEN and send it as a bearer token (docs/deploy.md)."
             raise Problem(403, detail, "token-not-set")

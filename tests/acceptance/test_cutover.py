@@ -50,7 +50,8 @@ def cluster(tmp_path: Path) -> Path:
     kubectl.write_text(KUBECTL.format(python=sys.executable))
     kubectl.chmod(0o755)
     cronjobs = {
-        "dashboard-cronjob": {"lastScheduleTime": "2026-01-31T12:10:00Z"},
+        # As the replaced chart names it.
+        "dashboard-cronjob-cronjob": {"lastScheduleTime": "2026-01-31T12:10:00Z"},
         "training-health-cronjob": {"lastScheduleTime": "2026-01-31T12:00:00Z"},
         "eval-health-cronjob": {"creationTimestamp": "2026-01-31T11:30:00Z"},
     }
@@ -72,7 +73,8 @@ def test_there_the_cronjobs_are_suspended_before_their_last_slots_are_read(clust
     code, calls, cronjobs = cutover(cluster, "live")
     assert code == 0
     assert all(cronjob["suspend"] is True for cronjob in cronjobs.values())
-    assert [call[0] for call in calls] == ["get", "patch"] * 3 + ["get"] * 4 + ["set", "rollout"]
+    found = ["get"] * 4  # one of the three is not named as its release is
+    assert [call[0] for call in calls] == found + ["get", "patch"] * 3 + ["get"] * 4 + ["set", "rollout"]
     assert calls[-2][3:] == [
         "INFRA_HEALTH_MODE=live",
         "INFRA_HEALTH_COLLECTORS__CI__STARTS_AFTER=2026-01-31T12:10:00Z",
@@ -87,9 +89,9 @@ def test_back_the_cronjobs_go_on_after_the_daemons_last_slots(cluster: Path) -> 
     (cluster / "slots").write_text("ci 2026-01-31T13:40:00Z\ntraining 2026-01-31T13:00:00Z\neval none\n")
     code, calls, cronjobs = cutover(cluster, "back")
     assert code == 0
-    assert calls[0][3] == "INFRA_HEALTH_MODE=shadow"
-    assert calls[1][0] == "rollout", "the daemon has left before a CronJob starts"
-    assert cronjobs["dashboard-cronjob"] == {"lastScheduleTime": "2026-01-31T13:40:00Z", "suspend": False}
+    assert calls[4][3] == "INFRA_HEALTH_MODE=shadow"
+    assert calls[5][0] == "rollout", "the daemon has left before a CronJob starts"
+    assert cronjobs["dashboard-cronjob-cronjob"] == {"lastScheduleTime": "2026-01-31T13:40:00Z", "suspend": False}
     assert cronjobs["training-health-cronjob"] == {"lastScheduleTime": "2026-01-31T13:00:00Z", "suspend": False}
     assert cronjobs["eval-health-cronjob"] == {"creationTimestamp": "2026-01-31T11:30:00Z", "suspend": False}
 
@@ -104,10 +106,17 @@ def test_a_cronjob_that_was_suspended_before_stays_so(cluster: Path) -> None:
     code, _, cronjobs = cutover(cluster, "back")
     assert code == 0
     assert {name: cronjob["suspend"] for name, cronjob in cronjobs.items()} == {
-        "dashboard-cronjob": False,
+        "dashboard-cronjob-cronjob": False,
         "training-health-cronjob": True,
         "eval-health-cronjob": False,
     }
+
+
+def test_a_name_that_no_cronjob_has_ends_it_before_anything_is_suspended(cluster: Path) -> None:
+    code, calls, cronjobs = cutover(cluster, "live", "dashboard-cronjob=ci", "dashboard=ci")
+    assert code != 0
+    assert {call[0] for call in calls} == {"get"}
+    assert not any("suspend" in cronjob for cronjob in cronjobs.values())
 
 
 def test_other_names_can_be_given_and_nothing_happens_without_a_direction(cluster: Path) -> None:

@@ -1,7 +1,7 @@
 """The image, built and run: as uid 10001 on a read-only root it is ready, runs once and stops on SIGTERM.
 
 Over a stand-in for its base (image_base), by buildah without a daemon. Without a builder, or without the rights to
-mount, nothing can be built: then this is left out, and test_cluster_files judges the Dockerfile alone.
+mount, nothing can be built: then this is left out, and test_dockerfile judges the Dockerfile alone.
 """
 
 import json
