@@ -1,8 +1,8 @@
 """The collector types that are installed: ours and other packages', all found by one entry-point group."""
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Protocol
@@ -63,6 +63,7 @@ class Context:
     """What a collector is given: its configured name, the shared clients, its state.
 
     ``secret``: the secret under an environment variable's name, or in the file that NAME_FILE names.
+    ``environ``: the daemon's environment, with DD_ENV, DD_SERVICE, DD_VERSION and DD_SITE as they are configured.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Context:
     http: "httpx.AsyncClient"
     state: CollectorState
     secret: Callable[[str], Secret] = lambda variable: from_environment(variable, os.environ)
+    environ: Mapping[str, str] = field(default_factory=dict)
 
 
 class CollectorType(Protocol):

@@ -36,7 +36,7 @@ _QUEUE_LINES = 10_000
 _FLUSH_SECONDS = 2.0
 _MAX_DEPTH = 8
 _RECENT_LINES = 1000
-_RUN_LINES = 200
+_RUN_LINES = 1_200  # a program may say a thousand
 _MAX_TEXT = 8_000  # characters
 
 Event = MutableMapping[str, Any]
@@ -66,7 +66,7 @@ class LogBuffer:
             return list(self._recent)[-limit:]
 
     def open_run(self, run_id: str) -> None:
-        """From now on the lines of this run are kept for themselves, the last 200 of them."""
+        """From now on the lines of this run are kept for themselves, the last 1,200 of them."""
         with self._lock:
             self._runs[run_id] = deque(maxlen=_RUN_LINES)
 

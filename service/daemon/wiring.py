@@ -28,13 +28,14 @@ async def open_store(settings: Settings, clock: Clock) -> Store:
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """The clients that all jobs share, and their secrets. ``secret``: that of a variable's name."""
+    """The clients that all jobs share, and their secrets. ``secret``: that of a variable's name in ``environ``."""
 
     github: Github
     http: httpx.AsyncClient
     intake: Intake
     credentials: Credentials
     secret: Callable[[str], Secret]
+    environ: Mapping[str, str]
 
 
 @asynccontextmanager
@@ -59,15 +60,21 @@ async def open_clients(settings: Settings, environ: Mapping[str, str]) -> AsyncI
             )
         github = Github(settings.github.api_url, token, await client(), clock)
         intake = Intake(intake_url(settings.datadog), known.api_key, await client())
-        yield Clients(github, http, intake, known, partial(from_environment, environ=environ))
+        yield Clients(github, http, intake, known, partial(from_environment, environ=environ), environ)
 
 
 def build_jobs(settings: Settings, clients: Clients, store: Store) -> list[Job]:
     """A job for each configured collector. Raises ConfigError when a collector refuses its settings."""
-    jobs = []
+    jobs, datadog = [], settings.datadog
+    unified = {
+        "DD_ENV": datadog.env,
+        "DD_SITE": datadog.site,
+        **({"DD_VERSION": datadog.version} if datadog.version else {}),
+    }
     for name, each in settings.collectors.items():
         state = registry.CollectorState(store.states, name)
-        context = registry.Context(name, clients.github, clients.http, state, clients.secret)
+        environ = {**clients.environ, **unified, "DD_SERVICE": each.service}
+        context = registry.Context(name, clients.github, clients.http, state, clients.secret, environ)
         try:
             collector = registry.load_type(each.type)(each, context)
         except ConfigError:

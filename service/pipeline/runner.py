@@ -31,8 +31,8 @@ log = structlog.get_logger(__name__)
 
 # A failed attempt is followed by another one as a Job's pod is: after 10 s, 20 s, 40 s, at most 6 minutes.
 _FIRST_PAUSE, _MAX_PAUSE = 10.0, 360.0
-# So long a cancelled collector may take to stop before its run goes on without it.
-_GRACE = 5.0
+# So long a cancelled collector may take to stop before its run goes on without it: a program has 5 s to end.
+_GRACE = 6.0
 _MAX_REASON = 1_000  # characters
 _MANY_SAMPLES = 1_000
 

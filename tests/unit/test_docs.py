@@ -46,13 +46,14 @@ def test_the_readme_names_every_command() -> None:
 
 
 def test_readme_or_reference_name_every_setting_variable_and_metric() -> None:
+    from service.collectors.exec import ExecSettings
     from service.collectors.github_ci import GithubCi
     from service.collectors.snapshot import Snapshot
     from service.config.settings import Settings
 
     text = (ROOT / "README.md").read_text() + (ROOT / "docs" / "reference.md").read_text()
     named = set(re.findall(r"[\w.]+", text))
-    kinds = (GithubCi.Settings, Snapshot.Settings)
+    kinds = (GithubCi.Settings, Snapshot.Settings, ExecSettings)
     wanted = {
         *(f"DD_{name}" for name in ("API_KEY", "APP_KEY", "SITE", "URL", "ENV", "SERVICE", "VERSION")),
         *("GITHUB_DASHBOARD_TOKEN", "GITHUB_TOKEN", "GITHUB_API_URL", "GITHUB_USER_AGENT", "INFRA_HEALTH_TOKEN"),

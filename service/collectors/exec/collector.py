@@ -1,0 +1,119 @@
+"""Any program as a collector: a CronJob's command, run on its schedule, whose stdout becomes samples."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+import anyio.to_thread
+import msgspec
+import structlog
+
+from service.collectors.content import GZIP_MAGIC
+from service.collectors.exec.output import read_text
+from service.collectors.exec.program import run_program
+from service.collectors.exec.settings import ExecSettings
+from service.collectors.records import MAX_FAILURES
+from service.collectors.registry import Context
+from service.collectors.selection import Origin, Publication, Selection
+from service.config.masking import mask, secrets_in_environment
+from service.config.secrets import AwsSecret, MountedFile, Secret
+from service.domain.errors import ConfigError, Rejected, Unavailable
+from service.domain.runs import CollectResult, PartialFailure
+from service.domain.samples import Metric
+
+log = structlog.get_logger(__name__)
+
+STATE = "exec"
+# The daemon's other variables stay its own: among them are its secrets.
+_CLEAN = ("PATH", "HOME", "LANG", "TZ", "DD_ENV", "DD_SERVICE", "DD_VERSION", "DD_SITE")
+
+
+class State(msgspec.Struct):
+    """What the next run must know. ``sent``: as a Selection has it; ``counters``: as ``read_text`` has them."""
+
+    sent: dict[bytes, int] = {}
+    counters: dict[str, float] = {}
+
+
+class Exec:
+    """Runs one program. Its metrics are the program's own, so there is no catalogue of them."""
+
+    Settings = ExecSettings
+    metrics: tuple[Metric, ...] = ()
+
+    def __init__(self, settings: ExecSettings, context: Context) -> None:
+        self._settings = settings
+        self._context = context
+        self._origin = Origin(settings.category or context.name, settings.namespace, "exec")
+        self._secrets = {name: _open_secret(name, place) for name, place in settings.secrets.items()}
+        self._state = State()
+        mask(secrets_in_environment(settings.environment))
+
+    async def collect(self, now: datetime) -> CollectResult:
+        """A sample of each usable record or sample that the program prints, a failure for each other one.
+
+        Raises Unavailable when it fails, Rejected when it prints nothing that can be read, TooLarge, ConfigError.
+        """
+        before = self._state = await self._read_state()
+        command = self._settings.command
+        ended = await run_program(command, await self._environment(), self._settings.memory, log.info)
+        if ended.code:
+            raise Unavailable(f"{command[0]} {ended.reason}")
+        if not ended.stdout.strip():
+            raise Rejected(f"{command[0]} printed nothing on stdout{ended.said}")
+        work = partial(self._read, ended.stdout, before, now)
+        result, self._state = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+        return result
+
+    def _read(self, body: bytes, before: State, now: datetime) -> tuple[CollectResult, State]:
+        selection = Selection(self._origin, now, self._settings.max_age, before.sent)
+        printed = Publication(body, "stdout", "", now)
+        failures: list[PartialFailure] = []
+        counters = before.counters
+        is_json = body.lstrip()[:1] in (b"[", b"{") or body.startswith(GZIP_MAGIC)
+        if self._settings.format == "json" or (self._settings.format == "auto" and is_json):
+            selection.add(printed)
+        else:
+            text = read_text(body, self._settings.format, before.counters)
+            failures, counters = text.failures, text.counters
+            if text.samples:
+                selection.add_records(text.samples, printed)
+        state = State(selection.all_sent(), counters)
+        failures += selection.failures
+        result = CollectResult(
+            samples=tuple(selection.samples),
+            failures=tuple(failures[:MAX_FAILURES]),
+            no_data=tuple(selection.no_data),
+            state={STATE: msgspec.msgpack.encode(state)} if state != before else {},
+            skipped=len(failures),
+        )
+        return result, state
+
+    async def _environment(self) -> Mapping[str, str]:
+        """What the program is started with. Raises Unavailable or ConfigError without one of its secrets."""
+        own, settings = self._context.environ, self._settings
+        environ = {name: own[name] for name in (*_CLEAN, *settings.pass_environment) if name in own}
+        environ |= settings.environment
+        for name, secret in self._secrets.items():
+            value = await secret.get()
+            if not value:
+                raise (Unavailable if secret.may_pass else ConfigError)(secret.missing)
+            environ[name] = value
+        return environ
+
+    async def _read_state(self) -> State:
+        try:
+            stored = await self._context.state.read(STATE)
+            return msgspec.msgpack.decode(stored, type=State) if stored else State()
+        except Unavailable:  # then what this process knows has to do
+            return self._state
+        except msgspec.MsgspecError as error:
+            log.warning("the collector's state can't be read any more: it begins anew", reason=str(error))
+            return State()
+
+
+def _open_secret(variable: str, place: str) -> Secret:
+    is_path = place.startswith(("/", "./", "../", "~/"))
+    source = MountedFile(Path(place).expanduser(), f"secrets.{variable}") if is_path else AwsSecret(place)
+    return Secret(f"secret {variable}", f"put it into {place}", sources=[source])

@@ -1,0 +1,260 @@
+"""Programs as they are: what they print, how they fail, hang, flood, and what they are given."""
+
+import json
+import os
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import structlog
+
+from service.collectors.exec import Exec, ExecSettings
+from service.collectors.exec.program import MAX_LINES
+from service.domain.errors import ConfigError, HealthError, Rejected, TooLarge, Unavailable
+from service.domain.samples import Kind, Status
+from service.plugin_testing import Brought, Stage
+
+NOW = datetime(2026, 3, 4, 12, tzinfo=UTC)
+RECORD = {"metric": "temperature", "workflow_name": "gpu", "task": "probe", "check": "heat", "condition": "< 90"}
+
+
+def stage(source: str, environ: dict[str, str] | None = None, **settings: Any) -> Stage:
+    """A Python program of that source."""
+    command = [sys.executable, "-c", source]
+    given = {"command": command, **settings}
+    return Stage(Exec, given, name="gpu", now=NOW, environ={"PATH": os.environ["PATH"], **(environ or {})})
+
+
+def printing(text: str, **settings: Any) -> Stage:
+    return stage(f"import sys; sys.stdout.write({text!r})", **settings)
+
+
+def values(brought: Brought) -> dict[str, float]:
+    return {each.metric.name: each.value for each in brought.samples}
+
+
+async def test_records_become_checks_of_the_collector_s_category_or_the_configured_one() -> None:
+    for settings, category in (({}, "gpu"), ({"category": "hardware", "namespace": "acme"}, "hardware")):
+        brought = await printing(json.dumps([{**RECORD, "value": 71}, {**RECORD, "value": "hot"}]), **settings).run()
+        (sample,), (check,) = brought.samples, brought.checks
+        assert sample.metric.name == "acme.temperature" if settings else "temperature"
+        assert [sample.tags[name] for name in ("source", "workflow_category", "status")] == ["exec", category, "pass"]
+        assert (check.status, check.value) == (Status.PASS, 71)
+        assert [str(each) for each in brought.failures] == ["record 2: Expected `float`, got `str` - at `$.value`"]
+
+
+async def test_samples_as_a_dry_run_prints_them_keep_their_tags() -> None:
+    tags = {"source": "cron", "workflow_name": "main", "task": "tests", "check": "flaky", "condition": "< 10"}
+    old = {
+        "metric": "metta.infra.cron.x",
+        "value": 3,
+        "kind": "gauge",
+        "timestamp": (NOW - timedelta(hours=1)).isoformat(),
+    }
+    samples = [{**old, "tags": {**tags, "env": "old"}}, {"metric": "plain", "value": 1, "tags": {"zone": "a"}}]
+    brought = await printing(json.dumps(samples), tags={"team": "infra"}).run()
+    first, plain = brought.samples
+    assert (first.at, first.measured) == (NOW, NOW - timedelta(hours=1))
+    assert tags.items() <= first.tags.items()
+    assert (first.tags["env"], first.tags["workflow_category"], first.tags["status"]) == ("test", "gpu", "pass")
+    assert plain.tags == {
+        **{"source": "exec", "zone": "a", "team": "infra"},
+        **{"env": "test", "service": "infra-health-dashboard"},
+    }
+    assert [check.name for check in brought.checks] == ["main / tests / flaky"]
+
+
+async def test_lines_are_records_or_samples_and_a_count_with_a_time_is_sent_once() -> None:
+    count = {"metric": "jobs", "value": 2, "kind": "count", "timestamp": NOW.timestamp()}
+    lines = "\n".join(json.dumps(each) for each in (count, {"metric": "jobs.undated", "value": 1, "kind": "count"}))
+    here = printing(lines)
+    assert values(await here.run()) == {"jobs": 2, "jobs.undated": 1}
+    here.advance(minutes=5)
+    assert values(await here.run()) == {"jobs.undated": 1}
+
+
+OPENMETRICS = """\
+# HELP temp Degrees
+# TYPE temp gauge
+temp{gpu="0"} 71.5
+# HELP temp Degrees
+temp{gpu="1"} 72 1772625000
+# TYPE requests counter
+requests_total{code="200"} %d
+requests_created{code="200"} 1.7e9
+# TYPE build info
+build_info{version="1"} 1
+# TYPE took histogram
+took_bucket{le="1.0"} 3
+took_bucket{le="+Inf"} 4
+took_count 4
+took_sum 5
+loose 3"""
+PROMETHEUS = """\
+# TYPE temp untyped
+temp{gpu="0"} 71.5
+# a remark
+# TYPE requests_total counter
+# TYPE late gauge
+late{gpu="1"} 72 1772625000000
+requests_total{code="200"} %d
+# TYPE took summary
+took{quantile="0.5"} 1
+took_count 4
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "left_out"),
+    [
+        (OPENMETRICS, ["build: of type info", "took: of type histogram"]),
+        (OPENMETRICS + "\n# EOF\n", ["build: of type info", "took: of type histogram"]),
+        (PROMETHEUS, ["took: of type summary"]),
+    ],
+    ids=["OpenMetrics without an end", "OpenMetrics", "Prometheus"],
+)
+async def test_a_counter_is_a_count_of_its_increase_and_what_is_no_number_is_left_out(
+    tmp_path: Path, text: str, left_out: list[str]
+) -> None:
+    file = tmp_path / "text"
+    here = stage(f"print(open({str(file)!r}).read(), end='')")
+    increases = []
+    for total in (100, 107, 3):
+        file.write_text(text % total)
+        brought = await here.run()
+        increases.append(
+            [(each.value, dict(each.tags)["code"]) for each in brought.samples if each.metric.kind is Kind.COUNT]
+        )
+        gauges = {
+            (each.metric.name, each.tags.get("gpu")): each for each in brought.samples if each.metric.kind is Kind.GAUGE
+        }
+        assert gauges["temp", "0"].value == 71.5
+        (dated,) = (each for (_, gpu), each in gauges.items() if gpu == "1")
+        assert dated.at == datetime(2026, 3, 4, 11, 50, tzinfo=UTC)
+        assert not any("created" in name or "took" in name for name, _ in gauges)
+        assert sorted(map(str, brought.failures)) == [f"metric {each}: left out" for each in left_out]
+        assert not brought.checks
+    assert increases == [[], [(7, "200")], [(3, "200")]]
+
+
+async def test_what_has_no_known_form_fails_with_what_stderr_said_last() -> None:
+    for text, reason in (
+        ("hello there", "stdout is no JSON, nor Prometheus text"),
+        ("# TYPE a counter\na_total x\n", "stdout is no JSON, nor OpenMetrics"),
+        ("[", "stdout: no valid JSON at line 1"),
+        ("[]", "stdout holds no record"),
+        ("# only this", "stdout holds no sample"),
+    ):
+        with pytest.raises(Rejected, match=reason):
+            await printing(text).run()
+    with pytest.raises(Rejected, match=r"printed nothing on stdout: no GPU here$"):
+        await stage("import sys; print('no GPU here', file=sys.stderr)").run()
+
+
+async def test_a_program_that_fails_says_how_and_its_stderr_is_in_the_log() -> None:
+    source = "import sys\nfor n in range(1200): print('line', n, file=sys.stderr)\nprint('half\\n'); sys.exit(3)"
+    with (
+        structlog.testing.capture_logs() as logs,
+        pytest.raises(Unavailable, match=r"exit code 3: line 1195 \| .*1199$"),
+    ):
+        await stage(source).run()
+    assert [each["event"] for each in logs[:MAX_LINES]] == [f"line {number}" for number in range(MAX_LINES)]
+    assert (logs[MAX_LINES]["event"], logs[MAX_LINES]["count"]) == ("lines of stderr are left out", 200)
+    with pytest.raises(Unavailable, match="ended with signal SIGKILL"):
+        await stage("import os; os.kill(os.getpid(), 9)").run()
+    with pytest.raises(Unavailable, match="MemoryError"):
+        await stage("bytearray(2**30)", memory="512MiB").run()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+CHILD = (
+    "import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', {code!r}])\n"
+    "print(child.pid, file=open({file!r}, 'w'))"
+)
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+
+
+async def test_a_child_that_holds_stdout_open_has_a_second(tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    here = stage(
+        CHILD.format(code=STUBBORN, file=str(file)) + "; print('[' + '{\"metric\": \"a\", \"value\": 1}' + ']')"
+    )
+    began = time.monotonic()
+    assert values(await here.run()) == {"a": 1}
+    assert 0.9 < time.monotonic() - began < 4
+    assert not is_alive(int(file.read_text()))
+
+
+async def test_a_program_that_hangs_is_told_to_end_and_its_child_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    here = stage(CHILD.format(code="import time; time.sleep(60)", file=str(file)) + "; child.wait()")
+    began = time.monotonic()
+    with anyio.move_on_after(60) as scope:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(here.run)
+            while not (file.exists() and file.read_text()):  # noqa: ASYNC110 - another process writes it
+                await anyio.sleep(0.02)
+            scope.cancel()
+    assert time.monotonic() - began < 4
+    assert not is_alive(int(file.read_text()))
+
+
+async def test_a_flood_ends_the_program_at_once() -> None:
+    with pytest.raises(TooLarge, match="it printed more than 16 MiB"):
+        await stage("import sys\nwhile True: sys.stdout.write('x' * 65536)").run()
+
+
+async def test_the_environment_is_a_clean_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DD_API_KEY", "a key of the daemon's process")
+    key = tmp_path / "key"
+    key.write_text("s3cret of the program\n")
+    source = "import json, os; print(json.dumps([{'metric': 'm', 'value': 1, 'tags': dict(os.environ)}]))"
+    environ = {"DD_ENV": "prod", "GITHUB_TOKEN": "of the daemon", "AWS_ROLE_ARN": "arn", "LANG": "C.UTF-8"}
+    given: dict[str, Any] = {
+        "environment": {"ZONE": 7},
+        "pass_environment": ["AWS_ROLE_ARN", "NOT_SET"],
+        "secrets": {"TOKEN": str(key)},
+    }
+    (sample,) = (await stage(source, environ, **given).run()).samples
+    assert sample.tags.keys() - {"source", "env", "service", "LC_CTYPE"} == {
+        *("PATH", "DD_ENV", "LANG", "ZONE", "AWS_ROLE_ARN", "TOKEN"),
+    }
+    assert (sample.tags["ZONE"], sample.tags["TOKEN"]) == ("7", "s3cret of the program")
+    key.unlink()
+    with pytest.raises(Unavailable, match=r"no secret TOKEN: put it into .*key \(file .*No such file"):
+        await stage(source, **given).run()
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        (["/no/such/program"], "there is no program /no/such/program"),
+        (["no-such-program"], "there is no program no-such-program in /"),
+        ("/opt/probe --json", "each of its arguments are items of a list"),
+        ([__file__], "is no program that the daemon's user may execute"),
+        ([], "at least 1 item"),
+    ],
+)
+def test_a_program_that_is_not_there_is_an_error_of_the_settings(command: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        ExecSettings.model_validate({"type": "exec", "schedule": "@hourly", "command": command})
+
+
+async def test_a_program_that_is_gone_or_no_program_fails_the_run(tmp_path: Path) -> None:
+    file = tmp_path / "probe"
+    file.write_bytes(b"\x00\x01")
+    file.chmod(0o755)
+    with pytest.raises(ConfigError, match="probe can't be started: Exec format error"):
+        await Stage(Exec, {"command": [str(file)]}).run()
+    assert issubclass(ConfigError, HealthError)
