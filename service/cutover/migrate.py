@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from service.collectors.registry import installed_names, settings_of
 from service.config.masking import MASK, is_secret_name, mask, mask_address, redact, secrets_in_environment
+from service.cutover.exec_stanza import to_exec_stanza
 from service.domain.errors import ConfigError
 
 REMEDY = (
@@ -57,7 +58,7 @@ class Stanza:
 
 @dataclass(slots=True)
 class Migration:
-    """``others``: CronJobs that run no collector of ours, with their command. ``datadog``: that part of config.yaml.
+    """``others``: CronJobs whose command is not known or holds a secret. ``datadog``: that part of config.yaml.
 
     ``variables``, ``variables_from``, ``accounts``, ``labels``: of the pods; of labels and accounts the first counts.
     ``notes``: what differs between the CronJobs, so that one Deployment can't have it.
@@ -145,11 +146,12 @@ def _take_cronjob(item: dict[str, Any], result: Migration) -> _Environment:
     container = next((each for each in containers if _find_collectors(_read_words(each))), containers[0])
     words, schedule = _read_words(container), spec.pop("schedule", None)
     names = _find_collectors(words)
-    environment = _read_environment(labels, container.pop("env", None) or (), words)
+    environment = _read_environment(labels, container.pop("env", None) or (), words if names else ())
     mask(secrets_in_environment({name: str(entry.get("value", "")) for name, entry in environment.items()}))
+    has_program = bool(container.get("command"))
     command = [str(word) for key in ("command", "args") for word in container.pop(key, None) or ()]
     runs = _SECRET_ARGUMENT.sub(rf"\1{MASK}", _flow(command)) if command else f"what {container.get('image')} runs"
-    if not names:
+    if not names and (not has_program or MASK in runs):
         result.others.append((cronjob, f'"{schedule}" {runs}'))
         return {}
     values = {
@@ -164,7 +166,11 @@ def _take_cronjob(item: dict[str, Any], result: Migration) -> _Environment:
         "failed_runs_history_limit": spec.pop("failedJobsHistoryLimit", 1),
     }
     values = {key: value for key, value in values.items() if value is not None}
+    own: dict[str, Any] = {}
     notes = [f"ran {runs}"]
+    if not names:
+        own, remarks = to_exec_stanza(command, environment)
+        notes += remarks
     notes += [] if "active_deadline" in values else ["no activeDeadlineSeconds: here a run is ended after 5m"]
     more = container.pop("envFrom", None) or ()
     result.variables_from += [each for each in more if each not in result.variables_from]
@@ -177,12 +183,12 @@ def _take_cronjob(item: dict[str, Any], result: Migration) -> _Environment:
     for path, part in rest.items():
         told = {key: value for key, value in part.items() if not _NOT_TOLD.fullmatch(key)}
         notes += [f"not carried over: {path}.{key}: {_flow(value)}" for key, value in told.items() if value]
-    for name in names:
+    for name in names or [re.sub("[^a-z0-9]+", "-", cronjob.lower())[:48].strip("-")]:
         own_name = _choose_name(name, cronjob, [stanza.name for stanza in result.stanzas])
-        stanza = Stanza(own_name, cronjob, {**_REPLACED.get(name, {"type": name}), **values}, list(notes))
+        stanza = Stanza(own_name, cronjob, {**(own or _REPLACED.get(name, {"type": name})), **values}, list(notes))
         _take_settings(stanza, {name: entry["value"] for name, entry in environment.items() if entry.get("value")})
         result.stanzas.append(stanza)
-    return environment
+    return {name: entry for name, entry in environment.items() if name not in own.get("environment", ())}
 
 
 def _read_words(container: Mapping[str, Any]) -> list[str]:
@@ -240,8 +246,11 @@ def _take_settings(stanza: Stanza, variables: Mapping[str, str]) -> None:
         settings = settings_of(values["type"]).model_validate(values)
         values |= {key: list(value) for key in values if isinstance(value := getattr(settings, key), tuple)}
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_url=False)]
-        stanza.problem = "; ".join(problems).replace("Value error, ", "")
+        problems = {each["loc"]: each["msg"].removeprefix("Value error, ") for each in error.errors(include_url=False)}
+        # It is the CronJob's image that had the program.
+        if missing := problems.pop(("command",), ""):
+            stanza.notes.append(f"{missing}: put it into the daemon's image, or `check` refuses the stanza")
+        stanza.problem = "; ".join(f"{'.'.join(map(str, place))}: {text}" for place, text in problems.items())
 
 
 def _choose_name(name: str, cronjob: str, taken: Sequence[str]) -> str:
@@ -270,7 +279,7 @@ def to_config(migration: Migration) -> str:
     if migration.datadog:
         lines += ["", *_dump({"datadog": migration.datadog}).splitlines()]
     if migration.others:
-        lines += ["", "# These CronJobs run no collector of ours:"]
+        lines += ["", "# What these CronJobs run is known to their images alone, or names a secret in the manifest:"]
         lines += _to_comments(f"- {cronjob}: {command}" for cronjob, command in migration.others)
     return "\n".join(lines) + "\n"
 

@@ -10,6 +10,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from service.cli.main import main
+from service.collectors.exec import ExecSettings
 from service.collectors.github_ci import GithubCiSettings
 from service.collectors.registry import settings_of
 from service.config.loader import load
@@ -61,7 +62,7 @@ def test_the_cluster_of_today(tmp_path: Path) -> None:
 def test_what_a_cronjob_says_comes_over_and_what_has_no_counterpart_stands_there(tmp_path: Path) -> None:
     answer = migrate(SOURCES / "rendered.yaml", "-o", tmp_path / "config.yaml")
     assert answer.exit_code == 1, "one of them can't be a collector"
-    ci, second = loaded(tmp_path).values()
+    ci, second, backup = loaded(tmp_path).values()
     assert isinstance(ci, GithubCiSettings)
     assert isinstance(second, GithubCiSettings)
     assert (ci.time_zone.key, ci.concurrency_policy, ci.service) == ("Europe/Berlin", "Replace", "dashboard-collector")
@@ -74,14 +75,15 @@ def test_what_a_cronjob_says_comes_over_and_what_has_no_counterpart_stands_there
     assert (ci.repo, ci.thresholds.flaky_tests, second.thresholds.flaky_tests) == ("Metta-AI/metta", 10, 10)
     assert 'flaky_tests: "1e1"' in (tmp_path / "config.yaml").read_text()
     assert second.repo == "acme/second"
-    assert set(loaded(tmp_path)) == {"ci", "ci-second-repository"}
+    assert set(loaded(tmp_path)) == {"ci", "ci-second-repository", "backup"}
+    assert isinstance(backup, ExecSettings)
+    assert backup.command == ("cat", "/backup/last.prom")
     text, patch = (tmp_path / "config.yaml").read_text(), (tmp_path / "k8s-patch.yaml").read_text()
     assert "# NOT CARRIED OVER: schedule: day of week '7'" in text
     assert '#   schedule: "0 3 * * 7"' in text
     assert "spec.ttlSecondsAfterFinished: 3600" in text
     assert "metadata.labels.owner: ml-team" in text
     assert "helm.sh" not in text
-    assert '- backup: "0 3 * * *" [pg_dump]' in text
     tags = {"tags.datadoghq.com/env": "production", "tags.datadoghq.com/version": "1e3"}
     assert yaml.safe_load(patch)["metadata"]["labels"] == {"team": "infra", **tags}
     assert '"1e3"' in patch, "a number to Kubernetes without quotes"
@@ -113,8 +115,8 @@ def test_variables_that_differ_between_the_cronjobs_are_told(tmp_path: Path) -> 
         (["uv", "run", "python", "-m", "devops.datadog.cli", "collect", "ci", "--push"], ["ci"]),
         (["collect", "training", "eval", "--push", "--verbose"], ["training", "eval"]),
         (["/bin/bash", "-lc", "cd /app && exec uv run cli collect eval --push >> /var/log/eval 2>&1"], ["eval"]),
-        (["collect", "ci", "--dry-run"], []),
-        (["collect", "gpu", "--push"], []),
+        (["collect", "ci", "--dry-run"], ["job"]),
+        (["collect", "gpu", "--push"], ["job"]),
         (["prog", "--token=hunter22", "--api-key", "hunter22"], []),
     ],
 )
