@@ -45,6 +45,7 @@ def check(options: Options, resolved: bool) -> None:
     from service.domain.errors import ConfigError
 
     loaded = options.load()
+    options.start_logs(loaded, level="error")
     settings = loaded.settings
     if problems := check_environment(options.environ()):
         raise ConfigError("\n".join(problems))
