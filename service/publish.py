@@ -23,12 +23,17 @@ import anyio
 import httpx
 import msgspec
 
+<<<<<<< HEAD
 from service.collectors.content import GZIP_MAGIC
 from service.collectors.records import InvalidSnapshot, PrintedSample, Record, check_snapshot, snapshot_schema
 from service.collectors.snapshot.sources import authorize, parse_url, path_of, refuse_status
+=======
+from service.collectors.records import GZIP_MAGIC, InvalidSnapshot, Item, check_snapshot, snapshot_schema
+from service.collectors.snapshot.sources import Place, S3Object, authorize, open_s3, parse_place, refuse_status
+>>>>>>> 0963292 (Read records and turn them into samples by two functions; a source is a place that is parsed once)
 from service.config.clients import http_client, retry_after
 from service.config.masking import escape_control_characters, mask_address
-from service.config.secrets import Secret, from_environment
+from service.config.secrets import from_environment
 from service.domain.errors import ConfigError, Rejected, TooLarge, Unavailable
 from service.domain.runs import PartialFailure
 
@@ -82,27 +87,26 @@ def publish(
         body = gzip.compress(body)
     # In a directory in the order of time.
     file = f"snapshot-{now:%Y%m%dT%H%M%S.%fZ}.json{'.gz' if body.startswith(GZIP_MAGIC) else ''}"
-    scheme, run = target.partition("://")[0].lower() if "://" in target else "file", None
-    if scheme == "file":
-        path = path_of(target)
-        path = path / file if target.endswith("/") or path.is_dir() else path
-        target = str(path)
-        _write(path, body)
-    elif scheme == "s3":
-        target += file if target.endswith("/") else ""
-        _wait_for(partial(_put, target, body))
-    elif scheme in ("http", "https"):
-        run = _wait_for(partial(_send, parse_url(target), body, token_env, secrets.token_hex(16)))
+    place: Place = parse_place(target)
+    run: str | None = None
+    if isinstance(place, Path):
+        place = place / file if target.endswith("/") or place.is_dir() else place
+        _write(place, body)
+    elif isinstance(place, S3Object):
+        place = S3Object(place.bucket, place.key + file) if target.endswith("/") else place
+        _wait_for(partial(_put, place, body))
     else:
-        raise ConfigError(
-            f"{mask_address(target)}: {scheme}:// is not supported; it may be a path, s3:// or http(s)://"
-        )
-    return Published(mask_address(target), len(checked), len(body), remarks, run)
+        run = _wait_for(partial(_send, place, body, token_env, secrets.token_hex(16)))
+    return Published(mask_address(str(place)), len(checked), len(body), remarks, run)
 
 
 def join_snapshots(bodies: Mapping[str, bytes]) -> bytes:
     """The records of several snapshots as one; each by its name. Raises as ``publish`` does, naming the bad one."""
+<<<<<<< HEAD
     records: list[Record | PrintedSample] = []
+=======
+    records: list[Item] = []
+>>>>>>> 0963292 (Read records and turn them into samples by two functions; a source is a place that is parsed once)
     for name, body in bodies.items():
         records += check_snapshot(body, name, datetime.now(UTC))[0]
     return msgspec.json.encode(records)
@@ -132,15 +136,12 @@ def _write(path: Path, body: bytes) -> None:
         draft.unlink(missing_ok=True)
 
 
-async def _put(to: str, body: bytes) -> None:
+async def _put(place: S3Object, body: bytes) -> None:
     """S3 refuses the object when it arrives with another hash than it left with."""
-    from service.collectors.snapshot.s3 import open_s3, split_address
-
-    bucket, key = split_address(to)
     digest = b64encode(hashlib.sha256(body).digest()).decode()
-    async with open_s3(to) as client:
+    async with open_s3(str(place)) as client:
         await client.put_object(
-            Bucket=bucket, Key=key, Body=body, ContentType=_content_type(body), ChecksumSHA256=digest
+            Bucket=place.bucket, Key=place.key, Body=body, ContentType=_content_type(body), ChecksumSHA256=digest
         )
 
 
@@ -148,8 +149,9 @@ async def _send(url: httpx.URL, body: bytes, token_env: str | None, key: str) ->
     """Returns the address of the run where a daemon started one."""
     name, is_daemon = mask_address(str(url)), _DAEMON.fullmatch(url.path) is not None
     # Only who is named gets a token; a daemon's own variable is for daemons alone.
-    token: Secret | None = from_environment(token_env or _DAEMON_TOKEN, os.environ)
-    if not token_env and not (is_daemon and token and (token.is_set or token.can_change)):
+    variable = token_env or (_DAEMON_TOKEN if is_daemon else "")
+    token = from_environment(variable, os.environ) if variable else None
+    if token and not token_env and not (token.is_set or token.can_change):
         token = None
     # A daemon that took it but whose answer was lost knows the key, and does not count it twice.
     headers = {"Content-Type": _content_type(body), "Idempotency-Key": key, **await authorize(token)}
@@ -167,7 +169,7 @@ async def _send(url: httpx.URL, body: bytes, token_env: str | None, key: str) ->
     if answer.has_redirect_location:
         raise Rejected(f"{name} redirects to {mask_address(location)}; publish to where it leads")
     hint = "; does it need a token (--token-env)?" if answer.status_code in (401, 403) and not token else ""
-    told = f"{name}: answered {answer.status_code}{_read_remark(answer) or hint}"
+    told = f"{name}: answered {answer.status_code}{_read_problem(answer) or hint}"
     if answer.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
         raise TooLarge(told)
     raise refuse_status(answer.status_code, told, retry_after(answer.headers, datetime.now(UTC)))
@@ -176,18 +178,18 @@ async def _send(url: httpx.URL, body: bytes, token_env: str | None, key: str) ->
 class _Problem(msgspec.Struct):
     """Problem details (RFC 9457), as the daemon answers them."""
 
-    detail: str = ""
+    detail: str
     errors: list[dict[str, str]] = []
 
 
-def _read_remark(answer: httpx.Response) -> str:
+def _read_problem(answer: httpx.Response) -> str:
     """What a daemon says of its refusal, as text that a terminal can show."""
     try:
         problem = msgspec.json.decode(answer.content, type=_Problem)
     except msgspec.MsgspecError:
         return ""
     lines = [problem.detail, *(f"  {each.get('where')}: {each.get('what')}" for each in problem.errors)]
-    return escape_control_characters(": " + "\n".join(lines)) if problem.detail else ""
+    return escape_control_characters(": " + "\n".join(lines))
 
 
 def _content_type(body: bytes) -> str:

@@ -2,44 +2,45 @@
 
 An object that names no part of a check is a sample, as ``--dry-run`` prints it. The same reading serves the collectors
 and who publishes: a collector leaves bad records out and reports them, a publisher is refused, since it can mend them.
+
+msgspec finds where each record begins and ends. A text that it refuses is read value by value with Python's own
+scanner, which takes NaN and halves of surrogate pairs: they make a bad record and no bad snapshot.
 """
 
+import gzip
+import io
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import islice
 from sys import float_info
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from service.collectors import content
-from service.domain.errors import Rejected, TooLarge
+from service.domain.errors import Rejected, TooLarge, Unfinished
 from service.domain.runs import PartialFailure
-from service.domain.samples import (
-    MAX_POINT_AHEAD,
-    REQUIRED_TAGS,
-    Kind,
-    Status,
-    normalize_tag_name,
-)
+from service.domain.samples import MAX_POINT_AHEAD, REQUIRED_TAGS, Kind, Status, normalize_tag_name
 
+MAX_BYTES = 64 * 1024 * 1024  # once inflated
 MAX_RECORDS = 200_000
 MAX_FAILURES = 20  # that are shown; all are counted
 SCHEMA_VERSION = 1
+GZIP_MAGIC = b"\x1f\x8b"  # RFC 1952, 2.3.1
 _MAX_COMMAS = 30  # of a record, on average
 
 _NAME = r"[A-Za-z0-9_.]+"  # https://docs.datadoghq.com/metrics/custom_metrics/#naming-custom-metrics
 _MAX_NAME = 170  # characters; with any namespace at most 200
-_KEPT_NAME = "metta."
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _TEXTS = ("workflow_name", "task", "check", "condition")
 _MARKS = (*_TEXTS, "metric_kind")  # one of these at its top level makes an object a record
 
-# What msgspec can't say, for the schema alone; ``_check`` holds to it. In some dialects $ matches before a line feed.
+# What msgspec can't say, for the schema alone; ``check_item`` holds to it. ``$`` may match before a line feed.
 _Metric = Annotated[str, Meta(max_length=_MAX_NAME, extra_json_schema={"pattern": rf"^{_NAME}(?!\n)$"})]
 _Text = Annotated[str, Meta(extra_json_schema={"pattern": r"\S"})]
 _Number = Annotated[float, Meta(extra_json_schema={"minimum": -float_info.max, "maximum": float_info.max})]
@@ -93,7 +94,7 @@ class PrintedSample(msgspec.Struct, frozen=True, gc=False):
         return None if self.timestamp is None else _from_seconds(self.timestamp)
 
 
-_RECORD = msgspec.json.Decoder(Record)
+Item = Record | PrintedSample
 
 
 class BadRecord(ValueError):
@@ -110,81 +111,107 @@ class InvalidSnapshot(Rejected):
         super().__init__(f"{self.summary}:" + "".join(f"\n  {failure}" for failure in self.failures) + more)
 
 
+class _Envelope(msgspec.Struct):
+    records: list[msgspec.Raw]
+
+
+_RECORD = msgspec.json.Decoder(Record)
+_FORMS = msgspec.json.Decoder(list[msgspec.Raw] | _Envelope)
+_LINES = msgspec.json.Decoder(msgspec.Raw)
+# Integers as floats, because Python refuses to read those of thousands of digits.
+_JSON = json.JSONDecoder(parse_int=float)
+# What msgspec raises at a text that is no JSON, or is so in its eyes only.
+_NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
 def read_records(
-    body: bytes, name: str, now: datetime, max_bytes: int = content.MAX_BYTES, max_records: int = MAX_RECORDS
-) -> Iterator[Record | PrintedSample | BadRecord]:
+    body: bytes, name: str, now: datetime, max_bytes: int = MAX_BYTES, max_records: int = MAX_RECORDS
+) -> Iterator[Item | BadRecord]:
     """The records and samples of a snapshot in order; in place of a bad one why it is bad.
 
+    ``body``: a JSON list, an object with a list "records", or JSON lines; plain or gzip. ``name``: for messages.
     Raises Unfinished where it is not whole, Rejected where it is no snapshot, TooLarge.
     """
     newest = now + MAX_POINT_AHEAD
-    body = content.inflate(body, name, max_bytes)
+    body = _inflate(body, name, max_bytes)
     if body.count(b",") > _MAX_COMMAS * max_records:  # a list of numbers takes sixty times its size once it is split
         raise TooLarge(f"{name} holds more values than {max_records:,} records have")
-    for position, text in enumerate(content.split(body, name), 1):
+    for position, text in enumerate(_split(body, name), 1):
         if position > max_records:
             raise TooLarge(f"{name} holds more than {max_records:,} records; publish fewer, or in several snapshots")
         try:
-            record = _decode(text)
-            if record.at and record.at > newest:
+            item = _decode(text)
+            check_item(item)
+            if (at := item.at) and at > newest:
                 ahead = MAX_POINT_AHEAD // timedelta(minutes=1)
-                raise BadRecord(f"timestamp {record.at.isoformat()} is more than {ahead} min in the future")
-            yield record
+                raise BadRecord(f"timestamp {at.isoformat()} is more than {ahead} min in the future")
+            yield item
         except BadRecord as bad:
             yield bad
 
 
-def _decode(text: bytes | msgspec.Raw) -> Record | PrintedSample:
-    """The record or sample that a JSON text describes. Raises BadRecord."""
-    record: Record | PrintedSample
-    try:
-        record = _RECORD.decode(text)
-    except msgspec.ValidationError as error:
-        try:
-            value = msgspec.json.decode(text)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise BadRecord(str(error)) from error
-        record = _convert(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        record = _decode_odd(bytes(text))
-    check_item(record)
-    return record
+def check_snapshot(
+    body: bytes, name: str, now: datetime, max_bytes: int = MAX_BYTES, max_records: int = MAX_RECORDS
+) -> tuple[list[Item], list[PartialFailure]]:
+    """The records of a snapshot that is to be published, and what a collector will leave out of them.
+
+    Raises InvalidSnapshot where one is bad, and as ``read_records`` does.
+    """
+    items: list[Item] = []
+    bad: list[PartialFailure] = []
+    remarks: list[PartialFailure] = []
+    for position, item in enumerate(read_records(body, name, now, max_bytes, max_records), 1):
+        if isinstance(item, BadRecord):
+            bad.append(PartialFailure(str(item), f"record {position}"))
+        else:
+            items.append(item)
+            remarks += find_refused_tags(item, position)
+    if bad:
+        raise InvalidSnapshot(name, bad, len(items) + len(bad))
+    if not items:
+        raise Rejected(f"{name} holds no record")
+    return items, remarks[:MAX_FAILURES]
 
 
-def _convert(value: object) -> Record | PrintedSample:
-    """The record, or where nothing in ``value`` is a record's the sample. Raises BadRecord."""
-    is_sample = isinstance(value, dict) and value.keys().isdisjoint(_MARKS)
-    try:
-        return msgspec.convert(value, PrintedSample) if is_sample else msgspec.convert(value, Record)
-    except msgspec.ValidationError as error:
-        raise BadRecord(str(error)) from error
+def snapshot_schema() -> Mapping[str, Any]:
+    """JSON Schema 2020-12 of a snapshot. A new version comes only when a valid snapshot would become invalid."""
+    _, components = msgspec.json.schema_components([Record, PrintedSample], ref_template="#/$defs/{name}")
+    is_record = {"anyOf": [{"required": [name]} for name in _MARKS]}
+    item = {"if": is_record, "then": {"$ref": "#/$defs/Record"}, "else": {"$ref": "#/$defs/PrintedSample"}}
+    records = {"type": "array", "minItems": 1, "items": item}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:infra-health:schema:snapshot:{SCHEMA_VERSION}",
+        "title": f"infra-health snapshot, version {SCHEMA_VERSION}: a list, an object with a list, or JSON lines",
+        "oneOf": [records, {"type": "object", "required": ["records"], "properties": {"records": records}}],
+        "$defs": components,
+    }
 
 
-def _decode_odd(text: bytes) -> Record | PrintedSample:
-    """What msgspec takes for no JSON: it may be so only in a field that nobody reads."""
-    try:
-        record = _convert(content.decode_odd(text))
-    except RecursionError as error:
-        raise BadRecord("it is nested too deeply") from error
-    except json.JSONDecodeError as error:
-        raise BadRecord("it is no valid JSON") from error
-    for name, value in (*msgspec.structs.asdict(record).items(), *(record.tags or {}).items()):
-        if _SURROGATE.search(f"{name}{value if isinstance(value, str) else ''}"):
-            raise BadRecord(f"{name!a} holds half a surrogate pair, or bytes that are not UTF-8")
-    return record
-
-
-def check_item(record: Record | PrintedSample) -> None:
+def check_item(item: Item) -> None:
     """What the types of the fields don't say. Raises BadRecord."""
-    if not re.fullmatch(_NAME, record.metric):
-        shown = ascii(record.metric[:60])
+    if not re.fullmatch(_NAME, item.metric):
+        shown = ascii(item.metric[:60])
         raise BadRecord(f"metric is {shown}; a metric's name has ASCII letters, digits, _ and . only")
-    for name in _TEXTS if isinstance(record, Record) else ():
-        if not getattr(record, name).strip():
+    for name in _TEXTS if isinstance(item, Record) else ():
+        if not getattr(item, name).strip():
             raise BadRecord(f"{name} is empty")
-    if not math.isfinite(record.value):
+    if not math.isfinite(item.value):
         raise BadRecord("value is not a finite number")
-    _ = record.at  # which raises where it is no time
+    _ = item.at  # which raises where it is no time
+
+
+@lru_cache(maxsize=4096)
+def is_required(tag: str) -> bool:
+    """Whether Datadog would read this tag of a record as one that the daemon sets itself."""
+    return normalize_tag_name(tag) in REQUIRED_TAGS
+
+
+def find_refused_tags(item: Item, position: int) -> Iterator[PartialFailure]:
+    """What is said of a record's tags that name required ones."""
+    for tag in filter(is_required, item.tags or ()) if isinstance(item, Record) else ():
+        reason = f"tag {tag!a} is set by the daemon; the record's own is left out"
+        yield PartialFailure(reason, f"record {position}")
 
 
 @lru_cache(maxsize=4096)
@@ -205,57 +232,140 @@ def _from_seconds(seconds: float) -> datetime:
         raise BadRecord(f"timestamp is {seconds:g}; it must be seconds since 1970, or ISO 8601") from error
 
 
-@lru_cache(maxsize=4096)
-def full_name(metric: str, namespace: str) -> str:
-    """The name that Datadog gets: a metric of the whole project keeps its own."""
-    return metric if not namespace or metric.startswith(_KEPT_NAME) else f"{namespace}.{metric}"
+def _decode(text: bytes | msgspec.Raw) -> Item:
+    """The record, or where nothing in the object is a record's the sample. Raises BadRecord."""
+    try:
+        return _RECORD.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass  # no record, or one with a field that is odd but that nobody reads
+    try:
+        value = _decode_any(text)
+        is_sample = isinstance(value, dict) and value.keys().isdisjoint(_MARKS)
+        item: Item = msgspec.convert(value, PrintedSample) if is_sample else msgspec.convert(value, Record)
+    except RecursionError as error:
+        raise BadRecord("it is nested too deeply") from error
+    except json.JSONDecodeError as error:
+        raise BadRecord("it is no valid JSON") from error
+    except msgspec.ValidationError as error:
+        raise BadRecord(str(error)) from error
+    for name, value in (*msgspec.structs.asdict(item).items(), *(item.tags or {}).items()):
+        if _SURROGATE.search(f"{name}{value if isinstance(value, str) else ''}"):
+            raise BadRecord(f"{name!a} holds half a surrogate pair, or bytes that are not UTF-8")
+    return item
 
 
-def is_required(tag: str) -> bool:
-    """Whether Datadog would read this tag as one that the daemon sets itself."""
-    return normalize_tag_name(tag) in REQUIRED_TAGS
+def _decode_any(text: bytes | msgspec.Raw) -> Any:
+    """Bytes that are no UTF-8 become halves of surrogate pairs. Raises JSONDecodeError, RecursionError."""
+    try:
+        return msgspec.json.decode(text)
+    except _NO_JSON:
+        return _JSON.decode(bytes(text).decode("utf-8", "surrogateescape"))
 
 
-def tell_refused(tag: str) -> str:
-    """What is said of a record's tag that names a required one."""
-    return f"tag {tag!a} is set by the daemon; the record's own is left out"
+# The content of a snapshot as the texts of its records
 
 
-def check_snapshot(
-    body: bytes, name: str, now: datetime, max_bytes: int = content.MAX_BYTES, max_records: int = MAX_RECORDS
-) -> tuple[list[Record | PrintedSample], list[PartialFailure]]:
-    """The records of a snapshot that is to be published, and what a collector will leave out of them.
-
-    Raises InvalidSnapshot where one is bad, and as ``read_records`` does.
-    """
-    records: list[Record | PrintedSample] = []
-    bad: list[PartialFailure] = []
-    remarks: list[PartialFailure] = []
-    for position, record in enumerate(read_records(body, name, now, max_bytes, max_records), 1):
-        part = f"record {position}"
-        if isinstance(record, BadRecord):
-            bad.append(PartialFailure(str(record), part))
-            continue
-        records.append(record)
-        if isinstance(record, Record):
-            remarks += (PartialFailure(tell_refused(tag), part) for tag in filter(is_required, record.tags or ()))
-    if bad:
-        raise InvalidSnapshot(name, bad, len(records) + len(bad))
-    if not records:
-        raise Rejected(f"{name} holds no record")
-    return records, remarks[:MAX_FAILURES]
+def _inflate(body: bytes, name: str, max_bytes: int) -> bytes:
+    """``body``, unpacked where it is gzip. Raises TooLarge beyond ``max_bytes``, Unfinished where it breaks off."""
+    if body.startswith(GZIP_MAGIC):
+        try:
+            with gzip.open(io.BytesIO(body)) as file:
+                body = file.read(max_bytes + 1)
+        except EOFError as error:
+            raise Unfinished(f"{name}: the gzip data breaks off at byte {len(body)}; is it half-written?") from error
+        except (zlib.error, OSError) as error:
+            raise Unfinished(f"{name}: no valid gzip: {error}") from error
+    if len(body) > max_bytes:
+        raise TooLarge(f"{name} holds more than {max_bytes:,} bytes; publish less, or in several snapshots")
+    return body
 
 
-def snapshot_schema() -> Mapping[str, Any]:
-    """JSON Schema 2020-12 of a snapshot. A new version comes only when a valid snapshot would become invalid."""
-    _, components = msgspec.json.schema_components([Record, PrintedSample], ref_template="#/$defs/{name}")
-    is_record = {"anyOf": [{"required": [name]} for name in _MARKS]}
-    item = {"if": is_record, "then": {"$ref": "#/$defs/Record"}, "else": {"$ref": "#/$defs/PrintedSample"}}
-    records = {"type": "array", "minItems": 1, "items": item}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": f"urn:infra-health:schema:snapshot:{SCHEMA_VERSION}",
-        "title": f"infra-health snapshot, version {SCHEMA_VERSION}: a list, an object with a list, or JSON lines",
-        "oneOf": [records, {"type": "object", "required": ["records"], "properties": {"records": records}}],
-        "$defs": components,
-    }
+def _split(body: bytes, name: str) -> Iterable[bytes | msgspec.Raw]:
+    """The texts of the records. Raises Unfinished with the place where it is no JSON, Rejected where no snapshot."""
+    body = body.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
+    if not body.strip():
+        raise Unfinished(f"{name} is empty; is it half-written?")
+    try:
+        try:
+            found = _FORMS.decode(body)
+            return found.records if isinstance(found, _Envelope) else found
+        except msgspec.ValidationError as error:
+            if not body.lstrip().startswith(b"{"):
+                forms = 'neither a JSON list nor an object with a list "records" nor JSON lines'
+                raise Rejected(f"{name} is {forms}") from error
+            return _LINES.decode_lines(body)
+    except _NO_JSON:
+        return _split_odd(body.decode("utf-8", "surrogateescape"), name)
+
+
+def _split_odd(text: str, name: str) -> Iterator[bytes]:
+    """As ``_split``, one value at a time."""
+    try:
+        begin = _find_list(text)
+        for value in _split_lines(text) if begin is None else _split_list(text, begin):
+            yield value.encode("utf-8", "surrogateescape")
+    except json.JSONDecodeError as error:
+        is_cut = not text[error.pos :].strip() or error.msg.startswith("Unterminated string")
+        place = f"line {error.lineno}, column {error.colno} (character {error.pos})"
+        half = "; is it half-written?" if is_cut else ""
+        raise Unfinished(f"{name}: no valid JSON at {place}: {error.msg}{half}") from error
+
+
+def _find_list(text: str) -> int | None:
+    """Where the list of records begins, None where the text is one of lines."""
+    begin = _skip(text, 0)
+    if text.startswith("[", begin):
+        return begin
+    for match in islice(re.finditer(r'"records"\s*:\s*(?=\[)', text), 10):
+        try:
+            before = _JSON.decode(f"{text[: match.end()]}[]}}")
+        except (json.JSONDecodeError, RecursionError):
+            continue  # it belongs to an inner object, or stands in another line
+        if isinstance(before, dict) and "records" in before:
+            return match.end()
+    return None
+
+
+def _split_list(text: str, begin: int) -> Iterator[str]:
+    at = _skip(text, begin + 1)
+    while not text.startswith("]", at):
+        try:
+            _, end = _JSON.raw_decode(text, at)
+        except RecursionError:
+            between = re.compile(r"\}\s*,\s*\{").search(text, at)  # two records
+            end = between.start() + 1 if between else text.rfind("]")
+            if end <= at:
+                raise json.JSONDecodeError("a bracket is not closed", text, len(text)) from None
+        yield text[at:end]
+        at = _skip(text, end)
+        if text.startswith(",", at):
+            at = _skip(text, at + 1)
+            if text.startswith("]", at):
+                raise json.JSONDecodeError("a value is expected", text, at)
+        elif not text.startswith("]", at):
+            raise json.JSONDecodeError("a comma or ] is expected", text, at)
+    _check(f"{text[:begin]}[]{text[at + 1 :]}", text, at - begin - 1)  # what stands around the list
+
+
+def _split_lines(text: str) -> list[str]:
+    lines = [line for line in text.split("\n") if line.strip()]
+    # Each line begins anew, so of a broken one only this record is lost; the last one may be half-written.
+    _check(lines[-1], text, text.rindex(lines[-1]))
+    return lines
+
+
+def _check(part: str, text: str, offset: int) -> None:
+    """Raises JSONDecodeError with its place in ``text`` where ``part`` is no JSON."""
+    try:
+        _JSON.decode(part)
+    except RecursionError:
+        pass  # whoever reads it says so
+    except json.JSONDecodeError as error:
+        raise json.JSONDecodeError(error.msg, text, min(offset + error.pos, len(text))) from error
+
+
+def _skip(text: str, at: int) -> int:
+    """The place of the next character that is no blank."""
+    while text[at : at + 1] in (" ", "\t", "\n", "\r"):
+        at += 1
+    return at

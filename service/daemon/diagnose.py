@@ -133,13 +133,13 @@ async def _check_aws(settings: Settings, environ: Mapping[str, str], clients: Cl
 
 async def _check_objects(sources: list[str], detail: str, clients: Clients) -> Finding:
     """Whether the snapshots in S3 can be read."""
-    from service.collectors.content import MAX_BYTES
-    from service.collectors.snapshot.sources import open_source
+    from service.collectors.records import MAX_BYTES
+    from service.collectors.snapshot.sources import parse_place, read_place
 
     seen, troubles, remedies = [], [], []
     for source in sources:
         try:
-            found = await open_source(source, MAX_BYTES).read(clients.http)
+            found = await read_place(parse_place(source), clients.http, MAX_BYTES)
         except Unauthorized as error:
             troubles.append(str(error))
             remedies.append(

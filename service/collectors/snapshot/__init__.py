@@ -1,7 +1,6 @@
 """Training and evaluation health from snapshots: whatever a pipeline measured, as one JSON record per check."""
 
-from service.collectors.records import InvalidSnapshot
 from service.collectors.snapshot.collector import SNAPSHOT_AGE, Snapshot
 from service.collectors.snapshot.settings import SnapshotSettings
 
-__all__ = ["SNAPSHOT_AGE", "InvalidSnapshot", "Snapshot", "SnapshotSettings"]
+__all__ = ["SNAPSHOT_AGE", "Snapshot", "SnapshotSettings"]

@@ -5,10 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ByteSize, Field
 
-from service.collectors.content import MAX_BYTES
-from service.collectors.records import MAX_RECORDS
+from service.collectors.records import MAX_BYTES, MAX_RECORDS
 from service.collectors.selection import Origin
-from service.collectors.snapshot.sources import open_source
+from service.collectors.snapshot.sources import parse_place
 from service.config.settings import Bytes, CollectorSettings
 from service.domain.errors import ConfigError
 
@@ -21,9 +20,9 @@ VARIABLES = {"training": "TRAINING_HEALTH_FILE", "evaluation": "EVAL_HEALTH_FILE
 
 def _check_source(address: str) -> str:
     try:
-        open_source(address, MAX_BYTES)
+        parse_place(address)
     except ConfigError as error:
-        raise ValueError(str(error).removeprefix("source ")) from error
+        raise ValueError(str(error)) from error
     return address
 
 

@@ -3,12 +3,14 @@
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import anyio
@@ -16,7 +18,7 @@ import anyio.to_thread
 import httpx
 import structlog
 
-from service.config.clients import parse_http_date, retry_after
+from service.config.clients import aws_client, parse_http_date, retry_after
 from service.config.masking import mask_address
 from service.config.secrets import Secret
 from service.domain.errors import ConfigError, HealthError, Rejected, TooLarge, Unauthorized, Unavailable, Unfinished
@@ -29,12 +31,22 @@ FORMS = (
 )
 # A server that dates its answer so makes it anew for each request: it says nothing about the content's age.
 _JUST_NOW = timedelta(seconds=5)
+_MAX_REDIRECTS = 5
+_MAX_OBJECTS = 100_000  # that are listed
 
-_UNFINISHED = re.compile(r"(\.(tmp|temp|part|partial|swp|crdownload|filepart|incomplete|inprogress|lock)|~)$", re.I)
-# Checksums, signatures, and whatever else stands beside a snapshot under its name with another ending.
-_BESIDE = re.compile(
-    r"\.(md5|sha\d+|crc\w*|asc|sig|etag|done|ok|bak)$|\.(json|jsonl|ndjson)(\.gz)?\.(?!gz$)[a-z]\w*$", re.I
-)
+# Why an entry of a directory or of a prefix is no snapshot.
+_SKIPPED = {
+    "of a deeper level": re.compile(r"/"),
+    "a marker": re.compile(r"^[_#]|_\$folder\$$"),
+    "hidden": re.compile(r"^\."),
+    "unfinished": re.compile(
+        r"(\.(tmp|temp|part|partial|swp|crdownload|filepart|incomplete|inprogress|lock)|~)$", re.I
+    ),
+    # Checksums, signatures, and whatever else stands beside a snapshot under its name with another ending.
+    "beside a snapshot": re.compile(
+        r"\.(md5|sha\d+|crc\w*|asc|sig|etag|done|ok|bak)$|\.(json|jsonl|ndjson)(\.gz)?\.(?!gz$)[a-z]\w*$", re.I
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +55,7 @@ class Content:
 
     ``name``: for messages, without secrets. ``version`` tells one publication from another.
     ``published``: when it was, None where the source does not say; ``is_hashed``: ``version`` is a hash of the body,
-    because the source's own times prove nothing. ``validator``: by which the source is asked whether it has changed,
-    empty where it can't be.
+    because the source's own times prove nothing.
     """
 
     name: str
@@ -52,37 +63,66 @@ class Content:
     version: str
     published: datetime | None = None
     is_hashed: bool = False
-    validator: str = ""
-
-
-class Source(Protocol):
-    """A place that holds snapshots."""
-
-    async def read(self, http: httpx.AsyncClient, last: Content | None = None) -> Content:
-        """The newest snapshot; that of ``last`` where its validator still holds.
-
-        Raises Unavailable, Unfinished (it changed while it was read), Rejected or ConfigError.
-        """
-        ...
-
-
-def open_source(address: str, max_bytes: int, token: Secret | None = None) -> Source:
-    """The source at ``address``. Raises ConfigError where it is none of ``FORMS``."""
-    scheme = address.partition("://")[0].lower() if "://" in address else "file"
-    match scheme:
-        case "file":
-            return FileSource(path_of(address), max_bytes)
-        case "http" | "https":
-            return HttpSource(address, max_bytes, token)
-        case "s3":
-            from service.collectors.snapshot.s3 import S3Source  # it stands on this module
-
-            return S3Source(address, max_bytes)
-    raise ConfigError(f"source {mask_address(address)}: {scheme}:// is not supported; it may be {FORMS}")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class S3Object:
+    """An object, or with a key that is empty or ends with a slash all those right below it."""
+
+    bucket: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.key}"
+
+
+Place = Path | httpx.URL | S3Object
+
+
+def parse_place(address: str) -> Place:
+    """What ``address`` names. Raises ConfigError where it is none of ``FORMS``."""
+    scheme, separator, _ = address.partition("://")
+    if not separator:
+        return Path(os.path.expanduser(address))  # noqa: PTH111 - pathlib's raises where there is no home
+    parts = urlsplit(address, allow_fragments=False)
+    match scheme.lower():
+        case "file" if parts.netloc in ("", "localhost"):
+            return Path(unquote(parts.path))
+        case "file":
+            raise ConfigError(f"{address}: a file address names no host; write file:///PATH")
+        case "s3":
+            key = parts.path.removeprefix("/") + (f"?{parts.query}" if parts.query else "")
+            if not parts.netloc or (not key and not address.endswith("/")):
+                raise ConfigError(f"{address}: write s3://BUCKET/KEY, or s3://BUCKET/PREFIX/ for its newest object")
+            return S3Object(parts.netloc, key)
+        case "http" | "https":
+            return _parse_url(address)
+    raise ConfigError(f"{mask_address(address)}: {scheme}:// is not supported; it may be {FORMS}")
+
+
+async def read_place(place: Place, http: httpx.AsyncClient, max_bytes: int, token: Secret | None = None) -> Content:
+    """The newest snapshot. ``token``: for HTTP.
+
+    Raises Unavailable, Unfinished (it is written while it is read), Rejected, TooLarge or ConfigError.
+    """
+    # A file system that hangs (NFS, EFS) holds its thread, not the run beyond its deadline. The models of the client
+    # for S3 take a tenth of a second to load, so all of it happens in a thread with its own loop.
+    in_thread = partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
+    match place:
+        case Path():
+            return await in_thread(_read_file, place, max_bytes)
+        case S3Object():
+            return await in_thread(anyio.run, _read_object, place, max_bytes)
+    try:
+        return await _read_url(place, http, max_bytes, token)
+    except Unauthorized:
+        # The token may have been replaced: then once more with the new one.
+        if token is None or not await token.ask_again():
+            raise
+        return await _read_url(place, http, max_bytes, token)
+
+
+class Entry(NamedTuple):
     """What a directory or a prefix lists. ``name``: below it; with a slash it is of a deeper level."""
 
     name: str
@@ -94,40 +134,15 @@ def find_newest(entries: Iterable[Entry], place: str) -> Entry:
     """The entry that was published last. What is no snapshot is skipped, which -v shows. Raises Rejected."""
     found, skipped = [], []
     for entry in entries:
-        if reason := _why_skipped(entry):
+        reason = next((reason for reason, pattern in _SKIPPED.items() if pattern.search(entry.name)), "")
+        if reason := reason or ("" if entry.size else "empty"):
             log.debug("skipped: no snapshot", place=place, name=entry.name, reason=reason)
             skipped.append(f"{entry.name} ({reason})")
         else:
             found.append(entry)
     if not found:
-        raise nothing_there(place, f"no snapshot is there{'; skipped: ' if skipped else ''}{', '.join(skipped[:3])}")
+        raise _nothing_there(place, f"no snapshot is there{'; skipped: ' if skipped else ''}{', '.join(skipped[:3])}")
     return max(found, key=lambda entry: (entry.published, entry.name))
-
-
-def _why_skipped(entry: Entry) -> str:
-    """Why an entry is no snapshot, empty where it may be one."""
-    if "/" in entry.name:
-        return "of a deeper level"
-    if entry.name.startswith(("_", "#")) or entry.name.endswith("_$folder$"):
-        return "a marker"
-    if entry.name.startswith("."):
-        return "hidden"
-    if _UNFINISHED.search(entry.name):
-        return "unfinished"
-    if _BESIDE.search(entry.name):
-        return "beside a snapshot"
-    return "" if entry.size else "empty"
-
-
-def nothing_there(address: str, what: str = "nothing is there") -> Rejected:
-    """The error of a source that holds no snapshot: it says what to publish where."""
-    name = mask_address(address)
-    remedy = f"publish a snapshot to this place (infra-health publish FILE --to {name}), or change the source"
-    return Rejected(f"{name}: {what}; {remedy}")
-
-
-def too_large(name: str, max_bytes: int) -> TooLarge:
-    return TooLarge(f"{name} holds more than {max_bytes:,} bytes; publish less, or in several snapshots")
 
 
 def refuse_status(status: int, told: str, wait: float | None = None) -> HealthError:
@@ -139,50 +154,41 @@ def refuse_status(status: int, told: str, wait: float | None = None) -> HealthEr
     return Rejected(told)
 
 
-def path_of(address: str) -> Path:
-    """The path that ``address`` (a path or file://) names. Raises ConfigError."""
-    if "://" not in address:
-        return Path(os.path.expanduser(address))  # noqa: PTH111 - pathlib's raises where there is no home
-    parts = urlsplit(address)
-    if parts.netloc not in ("", "localhost"):
-        raise ConfigError(f"source {address}: a file address names no host; write file:///PATH")
-    return Path(unquote(parts.path))
+def _nothing_there(address: str, what: str = "nothing is there") -> Rejected:
+    name = mask_address(address)
+    remedy = f"publish a snapshot to this place (infra-health publish FILE --to {name}), or change the source"
+    return Rejected(f"{name}: {what}; {remedy}")
 
 
-class FileSource:
-    """A file, or the newest one of a directory."""
+def _too_large(name: str, max_bytes: int) -> TooLarge:
+    return TooLarge(f"{name} holds more than {max_bytes:,} bytes; publish less, or in several snapshots")
 
-    def __init__(self, path: Path, max_bytes: int) -> None:
-        self._path = path
-        self._max_bytes = max_bytes
 
-    async def read(self, http: httpx.AsyncClient, last: Content | None = None) -> Content:
-        # A file system that hangs (NFS, EFS) holds its thread, not the run beyond its deadline.
-        return await anyio.to_thread.run_sync(self._read, abandon_on_cancel=True)
+# Files
 
-    def _read(self) -> Content:
-        path = self._path
-        try:
-            if not path.exists():
-                raise nothing_there(str(path))
-            if path.is_dir():
-                path /= find_newest(_list_directory(path), str(path)).name
-            # A pipe or a device would keep the reader waiting.
-            if not path.is_file():
-                raise ConfigError(f"source {path} is neither a file nor a directory")
-            with path.open("rb") as file:
-                before = os.fstat(file.fileno())
-                body = file.read(self._max_bytes + 1)
-                after = os.fstat(file.fileno())
-        except PermissionError as error:
-            raise ConfigError(f"source {path}: the daemon's user may not read it") from error
-        except (OSError, ValueError) as error:
-            raise Unavailable(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
-        if len(body) > self._max_bytes:
-            raise too_large(str(path), self._max_bytes)
-        if before.st_mtime_ns != after.st_mtime_ns or len(body) != after.st_size:
-            raise Unfinished(f"{path} is written while it is read (byte {len(body)}); publish by a rename")
-        return Content(str(path), body, f"{after.st_mtime_ns}", _modified(after))
+
+def _read_file(path: Path, max_bytes: int) -> Content:
+    try:
+        if not path.exists():
+            raise _nothing_there(str(path))
+        if path.is_dir():
+            path /= find_newest(_list_directory(path), str(path)).name
+        # A pipe or a device would keep the reader waiting.
+        if not path.is_file():
+            raise ConfigError(f"source {path} is neither a file nor a directory")
+        with path.open("rb") as file:
+            before = os.fstat(file.fileno())
+            body = file.read(max_bytes + 1)
+            after = os.fstat(file.fileno())
+    except PermissionError as error:
+        raise ConfigError(f"source {path}: the daemon's user may not read it") from error
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
+    if len(body) > max_bytes:
+        raise _too_large(str(path), max_bytes)
+    if before.st_mtime_ns != after.st_mtime_ns or len(body) != after.st_size:
+        raise Unfinished(f"{path} is written while it is read (byte {len(body)}); publish by a rename")
+    return Content(str(path), body, f"{after.st_mtime_ns}", _modified(after))
 
 
 def _list_directory(directory: Path) -> Iterator[Entry]:
@@ -201,65 +207,39 @@ def _modified(facts: os.stat_result) -> datetime:
     return datetime.fromtimestamp(facts.st_mtime_ns // 1000 / 1e6, UTC)
 
 
-class HttpSource:
-    """An address, asked conditionally. Redirects are followed on the same host, since they come from an answer."""
+# HTTP
 
-    def __init__(self, address: str, max_bytes: int, token: Secret | None) -> None:
-        self._name = mask_address(address)
-        self._url = parse_url(address)
-        self._max_bytes = max_bytes
-        self._token = token
 
-    async def read(self, http: httpx.AsyncClient, last: Content | None = None) -> Content:
-        try:
-            return await self._get(http, last)
-        except Unauthorized:
-            # The token may have been replaced: then once more with the new one.
-            if self._token is None or not await self._token.ask_again():
-                raise
-            return await self._get(http, last)
+async def _read_url(address: httpx.URL, http: httpx.AsyncClient, max_bytes: int, token: Secret | None) -> Content:
+    """Redirects are followed on the same host only, since they come from an answer."""
+    name, url = mask_address(str(address)), address
+    headers = {"Accept": "application/json", "Accept-Encoding": "identity", **await authorize(token)}
+    try:
+        for _ in range(_MAX_REDIRECTS):
+            async with http.stream("GET", url, headers=headers, follow_redirects=False) as answer:
+                if not answer.has_redirect_location:
+                    return await _read_answer(answer, name, max_bytes)
+                url = answer.url.join(answer.headers["Location"])
+            if (url.scheme, url.host, url.port) != (address.scheme, address.host, address.port):
+                raise Rejected(f"{name} redirects to another host ({url.host}); set the source to where it leads")
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise Unavailable(f"{name}: no answer ({type(error).__name__})") from error
+    raise Rejected(f"{name} redirects again and again")
 
-    async def _get(self, http: httpx.AsyncClient, last: Content | None) -> Content:
-        headers = {"Accept": "application/json", "Accept-Encoding": "identity", **await authorize(self._token)}
-        if last and last.validator:
-            # ETag before date, because the date has seconds only (RFC 9110, 13.1).
-            is_date = last.validator.endswith("GMT")
-            headers["If-Modified-Since" if is_date else "If-None-Match"] = last.validator
-        url = self._url
-        try:
-            for _ in range(5):
-                async with http.stream("GET", url, headers=headers, follow_redirects=False) as answer:
-                    if answer.status_code == httpx.codes.NOT_MODIFIED and last:
-                        return replace(last, published=_find_date(answer.headers) or last.published)
-                    if not answer.has_redirect_location:
-                        return await self._read_answer(answer)
-                    url = answer.url.join(answer.headers["Location"])
-                if (url.scheme, url.host, url.port) != (self._url.scheme, self._url.host, self._url.port):
-                    there = "set the source to where it leads"
-                    raise Rejected(f"{self._name} redirects to another host ({url.host}); {there}")
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise Unavailable(f"{self._name}: no answer ({type(error).__name__})") from error
-        raise Rejected(f"{self._name} redirects again and again")
 
-    async def _read_answer(self, answer: httpx.Response) -> Content:
-        status, headers = answer.status_code, answer.headers
-        if status in (404, 410):
-            raise nothing_there(self._name, f"nothing is there ({status})")
-        if status != httpx.codes.OK:
-            hint = "; does it need a token_env?" if status in (401, 403) else ""
-            raise refuse_status(
-                status, f"{self._name}: answered {status}{hint}", retry_after(headers, datetime.now(UTC))
-            )
-        body = bytearray()
-        async for chunk in answer.aiter_raw():  # gzip is told by the content, where the bounds are
-            body += chunk
-            if len(body) > self._max_bytes:
-                raise too_large(self._name, self._max_bytes)
-        published = _find_date(headers)
-        version = blake2b(body, digest_size=16).hexdigest()
-        # A date has whole seconds: soon after it the content can still change under it (RFC 9110, 8.8.2.2).
-        validator = headers.get("ETag", "") or (headers["Last-Modified"] if published else "")
-        return Content(self._name, bytes(body), version, published, is_hashed=True, validator=validator)
+async def _read_answer(answer: httpx.Response, name: str, max_bytes: int) -> Content:
+    status, headers = answer.status_code, answer.headers
+    if status in (404, 410):
+        raise _nothing_there(name, f"nothing is there ({status})")
+    if status != httpx.codes.OK:
+        hint = "; does it need a token_env?" if status in (401, 403) else ""
+        raise refuse_status(status, f"{name}: answered {status}{hint}", retry_after(headers, datetime.now(UTC)))
+    body = bytearray()
+    async for chunk in answer.aiter_raw():  # gzip is told by the content, where the bounds are
+        body += chunk
+        if len(body) > max_bytes:
+            raise _too_large(name, max_bytes)
+    return Content(name, bytes(body), blake2b(body, digest_size=16).hexdigest(), _find_date(headers), is_hashed=True)
 
 
 def _find_date(headers: Mapping[str, str]) -> datetime | None:
@@ -269,7 +249,7 @@ def _find_date(headers: Mapping[str, str]) -> datetime | None:
     return published if published and published < asked - _JUST_NOW else None
 
 
-def parse_url(address: str) -> httpx.URL:
+def _parse_url(address: str) -> httpx.URL:
     """Raises ConfigError, also for what httpx finds out only when it connects."""
     try:
         url = httpx.URL(address)
@@ -291,8 +271,51 @@ async def authorize(token: Secret | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {value}"} if value else {}
 
 
-async def find_object(address: str) -> tuple[str, datetime]:
-    """The object that an s3:// source would read, and when it was published; nothing of it is transferred."""
-    from service.collectors.snapshot.s3 import S3Source
+# S3; region, credentials and endpoint come from the usual AWS chain
 
-    return await anyio.to_thread.run_sync(anyio.run, S3Source(address, 0).find, abandon_on_cancel=True)
+
+async def _read_object(place: S3Object, max_bytes: int) -> Content:
+    async with open_s3(str(place)) as client:
+        found = S3Object(place.bucket, await _find_key(client, place))
+        answer = await client.get_object(Bucket=found.bucket, Key=found.key)
+        async with answer["Body"] as stream:
+            if answer["ContentLength"] > max_bytes:
+                raise _too_large(str(found), max_bytes)
+            body = await stream.read()
+    published = answer["LastModified"]
+    # The time has whole seconds only.
+    return Content(str(found), body, f"{found} {published} {answer['ETag']}", published)
+
+
+async def _find_key(client: Any, place: S3Object) -> str:
+    prefix = place.key
+    if prefix and not prefix.endswith("/"):
+        return prefix
+    entries: list[Entry] = []
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=place.bucket, Prefix=prefix, Delimiter="/")
+    async for page in pages:
+        for each in page.get("Contents", ()):
+            if name := each["Key"].removeprefix(prefix):  # empty: what consoles make of a "folder"
+                entries.append(Entry(name, each["LastModified"], each["Size"]))
+        for each in page.get("CommonPrefixes", ()):
+            entries.append(Entry(each["Prefix"].removeprefix(prefix), datetime.min.replace(tzinfo=UTC), 0))
+        if len(entries) > _MAX_OBJECTS:
+            raise Rejected(f"{place} holds more than {_MAX_OBJECTS:,} objects; name a prefix with fewer")
+    return prefix + find_newest(entries, str(place)).name
+
+
+@asynccontextmanager
+async def open_s3(address: str) -> AsyncIterator[Any]:
+    """A client whose refusals are told as ours."""
+    async with aws_client("s3", address) as client:
+        try:
+            yield client
+        except client.exceptions.ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            if code == "NoSuchBucket":
+                raise Rejected(f"{address}: there is no such bucket; create it, or change the address") from error
+            if status == httpx.codes.NOT_FOUND:
+                raise _nothing_there(address, f"nothing is there ({code})") from error
+            is_passing = code in ("SlowDown", "RequestTimeout", "RequestTimeTooSkewed")
+            raise refuse_status(503 if is_passing else status, f"{address}: {code or status}") from error
