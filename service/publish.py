@@ -23,14 +23,8 @@ import anyio
 import httpx
 import msgspec
 
-<<<<<<< HEAD
-from service.collectors.content import GZIP_MAGIC
-from service.collectors.records import InvalidSnapshot, PrintedSample, Record, check_snapshot, snapshot_schema
-from service.collectors.snapshot.sources import authorize, parse_url, path_of, refuse_status
-=======
 from service.collectors.records import GZIP_MAGIC, InvalidSnapshot, Item, check_snapshot, snapshot_schema
 from service.collectors.snapshot.sources import Place, S3Object, authorize, open_s3, parse_place, refuse_status
->>>>>>> 0963292 (Read records and turn them into samples by two functions; a source is a place that is parsed once)
 from service.config.clients import http_client, retry_after
 from service.config.masking import escape_control_characters, mask_address
 from service.config.secrets import from_environment
@@ -102,11 +96,7 @@ def publish(
 
 def join_snapshots(bodies: Mapping[str, bytes]) -> bytes:
     """The records of several snapshots as one; each by its name. Raises as ``publish`` does, naming the bad one."""
-<<<<<<< HEAD
-    records: list[Record | PrintedSample] = []
-=======
     records: list[Item] = []
->>>>>>> 0963292 (Read records and turn them into samples by two functions; a source is a place that is parsed once)
     for name, body in bodies.items():
         records += check_snapshot(body, name, datetime.now(UTC))[0]
     return msgspec.json.encode(records)

@@ -36,7 +36,6 @@ _MAX_COMMAS = 30  # of a record, on average
 
 _NAME = r"[A-Za-z0-9_.]+"  # https://docs.datadoghq.com/metrics/custom_metrics/#naming-custom-metrics
 _MAX_NAME = 170  # characters; with any namespace at most 200
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _TEXTS = ("workflow_name", "task", "check", "condition")
 _MARKS = (*_TEXTS, "metric_kind")  # one of these at its top level makes an object a record
 
@@ -242,15 +241,15 @@ def _decode(text: bytes | msgspec.Raw) -> Item:
         value = _decode_any(text)
         is_sample = isinstance(value, dict) and value.keys().isdisjoint(_MARKS)
         item: Item = msgspec.convert(value, PrintedSample) if is_sample else msgspec.convert(value, Record)
+        msgspec.json.encode(item)  # which no half of a surrogate pair survives
     except RecursionError as error:
         raise BadRecord("it is nested too deeply") from error
     except json.JSONDecodeError as error:
         raise BadRecord("it is no valid JSON") from error
     except msgspec.ValidationError as error:
         raise BadRecord(str(error)) from error
-    for name, value in (*msgspec.structs.asdict(item).items(), *(item.tags or {}).items()):
-        if _SURROGATE.search(f"{name}{value if isinstance(value, str) else ''}"):
-            raise BadRecord(f"{name!a} holds half a surrogate pair, or bytes that are not UTF-8")
+    except UnicodeEncodeError as error:
+        raise BadRecord("it holds half a surrogate pair, or bytes that are not UTF-8") from error
     return item
 
 

@@ -59,7 +59,7 @@ def test_records_of_several_files_become_one_snapshot(tmp_path: Path) -> None:
             [RECORD, RECORD | {"value": float("nan")}],
             "1 of 2 records are bad:\n  record 2: value is not a finite number",
         ),
-        ([RECORD | {"task": "\ud800"}], "record 1: 'task' holds half a surrogate pair"),
+        ([RECORD | {"task": "\ud800"}], "record 1: it holds half a surrogate pair"),
         ([RECORD | {"timestamp": "2999-01-01T00:00:00Z"}], "record 1: timestamp .* in the future"),
         ([RECORD | {"value": object()}], "not JSON serializable"),
         ([], "the snapshot holds no record"),

@@ -84,6 +84,8 @@ def parse_place(address: str) -> Place:
     scheme, separator, _ = address.partition("://")
     if not separator:
         return Path(os.path.expanduser(address))  # noqa: PTH111 - pathlib's raises where there is no home
+    if scheme.lower() in ("http", "https"):
+        return _parse_url(address)
     parts = urlsplit(address, allow_fragments=False)
     match scheme.lower():
         case "file" if parts.netloc in ("", "localhost"):
@@ -95,8 +97,6 @@ def parse_place(address: str) -> Place:
             if not parts.netloc or (not key and not address.endswith("/")):
                 raise ConfigError(f"{address}: write s3://BUCKET/KEY, or s3://BUCKET/PREFIX/ for its newest object")
             return S3Object(parts.netloc, key)
-        case "http" | "https":
-            return _parse_url(address)
     raise ConfigError(f"{mask_address(address)}: {scheme}:// is not supported; it may be {FORMS}")
 
 

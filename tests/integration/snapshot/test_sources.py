@@ -15,8 +15,8 @@ import pytest
 from pydantic import ValidationError
 from structlog.testing import capture_logs
 
-from service.collectors.content import MAX_BYTES
-from service.collectors.snapshot.sources import Content, find_object, open_source
+from service.collectors.records import MAX_BYTES
+from service.collectors.snapshot.sources import Content, parse_place, read_place
 from service.domain.errors import ConfigError, Rejected, TooLarge, Unauthorized, Unavailable
 from tests.integration.snapshot.conftest import Collectors
 from tests.integration.snapshot.scripted import HANG_UP, Answer, scripted
@@ -27,7 +27,7 @@ GOOD = json.dumps(
 
 
 async def read(source: str, http: httpx.AsyncClient, max_bytes: int = MAX_BYTES) -> Content:
-    return await open_source(source, max_bytes).read(http)
+    return await read_place(parse_place(source), http, max_bytes)
 
 
 @pytest.mark.parametrize(
@@ -198,36 +198,11 @@ async def test_an_address_with_a_query_is_read_and_never_shown(http: httpx.Async
     assert "secret" not in content.name
 
 
-@pytest.mark.parametrize(
-    ("headers", "condition", "value"),
-    [
-        ({"ETag": '"a"', "Last-Modified": "Tue, 14 Jan 2025 15:00:00 GMT"}, "if-none-match", '"a"'),
-        (
-            {"Last-Modified": "Tue, 14 Jan 2025 15:00:00 GMT", "Date": "Tue, 14 Jan 2025 15:01:00 GMT"},
-            "if-modified-since",
-            "Tue, 14 Jan 2025 15:00:00 GMT",
-        ),
-    ],
-)
-async def test_an_address_is_asked_conditionally(
-    headers: dict[str, str], condition: str, value: str, http: httpx.AsyncClient
-) -> None:
-    async with scripted(Answer(200, b"[1]", headers), Answer(304), Answer(200, b"[2]", headers)) as server:
-        source = open_source(server.url, 1000)
-        first = await source.read(http)
-        second = await source.read(http, first)
-        assert (await source.read(http, second)).body == b"[2]"
-    assert second == first
-    assert first.published == datetime(2025, 1, 14, 15, tzinfo=UTC)
-    assert [request.headers.get(condition) for request in server.requests] == [None, value, value]
-
-
-async def test_a_date_in_the_second_of_its_answer_is_no_validator(http: httpx.AsyncClient) -> None:
-    """Within it the content can change under its date."""
+async def test_a_date_in_the_second_of_its_answer_proves_nothing(http: httpx.AsyncClient) -> None:
     headers = {"Last-Modified": "Tue, 14 Jan 2025 15:00:00 GMT", "Date": "Tue, 14 Jan 2025 15:00:00 GMT"}
     async with scripted(Answer(200, b"[1]", headers)) as server:
         content = await read(server.url, http)
-    assert (content.validator, content.published) == ("", None)
+    assert content.published is None
 
 
 @pytest.mark.parametrize(
@@ -299,13 +274,6 @@ async def test_a_redirect_is_followed_on_the_same_host_only(http: httpx.AsyncCli
 # S3
 
 
-async def test_the_object_is_found_without_reading_it(s3: Any) -> None:
-    await s3.put_object(Bucket="health", Key="runs/a.json", Body=b"[1]")
-    name, published = await find_object("s3://health/runs/")
-    assert name == "s3://health/runs/a.json"
-    assert published.tzinfo
-
-
 async def test_the_newest_object_below_a_prefix_is_read(s3: Any, http: httpx.AsyncClient) -> None:
     await s3.put_object(Bucket="health", Key="runs/b 1?.json", Body=b"[1]")
     first = await read("s3://health/runs/", http)
@@ -319,19 +287,6 @@ async def test_the_newest_object_below_a_prefix_is_read(s3: Any, http: httpx.Asy
     assert second.published
     assert second.published > first.published
     assert (await read("s3://health/runs/b 1?.json", http)).body == b"[1]"
-
-
-@pytest.mark.parametrize("address", ["s3://health/t.json", "s3://health/"])
-async def test_what_has_not_changed_is_not_transferred_again(address: str, s3: Any, http: httpx.AsyncClient) -> None:
-    await s3.put_object(Bucket="health", Key="t.json", Body=b"[1]")
-    source = open_source(address, 1000)
-    first = await source.read(http)
-    second = await source.read(http, first)
-    assert (second.body is first.body, second) == (True, first)
-    await s3.put_object(Bucket="health", Key="t.json", Body=b"[2]")
-    third = await source.read(http, second)
-    assert third.body == b"[2]"
-    assert third.version != first.version  # within one second as well
 
 
 async def test_s3_errors_are_told_apart_by_who_can_mend_them(
