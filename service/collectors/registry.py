@@ -18,9 +18,17 @@ if TYPE_CHECKING:  # `check` and `list` load the types alone, without any client
     import httpx
 
     from service.github.client import Github
-    from service.store.states import Push, States
+    from service.store.states import Push
 
 GROUP = "infra_health.collectors"
+
+
+class StateStore(Protocol):
+    """What collectors need of the store; ``service.store.states.States`` says what it means."""
+
+    async def read(self, collector: str, key: str) -> tuple[bytes | None, int]: ...
+    async def add_push(self, collector: str, key: str, body: bytes, at: datetime, *, max_bytes: int) -> "Push": ...
+    async def pushes(self, collector: str) -> Sequence["Push"]: ...
 
 
 class CollectorState:
@@ -31,7 +39,7 @@ class CollectorState:
     Each method raises Unavailable while the store is away.
     """
 
-    def __init__(self, store: "States", collector: str) -> None:
+    def __init__(self, store: StateStore, collector: str) -> None:
         self._store = store
         self._collector = collector
         self.revisions: dict[str, int] = {}

@@ -1,6 +1,6 @@
 """Any program as a collector: a CronJob's command, run on its schedule, whose stdout becomes samples."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -9,13 +9,12 @@ import anyio.to_thread
 import msgspec
 import structlog
 
-from service.collectors.content import GZIP_MAGIC
 from service.collectors.exec.output import read_text
 from service.collectors.exec.program import run_program
 from service.collectors.exec.settings import ExecSettings
-from service.collectors.records import MAX_FAILURES
+from service.collectors.records import GZIP_MAGIC, MAX_FAILURES, BadRecord, Item, read_records
 from service.collectors.registry import Context
-from service.collectors.selection import Origin, Publication, Selection
+from service.collectors.selection import Origin, Publication, Selection, remember, to_samples
 from service.config.masking import mask, secrets_in_environment
 from service.config.secrets import AwsSecret, MountedFile, Secret
 from service.domain.errors import ConfigError, Rejected, Unavailable
@@ -30,7 +29,7 @@ _CLEAN = ("PATH", "HOME", "LANG", "TZ", "DD_ENV", "DD_SERVICE", "DD_VERSION", "D
 
 
 class State(msgspec.Struct):
-    """What the next run must know. ``sent``: as a Selection has it; ``counters``: as ``read_text`` has them."""
+    """What the next run must know. ``sent``: the events of a Selection; ``counters``: as ``read_text`` has them."""
 
     sent: dict[bytes, int] = {}
     counters: dict[str, float] = {}
@@ -67,19 +66,20 @@ class Exec:
         return result
 
     def _read(self, body: bytes, before: State, now: datetime) -> tuple[CollectResult, State]:
-        selection = Selection(self._origin, now, self._settings.max_age, before.sent)
-        printed = Publication(body, "stdout", "", now)
         failures: list[PartialFailure] = []
+        records: Iterable[Item | BadRecord]
         counters = before.counters
         is_json = body.lstrip()[:1] in (b"[", b"{") or body.startswith(GZIP_MAGIC)
         if self._settings.format == "json" or (self._settings.format == "auto" and is_json):
-            selection.add(printed)
+            records = read_records(body, "stdout", now)
         else:
             text = read_text(body, self._settings.format, before.counters)
             failures, counters = text.failures, text.counters
-            if text.samples:
-                selection.add_records(text.samples, printed)
-        state = State(selection.all_sent(), counters)
+            records = text.samples
+        selection, max_age = Selection(), self._settings.max_age
+        if records:  # a text may have nothing but what is left out
+            selection = to_samples(records, Publication("stdout", "", now), self._origin, now, max_age, before.sent)
+        state = State(remember(before.sent, selection.events, now - max_age), counters)
         failures += selection.failures
         result = CollectResult(
             samples=tuple(selection.samples),

@@ -50,9 +50,7 @@ class Collectors:
 
     def make(self, source: str | None, **more: Any) -> Snapshot:
         given = {"type": "snapshot", "schedule": "0 * * * *", "category": "evaluation", "source": source, **more}
-        context = Context(
-            "nightly", cast("Any", None), self._http, CollectorState(cast("States", self.connection), "nightly")
-        )
+        context = Context("nightly", cast("Any", None), self._http, CollectorState(self.connection, "nightly"))
         return Snapshot(SnapshotSettings.model_validate(given), context)
 
     async def run(self, collector: Snapshot, now: datetime) -> CollectResult:
