@@ -1,6 +1,6 @@
 """All that a collector of another package may import.
 
-Its distribution names the class in the entry-point group ``infra_health.collectors``; docs/reference.md shows one.
+Its distribution names the class in the entry-point group ``infra_health.collectors``; docs/collectors.md shows one.
 """
 
 from service.collectors.registry import CollectorState, CollectorType, Context

@@ -104,8 +104,10 @@ def load_type(name: str) -> CollectorType:
     try:
         loaded: CollectorType = point.load()
         is_type = callable(loaded) and issubclass(loaded.Settings, CollectorSettings)
-    # A package of somebody else may raise whatever it likes while it is imported.
-    except (Exception, SystemExit) as error:
+    # A package of somebody else may raise whatever it likes while it is imported; ours is a signal that ends the start.
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or type(error).__module__.startswith("service."):
+            raise
         told = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(f"collector type {name} ({point.value}) can't be loaded: {told}") from error
     if not is_type:
@@ -119,6 +121,12 @@ def settings_of(name: str) -> type[CollectorSettings]:
 
 
 def expected_checks(loaded: CollectorType, settings: CollectorSettings) -> Sequence[tuple[str, str]]:
-    """Metric name and condition of the checks that ``settings`` ask for; none where the type does not say."""
+    """Metric name and condition of the checks that ``settings`` ask for; none where the type does not say.
+
+    Raises ConfigError where the type, which may be foreign code, can't tell.
+    """
     tell: Callable[[CollectorSettings], Sequence[tuple[str, str]]] | None = getattr(loaded, "expected_checks", None)
-    return tell(settings) if tell else ()
+    try:
+        return tell(settings) if tell else ()
+    except Exception as error:
+        raise ConfigError(f"collector type {settings.type}: expected_checks: {error!r}") from error

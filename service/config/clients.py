@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from service.config.masking import mask_address
-from service.domain.errors import ConfigError, Unavailable
+from service.domain.errors import ConfigError, HealthError, Rejected, Unauthorized, Unavailable
 
 _PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -134,6 +134,24 @@ def retry_after(headers: Mapping[str, str], now: datetime, name: str = "retry-af
         return float(text)
     until = parse_http_date(text)
     return max(0.0, (until - (parse_http_date(headers.get("date", "")) or now)).total_seconds()) if until else None
+
+
+def to_health_error(error: Exception) -> HealthError | None:
+    """What an error of httpx means to whoever let it out (collectors of other packages); None for any other error."""
+    if isinstance(error, httpx.HTTPStatusError):
+        answer = error.response
+        told = f"{mask_address(str(answer.url))}: answered {answer.status_code}"
+        if answer.status_code in (401, 403):
+            return Unauthorized(told)
+        if answer.status_code in (408, 429) or answer.is_server_error:
+            return Unavailable(told, retry_after=retry_after(answer.headers, datetime.now(UTC)))
+        return Rejected(told)
+    if isinstance(error, httpx.RequestError):
+        # It knows its request unless it was raised by hand.
+        request: httpx.Request | None = getattr(error, "_request", None)
+        place = f"{mask_address(str(request.url))}: " if request else ""
+        return Unavailable(f"{place}no answer ({type(error).__name__})")
+    return None
 
 
 @asynccontextmanager

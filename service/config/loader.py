@@ -195,7 +195,7 @@ class _Loader:
                 found = cls.legacy_environment(values, environ)
             except (KeyError, TypeError, ConfigError):
                 continue  # no type, or none that is installed; validation says so
-            except ValueError as error:
+            except Exception as error:  # noqa: BLE001 - the type may be of another package
                 self._report(("collectors", name), str(error), _variable(""))
                 continue
             for key, value in found.items():
@@ -253,6 +253,8 @@ class _Loader:
                 if _dotted(path) not in reported:
                     self._report(path, self._explain(each, path, _keys_at(model, each["loc"][:-1])))
             return None
+        except Exception as error:  # a validator of another package
+            raise ConfigError(f"its settings can't be checked: {error!r}") from error
 
     def _explain(self, error: Mapping[str, Any], path: Keys, keys: Sequence[str]) -> str:
         """What pydantic found wrong at ``path``, without showing secrets. ``keys``: those that could stand there."""

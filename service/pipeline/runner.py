@@ -15,6 +15,7 @@ import anyio.to_thread
 import structlog
 from anyio.abc import TaskGroup
 
+from service.config.clients import to_health_error
 from service.config.logging import buffer, redact
 from service.domain.delivery import LOST
 from service.domain.errors import HealthError, Unavailable, Unexpected
@@ -303,7 +304,7 @@ def _to_health_error(error: Exception) -> HealthError:
         error = (error.subgroup(HealthError) or error).exceptions[0]
     if isinstance(error, HealthError):
         return error
-    return Unexpected(f"unexpected {type(error).__name__}: {error}")
+    return to_health_error(error) or Unexpected(f"unexpected {type(error).__name__}: {error}")
 
 
 def _shorten(text: str) -> str:

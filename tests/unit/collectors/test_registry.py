@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from service.collectors.registry import installed_names, load_type, settings_of
+from service.collectors.registry import expected_checks, installed_names, load_type, settings_of
 from service.collectors.snapshot import Snapshot, SnapshotSettings
+from service.config.loader import load
+from service.config.settings import CollectorSettings
 from service.domain.errors import ConfigError
 
 
@@ -29,7 +31,15 @@ def test_a_type_is_loaded_without_the_others(package: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["raise RuntimeError('no\\nway')", "import acme_no_such", "raise SystemExit(3)", "x = 1"]
+    "code",
+    [
+        "raise RuntimeError('no\\nway')",
+        "import acme_no_such",
+        "no_such_name",
+        "raise SystemExit(3)",
+        "class Odd(BaseException): ...\nraise Odd('no\\nway')",
+        "x = 1",
+    ],
 )
 def test_a_type_that_can_not_be_loaded_is_told_in_one_line(package: Path, code: str) -> None:
     (package / "acme_broken.py").write_text(code)
@@ -44,6 +54,33 @@ def test_a_class_without_settings_is_no_type(package: Path) -> None:
     (package / "acme_odd.py").write_text("class Queue:\n    Settings = dict\n")
     with pytest.raises(ConfigError, match="its Settings are no CollectorSettings"):
         load_type("odd")
+
+
+def test_what_a_type_s_settings_raise_is_told_like_any_error_of_the_configuration(package: Path) -> None:
+    source = """
+from pydantic import field_validator
+from service.plugin import CollectorSettings
+
+class Settings(CollectorSettings):
+    limit: int
+    @field_validator("limit")
+    @classmethod
+    def check(cls, value):
+        return {}["no such key"]
+
+class Queue:
+    Settings = Settings
+    @staticmethod
+    def expected_checks(settings):
+        return 1 / 0
+"""
+    (package / "acme_queue.py").write_text(source)
+    file = package / "config.yaml"
+    file.write_text('collectors:\n  mine: {type: queue, schedule: "@hourly", limit: 1}\n')
+    with pytest.raises(ConfigError, match=r"config.yaml:2:10: collectors.mine.type: its settings can't .* KeyError"):
+        load(file, {}, settings_of)
+    with pytest.raises(ConfigError, match="collector type queue: expected_checks: ZeroDivisionError"):
+        expected_checks(load_type("queue"), CollectorSettings(type="queue", schedule="@hourly"))
 
 
 def test_a_name_that_nobody_has_is_corrected() -> None:
