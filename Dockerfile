@@ -1,4 +1,4 @@
-# The daemon's image: docker build --build-arg VERSION=0.1.0 --build-arg COMMIT="$(git rev-parse HEAD)" -t infra-health:0.1.0 .
+# The daemon's image: make image IMAGE=registry.example.com/infra-health TAG=0.1.0
 # For a build that repeats to the byte, follow the tag below with the digest that `docker buildx imagetools inspect
 # python:3.12-slim` prints: python:3.12-slim@sha256:...
 FROM python:3.12-slim AS base
