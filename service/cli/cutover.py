@@ -23,18 +23,13 @@ _File = click.Path(path_type=Path, dir_okay=False)
 @command(example="helmfile template | infra-health migrate - -o config.yaml")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("-o", "--output", type=_File, help="Write config.yaml here.")
-@click.option(
-    "--patch",
-    "patch_file",
-    type=_File,
-    help="Write the Deployment's patch here; with -o it is k8s-patch.yaml beside it unless named.",
-)
-def migrate(options: Options, sources: tuple[str, ...], output: Path | None, patch_file: Path | None) -> None:
-    """Turns CronJobs into config.yaml stanzas and a patch of the Deployment.
+def migrate(options: Options, sources: tuple[str, ...], output: Path | None) -> None:
+    """Turns CronJobs into config.yaml stanzas and values of the release.
 
     SOURCE is a file of rendered CronJob manifests (of `helmfile template`, `helm template`, `kubectl get cronjobs -o
-    yaml`), or - for standard input. Without -o config.yaml is printed, the patch as comments at its end. What has no
-    counterpart stands there as a comment; a CronJob that runs no collector of ours is listed with its command.
+    yaml`), or - for standard input. Without -o config.yaml is printed. What has no counterpart stands there as a
+    comment, at the end what the pods had, as values of the chart. A command that is no collector of ours becomes a
+    stanza of type exec; one that only the image knows, or that holds a secret, is listed.
 
     Exit code 1: a collector could not be carried over, or there is none.
     """
@@ -45,24 +40,19 @@ def migrate(options: Options, sources: tuple[str, ...], output: Path | None, pat
         for source in sources
     ]
     result = migration.migrate(itertools.chain(*found))
-    config, patch = migration.to_config(result), migration.to_patch(result)
+    config = migration.to_config(result)
     if output:
-        patch_file = patch_file or output.with_name("k8s-patch.yaml")
-    for path, text in ((output, config), (patch_file, patch)):
-        if path:
-            _write(path, text)
+        _write(output, config)
     if options.json:
         collectors = [
             {"name": each.name, "source": each.cronjob, "carried": not each.problem, "notes": each.notes}
             for each in result.stanzas
         ]
         others = [{"name": name, "command": command} for name, command in result.others]
-        texts = {"config": config, "patch": patch, "notes": result.notes}
+        texts = {"config": config, "values": migration.to_values(result), "notes": result.notes}
         out.print_json({**texts, "collectors": collectors, "left_alone": others})
     elif not output:
         click.echo(config, nl=False)
-        if not patch_file:
-            click.echo("\n# The patch of the Deployment:\n" + "".join(f"# {line}\n" for line in patch.splitlines()))
     for stanza in result.stanzas:
         if stanza.problem:
             message(f"{stanza.cronjob}: not carried over: {stanza.problem}", fg="red")
@@ -86,8 +76,7 @@ def migrate(options: Options, sources: tuple[str, ...], output: Path | None, pat
 @click.option(
     "--format", "form", type=click.Choice(["table", "json", "markdown"]), default="table", help="How the report looks."
 )
-@click.option("--offline", is_flag=True, help="Do not ask GitHub again; then some causes can't be told.")
-def compare(options: Options, against: tuple[str, ...], form: str, offline: bool) -> None:
+def compare(options: Options, against: tuple[str, ...], form: str) -> None:
     """Lines up what the CronJobs sent with what the daemon measured, and explains each difference by its cause.
 
     Exit code 1: a difference is unexplained. Works beside a running daemon.
@@ -99,7 +88,7 @@ def compare(options: Options, against: tuple[str, ...], form: str, offline: bool
     baselines = [read_baseline(_read(name), name) for name in against]
     loaded = options.load()
     options.start_logs(loaded, level="error")
-    found, notes = anyio.run(_compare, loaded.settings, options.environ(), baselines, offline)
+    found, notes = anyio.run(_compare, loaded.settings, options.environ(), baselines)
     found.sort(key=lambda each: (list(_COLOURS).index(each.verdict), each.value.metric))
     counts = Counter(each.verdict for each in found)
     summary = {verdict: counts[verdict] for verdict in reversed(_COLOURS)}
@@ -119,7 +108,7 @@ def compare(options: Options, against: tuple[str, ...], form: str, offline: bool
 
 
 async def _compare(
-    settings: "Settings", environ: Mapping[str, str], baselines: "Sequence[list[Value]]", offline: bool
+    settings: "Settings", environ: Mapping[str, str], baselines: "Sequence[list[Value]]"
 ) -> "tuple[list[Difference], list[str]]":
     """All files' differences, and the notes on them. Each file is of a moment of its own."""
     from service.cutover.compare import compare as compare_with_runs
@@ -132,7 +121,7 @@ async def _compare(
     try:
         async with open_clients(settings, environ) as clients:
             for baseline in baselines:
-                more = await compare_with_runs(baseline, settings, store, None if offline else clients.github)
+                more = await compare_with_runs(baseline, settings, store, clients.github)
                 found += more[0]
                 notes += (note for note in more[1] if note not in notes)
     finally:

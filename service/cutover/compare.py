@@ -99,11 +99,11 @@ def read_baseline(content: bytes, title: str) -> list[Value]:
 
 
 async def compare(
-    baseline: Sequence[Value], settings: Settings, store: Store, github: Github | None
+    baseline: Sequence[Value], settings: Settings, store: Store, github: Github
 ) -> tuple[list[Difference], list[str]]:
     """Each value beside that of our run which is nearest in time; and notes: which runs, what could not be asked.
 
-    ``github``: to be asked again for what the store does not keep; None: then some causes can't be told.
+    ``github`` is asked again for what the store does not keep.
     """
     at = max((value.at for value in baseline if value.at), default=None)
     current: dict[tuple[str, str], Value] = {}
@@ -156,14 +156,14 @@ def _explain(
         return Difference(baseline, current, causes)
     apart = abs(baseline.at - current.at).total_seconds() if baseline.at and current.at else 0
     if baseline.metric in METRICS and (known is None or known.workflows is None):
-        hint = "GitHub was not asked again, or our runs of that time are not kept any more"
+        hint = "GitHub can't be asked again, or our runs of that time are not kept any more"
     elif apart > 60:
         hint = f"measured {apart / 60:.0f} min apart: compare what is nearer in time"
     return Difference(baseline, current, hint=hint)
 
 
 async def _find_facts(
-    store: Store, github: Github | None, settings: GithubCiSettings, run: Run, notes: list[str]
+    store: Store, github: Github, settings: GithubCiSettings, run: Run, notes: list[str]
 ) -> Facts | None:
     repo = settings.all_repositories[0]  # a CronJob had one
     state = decode((await store.states.read(run.collector, repo))[0], State)
@@ -172,9 +172,8 @@ async def _find_facts(
         return None
     facts = Facts(settings, run.started, run.ended or run.started, list(state.runs.values()))
     try:
-        if github:
-            facts = replace(facts, workflows=await list_workflows(github, repo))
-            facts = replace(facts, pulls=await _count_pulls(github, settings, state, run.started))
+        facts = replace(facts, workflows=await list_workflows(github, repo))
+        facts = replace(facts, pulls=await _count_pulls(github, settings, state, run.started))
     except HealthError as error:
         notes.append(f"{run.collector}: GitHub could not be asked again for {repo}: {error}")
     return facts

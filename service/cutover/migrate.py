@@ -1,15 +1,14 @@
-"""Turns rendered CronJob manifests into stanzas of config.yaml and a patch of the Deployment. Text in, text out.
+"""Turns rendered CronJob manifests into config.yaml and the values of the chart's release. Text in, text out.
 
 Where a field is left out, Kubernetes' own default counts:
 https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/cron-job-v1/
 """
 
-import itertools
 import re
-import shlex
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import yaml
@@ -17,7 +16,6 @@ from pydantic import ValidationError
 
 from service.collectors.registry import installed_names, settings_of
 from service.config.masking import MASK, is_secret_name, mask, mask_address, redact, secrets_in_environment
-from service.cutover.exec_stanza import to_exec_stanza
 from service.domain.errors import ConfigError
 
 REMEDY = (
@@ -32,6 +30,7 @@ _REPLACED: Mapping[str, Mapping[str, str]] = {
 }
 _Environment = dict[str, dict[str, Any]]  # {value} or {valueFrom} by name
 _TAG = "tags.datadoghq.com/"
+_UNIFIED = ("DD_ENV", "DD_SERVICE", "DD_VERSION", "DD_SITE")
 # What tools write for themselves, and what the API server fills in.
 _NOT_TOLD = re.compile(
     r"([\w.-]+\.)?((kubernetes|k8s|helm|kustomize)\.(io|sh)|datadoghq\.com)/.*"
@@ -58,19 +57,15 @@ class Stanza:
 
 @dataclass(slots=True)
 class Migration:
-    """``others``: CronJobs whose command is not known or holds a secret. ``datadog``: that part of config.yaml.
+    """``others``: CronJobs whose command is not known or holds a secret.
 
-    ``variables``, ``variables_from``, ``accounts``, ``labels``: of the pods; of labels and accounts the first counts.
-    ``notes``: what differs between the CronJobs, so that one Deployment can't have it.
+    ``values``: of the release of k8s/chart, what the CronJobs' pods had; of accounts and labels the first counts.
+    ``notes``: what differs between the CronJobs, so that one release can't have it.
     """
 
     stanzas: list[Stanza] = field(default_factory=list)
     others: list[tuple[str, str]] = field(default_factory=list)
-    datadog: dict[str, str] = field(default_factory=dict)
-    variables: dict[str, dict[str, Any]] = field(default_factory=dict)
-    variables_from: list[Any] = field(default_factory=list)
-    accounts: list[str] = field(default_factory=list)
-    labels: dict[str, str] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -98,27 +93,22 @@ def migrate(cronjobs: Iterable[dict[str, Any]]) -> Migration:
     """What becomes of CronJobs; they are taken apart."""
     result = Migration()
     environments = [_take_cronjob(item, result) for item in cronjobs]
-    # What the CronJobs have in common is the Deployment's; what a collector reads is in its stanza.
+    # What the CronJobs have in common is the release's; what a collector reads is in its stanza.
     for name in dict.fromkeys(name for environment in environments for name in environment):
         entries = [environment[name] for environment in environments if name in environment]
         value = entries[0].get("value")
         if name == "DD_SERVICE" or (value and any(_find_settings(each, {name: "1"}) for each in result.stanzas)):
             continue
         if is_secret_name(name) and value is not None:
-            result.notes.append(f"{name} stands in a manifest as plain text: put it into the Secret infra-health")
+            result.notes.append(f"{name} stands in a manifest as plain text: put it into the release's Secret")
         elif any(entry != entries[0] for entry in entries):
             result.notes.append(f"{name} differs between the CronJobs: {', '.join(map(_flow, entries))}")
-        elif value and name in ("DD_ENV", "DD_VERSION", "DD_SITE"):
-            tag = name.removeprefix("DD_").lower()
-            result.datadog[tag] = value
-            if tag == "site":
-                result.variables[name] = entries[0]
-            else:  # the Deployment makes its variables of these labels
-                result.labels[_TAG + tag] = value
+        elif name == "DD_VERSION":
+            result.notes.append(f"DD_VERSION was {_flow(value)}: here it is the tag of the image")
+        elif value and name in ("DD_ENV", "DD_SITE"):
+            result.values.setdefault("datadog", {})[name.removeprefix("DD_").lower()] = value
         else:
-            result.variables[name] = entries[0]
-    if len(accounts := dict.fromkeys(result.accounts)) > 1:
-        result.notes.append(f"a pod has one account, not {', '.join(accounts)}")
+            result.values.setdefault("extraEnv", []).append({"name": name, **entries[0]})
     return result
 
 
@@ -133,18 +123,18 @@ def _objects(documents: Iterable[Any]) -> Iterator[dict[str, Any]]:
 
 
 def _take_cronjob(item: dict[str, Any], result: Migration) -> _Environment:
-    """Adds the CronJob's collectors, or what else it runs. The variables of a collector's pod.
+    """Adds the CronJob's collectors, or what else it runs. The variables of its pod that are no stanza's own.
 
     What is used is taken out of the manifest: the rest has no counterpart.
     """
     metadata, spec = _mapping(item, "metadata"), _mapping(item, "spec")
-    cronjob = str(metadata.get("name"))
+    cronjob, schedule = str(metadata.get("name")), spec.pop("schedule", None)
     job = _mapping(_mapping(spec, "jobTemplate"), "spec")
     template = _mapping(job, "template")
     pod, labels = _mapping(template, "spec"), _mapping(_mapping(template, "metadata"), "labels")
     containers = [each for each in pod.pop("containers", None) or () if isinstance(each, dict)] or [{}]
     container = next((each for each in containers if _find_collectors(_read_words(each))), containers[0])
-    words, schedule = _read_words(container), spec.pop("schedule", None)
+    words = _read_words(container)
     names = _find_collectors(words)
     environment = _read_environment(labels, container.pop("env", None) or (), words if names else ())
     mask(secrets_in_environment({name: str(entry.get("value", "")) for name, entry in environment.items()}))
@@ -166,42 +156,61 @@ def _take_cronjob(item: dict[str, Any], result: Migration) -> _Environment:
         "failed_runs_history_limit": spec.pop("failedJobsHistoryLimit", 1),
     }
     values = {key: value for key, value in values.items() if value is not None}
-    own: dict[str, Any] = {}
     notes = [f"ran {runs}"]
-    if not names:
-        own, remarks = to_exec_stanza(command, environment)
-        notes += remarks
-    notes += [] if "active_deadline" in values else ["no activeDeadlineSeconds: here a run is ended after 5m"]
-    more = container.pop("envFrom", None) or ()
-    result.variables_from += [each for each in more if each not in result.variables_from]
-    result.accounts += filter(None, [pod.pop("serviceAccountName", None)])
-    result.labels = {name: str(text) for name, text in labels.items() if not _NOT_TOLD.fullmatch(name)} | result.labels
+    if "active_deadline" not in values:
+        notes.append("no activeDeadlineSeconds: here a run is ended after 5m")
+    _take_pod(pod, container, labels, result)
     for kind, others in (("containers", containers), ("initContainers", pod.get("initContainers") or ())):
         pod[kind] = [each.get("name") for each in others if each is not container]
     rest = {"spec": spec, "jobTemplate.spec": job, "pod": pod, "container": container}
     rest |= {f"metadata.{key}": _mapping(metadata, key) for key in ("labels", "annotations")}
     for path, part in rest.items():
-        told = {key: value for key, value in part.items() if not _NOT_TOLD.fullmatch(key)}
-        notes += [f"not carried over: {path}.{key}: {_flow(value)}" for key, value in told.items() if value]
-    for name in names or [re.sub("[^a-z0-9]+", "-", cronjob.lower())[:48].strip("-")]:
-        own_name = _choose_name(name, cronjob, [stanza.name for stanza in result.stanzas])
-        stanza = Stanza(own_name, cronjob, {**(own or _REPLACED.get(name, {"type": name})), **values}, list(notes))
+        left = {key: value for key, value in part.items() if value and not _NOT_TOLD.fullmatch(key)}
+        notes += [f"not carried over: {path}.{key}: {_flow(value)}" for key, value in left.items()]
+    stanzas = {name: _REPLACED.get(name, {"type": name}) for name in names}
+    if not names:
+        stanzas[cronjob] = _to_program(command, environment, notes)
+    for name, own in stanzas.items():
+        stanza = Stanza(_choose_name(name, cronjob, result.stanzas), cronjob, {**own, **values}, list(notes))
         _take_settings(stanza, {name: entry["value"] for name, entry in environment.items() if entry.get("value")})
         result.stanzas.append(stanza)
-    return {name: entry for name, entry in environment.items() if name not in own.get("environment", ())}
+    return {name: entry for name, entry in environment.items() if name not in stanza.values.get("environment", ())}
+
+
+def _take_pod(pod: dict[str, Any], container: dict[str, Any], labels: Mapping[str, Any], result: Migration) -> None:
+    """Takes what the release's pod shall have, too."""
+    for each in container.pop("envFrom", None) or ():
+        if each not in (more := result.values.setdefault("extraEnvFrom", [])):
+            more.append(each)
+    if account := pod.pop("serviceAccountName", None):
+        first = result.values.setdefault("serviceAccount", {"create": False, "name": account})["name"]
+        if account != first:
+            result.notes.append(f"a pod has one account, {first}, not {account}, too")
+    for name, text in labels.items():
+        if not _NOT_TOLD.fullmatch(name):
+            result.values.setdefault("podLabels", {}).setdefault(name, str(text))
+
+
+def _to_program(command: Sequence[str], environment: _Environment, notes: list[str]) -> dict[str, Any]:
+    """A command that is no collector of ours, as a stanza of type exec.
+
+    Variables that are plain are the program's alone; what comes from elsewhere, and what seems to be secret, is the
+    release's, from where it is passed on. Those of Datadog every program gets as the daemon is configured itself.
+    """
+    own = {name: entry for name, entry in environment.items() if name not in _UNIFIED}
+    plain = {name: entry["value"] for name, entry in own.items() if "value" in entry and not is_secret_name(name)}
+    passed = [name for name in own if name not in plain]
+    notes.append("runs no collector of ours: what it prints on stdout becomes samples, see docs/collectors.md")
+    if any(re.search(r"\$\(\w+\)", word) for word in command):
+        notes.append("Kubernetes puts values in the place of $(NAME); here nothing does")
+    values = {"type": "exec", "command": list(command), "environment": plain, "pass_environment": passed}
+    return {key: value for key, value in values.items() if value}
 
 
 def _read_words(container: Mapping[str, Any]) -> list[str]:
     """Command and arguments; a line for a shell as its words."""
-    words: list[str] = []
-    for word in (*(container.get("command") or ()), *(container.get("args") or ())):
-        lexer = shlex.shlex(str(word), posix=True, punctuation_chars=";&|()<>")
-        lexer.whitespace_split = True
-        try:
-            words += lexer if len(str(word).split()) > 1 else [str(word)]
-        except ValueError:  # a quote that is not closed
-            words += str(word).split()
-    return words
+    words = (*(container.get("command") or ()), *(container.get("args") or ()))
+    return [part for word in words for part in re.split(r"[\s;&|()<>'\"]+", str(word))]
 
 
 def _find_collectors(words: Sequence[str]) -> list[str]:
@@ -222,7 +231,7 @@ def _read_environment(labels: Mapping[str, Any], entries: Iterable[Any], words: 
             environment[name] = {"value": str(entry.get("value") or "")}
         elif name not in environment:
             environment[name] = {"valueFrom": source}
-    for word in itertools.takewhile(lambda word: word != "collect", words):
+    for word in takewhile(lambda word: word != "collect", words):
         if assignment := re.fullmatch(r"([A-Z_][A-Z0-9_]*)=(.*)", word):
             environment[assignment[1]] = {"value": assignment[2]}
     return environment
@@ -253,10 +262,11 @@ def _take_settings(stanza: Stanza, variables: Mapping[str, str]) -> None:
         stanza.problem = "; ".join(f"{'.'.join(map(str, place))}: {text}" for place, text in problems.items())
 
 
-def _choose_name(name: str, cronjob: str, taken: Sequence[str]) -> str:
+def _choose_name(name: str, cronjob: str, stanzas: Iterable[Stanza]) -> str:
     """Two CronJobs of one collector (two repositories) become two: the later one by its CronJob's name."""
-    if name in taken:
-        name = re.sub("[^a-z0-9]+", "-", f"{name}-{cronjob}".lower())[:48].strip("-")
+    taken = [stanza.name for stanza in stanzas]
+    name = f"{name}-{cronjob}" if name in taken else name
+    name = re.sub("[^a-z0-9]+", "-", name.lower())[:48].strip("-")
     return next(each for each in (name, *(f"{name}-{number}" for number in range(2, 999))) if each not in taken)
 
 
@@ -276,31 +286,21 @@ def to_config(migration: Migration) -> str:
         comments = _to_comments([f"CronJob {stanza.cronjob}", *stanza.notes, *problem])
         lines += ["", *(f"  {line}" for line in comments)]
         lines += [("  # " if problem else "  ") + line for line in _dump({stanza.name: stanza.values}).splitlines()]
-    if migration.datadog:
-        lines += ["", *_dump({"datadog": migration.datadog}).splitlines()]
+    if datadog := migration.values.get("datadog"):
+        lines += ["", *_dump({"datadog": datadog}).splitlines()]
     if migration.others:
         lines += ["", "# What these CronJobs run is known to their images alone, or names a secret in the manifest:"]
         lines += _to_comments(f"- {cronjob}: {command}" for cronjob, command in migration.others)
+    if migration.values or migration.notes:
+        lines += ["", "# What the CronJobs' pods had, as values of the release of k8s/chart:"]
+        lines += _to_comments(f"not carried over: {note}" for note in migration.notes)
+        lines += [f"#   {line}" for line in to_values(migration).splitlines()]
     return "\n".join(lines) + "\n"
 
 
-def to_patch(migration: Migration) -> str:
-    """A strategic merge patch of the Deployment: variables, account and labels of the CronJobs' pods."""
-    container: dict[str, Any] = {"name": "infra-health"}
-    container["env"] = [{"name": name, **entry} for name, entry in migration.variables.items()]
-    container["envFrom"] = migration.variables_from
-    pod: dict[str, Any] = {"containers": [{key: part for key, part in container.items() if part}]}
-    if migration.accounts:
-        pod["serviceAccountName"] = migration.accounts[0]
-    document = {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": "infra-health", "labels": migration.labels},
-        "spec": {"template": {"metadata": {"labels": dict(migration.labels)}, "spec": pod}},
-    }
-    head = ["Written by `infra-health migrate`: what the CronJobs' pods had, as a patch of the Deployment."]
-    head += [f"not carried over: {note}" for note in migration.notes]
-    return "\n".join(_to_comments(head)) + "\n" + _dump(document)
+def to_values(migration: Migration) -> str:
+    """The values of the release, empty where there are none."""
+    return _dump(migration.values) if migration.values else ""
 
 
 class _Dumper(yaml.SafeDumper):

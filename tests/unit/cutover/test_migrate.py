@@ -1,6 +1,7 @@
-"""From rendered CronJobs to a configuration that loads, and to a patch of the Deployment."""
+"""From rendered CronJobs to a configuration that loads, and to values of the release."""
 
 import json
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from service.collectors.github_ci import GithubCiSettings
 from service.collectors.registry import settings_of
 from service.config.loader import load
 from service.config.settings import CollectorSettings
+from service.domain.errors import ConfigError
 
 SOURCES = Path(__file__).parents[2] / "payloads/migration"
 
@@ -35,6 +37,12 @@ def cronjob(name: str, *command: str, env: dict[str, str] | None = None) -> dict
     return {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": name}, "spec": spec}
 
 
+def values(config: str) -> Any:
+    """Those of the release, at the end of the configuration."""
+    lines = config.partition("as values of the release of k8s/chart:\n")[2].splitlines()
+    return yaml.safe_load("\n".join(line.removeprefix("# ") for line in lines if "not carried over" not in line))
+
+
 def test_the_cluster_of_today(tmp_path: Path) -> None:
     answer = migrate(SOURCES / "cluster.yaml", "-o", tmp_path / "config.yaml")
     assert answer.exit_code == 0, answer.output
@@ -52,11 +60,10 @@ def test_the_cluster_of_today(tmp_path: Path) -> None:
     assert "not carried over: container.resources: {limits: {cpu: 500m, memory: 2Gi}" in text
     assert '# - pr-similarity-cache-cronjob-cronjob: "0 0 * * *" what' in text
     assert load(tmp_path / "config.yaml", {}, settings_of).settings.datadog.env == "production"
-    patch = yaml.safe_load((tmp_path / "k8s-patch.yaml").read_text())
-    pod = patch["spec"]["template"]["spec"]
-    assert pod["serviceAccountName"] == "standard-service-account"
-    assert pod["containers"] == [{"name": "infra-health", "env": [{"name": "DD_SITE", "value": "datadoghq.com"}]}]
-    assert patch["metadata"]["labels"]["tags.datadoghq.com/env"] == "production"
+    assert values(text) == {
+        "serviceAccount": {"create": False, "name": "standard-service-account"},
+        "datadog": {"env": "production", "site": "datadoghq.com"},
+    }
 
 
 def test_what_a_cronjob_says_comes_over_and_what_has_no_counterpart_stands_there(tmp_path: Path) -> None:
@@ -78,18 +85,21 @@ def test_what_a_cronjob_says_comes_over_and_what_has_no_counterpart_stands_there
     assert set(loaded(tmp_path)) == {"ci", "ci-second-repository", "backup"}
     assert isinstance(backup, ExecSettings)
     assert backup.command == ("cat", "/backup/last.prom")
-    text, patch = (tmp_path / "config.yaml").read_text(), (tmp_path / "k8s-patch.yaml").read_text()
+    text = (tmp_path / "config.yaml").read_text()
     assert "# NOT CARRIED OVER: schedule: day of week '7'" in text
     assert '#   schedule: "0 3 * * 7"' in text
     assert "spec.ttlSecondsAfterFinished: 3600" in text
     assert "metadata.labels.owner: ml-team" in text
     assert "helm.sh" not in text
-    tags = {"tags.datadoghq.com/env": "production", "tags.datadoghq.com/version": "1e3"}
-    assert yaml.safe_load(patch)["metadata"]["labels"] == {"team": "infra", **tags}
-    assert '"1e3"' in patch, "a number to Kubernetes without quotes"
-    assert "configMapRef" in patch
-    assert "0123456789abcdef" not in text + patch + answer.output, "a key that stood in a manifest is copied nowhere"
-    assert "put it into the Secret infra-health" in patch
+    assert values(text) == {
+        "serviceAccount": {"create": False, "name": "standard-service-account"},
+        "podLabels": {"team": "infra"},
+        "extraEnvFrom": [{"configMapRef": {"name": "ci-settings"}}],
+        "datadog": {"env": "production"},
+    }
+    assert "DD_VERSION was 1e3: here it is the tag of the image" in text
+    assert "0123456789abcdef" not in text + answer.output, "a key that stood in a manifest is copied nowhere"
+    assert "put it into the release's Secret" in text
 
 
 def test_variables_that_differ_between_the_cronjobs_are_told(tmp_path: Path) -> None:
@@ -100,13 +110,34 @@ def test_variables_that_differ_between_the_cronjobs_are_told(tmp_path: Path) -> 
     )
     told = json.loads(migrate("-", "--json", stdin=yaml.safe_dump_all([one, other])).stdout)
     assert told["notes"] == ["REGION differs between the CronJobs: {value: a}, {value: b}"]
-    (container,) = yaml.safe_load(told["patch"])["spec"]["template"]["spec"]["containers"]
-    assert container["env"] == [
+    assert yaml.safe_load(told["values"])["extraEnv"] == [
         {"name": "ZONE", "value": "z"},
         {"name": "GITHUB_TOKEN", "valueFrom": {"secretKeyRef": {"name": "gh", "key": "token"}}},
     ]
     collectors = yaml.safe_load(told["config"])["collectors"]
     assert (collectors["ci"]["service"], collectors["eval"]["source"]) == ("mine", "s3://b/e.json")
+
+
+@pytest.mark.parametrize("program", [sys.executable, "/opt/probes/gpu"])
+def test_a_command_that_is_no_collector_of_ours_is_a_live_stanza_with_a_comment_above_it(
+    tmp_path: Path, program: str
+) -> None:
+    job = cronjob("GPU.probes", program, "$(ZONE)", env={"ZONE": "1e3", "API_TOKEN": "0123456789", "DD_SERVICE": "gpu"})
+    answer = migrate("-", "-o", tmp_path / "config.yaml", stdin=yaml.safe_dump(job))
+    assert answer.exit_code == 0, answer.output
+    text = (tmp_path / "config.yaml").read_text()
+    words = " ".join(text.replace("#", "").split())
+    assert words.index("CronJob GPU.probes") < words.index("runs no collector of ours") < words.index("gpu-probes:")
+    assert "Kubernetes puts values in the place of $(NAME)" in words
+    if program == sys.executable:
+        settings = loaded(tmp_path)["gpu-probes"]
+        assert isinstance(settings, ExecSettings)
+        assert (settings.command, settings.service) == ((program, "$(ZONE)"), "gpu")
+        assert (settings.environment, settings.pass_environment) == ({"ZONE": "1e3"}, ("API_TOKEN",))
+        return
+    assert f"there is no program {program}: put it into the daemon's image" in words
+    with pytest.raises(ConfigError, match=r"config.yaml:\d+:\d+: collectors.gpu-probes.command: there is no program"):
+        loaded(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +168,7 @@ def test_what_kubectl_gets_is_a_list() -> None:
 
 def test_without_a_file_the_output_is_a_configuration_and_a_file_that_was_there_is_kept(tmp_path: Path) -> None:
     answer = migrate(SOURCES / "cluster.yaml")
-    assert "#       serviceAccountName: standard-service-account" in answer.stdout
+    assert "#     name: standard-service-account" in answer.stdout
     (tmp_path / "config.yaml").write_text(answer.stdout)
     assert set(loaded(tmp_path)) == {"ci", "training", "eval"}
     for source in ("rendered.yaml", "cluster.yaml"):
