@@ -148,13 +148,14 @@ class Daemon:
             return
         changed = differences(self._settings, loaded.settings)
         taken = {key: change for key, change in changed.items() if key.startswith(_RELOADABLE)}
-        log.info("configuration reloaded", changed=taken or "nothing")
         if left := {key: change for key, change in changed.items() if key not in taken}:
             log.warning("these changes need a restart", changed=left)
         self._settings = self._web.settings = loaded.settings
         self._web.reload_error = None
         self._web.info = self._web.info.model_copy(update={"env": loaded.settings.datadog.env})
         await self._set_jobs(jobs)
+        self._web.cache.forget()
+        log.info("configuration reloaded", changed=taken or "nothing")
         _freeze_objects()
         await self._audit("reload")
 

@@ -111,18 +111,20 @@ class Runs:
         found = await self._database.load(Run, sa.select(runs).where(runs.c.id == run_id))
         return found[0] if found else None
 
-    async def latest(self) -> dict[str, Run]:
-        """The last run of each collector, active or ended."""
-        return await self._of_each(newest_runs(sa.true()))
+    async def latest(self, collector: str | None = None) -> dict[str, Run]:
+        """The last run of each collector (or of this one), active or ended."""
+        return await self._of_each(newest_runs(sa.true(), collector))
 
-    async def last_successes(self) -> dict[str, datetime]:
-        """When the last run of each collector that succeeded ended."""
+    async def last_successes(self, collector: str | None = None) -> dict[str, datetime]:
+        """When the last run of each collector (or of this one) that succeeded ended."""
         query = sa.select(runs.c.collector, sa.func.max(runs.c.ended)).where(tables.SUCCEEDED)
+        if collector is not None:
+            query = query.where(runs.c.collector == collector)
         return dict(map(tuple, await self._database.fetch(query.group_by(runs.c.collector))))
 
-    async def last_failures(self) -> dict[str, Run]:
-        """The last run of each collector that ended without success."""
-        return await self._of_each(newest_runs(tables.FAILED))
+    async def last_failures(self, collector: str | None = None) -> dict[str, Run]:
+        """The last run of each collector (or of this one) that ended without success."""
+        return await self._of_each(newest_runs(tables.FAILED, collector))
 
     async def lost(self, collector: str, since: datetime) -> dict[DeliveryStatus, int]:
         """How many samples of the collector were lost since then, by the status that says how; those that shadow mode
@@ -198,9 +200,10 @@ class Runs:
         return await self._database.load(Run, query)
 
 
-def newest_runs(wanted: sa.ColumnElement[bool] | sa.TextClause) -> sa.Select[Any]:
+def newest_runs(wanted: sa.ColumnElement[bool] | sa.TextClause, collector: str | None = None) -> sa.Select[Any]:
     """The ids of each collector's newest run that is ``wanted``: a look into the index for each, no walk over all."""
-    names = sa.select(runs.c.collector).distinct().subquery()
+    is_asked = sa.true() if collector is None else runs.c.collector == collector
+    names = sa.select(runs.c.collector).where(is_asked).distinct().subquery()
     each = runs.alias()
     newest = sa.select(each.c.id).where(each.c.collector == names.c.collector, wanted)
     newest = newest.order_by(each.c.started.desc(), each.c.id.desc()).limit(1).correlate(names)

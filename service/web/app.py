@@ -13,7 +13,7 @@ from starlette.staticfiles import StaticFiles
 
 from service.web import pages, routes
 from service.web.auth import Guard
-from service.web.context import AppContext
+from service.web.overview import AppContext
 from service.web.problems import Catch, handle_problems
 from service.web.schemas import API, ProblemView, Reason
 
@@ -46,7 +46,6 @@ def create_app(context: AppContext) -> FastAPI:
         generate_unique_id_function=_operation_id,
     )
     app.state.context = context
-    app.state.pages = pages.PageCache(context)
     app.state.routes = []
     for router in (routes.health, routes.guarded, routes.api, pages.router):
         app.include_router(router)

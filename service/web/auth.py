@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.config.secrets import Secret
-from service.web.problems import Problem, retry_after
+from service.web.problems import Problem
 
 PROBES = frozenset({"/livez", "/healthz", "/readyz"})
 # The kubelet and Prometheus call the pod by its address, whatever name they put into Host.
@@ -24,9 +25,9 @@ _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_NAMES = ("localhost", "*.localhost", "infra-health", "*.svc", "*.svc.cluster.local", socket.gethostname())
 
 HEAD_LIMIT = 16 * 1024
-BODY_LIMIT = 64 * 1024
+_BODY_LIMIT = 64 * 1024
 # A snapshot, packed or not; the collector's own bounds come on top (``max_bytes``).
-SNAPSHOT_LIMIT = 64 * 1024 * 1024
+_SNAPSHOT_LIMIT = 64 * 1024 * 1024
 _SNAPSHOTS = re.compile(r"/api/v1/collectors/[^/]+/snapshots")
 # More requests than this at once are turned away, so that probes find a free loop.
 MAX_IN_FLIGHT = 64
@@ -37,7 +38,7 @@ _AUTHORITY = re.compile(_HOST)
 _ORIGIN = re.compile(rf"(?P<scheme>https?)://{_HOST}")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 # A request that came through a proxy is not from this machine, even when the proxy is.
-_FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via")
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 
 _POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
@@ -78,13 +79,10 @@ class Guard:
         self._look_up_after = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        send = _with_security_headers(send)
-        is_probe = scope["path"] in PROBES
+        send, headers, is_probe = _with_security_headers(send), Headers(scope=scope), scope["path"] in PROBES
+        limit = _SNAPSHOT_LIMIT if _SNAPSHOTS.fullmatch(scope["path"]) else _BODY_LIMIT
         try:
-            await self._check(scope, is_probe)
+            await self._check(scope, headers, limit, is_probe)
         except Problem as problem:
             await problem.response(scope)(scope, receive, send)
             return
@@ -92,27 +90,34 @@ class Guard:
         try:
             # FastAPI's routes know no HEAD; uvicorn, which keeps the scope that it made, leaves the body out.
             method = "GET" if scope["method"] == "HEAD" else scope["method"]
-            await self._app({**scope, "method": method}, _bounded(receive, _body_limit(scope)), send)
+            await self._app({**scope, "method": method}, _bounded(receive, limit), send)
         finally:
             self._in_flight -= not is_probe
 
-    async def _check(self, scope: Scope, is_probe: bool) -> None:
+    async def _check(self, scope: Scope, headers: Headers, limit: int, is_probe: bool) -> None:
         """Raises Problem when the request may not go on."""
-        _check_size(scope)
+        # h11 bounds a head that is incomplete; one that came at a single blow it takes at any size.
+        if (
+            len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(k) + len(v) for k, v in headers.raw)
+            > HEAD_LIMIT
+        ):
+            raise Problem(431, f"Address and headers are larger than {HEAD_LIMIT} bytes.", "head-too-large")
+        if int(headers.get("content-length", 0)) > limit:  # h11 takes digits alone, twenty at most
+            raise _too_large(limit)
         is_write = scope["method"] not in _READS
         if scope["path"] not in _ANY_HOST:
-            self._check_host(scope)
+            self._check_host(headers)
         if is_write:
-            _check_page(scope)
+            _check_page(headers)
         if is_probe:
             return
         if self._in_flight >= MAX_IN_FLIGHT:
-            raise Problem(503, "Too many requests at once.", "busy", headers=retry_after())
-        await (self._check_token(scope) if is_write else self._check_read_token(scope))
+            raise Problem(503, "Too many requests at once.", "busy")
+        await (self._check_token(scope, headers) if is_write else self._check_read_token(headers))
 
-    def _check_host(self, scope: Scope) -> None:
+    def _check_host(self, headers: Headers) -> None:
         """A page of a stranger whose name was pointed at our address (DNS rebinding) still sends that name."""
-        name, _ = _host_of(scope)
+        name, _ = _host_of(headers)
         names = {_normalize(each) for each in (*_OWN_NAMES, *self._allowed_hosts())}
         labels = name.split(".")
         wildcards = {f"*.{'.'.join(labels[i:])}" for i in range(1, len(labels))}
@@ -120,11 +125,11 @@ class Guard:
             remedy = "http.allowed_hosts lists the names it answers to, the chart adds ingress.host (docs/deploy.md)"
             raise Problem(421, f"This daemon is not known as {name}; {remedy}.", "unknown-host")
 
-    async def _check_token(self, scope: Scope) -> None:
+    async def _check_token(self, scope: Scope, headers: Headers) -> None:
         token = await _value(self._token)
         if token:
-            shown = _credentials(scope, b"bearer")
-            if not shown and not _values(scope, b"authorization"):
+            shown = _credentials(headers, "bearer")
+            if not shown and "authorization" not in headers:
                 raise _unauthorized("Write calls need Authorization: Bearer INFRA_HEALTH_TOKEN (docs/deploy.md).")
             if not _is_same(shown, token) and not await self._is_new(shown, self._token):
                 raise _unauthorized(
@@ -133,18 +138,18 @@ class Guard:
         elif self._in_cluster or self._token.can_change:
             detail = "Write calls are refused: set INFRA_HEALTH_TOKEN and send it as a bearer token (docs/deploy.md)."
             raise Problem(403, detail, "token-not-set")
-        elif not _is_local(scope):
+        elif not _is_local(scope, headers):
             detail = "Without INFRA_HEALTH_TOKEN, write calls are accepted from this machine only."
             raise Problem(403, detail, "token-not-set")
 
-    async def _check_read_token(self, scope: Scope) -> None:
+    async def _check_read_token(self, headers: Headers) -> None:
         """Either token opens reading. A browser gives it as the password of HTTP Basic: else it sends none.
 
         Basic never opens a write call, because a browser would send it along with a foreign page's calls, too.
         """
         if not is_expected(self._read_token):
             return
-        shown = _credentials(scope, b"bearer") or _password(scope)
+        shown = _credentials(headers, "bearer") or _password(headers)
         # Both are compared, whichever fits: the time tells nothing.
         if _is_same(shown, await _value(self._read_token)) | _is_same(shown, await _value(self._token)):
             return
@@ -167,46 +172,30 @@ def is_expected(token: Secret) -> bool:
     return token.can_change or token.is_set
 
 
-def _check_size(scope: Scope) -> None:
-    """What the head says of itself and the body; a body of unsaid length is for ``_bounded``. Raises Problem."""
-    # h11 bounds a head that is incomplete; one that came at a single blow it takes at any size.
-    size = len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(k) + len(v) for k, v in scope["headers"])
-    if size > HEAD_LIMIT:
-        raise Problem(431, f"Address and headers are larger than {HEAD_LIMIT} bytes.", "head-too-large")
-    limit = _body_limit(scope)
-    for value in _values(scope, b"content-length"):
-        if not value.isdigit():
-            raise Problem(400, "Content-Length is not a number.")
-        if len(value.lstrip(b"0")) > len(str(limit)) or int(value) > limit:
-            raise _too_large(limit)
-
-
-def _check_page(scope: Scope) -> None:
+def _check_page(headers: Headers) -> None:
     """A browser says for which page it calls; a page of somebody else may not use the browser's place in the network.
 
     https://www.w3.org/TR/fetch-metadata/ and https://www.rfc-editor.org/rfc/rfc6454
     """
-    sites, origins = _values(scope, b"sec-fetch-site"), _values(scope, b"origin")
-    if any(site not in (b"same-origin", b"none") for site in sites) or not all(
-        _is_own(each, scope) for each in origins
-    ):
+    is_foreign = any(site not in ("same-origin", "none") for site in headers.getlist("sec-fetch-site"))
+    if is_foreign or not all(_is_own(each, headers) for each in headers.getlist("origin")):
         raise Problem(403, "Write calls from a page of another site are refused.", "foreign-page")
 
 
-def _is_own(origin: bytes, scope: Scope) -> bool:
-    match = _ORIGIN.fullmatch(origin.decode("latin-1"))
+def _is_own(origin: str, headers: Headers) -> bool:
+    match = _ORIGIN.fullmatch(origin)
     if match is None:
         return False
     default = _DEFAULT_PORTS[match["scheme"]]
-    name, port = _host_of(scope)
+    name, port = _host_of(headers)
     # A proxy may have taken the TLS off, so the scheme is the page's, not ours.
     return _normalize(match["name"]) == name and (match["port"] or default) == (port or default)
 
 
-def _host_of(scope: Scope) -> tuple[str, str]:
+def _host_of(headers: Headers) -> tuple[str, str]:
     """The name in lower case, brackets kept, and the port ("" for none). Raises Problem."""
-    given = _values(scope, b"host")
-    match = _AUTHORITY.fullmatch(given[0].decode("latin-1")) if len(given) == 1 else None
+    given = headers.getlist("host")
+    match = _AUTHORITY.fullmatch(given[0]) if len(given) == 1 else None
     if match is None:
         raise Problem(400, "The request needs one valid Host header.", "bad-host")
     return _normalize(match["name"]), match["port"] or ""
@@ -225,26 +214,13 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _is_local(scope: Scope) -> bool:
+def _is_local(scope: Scope, headers: Headers) -> bool:
     """Whether the peer is this machine itself, with no proxy between."""
-    client = scope.get("client")
-    if client is None or any(_values(scope, name) for name in _FORWARDED):
+    if scope["client"] is None or any(name in headers for name in _FORWARDED):
         return False
-    try:
-        address = ip_address(client[0])
-    except ValueError:
-        return False
+    address = ip_address(scope["client"][0])
     mapped = getattr(address, "ipv4_mapped", None)
     return bool((mapped or address).is_loopback)
-
-
-def _values(scope: Scope, name: bytes) -> list[bytes]:
-    """Every value of a header; ``name`` in lower case, as ASGI gives them."""
-    return [value for key, value in scope["headers"] if key == name]
-
-
-def _body_limit(scope: Scope) -> int:
-    return SNAPSHOT_LIMIT if _SNAPSHOTS.fullmatch(scope["path"]) else BODY_LIMIT
 
 
 def _bounded(receive: Receive, limit: int) -> Receive:
@@ -266,17 +242,17 @@ def _too_large(limit: int) -> Problem:
     return Problem(413, f"The body is larger than {limit} bytes.", "body-too-large")
 
 
-def _credentials(scope: Scope, scheme: bytes) -> bytes:
+def _credentials(headers: Headers, scheme: str) -> bytes:
     """What was given under this scheme, empty where nothing was, or more than one."""
-    given = _values(scope, b"authorization")
-    named, _, credentials = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
-    return credentials.strip() if named.lower() == scheme else b""
+    given = headers.getlist("authorization")
+    named, _, credentials = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+    return credentials.strip(" \t").encode("latin-1") if named.lower() == scheme else b""
 
 
-def _password(scope: Scope) -> bytes:
+def _password(headers: Headers) -> bytes:
     """The password of HTTP Basic, whatever the user's name; empty where there is none."""
     try:
-        return base64.b64decode(_credentials(scope, b"basic"), validate=True).partition(b":")[2]
+        return base64.b64decode(_credentials(headers, "basic"), validate=True).partition(b":")[2]
     except ValueError:
         return b""
 
@@ -292,8 +268,7 @@ def _is_same(shown: bytes, token: bytes) -> bool:
 
 
 def _unauthorized(detail: str, more: str = "") -> Problem:
-    headers = {"WWW-Authenticate": f'Bearer realm="infra-health"{more}'}
-    return Problem(401, detail, "unauthorized", headers=headers)
+    return Problem(401, detail, "unauthorized", headers={"WWW-Authenticate": f'Bearer realm="infra-health"{more}'})
 
 
 def _with_security_headers(send: Send) -> Send:

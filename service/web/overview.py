@@ -1,304 +1,338 @@
-"""The daemon at one instant: collectors, checks, delivery and health, read once for all who ask within a second."""
+"""What the daemon hands to the web, and what is read of it: once for all who ask within a second."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cached_property, lru_cache
 from hashlib import blake2b
 from itertools import chain
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
 import anyio
-import anyio.lowlevel
+import anyio.to_thread
 
-from service.domain.checks import Check, check_id
-from service.domain.cron import Schedule
+from service.config.logging import LogBuffer
+from service.config.secrets import Secret
+from service.config.settings import Settings
+from service.datadog.intake import Intake
+from service.domain.checks import Check
 from service.domain.delivery import LOST
 from service.domain.errors import Unavailable
 from service.domain.runs import Mode, Run
+from service.github.client import Github
+from service.github.rate_limit import Quota
+from service.pipeline.clock import Clock
+from service.pipeline.forwarder import Forwarder
 from service.pipeline.job import Job
-from service.pipeline.scheduler import UnknownCollector
+from service.pipeline.scheduler import Scheduler, UnknownCollector
+from service.store import Store
+from service.web.prometheus import Telemetry
 from service.web.schemas import (
     CheckCounts,
     CheckView,
     CollectorCounts,
-    Collectors,
     CollectorView,
     DeliveryView,
     Health,
     HealthCheck,
+    Info,
     LastError,
-    Lost,
     NextRun,
     QuotaView,
     RunView,
     State,
 )
 
-if TYPE_CHECKING:
-    from service.web.context import AppContext
+T = TypeVar("T")
 
-Item = TypeVar("Item")
-
+OVERVIEW = "overview"  # its key in the cache
+_LIFE = 1.0  # seconds for which what was made is shown to whoever asks
 _BEAT_LOST = 15.0  # seconds without a sign of life of the scheduler, which gives one every second
-_CHEAP = 0.1  # seconds that a reading may take to be made whenever something changes
-_SHARE = 4  # after a reading that took a second, the next one comes four seconds later
-_SLICE = 25  # items between two turns for the rest of the loop: a thousand collectors take it 100 ms
 _MAX_ACTIVE = 20
 
-# GitHub counts search by the minute and all else by the hour.
-# https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api
-_WINDOWS = {"search": timedelta(minutes=1), "code_search": timedelta(minutes=1)}
 
+class Cache:
+    """What is made for one caller serves all who ask within a second after it; what nobody asks for is not made."""
 
-@dataclass(frozen=True, slots=True)
-class CollectorChecks:
-    """One collector's checks with their ids (domain.checks.check_id); ``cycle``: the number of its last cycle."""
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._entries: dict[str, _Entry] = {}
 
-    name: str
-    cycle: int
-    checks: Sequence[tuple[int, CheckView]]
+    async def get(self, key: str, make: Callable[[], Awaitable[T]]) -> T:
+        """What ``make`` returned for this key a second ago at most, or returns now."""
+        entry = self._entries.setdefault(key, _Entry())
+        async with entry.lock:
+            if self._is_old(entry):
+                entry.value = await make()
+                entry.made_at = self._clock.monotonic()
+            value: T = entry.value
+        for old in [key for key, each in self._entries.items() if self._is_old(each) and not each.lock.locked()]:
+            del self._entries[old]  # addresses are without number
+        return value
+
+    def forget(self, *keys: str) -> None:
+        """So something has changed that these show (all, where none is named): they are made anew for the next caller.
+
+        One that is being made shows how it was before, and serves only those that wait for it already.
+        """
+        for key in keys or list(self._entries):
+            self._entries.pop(key, None)
+
+    def _is_old(self, entry: "_Entry") -> bool:
+        return self._clock.monotonic() - entry.made_at >= _LIFE
 
 
 @dataclass
+class _Entry:
+    value: Any = None
+    made_at: float = float("-inf")
+    lock: anyio.Lock = field(default_factory=anyio.Lock)
+
+
+@dataclass
+class AppContext:
+    """The daemon as the web sees and changes it. A reload replaces ``settings`` (and ``reload_error``) in place, and
+    calls ``cache.forget``.
+
+    ``token``, ``read_token``: of the write and the read calls; they may be set to nothing, and may change.
+    ``secrets``: all whose trouble /readyz warns of. ``in_cluster``: KUBERNETES_SERVICE_HOST is set.
+    ``reload_error``: why the last reload was refused, None when it was not.
+    ``telemetry``: the counters of /metrics; the daemon feeds them (``run_ended``, ``points``).
+    """
+
+    info: Info
+    settings: Settings
+    clock: Clock
+    store: Store
+    scheduler: Scheduler
+    forwarder: Forwarder
+    intake: Intake
+    github: Github
+    log: LogBuffer
+    token: Secret
+    read_token: Secret
+    secrets: Sequence[Secret] = ()
+    in_cluster: bool = False
+    reload_error: str | None = None
+
+    def __post_init__(self) -> None:
+        self.telemetry = Telemetry(self.info.version, self.info.commit)
+        self.cache = Cache(self.clock)
+        # One at a time: threads that compute take the loop's turns.
+        self.threads = anyio.CapacityLimiter(1)
+        # Callers that wait for a run hold a connection, pushes take the memory of a large snapshot.
+        self.waiting, self.pushing = anyio.Semaphore(16), anyio.Semaphore(2)
+
+    def changed(self) -> None:
+        """An operator changed something: who asks next sees it."""
+        self.cache.forget(OVERVIEW)
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
-    """``collectors`` and ``checks`` in the configured order, by name."""
+    """The daemon at one instant. ``collectors`` and ``checks`` by the collector's name, in the configured order."""
 
     state: State
-    collectors: dict[str, CollectorView]
-    checks: dict[str, CollectorChecks]
-
-    @cached_property
-    def collectors_json(self) -> bytes:
-        """All collectors as they are answered; of a thousand it takes too long for the loop, but not for a thread."""
-        return Collectors(collectors=list(self.collectors.values())).model_dump_json().encode()
+    collectors: Mapping[str, CollectorView]
+    checks: Mapping[str, Sequence[CheckView]]
 
     def collector(self, name: str) -> CollectorView:
         """Raises UnknownCollector."""
-        if name not in self.collectors:
-            raise UnknownCollector(name, self.collectors)
-        return self.collectors[name]
+        if view := self.collectors.get(name):
+            return view
+        raise UnknownCollector(name, self.collectors)
 
 
-class OverviewReader:
-    """Reads the overview once a second at most, or when a run began or ended; never more than a fifth of the time."""
+async def read_overview(context: AppContext) -> Overview:
+    """Not older than a second, nor than the last act of an operator. Raises Unavailable."""
 
-    def __init__(self, context: "AppContext") -> None:
-        self._context = context
-        self._lock = anyio.Lock()
-        self._overview: Overview | None = None
-        self._read_at = self._cost = 0.0
-        self._signature: object = None
-        # By collector: until when they say what is true, if no cycle comes in between.
-        self._checks: dict[str, tuple[datetime, CollectorChecks]] = {}
-
-    async def read(self, *, fresh: bool = False) -> Overview:
-        """``fresh``: as of now, for who has just changed something. Raises Unavailable."""
-        asked = self._context.clock.monotonic()
-        async with self._lock:
-            if self._overview is None or self._read_at < (asked if fresh else self._due(asked)):
-                self._signature, begun = self._sign(), self._context.clock.monotonic()
-                self._overview = await self._read()
-                self._read_at, self._cost = begun, self._context.clock.monotonic() - begun
-            return self._overview
-
-    def _due(self, now: float) -> float:
-        """A reading from before then is made anew: at once, where a run began or ended and a reading costs little."""
-        pause = _SHARE * self._cost if self._cost > _CHEAP else 0.0
-        return now - (pause if self._sign() != self._signature else max(1.0, pause))
-
-    def _sign(self) -> object:
-        scheduler = self._context.scheduler
-        return [run.id for run in scheduler.active()], list(scheduler.pauses), list(scheduler.jobs)
-
-    async def _read(self) -> Overview:
-        context = self._context
+    async def read() -> Overview:
         jobs = dict(context.scheduler.jobs)
-        collectors = await _read_collectors(context, jobs.values())
-        checks = await self._read_checks(jobs)
-        ready = await check_readiness(context)
-        coming = [(each.next_run, name) for name, each in collectors.items() if each.next_run]
-        statuses = [check.status for each in checks.values() for _, check in each.checks]
-        state = State(
-            now=context.clock.now(),
-            revision="",
-            collectors=CollectorCounts(
-                total=len(collectors),
-                failing=sum(each.is_failing for each in collectors.values()),
-                running=sum(each.running is not None for each in collectors.values()),
-                paused=sum(each.paused for each in collectors.values()),
-            ),
-            checks=CheckCounts(
-                passing=statuses.count("pass"), failing=statuses.count("fail"), unknown=statuses.count("unknown")
-            ),
-            active=sorted(run.id for run in context.scheduler.active())[:_MAX_ACTIVE],
-            next_run=NextRun(collector=min(coming)[1], at=min(coming)[0]) if coming else None,
-            delivery=read_delivery(context),
-            quota=list(_read_quota(context)),
-            warnings=[check for check in ready.checks if check.status != "ok"],
-        )
-        revision = _revision(state, collectors.values(), checks.values())
-        return Overview(state.model_copy(update={"revision": revision}), collectors, checks)
+        facts = await _read_facts(context)
+        checks = await context.store.runs.checks_of(list(jobs))
+        warnings = [check for check in (await check_readiness(context)).checks if check.status != "ok"]
 
-    async def _read_checks(self, jobs: dict[str, Job]) -> dict[str, CollectorChecks]:
-        """Checks are read once a cycle of their collector, and when one of them grows too old."""
-        store, now = self._context.store, self._context.clock.now()
-        cycles = await store.history.last_cycles(list(jobs))
-        fresh = {
-            name: each
-            for name, each in self._checks.items()
-            if name in jobs and now < each[0] and each[1].cycle == cycles.get(name, 0)
-        }
-        behind = [name for name in jobs if name not in fresh]
-        found = await store.runs.checks_of(behind) if behind else {}
-        async for name in in_slices(behind):
-            fresh[name] = _judge(jobs[name], cycles.get(name, 0), found.get(name, []), now)
-        self._checks = fresh
-        return {name: fresh[name][1] for name in jobs}
+        def work() -> Overview:
+            collectors = {name: _view(context, job, facts) for name, job in jobs.items()}
+            views = {name: _judge(context, job, checks.get(name, ())) for name, job in jobs.items()}
+            return Overview(_sum_up(context, facts, collectors, views, warnings), collectors, views)
+
+        # Of a thousand collectors it takes longer than the loop may stand still.
+        return await anyio.to_thread.run_sync(work, limiter=context.threads)
+
+    return await context.cache.get(OVERVIEW, read)
 
 
-async def in_slices(items: Iterable[Item], size: int = _SLICE) -> AsyncIterator[Item]:
-    """``items``, with a turn for the rest of the loop after each few."""
-    for number, item in enumerate(list(items), 1):
-        yield item
-        if number % size == 0:
-            await anyio.lowlevel.checkpoint()
+async def read_collector(context: AppContext, name: str) -> CollectorView:
+    """As of now. Raises UnknownCollector or Unavailable."""
+    return _view(context, find_job(context, name), await _read_facts(context, name))
 
 
-async def read_run_views(context: "AppContext", runs: Iterable[Run]) -> list[RunView]:
+async def read_checks(context: AppContext, name: str) -> list[CheckView]:
+    """The collector's checks as of now. Raises UnknownCollector or Unavailable."""
+    job, checks = find_job(context, name), await context.store.runs.checks(name)
+    return await anyio.to_thread.run_sync(_judge, context, job, checks, limiter=context.threads)
+
+
+def find_job(context: AppContext, name: str) -> Job:
+    """Raises UnknownCollector."""
+    if job := context.scheduler.jobs.get(name):
+        return job
+    raise UnknownCollector(name, context.scheduler.jobs)
+
+
+async def read_run(context: AppContext, run_id: str) -> RunView | None:
+    """One run as of now, None where there is none (any more). Raises Unavailable."""
+    run = await context.store.runs.run(run_id)
+    return (await view_runs(context, [run]))[0] if run else None
+
+
+async def view_runs(context: AppContext, runs: Sequence[Run]) -> list[RunView]:
     """Runs with what became of their samples. Raises Unavailable."""
-    active = {run.id: run for run in context.scheduler.active()}
-    runs = [active.get(run.id, run) for run in runs]
     counts = await context.store.outbox.counts([run.id for run in runs])
-    return [RunView.of(run, counts.get(run.id, {})) async for run in in_slices(runs)]
+    # What an active run has come to is not on record before its end.
+    active = {run.id: run for run in context.scheduler.active()}
+    return [RunView.of(active.get(run.id, run), counts.get(run.id, {})) for run in runs]
 
 
-def check_life(context: "AppContext") -> Health:
+def check_life(context: AppContext) -> Health:
     """Whether the event loop and the scheduler beat. No thread, no store, no network: it answers under any load."""
     silence = context.clock.monotonic() - context.scheduler.beat
-    if silence < _BEAT_LOST:
-        return Health(ok=True, checks=(HealthCheck(name="scheduler", status="ok"),))
-    detail = f"the scheduler has not beaten for {silence:.0f} s"
-    return Health(ok=False, checks=(HealthCheck(name="scheduler", status="fail", detail=detail),))
-
-
-async def check_readiness(context: "AppContext") -> Health:
-    """Not ok while the store is lost, which nothing can do without; what time or an operator mends is a warning."""
-    try:
-        await context.store.check()
-        lost = context.store.trouble
-    except Unavailable as error:
-        lost = context.store.trouble or str(error)
-    refused = context.reload_error
-    checks = [
-        _warn("configuration", refused and f"the last reload was refused, what held before it holds: {refused}"),
-        HealthCheck(name="store", status="fail" if lost else "ok", detail=lost or ""),
-    ]
-    forwarder, github = context.forwarder.state, context.github
-    if context.scheduler.mode is Mode.SHADOW:
-        what = "nothing is sent" if forwarder.is_withheld else "metrics have names of their own"
-        checks.append(_warn("mode", f"shadow: {what}"))
-    troubles = filter(None, (secret.trouble for secret in context.secrets))
-    checks.append(_warn("datadog", forwarder.trouble))
-    checks.append(_warn("github", github.trouble or github.shortage))
-    checks.append(_warn("aws", "; ".join(troubles)))
-    return Health(ok=lost is None, checks=tuple(checks))
-
-
-def read_delivery(context: "AppContext") -> DeliveryView:
-    state = context.forwarder.state
-    return DeliveryView(
-        state="trouble" if state.trouble else "pending" if state.pending else "ok",
-        last_accepted=state.last_accepted_at,
-        pending=state.pending,
-        lost=Lost(**{status.value: count for status, count in state.lost.items() if status in LOST}),
-        trouble=state.trouble,
-        next_try=state.next_try_at,
+    detail = f"the scheduler has not beaten for {silence:.0f} s" if silence >= _BEAT_LOST else ""
+    return Health(
+        ok=not detail, checks=(HealthCheck(name="scheduler", status="fail" if detail else "ok", detail=detail),)
     )
 
 
-async def _read_collectors(context: "AppContext", jobs: Iterable[Job]) -> dict[str, CollectorView]:
-    store, scheduler = context.store, context.scheduler
-    latest = await store.runs.latest()
-    successes, failures = await store.runs.last_successes(), await store.runs.last_failures()
-    views = {view.collector: view for view in await read_run_views(context, latest.values())}
-    active = {run.collector: run.id for run in reversed(scheduler.active())}
-    found = {}
-    async for job in in_slices(jobs):
-        name = job.name
-        if name not in scheduler.jobs:  # a reload took it away between two slices
-            continue
-        last, failure = views.get(name), failures.get(name)
-        found[name] = CollectorView(
-            name=name,
-            type=job.type,
-            schedule=job.schedule.expression,
-            schedule_in_words=_describe(job.schedule),
-            time_zone=str(job.time_zone),
-            service=job.service,
-            enabled=job.enabled,
-            paused=name in scheduler.pauses,
-            running=active.get(name),
-            next_run=scheduler.next_run(name),
-            last_slot=scheduler.last_slot(name),
-            last_run=last,
-            last_success=successes.get(name),
-            last_error=failure
-            and LastError(run=failure.id, at=failure.ended or failure.started, errors=tuple(map(str, failure.errors))),
-            samples=last.samples if last else 0,
-            note=scheduler.waits_for(name) or getattr(job.collector, "note", None),
-        )
-    return found
-
-
-@lru_cache(maxsize=4096)
-def _describe(schedule: Schedule) -> str:
-    return schedule.describe()
-
-
-def _read_quota(context: "AppContext") -> Iterable[QuotaView]:
-    """GitHub's limits, and what becomes of them by their reset if they are spent on as they were."""
-    now = context.clock.now()
-    for resource, quota in context.github.quota.items():
-        limit, ahead = quota.limit, (quota.reset_at - now).total_seconds()
-        remaining = quota.remaining if ahead > 0 else limit
-        window = _WINDOWS.get(resource, timedelta(hours=1)).total_seconds()
-        # Spent in one go at the window's start, a cycle's requests are no rate: at least ten minutes are assumed.
-        rate = (limit - remaining) / max(window - ahead, min(600.0, window))
-        left = remaining - rate * max(ahead, 0.0)
-        is_short = left < 0 or not remaining
-        yield QuotaView(
-            resource=resource,
-            limit=limit,
-            remaining=remaining,
-            reset_at=quota.reset_at,
-            left_at_reset=max(0, int(left)),
-            empty_at=now + timedelta(seconds=remaining / rate if remaining else 0) if is_short else None,
-        )
-
-
-def _revision(state: State, collectors: Iterable[CollectorView], checks: Iterable[CollectorChecks]) -> str:
-    """Changes with what is shown; not with the clock, and not with how far a quota has run down."""
-    text = state.model_dump_json(exclude={"now", "revision", "quota"})
-    short = [quota.resource for quota in state.quota if quota.empty_at]
-    paused = [each.name for each in collectors if each.paused]
-    digest = blake2b(text.encode(), digest_size=8)
-    for part in chain(short, paused, (f"{each.name}:{each.cycle}" for each in checks)):
-        digest.update(b"\0" + part.encode())
-    return digest.hexdigest()
-
-
-def _judge(job: Job, cycle: int, checks: Iterable[Check], now: datetime) -> tuple[datetime, CollectorChecks]:
-    """The checks as they are now, and the instant at which the first of them will be too old to say so."""
-    catalogue = {metric.name: metric for metric in job.collector.metrics}
-    views = [
-        (check_id(job.name, each.key), CheckView.of(job.name, each, catalogue.get(each.metric), now, job.max_age))
-        for each in checks
+async def check_readiness(context: AppContext) -> Health:
+    """Not ok while the store is lost, which nothing can do without; what time or an operator mends is a warning."""
+    try:
+        await context.store.check()
+        lost = None
+    except Unavailable as error:
+        lost = str(error)
+    refused, forwarder, github = context.reload_error, context.forwarder.state, context.github
+    troubles = {
+        "configuration": refused and f"the last reload was refused, what held before it holds: {refused}",
+        "datadog": forwarder.trouble,
+        "github": github.trouble or github.shortage,
+        "aws": "; ".join(filter(None, (secret.trouble for secret in context.secrets))),
+    }
+    if context.scheduler.mode is Mode.SHADOW:
+        what = "nothing is sent" if forwarder.is_withheld else "metrics have names of their own"
+        troubles["mode"] = f"shadow: {what}"
+    warnings = [
+        HealthCheck(name=name, status="warn" if trouble else "ok", detail=trouble or "")
+        for name, trouble in troubles.items()
     ]
-    ends = [view.measured_at + job.max_age for _, view in views if view.measured_at]
-    until = min((end for end in ends if end >= now), default=now + job.max_age)
-    return until + timedelta(microseconds=1), CollectorChecks(job.name, cycle, views)
+    store = HealthCheck(name="store", status="fail" if lost else "ok", detail=lost or "")
+    return Health(ok=lost is None, checks=(store, *warnings))
 
 
-def _warn(name: str, trouble: str | None) -> HealthCheck:
-    return HealthCheck(name=name, status="warn" if trouble else "ok", detail=trouble or "")
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What is on record of collectors, by name."""
+
+    latest: Mapping[str, RunView]
+    successes: Mapping[str, datetime]
+    failures: Mapping[str, Run]
+    active: Mapping[str, Sequence[str]]  # the ids of the runs under way, the oldest first
+
+
+async def _read_facts(context: AppContext, name: str | None = None) -> _Facts:
+    """Of one collector, or of all."""
+    runs, active = context.store.runs, defaultdict(list)
+    latest = await view_runs(context, list((await runs.latest(name)).values()))
+    successes, failures = await runs.last_successes(name), await runs.last_failures(name)
+    for run in context.scheduler.active():
+        active[run.collector].append(run.id)
+    return _Facts({run.collector: run for run in latest}, successes, failures, active)
+
+
+def _view(context: AppContext, job: Job, facts: _Facts) -> CollectorView:
+    scheduler, name = context.scheduler, job.name
+    last, failure, is_paused = facts.latest.get(name), facts.failures.get(name), name in scheduler.pauses
+    next_run = scheduler.next_start(name, context.clock.now()) if job.enabled and not is_paused else None
+    return CollectorView(
+        name=name,
+        type=job.type,
+        schedule=job.schedule.expression,
+        schedule_in_words=job.schedule.describe(),
+        time_zone=str(job.time_zone),
+        service=job.service,
+        enabled=job.enabled,
+        paused=is_paused,
+        running=next(iter(facts.active.get(name, ())), None),
+        next_run=next_run,
+        last_slot=scheduler.last_slot(name),
+        last_run=last,
+        last_success=facts.successes.get(name),
+        last_error=failure
+        and LastError(run=failure.id, at=failure.ended or failure.started, errors=tuple(map(str, failure.errors))),
+        samples=last.samples if last else 0,
+        note=getattr(job.collector, "waits_for", None) or getattr(job.collector, "note", None),
+    )
+
+
+def _judge(context: AppContext, job: Job, checks: Iterable[Check]) -> list[CheckView]:
+    catalogue, now = {metric.name: metric for metric in job.collector.metrics}, context.clock.now()
+    return [CheckView.of(job.name, check, catalogue.get(check.metric), now, job.max_age) for check in checks]
+
+
+def _sum_up(
+    context: AppContext,
+    facts: _Facts,
+    collectors: Mapping[str, CollectorView],
+    checks: Mapping[str, Sequence[CheckView]],
+    warnings: Sequence[HealthCheck],
+) -> State:
+    views, statuses = collectors.values(), Counter(check.status for each in checks.values() for check in each)
+    coming = min(((each.next_run, each.name) for each in views if each.next_run), default=None)
+    forwarder = context.forwarder.state
+    state = State(
+        now=context.clock.now(),
+        collectors=CollectorCounts(
+            total=len(views),
+            failing=sum(each.is_failing for each in views),
+            running=sum(each.running is not None for each in views),
+            paused=sum(each.paused for each in views),
+        ),
+        checks=CheckCounts(passing=statuses["pass"], failing=statuses["fail"], unknown=statuses["unknown"]),
+        active=sorted(chain.from_iterable(facts.active.values()))[:_MAX_ACTIVE],
+        next_run=NextRun(collector=coming[1], at=coming[0]) if coming else None,
+        delivery=DeliveryView(
+            state="trouble" if forwarder.trouble else "pending" if forwarder.pending else "ok",
+            last_accepted=forwarder.last_accepted_at,
+            pending=forwarder.pending,
+            lost={status: forwarder.lost.get(status, 0) for status in LOST},
+            trouble=forwarder.trouble,
+            next_try=forwarder.next_try_at,
+        ),
+        quota=[_forecast(*each, context.clock.now()) for each in context.github.quota.items()],
+        warnings=warnings,
+    )
+    # Not with the clock, and not with how far a quota has run down.
+    shown = [state.model_dump_json(exclude={"now", "quota"}), *(each.resource for each in state.quota if each.empty_at)]
+    shown += [f"{each.name} {each.paused} {each.schedule} {each.last_run and each.last_run.id}" for each in views]
+    revision = blake2b("\0".join(shown).encode(errors="replace"), digest_size=8).hexdigest()
+    return state.model_copy(update={"revision": revision})
+
+
+def _forecast(resource: str, quota: Quota, now: datetime) -> QuotaView:
+    """One of GitHub's limits, and what becomes of it by its reset if it is spent on as it was."""
+    ahead = (quota.reset_at - now).total_seconds()
+    remaining = quota.remaining if ahead > 0 else quota.limit
+    # https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api
+    window = 60.0 if resource in ("search", "code_search") else 3600.0
+    # Spent in one go at the window's start, a cycle's requests are no rate: at least ten minutes are assumed.
+    rate = (quota.limit - remaining) / max(window - ahead, min(600.0, window))
+    left = remaining - rate * max(ahead, 0.0)
+    is_short = left < 0 or not remaining
+    return QuotaView(
+        resource=resource,
+        limit=quota.limit,
+        remaining=remaining,
+        reset_at=quota.reset_at,
+        left_at_reset=max(0, int(left)),
+        empty_at=now + timedelta(seconds=remaining / rate if remaining else 0) if is_short else None,
+    )

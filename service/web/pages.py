@@ -1,169 +1,118 @@
-"""The pages: rendered on the server, at most once a second each, and read by all from memory."""
+"""The pages: rendered on the server, each at most once a second, and read by all from memory."""
 
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlencode, urlsplit
 
 import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Request, Response
 
-from service.domain.delivery import DeliveryStatus
-from service.web import board, charts
+from service.store import CheckHistory, Cycle
+from service.web import charts
 from service.web.auth import is_expected
-from service.web.board import Place
-from service.web.comparison import compare_runs
-from service.web.context import AppContext
-from service.web.overview import Overview, read_run_views
+from service.web.charts import Cells, Chart
+from service.web.overview import AppContext, Overview, read_overview, read_run, view_runs
 from service.web.problems import Problem, unknown_run
-from service.web.routes import (
-    Before,
-    ContextDep,
-    Limit,
-    Offset,
-    OverviewDep,
-    PageLimit,
-    read_run_log,
-    refuse_unknown_query,
-)
-from service.web.schemas import RunView, SampleView, tone
+from service.web.routes import Before, ContextDep, Limit, Offset, PageLimit, read_run_log, refuse_unknown_query
+from service.web.schemas import CheckView, CollectorView, RunView, SampleView, tone
 
 if TYPE_CHECKING:
     import jinja2
 
+Item = TypeVar("Item")
+
 _RECENT_RUNS = 10
-_LIFE = 1.0  # seconds for which a page is true
-_LONGEST_LIFE = 60.0  # seconds for which it may be true when nothing is known to have changed
-_MAX_BYTES = 8 * 2**20  # of the pages that are kept
+# More than this and a page is no board any more: the worst are shown, the others are on their collectors' pages.
+_MOST, _MOST_OF_MANY = 100, 40
+# What the office screen holds in letters that are read from five metres: columns and lines, from few checks to many.
+_TV_GRIDS = ((1, 1), (2, 1), (2, 2), (3, 2), (4, 2), (4, 3), (5, 3), (5, 4))
+_TV_TILES = 20
+_REACH = timedelta(days=7)
+_SEVERITY = {"fail": 0, "unknown": 1, "pass": 2}
 
 router = APIRouter(
     include_in_schema=False, default_response_class=Response, dependencies=[Depends(refuse_unknown_query)]
 )
 
-# Reads what a page shows, and returns the work that is left for the thread: from nothing to the template's values.
-Draw = Callable[[], dict[str, Any]]
-
-
-@dataclass
-class _Page:
-    html: bytes = b""
-    revision: str = ""
-    made_at: float = float("-inf")
-    lock: anyio.Lock = field(default_factory=anyio.Lock)
-
-
-class PageCache:
-    """Pages by their address. One that nobody asks for is not rendered."""
-
-    def __init__(self, context: AppContext) -> None:
-        self._context = context
-        self._pages: OrderedDict[str, _Page] = OrderedDict()
-
-    async def get(
-        self, address: str, template: str, read: Callable[[], Awaitable[Draw]], overview: Overview
-    ) -> Response:
-        page = self._pages.setdefault(address, _Page())
-        self._pages.move_to_end(address)
-        clock = self._context.clock
-        async with page.lock:
-            age = clock.monotonic() - page.made_at
-            if age >= (_LONGEST_LIFE if page.revision == overview.state.revision else _LIFE):
-                try:
-                    draw = await read()
-                    shared = _shared_values(self._context, overview)
-                    page.html = await anyio.to_thread.run_sync(
-                        _render, template, shared, draw, limiter=self._context.threads
-                    )
-                finally:
-                    if not page.html:
-                        self._pages.pop(address, None)
-                page.made_at, page.revision = clock.monotonic(), overview.state.revision
-                while sum(len(each.html) for each in self._pages.values()) > _MAX_BYTES and len(self._pages) > 1:
-                    self._pages.popitem(last=False)
-        return Response(page.html, media_type="text/html")
-
 
 @router.get("/")
-async def index(request: Request, context: ContextDep, overview: OverviewDep) -> Response:
-    async def read() -> Draw:
-        drawn = await board.read_board(context, overview.checks.values(), list(overview.collectors.values()))
-        runs = await read_run_views(context, await context.store.runs.list(limit=_RECENT_RUNS))
-        return lambda: {"runs": runs, **_draw(drawn)}
+async def index(request: Request, context: ContextDep) -> Response:
+    async def read(overview: Overview) -> dict[str, Any]:
+        collectors = list(overview.collectors.values())
+        most = _MOST_OF_MANY if len(collectors) > _MOST else _MOST
+        full = [each.name for each in _worst(collectors, most, _concern)]
+        checks = [check for each in overview.checks.values() for check in each]
+        runs = await view_runs(context, await context.store.runs.list(limit=_RECENT_RUNS))
+        return {"board": await _read_board(context, checks, full, most, most), "full": full, "runs": runs}
 
-    return await _page(request, "index.html", read, overview)
+    return await _page(request, context, "index.html", read)
 
 
 @router.get("/tv")
-async def screen(request: Request, context: ContextDep, overview: OverviewDep) -> Response:
-    async def read() -> Draw:
-        drawn = await board.read_screen(context, overview.checks.values())
-        return lambda: {"board": drawn, "tiles": drawn.heat_tiles()}
+async def screen(request: Request, context: ContextDep) -> Response:
+    async def read(overview: Overview) -> dict[str, Any]:
+        checks = [check for each in overview.checks.values() for check in each]
+        board = await _read_board(context, checks, tiles=_TV_TILES)
+        return {
+            "board": board,
+            "grid": next((each for each in _TV_GRIDS if each[0] * each[1] >= len(board.tiles)), _TV_GRIDS[-1]),
+        }
 
-    return await _page(request, "tv.html", read, overview)
+    return await _page(request, context, "tv.html", read)
 
 
 @router.get("/collectors/{name}")
 async def collector(
-    request: Request, context: ContextDep, overview: OverviewDep, name: str, limit: Limit = 60, before: Before = None
+    request: Request, context: ContextDep, name: str, limit: Limit = 60, before: Before = None
 ) -> Response:
-    async def read() -> Draw:
-        drawn = await board.read_board(context, [overview.checks[name]], [view])
+    async def read(overview: Overview) -> dict[str, Any]:
+        view = overview.collector(name)
         found = await context.store.runs.list(name, limit=limit + 1, before=before)
-        values = {"collector": view, "runs": await read_run_views(context, found[:limit]), "before": before}
-        return lambda: {**values, "limit": limit, "has_older": len(found) > limit, **_draw(drawn)}
+        return {
+            "collector": view,
+            "board": await _read_board(context, overview.checks[name], [name], _MOST, _MOST),
+            "runs": await view_runs(context, found[:limit]),
+            "before": before,
+            "limit": limit,
+            "has_older": len(found) > limit,
+        }
 
-    view = overview.collector(name)
-    return await _page(request, "collector.html", read, overview)
+    return await _page(request, context, "collector.html", read)
 
 
 @router.get("/checks/{name}/{id}")
-async def check(request: Request, context: ContextDep, overview: OverviewDep, name: str, id: str) -> Response:
-    async def read() -> Draw:
-        drawn = await board.read_check(context, place)
+async def check(request: Request, context: ContextDep, name: str, id: str) -> Response:
+    async def read(overview: Overview) -> dict[str, Any]:
+        overview.collector(name)
+        found = [each for each in overview.checks[name] if f"{each.id:x}" == id]
+        if not found:
+            raise Problem(404, f"{name} has no such check (any more).", "unknown-check")
+        return {"view": found[0], "board": await _read_board(context, found, tiles=1)}
 
-        def draw() -> dict[str, Any]:
-            cells = drawn.cells(place)
-            return {
-                "place": place,
-                "trend": charts.trend(drawn.curve(place), place.view.condition, place.view.status),
-                "heat": charts.heat_row(cells, charts.BARS),
-                "cells": [(cycle, cell) for cycle, cell in reversed(cells) if cell],
-            }
-
-        return draw
-
-    overview.collector(name)
-    found = [Place(name, number, view) for number, view in overview.checks[name].checks if f"{number:x}" == id]
-    if not found:
-        raise Problem(404, f"{name} has no such check (any more).", "unknown-check")
-    place = found[0]
-    return await _page(request, "check.html", read, overview)
+    return await _page(request, context, "check.html", read)
 
 
 @router.get("/runs/{id}")
-async def run(
-    request: Request, context: ContextDep, overview: OverviewDep, id: str, offset: Offset = 0, limit: PageLimit = 100
-) -> Response:
-    async def read() -> Draw:
-        kept = await context.store.runs.run(id)
+async def run(request: Request, context: ContextDep, id: str, offset: Offset = 0, limit: PageLimit = 100) -> Response:
+    async def read(_: Overview) -> dict[str, Any]:
+        kept = await read_run(context, id)
         samples, total = await context.store.outbox.samples(id, offset, limit) if kept else ([], 0)
-        values = {
-            "run": (await read_run_views(context, [kept]))[0] if kept else await _read_forgotten(context, id),
+        return {
+            "run": kept or await _read_forgotten(context, id),
             "is_kept": kept is not None,
-            "difference": await compare_runs(context.store, kept) if kept else None,
-            "log": await read_run_log(context, id),
+            "log": (await read_run_log(context, id)).lines,
+            "samples": list(map(SampleView.model_validate, samples)),
             "total": total,
             "offset": offset,
             "limit": limit,
         }
-        return lambda: {**values, "samples": list(map(SampleView.of, samples))}
 
-    return await _page(request, "run.html", read, overview)
+    return await _page(request, context, "run.html", read)
 
 
 @router.get("/favicon.ico")
@@ -171,52 +120,35 @@ async def no_icon() -> Response:
     return Response(status_code=204)
 
 
-async def _page(request: Request, template: str, read: Callable[[], Awaitable[Draw]], overview: Overview) -> Response:
-    pages: PageCache = request.app.state.pages
-    query = "&".join(f"{name}={value}" for name, value in sorted(request.query_params.items()))
-    return await pages.get(f"{request.scope['path']}?{query}", template, read, overview)
+async def _page(
+    request: Request, context: AppContext, template: str, read: Callable[[Overview], Awaitable[dict[str, Any]]]
+) -> Response:
+    """``read``: the template's values from an overview. Raises Unavailable, and what ``read`` does."""
+
+    async def make() -> bytes:
+        overview = await read_overview(context)
+        values = {
+            "info": context.info,
+            "state": overview.state,
+            "now": overview.state.now,
+            "collectors": list(overview.collectors.values()),
+            "writes": "token" if is_expected(context.token) else "refused" if context.in_cluster else "local",
+            "may_link": lambda url: may_link(url, context.settings.github.api_url),
+            **await read(overview),
+        }
+        # Hundreds of rows take longer than the loop may stand still.
+        return await anyio.to_thread.run_sync(_render, template, values, limiter=context.threads)
+
+    address = f"{request.scope['path']}?{urlencode(sorted(request.query_params.items()))}"
+    return Response(await context.cache.get(address, make), media_type="text/html")
 
 
-async def _read_forgotten(context: AppContext, run_id: str) -> RunView:
-    """What is still known of a run whose record has had its time. Raises Problem 404."""
-    found = await context.store.history.cycle(run_id)
-    if found is None:
-        raise unknown_run(run_id)
-    name, cycle = found
-    return RunView(
-        id=run_id,
-        collector=name,
-        cause="not kept any more",
-        started=cycle.started,
-        ended=cycle.ended,
-        outcome=cycle.outcome,
-    )
-
-
-def _draw(drawn: board.Board) -> dict[str, Any]:
-    return {"board": drawn, "bars": drawn.bars(), "groups": drawn.heat_rows(), "tiles": drawn.spark_tiles()}
-
-
-def _shared_values(context: AppContext, overview: Overview) -> dict[str, Any]:
-    state = overview.state
-    hosts = _web_hosts(context.settings.github.api_url)
-    return {
-        "info": context.info,
-        "state": state,
-        "now": state.now,
-        "collectors": list(overview.collectors.values()),
-        "writes": "token" if is_expected(context.token) else "refused" if context.in_cluster else "local",
-        "may_link": lambda url: _may_link(url, hosts),
-    }
-
-
-def _render(template: str, shared: dict[str, Any], draw: Draw) -> bytes:
-    """Hundreds of rows take longer than the loop may stand still: to be called in a thread."""
-    return load_templates().get_template(template).render(shared, **draw()).encode(errors="replace")
+def _render(template: str, values: Mapping[str, Any]) -> bytes:
+    return _load_templates().get_template(template).render(values).encode(errors="replace")
 
 
 @lru_cache(maxsize=1)
-def load_templates() -> "jinja2.Environment":
+def _load_templates() -> "jinja2.Environment":
     # A tenth of what the web takes to import: not before the daemon is ready.
     import jinja2
 
@@ -229,19 +161,117 @@ def load_templates() -> "jinja2.Environment":
         auto_reload=False,
     )
     templates.filters |= {"span": format_span, "clock": format_clock, "number": format_number, "short": format_short}
-    templates.globals |= {"time": format_time, "ago": format_ago}
-    names = {"describe_state": board.describe_state, "tone": tone, "why_lost": _WHY_LOST, "resource": _RESOURCES}
-    templates.globals |= names
+    templates.globals |= {"time": format_time, "ago": format_ago, "describe_state": describe_state, "tone": tone}
     return templates
 
 
-_RESOURCES = {"core": "REST", "graphql": "GraphQL"}  # GitHub's limits, as its documentation speaks of them
-_WHY_LOST = {
-    DeliveryStatus.REJECTED: "Datadog refused them for good",
-    DeliveryStatus.EXPIRED: "older than Datadog takes before they could be sent, or the store was full",
-    DeliveryStatus.UNKNOWN: "sent without an answer; sending them again could count them twice",
-    DeliveryStatus.THROTTLED: "of a series beyond ten times max_series",
-}
+async def _read_forgotten(context: AppContext, run_id: str) -> RunView:
+    """What is still known of a run whose record has had its time. Raises Problem 404."""
+    found = await context.store.history.cycle(run_id)
+    if found is None:
+        raise unknown_run(run_id)
+    name, cycle = found
+    return RunView(
+        id=run_id,
+        collector=name,
+        cause="not kept any more",
+        scheduled_at=None,
+        started=cycle.started,
+        ended=cycle.ended,
+        outcome=cycle.outcome,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """What a page shows of checks, worst first, and the history to draw it from; the templates call its methods.
+
+    ``rows``: of the heat map, the checks of one task each. ``rows_left``, ``tiles_left``: how many are not shown.
+    """
+
+    rows: Sequence[Sequence[CheckView]]
+    tiles: Sequence[CheckView]
+    rows_left: int
+    tiles_left: int
+    cycles: Mapping[str, Sequence[Cycle]]
+    histories: Mapping[int, CheckHistory]
+
+    @property
+    def groups(self) -> dict[str, list[Sequence[CheckView]]]:
+        """The rows by collector, of each row the worst check first."""
+        groups: dict[str, list[Sequence[CheckView]]] = {}
+        for row in self.rows:
+            groups.setdefault(row[0].collector, []).append(sorted(row, key=_severity))
+        return groups
+
+    def bars(self, collector: str) -> Chart:
+        return charts.bars(self.cycles.get(collector, ()))
+
+    def heat(self, checks: Sequence[CheckView], columns: int = charts.CELLS, *, links: bool = True) -> Chart:
+        return charts.heat_row(self.cells(checks), columns, links=links)
+
+    def curve(self, check: CheckView, *, is_large: bool = False) -> Chart:
+        curve = charts.to_curve(self.cells([check]), self.histories[check.id].hours)
+        draw = charts.trend if is_large else charts.sparkline
+        return draw(curve, check.condition, check.status)
+
+    def cells(self, checks: Sequence[CheckView]) -> Cells:
+        """The worst cell of the checks in each cycle of their collector."""
+        known = [self.histories[check.id].cells for check in checks]
+        cycles = self.cycles.get(checks[0].collector, ())
+        return [(cycle, charts.worst([cells.get(cycle.number) for cells in known])) for cycle in cycles]
+
+
+async def _read_board(
+    context: AppContext, checks: Sequence[CheckView], full: Iterable[str] = (), rows: int = 0, tiles: int = 0
+) -> Board:
+    """The worst of these checks, so many rows and tiles of them, and the runs of the collectors ``full``."""
+    by_task: dict[tuple[str, ...], list[CheckView]] = {}
+    for check in checks:
+        names = ("workflow_category", "workflow_name", "task", "repo")
+        by_task.setdefault((check.collector, *(check.tags.get(name, "") for name in names)), []).append(check)
+    shown_rows = _worst(list(by_task.values()), rows, lambda row: min(map(_severity, row)))
+    shown_tiles = sorted(checks, key=_severity)[:tiles]
+    picked = [*shown_tiles, *(check for row in shown_rows for check in row)]
+    collectors = {check.collector for check in picked}
+    history = context.store.history
+    cycles = await history.cycles(dict.fromkeys([*full, *collectors], 0), charts.BARS)
+    numbers = [cycle.number for name in collectors for cycle in cycles.get(name, ())]
+    ids = {check.id for check in picked}
+    histories = await history.check_histories(ids, numbers, context.clock.now() - _REACH)
+    left = len(by_task) - len(shown_rows), len(checks) - len(shown_tiles)
+    return Board(shown_rows, shown_tiles, *left, cycles, histories)
+
+
+def _worst(items: Sequence[Item], most: int, severity: Callable[[Item], int]) -> list[Item]:
+    """At most so many of ``items``, the worst, in the order in which they were."""
+    kept = sorted(range(len(items)), key=lambda at: severity(items[at]))[:most]
+    return [items[at] for at in sorted(kept)]
+
+
+def _severity(check: CheckView) -> int:
+    """Less is worse."""
+    return _SEVERITY[check.status]
+
+
+def _concern(collector: CollectorView) -> int:
+    """Less is worse."""
+    return 0 if collector.is_failing else {"warn": 1, "busy": 2}.get(describe_state(collector)[1], 3)
+
+
+def describe_state(collector: CollectorView) -> tuple[str, str]:
+    """What to call the collector's state, and its tone."""
+    last = collector.last_run
+    if collector.running:
+        return "Running", "busy"
+    if not collector.enabled:
+        return "Disabled", "idle"
+    if collector.paused:
+        return "Paused", "warn"
+    if last is None:
+        return "No run yet", "idle"
+    colour = tone(last.outcome)
+    return {"good": "Healthy", "bad": "Failing"}.get(colour, last.outcome), colour
 
 
 def format_span(seconds: float) -> str:
@@ -293,22 +323,25 @@ def format_short(value: float) -> str:
     return format_number(value) if len(format_number(value)) <= 6 else f"{value:.4g}"
 
 
-@lru_cache(maxsize=8)
-def _web_hosts(api_url: str) -> frozenset[str]:
-    """The hosts (with a port where it is not the scheme's) of the pages that belong to a GitHub API address.
+def may_link(url: str, api_url: str) -> bool:
+    """Whether ``url`` is an http(s) address of the pages that belong to a GitHub API address, with nothing in it that
+    a browser reads otherwise.
 
     https://docs.github.com/enterprise-server/rest/using-the-rest-api/getting-started-with-the-rest-api
     (``HOST/api/v3``) and https://docs.github.com/enterprise-cloud@latest/admin/data-residency (``api.NAME.ghe.com``).
     What answers on loopback stands in for github.com, whose addresses it passes on.
     """
-    parts = urlsplit(api_url)
-    name = (parts.hostname or "").lower()
-    if name == "api.github.com":
-        return frozenset({"github.com"})
-    if name.startswith("api.") and name.endswith(".ghe.com"):
-        return frozenset({name.removeprefix("api.")})
-    own = parts.netloc.rpartition("@")[2].lower()
-    return frozenset({own, "github.com"}) if _is_loopback(name) else frozenset({own})
+    if not url.isascii() or not url.isprintable() or any(sign in url for sign in ' \\"<>'):
+        return False
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    own = urlsplit(api_url).netloc.rpartition("@")[2].lower()
+    hosts = {own.removeprefix("api.") if own == "api.github.com" or own.endswith(".ghe.com") else own}
+    if _is_loopback(urlsplit(api_url).hostname or ""):
+        hosts.add("github.com")
+    return parts.scheme in ("http", "https") and parts.netloc.lower() in hosts
 
 
 def _is_loopback(name: str) -> bool:
@@ -316,14 +349,3 @@ def _is_loopback(name: str) -> bool:
         return ip_address(name).is_loopback
     except ValueError:
         return name == "localhost" or name.endswith(".localhost")
-
-
-def _may_link(url: str, hosts: frozenset[str]) -> bool:
-    """Whether ``url`` is an http(s) address of one of ``hosts``, with nothing in it that a browser reads otherwise."""
-    if not url.isascii() or not url.isprintable() or any(sign in url for sign in ' \\"<>'):
-        return False
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and parts.netloc.lower() in hosts

@@ -1,9 +1,8 @@
 """RFC 9457 problem details: every refusal and every failure answers in this one shape, to browsers as a small page."""
 
-import difflib
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from http import HTTPStatus
 from typing import Any
@@ -13,7 +12,6 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,7 +32,6 @@ from service.web.schemas import run_address
 log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-_SOON = 5  # seconds after which it is worth asking again where nothing better is known
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -47,10 +44,20 @@ _PAGE = """<!DOCTYPE html>
 
 
 class Problem(Exception):
-    """A refusal. ``kind`` names it for programs; without one the status says it all. ``more``: members of its own."""
+    """A refusal. ``kind`` names it for programs; without one the status says it all. ``more``: members of its own.
+
+    ``retry_after``: seconds after which to come back; 429 and 503 say it in any case.
+    """
 
     def __init__(
-        self, status: int, detail: str, kind: str = "", *, headers: Mapping[str, str] | None = None, **more: Any
+        self,
+        status: int,
+        detail: str,
+        kind: str = "",
+        *,
+        headers: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
+        **more: Any,
     ) -> None:
         super().__init__(detail)
         self.status = status
@@ -58,6 +65,8 @@ class Problem(Exception):
         self.kind = kind
         self.headers = dict(headers or {})
         self.more = more
+        if status in (429, 503):
+            self.headers["Retry-After"] = str(max(1, round(5 if retry_after is None else retry_after)))
 
     def response(self, scope: Scope) -> Response:
         """As JSON; as a page for a browser (``Accept: text/html``)."""
@@ -76,7 +85,7 @@ class Problem(Exception):
         return Response(json.dumps(body), self.status, self.headers, MEDIA_TYPE)
 
 
-def invalid(errors: list[ErrorDetails]) -> Problem:
+def invalid(errors: Sequence[Mapping[str, Any]]) -> Problem:
     """422 for what pydantic finds wrong. The place of each error begins with ``query``, ``path`` or ``body``."""
     found = [{"where": ".".join(map(str, error["loc"])), "what": error["msg"]} for error in errors]
     return Problem(422, "; ".join(f"{each['where']}: {each['what']}" for each in found), "invalid", errors=found)
@@ -86,63 +95,55 @@ def unknown_run(run_id: str) -> Problem:
     return Problem(404, f"There is no run {run_id!r} (any more).", "unknown-run")
 
 
-def retry_after(seconds: float | None = None) -> dict[str, str]:
-    """The header that says when to come back; ``seconds`` None: soon."""
-    return {"Retry-After": str(max(1, round(_SOON if seconds is None else seconds)))}
-
-
 def handle_problems(app: FastAPI) -> None:
     """Gives every foreseen error its answer."""
 
     async def respond(request: Request, error: Exception) -> Response:
         return _to_problem(request, error).response(request.scope)
 
-    web: tuple[type[Exception], ...] = (Problem, RequestValidationError, HTTPException)
-    edges: tuple[type[Exception], ...] = (Unavailable, Rejected)
+    web: tuple[type[Exception], ...] = (Problem, RequestValidationError, HTTPException, Unavailable, Rejected)
     runs = (UnknownCollector, AlreadyRunning, NotReady, TooManyRuns, Draining, UnknownRun, RunEnded)
-    for kind in (*web, *edges, *runs):
+    for kind in (*web, *runs):
         app.add_exception_handler(kind, respond)
 
 
 def _to_problem(request: Request, error: Exception) -> Problem:
+    text = str(error)
+    detail = f"{text[:1].upper()}{text[1:]}{'' if text.endswith('?') else '.'}"
     match error:
         case Problem():
             return error
         case RequestValidationError():
-            return invalid(list(error.errors()))
+            return invalid(error.errors())
         case UnknownCollector():
-            close = difflib.get_close_matches(error.name, error.known, 1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(error.known) or 'none'}."
-            detail = f"There is no collector {error.name!r}; {hint}"
             return Problem(404, detail, "unknown-collector", known=error.known)
         case UnknownRun():
             return unknown_run(request.path_params["id"])
         case RunEnded():
-            return Problem(409, "The run has ended already.", "run-ended")
+            return Problem(409, detail, "run-ended")
         case NotReady():
-            return Problem(409, _sentence(error), "not-ready")
+            return Problem(409, detail, "not-ready")
         case AlreadyRunning():
             location = {"Location": run_address(error.run_id)}
-            return Problem(409, _sentence(error), "already-running", headers=location, run=error.run_id)
+            return Problem(409, detail, "already-running", headers=location, run=error.run_id)
         case TooManyRuns():
-            return Problem(429, _sentence(error), "too-many", headers=retry_after())
+            return Problem(429, detail, "too-many")
         case Draining():
-            return Problem(503, "The daemon is ending and starts no runs.", "draining", headers=retry_after())
+            return Problem(503, "The daemon is ending and starts no runs.", "draining")
         case InvalidSnapshot():
             bad = [{"where": failure.part, "what": failure.reason} for failure in error.failures]
             return Problem(422, error.summary, "bad-snapshot", errors=bad, bad_records=error.count)
         case TooLarge():
-            return Problem(413, _sentence(error), "body-too-large")
+            return Problem(413, detail, "body-too-large")
         case Rejected():
-            return Problem(422, _sentence(error), "bad-snapshot")
+            return Problem(422, detail, "bad-snapshot")
         case Unavailable():
-            return Problem(503, _sentence(error), "unavailable", headers=retry_after(error.retry_after))
+            return Problem(503, detail, "unavailable", retry_after=error.retry_after)
         case HTTPException(status_code=404):
             return Problem(404, "There is nothing at this address.")
         case HTTPException(status_code=405):
             allowed = ", ".join(_methods(request))
-            detail = f"{request.method} is not possible here, only {allowed}."
-            return Problem(405, detail, headers={"Allow": allowed})
+            return Problem(405, f"{request.method} is not possible here, only {allowed}.", headers={"Allow": allowed})
         case HTTPException():
             return Problem(error.status_code, error.detail, headers=error.headers)
     raise error
@@ -153,11 +154,6 @@ def _methods(request: Request) -> list[str]:
     routes = [route for route in request.app.state.routes if route.path_regex.match(request.scope["path"])]
     methods = {method for route in routes for method in route.methods} or {"GET"}
     return sorted(methods | {"HEAD"} if "GET" in methods else methods)
-
-
-def _sentence(error: Exception) -> str:
-    text = str(error)
-    return f"{text[:1].upper()}{text[1:]}."
 
 
 class Catch:

@@ -1,12 +1,10 @@
 """/metrics: what the daemon tells Prometheus of itself. Names and units by Prometheus's rules
 (https://prometheus.io/docs/practices/naming/)."""
 
-import math
 import platform
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,12 +19,10 @@ from prometheus_client.registry import Collector
 
 from service.domain import conditions
 from service.domain.delivery import LOST, DeliveryStatus
-from service.domain.errors import Unavailable
 from service.domain.runs import Cause, Outcome, Run
-from service.web.overview import Overview, in_slices
 
 if TYPE_CHECKING:
-    from service.web.context import AppContext
+    from service.web.overview import AppContext, Overview
 
 PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -35,8 +31,6 @@ _DURATIONS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _LATENESSES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 60, 600)
 _LAG_EVERY = 0.5  # seconds between two looks at how late the loop is
 _LAGS = round(60 / _LAG_EVERY)  # of the last minute
-
-_SHARE = 4  # after a text that took a second, the next one is made four seconds later
 _CHECK_LABELS = ("collector", "workflow_name", "task", "check", "label", "repo")
 _STATES = {"pass": 0, "fail": 1, "unknown": 2}
 
@@ -49,8 +43,6 @@ class Telemetry:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # the library left it untyped
         self.registry = CollectorRegistry()
         self.lags: deque[float] = deque(maxlen=_LAGS)
-        self.lock = anyio.Lock()
-        self.texts: dict[str, tuple[bytes, float, float]] = {}  # by content type: text, when it was made, its cost
         counter = partial(Counter, namespace="infra_health", registry=self.registry)
         histogram = partial(Histogram, namespace="infra_health", registry=self.registry)
         self._runs = counter("runs", "Runs that ended, by outcome", ["collector", "outcome"])
@@ -95,106 +87,83 @@ class Telemetry:
             self.lags.append(max(0.0, time.monotonic() - before - _LAG_EVERY))
 
 
-async def expose(context: "AppContext", accept: str = "") -> tuple[bytes, str]:
-    """The text and its content type: OpenMetrics for who accepts it, else Prometheus's plain text.
+class Scrape(Collector):
+    """One answer: what the daemon counted, and what is read for it. The rest of an overview is left out without one."""
 
-    Made no more often than costs a fifth of the time, whoever scrapes; in a thread, as thousands of lines take longer
-    than the loop may stand still.
-    """
-    telemetry, clock = context.telemetry, context.clock
-    wanted = OPENMETRICS if "application/openmetrics-text" in accept else PLAIN
-    async with telemetry.lock:
-        text, made_at, cost = telemetry.texts.get(wanted, (b"", -math.inf, 0.0))
-        begun = clock.monotonic()
-        if begun - made_at >= _SHARE * cost:
-            scrape = _Scrape(telemetry.registry, await _read_families(context))
-            # The library left its OpenMetrics text untyped.
-            generate: Callable[[Collector], bytes] = (
-                openmetrics.generate_latest if wanted is OPENMETRICS else generate_latest
-            )
-            text = await anyio.to_thread.run_sync(generate, scrape, limiter=context.threads)
-            telemetry.texts[wanted] = text, clock.monotonic(), clock.monotonic() - begun
-    return text, wanted
+    def __init__(self, context: "AppContext", overview: "Overview | None") -> None:
+        self._registry = context.telemetry.registry
+        self._overview = overview
+        self._jobs = context.scheduler.jobs
+        self._now = context.clock.now()
+        lags, quota = context.telemetry.lags, context.github.quota
+        requests = {"github": context.github.requests, "datadog": context.intake.requests}
+        answers = {(target, status): count for target, all_ in requests.items() for status, count in all_.items()}
+        last, longest = ({(): lags[-1]}, {(): max(lags)}) if lags else ({}, {})
+        self._families = [
+            _family("active_runs", "Runs under way", (), {(): len(context.scheduler.active())}),
+            _family("outbox_points", "Points that wait for delivery", (), {(): context.forwarder.state.pending}),
+            _family("event_loop_lag_seconds", "How late the event loop was last", (), last),
+            _family("event_loop_lag_max_seconds", "How late the loop was at most within the last minute", (), longest),
+            _family("requests", "Requests to other services, by answer", ("target", "status"), answers),
+            _by_name("github_quota_remaining", "Requests that GitHub's limit leaves", quota, "remaining", "resource"),
+            _by_name("github_quota_limit", "Requests an hour that GitHub grants", quota, "limit", "resource"),
+        ]
 
+    def encode(self, media_type: str) -> bytes:
+        """The text; thousands of lines take longer than the loop may stand still: to be called in a thread."""
+        # The library left its OpenMetrics text untyped.
+        generate: Callable[[Collector], bytes] = (
+            openmetrics.generate_latest if media_type == OPENMETRICS else generate_latest
+        )
+        return generate(self)
 
-# Name, help, names of the labels, values by labels.
-_Family = tuple[str, str, Sequence[str], Mapping[Any, float]]
+    def collect(self) -> Iterator[Metric]:
+        yield from self._registry.collect()
+        yield from self._families
+        if self._overview:
+            yield from self._of_collectors(self._overview)
+            yield from _of_checks(self._overview)
 
-
-async def _read_families(context: "AppContext") -> list[_Family]:
-    """What is read at scrape time. What can't be known while the store is lost is left out."""
-    lags, quota = context.telemetry.lags, context.github.quota
-    requests = {"github": context.github.requests, "datadog": context.intake.requests}
-    answers = {(target, status): count for target, all_ in requests.items() for status, count in all_.items()}
-    last, longest = ({(): lags[-1]}, {(): max(lags)}) if lags else ({}, {})
-    found: list[_Family] = [
-        ("active_runs", "Runs under way", [], {(): len(context.scheduler.active())}),
-        ("outbox_points", "Points that wait for delivery", [], {(): context.forwarder.state.pending}),
-        ("event_loop_lag_seconds", "How late the event loop was last", [], last),
-        ("event_loop_lag_max_seconds", "How late the event loop was at most within the last minute", [], longest),
-        ("requests", "Requests to other services, by answer", ["target", "status"], answers),
-        _by_name("github_quota_remaining", "Requests that GitHub's limit leaves", quota, "remaining", "resource"),
-        _by_name("github_quota_limit", "Requests an hour that GitHub grants", quota, "limit", "resource"),
-    ]
-    with suppress(Unavailable):
-        overview = await context.overview.read()
-        found += [*await _read_collectors(context, overview), *_read_checks(overview)]
-    return found
-
-
-async def _read_collectors(context: "AppContext", overview: Overview) -> list[_Family]:
-    views, now, jobs = overview.collectors, context.clock.now(), context.scheduler.jobs
-    intervals = {(name,): job.schedule.interval(now, job.time_zone) async for name, job in in_slices(jobs.items())}
-    last_success = "collector_last_success_timestamp_seconds", "When the last successful run ended"
-    next_run = "collector_next_run_timestamp_seconds", "When the schedule fires next"
-    return [
-        _by_name("collector_paused", "1 while the schedule is paused", views, "paused"),
-        _by_name(*last_success, views, "last_success"),
-        _by_name(*next_run, views, "next_run"),
-        ("collector_interval_seconds", "Time between two slots of the schedule", ["collector"], intervals),
-    ]
+    def _of_collectors(self, overview: "Overview") -> Iterator[Metric]:
+        views = overview.collectors
+        intervals = {(name,): job.schedule.interval(self._now, job.time_zone) for name, job in self._jobs.items()}
+        last_success = "collector_last_success_timestamp_seconds", "When the last successful run ended"
+        next_run = "collector_next_run_timestamp_seconds", "When the schedule fires next"
+        yield _by_name("collector_paused", "1 while the schedule is paused", views, "paused")
+        yield _by_name(*last_success, views, "last_success")
+        yield _by_name(*next_run, views, "next_run")
+        yield _family("collector_interval_seconds", "Time between two slots", ("collector",), intervals)
 
 
-def _read_checks(overview: Overview) -> list[_Family]:
+def _of_checks(overview: "Overview") -> Iterator[Metric]:
     states, values, thresholds = {}, {}, {}
-    for name, collector in overview.checks.items():
-        for _, check in collector.checks:
+    for name, checks in overview.checks.items():
+        for check in checks:
             key = (name, *(check.tags.get(label, "") for label in _CHECK_LABELS[1:]))
-            states[key] = _STATES[check.status]
+            states[key] = float(_STATES[check.status])
             if check.value is not None:
                 values[key] = check.value
             if condition := conditions.parse(check.condition):
                 thresholds[key] = condition.threshold
-    return [
-        ("check_state", "0 pass, 1 fail, 2 unknown", _CHECK_LABELS, states),
-        ("check_value", "The value that the check judges", _CHECK_LABELS, values),
-        ("check_threshold", "The number in the check's condition", _CHECK_LABELS, thresholds),
-    ]
+    yield _family("check_state", "0 pass, 1 fail, 2 unknown", _CHECK_LABELS, states)
+    yield _family("check_value", "The value that the check judges", _CHECK_LABELS, values)
+    yield _family("check_threshold", "The number in the check's condition", _CHECK_LABELS, thresholds)
 
 
-def _by_name(name: str, text: str, items: Mapping[str, Any], field: str, label: str = "collector") -> _Family:
+def _by_name(name: str, text: str, items: Mapping[str, Any], field: str, label: str = "collector") -> Metric:
     """One field of each item; instants as seconds since the epoch."""
-    values = {(key,): getattr(item, field) for key, item in items.items() if getattr(item, field) is not None}
-    return (
-        name,
-        text,
-        [label],
-        {key: value.timestamp() if isinstance(value, datetime) else float(value) for key, value in values.items()},
-    )
+    found = {(key,): getattr(item, field) for key, item in items.items()}
+    values = {
+        key: value.timestamp() if isinstance(value, datetime) else float(value)
+        for key, value in found.items()
+        if value is not None
+    }
+    return _family(name, text, (label,), values)
 
 
-class _Scrape(Collector):
-    """One answer: the registry plus what was read for it."""
-
-    def __init__(self, registry: CollectorRegistry, families: Sequence[_Family]) -> None:
-        self._registry = registry
-        self._families = families
-
-    def collect(self) -> Iterator[Metric]:
-        yield from self._registry.collect()
-        for name, text, labels, values in self._families:
-            kind = CounterMetricFamily if name == "requests" else GaugeMetricFamily
-            family = kind(f"infra_health_{name}", text, labels=labels)
-            for key, value in values.items():
-                family.add_metric(key, value)
-            yield family
+def _family(name: str, text: str, labels: Sequence[str], values: Mapping[Any, float]) -> Metric:
+    kind = CounterMetricFamily if name == "requests" else GaugeMetricFamily
+    family = kind(f"infra_health_{name}", text, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family

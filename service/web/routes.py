@@ -1,8 +1,8 @@
 """The API, the probes and /metrics: one typed function a call."""
 
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -13,12 +13,20 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import AwareDatetime, BeforeValidator, ValidationError
 
 from service.domain.errors import Unavailable
-from service.domain.runs import Actor, Cause, Outcome
-from service.pipeline.scheduler import UnknownCollector
-from service.web.context import AppContext
-from service.web.overview import Overview, check_life, check_readiness, in_slices, read_run_views
-from service.web.problems import MEDIA_TYPE, Problem, invalid, retry_after, unknown_run
-from service.web.prometheus import expose
+from service.domain.runs import Actor, Cause, Outcome, Run
+from service.web.overview import (
+    AppContext,
+    check_life,
+    check_readiness,
+    find_job,
+    read_checks,
+    read_collector,
+    read_overview,
+    read_run,
+    view_runs,
+)
+from service.web.problems import MEDIA_TYPE, Problem, invalid, unknown_run
+from service.web.prometheus import OPENMETRICS, PLAIN, Scrape
 from service.web.schemas import (
     API,
     Checks,
@@ -27,19 +35,19 @@ from service.web.schemas import (
     Health,
     Info,
     Log,
-    LogLine,
     Reason,
     Runs,
     RunView,
     Samples,
-    SampleView,
     State,
     Triggered,
     TriggeredRuns,
+    View,
     run_address,
 )
 
 _MAX_ACTOR = _MAX_KEY = 200  # characters
+_LOOK = 1.0  # seconds between two looks whether a waiting caller is still there
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -64,17 +72,12 @@ async def refuse_unknown_query(request: Request) -> None:
     """A name that means nothing is an error, as in the configuration."""
     known = {field.alias for field in request.scope["route"].dependant.query_params}
     if unknown := [name for name in request.query_params if name not in known]:
-        what = "Extra inputs are not permitted"
-        raise invalid([{"type": "extra", "loc": ("query", name), "msg": what, "input": None} for name in unknown])
+        raise invalid([{"loc": ("query", name), "msg": "Extra inputs are not permitted"} for name in unknown])
 
 
 async def get_context(request: Request) -> AppContext:
     context: AppContext = request.app.state.context
     return context
-
-
-async def read_overview(context: Annotated[AppContext, Depends(get_context)]) -> Overview:
-    return await context.overview.read()
 
 
 async def read_caller(
@@ -104,7 +107,6 @@ async def read_actor(request: Request, caller: Annotated[Actor, Depends(read_cal
 
 
 ContextDep = Annotated[AppContext, Depends(get_context)]
-OverviewDep = Annotated[Overview, Depends(read_overview)]
 CallerDep = Annotated[Actor, Depends(read_caller)]
 ActorDep = Annotated[Actor, Depends(read_actor)]
 Wait = Annotated[float, Query(ge=0, le=300, allow_inf_nan=False, description="seconds to wait for the end")]
@@ -147,8 +149,16 @@ async def ready(context: ContextDep, response: Response) -> Health:
 @guarded.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(request: Request, context: ContextDep) -> Response:
     """The daemon's metrics: Prometheus text, or OpenMetrics for who accepts it"""
-    text, media_type = await expose(context, request.headers.get("accept", ""))
-    return Response(text, headers={"content-type": media_type})
+    media_type = OPENMETRICS if "application/openmetrics-text" in request.headers.get("accept", "") else PLAIN
+
+    async def make() -> bytes:
+        overview = None
+        with suppress(Unavailable):  # what can't be known while the store is lost is left out
+            overview = await read_overview(context)
+        scrape = Scrape(context, overview)
+        return await anyio.to_thread.run_sync(scrape.encode, media_type, limiter=context.threads)
+
+    return Response(await context.cache.get(media_type, make), headers={"content-type": media_type})
 
 
 @guarded.get("/version")
@@ -166,53 +176,54 @@ def _answer(health: Health, response: Response) -> Health:
 
 
 @api.get("/state")
-async def state(overview: OverviewDep) -> State:
+async def state(context: ContextDep) -> State:
     """The daemon at a glance"""
-    return overview.state
+    return (await read_overview(context)).state
 
 
 @api.get("/collectors", response_model=Collectors)
-async def collectors(context: ContextDep, overview: OverviewDep) -> Response:
+async def collectors(context: ContextDep) -> Response:
     """All collectors with schedule, next run, last run, last error"""
-    text = await anyio.to_thread.run_sync(lambda: overview.collectors_json, limiter=context.threads)
-    return Response(text, media_type="application/json")
+    overview = await read_overview(context)
+    return await _respond(context, lambda: Collectors(collectors=list(overview.collectors.values())))
 
 
 @api.get("/collectors/{name}", responses=problems(404))
-async def collector(overview: OverviewDep, name: str) -> CollectorView:
+async def collector(context: ContextDep, name: str) -> CollectorView:
     """One collector"""
-    return overview.collector(name)
+    return await read_collector(context, name)
 
 
-@api.get("/collectors/{name}/checks", responses=problems(404))
+@api.get("/collectors/{name}/checks", response_model=Checks, responses=problems(404))
 async def checks(
-    request: Request, overview: OverviewDep, name: str, offset: Offset = 0, limit: PageLimit = 100
-) -> Checks:
+    request: Request, context: ContextDep, name: str, offset: Offset = 0, limit: PageLimit = 100
+) -> Response:
     """What its checks say, since when, and the evidence"""
-    return _find_checks(request, overview, name, "", offset, limit)
+    return await _find_checks(request, context, name, "", offset, limit)
 
 
-@api.get("/collectors/{name}/checks/{metric}", responses=problems(404))
+@api.get("/collectors/{name}/checks/{metric}", response_model=Checks, responses=problems(404))
 async def checks_of_metric(
-    request: Request, overview: OverviewDep, name: str, metric: str, offset: Offset = 0, limit: PageLimit = 100
-) -> Checks:
+    request: Request, context: ContextDep, name: str, metric: str, offset: Offset = 0, limit: PageLimit = 100
+) -> Response:
     """The same of one metric, named in full, by its last parts, or by a check's name"""
-    return _find_checks(request, overview, name, metric, offset, limit)
+    return await _find_checks(request, context, name, metric, offset, limit)
 
 
-def _find_checks(request: Request, overview: Overview, name: str, metric: str, offset: int, limit: int) -> Checks:
-    overview.collector(name)
-    found = [check for _, check in overview.checks[name].checks if not metric or check.is_named(metric)]
+async def _find_checks(
+    request: Request, context: AppContext, name: str, metric: str, offset: int, limit: int
+) -> Response:
+    found = [check for check in await read_checks(context, name) if not metric or check.is_named(metric)]
     if metric and not found:
         raise Problem(404, f"Collector {name} has no check of {metric!r}.", "unknown-check")
-    shown = found[offset : offset + limit]
-    return Checks(checks=shown, total=len(found), next=_next_page(request, offset, len(shown), len(found)))
+    shown, following = found[offset : offset + limit], _next_page(request, offset, limit, len(found))
+    return await _respond(context, lambda: Checks(checks=shown, total=len(found), next=following))
 
 
 @api.get("/log")
 async def log(context: ContextDep, limit: PageLimit = 200) -> Log:
     """The daemon's last log lines"""
-    return Log(lines=list(map(LogLine.model_validate, context.log.recent(limit))))
+    return Log.model_validate({"lines": context.log.recent(limit)})
 
 
 # Runs
@@ -229,47 +240,45 @@ async def runs(
     before: Before = None,
 ) -> Runs:
     """Runs, newest first; `next` leads to the older ones"""
-    if collector is not None and collector not in context.scheduler.jobs:
-        raise UnknownCollector(collector, context.scheduler.jobs)
+    if collector is not None:
+        find_job(context, collector)
     if before and await context.store.runs.run(before) is None:
         raise unknown_run(before)
     # One more than asked for tells whether there are older ones.
     found = await context.store.runs.list(collector, outcome=outcome, since=since, limit=limit + 1, before=before)
-    views = await read_run_views(context, found[:limit])
+    views = await view_runs(context, found[:limit])
     return Runs(runs=views, next=_address(request, before=views[-1].id) if len(found) > limit else None)
 
 
 @api.get("/runs/{id}", responses=problems(404))
 async def run(context: ContextDep, id: str) -> RunView:
     """One run: cause, times, attempts, outcome, errors, delivery"""
-    found = await context.store.runs.run(id)
-    if found is None:
-        raise unknown_run(id)
-    return (await read_run_views(context, [found]))[0]
+    if found := await read_run(context, id):
+        return found
+    raise unknown_run(id)
 
 
-@api.get("/runs/{id}/samples", responses=problems(404))
+@api.get("/runs/{id}/samples", response_model=Samples, responses=problems(404))
 async def samples(
     request: Request, context: ContextDep, id: str, offset: Offset = 0, limit: PageLimit = 100
-) -> Samples:
+) -> Response:
     """What the run collected, and what became of each point"""
     await run(context, id)
     found, total = await context.store.outbox.samples(id, offset, limit)
-    views = [SampleView.of(each) async for each in in_slices(found, 100)]
-    return Samples(samples=views, total=total, next=_next_page(request, offset, len(views), total))
+    values = {"samples": found, "total": total, "next": _next_page(request, offset, limit, total)}
+    return await _respond(context, lambda: Samples.model_validate(values))
 
 
 @api.get("/runs/{id}/log", responses=problems(404))
 async def run_log(context: ContextDep, id: str) -> Log:
     """The run's log lines, debug ones included"""
     await run(context, id)
-    return Log(lines=await read_run_log(context, id))
+    return await read_run_log(context, id)
 
 
-async def read_run_log(context: AppContext, run_id: str) -> list[LogLine]:
+async def read_run_log(context: AppContext, run_id: str) -> Log:
     """Once a run is stored, so are its lines; until then they are in memory."""
-    lines = context.log.run_lines(run_id) or await context.store.runs.log(run_id)
-    return list(map(LogLine.model_validate, lines))
+    return Log.model_validate({"lines": context.log.run_lines(run_id) or await context.store.runs.log(run_id)})
 
 
 # Acts
@@ -286,11 +295,14 @@ async def run_collector(
     request: Request, response: Response, context: ContextDep, name: str, actor: ActorDep, wait: Wait = 0
 ) -> Triggered | Response:
     """Runs the collector now; with `wait` answers 200 with the run when it has ended by then"""
-    with _within(context.waiting, "Too many callers wait for a run.", applies=wait > 0):
+    with _place(context.waiting, "Too many callers wait for a run.") if wait else nullcontext():
         started = await context.scheduler.trigger(name, Cause.HTTP, actor)
         response.headers["Location"] = run_address(started.id)
-        if wait and (ended := await _wait_for(request, context, started.id, wait)):
-            return Response(ended.model_dump_json(), 200, response.headers, "application/json")
+        ended = await _wait_for(request, context, started.id, wait)
+    context.changed()
+    if ended:
+        text = (await view_runs(context, [ended]))[0].model_dump_json()
+        return Response(text, 200, response.headers, "application/json")
     return Triggered(id=started.id, collector=name)
 
 
@@ -298,14 +310,15 @@ async def run_collector(
 async def run_all(context: ContextDep, actor: ActorDep) -> TriggeredRuns:
     """Runs all enabled collectors now; tells also which were active already"""
     triggered = await context.scheduler.trigger_all(Cause.HTTP, actor)
-    views = [Triggered(id=each.run_id, collector=each.collector, started=each.is_new) for each in triggered]
-    return TriggeredRuns(runs=views)
+    context.changed()
+    return TriggeredRuns.model_validate({"runs": triggered})
 
 
 @api.post("/runs/{id}/cancel", status_code=202, responses=problems(403, 404, 409), openapi_extra=_REASON)
 async def cancel_run(context: ContextDep, id: str, actor: ActorDep) -> RunView:
     """Ends the run as Cancelled"""
     await context.scheduler.cancel(id, actor)
+    context.changed()
     return await run(context, id)
 
 
@@ -327,14 +340,13 @@ async def push_snapshot(
     key = idempotency_key.strip() or secrets.token_hex(8)
     if len(key) > _MAX_KEY or not (key.isascii() and key.isprintable()):
         raise Problem(400, f"Idempotency-Key is not {_MAX_KEY} ASCII characters at most.", "bad-header")
-    if name not in context.scheduler.jobs:
-        raise UnknownCollector(name, context.scheduler.jobs)
-    accept = getattr(context.scheduler.jobs[name].collector, "accept", None)
+    accept = getattr(find_job(context, name).collector, "accept", None)
     if accept is None:
         raise Problem(404, f"Collector {name} takes no snapshots.", "takes-no-snapshots")
-    with _within(context.pushing, "Too many snapshots come at once."):
+    with _place(context.pushing, "Too many snapshots come at once."):
         await accept(await request.body(), key, context.clock.now())
     started = await context.scheduler.trigger_after(name, Cause.PUSH, caller)
+    context.changed()
     response.headers["Location"] = run_address(started.id)
     return Triggered(id=started.id, collector=name)
 
@@ -343,58 +355,48 @@ async def push_snapshot(
 async def pause(context: ContextDep, name: str, actor: ActorDep) -> CollectorView:
     """Suspends the schedule, across restarts, too"""
     await context.scheduler.pause(name, actor)
-    return (await context.overview.read(fresh=True)).collector(name)
+    context.changed()
+    return await read_collector(context, name)
 
 
 @api.post("/collectors/{name}/resume", responses=problems(403, 404), openapi_extra=_REASON)
 async def resume(context: ContextDep, name: str, actor: ActorDep) -> CollectorView:
     """Resumes the schedule; the latest slot that was missed starts at once"""
     await context.scheduler.resume(name, actor)
-    return (await context.overview.read(fresh=True)).collector(name)
+    context.changed()
+    return await read_collector(context, name)
 
 
-async def _wait_for(request: Request, context: AppContext, run_id: str, seconds: float) -> RunView | None:
-    """The ended run; None when the time is up, the daemon closes or the caller has left."""
-    ended: list[RunView] = []
-    lost: Unavailable | None = None
-
-    async with anyio.create_task_group() as tasks:
-
-        async def leave_when(happens: Any) -> None:
-            await happens()
-            tasks.cancel_scope.cancel()
-
-        tasks.start_soon(leave_when, context.closing.wait)
-        tasks.start_soon(leave_when, request.receive)  # the body is read: only a disconnect can come
-        try:
-            if found := await context.scheduler.wait(run_id, seconds):
-                ended = await read_run_views(context, [found])
-        except Unavailable as error:
-            lost = error  # raised outside: a task group would wrap it
-        tasks.cancel_scope.cancel()
-    if lost:
-        raise lost
-    return ended[0] if ended else None
+async def _wait_for(request: Request, context: AppContext, run_id: str, seconds: float) -> Run | None:
+    """The ended run; None when the time is up or the caller has left."""
+    until = context.clock.monotonic() + seconds
+    while (left := until - context.clock.monotonic()) > 0 and not await request.is_disconnected():
+        if ended := await context.scheduler.wait(run_id, min(left, _LOOK)):
+            return ended
+    return None
 
 
 @contextmanager
-def _within(limiter: anyio.CapacityLimiter, detail: str, *, applies: bool = True) -> Iterator[None]:
-    """A place below the limit. Raises Problem 429 when there is none."""
-    place = object()
-    if applies:
-        try:
-            limiter.acquire_on_behalf_of_nowait(place)
-        except anyio.WouldBlock as error:
-            raise Problem(429, detail, "too-many", headers=retry_after()) from error
+def _place(places: anyio.Semaphore, detail: str) -> Iterator[None]:
+    """One of the places. Raises Problem 429 when there is none."""
+    try:
+        places.acquire_nowait()
+    except anyio.WouldBlock as error:
+        raise Problem(429, detail, "too-many") from error
     try:
         yield
     finally:
-        if applies:
-            limiter.release_on_behalf_of(place)
+        places.release()
 
 
-def _next_page(request: Request, offset: int, shown: int, total: int) -> str | None:
-    return _address(request, offset=offset + shown) if shown and offset + shown < total else None
+async def _respond(context: AppContext, make: Callable[[], View]) -> Response:
+    """Hundreds of rows take longer than the loop may stand still, but a thread gives it its turns."""
+    text = await anyio.to_thread.run_sync(lambda: make().model_dump_json(), limiter=context.threads)
+    return Response(text, media_type="application/json")
+
+
+def _next_page(request: Request, offset: int, limit: int, total: int) -> str | None:
+    return _address(request, offset=offset + limit) if offset + limit < total else None
 
 
 def _address(request: Request, **changes: str | int) -> str:

@@ -1,15 +1,25 @@
 """The models of everything that leaves over HTTP; the same ones fill the pages. Times are UTC, durations seconds."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, computed_field
+from pydantic import (
+    AfterValidator,
+    AliasPath,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    computed_field,
+)
 
 from service.domain import conditions
-from service.domain.checks import Check, status_at
-from service.domain.delivery import DeliveryStatus, StoredSample
+from service.domain.checks import Check, check_id, status_at
+from service.domain.delivery import DeliveryStatus
 from service.domain.runs import Outcome, Run
 from service.domain.samples import Evidence, Metric, Status
 
@@ -18,10 +28,31 @@ RUNNING = "Running"
 
 Instant = Annotated[AwareDatetime, AfterValidator(lambda at: at.astimezone(UTC))]
 HealthStatus = Literal["ok", "warn", "fail"]
+Counts = Mapping[DeliveryStatus, int]
+
+_TONES: Mapping[str, str] = {
+    RUNNING: "busy",
+    Outcome.COMPLETE: "good",
+    Outcome.PARTIAL: "warn",
+    Outcome.REPLACED: "warn",
+    Outcome.CANCELLED: "warn",
+    Outcome.INTERRUPTED: "warn",
+}
+
+
+def tone(outcome: str) -> str:
+    """The colour and sign of the style sheet for a run's outcome; the word beside it says the same."""
+    return _TONES.get(outcome, "bad")
+
+
+def run_address(run_id: str) -> str:
+    return f"{API}/runs/{quote(run_id, safe='')}"
 
 
 class View(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True)
+    """Also made of a value of the domain, by its attributes (``model_validate``)."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True, validate_by_name=True)
 
 
 class Reason(BaseModel):
@@ -75,51 +106,30 @@ class Health(View):
         return "ok" if all(check.status == "ok" for check in self.checks) else "warn"
 
 
-class Deliveries(View):
-    """How many points of a run are where on their way."""
-
-    pending: int = 0
-    sending: int = 0
-    delivered: int = 0
-    unknown: int = 0
-    throttled: int = 0
-    rejected: int = 0
-    expired: int = 0
-
-
 class RunView(View):
-    """One run. ``scheduled_at``: None when nobody scheduled it; ``ended``: None while it is active."""
+    """One run. ``scheduled_at``: None when nobody scheduled it; ``ended``: None while it is active.
+
+    ``delivery``: how many of its points are where on their way.
+    """
 
     id: str
     collector: str
     cause: str
     source: str = ""
-    scheduled_at: Instant | None = None
+    scheduled_at: Instant | None = Field(None, validation_alias="slot")
     started: Instant
     ended: Instant | None = None
     attempts: int = 0
-    outcome: str = RUNNING
-    errors: tuple[str, ...] = ()
+    outcome: Annotated[str, BeforeValidator(lambda outcome: outcome or RUNNING)] = RUNNING
+    errors: tuple[Annotated[str, BeforeValidator(str)], ...] = ()
     samples: int = 0
-    delivery: Deliveries = Deliveries()
+    delivery: Counts = {}
 
     @classmethod
     def of(cls, run: Run, delivery: Mapping[DeliveryStatus, int]) -> Self:
-        return cls(
-            id=run.id,
-            collector=run.collector,
-            cause=run.cause,
-            source=run.source,
-            scheduled_at=run.slot,
-            started=run.started,
-            ended=run.ended,
-            attempts=run.attempts,
-            # What its end will be is known before it is stored, but only then has it ended.
-            outcome=run.outcome if run.outcome and run.ended else RUNNING,
-            errors=tuple(str(error) for error in run.errors),
-            samples=run.samples,
-            delivery=Deliveries(**{status.value: count for status, count in delivery.items()}),
-        )
+        # What its end will be is known before it is stored, but only then has it ended.
+        view = cls.model_validate(run if run.ended else replace(run, outcome=None))
+        return view.model_copy(update={"delivery": {status: delivery.get(status, 0) for status in DeliveryStatus}})
 
     @computed_field  # type: ignore[prop-decorator]  # see Health.status
     @property
@@ -171,9 +181,8 @@ class CollectorView(View):
     def links(self) -> dict[str, str]:
         name = quote(self.name, safe="")
         address = f"{API}/collectors/{name}"
-        history = f"{API}/runs?collector={name}"
         acts = {act: f"{address}/{act}" for act in ("pause", "resume")}
-        return {"self": address, "run": f"{address}/runs", "history": history, **acts}
+        return {"self": address, "run": f"{address}/runs", "history": f"{API}/runs?collector={name}", **acts}
 
     @property
     def is_failing(self) -> bool:
@@ -189,9 +198,9 @@ class CollectorView(View):
 class Triggered(View):
     """The run that a trigger started, or (``started`` false) the one that was active already."""
 
-    id: str
+    id: str = Field(validation_alias="run_id")
     collector: str
-    started: bool = True
+    started: bool = Field(True, validation_alias="is_new")
 
     @computed_field  # type: ignore[prop-decorator]  # see Health.status
     @property
@@ -205,27 +214,14 @@ class SampleView(View):
     ``evidence``: what was behind the value, the newest first.
     """
 
-    metric: str
-    value: float
+    metric: str = Field(validation_alias=AliasPath("point", "metric"))
+    value: float = Field(validation_alias=AliasPath("point", "value"))
     tags: Mapping[str, str]
     kind: str
-    timestamp: Instant
-    delivery: str
+    timestamp: Instant = Field(validation_alias="at")
+    delivery: str = Field(validation_alias="status")
     reason: str = ""
-    evidence: tuple[Evidence, ...] = ()
-
-    @classmethod
-    def of(cls, sample: StoredSample) -> Self:
-        return cls(
-            metric=sample.point.metric,
-            value=sample.point.value,
-            tags=sample.tags,
-            kind=sample.kind,
-            timestamp=sample.at,
-            delivery=sample.status,
-            reason=sample.reason,
-            evidence=sample.point.evidence,
-        )
+    evidence: tuple[Evidence, ...] = Field((), validation_alias=AliasPath("point", "evidence"))
 
 
 class CheckView(View):
@@ -266,40 +262,44 @@ class CheckView(View):
             evidence=check.evidence,
         )
 
+    @property
+    def id(self) -> int:
+        """See domain.checks.check_id; in addresses it is hexadecimal."""
+        return check_id(self.collector, tuple(self.tags.items()))
+
+    @property
+    def href(self) -> str:
+        return f"/checks/{quote(self.collector, safe='')}/{self.id:x}"
+
     def is_named(self, name: str) -> bool:
         """Whether ``name`` means this check: its metric, the last parts of that, or the check's own name."""
         return name in (self.metric, self.tags.get("check")) or self.metric.endswith(f".{name}")
+
+    def detail(self, *names: str) -> str:
+        """What tells the check from its neighbours, by these tags; one that is named as its task says nothing new."""
+        tags = self.tags
+        return " · ".join(text for name in names if (text := tags.get(name, "")) and text != tags.get("task"))
 
 
 class LogLine(View):
     """One log record. ``level``: debug, info, warning, error or critical; ``fields``: what it says beside the text."""
 
-    time: Annotated[Instant, Field(validation_alias="at")]
+    time: Instant = Field(validation_alias="at")
     level: str
     message: str
     fields: Mapping[str, Any] = {}
 
 
-class Lost(View):
-    """Points that will not arrive, by reason."""
-
-    unknown: int = 0
-    throttled: int = 0
-    rejected: int = 0
-    expired: int = 0
-
-    @property
-    def total(self) -> int:
-        return self.unknown + self.throttled + self.rejected + self.expired
-
-
 class DeliveryView(View):
-    """The way to Datadog. ``last_accepted``: the last 202; ``trouble``: why points wait, None when all is well."""
+    """The way to Datadog. ``last_accepted``: the last 202; ``trouble``: why points wait, None when all is well.
+
+    ``lost``: points that will not arrive, by reason.
+    """
 
     state: Literal["ok", "pending", "trouble"]
     last_accepted: Instant | None = None
     pending: int = 0
-    lost: Lost = Lost()
+    lost: Counts
     trouble: str | None = None
     next_try: Instant | None = None
 
@@ -343,7 +343,7 @@ class State(View):
     """
 
     now: Instant
-    revision: str
+    revision: str = ""
     collectors: CollectorCounts
     checks: CheckCounts
     active: Sequence[str]
@@ -388,25 +388,6 @@ class Checks(View):
     checks: Sequence[CheckView]
     total: int
     next: str | None = None
-
-
-def run_address(run_id: str) -> str:
-    return f"{API}/runs/{quote(run_id, safe='')}"
-
-
-def tone(outcome: str) -> str:
-    """The colour and sign of the style sheet for a run's outcome; the word beside it says the same."""
-    return _TONES.get(outcome, "bad")
-
-
-_TONES: Mapping[str, str] = {
-    RUNNING: "busy",
-    Outcome.COMPLETE: "good",
-    Outcome.PARTIAL: "warn",
-    Outcome.REPLACED: "warn",
-    Outcome.CANCELLED: "warn",
-    Outcome.INTERRUPTED: "warn",
-}
 
 
 def _explain(check: Check, status: Status) -> str:

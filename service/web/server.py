@@ -1,11 +1,5 @@
-"""uvicorn as one task of the daemon among others: its socket, its bounds on connections, its end.
+"""uvicorn as one task of the daemon among others: its socket, its bounds on connections, its end."""
 
-Connections can't be held for nothing: a client that sends its request byte by byte, or never reads its answer, is cut
-off; when there are too many connections, the one that has kept us waiting longest goes first. uvicorn has no setting
-for that.
-"""
-
-import asyncio
 import contextlib
 import errno
 import socket
@@ -14,6 +8,7 @@ from collections.abc import Generator
 from typing import Any, cast
 
 import anyio
+import h11
 from anyio.abc import TaskStatus
 from fastapi import FastAPI
 from uvicorn import Config, Server
@@ -72,8 +67,7 @@ async def serve(
             task_status.started(listener.getsockname()[1])
             await anyio.sleep_forever()
         finally:
-            app.state.context.closing.set()
-            server.stop()
+            server.should_exit = True
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -125,98 +119,61 @@ def _listen(family: socket.AddressFamily, address: Any) -> socket.socket:
 
 
 class _Server(Server):
-    """uvicorn without its own signals, with bounds on connections, and with one tick a second instead of ten."""
+    """uvicorn without its own signals, and with bounds on connections: it has none but for idle ones."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.serving = anyio.Event()
-        self._stop = anyio.Event()
+        # Connections on which it is the client's turn: to do what, and since when.
+        self._waits: dict[H11Protocol, tuple[object, float]] = {}
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """The daemon has its own signal receiver; uvicorn would raise SIGTERM again after its shutdown."""
         yield
 
-    def stop(self) -> None:
-        self.should_exit = True
-        self._stop.set()
-
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.serving.set()
 
-    async def main_loop(self) -> None:
-        tick = 0
-        while not await self.on_tick(tick):
-            tick += 10  # on_tick counts tenths of a second
-            with anyio.move_on_after(1):
-                await self._stop.wait()
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:  # tenths of a second
             self._cut_off(time.monotonic())
+        return await super().on_tick(counter)
 
     def _cut_off(self, now: float) -> None:
-        connections = cast("set[_Connection]", self.server_state.connections)
-        waiting = [each for each in connections if each.update_wait(now)]
-        waiting.sort(key=lambda each: each.waits_since)
-        surplus = max(0, len(connections) - MAX_CONNECTIONS)
-        for place, connection in enumerate(waiting):
-            limit = ANSWER_TIME if connection.awaited == "answer" else REQUEST_TIME
-            if place < surplus or now - connection.waits_since >= limit:
-                connection.transport.abort()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().shutdown(sockets)
-        # uvicorn cancels what is left after the grace but does not wait for its end.
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()
-        if self.server_state.tasks:
-            await asyncio.wait(self.server_state.tasks, timeout=1)
+        """Ends connections whose clients send their request byte by byte, or never take the answer; of too many
+        connections those that have kept us waiting longest."""
+        connections, before = cast("set[H11Protocol]", self.server_state.connections), self._waits
+        self._waits = {}
+        for each in connections:
+            turn = each.cycle, each.conn.their_state, each.flow.write_paused
+            if each.flow.write_paused or each.conn.their_state in (h11.IDLE, h11.SEND_BODY):
+                known, since = before.get(each, (None, now))
+                self._waits[each] = turn, since if known == turn else now
+        surplus = len(connections) - MAX_CONNECTIONS
+        for place, (each, (_, since)) in enumerate(sorted(self._waits.items(), key=lambda wait: wait[1][1])):
+            limit = ANSWER_TIME if each.flow.write_paused else REQUEST_TIME
+            if place < surplus or now - since >= limit:
+                each.transport.abort()
 
 
 class _Connection(H11Protocol):
-    """One client. ``awaited``: what it is its turn to do: send (the rest of) a request, or take its answer."""
-
-    awaited = ""
-    waits_since = 0.0
-    _awaited_in: object = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        super().connection_made(transport)
-        self.waits_since = time.monotonic()
-        self.awaited = "request"
-
-    def update_wait(self, now: float) -> bool:
-        """Whether it keeps us waiting; ``waits_since``: when it was first seen to, for this very thing."""
-        cycle = self.cycle
-        if cycle is None or cycle.response_complete or cycle.more_body:
-            awaited = "request"
-        else:
-            awaited = "answer" if self.flow.write_paused else ""
-        if (awaited, cycle) != (self.awaited, self._awaited_in):
-            self.awaited, self._awaited_in, self.waits_since = awaited, cycle, now
-        return bool(awaited)
-
-    def shutdown(self) -> None:
-        """It's the client's turn: closed at once, after what is written. In an answer: closed after it."""
-        if self.update_wait(time.monotonic()) and self.awaited == "request":
-            self.transport.close()
-        else:
-            super().shutdown()
-
     def send_400_response(self, msg: str) -> None:
         """What h11 can't read never reaches the application, so its answer is written here."""
         if self.cycle and not self.cycle.response_complete:
-            if self.cycle.response_started:
-                self.transport.abort()
-                return
             # The body broke off: whoever waits for the rest of it learns that the client is gone.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        headers = [
+            if self.cycle.response_started:
+                self.transport.abort()
+                return
+        headers = (
             (b"content-type", MEDIA_TYPE.encode()),
             (b"content-length", b"%d" % len(_BAD_REQUEST)),
             (b"connection", b"close"),
             *SECURITY_HEADERS,
-        ]
+        )
         head = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
         self.transport.write(b"HTTP/1.1 400 Bad Request\r\n" + head + b"\r\n" + _BAD_REQUEST)
         self.transport.close()

@@ -13,6 +13,7 @@ let busy = false;
 
 // Reading
 
+// Whether the next look is due soon: something runs, or the page, which the daemon renders once a second, is behind.
 async function look() {
   const state = await (await answered("/api/v1/state")).json();
   ahead = new Date(state.now) - Date.now();
@@ -24,7 +25,7 @@ async function look() {
     await redraw();
   }
   stale.hidden = true;
-  return state;
+  return state.active.length > 0 || state.revision !== document.getElementById("live").dataset.revision;
 }
 
 async function answered(address) {
@@ -83,7 +84,7 @@ async function beat() {
   if (!busy && (!document.hidden || isTv)) {
     busy = true;
     try {
-      if ((await look()).active.length) pause = WHILE_ACTIVE;
+      if (await look()) pause = WHILE_ACTIVE;
     } catch {
       failed();
     } finally {

@@ -375,6 +375,7 @@ async def test_the_state_changes_its_revision_with_what_is_shown_and_only_then(t
         stage.clock.pass_time(2)
         assert (await stage.json("/api/v1/state"))["revision"] == before["revision"]
         run = await stage.hold()
+        stage.clock.pass_time(1)
         during = await stage.json("/api/v1/state")
         assert during["active"] == [run.id]
         await stage.release(run)
@@ -450,7 +451,7 @@ async def test_the_document_describes_every_call_and_every_field_of_the_first_ed
         assert set(known["parameters"]) <= {each["name"] for each in operation.get("parameters", [])}, call
     renamed = {"Check": "HealthCheck", "Why": "Reason", "EvidenceView": "Evidence"}
     for name, fields in golden["schemas"].items():
-        if name not in ("Deliveries", "Lost", "DeliveryView"):  # in the words of the second edition
+        if name != "DeliveryView":  # in the words of the second edition
             schema = document["components"]["schemas"][renamed.get(name, name)]
             assert sorted(schema.get("properties", ())) == fields, name
     for item in document["paths"].values():

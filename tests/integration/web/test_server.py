@@ -4,7 +4,6 @@ import signal
 import socket
 from pathlib import Path
 
-import anyio
 import pytest
 
 from service.domain.errors import ConfigError
@@ -69,17 +68,6 @@ async def test_the_signals_stay_the_daemons(tmp_path: Path) -> None:
     async with served(tmp_path) as stage:
         assert (await stage.client.get("/livez")).status_code == 200
         assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
-
-
-async def test_who_waits_for_a_run_when_the_server_ends_gets_a_202(tmp_path: Path) -> None:
-    async with served(tmp_path) as stage:
-        stage.collectors["ci"].gate = anyio.Event()
-        stream = await stage.connect()
-        await stream.send(b"POST /api/v1/collectors/ci/runs?wait=300 HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        await stage.collectors["ci"].asked.wait()
-        stage.stop()
-        with anyio.CancelScope(shield=True):
-            assert (await received(stream)).startswith(b"HTTP/1.1 202 ")
 
 
 async def test_a_request_that_comes_too_slowly_is_cut_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

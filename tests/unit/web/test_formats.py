@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.web.pages import _may_link, _web_hosts, format_number, format_short, format_span
+from service.web.pages import format_number, format_short, format_span, may_link
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,7 @@ def test_numbers_are_written_as_short_as_they_can_be(value: float, text: str) ->
     ],
 )
 def test_only_addresses_of_the_configured_github_become_links(api: str, host: str) -> None:
-    hosts = _web_hosts(api)
-    assert _may_link(f"https://{host}/o/r/pull/7", hosts)
+    assert may_link(f"https://{host}/o/r/pull/7", api)
     for url in (
         f"https://{host}.evil.example/",
         f"javascript://{host}/",
@@ -38,4 +37,4 @@ def test_only_addresses_of_the_configured_github_become_links(api: str, host: st
         "https://[",
         'https://a"',
     ):
-        assert not _may_link(url, hosts)
+        assert not may_link(url, api)
