@@ -1,5 +1,6 @@
 """uvicorn as one task of the daemon among others: its socket, its bounds on connections, its end."""
 
+import asyncio
 import contextlib
 import errno
 import socket
@@ -125,7 +126,7 @@ class _Server(Server):
         super().__init__(config)
         self.serving = anyio.Event()
         # Connections on which it is the client's turn: to do what, and since when.
-        self._waits: dict[H11Protocol, tuple[object, float]] = {}
+        self._waits: dict[_Connection, tuple[object, float]] = {}
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -144,12 +145,12 @@ class _Server(Server):
     def _cut_off(self, now: float) -> None:
         """Ends connections whose clients send their request byte by byte, or never take the answer; of too many
         connections those that have kept us waiting longest."""
-        connections, before = cast("set[H11Protocol]", self.server_state.connections), self._waits
+        connections, before = cast("set[_Connection]", self.server_state.connections), self._waits
         self._waits = {}
         for each in connections:
             turn = each.cycle, each.conn.their_state, each.flow.write_paused
             if each.flow.write_paused or each.conn.their_state in (h11.IDLE, h11.SEND_BODY):
-                known, since = before.get(each, (None, now))
+                known, since = before.get(each, (turn, each.opened_at if each.cycle is None else now))
                 self._waits[each] = turn, since if known == turn else now
         surplus = len(connections) - MAX_CONNECTIONS
         for place, (each, (_, since)) in enumerate(sorted(self._waits.items(), key=lambda wait: wait[1][1])):
@@ -159,6 +160,12 @@ class _Server(Server):
 
 
 class _Connection(H11Protocol):
+    opened_at = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        super().connection_made(transport)
+        self.opened_at = time.monotonic()
+
     def send_400_response(self, msg: str) -> None:
         """What h11 can't read never reaches the application, so its answer is written here."""
         if self.cycle and not self.cycle.response_complete:
