@@ -94,6 +94,8 @@ async def _look_up_secrets(settings: "Settings", environ: Mapping[str, str]) -> 
     known = list(credentials(settings, environ))
     named = {getattr(each, "token_env", None) for each in settings.collectors.values()}
     known += [from_environment(name, environ) for name in sorted(filter(None, named))]
+    for each in settings.collectors.values():
+        known += getattr(each, "open_secrets", dict)().values()
     async with anyio.create_task_group() as tasks:
         for secret in known:
             tasks.start_soon(secret.get)

@@ -10,7 +10,7 @@ from service.collectors.registry import expected_checks, load_type
 from service.config.settings import Settings, max_series_per_hour, shadow_prefix
 from service.daemon import has_state
 from service.domain import conditions
-from service.domain.checks import CHECK_AGE, CHECK_STATE, CHECK_THRESHOLD, CHECK_VALUE, Check
+from service.domain.checks import CHECK_AGE, CHECK_METRICS, CHECK_STATE, CHECK_THRESHOLD, CHECK_VALUE, Check
 from service.domain.samples import Kind
 from service.pipeline.job import COLLECTOR_METRICS
 
@@ -86,9 +86,12 @@ async def forecast_series(settings: Settings, now: datetime) -> SeriesForecast:
     seen, known = await _read_store(settings, list(enabled), now - _LOOK_BACK)
     prefix = shadow_prefix(settings) or ""
     distributions: dict[tuple[str, str], list[tuple[str, ...]]] = defaultdict(list)
+    plain: dict[str, list[str]] = defaultdict(list)
     for each in seen:
         if each.kind is Kind.DISTRIBUTION and each.collector in enabled:
             distributions[each.collector, each.metric.removeprefix(prefix)].append(each.tags)
+        elif each.kind is not Kind.DISTRIBUTION:
+            plain[each.collector].append(each.metric.removeprefix(prefix))
     metrics, unknown = [], []
     for name, collector in enabled.items():
         loaded = load_type(collector.type)
@@ -99,8 +102,12 @@ async def forecast_series(settings: Settings, now: datetime) -> SeriesForecast:
         counts += Counter({metric.name: len(checks) for metric in (CHECK_STATE, CHECK_VALUE, CHECK_AGE)})
         counts[CHECK_THRESHOLD.name] = sum(conditions.parse(condition) is not None for _, condition in checks)
         counts += Counter(metric.name for metric in own)
+        # Without a catalogue only what was sent tells which metrics there are beside the checks'.
+        ours = {*counts, *(metric.name for metric in CHECK_METRICS)}
+        others = Counter(() if loaded.metrics else (each for each in plain[name] if each not in ours))
+        counts += others
         metrics += [MetricSeries(name, metric, count) for metric, count in counts.items() if count]
-        if not checks:
+        if not checks and not others:
             unknown.append(name)
     metrics += [
         MetricSeries(name, metric, len(series), _count_values(series), is_distribution=True)

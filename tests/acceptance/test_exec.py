@@ -37,7 +37,11 @@ def test_a_program_is_a_collector_of_the_daemon(here: Place) -> None:
     source = f"import os, sys; print('no key:', os.environ.get('DD_API_KEY'), file=sys.stderr); print({text!r})"
     shared = {"type": "exec", "schedule": "@hourly", "namespace": "acme"}
     here.config["collectors"] = {
-        "probe": {**shared, "command": [sys.executable, "-c", source]},
+        "probe": {
+            **shared,
+            "secrets": {"TOKEN": str(here.write_snapshot("of the program", "token"))},
+            "command": [sys.executable, "-c", source],
+        },
         "hanging": {**shared, "command": [sys.executable, "-c", HANGING, str(pid)], "active_deadline": 60},
     }
     here.write_config()
@@ -61,7 +65,7 @@ def test_a_program_is_a_collector_of_the_daemon(here: Place) -> None:
         assert (checks["sps"]["status"], checks["sps"]["condition"]) == ("fail", ">= 40000")
         assert checks["reward_threshold"]["tags"]["workflow_category"] == "probe"
         lines = [each["message"] for each in daemon.get(f"/api/v1/runs/{run['id']}/log")["lines"]]
-        assert lines == ["run started", "no key: None", "run ended"]
+        assert lines == ["run started", "secret taken over", "no key: None", "run ended"]
         child = int(wait_for(lambda: pid.exists() and pid.read_text(), daemon))
         assert (
             daemon.http.post(f"/api/v1/runs/{daemon.get('/api/v1/collectors/hanging')['running']}/cancel").status_code
@@ -69,5 +73,8 @@ def test_a_program_is_a_collector_of_the_daemon(here: Place) -> None:
         )
         wait_for(lambda: daemon.get("/api/v1/collectors/hanging")["running"] is None, daemon)
         stat = Path(f"/proc/{child}/stat")
-        assert not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+        wait_for(lambda: not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] == "Z", seconds=5)
         assert daemon.end() == 0
+    told = here.json("check")
+    assert told["series"]["collectors"]["probe"] == 5 + 2 * 4 + 5, "its own, those of two checks, its metrics"
+    assert [each["trouble"] for each in told["secrets"] if each["name"] == "secret TOKEN"] == [None]

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 
 import anyio.to_thread
 import msgspec
@@ -16,7 +15,6 @@ from service.collectors.records import GZIP_MAGIC, MAX_FAILURES, BadRecord, Item
 from service.collectors.registry import Context
 from service.collectors.selection import Origin, Publication, Selection, remember, to_samples
 from service.config.masking import mask, secrets_in_environment
-from service.config.secrets import AwsSecret, MountedFile, Secret
 from service.domain.errors import ConfigError, Rejected, Unavailable
 from service.domain.runs import CollectResult, PartialFailure
 from service.domain.samples import Metric
@@ -45,7 +43,7 @@ class Exec:
         self._settings = settings
         self._context = context
         self._origin = Origin(settings.category or context.name, settings.namespace, "exec")
-        self._secrets = {name: _open_secret(name, place) for name, place in settings.secrets.items()}
+        self._secrets = settings.open_secrets()
         self._state = State()
         mask(secrets_in_environment(settings.environment))
 
@@ -111,9 +109,3 @@ class Exec:
         except msgspec.MsgspecError as error:
             log.warning("the collector's state can't be read any more: it begins anew", reason=str(error))
             return State()
-
-
-def _open_secret(variable: str, place: str) -> Secret:
-    is_path = place.startswith(("/", "./", "../", "~/"))
-    source = MountedFile(Path(place).expanduser(), f"secrets.{variable}") if is_path else AwsSecret(place)
-    return Secret(f"secret {variable}", f"put it into {place}", sources=[source])

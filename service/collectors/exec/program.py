@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import anyio
+import anyio.lowlevel
 import structlog
 from anyio.abc import Process
 
@@ -116,16 +117,17 @@ class _Run:
                 *lines, rest = (rest + chunk).split(b"\n")
                 if len(rest) > _MAX_LINE:
                     lines, rest = [*lines, rest], b""
-                self._take(lines)
-            self._take([rest])
+                await self._take(lines)
+            await self._take([rest])
         if self._lines > MAX_LINES:
             log.warning("lines of stderr are left out", count=self._lines - MAX_LINES)
         self._closed[1].set()
 
-    def _take(self, lines: Sequence[bytes]) -> None:
+    async def _take(self, lines: Sequence[bytes]) -> None:
         lines = [line for line in lines if line.strip()]
         for line in lines[: max(0, MAX_LINES - self._lines)]:
             self._on_line(line[:_MAX_LINE].decode(errors="replace").rstrip())
+            await anyio.lowlevel.checkpoint()  # to log a line takes its time, and a pipe holds thousands
         self._lines += len(lines)
         self.last_lines.extend(line[:_MAX_LINE].strip() for line in lines[-_LAST_LINES:])
 

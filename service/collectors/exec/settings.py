@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
 from service.config import fields
+from service.config.secrets import AwsSecret, MountedFile, Secret
 from service.config.settings import Bytes, CollectorSettings, Text
 
 Word = Annotated[
@@ -41,6 +42,10 @@ class ExecSettings(CollectorSettings):
     category: Text | None = None
     format: Literal["auto", "json", "prometheus", "openmetrics"] = "auto"
 
+    def open_secrets(self) -> dict[str, Secret]:
+        """The secrets by variable. Nothing is read yet."""
+        return {variable: _open_secret(variable, place) for variable, place in self.secrets.items()}
+
     @field_validator("command")
     @classmethod
     def _is_there(cls, command: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
@@ -52,3 +57,9 @@ class ExecSettings(CollectorSettings):
             raise ValueError(f"{name} is no program that the daemon's user may execute")
         hint = "; the program and each of its arguments are items of a list" if " " in name else ""
         raise ValueError(f"there is no program {name}{'' if '/' in name else f' in {path}'}{hint}")
+
+
+def _open_secret(variable: str, place: str) -> Secret:
+    is_path = place.startswith(("/", "./", "../", "~/"))
+    source = MountedFile(Path(place).expanduser(), f"secrets.{variable}") if is_path else AwsSecret(place)
+    return Secret(f"secret {variable}", f"put it into {place}", sources=[source])
