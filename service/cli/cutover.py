@@ -24,12 +24,12 @@ _File = click.Path(path_type=Path, dir_okay=False)
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("-o", "--output", type=_File, help="Write config.yaml here.")
 def migrate(options: Options, sources: tuple[str, ...], output: Path | None) -> None:
-    """Turns CronJobs into config.yaml stanzas and values of the release.
+    """Turns CronJobs into config.yaml stanzas and the daemon's release.
 
     SOURCE is a file of rendered CronJob manifests (of `helmfile template`, `helm template`, `kubectl get cronjobs -o
     yaml`), or - for standard input. Without -o config.yaml is printed. What has no counterpart stands there as a
-    comment, at the end what the pods had, as values of the chart. A command that is no collector of ours becomes a
-    stanza of type exec; one that only the image knows, or that holds a secret, is listed.
+    comment, at the end the release of k8s/chart for the helmfile, with what the pods had. A command that is no
+    collector of ours becomes a stanza of type exec; one that only the image knows, or that holds a secret, is listed.
 
     Exit code 1: a collector could not be carried over, or there is none.
     """
@@ -49,7 +49,7 @@ def migrate(options: Options, sources: tuple[str, ...], output: Path | None) -> 
             for each in result.stanzas
         ]
         others = [{"name": name, "command": command} for name, command in result.others]
-        texts = {"config": config, "values": migration.to_values(result), "notes": result.notes}
+        texts = {"config": config, "release": migration.to_release(result), "notes": result.notes}
         out.print_json({**texts, "collectors": collectors, "left_alone": others})
     elif not output:
         click.echo(config, nl=False)

@@ -1,4 +1,4 @@
-"""Turns rendered CronJob manifests into config.yaml and the values of the chart's release. Text in, text out.
+"""Turns rendered CronJob manifests into config.yaml and the chart's release in a helmfile. Text in, text out.
 
 Where a field is left out, Kubernetes' own default counts:
 https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/cron-job-v1/
@@ -291,16 +291,32 @@ def to_config(migration: Migration) -> str:
     if migration.others:
         lines += ["", "# What these CronJobs run is known to their images alone, or names a secret in the manifest:"]
         lines += _to_comments(f"- {cronjob}: {command}" for cronjob, command in migration.others)
-    if migration.values or migration.notes:
-        lines += ["", "# What the CronJobs' pods had, as values of the release of k8s/chart:"]
-        lines += _to_comments(f"not carried over: {note}" for note in migration.notes)
-        lines += [f"#   {line}" for line in to_values(migration).splitlines()]
+    pairs = [f"{stanza.cronjob}={stanza.name}" for stanza in migration.stanzas if not stanza.problem]
+    lines += [
+        "",
+        "# The release of k8s/chart for the CronJobs' helmfile (docs/cutover.md); this file is its infra-health.yaml:",
+    ]
+    lines += [f"#   {line}" for line in to_release(migration).splitlines()]
+    after = [
+        *(f"not carried over: {note}" for note in migration.notes),
+        f"To cut over: k8s/cutover.sh live {' '.join(pairs)}",
+        "Then, before anything is applied again: `live` here, `suspend: true` in the values of the CronJobs' releases.",
+    ]
+    lines += _to_comments(after)
     return "\n".join(lines) + "\n"
 
 
-def to_values(migration: Migration) -> str:
-    """The values of the release, empty where there are none."""
-    return _dump(migration.values) if migration.values else ""
+def to_release(migration: Migration) -> str:
+    """The daemon's release as an item of a helmfile, in shadow mode at first, with what the CronJobs' pods had."""
+    mode = {"name": "INFRA_HEALTH_MODE", "value": "shadow"}
+    values = {
+        "image": {"registry": "REGISTRY", "name": "infra-health", "tag": "TAG"},
+        **migration.values,
+        "persistence": {"enabled": True},
+        "extraEnv": [mode, *migration.values.get("extraEnv", ())],
+    }
+    release = {"name": "infra-health", "chart": "./infra-health", "namespace": "monitoring", "values": [values]}
+    return _dump([{**release, "set": [{"name": "config", "file": "infra-health.yaml"}]}])
 
 
 class _Dumper(yaml.SafeDumper):

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.acceptance.cluster_tools import ROOT
+from tests.acceptance.cluster_tools import ROOT, run
 from tests.acceptance.program import place
 
 # Answers as a cluster with these CronJobs would, and notes what it was asked for.
@@ -126,6 +127,20 @@ def test_other_names_can_be_given_and_nothing_happens_without_a_direction(cluste
     before = len(calls)
     code, calls, _ = cutover(cluster)
     assert (code, len(calls)) == (2, before)
+
+
+def test_helm_takes_the_release_that_migrate_writes(tmp_path: Path) -> None:
+    cronjobs = ROOT / "tests/payloads/migration/rendered.yaml"
+    command = [sys.executable, "-m", "service", "migrate", "--json", str(cronjobs)]
+    told = json.loads(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False).stdout)
+    (config := tmp_path / "infra-health.yaml").write_text(told["config"])
+    (release,) = yaml.safe_load(told["release"])
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(release["values"][0]))
+    answer = run(
+        *("helm", "template", release["name"], ROOT / "k8s/chart"),
+        *("--values", tmp_path / "values.yaml", "--set-file", f"config={config}"),
+    )
+    assert answer.returncode == 0, answer.stderr
 
 
 def test_the_daemon_takes_over_after_the_slot_that_it_is_told(tmp_path: Path) -> None:

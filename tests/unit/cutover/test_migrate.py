@@ -1,5 +1,6 @@
-"""From rendered CronJobs to a configuration that loads, and to values of the release."""
+"""From rendered CronJobs to a configuration that loads, and to the daemon's release."""
 
+import itertools
 import json
 import sys
 from datetime import timedelta
@@ -38,9 +39,14 @@ def cronjob(name: str, *command: str, env: dict[str, str] | None = None) -> dict
 
 
 def values(config: str) -> Any:
-    """Those of the release, at the end of the configuration."""
-    lines = config.partition("as values of the release of k8s/chart:\n")[2].splitlines()
-    return yaml.safe_load("\n".join(line.removeprefix("# ") for line in lines if "not carried over" not in line))
+    """Those of the release, at the end of the configuration, without what each release has."""
+    lines = [line.removeprefix("# ") for line in config.partition("The release of k8s/chart")[2].splitlines()[1:]]
+    (release,) = yaml.safe_load("\n".join(itertools.takewhile(lambda line: line.startswith("  "), lines)))
+    assert (release["name"], release["set"]) == ("infra-health", [{"name": "config", "file": "infra-health.yaml"}])
+    (own,) = release["values"]
+    assert (own.pop("image").keys(), own.pop("persistence")) == ({"registry", "name", "tag"}, {"enabled": True})
+    assert own["extraEnv"].pop(0) == {"name": "INFRA_HEALTH_MODE", "value": "shadow"}
+    return {key: value for key, value in own.items() if value}
 
 
 def test_the_cluster_of_today(tmp_path: Path) -> None:
@@ -64,6 +70,7 @@ def test_the_cluster_of_today(tmp_path: Path) -> None:
         "serviceAccount": {"create": False, "name": "standard-service-account"},
         "datadog": {"env": "production", "site": "datadoghq.com"},
     }
+    assert "k8s/cutover.sh live dashboard-cronjob-cronjob=ci training-health-cronjob-cronjob=training" in text
 
 
 def test_what_a_cronjob_says_comes_over_and_what_has_no_counterpart_stands_there(tmp_path: Path) -> None:
@@ -110,7 +117,7 @@ def test_variables_that_differ_between_the_cronjobs_are_told(tmp_path: Path) -> 
     )
     told = json.loads(migrate("-", "--json", stdin=yaml.safe_dump_all([one, other])).stdout)
     assert told["notes"] == ["REGION differs between the CronJobs: {value: a}, {value: b}"]
-    assert yaml.safe_load(told["values"])["extraEnv"] == [
+    assert yaml.safe_load(told["release"])[0]["values"][0]["extraEnv"][1:] == [
         {"name": "ZONE", "value": "z"},
         {"name": "GITHUB_TOKEN", "valueFrom": {"secretKeyRef": {"name": "gh", "key": "token"}}},
     ]
@@ -168,7 +175,7 @@ def test_what_kubectl_gets_is_a_list() -> None:
 
 def test_without_a_file_the_output_is_a_configuration_and_a_file_that_was_there_is_kept(tmp_path: Path) -> None:
     answer = migrate(SOURCES / "cluster.yaml")
-    assert "#     name: standard-service-account" in answer.stdout
+    assert "  name: standard-service-account" in answer.stdout
     (tmp_path / "config.yaml").write_text(answer.stdout)
     assert set(loaded(tmp_path)) == {"ci", "training", "eval"}
     for source in ("rendered.yaml", "cluster.yaml"):
