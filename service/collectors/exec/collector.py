@@ -60,7 +60,10 @@ class Exec:
         if not ended.stdout.strip():
             raise Rejected(f"{command[0]} printed nothing on stdout{ended.said}")
         work = partial(self._read, ended.stdout, before, now)
-        result, self._state = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+        try:
+            result, self._state = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+        except Rejected as error:
+            raise Rejected(f"{error}{ended.said}") from error
         return result
 
     def _read(self, body: bytes, before: State, now: datetime) -> tuple[CollectResult, State]:

@@ -61,8 +61,7 @@ async def run_program(
         raise ConfigError(f"{command[0]} can't be started: {error.strerror or error}") from error
     run = _Run(process, on_line)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(run.read_output)
-        tasks.start_soon(run.read_lines)
+        tasks.start_soon(run.read)
         try:
             if memory:
                 _limit_memory(process.pid, memory)
@@ -70,7 +69,7 @@ async def run_program(
         finally:
             with anyio.CancelScope(shield=True):
                 await run.end()
-    if run.is_too_large:
+    if len(run.output) > MAX_OUTPUT:
         raise TooLarge(f"{command[0]} was ended: it printed more than {MAX_OUTPUT // 2**20} MiB")
     lines = tuple(line.decode(errors="replace")[:500] for line in run.last_lines)
     return Ended(bytes(run.output), process.returncode or 0, lines)
@@ -90,38 +89,40 @@ class _Run:
 
     def __init__(self, process: Process, on_line: Callable[[str], None]) -> None:
         self.output = bytearray()
-        self.is_too_large = False
         self.last_lines: deque[bytes] = deque(maxlen=_LAST_LINES)
         self._process = process
         self._on_line = on_line
         self._lines = 0
-        self._readers = [anyio.CancelScope(shield=True), anyio.CancelScope(shield=True)]
-        self._closed = [anyio.Event(), anyio.Event()]
+        self._reading = anyio.CancelScope(shield=True)
+        self._closed = anyio.Event()
 
-    async def read_output(self) -> None:
-        assert self._process.stdout  # noqa: S101 - a pipe by default
-        with self._readers[0]:
-            async for chunk in self._process.stdout:
-                self.is_too_large = self.is_too_large or len(self.output) + len(chunk) > MAX_OUTPUT
-                if self.is_too_large:
-                    self._signal(signal.SIGKILL)
-                else:
-                    self.output += chunk
-        self._closed[0].set()
-
-    async def read_lines(self) -> None:
-        assert self._process.stderr  # noqa: S101 - a pipe by default
-        with self._readers[1]:
-            rest = b""
-            async for chunk in self._process.stderr:
-                *lines, rest = (rest + chunk).split(b"\n")
-                if len(rest) > _MAX_LINE:
-                    lines, rest = [*lines, rest], b""
-                await self._take(lines)
-            await self._take([rest])
+    async def read(self) -> None:
+        """Both pipes, until they are closed or ``end`` has no more patience."""
+        with self._reading:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._read_output)
+                tasks.start_soon(self._read_lines)
+        self._closed.set()
         if self._lines > MAX_LINES:
             log.warning("lines of stderr are left out", count=self._lines - MAX_LINES)
-        self._closed[1].set()
+
+    async def _read_output(self) -> None:
+        assert self._process.stdout  # noqa: S101 - a pipe by default
+        async for chunk in self._process.stdout:
+            if len(self.output) <= MAX_OUTPUT:
+                self.output += chunk
+            else:
+                self._signal(signal.SIGKILL)
+
+    async def _read_lines(self) -> None:
+        assert self._process.stderr  # noqa: S101 - a pipe by default
+        rest = b""
+        async for chunk in self._process.stderr:
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > _MAX_LINE:
+                lines, rest = [*lines, rest], b""
+            await self._take(lines)
+        await self._take([rest])
 
     async def _take(self, lines: Sequence[bytes]) -> None:
         lines = [line for line in lines if line.strip()]
@@ -139,11 +140,9 @@ class _Run:
             seconds = _TERMINATE_SECONDS
         with anyio.move_on_after(seconds):
             await self._process.wait()
-            for each in self._closed:
-                await each.wait()
+            await self._closed.wait()
         self._signal(signal.SIGKILL)
-        for reader in self._readers:
-            reader.cancel()
+        self._reading.cancel()
         await self._process.aclose()
 
     def _signal(self, number: signal.Signals) -> None:

@@ -153,6 +153,8 @@ async def test_what_has_no_known_form_fails_with_what_stderr_said_last() -> None
     ):
         with pytest.raises(Rejected, match=reason):
             await printing(text).run()
+    with pytest.raises(Rejected, match=r"stdout is no JSON.*: no GPU here$"):
+        await stage("import sys; print('no GPU here', file=sys.stderr); print('hello there')").run()
     with pytest.raises(Rejected, match=r"printed nothing on stdout: no GPU here$"):
         await stage("import sys; print('no GPU here', file=sys.stderr)").run()
 
