@@ -63,10 +63,7 @@ class Runs:
         had it. A repeat with the same run is a win.
         """
 
-        def work(connection: sa.Connection) -> list[bool | Busy]:
-            return [_claim(connection, claim) for claim in claims]
-
-        return await self._database.write(work)
+        return await self._database.write(partial(_claim_slots, claims))
 
     async def begin(self, run: Run, *, forbids: bool) -> None:
         """Keeps a run that no slot asked for. Raises Busy."""
@@ -222,24 +219,47 @@ def interrupt_active(connection: sa.Connection, now: datetime) -> int:
     return len(rows)
 
 
-def _claim(connection: sa.Connection, claim: Claim) -> bool | Busy:
-    run = claim.run
-    if connection.execute(sa.select(runs.c.id).where(runs.c.id == run.id)).first():
-        return True
-    upsert_slot = insert(connection, slots).values(collector=run.collector, mode=run.mode, at=run.slot)
-    upsert_slot = upsert_slot.on_conflict_do_update(
-        index_elements=["collector", "mode"],
-        set_={"at": upsert_slot.excluded.at},
-        where=(slots.c.at == claim.known) & (slots.c.at < upsert_slot.excluded.at),
-    )
-    try:
-        with connection.begin_nested():  # a run that is in the way takes back this slot, not those of the others
-            if connection.execute(upsert_slot.returning(slots.c.at)).first() is None:
-                return False
-            _insert_run(connection, run, claim.forbids)
-            return True
-    except sa.exc.IntegrityError:
-        return _find_busy(run, connection)
+def _claim_slots(claims: Sequence[Claim], connection: sa.Connection) -> list[bool | Busy]:
+    """A handful of statements however many the claims are: 200 slots of one minute must start within a moment."""
+    results: dict[str, bool | Busy] = {claim.run.id: False for claim in claims}
+    for again in connection.scalars(sa.select(runs.c.id).where(runs.c.id.in_(results))):
+        results[again] = True
+    # Locked in one order, or two replicas would wait for each other's rows.
+    ours = slots.c.collector.in_([claim.run.collector for claim in claims])
+    query = sa.select(slots).where(ours).order_by(slots.c.collector, slots.c.mode).with_for_update()
+    last = {(row.collector, row.mode): row.at for row in connection.execute(query)}
+    open_ = [claim for claim in claims if not results[claim.run.id] and _is_open(claim, last)]
+    if open_:
+        # The runs first: one that is in the way must not cost its collector the slot.
+        begin = insert(connection, runs).on_conflict_do_nothing().returning(runs.c.id)
+        begun = set(connection.scalars(begin, [{**to_row(claim.run), "forbids": claim.forbids} for claim in open_]))
+        won = _raise_slots(connection, [claim for claim in open_ if claim.run.id in begun])
+        connection.execute(runs.delete().where(runs.c.id.in_(begun - won)))
+        results |= dict.fromkeys(won, True)
+        results |= {run.id: _find_busy(run, connection) for run, _, _ in open_ if run.id not in begun}
+    return list(results.values())
+
+
+def _is_open(claim: Claim, last: Mapping[tuple[str, Mode], datetime]) -> bool:
+    """Whether the slot on record is the one that the claim knows. It must rise: two replicas that count @every from
+    their own start would each see a later one for ever."""
+    at = last.get((claim.run.collector, claim.run.mode))
+    return at == claim.known and (at is None or (claim.run.slot is not None and claim.run.slot > at))
+
+
+def _raise_slots(connection: sa.Connection, claims: Sequence[Claim]) -> set[str]:
+    """Keeps the slots; the ids of the runs that have them now. A collector's first slot may be another replica's."""
+    rows = {
+        claim.run.id: {"collector": claim.run.collector, "mode": claim.run.mode, "at": claim.run.slot}
+        for claim in claims
+    }
+    first = [rows[claim.run.id] for claim in claims if claim.known is None]
+    upsert(slots, [rows[claim.run.id] for claim in claims if claim.known is not None], connection)
+    if not first:
+        return set(rows)
+    put = insert(connection, slots).on_conflict_do_nothing().returning(slots.c.collector)
+    lost = {row["collector"] for row in first} - set(connection.scalars(put, first))
+    return {id_ for id_, row in rows.items() if row["collector"] not in lost}
 
 
 def _find_busy(run: Run, connection: sa.Connection) -> Busy:
