@@ -4,9 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from itertools import chain
+from itertools import chain, pairwise
 
-from service.boards.widgets import HOLD
 from service.collectors.registry import CollectorType, expected_checks, load_type
 from service.config.settings import CollectorSettings, Settings
 from service.domain import conditions, cron
@@ -103,15 +102,15 @@ class Catalogue:
     def intervals(self, category: str) -> list[Interval]:
         """The interval of most checks, which holds for those that are still to come, too; then each workflow with
         another: an hourly check must not wait for a weekly one's second measurement before somebody hears of it."""
-        checks, tags = self.checks_of(category), {"workflow_category": category}
-        workflows: dict[str, list[CheckPanel]] = {}
-        for each in checks:
+        tags, workflows = {"workflow_category": category}, dict[str, list[CheckPanel]]()
+        for each in self.checks_of(category):
             workflows.setdefault(each.tags["workflow_name"], []).append(each)
-        longest = {name: max(each.every for each in found) for name, found in workflows.items()}
+        longest = {name: max(each.every for each in checks) for name, checks in workflows.items()}
+        checks_by_interval = Counter(longest[name] for name, checks in workflows.items() for _ in checks)
         found = []
-        for usual, _ in Counter(longest[each.tags["workflow_name"]] for each in checks).most_common(1):
+        for usual, _ in checks_by_interval.most_common(1):
             odd = [name for name in workflows if longest[name] != usual]
-            most = [each for each in checks if each.tags["workflow_name"] not in odd]
+            most = [each for name, checks in workflows.items() if name not in odd for each in checks]
             found.append(Interval(usual, most, tags, tuple(("workflow_name", name) for name in odd)))
             found += [Interval(longest[name], workflows[name], tags | {"workflow_name": name}) for name in odd]
         return found
@@ -172,8 +171,6 @@ async def read_catalogue(settings: Settings, now: datetime) -> tuple[Catalogue, 
         metrics |= {metric.name: metric for metric in chain(*shown)}
     if settings.mode is Mode.SHADOW:
         notes.append("mode is shadow: boards and monitors look at the live names, under which nothing arrives so far")
-    if settings.datadog.heartbeat > HOLD:
-        notes.append(f"datadog.heartbeat is above {HOLD}, the longest that boards hold a value: states will have holes")
     return Catalogue(
         settings.datadog.env,
         tuple(collectors),
@@ -189,16 +186,12 @@ async def read_catalogue(settings: Settings, now: datetime) -> tuple[Catalogue, 
 
 def longest_interval(settings: CollectorSettings, now: datetime) -> timedelta:
     """The longest time between two slots of the next two weeks: the weekend's for a schedule of working days."""
-    schedule, longest = cron.parse(settings.schedule), timedelta(seconds=1)
-    last = schedule.next(now, settings.time_zone)
-    for _ in range(_MAX_SLOTS):
-        following = schedule.next(last, settings.time_zone) if last else None
-        if last is None or following is None:
+    schedule, slots = cron.parse(settings.schedule), [now]
+    while len(slots) < 3 or (len(slots) < _MAX_SLOTS and slots[-1] - now < _LOOK_AHEAD):
+        if (following := schedule.next(slots[-1], settings.time_zone)) is None:
             break
-        longest, last = max(longest, following - last), following
-        if last - now > _LOOK_AHEAD:
-            break
-    return longest
+        slots.append(following)
+    return max((after - before for before, after in pairwise(slots[1:])), default=timedelta(seconds=1))
 
 
 def group_tags(checks: Iterable[CheckPanel]) -> list[str]:

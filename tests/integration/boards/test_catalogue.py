@@ -136,12 +136,6 @@ async def test_a_collector_that_is_switched_off_is_shown_nowhere(tmp_path: Path)
     assert build(empty)
 
 
-@pytest.mark.parametrize(("heartbeat", "has_holes"), [("10m", False), ("11m", True)])
-async def test_a_heartbeat_too_slow_for_boards_is_told(tmp_path: Path, heartbeat: str, has_holes: bool) -> None:
-    _, notes = await read(tmp_path, {"ci": CI}, datadog={"heartbeat": heartbeat})
-    assert any("holes" in note for note in notes) is has_holes
-
-
 async def test_boards_of_a_shadow_look_at_the_live_names(tmp_path: Path) -> None:
     found, notes = await read(tmp_path, {"ci": CI}, mode="shadow")
     assert any("shadow" in note for note in notes)
