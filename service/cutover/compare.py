@@ -10,7 +10,7 @@ import msgspec
 from service.collectors.github_ci.pull_requests import Group, count
 from service.collectors.github_ci.settings import GithubCiSettings
 from service.collectors.github_ci.state import State, decode
-from service.collectors.github_ci.workflows import list_workflows
+from service.collectors.github_ci.window import list_workflows
 from service.config.settings import Settings
 from service.cutover.legacy_rules import METRICS, Cause, Facts, find_causes, is_alike
 from service.domain.checks import name_of
@@ -189,7 +189,7 @@ async def _count_pulls(
     labels |= {"reverts": settings.revert_labels}
     groups = {name: Group(wanted, since) for name, wanted in labels.items() if wanted}
     days = {f"{name}_days": replace(group, since=day) for name, group in groups.items()}
-    answer = await count(github, state, groups | days, now)
+    answer = await count(github, state, groups | days)
     for error in answer.errors.values():
         raise error
     counts = answer.counts

@@ -14,9 +14,8 @@ from math import isclose
 import msgspec
 
 from service.collectors.github_ci.metrics import quantile
-from service.collectors.github_ci.models import Run, Workflow
+from service.collectors.github_ci.models import Run, Workflow, WorkflowLists
 from service.collectors.github_ci.settings import GithubCiSettings
-from service.collectors.github_ci.workflows import WorkflowLists
 
 _NAMESPACE = "metta.infra.cron."
 _FIRST_PAGE = 30  # workflows

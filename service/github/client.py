@@ -62,11 +62,10 @@ class _Exhausted(Exception):
 
 @dataclass(slots=True)
 class Usage:
-    """Requests and quota points (a 304 is free) by question, and the points by resource (core, search, graphql)."""
+    """Requests, and quota points (a 304 is free) by resource: core, search, graphql."""
 
-    requests: Counter[str] = field(default_factory=Counter)
+    requests: int = 0
     points: Counter[str] = field(default_factory=Counter)
-    resources: Counter[str] = field(default_factory=Counter)
 
 
 _usages: ContextVar[tuple[Usage, ...]] = ContextVar("usages", default=())
@@ -90,7 +89,6 @@ class _Request:
     method: str
     url: httpx.URL
     resource: str
-    question: str
     is_cached: bool = False
     content: bytes | None = None
 
@@ -177,23 +175,19 @@ class Github:
         *,
         params: Mapping[str, str | int] | None = None,
         cached: bool = False,
-        question: str = "other",
     ) -> T:
         """The JSON at ``path`` ("/repos/o/r/actions/runs") as ``type`` (msgspec), decoded in a thread.
 
         ``cached``: keep the answer with its ETag, so that asking again is free while nothing changed.
-        ``question``: under which name ``count_usage`` counts it.
         Raises Unavailable, Refused, NotFound, Unauthorized, Rejected (redirected to another host, too long).
         """
         url = self._base.copy_with(path=self._base.path.rstrip("/") + path)
         if params:
             url = url.copy_merge_params({name: str(value) for name, value in params.items()})
         resource = "search" if path.startswith("/search/") else "core"
-        return await self._ask(
-            _Request("GET", url, resource, question, cached), partial(msgspec.json.decode, type=type)
-        )
+        return await self._ask(_Request("GET", url, resource, cached), partial(msgspec.json.decode, type=type))
 
-    async def graphql(self, query: str, type: type[T], *, question: str = "other") -> T:
+    async def graphql(self, query: str, type: type[T]) -> T:
         """``data`` of the answer as ``type``. GitHub wants a token for this: see ``has_token``.
 
         A part that GitHub could not answer is null in the data, so let those fields be None or leave them optional.
@@ -202,7 +196,7 @@ class Github:
         is used up or there is no data at all.
         """
         content = msgspec.json.encode({"query": query})
-        request = _Request("POST", self._graphql, "graphql", question, content=content)
+        request = _Request("POST", self._graphql, "graphql", content=content)
         return await self._ask(request, partial(_graphql_data, type))
 
     async def _ask(self, request: _Request, decode: Decode[T]) -> T:
@@ -291,9 +285,8 @@ class Github:
                 # https://docs.github.com/rest/using-the-rest-api/best-practices-for-using-the-rest-api#use-conditional-requests
                 is_free = status == "error" or (status == "304" and token)
                 for usage in _usages.get():
-                    usage.requests[request.question] += 1
-                    usage.points[request.question] += not is_free
-                    usage.resources[request.resource] += not is_free
+                    usage.requests += 1
+                    usage.points[request.resource] += not is_free
         self._limit.note(request.resource, response.status_code, response.headers)
         return _Answer(response.status_code, response.headers, body, url, entry)
 

@@ -4,9 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from service.collectors.github_ci.models import Run
+from service.collectors.github_ci.models import Run, make_evidence
 from service.collectors.github_ci.settings import GithubCiSettings, Thresholds
-from service.collectors.github_ci.state import Suspect
 from service.domain import conditions
 from service.domain.samples import Evidence, Kind, Metric, Sample, Status
 
@@ -199,12 +198,12 @@ def measure_others(latest: Iterable[Run | None]) -> Finding:
     return Finding("ci.workflow.other_failing", len(failed), _runs_as_evidence(failed))
 
 
-def measure_timed_out(suspects: Iterable[Suspect], since: datetime) -> Finding:
+def measure_timed_out(suspects: Iterable[Run], since: datetime) -> Finding:
     jobs = [
-        Evidence(job.name, job.url, job.ended, job.conclusion, suspect.name)
-        for suspect in suspects
-        for job in suspect.found
-        if job.ended >= since
+        make_evidence(job.name, job.url, job.ended, job.conclusion or "", run.name)
+        for run in suspects
+        for job in run.overtime
+        if job.ended and job.ended >= since
     ]
     return Finding("ci.jobs.timed_out", len(jobs), newest(jobs))
 

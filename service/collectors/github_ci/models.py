@@ -4,7 +4,8 @@ https://docs.github.com/rest/actions/workflow-runs, workflow-jobs and workflows
 """
 
 import re
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
@@ -13,15 +14,20 @@ from service.domain.samples import Evidence
 
 FAILED = frozenset({"failure", "timed_out", "startup_failure"})
 CONCLUSIVE = FAILED | {"success"}
-# Runs among whose jobs one may have met its time limit; a run that was run again may hide one in an earlier attempt.
+# Runs among whose jobs one may have met its time limit.
 SUSPECT = frozenset({"failure", "cancelled", "timed_out"})
 PRE_MERGE = frozenset({"pull_request", "pull_request_target", "merge_group"})
-PER_PAGE = 100  # GitHub's most
+BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 _LONGEST_TEXT = 160
 
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
 # Answers are JSON of a foreign program: some fields are null where one expects text.
 Text = str | None
+
+
+_JOB_KEYS = {"ended": "completed_at", "attempt": "run_attempt", "started": "started_at", "url": "html_url"}
+_RUN_KEYS = {"attempt": "run_attempt", "created": "created_at", "started": "run_started_at", "updated": "updated_at"}
+_RUN_KEYS |= {"title": "display_title", "url": "html_url"}
 
 
 class Named(msgspec.Struct):
@@ -32,35 +38,6 @@ class Named(msgspec.Struct):
     name: Text = None
 
 
-class RunRow(msgspec.Struct):
-    """A row of the list of runs. A re-run keeps ``id``, ``created_at`` and its place; the rest moves."""
-
-    id: int
-    workflow_id: int
-    created_at: Time
-    status: Text = None
-    conclusion: Text = None
-    run_attempt: int | None = None
-    event: Text = None
-    head_branch: Text = None
-    head_sha: Text = None
-    run_started_at: Time | None = None
-    updated_at: Time | None = None
-    display_title: Text = None
-    name: Text = None
-    html_url: Text = None
-    actor: Named | None = None
-    repository: Named | None = None
-    head_repository: Named | msgspec.UnsetType | None = msgspec.UNSET
-
-
-class RunPage(msgspec.Struct):
-    """``total_count`` differs by a few from answer to answer: good to doubt an empty page, never to count with."""
-
-    workflow_runs: list[RunRow]
-    total_count: int = 0
-
-
 class Workflow(msgspec.Struct, frozen=True):
     """``state``: active, deleted, disabled_fork, disabled_inactivity or disabled_manually."""
 
@@ -68,10 +45,6 @@ class Workflow(msgspec.Struct, frozen=True):
     state: str
     name: str = ""
     path: str = ""
-
-    @property
-    def is_active(self) -> bool:
-        return self.state == "active"
 
     def is_meant_by(self, entry: str) -> bool:
         """By id, name, path or file name. The name of a broken file is its path."""
@@ -83,18 +56,18 @@ class WorkflowPage(msgspec.Struct):
     total_count: int = 0
 
 
-class JobRow(msgspec.Struct):
+class Job(msgspec.Struct, omit_defaults=True, rename=_JOB_KEYS.get):
     id: int
+    ended: Time | None = None
     conclusion: Text = None
-    run_attempt: int | None = None
+    attempt: int = 1
     name: Text = None
-    started_at: Time | None = None
-    completed_at: Time | None = None
-    html_url: Text = None
+    started: Time | None = None
+    url: Text = None
 
 
 class JobPage(msgspec.Struct):
-    jobs: list[JobRow]
+    jobs: list[Job]
     total_count: int = 0
 
 
@@ -102,33 +75,59 @@ class Annotation(msgspec.Struct):
     message: Text = None
 
 
-class Run(msgspec.Struct, array_like=True):
-    """A run as of its last attempt, as it is kept. ``conclusion`` is None while it is unfinished.
+class Run(msgspec.Struct, omit_defaults=True, rename=_RUN_KEYS.get):
+    """A run as of its last attempt: as GitHub tells it, and as it is kept after ``normalize``.
 
-    ``updated``: the attempt's end as it was first seen, for GitHub moves updated_at long after (an annotation).
+    A re-run keeps ``id``, ``created`` and its place in the list; the rest moves.
+
+    ``conclusion`` is None while it is unfinished. ``updated``: the attempt's end as it was first seen, for GitHub moves
+    updated_at long after (an annotation).
     ``has_known_end``: whether ``updated`` can be believed; else its jobs say when it ended.
     ``earlier``: conclusions of earlier attempts by number. ``reported``: the attempts up to this one were sent as
-    durations, or were too old for that.
+    durations, or were too old for that. ``looked_into``: the jobs of the attempts up to this one were read;
+    ``cancelled``: those whose annotations are still to be asked for; ``overtime``: those that their limit ended;
+    ``refusals``: times in a row that GitHub did not show them.
     """
 
     id: int
     workflow_id: int
-    attempt: int
-    event: str
-    on_branch: bool
-    status: str
-    conclusion: str | None
-    created: datetime
-    started: datetime
-    updated: datetime
-    title: str = ""
-    name: str = ""
-    url: str = ""
-    sha: str = ""
-    author: str = ""
+    attempt: int = 1
+    event: str = ""
+    on_branch: bool = False
+    status: Text = None
+    conclusion: Text = None
+    created: Time = BEGINNING
+    started: Time = BEGINNING
+    updated: Time = BEGINNING
+    title: Text = None
+    name: Text = None
+    url: Text = None
+    head_sha: Text = None
+    head_branch: Text = None
+    actor: Named | None = None
+    repository: Named | None = None
+    head_repository: Named | msgspec.UnsetType | None = msgspec.UNSET
     has_known_end: bool = True
     reported: int = 0
     earlier: dict[int, str] = {}
+    looked_into: int = 0
+    cancelled: list[Job] = []
+    overtime: list[Job] = []
+    refusals: int = 0
+
+    def normalize(self, branch: str) -> "Run":
+        """This run, with what GitHub may leave out. A fork's branch of the same name is not ours; a fork that is gone
+        leaves null."""
+        here, head = self.repository, self.head_repository
+        is_ours = head is not None
+        if here and head:
+            is_ours = (head.full_name or "").lower() == (here.full_name or "").lower()
+        self.on_branch = self.head_branch == branch and is_ours
+        self.repository, self.head_repository = None, msgspec.UNSET
+        if self.status not in (None, "completed"):
+            self.conclusion = None
+        self.started, self.updated = max(self.started, self.created), max(self.updated, self.created)
+        return self
 
     @property
     def has_ended(self) -> bool:
@@ -138,6 +137,17 @@ class Run(msgspec.Struct, array_like=True):
     @property
     def is_conclusive(self) -> bool:
         return self.conclusion in CONCLUSIVE
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether a job may have met its time limit, also one of an earlier attempt."""
+        return self.conclusion in SUSPECT or self.attempt > 1
+
+    @property
+    def is_open(self) -> bool:
+        """Whether jobs of a suspect are still to be read. While it is run again, the attempts before are over."""
+        over = self.attempt if self.conclusion else self.attempt - 1
+        return self.is_suspect and (self.looked_into < over or bool(self.cancelled))
 
     @property
     def kind(self) -> str:
@@ -157,50 +167,60 @@ class Run(msgspec.Struct, array_like=True):
     @property
     def is_verdict_open(self) -> bool:
         """Whether it takes an earlier attempt to know if the run is flaky."""
-        return self.conclusion == "success" and self.has_failed_before is None
+        return self.conclusion == "success" and not self.has_failed_before and len(self.earlier) < self.attempt - 1
 
     @property
-    def has_failed_before(self) -> bool | None:
-        """Whether an attempt before the last one failed, None while that is not known of all."""
-        if any(conclusion in FAILED for conclusion in self.earlier.values()):
-            return True
-        return False if all(number in self.earlier for number in range(1, self.attempt)) else None
+    def has_failed_before(self) -> bool:
+        """Whether an attempt before the last one is known to have failed."""
+        return any(conclusion in FAILED for conclusion in self.earlier.values())
 
     def as_evidence(self) -> Evidence:
-        return Evidence(self.title, self.url, self.updated, self.conclusion or "", self.name)
+        return make_evidence(self.title, self.url, self.updated, self.conclusion or "", self.name)
 
 
-def to_run(row: RunRow, branch: str) -> Run:
-    """A fork's branch of the same name is not ours; a fork that is gone leaves null."""
-    here, head = row.repository, row.head_repository
-    is_ours = head is not None
-    if here and head:
-        is_ours = (head.full_name or "").lower() == (here.full_name or "").lower()
-    is_completed = row.status in (None, "completed")
-    return Run(
-        row.id,
-        row.workflow_id,
-        row.run_attempt or 1,
-        row.event or "",
-        row.head_branch == branch and is_ours,
-        row.status or "",
-        (row.conclusion or None) if is_completed else None,
-        row.created_at,
-        row.run_started_at or row.created_at,
-        row.updated_at or row.created_at,
-        shorten(row.display_title),
-        shorten(row.name),
-        check_url(row.html_url),
-        row.head_sha or "",
-        (row.actor.login if row.actor else None) or "",
-    )
+class RunPage(msgspec.Struct):
+    """``total_count`` differs by a few from answer to answer: good to doubt an empty page, never to count with."""
+
+    workflow_runs: list[Run]
+    total_count: int = 0
 
 
-def shorten(text: Text) -> str:
-    """A name or title to show."""
-    return (text or "")[:_LONGEST_TEXT]
+def make_evidence(title: Text, url: Text, at: datetime | None, conclusion: str, workflow: Text = "") -> Evidence:
+    """Shortened to show; an address that is no plain web address is left out."""
+    link = url if url and re.fullmatch(r"https?://[!-~]{1,500}", url) else ""
+    return Evidence((title or "")[:_LONGEST_TEXT], link, at, conclusion, (workflow or "")[:_LONGEST_TEXT])
 
 
-def check_url(text: Text) -> str:
-    """An address to show as a link; whatever is no plain web address is none."""
-    return text if text and re.fullmatch(r"https?://[!-~]{1,500}", text) else ""
+class WorkflowLists:
+    """What the settings' ``lists`` mean among the workflows that are ``listed``, and which are the others."""
+
+    def __init__(self, lists: Mapping[str, Sequence[str]], listed: Sequence[Workflow]) -> None:
+        self.names = {each.id: each.name for each in listed}
+        self._lists = {
+            name: {entry: {each.id for each in listed if each.is_meant_by(entry)} for entry in entries}
+            for name, entries in lists.items()
+        }
+        for entries in self._lists.values():
+            for entry, meant in entries.items():
+                if not meant and re.fullmatch("[0-9]{1,18}", entry):
+                    meant.add(int(entry))  # an id that GitHub does not list may still have runs
+        active = {each.id for each in listed if each.state == "active"}
+        self.others = active.difference(*(self.ids(name) for name in self._lists))
+        self.all = [*sorted(set().union(*(self.ids(name) for name in self._lists))), *sorted(self.others)]
+
+    def ids(self, name: str) -> set[int]:
+        """The workflows that a list means; names repeat, and then it means all of that name."""
+        return set().union(*self._lists[name].values())
+
+    def list_of(self, id: int) -> str | None:
+        """The list that means a workflow."""
+        return next((name for name in self._lists if id in self.ids(name)), None)
+
+    def missing(self, name: str) -> str | None:
+        """What to tell of an entry that means no workflow, None when all do."""
+        absent = [entry for entry, meant in self._lists[name].items() if not meant]
+        return describe_missing(absent[0]) if absent else None
+
+
+def describe_missing(entry: str) -> str:
+    return f'no workflow has the name, file name, path or id "{entry}": `infra-health list-workflows` shows them all'

@@ -30,6 +30,10 @@ def _check_distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+# The settings' keys: workflows whose latest runs are a check; and labels by the name of what is counted.
+LISTS = ("tests_blocking_merge", "benchmarks")
+LABELS = {"hotfix": "hotfix_labels", "force_merge": "force_merge_labels", "reverts": "revert_labels"}
+
 Repository = Annotated[str, AfterValidator(check_repository)]
 Labels = tuple[Text, ...]
 # A YAML file gives an id as a number.

@@ -1,17 +1,17 @@
 """What one cycle hands to the next: one Struct a repository, in the store alone. What can't be decoded is a cold start.
 
-Kept are the runs of the window and its margin; of older ones those that are unfinished and each workflow's newest
-conclusive ones on the branch; and the week's runs among whose jobs one may have met its time limit.
+Kept are the runs of the window and its margin; of older ones those that are unfinished, each workflow's newest
+conclusive ones on the branch, and the week's among whose jobs one may have met its time limit.
 """
 
 from collections.abc import Collection, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 import msgspec
 import zstandard
 
-from service.collectors.github_ci.models import SUSPECT, Run
+from service.collectors.github_ci.models import Run
 from service.domain.samples import MAX_POINT_AGE
 
 MARGIN = timedelta(hours=3)  # behind the window, where most re-runs come from
@@ -25,60 +25,24 @@ _UNFINISHED_KEPT = 200
 # More than one, so that the next older run is known when the latest is run again or deleted.
 _LATEST_KEPT = 3
 _MAX_BYTES = 256 * 1024 * 1024
-# A negative answer that others contradict is asked for again in each cycle so often, then after this time.
-_IMPATIENT, _BACK_OFF = 3, timedelta(minutes=9)
+# How long it holds what a workflow's own list told: that there is no run, and which is the latest.
 _NEGATIVE_LIFE, _POSITIVE_LIFE = timedelta(minutes=55), timedelta(hours=23)
 
 T = TypeVar("T")
 
 
-class Job(msgspec.Struct, array_like=True):
-    """A job that its time limit ended, or may have ended."""
-
-    id: int
-    ended: datetime
-    conclusion: str
-    name: str
-    url: str
-
-
-class Suspect(msgspec.Struct, array_like=True):
-    """A run of the week whose jobs decide a number. ``attempt``: the last that ended; ``seen``: the last looked into.
-
-    ``cancelled``: jobs whose annotations are still to be asked for. ``failures``: contradicted answers in a row.
-    """
-
-    attempt: int
-    created: datetime
-    ended: datetime
-    name: str
-    conclusion: str = ""
-    seen: int = 0
-    cancelled: list[Job] = []
-    found: list[Job] = []
-    failures: int = 0
-
-    @property
-    def is_open(self) -> bool:
-        return self.seen < self.attempt or bool(self.cancelled)
-
-
-class State(msgspec.Struct, tag_field="version", tag=1):
+class State(msgspec.Struct, tag_field="version", tag=2):
     """``reach``: every run created since then was read; None: nothing is known. ``read_at``: when the window was.
 
     ``front``: pages of the window. ``page``: the next one behind it. ``depth``: the page that reaches 30 days back.
-    ``turned_at``: when an older page was read last. ``asked``: when a workflow's own list was. ``suspects``: by run id.
-    ``doubts``: contradicted answers in a row, and the last one, by what was asked for.
-    ``names``: whether a branch or label was there, and when that was told.
-    ``has_lists``: the repository's own lists counted all pull requests once, so the search is no better.
+    ``turned_at``: when an older page was read last. ``asked``: when a workflow's own list was.
     ``was_whole``: nothing of the week was left to look into, so that what is comes a little at a time.
-    ``is_empty``: the list of runs showed none at all.
+    ``without_lists``: cycles in a row in which the repository's lists did not count its pull requests.
     """
 
     repo: str
     branch: str
     runs: dict[int, Run] = {}
-    suspects: dict[int, Suspect] = {}
     reach: datetime | None = None
     read_at: datetime | None = None
     front: int = 0
@@ -86,45 +50,27 @@ class State(msgspec.Struct, tag_field="version", tag=1):
     depth: int = 0
     turned_at: datetime | None = None
     asked: dict[int, datetime] = {}
-    doubts: dict[str, tuple[int, datetime]] = {}
-    names: dict[str, tuple[bool, datetime]] = {}
-    has_lists: bool = False
     was_whole: bool = False
-    is_empty: bool = False
+    without_lists: int = 0
 
-    def take(self, read: Iterable[Run], now: datetime) -> None:
+    def take(self, read: Iterable[Run]) -> None:
         """Keeps what was read of runs, never backwards: a list may come from a copy that lags."""
         for run in read:
             known = self.runs.get(run.id)
             if known and not _is_newer(run, known):
                 continue
+            is_same_attempt = known is not None and known.attempt == run.attempt
             if known:
-                run.earlier, run.reported = known.earlier, known.reported
-                if known.attempt < run.attempt and known.conclusion:
+                run.earlier, run.reported, run.refusals = known.earlier, known.reported, known.refusals
+                run.looked_into, run.cancelled, run.overtime = known.looked_into, known.cancelled, known.overtime
+                if not is_same_attempt and known.conclusion:
                     run.earlier[known.attempt] = known.conclusion
-            if known and known.attempt == run.attempt and known.has_ended:
+            if known and is_same_attempt and known.has_ended:
                 run.updated, run.has_known_end = known.updated, known.has_known_end
             else:  # seen ended for the first time: updated_at is the end if nothing can have moved it by much
-                was_running = known and known.attempt == run.attempt and self.read_at
-                begun = max(run.started, self.read_at) if was_running and self.read_at else run.started
+                begun = max(run.started, self.read_at) if is_same_attempt and self.read_at else run.started
                 run.has_known_end = not run.has_ended or run.updated - begun <= _PLAUSIBLE
             self.runs[run.id] = run
-            self._note_suspect(run, now)
-
-    def _note_suspect(self, run: Run, now: datetime) -> None:
-        if not (run.conclusion in SUSPECT or run.attempt > 1) or run.updated < now - WEEK:
-            return
-        # While a run is run again, the attempts before are over.
-        attempt = run.attempt if run.conclusion else run.attempt - 1
-        suspect = self.suspects.setdefault(run.id, Suspect(0, run.created, run.updated, run.name))
-        if attempt > suspect.attempt:
-            suspect.attempt, suspect.ended, suspect.conclusion = attempt, run.updated, run.conclusion or ""
-
-    def forget_run(self, id: int) -> None:
-        """It was deleted: whether a job of it met its limit, nobody can tell any more."""
-        self.runs.pop(id, None)
-        if id in self.suspects and self.suspects[id].is_open:
-            del self.suspects[id]
 
     def restart(self) -> None:
         """Nothing was read for so long that runs or re-runs may have been missed: all is to be read again."""
@@ -138,7 +84,7 @@ class State(msgspec.Struct, tag_field="version", tag=1):
         unfinished: list[Run] = []
         concluded: dict[int, list[Run]] = {}
         for run in self.runs.values():
-            if run.started >= horizon or run.created >= horizon:
+            if run.started >= horizon or run.created >= horizon or (run.is_suspect and run.updated >= week):
                 kept.add(run.id)
             if run.conclusion is None and run.created > now - _LONGEST_RUN:
                 unfinished.append(run)
@@ -147,10 +93,6 @@ class State(msgspec.Struct, tag_field="version", tag=1):
         for runs, count in ((unfinished, _UNFINISHED_KEPT), *((each, _LATEST_KEPT) for each in concluded.values())):
             kept.update(run.id for run in sorted(runs, key=lambda run: run.age_key)[-count:])
         self.runs = {id: run for id, run in self.runs.items() if id in kept}
-        self.suspects = {id: each for id, each in self.suspects.items() if each.ended >= week}
-        for suspect in self.suspects.values():
-            suspect.found = [job for job in suspect.found if job.ended >= week]
-        self.doubts = {name: each for name, each in self.doubts.items() if each[1] >= now - WEEK}
 
     # What the numbers are made of
 
@@ -160,13 +102,8 @@ class State(msgspec.Struct, tag_field="version", tag=1):
 
     def latest(self) -> dict[int, Run]:
         """By workflow id, the newest conclusive run on the branch."""
-        latest: dict[int, Run] = {}
-        for run in self.runs.values():
-            if run.on_branch and run.is_conclusive:
-                best = latest.get(run.workflow_id)
-                if best is None or run.age_key > best.age_key:
-                    latest[run.workflow_id] = run
-        return latest
+        ordered = sorted(self.runs.values(), key=lambda run: run.age_key)
+        return {run.workflow_id: run for run in ordered if run.on_branch and run.is_conclusive}
 
     def unknown_workflows(self, workflows: Collection[int]) -> list[int]:
         """Those whose latest run no list of all runs has shown, nor their own."""
@@ -203,35 +140,22 @@ class State(msgspec.Struct, tag_field="version", tag=1):
             known.reported = run.attempt
         return fresh
 
-    @property
-    def open_suspects(self) -> dict[int, Suspect]:
-        return {id: each for id, each in self.suspects.items() if each.is_open}
+    def suspects(self, now: datetime) -> list[Run]:
+        """The week's runs among whose jobs one may have met its time limit."""
+        return [run for run in self.runs.values() if run.is_suspect and run.updated >= now - WEEK]
+
+    def open_suspects(self, now: datetime) -> list[Run]:
+        """Those whose jobs are still to be read: newest first, those that GitHub did not answer for last."""
+        found = [run for run in self.suspects(now) if run.is_open]
+        return sorted(found, key=lambda run: (run.refusals, -run.updated.timestamp()))
 
     def created_between(self, first: datetime, last: datetime | None = None) -> set[int]:
-        """Ids of the runs that are known or still to be looked into, both bounds excluded."""
-        created = {id: each.created for id, each in self.open_suspects.items()}
-        created |= {id: run.created for id, run in self.runs.items()}
-        return {id for id, at in created.items() if first < at and (last is None or at < last)}
+        """Ids of the runs that are known, both bounds excluded."""
+        return {id for id, run in self.runs.items() if first < run.created and (last is None or run.created < last)}
 
     def is_week_known(self, now: datetime) -> bool:
         """Whether every run created within the week was read."""
         return self.reach is not None and self.reach <= now - WEEK
-
-    # Answers that others contradict
-
-    def doubt(self, name: str, now: datetime) -> int:
-        """Notes a negative answer that others contradict; how many there were in a row."""
-        count = self.doubts.get(name, (0, now))[0] + 1
-        self.doubts[name] = count, now
-        return count
-
-    def believe(self, name: str) -> None:
-        self.doubts.pop(name, None)
-
-    def is_due(self, name: str, now: datetime) -> bool:
-        """Whether what is doubted is to be asked for again."""
-        count, at = self.doubts.get(name, (0, now))
-        return count < _IMPATIENT or now - at >= _BACK_OFF
 
 
 def encode(state: msgspec.Struct) -> bytes:
@@ -258,9 +182,6 @@ def begin(stored: bytes | None, repo: str, branch: str, now: datetime) -> State:
     elif now - state.read_at > _LONG_CYCLE:
         state.was_whole = False
     return state
-
-
-BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def _is_newer(run: Run, known: Run) -> bool:

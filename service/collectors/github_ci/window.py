@@ -1,22 +1,37 @@
-"""Reads runs: the list of all runs, the window's part of it in every cycle, and single runs by their ids.
+"""What GitHub tells of workflows, runs and jobs; and the window: the newest runs, read in every cycle.
 
-The list is newest first and grows at its front: a run that arrives meanwhile pushes others down, so that one comes
-twice but none is left out. Filtered lists come from a search index that lags, so they are no substitute.
+The list of all runs is newest first and grows at its front: a run that arrives meanwhile pushes others down, so that
+one comes twice but none is left out. Filtered lists come from a search index that lags, so they are no substitute.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from service.collectors.github_ci.models import PER_PAGE, Run, RunPage, RunRow, to_run
-from service.collectors.github_ci.state import BEGINNING, MARGIN, State
+from service.collectors.github_ci.models import (
+    BEGINNING,
+    Annotation,
+    Job,
+    JobPage,
+    Run,
+    RunPage,
+    Workflow,
+    WorkflowPage,
+    describe_missing,
+)
+from service.collectors.github_ci.state import MARGIN, State
 from service.domain.errors import Rejected, Unavailable
 from service.domain.samples import MAX_POINT_AGE
 from service.github.client import Github, NotFound
 
+PER_PAGE = 100  # GitHub's most
 _LAST_PAGE = 390  # GitHub answers 422 beyond about 40,000 runs
+_JOBS_PER_PAGE = 80  # GitHub was seen to answer 502 for more jobs a page on huge runs
 # total_count differs by a few from answer to answer. A page that lacks more than this breaks off.
 _COUNTS_DIFFER = 20
+_FEW = 50  # among the newest runs of a workflow on the branch there nearly always is a conclusive one
+_FILTERED_PAGES = 20  # GitHub lists 1,000 runs at most where it filters
+_LAG = timedelta(hours=6)  # an index may know less about the runs since then
 _SLIM: Mapping[str, str | int] = {"exclude_pull_requests": "true"}
 
 
@@ -33,36 +48,38 @@ class Page(NamedTuple):
         return BEGINNING if self.is_last or not self.runs else self.runs[-1].created
 
 
-class RunList:
-    """The runs of ``repo``, "on the branch" meaning ``branch``. Every method raises what ``Github.get`` does."""
+class Actions:
+    """The runs of ``repo``, "on the branch" meaning ``branch``. Every method raises what ``Github.get`` does.
+
+    ``has_shown_jobs``: GitHub showed jobs of some run, so that one without any can be believed.
+    """
 
     def __init__(self, github: Github, repo: str, branch: str) -> None:
+        self.has_shown_jobs = False
         self._github = github
-        self._actions = f"/repos/{repo}/actions"
+        self._repo = f"/repos/{repo}"
         self._branch = branch
         self._total = 0  # the most that was counted since the first page
 
-    async def page(self, number: int, question: str, *, cached: bool) -> Page:
-        """A page of the list of all runs. Raises Unavailable when it breaks off, by its own count."""
-        params: Mapping[str, str | int] = {**_SLIM, "per_page": PER_PAGE, "page": number}
-        answer = await self._github.get(
-            f"{self._actions}/runs", RunPage, params=params, cached=cached, question=question
-        )
-        runs = [to_run(row, self._branch) for row in answer.workflow_runs]
+    async def page(self, number: int, *, cached: bool) -> Page:
+        """A page of the list of all runs. Raises Unavailable, too, when it is empty against its own count."""
+        params = {**_SLIM, "per_page": PER_PAGE, "page": number}
+        answer = await self._github.get(f"{self._repo}/actions/runs", RunPage, params=params, cached=cached)
+        runs = [row.normalize(self._branch) for row in answer.workflow_runs]
         self._total = answer.total_count if number == 1 else max(self._total, answer.total_count)
         breaks_off = len(runs) < PER_PAGE and self._total > PER_PAGE * (number - 1) + len(runs) + _COUNTS_DIFFER
         if breaks_off and not runs:
             raise Unavailable(f"GitHub's list of runs ends at page {number} though it counts {self._total} runs")
         return Page(number, runs, number >= _LAST_PAGE or (len(runs) < PER_PAGE and not breaks_off))
 
-    async def run(self, id: int, question: str) -> Run:
-        row = await self._github.get(f"{self._actions}/runs/{id}", RunRow, params=_SLIM, cached=True, question=question)
-        return to_run(row, self._branch)
+    async def run(self, id: int) -> Run:
+        row = await self._github.get(f"{self._repo}/actions/runs/{id}", Run, params=_SLIM, cached=True)
+        return row.normalize(self._branch)
 
     async def attempt(self, run: Run, number: int) -> Run:
         """The run as of an earlier attempt."""
-        path = f"{self._actions}/runs/{run.id}/attempts/{number}"
-        attempt = to_run(await self._github.get(path, RunRow, params=_SLIM, question="attempts"), self._branch)
+        path = f"{self._repo}/actions/runs/{run.id}/attempts/{number}"
+        attempt = (await self._github.get(path, Run, params=_SLIM)).normalize(self._branch)
         attempt.attempt, attempt.on_branch = number, run.on_branch
         return attempt
 
@@ -71,14 +88,48 @@ class RunList:
         params: dict[str, str | int] = {**_SLIM, "per_page": count, "page": page}
         if on_branch:
             params["branch"] = self._branch
-        path = f"{self._actions}/workflows/{id}/runs"
-        answer = await self._github.get(path, RunPage, params=params, cached=True, question="runs of a workflow")
+        path = f"{self._repo}/actions/workflows/{id}/runs"
+        answer = await self._github.get(path, RunPage, params=params, cached=True)
         if not answer.workflow_runs and answer.total_count > count * (page - 1) + _COUNTS_DIFFER:
             raise Unavailable(f"GitHub counts {answer.total_count} runs of workflow {id} but shows none")
-        return [to_run(row, self._branch) for row in answer.workflow_runs]
+        return [row.normalize(self._branch) for row in answer.workflow_runs]
+
+    async def jobs(self, run: int) -> list[Job]:
+        """The jobs of all attempts."""
+        found: list[Job] = []
+        number = 0
+        while True:
+            number += 1
+            params: Mapping[str, str | int] = {"filter": "all", "per_page": _JOBS_PER_PAGE, "page": number}
+            page = await self._github.get(f"{self._repo}/actions/runs/{run}/jobs", JobPage, params=params)
+            found += page.jobs
+            self.has_shown_jobs = self.has_shown_jobs or bool(page.jobs)
+            if len(page.jobs) < _JOBS_PER_PAGE:
+                if len(found) < page.total_count:
+                    raise Unavailable(f"GitHub counts {page.total_count} jobs of run {run} but shows {len(found)}")
+                return found
+
+    async def annotations(self, job: int) -> list[Annotation]:
+        path = f"{self._repo}/check-runs/{job}/annotations"
+        return await self._github.get(path, list[Annotation], params={"per_page": PER_PAGE})
 
 
-async def read_window(runs: RunList, state: State, now: datetime, window: timedelta) -> list[int]:
+async def list_workflows(github: Github, repo: str) -> list[Workflow]:
+    """All workflows of ``repo``, the disabled ones included. Raises what ``Github.get`` does."""
+    found: dict[int, Workflow] = {}
+    number = 0
+    while True:
+        number += 1
+        params = {"per_page": PER_PAGE, "page": number}
+        page = await github.get(f"/repos/{repo}/actions/workflows", WorkflowPage, params=params, cached=True)
+        found |= {each.id: each for each in page.workflows}
+        if len(page.workflows) < PER_PAGE:
+            if len(found) < page.total_count:
+                raise Unavailable(f"GitHub counts {page.total_count} workflows but shows {len(found)}")
+            return list(found.values())
+
+
+async def read_window(actions: Actions, state: State, now: datetime, window: timedelta) -> list[int]:
     """Brings the window's runs up to date. Returns the ids of known runs that the list should show but does not.
 
     Raises Unavailable, Rejected and Unauthorized when the window can't be read whole.
@@ -88,37 +139,37 @@ async def read_window(runs: RunList, state: State, now: datetime, window: timede
     number, oldest = 0, now
     while oldest >= horizon:
         number += 1
-        page = await runs.page(number, "runs", cached=True)
-        state.take(page.runs, now)
+        page = await actions.page(number, cached=True)
+        state.take(page.runs)
         seen.update(run.id for run in page.runs)
         oldest = page.oldest
         if page.is_last and number >= _LAST_PAGE and page.runs[-1].created >= horizon:
             raise Rejected(f"the window holds more runs than GitHub lists ({PER_PAGE * number} read)")
-    if not seen and state.runs and state.doubt("runs", now) <= 3:
-        raise Unavailable(f"GitHub's list of runs is empty though it showed {len(state.runs)} of them before")
-    if seen:
-        state.believe("runs")
+    if not seen:
+        if state.runs:
+            raise Unavailable(f"GitHub's list of runs is empty though it showed {len(state.runs)} of them before")
+        return []
     state.reach = min(state.reach or now, oldest)
     state.read_at, state.front = now, number
     state.page = max(state.page, number + 1)
     state.depth = number if page.is_last else max(state.depth, number + 1)
-    state.is_empty = not seen
     return sorted(state.created_between(oldest) - seen)
 
 
-async def ask_unseen(runs: RunList, state: State, id: int, now: datetime) -> None:
+async def ask_unseen(actions: Actions, state: State, id: int) -> None:
     """A known run that its list does not show any more: it was deleted, or the list lags."""
     try:
-        state.take([await runs.run(id, "unseen runs")], now)
+        state.take([await actions.run(id)])
     except NotFound:
-        state.forget_run(id)
+        state.runs.pop(id, None)
 
 
-async def ask_attempts(runs: RunList, state: State, run: Run, now: datetime, ended: list[Run]) -> None:
+async def ask_attempts(actions: Actions, run: Run, now: datetime) -> list[Run]:
     """Asks back from the last attempt until one is known to have failed.
 
-    Adds to ``ended`` the attempts that no list showed because the next one, begun within 55 minutes, took their place.
+    Returns the attempts that no list showed because the next one, begun within 55 minutes, took their place.
     """
+    hidden = []
     followed_at = run.started
     for number in range(run.attempt - 1, 0, -1):
         is_hidden = _may_be_hidden(run, number, followed_at, now)
@@ -126,11 +177,12 @@ async def ask_attempts(runs: RunList, state: State, run: Run, now: datetime, end
             break
         followed_at = BEGINNING
         if is_hidden or number not in run.earlier:
-            attempt = await runs.attempt(run, number)
+            attempt = await actions.attempt(run, number)
             run.earlier[number] = attempt.conclusion or "none"
             if is_hidden:
-                ended.append(attempt)
+                hidden.append(attempt)
                 followed_at = attempt.started
+    return hidden
 
 
 def runs_with_unknown_attempts(runs: Iterable[Run], now: datetime) -> list[Run]:
@@ -145,3 +197,40 @@ def runs_with_unknown_attempts(runs: Iterable[Run], now: datetime) -> list[Run]:
 def _may_be_hidden(run: Run, number: int, followed_at: datetime, now: datetime) -> bool:
     is_unknown = number > run.reported and number not in run.earlier
     return bool(run.kind) and is_unknown and followed_at >= now - MAX_POINT_AGE
+
+
+async def ask_latest(actions: Actions, state: State, id: int, *, is_listed: bool, now: datetime) -> None:
+    """Learns the newest conclusive runs of a workflow on the branch, however old, from its own list.
+
+    The list that GitHub filters by branch may lack the newest runs, which the list of all runs has shown, and at times
+    all: what it does not show is looked for among the workflow's runs on any branch, too. Where there are none of these
+    either, the list of a workflow that has old runs tells whether such lists can be believed now.
+    """
+    try:
+        found = await _find_latest(actions, id)
+    except NotFound as error:
+        if not is_listed:
+            raise Rejected(describe_missing(str(id))) from error
+        raise Unavailable(f"GitHub lists workflow {id} but answers 404 for its runs: {error}") from error
+    if not found:
+        others = await actions.of_workflow(id, PER_PAGE, 1, on_branch=False)
+        oldest = min(state.runs.values(), key=lambda run: run.created, default=None)
+        if not others and oldest and oldest.created < now - _LAG:
+            known = oldest.workflow_id
+            if not await actions.of_workflow(known, 1, 1, on_branch=False):
+                raise Unavailable(f"GitHub lists no runs of workflow {id}, but none of {known} either, which has some")
+        found = _conclusive(others)
+    state.take(found)
+    state.asked[id] = now
+
+
+async def _find_latest(actions: Actions, id: int) -> list[Run]:
+    for number in range(1, _FILTERED_PAGES + 1):
+        rows = await actions.of_workflow(id, _FEW, number, on_branch=True)
+        if (found := _conclusive(rows)) or len(rows) < _FEW:
+            return found
+    return []
+
+
+def _conclusive(rows: Sequence[Run]) -> list[Run]:
+    return [run for run in rows if run.on_branch and run.is_conclusive]

@@ -135,10 +135,10 @@ async def test_large_bodies_are_read_whole_and_endless_ones_are_refused(server: 
 async def test_an_unchanged_answer_costs_nothing(server: Simulated, github: Github) -> None:
     with count_usage() as usage:
         for _ in range(3):
-            assert (await github.get(RUNS, Total, params={"page": 1}, cached=True, question="runs")).total_count == 0
+            assert (await github.get(RUNS, Total, params={"page": 1}, cached=True)).total_count == 0
     assert [asked.status for asked in server.app.asked] == [200, 304, 304]
     assert github.requests == {"200": 1, "304": 2}
-    assert (usage.requests["runs"], usage.points["runs"], usage.resources["core"]) == (3, 1, 1)
+    assert (usage.requests, usage.points) == (3, {"core": 1})
     server.world.add_run(1, server.world.now, "success")
     assert (await github.get(RUNS, Total, params={"page": 1}, cached=True)).total_count == 1
 
@@ -159,24 +159,23 @@ async def test_without_a_token_even_an_unchanged_answer_costs_a_point(
     with count_usage() as usage:
         for _ in range(2):
             await github.get(RUNS, Total, cached=True)
-    assert (usage.requests["other"], usage.points["other"]) == (2, 2)
+    assert (usage.requests, usage.points) == (2, {"core": 2})
     assert server.app.used["core"] == 2
 
 
 async def test_usage_counts_what_tasks_ask_and_nothing_from_outside(server: Simulated, github: Github) -> None:
     async def ask() -> None:
-        await github.get(RUNS, Total, question="runs")
+        await github.get(RUNS, Total)
 
     with count_usage() as cycle:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ask)
             tasks.start_soon(ask)
         with count_usage() as part:
-            await github.graphql(BUGS, Data, question="bugs")
+            await github.graphql(BUGS, Data)
     await ask()
-    assert cycle.requests == {"runs": 2, "bugs": 1}
-    assert part.points == {"bugs": 1}
-    assert part.resources == {"graphql": 1}
+    assert (cycle.requests, cycle.points) == (3, {"core": 2, "graphql": 1})
+    assert (part.requests, part.points) == (1, {"graphql": 1})
 
 
 async def test_an_etag_is_shown_to_nobody_but_the_token_it_was_given_to(

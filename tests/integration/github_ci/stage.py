@@ -76,6 +76,11 @@ class Stage:
             self.pass_time()
         raise AssertionError("the week of jobs was not read within eight cycles")
 
+    async def collect_until_counted_by_search(self) -> None:
+        """The two cycles in which pull requests are missing rather than counted by an index that lags."""
+        for _ in range(2):
+            await self.collect()
+
     def truth(self, values: dict[str, float] | None = None) -> dict[str, float]:
         """What must be told; without the jobs where ``values`` don't have them: the week may take some cycles."""
         expected = truth(self.world.repository, self.world.now, self.asked)

@@ -228,6 +228,7 @@ async def test_open_bugs_are_counted_with_and_without_their_sub_labels_by_lists_
             if not has_graphql:
                 stage.github.fail("graphql", faults.not_found)
                 world.lag = stage.github.app.lag = timedelta(0)
+                await stage.collect_until_counted_by_search()
             result = await stage.collect()
             assert values_of(result).items() >= {k: v for k, v in stage.truth().items() if "bugs" in k}.items()
             bugs = [each for each in result.samples if each.metric.name.endswith("github.bugs.count")]

@@ -97,16 +97,12 @@ async def test_without_the_right_to_read_annotations_the_jobs_are_missing_and_al
         assert parts_of(result) == ["jobs ended by their time limit"]
 
 
-async def test_where_graphql_does_not_answer_the_search_does() -> None:
-    for fault in (faults.bad_credentials, faults.not_found, faults.forbidden):
-        async with staged(small_world()) as stage:
-            stage.github.fail("graphql", fault)
-            assert await stage.values() == stage.truth()
-
-
-async def test_a_passing_trouble_of_graphql_leaves_numbers_out_and_a_lasting_one_is_worked_around() -> None:
+@pytest.mark.parametrize("fault", [faults.html, faults.bad_credentials, faults.not_found, faults.forbidden])
+async def test_a_passing_trouble_of_graphql_leaves_numbers_out_and_a_lasting_one_is_worked_around(
+    fault: faults.Fault,
+) -> None:
     async with staged(small_world()) as stage:
-        outage = stage.github.fail("graphql", faults.html)
+        outage = stage.github.fail("graphql", fault)
         for _ in range(2):
             result = await stage.collect()
             assert not values_of(result).keys() & PULLS

@@ -165,6 +165,7 @@ async def test_labels_that_are_not_there_count_nothing_and_one_of_a_group_is_eno
     async with staged(world, hotfix_labels=["fix", "urgent"], bug_sub_labels=["crash"]) as stage:
         if not has_graphql:
             stage.github.fail("graphql", faults.not_found)
+            await stage.collect_until_counted_by_search()
         result = await stage.collect()
         values = values_of(result)
         assert values.keys() & (PULLS | {"github.bugs.count:crash"}) == {

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from service.collectors.github_ci.metrics import quantile
-from service.collectors.github_ci.models import Named, Run, RunRow, to_run
+from service.collectors.github_ci.models import Named, Run
 from service.collectors.github_ci.state import MARGIN, State, begin, decode, encode
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -20,28 +20,29 @@ def run(id: int = 1, at: datetime = NOW - HOUR, **values: Any) -> Run:
 
 def state_with(*runs: Run) -> State:
     state = State("o/r", "main", read_at=NOW - 10 * MINUTE)
-    state.take(runs, NOW)
+    state.take(runs)
     return state
 
 
 def test_a_list_from_a_copy_that_lags_takes_nothing_back() -> None:
     state = state_with(run(attempt=2))
-    state.take([run(attempt=1, conclusion="failure"), run(attempt=2, conclusion=None, status="in_progress")], NOW)
+    state.take([run(attempt=1, conclusion="failure"), run(attempt=2, conclusion=None, status="in_progress")])
     assert (state.runs[1].attempt, state.runs[1].conclusion) == (2, "success")
 
 
 def test_a_run_that_is_run_again_leaves_what_became_of_the_attempt_before() -> None:
     state = state_with(run(conclusion="failure"))
-    state.take([run(attempt=2)], NOW)
+    state.take([run(attempt=2)])
     assert state.runs[1].has_failed_before is True
-    assert state_with(run(attempt=2)).runs[1].has_failed_before is None
+    assert not state.runs[1].is_verdict_open
+    assert state_with(run(attempt=2)).runs[1].is_verdict_open
 
 
 def test_an_attempt_that_was_seen_ended_keeps_its_first_end() -> None:
     state = state_with(run())
     touched = run()
     touched.updated = NOW
-    state.take([touched], NOW)
+    state.take([touched])
     assert state.runs[1].minutes == 5
 
 
@@ -49,7 +50,7 @@ def test_a_run_that_was_approved_ends_when_it_ends() -> None:
     state = state_with(run(conclusion="action_required"))
     ended = run()
     ended.updated = NOW - 2 * MINUTE
-    state.take([ended], NOW)
+    state.take([ended])
     assert (state.runs[1].updated, state.runs[1].has_known_end) == (NOW - 2 * MINUTE, True)
 
 
@@ -87,9 +88,11 @@ def test_what_can_not_be_decoded_is_none(stored: bytes | None) -> None:
     [(Named(full_name="O/R"), True), (Named(full_name="fork/r"), False), (None, False)],
 )
 def test_a_forks_branch_of_the_same_name_is_not_ours(head: Named | None, is_ours: bool) -> None:
-    row = RunRow(1, 7, NOW, head_branch="main", repository=Named(full_name="o/r"), head_repository=head)
-    assert to_run(row, "main").on_branch is is_ours
-    assert not to_run(row, "trunk").on_branch
+    def decoded() -> Run:
+        return Run(1, 7, head_branch="main", repository=Named(full_name="o/r"), head_repository=head)
+
+    assert decoded().normalize("main").on_branch is is_ours
+    assert not decoded().normalize("trunk").on_branch
 
 
 def test_the_quantile_lies_between_the_closest_ranks() -> None:
