@@ -101,14 +101,6 @@ async def test_limits_that_can_not_be_read_are_none(server: Simulated, github: G
     assert (await github.get(RUNS, Total)).total_count == 1
 
 
-async def test_a_server_without_limits_is_asked_freely(server: Simulated, github: Github) -> None:
-    server.app.limits = None
-    await github.get(RUNS, Total)
-    assert github.quota == {}
-    assert github.spare > 800
-    assert github.shortage is None
-
-
 async def test_no_wait_goes_beyond_the_callers_deadline(server: Simulated, github: Github) -> None:
     server.fail(RUNS, constant(Reply.of({"message": "Too many"}, 429, retry_after="4")))
     with anyio.fail_after(3), pytest.raises(Unavailable) as raised:
@@ -221,10 +213,3 @@ async def test_overtaking_answers_give_nothing_of_the_quota_back(server: Simulat
     server.app.used["core"] = 50
     await github.get(RUNS, Total)
     assert github.quota["core"].remaining == 4899
-
-
-async def test_a_refusal_tells_the_quota_too(server: Simulated, github: Github) -> None:
-    server.app.used["core"] = 1000
-    server.fail(RUNS, faults.server_error, times=1)
-    await github.get(RUNS, Total)
-    assert github.quota["core"].used == 1002

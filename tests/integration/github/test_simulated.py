@@ -46,11 +46,6 @@ async def test_following_the_links_gives_every_run_once_newest_first(
         assert order == sorted(order, reverse=True)
 
 
-async def test_a_list_ends_at_the_depth_that_github_gives(simulation: Simulated, http: httpx.AsyncClient) -> None:
-    assert (await http.get(f"{simulation.url}{RUNS}?per_page=100&page=400")).status_code == 200
-    assert (await http.get(f"{simulation.url}{RUNS}?per_page=100&page=401")).status_code == 422
-
-
 async def test_a_validator_belongs_to_its_token_and_saves_the_point(
     simulation: Simulated, http: httpx.AsyncClient
 ) -> None:
@@ -75,51 +70,6 @@ async def test_a_filtered_list_lags_behind_the_unfiltered_one(http: httpx.AsyncC
             (run,) = await rows(http, url, "workflow_runs")
             assert (run["run_attempt"], run["conclusion"]) == (2, None)
         assert await rows(http, f"{simulation.url}{RUNS}?branch=main&status=completed", "workflow_runs") == []
-
-
-async def test_runs_begin_and_end_as_the_clock_moves(http: httpx.AsyncClient) -> None:
-    world = World.empty()
-    world.add_run(1, world.now + timedelta(minutes=5), "failure", "success")
-    seen = []
-    async with simulated(world) as simulation:
-        for _ in range(5):
-            found = await rows(http, simulation.url + RUNS, "workflow_runs")
-            seen.append([(run["run_attempt"], run["status"], run["conclusion"]) for run in found])
-            world.now += timedelta(minutes=5)
-    begun, ended = (1, "in_progress", None), (1, "completed", "failure")
-    assert seen == [[], [begun], [ended], [(2, "in_progress", None)], [(2, "completed", "success")]]
-
-
-async def test_attempts_jobs_and_annotations_agree_with_the_run(simulation: Simulated, http: httpx.AsyncClient) -> None:
-    repository, now = simulation.world.repository, simulation.world.now
-    simulation.app.limits, overtime = None, 0
-    for run in repository.runs[:120]:
-        jobs = await rows(http, f"{simulation.url}{RUNS}/{run.id}/jobs", "jobs", filter="all")
-        for number, attempt in enumerate(run.seen(now), 1):
-            told = (await http.get(f"{simulation.url}{RUNS}/{run.id}/attempts/{number}")).json()
-            assert (told["run_attempt"], told["conclusion"]) == (number, attempt.conclusion)
-        assert {job["run_attempt"] for job in jobs} <= set(range(1, len(run.seen(now)) + 1))
-        for job in [job for job in jobs if job["conclusion"] == "cancelled"]:
-            notes = (await http.get(f"{simulation.url}{REPO}/check-runs/{job['id']}/annotations")).json()
-            overtime += any("maximum execution time" in note["message"] for note in notes)
-    assert overtime
-
-
-@pytest.mark.parametrize(
-    "path", ["", "/actions/runs/1", "/branches/nope", "/labels/nope", "/actions/workflows/77/runs"]
-)
-async def test_what_is_not_there_is_githubs_404(simulation: Simulated, http: httpx.AsyncClient, path: str) -> None:
-    repo = REPO if path else "/repos/no/such"
-    answer = await http.get(simulation.url + repo + path)
-    assert (answer.status_code, answer.json()["message"]) == (404, "Not Found")
-
-
-async def test_names_are_found_as_github_finds_them(http: httpx.AsyncClient) -> None:
-    world = World.empty("Metta-AI/metta")
-    world.repository.branches, world.repository.labels = {"topic/1"}, {"force/merge"}
-    async with simulated(world) as simulation:
-        for path in ("", "/branches/topic/1", "/branches/main", "/labels/Force%2FMerge"):
-            assert (await http.get(f"{simulation.url}/repos/metta-ai/Metta{path}")).status_code == 200
 
 
 async def test_graphql_and_the_search_count_the_same_when_the_index_is_up_to_date(http: httpx.AsyncClient) -> None:

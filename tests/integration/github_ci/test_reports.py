@@ -161,6 +161,7 @@ async def test_a_branch_that_is_renamed_is_noticed_in_the_next_cycle() -> None:
 async def test_labels_that_are_not_there_count_nothing_and_one_of_a_group_is_enough(has_graphql: bool) -> None:
     world = World.empty(lag=timedelta(0))
     world.add_workflow(1, "Tests")
+    world.add_run(1, NOW - HOUR, "success")
     world.repository.labels = {"force_merge", "bug"}
     async with staged(world, hotfix_labels=["fix", "urgent"], bug_sub_labels=["crash"]) as stage:
         if not has_graphql:
