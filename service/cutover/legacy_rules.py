@@ -146,7 +146,7 @@ class _Replay:
         settings, listed = self._facts.settings, self._facts.workflows or ()
         lists = {"tests_blocking_merge": settings.tests_blocking_merge, "benchmarks": settings.benchmarks}
         meant = WorkflowLists(lists, listed)
-        wanted = meant.ids(which) if which in lists else meant.others
+        wanted = meant.ids[which] if which in lists else meant.others
         if Cause.FIRST_PAGE in self._chosen and listed:
             wanted = wanted & {each.id for each in listed[:_FIRST_PAGE]}
         judged = sorted(self._judge(run for run in self._runs if run.on_branch), key=lambda run: run.age_key)

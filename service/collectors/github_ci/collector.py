@@ -134,13 +134,14 @@ class GithubCi:
             )
 
     def _has_quota(self, spent: Usage, interval: timedelta) -> bool:
-        """Whether a cycle's share of the quota lasts for one more repository."""
+        """Whether the quota lasts for one more: where all of them are too many for it, a cycle's share of it."""
         quota = self._github.quota.get("core")
         if quota is None:
             return True
         share = quota.limit * (1 - _RESERVE) * (interval / _HOUR)
-        left = min(share - spent.points["core"], quota.remaining - quota.limit * _RESERVE)
-        return left >= _STEADY_POINTS
+        is_enough_for_all = _STEADY_POINTS * len(self._settings.all_repositories) <= share
+        is_within_share = is_enough_for_all or spent.points["core"] + _STEADY_POINTS <= share
+        return is_within_share and quota.remaining - _STEADY_POINTS >= quota.limit * _RESERVE
 
     def _join(
         self, results: Mapping[str, CollectResult | HealthError], state: Mapping[str, bytes | None]
@@ -170,7 +171,7 @@ async def check_settings(github: Github, settings: GithubCiSettings) -> tuple[st
         listed = await list_workflows(github, repo)
         seen.append(f"{repo}: {len(listed)} workflows")
         meant = WorkflowLists({name: getattr(settings, name) for name in LISTS}, listed)
-        problems += [f"{repo}: {absent}" for name in LISTS if (absent := meant.missing(name))]
+        problems += [f"{repo}: {absent}" for absent in meant.missing.values()]
         if not await is_branch(github, repo, settings.branch):
             problems.append(f"{repo} has no branch {settings.branch!r}: correct branch")
         for key, wanted in labels.items():

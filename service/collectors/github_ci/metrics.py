@@ -17,86 +17,83 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class CheckedMetric:
-    """A metric and its check. ``condition``: as written, with the thresholds' names in braces."""
+    """A metric and its check, ``where``: workflow_name / task / check.
 
-    metric: Metric
-    workflow_name: str
-    task: str
-    check: str
+    ``condition``: as written, with the thresholds' names in braces.
+    """
+
+    name: str
+    where: str
     condition: str
+    help: str
+    unit: str = ""
+    kind: Kind = Kind.GAUGE
+
+    @property
+    def metric(self) -> Metric:
+        return Metric(_NAMESPACE + self.name, self.kind, self.unit, self.help)
 
     @property
     def tags(self) -> dict[str, str]:
-        return {
-            "workflow_category": "ci",
-            "workflow_name": self.workflow_name,
-            "task": self.task,
-            "check": self.check,
-        }
-
-
-def _metric(
-    name: str, where: str, condition: str, explained: str, unit: str = "", kind: Kind = Kind.GAUGE
-) -> CheckedMetric:
-    workflow_name, task, check = where.split(" / ")
-    return CheckedMetric(Metric(_NAMESPACE + name, kind, unit, explained), workflow_name, task, check, condition)
+        names = ("workflow_name", "task", "check")
+        return {"workflow_category": "ci", **dict(zip(names, self.where.split(" / "), strict=True))}
 
 
 _MAIN = "latest_state_of_main"
 _CHECKS = (
-    _metric(
+    CheckedMetric(
         "ci.workflow.tests_blocking_merge",
         f"{_MAIN} / tests_blocking_merge / workflow_passing",
         "> 0",
         "1 when the latest conclusive run on the branch of every workflow that blocks merges succeeded",
     ),
-    _metric(
+    CheckedMetric(
         "ci.workflow.benchmarks",
         f"{_MAIN} / benchmarks / workflow_passing",
         "> 0",
         "1 when the latest conclusive run on the branch of every benchmark workflow succeeded",
     ),
-    _metric(
+    CheckedMetric(
         "ci.workflow.other_failing",
         f"{_MAIN} / other_workflows / failing_count",
         "< 2",
         "Other active workflows whose latest conclusive run on the branch did not succeed",
     ),
-    _metric(
+    CheckedMetric(
         "ci.workflow.success",
         f"{_MAIN} / tests_blocking_merge / success_ratio",
         "=1.0",
         "1 when all conclusive runs on the branch in the window succeeded",
     ),
-    _metric(
+    CheckedMetric(
         "ci.workflow.success_ratio",
         f"{_MAIN} / tests_blocking_merge / success_share",
         "=1.0",
         "Share of the conclusive runs on the branch in the window that succeeded",
         "fraction",
     ),
-    _metric(
+    CheckedMetric(
         "ci.workflow.flaky_tests",
         f"{_MAIN} / tests_blocking_merge / flaky_tests",
         "< {flaky_tests}",
         "Runs in the window that succeeded after an earlier attempt had failed",
         "execution",
     ),
-    _metric(
+    CheckedMetric(
         "ci.workflow.duration.p90",
         "ci_smoothness / workflow_duration / p90_minutes",
         "< {p90_minutes}",
         "90th percentile of the duration of conclusive pre-merge runs in the window",
         "minute",
     ),
-    _metric(
+    CheckedMetric(
         "ci.workflow.cancelled",
         "ci_smoothness / jobs_cancelled / count",
         "< {cancelled}",
         "Cancelled runs on the branch in the window",
         "execution",
     ),
-    _metric(
+    CheckedMetric(
         "ci.workflow.duration",
         "ci_smoothness / workflow_duration / minutes",
         _NO_CONDITION,
@@ -104,41 +101,41 @@ _CHECKS = (
         "minute",
         Kind.DISTRIBUTION,
     ),
-    _metric(
+    CheckedMetric(
         "ci.jobs.timed_out",
         "ci_smoothness / jobs_timed_out / weekly_count",
         "< {timed_out}",
         "Jobs of the last 7 days, on any branch, that their time limit ended",
         "job",
     ),
-    _metric(
+    CheckedMetric(
         "github.hotfix.count",
         "commit_history / hotfix_commits / weekly_count",
         "< {hotfix}",
         "Merged pull requests with a hotfix label in the weekly window",
     ),
-    _metric(
+    CheckedMetric(
         "github.force_merge.count",
         "commit_history / force_merges / weekly_count",
         "< {force_merge}",
         "Merged pull requests with a force-merge label in the weekly window",
     ),
-    _metric(
+    CheckedMetric(
         "github.reverts.count",
         "commit_history / reverts / weekly_count",
         "< {revert}",
         "Merged pull requests with a revert label in the weekly window",
     ),
-    _metric(
+    CheckedMetric(
         "github.bugs.count",
         "bug_queue / open_bugs / count",
         "< {bugs}",
         "Open issues with the bug label; with tag label: those that carry that label, too",
     ),
 )
-CATALOGUE: Mapping[str, CheckedMetric] = {each.metric.name.removeprefix(_NAMESPACE): each for each in _CHECKS}
+CATALOGUE: Mapping[str, CheckedMetric] = {each.name: each for each in _CHECKS}
 METRICS = tuple(each.metric for each in _CHECKS)
-CHECK_TAGS = {each.metric.name: each.tags for each in _CHECKS if each.metric.kind is Kind.GAUGE}
+CHECK_TAGS = {each.metric.name: each.tags for each in _CHECKS if each.kind is Kind.GAUGE}
 QUOTA_REMAINING = Metric("metta.infra.collector.quota_remaining", help="Requests left of GitHub's hourly limit")
 QUOTA_LIMIT = Metric("metta.infra.collector.quota_limit", help="GitHub's hourly limit of requests")
 
@@ -294,11 +291,10 @@ def expected_checks(settings: GithubCiSettings) -> list[tuple[str, str]]:
 
 def format_condition(name: str, thresholds: Thresholds) -> str:
     """The condition as it is written: counts as whole numbers, minutes with their fraction (``5.0``)."""
-    texts = {}
-    for key in type(thresholds).model_fields:
-        value = getattr(thresholds, key)
-        is_whole = value is not None and key != "p90_minutes" and float(value).is_integer()
-        texts[key] = "" if value is None else str(int(value)) if is_whole else str(float(value))
-    if name == "github.bugs.count" and not texts["bugs"]:
+    if name == "github.bugs.count" and thresholds.bugs is None:
         return _NO_CONDITION
+    texts = {}
+    for key, value in thresholds.model_dump().items():
+        is_whole = value is not None and key != "p90_minutes" and float(value).is_integer()
+        texts[key] = str(int(value)) if is_whole else str(float(value or 0))
     return CATALOGUE[name].condition.format(**texts)

@@ -192,34 +192,30 @@ def make_evidence(title: Text, url: Text, at: datetime | None, conclusion: str, 
 
 
 class WorkflowLists:
-    """What the settings' ``lists`` mean among the workflows that are ``listed``, and which are the others."""
+    """What the settings' ``lists`` mean among the workflows that are ``listed``, and which are the ``others``.
+
+    A name that repeats means all of that name; an id that GitHub does not list may still have runs.
+    ``missing``: by list, what to tell of an entry that means no workflow.
+    """
 
     def __init__(self, lists: Mapping[str, Sequence[str]], listed: Sequence[Workflow]) -> None:
         self.names = {each.id: each.name for each in listed}
-        self._lists = {
-            name: {entry: {each.id for each in listed if each.is_meant_by(entry)} for entry in entries}
-            for name, entries in lists.items()
-        }
-        for entries in self._lists.values():
-            for entry, meant in entries.items():
-                if not meant and re.fullmatch("[0-9]{1,18}", entry):
-                    meant.add(int(entry))  # an id that GitHub does not list may still have runs
-        active = {each.id for each in listed if each.state == "active"}
-        self.others = active.difference(*(self.ids(name) for name in self._lists))
-        self.all = [*sorted(set().union(*(self.ids(name) for name in self._lists))), *sorted(self.others)]
-
-    def ids(self, name: str) -> set[int]:
-        """The workflows that a list means; names repeat, and then it means all of that name."""
-        return set().union(*self._lists[name].values())
+        self.missing: dict[str, str] = {}
+        self.ids: dict[str, set[int]] = {name: set() for name in lists}
+        for name, entry in ((name, entry) for name, entries in lists.items() for entry in entries):
+            meant = {each.id for each in listed if each.is_meant_by(entry)}
+            if not meant and re.fullmatch("[0-9]{1,18}", entry):
+                meant = {int(entry)}
+            if not meant:
+                self.missing.setdefault(name, describe_missing(entry))
+            self.ids[name] |= meant
+        on_lists: set[int] = set().union(*self.ids.values())
+        self.others = {each.id for each in listed if each.state == "active"} - on_lists
+        self.all = [*sorted(on_lists), *sorted(self.others)]
 
     def list_of(self, id: int) -> str | None:
         """The list that means a workflow."""
-        return next((name for name in self._lists if id in self.ids(name)), None)
-
-    def missing(self, name: str) -> str | None:
-        """What to tell of an entry that means no workflow, None when all do."""
-        absent = [entry for entry, meant in self._lists[name].items() if not meant]
-        return describe_missing(absent[0]) if absent else None
+        return next((name for name, ids in self.ids.items() if id in ids), None)
 
 
 def describe_missing(entry: str) -> str:

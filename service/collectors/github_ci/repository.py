@@ -271,9 +271,9 @@ class RepositoryCycle:
         if self._workflows and has_branch:
             unknown = set(state.unknown_workflows(self._workflows.all))
             for name in LISTS:
-                if absent := self._workflows.missing(name):
-                    self._failures[name] = Rejected(absent)
-                ids = self._workflows.ids(name)
+                if name in self._workflows.missing:
+                    self._failures[name] = Rejected(self._workflows.missing[name])
+                ids = self._workflows.ids[name]
                 if ids and self._is_known(name, unknown.isdisjoint(ids)):
                     found.append(metrics.measure_list(f"ci.workflow.{name}", [latest.get(id) for id in ids]))
             if self._is_known(_OTHERS, unknown.isdisjoint(self._workflows.others)):

@@ -19,7 +19,6 @@ WEEK = timedelta(days=7)
 RERUN_WITHIN = timedelta(days=30)  # GitHub lets a run be run again for so long
 _LONGEST_RUN = timedelta(days=35)  # https://docs.github.com/actions/reference/limits: waiting included
 _PLAUSIBLE = timedelta(hours=1)
-_LONG_CYCLE = timedelta(minutes=15)  # after a longer one there is more to ask
 _CLOCKS_DIFFER = timedelta(minutes=5)
 _UNFINISHED_KEPT = 200
 # More than one, so that the next older run is known when the latest is run again or deleted.
@@ -179,8 +178,6 @@ def begin(stored: bytes | None, repo: str, branch: str, now: datetime) -> State:
         return State(repo, branch, turned_at=now)
     if state.read_at is None or now - state.read_at > MARGIN:
         state.restart()
-    elif now - state.read_at > _LONG_CYCLE:
-        state.was_whole = False
     return state
 
 

@@ -60,9 +60,10 @@ def _take_jobs(run: Run, until: int, jobs: Sequence[Job], now: datetime) -> None
     """Keeps the jobs of the attempts up to ``until`` that their time limit ended within the week, or may have."""
     # A job that a re-run carried over into its attempt is listed there again, with its old times.
     first: dict[tuple[str | None, datetime | None], int] = {}
+    known = {job.id for job in (*run.overtime, *run.cancelled)}
     for job in sorted(jobs, key=lambda job: job.attempt):
         is_carried = first.setdefault((job.name, job.ended), job.attempt) < job.attempt
-        is_new = run.looked_into < job.attempt <= until and not is_carried
+        is_new = run.looked_into < job.attempt <= until and not is_carried and job.id not in known
         if not is_new or job.ended is None or job.ended < now - WEEK:
             continue
         if job.conclusion == "timed_out":

@@ -82,23 +82,21 @@ async def test_a_date_counts_from_githubs_own_clock(server: Simulated, github: G
     assert raised.value.retry_after == 60
 
 
-@pytest.mark.parametrize(
-    "wait", ["Mon, 01 Jan 99999999999 00:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 -2300", "soon", "1" * 5000]
-)
-async def test_a_wait_that_can_not_be_read_is_none(server: Simulated, github: Github, wait: str) -> None:
-    server.fail(RUNS, constant(Reply.of({}, 503, retry_after=wait)))
-    with pytest.raises(Unavailable, match="503") as raised:
-        await github.get(RUNS, Total)
-    assert raised.value.retry_after is None
+async def test_a_wait_that_can_not_be_read_is_none(server: Simulated, github: Github) -> None:
+    for wait in ("Mon, 01 Jan 99999999999 00:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 -2300", "soon", "1" * 5000):
+        server.fail(RUNS, constant(Reply.of({}, 503, retry_after=wait)), times=3)
+        with pytest.raises(Unavailable, match="503") as raised:
+            await github.get(RUNS, Total)
+        assert raised.value.retry_after is None
 
 
-@pytest.mark.parametrize("header", ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"])
 @pytest.mark.parametrize("value", ["", "many", "-1", "99999999999999", "1" * 5000])
-async def test_limits_that_can_not_be_read_are_none(server: Simulated, github: Github, header: str, value: str) -> None:
-    reply = Reply.of({"total_count": 1})
-    reply.headers[header] = value
-    server.fail(RUNS, constant(reply))
-    assert (await github.get(RUNS, Total)).total_count == 1
+async def test_limits_that_can_not_be_read_are_none(server: Simulated, github: Github, value: str) -> None:
+    for header in ("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"):
+        reply = Reply.of({"total_count": 1})
+        reply.headers[header] = value
+        server.fail(RUNS, constant(reply), times=1)
+        assert (await github.get(RUNS, Total)).total_count == 1
 
 
 async def test_no_wait_goes_beyond_the_callers_deadline(server: Simulated, github: Github) -> None:
