@@ -42,6 +42,7 @@ async def _measure() -> tuple[list[Cycle], list[Cycle]]:
     world = generate(seed=1, ahead=timedelta(hours=3))
     async with simulated(world) as github:
         github.app.latency = LATENCY
+        github.app.secondary = 10**6  # the world's time passes faster than the minute of this limit
         replaced = []
         for _ in range(3):
             github.take_asked()
@@ -57,7 +58,7 @@ def _count(github: Simulated) -> dict[str, int]:
 
 
 async def _collect(github: Simulated) -> list[Cycle]:
-    """A cold cycle and those that follow, ten minutes apart."""
+    """A cold cycle and, once the week of jobs is read, steady ones, ten minutes apart."""
     world = github.world
     settings = GithubCi.Settings.model_validate(
         {
@@ -68,16 +69,19 @@ async def _collect(github: Simulated) -> list[Cycle]:
             "benchmarks": [str(world.repository.workflows[3].id)],
         }
     )
-    cycles = []
+    cycles: list[Cycle] = []
+    is_whole = False
     async with httpx.AsyncClient() as http, anyio.TemporaryDirectory() as folder:
         store = await Store.open(Path(folder), StoreSettings(), lambda: world.now)
         collector = GithubCi(settings, Context("ci", github.client(http), http, CollectorState(store.states, "ci")))
-        for _ in range(1 + STEADY_CYCLES):
+        while len(cycles) < 1 + STEADY_CYCLES:
             github.take_asked()
             began = time.perf_counter()
             result = await collector.collect(world.now)
-            cycles.append((time.perf_counter() - began, _count(github)))
-            if result.failures and len(cycles) > 2:
+            if not cycles or is_whole:
+                cycles.append((time.perf_counter() - began, _count(github)))
+            is_whole = is_whole or any(each.metric.name.endswith("jobs.timed_out") for each in result.samples)
+            if result.failures and is_whole:
                 raise RuntimeError(f"the cycle is not whole: {'; '.join(map(str, result.failures))}")
             await store.states.write("ci", result.state)
             world.now += BETWEEN
