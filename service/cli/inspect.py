@@ -1,6 +1,6 @@
 """Commands that look and change nothing: ``list``, ``check``, ``diagnose``, ``list-workflows``, ``completion``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -23,20 +23,17 @@ def list_(options: Options) -> None:
     if options.json:
         out.print_json(rows)
         return
-    out.print_table(
-        "",
-        ("collector", "type", "schedule", "in words", "next run"),
-        [
-            (row["name"], row["type"], row["schedule"], row["in_words"], " ".join(row["next"]) or "disabled")
-            for row in rows
-        ],
-    )
+    columns = ("collector", "type", "schedule", "in words", "next run")
+    keys = ("name", "type", "schedule", "in_words")
+    out.print_table("", columns, [(*(row[key] for key in keys), " ".join(row["next"]) or "disabled") for row in rows])
 
 
 @command(example="infra-health check --resolved")
 @click.option("--resolved", is_flag=True, help="Print every setting as resolved, secrets masked.")
 def check(options: Options, resolved: bool) -> None:
     """Validates the configuration: verdict, collectors with their next runs, series, secrets, warnings."""
+    loaded = options.load()  # before the imports: see there
+    options.start_logs(loaded, level="error")
     import anyio
 
     from service.config.clients import check_environment
@@ -44,8 +41,6 @@ def check(options: Options, resolved: bool) -> None:
     from service.daemon.series import find_collisions, forecast_series
     from service.domain.errors import ConfigError
 
-    loaded = options.load()
-    options.start_logs(loaded, level="error")
     settings = loaded.settings
     if problems := check_environment(options.environ()):
         raise ConfigError("\n".join(problems))
@@ -53,6 +48,10 @@ def check(options: Options, resolved: bool) -> None:
     series = anyio.run(forecast_series, settings, datetime.now(UTC))
     secrets = anyio.run(_look_up_secrets, settings, options.environ())
     warnings = [*loaded.warnings, *find_collisions(settings), *filter(None, [series.warning])]
+    warnings += [
+        f"collectors.{name} has no source: it is waiting for a first push (or name a source)"
+        for name in anyio.run(_find_waiting, settings)
+    ]
     if options.json:
         out.print_json(
             {
@@ -66,23 +65,38 @@ def check(options: Options, resolved: bool) -> None:
         )
         return
     message("The configuration is valid.", fg="green", err=False)
-    click.echo(f"file: {loaded.file or 'none: defaults and environment'}\n\ncollectors and their next runs")
-    for row in rows:
-        click.echo(f"  {row['name']} ({row['type']}, {row['in_words']}): {', '.join(row['next']) or 'disabled'}")
+    click.echo(f"file: {loaded.file or 'none: defaults and environment'}")
+    runs = [f"{row['name']} ({row['type']}, {row['in_words']}): {', '.join(row['next']) or 'disabled'}" for row in rows]
+    _print_section("collectors and their next runs", runs)
     click.echo(f"\nseries: {series}")
     for metric in series.metrics if resolved else ():
         click.echo(f"  {metric}")
-    click.echo("\nsecrets")
-    for secret in secrets:
-        click.echo(f"  {secret['name']}: {secret['source']} ({_rotation(secret)})")
-    if warnings:
-        click.echo("\nwarnings")
-    for warning in warnings:
-        message(f"  {warning}", fg="yellow", err=False)
+    _print_section("secrets", [_describe_secret(secret) for secret in secrets])
+    _print_section("warnings", warnings, "yellow")
     if resolved:
         import yaml
 
         click.echo("\n" + yaml.safe_dump(describe(settings), sort_keys=False, allow_unicode=True).rstrip())
+
+
+async def _find_waiting(settings: "Settings") -> list[str]:
+    """The enabled collectors without a source that nothing was pushed to yet."""
+    from service.daemon import has_state
+
+    names = [
+        name
+        for name, each in settings.collectors.items()
+        if each.enabled and getattr(each, "source", "elsewhere") is None
+    ]
+    if not names or not has_state(settings.state_dir):
+        return names
+    from service.store import Store
+
+    store = await Store.open_reading(settings.state_dir)
+    try:
+        return [name for name in names if not await store.states.pushes(name)]
+    finally:
+        await store.close()
 
 
 async def _look_up_secrets(settings: "Settings", environ: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -105,13 +119,22 @@ async def _look_up_secrets(settings: "Settings", environ: Mapping[str, str]) -> 
     ]
 
 
-def _rotation(secret: Mapping[str, Any]) -> str:
+def _describe_secret(secret: Mapping[str, Any]) -> str:
     if secret["trouble"]:
-        return str(secret["trouble"])
-    if secret["can_change"]:
-        return "a new value is taken over while the daemon runs"
-    is_set = secret["source"] != "nowhere"
-    return "can't change while the daemon runs: rotating it needs a restart" if is_set else "not set"
+        note = secret["trouble"]
+    elif secret["can_change"]:
+        note = "a new value is taken over while the daemon runs"
+    else:
+        is_set = secret["source"] != "nowhere"
+        note = "can't change while the daemon runs: rotating it needs a restart" if is_set else "not set"
+    return f"{secret['name']}: {secret['source']} ({note})"
+
+
+def _print_section(title: str, lines: Sequence[str], colour: str | None = None) -> None:
+    if lines:
+        click.echo(f"\n{title}")
+    for line in lines:
+        click.secho(f"  {line}", fg=colour)
 
 
 @command(example="infra-health diagnose")
@@ -128,10 +151,9 @@ def diagnose(options: Options) -> None:
         out.print_json([asdict(each) for each in findings])
     else:
         for each in findings:
-            click.echo(f"{each.name:<16}", nl=False)
-            click.secho(f"{each.status:<5}", fg=_COLOURS[each.status], nl=False)
+            status = click.style(f"{each.status:<5}", fg=_COLOURS[each.status])
             line = each.detail + (f". Remedy: {each.remedy}" if each.remedy else "")
-            click.echo(out.escape(line.replace("\n", " ")))
+            click.echo(f"{each.name:<16}{status}{out.escape(' '.join(line.splitlines()))}")
     exit_with(Exit.FAILED if any(each.status == "fail" for each in findings) else Exit.DONE)
 
 
@@ -159,11 +181,8 @@ def list_workflows(options: Options, repo: str | None) -> None:
     if options.json:
         out.print_json(rows)
         return
-    out.print_table(
-        "",
-        ("id", "name", "file", "state"),
-        [(str(row["id"]), row["name"], row["path"], row["state"]) for row in rows],
-    )
+    columns = ("id", "name", "file", "state")
+    out.print_table("", columns, [(str(row["id"]), row["name"], row["path"], row["state"]) for row in rows])
 
 
 async def _read_workflows(options: Options, repo: str | None) -> list[dict[str, Any]]:
@@ -205,11 +224,9 @@ def _next_runs(name: str, settings: "CollectorSettings", count: int) -> dict[str
 
     schedule = cron.parse(settings.schedule)
     fires: list[datetime] = []
-    while settings.enabled and len(fires) < count:
-        fire = schedule.next(fires[-1] if fires else datetime.now(UTC), settings.time_zone)
-        if fire is None:
-            break
-        fires.append(fire)
+    at: datetime | None = datetime.now(UTC)
+    while settings.enabled and len(fires) < count and at and (at := schedule.next(at, settings.time_zone)):
+        fires.append(at)
     return {
         "name": name,
         "type": settings.type,

@@ -165,13 +165,13 @@ def cancel(options: Options, http: "httpx.Client", run: str, reason: str | None)
 def _wait_for_end(http: "httpx.Client", run_id: str, seconds: int, quiet: bool) -> dict[str, Any]:
     """The run as it is when it ended or after ``seconds``, with its progress on stderr."""
     began, last = time.monotonic(), ""
-    with out.Progress(quiet=quiet, lines=True) as progress:
+    with out.show_progress(quiet=quiet, lines=True) as progress:
         while True:
             run = read_answer(http.get(f"/api/v1/runs/{run_id}"))
             errors = () if run["ended"] else run["errors"]  # those of an ended run are its result
             text = f"{run_id}: attempt {run['attempts'] or 1} {'; '.join(errors)}".rstrip()
             if text != last:
-                progress.show(out.escape(text))
+                progress(text)
                 last = text
             if run["ended"] or time.monotonic() - began >= seconds:
                 return run
@@ -236,10 +236,10 @@ def flare(options: Options, url: str, file: Path) -> None:
         raise click.UsageError(f"FILE ends in {' or '.join(SUFFIXES)}, not {file.name!r}")
     loaded = options.load()
     options.start_logs(loaded, level="error")
-    with out.Progress(quiet=options.quiet) as progress:
-        progress.show("looking at the settings and the state directory")
+    with out.show_progress(quiet=options.quiet) as progress:
+        progress("looking at the settings and the state directory")
         files = anyio.run(read_local_files, loaded, options.environ())
-        progress.show(f"asking the daemon at {url}")
+        progress(f"asking the daemon at {url}")
         files |= _ask_daemon(url)
     write_bundle(file, files)
     if options.json:

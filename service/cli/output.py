@@ -3,15 +3,14 @@
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from shutil import get_terminal_size
+from typing import Any, TextIO
 
 import click
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _STYLE = {"pass": "green", "fail": "bold red", "unknown": "dim"}
 
@@ -24,14 +23,8 @@ def escape(text: str) -> str:
 
 
 def is_plain(stream: TextIO) -> bool:
-    """Whether it gets text alone. NO_COLOR promises that as much as a pipe does; rich leaves bold and spinners in."""
+    """Whether it gets text alone. NO_COLOR promises that as much as a pipe does; rich leaves bold in."""
     return not stream.isatty() or bool(os.environ.get("NO_COLOR"))
-
-
-def open_console(stream: TextIO) -> "Console":
-    from rich.console import Console
-
-    return Console(file=stream, highlight=False)
 
 
 def print_json(value: Any) -> None:
@@ -72,10 +65,11 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         click.echo("\n".join([*filter(None, [title]), *lines]) + ("\n" if title else ""))
         return
     from rich import box
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    terminal = open_console(sys.stdout)
+    terminal = Console(highlight=False)
     fitting = len(columns) - (1 if below and sum(widths) + 3 * len(widths) > terminal.width else 0)
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for at, name in enumerate(columns[:fitting]):
@@ -106,34 +100,25 @@ def print_samples(title: str, samples: Sequence[Mapping[str, Any]]) -> None:
     print_table(title, columns[:shown], [row[:shown] for row in rows])
 
 
-class Progress:
-    """A spinner with the latest text on a terminal; in a pipe nothing, or with ``lines`` each text on its line."""
+@contextmanager
+def show_progress(*, quiet: bool = False, lines: bool = False) -> Iterator[Callable[[str], None]]:
+    """Takes texts: on a terminal one line with the latest, in a pipe nothing, or with ``lines`` each on its line.
 
-    def __init__(self, *, quiet: bool = False, lines: bool = False) -> None:
-        is_terminal = not is_plain(sys.stderr)
-        self._status = open_console(sys.stderr).status("starting") if is_terminal and not quiet else None
-        self._lines = lines and not quiet and not is_terminal
+    The empty text clears the line, so that what is printed then stands by itself.
+    """
+    is_terminal = not is_plain(sys.stderr)
 
-    def __enter__(self) -> Self:
-        if self._status:
-            self._status.start()
-        return self
+    def show(text: str) -> None:
+        if is_terminal and not quiet:
+            line = " ".join(escape(text).split())[: get_terminal_size().columns - 1]
+            click.echo(f"\r\x1b[K{line}", err=True, nl=False)
+        elif lines and text and not quiet:
+            click.echo(escape(text), err=True)
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def show(self, text: str) -> None:
-        if self._status:
-            from rich.text import Text
-
-            self._status.update(Text(text))  # as text: what a server sent is no markup
-        elif self._lines:
-            click.echo(text, err=True)
-
-    def stop(self) -> None:
-        """Clears the line; what is printed from now on stands by itself."""
-        if self._status:
-            self._status.stop()
+    try:
+        yield show
+    finally:
+        show("")
 
 
 # Times, values and foreign texts as a person at a terminal reads them

@@ -87,10 +87,10 @@ def run_once(
     loaded = options.load()
     _refuse_unknown(names, loaded.settings)
     options.start_logs(loaded, level="warning")
-    progress = options.exits.enter_context(out.Progress(quiet=options.quiet))
+    progress = options.exits.enter_context(out.show_progress(quiet=options.quiet))
 
     def report(result: "Pass") -> int:
-        progress.stop()
+        progress("")
         samples = [sample.as_json() for each in result.collectors for sample in each.samples]
         if output:
             out.write_json(output, samples)
@@ -106,7 +106,7 @@ def run_once(
         is_good = _report_collectors(result, strict) & _report_delivery(result, options.quiet or not push)
         return Exit.DONE if is_good else Exit.FAILED
 
-    return anyio.run(run_pass, loaded.settings, options.environ(), names, push, progress.show, report)
+    return anyio.run(run_pass, loaded.settings, options.environ(), names, push, progress, report)
 
 
 def _print_pass(result: "Pass") -> None:
@@ -157,8 +157,8 @@ def preview(options: Options, names: tuple[str, ...], show_all: bool) -> None:
     loaded = options.load()
     _refuse_unknown(names, loaded.settings)
     options.start_logs(loaded, level="warning")
-    with out.Progress(quiet=options.quiet) as progress:
-        found = anyio.run(preview_collectors, loaded.settings, options.environ(), list(names) or None, progress.show)
+    with out.show_progress(quiet=options.quiet) as progress:
+        found = anyio.run(preview_collectors, loaded.settings, options.environ(), list(names) or None, progress)
     if options.json:
         out.print_json([each.as_json() for each in found])
     for each in found:

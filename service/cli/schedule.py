@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -13,7 +14,6 @@ from service.cli import output as out
 from service.cli.options import Options, command, complete_collector, message
 
 if TYPE_CHECKING:
-    from service.config.settings import Settings
     from service.domain.cron import Schedule
 
 _RECENT_RUNS = 50  # whose median is the usual duration
@@ -64,9 +64,9 @@ def schedule(options: Options, what: str | None, time_zone: str | None, at: str 
 
 
 def _plan_collectors(options: Options, name: str | None, zone: ZoneInfo | None) -> list[_Plan]:
-    import anyio
-
     from service.config.fields import did_you_mean
+    from service.daemon import has_state
+    from service.domain import cron
 
     loaded = options.load()
     options.start_logs(loaded, level="warning")
@@ -74,34 +74,35 @@ def _plan_collectors(options: Options, name: str | None, zone: ZoneInfo | None) 
     if name is not None and name not in known:
         hint = did_you_mean(name, known) or f"; configured are: {', '.join(known)}"
         raise click.UsageError(f"no collector is called {name}{hint}")
-    return anyio.run(_read_plans, loaded.settings, [name] if name else list(known), zone)
-
-
-async def _read_plans(settings: "Settings", names: list[str], zone: ZoneInfo | None) -> list[_Plan]:
-    from service.daemon import has_state
-    from service.domain import cron
-
-    plans = []
-    for name in names:
-        each = settings.collectors[name]
-        policy = each.concurrency_policy.value
-        plans.append(_Plan(name, cron.parse(each.schedule), zone or each.time_zone, policy))
-    if not has_state(settings.state_dir):
+    plans = [
+        _Plan(key, cron.parse(each.schedule), zone or each.time_zone, each.concurrency_policy.value)
+        for key, each in known.items()
+        if name in (None, key)
+    ]
+    if not has_state(loaded.settings.state_dir):
         return plans
+    import anyio
+
+    return anyio.run(_add_history, plans, loaded.settings.state_dir)
+
+
+async def _add_history(plans: list[_Plan], state_dir: Path) -> list[_Plan]:
     from service.domain.runs import Mode
     from service.store import Store
 
-    store = await Store.open_reading(settings.state_dir)
+    store = await Store.open_reading(state_dir)
     try:
         slots = await store.runs.slots(Mode.LIVE)
-        for at, (name, plan) in enumerate(zip(names, plans, strict=True)):
+        found = []
+        for plan in plans:
+            name = plan.collector or ""
             runs = await store.runs.list(name, limit=_RECENT_RUNS)
             seconds = [run.seconds for run in runs if run.seconds is not None and run.outcome and run.outcome.succeeded]
             usual = timedelta(seconds=median(seconds)) if seconds else None
-            plans[at] = replace(plan, last_slot=slots.get(name), usual=usual)
+            found.append(replace(plan, last_slot=slots.get(name), usual=usual))
+        return found
     finally:
         await store.close()
-    return plans
 
 
 def _parse_time(text: str | None, zone: ZoneInfo) -> datetime:
