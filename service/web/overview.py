@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from itertools import chain
 from typing import Any, TypeVar
@@ -89,6 +89,16 @@ class _Entry:
     lock: anyio.Lock = field(default_factory=anyio.Lock)
 
 
+@dataclass(frozen=True, slots=True)
+class KnownChecks:
+    """A collector's checks as they were after its last cycle, and ``until`` when they say what is true."""
+
+    job: Job
+    cycle: int | None
+    until: datetime
+    views: list[CheckView]
+
+
 @dataclass
 class AppContext:
     """The daemon as the web sees and changes it. A reload replaces ``settings`` (and ``reload_error``) in place, and
@@ -118,6 +128,7 @@ class AppContext:
     def __post_init__(self) -> None:
         self.telemetry = Telemetry(self.info.version, self.info.commit)
         self.cache = Cache(self.clock)
+        self.checks: dict[str, KnownChecks] = {}
         # One at a time: threads that compute take the loop's turns.
         self.threads = anyio.CapacityLimiter(1)
         # Callers that wait for a run hold a connection, pushes take the memory of a large snapshot.
@@ -149,18 +160,41 @@ async def read_overview(context: AppContext) -> Overview:
     async def read() -> Overview:
         jobs = dict(context.scheduler.jobs)
         facts = await _read_facts(context)
-        checks = await context.store.runs.checks_of(list(jobs))
+        checks = await _read_all_checks(context, jobs)
         warnings = [check for check in (await check_readiness(context)).checks if check.status != "ok"]
 
         def work() -> Overview:
             collectors = {name: _view(context, job, facts) for name, job in jobs.items()}
-            views = {name: _judge(context, job, checks.get(name, ())) for name, job in jobs.items()}
-            return Overview(_sum_up(context, facts, collectors, views, warnings), collectors, views)
+            return Overview(_sum_up(context, facts, collectors, checks, warnings), collectors, checks)
 
         # Of a thousand collectors it takes longer than the loop may stand still.
         return await anyio.to_thread.run_sync(work, limiter=context.threads)
 
     return await context.cache.get(OVERVIEW, read)
+
+
+async def _read_all_checks(context: AppContext, jobs: Mapping[str, Job]) -> dict[str, list[CheckView]]:
+    """Anew only those of collectors that had a cycle since, or with a value that is too old by now: to read the checks
+    of a thousand collectors takes as long as all the rest."""
+    now, cycles = context.clock.now(), await context.store.history.last_cycles(list(jobs))
+    known = {
+        name: each
+        for name, each in context.checks.items()
+        if each.job is jobs.get(name) and each.cycle == cycles.get(name) and now <= each.until
+    }
+    behind = {name: job for name, job in jobs.items() if name not in known}
+    found = await context.store.runs.checks_of(list(behind)) if behind else {}
+
+    def work() -> None:
+        for name, job in behind.items():
+            views = _judge(context, job, found.get(name, ()))
+            ends = [view.measured_at + job.max_age for view in views if view.measured_at]
+            until = min((end for end in ends if end >= now), default=datetime.max.replace(tzinfo=UTC))
+            known[name] = KnownChecks(job, cycles.get(name), until, views)
+
+    await anyio.to_thread.run_sync(work, limiter=context.threads)
+    context.checks = known
+    return {name: known[name].views for name in jobs}
 
 
 async def read_collector(context: AppContext, name: str) -> CollectorView:
