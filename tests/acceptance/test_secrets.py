@@ -1,0 +1,59 @@
+"""The five secrets of a daemon: whatever fails, and whoever asks, none of them is told."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.acceptance.load import add_queue
+from tests.acceptance.program import KEY, TOKEN, place, wait_for
+
+SECRETS = {
+    "INFRA_HEALTH_TOKEN": "t0ken-of-the-operators",
+    "INFRA_HEALTH_READ_TOKEN": "t0ken-of-the-readers",
+    "DD_API_KEY": KEY,
+    "DD_APP_KEY": "fedcba9876543210fedcba9876543210fedcba98",
+    "GITHUB_TOKEN": TOKEN,
+}
+WRONG = ("", "Bearer wrong", "Basic OndPT05H", "Bearer \xff")
+
+
+def test_five_secrets_are_in_no_page_answer_error_header_or_log(tmp_path: Path) -> None:
+    with place(tmp_path) as here:
+        here.environ |= SECRETS
+        add_queue(here, "leak all", backoff_limit=0)
+        with here.daemon("-v") as daemon:
+            reader = {"authorization": f"Bearer {SECRETS['INFRA_HEALTH_READ_TOKEN']}"}
+            operator = {"authorization": f"Bearer {SECRETS['INFRA_HEALTH_TOKEN']}"}
+
+            def find_ended() -> Any:  # the first run of an empty store, which starts by itself
+                last = daemon.http.get("/api/v1/collectors/queue", headers=reader).raise_for_status().json()["last_run"]
+                return last if last and last["ended"] else None
+
+            ended = wait_for(find_ended, daemon)
+            assert ended["errors"] == ["unexpected RuntimeError: refused: " + " ".join(["********"] * len(SECRETS))]
+
+            def answers() -> Iterator[httpx.Response]:
+                paths = daemon.http.get("/openapi.json", headers=reader).raise_for_status().json()["paths"]
+                places = {"name": "queue", "id": ended["id"], "metric": "nothing"}
+                known = [re.sub(r"{(\w+)}", lambda each: places[each[1]], path) for path in paths]
+                pages = ("/", "/tv", "/docs", "/collectors/queue", f"/runs/{ended['id']}", "/checks/queue/0", "/nope")
+                for path in (*known, *pages):
+                    for accept in ("text/html", "application/json"):
+                        yield daemon.http.get(path, headers={**reader, "accept": accept})
+                    for wrong in WRONG:
+                        headers = {b"authorization": wrong.encode("latin-1")}
+                        yield daemon.http.get(path, headers=headers)
+                        yield daemon.http.post(path, headers=headers)
+                    yield daemon.http.post(path, headers=operator, content=b"{")
+                    yield daemon.http.get(path, headers={**operator, "host": "evil.example"})
+
+            told = [f"{each.status_code} {each.url} {each.headers} {each.text}" for each in answers()]
+            assert {text[:3] for text in told} >= {"200", "400", "401", "404", "405", "421"}
+            assert daemon.end() == 0
+            told.append(daemon.text)
+    assert "error.stack" in told[-1], "the failure itself is told"
+    for name, secret in SECRETS.items():
+        assert not [text[:200] for text in told if secret in text], name
