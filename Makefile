@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 UV := .uv/bin/uv
+# The tests start hundreds of programs: what one of them has compiled the others must find.
+unexport PYTHONDONTWRITEBYTECODE
 # Two makes in one checkout take turns at setting up, where flock exists. The second then finds it done.
 TURN := $(if $(shell command -v flock),flock Makefile)
 
