@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from statistics import quantiles
 
@@ -41,7 +42,7 @@ def run() -> Iterable[Measured]:
         process = _start(Path(folder), intake)
         try:
             log = Path(folder) / "log"
-            with client(process, log) as http, client(process, log) as probe:
+            with closing(client(process, log)) as http, closing(client(process, log)) as probe:
                 idle_until = time.monotonic() + 3
                 quiet = _latencies(probe, lambda: time.monotonic() < idle_until)
                 http.post("/api/v1/collectors/burst/runs").raise_for_status()

@@ -1,5 +1,6 @@
 """10,000 series from samples to the 202: outbox, chunks and intake against the official client and a bare request."""
 
+import gc
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -160,6 +161,8 @@ async def _outbox(samples: Sequence[Sample], url: str) -> tuple[float, list[floa
         store = await Store.open(Path(folder), StoreSettings(), clock.now)
         async with httpx.AsyncClient() as client, anyio.create_task_group() as tasks:
             forwarder = Forwarder(store.outbox, Intake(url, Secret("Datadog API key", "", _KEY), client), clock)
+            gc.collect()
+            gc.freeze()  # as the daemon does once it has started
             tasks.start_soon(_tick, stalls)
             for number in range(-1, ROUNDS):
                 active = Run(f"bench-{number}", "bench", Cause.ONCE, clock.now())
