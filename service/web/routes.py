@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 
 import anyio
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from pydantic import AwareDatetime, BeforeValidator, ValidationError
+from pydantic import AwareDatetime, BeforeValidator, JsonValue, ValidationError
 
 from service.domain.errors import Unavailable
 from service.domain.runs import Actor, Cause, Outcome, Run
@@ -80,8 +80,17 @@ async def get_context(request: Request) -> AppContext:
     return context
 
 
+def _printable(length: int) -> dict[str, JsonValue]:
+    """What the description says of a header; more than ASCII is taken where it is UTF-8."""
+    return {"pattern": "^[\\x20-\\x7E]*$", "maxLength": length}
+
+
 async def read_caller(
-    request: Request, x_actor: Annotated[str, Header(alias="X-Actor", description="who asks; kept with the act")] = ""
+    request: Request,
+    x_actor: Annotated[
+        str,
+        Header(alias="X-Actor", description="who asks; kept with the act", json_schema_extra=_printable(_MAX_ACTOR)),
+    ] = "",
 ) -> Actor:
     """Who calls: the peer's address, and what it says of itself."""
     try:
@@ -334,7 +343,10 @@ async def push_snapshot(
     context: ContextDep,
     name: str,
     caller: CallerDep,
-    idempotency_key: Annotated[str, Header(alias="Idempotency-Key", description="marks a push sent again")] = "",
+    idempotency_key: Annotated[
+        str,
+        Header(alias="Idempotency-Key", description="marks a push sent again", json_schema_extra=_printable(_MAX_KEY)),
+    ] = "",
 ) -> Triggered:
     """Takes a snapshot, keeps it and runs the collector, after the active run if there is one"""
     key = idempotency_key.strip() or secrets.token_hex(8)
