@@ -8,6 +8,7 @@ assert [sample.value for sample in brought.samples] == [7]
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import httpx
@@ -69,7 +70,7 @@ class Stage:
         """One run of a new collector, as after a restart. Raises HealthError as the daemon would see it."""
         own, environ = CollectorState(self.state, self._name), self._environ
         async with httpx.AsyncClient(transport=httpx.MockTransport(self._answer)) as http:
-            secret = lambda variable: from_environment(variable, environ)  # noqa: E731
+            secret = partial(from_environment, environ=environ)
             context = Context(self._name, cast("Any", None), http, own, secret, environ)
             job = Job(
                 name=self._name,

@@ -24,8 +24,8 @@ import httpx
 import msgspec
 
 from service.collectors.records import GZIP_MAGIC, InvalidSnapshot, Item, check_snapshot, snapshot_schema
-from service.collectors.snapshot.sources import Place, S3Object, authorize, open_s3, parse_place, refuse_status
-from service.config.clients import http_client, retry_after
+from service.collectors.snapshot.sources import Place, S3Object, authorize, open_s3, parse_place
+from service.config.clients import http_client, refuse_status, retry_after
 from service.config.masking import escape_control_characters, mask_address
 from service.config.secrets import from_environment
 from service.domain.errors import ConfigError, Rejected, TooLarge, Unavailable

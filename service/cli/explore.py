@@ -122,8 +122,10 @@ def _print_check(check: dict[str, Any], collector: dict[str, Any] | None) -> Non
     click.echo(out.escape(f"  why       {check['why']}, since {out.format_time(check['since'])}"))
     if check["status"] != "unknown":
         condition = conditions.parse(check["condition"])
-        follows = condition is not None and condition.status(check["value"]) == check["status"]
-        click.echo(f"  judged    by {'its condition' if follows else 'its source'}")
+        is_by_condition = condition is not None and condition.status(check["value"]) == check["status"]
+        click.echo(
+            f"  verdict   {'as its condition says' if is_by_condition else 'of its source, not of its condition'}"
+        )
     if check["help"]:
         click.echo(f"  is        {check['help']}")
     if check["measured_at"]:

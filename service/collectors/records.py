@@ -44,6 +44,8 @@ _Metric = Annotated[str, Meta(max_length=_MAX_NAME, extra_json_schema={"pattern"
 _Text = Annotated[str, Meta(extra_json_schema={"pattern": r"\S"})]
 _Number = Annotated[float, Meta(extra_json_schema={"minimum": -float_info.max, "maximum": float_info.max})]
 _Time = Annotated[str, Meta(examples=["2025-01-14T15:00:00Z"])]
+# From the year 1 to the year 9999, as Python has them.
+_Seconds = Annotated[float, Meta(extra_json_schema={"minimum": -62_135_596_800, "maximum": 253_402_300_799})]
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -83,7 +85,7 @@ class PrintedSample(msgspec.Struct, frozen=True, gc=False):
     value: _Number
     tags: dict[str, str] | None = None
     kind: Kind | None = None
-    timestamp: _Time | _Number | None = None
+    timestamp: _Time | _Seconds | None = None
 
     @property
     def at(self) -> datetime | None:

@@ -4,13 +4,18 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import anyio.to_thread
+import msgspec
+import structlog
 
 from service.config.fields import did_you_mean
 from service.config.secrets import Secret, from_environment
 from service.config.settings import CollectorSettings
-from service.domain.errors import ConfigError
+from service.domain.errors import ConfigError, Unavailable
 from service.domain.runs import Collector
 from service.domain.samples import Metric
 
@@ -20,7 +25,11 @@ if TYPE_CHECKING:  # `check` and `list` load the types alone, without any client
     from service.github.client import Github
     from service.store.states import Push
 
+log = structlog.get_logger(__name__)
+
 GROUP = "infra_health.collectors"
+
+Struct = TypeVar("Struct", bound=msgspec.Struct)
 
 
 class StateStore(Protocol):
@@ -48,6 +57,23 @@ class CollectorState:
         """The value, None where there is none."""
         value, self.revisions[key] = await self._store.read(self._collector, key)
         return value
+
+    async def read_struct(self, key: str, type: type[Struct], known: Struct) -> Struct:
+        """What an earlier run left as MessagePack of ``type``; an empty one where it left none that can be read.
+
+        ``known``: what this process knows of it, which has to do while the store is away. It is decoded in a thread.
+        """
+        try:
+            stored = await self.read(key)
+        except Unavailable:
+            return known
+        if stored is None:
+            return type()
+        try:
+            return await anyio.to_thread.run_sync(partial(msgspec.msgpack.decode, stored, type=type))
+        except msgspec.MsgspecError as error:
+            log.warning("the collector's state can't be read any more: it begins anew", reason=str(error))
+            return type()
 
     async def add_push(self, key: str, body: bytes, at: datetime, *, max_bytes: int) -> None:
         """Keeps a push until a run has read it. Raises Unavailable, too, when more than ``max_bytes`` are unread."""

@@ -136,16 +136,21 @@ def retry_after(headers: Mapping[str, str], now: datetime, name: str = "retry-af
     return max(0.0, (until - (parse_http_date(headers.get("date", "")) or now)).total_seconds()) if until else None
 
 
+def refuse_status(status: int, told: str, wait: float | None = None) -> HealthError:
+    """The error that an HTTP status stands for. ``told``: what happened; ``wait``: seconds that the server asks for."""
+    if status in (401, 403):
+        return Unauthorized(told)
+    if status in (408, 429) or status >= 500:
+        return Unavailable(told, retry_after=wait)
+    return Rejected(told)
+
+
 def to_health_error(error: Exception) -> HealthError | None:
     """What an error of httpx means to whoever let it out (collectors of other packages); None for any other error."""
     if isinstance(error, httpx.HTTPStatusError):
         answer = error.response
         told = f"{mask_address(str(answer.url))}: answered {answer.status_code}"
-        if answer.status_code in (401, 403):
-            return Unauthorized(told)
-        if answer.status_code in (408, 429) or answer.is_server_error:
-            return Unavailable(told, retry_after=retry_after(answer.headers, datetime.now(UTC)))
-        return Rejected(told)
+        return refuse_status(answer.status_code, told, retry_after(answer.headers, datetime.now(UTC)))
     if isinstance(error, httpx.RequestError):
         # It knows its request unless it was raised by hand.
         request: httpx.Request | None = getattr(error, "_request", None)

@@ -19,7 +19,6 @@ from service.domain.samples import (
     Kind,
     Metric,
     Sample,
-    Status,
     normalize_metric_name,
     normalize_tag_name,
 )
@@ -36,7 +35,6 @@ _CHECK_NAMES = ("workflow_name", "task", "check")  # a sample that lacks one of 
 _OF_A_CHECK = REQUIRED_TAGS[: REQUIRED_TAGS.index("env")]
 _REQUIRED = frozenset(REQUIRED_TAGS)
 _OURS = frozenset(("env", "service", "version"))
-_STATUSES = frozenset(Status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +126,7 @@ def _add_tags(sample: Sample, ours: Mapping[str, str]) -> dict[str, str]:
     if not all(name in own for name in _CHECK_NAMES):
         return {**ours, **{name: value for name, value in own.items() if normalize_tag_name(name) not in _OURS}}
     tags = {name: own.get(name, "none") for name in _OF_A_CHECK}
-    if tags["status"] not in _STATUSES:
-        tags["status"] = checks.find_status(tags, sample.value)
+    tags["status"] = checks.find_status(tags, sample.value)
     tags.update(ours)
     for name, value in own.items():
         if normalize_tag_name(name) not in _REQUIRED:

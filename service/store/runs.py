@@ -234,7 +234,8 @@ def _claim_slots(claims: Sequence[Claim], connection: sa.Connection) -> list[boo
         begin = insert(connection, runs).on_conflict_do_nothing().returning(runs.c.id)
         begun = set(connection.scalars(begin, [{**to_row(claim.run), "forbids": claim.forbids} for claim in open_]))
         won = _raise_slots(connection, [claim for claim in open_ if claim.run.id in begun])
-        connection.execute(runs.delete().where(runs.c.id.in_(begun - won)))
+        if lost := begun - won:
+            connection.execute(runs.delete().where(runs.c.id.in_(lost)))
         results |= dict.fromkeys(won, True)
         results |= {run.id: _find_busy(run, connection) for run, _, _ in open_ if run.id not in begun}
     return list(results.values())

@@ -81,7 +81,7 @@ async def get_context(request: Request) -> AppContext:
 
 
 def _printable(length: int) -> dict[str, JsonValue]:
-    """What the description says of a header; more than ASCII is taken where it is UTF-8."""
+    """What the description says of a header. X-Actor may be any UTF-8, which a pattern of bytes can't say."""
     return {"pattern": "^[\\x20-\\x7E]*$", "maxLength": length}
 
 

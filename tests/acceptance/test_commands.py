@@ -51,7 +51,7 @@ def test_explain_says_what_is_red_and_why(here: Place, daemon: Daemon) -> None:
     said = here.run("explain").stdout
     assert "FAIL    metta.infra.stablesuite.sps" in said
     assert "0.1 is not > 0.5, since " in said
-    assert "judged    by its condition" in said
+    assert "verdict   as its condition says" in said
     assert "next run" in said
     assert "stablesuite.hearts" not in said
     assert "failure Stencil Nightly Build 20" in said, "a run that is titled as its workflow is named once"

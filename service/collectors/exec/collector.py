@@ -52,7 +52,7 @@ class Exec:
 
         Raises Unavailable when it fails, Rejected when it prints nothing that can be read, TooLarge, ConfigError.
         """
-        before = self._state = await self._read_state()
+        before = self._state = await self._context.state.read_struct(STATE, State, self._state)
         command = self._settings.command
         ended = await run_program(command, await self._environment(), self._settings.memory, log.info)
         if ended.code:
@@ -102,13 +102,3 @@ class Exec:
                 raise (Unavailable if secret.may_pass else ConfigError)(secret.missing)
             environ[name] = value
         return environ
-
-    async def _read_state(self) -> State:
-        try:
-            stored = await self._context.state.read(STATE)
-            return msgspec.msgpack.decode(stored, type=State) if stored else State()
-        except Unavailable:  # then what this process knows has to do
-            return self._state
-        except msgspec.MsgspecError as error:
-            log.warning("the collector's state can't be read any more: it begins anew", reason=str(error))
-            return State()

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator
 
 from service.config import fields
 from service.config.secrets import AwsSecret, MountedFile, Secret
@@ -18,6 +18,9 @@ Word = Annotated[
     fields.matching(r"(?s)[^\0]*", "holds a NUL character, which no program can be given"),
 ]
 Variable = Annotated[str, fields.matching(r"[A-Za-z_][A-Za-z0-9_]*", "must be the name of an environment variable")]
+Place = Annotated[
+    Text, AfterValidator(lambda place: str(fields.expand_path(Path(place))) if place.startswith("~/") else place)
+]
 Namespace = Annotated[
     str,
     fields.matching(r"([A-Za-z][A-Za-z0-9_.]{0,98})?", "must begin with a letter and have letters, digits, _ and ."),
@@ -35,7 +38,7 @@ class ExecSettings(CollectorSettings):
 
     environment: dict[Variable, Word] = Field(default_factory=dict)
     pass_environment: tuple[Variable, ...] = ()
-    secrets: dict[Variable, Text] = Field(default_factory=dict)
+    secrets: dict[Variable, Place] = Field(default_factory=dict)
     command: Annotated[tuple[Word, ...], Field(min_length=1)]
     memory: Annotated[Bytes, Field(ge=2**20)] | None = None
     namespace: Namespace = ""
@@ -60,6 +63,6 @@ class ExecSettings(CollectorSettings):
 
 
 def _open_secret(variable: str, place: str) -> Secret:
-    is_path = place.startswith(("/", "./", "../", "~/"))
-    source = MountedFile(Path(place).expanduser(), f"secrets.{variable}") if is_path else AwsSecret(place)
+    is_path = place.startswith(("/", "./", "../"))
+    source = MountedFile(Path(place), f"secrets.{variable}") if is_path else AwsSecret(place)
     return Secret(f"secret {variable}", f"put it into {place}", sources=[source])

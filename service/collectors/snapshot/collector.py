@@ -92,7 +92,7 @@ class Snapshot:
         """
         from service.store.states import READ_PUSH
 
-        before = self._state = await self._read_state()
+        before = self._state = await self._context.state.read_struct(STATE, State, self._state)
         pushes = await self._read_pushes()
         failures: list[PartialFailure] = []
         # Of the pushes that no run has read none may be lost: a count is in one of them only.
@@ -140,17 +140,6 @@ class Snapshot:
                     raise
                 failures.append(PartialFailure(str(error)))
         return found
-
-    async def _read_state(self) -> State:
-        try:
-            stored = await self._context.state.read(STATE)
-        except Unavailable:  # then what this process knows has to do
-            return self._state
-        try:
-            return await in_thread(partial(msgspec.msgpack.decode, stored, type=State)) if stored else State()
-        except msgspec.MsgspecError as error:
-            log.warning("the collector's state can't be read any more: it begins anew", reason=str(error))
-            return State()
 
     async def _read_pushes(self) -> Sequence["Push"]:
         try:

@@ -18,10 +18,10 @@ import anyio.to_thread
 import httpx
 import structlog
 
-from service.config.clients import aws_client, parse_http_date, retry_after
+from service.config.clients import aws_client, parse_http_date, refuse_status, retry_after
 from service.config.masking import mask_address
 from service.config.secrets import Secret
-from service.domain.errors import ConfigError, HealthError, Rejected, TooLarge, Unauthorized, Unavailable, Unfinished
+from service.domain.errors import ConfigError, Rejected, TooLarge, Unauthorized, Unavailable, Unfinished
 
 log = structlog.get_logger(__name__)
 
@@ -143,15 +143,6 @@ def find_newest(entries: Iterable[Entry], place: str) -> Entry:
     if not found:
         raise _nothing_there(place, f"no snapshot is there{'; skipped: ' if skipped else ''}{', '.join(skipped[:3])}")
     return max(found, key=lambda entry: (entry.published, entry.name))
-
-
-def refuse_status(status: int, told: str, wait: float | None = None) -> HealthError:
-    """The error that an HTTP status stands for. ``told``: what happened; ``wait``: seconds that the server asks for."""
-    if status in (401, 403):
-        return Unauthorized(told)
-    if status in (408, 429) or status >= 500:
-        return Unavailable(told, retry_after=wait)
-    return Rejected(told)
 
 
 def _nothing_there(address: str, what: str = "nothing is there") -> Rejected:
