@@ -23,7 +23,8 @@ import anyio
 import httpx
 import msgspec
 
-from service.collectors.records import GZIP_MAGIC, InvalidSnapshot, Item, check_snapshot, snapshot_schema
+from service.collectors.records import GZIP_MAGIC, Item
+from service.collectors.snapshot.schema import InvalidSnapshot, check_snapshot, snapshot_schema
 from service.collectors.snapshot.sources import Place, S3Object, authorize, open_s3, parse_place
 from service.config.clients import http_client, refuse_status, retry_after
 from service.config.masking import escape_control_characters, mask_address

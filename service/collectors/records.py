@@ -1,7 +1,6 @@
 """Records: what a pipeline says of one check, one JSON object each; what is wrong with one that is none.
 
-An object that names no part of a check is a sample, as ``--dry-run`` prints it. The same reading serves the collectors
-and who publishes: a collector leaves bad records out and reports them, a publisher is refused, since it can mend them.
+An object that names no part of a check is a sample, as ``--dry-run`` prints it.
 
 msgspec finds where each record begins and ends. A text that it refuses is read value by value with Python's own
 scanner, which takes NaN and halves of surrogate pairs: they make a bad record and no bad snapshot.
@@ -13,7 +12,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import islice
@@ -30,14 +29,13 @@ from service.domain.samples import MAX_POINT_AHEAD, REQUIRED_TAGS, Kind, Status,
 MAX_BYTES = 64 * 1024 * 1024  # once inflated
 MAX_RECORDS = 200_000
 MAX_FAILURES = 20  # that are shown; all are counted
-SCHEMA_VERSION = 1
 GZIP_MAGIC = b"\x1f\x8b"  # RFC 1952, 2.3.1
 _MAX_COMMAS = 30  # of a record, on average
 
 _NAME = r"[A-Za-z0-9_.]+"  # https://docs.datadoghq.com/metrics/custom_metrics/#naming-custom-metrics
 _MAX_NAME = 170  # characters; with any namespace at most 200
 _TEXTS = ("workflow_name", "task", "check", "condition")
-_MARKS = (*_TEXTS, "metric_kind")  # one of these at its top level makes an object a record
+MARKS = (*_TEXTS, "metric_kind")  # one of these at its top level makes an object a record
 
 # What msgspec can't say, for the schema alone; ``check_item`` holds to it. ``$`` may match before a line feed.
 _Metric = Annotated[str, Meta(max_length=_MAX_NAME, extra_json_schema={"pattern": rf"^{_NAME}(?!\n)$"})]
@@ -100,16 +98,6 @@ class BadRecord(ValueError):
     """Why a record is left out."""
 
 
-class InvalidSnapshot(Rejected):
-    """Some records are bad. ``failures``: the first of them; ``count``: how many; ``summary``: without the list."""
-
-    def __init__(self, name: str, failures: Sequence[PartialFailure], records: int) -> None:
-        self.failures, self.count = failures[:MAX_FAILURES], len(failures)
-        self.summary = f"{name}: {self.count:,} of {records:,} records are bad"
-        more = f"\n  and {self.count - MAX_FAILURES:,} more" if self.count > MAX_FAILURES else ""
-        super().__init__(f"{self.summary}:" + "".join(f"\n  {failure}" for failure in self.failures) + more)
-
-
 class _Envelope(msgspec.Struct):
     records: list[msgspec.Raw]
 
@@ -147,44 +135,6 @@ def read_records(
             yield item
         except BadRecord as bad:
             yield bad
-
-
-def check_snapshot(
-    body: bytes, name: str, now: datetime, max_bytes: int = MAX_BYTES, max_records: int = MAX_RECORDS
-) -> tuple[list[Item], list[PartialFailure]]:
-    """The records of a snapshot that is to be published, and what a collector will leave out of them.
-
-    Raises InvalidSnapshot where one is bad, and as ``read_records`` does.
-    """
-    items: list[Item] = []
-    bad: list[PartialFailure] = []
-    remarks: list[PartialFailure] = []
-    for position, item in enumerate(read_records(body, name, now, max_bytes, max_records), 1):
-        if isinstance(item, BadRecord):
-            bad.append(PartialFailure(str(item), f"record {position}"))
-        else:
-            items.append(item)
-            remarks += find_refused_tags(item, position)
-    if bad:
-        raise InvalidSnapshot(name, bad, len(items) + len(bad))
-    if not items:
-        raise Rejected(f"{name} holds no record")
-    return items, remarks[:MAX_FAILURES]
-
-
-def snapshot_schema() -> Mapping[str, Any]:
-    """JSON Schema 2020-12 of a snapshot. A new version comes only when a valid snapshot would become invalid."""
-    _, components = msgspec.json.schema_components([Record, PrintedSample], ref_template="#/$defs/{name}")
-    is_record = {"anyOf": [{"required": [name]} for name in _MARKS]}
-    item = {"if": is_record, "then": {"$ref": "#/$defs/Record"}, "else": {"$ref": "#/$defs/PrintedSample"}}
-    records = {"type": "array", "minItems": 1, "items": item}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": f"urn:infra-health:schema:snapshot:{SCHEMA_VERSION}",
-        "title": f"infra-health snapshot, version {SCHEMA_VERSION}: a list, an object with a list, or JSON lines",
-        "oneOf": [records, {"type": "object", "required": ["records"], "properties": {"records": records}}],
-        "$defs": components,
-    }
 
 
 def check_item(item: Item) -> None:
@@ -234,7 +184,7 @@ def _decode(text: bytes | msgspec.Raw) -> Item:
         pass  # no record, or one with a field that is odd but that nobody reads
     try:
         value = _decode_any(text)
-        is_sample = isinstance(value, dict) and value.keys().isdisjoint(_MARKS)
+        is_sample = isinstance(value, dict) and value.keys().isdisjoint(MARKS)
         item: Item = msgspec.convert(value, PrintedSample) if is_sample else msgspec.convert(value, Record)
         msgspec.json.encode(item)  # which no half of a surrogate pair survives
     except RecursionError as error:

@@ -13,7 +13,7 @@ from starlette.staticfiles import StaticFiles
 
 from service.web import pages, routes
 from service.web.auth import Guard
-from service.web.overview import AppContext
+from service.web.context import AppContext
 from service.web.problems import Catch, handle_problems
 from service.web.schemas import API, ProblemView, Reason
 

@@ -16,7 +16,8 @@ from service.store import CheckHistory, Cycle
 from service.web import charts
 from service.web.auth import is_expected
 from service.web.charts import Cells, Chart
-from service.web.overview import AppContext, Overview, read_overview, read_run, view_runs
+from service.web.context import AppContext
+from service.web.overview import Overview, read_overview, read_run, view_runs
 from service.web.problems import Problem, unknown_run
 from service.web.routes import Before, ContextDep, Limit, Offset, PageLimit, read_run_log, refuse_unknown_query
 from service.web.schemas import CheckView, CollectorView, RunView, SampleView, tone

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.collectors.records import InvalidSnapshot
+from service.collectors.snapshot.schema import InvalidSnapshot
 from service.domain.errors import Rejected, TooLarge, Unavailable
 from service.pipeline.scheduler import (
     AlreadyRunning,

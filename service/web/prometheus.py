@@ -22,7 +22,8 @@ from service.domain.delivery import LOST, DeliveryStatus
 from service.domain.runs import Cause, Outcome, Run
 
 if TYPE_CHECKING:
-    from service.web.overview import AppContext, Overview
+    from service.web.context import AppContext
+    from service.web.overview import Overview
 
 PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"

@@ -14,8 +14,8 @@ from pydantic import AwareDatetime, BeforeValidator, JsonValue, ValidationError
 
 from service.domain.errors import Unavailable
 from service.domain.runs import Actor, Cause, Outcome, Run
+from service.web.context import AppContext
 from service.web.overview import (
-    AppContext,
     check_life,
     check_readiness,
     find_job,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio.to_thread
 
-from service.collectors.records import BadRecord, Item, check_snapshot, read_records
+from service.collectors.records import BadRecord, Item, read_records
 from service.collectors.registry import CollectorState
 from service.collectors.selection import Publication
+from service.collectors.snapshot.schema import check_snapshot
 
 if TYPE_CHECKING:  # SQLAlchemy is loaded where a store is used
     from service.store.states import Push

@@ -11,8 +11,8 @@ from typing import Any
 import anyio
 import pytest
 
-from service.collectors.records import InvalidSnapshot
 from service.collectors.snapshot import SNAPSHOT_AGE
+from service.collectors.snapshot.schema import InvalidSnapshot
 from service.domain.errors import ConfigError, Rejected, TooLarge, Unauthorized
 from service.domain.runs import CollectResult
 from tests.integration.snapshot.conftest import Collectors

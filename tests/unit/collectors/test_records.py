@@ -11,9 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as some
 from jsonschema import Draft202012Validator
 
-from service.collectors.records import InvalidSnapshot, check_snapshot, read_records, snapshot_schema
+from service.collectors.records import read_records
 from service.collectors.selection import Origin, Publication, Selection, remember, to_samples
 from service.collectors.snapshot import SnapshotSettings
+from service.collectors.snapshot.schema import InvalidSnapshot, check_snapshot, snapshot_schema
 from service.domain.errors import HealthError, Rejected, TooLarge, Unfinished
 from service.domain.samples import Kind
 
