@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 @contextmanager
 def connect(url: str) -> "Iterator[httpx.Client]":
     """A client for the daemon. Raises Unavailable when it does not answer, ConfigError when the address is none."""
-    import httpx
+    from service.cli.options import without_rich
 
+    with without_rich():
+        import httpx
     from service.config.clients import sync_http_client
     from service.domain.errors import ConfigError, Unavailable
 

@@ -1,6 +1,5 @@
 """The options that every command has, and what they come to: settings, logs, and where errors are reported."""
 
-import gc
 import inspect
 import os
 import sys
@@ -66,7 +65,9 @@ class Options:
 
     def load(self, overrides: Mapping[str, Any] | None = None) -> "Loaded":
         """The settings. Raises ConfigError."""
-        _import_without_rich()
+        with without_rich():
+            import httpx  # noqa: F401
+            import structlog  # noqa: F401
         from service.collectors.registry import settings_of
         from service.config.loader import load
 
@@ -81,19 +82,20 @@ class Options:
         settings, environ = loaded.settings, self.environ()
         masking.mask([*secret_values(settings), *masking.secrets_in_environment(environ)])
         logging.configure(settings, environ, level="error" if self.quiet else "debug" if self.verbose else level)
-        gc.enable()  # the work begins
 
 
-def _import_without_rich() -> None:
+@contextmanager
+def without_rich() -> Iterator[None]:
     """structlog and httpx import rich where it is installed, for output of theirs that we don't use: 0.1 s of CPU."""
-    if "rich" not in sys.modules and "structlog" not in sys.modules:
-        # Its import fails then, for which both are prepared.
-        sys.modules["rich"] = None  # type: ignore[assignment]
-        try:
-            import httpx  # noqa: F401
-            import structlog  # noqa: F401
-        finally:
-            del sys.modules["rich"]
+    if "rich" in sys.modules:
+        yield
+        return
+    # Its import fails then, for which both are prepared.
+    sys.modules["rich"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["rich"]
 
 
 def _store_option(context: click.Context, parameter: click.Parameter, value: Any) -> None:

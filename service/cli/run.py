@@ -1,5 +1,6 @@
 """Commands that collect: the daemon in the foreground, ``--once``, ``collect`` and ``preview``."""
 
+import gc
 import signal
 import socket
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from service.cli import output as out
 from service.cli.options import Exit, Options, command, complete_collector, exit_with, message
 
 if TYPE_CHECKING:
+    from service.config.loader import Loaded
     from service.config.settings import Settings
     from service.daemon.once import Pass
     from service.daemon.preview import Preview
@@ -46,13 +48,20 @@ def _run_daemon(options: Options) -> int:
     if options.stage and _is_port_taken(loaded.settings.http.port):
         overrides = {"http": {"port": 0}}
         loaded = options.load(overrides)
-    options.start_logs(loaded)
+    _start_logs(options, loaded)
 
     def announce(url: str) -> None:
         if options.stage:
             message(f"\n  The status page: {url}\n  Ctrl-C ends the demo.\n", bold=True)
 
     return anyio.run(run, lambda: options.load(overrides), loaded, options.environ(), announce)
+
+
+def _start_logs(options: Options, loaded: "Loaded", *, level: str | None = None) -> None:
+    """The work begins, and with it the search for its garbage, but not among what was imported."""
+    options.start_logs(loaded, level=level)
+    gc.freeze()
+    gc.enable()
 
 
 def _is_port_taken(port: int) -> bool:
@@ -86,7 +95,7 @@ def run_once(
 
     loaded = options.load()
     _refuse_unknown(names, loaded.settings)
-    options.start_logs(loaded, level="warning")
+    _start_logs(options, loaded, level="warning")
     progress = options.exits.enter_context(out.show_progress(quiet=options.quiet))
 
     def report(result: "Pass") -> int:
@@ -156,7 +165,7 @@ def preview(options: Options, names: tuple[str, ...], show_all: bool) -> None:
 
     loaded = options.load()
     _refuse_unknown(names, loaded.settings)
-    options.start_logs(loaded, level="warning")
+    _start_logs(options, loaded, level="warning")
     with out.show_progress(quiet=options.quiet) as progress:
         found = anyio.run(preview_collectors, loaded.settings, options.environ(), list(names) or None, progress)
     if options.json:
