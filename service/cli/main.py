@@ -12,22 +12,22 @@ from service.cli.options import Options, common, errors_reported, exit_with
 # daemon stay light.
 _GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Daemon": {
-        "status": ("operate:status", "Shows what a running daemon does: collectors, last and next runs, delivery."),
-        "trigger": ("operate:trigger", "Runs a collector now."),
-        "pause": ("operate:pause", "Suspends a collector's schedule, across restarts, too."),
-        "resume": ("operate:resume", "Resumes a collector's schedule."),
+        "status": ("operate:status", "Shows what a running daemon does: checks, delivery, collectors and their runs."),
+        "trigger": ("operate:trigger", "Runs collectors now."),
+        "pause": ("operate:pause", "Suspends collectors' schedules, across restarts, too."),
+        "resume": ("operate:resume", "Resumes collectors' schedules."),
         "cancel": ("operate:cancel", "Ends a run that is active."),
     },
     "Look": {
         "explain": ("explore:explain", "Tells why a check passes or fails: value, condition, evidence."),
         "runs": ("explore:runs", "Lists the last runs, or shows one with its samples and their delivery."),
-        "logs": ("explore:logs", "Prints the log lines of a run, or the daemon's last ones."),
+        "logs": ("explore:logs", "Prints the log lines of a run or a collector, or the daemon's last ones."),
         "list": ("inspect:list_", "Lists the collectors with type, schedule and next run."),
         "schedule": ("schedule:schedule", "Prints the next fire times in local and UTC time."),
         "preview": ("run:preview", "Collects now and shows how that differs from the last run; sends nothing."),
     },
     "Configure": {
-        "check": ("inspect:check", "Validates the configuration and prints it resolved."),
+        "check": ("inspect:check", "Validates the configuration: verdict, next runs, warnings."),
         "diagnose": ("inspect:diagnose", "Asks GitHub, Datadog and AWS whether all is there that the daemon needs."),
         "collect": ("run:collect", "Runs collectors once by hand."),
         "list-workflows": ("inspect:list_workflows", "Lists a repository's workflows, to fill the workflow lists."),
@@ -97,8 +97,8 @@ def main(context: click.Context, once: bool, only: str | None, dry_run: bool, st
     \b
     Example: infra-health --once --only ci,training --dry-run
     """
-    # What is imported stays, and most commands end at once: looking for garbage takes a third of their time, a good part
-    # of it at the interpreter's end. Whoever works longer looks for it (service.cli.run).
+    # What is imported stays, and most commands end at once: looking for garbage took a third of their time, much of it
+    # at the interpreter's end. Whoever works longer looks for it (service.cli.run).
     gc.disable()
     context.call_on_close(gc.freeze)
     options = context.ensure_object(Options)

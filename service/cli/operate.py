@@ -1,6 +1,7 @@
 """Commands of whoever operates a daemon: status, trigger, pause, resume, cancel, backup, flare."""
 
 import time
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -10,14 +11,23 @@ import click
 
 from service.cli import output as out
 from service.cli.client import connect, quote_part, read_answer
-from service.cli.options import Exit, Options, command, complete_collector, exit_with, message, with_url
+from service.cli.options import (
+    Command,
+    Exit,
+    Options,
+    command,
+    complete_collector,
+    exit_with,
+    message,
+    with_url,
+    with_watch,
+)
 
 if TYPE_CHECKING:
     import httpx
 
-_NAME = click.argument("name", shell_complete=complete_collector)
 _REASON = click.option("--reason", help="Kept in the audit log.")
-_FAILURES = ("Failed", "BackoffLimitExceeded", "DeadlineExceeded", "Replaced", "Cancelled", "Interrupted")
+_SUCCESSES = ("Complete", "Partial")
 _WAIT = 300
 _POLL_INTERVAL = 0.5
 
@@ -32,11 +42,13 @@ _FLARE_FILES = {
 }
 
 
-@command(asks_daemon=True, example="infra-health status --url http://localhost:8080")
+@command(asks_daemon=True, example="infra-health status --watch")
 @click.option("--probe", is_flag=True, help="Only whether the daemon lives: exit code 0 or 1, for health checks.")
 @click.option("--slots", is_flag=True, help="Only each collector's last slot in live mode, for k8s/cutover.sh.")
-def status(options: Options, http: "httpx.Client", probe: bool, slots: bool) -> None:
-    """Shows what the daemon does: collectors, their last and next runs, the delivery, GitHub's quota."""
+@click.option("--exit-code", is_flag=True, help="Exit code 1 when a check fails.")
+@with_watch
+def status(options: Options, http: "httpx.Client", probe: bool, slots: bool, exit_code: bool) -> None:
+    """Shows what the daemon does: checks, delivery, GitHub's quota, collectors with their last and next runs."""
     if probe:
         alive = http.get("/livez")
         message(alive.json().get("status", alive.reason_phrase))
@@ -48,15 +60,29 @@ def status(options: Options, http: "httpx.Client", probe: bool, slots: bool) -> 
             click.echo(f"{each['name']} {(each['last_slot'] or 'none').replace('+00:00', 'Z')}")
         return
     state, ready = read_answer(http.get("/api/v1/state")), http.get("/readyz").json()
-    delivery, quota = state["delivery"], state["quota"]
+    shown = {name: state[name] for name in ("checks", "delivery", "quota")}
     if options.json:
-        out.print_json({"collectors": collectors, "ready": ready, "delivery": delivery, "quota": quota})
-        return
-    columns = ("collector", "state", "schedule", "last run", "outcome", "next run", "last error")
-    out.print_table("", columns, [_format_collector(each) for each in collectors], below=True)
+        out.print_json({"collectors": collectors, "ready": ready, **shown})
+    else:
+        _print_summary(**shown)
+        columns = ("collector", "state", "schedule", "last run", "outcome", "next run", "last error")
+        out.print_table("", columns, [_format_collector(each) for each in collectors], below=True)
+        for each in ready.get("checks", ()):
+            if each["status"] != "ok":
+                message(out.escape(f"{each['name']}: {each['status']}: {each['detail']}"), fg="yellow")
+    if exit_code and state["checks"]["failing"]:
+        exit_with(Exit.FAILED)
+
+
+def _print_summary(checks: dict[str, int], delivery: dict[str, Any], quota: list[dict[str, Any]]) -> None:
+    """What the page begins with."""
+    failing = checks["failing"]
+    text = f"checks: {checks['passing']} pass, {failing} {'FAIL' if failing else 'fail'}, {checks['unknown']} unknown"
+    why = "; `infra-health explain` tells why" if failing or checks["unknown"] else ""
+    click.secho(text + why, fg="red" if failing else None)
     lost = ", ".join(f"{count} {status}" for status, count in delivery["lost"].items() if count)
     click.echo(
-        f"\ndelivery: {delivery['state']}, {delivery['pending']} points pending, last accepted "
+        f"delivery: {delivery['state']}, {delivery['pending']} points pending, last accepted "
         f"{out.format_time(delivery['last_accepted'])}" + (f"; lost: {lost}" if lost else "")
     )
     for each in quota:
@@ -64,9 +90,7 @@ def status(options: Options, http: "httpx.Client", probe: bool, slots: bool) -> 
             f"GitHub's quota, {each['resource']}: {each['remaining']} of {each['limit']} left until "
             f"{out.format_time(each['reset_at'])}"
         )
-    for each in ready.get("checks", ()):
-        if each["status"] != "ok":
-            message(out.escape(f"{each['name']}: {each['status']}: {each['detail']}"), fg="yellow")
+    click.echo()
 
 
 def _format_collector(collector: dict[str, Any]) -> tuple[str, ...]:
@@ -93,6 +117,18 @@ def _describe_state(collector: dict[str, Any]) -> str:
     return "paused" if collector["paused"] else collector["note"] or "waiting"
 
 
+def _refuse_ambiguous(context: click.Context, _: click.Parameter, every: bool) -> bool:
+    if every == bool(context.params["names"]):
+        raise click.UsageError("name collectors, or all of them with --all", context)
+    return every
+
+
+def _with_names(command: Command) -> Command:
+    every = click.option("--all", "every", is_flag=True, callback=_refuse_ambiguous, help="All that are configured.")
+    names = click.argument("names", nargs=-1, is_eager=True, metavar="NAME...", shell_complete=complete_collector)
+    return names(every(command))
+
+
 class _WithWait(click.Command):
     """``--wait`` alone waits for ``_WAIT`` seconds; click alone would take the word after it for the number."""
 
@@ -105,49 +141,96 @@ class _WithWait(click.Command):
 
 
 @command(cls=_WithWait, asks_daemon=True, example='infra-health trigger ci --wait --reason "after the fix"')
-@_NAME
+@_with_names
 @_REASON
 @click.option(
     "--wait",
     type=click.IntRange(0, 3600),
     metavar="[SECONDS]",
-    help=f"Wait for the run's end, {_WAIT} s unless told; the exit code is then the run's.",
+    help=f"Wait for the end, {_WAIT} s unless told, of a run that is active already, too; the exit code is the runs'.",
 )
-def trigger(options: Options, http: "httpx.Client", name: str, reason: str | None, wait: int | None) -> None:
-    """Runs a collector now. With --wait it shows the progress and the result."""
-    run = read_answer(http.post(f"/api/v1/collectors/{quote_part(name)}/runs", json=_body(reason)))
-    if wait is not None:
-        run = _wait_for_end(http, run["id"], wait, options.quiet)
-    out.print_json(run) if options.json else click.echo(_format_run(run))
-    is_late = wait is not None and not run["ended"]
-    if is_late:
-        message(f"{run['id']} has not ended within {wait} s; `infra-health runs {run['id']}` shows it", fg="yellow")
-    exit_with(Exit.FAILED if is_late or run.get("outcome") in _FAILURES else Exit.DONE)
+def trigger(
+    options: Options, http: "httpx.Client", names: tuple[str, ...], every: bool, reason: str | None, wait: int | None
+) -> None:
+    """Runs collectors now. With --wait it shows the progress and the result."""
+    until = time.monotonic() + (wait or 0)
+
+    def start(name: str) -> dict[str, Any]:
+        answer = http.post(f"/api/v1/collectors/{quote_part(name)}/runs", json=_body(reason))
+        if wait is not None and answer.status_code == 409 and (active := answer.json().get("run")):
+            return {"id": active, "started": False}
+        return read_answer(answer)
+
+    if every:
+        runs, is_good = read_answer(http.post("/api/v1/runs", json=_body(reason)))["runs"], True
+    else:
+        runs, is_good = _try_each(names, start)
+    for at, run in enumerate(runs):
+        if not run.get("started", True):
+            message(f"{run['id']}: is active already", fg="yellow")
+        if wait is not None:
+            runs[at] = run = _wait_for_end(http, run["id"], until, options.quiet)
+            if not run["ended"]:
+                message(
+                    f"{run['id']} has not ended within {wait} s; `infra-health runs {run['id']}` shows it", fg="yellow"
+                )
+            is_good = is_good and run["outcome"] in _SUCCESSES
+        if not options.json:
+            click.echo(_format_run(run))
+    _print_answers(options, runs, is_list=every or len(names) > 1)
+    exit_with(Exit.DONE if is_good else Exit.FAILED)
 
 
 @command(asks_daemon=True, example='infra-health pause ci --reason "GitHub maintenance"')
-@_NAME
+@_with_names
 @_REASON
-def pause(options: Options, http: "httpx.Client", name: str, reason: str | None) -> None:
-    """Suspends a collector's schedule, across restarts, too."""
-    _post_for_collector(options, http, name, "pause", reason)
+def pause(options: Options, http: "httpx.Client", names: tuple[str, ...], every: bool, reason: str | None) -> None:
+    """Suspends collectors' schedules, across restarts, too."""
+    _post_for_collectors(options, http, names, every, "pause", reason)
 
 
-@command(asks_daemon=True, example="infra-health resume ci")
-@_NAME
+@command(asks_daemon=True, example="infra-health resume --all")
+@_with_names
 @_REASON
-def resume(options: Options, http: "httpx.Client", name: str, reason: str | None) -> None:
-    """Resumes a collector's schedule; the latest slot that it missed starts at once."""
-    _post_for_collector(options, http, name, "resume", reason)
+def resume(options: Options, http: "httpx.Client", names: tuple[str, ...], every: bool, reason: str | None) -> None:
+    """Resumes collectors' schedules; the latest slot that one missed starts at once."""
+    _post_for_collectors(options, http, names, every, "resume", reason)
 
 
-def _post_for_collector(options: Options, http: "httpx.Client", name: str, action: str, reason: str | None) -> None:
-    collector = read_answer(http.post(f"/api/v1/collectors/{quote_part(name)}/{action}", json=_body(reason)))
-    if options.json:
-        out.print_json(collector)
-    else:
-        next_run = out.format_time(collector["next_run"], "none")
-        click.echo(f"{name}: {_describe_state(collector)}, next run: {next_run}")
+def _post_for_collectors(
+    options: Options, http: "httpx.Client", names: Sequence[str], every: bool, action: str, reason: str | None
+) -> None:
+    if every:
+        names = [each["name"] for each in read_answer(http.get("/api/v1/collectors"))["collectors"]]
+
+    def post(name: str) -> dict[str, Any]:
+        return read_answer(http.post(f"/api/v1/collectors/{quote_part(name)}/{action}", json=_body(reason)))
+
+    collectors, is_good = _try_each(names, post)
+    for each in () if options.json else collectors:
+        next_run = out.format_time(each["next_run"], "none")
+        click.echo(f"{each['name']}: {_describe_state(each)}, next run: {next_run}")
+    _print_answers(options, collectors, is_list=every or len(names) > 1)
+    exit_with(Exit.DONE if is_good else Exit.FAILED)
+
+
+def _try_each(names: Sequence[str], ask: Callable[[str], dict[str, Any]]) -> tuple[list[dict[str, Any]], bool]:
+    """The daemon's answers, and whether it refused none: what it says of one keeps it from no other."""
+    from service.domain.errors import Rejected
+
+    answers = []
+    for name in dict.fromkeys(names):
+        try:
+            answers.append(ask(name))
+        except Rejected as error:
+            message(f"{name}: {error}" if len(names) > 1 else str(error), fg="red")
+    return answers, len(answers) == len(set(names))
+
+
+def _print_answers(options: Options, answers: Sequence[dict[str, Any]], *, is_list: bool) -> None:
+    """As JSON: a list, the answer itself where one name was given."""
+    if options.json and (is_list or answers):
+        out.print_json(answers if is_list else answers[0])
 
 
 @command(asks_daemon=True, example="infra-health cancel ci-20250114T150000-3f9a2c")
@@ -162,18 +245,18 @@ def cancel(options: Options, http: "httpx.Client", run: str, reason: str | None)
         click.echo(f"{run}: is being cancelled")
 
 
-def _wait_for_end(http: "httpx.Client", run_id: str, seconds: int, quiet: bool) -> dict[str, Any]:
-    """The run as it is when it ended or after ``seconds``, with its progress on stderr."""
-    began, last = time.monotonic(), ""
+def _wait_for_end(http: "httpx.Client", run_id: str, until: float, quiet: bool) -> dict[str, Any]:
+    """The run as it is when it ended or at ``until`` (time.monotonic), with its progress on stderr."""
+    last = ""
     with out.show_progress(quiet=quiet, lines=True) as progress:
         while True:
-            run = read_answer(http.get(f"/api/v1/runs/{run_id}"))
+            run = read_answer(http.get(f"/api/v1/runs/{quote_part(run_id)}"))
             errors = () if run["ended"] else run["errors"]  # those of an ended run are its result
             text = f"{run_id}: attempt {run['attempts'] or 1} {'; '.join(errors)}".rstrip()
             if text != last:
                 progress(text)
                 last = text
-            if run["ended"] or time.monotonic() - began >= seconds:
+            if run["ended"] or time.monotonic() >= until:
                 return run
             time.sleep(_POLL_INTERVAL)
 

@@ -3,10 +3,12 @@
 import inspect
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _DEFAULT_URL = "http://127.0.0.1:8080"
+_WATCH_INTERVAL = 2
 
 # What would lead the demo away from its recorded data. (INFRA_HEALTH_HTTP__PORT and the like still hold.)
 _NOT_IN_THE_DEMO = (
@@ -135,6 +138,11 @@ def with_url(command: Command) -> Command:
     )(command)
 
 
+def with_watch(command: Command) -> Command:
+    """For a command that asks the daemon: it is carried out again and again."""
+    return click.option("--watch", is_flag=True, help=f"Show it anew every {_WATCH_INTERVAL} s, until Ctrl-C.")(command)
+
+
 def command(
     name: str | None = None,
     *,
@@ -157,8 +165,11 @@ def command(
                     return
                 from service.cli.client import connect
 
+                watch = arguments.pop("watch", False)
+                if watch and arguments.get("exit_code"):
+                    raise click.UsageError("--watch and --exit-code exclude each other")
                 with connect(arguments.pop("url")) as http:
-                    function(options, http, **arguments)
+                    repeat(partial(function, options, http, **arguments), _WATCH_INTERVAL if watch else None)
 
         run.__dict__.update(function.__dict__)  # click's decorators keep the parameters there
         text = f"{inspect.getdoc(function)}\n\n\b\nExample: {example}"
@@ -166,6 +177,18 @@ def command(
         return common(with_url(made) if asks_daemon else made)
 
     return decorate
+
+
+def repeat(show: Callable[[], None], interval: float | None) -> None:
+    """Shows something once, or every ``interval`` seconds on a clear screen until Ctrl-C, which ends it well."""
+    if interval is None:
+        show()
+        return
+    with suppress(KeyboardInterrupt):
+        while True:
+            click.clear()  # of a terminal; a pipe gets one after the other
+            show()
+            time.sleep(interval)
 
 
 def complete_collector(context: click.Context, parameter: click.Parameter, incomplete: str) -> "list[CompletionItem]":

@@ -90,6 +90,16 @@ class Place:
         return json.loads(done.stdout)
 
     @contextmanager
+    def start(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        """The program while it goes on, its streams in pipes; killed at the end where the test did not end it."""
+        command, pipe = [sys.executable, "-m", "service", *arguments], subprocess.PIPE
+        with subprocess.Popen(command, cwd=self.folder, env=self._environ(None), stdout=pipe, stderr=pipe) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    @contextmanager
     def daemon(self, *arguments: str, environ: Mapping[str, str | None] | None = None) -> Iterator["Daemon"]:
         """A running daemon, ready; killed at the end where the test did not end it."""
         log = self.folder / "daemon.log"

@@ -1,8 +1,10 @@
 """The commands that an operator types beside a daemon: each against the whole program."""
 
+import json
 import os
 import pty
 import re
+import signal
 import sqlite3
 import stat
 import subprocess
@@ -94,20 +96,101 @@ def test_trigger_waits_with_and_without_a_number_and_ends_as_the_run(here: Place
     assert (refused.returncode, "bearer token" in refused.stderr) == (1, True)
 
 
-def test_status_tells_collectors_delivery_and_quota_and_probes(here: Place, daemon: Daemon) -> None:
-    head, *rows = here.run("status").stdout.splitlines()
+def test_status_tells_checks_delivery_quota_and_collectors_and_probes(here: Place, daemon: Daemon) -> None:
+    first, *summary = here.run("status").stdout.splitlines()
+    assert re.fullmatch(r"checks: \d+ pass, [1-9]\d* FAIL, \d+ unknown; `infra-health explain` tells why", first)
+    gap = summary.index("")
+    head, *rows = summary[gap + 1 :]
     assert head.split("  ")[0] == "collector"
     starts = head.index("state")
-    assert all(row[starts - 1] == " " and row[starts] != " " for row in rows[:2]), "plain columns in a pipe"
-    assert re.search(r"^delivery: ok, \d+ points pending, last accepted ", "\n".join(rows), re.MULTILINE)
-    assert re.search(r"^GitHub's quota, core: \d+ of \d+ left until ", "\n".join(rows), re.MULTILINE)
+    assert all(row[starts - 1] == " " and row[starts] != " " for row in rows), "plain columns in a pipe"
+    assert re.search(r"^delivery: ok, \d+ points pending, last accepted ", "\n".join(summary), re.MULTILINE)
+    assert re.search(r"^GitHub's quota, core: \d+ of \d+ left until ", "\n".join(summary), re.MULTILINE)
     whole = here.json("status", environ={"INFRA_HEALTH_TOKEN": None})
     assert (len(whole["collectors"]), whole["ready"]["status"]) == (2, "ok")
+    assert whole["checks"]["failing"] == here.run("explain").stdout.count("FAIL ")
     closed = here.run("status", environ={"INFRA_HEALTH_TOKEN": None, "INFRA_HEALTH_READ_TOKEN": None})
     assert (closed.returncode, "INFRA_HEALTH_READ_TOKEN" in closed.stderr) == (1, True)
     assert here.run("status", "--probe", environ={"INFRA_HEALTH_READ_TOKEN": None}).returncode == 0
     away = here.run("status", "--url", "http://127.0.0.1:9")
     assert (away.returncode, "no infra-health daemon answers" in away.stderr) == (1, True)
+
+
+def test_exit_codes_tell_a_script_that_a_check_fails(here: Place, daemon: Daemon) -> None:
+    for arguments, code in ((("status",), 1), (("explain",), 1), (("explain", "hearts"), 0), (("explain", "sps"), 1)):
+        assert here.run(*arguments, "--exit-code").returncode == code, arguments
+        assert here.run(*arguments).returncode == 0, arguments
+    assert here.run("status", "--exit-code", "--watch").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "told"), [("status --watch", b"checks: "), ("runs -n 1 --watch", b"run  "), ("logs -f", b"run started")]
+)
+def test_what_is_watched_goes_on_until_ctrl_c_ends_it_well(
+    here: Place, daemon: Daemon, command: str, told: bytes
+) -> None:
+    with here.start(*command.split()) as watching:
+        assert watching.stdout
+        shown = b""
+        while shown.count(told) < 2 and (line := watching.stdout.readline()):
+            shown += line
+            if command == "logs -f" and shown.count(told) == 1:
+                here.run("trigger", "training")
+        watching.send_signal(signal.SIGINT)
+        assert (watching.wait(timeout=30), watching.stderr and watching.stderr.read()) == (0, b"")
+
+
+def test_runs_are_found_by_outcome_and_age_and_logs_by_collector_or_run(here: Place, daemon: Daemon) -> None:
+    good = here.json("trigger", "training", "--wait")["id"]
+    content = (here.folder / "training.json").read_text()
+    here.write_snapshot("[]")
+    bad = here.json("trigger", "training", "--wait", code=1)["id"]
+    here.write_snapshot(content)
+    here.json("trigger", "training", "--wait")
+    found = [run["id"] for run in here.json("runs", "--outcome", "failed", "--since", "2h")]
+    assert (bad in found, good in found) == (True, False)
+    assert here.json("runs", "training", "--since", "0s") == []
+    assert {line["fields"]["collector"] for line in here.json("logs", "training")} == {"training"}
+    # Of a run that has ended nothing new comes.
+    lines = [json.loads(line) for line in here.run("logs", bad, "-f", "--json").stdout.splitlines()]
+    assert [line["message"] for line in lines] == ["run started", "run failed"]
+    for arguments in (("--outcome", "Good"), ("--since", "yesterday")):
+        assert here.run("runs", *arguments).returncode == 2, arguments
+
+
+def test_several_collectors_are_triggered_paused_and_resumed_at_once(here: Place, daemon: Daemon) -> None:
+    runs = here.json("trigger", "ci", "training", "--wait")
+    assert [(run["collector"], run["outcome"]) for run in runs] == [("ci", "Complete"), ("training", "Complete")]
+    assert {run["collector"] for run in here.json("trigger", "--all", "--wait")} == {"ci", "training"}
+    assert [each["paused"] for each in here.json("pause", "--all", "--reason", "maintenance")] == [True, True]
+    assert here.run("resume", "ci", "training").stdout.count(": waiting, next run: ") == 2
+    some = here.run("pause", "nope", "training")
+    assert (some.returncode, "nope: " in some.stderr, "training: paused" in some.stdout) == (1, True, True)
+    assert here.json("resume", "training")["paused"] is False
+    for arguments in ((), ("ci", "--all")):
+        assert here.run("trigger", *arguments).returncode == 2, arguments
+
+
+def test_trigger_waits_for_a_run_that_is_active_already(tmp_path: Path) -> None:
+    with place(tmp_path) as here:
+        gate = tmp_path / "gate"
+        command = ["/bin/sh", "-c", f"while [ ! -e {gate} ]; do sleep 0.05; done; echo '# TYPE up gauge'; echo 'up 1'"]
+        here.config["collectors"] = {"slow": {"type": "exec", "schedule": "@yearly", "command": command}}
+        here.write_config()
+        with here.daemon() as daemon:
+            url = ("--url", str(daemon.http.base_url))
+            (active,) = wait_for(lambda: daemon.get("/api/v1/runs")["runs"], daemon)
+            refused = here.run("trigger", "slow", *url)
+            assert (refused.returncode, "active" in refused.stderr or "running" in refused.stderr) == (1, True)
+            late = here.json("trigger", "slow", "--wait", "0", *url, code=1)
+            assert (late["id"], late["ended"]) == (active["id"], None)
+            with here.start("trigger", "slow", "--wait", *url) as waiting:
+                assert waiting.stderr
+                assert f"{active['id']}: is active already" in waiting.stderr.readline().decode()
+                gate.touch()
+                assert waiting.wait(timeout=60) == 0
+                assert waiting.stdout
+                assert f"{active['id']}: Complete in ".encode() in waiting.stdout.read()
 
 
 def test_cancel_ends_no_run_that_has_ended(here: Place, daemon: Daemon) -> None:
