@@ -25,6 +25,7 @@ _DURATION = re.compile(
 # A host name, but none of what is easily taken for a site: us5, datadog.com, app.datadoghq.eu.
 # https://docs.datadoghq.com/getting_started/site/
 _SITE = re.compile(r"(?!(app|api)\.|datadog\.(com|eu)$)[a-z0-9-]+(\.[a-z0-9-]+)+")
+QUOTED = "stands in quotes that are a part of the value: leave them out"
 _ADDRESS = "must be an absolute address such as https://proxy.example:8080 without a user name, query or fragment"
 
 
@@ -122,11 +123,16 @@ def check_site(text: str) -> str:
 def check_secret(secret: SecretStr) -> SecretStr:
     """A secret that an HTTP header can carry."""
     text = secret.get_secret_value()
-    if text[0] in "\"'" and text[-1] == text[0]:
-        raise ValueError("stands in quotes that are a part of the value: leave them out")
+    if is_quoted(text):
+        raise ValueError(QUOTED)
     if not re.fullmatch(r"[!-~]+", text):
         raise ValueError("holds a blank, a line break or a character that no HTTP header can carry")
     return secret
+
+
+def is_quoted(secret: str) -> bool:
+    """Whether the quotes of a shell or of YAML have become a part of the value."""
+    return len(secret) > 1 and secret[0] in "\"'" and secret[-1] == secret[0]
 
 
 def expand_path(path: Path) -> Path:

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ValidationError
 from service.config.document import Document
 from service.config.fields import did_you_mean, read_json
 from service.config.masking import MASK, is_secret_name, mask_address
-from service.config.settings import CollectorSettings, Settings, is_model
+from service.config.settings import ENVIRONMENT_NAMES, CollectorSettings, Settings, is_model
 from service.domain.errors import ConfigError
 
 Keys = tuple[str | int, ...]
@@ -33,28 +33,10 @@ SettingsOf = Callable[[str], type[CollectorSettings]]
 Model = TypeVar("Model", bound=BaseModel)
 
 _PREFIX = "INFRA_HEALTH_"
-# Other names of keys, which win over the file; later ones over earlier ones.
-_NAMES = {
-    "DATADOG_API_KEY": "datadog.api_key",
-    "DATADOG_APP_KEY": "datadog.app_key",
-    **{
-        f"DD_{key.upper()}": f"datadog.{key}"
-        for key in ("api_key", "app_key", "site", "url", "env", "service", "version")
-    },
-    "INFRA_HEALTH_TOKEN": "http.token",
-    "INFRA_HEALTH_READ_TOKEN": "http.read_token",
-}
-# Those of the replaced system, which fill what the file leaves open; the first one that is set counts.
-_LEGACY_NAMES = {
-    "GITHUB_DASHBOARD_TOKEN": "github.token",
-    "GITHUB_TOKEN": "github.token",
-    "GITHUB_API_URL": "github.api_url",
-    "GITHUB_USER_AGENT": "github.user_agent",
-}
 # What is read elsewhere; files that hold a secret (``secrets``); and what Kubernetes sets for a Service of this name
 # (https://kubernetes.io/docs/concepts/services-networking/service/).
 _NO_SETTING = re.compile(
-    r"CONFIG|URL|COMMIT|(.*__)?(TOKEN|READ_TOKEN|API_KEY|APP_KEY)_FILE|PORT(_\d+_\w+)?|SERVICE_HOST|SERVICE_PORT(_\w+)?"
+    r"CONFIG|URL|COMMIT|(READ_)?TOKEN|(.*__)?((READ_)?TOKEN|AP[IP]_KEY)_FILE|PORT(_\d+_\w+)?|SERVICE_(HOST|PORT(_\w+)?)"
 )
 # What runs where no file says otherwise: the same three as in the shipped config.yaml.
 _SHIPPED = {
@@ -103,10 +85,9 @@ def load(
     loader = _Loader(document, cache(settings_of))
     if "collectors" not in document.values:
         loader.put(("collectors",), _SHIPPED, (3, 0, 0, "defaults"))
-    loader.put_names(_NAMES, environ)
+    loader.put_names(environ)
     loader.put_variables(environ)
     loader.put((), overrides or {}, (2, 0, 0, "command line"))
-    loader.put_names(_LEGACY_NAMES, environ, if_absent=True)
     loader.put_legacy_names(environ)
     settings = loader.validate()
     if not settings.collectors:
@@ -160,9 +141,11 @@ class _Loader:
         inner[path[-1]] = value
         self._places[path] = place
 
-    def put_names(self, names: Mapping[str, str], environ: Mapping[str, str], *, if_absent: bool = False) -> None:
-        for variable, key in names.items():
-            self.put(tuple(key.split(".")), environ.get(variable), _variable(variable), if_absent=if_absent)
+    def put_names(self, environ: Mapping[str, str]) -> None:
+        for key, variables in ENVIRONMENT_NAMES.items():
+            if name := next((each for each in variables if each in environ), None):
+                is_legacy = key.startswith("github.")
+                self.put(tuple(key.split(".")), environ[name], _variable(name), if_absent=is_legacy)
 
     def put_variables(self, environ: Mapping[str, str]) -> None:
         """INFRA_HEALTH_A__B__C."""
@@ -170,7 +153,7 @@ class _Loader:
         # The more exact name wins, as it comes last.
         for variable, rest in sorted(variables.items(), key=lambda item: (item[1].count("__"), item)):
             path = tuple(rest.lower().split("__"))
-            if variable in _NAMES or _NO_SETTING.fullmatch(rest):
+            if _NO_SETTING.fullmatch(rest):
                 continue
             if path[0] not in Settings.model_fields:
                 hint = did_you_mean(path[0], Settings.model_fields)

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 
@@ -16,14 +17,15 @@ import anyio.to_thread
 import structlog
 from pydantic import SecretStr
 
-from service.config.logging import mask
-from service.config.settings import Settings
+from service.config.fields import QUOTED, is_quoted
+from service.config.masking import mask
+from service.config.settings import ENVIRONMENT_NAMES, Settings
 from service.domain.errors import ConfigError, Unavailable
 
 log = structlog.get_logger(__name__)
 
 _RETRY_SECONDS = 60.0  # after a look-up that failed; who has no value at all asks when it needs one
-_AWS_SECONDS = 20.0  # for the client, its credentials and the answer
+_READ_SECONDS = 20.0  # of AWS: for the client, its credentials and the answer
 # Any of these says that the process was given an identity in AWS (static keys, IRSA, ECS, a profile, a stand-in).
 _AWS_IDENTITY = re.compile(
     r"AWS_(ROLE_ARN|WEB_IDENTITY_TOKEN_FILE|ACCESS_KEY_ID|PROFILE|CONTAINER_CREDENTIALS_\w+|ENDPOINT_URL(_SECRETS_MANAGER)?)"
@@ -31,50 +33,33 @@ _AWS_IDENTITY = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class MountedFile:
-    """A file that Kubernetes (or an agent) keeps up to date; ``variable`` names it. Read again every minute."""
+class Source:
+    """A place that a secret is read from again after ``lifetime`` seconds. ``fetch`` may block."""
 
-    path: Path
-    variable: str
-    lifetime = 60.0
-
-    @property
-    def title(self) -> str:
-        return f"file {self.path} ({self.variable})"
+    title: str
+    lifetime: float
+    fetch: Callable[[str], str]
 
     async def read(self) -> str:
-        """The value, empty where there is none. Raises Unavailable or ConfigError."""
-        try:
-            text = await anyio.to_thread.run_sync(self.path.read_text, "utf-8", abandon_on_cancel=True)
-        except UnicodeDecodeError:
-            raise ConfigError(f"{self.title} is no text") from None
-        except (OSError, ValueError) as error:
-            raise Unavailable(f"{self.title}: {getattr(error, 'strerror', None) or 'no such path'}") from error
-        return text.strip()
+        """The value. Raises Unavailable or ConfigError."""
+        with anyio.move_on_after(_READ_SECONDS):
+            text = (await anyio.to_thread.run_sync(self.fetch, self.title, abandon_on_cancel=True)).strip()
+            if not text:
+                raise Unavailable(f"{self.title}: is empty")
+            if is_quoted(text):
+                raise ConfigError(f"{self.title}: {QUOTED}")
+            return text
+        raise Unavailable(f"{self.title}: no answer within {_READ_SECONDS:.0f} s")
 
 
-@dataclass(frozen=True, slots=True)
-class AwsSecret:
-    """NAME or NAME#KEY in AWS Secrets Manager: 2 s to connect, one try. Read again every hour."""
-
-    name: str
-    lifetime = 3600.0
-
-    @property
-    def title(self) -> str:
-        return f"AWS Secrets Manager, {self.name}"
-
-    async def read(self) -> str:
-        """The value. Raises Unavailable or ConfigError (no such secret, no access, no such key)."""
-        name, separator, key = self.name.partition("#")
-        with anyio.move_on_after(_AWS_SECONDS):
-            # Importing the client and loading its models takes most of a second: in a thread, so probes are answered.
-            text = await anyio.to_thread.run_sync(anyio.run, _ask_aws, name, abandon_on_cancel=True)
-            return _pick_value(text, name, key if separator else None)
-        raise Unavailable(f"{self.title}: no answer within {_AWS_SECONDS:.0f} s")
+def mounted_file(path: Path, variable: str) -> Source:
+    """A file that Kubernetes (or an agent) keeps up to date; ``variable`` names it."""
+    return Source(f"file {path} ({variable})", 60.0, partial(_read_file, path))
 
 
-Source = MountedFile | AwsSecret
+def aws_secret(name: str) -> Source:
+    """NAME in AWS Secrets Manager, or NAME#KEY for one key of a JSON object."""
+    return Source(f"AWS Secrets Manager, {name}", 3600.0, partial(_read_aws, name))
 
 
 class Secret:
@@ -125,50 +110,41 @@ class Secret:
     async def get(self) -> str | None:
         """The value, None while there is none."""
         if self._is_due():
-            known = self._value
             async with self._lock:
-                if self._value is known and self._is_due():  # nobody else has looked it up meanwhile
+                if self._is_due():  # nobody else has looked it up meanwhile
                     await self._look_up()
         return self._value
 
     async def ask_again(self) -> bool:
         """Looks the value up anew, since it was refused; True when it changed. A value from the settings can't."""
-        if not self._sources:
-            return False
         async with self._lock:
             before = self._value
             await self._look_up()
-            return self._value is not None and self._value != before
+            return self._value != before
 
     def _is_due(self) -> bool:
-        return bool(self._sources) and (self._value is None or self._clock() >= self._due)
+        return self.can_change and (self._value is None or self._clock() >= self._due)
 
     async def _look_up(self) -> None:
-        troubles: list[str] = []
-        self.may_pass = False
         self._due = self._clock() + _RETRY_SECONDS
+        errors: list[Exception] = []
         for source in self._sources:
             try:
                 value = await source.read()
-                if value:
-                    self._take(value, source)
-                    break
-                raise Unavailable(f"{source.title}: is empty")
             except (Unavailable, ConfigError) as error:
-                troubles.append(str(error))
-                self.may_pass |= isinstance(error, Unavailable)
-        trouble = "; ".join(troubles) or None
+                errors.append(error)
+                continue
+            mask([value])
+            if (value, source.title) != (self._value, self.source):
+                log.info(f"{self.title} taken over", source=source.title, changed=self.is_set)
+            self._value, self.source, self._due = value, source.title, self._clock() + source.lifetime
+            break
+        self.may_pass = any(isinstance(error, Unavailable) for error in errors)
+        trouble = "; ".join(map(str, errors)) or None
         if trouble and trouble != self.trouble:
-            effect = "the known value stays in use" if self._value else "there is no value yet"
-            log.warning("secret could not be looked up", secret=self.title, reason=trouble, effect=effect)
+            effect = "the known value stays in use" if self.is_set else "there is no value yet"
+            log.warning(f"{self.title} could not be looked up", reason=trouble, effect=effect)
         self.trouble = trouble
-
-    def _take(self, value: str, source: Source) -> None:
-        mask([value])
-        if value != self._value or source.title != self.source:
-            log.info("secret taken over", secret=self.title, source=source.title, changed=self._value is not None)
-        self._value, self.source = value, source.title
-        self._due = self._clock() + source.lifetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,29 +168,29 @@ class Credentials:
 
 def credentials(settings: Settings, environ: Mapping[str, str]) -> Credentials:
     """The secrets of these settings. Nothing is read yet."""
-    aws, names, app = settings.aws, settings.aws.names, settings.github.app
-    has_aws = aws.secrets == "on" or (aws.secrets == "auto" and _has_aws_identity(environ))
+    names, app = settings.aws.names, settings.github.app
+    has_aws = settings.aws.secrets == "on" or (settings.aws.secrets == "auto" and _has_aws_identity(environ))
 
-    def secret(title: str, key: str, variables: tuple[str, ...], name: str = "", file: Path | None = None) -> Secret:
+    def secret(title: str, key: str, name: str = "", file: Path | None = None) -> Secret:
         value: SecretStr | None = attrgetter(key)(settings)
-        plain = value.get_secret_value() if value else None
-        variables = (*variables, f"INFRA_HEALTH_{key.replace('.', '__').upper()}")
-        variable = next((each for each in variables if environ.get(each, "").strip() == plain), "")
-        remedy = f"set {variables[0]} or {variables[0]}_FILE"
+        variables = (*ENVIRONMENT_NAMES.get(key, ()), f"INFRA_HEALTH_{key.replace('.', '__').upper()}")
+        sources = [mounted_file(file, f"{key}_file")] if file else _find_files(variables, environ)
+        remedy = _remedy(variables[0])
         if name:
             remedy += f", or give the process a role that may read {name} in AWS Secrets Manager"
-        sources: list[Source] = [MountedFile(file, f"{key}_file")] if file else []
-        sources += [*_mounted_files(variables, environ), *([AwsSecret(name)] if name and has_aws else [])]
+            sources += [aws_secret(name)] if has_aws else []
+        plain = value.get_secret_value() if value else None
+        variable = next((each for each in variables if environ.get(each, "").strip() == plain), "")
         origin = f"environment {variable}" if variable else "the settings file"
         return Secret(title, remedy, plain, origin=origin, sources=sources)
 
-    app_key = "GitHub App's private key", "github.app.private_key", ()
+    app_key = "GitHub App's private key", "github.app.private_key"
     return Credentials(
-        secret("Datadog API key", "datadog.api_key", ("DD_API_KEY", "DATADOG_API_KEY"), names.datadog_api),
-        secret("Datadog application key", "datadog.app_key", ("DD_APP_KEY", "DATADOG_APP_KEY"), names.datadog_app),
-        secret("GitHub token", "github.token", ("GITHUB_DASHBOARD_TOKEN", "GITHUB_TOKEN"), names.github),
-        secret("token of the write calls", "http.token", ("INFRA_HEALTH_TOKEN",)),
-        secret("token of the read calls", "http.read_token", ("INFRA_HEALTH_READ_TOKEN",)),
+        secret("Datadog API key", "datadog.api_key", names.datadog_api),
+        secret("Datadog application key", "datadog.app_key", names.datadog_app),
+        secret("GitHub token", "github.token", names.github),
+        secret("token of the write calls", "http.token"),
+        secret("token of the read calls", "http.read_token"),
         secret(*app_key, names.github_app, app.private_key_file) if app else None,
     )
 
@@ -223,9 +199,18 @@ def from_environment(variable: str, environ: Mapping[str, str]) -> Secret:
     """The secret that the environment holds under ``variable``, or the file that ``variable``_FILE names."""
     value = environ.get(variable, "").strip() or None
     mask([value or ""])
-    remedy = f"set {variable}, or {variable}_FILE to a file that holds it"
-    sources = _mounted_files((variable,), environ)
-    return Secret(f"bearer token {variable}", remedy, value, origin=f"environment {variable}", sources=sources)
+    title, sources = f"bearer token {variable}", _find_files((variable,), environ)
+    return Secret(title, _remedy(variable), value, origin=f"environment {variable}", sources=sources)
+
+
+def _remedy(variable: str) -> str:
+    return f"set {variable}, or {variable}_FILE to a file that holds it"
+
+
+def _find_files(variables: Iterable[str], environ: Mapping[str, str]) -> list[Source]:
+    """The files that the variables with _FILE behind their names name."""
+    names = (f"{variable}_FILE" for variable in variables)
+    return [mounted_file(Path(path), name) for name in names if (path := environ.get(name, "").strip())]
 
 
 def _has_aws_identity(environ: Mapping[str, str]) -> bool:
@@ -235,18 +220,39 @@ def _has_aws_identity(environ: Mapping[str, str]) -> bool:
     return has_profile or any(value and _AWS_IDENTITY.fullmatch(name) for name, value in environ.items())
 
 
-def _mounted_files(variables: Iterable[str], environ: Mapping[str, str]) -> list[MountedFile]:
-    """The files that the variables with _FILE behind their names name."""
-    names = (f"{variable}_FILE" for variable in variables)
-    return [MountedFile(Path(path), name) for name in names if (path := environ.get(name, "").strip())]
+def _read_file(path: Path, title: str) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{title} is no text") from None
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"{title}: {getattr(error, 'strerror', None) or 'no such path'}") from error
 
 
-async def _ask_aws(name: str) -> str:
+def _read_aws(name: str, title: str) -> str:
+    """The plain string; of a JSON object the value of KEY, without KEY the only one (as consoles write)."""
+    name, _, key = name.partition("#")
+    text = anyio.run(_ask_aws, name, title)
+    try:
+        values = json.loads(text) if text.lstrip().startswith("{") else {}
+    except ValueError:
+        values = {}
+    if not values and not key:
+        return text
+    if not key and len(values) > 1:
+        raise ConfigError(f"{title}: JSON with {len(values)} values; name one as {name}#KEY (aws.names)")
+    value = values.get(key or next(iter(values)))
+    if not isinstance(value, str):
+        raise ConfigError(f"{title}: is no JSON with a text under the key {key}")
+    return value
+
+
+async def _ask_aws(name: str, title: str) -> str:
+    # In a thread: importing the client and loading its models takes most of a second.
     from botocore.exceptions import ClientError
 
     from service.config.clients import aws_client
 
-    title = f"AWS Secrets Manager, secret {name}"
     try:
         async with aws_client("secretsmanager", title, connect_timeout=2, read_timeout=5) as client:
             answer = await client.get_secret_value(SecretId=name)
@@ -254,24 +260,4 @@ async def _ask_aws(name: str) -> str:
         code = error.response.get("Error", {}).get("Code", "")
         is_refused = code.startswith(("ResourceNotFound", "AccessDenied", "Invalid"))
         raise (ConfigError if is_refused else Unavailable)(f"{title}: {code or 'no answer'}") from error
-    value = answer.get("SecretString") or answer.get("SecretBinary") or b""
-    return value if isinstance(value, str) else bytes(value).decode(errors="replace")
-
-
-def _pick_value(text: str, name: str, key: str | None) -> str:
-    """A secret is a plain string, or a JSON object: its ``key``, without one its only value (as consoles write)."""
-    place = f"AWS Secrets Manager, secret {name}"
-    try:
-        values = json.loads(text) if text.lstrip().startswith("{") else None
-    except ValueError:
-        values = None
-    if values is None and key is None:
-        return text.strip()
-    if values is None:
-        raise ConfigError(f"{place}: is no JSON object, so it has no key {key}")
-    if key is None and len(values) != 1:
-        raise ConfigError(f"{place}: JSON with {len(values)} values; name one as {name}#KEY (aws.names)")
-    value = values.get(next(iter(values)) if key is None else key)
-    if not isinstance(value, str) or not value.strip():
-        raise ConfigError(f"{place}: its JSON has no text under the key {key}")
-    return value.strip()
+    return answer.get("SecretString") or bytes(answer.get("SecretBinary", b"")).decode(errors="replace")

@@ -27,6 +27,18 @@ from service.config.masking import MASK, is_secret_name, mask_address, secrets_i
 from service.domain import cron
 from service.domain.runs import ConcurrencyPolicy, Mode
 
+# Names in the environment beside INFRA_HEALTH_A__B__C, by key; the first one that is set counts. They win over the
+# file; but those of ``github``, which are the replaced system's, fill what it leaves open.
+ENVIRONMENT_NAMES = {
+    "datadog.api_key": ("DD_API_KEY", "DATADOG_API_KEY"),
+    "datadog.app_key": ("DD_APP_KEY", "DATADOG_APP_KEY"),
+    **{f"datadog.{key}": (f"DD_{key.upper()}",) for key in ("site", "url", "env", "service", "version")},
+    "http.token": ("INFRA_HEALTH_TOKEN",),
+    "http.read_token": ("INFRA_HEALTH_READ_TOKEN",),
+    "github.token": ("GITHUB_DASHBOARD_TOKEN", "GITHUB_TOKEN"),
+    "github.api_url": ("GITHUB_API_URL",),
+    "github.user_agent": ("GITHUB_USER_AGENT",),
+}
 SHADOW_PREFIX = "shadow."
 # Beyond this many times ``max_series`` delivery holds back what is new.
 SERIES_FACTOR = 10

@@ -65,7 +65,7 @@ def test_a_program_is_a_collector_of_the_daemon(here: Place) -> None:
         assert (checks["sps"]["status"], checks["sps"]["condition"]) == ("fail", ">= 40000")
         assert checks["reward_threshold"]["tags"]["workflow_category"] == "probe"
         lines = [each["message"] for each in daemon.get(f"/api/v1/runs/{run['id']}/log")["lines"]]
-        assert lines == ["run started", "secret taken over", "no key: None", "run ended"]
+        assert lines == ["run started", "secret TOKEN taken over", "no key: None", "run ended"]
         child = int(wait_for(lambda: pid.exists() and pid.read_text(), daemon))
         assert (
             daemon.http.post(f"/api/v1/runs/{daemon.get('/api/v1/collectors/hanging')['running']}/cancel").status_code

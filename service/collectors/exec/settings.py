@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator
 
 from service.config import fields
-from service.config.secrets import AwsSecret, MountedFile, Secret
+from service.config.secrets import Secret, aws_secret, mounted_file
 from service.config.settings import Bytes, CollectorSettings, Text
 
 Word = Annotated[
@@ -64,5 +64,5 @@ class ExecSettings(CollectorSettings):
 
 def _open_secret(variable: str, place: str) -> Secret:
     is_path = place.startswith(("/", "./", "../"))
-    source = MountedFile(Path(place), f"secrets.{variable}") if is_path else AwsSecret(place)
+    source = mounted_file(Path(place), f"secrets.{variable}") if is_path else aws_secret(place)
     return Secret(f"secret {variable}", f"put it into {place}", sources=[source])

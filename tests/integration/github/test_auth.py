@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.types import Options
 
 from service.config.masking import redact
-from service.config.secrets import MountedFile, Secret
+from service.config.secrets import Secret, Source, mounted_file
 from service.demo.github import Asked, Reply
 from service.domain.errors import Unauthorized, Unavailable
 from service.github.auth import Auth, InstallationToken
@@ -33,7 +33,7 @@ TOKENS = "/app/installations/77/access_tokens"
 # A token from the configuration
 
 
-class CountingFile(MountedFile):
+class CountingFile(Source):
     """Counts its readings."""
 
     readings = 0
@@ -49,7 +49,8 @@ def clock() -> WorldClock:
 
 
 def auth_of(folder: Path, clock: WorldClock) -> Auth:
-    source = CountingFile(folder / "token", "GITHUB_TOKEN_FILE")
+    file = mounted_file(folder / "token", "GITHUB_TOKEN_FILE")
+    source = CountingFile(file.title, file.lifetime, file.fetch)
     return Auth(Secret("GitHub token", "set it", sources=[source], clock=clock.monotonic), clock)
 
 
@@ -121,7 +122,7 @@ def app_token(
 
 
 def key_in(file: Path) -> Secret:
-    return Secret("GitHub App's private key", "set it", sources=[MountedFile(file, "github.app.private_key_file")])
+    return Secret("GitHub App's private key", "set it", sources=[mounted_file(file, "github.app.private_key_file")])
 
 
 async def test_an_apps_token_is_renewed_before_it_ends(server: Simulated, http: httpx.AsyncClient) -> None:

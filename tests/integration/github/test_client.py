@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from service.config.masking import mask
-from service.config.secrets import MountedFile, Secret
+from service.config.secrets import Secret, mounted_file
 from service.demo.github import Asked, Reply
 from service.domain.errors import Rejected, Unauthorized, Unavailable
 from service.github.client import Github, NotFound, Refused, count_usage
@@ -168,7 +168,7 @@ async def test_an_etag_is_shown_to_nobody_but_the_token_it_was_given_to(
 ) -> None:
     file = tmp_path / "token"
     file.write_text("ghp_first")
-    rotating = Secret("GitHub token", "set it", sources=[MountedFile(file, "GITHUB_TOKEN_FILE")])
+    rotating = Secret("GitHub token", "set it", sources=[mounted_file(file, "GITHUB_TOKEN_FILE")])
     github = server.client(http, rotating)
     await github.get(RUNS, Total, cached=True)
     file.write_text("ghp_second")
@@ -311,7 +311,7 @@ async def test_the_successor_of_a_refused_token_is_taken_over(
     file.write_text("ghp_old")
     server.app.revoked.add("ghp_old")
     secret = Secret(
-        "GitHub token", "set it", sources=[MountedFile(file, "GITHUB_TOKEN_FILE")], clock=server.clock.monotonic
+        "GitHub token", "set it", sources=[mounted_file(file, "GITHUB_TOKEN_FILE")], clock=server.clock.monotonic
     )
     github = server.client(http, secret)
     for _ in range(3):
@@ -329,7 +329,7 @@ async def test_a_token_replaced_meanwhile_is_used_at_once(
 ) -> None:
     file = tmp_path / "token"
     file.write_text("ghp_old")
-    secret = Secret("GitHub token", "set it", sources=[MountedFile(file, "GITHUB_TOKEN_FILE")])
+    secret = Secret("GitHub token", "set it", sources=[mounted_file(file, "GITHUB_TOKEN_FILE")])
     github = server.client(http, secret)
     await github.get(RUNS, Total)
     server.app.revoked.add("ghp_old")

@@ -9,7 +9,7 @@ import anyio
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.config.secrets import MountedFile, Secret
+from service.config.secrets import Secret, mounted_file
 from service.web.auth import Guard
 from tests.integration.web.stage import BEARER, TOKEN, problem_of, secret, served
 
@@ -85,7 +85,7 @@ async def test_a_read_token_in_a_file_is_taken_over_and_closes_reading_while_the
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "readers"
-    token = Secret("token of the read calls", "set it", sources=[MountedFile(file, "INFRA_HEALTH_READ_TOKEN_FILE")])
+    token = Secret("token of the read calls", "set it", sources=[mounted_file(file, "INFRA_HEALTH_READ_TOKEN_FILE")])
     async with served(tmp_path, read_token=token) as stage:
 
         async def status(shown: str) -> int:

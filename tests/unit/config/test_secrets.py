@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from service.config.loader import load
-from service.config.secrets import AwsSecret, Credentials, MountedFile, Secret, Source, credentials, from_environment
+from service.config.secrets import Credentials, Secret, Source, aws_secret, credentials, from_environment, mounted_file
 from service.config.settings import CollectorSettings
 from service.domain.errors import ConfigError
 from tests.aws import moto, reach
@@ -78,7 +78,7 @@ async def test_the_environment_wins_over_the_file_and_the_file_over_aws(aws: Any
 async def test_a_secret_is_read_again_after_an_hour_and_when_it_was_refused(aws: Any) -> None:
     clock = Clock()
     await aws.create_secret(Name="key", SecretString="first-secret")
-    secret = Secret("key", "set it", sources=[AwsSecret("key")], clock=clock)
+    secret = Secret("key", "set it", sources=[aws_secret("key")], clock=clock)
     assert await secret.get() == "first-secret"
     await aws.put_secret_value(SecretId="key", SecretString="second-secret")
     clock.seconds += HOUR - 1
@@ -94,7 +94,7 @@ async def test_a_secret_is_read_again_after_an_hour_and_when_it_was_refused(aws:
 async def test_a_known_secret_goes_on_working_while_aws_is_away(aws: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     await aws.create_secret(Name="key", SecretString="first-secret")
-    secret = Secret("key", "set it", sources=[AwsSecret("key")], clock=clock)
+    secret = Secret("key", "set it", sources=[aws_secret("key")], clock=clock)
     await secret.get()
     reach("http://127.0.0.1:9", monkeypatch)
     clock.seconds += HOUR
@@ -108,9 +108,9 @@ async def test_a_start_while_aws_is_away_has_no_value_until_aws_is_back(
 ) -> None:
     await aws.create_secret(Name="key", SecretString="first-secret")
     reach("http://127.0.0.1:9", monkeypatch)
-    secret = Secret("key", "set it", sources=[AwsSecret("key")])
+    secret = Secret("key", "set it", sources=[aws_secret("key")])
     assert await secret.get() is None
-    assert secret.missing.startswith("no key: set it (AWS Secrets Manager, secret key: ")
+    assert secret.missing.startswith("no key: set it (AWS Secrets Manager, key: ")
     reach(server, monkeypatch)
     assert await secret.get() == "first-secret"
     assert secret.trouble is None
@@ -127,22 +127,22 @@ async def test_a_start_while_aws_is_away_has_no_value_until_aws_is_back(
 )
 async def test_plain_and_json_secrets_are_read(stored: str, name: str, value: str, aws: Any) -> None:
     await aws.create_secret(Name="key", SecretString=stored)
-    assert await AwsSecret(name).read() == value
+    assert await aws_secret(name).read() == value
 
 
 @pytest.mark.parametrize(
     ("stored", "name", "message"),
     [
         ('{"a": "1", "b": "2"}', "key", "JSON with 2 values; name one as key#KEY"),
-        ('{"a": "1"}', "key#b", "no text under the key b"),
-        ("plain", "key#b", "is no JSON object"),
+        ('{"a": "1"}', "key#b", "no JSON with a text under the key b"),
+        ("plain", "key#b", "no JSON with a text under the key b"),
         ("plain", "other", "ResourceNotFoundException"),
     ],
 )
 async def test_what_is_no_secret_is_named_without_its_value(stored: str, name: str, message: str, aws: Any) -> None:
     await aws.create_secret(Name="key", SecretString=stored)
     with pytest.raises(ConfigError, match=message):
-        await AwsSecret(name).read()
+        await aws_secret(name).read()
 
 
 async def test_the_names_in_aws_can_be_set(aws: Any, server: str, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ async def test_the_names_in_aws_can_be_set(aws: Any, server: str, tmp_path: Path
 async def test_a_mounted_file_that_is_replaced_is_taken_over(tmp_path: Path) -> None:
     clock, path = Clock(), tmp_path / "token"
     path.write_text("first-secret\n")
-    secret = Secret("token", "set it", sources=[MountedFile(path, "TOKEN_FILE")], clock=clock)
+    secret = Secret("token", "set it", sources=[mounted_file(path, "TOKEN_FILE")], clock=clock)
     assert await secret.get() == "first-secret"
     path.write_text("second-secret\n")
     assert await secret.ask_again()
@@ -167,9 +167,23 @@ async def test_a_mounted_file_that_is_replaced_is_taken_over(tmp_path: Path) -> 
     assert "No such file" in (secret.trouble or "")
 
 
+@pytest.mark.parametrize("text", ['"quoted"', "'quoted'"])
+async def test_quotes_round_a_value_are_named_before_anybody_refuses_it(text: str, tmp_path: Path) -> None:
+    """What kubectl and shells leave behind; a value that is known goes on working."""
+    (tmp_path / "token").write_text("good")
+    clock = Clock()
+    secret = Secret("token", "set it", sources=[mounted_file(tmp_path / "token", "TOKEN_FILE")], clock=clock)
+    assert await secret.get() == "good"
+    (tmp_path / "token").write_text(text)
+    clock.seconds += 60
+    assert await secret.get() == "good"
+    assert (secret.trouble or "").endswith("stands in quotes that are a part of the value: leave them out")
+    assert "quoted" not in (secret.trouble or "")
+
+
 async def test_while_the_file_is_missing_aws_is_asked(aws: Any, tmp_path: Path) -> None:
     await aws.create_secret(Name="key", SecretString="managed")
-    sources: list[Source] = [MountedFile(tmp_path / "none", "KEY_FILE"), AwsSecret("key")]
+    sources: list[Source] = [mounted_file(tmp_path / "none", "KEY_FILE"), aws_secret("key")]
     secret = Secret("key", "set it", sources=sources)
     assert await secret.get() == "managed"
     assert secret.source == "AWS Secrets Manager, key"
