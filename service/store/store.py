@@ -77,13 +77,13 @@ class Store:
         def work() -> Store:
             if url:
                 database = prepare(open_server(url))
-                return cls(Failover(database, clock), clock, limits, is_empty=database.read(_is_empty))
+                return cls(Failover(database, clock), clock, limits, is_empty=database.read(is_unused))
             path = state_dir / directory.DATABASE
             lock = directory.Lock(state_dir)
             try:
                 database = directory.open_database(path, clock())
-                is_empty = database.read(_is_empty)
-                database.write(partial(_take_over, clock()))
+                is_empty = database.read(is_unused)
+                database.write(partial(take_over, clock()))
             except BaseException:
                 lock.release()
                 raise
@@ -106,7 +106,7 @@ class Store:
             database = open_file(path, read_only=True) if exists else open_memory()
             if (revision := database.read(read_revision)) != tables.REVISION:
                 raise Unavailable(f"{path} is of another version ({revision or 'unknown'}, not {tables.REVISION})")
-            return cls(Failover(database, _now), path=path, is_empty=database.read(_is_empty))
+            return cls(Failover(database, _now), path=path, is_empty=database.read(is_unused))
 
         return await anyio.to_thread.run_sync(work)
 
@@ -158,14 +158,14 @@ class Store:
             self._lock = None
 
 
-def _take_over(now: datetime, connection: sa.Connection) -> None:
+def take_over(now: datetime, connection: sa.Connection) -> None:
     runs = interrupt_active(connection, now)
     samples = recover_sending(connection, now, "the daemon ended before the intake answered")
     if runs or samples:
         log.warning("the daemon before ended without a drain", interrupted_runs=runs, unknown_samples=samples)
 
 
-def _is_empty(connection: sa.Connection) -> bool:
+def is_unused(connection: sa.Connection) -> bool:
     return not connection.execute(
         sa.select(sa.exists(sa.select(tables.slots)) | sa.exists(sa.select(tables.runs)))
     ).scalar()

@@ -1,12 +1,11 @@
 """What these tests stand on: a clock that moves when it is told to, the real store, collectors as the test says."""
 
-import tempfile
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import wraps
-from pathlib import Path
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -19,10 +18,14 @@ from service.config.settings import StoreSettings
 from service.domain import cron
 from service.domain.runs import CollectResult, Mode, Run
 from service.domain.samples import Metric, Sample
+from service.pipeline.clock import Clock
 from service.pipeline.job import Job
 from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Scheduler
 from service.store import Store
+from service.store import store as store_module
+from service.store.engine import open_memory
+from service.store.fallback import Failover
 
 START = datetime(2025, 1, 15, 10, 7, 30, tzinfo=UTC)
 METRIC = Metric("test.metric")
@@ -36,33 +39,26 @@ CHECK = {
     "status": "pass",
 }
 
-_busy_threads = 0
-
 
 @contextmanager
-def watched_threads() -> Iterator[None]:
-    """Lets ``settle`` know whether the store is at work in a thread."""
-    run_sync = anyio.to_thread.run_sync
+def without_threads() -> Iterator[None]:
+    """What belongs into a worker thread is done at once: to wait for threads costs these tests more than the rest."""
 
-    @wraps(run_sync)
-    async def counted(*arguments: Any, **options: Any) -> Any:
-        global _busy_threads
-        _busy_threads += 1
-        try:
-            return await run_sync(*arguments, **options)
-        finally:
-            _busy_threads -= 1
+    async def run_sync(work: Callable[..., Any], *arguments: Any, **_: Any) -> Any:
+        await checkpoint()
+        return work(*arguments)
 
-    with patch.object(anyio.to_thread, "run_sync", counted):
+    with patch.object(anyio.to_thread, "run_sync", run_sync):
         yield
 
 
 async def settle() -> None:
     """Lets every task run until it waits for the clock or the test."""
-    quiet = 0
-    while quiet < 30:
-        await (anyio.sleep(0.0005) if _busy_threads else checkpoint())
-        quiet = 0 if _busy_threads else quiet + 1
+    ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
+    for _ in range(1_000):  # a scope whose cancellation somebody ignores calls back for ever
+        if not ready:
+            return
+        await checkpoint()
 
 
 async def first_of(event: anyio.Event, other: Callable[[], Awaitable[None]]) -> None:
@@ -181,9 +177,10 @@ def make_job(collector: Any = None, *, name: str = "ci", schedule: str = "*/10 *
 
 @dataclass
 class Stage:
-    """``scheduler`` over the fake clock and a store on disk; ``stored``: when there was something to send."""
+    """``scheduler`` over the fake clock and a store; ``stored``: when there was something to send."""
 
     clock: FakeClock
+    disk: "Disk"
     store: Store
     scheduler: Scheduler
     stored: list[datetime]
@@ -206,38 +203,37 @@ class Stage:
         return [(each.point.metric, each.point.value, each.tags) for each in found]
 
 
-def make_folder() -> Path:
-    """A state directory of its own, in memory where the system has such a place."""
-    memory = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="pipeline-", dir=memory if memory.is_dir() else None))
+class Disk:
+    """Where a store survives its process: in memory, for it is not the file that these tests are about."""
 
+    def __init__(self) -> None:
+        self.database = open_memory()
 
-@asynccontextmanager
-async def opened(folder: Path, clock: FakeClock) -> AsyncIterator[Store]:
-    with watched_threads():
-        store = await Store.open(folder, StoreSettings(), clock.now)
-        try:
-            yield store
-        finally:
-            with anyio.CancelScope(shield=True):
-                await store.close()
+    def open(self, clock: Clock) -> Store:
+        """The store as a new process finds it."""
+        is_empty = self.database.read(store_module.is_unused)
+        self.database.write(partial(store_module.take_over, clock.now()))
+        return Store(Failover(self.database, clock.now), clock.now, StoreSettings(), is_empty=is_empty)
 
 
 @asynccontextmanager
 async def staged(
-    folder: Path,
     *jobs: Job,
+    disk: Disk | None = None,
+    after: Stage | None = None,
     clock: FakeClock | None = None,
     retry: bool = True,
     mode: Mode = Mode.LIVE,
     is_loaded: bool = True,
 ) -> AsyncIterator[Stage]:
-    """A running scheduler; leaving the block is a kill: nothing drains."""
-    clock = clock or FakeClock()
+    """A running scheduler; leaving the block is a kill. ``after``: whose disk and clock it goes on with."""
+    disk = disk or (after.disk if after else Disk())
+    clock = clock or (after.clock if after else FakeClock())
     stored: list[datetime] = []
     ended: list[Run] = []
-    with capture_logs() as logs:
-        async with opened(folder, clock) as store, anyio.create_task_group() as tasks:
+    with capture_logs() as logs, without_threads():
+        async with anyio.create_task_group() as tasks:
+            store = disk.open(clock)
             store.mode = mode
             runner = Runner(
                 store, clock, tasks, on_stored=lambda: stored.append(clock.now()), on_end=ended.append, retry=retry
@@ -249,7 +245,7 @@ async def staged(
             await scheduler.set_jobs(jobs)
             tasks.start_soon(_tick_when_due, clock, scheduler)
             await settle()
-            yield Stage(clock, store, scheduler, stored, ended, logs)
+            yield Stage(clock, disk, store, scheduler, stored, ended, logs)
             tasks.cancel_scope.cancel()
 
 

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from pathlib import Path
 
 import anyio
 
@@ -17,10 +16,10 @@ from tests.unit.pipeline.stage import CHECK, METRIC, START, Scripted, Stage, mak
 
 
 @asynccontextmanager
-async def beating(folder: Path, interval: timedelta) -> AsyncIterator[Stage]:
+async def beating(interval: timedelta) -> AsyncIterator[Stage]:
     """A collector that measured once, and nothing of that left in the outbox."""
     weekly = make_job(Scripted([CollectResult((Sample(METRIC, 1, START, CHECK),))]), schedule="0 0 * * 0")
-    async with staged(folder, weekly) as it, anyio.create_task_group() as tasks:
+    async with staged(weekly) as it, anyio.create_task_group() as tasks:
         await sent(it.store)
         heartbeat = Heartbeat(
             lambda: it.scheduler.jobs, it.store, it.clock, interval, lambda: it.stored.append(it.clock.now())
@@ -36,8 +35,8 @@ async def sent(store: Store) -> list[tuple[str, float]]:
     return [(point.metric, point.value) for chunk in chunks for point in chunk.points]
 
 
-async def test_checks_are_sent_again_every_five_minutes_with_their_growing_age(tmp_path: Path) -> None:
-    async with beating(tmp_path, timedelta(minutes=5)) as it:
+async def test_checks_are_sent_again_every_five_minutes_with_their_growing_age() -> None:
+    async with beating(timedelta(minutes=5)) as it:
         await it.clock.advance(15 * 60)
         values = await sent(it.store)
     assert [value for metric, value in values if metric == CHECK_STATE.name] == [0, 0, 0]
@@ -46,8 +45,8 @@ async def test_checks_are_sent_again_every_five_minutes_with_their_growing_age(t
     assert len(it.stored) == 4
 
 
-async def test_a_value_older_than_max_age_turns_unknown_between_runs(tmp_path: Path) -> None:
-    async with beating(tmp_path, timedelta(hours=13)) as it:
+async def test_a_value_older_than_max_age_turns_unknown_between_runs() -> None:
+    async with beating(timedelta(hours=13)) as it:
         await it.clock.advance(26 * 3600)
         values = await sent(it.store)
     assert [value for metric, value in values if metric == CHECK_STATE.name] == [0, 2]

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -15,9 +14,8 @@ from service.domain.errors import Rejected, Unauthorized, Unavailable
 from service.domain.runs import Cause, Outcome, Run, new_run_id
 from service.domain.samples import Status
 from service.pipeline.notifier import MAX_EVENT_AGE, MAX_EVENTS, Notifier
-from service.store import Store
 from service.store.notifications import Notifications
-from tests.unit.pipeline.stage import START, FakeClock, make_job, opened, settle
+from tests.unit.pipeline.stage import START, Disk, FakeClock, make_job, settle, without_threads
 
 PASS, FAIL = Status.PASS, Status.FAIL
 
@@ -49,13 +47,13 @@ class Events:
 
 
 class Here:
-    """A notifier over a store on disk, and runs that leave checks as the test says."""
+    """A notifier over a store, and runs that leave checks as the test says."""
 
-    def __init__(self, store: Store, events: Any, clock: FakeClock) -> None:
-        self.events, self.clock, self.store = events, clock, store
+    def __init__(self, disk: Disk, events: Any, clock: FakeClock) -> None:
+        self.disk, self.events, self.clock, self.store = disk, events, clock, disk.open(clock)
         jobs = {"ci": make_job()}
         self.notifier = Notifier(
-            lambda: jobs, store, events, clock, interval=timedelta(minutes=5), page_url="https://health.example"
+            lambda: jobs, self.store, events, clock, interval=timedelta(minutes=5), page_url="https://health.example"
         )
 
     async def run_ends(self, *checks: Check) -> None:
@@ -71,21 +69,22 @@ class Here:
 
 
 @asynccontextmanager
-async def here(folder: Path, clock: FakeClock | None = None, events: Events | None = None) -> AsyncIterator[Here]:
-    clock = clock or FakeClock()
-    async with opened(folder, clock) as store:
-        yield Here(store, events or Events(), clock)
+async def here(after: Here | None = None) -> AsyncIterator[Here]:
+    """``after``: whose store, intake and clock the next process goes on with."""
+    disk, clock, events = (after.disk, after.clock, after.events) if after else (Disk(), FakeClock(), Events())
+    with without_threads():
+        yield Here(disk, events, clock)
 
 
-async def test_a_check_that_is_seen_first_is_no_change(tmp_path: Path) -> None:
-    async with here(tmp_path) as it:
+async def test_a_check_that_is_seen_first_is_no_change() -> None:
+    async with here() as it:
         await it.run_ends(make_check(FAIL))
         await it.run_ends(make_check(FAIL))
         assert it.events.sent == []
 
 
-async def test_each_change_is_one_event_with_value_condition_and_since(tmp_path: Path) -> None:
-    async with here(tmp_path) as it:
+async def test_each_change_is_one_event_with_value_condition_and_since() -> None:
+    async with here() as it:
         await it.run_ends(make_check(PASS))
         later = START + timedelta(hours=3)
         await it.run_ends(make_check(FAIL, since=later))
@@ -98,28 +97,28 @@ async def test_each_change_is_one_event_with_value_condition_and_since(tmp_path:
         assert {"env:production", "check:c", "service:infra-health-dashboard"} <= set(event.tags)
 
 
-async def test_a_restart_repeats_nothing_even_after_a_long_time(tmp_path: Path) -> None:
-    clock, events = FakeClock(), Events()
-    async with here(tmp_path, clock, events) as it:
-        await it.run_ends(make_check(PASS))
-    await clock.advance(3 * 86400)
-    async with here(tmp_path, clock, events) as it:
+async def test_a_restart_repeats_nothing_even_after_a_long_time() -> None:
+    async with here() as first:
+        await first.run_ends(make_check(PASS))
+    await first.clock.advance(3 * 86400)
+    async with here(after=first) as it:
         # The old value has grown too old meanwhile; that is the down time's doing, and no news.
         await it.notifier.notify([])
-        await it.run_ends(make_check(PASS, at=clock.now()))
-        assert events.sent == []
+        await it.run_ends(make_check(PASS, at=it.clock.now()))
+        assert it.events.sent == []
 
 
-async def test_what_changed_over_a_restart_is_sent_once(tmp_path: Path) -> None:
-    events = Events()
+async def test_what_changed_over_a_restart_is_sent_once() -> None:
+    it: Here | None = None
     for status in (PASS, FAIL, FAIL):
-        async with here(tmp_path, events=events) as it:
+        async with here(after=it) as it:
             await it.run_ends(make_check(status))
-    assert len(events.sent) == 1
+            sent = it.events.sent
+    assert len(sent) == 1
 
 
-async def test_ten_an_hour_then_one_that_says_how_many_were_held_back(tmp_path: Path) -> None:
-    async with here(tmp_path) as it:
+async def test_ten_an_hour_then_one_that_says_how_many_were_held_back() -> None:
+    async with here() as it:
         await it.flip_all(PASS, range(30))
         await it.flip_all(FAIL, range(30))
         assert len(it.events.sent) == MAX_EVENTS + 1
@@ -134,8 +133,8 @@ async def test_ten_an_hour_then_one_that_says_how_many_were_held_back(tmp_path: 
         assert it.events.titles[-1] == "20 changes of check states were held back"
 
 
-async def test_a_shadow_sends_nothing_and_what_it_saw_is_no_news_when_it_goes_live(tmp_path: Path) -> None:
-    async with here(tmp_path) as it:
+async def test_a_shadow_sends_nothing_and_what_it_saw_is_no_news_when_it_goes_live() -> None:
+    async with here() as it:
         it.notifier.is_silent = True
         await it.run_ends(make_check(PASS))
         await it.run_ends(make_check(FAIL))
@@ -146,8 +145,8 @@ async def test_a_shadow_sends_nothing_and_what_it_saw_is_no_news_when_it_goes_li
         assert it.events.titles == ["w / t / c: fail -> pass"]
 
 
-async def test_an_event_of_long_ago_is_dated_as_early_as_datadog_takes_it(tmp_path: Path) -> None:
-    async with here(tmp_path) as it:
+async def test_an_event_of_long_ago_is_dated_as_early_as_datadog_takes_it() -> None:
+    async with here() as it:
         await it.run_ends(make_check(PASS))
         await it.clock.advance(4 * 86400)
         await it.run_ends(make_check(PASS))  # stale for three days, as after a long outage of its source
@@ -157,8 +156,8 @@ async def test_an_event_of_long_ago_is_dated_as_early_as_datadog_takes_it(tmp_pa
         assert f"since: {START + timedelta(days=1):%Y-%m-%d %H:%M}" in event.text
 
 
-async def test_an_outage_keeps_the_events_and_asks_less_and_less_often(tmp_path: Path) -> None:
-    async with here(tmp_path) as it:
+async def test_an_outage_keeps_the_events_and_asks_less_and_less_often() -> None:
+    async with here() as it:
         await it.run_ends(make_check(PASS))
         it.events.faults = [Unavailable("away")] * 3
         await it.run_ends(make_check(FAIL))
@@ -170,20 +169,19 @@ async def test_an_outage_keeps_the_events_and_asks_less_and_less_often(tmp_path:
 
 
 @pytest.mark.parametrize("fault", [Unavailable("away"), Unauthorized("no key")])
-async def test_an_event_that_could_not_be_sent_waits_for_the_next_process(tmp_path: Path, fault: Exception) -> None:
-    events = Events()
-    async with here(tmp_path, events=events) as it:
-        await it.run_ends(make_check(PASS))
-        events.faults = [fault]
-        await it.run_ends(make_check(FAIL))
-        assert events.sent == []
-    async with here(tmp_path, events=events) as it:
+async def test_an_event_that_could_not_be_sent_waits_for_the_next_process(fault: Exception) -> None:
+    async with here() as first:
+        await first.run_ends(make_check(PASS))
+        first.events.faults = [fault]
+        await first.run_ends(make_check(FAIL))
+        assert first.events.sent == []
+    async with here(after=first) as it:
         await it.notifier.notify([])
-        assert len(events.sent) == 1
+        assert len(it.events.sent) == 1
 
 
-async def test_a_refused_event_is_dropped_and_the_next_one_goes(tmp_path: Path) -> None:
-    async with here(tmp_path) as it:
+async def test_a_refused_event_is_dropped_and_the_next_one_goes() -> None:
+    async with here() as it:
         await it.flip_all(PASS, range(2))
         it.events.faults = [Rejected("400")]
         await it.flip_all(FAIL, range(2))
@@ -191,8 +189,8 @@ async def test_a_refused_event_is_dropped_and_the_next_one_goes(tmp_path: Path) 
         assert it.events.titles == ["w / t / c1: pass -> fail"]
 
 
-async def test_what_is_too_old_for_datadog_is_dropped(tmp_path: Path) -> None:
-    async with here(tmp_path) as it:
+async def test_what_is_too_old_for_datadog_is_dropped() -> None:
+    async with here() as it:
         await it.run_ends(make_check(PASS))
         it.events.faults = [Unavailable("away")]
         await it.run_ends(make_check(FAIL))
@@ -201,11 +199,11 @@ async def test_what_is_too_old_for_datadog_is_dropped(tmp_path: Path) -> None:
         assert (it.events.sent, it.events.tries) == ([], 1)
 
 
-async def test_while_the_store_is_lost_nothing_is_sent_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_while_the_store_is_lost_nothing_is_sent_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     async def fail(*_: object, **__: object) -> None:
         raise Unavailable("disk full")
 
-    async with here(tmp_path) as it:
+    async with here() as it:
         await it.run_ends(make_check(PASS))
         with monkeypatch.context() as broken:
             broken.setattr(Notifications, "settle", fail)
@@ -217,8 +215,8 @@ async def test_while_the_store_is_lost_nothing_is_sent_twice(tmp_path: Path, mon
         assert len(it.events.sent) == 1
 
 
-async def test_the_task_looks_between_runs_too(tmp_path: Path) -> None:
-    async with here(tmp_path) as it, anyio.create_task_group() as tasks:
+async def test_the_task_looks_between_runs_too() -> None:
+    async with here() as it, anyio.create_task_group() as tasks:
         await it.run_ends(make_check(PASS, at=START - timedelta(hours=23, minutes=58)))
         tasks.start_soon(it.notifier.run)
         await it.clock.advance(200)

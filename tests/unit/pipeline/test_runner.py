@@ -2,7 +2,6 @@
 
 import asyncio
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -16,19 +15,19 @@ from service.domain.runs import Actor, Cause, CollectResult, Outcome, PartialFai
 from service.domain.samples import Sample
 from service.pipeline.enrich import MANY_CHECKS
 from service.pipeline.job import DURATION, POINTS_LOST, SAMPLES, SUCCESS_AGE, UP, Job
-from tests.unit.pipeline.stage import CHECK, METRIC, START, FakeClock, Gate, Scripted, make_job, opened, staged, values
+from tests.unit.pipeline.stage import CHECK, METRIC, START, Gate, Scripted, make_job, staged, values
 
 
-async def first_run(folder: Path, job: Job, seconds: float = 0, *, retry: bool = True) -> Run:
+async def first_run(job: Job, seconds: float = 0, *, retry: bool = True) -> Run:
     """The first run of a job after that time."""
-    async with staged(folder, job, retry=retry) as it:
+    async with staged(job, retry=retry) as it:
         await it.clock.advance(seconds)
         return (await it.runs(job.name))[0]
 
 
-async def test_a_fault_that_time_may_mend_is_tried_again_after_10_20_and_40_seconds(tmp_path: Path) -> None:
+async def test_a_fault_that_time_may_mend_is_tried_again_after_10_20_and_40_seconds() -> None:
     collector = Scripted([Unavailable("away"), RuntimeError("odd"), Unavailable("away"), Unavailable("away")])
-    async with staged(tmp_path, make_job(collector)) as it:
+    async with staged(make_job(collector)) as it:
         calls = []
         for seconds in (9, 1, 19, 1, 39, 1):
             await it.clock.advance(seconds)
@@ -40,29 +39,29 @@ async def test_a_fault_that_time_may_mend_is_tried_again_after_10_20_and_40_seco
 
 
 @pytest.mark.parametrize("error", [Rejected("no"), Unauthorized("no"), ConfigError("no")])
-async def test_a_fault_that_time_cannot_mend_is_not_tried_again(tmp_path: Path, error: Exception) -> None:
-    run = await first_run(tmp_path, make_job(Scripted([error])), 60)
+async def test_a_fault_that_time_cannot_mend_is_not_tried_again(error: Exception) -> None:
+    run = await first_run(make_job(Scripted([error])), 60)
     assert (run.outcome, run.attempts, run.error) == (Outcome.FAILED, 1, "no")
 
 
-async def test_once_tries_once(tmp_path: Path) -> None:
-    run = await first_run(tmp_path, make_job(Scripted([Unavailable("away")])), retry=False)
+async def test_once_tries_once() -> None:
+    run = await first_run(make_job(Scripted([Unavailable("away")])), retry=False)
     assert (run.outcome, run.attempts) == (Outcome.FAILED, 1)
 
 
-async def test_a_run_that_hangs_ends_at_its_deadline(tmp_path: Path) -> None:
-    run = await first_run(tmp_path, make_job(Gate(), active_deadline=timedelta(seconds=90)), 91)
+async def test_a_run_that_hangs_ends_at_its_deadline() -> None:
+    run = await first_run(make_job(Gate(), active_deadline=timedelta(seconds=90)), 91)
     assert (run.outcome, run.error) == (Outcome.DEADLINE_EXCEEDED, "not done within 90 s")
 
 
-async def test_no_attempt_is_waited_for_that_would_come_after_the_deadline(tmp_path: Path) -> None:
-    run = await first_run(tmp_path, make_job(Scripted([Unavailable("limited", retry_after=1800)])))
+async def test_no_attempt_is_waited_for_that_would_come_after_the_deadline() -> None:
+    run = await first_run(make_job(Scripted([Unavailable("limited", retry_after=1800)])))
     assert run.outcome is Outcome.DEADLINE_EXCEEDED
     assert run.error == "limited (the next attempt would come after the deadline)"
     assert run.seconds == 0
 
 
-async def test_a_collector_that_ignores_its_cancellation_does_not_hold_up_its_schedule(tmp_path: Path) -> None:
+async def test_a_collector_that_ignores_its_cancellation_does_not_hold_up_its_schedule() -> None:
     class Stubborn(Scripted):
         async def collect(self, now: object) -> CollectResult:
             with anyio.CancelScope(shield=True):
@@ -70,7 +69,7 @@ async def test_a_collector_that_ignores_its_cancellation_does_not_hold_up_its_sc
             return CollectResult()
 
     release = anyio.Event()
-    async with staged(tmp_path, make_job(Stubborn(), active_deadline=timedelta(seconds=60))) as it:
+    async with staged(make_job(Stubborn(), active_deadline=timedelta(seconds=60))) as it:
         await it.clock.advance(10 * 60)
         assert await it.starts() == ["10:00:00", "10:10:00"]
         release.set()
@@ -99,20 +98,20 @@ class Raising(Scripted):
     ],
 )
 async def test_whatever_a_collector_raises_is_the_fault_of_its_run_alone(
-    tmp_path: Path, error: BaseException, outcome: Outcome, reason: str
+    error: BaseException, outcome: Outcome, reason: str
 ) -> None:
-    async with staged(tmp_path, make_job(Raising(error), name="odd", backoff_limit=0), make_job()) as it:
+    async with staged(make_job(Raising(error), name="odd", backoff_limit=0), make_job()) as it:
         await it.clock.advance(10 * 60)
         assert [(run.outcome, run.error) for run in await it.runs("odd")] == [(outcome, reason)] * 2
         assert await it.starts() == ["10:00:00", "10:10:00"]
 
 
-async def test_parts_that_failed_make_a_run_partial_and_leave_the_others_samples(tmp_path: Path) -> None:
+async def test_parts_that_failed_make_a_run_partial_and_leave_the_others_samples() -> None:
     secret = "ghp_very_secret"
     mask([secret])
     long = PartialFailure(f"{secret} \ud800 " + "z" * 20_000, "half \udfff")
     result = CollectResult((Sample(METRIC, 3, START),), (PartialFailure("403", part="pull requests"), long), skipped=4)
-    async with staged(tmp_path, make_job(Scripted([result]))) as it:
+    async with staged(make_job(Scripted([result]))) as it:
         (run,) = await it.runs()
         assert run.outcome is Outcome.PARTIAL
         first, second, last = run.errors
@@ -122,9 +121,9 @@ async def test_parts_that_failed_make_a_run_partial_and_leave_the_others_samples
         assert values(await it.samples())[METRIC.name] == 3
 
 
-async def test_a_run_stores_its_samples_its_checks_series_and_its_collectors_health(tmp_path: Path) -> None:
+async def test_a_run_stores_its_samples_its_checks_series_and_its_collectors_health() -> None:
     result = CollectResult((Sample(METRIC, 1, START, CHECK),))
-    async with staged(tmp_path, make_job(Scripted([result]))) as it:
+    async with staged(make_job(Scripted([result]))) as it:
         (run,) = await it.runs()
         found = values(await it.samples(run))
         assert {METRIC.name, CHECK_STATE.name, UP.name} <= set(found)
@@ -134,16 +133,16 @@ async def test_a_run_stores_its_samples_its_checks_series_and_its_collectors_hea
         assert [each.id for each in it.ended] == [run.id]
 
 
-async def test_a_failed_run_keeps_the_checks_and_says_that_the_collector_is_down(tmp_path: Path) -> None:
+async def test_a_failed_run_keeps_the_checks_and_says_that_the_collector_is_down() -> None:
     good = CollectResult((Sample(METRIC, 0.1, START, CHECK | {"status": "fail"}),))
-    async with staged(tmp_path, make_job(Scripted([good, Rejected("gone")]))) as it:
+    async with staged(make_job(Scripted([good, Rejected("gone")]))) as it:
         await it.clock.advance(3 * 60)
         found = values(await it.samples((await it.runs())[-1]))
     assert (found[CHECK_STATE.name], found[UP.name], found[SAMPLES.name], found[DURATION.name]) == (1, 0, 0, 0)
     assert found[SUCCESS_AGE.name] == found[CHECK_AGE.name] == 150
 
 
-async def test_state_is_stored_with_the_samples_unless_another_run_has_changed_it_meanwhile(tmp_path: Path) -> None:
+async def test_state_is_stored_with_the_samples_unless_another_run_has_changed_it_meanwhile() -> None:
     class Counting(Scripted):
         async def collect(self, now: datetime) -> CollectResult:
             known = await job.state.read("count") or b"0"
@@ -154,9 +153,7 @@ async def test_state_is_stored_with_the_samples_unless_another_run_has_changed_i
     class Stated(Job):
         state: Any
 
-    async with opened(tmp_path, FakeClock()) as store:
-        await store.states.write("ci", {"other": b"x"})
-    async with staged(tmp_path) as it:
+    async with staged() as it:
         job: Any = make_job(Counting(), state=CollectorState(it.store.states, "ci"))
         await it.scheduler.set_jobs([job])
         seen = []
@@ -167,8 +164,8 @@ async def test_state_is_stored_with_the_samples_unless_another_run_has_changed_i
 
 
 @pytest.mark.parametrize("cause", [Cause.HTTP, Cause.SIGNAL, Cause.ONCE])
-async def test_every_cause_goes_the_same_way_and_its_log_says_who_asked(tmp_path: Path, cause: Cause) -> None:
-    async with staged(tmp_path, make_job(enabled=False)) as it:
+async def test_every_cause_goes_the_same_way_and_its_log_says_who_asked(cause: Cause) -> None:
+    async with staged(make_job(enabled=False)) as it:
         await it.scheduler.trigger("ci", cause, Actor("10.0.0.1", "ann", "looks odd"))
         await it.clock.advance(0)
         (run,) = await it.runs()
@@ -178,9 +175,9 @@ async def test_every_cause_goes_the_same_way_and_its_log_says_who_asked(tmp_path
         assert (ended["outcome"], ended["collected"], ended["samples"]) == ("Complete", 1, run.samples)
 
 
-async def test_a_lasting_fault_is_news_once_and_its_end_too(tmp_path: Path) -> None:
+async def test_a_lasting_fault_is_news_once_and_its_end_too() -> None:
     collector = Scripted([Rejected("limit opens in 9 s"), Rejected("limit opens in 4 s"), Rejected("gone")])
-    async with staged(tmp_path, make_job(collector)) as it:
+    async with staged(make_job(collector)) as it:
         await it.clock.advance(30 * 60)
         loud = [line for line in it.logs if line["log_level"] in ("warning", "error") or "again" in line["event"]]
     assert [(line["event"], line.get("reason") or line.get("after")) for line in loud] == [
@@ -191,11 +188,11 @@ async def test_a_lasting_fault_is_news_once_and_its_end_too(tmp_path: Path) -> N
     assert loud[-1]["runs"] == 3
 
 
-async def test_the_series_of_many_checks_follow_their_run(tmp_path: Path) -> None:
+async def test_the_series_of_many_checks_follow_their_run() -> None:
     """They are thrice as many as the samples that it is there for, and must not hold these up."""
     count = MANY_CHECKS + 1
     many = tuple(Sample(METRIC, 1, START, CHECK | {"workflow_name": f"w{number}"}) for number in range(count))
-    async with staged(tmp_path, make_job(Scripted([CollectResult(many)]), enabled=False)) as it:
+    async with staged(make_job(Scripted([CollectResult(many)]), enabled=False)) as it:
         run = await it.scheduler.trigger("ci", Cause.HTTP, Actor("here"))
         await it.scheduler.wait(run.id, 10)
         assert len(await it.store.runs.checks("ci")) == count

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -13,36 +12,36 @@ from service.domain.runs import Actor, Cause, ConcurrencyPolicy, Mode, Outcome
 from service.pipeline.scheduler import AlreadyRunning, Draining, NotReady, RunEnded, TooManyRuns, UnknownCollector
 from service.store import Claim
 from service.store.runs import Runs
-from tests.unit.pipeline.stage import START, FakeClock, Gate, Scripted, make_job, opened, settle, staged
+from tests.unit.pipeline.stage import START, Disk, FakeClock, Gate, Scripted, make_job, settle, staged
 
 HERE = Actor("10.0.0.1", "ann", "looks odd")
 LONG = timedelta(hours=2)
 
 
-async def test_with_an_empty_store_every_collector_runs_at_once_and_then_each_slot_once(tmp_path: Path) -> None:
-    async with staged(tmp_path, make_job(starting_deadline=timedelta(seconds=10))) as it:
+async def test_with_an_empty_store_every_collector_runs_at_once_and_then_each_slot_once() -> None:
+    async with staged(make_job(starting_deadline=timedelta(seconds=10))) as it:
         await it.clock.advance(35 * 60)
         assert await it.starts() == ["10:00:00", "10:10:00", "10:20:00", "10:30:00", "10:40:00"]
         causes = [run.cause for run in await it.runs()]
         assert causes == [Cause.START] + [Cause.SCHEDULE] * 4
 
 
-async def test_a_collector_that_is_new_beside_others_has_missed_its_last_slot(tmp_path: Path) -> None:
-    async with staged(tmp_path, make_job()) as it:
+async def test_a_collector_that_is_new_beside_others_has_missed_its_last_slot() -> None:
+    async with staged(make_job()) as it:
         await it.clock.advance(1)
-    async with staged(tmp_path, make_job(), make_job(name="new"), clock=it.clock) as again:
+    async with staged(make_job(), make_job(name="new"), after=it) as again:
         assert [run.cause for run in await again.runs("new")] == [Cause.CATCH_UP]
 
 
-async def test_a_crash_loop_runs_a_slot_once(tmp_path: Path) -> None:
-    clock = FakeClock()
+async def test_a_crash_loop_runs_a_slot_once() -> None:
+    clock, disk = FakeClock(), Disk()
     for _ in range(3):
-        async with staged(tmp_path, make_job(Gate()), clock=clock) as it:
+        async with staged(make_job(Gate()), clock=clock, disk=disk) as it:
             await it.clock.advance(1)
             assert await it.starts() == ["10:00:00"]
 
 
-async def test_the_slot_is_claimed_in_the_store_before_the_collector_is_asked(tmp_path: Path) -> None:
+async def test_the_slot_is_claimed_in_the_store_before_the_collector_is_asked() -> None:
     seen: list[Any] = []
 
     class Looking(Scripted):
@@ -50,44 +49,44 @@ async def test_the_slot_is_claimed_in_the_store_before_the_collector_is_asked(tm
             seen.append((await it.store.runs.slots(Mode.LIVE), [run.outcome for run in await it.runs()]))
             return await super().collect(now)
 
-    async with staged(tmp_path, make_job(Looking(), enabled=False), make_job(name="other")) as it:
+    async with staged(make_job(Looking(), enabled=False), make_job(name="other")) as it:
         await it.scheduler.set_jobs([make_job(Looking())])
         await settle()
         assert seen == [({"ci": START.replace(minute=0, second=0), "other": START.replace(minute=0, second=0)}, [None])]
 
 
-async def test_after_down_time_only_the_latest_missed_slot_runs(tmp_path: Path) -> None:
-    async with staged(tmp_path, make_job()) as it:
+async def test_after_down_time_only_the_latest_missed_slot_runs() -> None:
+    async with staged(make_job()) as it:
         await it.clock.advance(1)
     it.clock.step(3 * 3600)
-    async with staged(tmp_path, make_job(), clock=it.clock) as again:
+    async with staged(make_job(), after=it) as again:
         assert await again.starts() == ["10:00:00", "13:00:00"]
         assert (await again.runs())[-1].cause is Cause.CATCH_UP
 
 
-async def test_of_very_many_missed_slots_the_latest_runs_and_one_line_says_so(tmp_path: Path) -> None:
-    async with staged(tmp_path, make_job()) as it:
+async def test_of_very_many_missed_slots_the_latest_runs_and_one_line_says_so() -> None:
+    async with staged(make_job()) as it:
         await it.clock.advance(1)
     it.clock.step(30 * 86_400)
-    async with staged(tmp_path, make_job(), clock=it.clock) as again:
+    async with staged(make_job(), after=it) as again:
         assert len(await again.starts()) == 2
     assert [line["event"] for line in again.logs].count("more than 100 slots were missed; only the latest starts") == 1
 
 
-async def test_a_period_counts_on_from_the_last_slot_across_restarts(tmp_path: Path) -> None:
+async def test_a_period_counts_on_from_the_last_slot_across_restarts() -> None:
     every = make_job(schedule="@every 90s")
-    async with staged(tmp_path, every) as it:
+    async with staged(every) as it:
         await it.clock.advance(100)
         assert await it.starts() == ["10:07:30", "10:09:00"]
     it.clock.step(200)
-    async with staged(tmp_path, every, clock=it.clock) as again:
+    async with staged(every, after=it) as again:
         assert await again.starts() == ["10:07:30", "10:09:00", "10:12:00"]
         assert again.scheduler.next_run("ci") == START + timedelta(seconds=360)
 
 
-async def test_forbid_starts_the_latest_missed_slot_when_the_run_ends(tmp_path: Path) -> None:
+async def test_forbid_starts_the_latest_missed_slot_when_the_run_ends() -> None:
     gate = Gate()
-    async with staged(tmp_path, make_job(gate, active_deadline=LONG)) as it:
+    async with staged(make_job(gate, active_deadline=LONG)) as it:
         await it.clock.advance(25 * 60)
         assert await it.starts() == ["10:00:00"]
         gate.open()
@@ -95,39 +94,35 @@ async def test_forbid_starts_the_latest_missed_slot_when_the_run_ends(tmp_path: 
         assert await it.starts() == ["10:00:00", "10:30:00"]
 
 
-async def test_allow_lets_runs_overlap(tmp_path: Path) -> None:
-    async with staged(tmp_path, make_job(Gate(), policy=ConcurrencyPolicy.ALLOW, active_deadline=LONG)) as it:
+async def test_allow_lets_runs_overlap() -> None:
+    async with staged(make_job(Gate(), policy=ConcurrencyPolicy.ALLOW, active_deadline=LONG)) as it:
         await it.clock.advance(25 * 60)
         assert await it.starts() == ["10:00:00", "10:10:00", "10:20:00", "10:30:00"]
         assert len(it.scheduler.active("ci")) == 4
 
 
-async def test_replace_cancels_the_active_run(tmp_path: Path) -> None:
-    async with staged(tmp_path, make_job(Gate(), policy=ConcurrencyPolicy.REPLACE, active_deadline=LONG)) as it:
+async def test_replace_cancels_the_active_run() -> None:
+    async with staged(make_job(Gate(), policy=ConcurrencyPolicy.REPLACE, active_deadline=LONG)) as it:
         await it.clock.advance(5 * 60)
         assert [run.outcome for run in await it.runs()] == [Outcome.REPLACED, None]
         assert [run.slot for run in it.scheduler.active("ci")] == [START.replace(minute=10, second=0)]
 
 
 @pytest.mark.parametrize(("deadline", "starts"), [(60, []), (600, ["10:00:00"])])
-async def test_a_missed_slot_starts_only_within_its_starting_deadline(
-    tmp_path: Path, deadline: int, starts: list[str]
-) -> None:
-    async with staged(tmp_path, make_job(name="other")):
+async def test_a_missed_slot_starts_only_within_its_starting_deadline(deadline: int, starts: list[str]) -> None:
+    async with staged(make_job(name="other")) as before:
         pass
-    async with staged(tmp_path, make_job(starting_deadline=timedelta(seconds=deadline))) as it:
+    async with staged(make_job(starting_deadline=timedelta(seconds=deadline)), after=before) as it:
         assert await it.starts() == starts
 
 
-async def test_a_pause_starts_nothing_survives_a_restart_and_a_resume_starts_the_latest_missed_slot(
-    tmp_path: Path,
-) -> None:
-    async with staged(tmp_path, make_job()) as it:
+async def test_a_pause_starts_nothing_survives_a_restart_and_a_resume_starts_the_latest_missed_slot() -> None:
+    async with staged(make_job()) as it:
         await it.scheduler.pause("ci", HERE)
         await it.clock.advance(30 * 60)
         assert await it.starts() == ["10:00:00"]
         assert it.scheduler.next_run("ci") is None
-    async with staged(tmp_path, make_job(), clock=it.clock) as again:
+    async with staged(make_job(), after=it) as again:
         await again.clock.advance(60)
         assert again.scheduler.pauses["ci"].actor == HERE
         await again.scheduler.resume("ci", HERE)
@@ -140,8 +135,8 @@ async def test_a_pause_starts_nothing_survives_a_restart_and_a_resume_starts_the
         ]
 
 
-async def test_a_disabled_collector_has_no_schedule_but_can_be_triggered(tmp_path: Path) -> None:
-    async with staged(tmp_path, make_job(enabled=False)) as it:
+async def test_a_disabled_collector_has_no_schedule_but_can_be_triggered() -> None:
+    async with staged(make_job(enabled=False)) as it:
         await it.clock.advance(30 * 60)
         assert await it.starts() == []
         await it.scheduler.trigger("ci", Cause.HTTP, HERE)
@@ -151,8 +146,8 @@ async def test_a_disabled_collector_has_no_schedule_but_can_be_triggered(tmp_pat
         assert (entry.action, entry.run) == ("trigger", (await it.runs())[0].id)
 
 
-async def test_a_trigger_of_a_running_collector_names_the_run(tmp_path: Path) -> None:
-    async with staged(tmp_path, make_job(Gate()), make_job(name="other", enabled=False)) as it:
+async def test_a_trigger_of_a_running_collector_names_the_run() -> None:
+    async with staged(make_job(Gate()), make_job(name="other", enabled=False)) as it:
         (running,) = it.scheduler.active("ci")
         with pytest.raises(AlreadyRunning) as refused:
             await it.scheduler.trigger("ci", Cause.HTTP, HERE)
@@ -163,25 +158,25 @@ async def test_a_trigger_of_a_running_collector_names_the_run(tmp_path: Path) ->
             await it.scheduler.trigger("othr", Cause.HTTP, HERE)
 
 
-async def test_callers_can_t_start_any_number_of_runs(tmp_path: Path) -> None:
+async def test_callers_can_t_start_any_number_of_runs() -> None:
     job = make_job(Gate(), policy=ConcurrencyPolicy.ALLOW, enabled=False, active_deadline=LONG)
-    async with staged(tmp_path, job) as it:
+    async with staged(job) as it:
         for _ in range(8):
             await it.scheduler.trigger("ci", Cause.HTTP, HERE)
         with pytest.raises(TooManyRuns):
             await it.scheduler.trigger("ci", Cause.HTTP, HERE)
 
 
-async def test_a_triggered_run_takes_no_slot(tmp_path: Path) -> None:
-    async with staged(tmp_path, make_job()) as it:
+async def test_a_triggered_run_takes_no_slot() -> None:
+    async with staged(make_job()) as it:
         await it.clock.advance(1)
         await it.scheduler.trigger("ci", Cause.SIGNAL, HERE)
         await it.clock.advance(3 * 60)
         assert await it.starts() == ["10:00:00", "-", "10:10:00"]
 
 
-async def test_a_clock_that_steps_back_runs_no_slot_twice(tmp_path: Path) -> None:
-    async with staged(tmp_path, make_job()) as it:
+async def test_a_clock_that_steps_back_runs_no_slot_twice() -> None:
+    async with staged(make_job()) as it:
         await it.clock.advance(13 * 60)
         it.clock.step(-15 * 60)
         await it.clock.advance(20 * 60)
@@ -189,9 +184,9 @@ async def test_a_clock_that_steps_back_runs_no_slot_twice(tmp_path: Path) -> Non
         assert slots == ["10:00:00", "10:10:00", "10:20:00"]
 
 
-async def test_jitter_starts_each_run_by_the_same_amount_later(tmp_path: Path) -> None:
+async def test_jitter_starts_each_run_by_the_same_amount_later() -> None:
     job = make_job(jitter=timedelta(seconds=100))
-    async with staged(tmp_path, job) as it:
+    async with staged(job) as it:
         await it.clock.advance(25 * 60)
         late = [run.started - run.slot for run in (await it.runs())[1:] if run.slot]
     assert len(late) == 3
@@ -199,9 +194,9 @@ async def test_jitter_starts_each_run_by_the_same_amount_later(tmp_path: Path) -
     assert job.offset == make_job(jitter=timedelta(seconds=100)).offset != timedelta(0)
 
 
-async def test_a_drain_lets_runs_end_and_starts_nothing_new(tmp_path: Path) -> None:
+async def test_a_drain_lets_runs_end_and_starts_nothing_new() -> None:
     gate = Gate()
-    async with staged(tmp_path, make_job(gate)) as it:
+    async with staged(make_job(gate)) as it:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(it.scheduler.drain, 20)
             await settle()
@@ -211,15 +206,15 @@ async def test_a_drain_lets_runs_end_and_starts_nothing_new(tmp_path: Path) -> N
         assert [run.outcome for run in await it.runs()] == [Outcome.COMPLETE]
 
 
-async def test_a_drain_without_time_keeps_what_is_under_way_as_interrupted(tmp_path: Path) -> None:
-    async with staged(tmp_path, make_job(Gate())) as it:
+async def test_a_drain_without_time_keeps_what_is_under_way_as_interrupted() -> None:
+    async with staged(make_job(Gate())) as it:
         await it.scheduler.drain(0)
         (run,) = await it.runs()
         assert (run.outcome, run.error) == (Outcome.INTERRUPTED, "the daemon ended before the run did")
 
 
-async def test_a_cancelled_run_ends_as_such_and_its_schedule_goes_on(tmp_path: Path) -> None:
-    async with staged(tmp_path, make_job(Gate())) as it:
+async def test_a_cancelled_run_ends_as_such_and_its_schedule_goes_on() -> None:
+    async with staged(make_job(Gate())) as it:
         (run,) = it.scheduler.active()
         await it.scheduler.cancel(run.id, HERE)
         ended = await it.scheduler.wait(run.id, 10)
@@ -231,18 +226,18 @@ async def test_a_cancelled_run_ends_as_such_and_its_schedule_goes_on(tmp_path: P
         assert await it.starts() == ["10:00:00", "10:10:00"]
 
 
-async def test_one_collector_that_hangs_or_raises_leaves_the_others_alone(tmp_path: Path) -> None:
+async def test_one_collector_that_hangs_or_raises_leaves_the_others_alone() -> None:
     raising = make_job(Scripted([RuntimeError("bug")] * 100), name="raises")
-    async with staged(tmp_path, make_job(Gate(), name="hangs"), raising, make_job()) as it:
+    async with staged(make_job(Gate(), name="hangs"), raising, make_job()) as it:
         await it.clock.advance(20 * 60)
         assert await it.starts() == ["10:00:00", "10:10:00", "10:20:00"]
         assert (await it.runs("hangs"))[0].outcome is Outcome.DEADLINE_EXCEEDED
         assert (await it.runs("raises"))[0].error == "unexpected RuntimeError: bug"
 
 
-async def test_a_run_after_a_push_begins_when_the_active_one_has_ended_and_others_join_it(tmp_path: Path) -> None:
+async def test_a_run_after_a_push_begins_when_the_active_one_has_ended_and_others_join_it() -> None:
     gate = Gate()
-    async with staged(tmp_path, make_job(gate)) as it:
+    async with staged(make_job(gate)) as it:
         (first,) = it.scheduler.active("ci")
         waiting = await it.scheduler.trigger_after("ci", Cause.PUSH, HERE)
         assert (await it.scheduler.trigger_after("ci", Cause.PUSH, HERE)).id == waiting.id
@@ -259,9 +254,9 @@ async def test_a_run_after_a_push_begins_when_the_active_one_has_ended_and_other
         assert (await it.scheduler.trigger_after("ci", Cause.PUSH, HERE)).id not in (first.id, waiting.id)
 
 
-async def test_a_run_that_is_cancelled_while_it_waits_is_on_record_as_cancelled(tmp_path: Path) -> None:
+async def test_a_run_that_is_cancelled_while_it_waits_is_on_record_as_cancelled() -> None:
     gate = Gate()
-    async with staged(tmp_path, make_job(gate)) as it:
+    async with staged(make_job(gate)) as it:
         waiting = await it.scheduler.trigger_after("ci", Cause.PUSH, HERE)
         await it.scheduler.cancel(waiting.id, HERE)
         gate.open()
@@ -270,12 +265,12 @@ async def test_a_run_that_is_cancelled_while_it_waits_is_on_record_as_cancelled(
         assert outcomes[waiting.id] is Outcome.CANCELLED
 
 
-async def test_a_collector_that_waits_for_a_push_runs_no_slot_and_catches_none_up(tmp_path: Path) -> None:
+async def test_a_collector_that_waits_for_a_push_runs_no_slot_and_catches_none_up() -> None:
     class Pushed(Scripted):
         waits_for: str | None = "waiting for a first push"
 
     collector = Pushed()
-    async with staged(tmp_path, make_job(collector)) as it:
+    async with staged(make_job(collector)) as it:
         await it.clock.advance(15 * 60)
         assert await it.starts() == []
         with pytest.raises(NotReady, match="waiting for a first push"):
@@ -287,8 +282,8 @@ async def test_a_collector_that_waits_for_a_push_runs_no_slot_and_catches_none_u
         assert await it.starts() == ["-", "10:30:00"]
 
 
-async def test_a_slot_that_another_replica_claimed_is_not_run_again(tmp_path: Path) -> None:
-    async with staged(tmp_path, make_job()) as it:
+async def test_a_slot_that_another_replica_claimed_is_not_run_again() -> None:
+    async with staged(make_job()) as it:
         other = replace((await it.runs())[0], id="other", slot=START.replace(minute=10, second=0))
         assert await it.store.runs.claim_slots([Claim(other, START.replace(minute=0, second=0), forbids=False)]) == [
             True
@@ -299,8 +294,8 @@ async def test_a_slot_that_another_replica_claimed_is_not_run_again(tmp_path: Pa
         assert (await it.starts())[-1] == "10:20:00"
 
 
-async def test_a_slot_waits_for_the_end_of_another_replicas_run(tmp_path: Path) -> None:
-    async with staged(tmp_path, make_job()) as it:
+async def test_a_slot_waits_for_the_end_of_another_replicas_run() -> None:
+    async with staged(make_job()) as it:
         other = replace((await it.runs())[0], id="other", slot=None, ended=None, outcome=None)
         await it.store.runs.begin(other, forbids=True)
         await it.clock.advance(4 * 60)
@@ -311,14 +306,12 @@ async def test_a_slot_waits_for_the_end_of_another_replicas_run(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("broken", ["last_successes", "checks"])
-async def test_an_error_of_our_own_ends_its_run_alone(
-    tmp_path: Path, broken: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_error_of_our_own_ends_its_run_alone(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def fail(*_: object) -> None:
         raise ArithmeticError
 
     monkeypatch.setattr(Runs, broken, fail)
-    async with staged(tmp_path, make_job(Scripted([Rejected("no")]))) as it:
+    async with staged(make_job(Scripted([Rejected("no")]))) as it:
         assert not it.scheduler.active()
         await it.clock.advance(5 * 60)
         first = (await it.runs())[0]
@@ -327,22 +320,21 @@ async def test_an_error_of_our_own_ends_its_run_alone(
         assert await it.starts() == ["10:00:00", "10:10:00"]
 
 
-async def test_however_many_slots_were_missed_one_runs(tmp_path: Path) -> None:
+async def test_however_many_slots_were_missed_one_runs() -> None:
     minutely = make_job(schedule="* * * * *")
-    async with staged(tmp_path, minutely) as it:
+    async with staged(minutely) as it:
         await it.clock.advance(1)
     it.clock.step(3 * 3600)
-    async with staged(tmp_path, minutely, clock=it.clock) as again:
+    async with staged(minutely, after=it) as again:
         assert await again.starts() == ["10:07:00", "13:07:00"]
 
 
-async def test_once_runs_without_a_schedule(tmp_path: Path) -> None:
-    async with staged(tmp_path, make_job(), is_loaded=False, retry=False) as it:
+async def test_once_runs_without_a_schedule() -> None:
+    async with staged(make_job(), is_loaded=False, retry=False) as it:
         run = await it.scheduler.trigger("ci", Cause.ONCE, Actor("once"))
         ended = await it.scheduler.wait(run.id, 60)
         assert ended
         assert ended.outcome is Outcome.COMPLETE
         await it.clock.advance(3600)
         assert await it.starts() == ["-"]
-    async with opened(tmp_path, it.clock) as store:
-        assert await store.runs.slots(Mode.LIVE) == {}
+        assert await it.store.runs.slots(Mode.LIVE) == {}

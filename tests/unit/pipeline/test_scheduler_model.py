@@ -4,7 +4,6 @@ The model walks through the schedule's fires second by second (no search, no eve
 """
 
 import asyncio
-import shutil
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -18,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from service.domain.runs import Actor, Cause, CollectResult, ConcurrencyPolicy, Outcome
 from service.domain.samples import Metric
 from service.pipeline.scheduler import AlreadyRunning
-from tests.unit.pipeline.stage import METRIC, START, FakeClock, make_folder, make_job, settle, staged
+from tests.unit.pipeline.stage import METRIC, START, Disk, FakeClock, make_job, settle, staged
 
 T = TypeVar("T")
 
@@ -133,7 +132,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             starting_deadline=None if deadline is None else timedelta(seconds=deadline),
             active_deadline=ACTIVE_DEADLINE,
         )
-        self.clock, self.folder = FakeClock(), make_folder()
+        self.clock, self.disk = FakeClock(), Disk()
         self.model = Model(policy, deadline, period, every, int(START.timestamp()))
         self.run(self._start())
 
@@ -142,7 +141,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         ready, self.kill = anyio.Event(), anyio.Event()
 
         async def live() -> None:
-            async with staged(self.folder, self.job, clock=self.clock) as self.stage:
+            async with staged(self.job, clock=self.clock, disk=self.disk) as self.stage:
                 ready.set()
                 await self.kill.wait()
 
@@ -246,7 +245,6 @@ class SchedulerMachine(RuleBasedStateMachine):
         if hasattr(self, "life"):
             self.kill.set()
             self.run(asyncio.wait_for(self.life, 5))
-            shutil.rmtree(self.folder)
         self._loop.close()
 
 

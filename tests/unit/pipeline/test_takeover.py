@@ -7,7 +7,6 @@ it runs the latest slot after its last one unless it is suspended, and catches u
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 from service.domain.cron import parse
 from service.domain.runs import Cause, Mode, Run, first_slot_after
 from service.store import Claim
-from tests.unit.pipeline.stage import FakeClock, Stage, make_job, opened, staged
+from tests.unit.pipeline.stage import Disk, FakeClock, Stage, make_job, staged
 
 UTC_ZONE = ZoneInfo("UTC")
 NOON = datetime(2025, 1, 15, 12, tzinfo=UTC)
@@ -42,8 +41,8 @@ class CronJob:
 class Cluster:
     """The CronJob and the daemon beside each other; a change of the daemon's environment ends its pod for a while."""
 
-    def __init__(self, folder: Path, schedule: str, start: datetime) -> None:
-        self.folder = folder
+    def __init__(self, schedule: str, start: datetime) -> None:
+        self.disk = Disk()
         self.clock = FakeClock(start)
         self.cronjob = CronJob(schedule, start)
         self._schedule = schedule
@@ -55,7 +54,7 @@ class Cluster:
         await self.stop()
         await self.pass_time(down)
         job = make_job(schedule=self._schedule, starts_after=starts_after)
-        self._stage = await self._pod.enter_async_context(staged(self.folder, job, clock=self.clock, mode=mode))
+        self._stage = await self._pod.enter_async_context(staged(job, clock=self.clock, disk=self.disk, mode=mode))
 
     async def stop(self) -> None:
         await self._pod.aclose()
@@ -84,10 +83,10 @@ class Cluster:
 
 @pytest.mark.parametrize("second", [0, 25, 59])
 @pytest.mark.parametrize("slow", [0, 30])
-async def test_no_slot_is_missed_or_run_twice_there_and_back(tmp_path: Path, second: int, slow: int) -> None:
+async def test_no_slot_is_missed_or_run_twice_there_and_back(second: int, slow: int) -> None:
     """``second``: of the minute in which the change begins. ``slow``: from the CronJob's change to the pod's end."""
     start = NOON - timedelta(seconds=10)
-    cluster = Cluster(tmp_path, "*/1 * * * *", start)
+    cluster = Cluster("*/1 * * * *", start)
     await cluster.deploy(Mode.SHADOW, down=0)
     await cluster.pass_time(130 + second)
     assert not await cluster.live_slots(), "the shadow does not count"
@@ -111,25 +110,26 @@ async def test_no_slot_is_missed_or_run_twice_there_and_back(tmp_path: Path, sec
     assert ran == list(cluster.expected(start))
 
 
-async def test_a_second_takeover_is_not_misled_by_what_the_first_one_left(tmp_path: Path) -> None:
+async def test_a_second_takeover_is_not_misled_by_what_the_first_one_left() -> None:
     clock = FakeClock(NOON + timedelta(hours=2, minutes=3))
-    async with opened(tmp_path, clock) as store:
-        for mode, slot in ((Mode.LIVE, NOON), (Mode.SHADOW, NOON + timedelta(hours=2))):
-            run = Run(f"old-{mode}", "ci", Cause.SCHEDULE, slot, slot=slot, mode=mode)
-            assert await store.runs.claim_slots([Claim(run, None, forbids=False)]) == [True]
+    disk = Disk()
+    store = disk.open(clock)
+    for mode, slot in ((Mode.LIVE, NOON), (Mode.SHADOW, NOON + timedelta(hours=2))):
+        run = Run(f"old-{mode}", "ci", Cause.SCHEDULE, slot, slot=slot, mode=mode)
+        assert await store.runs.claim_slots([Claim(run, None, forbids=False)]) == [True]
     changed = make_job(starts_after=NOON - timedelta(minutes=10))
-    async with staged(tmp_path, changed, clock=clock) as it:
+    async with staged(changed, clock=clock, disk=disk) as it:
         assert await it.starts() == ["12:00:00", "14:00:00"], "14:00 was run by the CronJob and in shadow"
         await clock.advance(8 * 60)
         assert (await it.starts())[2:] == ["14:10:00"]
         assert it.scheduler.last_slot("ci") == NOON + timedelta(hours=2, minutes=10)
 
 
-async def test_without_starts_after_a_slot_that_the_shadow_ran_is_not_run_again(tmp_path: Path) -> None:
-    async with staged(tmp_path, make_job(), mode=Mode.SHADOW) as it:
+async def test_without_starts_after_a_slot_that_the_shadow_ran_is_not_run_again() -> None:
+    async with staged(make_job(), mode=Mode.SHADOW) as it:
         assert await it.starts() == ["10:00:00"]
         assert it.scheduler.last_slot("ci") is None
-    async with staged(tmp_path, make_job(), clock=it.clock) as again:
+    async with staged(make_job(), after=it) as again:
         assert await again.starts() == ["10:00:00"]
         await again.clock.advance(3 * 60)
         assert await again.starts() == ["10:00:00", "10:10:00"]
