@@ -244,4 +244,4 @@ def carries(row: Pull | Issue, labels: Collection[str]) -> bool:
 
 def stamp(at: datetime) -> str:
     """GitHub's times have whole seconds."""
-    return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return f"{at.astimezone(UTC).isoformat()[:19]}Z"

@@ -14,7 +14,7 @@ from service.collectors.registry import CollectorState, Context
 from service.domain.runs import CollectResult
 from service.domain.samples import Kind
 from service.github.client import Github
-from tests.world import TOKEN, Simulated, World, simulated, truth
+from tests.world import TOKEN, InProcess, Simulated, World, truth
 
 NAMESPACE = "metta.infra.cron."
 JOBS = "ci.jobs.timed_out"
@@ -120,8 +120,8 @@ def parts_of(result: CollectResult) -> list[str]:
 
 @asynccontextmanager
 async def staged(world: World, token: str | None = TOKEN, **settings: Any) -> AsyncIterator[Stage]:
-    # Loading the certificates would take most of a test's time.
-    async with simulated(world) as github, httpx.AsyncClient(verify=False, trust_env=False) as http:
+    github = Simulated(world)
+    async with httpx.AsyncClient(transport=InProcess(github.app)) as http:
         yield Stage(world, github, github.client(http, token), http, settings)
 
 
