@@ -36,7 +36,7 @@ _PREFIX = "INFRA_HEALTH_"
 # What is read elsewhere; files that hold a secret (``secrets``); and what Kubernetes sets for a Service of this name
 # (https://kubernetes.io/docs/concepts/services-networking/service/).
 _NO_SETTING = re.compile(
-    r"CONFIG|URL|COMMIT|(READ_)?TOKEN|(.*__)?((READ_)?TOKEN|AP[IP]_KEY)_FILE|PORT(_\d+_\w+)?|SERVICE_(HOST|PORT(_\w+)?)"
+    r"CONFIG|URL|COMMIT|(READ_)?TOKEN|(.*__)?((READ_)?TOKEN|AP[IP]_KEY|WEBHOOK_SECRET)_FILE|PORT(_\d+_\w+)?|SERVICE_(HOST|PORT(_\w+)?)"
 )
 # What runs where no file says otherwise: the same three as in the shipped config.yaml.
 _SHIPPED = {

@@ -25,6 +25,7 @@ from service.domain.errors import ConfigError, Unavailable
 log = structlog.get_logger(__name__)
 
 _RETRY_SECONDS = 60.0  # after a look-up that failed; who has no value at all asks when it needs one
+_ABSENT_SECONDS = 600.0  # after AWS had none of an optional one
 _READ_SECONDS = 20.0  # of AWS: for the client, its credentials and the answer
 # Any of these says that the process was given an identity in AWS (static keys, IRSA, ECS, a profile, a stand-in).
 _AWS_IDENTITY = re.compile(
@@ -34,11 +35,15 @@ _AWS_IDENTITY = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A place that a secret is read from again after ``lifetime`` seconds. ``fetch`` may block."""
+    """A place that a secret is read from again after ``lifetime`` seconds. ``fetch`` may block.
+
+    ``is_shared``: it is asked for whatever is set nowhere else, so nobody has said that the secret is there.
+    """
 
     title: str
     lifetime: float
     fetch: Callable[[str], str]
+    is_shared: bool = False
 
     async def read(self) -> str:
         """The value. Raises Unavailable or ConfigError."""
@@ -59,7 +64,7 @@ def mounted_file(path: Path, variable: str) -> Source:
 
 def aws_secret(name: str) -> Source:
     """NAME in AWS Secrets Manager, or NAME#KEY for one key of a JSON object."""
-    return Source(f"AWS Secrets Manager, {name}", 3600.0, partial(_read_aws, name))
+    return Source(f"AWS Secrets Manager, {name}", 3600.0, partial(_read_aws, name), is_shared=True)
 
 
 class Secret:
@@ -69,6 +74,7 @@ class Secret:
     are asked in order; while all of them fail, the value that is known goes on working.
     ``source`` names where the value came from, never the value; "nowhere" while there is none.
     ``trouble`` says why the last look-up failed, None when it did not; ``may_pass``: time may mend that.
+    That AWS shows none is no trouble of one that ``is_optional``, while there is no value.
     """
 
     def __init__(
@@ -79,6 +85,7 @@ class Secret:
         *,
         origin: str = "settings",
         sources: Sequence[Source] = (),
+        is_optional: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.title = title
@@ -88,6 +95,7 @@ class Secret:
         self.may_pass = False
         self._value = value
         self._sources = () if value else tuple(sources)
+        self._is_optional = is_optional
         self._clock = clock
         self._due = 0.0  # monotonic; the value is good until then
         self._lock = anyio.Lock()
@@ -101,6 +109,11 @@ class Secret:
     def is_set(self) -> bool:
         """Whether a value is known now."""
         return self._value is not None
+
+    @property
+    def known(self) -> str | None:
+        """The value as of the last look-up, for who can't wait for one."""
+        return self._value
 
     @property
     def missing(self) -> str:
@@ -123,7 +136,8 @@ class Secret:
             return self._value != before
 
     def _is_due(self) -> bool:
-        return self.can_change and (self._value is None or self._clock() >= self._due)
+        is_wanted = self._value is None and not self._is_optional
+        return self.can_change and (is_wanted or self._clock() >= self._due)
 
     async def _look_up(self) -> None:
         self._due = self._clock() + _RETRY_SECONDS
@@ -132,9 +146,13 @@ class Secret:
             try:
                 value = await source.read()
             except (Unavailable, ConfigError) as error:
-                errors.append(error)
+                if self._is_optional and self._value is None and source.is_shared:
+                    # Who has an identity in AWS need not have this secret there.
+                    self._due = self._clock() + _ABSENT_SECONDS
+                else:
+                    errors.append(error)
                 continue
-            mask([value])
+            mask({value, *value.split(",")})  # a list while it is rotated
             if (value, source.title) != (self._value, self.source):
                 log.info(f"{self.title} taken over", source=source.title, changed=self.is_set)
             self._value, self.source, self._due = value, source.title, self._clock() + source.lifetime
@@ -151,6 +169,7 @@ class Secret:
 class Credentials:
     """The daemon's secrets; a snapshot's bearer token is its collector's own.
 
+    ``webhook_secret``: one, or both with a comma between while it is rotated.
     ``github_app_key``: a GitHub App's private key, in place of the token; None where no App is configured.
     """
 
@@ -159,11 +178,12 @@ class Credentials:
     github_token: Secret
     write_token: Secret
     read_token: Secret
+    webhook_secret: Secret
     github_app_key: Secret | None = None
 
     def __iter__(self) -> Iterator[Secret]:
         github = self.github_app_key or self.github_token
-        return iter((self.api_key, self.app_key, github, self.write_token, self.read_token))
+        return iter((self.api_key, self.app_key, github, self.write_token, self.read_token, self.webhook_secret))
 
 
 def credentials(settings: Settings, environ: Mapping[str, str]) -> Credentials:
@@ -182,7 +202,8 @@ def credentials(settings: Settings, environ: Mapping[str, str]) -> Credentials:
         plain = value.get_secret_value() if value else None
         variable = next((each for each in variables if environ.get(each, "").strip() == plain), "")
         origin = f"environment {variable}" if variable else "the settings file"
-        return Secret(title, remedy, plain, origin=origin, sources=sources)
+        is_optional = key == "github.webhook_secret"
+        return Secret(title, remedy, plain, origin=origin, sources=sources, is_optional=is_optional)
 
     app_key = "GitHub App's private key", "github.app.private_key"
     return Credentials(
@@ -191,6 +212,7 @@ def credentials(settings: Settings, environ: Mapping[str, str]) -> Credentials:
         secret("GitHub token", "github.token", names.github),
         secret("token of the write calls", "http.token"),
         secret("token of the read calls", "http.read_token"),
+        secret("GitHub webhook secret", "github.webhook_secret", names.github_webhook),
         secret(*app_key, names.github_app, app.private_key_file) if app else None,
     )
 

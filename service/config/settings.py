@@ -36,6 +36,7 @@ ENVIRONMENT_NAMES = {
     "http.token": ("INFRA_HEALTH_TOKEN",),
     "http.read_token": ("INFRA_HEALTH_READ_TOKEN",),
     "github.token": ("GITHUB_DASHBOARD_TOKEN", "GITHUB_TOKEN"),
+    "github.webhook_secret": ("GITHUB_WEBHOOK_SECRET",),
     "github.api_url": ("GITHUB_API_URL",),
     "github.user_agent": ("GITHUB_USER_AGENT",),
 }
@@ -169,11 +170,15 @@ class GithubAppSettings(Section):
 
 
 class GithubSettings(Section):
-    """``app``: in place of ``token``, which it takes precedence over."""
+    """``app``: in place of ``token``, which it takes precedence over.
+
+    ``webhook_secret``: what GitHub signs its deliveries with; while it is rotated, both with a comma between.
+    """
 
     api_url: Url = "https://api.github.com"
     token: Secret | None = None
     app: GithubAppSettings | None = None
+    webhook_secret: Secret | None = None
     user_agent: Annotated[str, Field(min_length=1, pattern=r"^[ -~]+$")] = "infra-health"
 
 
@@ -195,6 +200,7 @@ class SecretNames(Section):
     datadog_app: Text = "datadog/app-key"
     github: Text = "github/dashboard-token"
     github_app: Text = "github/app-private-key"
+    github_webhook: Text = "github/webhook-secret"
 
 
 class AwsSettings(Section):
@@ -263,7 +269,7 @@ def secret_values(section: Section) -> Iterator[str]:
     """Every secret in the settings, those in addresses included, for ``masking.mask``."""
     for _, value in _leaves(section):
         if isinstance(value, SecretStr):
-            yield value.get_secret_value()
+            yield from {value.get_secret_value(), *value.get_secret_value().split(",")}  # a list while it is rotated
             # Of an address what follows the host is the secret: it may stand alone in a client's message.
             if len(path := value.get_secret_value().partition("://")[2].partition("/")[2]) >= _LONG_PATH:
                 yield path

@@ -13,6 +13,7 @@ import structlog
 from anyio.abc import TaskGroup
 
 from service import __version__
+from service.collectors.github_ci.deliveries import Deliveries
 from service.config.loader import Loaded
 from service.config.logging import buffer
 from service.config.masking import mask
@@ -112,6 +113,8 @@ class Daemon:
             log=buffer,
             token=clients.credentials.write_token,
             read_token=clients.credentials.read_token,
+            webhook_secret=clients.credentials.webhook_secret,
+            deliveries=Deliveries(clock),
             secrets=tuple(clients.credentials),
             in_cluster=bool(environ.get("KUBERNETES_SERVICE_HOST")),
         )

@@ -11,8 +11,8 @@ from fastapi.routing import APIRoute
 from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
-from service.web import pages, routes
-from service.web.auth import Guard
+from service.web import pages, routes, webhooks
+from service.web.auth import WEBHOOK, Guard
 from service.web.context import AppContext
 from service.web.problems import Catch, handle_problems
 from service.web.schemas import API, ProblemView, Reason
@@ -47,7 +47,8 @@ def create_app(context: AppContext) -> FastAPI:
     )
     app.state.context = context
     app.state.routes = []
-    for router in (routes.health, routes.guarded, routes.api, pages.router):
+    receiver = webhooks.create_router(context.webhook_secret, context.deliveries)
+    for router in (routes.health, routes.guarded, routes.api, receiver, pages.router):
         app.include_router(router)
         app.state.routes += router.routes
     app.add_api_route("/docs", _docs, include_in_schema=False)
@@ -91,6 +92,6 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
     for path, item in document["paths"].items():
         for method, operation in item.items():
             operation["summary"] = operation.pop("description", operation["summary"])
-            if path not in ("/livez", "/healthz", "/readyz"):
+            if path not in ("/livez", "/healthz", "/readyz", WEBHOOK):
                 operation["security"] = [{"write": []}, {}] if method == "post" else [{"read": []}, {"write": []}, {}]
     return document

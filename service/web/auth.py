@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.config.secrets import Secret
 from service.web.problems import Problem
+from service.web.schemas import API
 
 PROBES = frozenset({"/livez", "/healthz", "/readyz"})
 # The kubelet and Prometheus call the pod by its address, whatever name they put into Host.
@@ -29,6 +30,9 @@ _BODY_LIMIT = 64 * 1024
 # A snapshot, packed or not; the collector's own bounds come on top (``max_bytes``).
 _SNAPSHOT_LIMIT = 64 * 1024 * 1024
 _SNAPSHOTS = re.compile(r"/api/v1/collectors/[^/]+/snapshots")
+# GitHub calls from anywhere, under any name, without our token: its signature is what opens this one call.
+WEBHOOK = f"{API}/webhooks/github"
+_WEBHOOK_LIMIT = 25 * 1024 * 1024  # GitHub sends no more
 # More requests than this at once are turned away, so that probes find a free loop.
 MAX_IN_FLIGHT = 64
 _LOOK_UP_AGAIN = 5.0  # seconds between look-ups because of a wrong token, whoever shows it
@@ -80,9 +84,15 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         send, headers, is_probe = _with_security_headers(send), Headers(scope=scope), scope["path"] in PROBES
+        is_webhook = scope["path"] == WEBHOOK and scope["method"] == "POST"
         limit = _SNAPSHOT_LIMIT if _SNAPSHOTS.fullmatch(scope["path"]) else _BODY_LIMIT
+        limit = _WEBHOOK_LIMIT if is_webhook else limit
         try:
-            await self._check(scope, headers, limit, is_probe)
+            _check_size(scope, headers, limit)
+            if not is_probe and self._in_flight >= MAX_IN_FLIGHT:
+                raise Problem(503, "Too many requests at once.", "busy")
+            if not is_webhook:
+                await self._check(scope, headers, is_probe)
         except Problem as problem:
             await problem.response(scope)(scope, receive, send)
             return
@@ -94,26 +104,15 @@ class Guard:
         finally:
             self._in_flight -= not is_probe
 
-    async def _check(self, scope: Scope, headers: Headers, limit: int, is_probe: bool) -> None:
+    async def _check(self, scope: Scope, headers: Headers, is_probe: bool) -> None:
         """Raises Problem when the request may not go on."""
-        # h11 bounds a head that is incomplete; one that came at a single blow it takes at any size.
-        if (
-            len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(k) + len(v) for k, v in headers.raw)
-            > HEAD_LIMIT
-        ):
-            raise Problem(431, f"Address and headers are larger than {HEAD_LIMIT} bytes.", "head-too-large")
-        if int(headers.get("content-length", 0)) > limit:  # h11 takes digits alone, twenty at most
-            raise _too_large(limit)
         is_write = scope["method"] not in _READS
         if scope["path"] not in _ANY_HOST:
             self._check_host(headers)
         if is_write:
             _check_page(headers)
-        if is_probe:
-            return
-        if self._in_flight >= MAX_IN_FLIGHT:
-            raise Problem(503, "Too many requests at once.", "busy")
-        await (self._check_token(scope, headers) if is_write else self._check_read_token(headers))
+        if not is_probe:
+            await (self._check_token(scope, headers) if is_write else self._check_read_token(headers))
 
     def _check_host(self, headers: Headers) -> None:
         """A page of a stranger whose name was pointed at our address (DNS rebinding) still sends that name."""
@@ -170,6 +169,15 @@ class Guard:
 def is_expected(token: Secret) -> bool:
     """Whether there is one. A token that is set but can't be read (yet) is not the same as none."""
     return token.can_change or token.is_set
+
+
+def _check_size(scope: Scope, headers: Headers, limit: int) -> None:
+    # h11 bounds a head that is incomplete; one that came at a single blow it takes at any size.
+    head = len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(k) + len(v) for k, v in headers.raw)
+    if head > HEAD_LIMIT:
+        raise Problem(431, f"Address and headers are larger than {HEAD_LIMIT} bytes.", "head-too-large")
+    if int(headers.get("content-length", 0)) > limit:  # h11 takes digits alone, twenty at most
+        raise _too_large(limit)
 
 
 def _check_page(headers: Headers) -> None:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import anyio
 
+from service.collectors.github_ci.deliveries import Deliveries
 from service.config.logging import LogBuffer
 from service.config.secrets import Secret
 from service.config.settings import Settings
@@ -80,6 +81,7 @@ class AppContext:
     calls ``cache.forget``.
 
     ``token``, ``read_token``: of the write and the read calls; they may be set to nothing, and may change.
+    ``webhook_secret``: what GitHub signs with what ``deliveries`` gets; so may this.
     ``secrets``: all whose trouble /readyz warns of. ``in_cluster``: KUBERNETES_SERVICE_HOST is set.
     ``reload_error``: why the last reload was refused, None when it was not.
     ``telemetry``: the counters of /metrics; the daemon feeds them (``run_ended``, ``points``).
@@ -96,6 +98,8 @@ class AppContext:
     log: LogBuffer
     token: Secret
     read_token: Secret
+    webhook_secret: Secret
+    deliveries: Deliveries
     secrets: Sequence[Secret] = ()
     in_cluster: bool = False
     reload_error: str | None = None

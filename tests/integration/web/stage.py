@@ -11,6 +11,7 @@ import anyio
 import httpx
 from fastapi import FastAPI
 
+from service.collectors.github_ci.deliveries import Deliveries
 from service.config.logging import buffer
 from service.config.secrets import Secret
 from service.config.settings import CollectorSettings, HttpSettings, Settings
@@ -168,6 +169,8 @@ async def served(
     token: Secret | str | None = None,
     read_token: Secret | str | None = None,
     in_cluster: bool = False,
+    webhook_secret: Secret | str | None = None,
+    deliveries: Deliveries | None = None,
     allowed_hosts: tuple[str, ...] = (),
     seconds: float = 60,
     is_beating: bool = False,
@@ -202,6 +205,8 @@ async def served(
                 log=buffer,
                 token=token if isinstance(token, Secret) else secret(token),
                 read_token=read_token if isinstance(read_token, Secret) else secret(read_token),
+                webhook_secret=webhook_secret if isinstance(webhook_secret, Secret) else secret(webhook_secret),
+                deliveries=deliveries or Deliveries(clock),
                 in_cluster=in_cluster,
             )
             context.telemetry.expect(collectors)

@@ -65,6 +65,7 @@ async def test_the_environment_wins_over_the_file_and_the_file_over_aws(aws: Any
         "aws-github/dashboard-token",
         None,
         "file-app",
+        None,
     ]
     assert [(secret.source, secret.can_change) for secret in found] == [
         ("environment DD_API_KEY", False),
@@ -72,7 +73,19 @@ async def test_the_environment_wins_over_the_file_and_the_file_over_aws(aws: Any
         ("AWS Secrets Manager, github/dashboard-token", True),
         ("nowhere", False),
         (f"file {tmp_path / 'app'} (INFRA_HEALTH_READ_TOKEN_FILE)", True),
+        ("nowhere", True),
     ]
+    assert [secret.trouble for secret in found] == [None] * 6, "AWS need not have the webhook's"
+
+
+async def test_both_webhook_secrets_of_a_rotation_are_masked(aws: Any, server: str, tmp_path: Path) -> None:
+    from service.config.masking import redact
+
+    await aws.create_secret(Name="github/webhook-secret", SecretString="of-old-days,of-new-days")
+    found = known({"AWS_ENDPOINT_URL": server}, tmp_path)
+    assert await found.webhook_secret.get() == found.webhook_secret.known == "of-old-days,of-new-days"
+    assert redact("of-old-days and of-new-days") == "******** and ********"
+    assert known({"GITHUB_WEBHOOK_SECRET": "a-b-c-d,e-f-g-h"}, tmp_path).webhook_secret.known == "a-b-c-d,e-f-g-h"
 
 
 async def test_a_secret_is_read_again_after_an_hour_and_when_it_was_refused(aws: Any) -> None:
