@@ -27,7 +27,7 @@ async def test_each_page_is_rendered_once_a_second_and_nothing_fails_but_by_503(
         return render(template, values)
 
     monkeypatch.setattr(pages, "_render", counted)
-    async with served(tmp_path) as stage, anyio.create_task_group() as tasks:
+    async with served(tmp_path, is_beating=True) as stage, anyio.create_task_group() as tasks:
         answers: Counter[tuple[str, int]] = Counter()
 
         async def ask(path: str) -> None:
