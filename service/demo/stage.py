@@ -47,8 +47,8 @@ def stage() -> Iterator[Stage]:
 
     now = datetime.now(UTC)
     datadog = SimulatedDatadog(api_keys={_API_KEY})
-    datadog.api.app_keys = {_APP_KEY}
-    datadog.api.has_all_metrics = True  # `datadog push` is a process, and so a stage, of its own
+    datadog.app_keys = {_APP_KEY}
+    datadog.has_all_metrics = True  # `datadog push` is a process, and so a stage, of its own
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="infra-health-demo-")))
         github_url, intake_url = stack.enter_context(serve(create_app(), datadog))

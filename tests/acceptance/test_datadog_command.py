@@ -18,13 +18,13 @@ def here(tmp_path: Path) -> Iterator[Place]:
     with place(tmp_path) as it:
         del it.config["collectors"]["ci"]
         it.environ["DD_APP_KEY"] = APP_KEY
-        it.intake.api.app_keys = {APP_KEY}
+        it.intake.app_keys = {APP_KEY}
         it.write_config()
         yield it
 
 
 def test_push_diff_and_delete_from_the_command_line(here: Place) -> None:
-    datadog = here.intake.api
+    datadog = here.intake
     assert here.run("--once").returncode == 0
     diff = here.run("datadog", "diff")
     assert diff.returncode == 0, diff.stderr

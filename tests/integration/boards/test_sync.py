@@ -33,7 +33,7 @@ class Place:
     """A Datadog, and who pushes to it."""
 
     def __init__(self, datadog: SimulatedDatadog, sync: Sync) -> None:
-        self.datadog, self.api, self.sync = datadog, datadog.api, sync
+        self.datadog, self.api, self.sync = datadog, datadog, sync
 
     def diff(self, *, force: bool = False, **changes: Any) -> list[Difference]:
         return self.sync.diff(build(small(**changes)), force=force)
@@ -49,14 +49,14 @@ class Place:
 
 @contextmanager
 def place(datadog: SimulatedDatadog, api_key: str = API_KEY, env: str = "production") -> Iterator[Place]:
-    datadog.api_keys, datadog.api.app_keys = {API_KEY}, {APP_KEY}
+    datadog.api_keys, datadog.app_keys = {API_KEY}, {APP_KEY}
     with serve(datadog) as (url,), DatadogApi(url, api_key, APP_KEY) as api:
         yield Place(datadog, Sync(api, env))
 
 
 def all_metrics(*, fills: bool = True) -> SimulatedDatadog:
     datadog = SimulatedDatadog()
-    datadog.api.has_all_metrics, datadog.api.fills = True, fills
+    datadog.has_all_metrics, datadog.fills = True, fills
     return datadog
 
 
@@ -173,20 +173,20 @@ def test_delete_removes_only_ours() -> None:
         here.push()
         other.push(env="staging")
         theirs = {"title": "Infra health", "layout_type": "ordered", "widgets": [], "description": "infra-health"}
-        datadog.api.put_dashboard("their-board-id", theirs, "2020-01-01T00:00:00+00:00")
-        datadog.api.put_monitor(
+        datadog.put_dashboard("their-board-id", theirs, "2020-01-01T00:00:00+00:00")
+        datadog.put_monitor(
             999, {"name": "theirs", "type": "query alert", "query": "q", "tags": ["team:x"], "options": {}}
         )
         for actual in here.sync.find(build(small())):
             if actual.fingerprint:
                 here.sync.delete(actual)
-        titles = [each["title"] for each in datadog.api.dashboards.values()]
+        titles = [each["title"] for each in datadog.dashboards.values()]
         assert len(titles) == 4
         assert all("staging" in title for title in titles if title != "Infra health")
-        assert all(number == 999 or "env:staging" in each["tags"] for number, each in datadog.api.monitors.items())
-        assert 999 in datadog.api.monitors
-        assert datadog.api.tags == {}
-        assert not any("infra-health" in each["description"] for each in datadog.api.metadata.values())
+        assert all(number == 999 or "env:staging" in each["tags"] for number, each in datadog.monitors.items())
+        assert 999 in datadog.monitors
+        assert datadog.tags == {}
+        assert not any("infra-health" in each["description"] for each in datadog.metadata.values())
 
 
 def test_words_choose_what_is_pushed_and_deleted(here: Place) -> None:
