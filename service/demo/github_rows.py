@@ -11,7 +11,6 @@ from operator import attrgetter
 from typing import Any
 
 Json = dict[str, Any]
-_HTML = "https://github.com"
 DELETED = "deleted"  # in place of a fork's name: GitHub shows null where the fork is gone
 
 
@@ -105,10 +104,7 @@ class Issue:
 
 @dataclass
 class Repository:
-    """``labels`` and ``branches``: those that exist, whether anything carries them or not.
-
-    ``extra``: more fields of its JSON, which comes twice with every run.
-    """
+    """``labels`` and ``branches``: those that exist, whether anything carries them or not."""
 
     name: str
     id: int = 1
@@ -119,8 +115,11 @@ class Repository:
     issues: list[Issue] = field(default_factory=list)
     labels: set[str] = field(default_factory=set)
     branches: set[str] = field(default_factory=set)
-    extra: Json = field(default_factory=dict)
     _oldest: Run | None = None
+
+    @property
+    def url(self) -> str:
+        return f"https://github.com/{self.name}"
 
     def newest_first(self, at: datetime) -> list[Run]:
         """The runs created by ``at``."""
@@ -155,17 +154,11 @@ class Repository:
     # GitHub's JSON: the fields that clients read
 
     def json(self) -> Json:
-        owner, name = self.name.split("/")
-        return {"id": self.id, "name": name, "full_name": self.name, "fork": False, "owner": {"login": owner}} | {
-            **self.extra,
-            "default_branch": self.branch,
-            "html_url": f"{_HTML}/{self.name}",
-        }
+        return {"id": self.id, "full_name": self.name, "default_branch": self.branch, "html_url": self.url}
 
     def workflow_json(self, row: Workflow) -> Json:
-        return {"id": row.id, "name": row.name, "path": row.path, "state": row.state} | {
-            "html_url": f"{_HTML}/{self.name}/blob/{self.branch}/{row.path}"
-        }
+        url = f"{self.url}/blob/{self.branch}/{row.path}"
+        return {"id": row.id, "name": row.name, "path": row.path, "state": row.state, "html_url": url}
 
     def run_json(self, run: Run, at: datetime, number: int = 0) -> Json:
         """The run as of ``at``, or its attempt ``number``."""
@@ -174,11 +167,10 @@ class Repository:
         updated = last.ended or last.started
         if run.touched and run.touched <= at:
             updated = max(updated, run.touched)
-        workflow = next((each for each in self.workflows if each.id == run.workflow_id), None)
+        head = None if run.fork == DELETED else {"full_name": run.fork or self.name}
         return {
             "id": run.id,
-            "name": workflow.name if workflow else "",
-            "path": workflow.path if workflow else "",
+            "name": next((each.name for each in self.workflows if each.id == run.workflow_id), ""),
             "head_branch": run.branch,
             "head_sha": run.sha or f"{run.id:040x}",
             "display_title": run.title or f"Change {run.id}",
@@ -186,24 +178,16 @@ class Repository:
             "status": "completed" if last.conclusion else "in_progress",
             "conclusion": last.conclusion,
             "workflow_id": run.workflow_id,
-            "html_url": f"{_HTML}/{self.name}/actions/runs/{run.id}",
-            "pull_requests": [],
+            "html_url": f"{self.url}/actions/runs/{run.id}",
             # An attempt's created_at is its own, not the run's.
             "created_at": stamp(last.started if number else run.created),
             "updated_at": stamp(updated),
             "run_attempt": number or len(attempts),
             "run_started_at": stamp(last.started),
             "actor": {"login": run.author},
-            "triggering_actor": {"login": run.author},
-            "head_commit": {"id": run.sha or f"{run.id:040x}", "author": {"name": run.author}},
             "repository": self.json(),
-            "head_repository": self._head_json(run),
+            "head_repository": head,
         }
-
-    def _head_json(self, run: Run) -> Json | None:
-        if run.fork == DELETED:
-            return None
-        return {**self.json(), "full_name": run.fork, "fork": True} if run.fork else self.json()
 
     def job_json(self, run: Run, number: int, job: Job, at: datetime) -> Json:
         has_ended = job.ended <= at
@@ -216,25 +200,17 @@ class Repository:
             "conclusion": job.conclusion if has_ended else None,
             "started_at": stamp(job.started),
             "completed_at": stamp(job.ended) if has_ended else None,
-            "html_url": f"{_HTML}/{self.name}/actions/runs/{run.id}/job/{job.id}",
+            "html_url": f"{self.url}/actions/runs/{run.id}/job/{job.id}",
         }
 
     def pull_json(self, pull: Pull, at: datetime) -> Json:
-        """For GraphQL and the search alike."""
-        merged = stamp(pull.merged) if pull.merged else None
-        url = f"{_HTML}/{self.name}/pull/{pull.number}"
-        return {"title": pull.title, "url": url, "html_url": url, "number": pull.number} | {
-            "mergedAt": merged,
-            "createdAt": merged,
-            "updatedAt": stamp(pull.updated_at(at)),
-            "created_at": merged,
-            "pull_request": {"merged_at": merged},
-        }
+        """For GraphQL; the search is only asked how many there are."""
+        times = {"mergedAt": stamp(pull.merged) if pull.merged else None, "updatedAt": stamp(pull.updated_at(at))}
+        return {"title": pull.title, "url": f"{self.url}/pull/{pull.number}", **times}
 
     def issue_json(self, issue: Issue) -> Json:
-        url = f"{_HTML}/{self.name}/issues/{issue.number}"
-        at = stamp(issue.created)
-        return {"title": issue.title, "url": url, "html_url": url, "createdAt": at, "created_at": at}
+        url = f"{self.url}/issues/{issue.number}"
+        return {"title": issue.title, "url": url, "createdAt": stamp(issue.created)}
 
 
 def carries(row: Pull | Issue, labels: Collection[str]) -> bool:

@@ -5,14 +5,20 @@ repository no jobs were recorded: each of its runs is shown with one job that en
 """
 
 import json
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from importlib import resources
 from typing import Any
 
+from service.demo.github import SimulatedGithub
 from service.demo.github_rows import Attempt, Job, Repository, Run, Workflow
 
 _ENDED_AGO = timedelta(minutes=4)
 _LABELS = {"hotfix", "force-merge", "revert", "bug"}
+
+
+def create_app() -> SimulatedGithub:
+    """The demo's GitHub: the recorded repositories, as of now."""
+    return SimulatedGithub(load_repositories(datetime.now(UTC)), lambda: datetime.now(UTC))
 
 
 def load_repositories(now: datetime) -> list[Repository]:
@@ -23,8 +29,7 @@ def load_repositories(now: datetime) -> list[Repository]:
 
 
 def _to_repository(recorded: dict[str, Any], now: datetime) -> Repository:
-    # A file may name an instant as of which it is shown: what came later is left out.
-    runs = [row for row in recorded["runs"] if row["updated_at"] <= recorded.get("as_of", row["updated_at"])]
+    runs = recorded["runs"]
     shift = now.replace(microsecond=0) - _ENDED_AGO - max(datetime.fromisoformat(row["updated_at"]) for row in runs)
     row, workflows = recorded["repository"], {}
     for run in reversed(runs):  # named as in the newest run
@@ -37,7 +42,6 @@ def _to_repository(recorded: dict[str, Any], now: datetime) -> Repository:
         [_to_run(run, [job for job in recorded["jobs"] if job["run_id"] == run["id"]], shift) for run in runs],
         labels=set(_LABELS),
         branches={run["head_branch"] for run in runs},
-        extra={"node_id": row["node_id"], "private": row["private"]},
     )
 
 

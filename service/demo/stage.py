@@ -43,7 +43,7 @@ def stage() -> Iterator[Stage]:
 
     Everything is written below one temporary directory, which goes at the end. Raises OSError.
     """
-    from service.demo.github import create_app
+    from service.demo.recording import create_app
 
     now = datetime.now(UTC)
     datadog = SimulatedDatadog(api_keys={_API_KEY})

@@ -16,8 +16,8 @@ import httpx
 import yaml
 from starlette.types import ASGIApp
 
-from service.demo.github import create_app
 from service.demo.intake import SimulatedDatadog
+from service.demo.recording import create_app
 from service.demo.stage import serve
 
 KEY = "0123456789abcdef0123456789abcdef"

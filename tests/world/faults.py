@@ -46,13 +46,17 @@ def nothing_found(asked: Asked, true: Reply) -> Reply:
     return _changed(true, lambda row: {key: [] if isinstance(value, list) else 0 for key, value in row.items()})
 
 
+HUNG = Reply()
+
+
 def hang(asked: Asked, true: Reply) -> Reply:
-    return replace(true, delay=3600)
+    return HUNG
 
 
 def cut_off(asked: Asked, true: Reply) -> Reply:
     """The connection ends in the middle of the body."""
-    return replace(true, cut=max(1, len(true.body) // 2))
+    whole = {"content-length": str(len(true.body) + 1)}
+    return replace(true, body=true.body[: len(true.body) // 2], headers=true.headers | whole)
 
 
 def half_json(asked: Asked, true: Reply) -> Reply:

@@ -4,22 +4,24 @@ socket, which takes half the time."""
 import asyncio
 import re
 import socket
-from collections.abc import AsyncIterator
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
-import msgspec
 import uvicorn
 from starlette.types import ASGIApp, Message
 
 from service.config.secrets import Secret
 from service.demo.github import Asked, Reply, SimulatedGithub
+from service.demo.github_rows import Json, stamp
 from service.github.auth import TokenSource
 from service.github.client import Github
-from tests.world.faults import Fault
+from tests.world.faults import HUNG, Fault
 from tests.world.generator import World
 from tests.world.judge import select
 
@@ -36,20 +38,85 @@ class Planned:
     hits: int = 0
 
 
+class FaultyGithub(SimulatedGithub):
+    """GitHub with what goes wrong around it.
+
+    ``asked``: the requests. ``before(line)`` is called ahead of each answer, so that rows can change while they are
+    read. ``secondary``: points in a minute. ``revoked``: tokens that are refused. ``unknown_fields``: of GraphQL, as on
+    an older Enterprise server.
+    """
+
+    def __init__(self, world: World) -> None:
+        super().__init__([world.repository, *world.others], lambda: world.now, lag=world.lag)
+        self.asked: deque[Asked] = deque(maxlen=20_000)
+        self.before: Callable[[str], None] = lambda line: None
+        self.faults: list[Planned] = []
+        self.latency = 0.0
+        self.secondary = 900
+        self.revoked: set[str] = set()
+        self.unknown_fields: set[str] = set()
+        self.in_flight = self.most_in_flight = 0
+        self._installation_tokens = 0
+        self._minute: deque[float] = deque()
+
+    async def reply(self, asked: Asked) -> Reply:
+        self.asked.append(asked)
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            await asyncio.sleep(self.latency)
+            self.before(asked.line)
+            true = self._refusal(asked) or await super().reply(asked)
+            for planned in self.faults:
+                if planned.hits < planned.times and re.search(planned.pattern, asked.line):
+                    planned.hits += 1
+                    true = planned.fault(asked, true)
+                    break
+            if true is HUNG:
+                await asyncio.sleep(3600)
+            return true
+        finally:
+            self.in_flight -= 1
+
+    def _refusal(self, asked: Asked) -> Reply | None:
+        """What is answered before the limits and the rows are looked at."""
+        if asked.token in self.revoked:
+            return Reply.refusal(401, "Bad credentials")
+        now = time.monotonic()
+        while self._minute and self._minute[0] < now - 60:
+            self._minute.popleft()
+        if self.in_flight > 100 or len(self._minute) >= self.secondary:
+            return Reply.refusal(403, "You have exceeded a secondary rate limit.")
+        self._minute.append(now)
+        if asked.target.endswith("/access_tokens"):
+            self._installation_tokens += 1
+            token = f"ghs_simulated{self._installation_tokens}"
+            return Reply.of({"token": token, "expires_at": stamp(self.clock() + timedelta(hours=1))}, 201)
+        return None
+
+    def _graphql(self, document: str) -> Json:
+        if unknown := [name for name in self.unknown_fields if f"{name}(" in document]:
+            message = f"Field '{unknown[0]}' doesn't exist on type 'Repository'"
+            return {"errors": [{"message": message, "extensions": {"code": "undefinedField"}}]}
+        answer = super()._graphql(document)
+        if answer["data"]["repository"] is None:
+            return answer
+        return {"data": select(document, answer["data"])}
+
+
 class Simulated:
     """``app``: the server itself (``app.asked``, ``app.limits``, ``app.before`` ...). ``clock``: the world's."""
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.app = SimulatedGithub([world.repository, *world.others], lambda: world.now, lag=world.lag)
-        self.app.intercept = self._intercept
+        self.app = FaultyGithub(world)
+        self.faults = self.app.faults
         self.clock = WorldClock(world)
         self.url = "http://github.test"
-        self.faults: list[Planned] = []
 
     def fail(self, pattern: str, fault: Fault, times: int = 10**9) -> Planned:
         planned = Planned(pattern, fault, times)
-        self.faults.append(planned)
+        self.app.faults.append(planned)
         return planned
 
     def take_asked(self) -> list[Asked]:
@@ -62,16 +129,6 @@ class Simulated:
         if token is None or isinstance(token, str):
             token = Secret("GitHub token", "set GITHUB_DASHBOARD_TOKEN", token)
         return Github(self.url + self.app.base, token, http, self.clock, **options)
-
-    def _intercept(self, asked: Asked, true: Reply) -> Reply:
-        body = msgspec.json.decode(true.body) if asked.document else {}
-        if body.get("data"):
-            true = replace(true, body=msgspec.json.encode({**body, "data": select(asked.document, body["data"])}))
-        for planned in self.faults:
-            if planned.hits < planned.times and re.search(planned.pattern, asked.line):
-                planned.hits += 1
-                return planned.fault(asked, true)
-        return true
 
 
 class WorldClock:
@@ -131,7 +188,7 @@ class InProcess(httpx.AsyncBaseTransport):
         headers = [(name.lower(), value) for name, value in request.headers.raw]
         await self._app({**scope, "query_string": query, "headers": headers}, receive, send)
         head, body = sent
-        if body["more_body"]:
+        if len(body["body"]) < int(dict(head["headers"])[b"content-length"]):
             raise httpx.RemoteProtocolError("peer closed connection without sending complete message body")
         return httpx.Response(head["status"], headers=head["headers"], content=body["body"])
 

@@ -7,8 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.demo.github import create_app
-from service.demo.recording import load_repositories
+from service.demo.recording import create_app, load_repositories
 from tests.world import NOW, Questions, Simulated, World, durations, generate, served, simulated, truth
 from tests.world.judge import complaints
 
