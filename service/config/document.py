@@ -1,9 +1,10 @@
-"""config.yaml: its values as the text that was written, and the line and column of each.
+"""config.yaml: its values as the text that was written, and the place of each.
 
 YAML's implicit types are left out on purpose: ``version: 1.10`` is no number, ``on`` no boolean, ``012`` no octal and
 ``12:30`` no sexagesimal number. A scalar stays the text that it is, only null is null; the settings' own types read it.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,76 +12,106 @@ import yaml
 
 from service.domain.errors import ConfigError
 
+# In the order of reports: file, environment, command line, defaults; line and column from 1; in words.
+Place = tuple[int, int, int, str]
+
 _TAG = "tag:yaml.org,2002:"
+
+
+class Values(dict[str, Any]):
+    """A mapping that knows where each of its keys was written."""
+
+    def __init__(self, values: Mapping[str, Any] | None = None, places: Mapping[str, Place] | None = None) -> None:
+        super().__init__(values or {})
+        self.places = dict(places or {})
+
+    def merge(self, values: Mapping[str, Any], place: Place, *, if_absent: bool = False) -> None:
+        """Mappings are merged with what is there, anything else replaces it; None changes nothing.
+
+        Raises ValueError where a mapping meets what is none.
+        """
+        for key, value in values.items():
+            known = self.get(key)
+            if isinstance(value, Mapping):
+                if not isinstance(known, Values | None):
+                    raise ValueError(f"{key} is set as a whole ({self.places[key][-1]})")
+                # A copy: with an alias the file may have it in two places.
+                self[key] = inner = Values(known, known and known.places)
+                self.places.setdefault(key, place)
+                inner.merge(value, place, if_absent=if_absent)
+            elif value is not None and not (if_absent and known is not None):
+                self[key], self.places[key] = value, place
+
+
+class Items(list[Any]):
+    """A list that knows where each of its items was written."""
+
+    places: Sequence[Place] = ()
+
+
+def read_document(path: Path) -> Values:
+    """What the file at ``path`` holds. Raises ConfigError, FileNotFoundError where there is none."""
+    try:
+        return parse_document(str(path), path.expanduser().read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}:{line}: is not UTF-8 (byte 0x{error.object[error.start]:02x})") from None
+    except (OSError, RuntimeError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        raise ConfigError(f"{path}: can't be read: {reason}") from None
+
+
+def parse_document(title: str, text: str) -> Values:
+    """What ``text`` holds; ``title`` is what messages call it. Raises ConfigError when it is no YAML or no mapping."""
+    loader = _TextLoader(text)
+    loader.title = title
+    try:
+        values = loader.get_single_data()
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(title + _explain(error, text.splitlines())) from None
+    except (yaml.reader.ReaderError, RecursionError) as error:
+        what = "is nested too deeply" if isinstance(error, RecursionError) else "holds a control character"
+        raise ConfigError(f"{title}: {what}") from None
+    finally:
+        loader.dispose()
+    if not isinstance(values, Values | None):
+        raise ConfigError(f"{title}:1:1: must be a mapping of keys to values")
+    return values or Values()
 
 
 # libyaml is ten times as fast; both count lines and columns alike.
 class _TextLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    title = ""
     yaml_implicit_resolvers = {  # noqa: RUF012 - as the base class has it
         first: [(tag, pattern) for tag, pattern in resolvers if tag in (f"{_TAG}null", f"{_TAG}merge")]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+    def construct_values(self, node: yaml.MappingNode) -> Values:
         lines: dict[str, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line
             if key.tag != f"{_TAG}merge" and lines.setdefault(str(key.value), line) < line:
                 problem = f"{key.value} is given twice, first in line {lines[key.value] + 1}"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-        return super().construct_mapping(node, deep=deep)
+        values = self.construct_mapping(node, deep=True)
+        # What << brings in stands first, and what is written here replaces it.
+        return Values(values, {self.construct_object(key): self._place(key) for key, _ in node.value})
+
+    def construct_items(self, node: yaml.SequenceNode) -> Items:
+        items = Items(self.construct_sequence(node, deep=True))
+        items.places = [self._place(each) for each in node.value]
+        return items
+
+    def _place(self, node: yaml.Node) -> Place:
+        line, column = node.start_mark.line + 1, node.start_mark.column + 1
+        return 0, line, column, f"{self.title}:{line}:{column}"
 
 
-class Document:
-    """The mapping that a file holds: ``values``. ``title``: what messages call the file."""
-
-    def __init__(self, title: str, text: str) -> None:
-        """Raises ConfigError when ``text`` is no YAML, or no mapping."""
-        self.title = title
-        loader = _TextLoader(text)
-        loader.deep_construct = True  # so that an alias inside of what it stands for is an error, not a cycle
-        try:
-            self._root = loader.get_single_node()
-            values = loader.construct_document(self._root) if self._root else {}
-        except yaml.MarkedYAMLError as error:
-            raise ConfigError(title + _explain(error, text.splitlines())) from None
-        except (yaml.reader.ReaderError, RecursionError) as error:
-            what = "is nested too deeply" if isinstance(error, RecursionError) else "holds a control character"
-            raise ConfigError(f"{title}: {what}") from None
-        finally:
-            loader.dispose()
-        if not isinstance(values, dict | None):
-            raise ConfigError(f"{title}:1:1: must be a mapping of keys to values")
-        self.values: dict[str, Any] = values or {}
-
-    @classmethod
-    def read(cls, path: Path) -> "Document":
-        """The file at ``path``. Raises ConfigError, FileNotFoundError where there is none."""
-        try:
-            data = path.expanduser().read_bytes()
-            return cls(str(path), data.decode("utf-8-sig"))
-        except FileNotFoundError:
-            raise
-        except UnicodeDecodeError as error:
-            line = error.object[: error.start].count(b"\n") + 1
-            raise ConfigError(f"{path}:{line}: is not UTF-8 (byte 0x{error.object[error.start]:02x})") from None
-        except (OSError, RuntimeError) as error:
-            reason = (getattr(error, "strerror", None) or str(error)).lower()
-            raise ConfigError(f"{path}: can't be read: {reason}") from None
-
-    def find(self, path: tuple[str | int, ...]) -> tuple[int, int] | None:
-        """Line and column of the key or list item at ``path``, from 1; None where the file has none."""
-        node = found = self._root
-        for part in path:
-            if isinstance(node, yaml.MappingNode):
-                # What << brings in stands first, and what is written here replaces it.
-                pairs = [pair for pair in node.value if pair[0].value == part]
-                found, node = pairs[-1] if pairs else (None, None)
-            elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-                found = node = node.value[part]
-            else:
-                return None
-        return (found.start_mark.line + 1, found.start_mark.column + 1) if found else None
+_TextLoader.add_constructor(f"{_TAG}map", _TextLoader.construct_values)
+_TextLoader.add_constructor(f"{_TAG}seq", _TextLoader.construct_items)
 
 
 def _explain(error: yaml.MarkedYAMLError, lines: list[str]) -> str:

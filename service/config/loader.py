@@ -12,23 +12,22 @@ pydantic-settings would merge such sources, but forgets where a value was writte
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import takewhile
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
-from service.config.document import Document
+from service.config.document import Place, Values, read_document
 from service.config.fields import did_you_mean, read_json
 from service.config.masking import MASK, is_secret_name, mask_address
-from service.config.settings import ENVIRONMENT_NAMES, CollectorSettings, Settings, is_model
+from service.config.settings import ENVIRONMENT_NAMES, CollectorSettings, Settings, find_keys
 from service.domain.errors import ConfigError
 
 Keys = tuple[str | int, ...]
-Place = tuple[int, int, int, str]  # in the order of reports: file, environment, command line; line; column; in words
 SettingsOf = Callable[[str], type[CollectorSettings]]
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -56,7 +55,8 @@ _MESSAGES = {
     **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "must be a whole number"),
 }
 
-_ABSENT = object()
+_COMMAND_LINE: Place = (2, 0, 0, "command line")
+_DEFAULTS: Place = (3, 0, 0, "defaults")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +81,13 @@ def load(
     Raises ConfigError with everything that is wrong, a line each, in the order of the file.
     """
     environ = {name: value.strip() for name, value in environ.items() if value.strip()}
-    document, file = _read_document(path, environ)
-    loader = _Loader(document, cache(settings_of))
-    if "collectors" not in document.values:
-        loader.put(("collectors",), _SHIPPED, (3, 0, 0, "defaults"))
+    values, file = _read_file(path, environ)
+    loader = _Loader(values, cache(settings_of))
+    if "collectors" not in values:
+        values.merge({"collectors": _SHIPPED}, _DEFAULTS)
     loader.put_names(environ)
     loader.put_variables(environ)
-    loader.put((), overrides or {}, (2, 0, 0, "command line"))
+    loader.put((), overrides or {}, _COMMAND_LINE)
     loader.put_legacy_names(environ)
     settings = loader.validate()
     if not settings.collectors:
@@ -95,14 +95,14 @@ def load(
     return Loaded(settings, file, tuple(loader.warnings))
 
 
-def _read_document(path: Path | None, environ: Mapping[str, str]) -> tuple[Document, Path | None]:
+def _read_file(path: Path | None, environ: Mapping[str, str]) -> tuple[Values, Path | None]:
     variable = environ.get(f"{_PREFIX}CONFIG")
     chosen = path or Path(variable or "config.yaml")
     try:
-        return Document.read(chosen), chosen
+        return read_document(chosen), chosen
     except FileNotFoundError:
         if not path and not variable:
-            return Document(str(chosen), ""), None
+            return Values(), None
         option = "--config" if path else f"{_PREFIX}CONFIG"
         raise ConfigError(f"{chosen}: there is no such file; {option} names it") from None
 
@@ -110,42 +110,25 @@ def _read_document(path: Path | None, environ: Mapping[str, str]) -> tuple[Docum
 class _Loader:
     """Lays the values of all sources over those of the file, and collects what is wrong, each with its place."""
 
-    def __init__(self, document: Document, settings_of: SettingsOf) -> None:
+    def __init__(self, values: Values, settings_of: SettingsOf) -> None:
         self.warnings: list[str] = []
-        self._document = document
+        self._values = values
         self._settings_of = settings_of
-        self._values: dict[str, Any] = dict(document.values)
-        self._places: dict[Keys, Place] = {}  # of what is not from the file
         self._problems: dict[tuple[str, str], Place] = {}
 
     def put(self, path: tuple[str, ...], value: Any, place: Place, *, if_absent: bool = False) -> None:
-        """Mappings are merged with what is there, anything else replaces it; None changes nothing.
-
-        Raises ValueError where something around ``path`` is no mapping.
-        """
-        if isinstance(value, Mapping):
-            for key, part in value.items():
-                self.put((*path, key), part, place, if_absent=if_absent)
-            return
-        if value is None or (if_absent and _get(self._values, path) not in (_ABSENT, None)):
-            return
-        inner = self._values
-        for depth, key in enumerate(path[:-1], 1):
-            around = inner.get(key)
-            if around is None:
-                self._places[path[:depth]] = place
-            elif not isinstance(around, dict):
-                raise ValueError("is set as a whole by another variable")
-            inner[key] = dict(around or {})  # a copy: with an alias the file may have it in two places
-            inner = inner[key]
-        inner[path[-1]] = value
-        self._places[path] = place
+        for key in reversed(path):
+            value = {key: value}
+        try:
+            self._values.merge(value, place, if_absent=if_absent)
+        except ValueError as error:
+            self._report(path, str(error), place)
 
     def put_names(self, environ: Mapping[str, str]) -> None:
         for key, variables in ENVIRONMENT_NAMES.items():
-            if name := next((each for each in variables if each in environ), None):
+            if variable := next((each for each in variables if each in environ), None):
                 is_legacy = key.startswith("github.")
-                self.put(tuple(key.split(".")), environ[name], _variable(name), if_absent=is_legacy)
+                self.put(tuple(key.split(".")), environ[variable], _variable(variable), if_absent=is_legacy)
 
     def put_variables(self, environ: Mapping[str, str]) -> None:
         """INFRA_HEALTH_A__B__C."""
@@ -165,16 +148,17 @@ class _Loader:
                     path = ("collectors", self._find_collector(path[1], variables.values()), *path[2:])
                 if value.startswith("{") and not is_secret_name(path[-1]):
                     value = read_json(value)
-                self.put(path, value, _variable(variable))
             except ValueError as error:
                 self._report(path, str(error), _variable(variable))
+            else:
+                self.put(path, value, _variable(variable))
 
     def put_legacy_names(self, environ: Mapping[str, str]) -> None:
         """What the collector types take from the replaced system's environment."""
         variables = {text: name for name, text in environ.items()}
         for name, values in self._collectors.items():
             try:
-                cls = self._settings_of(values["type"])
+                cls = self._settings_of(str(values["type"]))
                 found = cls.legacy_environment(values, environ)
             except (KeyError, TypeError, ConfigError):
                 continue  # no type, or none that is installed; validation says so
@@ -186,12 +170,12 @@ class _Loader:
                 self.put(("collectors", name, *key.split(".")), value, place, if_absent=True)
 
     def validate(self) -> Settings:
-        """Raises ConfigError."""
-        collectors = self._values.get("collectors", {})
-        if isinstance(collectors, dict):
-            validated = {name: self._validate_collector(name, values) for name, values in collectors.items()}
-            collectors = {name: each for name, each in validated.items() if each}
-        settings = self._validate(Settings, {**self._values, "collectors": collectors}, ())
+        """Raises ConfigError with all that is wrong."""
+        validated = {name: self._validate_collector(name, values) for name, values in self._collectors.items()}
+        values = dict(self._values)
+        if isinstance(values["collectors"], dict):
+            values["collectors"] = {name: each for name, each in validated.items() if each}
+        settings = self._validate(Settings, values, ())
         if self._problems or settings is None:
             lines = sorted((place, *what) for what, place in self._problems.items())
             raise ConfigError("\n".join(": ".join(filter(None, (place[3], *what))) for place, *what in lines))
@@ -199,7 +183,7 @@ class _Loader:
 
     @property
     def _collectors(self) -> dict[str, Any]:
-        collectors = self._values.get("collectors")
+        collectors = self._values["collectors"]
         return collectors if isinstance(collectors, dict) else {}
 
     def _find_collector(self, word: str, variables: Collection[str]) -> str:
@@ -215,7 +199,7 @@ class _Loader:
         if not isinstance(values, dict):
             return self._validate(CollectorSettings, values, path)
         try:
-            return self._validate(self._settings_of(values["type"]), values, path)
+            return self._validate(self._settings_of(str(values["type"])), values, path)
         except (KeyError, ConfigError) as error:
             self._report((*path, "type"), "is missing" if isinstance(error, KeyError) else str(error))
         # What all types have can be checked all the same.
@@ -228,81 +212,60 @@ class _Loader:
             return model.model_validate(value)
         except ValidationError as error:
             for each in error.errors(include_url=False):
-                # pydantic's names for the members of a union are no keys.
-                path = at
-                for part in each["loc"]:
-                    path += (part,) if _get(self._values, (*path, part)) is not _ABSENT else ()
-                path += each["loc"][-1:] if each["type"] == "missing" else ()
+                path, found, place = self._find((*at, *each["loc"]))
+                if each["type"] == "missing":
+                    path += each["loc"][-1:]
                 if _dotted(path) not in reported:
-                    self._report(path, self._explain(each, path, _keys_at(model, each["loc"][:-1])))
+                    self._report(path, _explain(each, path, found, find_keys(model, each["loc"][:-1])), place)
             return None
         except Exception as error:  # a validator of another package
             raise ConfigError(f"its settings can't be checked: {error!r}") from error
 
-    def _explain(self, error: Mapping[str, Any], path: Keys, keys: Sequence[str]) -> str:
-        """What pydantic found wrong at ``path``, without showing secrets. ``keys``: those that could stand there."""
-        kind, value = str(error["type"]), _get(self._values, path)
-        # A collector's name may be anything: it does not say what its keys hold.
-        is_secret = any(is_secret_name(str(key)) for key in (path[2:] if path[:1] == ("collectors",) else path))
-        if kind == "missing":
-            return "is missing"
-        if kind == "extra_forbidden":
-            return "is no setting" + (did_you_mean(str(path[-1]), keys) or f"; there are: {', '.join(keys)}")
-        if value is None:
-            return "has no value: give one or remove the key"
-        message = str(error["ctx"]["error"]) if kind == "value_error" else str(error["msg"])
-        if isinstance(value, str) and len(value) >= 4:  # which a validator may have quoted
-            message = message.replace(value, MASK if is_secret else mask_address(value))
-        message = re.sub(r", (unable|got|input|invalid) .*", "", re.sub(r"^\w+ should", "must", message))
-        message = _MESSAGES.get(kind, message)
-        if kind in ("value_error", "string_too_short") or is_secret:
-            return message
-        text = "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list | tuple) else ""
-        return f"{message}, not {text or json.dumps(mask_address(str(value))[:60], ensure_ascii=False)}"
-
     def _report(self, path: Keys, message: str, place: Place | None = None) -> None:
-        self._problems[_dotted(path), message] = place or self._find(path)
+        self._problems[_dotted(path), message] = place or self._find(path)[2]
 
-    def _find(self, path: Keys) -> Place:
-        """Where the value at ``path`` comes from; where there is none, what stands around it."""
-        keys = tuple(takewhile(lambda part: isinstance(part, str), path))  # a list comes whole from one source
-        for length in range(len(keys), -1, -1):
-            if place := self._places.get(keys[:length]):
-                return place
-            if found := self._document.find(path if length == len(keys) else keys[:length]):
-                return 0, *found, f"{self._document.title}:{found[0]}:{found[1]}"
-        return 3, 0, 0, "defaults"
+    def _find(self, location: Keys) -> tuple[Keys, Any, Place]:
+        """What of ``location`` is there (pydantic's names for the members of a union are no keys), its value and place.
+
+        Where there is none, those of what stands around it.
+        """
+        path: Keys = ()
+        value: Any = self._values
+        place = _DEFAULTS
+        for part in location:
+            if part in value if isinstance(value, dict) else isinstance(value, list) and isinstance(part, int):
+                places: Any = getattr(value, "places", None)
+                place = places[part] if places else place
+                path, value = (*path, part), value[part]
+        return path, value, place
+
+
+def _explain(error: ErrorDetails, path: Keys, value: Any, keys: Sequence[str]) -> str:
+    """What pydantic found wrong with the ``value`` at ``path``, without showing secrets. ``keys``: what could stand
+    there."""
+    kind, message = error["type"], error["msg"]
+    if kind == "missing":
+        return "is missing"
+    if kind == "extra_forbidden":
+        return "is no setting" + (did_you_mean(str(path[-1]), keys) or f"; there are: {', '.join(keys)}")
+    if value is None:
+        return "has no value: give one or remove the key"
+    # A collector's name may be anything: it does not say what its keys hold.
+    is_secret = any(is_secret_name(str(key)) for key in (path[2:] if path[:1] == ("collectors",) else path))
+    if kind == "value_error":
+        message = str(error["ctx"]["error"])
+    if isinstance(value, str) and len(value) >= 4:  # which a validator may have quoted
+        message = message.replace(value, MASK if is_secret else mask_address(value))
+    message = re.sub(r", (unable|got|input|invalid) .*", "", re.sub(r"^\w+ should", "must", message))
+    message = _MESSAGES.get(kind, message)
+    if kind in ("value_error", "string_too_short") or is_secret:
+        return message
+    text = "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list) else ""
+    return f"{message}, not {text or json.dumps(mask_address(str(value))[:60], ensure_ascii=False)}"
 
 
 def _variable(name: str) -> Place:
     return 1, 0, 0, f"environment {name}".rstrip()
-
-
-def _keys_at(model: type[BaseModel], path: Keys) -> list[str]:
-    """The keys that the section at ``path`` of ``model`` may have."""
-    models = [model]
-    for part in path:
-        fields = [each.model_fields[str(part)] for each in models if part in each.model_fields]
-        # Anything else is a key of a mapping or a place in a list.
-        models = [inner for field in fields for inner in _models(field.annotation)] if fields else models
-    return [name for each in models for name in each.model_fields]
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if is_model(annotation):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models(argument)
-
-
-def _get(values: Any, path: Keys) -> Any:
-    """The value at ``path`` of nested mappings and lists, _ABSENT where there is none."""
-    for part in path:
-        try:
-            values = values[part]
-        except (KeyError, IndexError, TypeError):
-            return _ABSENT
-    return values
 
 
 def _dotted(path: Keys) -> str:

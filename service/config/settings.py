@@ -1,12 +1,12 @@
 """The settings: what each key means, its bounds and its default. Where values come from is in ``loader``."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import cache
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, TypeGuard, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -85,20 +85,20 @@ class Section(BaseModel):
     @classmethod
     def _from_text(cls, value: Any, info: ValidationInfo) -> Any:
         kinds = _kinds(cls, info.field_name or "")
+        is_mapping = any(issubclass(kind, dict | BaseModel) for kind in kinds)
+        is_list = any(issubclass(kind, list | tuple | set | frozenset) for kind in kinds)
         if timedelta in kinds and value is not None:
             return fields.read_duration(value)
-        if value is None and not kinds.isdisjoint({dict, BaseModel}) and type(None) not in kinds:
+        if value is None and is_mapping and type(None) not in kinds:
             return {}  # a heading whose keys are all commented out
-        if isinstance(value, str):
-            text = value.strip()
-            is_list = not kinds.isdisjoint({list, tuple, set, frozenset})
-            if (is_list and text.startswith("[")) or (kinds & {dict, BaseModel} and text.startswith("{")):
-                return fields.read_json(text)
-            if is_list:
-                return [part.strip() for part in text.split(",") if part.strip()]
-            if SecretStr in kinds:
-                return text or None
-        return value
+        if not isinstance(value, str):
+            return value
+        text = value.strip()
+        if (is_list and text.startswith("[")) or (is_mapping and text.startswith("{")):
+            return fields.read_json(text)
+        if is_list:
+            return [part.strip() for part in text.split(",") if part.strip()]
+        return text or None if SecretStr in kinds else value
 
 
 class CollectorSettings(Section):
@@ -313,20 +313,24 @@ def _plain(key: str, value: Any) -> Any:
             return MASK if is_secret else mask_address(str(value))
 
 
-def is_model(kind: Any) -> TypeGuard[type[BaseModel]]:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
+def find_keys(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    """The keys that the section at ``path`` of ``model`` may have; what is no field of it leads no further."""
+    for part in path:
+        fields = [kind for kind in _kinds(model, str(part)) if issubclass(kind, BaseModel)]
+        model = fields[0] if fields else model
+    return list(model.model_fields)
 
 
 @cache
 def _kinds(model: type[BaseModel], field: str) -> frozenset[type]:
-    """The types that a field may hold; models as BaseModel, ``list[str]`` as list."""
+    """The types that a field may hold, none where ``model`` has no such field; ``list[str]`` as list."""
 
-    def find(annotation: Any) -> Iterator[Any]:
+    def find(annotation: Any) -> Iterator[type]:
         origin = get_origin(annotation)
         if origin is Annotated or origin in (Union, UnionType):
             for argument in get_args(annotation)[: 1 if origin is Annotated else None]:
                 yield from find(argument)
-        else:
-            yield BaseModel if is_model(annotation) else origin or annotation
+        elif isinstance(kind := origin or annotation, type):
+            yield kind
 
-    return frozenset(find(model.model_fields[field].annotation))
+    return frozenset(find(model.model_fields[field].annotation) if field in model.model_fields else ())

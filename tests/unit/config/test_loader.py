@@ -460,13 +460,19 @@ class TestTheEnvironment:
             "environment DD_SITE: datadog.site: must be a site such as datadoghq.com, datadoghq.eu "
             'or us5.datadoghq.com, not "https://x"',
             'environment INFRA_HEALTH_AWS: aws: must be a mapping of keys to values, not "no"',
-            "environment INFRA_HEALTH_AWS__SECRETS: aws.secrets: is set as a whole by another variable",
+            "environment INFRA_HEALTH_AWS__SECRETS: aws.secrets: aws is set as a whole (environment INFRA_HEALTH_AWS)",
             "environment INFRA_HEALTH_COLLECTORS__CII__REPO: collectors.cii.repo: there is no collector cii; "
             "did you mean ci?",
             "environment INFRA_HEALTH_COLLECTORS__CI__THRESHOLDS__HOTFX: collectors.ci.thresholds.hotfx: "
             "is no setting; did you mean hotfix?",
             'environment INFRA_HEALTH_HTTP__PORT: http.port: must be a whole number, not "eighty"',
             "environment INFRA_HEALTH_HTTP__PRT: http.prt: is no setting; did you mean port?",
+        ]
+
+    def test_a_variable_within_what_the_file_sets_as_a_whole(self) -> None:
+        assert errors("datadog: x\n", {"DD_ENV": "e"}) == [
+            'config.yaml:1:1: datadog: must be a mapping of keys to values, not "x"',
+            "environment DD_ENV: datadog.env: datadog is set as a whole (config.yaml:1:1)",
         ]
 
     def test_a_variable_that_a_type_chose_is_told_where_its_value_says_which(self) -> None:
