@@ -1,10 +1,9 @@
 """What boards and monitors show: from the configuration where a type knows its checks, else from the store."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from itertools import chain, pairwise
+from itertools import pairwise
 
 from service.collectors.registry import CollectorType, expected_checks, load_type
 from service.config.settings import CollectorSettings, Settings
@@ -50,14 +49,6 @@ class CheckPanel:
 
 
 @dataclass(frozen=True, slots=True)
-class DistributionPanel:
-    """A distribution, shown by its percentiles."""
-
-    metric: Metric
-    category: str
-
-
-@dataclass(frozen=True, slots=True)
 class CollectorPanel:
     """``every``: the longest time between two runs. ``quota``: what GitHub's quota leaves, and its limit."""
 
@@ -66,54 +57,30 @@ class CollectorPanel:
     quota: tuple[Metric, Metric] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """Checks of a category that are measured equally often: those with ``tags`` that have none of ``without``."""
-
-    every: timedelta
-    checks: list[CheckPanel]
-    tags: Mapping[str, str]
-    without: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Catalogue:
-    """All that is shown. ``metrics``: whatever is sent, for the metadata. ``page``, ``runbook``: addresses."""
+    """All that is shown. ``page``, ``runbook``: addresses. ``distributions``: their categories.
+
+    ``metrics``: whatever is sent, by name, for the metadata.
+    """
 
     env: str
-    collectors: tuple[CollectorPanel, ...]
-    checks: tuple[CheckPanel, ...]
-    distributions: tuple[DistributionPanel, ...]
-    metrics: tuple[Metric, ...]
     heartbeat: timedelta
     page: str | None = None
     runbook: str | None = None
-    notify: tuple[str, ...] = ()
+    notify: Sequence[str] = ()
+    collectors: list[CollectorPanel] = field(default_factory=list)
+    checks: list[CheckPanel] = field(default_factory=list)
+    distributions: dict[Metric, str] = field(default_factory=dict)
+    metrics: dict[str, Metric] = field(default_factory=dict)
 
     @property
     def categories(self) -> list[str]:
         """Those that have something to show."""
-        found = [each.category for each in self.checks] + [each.category for each in self.distributions]
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys([*(each.category for each in self.checks), *self.distributions.values()]))
 
     def checks_of(self, category: str) -> list[CheckPanel]:
         return [each for each in self.checks if each.category == category]
-
-    def intervals(self, category: str) -> list[Interval]:
-        """The interval of most checks, which holds for those that are still to come, too; then each workflow with
-        another: an hourly check must not wait for a weekly one's second measurement before somebody hears of it."""
-        tags, workflows = {"workflow_category": category}, dict[str, list[CheckPanel]]()
-        for each in self.checks_of(category):
-            workflows.setdefault(each.tags["workflow_name"], []).append(each)
-        longest = {name: max(each.every for each in checks) for name, checks in workflows.items()}
-        checks_by_interval = Counter(longest[name] for name, checks in workflows.items() for _ in checks)
-        found = []
-        for usual, _ in checks_by_interval.most_common(1):
-            odd = [name for name in workflows if longest[name] != usual]
-            most = [each for name, checks in workflows.items() if name not in odd for each in checks]
-            found.append(Interval(usual, most, tags, tuple(("workflow_name", name) for name in odd)))
-            found += [Interval(longest[name], workflows[name], tags | {"workflow_name": name}) for name in odd]
-        return found
 
     @property
     def place(self) -> str:
@@ -122,9 +89,7 @@ class Catalogue:
 
     def runbook_link(self, anchor: str) -> str:
         """A link into the runbook; its path where no address of it is configured."""
-        if self.runbook:
-            return f"[runbook: {anchor}]({self.runbook}#{anchor})"
-        return f"runbook: docs/runbook.md#{anchor}"
+        return f"[runbook: {anchor}]({self.runbook}#{anchor})" if self.runbook else f"runbook: docs/runbook.md#{anchor}"
 
     def page_link(self) -> str:
         if self.page:
@@ -134,6 +99,9 @@ class Catalogue:
 
 async def read_catalogue(settings: Settings, now: datetime) -> tuple[Catalogue, list[str]]:
     """The catalogue of the enabled collectors, and what to tell the operator about it. Reads the store, if any."""
+    datadog, notes = settings.datadog, []
+    found = Catalogue(datadog.env, datadog.heartbeat, settings.http.public_url, datadog.runbook_url, datadog.notify)
+    found.metrics = {metric.name: metric for metric in (*CHECK_METRICS, *COLLECTOR_METRICS)}
     enabled = {name: each for name, each in settings.collectors.items() if each.enabled}
     store = await Store.open_reading(settings.state_dir)
     try:
@@ -141,47 +109,16 @@ async def read_catalogue(settings: Settings, now: datetime) -> tuple[Catalogue, 
         seen = await store.outbox.series(now - _SEEN_WITHIN, list(enabled))
     finally:
         await store.close()
-    notes, collectors = [], []
-    checks: dict[tuple[str, ...], CheckPanel] = {}
-    distributions: list[DistributionPanel] = []
-    metrics = {metric.name: metric for metric in (*CHECK_METRICS, *COLLECTOR_METRICS)}
     for name, each in enabled.items():
-        kind, every = load_type(each.type), longest_interval(each, now)
-        own = {metric.name.rpartition(".")[2]: metric for metric in getattr(kind, "own_metrics", ())}
-        quota = (own["quota_remaining"], own["quota_limit"]) if "quota_remaining" in own else None
-        collectors.append(CollectorPanel(name, every, quota))
-        series = [one for one in seen if one.collector == name]
-        declared = {one.metric: Metric(one.metric, one.kind) for one in series}
-        # An outside type may name its metrics only once it is built.
-        declared |= {each.name: each for each in (kind.metrics if isinstance(kind.metrics, tuple) else ())}
-        found = list(_check_panels(kind, each, every, known.get(name, ()), declared))
-        for panel in found:
-            key = (panel.metric.name, *panel.tags.values())
-            checks[key] = _merge(checks.get(key, panel), panel)
-        if not found:
+        metrics = {one.metric: Metric(one.metric, one.kind) for one in seen if one.collector == name}
+        if not _add_collector(found, name, each, known.get(name, ()), metrics, now):
             notes.append(
                 f"nothing of {name} has been stored in {settings.state_dir} within a week, so it has no tiles and no"
                 " monitor of its checks; push where the daemon keeps its state"
             )
-        places = getattr(kind, "check_tags", {}).values()
-        category = getattr(each, "category", "") or next((tags["workflow_category"] for tags in places), "")
-        new = [one for one in declared.values() if one.kind is Kind.DISTRIBUTION and one.name not in metrics]
-        distributions += [DistributionPanel(one, category) for one in new]
-        shown = (declared[one.metric] for one in series), (panel.metric for panel in found), own.values(), new
-        metrics |= {metric.name: metric for metric in chain(*shown)}
     if settings.mode is Mode.SHADOW:
         notes.append("mode is shadow: boards and monitors look at the live names, under which nothing arrives so far")
-    return Catalogue(
-        settings.datadog.env,
-        tuple(collectors),
-        tuple(checks.values()),
-        tuple(distributions),
-        tuple(metrics.values()),
-        settings.datadog.heartbeat,
-        settings.http.public_url,
-        settings.datadog.runbook_url,
-        settings.datadog.notify,
-    ), notes
+    return found, notes
 
 
 def longest_interval(settings: CollectorSettings, now: datetime) -> timedelta:
@@ -199,6 +136,35 @@ def group_tags(checks: Iterable[CheckPanel]) -> list[str]:
     return [*CHECK_TAGS[1:], *sorted({name for each in checks for name in each.groups})]
 
 
+def _add_collector(
+    found: Catalogue,
+    name: str,
+    settings: CollectorSettings,
+    known: Sequence[Check],
+    seen: dict[str, Metric],
+    now: datetime,
+) -> bool:
+    """Adds a collector to what was ``found``; whether it has checks. ``seen``: the metrics that it has sent."""
+    kind, every = load_type(settings.type), longest_interval(settings, now)
+    own: dict[str, Metric] = {each.name.rpartition(".")[2]: each for each in getattr(kind, "own_metrics", ())}
+    quota = (own["quota_remaining"], own["quota_limit"]) if "quota_remaining" in own else None
+    found.collectors.append(CollectorPanel(name, every, quota))
+    # An outside type may name its metrics only once it is built.
+    declared = seen | {each.name: each for each in (kind.metrics if isinstance(kind.metrics, tuple) else ())}
+    panels = list(_check_panels(kind, settings, every, known, declared))
+    there = {(each.metric.name, *each.tags.values()): each for each in found.checks}
+    for panel in panels:
+        key = (panel.metric.name, *panel.tags.values())
+        there[key] = _merge(there.get(key, panel), panel)
+    found.checks = list(there.values())
+    category = getattr(settings, "category", None) or next((panel.category for panel in panels), "")
+    distributions = [each for each in declared.values() if each.kind is Kind.DISTRIBUTION]
+    found.distributions |= dict.fromkeys(distributions, category)
+    sent = (*(declared[metric] for metric in seen), *(panel.metric for panel in panels), *own.values(), *distributions)
+    found.metrics |= {each.name: each for each in sent}
+    return bool(panels)
+
+
 def _check_panels(
     kind: CollectorType,
     settings: CollectorSettings,
@@ -207,26 +173,22 @@ def _check_panels(
     metrics: Mapping[str, Metric],
 ) -> Iterator[CheckPanel]:
     """The checks that the settings ask for; of a type that does not say which, those that the store has."""
+    groups: dict[tuple[str, ...], set[str]] = {}
+    for each in known:
+        place = tuple(each.tags[name] for name in CHECK_TAGS)
+        groups.setdefault(place, set()).update({"label", "repo"} & each.tags.keys())
     places: Mapping[str, Mapping[str, str]] = getattr(kind, "check_tags", {})
-    has_repo = "repo" in settings.tags or bool(getattr(settings, "repositories", None))
-    expected = {name: condition for name, condition in expected_checks(kind, settings) if name in places}
-    for name, condition in expected.items():
-        tags, metric = places[name], metrics.get(name, Metric(name))
-        groups = {tag for each in known if tags.items() <= each.tags.items() for tag in _split_by(each)}
-        title = f"{tags['task']} / {tags['check']}"
-        yield CheckPanel(title, metric, tags, condition, every, groups | {"repo"} if has_repo else groups)
-    for check in () if expected else sorted(known, key=lambda each: (each.metric, each.key)):
-        if check.metric:  # else it was never measured
-            metric, tags = (
-                metrics.get(check.metric, Metric(check.metric)),
-                {name: check.tags[name] for name in CHECK_TAGS},
-            )
-            title = f"{metric.name.rpartition('.')[2]} ({tags['workflow_name']})"
-            yield CheckPanel(title, metric, tags, check.condition, every, _split_by(check))
-
-
-def _split_by(check: Check) -> set[str]:
-    return {"label", "repo"} & check.tags.keys()
+    wanted = [(name, condition, places[name]) for name, condition in expected_checks(kind, settings) if name in places]
+    measured = sorted((each for each in known if each.metric), key=lambda each: (each.metric, each.key))
+    for name, condition, tags in wanted or [(each.metric, each.condition, each.tags) for each in measured]:
+        tags = {tag: tags[tag] for tag in CHECK_TAGS}
+        title = f"{name.rpartition('.')[2]} ({tags['workflow_name']})"
+        if wanted:
+            title = f"{tags['task']} / {tags['check']}"
+        split = groups.get(tuple(tags.values()), set())
+        if wanted and ("repo" in settings.tags or getattr(settings, "repositories", None)):
+            split = split | {"repo"}
+        yield CheckPanel(title, metrics.get(name, Metric(name)), tags, condition, every, split)
 
 
 def _merge(first: CheckPanel, second: CheckPanel) -> CheckPanel:

@@ -1,15 +1,15 @@
 """The three dashboards: Infra health (checks), TV (a screen on the wall), Collectors (the daemon itself)."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 from service.boards import widgets
-from service.boards.catalogue import Catalogue, CheckPanel, DistributionPanel, Interval, group_tags
-from service.boards.widgets import NONE_IS_GOOD, PASS, UNKNOWN, Widget, compare, query, scope
+from service.boards.catalogue import Catalogue, CheckPanel, group_tags
+from service.boards.widgets import NONE_IS_GOOD, PASS, UNKNOWN, Colours, Widget, query
 from service.domain.alerts import escape_markdown
-from service.domain.checks import CHECK_AGE, CHECK_STATE, CHECK_THRESHOLD, CHECK_VALUE
-from service.domain.samples import Metric
+from service.domain.checks import CHECK_AGE, CHECK_METRICS, CHECK_STATE
+from service.domain.samples import Metric, normalize_tag_value
 from service.pipeline.job import DURATION, POINTS_LOST, SAMPLES, SUCCESS_AGE, UP
 
 # A free layout has no fixed size: TV mode stretches it to the screen, so what counts is 16:9. Its units are some 12
@@ -35,74 +35,85 @@ _NOT_PASSING = "count_nonzero(value)"
 
 def build_health(catalogue: Catalogue) -> dict[str, Any]:
     """For people who want to know what is red, since when, and what it means."""
+    grid = widgets.Grid()
     text = (
         "**How to read this.** Tiles show the latest value, green where the condition holds and red where not;"
         " tables show each check's state, which is sent again every few minutes, so a hole means that the daemon"
         f" is gone. Why a check is red, with links to the runs behind it: {catalogue.page_link()}. What to do:"
         f" {catalogue.runbook_link('monitors')}."
     )
-    grid = _grid(text)
+    grid.add(widgets.note(text), 12, 2)
     for category in catalogue.categories:
-        grid.add_group(*_heading(category), _category(catalogue, category))
+        title, colour = _heading(category)
+        inner = _category(catalogue, category)
+        group = {"type": "group", "title": title, "layout_type": "ordered", "widgets": inner.widgets}
+        # The group's title takes one row.
+        grid.add({**group, "background_color": colour, "show_title": True}, widgets.COLUMNS, inner.height + 1)
     description = "What the checks of CI, training and evaluations say, with their values and thresholds."
-    return _board(catalogue, "", description, _VARIABLES[1:], grid)
+    return _board(catalogue, "", description, _VARIABLES, grid.widgets)
 
 
 def build_collectors(catalogue: Catalogue) -> dict[str, Any]:
     """For the operator: do the collectors run, in time, and do their points arrive?"""
-    within, by = scope(("env", "collector")), ["collector"]
-    grid = _grid(
+    grid, variables = widgets.Grid(), ("env", "collector")
+    text = (
         f"**The daemon itself.** Runs, their faults and log, points that wait or were lost: {catalogue.page_link()}."
         f" What to do when a collector is down: {catalogue.runbook_link('collector-down')}."
     )
-    up = [compare("<", 1.0, widgets.FAIL), compare(">=", 1.0, PASS)]
-    rows: list[tuple[str, str, Metric, widgets.Colours]] = [
-        ("Up: 1 the last run succeeded, 0 not", "min", UP, up),
+    grid.add(widgets.note(text), 12, 2)
+    rows: list[tuple[str, str, Metric, Colours]] = [
+        ("Up: 1 the last run succeeded, 0 not", "min", UP, [("<", 1.0, widgets.FAIL), (">=", 1.0, PASS)]),
         ("Last success, seconds ago", "max", SUCCESS_AGE, []),
         ("Duration of a run (s)", "max", DURATION, []),
         ("Samples collected by a run", "max", SAMPLES, []),
         ("Points lost within 24 hours", "max", POINTS_LOST, NONE_IS_GOOD),
     ]
     columns = {
-        metric.name.rpartition(".")[2]: (title, query(space, metric.name, within, by), colours)
+        _last_word(metric): (title, query(space, metric, variables, by=["collector"]), colours)
         for title, space, metric, colours in rows
     }
     longest = max((each.every for each in catalogue.collectors), default=_HOUR)
     grid.add(widgets.table("Collectors", columns, max(4 * _HOUR, 3 * longest)), 12, 3)
-    quota = next((each.quota for each in catalogue.collectors if each.quota), None)
-    rows += [("Requests left of GitHub's quota", "min", quota[0], [])] if quota else []
-    for title, space, metric, _ in rows:
-        grid.add(widgets.lines(title, {"value": query(space, metric.name, within, by)}, _DAY), 6, 3)
+    graphs = {title: text for title, text, _ in columns.values()}
+    if quota := next((each.quota for each in catalogue.collectors if each.quota), None):
+        graphs["Requests left of GitHub's quota"] = query("min", quota[0], variables, by=["collector"])
+    for title, text in graphs.items():
+        grid.add(widgets.lines(title, {"value": text}, _DAY), 6, 3)
     description = "The daemon itself: do its collectors run, in time, and do their points arrive?"
-    return _board(catalogue, ": Collectors", description, by, grid)
+    return _board(catalogue, ": Collectors", description, variables, grid.widgets)
 
 
 def build_tv(catalogue: Catalogue) -> dict[str, Any]:
     """Few large tiles and the heat map, for a screen of 1920x1080 read from five metres."""
-    everything = _states(catalogue.checks, {})
-    third = TV_WIDTH // 3
-    unknown = [compare(">", 0.0, UNKNOWN), compare("<=", 0.0, PASS)]
-    found = [
-        widgets.placed(_count("Checks failing", everything, _FAILING, NONE_IS_GOOD), 0, 0, third, _TV_TOP),
-        widgets.placed(_count("Checks unknown", everything, _UNKNOWN, unknown), third, 0, third, _TV_TOP),
-        widgets.placed(_freshness(catalogue), 2 * third, 0, TV_WIDTH - 2 * third, _TV_TOP),
+    everything = _states(catalogue.checks)
+    unknown = [(">", 0.0, UNKNOWN), ("<=", 0.0, PASS)]
+    # How old the newest value is tells a quiet screen from a dead one. The most frequent collector brings it.
+    late = 2 * min((each.every for each in catalogue.collectors), default=_HOUR) / timedelta(minutes=1)
+    age = query("min", CHECK_AGE, ["env"], hold=True)
+    top = [
+        _count("Checks failing", everything, _FAILING, NONE_IS_GOOD),
+        _count("Checks unknown", everything, _UNKNOWN, unknown),
+        _count("Last measured, minutes ago", age, "value / 60", [(">", late, UNKNOWN), ("<=", late, PASS)]),
     ]
     areas = [name for name in catalogue.categories if catalogue.checks_of(name)][:_TV_TILES]
-    width = TV_WIDTH // max(1, len(areas))
-    for place, name in enumerate(areas):
-        value = _states(catalogue.checks_of(name), {"workflow_category": name})
-        tile = _count(f"{_heading(name)[0]}: not passing", value, _NOT_PASSING, NONE_IS_GOOD)
-        found.append(widgets.placed(tile, place * width, _TV_TOP, width, _TV_MIDDLE))
-    y = _TV_TOP + (_TV_MIDDLE if areas else 0)
-    heatmap = widgets.heatmap("States of all checks: 0 pass, 1 fail, 2 unknown", everything, _DAY, size="32")
-    found.append(widgets.placed(heatmap, 0, y, TV_WIDTH, TV_HEIGHT - y))
-    return {
-        "title": f"Infra health TV{catalogue.place}",
-        "description": "For an office screen of 1920x1080 (docs/office-screen.md).",
-        "layout_type": "free",
-        "template_variables": widgets.template_variables(catalogue.env),
-        "widgets": found,
-    }
+    middle = [
+        _count(
+            f"{_heading(name)[0]}: not passing",
+            _states(catalogue.checks_of(name), {"workflow_category": name}),
+            _NOT_PASSING,
+            NONE_IS_GOOD,
+        )
+        for name in areas
+    ]
+    heatmap = widgets.heatmap("States of all checks: 0 pass, 1 fail, 2 unknown", everything, _DAY, title_size="32")
+    found, y = [], 0
+    for row, height in ((top, _TV_TOP), (middle, _TV_MIDDLE if middle else 0), ([heatmap], TV_HEIGHT)):
+        width = TV_WIDTH // max(1, len(row))
+        found += [widgets.placed(each, x * width, y, width, min(height, TV_HEIGHT - y)) for x, each in enumerate(row)]
+        y += height
+    return _board(
+        catalogue, " TV", "For an office screen of 1920x1080 (docs/office-screen.md).", ["env"], found, "free"
+    )
 
 
 DASHBOARDS: Mapping[str, Callable[[Catalogue], dict[str, Any]]] = {
@@ -112,83 +123,72 @@ DASHBOARDS: Mapping[str, Callable[[Catalogue], dict[str, Any]]] = {
 }
 
 
-def _heading(category: str) -> tuple[str, str]:
-    """Title and colour."""
-    return _HEADINGS.get(category, (category.replace("_", " ").capitalize()[:28] or "Other", "vivid_orange"))
-
-
-def _grid(text: str) -> widgets.Grid:
-    grid = widgets.Grid()
-    grid.add(widgets.note(text), 12, 2)
-    return grid
-
-
 def _board(
-    catalogue: Catalogue, about: str, description: str, variables: Iterable[str], grid: widgets.Grid
+    catalogue: Catalogue,
+    about: str,
+    description: str,
+    variables: Iterable[str],
+    found: Sequence[Widget],
+    layout: str = "ordered",
 ) -> dict[str, Any]:
+    # The environment of this installation, everything of the others.
+    defaults = {"env": normalize_tag_value("env", catalogue.env)}
     return {
         "title": f"Infra health{about}{catalogue.place}",
         "description": description,
-        "layout_type": "ordered",
-        "reflow_type": "fixed",
-        "template_variables": widgets.template_variables(catalogue.env, *variables),
-        "widgets": grid.widgets,
+        "layout_type": layout,
+        **({"reflow_type": "fixed"} if layout == "ordered" else {}),
+        "template_variables": [
+            {"name": name, "prefix": name, "defaults": [defaults.get(name, "*")]} for name in variables
+        ],
+        "widgets": found,
     }
+
+
+def _last_word(metric: Metric) -> str:
+    return metric.name.rpartition(".")[2]
+
+
+def _heading(category: str) -> tuple[str, str]:
+    """Title and colour."""
+    return _HEADINGS.get(category, (category.replace("_", " ").capitalize()[:28] or "Other", "vivid_orange"))
 
 
 # Infra health
 
 
 def _category(catalogue: Catalogue, category: str) -> widgets.Grid:
-    grid = widgets.Grid()
-    checks = catalogue.checks_of(category)
-    for interval in catalogue.intervals(category):
-        table, graph = _status(interval)
-        grid.add(table, 12, min(8, 3 + len({each.tags["check"] for each in checks}) // 3))
-        grid.add(graph, 12, 4)
+    grid, checks = widgets.Grid(), catalogue.checks_of(category)
+    tags = {"workflow_category": category} if category else {}
+    if checks:
+        by, every = group_tags(checks), max(each.every for each in checks)
+        carried: Colours = [(">", (1.5 * every).total_seconds(), widgets.CARRIED)]
+        state, threshold, value, age = (
+            query("max", metric, _VARIABLES, tags, by, hold=True) for metric in CHECK_METRICS
+        )
+        columns: dict[str, tuple[str, str, Colours]] = {
+            "state": ("state: 0 pass, 1 fail, 2 unknown", state, widgets.STATE_COLOURS),
+            "value": ("value", value, []),
+            "threshold": ("threshold", threshold, []),
+            "age": ("age of the value (yellow: carried)", age, carried),
+        }
+        height = min(8, 3 + len({each.tags["check"] for each in checks}) // 3)
+        grid.add(widgets.table("Status by workflow and task", columns, 4 * _HOUR), 12, height)
+        shown = max(_DAY, 48 * every)
+        grid.add(widgets.lines("Values and thresholds", {"value": value}, shown, dashed=threshold), 12, 4)
     for check in checks[:_MAX_TILES]:
-        value = query(check.worst, check.metric.name, scope(_VARIABLES, check.tags))
+        latest = query(check.worst, check.metric, _VARIABLES, check.tags)
         colours = widgets.condition_colours(check.condition)
-        grid.add(widgets.number(check.title, value, colours, max(4 * _HOUR, 3 * check.every)), 2, 2)
-    for distribution in catalogue.distributions:
-        if distribution.category == category:
-            grid.add(_percentiles(distribution), 12, 3)
+        grid.add(widgets.number(check.title, latest, colours, max(4 * _HOUR, 3 * check.every)), 2, 2)
+    for metric in [metric for metric, where in catalogue.distributions.items() if where == category]:
+        found = {space: query(space, metric, _VARIABLES, tags, ["kind"]) for space in ("p50", "p90", "p99")}
+        what = "Duration of runs" if metric.name.endswith(".duration") else _last_word(metric)
+        grid.add(widgets.lines(f"{what} ({metric.unit or 'value'})", found, 7 * _DAY), 12, 3)
     grid.add(widgets.note(_explain(catalogue, checks)), 12, max(2, min(len(checks), _MAX_TILES) // 2 + 1))
     return grid
 
 
-def _status(interval: Interval) -> tuple[Widget, Widget]:
-    """A table of the checks, in which a value that was carried over is yellow; and value and threshold over time."""
-    carried = [compare(">", (1.5 * interval.every).total_seconds(), widgets.CARRIED)]
-    within = scope(_VARIABLES, interval.tags, interval.without)
-    columns: dict[str, tuple[str, str, widgets.Colours]] = {
-        name: (heading, query("max", metric.name, within, group_tags(interval.checks), hold=True), colours)
-        for name, heading, metric, colours in (
-            ("state", "state: 0 pass, 1 fail, 2 unknown", CHECK_STATE, widgets.STATE_COLOURS),
-            ("value", "value", CHECK_VALUE, []),
-            ("threshold", "threshold", CHECK_THRESHOLD, []),
-            ("age", "age of the value (yellow: carried)", CHECK_AGE, carried),
-        )
-    }
-    about = f": {interval.tags['workflow_name']}" if "workflow_name" in interval.tags else ""
-    value, threshold = columns["value"][1], columns["threshold"][1]
-    title, shown = f"Values and thresholds{about}", max(_DAY, 48 * interval.every)
-    return (
-        widgets.table(f"Status by workflow and task{about}", columns, 4 * _HOUR),
-        widgets.lines(title, {"value": value}, shown, dashed=threshold),
-    )
-
-
-def _percentiles(distribution: DistributionPanel) -> Widget:
-    metric = distribution.metric
-    within = scope(_VARIABLES, {"workflow_category": distribution.category} if distribution.category else {})
-    found = {name: query(name, metric.name, within, ["kind"]) for name in ("p50", "p90", "p99")}
-    name = metric.name.rpartition(".")[2]
-    what = "Duration of runs" if name == "duration" else name
-    return widgets.lines(f"{what} ({metric.unit or 'value'})", found, 7 * _DAY)
-
-
-def _explain(catalogue: Catalogue, checks: list[CheckPanel]) -> str:
+def _explain(catalogue: Catalogue, checks: Sequence[CheckPanel]) -> str:
     found = ["**What the checks mean**"]
     for each in checks[:_MAX_TILES]:
         meaning = each.metric.help or "as its snapshot record says"
@@ -203,18 +203,10 @@ def _explain(catalogue: Catalogue, checks: list[CheckPanel]) -> str:
 # TV
 
 
-def _states(checks: Iterable[CheckPanel], tags: Mapping[str, str]) -> str:
+def _states(checks: Iterable[CheckPanel], tags: Mapping[str, str] | None = None) -> str:
     """The state of each of the checks by itself."""
-    return query("max", CHECK_STATE.name, scope(["env"], tags), group_tags(checks), hold=True)
+    return query("max", CHECK_STATE, ["env"], tags, group_tags(checks), hold=True)
 
 
-def _count(title: str, value: str, formula: str, colours: widgets.Colours) -> Widget:
-    return widgets.number(title, value, colours, _HOUR, formula=formula, size="48", precision=0)
-
-
-def _freshness(catalogue: Catalogue) -> Widget:
-    """How old the newest value is: what tells a quiet screen from a dead one. The most frequent collector brings it."""
-    late = 2 * min((each.every for each in catalogue.collectors), default=_HOUR) / timedelta(minutes=1)
-    colours = [compare(">", late, UNKNOWN), compare("<=", late, PASS)]
-    age = query("min", CHECK_AGE.name, scope(["env"]), hold=True)
-    return _count("Last measured, minutes ago", age, "value / 60", colours)
+def _count(title: str, value: str, formula: str, colours: Colours) -> Widget:
+    return widgets.number(title, value, colours, _HOUR, formula, title_size="48", precision=0)

@@ -8,12 +8,14 @@ import re
 from datetime import timedelta
 from typing import Any
 
-from service.boards.catalogue import Catalogue, CollectorPanel, Interval
-from service.boards.widgets import query, scope
+from service.boards.catalogue import Catalogue, CheckPanel, CollectorPanel
+from service.boards.widgets import query
 from service.config.fields import format_duration
 from service.domain.checks import CHECK_STATE
 from service.domain.samples import CHECK_TAGS, normalize_tag
 from service.pipeline.job import POINTS_LOST, SUCCESS_AGE, UP
+
+Monitor = dict[str, Any]
 
 _MINUTE = timedelta(minutes=1)
 _SHORTEST = timedelta(minutes=10)
@@ -21,27 +23,26 @@ _LONGEST = timedelta(days=7)  # Datadog's bound: last_10080m
 _MAX_SLUG = 40  # characters; a key is a tag's value and so has room for a few of them
 
 
-def build_monitors(catalogue: Catalogue) -> dict[str, dict[str, Any]]:
+def build_monitors(catalogue: Catalogue) -> dict[str, Monitor]:
     """All monitors of one installation by the keys under which they are found again."""
     found = {"nothing-received": _nothing_received(catalogue)} if catalogue.collectors else {}
-    for each in catalogue.collectors:
-        found |= _collector_health(catalogue, each)
+    for collector in catalogue.collectors:
+        for section, monitor in _collector_health(catalogue, collector).items():
+            found[f"{section}.{_slug(collector.name)}"] = monitor
     for category in catalogue.categories:
-        for interval in catalogue.intervals(category):
-            key = ".".join(["checks", *map(_slug, interval.tags.values())])
-            found[key] = _check_failing(catalogue, interval)
+        if checks := catalogue.checks_of(category):
+            found[f"checks.{_slug(category)}"] = _check_failing(catalogue, category, checks)
     return found
 
 
-def _nothing_received(catalogue: Catalogue) -> dict[str, Any]:
+def _nothing_received(catalogue: Catalogue) -> Monitor:
     """Only silence alerts: no age is below zero. The heartbeat sends this metric between the runs, too."""
     length = _window(catalogue.heartbeat)
-    age = query("max", SUCCESS_AGE.name, scope(tags={"env": catalogue.env}))
     return _monitor(
         catalogue,
         "nothing-received",
         "Nothing received from infra-health",
-        f"max({_last(length)}):{age} < 0",
+        f"max({_last(length)}):{query('max', SUCCESS_AGE, tags={'env': catalogue.env})} < 0",
         alert="The age of the last success is below zero: a clock is wrong.",
         no_data=f"Nothing has arrived for {format_duration(2 * length)}: boards and all other monitors are blind.",
         recovery="Points arrive again.",
@@ -50,52 +51,54 @@ def _nothing_received(catalogue: Catalogue) -> dict[str, Any]:
     )
 
 
-def _collector_health(catalogue: Catalogue, collector: CollectorPanel) -> dict[str, dict[str, Any]]:
+def _collector_health(catalogue: Catalogue, collector: CollectorPanel) -> dict[str, Monitor]:
     """Each collector in its own time: a weekly one's window would hide what an hourly one meets."""
-    length, name, key = _window(collector.every), collector.name, _slug(collector.name)
-    within = scope(tags={"env": catalogue.env, "collector": name})
-    found = {
-        f"collector-down.{key}": _monitor(
-            catalogue,
-            "collector-down",
-            f"Collector {name} is down",
-            f"max({_last(length)}):{query('max', UP.name, within)} < 1",
-            alert=f"No run of collector **{name}** has succeeded for {format_duration(length)}.",
-            recovery=f"Collector **{name}** succeeds again.",
-            priority=2,
-        ),
-        f"points-lost.{key}": _monitor(
-            catalogue,
-            "points-lost",
-            f"Points of {name} were lost",
-            f"max({_last(length)}):{query('max', POINTS_LOST.name, within)} > 0",
-            alert=f"{{{{value}}}} points of collector **{name}** were lost within the last 24 hours.",
-            recovery=f"No point of **{name}** was lost within the last 24 hours.",
-        ),
-    }
-    if collector.quota:
-        remaining, limit = collector.quota
-        share = f"{query('min', remaining.name, within)} / {query('max', limit.name, within)}"
-        found[f"quota-low.{key}"] = _monitor(
-            catalogue,
-            "quota-low",
-            f"GitHub's quota is nearly used up for {name}",
-            f"max({_last(length)}):{share} < 0.1",
-            alert=f"Less than a tenth of GitHub's quota is left for **{name}**: {{{{value}}}} of 1.",
-            recovery=f"GitHub's quota has recovered for **{name}**.",
-            priority=4,
-        )
-    return found
+    length, name = _window(collector.every), collector.name
+    tags = {"env": catalogue.env, "collector": name}
+    down = _monitor(
+        catalogue,
+        "collector-down",
+        f"Collector {name} is down",
+        f"max({_last(length)}):{query('max', UP, tags=tags)} < 1",
+        alert=f"No run of collector **{name}** has succeeded for {format_duration(length)}.",
+        recovery=f"Collector **{name}** succeeds again.",
+        priority=2,
+    )
+    lost = _monitor(
+        catalogue,
+        "points-lost",
+        f"Points of {name} were lost",
+        f"max({_last(length)}):{query('max', POINTS_LOST, tags=tags)} > 0",
+        alert=f"{{{{value}}}} points of collector **{name}** were lost within the last 24 hours.",
+        recovery=f"No point of **{name}** was lost within the last 24 hours.",
+    )
+    if collector.quota is None:
+        return {"collector-down": down, "points-lost": lost}
+    remaining, limit = collector.quota
+    low = _monitor(
+        catalogue,
+        "quota-low",
+        f"GitHub's quota is nearly used up for {name}",
+        f"max({_last(length)}):{query('min', remaining, tags=tags)} / {query('max', limit, tags=tags)} < 0.1",
+        alert=f"Less than a tenth of GitHub's quota is left for **{name}**: {{{{value}}}} of 1.",
+        recovery=f"GitHub's quota has recovered for **{name}**.",
+        priority=4,
+    )
+    return {"collector-down": down, "points-lost": lost, "quota-low": low}
 
 
-def _check_failing(catalogue: Catalogue, interval: Interval) -> dict[str, Any]:
-    """It alerts for each check on its own and takes in new ones without a push."""
-    length = _window(interval.every)
+def _check_failing(catalogue: Catalogue, category: str, checks: list[CheckPanel]) -> Monitor:
+    """It alerts for each check on its own and takes in new ones without a push.
+
+    Its window is that of the checks which are measured most often: a failing state is sent again until it is measured
+    anew, so that a weekly check alerts in this time, too, and an hourly one never waits for it.
+    """
+    length = _window(min(each.every for each in checks))
     # A series without the tag would be in no group, so only what all checks have tells them apart. Not the label: the
     # total of all labels has none.
-    extra = sorted(frozenset.intersection(*(frozenset(each.groups) for each in interval.checks)) - {"label"})
-    within = scope(tags={"env": catalogue.env, **interval.tags}, without=interval.without)
-    state = query("max", CHECK_STATE.name, within, (*CHECK_TAGS[1:], *extra))
+    extra = sorted(frozenset.intersection(*(frozenset(each.groups) for each in checks)) - {"label"})
+    by = [*CHECK_TAGS[1:], *extra]
+    state = query("max", CHECK_STATE, tags={"env": catalogue.env, "workflow_category": category}, by=by)
     title = "{{workflow_name.name}}, {{task.name}} / {{check.name}}"
     where = "".join(f" ({name} {{{{{name}.name}}}})" for name in extra)
     return _monitor(
@@ -120,7 +123,7 @@ def _monitor(
     priority: int = 3,
     options: dict[str, Any] | None = None,
     **texts: str,
-) -> dict[str, Any]:
+) -> Monitor:
     """``section``: of docs/runbook.md. ``alert_query``: ends in its threshold. ``texts``: what it says when."""
     parts = [f"{{{{#is_{when}}}}}\n{text}\n{{{{/is_{when}}}}}" for when, text in texts.items()]
     parts.append(f"What to do: {catalogue.runbook_link(section)}\nWhere to look: {catalogue.page_link()}")

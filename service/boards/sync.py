@@ -1,31 +1,33 @@
 """Brings Datadog to what is desired: finds our objects by their marks, writes what differs, keeps edits by hand.
 
 Each object carries a mark with the fingerprint of what was pushed, so that without any memory of ours a change of the
-code or the settings (another fingerprint is desired) is told from an edit by hand (the object has another one).
+code or the settings (another fingerprint is desired) is told from an edit by hand (the object has another one). Only
+the keys that we set count: Datadog fills in defaults, and people add what we know nothing of.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from enum import StrEnum
+from typing import Any, Literal
 
 from service.boards.catalogue import DISTRIBUTION_TAGS, Catalogue, read_catalogue
 from service.boards.dashboards import DASHBOARDS
-from service.boards.fingerprint import Content, describe_changes, fingerprint, keys_of, overlay, restrict
+from service.boards.fingerprint import describe_changes, fingerprint, keys_of, overlay, select
 from service.boards.monitors import build_monitors
 from service.config.settings import Settings
 from service.datadog.api import DatadogApi, NotFound
 from service.domain.errors import HealthError, Rejected, Unauthorized, Unavailable
 from service.domain.samples import normalize_tag_value
 
+Content = dict[str, Any]
+
 _MANAGED = "managed_by:infra-health"
-_KEY, _FINGERPRINT = "infra_health_key:", "infra_health_fingerprint:"
-_BOARD_MARK = re.compile(
-    r"\s*Kept as code[^\[\]]*\[infra-health board=(?P<key>\S+) env=(?P<env>\S*) fingerprint=(?P<fingerprint>\w+)"
-    r"(?: share=(?P<share>[\w-]+))?\]"
+_TAGS = (_MANAGED, "infra_health_key:", "infra_health_fingerprint:")  # a monitor's mark
+_MARK = re.compile(  # of a board and of a metric, in the description
+    r"\s*(Kept as code[^\[\]]*)?\[infra-health (board=(?P<key>\S+) env=(?P<env>\S*) fingerprint=)?(?P<fingerprint>\w+)"
+    r"( share=(?P<share>[\w-]+))?\]"
 )
-_METRIC_MARK = re.compile(r"\s*\[infra-health (?P<fingerprint>\w+)\]")
 # What we set and, last, what people set beside it: a push that left it out would take it away.
 _BOARD_KEYS = (
     *("title", "description", "layout_type", "reflow_type", "template_variables", "widgets"),
@@ -34,46 +36,25 @@ _BOARD_KEYS = (
 _MONITOR_KEYS = ("name", "type", "query", "message", "tags", "priority", "options")
 
 
-class Kind(StrEnum):
-    """What there is, by the words of the command line."""
-
-    DASHBOARD = "dashboards"
-    MONITOR = "monitors"
-    METRIC = "metadata"
-
-
-class Action(StrEnum):
-    """What a push would do with an object (the first five), or has done."""
-
-    CREATE = "create"
-    UPDATE = "update"
-    SAME = "same"
-    EDITED = "edited"  # by hand, or somebody else's words: left alone unless forced
-    UNWANTED = "unwanted"  # ours, but of something that is not configured any more: removed where asked
-    CREATED = "created"
-    UPDATED = "updated"
-    REMOVED = "removed"
-    WAITING = "waiting"  # a metric that Datadog has no point of so far
-    FAILED = "failed"
+# What there is, by the words of the command line.
+Kind = Literal["dashboards", "monitors", "metadata"]
+# What a push would do with an object, or has done. "edited": by hand, or somebody else's words: left alone unless
+# forced. "unwanted": ours, but of something that is not configured any more. "waiting": Datadog has no point of it.
+Action = Literal["create", "update", "same", "edited", "unwanted", "created", "updated", "removed", "waiting", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Desired:
-    """An object as it should be, without its mark."""
+class Resource:
+    """An object, without its mark: as it should be, or as Datadog has it under ``id``.
+
+    ``fingerprint``: the mark's; empty: it is not ours. ``share``: the token of a board's public address. Datadog gives
+    a share by its token only, so the mark keeps it.
+    """
 
     kind: Kind
     key: str
     content: Content
-
-
-@dataclass(frozen=True, slots=True)
-class Actual(Desired):
-    """An object as Datadog has it, without its mark. ``fingerprint``: the mark's; empty: it is not ours.
-
-    ``share``: the token of a board's public address. Datadog gives a share by its token only, so the mark keeps it.
-    """
-
-    id: str
+    id: str = ""
     fingerprint: str = ""
     share: str = ""
 
@@ -88,71 +69,68 @@ class Difference:
     action: Action
     kind: Kind
     key: str
-    desired: Desired | None = None
-    actual: Actual | None = None
+    desired: Resource | None = None
+    actual: Resource | None = None
     changes: tuple[str, ...] = ()
     id: str = ""
     reason: str = ""
 
 
-async def read_desired(settings: Settings, now: datetime, words: Sequence[str] = ()) -> tuple[list[Desired], list[str]]:
+async def read_desired(
+    settings: Settings, now: datetime, words: Sequence[str] = ()
+) -> tuple[list[Resource], list[str]]:
     """What ``words`` (kinds and boards) shall be, and what to tell the operator. Reads the store, if any."""
     catalogue, notes = await read_catalogue(settings, now)
     return [each for each in build(catalogue) if is_meant(each, words)], notes
 
 
-def build(catalogue: Catalogue) -> list[Desired]:
+def build(catalogue: Catalogue) -> list[Resource]:
     """Everything that one installation wants to have in Datadog."""
     metrics: dict[str, Content] = {}
-    for metric in catalogue.metrics:
-        facts = {"type": metric.kind.value, "description": metric.help or f"{metric.name}, from snapshot records"}
+    for metric in catalogue.metrics.values():
+        facts = {"type": metric.kind, "description": metric.help or f"{metric.name}, from snapshot records"}
         metrics[metric.name] = {"metadata": facts | ({"unit": metric.unit} if metric.unit else {})}
-    for each in catalogue.distributions:
+    for metric in catalogue.distributions:
         # Percentiles are billed by each queryable combination of tags: only the few that are asked for are queryable.
         tags = {"metric_type": "distribution", "include_percentiles": True, "tags": sorted(DISTRIBUTION_TAGS)}
-        metrics[each.metric.name]["tags"] = tags
+        metrics[metric.name]["tags"] = tags
     return [
-        *(Desired(Kind.DASHBOARD, key, build_board(catalogue)) for key, build_board in DASHBOARDS.items()),
-        *(Desired(Kind.MONITOR, key, content) for key, content in build_monitors(catalogue).items()),
-        *(Desired(Kind.METRIC, name, content) for name, content in metrics.items()),
+        *(Resource("dashboards", key, build_board(catalogue)) for key, build_board in DASHBOARDS.items()),
+        *(Resource("monitors", key, content) for key, content in build_monitors(catalogue).items()),
+        *(Resource("metadata", name, content) for name, content in metrics.items()),
     ]
 
 
-def is_meant(each: Desired, words: Sequence[str]) -> bool:
+def is_meant(each: Resource, words: Sequence[str]) -> bool:
     """Whether ``words`` mean this object, by its kind or as a single board; no words mean everything."""
-    return not words or each.kind in words or (each.kind is Kind.DASHBOARD and each.key in words)
+    return not words or each.kind in words or (each.kind == "dashboards" and each.key in words)
 
 
-def render(desired: Iterable[Desired], env: str) -> dict[str, list[Content]]:
+def render(desired: Iterable[Resource], env: str) -> dict[str, list[Content]]:
     """What a push would write, by kind."""
-    found: dict[str, list[Content]] = {kind.value: [] for kind in Kind}
+    found: dict[str, list[Content]] = {}
     for each in desired:
-        name = {"metric": each.key} if each.kind is Kind.METRIC else {}
-        found[each.kind].append({**name, **_mark(each, normalize_tag_value("env", env), _fingerprint_of(each))})
-    return {kind: content for kind, content in found.items() if content}
+        name = {"metric": each.key} if each.kind == "metadata" else {}
+        found.setdefault(each.kind, []).append(name | _mark(each, normalize_tag_value("env", env)))
+    return found
 
 
-def compare(desired: Desired, actual: Actual | None, *, force: bool = False) -> Difference:
-    """What a push would do with one object. ``force``: edits by hand are overwritten.
-
-    Only the keys that we set count: Datadog fills in defaults, and people add what we know nothing of.
-    """
+def compare(desired: Resource, actual: Resource | None, *, force: bool = False) -> Difference:
+    """What a push would do with one object. ``force``: edits by hand are overwritten."""
     if actual is None:
-        return Difference(Action.CREATE, desired.kind, desired.key, desired)
+        return Difference("create", desired.kind, desired.key, desired)
     keys = keys_of(desired.content)
-    wanted, there = restrict(desired.content, keys), restrict(actual.content, keys)
-    changes = describe_changes(there, wanted)
-    if actual.fingerprint == fingerprint(wanted):
-        action = Action.EDITED if changes else Action.SAME
-    else:
-        if actual.fingerprint:
-            is_edited = fingerprint(there) != actual.fingerprint
-        else:  # only a metric is there before we speak of it; its words may be somebody's
-            is_edited = "tags" in there or "description" in there.get("metadata", {})
-        action = Action.EDITED if is_edited and changes else Action.UPDATE
-    if action is Action.EDITED and force:
-        action = Action.UPDATE
-    return Difference(action, desired.kind, desired.key, desired, actual, tuple(changes), actual.id)
+    wanted, there = select(desired.content, keys), select(actual.content, keys)
+    changes = tuple(describe_changes(there, wanted))
+    is_pushed = actual.fingerprint == fingerprint(wanted)
+    if actual.fingerprint:
+        is_edited = is_pushed or actual.fingerprint != fingerprint(there)
+    else:  # only a metric is there before we speak of it; its words may be somebody's
+        is_edited = "tags" in there or "description" in there.get("metadata", {})
+    action: Action = "same" if is_pushed and not changes else "update"
+    if is_edited and changes and not force:
+        action = "edited"
+    return Difference(action, desired.kind, desired.key, desired, actual, changes, actual.id)
 
 
 class Sync:
@@ -163,43 +141,55 @@ class Sync:
         self._api = api
         self._env = normalize_tag_value("env", env)
 
-    def diff(self, desired: Sequence[Desired], words: Sequence[str] = (), *, force: bool = False) -> list[Difference]:
+    def diff(self, desired: Sequence[Resource], words: Sequence[str] = (), *, force: bool = False) -> list[Difference]:
         """A difference for each that is desired and each of ours that nobody wants any more. Raises HealthError."""
         there = {(each.kind, each.key): each for each in self.find(desired, words)}
         found = [compare(each, there.pop((each.kind, each.key), None), force=force) for each in desired]
         unwanted = [each for each in there.values() if each.fingerprint]
-        return found + [Difference(Action.UNWANTED, each.kind, each.key, None, each, (), each.id) for each in unwanted]
+        return found + [Difference("unwanted", each.kind, each.key, None, each, (), each.id) for each in unwanted]
 
-    def find(self, desired: Iterable[Desired], words: Sequence[str] = ()) -> list[Actual]:
+    def find(self, desired: Iterable[Resource], words: Sequence[str] = ()) -> list[Resource]:
         """Our objects that ``words`` mean, one a key; of metrics all that are desired and there. Raises HealthError."""
-        metrics = (self._metric(each) for each in desired if each.kind is Kind.METRIC)
-        found = [*self._dashboards(), *self._monitors(), *(metric for metric in metrics if metric)]
-        return [each for each in found if is_meant(each, words)]
+        ours: dict[tuple[Kind, str], Resource] = {}
+        metrics = [each for each in desired if each.kind == "metadata"]
+        for each in (*self._dashboards(), *self._monitors(), *self._metrics(metrics)):
+            # Cloning an object clones its mark: the oldest, which comes first, is ours.
+            if is_meant(each, words) and ours.setdefault((each.kind, each.key), each) is not each:
+                name = each.content.get("title") or each.content.get("name")
+                self.notes.append(f"{each.kind} {each.id} ({name}) is a copy of ours and left alone")
+        return list(ours.values())
 
     def push(self, differences: Iterable[Difference], *, prune: bool = False) -> Iterator[Difference]:
         """Carries out one after the other. Raises Unauthorized and Unavailable: the next ones would fare alike."""
         for each in differences:
             try:
-                yield self._carry_out(each, prune)
+                if each.action == "unwanted" and each.actual and prune:
+                    self.delete(each.actual)
+                    yield replace(each, action="removed")
+                elif each.desired and each.action in ("create", "update"):
+                    id = self._write(each.desired, each.actual)
+                    yield replace(each, action="updated" if each.actual else "created", id=id)
+                else:
+                    yield each
             except (Unauthorized, Unavailable):
                 raise
             except HealthError as error:
-                if isinstance(error, NotFound) and each.kind is Kind.METRIC:
+                if isinstance(error, NotFound) and each.kind == "metadata":
                     reason = "Datadog has no point of it so far; push again when it has"
-                    yield replace(each, action=Action.WAITING, reason=reason)
+                    yield replace(each, action="waiting", reason=reason)
                 else:
-                    yield replace(each, action=Action.FAILED, reason=str(error))
+                    yield replace(each, action="failed", reason=str(error))
 
-    def delete(self, actual: Actual) -> None:
+    def delete(self, actual: Resource) -> None:
         """Removes one of ours. Raises HealthError; what is gone already is no error."""
         try:
-            if actual.kind is not Kind.METRIC:
-                self._api.delete(actual.kind.value, actual.id)
-            else:
-                # A metric lives as long as its points do; ours are the words and the configuration.
-                if actual.content.get("tags"):
-                    self._api.delete_tag_configuration(actual.id)
-                self._api.update_metadata(actual.id, {"description": ""})
+            if actual.kind != "metadata":
+                self._api.delete(actual.kind, actual.id)
+                return
+            # A metric lives as long as its points do; ours are the words and the configuration.
+            if actual.content.get("tags"):
+                self._api.delete_tag_configuration(actual.id)
+            self._api.update_metadata(actual.id, {"description": ""})
         except NotFound:
             return
 
@@ -214,23 +204,13 @@ class Sync:
         except NotFound:
             pass  # somebody has ended it
         share = self._api.share_dashboard(board.id)
-        self._api.update("dashboards", board.id, _mark(board, self._env, board.fingerprint, str(share["token"])))
+        self._api.update("dashboards", board.id, _mark(replace(board, share=str(share["token"])), self._env))
         return str(share["public_url"])
 
-    def _carry_out(self, difference: Difference, prune: bool) -> Difference:
-        actual, desired = difference.actual, difference.desired
-        if difference.action is Action.UNWANTED and actual and prune:
-            self.delete(actual)
-            return replace(difference, action=Action.REMOVED)
-        if desired is None or difference.action not in (Action.CREATE, Action.UPDATE):
-            return difference
-        id = self._write(desired, actual)
-        return replace(difference, action=Action.UPDATED if actual else Action.CREATED, id=id)
-
-    def _write(self, desired: Desired, actual: Actual | None) -> str:
+    def _write(self, desired: Resource, actual: Resource | None) -> str:
         """Creates or updates the object; its id. Raises HealthError, NotFound for a metric without points."""
-        body = _mark(desired, self._env, _fingerprint_of(desired), actual.share if actual else "")
-        if desired.kind is Kind.METRIC:
+        body = _mark(replace(desired, share=actual.share if actual else ""), self._env)
+        if desired.kind == "metadata":
             # The mark is in the metadata, so it goes last: a push that breaks off in between is repeated by the next.
             if "tags" in body:
                 if not actual:
@@ -239,78 +219,60 @@ class Sync:
                 self._api.configure_tags(desired.key, body["tags"], is_new=not (actual and actual.content.get("tags")))
             self._api.update_metadata(desired.key, body["metadata"])
             return desired.key
-        if actual:
-            self._api.update(desired.kind.value, actual.id, overlay(actual.content, body, keys_of(body)))
-            return actual.id
-        return str(self._api.create(desired.kind.value, body)["id"])
+        if actual is None:
+            return str(self._api.create(desired.kind, body)["id"])
+        self._api.update(desired.kind, actual.id, overlay(actual.content, body, keys_of(body)))
+        return actual.id
 
-    def _dashboards(self) -> list[Actual]:
-        found: list[Actual] = []
+    def _dashboards(self) -> Iterator[Resource]:
         for summary in sorted(self._api.dashboards(), key=lambda each: str(each.get("created_at", ""))):
-            mark = _BOARD_MARK.search(summary.get("description") or "")
-            if mark and mark["env"] == self._env:
+            mark = _MARK.search(summary.get("description") or "")
+            if mark and mark["key"] and mark["env"] == self._env:
                 raw = self._api.dashboard(str(summary["id"]))
                 content = {name: raw[name] for name in _BOARD_KEYS if raw.get(name) is not None}
-                content["description"] = _BOARD_MARK.sub("", raw["description"])
-                found.append(
-                    Actual(Kind.DASHBOARD, mark["key"], content, raw["id"], mark["fingerprint"], mark["share"] or "")
-                )
-        return self._leave_copies(found)
+                content["description"] = _MARK.sub("", raw["description"])
+                share = mark["share"] or ""
+                yield Resource("dashboards", mark["key"], content, raw["id"], mark["fingerprint"], share)
 
-    def _monitors(self) -> list[Actual]:
-        found: list[Actual] = []
+    def _monitors(self) -> Iterator[Resource]:
         for raw in sorted(self._api.monitors(_MANAGED), key=lambda each: int(each["id"])):
             tags: list[str] = raw["tags"]
-            key, mark, env = (
-                next((tag.removeprefix(prefix) for tag in tags if tag.startswith(prefix)), "")
-                for prefix in (_KEY, _FINGERPRINT, "env:")
-            )
-            if _MANAGED in tags and key and env == self._env:
+            facts = dict(tag.split(":", 1) for tag in tags if ":" in tag)
+            key, mark = facts.get("infra_health_key"), facts.get("infra_health_fingerprint", "none")
+            if _MANAGED in tags and key and facts.get("env") == self._env:
                 content = {name: raw[name] for name in _MONITOR_KEYS if name in raw}
-                content["tags"] = [tag for tag in tags if tag != _MANAGED and not tag.startswith((_KEY, _FINGERPRINT))]
-                found.append(Actual(Kind.MONITOR, key, content, str(raw["id"]), mark or "none"))
-        return self._leave_copies(found)
+                content["tags"] = [tag for tag in tags if not tag.startswith(_TAGS)]
+                yield Resource("monitors", key, content, str(raw["id"]), mark)
 
-    def _leave_copies(self, found: Iterable[Actual]) -> list[Actual]:
-        """Cloning an object clones its mark: the oldest, which comes first, is ours."""
-        ours: dict[str, Actual] = {}
-        for each in found:
-            if ours.setdefault(each.key, each) is not each:
-                name = each.content.get("title") or each.content.get("name")
-                self.notes.append(f"{each.kind} {each.id} ({name}) is a copy of ours and left alone")
-        return list(ours.values())
-
-    def _metric(self, desired: Desired) -> Actual | None:
-        try:
-            facts = self._api.metadata(desired.key)
-        except NotFound:
-            return None
-        described = facts.get("description") or ""
-        mark = _METRIC_MARK.search(described)
-        own = {"type": facts.get("type"), "unit": facts.get("unit"), "description": _METRIC_MARK.sub("", described)}
-        content: Content = {"metadata": own}
-        if "tags" in desired.content:
+    def _metrics(self, desired: Iterable[Resource]) -> Iterator[Resource]:
+        for each in desired:
             try:
-                content["tags"] = self._api.tag_configuration(desired.key)
+                facts = self._api.metadata(each.key)
             except NotFound:
-                content["tags"] = {}
-        return Actual(Kind.METRIC, desired.key, content, desired.key, mark["fingerprint"] if mark else "")
+                continue
+            text = facts.get("description") or ""
+            mark = _MARK.search(text)
+            own = {"type": facts.get("type"), "unit": facts.get("unit"), "description": _MARK.sub("", text)}
+            content: Content = {"metadata": own}
+            if "tags" in each.content:
+                try:
+                    content["tags"] = self._api.tag_configuration(each.key)
+                except NotFound:
+                    content["tags"] = {}
+            yield Resource("metadata", each.key, content, each.key, mark["fingerprint"] if mark else "")
 
 
-def _fingerprint_of(desired: Desired) -> str:
-    """What the mark of a push of ``desired`` holds."""
-    return fingerprint(restrict(desired.content, keys_of(desired.content)))
-
-
-def _mark(desired: Desired, env: str, pushed: str, share: str = "") -> Content:
+def _mark(each: Resource, env: str) -> Content:
     """The content with the mark by which it is found again. ``env``: as Datadog keeps it."""
-    content = desired.content
-    if desired.kind is Kind.DASHBOARD:
-        shared = f" share={share}" if share else ""
-        mark = f"[infra-health board={desired.key} env={env} fingerprint={pushed}{shared}]"
-        note = "Kept as code: the next push does not overwrite edits unless forced."
-        return {**content, "description": f"{content['description']}\n\n{note} {mark}"}
-    if desired.kind is Kind.MONITOR:
-        return {**content, "tags": [*content["tags"], _MANAGED, f"{_KEY}{desired.key}", f"{_FINGERPRINT}{pushed}"]}
-    described = f"{content['metadata']['description']} [infra-health {pushed}]"
-    return {**content, "metadata": {**content["metadata"], "description": described}}
+    content = each.content
+    # Of what Datadog has, the fingerprint stays: what people have edited since it was pushed is none of ours.
+    mark = each.fingerprint or fingerprint(select(content, keys_of(content)))
+    if each.kind == "monitors":
+        return {**content, "tags": [*content["tags"], *map("".join, zip(_TAGS, ("", each.key, mark), strict=True))]}
+    if each.kind == "metadata":
+        described = f"{content['metadata']['description']} [infra-health {mark}]"
+        return {**content, "metadata": {**content["metadata"], "description": described}}
+    shared = f" share={each.share}" if each.share else ""
+    mark = f"[infra-health board={each.key} env={env} fingerprint={mark}{shared}]"
+    note = "Kept as code: the next push does not overwrite edits unless forced."
+    return {**content, "description": f"{content['description']}\n\n{note} {mark}"}

@@ -8,72 +8,56 @@ from datetime import timedelta
 from typing import Any
 
 from service.domain import conditions
-from service.domain.samples import normalize_tag, normalize_tag_value
+from service.domain.samples import Metric, normalize_tag
 
 Widget = dict[str, Any]
-Colours = Sequence[Mapping[str, Any]]
+Colours = Sequence[tuple[str, float, str]]  # comparator, number, palette
 
 PASS, FAIL, UNKNOWN, CARRIED = "white_on_green", "white_on_red", "white_on_gray", "white_on_yellow"
-# Interpolation ends after five minutes and fill reaches at most ten: a late heartbeat makes no hole.
-HOLD = timedelta(seconds=600)
+NONE_IS_GOOD: Colours = [(">", 0.0, FAIL), ("<=", 0.0, PASS)]
+# 0 pass, 1 fail, 2 unknown; in between lies what is drawn between two points.
+STATE_COLOURS: Colours = [(">", 1.0, UNKNOWN), *NONE_IS_GOOD]
 COLUMNS = 12
 _SPANS = {"1h": 1, "4h": 4, "1d": 24, "2d": 48, "1w": 168, "1mo": 720, "3mo": 2160}
 _OPPOSITES = {">": ("<=",), ">=": ("<",), "<": (">=",), "<=": (">",), "=": ("<", ">")}
 
 
-def scope(
-    variables: Iterable[str] = (), tags: Mapping[str, str] | None = None, without: Iterable[tuple[str, str]] = ()
+def query(
+    space: str,
+    metric: Metric,
+    variables: Iterable[str] = (),
+    tags: Mapping[str, str] | None = None,
+    by: Sequence[str] = (),
+    *,
+    hold: bool = False,
 ) -> str:
-    """``$env,task:benchmarks,!check:count``: the template variables, the fixed tags, and those that are left out."""
-    parts = [f"${name}" for name in variables] + [normalize_tag(*tag) for tag in (tags or {}).items()]
-    return ",".join(parts + [f"!{normalize_tag(*tag)}" for tag in without])
+    """``max:metric{$env,task:benchmarks} by {check}``: template variables, fixed tags, and by what it is split.
+
+    ``hold``: a heartbeat's series, whose last value stands until the next. Interpolation ends after five minutes and
+    fill reaches at most ten: a late heartbeat makes no hole.
+    """
+    within = ",".join([f"${name}" for name in variables] + [normalize_tag(*tag) for tag in (tags or {}).items()])
+    groups = f" by {{{','.join(by)}}}" if by else ""
+    return f"{space}:{metric.name}{{{within}}}{groups}{'.fill(last, 600)' if hold else ''}"
 
 
-def query(space: str, metric: str, within: str, by: Iterable[str] = (), *, hold: bool = False) -> str:
-    """``max:metric{scope} by {tags}``. ``hold``: a heartbeat's series, whose last value stands until the next."""
-    groups = ",".join(by)
-    fill = f".fill(last, {HOLD.total_seconds():.0f})" if hold else ""
-    return f"{space}:{metric}{{{within}}}" + (f" by {{{groups}}}" if groups else "") + fill
-
-
-def compare(comparator: str, value: float, palette: str) -> dict[str, Any]:
-    """One colour of a conditional format."""
-    return {"comparator": comparator, "value": value, "palette": palette}
-
-
-NONE_IS_GOOD = [compare(">", 0.0, FAIL), compare("<=", 0.0, PASS)]
-# 0 pass, 1 fail, 2 unknown; in between lies what is drawn between two points.
-STATE_COLOURS = [compare(">", 1.0, UNKNOWN), *NONE_IS_GOOD]
-
-
-def condition_colours(text: str) -> list[dict[str, Any]]:
+def condition_colours(text: str) -> Colours:
     """Green where the condition holds, red where not; nothing for a condition that is no comparison."""
     condition = conditions.parse(text)
     if condition is None:
         return []
     if condition.low is not None:
         low, high = condition.low, condition.threshold
-        return [compare("<", low, FAIL), compare(">", high, FAIL), compare("<=", high, PASS)]
+        return [("<", low, FAIL), (">", high, FAIL), ("<=", high, PASS)]
     operator = "=" if condition.operator == "==" else condition.operator
-    red = [compare(each, condition.threshold, FAIL) for each in _OPPOSITES[operator]]
-    return [compare(operator, condition.threshold, PASS), *red]
+    red = [(each, condition.threshold, FAIL) for each in _OPPOSITES[operator]]
+    return [(operator, condition.threshold, PASS), *red]
 
 
-def number(
-    title: str,
-    value: str,
-    colours: Colours,
-    shown: timedelta,
-    *,
-    formula: str = "value",
-    size: str = "16",
-    precision: int = 2,
-) -> Widget:
+def number(title: str, value: str, colours: Colours, shown: timedelta, formula: str = "value", **more: Any) -> Widget:
     """One number, the latest of the query ``value``, on a coloured ground."""
-    request = _request("scalar", {"value": value}, [{"formula": formula}])
-    if colours:
-        request["conditional_formats"] = colours
-    return {**_graph("query_value", title, shown, [request], size), "precision": precision}
+    request = _request("scalar", {"value": value}, [{"formula": formula}]) | _paint(colours)
+    return _graph("query_value", title, shown, request, **({"precision": 2} | more))
 
 
 def lines(title: str, queries: Mapping[str, str], shown: timedelta, *, dashed: str = "") -> Widget:
@@ -82,22 +66,21 @@ def lines(title: str, queries: Mapping[str, str], shown: timedelta, *, dashed: s
     if dashed:
         style = {"palette": "warm", "line_type": "dashed", "line_width": "thin"}
         requests.append(_request("timeseries", {"threshold": dashed}) | {"display_type": "line", "style": style})
-    return {**_graph("timeseries", title, shown, requests), "show_legend": True}
+    return _graph("timeseries", title, shown, *requests, show_legend=True)
 
 
 def table(title: str, columns: Mapping[str, tuple[str, str, Colours]], shown: timedelta) -> Widget:
     """The latest values by the queries' groups. ``columns``: heading, query and colours by name."""
     formulas = [
-        {"formula": name, "alias": heading, **({"conditional_formats": colours} if colours else {})}
-        for name, (heading, _, colours) in columns.items()
+        {"formula": name, "alias": heading} | _paint(colours) for name, (heading, _, colours) in columns.items()
     ]
-    request = _request("scalar", {name: text for name, (_, text, _) in columns.items()}, formulas)
-    return _graph("query_table", title, shown, [request])
+    queries = {name: text for name, (_, text, _) in columns.items()}
+    return _graph("query_table", title, shown, _request("scalar", queries, formulas))
 
 
-def heatmap(title: str, value: str, shown: timedelta, *, size: str) -> Widget:
+def heatmap(title: str, value: str, shown: timedelta, **more: Any) -> Widget:
     """How many series have which value, over time."""
-    return _graph("heatmap", title, shown, [_request("timeseries", {"value": value})], size)
+    return _graph("heatmap", title, shown, _request("timeseries", {"value": value}), **more)
 
 
 def note(content: str) -> Widget:
@@ -125,31 +108,25 @@ class Grid:
         self._x += width
         self.height = max(self.height, self._y + height)
 
-    def add_group(self, title: str, colour: str, inner: "Grid") -> None:
-        group = {"type": "group", "title": title, "layout_type": "ordered", "widgets": inner.widgets}
-        # The group's title takes one row.
-        self.add({**group, "background_color": colour, "show_title": True}, COLUMNS, inner.height + 1)
 
-
-def template_variables(env: str, *names: str) -> list[dict[str, Any]]:
-    """The environment of this installation, everything of the others."""
-    defaults = {"env": [normalize_tag_value("env", env)]}
-    return [{"name": name, "prefix": name, "defaults": defaults.get(name, ["*"])} for name in ("env", *names)]
-
-
-def _graph(kind: str, title: str, shown: timedelta, requests: list[dict[str, Any]], size: str = "16") -> Widget:
+def _graph(kind: str, title: str, shown: timedelta, *requests: Widget, **more: Any) -> Widget:
     hours = shown / timedelta(hours=1)
     span = next((name for name, length in _SPANS.items() if length >= hours), "3mo")
-    return {"type": kind, "title": title, "title_size": size, "time": {"live_span": span}, "requests": requests}
+    graph = {"type": kind, "title": title, "title_size": "16", "time": {"live_span": span}, "requests": [*requests]}
+    return graph | more
 
 
-def _request(response: str, queries: Mapping[str, str], formulas: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+def _request(response: str, queries: Mapping[str, str], formulas: Sequence[Widget] = ()) -> Widget:
     """``formulas``: the queries themselves where there are none."""
     latest = {"aggregator": "last"} if response == "scalar" else {}
+    asked = [{"data_source": "metrics", "name": name, "query": text, **latest} for name, text in queries.items()]
     return {
         "response_format": response,
-        "queries": [
-            {"data_source": "metrics", "name": name, "query": text, **latest} for name, text in queries.items()
-        ],
+        "queries": asked,
         "formulas": formulas or [{"formula": name} for name in queries],
     }
+
+
+def _paint(colours: Colours) -> Widget:
+    formats = [dict(zip(("comparator", "value", "palette"), each, strict=True)) for each in colours]
+    return {"conditional_formats": formats} if formats else {}

@@ -11,7 +11,7 @@ from service.cli import output as out
 from service.cli.options import Command, Exit, Options, command, exit_with, message
 
 if TYPE_CHECKING:
-    from service.boards.sync import Desired, Difference, Sync
+    from service.boards.sync import Resource, Difference, Sync
 
 _WORDS = ("dashboards", "monitors", "metadata", "health", "tv", "collectors")
 _DIFF_TEXTS = {
@@ -131,7 +131,7 @@ def delete(options: Options, what: tuple[str, ...], yes: bool) -> None:
     exit_with(Exit.FAILED if failed else Exit.DONE)
 
 
-def _read_desired(options: Options, what: Sequence[str]) -> "tuple[list[Desired], str]":
+def _read_desired(options: Options, what: Sequence[str]) -> "tuple[list[Resource], str]":
     """What is wanted of ``what``, and the environment."""
     import anyio
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.boards.catalogue import Catalogue, CheckPanel, longest_interval, read_catalogue
+from service.boards.catalogue import Catalogue, longest_interval, read_catalogue
 from service.boards.sync import build
 from service.collectors.registry import settings_of
 from service.config.settings import CollectorSettings, Settings, StoreSettings
@@ -48,33 +48,23 @@ def measured(metric: str, kind: Kind = Kind.GAUGE, check: str = "c", **tags: str
     return Sample(Metric(metric, kind), 1.0, NOW, of_check | tags)
 
 
-def flaky(found: Catalogue) -> list[CheckPanel]:
-    return [each for each in found.checks if each.tags["check"] == "flaky_tests"]
-
-
 async def test_the_checks_that_the_settings_ask_for_are_shown_before_they_were_ever_measured(tmp_path: Path) -> None:
     found, notes = await read(tmp_path, {"ci": CI | {"tests_blocking_merge": ["Tests"]}, "training": TRAINING})
     assert {each.tags["task"] for each in found.checks} >= {"tests_blocking_merge", "workflow_duration", "open_bugs"}
     assert {each.category for each in found.checks} == {"ci"}
-    (distribution,) = found.distributions
-    assert distribution.category == "ci"
+    assert list(found.distributions.values()) == ["ci"]
     assert found.collectors[0].quota is not None
     assert [note for note in notes if "nothing of training" in note]
     assert not [note for note in notes if "nothing of ci" in note]
 
 
 async def test_repositories_and_collectors_share_the_panel_of_a_check(tmp_path: Path) -> None:
-    slow = CI | {"repositories": ["d/e"], "schedule": "0 6 * * *"}
+    slow = CI | {"repositories": ["d/e"], "schedule": "0 6 * * *", "thresholds": {"flaky_tests": 2}}
     found, _ = await read(tmp_path, {"ci": CI | {"repositories": ["a/b", "a/c"]}, "slow": slow})
-    (panel,) = flaky(found)
-    assert (panel.groups, panel.condition, panel.every) == ({"repo"}, "< 10", timedelta(days=1))
-
-
-async def test_where_collectors_judge_by_different_thresholds_the_tile_claims_none(tmp_path: Path) -> None:
-    strict = CI | {"repositories": ["d/e"], "thresholds": {"flaky_tests": 2}}
-    found, _ = await read(tmp_path, {"ci": CI | {"repositories": ["a/b"]}, "strict": strict})
-    assert [each.condition for each in flaky(found)] == [""]
-    assert [each.condition for each in found.checks if each.tags["check"] == "p90_minutes"] == ["< 5.0"]
+    checks = {each.tags["check"]: each for each in found.checks}
+    # Where collectors judge by different thresholds the tile claims none.
+    assert (checks["flaky_tests"].condition, checks["p90_minutes"].condition) == ("", "< 5.0")
+    assert (checks["flaky_tests"].groups, checks["flaky_tests"].every) == ({"repo"}, timedelta(days=1))
 
 
 async def test_a_check_that_was_seen_with_labels_is_split_by_them(tmp_path: Path) -> None:
@@ -96,10 +86,9 @@ async def test_the_checks_of_a_snapshot_come_from_the_store(tmp_path: Path) -> N
         ("metta.infra.stablesuite.hearts", "> 1", set()),
         ("metta.infra.stablesuite.steps", "> 1", {"label"}),
     ]
-    assert [(each.metric.name, each.category) for each in found.distributions] == [
-        ("metta.infra.stablesuite.latency", "training")
-    ]
-    kinds = {each.name: each.kind for each in found.metrics}
+    latencies = {metric.name: category for metric, category in found.distributions.items()}
+    assert latencies == {"metta.infra.stablesuite.latency": "training"}
+    kinds = {name: each.kind for name, each in found.metrics.items()}
     assert kinds["metta.plain"] is Kind.GAUGE
     assert kinds["metta.infra.stablesuite.steps"] is Kind.COUNT
     assert notes == []
@@ -128,18 +117,16 @@ async def test_a_metric_that_another_package_declares_brings_its_unit_and_meanin
     assert known == {"metta.queue.depth": ("job", "Jobs that wait"), "metta.queue.other": ("", "")}
 
 
-async def test_a_collector_that_is_switched_off_is_shown_nowhere(tmp_path: Path) -> None:
-    found, _ = await read(tmp_path, {"ci": CI, "training": TRAINING | {"enabled": False}})
+async def test_a_collector_that_is_switched_off_is_shown_nowhere_and_a_shadow_looks_at_the_live_names(
+    tmp_path: Path,
+) -> None:
+    found, notes = await read(tmp_path, {"ci": CI, "training": TRAINING | {"enabled": False}}, mode="shadow")
     assert [each.name for each in found.collectors] == ["ci"]
-    empty, _ = await read(tmp_path, {"ci": CI | {"enabled": False}})
-    assert (empty.collectors, empty.checks, empty.categories) == ((), (), [])
-    assert build(empty)
-
-
-async def test_boards_of_a_shadow_look_at_the_live_names(tmp_path: Path) -> None:
-    found, notes = await read(tmp_path, {"ci": CI}, mode="shadow")
     assert any("shadow" in note for note in notes)
     assert not any("shadow" in query for each in build(found) for query in texts(each.content))
+    empty, _ = await read(tmp_path, {"ci": CI | {"enabled": False}})
+    assert (empty.collectors, empty.checks, empty.categories) == ([], [], [])
+    assert build(empty)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from service.boards.catalogue import DISTRIBUTION_TAGS, Catalogue, CheckPanel
-from service.boards.sync import Action, Difference, Kind, Sync, build, is_meant
+from service.boards.sync import Difference, Sync, build, is_meant
 from service.datadog.api import DatadogApi
 from service.demo.intake import Reply, SimulatedDatadog, refusal
 from service.demo.stage import serve
@@ -16,7 +16,7 @@ from tests.datadog_openapi import faults
 from tests.unit.boards.shapes import DURATION, catalogue, ci_checks, snapshot_check
 
 API_KEY, APP_KEY = "a" * 32, "b" * 40
-PUSHED = {Action.CREATED, Action.UPDATED}
+PUSHED = {"created", "updated"}
 
 
 def few(**conditions: str) -> tuple[CheckPanel, ...]:
@@ -73,7 +73,7 @@ def test_the_second_push_writes_nothing(fills: bool) -> None:
     with place(all_metrics(fills=fills)) as here:
         here.api.judge = faults
         made = here.push()
-        assert {each.kind for each in made} == set(Kind)
+        assert {each.kind for each in made} == {"dashboards", "monitors", "metadata"}
         assert all(each.id for each in made)
         assert len(here.api.dashboards) == 3
         assert len(here.api.writes) == len(made) + 1, "one write an object, two of a distribution"
@@ -88,7 +88,7 @@ def test_only_what_differs_is_written(here: Place) -> None:
     here.api.writes.clear()
     changed = few(flaky_tests="< 3")
     (done,) = here.push(checks=changed)
-    assert (done.kind, done.key, done.action) == (Kind.DASHBOARD, "health", Action.UPDATED)
+    assert (done.kind, done.key, done.action) == ("dashboards", "health", "updated")
     assert "10 -> 3" in "\n".join(done.changes)
     assert len(here.api.writes) == 1
     assert here.push(checks=changed) == []
@@ -106,31 +106,26 @@ def test_what_is_no_longer_set_is_taken_away(here: Place) -> None:
     assert here.push(checks=few(flaky_tests="none")) == []
 
 
-def test_ours_are_found_again_by_their_mark_whatever_their_title(here: Place) -> None:
+def test_edits_by_hand_are_shown_and_left_alone_unless_forced(here: Place) -> None:
     here.push()
     board = here.board()
     board["title"] = "Renamed by somebody"
-    next(iter(here.api.monitors.values()))["name"] = "Renamed"
-    differences = {(each.kind, each.action) for each in here.diff() if each.action is not Action.SAME}
-    assert differences == {(Kind.DASHBOARD, Action.EDITED), (Kind.MONITOR, Action.EDITED)}
-    here.push(force=True)
-    assert len(here.api.dashboards) == 3
-    assert here.board()["id"] == board["id"]
-
-
-def test_a_board_edited_by_hand_is_shown_and_left_alone_unless_forced(here: Place) -> None:
-    here.push()
-    group = here.board()["widgets"][1]["definition"]
+    group = board["widgets"][1]["definition"]
     group["title"] = "My CI"
     group["widgets"].append({"definition": {"type": "note", "content": "mine"}, "id": 99})
+    monitor = next(each for each in here.api.monitors.values() if "is down" in each["name"])
+    monitor["message"] += " @pagerduty"
     here.api.writes.clear()
-    (edited,) = [each for each in here.diff() if each.action is Action.EDITED]
-    assert 'widgets[1].definition.title: "My CI" -> "CI"' in edited.changes
-    assert any('"mine"' in line for line in edited.changes)
+    edited = {each.kind: "\n".join(each.changes) for each in here.diff() if each.action == "edited"}
+    assert edited.keys() == {"dashboards", "monitors"}
+    assert 'widgets[1].definition.title: "My CI" -> "CI"' in edited["dashboards"]
+    assert '"mine"' in edited["dashboards"]
     assert here.push() == []
     assert here.push(page="https://health.example") != []
-    assert here.board()["widgets"][1]["definition"]["title"] == "My CI"
+    assert here.board("Renamed by somebody")["widgets"][1]["definition"]["title"] == "My CI"
+    assert here.api.monitors[monitor["id"]]["message"].endswith("@pagerduty")
     here.push(force=True)
+    assert here.board()["id"] == board["id"]
     assert here.board()["widgets"][1]["definition"]["title"] == "CI"
     here.api.writes.clear()
     assert here.push() == []
@@ -146,7 +141,7 @@ def test_what_people_add_beside_our_keys_is_no_edit_and_survives_an_update(here:
     tile["definition"]["custom_links"] = links
     monitor = next(each for each in here.api.monitors.values() if "is down" in each["name"])
     monitor["options"]["silenced"] = {"*": None}
-    assert {each.action for each in here.diff()} == {Action.SAME}
+    assert {each.action for each in here.diff()} == {"same"}
     here.api.judge = faults  # what comes back from Datadog goes out again
     here.push(page="https://health.example")
     after = here.board()
@@ -156,15 +151,6 @@ def test_what_people_add_beside_our_keys_is_no_edit_and_survives_an_update(here:
     assert links in found
     assert here.api.monitors[monitor["id"]]["options"]["silenced"] == {"*": None}
     assert here.push(page="https://health.example") == []
-
-
-def test_a_monitor_edited_by_hand_is_left_alone(here: Place) -> None:
-    here.push()
-    monitor = next(each for each in here.api.monitors.values() if "is down" in each["name"])
-    monitor["message"] += " @pagerduty"
-    assert [each.action for each in here.diff() if each.action is not Action.SAME] == [Action.EDITED]
-    here.push(page="https://health.example")
-    assert here.api.monitors[monitor["id"]]["message"].endswith("@pagerduty")
 
 
 def test_delete_removes_only_ours() -> None:
@@ -208,17 +194,13 @@ def test_a_cloned_board_is_a_copy_and_stays_as_it_is(here: Place) -> None:
     assert any("My copy" in note for note in here.sync.notes)
 
 
-def test_somebody_s_words_about_a_metric_are_not_overwritten(here: Place) -> None:
+def test_somebody_s_words_about_a_metric_and_its_tags_are_not_overwritten_unless_forced(here: Place) -> None:
     name = "metta.infra.collector.up"
     here.api.metadata[name] = {"description": "Our collectors, see the wiki"}
-    assert [each.key for each in here.diff() if each.action is Action.EDITED] == [name]
+    here.api.tags[DURATION.name] = {"metric_type": "distribution", "include_percentiles": False, "tags": ["env"]}
+    assert {each.key for each in here.diff() if each.action == "edited"} == {name, DURATION.name}
     here.push(force=True)
     assert "infra-health" in here.api.metadata[name]["description"]
-
-
-def test_percentiles_of_the_distribution_are_switched_on_and_kept_on(here: Place) -> None:
-    here.api.tags[DURATION.name] = {"metric_type": "distribution", "include_percentiles": False, "tags": ["env"]}
-    here.push(force=True)
     assert here.api.tags[DURATION.name]["include_percentiles"] is True
     assert here.api.tags[DURATION.name]["tags"] == sorted(DISTRIBUTION_TAGS)
     here.api.writes.clear()
@@ -229,17 +211,17 @@ def test_percentiles_of_the_distribution_are_switched_on_and_kept_on(here: Place
 def test_a_monitor_of_what_left_the_configuration_is_unwanted_until_it_is_pruned(here: Place) -> None:
     here.push()
     left = few()[:2]
-    assert {each.key for each in here.diff(checks=left) if each.action is Action.UNWANTED} == {"checks.training"}
+    assert {each.key for each in here.diff(checks=left) if each.action == "unwanted"} == {"checks.training"}
     here.push(checks=left)
-    assert {each.key for each in here.diff(checks=left) if each.action is Action.UNWANTED} == {"checks.training"}
+    assert {each.key for each in here.diff(checks=left) if each.action == "unwanted"} == {"checks.training"}
     here.push(checks=left, prune=True)
-    assert {each.action for each in here.diff(checks=left)} == {Action.SAME}
+    assert {each.action for each in here.diff(checks=left)} == {"same"}
 
 
 def test_a_metric_without_points_waits_for_them() -> None:
     with place(SimulatedDatadog()) as here:
-        done = [each for each in here.sync.push(here.diff()) if each.kind is Kind.METRIC]
-        assert {each.action for each in done} == {Action.WAITING}
+        done = [each for each in here.sync.push(here.diff()) if each.kind == "metadata"]
+        assert {each.action for each in done} == {"waiting"}
         assert DURATION.name in {each.key for each in done}
 
 
@@ -304,10 +286,10 @@ def test_what_datadog_refuses_does_not_keep_the_rest_from_being_pushed() -> None
             else None
         )
         done = list(here.sync.push(here.diff()))
-        failed = [each.reason for each in done if each.action is Action.FAILED]
+        failed = [each.reason for each in done if each.action == "failed"]
         assert len(failed) == 3
         assert all("no such widget" in reason for reason in failed)
-        assert len(here.api.monitors) == sum(each.kind is Kind.MONITOR for each in done)
+        assert len(here.api.monitors) == sum(each.kind == "monitors" for each in done)
 
 
 def test_more_boards_and_monitors_than_a_page_of_the_list() -> None:

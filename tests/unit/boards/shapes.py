@@ -1,12 +1,11 @@
 """A catalogue as a configuration with CI and a snapshot makes it, and ways to look into what is built of it."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from service.boards.catalogue import Catalogue, CheckPanel, CollectorPanel, DistributionPanel
-from service.boards.sync import Desired, build
+from service.boards.catalogue import Catalogue, CheckPanel, CollectorPanel
+from service.boards.sync import Resource, build
 from service.domain.checks import CHECK_METRICS
 from service.domain.samples import CHECK_TAGS, Kind, Metric
 from service.pipeline.job import COLLECTOR_METRICS
@@ -50,19 +49,19 @@ def snapshot_check(metric: str = "hearts", condition: str = "> 0.5", workflow: s
 
 def catalogue(*checks: CheckPanel, **changes: Any) -> Catalogue:
     shown = checks or (*ci_checks(), snapshot_check(), snapshot_check("sps", "stable for a week"))
-    measured = {each.metric.name: each.metric for each in shown}
-    made = Catalogue(
-        env="production",
-        collectors=(CollectorPanel("ci", TEN, QUOTA), CollectorPanel("training", HOUR)),
-        checks=shown,
-        distributions=(DistributionPanel(DURATION, "ci"),),
-        metrics=(*measured.values(), DURATION, *QUOTA, *CHECK_METRICS, *COLLECTOR_METRICS),
-        heartbeat=timedelta(minutes=5),
-    )
-    return replace(made, **changes)
+    sent = (*(each.metric for each in shown), DURATION, *QUOTA, *CHECK_METRICS, *COLLECTOR_METRICS)
+    facts: dict[str, Any] = {
+        "env": "production",
+        "heartbeat": timedelta(minutes=5),
+        "collectors": [CollectorPanel("ci", TEN, QUOTA), CollectorPanel("training", HOUR)],
+        "checks": list(shown),
+        "distributions": {DURATION: "ci"},
+        "metrics": {each.name: each for each in sent},
+    }
+    return Catalogue(**facts | changes)
 
 
-def everything() -> list[Desired]:
+def everything() -> list[Resource]:
     return build(catalogue())
 
 
