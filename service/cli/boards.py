@@ -11,7 +11,7 @@ from service.cli import output as out
 from service.cli.options import Command, Exit, Options, command, exit_with, message
 
 if TYPE_CHECKING:
-    from service.boards.sync import Resource, Difference, Sync
+    from service.boards.sync import Difference, Resource, Sync
 
 _WORDS = ("dashboards", "monitors", "metadata", "health", "tv", "collectors")
 _DIFF_TEXTS = {
