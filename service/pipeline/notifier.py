@@ -98,17 +98,17 @@ class Notifier:
             self._news.set()
 
     async def _record_changes(self, job: Job) -> None:
-        now, notifications = self._clock.now(), self._store.notifications
+        now, states = self._clock.now(), self._store.states
         checks = await self._store.runs.checks(job.name)
-        notified = await notifications.notified(job.name)
-        changes, states = find_changes(job.name, job.env, checks, notified, now, job.max_age)
-        if states != notified:
-            await notifications.record(job.name, [] if self.is_silent else changes, states, now)
+        notified = await states.notified(job.name)
+        changes, current = find_changes(job.name, job.env, checks, notified, now, job.max_age)
+        if current != notified:
+            await states.record_changes(job.name, [] if self.is_silent else changes, current, now)
 
     async def _send_pending(self) -> None:
         await self._settle()
         now = self._clock.now()
-        pending = await self._store.notifications.pending()
+        pending = await self._store.states.pending_changes()
         if old := [each.id for each in pending if now - each.at > MAX_EVENT_AGE]:
             log.warning("changes of checks are dropped: too old for Datadog", changes=len(old))
             await self._settle(old)
@@ -148,5 +148,5 @@ class Notifier:
         """While the store does not take what was sent, nothing more is, so that nothing is sent twice."""
         self._unsettled += ids
         if self._unsettled:
-            await self._store.notifications.settle(self._unsettled)
+            await self._store.states.settle_changes(self._unsettled)
             self._unsettled.clear()

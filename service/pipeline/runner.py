@@ -252,7 +252,7 @@ class Runner:
         samples = [*enriched.samples, *enriched.series, *own_samples(job, health, now)]
         run = replace(run, samples=len(samples))
         revisions = dict(job.state.revisions) if job.state else {}
-        await self._store.runs.end(run, samples, enriched.checks, result.state, revisions)
+        await self._store.runs.end(run, samples, enriched.checks, result.state, revisions, job.max_age)
         return run, enriched
 
     async def _measure_health(self, job: Job, run: Run, collected: int, now: datetime) -> dict[Metric, float]:
@@ -261,7 +261,7 @@ class Runner:
         successes = {job.name: now} if succeeded else await self._store.runs.last_successes()
         if last := successes.get(job.name):
             values[SUCCESS_AGE] = max(0.0, (now - last).total_seconds())
-        lost = await self._store.runs.lost(job.name, now - timedelta(hours=24))
+        lost = await self._store.outbox.lost(job.name, now - timedelta(hours=24))
         values[POINTS_LOST] = float(sum(lost.get(status, 0) for status in LOST))
         return values
 

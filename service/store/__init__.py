@@ -1,11 +1,10 @@
 """The store: runs, outbox, checks and state, in one SQLite file or in a PostgreSQL that replicas share."""
 
-from service.store.directory import find_lock_holder
+from service.store.engine import find_lock_holder
 from service.store.history import Cell, CheckHistory, Cycle, Hour
-from service.store.notifications import PendingChange
 from service.store.outbox import Pending, SeenSeries
 from service.store.runs import Busy, Claim
-from service.store.states import Push
+from service.store.states import PendingChange, Push
 from service.store.store import Store
 
 __all__ = [

@@ -1,52 +1,108 @@
-"""Samples as rows of the outbox and back: sorted, cut into chunks, packed. It takes CPU time and no database."""
+"""Rows of the outbox: samples sorted, cut into chunks and packed; seconds of counts; what leaves for want of room."""
 
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from hashlib import blake2b
 from itertools import chain, starmap
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
+import sqlalchemy as sa
 import zstandard
 
-from service.domain.delivery import CHUNK_SAMPLES, Chunk, DeliveryStatus, Point
+from service.domain.delivery import CHUNK_SAMPLES, DeliveryStatus, Point
 from service.domain.samples import Kind, Sample, format_tag, normalize_metric_name
+from service.store.tables import count_seconds, outbox
+
+DUE = (DeliveryStatus.PENDING, DeliveryStatus.SENDING)
 
 _MAX_MOVE = 60  # seconds that a count may be moved on to a second of its own
 _POINT_BYTES = 110  # that a point's JSON is longer than its msgpack
+_COUNTS_LOCK = 0x1F4EA18  # replicas give counts their seconds one after the other
 _BY_TIME_AND_SERIES = attrgetter("at", "metric", "tags")
+_SECONDS_SINCE = sa.select(count_seconds).where(count_seconds.c.second >= sa.bindparam("first"))
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Point]).decode
 
 SeriesSecond = tuple[int, int]  # a hash of metric and tags; seconds since the epoch
 
 
-class Batch(NamedTuple):
-    """Samples as rows of the outbox; ``seconds``: those that its counts take."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Samples on their way into the outbox: ``rows``, and ``counts``, which get their seconds in the transaction.
+
+    ``facts``: what all of them have in common (run, collector, mode, owner).
+    """
 
     rows: list[dict[str, Any]]
-    seconds: list[SeriesSecond]
+    counts: list[Point]
+    facts: dict[str, str]
 
 
-def to_batch(samples: Iterable[Sample], facts: dict[str, str], taken: AbstractSet[SeriesSecond]) -> Batch:
-    """Pending rows with these ``facts`` (run, collector, mode, owner).
-
-    The intake keeps one count of a series and second, the one that came last. So each gets a second of its own beside
-    those that are ``taken``: the next one that is free or, where that is too far, counts are summed.
-    """
-    points = _to_points(samples)
-    points[Kind.COUNT], seconds = _assign_seconds(points[Kind.COUNT], taken)
+def to_batch(samples: Iterable[Sample], facts: dict[str, str]) -> Batch:
+    """It takes CPU time and no database. Each tag is formatted once: they repeat all the time."""
+    points: dict[Kind, list[Point]] = {kind: [] for kind in Kind}
+    name, tag = cache(normalize_metric_name), cache(format_tag)
+    for sample in samples:
+        points[sample.metric.kind].append(
+            Point(
+                name(sample.metric.name) or "",
+                float(sample.value),
+                int(sample.at.timestamp()),
+                tuple(filter(None, starmap(tag, sample.tags.items()))),
+                sample.interval or 0,
+                int(sample.measured_at.timestamp()) if sample.measured_at else None,
+                sample.evidence,
+            )
+        )
+    for of_kind in points.values():
+        of_kind.sort(key=_BY_TIME_AND_SERIES)
+    counts = points.pop(Kind.COUNT)
     rows: list[dict[str, Any]] = []
-    first = 0
     for kind, of_kind in points.items():
-        for start in range(0, len(of_kind), CHUNK_SAMPLES):
-            packed = pack(of_kind[start : start + CHUNK_SAMPLES])
-            row = {**facts, "kind": kind, "first": first, "status": DeliveryStatus.PENDING, "reason": ""}
-            rows.append({**row, "alone": False, "attempts": 0, "retry_at": None, "settled_at": None, **packed})
-            first += packed["samples"]
-    return Batch(rows, seconds)
+        rows += _to_rows(kind, of_kind, sum(row["samples"] for row in rows), facts)
+    return Batch(rows, counts, facts)
+
+
+def insert_batch(connection: sa.Connection, batch: Batch) -> None:
+    """Pending rows. The intake keeps one count of a series and second, the one that came last; so each gets a second of
+    its own, the next that is free or, where that is too far, counts are summed."""
+    rows = batch.rows
+    if batch.counts:
+        if connection.dialect.name != "sqlite":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_COUNTS_LOCK)))
+        taken = {(row.series, row.second) for row in connection.execute(_SECONDS_SINCE, {"first": batch.counts[0].at})}
+        counts, seconds = assign_seconds(batch.counts, taken)
+        connection.execute(count_seconds.insert(), [{"series": series, "second": at} for series, at in seconds])
+        rows = [*rows, *_to_rows(Kind.COUNT, counts, sum(row["samples"] for row in rows), batch.facts)]
+    if rows:
+        connection.execute(outbox.insert(), rows)
+
+
+def assign_seconds(points: Sequence[Point], taken: AbstractSet[SeriesSecond]) -> tuple[list[Point], list[SeriesSecond]]:
+    """Counts with a second of their own beside those that are ``taken``, and these seconds."""
+    used: dict[SeriesSecond, None] = {}
+    counts: list[Point] = []
+    places: dict[int, int] = {}  # of the last count of a series
+    for point in points:
+        series = _hash_series(point)
+        at = point.at
+        place = places.get(series)
+        while (series, at) in used or (series, at) in taken:
+            at += 1
+            if at > point.at + _MAX_MOVE and place is not None:
+                counts[place] = msgspec.structs.replace(counts[place], value=counts[place].value + point.value)
+                break
+        else:
+            used[series, at] = None
+            places[series] = len(counts)
+            counts.append(point if at == point.at else msgspec.structs.replace(point, at=at))
+    counts.sort(key=_BY_TIME_AND_SERIES)
+    return counts, list(used)
 
 
 def pack(points: Sequence[Point]) -> dict[str, Any]:
@@ -70,65 +126,48 @@ def unpack(body: bytes) -> list[Point]:
     return _decode(zstandard.ZstdDecompressor().decompress(body)) if body else []
 
 
-def to_chunk(row: Any) -> Chunk:
-    """A row of the outbox as what is sent."""
-    return Chunk(
-        row.id,
-        row.run,
-        row.collector,
-        row.mode,
-        row.kind,
-        unpack(row.body),
-        row.bytes,
-        row.oldest,
-        row.newest,
-        row.attempts,
-        row.alone,
-    )
+def shrink_outbox(connection: sa.Connection, size: sa.ColumnElement[int], limit: int, now: datetime) -> int:
+    """Empties chunks until the sum of ``size`` is within ``limit``: settled ones first, then the oldest that wait.
+
+    How many pending samples had to go.
+    """
+    is_kept = sa.func.length(outbox.c.body) > 0
+    excess = (connection.execute(sa.select(sa.func.sum(size)).where(is_kept)).scalar() or 0) - limit
+    expired = last = 0
+    lost = {"status": DeliveryStatus.EXPIRED, "reason": "the store was full", "settled_at": now, "retry_at": None}
+    for wanted, values in ((outbox.c.status.not_in(DUE), {}), (outbox.c.status == DeliveryStatus.PENDING, lost)):
+        if excess > 0:
+            oldest = sa.select(outbox.c.id, outbox.c.samples, size).where(wanted, is_kept).order_by(outbox.c.id)
+            for last, samples, row_size in connection.execute(oldest):  # noqa: B007 - read below
+                expired += samples if values else 0
+                excess -= row_size
+                if excess <= 0:
+                    break
+            gone = outbox.update().where(wanted, is_kept, outbox.c.id <= last)
+            connection.execute(gone.values(body=b"", **values))
+    return expired
 
 
-def _to_points(samples: Iterable[Sample]) -> dict[Kind, list[Point]]:
-    """By kind, sorted. As domain.delivery.to_point, but each tag is formatted once: they repeat all the time."""
-    points: dict[Kind, list[Point]] = {kind: [] for kind in Kind}
-    name, tag = cache(normalize_metric_name), cache(format_tag)
-    for sample in samples:
-        points[sample.metric.kind].append(
-            Point(
-                name(sample.metric.name) or "",
-                float(sample.value),
-                int(sample.at.timestamp()),
-                tuple(filter(None, starmap(tag, sample.tags.items()))),
-                sample.interval or 0,
-                int(sample.measured_at.timestamp()) if sample.measured_at else None,
-                sample.evidence,
-            )
-        )
-    for of_kind in points.values():
-        of_kind.sort(key=_BY_TIME_AND_SERIES)
-    return points
+def recover_sending(connection: sa.Connection, now: datetime, reason: str) -> int:
+    """What was being sent when the answer got lost: gauges and counts are sent again, distributions would count twice.
+
+    How many samples became unknown.
+    """
+    is_sending = outbox.c.status == DeliveryStatus.SENDING
+    is_once = is_sending & (outbox.c.kind == Kind.DISTRIBUTION)
+    samples = connection.execute(sa.select(sa.func.sum(outbox.c.samples)).where(is_once)).scalar()
+    lost = {"status": DeliveryStatus.UNKNOWN, "reason": reason, "settled_at": now}
+    connection.execute(outbox.update().where(is_once).values(lost))
+    connection.execute(outbox.update().where(is_sending).values(status=DeliveryStatus.PENDING))
+    return samples or 0
 
 
-def _assign_seconds(
-    points: Sequence[Point], taken: AbstractSet[SeriesSecond]
-) -> tuple[list[Point], list[SeriesSecond]]:
-    used: dict[SeriesSecond, None] = {}
-    counts: list[Point] = []
-    places: dict[int, int] = {}  # of the last count of a series
-    for point in points:
-        series = _hash_series(point)
-        at = point.at
-        place = places.get(series)
-        while (series, at) in used or (series, at) in taken:
-            at += 1
-            if at > point.at + _MAX_MOVE and place is not None:
-                counts[place] = msgspec.structs.replace(counts[place], value=counts[place].value + point.value)
-                break
-        else:
-            used[series, at] = None
-            places[series] = len(counts)
-            counts.append(point if at == point.at else msgspec.structs.replace(point, at=at))
-    counts.sort(key=_BY_TIME_AND_SERIES)
-    return counts, list(used)
+def _to_rows(kind: Kind, points: Sequence[Point], first: int, facts: dict[str, str]) -> Iterable[dict[str, Any]]:
+    """``first``: the place of the first point among those of its run."""
+    new = {"status": DeliveryStatus.PENDING, "reason": "", "alone": False, "attempts": 0}
+    for start in range(0, len(points), CHUNK_SAMPLES):
+        packed = pack(points[start : start + CHUNK_SAMPLES])
+        yield {**facts, **new, **packed, "kind": kind, "first": first + start, "retry_at": None, "settled_at": None}
 
 
 def _hash_series(point: Point) -> int:

@@ -1,58 +1,58 @@
-"""One database: its connections, its transactions, and what its errors mean for us."""
+"""The database below the store: its file or server, its transactions, and what its errors mean for us."""
 
+import fcntl
+import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy import event
 from sqlalchemy.pool import StaticPool
 
 from service.domain.errors import ConfigError, Unavailable
 from service.store import tables
 
+log = structlog.get_logger(__name__)
+
 T = TypeVar("T")
 
-GONE = "it was removed or replaced"
+DATABASE, LOCK = "state.db", "lock"  # the files of a state directory
 READERS = 3  # connections beside the one that writes
 _BUSY_SECONDS = 5.0
 _LOG_BYTES = 16 * 2**20  # after a burst the write-ahead log shrinks to this again
 _CREATE_LOCK = 0x1F4EA17  # several replicas may start on an empty database at once
+_REMEDY = "make it writable for this user, or set state_dir (INFRA_HEALTH_STATE_DIR) to another directory"
 
 
 class Database:
-    """``where``: for messages, without a password. ``damage``: what is wrong with the file, once that was met."""
+    """``where``: for messages, without a password. ``damage``: what is wrong with the file, once that was met.
 
-    def __init__(self, engine: sa.Engine, where: str, file: Path | None = None) -> None:
+    ``writers``: how many transactions may write at a time.
+    """
+
+    def __init__(self, engine: sa.Engine, where: str) -> None:
+        is_sqlite = engine.dialect.name == "sqlite"
         self.where = where
         self.damage: str | None = None
+        self.writers = 1 if is_sqlite else READERS
         self._engine = engine
-        self._is_sqlite = engine.dialect.name == "sqlite"
         self._writer: sa.Engine = engine.execution_options(is_writer=True)
         self._reader: sa.Engine = engine.execution_options(postgresql_readonly=True)
-        if self._is_sqlite:
+        if is_sqlite:
             event.listen(engine, "connect", _configure)
             event.listen(engine, "begin", _begin)
         # The one connection of a database in memory serves one transaction at a time.
         self._turn = threading.Lock() if isinstance(engine.pool, StaticPool) else nullcontext()
-        self._file = file
-        self._identity = _identify(file)
-
-    @property
-    def writers(self) -> int:
-        """How many transactions may write at a time."""
-        return 1 if self._is_sqlite else READERS
 
     def write(self, work: Callable[[sa.Connection], T]) -> T:
         """The result of ``work`` in a transaction that is durable then. Raises Unavailable."""
-        # SQLite would go on writing to a file that was deleted or replaced, and everything would be lost with it.
-        if _identify(self._file) != self._identity:
-            self.damage = GONE
-            raise Unavailable(f"the state database is gone: {self.where} was removed or replaced")
         return self._run(self._writer, work)
 
     def read(self, work: Callable[[sa.Connection], T]) -> T:
@@ -69,10 +69,10 @@ class Database:
         except (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError):
             raise  # our own code is wrong, or counts on it
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
-            # str(error) has the statement and its values.
-            cause = str(getattr(error, "orig", None) or error).strip()
+            origin = getattr(error, "orig", None)
+            cause = str(origin or error).strip()  # str(error) of the former has the statement and its values
             # https://sqlite.org/rescode.html, primary codes. A file that was emptied has no tables.
-            code = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0) & 0xFF
+            code = getattr(origin, "sqlite_errorcode", 0) & 0xFF
             if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "no such table" in cause:
                 self.damage = cause
             raise Unavailable(f"the state database is unavailable: {self.where} ({cause})") from error
@@ -89,7 +89,7 @@ def open_file(path: Path, *, read_only: bool = False) -> Database:
     )
     if not read_only:
         event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA journal_mode = WAL"))
-    return Database(engine, str(path), None if read_only else path)
+    return Database(engine, str(path))
 
 
 def open_memory() -> Database:
@@ -166,9 +166,118 @@ def _begin(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if is_writer else "BEGIN")
 
 
-def _identify(path: Path | None) -> tuple[int, int] | None:
-    try:
-        status = path.stat() if path else None
-    except OSError:
+# The state directory
+
+
+def lock_directory(directory: Path) -> int:
+    """The right to write to a state directory until the returned file is closed, by death at the latest.
+
+    Makes the directory (0700) where it is missing. Raises ConfigError: another process has it, or it can't be used.
+    """
+    with translate(directory):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if holder := _try_lock(file, fcntl.LOCK_EX):
+        os.close(file)
+        raise ConfigError(
+            f"the state directory {directory} is in use by {holder}: stop it, or set state_dir to another directory"
+        )
+    os.ftruncate(file, 0)
+    os.pwrite(file, b"%d\n" % os.getpid(), 0)
+    return file
+
+
+def find_lock_holder(directory: Path) -> str | None:
+    """Who writes to the state directory now, None where nobody does. Changes nothing. Raises ConfigError."""
+    path = directory / LOCK
+    if not path.exists():
         return None
-    return status and (status.st_dev, status.st_ino)
+    with translate(path):
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _try_lock(file, fcntl.LOCK_SH)
+    finally:
+        os.close(file)
+
+
+def _try_lock(file: int, kind: int) -> str | None:
+    """Who has the lock, None where it is taken now."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return f"process {os.pread(file, 100, 0).decode().strip() or 'unknown'}"
+    return None
+
+
+@contextmanager
+def translate(path: Path, remedy: str = _REMEDY) -> Iterator[None]:
+    """Raises what the operating system and SQLite say of ``path`` as ConfigError."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        raise ConfigError(f"{path} can't be used ({getattr(error, 'strerror', None) or error}): {remedy}") from error
+
+
+def open_database(path: Path, now: datetime, damage: str | None = None) -> Database:
+    """The database of ``path``, to write; one that can't be used is set aside. For the holder of the lock.
+
+    ``damage``: what is wrong with it, as far as that is known. Raises ConfigError or Unavailable.
+    """
+    _create_file(path)
+    if reason := damage or _find_damage(path):
+        kept = path.with_name(f"{path.name}.damaged-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}")
+        for suffix in ("-wal", "-shm", ""):  # the log first: one left behind would be taken for the new file's
+            with suppress(FileNotFoundError):
+                path.with_name(path.name + suffix).replace(kept.with_name(kept.name + suffix))
+        log.warning("the state database can't be used: set aside, a new one starts", file=str(kept), reason=reason)
+        _create_file(path)
+    return prepare(open_file(path))
+
+
+def _create_file(path: Path) -> None:
+    """An empty database (0600) where there is none; SQLite gives its -wal and -shm the same mode.
+
+    Only for the holder of the lock: to close a file drops all locks that this process has on it, SQLite's included.
+    """
+    with translate(path):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def _find_damage(path: Path) -> str | None:
+    """Why the file can't be a store of any version, None when all is well. Raises Unavailable."""
+
+    def check(connection: sa.Connection) -> str | None:
+        verdict: str = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+        names = sa.inspect(connection).get_table_names()
+        if verdict == "ok" and names and (tables.VERSION_TABLE not in names or "cells" in names):
+            return "it has the tables of another program or of an early version"
+        return None if verdict == "ok" else verdict
+
+    database = open_file(path)
+    try:
+        return database.read(check)
+    except Unavailable:
+        if not database.damage:
+            raise
+        return database.damage
+    finally:
+        database.close()
+
+
+def back_up(path: Path, target: Path) -> None:
+    """A consistent copy (0600) of a database in use; ``target`` is whole or untouched. Raises ConfigError."""
+    if not path.exists():
+        raise ConfigError(f"there is no store in {path.parent}: nothing to back up")
+    if target.exists() and target.samefile(path):
+        raise ConfigError(f"{target} is the store itself: name another file")
+    part = target.with_name(f"{target.name}.part")
+    try:
+        with translate(target, "name another file"):
+            part.unlink(missing_ok=True)
+            os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as source:
+                source.execute("VACUUM INTO ?", (str(part),))
+            part.replace(target)
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)

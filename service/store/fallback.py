@@ -1,6 +1,6 @@
 """Goes on in memory while the disk is full or broken, and takes everything to the disk once it works again."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -14,24 +14,22 @@ from service.domain.delivery import CHUNK_SAMPLES, DeliveryStatus
 from service.domain.errors import HealthError, Unavailable
 from service.domain.samples import Kind
 from service.store import tables
+from service.store.chunks import recover_sending, shrink_outbox
 from service.store.engine import READERS, Database, open_memory
-from service.store.tables import cells, cycles, from_row, hours, outbox, runs
+from service.store.tables import cycles, from_row, hours, outbox, runs
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+Parameters = Mapping[str, Any] | None
 
 MAX_SAMPLES = 50_000  # in memory
 _MAX_ROWS = 50_000  # of a record; the newest go along
-_DUE = (DeliveryStatus.PENDING, DeliveryStatus.SENDING)
 
-# What goes on in memory from where the disk was: nobody else writes to it meanwhile, so it comes back as a whole.
-_STATE = (
-    *(tables.slots, tables.pauses, tables.checks, tables.state, tables.pushes, tables.count_seconds),
-    *(tables.notified, tables.events),
-)
-# Only added to; by what is newest.
-_RECORDS = {runs: runs.c.started, cycles: cycles.c.number, cells: cells.c.cycle, hours: hours.c.hour}
+# Only added to, so the rows of both come together; the newest by these columns go along into memory. Audit and logs
+# are written alone. All other tables go on in memory from where the disk was, and come back as a whole.
+_RECORDS = {runs: runs.c.started, cycles: cycles.c.number, hours: hours.c.hour}
+_WRITTEN_ONLY = (tables.audit, tables.run_logs)
 
 
 class Failover:
@@ -66,17 +64,19 @@ class Failover:
                 raise
             return await self.write(work)  # which falls back
 
-    async def fetch(self, query: sa.Select[Any]) -> Sequence[Any]:
+    async def fetch(self, query: sa.Select[Any], parameters: Parameters = None) -> Sequence[Any]:
         """The rows of ``query``. Raises Unavailable."""
-        return await self.read(lambda connection: connection.execute(query).all())
+        return await self.read(lambda connection: connection.execute(query, parameters).all())
 
-    async def load(self, type: type[T], query: sa.Select[Any]) -> list[T]:
+    async def load(self, type: type[T], query: sa.Select[Any], parameters: Parameters = None) -> list[T]:
         """The same as values of a dataclass."""
-        return await self.read(lambda connection: [from_row(type, row) for row in connection.execute(query)])
+        return await self.read(
+            lambda connection: [from_row(type, row) for row in connection.execute(query, parameters)]
+        )
 
-    async def execute(self, statement: sa.Executable) -> None:
+    async def execute(self, statement: sa.Executable, parameters: Parameters = None) -> None:
         """Does one statement that writes. Raises Unavailable."""
-        await self.write(lambda connection: connection.execute(statement))
+        await self.write(lambda connection: connection.execute(statement, parameters))
 
     async def compute(self, work: Callable[[], T]) -> T:
         """The result of ``work``, which takes CPU time and no transaction."""
@@ -115,11 +115,12 @@ class Failover:
         """A database in memory with what the disk can still be asked for."""
         log.error("the store is lost, runs go on in memory", reason=reason)
         self.trouble, self._complete, memory = reason, set(), open_memory()
-        for table in (*_STATE, *_RECORDS, outbox):
-            with suppress(Unavailable):
-                rows = self._disk.read(partial(_read_rows, _select_needed(table)))
-                memory.write(partial(tables.upsert, table, rows))
-                self._complete.add(table)
+        for table in tables.meta.sorted_tables:
+            if table not in _WRITTEN_ONLY:
+                with suppress(Unavailable):
+                    rows = self._disk.read(partial(_read_rows, _select_needed(table)))
+                    memory.write(partial(_write_rows, table, rows))
+                    self._complete.add(table)
         return memory
 
     def _recover(self) -> bool:
@@ -141,12 +142,13 @@ class Failover:
             # What was claimed did not go along, so its answers found no row.
             recover_sending(disk, self._clock(), "its answer came while the store was lost")
         for table in tables.meta.sorted_tables:
+            if table in self._complete and table not in (*_RECORDS, outbox):
+                disk.execute(table.delete())  # nobody else has written to it meanwhile
             query = sa.select(table)
-            if table is runs:
-                query = query.order_by(runs.c.outcome.desc())  # an active one only once others ended
-            if table in _STATE and table in self._complete:
-                disk.execute(table.delete())
-            tables.upsert(table, _read_rows(query, memory), disk)
+            # An active run only once others have ended.
+            _write_rows(
+                table, _read_rows(query.order_by(runs.c.outcome.desc()) if table is runs else query, memory), disk
+            )
 
 
 def _select_needed(table: sa.Table) -> sa.Select[Any]:
@@ -166,37 +168,6 @@ def _read_rows(query: sa.Select[Any], connection: sa.Connection) -> list[dict[st
     return [dict(row) for row in connection.execute(query).mappings()]
 
 
-def shrink_outbox(connection: sa.Connection, size: sa.ColumnElement[int], limit: int, now: datetime) -> int:
-    """Empties chunks until the sum of ``size`` is within ``limit``: settled ones first, then the oldest that wait.
-
-    How many pending samples had to go.
-    """
-    is_kept = sa.func.length(outbox.c.body) > 0
-    excess = (connection.execute(sa.select(sa.func.sum(size)).where(is_kept)).scalar() or 0) - limit
-    expired = last = 0
-    lost = {"status": DeliveryStatus.EXPIRED, "reason": "the store was full", "settled_at": now, "retry_at": None}
-    for wanted, values in ((outbox.c.status.not_in(_DUE), {}), (outbox.c.status == DeliveryStatus.PENDING, lost)):
-        if excess > 0:
-            oldest = sa.select(outbox.c.id, outbox.c.samples, size).where(wanted, is_kept).order_by(outbox.c.id)
-            for last, samples, row_size in connection.execute(oldest):  # noqa: B007 - read below
-                expired += samples if values else 0
-                excess -= row_size
-                if excess <= 0:
-                    break
-            gone = outbox.update().where(wanted, is_kept, outbox.c.id <= last)
-            connection.execute(gone.values(body=b"", **values))
-    return expired
-
-
-def recover_sending(connection: sa.Connection, now: datetime, reason: str) -> int:
-    """What was being sent when the answer got lost: gauges and counts are sent again, distributions would count twice.
-
-    How many samples became unknown.
-    """
-    is_sending = outbox.c.status == DeliveryStatus.SENDING
-    is_once = is_sending & (outbox.c.kind == Kind.DISTRIBUTION)
-    samples = connection.execute(sa.select(sa.func.sum(outbox.c.samples)).where(is_once)).scalar()
-    lost = {"status": DeliveryStatus.UNKNOWN, "reason": reason, "settled_at": now}
-    connection.execute(outbox.update().where(is_once).values(lost))
-    connection.execute(outbox.update().where(is_sending).values(status=DeliveryStatus.PENDING))
-    return samples or 0
+def _write_rows(table: sa.Table, rows: Sequence[Mapping[str, Any]], connection: sa.Connection) -> None:
+    if rows:
+        connection.execute(tables.upsert(table), rows)

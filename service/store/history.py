@@ -3,21 +3,20 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy import bindparam
 
-from service.domain.checks import CHECK_STATE, Check, CheckKey, check_id, check_key
+from service.domain.checks import Check, CheckKey, check_id, status_at
 from service.domain.runs import Run
-from service.domain.samples import Sample, Status
+from service.domain.samples import Status
 from service.store.fallback import Failover
-from service.store.tables import cells, cycles, hours, insert, to_micros, upsert
-from service.store.tables import checks as known
+from service.store.tables import cycles, hours, insert, to_micros
 
 _HOUR = 3600
-_STATUSES = {0: Status.PASS, 1: Status.FAIL, 2: Status.UNKNOWN}
 CYCLES = 100  # so many of a collector are kept one by one; before that, an hour of a check is one row
 
 
@@ -73,6 +72,21 @@ class CheckHistory:
 
 
 _CYCLES = sa.select(cycles.c.collector, *(cycles.c[name] for name in Cycle._fields))
+_LAST_NUMBER = sa.select(sa.func.max(cycles.c.number))
+_of_collector = cycles.c.collector == bindparam("name")
+_older = sa.select(cycles.c.number).where(_of_collector).order_by(cycles.c.number.desc())
+_DELETE_OLD = cycles.delete().where(_of_collector, cycles.c.number.in_(_older.limit(1_000).offset(bindparam("kept"))))
+_merge = insert(hours)
+_new = _merge.excluded
+_MERGE_HOUR = _merge.on_conflict_do_update(
+    index_elements=["check_id", "hour"],
+    set_={
+        "low": sa.case((_new.low < hours.c.low, _new.low), else_=hours.c.low),
+        "high": sa.case((_new.high > hours.c.high, _new.high), else_=hours.c.high),
+        "last": _new.last,
+        "failed": hours.c.failed | _new.failed,
+    },
+)
 
 
 class History:
@@ -108,73 +122,43 @@ class History:
         ``since`` on."""
         in_cells: dict[int, dict[int, Cell]] = {each: {} for each in ids}
         in_hours: dict[int, list[Hour]] = {each: [] for each in ids}
-        of_hour = sa.select(hours.c.hour, hours.c.low, hours.c.high, hours.c.last, hours.c.failed)
-        of_hour = of_hour.where(hours.c.hour >= int(since.timestamp()) // _HOUR).order_by(hours.c.hour)
-
-        def work(connection: sa.Connection) -> None:
-            for number in numbers:  # each is a short walk along the key; one query of all of them is not
-                for row in connection.execute(sa.select(cells).where(cells.c.cycle == number)):
-                    if row.check_id in in_cells:
-                        in_cells[row.check_id][number] = Cell(row.status, row.carried, row.value)
-            for check, found in in_hours.items():
-                for hour, *fields in connection.execute(of_hour.where(hours.c.check_id == check)):
-                    found.append(Hour(datetime.fromtimestamp(hour * _HOUR, UTC), *fields))
-
-        await self._database.read(work)
+        of_cycles = sa.select(cycles.c.number, cycles.c.cells).where(cycles.c.number.in_(numbers))
+        for row in await self._database.fetch(of_cycles):
+            for check in in_cells.keys() & row.cells.keys():
+                in_cells[check][row.number] = Cell(*row.cells[check])
+        of_checks = sa.select(hours).where(hours.c.check_id.in_(ids), hours.c.hour >= int(since.timestamp()) // _HOUR)
+        for row in await self._database.fetch(of_checks.order_by(hours.c.hour)):
+            at = datetime.fromtimestamp(row.hour * _HOUR, UTC)
+            in_hours[row.check_id].append(Hour(at, row.low, row.high, row.last, row.failed))
         return {each: CheckHistory(in_cells[each], tuple(in_hours[each])) for each in in_cells}
-
-
-def find_statuses(samples: Iterable[Sample]) -> dict[CheckKey, Status]:
-    """What was sent of each check: a value that is too old counts as unknown there."""
-    found = {}
-    for sample in samples:
-        if sample.metric.name == CHECK_STATE.name and (key := check_key(sample.tags)):
-            found[key] = _STATUSES[int(sample.value)]
-    return found
 
 
 def add_cycle(
     connection: sa.Connection,
     run: Run,
     checks: Iterable[Check] = (),
-    sent: Mapping[CheckKey, Status] = MappingProxyType({}),
+    measured_before: Mapping[CheckKey, datetime | None] = MappingProxyType({}),
+    max_age: timedelta = timedelta.max,
 ) -> None:
-    """Keeps an ended run as a cycle, before its checks take the place of those on record. ``sent``: find_statuses."""
-    ended = to_micros(run.ended or run.started)
-    # The instant of the end, so that no sequence has to agree with another store's; it rises, whatever the clock does.
-    number = max(ended, (connection.execute(sa.select(sa.func.max(cycles.c.number))).scalar() or 0) + 1)
-    cycle = Cycle(number, run.id, run.started.timestamp(), run.seconds or 0.0, run.outcome or "")
-    connection.execute(cycles.insert().values(collector=run.collector, **cycle._asdict()))
-    old = sa.select(cycles.c.number).where(cycles.c.collector == run.collector).order_by(cycles.c.number.desc())
-    gone = connection.execute(old.offset(CYCLES)).scalars().all()
-    connection.execute(cells.delete().where(cells.c.cycle.in_(gone)))
-    connection.execute(cycles.delete().where(cycles.c.number.in_(gone)))
-
-    query = sa.select(known.c.key, known.c.measured_at).where(known.c.collector == run.collector)
-    before = dict(map(tuple, connection.execute(query)))
-    new_cells, new_hours = [], []
+    """Keeps an ended run as a cycle. ``measured_before``: when the values before it were; ``max_age``: a value that is
+    older says nothing."""
+    ended = run.ended or run.started
+    cells: dict[int, Cell] = {}
+    new_hours = []
     for check in checks:
-        status, value = sent.get(check.key, check.status), check.value
-        is_carried = check.measured_at is not None and before.get(check.key) == check.measured_at
+        status, value, check_number = status_at(check, ended, max_age), check.value, check_id(run.collector, check.key)
+        is_carried = check.measured_at is not None and measured_before.get(check.key) == check.measured_at
         # Of a check without a threshold every value is unknown; only an old one says nothing of this cycle.
         if status is Status.UNKNOWN and is_carried:
             value = None
-        of_check = {"check_id": check_id(run.collector, check.key)}
-        new_cells.append({**of_check, "cycle": number, "status": status, "carried": is_carried, "value": value})
+        cells[check_number] = Cell(status, is_carried, value)
         if value is not None:
             bounds = {"low": value, "high": value, "last": value, "failed": status is Status.FAIL}
-            new_hours.append({**of_check, "hour": ended // 1_000_000 // _HOUR, **bounds})
-    upsert(cells, new_cells, connection)
+            new_hours.append({"check_id": check_number, "hour": int(ended.timestamp()) // _HOUR, **bounds})
+    # The instant of the end, so that no sequence has to agree with another store's; it rises, whatever the clock does.
+    number = max(to_micros(ended), (connection.execute(_LAST_NUMBER).scalar() or 0) + 1)
+    cycle = Cycle(number, run.id, run.started.timestamp(), run.seconds or 0.0, run.outcome or "")
+    connection.execute(cycles.insert(), {"collector": run.collector, "cells": cells, **cycle._asdict()})
+    connection.execute(_DELETE_OLD, {"name": run.collector, "kept": CYCLES})
     if new_hours:
-        merge = insert(connection, hours)
-        new = merge.excluded
-        merge = merge.on_conflict_do_update(
-            index_elements=["check_id", "hour"],
-            set_={
-                "low": sa.case((new.low < hours.c.low, new.low), else_=hours.c.low),
-                "high": sa.case((new.high > hours.c.high, new.high), else_=hours.c.high),
-                "last": new.last,
-                "failed": sa.or_(hours.c.failed, new.failed),
-            },
-        )
-        connection.execute(merge, new_hours)
+        connection.execute(_MERGE_HOUR, new_hours)

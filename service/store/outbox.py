@@ -4,21 +4,49 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import bindparam
 
 from service.domain.delivery import Chunk, DeliveryStatus, Point, StoredSample
 from service.domain.runs import Mode
 from service.domain.samples import Kind, Sample
-from service.store.chunks import Batch, SeriesSecond, pack, to_batch, to_chunk, unpack
+from service.store.chunks import DUE, insert_batch, pack, to_batch, unpack
 from service.store.fallback import Failover
-from service.store.tables import count_seconds, insert, outbox
+from service.store.tables import LOST, outbox
 
 _PENDING, _SENDING = DeliveryStatus.PENDING, DeliveryStatus.SENDING
-_DUE = (_PENDING, _SENDING)
 _CANDIDATES = 200  # chunks that a claim looks at
+_STEP = 500  # chunks that one transaction empties
 _PAGE = 20  # chunks that are read and unpacked at a time
+
+_IS_DUE = outbox.c.status.in_(DUE)
+_IS_KEPT = sa.func.length(outbox.c.body) > 0
+_CLAIMABLE = (
+    sa.select(outbox.c.id, outbox.c.kind, outbox.c.mode, outbox.c.bytes, outbox.c.samples)
+    .where(outbox.c.status == _PENDING, outbox.c.alone == bindparam("is_alone"))
+    .where(outbox.c.retry_at.is_(None) | (outbox.c.retry_at <= bindparam("now")))
+    .order_by(outbox.c.id)
+    .limit(bindparam("most"))
+)
+# Whoever marks a chunk sends it: what another one has marked is not returned.
+_MARK = (
+    outbox.update()
+    .where(outbox.c.id.in_(bindparam("ids", expanding=True)), outbox.c.status == _PENDING)
+    .values(status=_SENDING)
+    .returning(outbox)
+)
+_SUM_PENDING = sa.select(
+    sa.func.sum(outbox.c.samples), sa.func.min(outbox.c.oldest), sa.func.min(outbox.c.retry_at)
+).where(_IS_DUE)
+_IS_WITHHELD = (outbox.c.status == DeliveryStatus.THROTTLED) & (outbox.c.mode == Mode.SHADOW)
+_SUM_LOST = (
+    sa.select(outbox.c.status, sa.func.sum(outbox.c.samples))
+    .where(LOST, outbox.c.collector == bindparam("name"), outbox.c.settled_at >= bindparam("since"), ~_IS_WITHHELD)
+    .group_by(outbox.c.status)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +70,6 @@ class SeenSeries:
     last: datetime
 
 
-class SecondsTaken(Exception):
-    """A count of the same series and second is there already: the batch has to be made anew."""
-
-
 class Outbox:
     """A part of the Store. Chunks stay as the record of their run's samples once they are settled."""
 
@@ -57,45 +81,26 @@ class Outbox:
     async def put(self, collector: str, samples: Sequence[Sample]) -> None:
         """Keeps samples of no run; they leave once they are delivered."""
         facts = {"run": "", "collector": collector, "mode": self._mode().value, "owner": ""}
-        await self.put_with(samples, facts, insert_batch)
-
-    async def put_with(
-        self, samples: Sequence[Sample], facts: dict[str, str], work: Callable[[Batch, sa.Connection], None]
-    ) -> None:
-        """Does ``work`` with ``samples`` as rows, which have these ``facts``, in one transaction."""
-        taken: frozenset[SeriesSecond] = frozenset()
-        while True:
-            batch = await self._database.compute(partial(to_batch, samples, facts, taken))
-            try:
-                return await self._database.write(partial(work, batch))
-            except SecondsTaken:
-                oldest = min(second for _, second in batch.seconds)
-                rows = await self._database.fetch(sa.select(count_seconds).where(count_seconds.c.second >= oldest))
-                taken = frozenset((row.series, row.second) for row in rows)
+        batch = await self._database.compute(partial(to_batch, samples, facts))
+        await self._database.write(lambda connection: insert_batch(connection, batch))
 
     async def claim(self, now: datetime, max_bytes: int, max_samples: int) -> list[Chunk]:
         """The oldest chunks that are due, of one endpoint (gauges with counts, or distributions) and one mode.
 
         At least one where any is due; more while they stay within ``max_bytes`` (of JSON) and ``max_samples``. Where no
-        others are due, one of those that were refused, alone. They are marked as being sent, so no other claim gives
-        them again: give each back with ``release``, ``settle`` or ``refuse``.
+        others are due, one of those that were refused, alone: a search for bad points must not hold up good ones. They
+        are marked as being sent, so no other claim gives them again: give each back with ``release``, ``settle`` or
+        ``refuse``.
         """
-        is_due = outbox.c.retry_at.is_(None) | (outbox.c.retry_at <= now)
-        facts = (outbox.c.id, outbox.c.kind, outbox.c.mode, outbox.c.bytes, outbox.c.samples)
-        due = sa.select(*facts).where(outbox.c.status == _PENDING, is_due).order_by(outbox.c.id)
-        # A search for bad points must not hold up good ones.
-        rows = await self._database.fetch(due.where(~outbox.c.alone).limit(_CANDIDATES))
-        ids = _choose(rows or await self._database.fetch(due.limit(1)), max_bytes, max_samples)
-        if not ids:
-            return []
 
-        def mark(connection: sa.Connection) -> Sequence[Any]:
-            is_ours = outbox.c.id.in_(ids) & (outbox.c.status == _PENDING)
-            # Whoever marks a chunk sends it: what another one has marked is not returned.
-            return connection.execute(outbox.update().where(is_ours).values(status=_SENDING).returning(outbox)).all()
+        def work(connection: sa.Connection) -> Sequence[Any]:
+            due = connection.execute(_CLAIMABLE, {"now": now, "is_alone": False, "most": _CANDIDATES}).all()
+            due = due or connection.execute(_CLAIMABLE, {"now": now, "is_alone": True, "most": 1}).all()
+            ids = _choose(due, max_bytes, max_samples)
+            return connection.execute(_MARK, {"ids": ids}).all() if ids else []
 
-        rows = await self._database.write(mark)
-        return await self._database.compute(lambda: [to_chunk(row) for row in sorted(rows, key=lambda row: row.id)])
+        rows = await self._database.write(work)
+        return await self._database.compute(lambda: [_to_chunk(row) for row in sorted(rows, key=lambda row: row.id)])
 
     async def release(self, chunks: Sequence[Chunk], retry_at: datetime | None = None) -> None:
         """Makes claimed chunks pending again, due at ``retry_at`` (None: now)."""
@@ -127,10 +132,14 @@ class Outbox:
         return replace(chunk, points=rest, oldest=rest[0].at, newest=rest[-1].at)
 
     async def pending(self) -> Pending:
-        facts = sa.func.sum(outbox.c.samples), sa.func.min(outbox.c.oldest), sa.func.min(outbox.c.retry_at)
-        rows = await self._database.fetch(sa.select(*facts).where(outbox.c.status.in_(_DUE)))
-        samples, oldest, next_retry = rows[0]
+        samples, oldest, next_retry = (await self._database.fetch(_SUM_PENDING))[0]
         return Pending(samples or 0, None if oldest is None else datetime.fromtimestamp(oldest, UTC), next_retry)
+
+    async def lost(self, collector: str, since: datetime) -> dict[DeliveryStatus, int]:
+        """How many samples of the collector were lost since then, by the status that says how; those that shadow mode
+        withheld are none."""
+        rows = await self._database.fetch(_SUM_LOST, {"name": collector, "since": since})
+        return {status: int(samples) for status, samples in rows}
 
     async def counts(self, run_ids: Iterable[str]) -> dict[str, dict[DeliveryStatus, int]]:
         """What became of the samples of these runs."""
@@ -143,21 +152,27 @@ class Outbox:
 
     async def samples(self, run_id: str, offset: int = 0, limit: int = 100) -> tuple[list[StoredSample], int]:
         """A page of a run's samples, sorted by kind, time and series, and how many are on record in all."""
-        is_kept = (outbox.c.run == run_id) & (sa.func.length(outbox.c.body) > 0)
-        end = sa.func.sum(outbox.c.samples).over(order_by=(outbox.c.first, outbox.c.id)).label("end")
-        placed = sa.select(outbox.c.id, end).where(is_kept).subquery()
-        start = placed.c.end - outbox.c.samples
-        query = sa.select(outbox, start.label("start")).join(placed, placed.c.id == outbox.c.id)
-        rows = await self._database.fetch(
-            query.where(placed.c.end > offset, start < offset + limit).order_by(placed.c.end)
-        )
-        (total,) = await self._database.fetch(sa.select(sa.func.sum(outbox.c.samples)).where(is_kept))
-        return await self._database.compute(lambda: _page(rows, offset, offset + limit)), int(total[0] or 0)
+        query = sa.select(outbox.c.id, outbox.c.samples).where(outbox.c.run == run_id, _IS_KEPT)
+        kept = await self._database.fetch(query.order_by(outbox.c.first, outbox.c.id))
+        ends = list(accumulate(row.samples for row in kept))
+        starts = {row.id: end - row.samples for row, end in zip(kept, ends, strict=True)}
+        ids = [row.id for row, end in zip(kept, ends, strict=True) if end > offset and starts[row.id] < offset + limit]
+        rows = {row.id: row for row in await self._database.fetch(sa.select(outbox).where(outbox.c.id.in_(ids)))}
+
+        def work() -> list[StoredSample]:
+            return [
+                StoredSample(point, rows[id_].kind, rows[id_].status, rows[id_].reason)
+                for id_ in ids
+                if id_ in rows
+                for point in unpack(rows[id_].body)[max(0, offset - starts[id_]) : offset + limit - starts[id_]]
+            ]
+
+        return await self._database.compute(work), ends[-1] if ends else 0
 
     async def series(self, since: datetime, collectors: Iterable[str] | None = None) -> list[SeenSeries]:
         """The series of which runs brought samples of that time or later. It reads all their chunks: not for pages."""
         limit = int(since.timestamp())
-        wanted = [outbox.c.run != "", outbox.c.newest >= limit, sa.func.length(outbox.c.body) > 0]
+        wanted = [outbox.c.run != "", outbox.c.newest >= limit, _IS_KEPT]
         if collectors is not None:
             wanted.append(outbox.c.collector.in_(list(collectors)))
         found: dict[tuple[str, Kind, str, tuple[str, ...]], int] = {}
@@ -188,10 +203,10 @@ class Outbox:
             return
 
         def work(connection: sa.Connection) -> None:
-            is_due = outbox.c.id.in_([chunk.id for chunk in chunks]) & outbox.c.status.in_(_DUE)
+            is_theirs = outbox.c.id.in_([chunk.id for chunk in chunks]) & _IS_DUE
             if values["status"] == DeliveryStatus.DELIVERED:
-                connection.execute(outbox.delete().where(is_due, outbox.c.run == ""))
-            connection.execute(outbox.update().where(is_due).values(values))
+                connection.execute(outbox.delete().where(is_theirs, outbox.c.run == ""))
+            connection.execute(outbox.update().where(is_theirs).values(values))
 
         await self._database.write(work)
 
@@ -207,9 +222,8 @@ class Outbox:
         packed = await self._database.compute(lambda: (pack(kept), pack(moved)))
 
         def work(connection: sa.Connection) -> None:
-            is_due = (outbox.c.id == chunk.id) & outbox.c.status.in_(_DUE)
-            change = outbox.update().where(is_due).values(packed[0] | kept_values).returning(outbox)
-            for row in connection.execute(change).mappings().all():
+            change = outbox.update().where(outbox.c.id == chunk.id, _IS_DUE).values(packed[0] | kept_values)
+            for row in connection.execute(change.returning(outbox)).mappings().all():
                 own = {"first": row["first"] + len(kept), **packed[1], **moved_values}
                 copied = {name: value for name, value in row.items() if name != "id"}
                 connection.execute(outbox.insert().values(copied | own))
@@ -217,17 +231,13 @@ class Outbox:
         await self._database.write(work)
 
 
-def insert_batch(batch: Batch, connection: sa.Connection) -> None:
-    """Raises SecondsTaken."""
-    if batch.seconds:
-        # Sorted, or two transactions could wait for each other.
-        rows = [{"series": series, "second": second} for series, second in sorted(batch.seconds)]
-        added = insert(connection, count_seconds).on_conflict_do_nothing()
-        result = connection.execute(added, rows, execution_options={"preserve_rowcount": True})
-        if result.rowcount < len(rows):
-            raise SecondsTaken
-    if batch.rows:
-        connection.execute(outbox.insert(), batch.rows)
+def empty_chunks(connection: sa.Connection, before: datetime) -> int:
+    """Empties chunks that were settled before then, at most so many a call; of a run they stay as the count of what
+    became of them."""
+    is_old = (outbox.c.settled_at < before) & ~_IS_DUE
+    connection.execute(outbox.delete().where(is_old, outbox.c.run == ""))
+    old = sa.select(outbox.c.id).where(is_old, _IS_KEPT).limit(_STEP)
+    return connection.execute(outbox.update().where(outbox.c.id.in_(old)).values(body=b"")).rowcount
 
 
 def _choose(candidates: Sequence[Any], max_bytes: int, max_samples: int) -> list[int]:
@@ -245,9 +255,6 @@ def _choose(candidates: Sequence[Any], max_bytes: int, max_samples: int) -> list
     return [row.id for row in chosen]
 
 
-def _page(rows: Iterable[Any], start: int, end: int) -> list[StoredSample]:
-    return [
-        StoredSample(point, row.kind, row.status, row.reason)
-        for row in rows
-        for point in unpack(row.body)[max(0, start - row.start) : end - row.start]
-    ]
+def _to_chunk(row: Any) -> Chunk:
+    facts = {name: getattr(row, name) for name in Chunk.__dataclass_fields__ if name != "points"}
+    return Chunk(points=unpack(row.body), **facts)

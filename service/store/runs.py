@@ -2,27 +2,62 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy import bindparam
 
 from service.domain.checks import Check
-from service.domain.delivery import DeliveryStatus
 from service.domain.runs import AuditEntry, LogLine, Mode, Outcome, PartialFailure, Pause, Run
 from service.domain.samples import Sample
 from service.store import tables
-from service.store.chunks import Batch
+from service.store.chunks import DUE, Batch, insert_batch, to_batch
 from service.store.fallback import Failover
-from service.store.history import add_cycle, find_statuses
-from service.store.outbox import Outbox, insert_batch
+from service.store.history import add_cycle
 from service.store.states import write_state
-from service.store.tables import from_row, insert, outbox, runs, slots, to_row, upsert
+from service.store.tables import Instant, from_row, insert, outbox, runs, slots, to_row, upsert
+
+HistoryLimits = Mapping[str, tuple[int | None, int | None]]  # of a collector: failed runs, successful runs
 
 _MAX_EVIDENCE = 50  # of a check; newest first, so the oldest go
+_STEP = 500  # runs that one transaction deletes
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+_BEGIN = insert(runs).on_conflict_do_nothing().returning(runs.c.id)
+_FIND = sa.select(runs).where(runs.c.id == bindparam("run"))
+_DELETE = runs.delete().where(runs.c.id == bindparam("run"))
+_FIND_BUSY = sa.select(runs.c.id).where(
+    runs.c.collector == bindparam("name"),
+    runs.c.mode == bindparam("of_mode", type_=runs.c.mode.type),
+    runs.c.outcome.is_(None) & runs.c.forbids,
+)
+_raise = insert(slots)
+# It must hold what is known: two replicas that count @every from their own start would each see a later one for ever.
+_RAISE_SLOT = _raise.on_conflict_do_update(
+    index_elements=["collector", "mode"],
+    set_={"at": _raise.excluded.at},
+    where=(slots.c.at == bindparam("known", type_=Instant())) & (slots.c.at < _raise.excluded.at),
+).returning(slots.c.at)
+_end = insert(runs)
+_END = _end.on_conflict_do_update(
+    index_elements=["id"],
+    set_={name: _end.excluded[name] for name in ("outcome", "ended", "attempts", "errors", "samples")},
+    where=runs.c.outcome.is_(None) & (runs.c.owner == _end.excluded.owner),
+).returning(runs.c.id)
+_FORGET_CHECKS = (
+    tables.checks.delete()
+    .where(tables.checks.c.collector == bindparam("name"))
+    .returning(tables.checks.c.key, tables.checks.c.measured_at)
+)
+_CHECKS = (
+    sa.select(tables.checks)
+    .where(tables.checks.c.collector.in_(bindparam("names", expanding=True)))
+    .order_by(tables.checks.c.collector, tables.checks.c.key)
+)
+_SUCCESSES = sa.select(runs.c.collector, sa.func.max(runs.c.ended)).where(tables.SUCCEEDED).group_by(runs.c.collector)
 
 
 class Busy(Exception):
@@ -47,9 +82,8 @@ class Claim(NamedTuple):
 class Runs:
     """A part of the Store. Writes are durable when they return."""
 
-    def __init__(self, database: Failover, outbox: Outbox) -> None:
+    def __init__(self, database: Failover) -> None:
         self._database = database
-        self._outbox = outbox
 
     async def slots(self, mode: Mode) -> dict[str, datetime]:
         """The last slot of each collector that was claimed in ``mode``."""
@@ -63,14 +97,31 @@ class Runs:
         had it. A repeat with the same run is a win.
         """
 
-        return await self._database.write(partial(_claim_slots, claims))
+        def work(connection: sa.Connection) -> dict[str, bool | Busy]:
+            # In one order, or two replicas would wait for each other's rows. The runs come first, because a run that is
+            # active must cost none its slot; and in one statement, because 200 slots of a minute start at once.
+            in_order = sorted(claims, key=lambda claim: claim.run.collector)
+            rows = [{**to_row(claim.run), "forbids": claim.forbids} for claim in in_order]
+            begun = set(connection.scalars(_BEGIN, rows))
+            return {
+                claim.run.id: _raise_slot(connection, claim)
+                if claim.run.id in begun
+                else _find_busy(connection, claim.run) or True
+                for claim in in_order
+            }
+
+        results = await self._database.write(work)
+        return [results[claim.run.id] for claim in claims]
 
     async def begin(self, run: Run, *, forbids: bool) -> None:
         """Keeps a run that no slot asked for. Raises Busy."""
-        try:
-            await self._database.write(lambda connection: _insert_run(connection, run, forbids))
-        except sa.exc.IntegrityError:
-            raise await self._database.read(partial(_find_busy, run)) from None
+
+        def work(connection: sa.Connection) -> Busy | None:
+            is_new = connection.execute(_BEGIN, {**to_row(run), "forbids": forbids}).first()
+            return None if is_new else _find_busy(connection, run)
+
+        if busy := await self._database.write(work):
+            raise busy
 
     async def end(
         self,
@@ -79,57 +130,48 @@ class Runs:
         checks: Sequence[Check] | None = None,
         state: Mapping[str, bytes | None] = _NOTHING,
         revisions: Mapping[str, int] = _NOTHING,
+        max_age: timedelta = timedelta.max,
     ) -> None:
         """Keeps an ended run, its samples (pending), the collector's checks and state, in one transaction.
 
-        ``checks``: all of the collector's from now on; None leaves them. ``state``: None deletes; what has a revision
-        in ``revisions`` is written only if it still has that one. A run that is not on record is kept as well; one that
-        has ended on record stays as it is, so that a repeat changes nothing.
+        ``checks``: all of the collector's from now on; None leaves them. ``max_age``: of their values, for the history.
+        ``state``: None deletes; what has a revision in ``revisions`` is written only if it still has that one. A run
+        that is not on record is kept as well; one that has ended on record stays as it is, so that a repeat changes
+        nothing.
         """
 
         def work(batch: Batch, connection: sa.Connection) -> None:
-            ended = insert(connection, runs).values(**to_row(run), forbids=False)
-            changed = {name: ended.excluded[name] for name in ("outcome", "ended", "attempts", "errors", "samples")}
-            is_active = runs.c.outcome.is_(None) & (runs.c.owner == ended.excluded.owner)
-            ended = ended.on_conflict_do_update(index_elements=["id"], set_=changed, where=is_active)
-            if connection.execute(ended.returning(runs.c.id)).first() is None:
+            if connection.execute(_END, {**to_row(run), "forbids": False}).first() is None:
                 return
-            insert_batch(batch, connection)
-            add_cycle(connection, run, checks or (), find_statuses(samples))
+            insert_batch(connection, batch)
+            before: dict[Any, Any] = {}
             if checks is not None:
-                connection.execute(tables.checks.delete().where(tables.checks.c.collector == run.collector))
-                upsert(tables.checks, [_to_check_row(run.collector, check) for check in checks], connection)
+                before = dict(map(tuple, connection.execute(_FORGET_CHECKS, {"name": run.collector})))
+                if checks:
+                    connection.execute(upsert(tables.checks), [_to_check_row(run.collector, each) for each in checks])
+            add_cycle(connection, run, checks or (), before, max_age)
             write_state(connection, run.collector, state, revisions)
 
         facts = {"run": run.id, "collector": run.collector, "mode": run.mode.value, "owner": run.owner}
-        await self._outbox.put_with(samples, facts, work)
+        batch = await self._database.compute(partial(to_batch, samples, facts))
+        await self._database.write(partial(work, batch))
 
     async def run(self, run_id: str) -> Run | None:
-        found = await self._database.load(Run, sa.select(runs).where(runs.c.id == run_id))
+        found = await self._database.load(Run, _FIND, {"run": run_id})
         return found[0] if found else None
 
     async def latest(self, collector: str | None = None) -> dict[str, Run]:
         """The last run of each collector (or of this one), active or ended."""
-        return await self._of_each(newest_runs(sa.true(), collector))
+        return await self._newest(sa.true(), collector)
 
     async def last_successes(self, collector: str | None = None) -> dict[str, datetime]:
         """When the last run of each collector (or of this one) that succeeded ended."""
-        query = sa.select(runs.c.collector, sa.func.max(runs.c.ended)).where(tables.SUCCEEDED)
-        if collector is not None:
-            query = query.where(runs.c.collector == collector)
-        return dict(map(tuple, await self._database.fetch(query.group_by(runs.c.collector))))
+        query = _SUCCESSES if collector is None else _SUCCESSES.where(runs.c.collector == collector)
+        return dict(map(tuple, await self._database.fetch(query)))
 
     async def last_failures(self, collector: str | None = None) -> dict[str, Run]:
         """The last run of each collector (or of this one) that ended without success."""
-        return await self._of_each(newest_runs(tables.FAILED, collector))
-
-    async def lost(self, collector: str, since: datetime) -> dict[DeliveryStatus, int]:
-        """How many samples of the collector were lost since then, by the status that says how; those that shadow mode
-        withheld are none."""
-        is_withheld = (outbox.c.status == DeliveryStatus.THROTTLED) & (outbox.c.mode == Mode.SHADOW)
-        query = sa.select(outbox.c.status, sa.func.sum(outbox.c.samples)).group_by(outbox.c.status)
-        query = query.where(tables.LOST, outbox.c.collector == collector, outbox.c.settled_at >= since, ~is_withheld)
-        return {status: int(lost) for status, lost in await self._database.fetch(query)}
+        return await self._newest(tables.FAILED, collector)
 
     async def checks(self, collector: str) -> list[Check]:
         return (await self.checks_of([collector])).get(collector, [])
@@ -138,8 +180,7 @@ class Runs:
         found: dict[str, list[Check]] = {}
 
         def work(connection: sa.Connection) -> None:
-            query = sa.select(tables.checks).where(tables.checks.c.collector.in_(collectors))
-            for row in connection.execute(query.order_by(tables.checks.c.collector, tables.checks.c.key)):
+            for row in connection.execute(_CHECKS, {"names": collectors}):
                 found.setdefault(row.collector, []).append(from_row(Check, row))
 
         await self._database.read(work)
@@ -149,28 +190,35 @@ class Runs:
         return {pause.collector: pause for pause in await self._database.load(Pause, sa.select(tables.pauses))}
 
     async def pause(self, pause: Pause) -> None:
-        await self._database.write(partial(upsert, tables.pauses, [to_row(pause)]))
+        await self._database.execute(upsert(tables.pauses), to_row(pause))
 
     async def resume(self, collector: str) -> None:
         await self._database.execute(tables.pauses.delete().where(tables.pauses.c.collector == collector))
 
     async def save_log(self, run_id: str, lines: Sequence[LogLine]) -> None:
         """Keeps a run's log lines in place of those before."""
-        await self._database.write(partial(upsert, tables.run_logs, [{"run": run_id, "lines": list(lines)}]))
+        await self._database.execute(upsert(tables.run_logs), {"run": run_id, "lines": lines})
 
     async def log(self, run_id: str) -> list[LogLine]:
         rows = await self._database.fetch(sa.select(tables.run_logs.c.lines).where(tables.run_logs.c.run == run_id))
-        return list(rows[0].lines) if rows else []
+        return rows[0].lines if rows else []
 
     async def audit(self, entry: AuditEntry) -> None:
-        await self._database.execute(tables.audit.insert().values(to_row(entry)))
+        await self._database.execute(tables.audit.insert(), to_row(entry))
 
     async def audit_entries(self, limit: int = 100) -> list[AuditEntry]:
         """Newest first."""
         newest = sa.select(tables.audit).order_by(tables.audit.c.id.desc()).limit(limit)
         return await self._database.load(AuditEntry, newest)
 
-    async def _of_each(self, ids: sa.Select[Any]) -> dict[str, Run]:
+    async def _newest(self, wanted: sa.ColumnElement[bool] | sa.TextClause, collector: str | None) -> dict[str, Run]:
+        """Each collector's newest run that is ``wanted``: a look into the index for each, no walk over all."""
+        is_asked = sa.true() if collector is None else runs.c.collector == collector
+        names = sa.select(runs.c.collector).where(is_asked).distinct().subquery()
+        each = runs.alias()
+        newest = sa.select(each.c.id).where(each.c.collector == names.c.collector, wanted)
+        newest = newest.order_by(each.c.started.desc(), each.c.id.desc()).limit(1).correlate(names)
+        ids = sa.select(newest.scalar_subquery()).select_from(names)
         found = await self._database.load(Run, sa.select(runs).where(runs.c.id.in_(ids)))
         return {run.collector: run for run in found}
 
@@ -197,16 +245,6 @@ class Runs:
         return await self._database.load(Run, query)
 
 
-def newest_runs(wanted: sa.ColumnElement[bool] | sa.TextClause, collector: str | None = None) -> sa.Select[Any]:
-    """The ids of each collector's newest run that is ``wanted``: a look into the index for each, no walk over all."""
-    is_asked = sa.true() if collector is None else runs.c.collector == collector
-    names = sa.select(runs.c.collector).where(is_asked).distinct().subquery()
-    each = runs.alias()
-    newest = sa.select(each.c.id).where(each.c.collector == names.c.collector, wanted)
-    newest = newest.order_by(each.c.started.desc(), each.c.id.desc()).limit(1).correlate(names)
-    return sa.select(newest.scalar_subquery()).select_from(names)
-
-
 def interrupt_active(connection: sa.Connection, now: datetime) -> int:
     """Ends the runs that a dead process left active; how many."""
     rows = connection.execute(sa.select(runs).where(runs.c.outcome.is_(None))).all()
@@ -214,67 +252,50 @@ def interrupt_active(connection: sa.Connection, now: datetime) -> int:
         errors = (*run.errors, PartialFailure("the daemon ended before the run did"))
         ended = max(run.started, now)  # whatever the clock did
         done = replace(run, outcome=Outcome.INTERRUPTED, ended=ended, errors=errors)
-        connection.execute(runs.update().where(runs.c.id == run.id).values(to_row(done)))
+        connection.execute(_END, {**to_row(done), "forbids": False})
         add_cycle(connection, done)
     return len(rows)
 
 
-def _claim_slots(claims: Sequence[Claim], connection: sa.Connection) -> list[bool | Busy]:
-    """A handful of statements however many the claims are: 200 slots of one minute must start within a moment."""
-    results: dict[str, bool | Busy] = {claim.run.id: False for claim in claims}
-    for again in connection.scalars(sa.select(runs.c.id).where(runs.c.id.in_(results))):
-        results[again] = True
-    # Locked in one order, or two replicas would wait for each other's rows.
-    ours = slots.c.collector.in_([claim.run.collector for claim in claims])
-    query = sa.select(slots).where(ours).order_by(slots.c.collector, slots.c.mode).with_for_update()
-    last = {(row.collector, row.mode): row.at for row in connection.execute(query)}
-    open_ = [claim for claim in claims if not results[claim.run.id] and _is_open(claim, last)]
-    if open_:
-        # The runs first: one that is in the way must not cost its collector the slot.
-        begin = insert(connection, runs).on_conflict_do_nothing().returning(runs.c.id)
-        begun = set(connection.scalars(begin, [{**to_row(claim.run), "forbids": claim.forbids} for claim in open_]))
-        won = _raise_slots(connection, [claim for claim in open_ if claim.run.id in begun])
-        if lost := begun - won:
-            connection.execute(runs.delete().where(runs.c.id.in_(lost)))
-        results |= dict.fromkeys(won, True)
-        results |= {run.id: _find_busy(run, connection) for run, _, _ in open_ if run.id not in begun}
-    return list(results.values())
+def delete_runs(connection: sa.Connection, keep_failed: int, keep_ended: int, own: HistoryLimits) -> int:
+    """Deletes ended runs beyond the newest that are kept, with chunks and logs; how many, at most so many a call.
+
+    The newest of each kind stays in any case, so does a run with samples that wait.
+    """
+    is_good = sa.case((tables.SUCCEEDED, 1), else_=0).label("is_good")
+    newest = (runs.c.started.desc(), runs.c.id.desc())
+    place = sa.func.row_number().over(partition_by=(runs.c.collector, is_good), order_by=newest).label("place")
+    ranked = sa.select(runs.c.id, runs.c.collector, is_good, place).where(runs.c.outcome.is_not(None)).subquery()
+    least = min([keep_failed, keep_ended, *(limit for pair in own.values() for limit in pair if limit is not None)])
+    waits = sa.exists().where(outbox.c.run == ranked.c.id, outbox.c.status.in_(DUE))
+    gone = []
+    for row in connection.execute(sa.select(ranked).where(ranked.c.place > max(1, least), ~waits)):
+        limit = own.get(row.collector, (None, None))[row.is_good]
+        if limit is None:
+            limit = (keep_failed, keep_ended)[row.is_good]
+        if row.place > max(1, limit):
+            gone.append(row.id)
+    for column in (outbox.c.run, tables.run_logs.c.run, runs.c.id):
+        connection.execute(column.table.delete().where(column.in_(gone[:_STEP])))
+    return len(gone[:_STEP])
 
 
-def _is_open(claim: Claim, last: Mapping[tuple[str, Mode], datetime]) -> bool:
-    """Whether the slot on record is the one that the claim knows. It must rise: two replicas that count @every from
-    their own start would each see a later one for ever."""
-    at = last.get((claim.run.collector, claim.run.mode))
-    return at == claim.known and (at is None or (claim.run.slot is not None and claim.run.slot > at))
+def _raise_slot(connection: sa.Connection, claim: Claim) -> bool:
+    """Whether the slot is that of the run, which has been begun."""
+    slot = {"collector": claim.run.collector, "mode": claim.run.mode, "at": claim.run.slot, "known": claim.known}
+    if connection.execute(_RAISE_SLOT, slot).first():
+        return True
+    connection.execute(_DELETE, {"run": claim.run.id})
+    return False
 
 
-def _raise_slots(connection: sa.Connection, claims: Sequence[Claim]) -> set[str]:
-    """Keeps the slots; the ids of the runs that have them now. A collector's first slot may be another replica's."""
-    rows = {
-        claim.run.id: {"collector": claim.run.collector, "mode": claim.run.mode, "at": claim.run.slot}
-        for claim in claims
-    }
-    first = [rows[claim.run.id] for claim in claims if claim.known is None]
-    upsert(slots, [rows[claim.run.id] for claim in claims if claim.known is not None], connection)
-    if not first:
-        return set(rows)
-    put = insert(connection, slots).on_conflict_do_nothing().returning(slots.c.collector)
-    lost = {row["collector"] for row in first} - set(connection.scalars(put, first))
-    return {id_ for id_, row in rows.items() if row["collector"] not in lost}
-
-
-def _find_busy(run: Run, connection: sa.Connection) -> Busy:
-    is_other = runs.c.outcome.is_(None) & runs.c.forbids
-    query = sa.select(runs.c.id).where(runs.c.collector == run.collector, runs.c.mode == run.mode, is_other)
-    row = connection.execute(query).first()
-    return Busy(row.id if row else "")
-
-
-def _insert_run(connection: sa.Connection, run: Run, forbids: bool) -> None:
-    begun = insert(connection, runs).values(**to_row(run), forbids=forbids)
-    connection.execute(begun.on_conflict_do_nothing(index_elements=["id"]))
+def _find_busy(connection: sa.Connection, run: Run) -> Busy | None:
+    """What is in the way of a run, None where it is on record itself."""
+    if connection.execute(_FIND, {"run": run.id}).first():
+        return None
+    busy = connection.execute(_FIND_BUSY, {"name": run.collector, "of_mode": run.mode}).first()
+    return Busy(busy.id if busy else "")
 
 
 def _to_check_row(collector: str, check: Check) -> dict[str, Any]:
-    evidence = check.evidence[:_MAX_EVIDENCE]
-    return {**to_row(check), "collector": collector, "evidence": evidence}
+    return {**to_row(check), "collector": collector, "evidence": check.evidence[:_MAX_EVIDENCE]}

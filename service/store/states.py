@@ -1,21 +1,39 @@
-"""What collectors want to know next time, and snapshots that were pushed until a run has read them."""
+"""What collectors want to know next time, snapshots that were pushed to them, and changes of checks to be notified."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 
+import msgspec
 import sqlalchemy as sa
+from sqlalchemy import bindparam
 
+from service.domain.alerts import NotifiedState, StateChange
+from service.domain.checks import CheckKey
 from service.domain.errors import Unavailable
 from service.store.fallback import Failover
-from service.store.tables import insert, pushes, state
+from service.store.tables import events, insert, pushes, state, to_json
 
 # A run that writes this key says with it which push it has read last (``str(push.id).encode()``): in the transaction
 # of the run's end, older ones leave. The newest one stays, read or not.
 READ_PUSH = "push"
 MAX_PUSHES = 50  # unread ones, of a collector
+_NOTIFIED = "$notified"  # a key of our own among the collector's
 _RETRY_AFTER = 5.0
+
+_OF_COLLECTOR = pushes.c.collector == bindparam("name")
+_NEWEST = sa.select(sa.func.max(pushes.c.id)).where(_OF_COLLECTOR).scalar_subquery()
+_READ = sa.select(state.c.value, state.c.revision).where(
+    state.c.collector == bindparam("name"), state.c.key == bindparam("key_")
+)
+_write = insert(state)
+_WRITE = _write.on_conflict_do_update(
+    index_elements=["collector", "key"],
+    set_={"value": _write.excluded.value, "revision": state.c.revision + 1},
+    where=sa.func.coalesce(bindparam("expected", type_=sa.BigInteger), state.c.revision) == state.c.revision,
+)
+_decode_notified = msgspec.json.Decoder(list[tuple[CheckKey, NotifiedState]]).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +47,15 @@ class Push:
     is_read: bool
 
 
+@dataclass(frozen=True, slots=True)
+class PendingChange:
+    """``at``: when the change was noticed."""
+
+    id: int
+    at: datetime
+    change: StateChange
+
+
 class States:
     """A part of the Store."""
 
@@ -37,8 +64,7 @@ class States:
 
     async def read(self, collector: str, key: str) -> tuple[bytes | None, int]:
         """The value and its revision, which the end of a run wants back; None and 0 where there is none."""
-        query = sa.select(state.c.value, state.c.revision).where(state.c.collector == collector, state.c.key == key)
-        rows = await self._database.fetch(query)
+        rows = await self._database.fetch(_READ, {"name": collector, "key_": key})
         return (rows[0].value, rows[0].revision) if rows else (None, 0)
 
     async def write(self, collector: str, values: Mapping[str, bytes | None]) -> None:
@@ -67,9 +93,35 @@ class States:
 
     async def pushes(self, collector: str) -> list[Push]:
         """Those that no run has read and the newest one, oldest first."""
-        newest = sa.select(sa.func.max(pushes.c.id)).where(pushes.c.collector == collector).scalar_subquery()
-        wanted = (pushes.c.collector == collector) & (~pushes.c.is_read | (pushes.c.id == newest))
-        return await self._database.load(Push, sa.select(pushes).where(wanted).order_by(pushes.c.id))
+        wanted = sa.select(pushes).where(_OF_COLLECTOR, ~pushes.c.is_read | (pushes.c.id == _NEWEST))
+        return await self._database.load(Push, wanted.order_by(pushes.c.id), {"name": collector})
+
+    async def notified(self, collector: str) -> dict[CheckKey, NotifiedState]:
+        """Which state of each check was notified last."""
+        value, _ = await self.read(collector, _NOTIFIED)
+        return dict(_decode_notified(value)) if value else {}
+
+    async def record_changes(
+        self, collector: str, changes: Iterable[StateChange], states: Mapping[CheckKey, NotifiedState], now: datetime
+    ) -> None:
+        """Keeps in one transaction what is notified from now on (all of the collector's) and the changes to send."""
+        notified = {_NOTIFIED: to_json(list(states.items())).encode()}
+        new = [{"owner": "", "at": now, "change": change} for change in changes]
+
+        def work(connection: sa.Connection) -> None:
+            write_state(connection, collector, notified)
+            if new:
+                connection.execute(events.insert(), new)
+
+        await self._database.write(work)
+
+    async def pending_changes(self) -> list[PendingChange]:
+        """Oldest first."""
+        return await self._database.load(PendingChange, sa.select(events).order_by(events.c.id))
+
+    async def settle_changes(self, ids: Iterable[int]) -> None:
+        """Forgets changes: they were sent, or dropped."""
+        await self._database.execute(events.delete().where(events.c.id.in_(list(ids))))
 
 
 def write_state(
@@ -80,17 +132,12 @@ def write_state(
 ) -> None:
     """Writes ``values``; what has a revision in ``revisions`` only if it still has that one."""
     for key, value in values.items():
-        row = {"collector": collector, "key": key, "revision": 1, "value": value}
-        write = insert(connection, state).values(row)
-        is_unchanged = state.c.revision == revisions[key] if key in revisions else None
-        write = write.on_conflict_do_update(
-            index_elements=["collector", "key"],
-            set_={"value": write.excluded.value, "revision": state.c.revision + 1},
-            where=is_unchanged,
-        )
-        connection.execute(write)
+        row = {"collector": collector, "key": key, "revision": 1, "value": value, "expected": revisions.get(key)}
+        connection.execute(_WRITE, row)
         if key == READ_PUSH and value:
-            of_collector = pushes.c.collector == collector
-            connection.execute(pushes.update().where(of_collector, pushes.c.id <= int(value)).values(is_read=True))
-            newest = sa.select(sa.func.max(pushes.c.id)).where(of_collector).scalar_subquery()
-            connection.execute(pushes.delete().where(of_collector, pushes.c.is_read, pushes.c.id < newest))
+            of_collector = {"name": collector, "last": int(value)}
+            is_older = pushes.c.id <= bindparam("last")
+            connection.execute(pushes.update().where(_OF_COLLECTOR, is_older).values(is_read=True), of_collector)
+            connection.execute(
+                pushes.delete().where(_OF_COLLECTOR, pushes.c.is_read, pushes.c.id < _NEWEST), of_collector
+            )

@@ -1,7 +1,8 @@
 """The store as its users see it: one object, whatever becomes of the disk below it."""
 
+import os
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,19 +13,21 @@ import structlog
 
 from service.domain.errors import Unavailable
 from service.domain.runs import Mode
-from service.store import directory, retention, tables
-from service.store.engine import open_file, open_memory, open_server, prepare, read_revision
-from service.store.fallback import Failover, recover_sending, shrink_outbox
+from service.store import engine, tables
+from service.store.chunks import recover_sending, shrink_outbox
+from service.store.fallback import Failover
 from service.store.history import History
-from service.store.notifications import Notifications
-from service.store.outbox import Outbox
-from service.store.runs import Runs, interrupt_active
+from service.store.outbox import Outbox, empty_chunks
+from service.store.runs import HistoryLimits, Runs, delete_runs, interrupt_active
 from service.store.states import States
 
 if TYPE_CHECKING:
     from service.config.settings import StoreSettings
 
 log = structlog.get_logger(__name__)
+
+_MAX_AUDIT = 10_000
+_COUNTS_KEPT = timedelta(hours=2)
 
 
 def _now() -> datetime:
@@ -47,16 +50,15 @@ class Store:
         limits: "StoreSettings | None" = None,
         *,
         path: Path | None = None,
-        lock: directory.Lock | None = None,
+        lock: int | None = None,
         is_empty: bool = True,
     ) -> None:
         self.mode = Mode.LIVE
-        self.history_limits: retention.HistoryLimits = {}
+        self.history_limits: HistoryLimits = {}
         self.is_empty = is_empty
         self.outbox = Outbox(database, clock, lambda: self.mode)
-        self.runs = Runs(database, self.outbox)
+        self.runs = Runs(database)
         self.history = History(database)
-        self.notifications = Notifications(database)
         self.states = States(database)
         self._database = database
         self._limits = limits
@@ -76,18 +78,18 @@ class Store:
 
         def work() -> Store:
             if url:
-                database = prepare(open_server(url))
+                database = engine.prepare(engine.open_server(url))
                 return cls(Failover(database, clock), clock, limits, is_empty=database.read(is_unused))
-            path = state_dir / directory.DATABASE
-            lock = directory.Lock(state_dir)
+            path = state_dir / engine.DATABASE
+            lock = engine.lock_directory(state_dir)
             try:
-                database = directory.open_database(path, clock())
+                database = engine.open_database(path, clock())
                 is_empty = database.read(is_unused)
                 database.write(partial(take_over, clock()))
             except BaseException:
-                lock.release()
+                os.close(lock)
                 raise
-            failover = Failover(database, clock, lambda damage: directory.open_database(path, clock(), damage))
+            failover = Failover(database, clock, lambda damage: engine.open_database(path, clock(), damage))
             return cls(failover, clock, limits, path=path, lock=lock, is_empty=is_empty)
 
         return await anyio.to_thread.run_sync(work)
@@ -100,11 +102,11 @@ class Store:
         """
 
         def work() -> Store:
-            path = state_dir / directory.DATABASE
-            with directory.translate(path):
+            path = state_dir / engine.DATABASE
+            with engine.translate(path):
                 exists = path.exists() and path.stat().st_size > 0
-            database = open_file(path, read_only=True) if exists else open_memory()
-            if (revision := database.read(read_revision)) != tables.REVISION:
+            database = engine.open_file(path, read_only=True) if exists else engine.open_memory()
+            if (revision := database.read(engine.read_revision)) != tables.REVISION:
                 raise Unavailable(f"{path} is of another version ({revision or 'unknown'}, not {tables.REVISION})")
             return cls(Failover(database, _now), path=path, is_empty=database.read(is_unused))
 
@@ -134,11 +136,11 @@ class Store:
         if limits is None:
             return 0
         before = now - limits.retention
-        while await write(lambda tx: retention.delete_runs(tx, limits.keep_failed, limits.keep_ended, own)):
+        while await write(lambda tx: delete_runs(tx, limits.keep_failed, limits.keep_ended, own)):
             pass
-        while await write(lambda tx: retention.empty_chunks(tx, before)):
+        while await write(lambda tx: empty_chunks(tx, before)):
             pass
-        await write(lambda tx: retention.delete_old_rows(tx, now, before))
+        await write(lambda tx: _delete_old_rows(tx, now, before))
         size = sa.func.length(tables.outbox.c.body)
         if expired := await write(lambda tx: shrink_outbox(tx, size, limits.max_bytes, now)):
             log.warning("the store was full: the oldest samples that waited had to go", samples=expired)
@@ -148,13 +150,13 @@ class Store:
         """Copies the store while it is in use; ``target`` is whole or untouched. Raises ConfigError or Unavailable."""
         if self._path is None:
             raise Unavailable("a store on PostgreSQL is backed up with the tools of PostgreSQL")
-        await anyio.to_thread.run_sync(directory.copy, self._path, target)
+        await anyio.to_thread.run_sync(engine.back_up, self._path, target)
 
     async def close(self) -> None:
         """Lets the next process open it."""
         await self._database.close()
         if self._lock:
-            self._lock.release()
+            os.close(self._lock)
             self._lock = None
 
 
@@ -169,3 +171,15 @@ def is_unused(connection: sa.Connection) -> bool:
     return not connection.execute(
         sa.select(sa.exists(sa.select(tables.slots)) | sa.exists(sa.select(tables.runs)))
     ).scalar()
+
+
+def _delete_old_rows(connection: sa.Connection, now: datetime, before: datetime) -> None:
+    """Of the audit log, the history of checks, and the seconds of counts."""
+    kept = sa.select(sa.func.max(tables.audit.c.id) - _MAX_AUDIT).scalar_subquery()
+    for is_old in (
+        tables.audit.c.id <= kept,
+        tables.hours.c.hour < int(before.timestamp()) // 3600,
+        tables.cycles.c.number < tables.to_micros(before),  # its number is the instant of its end
+        tables.count_seconds.c.second < int((now - _COUNTS_KEPT).timestamp()),
+    ):
+        connection.execute(is_old.left.table.delete().where(is_old))

@@ -4,15 +4,17 @@ Instants are microseconds since the epoch; those of samples are whole seconds.
 """
 
 import json
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import (
+    insert as insert,
+)  # its ON CONFLICT is SQLite's as well, and compiles for both
 
 from service.domain.alerts import StateChange
 from service.domain.checks import CheckKey
@@ -210,17 +212,9 @@ cycles = sa.Table(
     *_columns(Text, "collector", "run"),
     *_columns(Float, "start", "seconds"),
     *_columns(Text, "outcome"),
+    *_columns(Json(dict[int, tuple[str, bool, float | None]]), "cells"),  # by domain.checks.check_id: history.Cell
     Index("cycles_by_collector", "collector", "number"),
     Index("cycles_by_run", "run"),
-)
-cells = sa.Table(
-    "cells",
-    meta,
-    *_columns(BigInteger, "cycle", "check_id", key=True),  # check_id: domain.checks.check_id
-    *_columns(sa.Text, "status"),
-    *_columns(Boolean, "carried"),
-    *_columns(Float, "value", null=True),
-    sqlite_with_rowid=False,
 )
 hours = sa.Table(
     "hours",
@@ -248,14 +242,6 @@ pushes = sa.Table(
     Index("pushes_by_collector", "collector", "id"),
     sqlite_autoincrement=True,
 )
-notified = sa.Table(
-    "notified",
-    meta,
-    *_columns(Text, "collector", key=True),
-    *_columns(Json(CheckKey), "key", key=True),
-    *_columns(Word(Status), "status"),
-    *_columns(Instant, "since"),
-)
 events = sa.Table(
     "events",
     meta,
@@ -280,19 +266,12 @@ def to_row(value: Any) -> dict[str, Any]:
     return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
-def insert(connection: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
-    """INSERT with the ON CONFLICT that both databases have."""
-    return (sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert)(table)
-
-
-def upsert(table: sa.Table, rows: Sequence[Mapping[str, Any]], connection: sa.Connection) -> None:
-    """Inserts rows; where the key is there, all other columns are replaced."""
-    if not rows:
-        return
-    statement = insert(connection, table)
+@cache  # to build a statement takes as long as to execute it
+def upsert(table: sa.Table) -> sa.Insert:
+    """Inserts a row; where its key is there, all other columns are replaced."""
+    statement = insert(table)
     keys = [column.name for column in table.primary_key]
-    if changed := {name: statement.excluded[name] for name in rows[0] if name not in keys}:
-        statement = statement.on_conflict_do_update(index_elements=keys, set_=changed)
-    else:
-        statement = statement.on_conflict_do_nothing()
-    connection.execute(statement, rows)
+    changed = {column.name: statement.excluded[column.name] for column in table.columns if column.name not in keys}
+    if not changed:
+        return statement.on_conflict_do_nothing()
+    return statement.on_conflict_do_update(index_elements=keys, set_=changed)

@@ -15,7 +15,7 @@ from service.domain.delivery import DeliveryStatus
 from service.domain.errors import ConfigError, Unavailable
 from service.domain.runs import Outcome
 from service.store import Store, find_lock_holder
-from service.store.directory import DATABASE
+from service.store.engine import DATABASE
 from tests.integration.store.cases import DISTRIBUTION, NOW, claim, deliver, ended, keep, opened, samples, started
 
 HOLDER = """
@@ -109,7 +109,7 @@ async def test_what_was_under_way_when_the_process_died_is_settled_at_the_next_s
         assert run.error == "the daemon ended before the run did"
         assert [cycle.outcome for cycle in (await store.history.cycles({"ci": 0}))["ci"]] == ["Complete", "Interrupted"]
         assert await store.outbox.counts([done.id]) == {done.id: {DeliveryStatus.PENDING: 3, DeliveryStatus.UNKNOWN: 2}}
-        assert await store.runs.lost("ci", NOW) == {DeliveryStatus.UNKNOWN: 2}
+        assert await store.outbox.lost("ci", NOW) == {DeliveryStatus.UNKNOWN: 2}
         await store.runs.begin(started(2), forbids=True)
 
 
@@ -161,32 +161,20 @@ async def test_a_damaged_database_is_set_aside_and_a_new_one_starts(tmp_path: Pa
         assert await deliver(store) == 2
 
 
-@pytest.mark.parametrize("what", ["emptied", "cut", "removed", "replaced"])
-async def test_a_file_that_others_spoil_in_use_costs_no_restart(tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("length", [0, 8192])
+async def test_a_file_that_is_cut_in_use_costs_no_restart(tmp_path: Path, length: int) -> None:
     """What runs need goes on; what waited is kept where it can still be read."""
-    database = tmp_path / DATABASE
     async with opened(tmp_path) as store:
         await keep(store, started(), samples(2_000), state={"k": b"1"})
-    other = database.read_bytes()
     async with opened(tmp_path) as store:
-        if what == "emptied":
-            os.truncate(database, 0)
-        elif what == "cut":
-            os.truncate(database, 8192)
-        elif what == "removed":
-            for suffix in ("", "-wal", "-shm"):
-                (tmp_path / f"{DATABASE}{suffix}").unlink()
-        else:
-            (tmp_path / "restored").write_bytes(other)
-            (tmp_path / "restored").replace(database)
+        os.truncate(tmp_path / DATABASE, length)
         for number in range(1, 4):
             await keep(store, started(number), samples(1))
         await store.recover()
         assert store.trouble is None
         await store.check()
         await keep(store, started(9), samples(1))
-        kept = await deliver(store)
-        assert kept >= 1 if what in ("emptied", "cut") else kept == 2_004
+        assert await deliver(store) >= 1
         with pytest.raises(ConfigError, match="in use"):
             await Store.open(tmp_path, StoreSettings())
     async with opened(tmp_path) as store:

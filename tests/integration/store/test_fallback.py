@@ -16,7 +16,7 @@ from service.domain.delivery import DeliveryStatus
 from service.domain.errors import Unavailable
 from service.domain.runs import Actor, AuditEntry, Mode, Pause
 from service.domain.samples import Status
-from service.store.directory import DATABASE
+from service.store.engine import DATABASE
 from tests.integration.store.cases import (
     COUNT,
     DISTRIBUTION,
@@ -76,7 +76,7 @@ async def test_runs_go_on_in_memory_and_come_to_the_disk_later(tmp_path: Path) -
             await keep(store, started(1), samples(2), checks=[check(Status.FAIL, 9.0)], state={"k": b"2", "gone": None})
             assert await claim_slot(store, started(2), NOW + MINUTE, forbids=True)
             await store.runs.resume("evals")
-            await store.notifications.record("ci", [], {KEY: NotifiedState(Status.FAIL, NOW)}, NOW)
+            await store.states.record_changes("ci", [], {KEY: NotifiedState(Status.FAIL, NOW)}, NOW)
             await store.runs.audit(AuditEntry(NOW, "resume", Actor("signal")))
             assert not await store.recover()
         assert await store.recover()
@@ -90,7 +90,7 @@ async def test_runs_go_on_in_memory_and_come_to_the_disk_later(tmp_path: Path) -
         assert await store.states.read("ci", "k") == (b"2", 2)
         assert await store.states.read("ci", "gone") == (None, 2)
         assert await store.runs.pauses() == {}
-        assert await store.notifications.notified("ci") == {KEY: NotifiedState(Status.FAIL, NOW)}
+        assert await store.states.notified("ci") == {KEY: NotifiedState(Status.FAIL, NOW)}
         assert [entry.action for entry in await store.runs.audit_entries()] == ["resume"]
         assert len((await store.history.cycles({"ci": 0, "evals": 0}))["ci"]) == 3
         assert await deliver(store) == 6
@@ -131,7 +131,7 @@ async def test_memory_is_bounded_and_the_oldest_samples_go_first(tmp_path: Path)
                 await keep(store, started(number), samples(10_000, at=NOW + number * MINUTE))
             pending = await store.outbox.pending()
             assert (pending.samples, pending.oldest) == (50_000, NOW + MINUTE)
-            assert await store.runs.lost("ci", NOW) == {DeliveryStatus.EXPIRED: 10_000}
+            assert await store.outbox.lost("ci", NOW) == {DeliveryStatus.EXPIRED: 10_000}
         assert await store.recover()
         assert (await store.outbox.pending()).samples == 50_000
         assert await store.outbox.counts([started().id]) == {started().id: {DeliveryStatus.EXPIRED: 10_000}}

@@ -128,7 +128,7 @@ async def test_points_of_a_claimed_chunk_are_dropped_and_the_rest_is_sent(store:
     await keep(store, started(1), samples(1))
     (chunk,) = await claim(store)
     assert await store.outbox.drop(chunk, {0}, DeliveryStatus.EXPIRED, "too old") is None
-    assert await store.runs.lost("ci", NOW) == {DeliveryStatus.THROTTLED: 2, DeliveryStatus.EXPIRED: 1}
+    assert await store.outbox.lost("ci", NOW) == {DeliveryStatus.THROTTLED: 2, DeliveryStatus.EXPIRED: 1}
 
 
 async def test_samples_of_no_run_leave_once_they_are_delivered(store: Store) -> None:
@@ -260,6 +260,6 @@ async def test_a_full_outbox_gives_up_its_oldest_samples(store: Store, is_delive
     pending = (await store.outbox.pending()).samples
     assert pending + expired == (5_000 if is_delivered else 15_000)
     assert (expired == 0) == is_delivered
-    lost = await store.runs.lost("ci", NOW)
+    lost = await store.outbox.lost("ci", NOW)
     assert lost == ({} if is_delivered else {DeliveryStatus.EXPIRED: expired})
     assert await store.prune(NOW) == 0

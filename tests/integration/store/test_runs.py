@@ -158,15 +158,15 @@ async def test_the_log_of_a_run_is_replaced_as_a_whole(store: Store) -> None:
 async def test_losses_are_counted_by_the_time_of_the_loss(store: Store) -> None:
     await keep(store, started(), samples(3))
     await deliver(store, DeliveryStatus.REJECTED)
-    assert await store.runs.lost("ci", NOW) == {DeliveryStatus.REJECTED: 3}
-    assert await store.runs.lost("ci", NOW + MINUTE) == {}
-    assert await store.runs.lost("evals", NOW) == {}
+    assert await store.outbox.lost("ci", NOW) == {DeliveryStatus.REJECTED: 3}
+    assert await store.outbox.lost("ci", NOW + MINUTE) == {}
+    assert await store.outbox.lost("evals", NOW) == {}
 
 
 async def test_what_shadow_mode_withholds_is_not_lost(store: Store) -> None:
     await keep(store, started(mode=Mode.SHADOW), samples(3))
     await deliver(store, DeliveryStatus.THROTTLED)
-    assert await store.runs.lost("ci", NOW) == {}
+    assert await store.outbox.lost("ci", NOW) == {}
 
 
 # State and pushes
@@ -221,14 +221,14 @@ def change(number: int) -> StateChange:
 
 async def test_changes_wait_in_their_order_until_they_are_settled(store: Store) -> None:
     notified = {KEY: NotifiedState(Status.FAIL, NOW)}
-    await store.notifications.record("ci", [change(0), change(1)], notified, NOW)
-    assert await store.notifications.notified("ci") == notified
-    pending = await store.notifications.pending()
+    await store.states.record_changes("ci", [change(0), change(1)], notified, NOW)
+    assert await store.states.notified("ci") == notified
+    pending = await store.states.pending_changes()
     assert [(each.change, each.at) for each in pending] == [(change(0), NOW), (change(1), NOW)]
-    await store.notifications.settle([pending[0].id])
-    assert await store.notifications.pending() == pending[1:]
-    await store.notifications.record("ci", [], {}, NOW)
-    assert await store.notifications.notified("ci") == {}
+    await store.states.settle_changes([pending[0].id])
+    assert await store.states.pending_changes() == pending[1:]
+    await store.states.record_changes("ci", [], {}, NOW)
+    assert await store.states.notified("ci") == {}
 
 
 # History
@@ -264,9 +264,8 @@ async def test_a_board_reads_cycles_cells_and_hours(store: Store) -> None:
 
 async def test_a_cycle_shows_the_status_that_was_sent(store: Store) -> None:
     """A value that is too old is unknown, though the check knows better; it says nothing of this cycle."""
-    await keep(store, started(), checks=[check(Status.PASS)])
-    sent = [Sample(CHECK_STATE, 2, NOW, dict(KEY))]
-    await keep(store, started(1), sent, checks=[check(Status.PASS)])
+    for number in range(2):
+        await keep(store, started(number), checks=[check(Status.PASS)], max_age=MINUTE)
     (cycle,) = (await store.history.cycles({"ci": 0}, 1))["ci"]
     number = check_id("ci", KEY)
     cells = (await store.history.check_histories([number], [cycle.number], NOW))[number].cells

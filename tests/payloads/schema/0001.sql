@@ -1,16 +1,14 @@
 -- The tables of schema 0001 on SQLite, as they were released.
 CREATE TABLE alembic_version ( version_num VARCHAR(32) NOT NULL, PRIMARY KEY (version_num) );
 CREATE TABLE audit ( id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, at BIGINT NOT NULL, action TEXT NOT NULL, collector TEXT NOT NULL, run TEXT NOT NULL, actor TEXT NOT NULL );
-CREATE TABLE cells ( cycle BIGINT NOT NULL, check_id BIGINT NOT NULL, status TEXT NOT NULL, carried BOOLEAN NOT NULL, value FLOAT, PRIMARY KEY (cycle, check_id) ) WITHOUT ROWID;
 CREATE TABLE checks ( collector TEXT NOT NULL, "key" TEXT NOT NULL, status TEXT NOT NULL, condition TEXT NOT NULL, metric TEXT NOT NULL, value FLOAT, since BIGINT NOT NULL, measured_at BIGINT, evidence TEXT NOT NULL, PRIMARY KEY (collector, "key") );
 CREATE TABLE count_seconds ( series BIGINT NOT NULL, second BIGINT NOT NULL, PRIMARY KEY (series, second) ) WITHOUT ROWID;
 CREATE INDEX count_seconds_by_second ON count_seconds (second);
-CREATE TABLE cycles ( number BIGINT NOT NULL, collector TEXT NOT NULL, run TEXT NOT NULL, start FLOAT NOT NULL, seconds FLOAT NOT NULL, outcome TEXT NOT NULL, PRIMARY KEY (number) );
+CREATE TABLE cycles ( number BIGINT NOT NULL, collector TEXT NOT NULL, run TEXT NOT NULL, start FLOAT NOT NULL, seconds FLOAT NOT NULL, outcome TEXT NOT NULL, cells TEXT NOT NULL, PRIMARY KEY (number) );
 CREATE INDEX cycles_by_collector ON cycles (collector, number);
 CREATE INDEX cycles_by_run ON cycles (run);
 CREATE TABLE events ( id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, owner TEXT NOT NULL, at BIGINT NOT NULL, change TEXT NOT NULL );
 CREATE TABLE hours ( check_id BIGINT NOT NULL, hour BIGINT NOT NULL, low FLOAT NOT NULL, high FLOAT NOT NULL, last FLOAT NOT NULL, failed BOOLEAN NOT NULL, PRIMARY KEY (check_id, hour) ) WITHOUT ROWID;
-CREATE TABLE notified ( collector TEXT NOT NULL, "key" TEXT NOT NULL, status TEXT NOT NULL, since BIGINT NOT NULL, PRIMARY KEY (collector, "key") );
 CREATE TABLE outbox ( id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL, collector TEXT NOT NULL, mode TEXT NOT NULL, kind TEXT NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL, owner TEXT NOT NULL, first INTEGER NOT NULL, samples INTEGER NOT NULL, bytes INTEGER NOT NULL, attempts INTEGER NOT NULL, oldest BIGINT NOT NULL, newest BIGINT NOT NULL, alone BOOLEAN NOT NULL, retry_at BIGINT, settled_at BIGINT, body BLOB NOT NULL );
 CREATE INDEX outbox_by_run ON outbox (run, first);
 CREATE INDEX outbox_by_status ON outbox (status, id, samples);

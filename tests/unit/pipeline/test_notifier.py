@@ -14,7 +14,7 @@ from service.domain.errors import Rejected, Unauthorized, Unavailable
 from service.domain.runs import Cause, Outcome, Run, new_run_id
 from service.domain.samples import Status
 from service.pipeline.notifier import MAX_EVENT_AGE, MAX_EVENTS, Notifier
-from service.store.notifications import Notifications
+from service.store.states import States
 from tests.unit.pipeline.stage import START, Disk, FakeClock, make_job, settle, without_threads
 
 PASS, FAIL = Status.PASS, Status.FAIL
@@ -206,7 +206,7 @@ async def test_while_the_store_is_lost_nothing_is_sent_twice(monkeypatch: pytest
     async with here() as it:
         await it.run_ends(make_check(PASS))
         with monkeypatch.context() as broken:
-            broken.setattr(Notifications, "settle", fail)
+            broken.setattr(States, "settle_changes", fail)
             with pytest.raises(Unavailable):
                 await it.run_ends(make_check(FAIL))
             with pytest.raises(Unavailable):
