@@ -14,24 +14,22 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from logging.handlers import QueueHandler, QueueListener
 from queue import Full, Queue
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import structlog
 
-from service.config.masking import escape_control_characters, mask, redact
+from service.config.masking import escape_control_characters, redact
 from service.domain.runs import LogLine
 
 if TYPE_CHECKING:
     from service.config.settings import Settings
 
-__all__ = ["LogBuffer", "buffer", "configure", "escape_control_characters", "flush", "mask", "redact"]
-
-_OURS = "service"
 _QUEUE_LINES = 10_000
 _FLUSH_SECONDS = 2.0
 _MAX_DEPTH = 8
@@ -97,45 +95,34 @@ def configure(
     form = settings.log.format if settings else "auto"
     shown = logging.getLevelNamesMapping()[(level or (settings.log.level if settings else "info")).upper()]
     is_console = form == "console" or (form == "auto" and stream.isatty())
-    about = settings and settings.datadog
-    names = {"service": about.service, "dd.env": about.env, "dd.version": about.version} if about else {}
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
     ]
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.processors.StackInfoRenderer(),
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,
     )
-    handler = _QueueHandler(stream, shown)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.stdlib.PositionalArgumentsFormatter(),
-                _add_error,
-                _redact_all,
-                _remember,
-                *(_console(stream, environ) if is_console else [_json(names)]),
-            ],
-        )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            _add_error,
+            lambda _, __, event: _clean(event),
+            _remember,
+            _console(stream, environ) if is_console else _json(settings),
+        ],
     )
     root = logging.getLogger()
     for before in [each for each in root.handlers if isinstance(each, _QueueHandler)]:
         root.removeHandler(before)
         before.close()
-    root.addHandler(handler)
-    logging.getLogger(_OURS).setLevel(logging.DEBUG)
+    root.addHandler(_QueueHandler(stream, shown, formatter))
     root.setLevel(logging.INFO if shown <= logging.DEBUG else logging.WARNING)
+    logging.getLogger("service").setLevel(logging.DEBUG)
     logging.captureWarnings(True)
 
 
@@ -145,35 +132,33 @@ def flush() -> None:
         handler.flush()
 
 
-class _QueueHandler(logging.Handler):
-    """Renders each record from ``shown`` on where it is logged; a thread writes the lines.
+class _QueueHandler(QueueHandler):
+    """Renders each record where it is logged, which remembers it, too; a thread writes the lines.
 
-    While the stream takes nothing (a pipe that is full) lines queue up, then they are dropped and counted; the count is
-    logged as soon as the stream takes lines again.
+    While the stream takes nothing (a pipe that is full) lines queue up, then they are dropped and counted.
     """
 
-    def __init__(self, stream: TextIO, shown: int) -> None:
-        super().__init__()
+    def __init__(self, stream: TextIO, shown: int, formatter: logging.Formatter) -> None:
+        self._lines: Queue[Any] = Queue(_QUEUE_LINES)
+        super().__init__(self._lines)
+        self.setFormatter(formatter)
         self._shown = shown
-        self._write = _writer(stream)
-        self._lines: Queue[str | None] = Queue(_QUEUE_LINES)
-        self._dropped = 0
-        threading.Thread(target=self._write_lines, name="log writer", daemon=True).start()
+        self._writer = _Writer(self._lines, stream, formatter)
+        self._writer.start()
 
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            line = self.format(record)  # which remembers it, too
-        except Exception as error:  # noqa: BLE001 - what is logged may not print; logging it must not end what logs it
-            # The library's own way would print the arguments unmasked.
-            message = record.msg.get("event") if isinstance(record.msg, dict) else record.msg
-            text = message if isinstance(message, str) else type(message).__name__
-            line = self._format_text(record.name, f"a log record can't be formatted ({type(error).__name__}): {text}")
-        if record.levelno < self._shown:
+    def enqueue(self, record: logging.LogRecord) -> None:
+        if record.levelno >= self._shown:
+            super().enqueue(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """What is logged may not print: that must not end what logs it, nor show its arguments unmasked."""
+        error = sys.exception()
+        if isinstance(error, Full):
+            self._writer.dropped += 1
             return
-        try:
-            self._lines.put_nowait(line)
-        except Full:
-            self._dropped += 1
+        message = record.msg.get("event") if isinstance(record.msg, dict) else record.msg
+        text = message if isinstance(message, str) else type(message).__name__
+        self.emit(_warning(record.name, f"a log record can't be formatted ({type(error).__name__}): {text}"))
 
     def flush(self) -> None:
         with self._lines.all_tasks_done:
@@ -181,44 +166,48 @@ class _QueueHandler(logging.Handler):
 
     def close(self) -> None:
         with suppress(Full):  # then the thread hangs in a stream that nobody reads, and ends with the process
-            self._lines.put_nowait(None)
+            self._writer.enqueue_sentinel()
         super().close()
 
-    def _write_lines(self) -> None:
-        told = 0
-        while (line := self._lines.get()) is not None:
-            self._write(line)
-            if dropped := self._dropped - told:
-                told += dropped
-                self._write(self._format_text(__name__, f"{dropped} log lines were dropped: nobody read them in time"))
-            self._lines.task_done()
-        self._lines.task_done()
 
-    def _format_text(self, name: str, text: str) -> str:
-        return self.format(logging.LogRecord(name, logging.WARNING, "", 0, text, (), None))
+class _Writer(QueueListener):
+    """Writes lines, and how many were ``dropped`` as soon as the stream takes some again. A stream that is gone takes
+    nothing, and nothing comes of it."""
 
+    def __init__(self, lines: Queue[Any], stream: TextIO, formatter: logging.Formatter) -> None:
+        super().__init__(lines)
+        self.dropped = 0
+        self._told = 0
+        self._stream = stream
+        self._formatter = formatter
+        try:
+            self._number: int | None = stream.fileno()
+        except (OSError, ValueError):
+            self._number = None
 
-def _writer(stream: TextIO) -> Callable[[str], None]:
-    """What writes one line. A stream that is gone takes nothing, and nothing comes of it."""
-    try:
-        number = stream.fileno()
-    except (OSError, ValueError, AttributeError):
-        number = -1
+    def handle(self, record: logging.LogRecord) -> None:
+        self._write(record.msg)
+        if dropped := self.dropped - self._told:
+            self._told += dropped
+            text = f"{dropped} log lines were dropped: nobody read them in time"
+            self._write(self._formatter.format(_warning(__name__, text)))
 
-    def write(line: str) -> None:
+    def _write(self, line: str) -> None:
         with suppress(OSError, ValueError):
-            if number < 0:
-                stream.write(f"{line}\n")
+            if self._number is None:
+                self._stream.write(f"{line}\n")
                 return
             # Past the stream's own lock: a thread that holds it for ever would abort the interpreter at its end.
             data = memoryview(f"{line}\n".encode(errors="replace"))
             while data:
                 try:
-                    data = data[os.write(number, data) :]
+                    data = data[os.write(self._number, data) :]
                 except BlockingIOError:  # another process with the same terminal or pipe made it so
                     time.sleep(0.05)
 
-    return write
+
+def _warning(name: str, text: str) -> logging.LogRecord:
+    return logging.LogRecord(name, logging.WARNING, "", 0, text, (), None)
 
 
 def _add_error(_: Any, __: str, event: Event) -> Event:
@@ -228,72 +217,65 @@ def _add_error(_: Any, __: str, event: Event) -> Event:
     if isinstance(error, BaseException):
         stack = "".join(traceback.format_exception(error)).rstrip()
         event.update({"error.kind": type(error).__name__, "error.message": str(error), "error.stack": stack})
-    if stack_info := event.pop("stack_info", None):
-        event["stack"] = stack_info
     return event
 
 
-def _redact_all(_: Any, __: str, event: Event) -> Event:
-    return {redact(str(name)): _redacted(value) for name, value in event.items()}
-
-
-def _redacted(value: Any, depth: int = 1) -> Any:
-    """``value`` as JSON can hold it, at most ``_MAX_DEPTH`` levels of it, with the secrets masked."""
+def _clean(value: Any, depth: int = 0) -> Any:
+    """``value`` as JSON can hold it, at most ``_MAX_DEPTH`` levels of it, its texts as they may be shown."""
     match value:
         case None | bool() | int():
             return value
         case float() if math.isfinite(value):
             return value
         case dict() if depth < _MAX_DEPTH:
-            return {redact(str(key)): _redacted(part, depth + 1) for key, part in list(value.items())}
+            return {_clean(str(key)): _clean(part, depth + 1) for key, part in list(value.items())}
         case list() | tuple() | set() | frozenset() if depth < _MAX_DEPTH:
-            return [_redacted(part, depth + 1) for part in list(value)]
+            return [_clean(part, depth + 1) for part in list(value)]
         case _:
-            return redact(str(value))
+            return escape_control_characters(redact(str(value)))
 
 
 def _remember(_: Any, __: str, event: Event) -> Event:
     fields = {name: value for name, value in event.items() if name not in ("event", "level")}
-    buffer.add(LogLine(datetime.now(UTC), str(event.get("level", "info")), str(event.get("event", "")), fields))
+    buffer.add(LogLine(datetime.now(UTC), str(event["level"]), str(event["event"]), fields))
     return event
 
 
-def _console(stream: TextIO, environ: Mapping[str, str]) -> list[structlog.typing.Processor]:
-    has_colours = stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
-
-    def escape(_: Any, __: str, event: Event) -> Event:
-        stack = event.pop("error.stack", None)
-        shown = {
-            name: escape_control_characters(value) if isinstance(value, str) else value
-            for name, value in event.items()
-            if not name.startswith("error.")  # the stack has both
-        }
-        now = f"{datetime.now():%H:%M:%S}"  # noqa: DTZ005 - the reader's own clock
-        return {"timestamp": now, **shown} | ({"exception": escape_control_characters(stack)} if stack else {})
-
-    renderer = structlog.dev.ConsoleRenderer(
-        colors=has_colours, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback, sort_keys=False
+def _console(stream: TextIO, environ: Mapping[str, str]) -> structlog.typing.Processor:
+    render = structlog.dev.ConsoleRenderer(
+        colors=stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb",
+        pad_event_to=0,
+        exception_formatter=structlog.dev.plain_traceback,
+        sort_keys=False,
     )
-    return [escape, renderer]
+
+    def render_line(logger: Any, method: str, event: Event) -> str:
+        stack = event.get("error.stack")
+        shown = {name: value for name, value in event.items() if not name.startswith("error.")}  # the stack has both
+        now = f"{datetime.now():%H:%M:%S}"  # noqa: DTZ005 - the reader's own clock
+        return str(render(logger, method, {"timestamp": now, **shown} | ({"exception": stack} if stack else {})))
+
+    return render_line
 
 
-def _json(names: Mapping[str, str | None]) -> structlog.typing.Processor:
-    known = {name: value for name, value in names.items() if value}
+def _json(settings: "Settings | None") -> structlog.typing.Processor:
+    about = settings and settings.datadog
+    names = {"service": about.service, "dd.env": about.env, "dd.version": about.version} if about else {}
 
-    def render(_: Any, __: str, event: Event) -> str:
+    def render_line(_: Any, __: str, event: Event) -> str:
         record: dict[str, Any] = {
             "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "status": event.pop("level", "info"),
-            "message": event.pop("event", ""),
-            **known,
-            "logger.name": event.pop("logger", ""),
+            "status": event.pop("level"),
+            "message": event.pop("event"),
+            **{name: value for name, value in names.items() if value},
+            "logger.name": event.pop("logger"),
         }
         # `status` is a severity here and `service` the daemon's: what else has such a name gets a longer one.
         return json.dumps(
             record | {f"event.{name}" if name in record else name: value for name, value in event.items()}
         )
 
-    return render
+    return render_line
 
 
 def _shorten(value: Any) -> Any:

@@ -16,7 +16,8 @@ import structlog
 from anyio.abc import TaskGroup
 
 from service.config.clients import to_health_error
-from service.config.logging import buffer, redact
+from service.config.logging import buffer
+from service.config.masking import redact
 from service.domain.delivery import LOST
 from service.domain.errors import HealthError, Unavailable, Unexpected
 from service.domain.runs import Actor, CollectResult, Outcome, PartialFailure, Run

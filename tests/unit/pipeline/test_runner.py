@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from service.collectors.registry import CollectorState
-from service.config.logging import mask
+from service.config.masking import mask
 from service.domain.checks import CHECK_AGE, CHECK_STATE
 from service.domain.errors import ConfigError, Rejected, Unauthorized, Unavailable
 from service.domain.runs import Actor, Cause, CollectResult, Outcome, PartialFailure, Run
