@@ -54,6 +54,9 @@ class Run:
 
     def seen(self, at: datetime) -> list[Attempt]:
         """Its attempts as far as they had happened at ``at``: the last may be unfinished, the first waits to start."""
+        last = self.attempts[-1]
+        if last.ended and last.ended <= at:
+            return self.attempts
         attempts = self.attempts[:1] + [attempt for attempt in self.attempts[1:] if attempt.started <= at]
         if attempts[-1].ended and attempts[-1].ended > at:
             attempts[-1] = replace(attempts[-1], ended=None, conclusion=None)

@@ -39,22 +39,20 @@ def truth(repository: Repository, now: datetime, asked: "Questions | GithubCiSet
     ours = [(run, attempts) for run, attempts in runs if run.branch == asked.branch and not run.fork]
     since = now - asked.history_window
     recent = [(run, attempts) for run, attempts in runs if attempts[-1].started >= since]
-
-    def latest(workflow: int | None) -> str | None:
-        found = [(run.created, run.id, last) for run, last in _conclusive(ours) if run.workflow_id == workflow]
-        return max(found)[2] if found else None
-
+    latest: dict[int | None, str] = {
+        run.workflow_id: last for run, last in sorted(_conclusive(ours), key=lambda each: (each[0].created, each[0].id))
+    }
     lists = {
         "tests_blocking_merge": [_id(repository, each) for each in asked.tests_blocking_merge],
         "benchmarks": [_id(repository, each) for each in asked.benchmarks],
     }
     for name, ids in lists.items():
-        found = [latest(each) for each in ids]
+        found = [latest.get(each) for each in ids]
         if found and None not in found:
             values[f"ci.workflow.{name}"] = float(all(each == "success" for each in found))
     active = {each.id for each in repository.workflows if each.state == "active"}
     others = active - {id for ids in lists.values() for id in ids}
-    values["ci.workflow.other_failing"] = sum(latest(each) in FAILING for each in others)
+    values["ci.workflow.other_failing"] = sum(latest.get(each) in FAILING for each in others)
 
     verdicts = [last for run, last in _conclusive(recent) if run.branch == asked.branch and not run.fork]
     if verdicts:
