@@ -216,6 +216,13 @@ class LogSettings(Section):
 
 
 class StoreSettings(Section):
+    """``url``: of a PostgreSQL that all replicas share; without it SQLite in ``state_dir``. ``pooled``: by pgbouncer in
+    transaction mode. ``dead_after``: without a sign of life; then others take over what a replica left.
+    """
+
+    url: Secret | None = None
+    dead_after: Annotated[Positive, Field(ge=timedelta(seconds=2))] = timedelta(seconds=20)
+    pooled: bool = False
     max_bytes: Annotated[Bytes, Field(ge=2**20)] = ByteSize(256 * 2**20)
     retention: Positive = timedelta(days=7)
     keep_failed: Annotated[int, Field(ge=0)] = 3

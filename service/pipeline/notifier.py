@@ -103,7 +103,7 @@ class Notifier:
         notified = await states.notified(job.name)
         changes, current = find_changes(job.name, job.env, checks, notified, now, job.max_age)
         if current != notified:
-            await states.record_changes(job.name, [] if self.is_silent else changes, current, now)
+            await states.record_changes(job.name, [] if self.is_silent else changes, current, now, notified)
 
     async def _send_pending(self) -> None:
         await self._settle()

@@ -148,12 +148,16 @@ def shrink_outbox(connection: sa.Connection, size: sa.ColumnElement[int], limit:
     return expired
 
 
-def recover_sending(connection: sa.Connection, now: datetime, reason: str) -> int:
+def recover_sending(
+    connection: sa.Connection, now: datetime, reason: str, abandoned: sa.ColumnElement[bool] | None = None
+) -> int:
     """What was being sent when the answer got lost: gauges and counts are sent again, distributions would count twice.
 
-    How many samples became unknown.
+    ``abandoned``: the chunks that are meant; None: all. How many samples became unknown.
     """
     is_sending = outbox.c.status == DeliveryStatus.SENDING
+    if abandoned is not None:
+        is_sending &= abandoned
     is_once = is_sending & (outbox.c.kind == Kind.DISTRIBUTION)
     samples = connection.execute(sa.select(sa.func.sum(outbox.c.samples)).where(is_once)).scalar()
     lost = {"status": DeliveryStatus.UNKNOWN, "reason": reason, "settled_at": now}

@@ -2,14 +2,16 @@
 
 import fcntl
 import os
+import re
+import socket
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 import structlog
@@ -28,19 +30,24 @@ READERS = 3  # connections beside the one that writes
 _BUSY_SECONDS = 5.0
 _LOG_BYTES = 16 * 2**20  # after a burst the write-ahead log shrinks to this again
 _CREATE_LOCK = 0x1F4EA17  # several replicas may start on an empty database at once
+_PATIENCE = 10.0  # seconds of one transaction on a server: one that is frozen would hold its thread for ever
+# Of a PostgreSQL that refuses who asks (a login, a database that is not there), whatever one waits for.
+_REFUSED = re.compile(r"authentication failed|no password supplied|no pg_hba.conf entry|does not exist|not permitted")
+_READ_ONLY = "25006"  # what was the primary is a standby now
 _REMEDY = "make it writable for this user, or set state_dir (INFRA_HEALTH_STATE_DIR) to another directory"
 
 
 class Database:
     """``where``: for messages, without a password. ``damage``: what is wrong with the file, once that was met.
 
-    ``writers``: how many transactions may write at a time.
+    ``writers``: how many transactions may write at a time. ``is_shared``: other processes write to it, too.
     """
 
     def __init__(self, engine: sa.Engine, where: str) -> None:
         is_sqlite = engine.dialect.name == "sqlite"
         self.where = where
         self.damage: str | None = None
+        self.is_shared = not is_sqlite
         self.writers = 1 if is_sqlite else READERS
         self._engine = engine
         self._writer: sa.Engine = engine.execution_options(is_writer=True)
@@ -48,6 +55,8 @@ class Database:
         if is_sqlite:
             event.listen(engine, "connect", _configure)
             event.listen(engine, "begin", _begin)
+        else:
+            event.listen(engine, "handle_error", _leave_read_only)
         # The one connection of a database in memory serves one transaction at a time.
         self._turn = threading.Lock() if isinstance(engine.pool, StaticPool) else nullcontext()
 
@@ -64,7 +73,7 @@ class Database:
 
     def _run(self, engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
         try:
-            with self._turn, engine.begin() as connection:
+            with self._turn, engine.connect() as connection, self._watch(connection), connection.begin():
                 return work(connection)
         except (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError):
             raise  # our own code is wrong, or counts on it
@@ -73,9 +82,19 @@ class Database:
             cause = str(origin or error).strip()  # str(error) of the former has the statement and its values
             # https://sqlite.org/rescode.html, primary codes. A file that was emptied has no tables.
             code = getattr(origin, "sqlite_errorcode", 0) & 0xFF
+            if self.is_shared and _REFUSED.search(cause):
+                raise Refused(f"store.url: the server refuses: {' '.join(cause.split())}") from error
             if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "no such table" in cause:
                 self.damage = cause
+            cause = " ".join(cause.split())
             raise Unavailable(f"the state database is unavailable: {self.where} ({cause})") from error
+
+    def _watch(self, connection: sa.Connection) -> AbstractContextManager[None]:
+        return _cut_when_late(connection) if self.is_shared else nullcontext()
+
+
+class Refused(Unavailable):
+    """The server answers but lets this user or this database not in: at the start a wrong configuration."""
 
 
 def open_file(path: Path, *, read_only: bool = False) -> Database:
@@ -100,27 +119,37 @@ def open_memory() -> Database:
     return database
 
 
-def open_server(url: str) -> Database:
-    """A PostgreSQL. Raises ConfigError where the address can't be one or the driver is missing."""
+def open_server(url: str, *, is_pooled: bool = False) -> Database:
+    """A PostgreSQL; nothing is asked of it yet. ``is_pooled``: by pgbouncer, a transaction at a time.
+
+    Raises ConfigError where the address can't be one or the driver is missing.
+    """
     try:
         address = sa.make_url(url)
-        if address.drivername in ("postgresql", "postgres"):
-            address = address.set(drivername="postgresql+psycopg")
-        connect = {"connect_timeout": 3, "target_session_attrs": "read-write"}
+        if address.drivername not in ("postgresql", "postgres", "postgresql+psycopg"):
+            raise ConfigError(f"store.url: {address.drivername} is no PostgreSQL: postgresql://USER@HOST/DATABASE")
+        address = address.set(drivername="postgresql+psycopg")
+        connect: dict[str, Any] = {"connect_timeout": 3, "target_session_attrs": "read-write"}
+        if is_pooled:
+            connect["prepare_threshold"] = None  # what one connection prepared the next one does not know
         engine = sa.create_engine(address, connect_args=connect, pool_size=2 * READERS, max_overflow=0)
     except ModuleNotFoundError as error:
         raise ConfigError("store.url: PostgreSQL needs a driver: pip install 'infra-health[postgres]'") from error
     except sa.exc.ArgumentError as error:
         raise ConfigError("store.url is no address of a PostgreSQL: postgresql://USER@HOST/DATABASE") from error
-    return Database(engine, f"{address.host}/{address.database}")
+    return Database(engine, f"{address.host or 'localhost'}/{address.database or ''}")
 
 
 def prepare(database: Database) -> Database:
-    """Makes the tables where there are none, or brings them to this version. Raises ConfigError or Unavailable."""
+    """Makes the tables where there are none, or brings them to this version. Raises ConfigError or Unavailable.
+
+    What replicas share may be a version ahead, while they are renewed one after the other: migrations only add, and a
+    version later they take away.
+    """
     revision = database.read(read_revision)
     if revision is None:
         database.write(create)
-    elif revision != tables.REVISION:
+    elif revision != tables.REVISION and not (database.is_shared and int(revision) == int(tables.REVISION) + 1):
         from service.store import migrations
 
         database.write(lambda connection: migrations.upgrade(connection, revision, database.where))
@@ -135,6 +164,9 @@ def create(connection: sa.Connection) -> None:
         if sa.inspect(connection).has_table(tables.VERSION_TABLE):
             return
     tables.meta.create_all(connection, checkfirst=False)
+    if not is_sqlite:
+        for table in ("outbox", "replicas"):  # small, and each row changes several times
+            connection.execute(sa.text(f"ALTER TABLE {table} SET (autovacuum_vacuum_scale_factor = 0.02)"))
     tables.version.create(connection)
     connection.execute(tables.version.insert().values(version_num=tables.REVISION))
     if is_sqlite:
@@ -164,6 +196,30 @@ def _begin(connection: sa.Connection) -> None:
     is_writer = connection.get_execution_options().get("is_writer", False)
     connection.exec_driver_sql(f"PRAGMA query_only = {not is_writer}")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if is_writer else "BEGIN")
+
+
+@contextmanager
+def _cut_when_late(connection: sa.Connection) -> Iterator[None]:
+    """Cuts the connection of a transaction that takes too long: its kernel goes on to answer for a frozen server."""
+    wire = socket.socket(fileno=os.dup(connection.connection.dbapi_connection.fileno()))  # type: ignore[union-attr]
+
+    def cut() -> None:
+        with suppress(OSError):
+            wire.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(_PATIENCE, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        wire.close()
+
+
+def _leave_read_only(context: sa.engine.ExceptionContext) -> None:
+    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+        context.is_disconnect = True
 
 
 # The state directory

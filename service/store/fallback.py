@@ -15,7 +15,7 @@ from service.domain.errors import HealthError, Unavailable
 from service.domain.samples import Kind
 from service.store import tables
 from service.store.chunks import recover_sending, shrink_outbox
-from service.store.engine import READERS, Database, open_memory
+from service.store.engine import READERS, Database, open_memory, prepare
 from service.store.tables import cycles, from_row, hours, outbox, runs
 
 log = structlog.get_logger(__name__)
@@ -42,6 +42,8 @@ class Failover:
         self, disk: Database, clock: Callable[[], datetime], reopen: Callable[[str], Database] | None = None
     ) -> None:
         self.trouble: str | None = None
+        self.is_shared = disk.is_shared
+        self.is_prepared = not disk.is_shared  # a server may be away when the daemon starts
         self._clock = clock
         self._disk = disk
         self._reopen = reopen
@@ -82,6 +84,11 @@ class Failover:
         """The result of ``work``, which takes CPU time and no transaction."""
         return await anyio.to_thread.run_sync(work, limiter=self._encodes)
 
+    async def prepare(self) -> None:
+        """Makes the tables of a shared database, or brings them to this version. Raises ConfigError or Unavailable."""
+        await anyio.to_thread.run_sync(prepare, self._disk, limiter=self._writes)
+        self.is_prepared = True
+
     async def recover(self) -> bool:
         """Goes back to the disk if it takes everything; whether it did."""
         if self._memory is None and not self._disk.damage:
@@ -93,6 +100,8 @@ class Failover:
             await anyio.to_thread.run_sync(self._disk.close, limiter=self._writes)
 
     def _write(self, work: Callable[[sa.Connection], T]) -> T:
+        if not self.is_prepared:
+            raise Unavailable(f"{self._disk.where} has not answered yet")
         if self._memory is None:
             try:
                 return self._disk.write(work)
@@ -109,6 +118,8 @@ class Failover:
         return self._memory.write(bounded)
 
     def _read(self, work: Callable[[sa.Connection], T]) -> T:
+        if not self.is_prepared:
+            raise Unavailable(f"{self._disk.where} has not answered yet")
         return (self._memory or self._disk).read(work)
 
     def _fall_back(self, reason: str) -> Database:

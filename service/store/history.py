@@ -72,9 +72,10 @@ class CheckHistory:
 
 
 _CYCLES = sa.select(cycles.c.collector, *(cycles.c[name] for name in Cycle._fields))
-_LAST_NUMBER = sa.select(sa.func.max(cycles.c.number))
+_LAST_NUMBER = sa.select(sa.func.max(cycles.c.number)).where(cycles.c.collector == bindparam("name"))
 _of_collector = cycles.c.collector == bindparam("name")
 _older = sa.select(cycles.c.number).where(_of_collector).order_by(cycles.c.number.desc())
+_ADD_CYCLE = insert(cycles).on_conflict_do_nothing()
 _DELETE_OLD = cycles.delete().where(_of_collector, cycles.c.number.in_(_older.limit(1_000).offset(bindparam("kept"))))
 _merge = insert(hours)
 _new = _merge.excluded
@@ -156,9 +157,11 @@ def add_cycle(
             bounds = {"low": value, "high": value, "last": value, "failed": status is Status.FAIL}
             new_hours.append({"check_id": check_number, "hour": int(ended.timestamp()) // _HOUR, **bounds})
     # The instant of the end, so that no sequence has to agree with another store's; it rises, whatever the clock does.
-    number = max(to_micros(ended), (connection.execute(_LAST_NUMBER).scalar() or 0) + 1)
-    cycle = Cycle(number, run.id, run.started.timestamp(), run.seconds or 0.0, run.outcome or "")
-    connection.execute(cycles.insert(), {"collector": run.collector, "cells": cells, **cycle._asdict()})
+    number = max(to_micros(ended), (connection.execute(_LAST_NUMBER, {"name": run.collector}).scalar() or 0) + 1)
+    facts = {"collector": run.collector, "cells": cells, "run": run.id, "start": run.started.timestamp()}
+    facts |= {"seconds": run.seconds or 0.0, "outcome": run.outcome or ""}
+    while not connection.execute(_ADD_CYCLE, {"number": number, **facts}).rowcount:
+        number += 1  # another collector's run ended in the same microsecond
     connection.execute(_DELETE_OLD, {"name": run.collector, "kept": CYCLES})
     if new_hours:
         connection.execute(_MERGE_HOUR, new_hours)

@@ -23,24 +23,25 @@ _STEP = 500  # chunks that one transaction empties
 _PAGE = 20  # chunks that are read and unpacked at a time
 
 _IS_DUE = outbox.c.status.in_(DUE)
+_IS_OURS = outbox.c.owner == bindparam("me")
 _IS_KEPT = sa.func.length(outbox.c.body) > 0
 _CLAIMABLE = (
     sa.select(outbox.c.id, outbox.c.kind, outbox.c.mode, outbox.c.bytes, outbox.c.samples)
-    .where(outbox.c.status == _PENDING, outbox.c.alone == bindparam("is_alone"))
+    .where(outbox.c.status == _PENDING, outbox.c.alone == bindparam("is_alone"), _IS_OURS)
     .where(outbox.c.retry_at.is_(None) | (outbox.c.retry_at <= bindparam("now")))
     .order_by(outbox.c.id)
     .limit(bindparam("most"))
 )
-# Whoever marks a chunk sends it: what another one has marked is not returned.
+# Whoever marks a chunk sends it: what is another's now is not returned.
 _MARK = (
     outbox.update()
-    .where(outbox.c.id.in_(bindparam("ids", expanding=True)), outbox.c.status == _PENDING)
+    .where(outbox.c.id.in_(bindparam("ids", expanding=True)), outbox.c.status == _PENDING, _IS_OURS)
     .values(status=_SENDING)
     .returning(outbox)
 )
 _SUM_PENDING = sa.select(
     sa.func.sum(outbox.c.samples), sa.func.min(outbox.c.oldest), sa.func.min(outbox.c.retry_at)
-).where(_IS_DUE)
+).where(_IS_DUE, _IS_OURS)
 _IS_WITHHELD = (outbox.c.status == DeliveryStatus.THROTTLED) & (outbox.c.mode == Mode.SHADOW)
 _SUM_LOST = (
     sa.select(outbox.c.status, sa.func.sum(outbox.c.samples))
@@ -71,16 +72,22 @@ class SeenSeries:
 
 
 class Outbox:
-    """A part of the Store. Chunks stay as the record of their run's samples once they are settled."""
+    """A part of the Store. Chunks stay as the record of their run's samples once they are settled.
 
-    def __init__(self, database: Failover, clock: Callable[[], datetime], mode: Callable[[], Mode]) -> None:
+    ``owner``: the replica that sends them: the one that collected them, as long as it lives.
+    """
+
+    def __init__(
+        self, database: Failover, clock: Callable[[], datetime], mode: Callable[[], Mode], owner: Callable[[], str]
+    ) -> None:
         self._database = database
         self._clock = clock
         self._mode = mode
+        self._owner = owner
 
     async def put(self, collector: str, samples: Sequence[Sample]) -> None:
         """Keeps samples of no run; they leave once they are delivered."""
-        facts = {"run": "", "collector": collector, "mode": self._mode().value, "owner": ""}
+        facts = {"run": "", "collector": collector, "mode": self._mode().value, "owner": self._owner()}
         batch = await self._database.compute(partial(to_batch, samples, facts))
         await self._database.write(lambda connection: insert_batch(connection, batch))
 
@@ -94,10 +101,11 @@ class Outbox:
         """
 
         def work(connection: sa.Connection) -> Sequence[Any]:
-            due = connection.execute(_CLAIMABLE, {"now": now, "is_alone": False, "most": _CANDIDATES}).all()
-            due = due or connection.execute(_CLAIMABLE, {"now": now, "is_alone": True, "most": 1}).all()
+            facts = {"now": now, "me": self._owner()}
+            due = connection.execute(_CLAIMABLE, {**facts, "is_alone": False, "most": _CANDIDATES}).all()
+            due = due or connection.execute(_CLAIMABLE, {**facts, "is_alone": True, "most": 1}).all()
             ids = _choose(due, max_bytes, max_samples)
-            return connection.execute(_MARK, {"ids": ids}).all() if ids else []
+            return connection.execute(_MARK, {"ids": ids, "me": facts["me"]}).all() if ids else []
 
         rows = await self._database.write(work)
         return await self._database.compute(lambda: [_to_chunk(row) for row in sorted(rows, key=lambda row: row.id)])
@@ -132,7 +140,7 @@ class Outbox:
         return replace(chunk, points=rest, oldest=rest[0].at, newest=rest[-1].at)
 
     async def pending(self) -> Pending:
-        samples, oldest, next_retry = (await self._database.fetch(_SUM_PENDING))[0]
+        samples, oldest, next_retry = (await self._database.fetch(_SUM_PENDING, {"me": self._owner()}))[0]
         return Pending(samples or 0, None if oldest is None else datetime.fromtimestamp(oldest, UTC), next_retry)
 
     async def lost(self, collector: str, since: datetime) -> dict[DeliveryStatus, int]:

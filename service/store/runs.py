@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from service.domain.checks import Check
+from service.domain.errors import Unavailable
 from service.domain.runs import AuditEntry, LogLine, Mode, Outcome, PartialFailure, Pause, Run
 from service.domain.samples import Sample
 from service.store import tables
@@ -18,11 +19,12 @@ from service.store.chunks import DUE, Batch, insert_batch, to_batch
 from service.store.fallback import Failover
 from service.store.history import add_cycle
 from service.store.states import write_state
-from service.store.tables import Instant, from_row, insert, outbox, runs, slots, to_row, upsert
+from service.store.tables import Instant, database_now, from_row, insert, outbox, replicas, runs, slots, to_row, upsert
 
 HistoryLimits = Mapping[str, tuple[int | None, int | None]]  # of a collector: failed runs, successful runs
 
 _MAX_EVIDENCE = 50  # of a check; newest first, so the oldest go
+_CLOCK_SKEW = timedelta(seconds=1)
 _STEP = 500  # runs that one transaction deletes
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -57,6 +59,7 @@ _CHECKS = (
     .where(tables.checks.c.collector.in_(bindparam("names", expanding=True)))
     .order_by(tables.checks.c.collector, tables.checks.c.key)
 )
+_PAUSED = sa.select(tables.pauses.c.collector).where(tables.pauses.c.collector.in_(bindparam("names", expanding=True)))
 _SUCCESSES = sa.select(runs.c.collector, sa.func.max(runs.c.ended)).where(tables.SUCCEEDED).group_by(runs.c.collector)
 
 
@@ -98,11 +101,18 @@ class Runs:
         """
 
         def work(connection: sa.Connection) -> dict[str, bool | Busy]:
+            _require_replica(connection, claims[0].run.owner)
+            paused = set(connection.scalars(_PAUSED, {"names": [claim.run.collector for claim in claims]}))
+            latest = _find_latest_slot(connection)
+
+            def is_open(claim: Claim) -> bool:
+                return claim.run.collector not in paused and (claim.run.slot is None or claim.run.slot <= latest)
+
             # In one order, or two replicas would wait for each other's rows. The runs come first, because a run that is
             # active must cost none its slot; and in one statement, because 200 slots of a minute start at once.
-            in_order = sorted(claims, key=lambda claim: claim.run.collector)
+            in_order = [claim for claim in sorted(claims, key=lambda claim: claim.run.collector) if is_open(claim)]
             rows = [{**to_row(claim.run), "forbids": claim.forbids} for claim in in_order]
-            begun = set(connection.scalars(_BEGIN, rows))
+            begun = set(connection.scalars(_BEGIN, rows)) if rows else set()
             return {
                 claim.run.id: _raise_slot(connection, claim)
                 if claim.run.id in begun
@@ -111,12 +121,13 @@ class Runs:
             }
 
         results = await self._database.write(work)
-        return [results[claim.run.id] for claim in claims]
+        return [results.get(claim.run.id, False) for claim in claims]
 
     async def begin(self, run: Run, *, forbids: bool) -> None:
         """Keeps a run that no slot asked for. Raises Busy."""
 
         def work(connection: sa.Connection) -> Busy | None:
+            _require_replica(connection, run.owner)
             is_new = connection.execute(_BEGIN, {**to_row(run), "forbids": forbids}).first()
             return None if is_new else _find_busy(connection, run)
 
@@ -155,6 +166,39 @@ class Runs:
         facts = {"run": run.id, "collector": run.collector, "mode": run.mode.value, "owner": run.owner}
         batch = await self._database.compute(partial(to_batch, samples, facts))
         await self._database.write(partial(work, batch))
+
+    async def request_end(
+        self, outcome: Outcome, *, run_id: str | None = None, collector: str | None = None, mode: Mode | None = None
+    ) -> list[str]:
+        """Asks the replicas that carry out a run, or all of a collector's in a mode, to end them with ``outcome``.
+
+        They see it with their next beat. The ids of the active ones.
+        """
+        wanted: list[sa.ColumnElement[bool]] = [runs.c.outcome.is_(None)]
+        wanted += [column == value for column, value in ((runs.c.id, run_id), (runs.c.collector, collector)) if value]
+        wanted += [runs.c.mode == mode] if mode else []
+        asked = runs.update().where(*wanted).values(cancel=sa.func.coalesce(runs.c.cancel, outcome.value))
+        return await self._database.write(lambda connection: list(connection.scalars(asked.returning(runs.c.id))))
+
+    async def active(self) -> Sequence[Run]:
+        """All replicas' runs that are under way, oldest first."""
+        return await self._database.load(Run, sa.select(runs).where(runs.c.outcome.is_(None)).order_by(runs.c.started))
+
+    async def claim_turn(self, name: str, interval: timedelta) -> bool:
+        """Whether what one of all replicas does every ``interval`` is this one's to do now."""
+        row = {"collector": f"${name}", "mode": Mode.LIVE, "at": database_now()}
+        # A little less than the interval: replicas don't sleep equally long.
+        is_due = slots.c.at <= database_now() - (0.9 * interval) // timedelta(microseconds=1)
+
+        def work(connection: sa.Connection) -> bool:
+            if connection.dialect.name == "sqlite":
+                return True
+            turn = _raise.values(row).on_conflict_do_update(
+                index_elements=["collector", "mode"], set_={"at": database_now()}, where=is_due
+            )
+            return connection.execute(turn.returning(slots.c.collector)).first() is not None
+
+        return await self._database.write(work)
 
     async def run(self, run_id: str) -> Run | None:
         found = await self._database.load(Run, _FIND, {"run": run_id})
@@ -245,16 +289,19 @@ class Runs:
         return await self._database.load(Run, query)
 
 
-def interrupt_active(connection: sa.Connection, now: datetime) -> int:
-    """Ends the runs that a dead process left active; how many."""
-    rows = connection.execute(sa.select(runs).where(runs.c.outcome.is_(None))).all()
-    for run in [from_row(Run, row) for row in rows]:
-        errors = (*run.errors, PartialFailure("the daemon ended before the run did"))
+def interrupt_active(
+    connection: sa.Connection, now: datetime, abandoned: sa.ColumnElement[bool], reason: str
+) -> list[tuple[Run, bool]]:
+    """Ends the active runs that are ``abandoned``. Each with whether its policy was Forbid."""
+    query = sa.select(runs).where(runs.c.outcome.is_(None), abandoned).with_for_update(skip_locked=True)
+    found = [(from_row(Run, row), row.forbids) for row in connection.execute(query)]
+    for run, _ in found:
+        errors = (*run.errors, PartialFailure(reason))
         ended = max(run.started, now)  # whatever the clock did
         done = replace(run, outcome=Outcome.INTERRUPTED, ended=ended, errors=errors)
         connection.execute(_END, {**to_row(done), "forbids": False})
         add_cycle(connection, done)
-    return len(rows)
+    return found
 
 
 def delete_runs(connection: sa.Connection, keep_failed: int, keep_ended: int, own: HistoryLimits) -> int:
@@ -278,6 +325,24 @@ def delete_runs(connection: sa.Connection, keep_failed: int, keep_ended: int, ow
     for column in (outbox.c.run, tables.run_logs.c.run, runs.c.id):
         connection.execute(column.table.delete().where(column.in_(gone[:_STEP])))
     return len(gone[:_STEP])
+
+
+def _require_replica(connection: sa.Connection, owner: str) -> None:
+    """Raises Unavailable where a replica begins a run that nobody would end for it: it was taken for dead meanwhile.
+
+    It can't be, either, until this transaction ends.
+    """
+    if owner:
+        query = sa.select(replicas.c.id).where(replicas.c.id == owner).with_for_update(read=True, key_share=True)
+        if connection.execute(query).first() is None:
+            raise Unavailable("this replica was taken for dead; it goes on as a new one with its next beat")
+
+
+def _find_latest_slot(connection: sa.Connection) -> datetime:
+    """No slot beyond this one can have come. Replicas' clocks differ: the database's decides."""
+    if connection.dialect.name == "sqlite":
+        return datetime.max.replace(tzinfo=UTC)
+    return connection.execute(sa.select(sa.type_coerce(database_now(), Instant()))).scalar_one() + _CLOCK_SKEW
 
 
 def _raise_slot(connection: sa.Connection, claim: Claim) -> bool:

@@ -1,6 +1,6 @@
 """What collectors want to know next time, snapshots that were pushed to them, and changes of checks to be notified."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
@@ -57,10 +57,11 @@ class PendingChange:
 
 
 class States:
-    """A part of the Store."""
+    """A part of the Store. ``owner``: the replica that sends a change: the one that noticed it, as long as it lives."""
 
-    def __init__(self, database: Failover) -> None:
+    def __init__(self, database: Failover, owner: Callable[[], str] = lambda: "") -> None:
         self._database = database
+        self._owner = owner
 
     async def read(self, collector: str, key: str) -> tuple[bytes | None, int]:
         """The value and its revision, which the end of a run wants back; None and 0 where there is none."""
@@ -98,26 +99,40 @@ class States:
 
     async def notified(self, collector: str) -> dict[CheckKey, NotifiedState]:
         """Which state of each check was notified last."""
-        value, _ = await self.read(collector, _NOTIFIED)
-        return dict(_decode_notified(value)) if value else {}
+        return (await self._read_notified(collector))[0]
 
     async def record_changes(
-        self, collector: str, changes: Iterable[StateChange], states: Mapping[CheckKey, NotifiedState], now: datetime
+        self,
+        collector: str,
+        changes: Iterable[StateChange],
+        states: Mapping[CheckKey, NotifiedState],
+        now: datetime,
+        before: Mapping[CheckKey, NotifiedState],
     ) -> None:
-        """Keeps in one transaction what is notified from now on (all of the collector's) and the changes to send."""
+        """Keeps in one transaction what is notified from now on (all of the collector's) and the changes to send.
+
+        Where what was notified ``before`` is not that any more, another replica noticed them first.
+        """
+        known, revision = await self._read_notified(collector)
+        if known != before:
+            return
         notified = {_NOTIFIED: to_json(list(states.items())).encode()}
-        new = [{"owner": "", "at": now, "change": change} for change in changes]
+        new = [{"owner": self._owner(), "at": now, "change": change} for change in changes]
 
         def work(connection: sa.Connection) -> None:
-            write_state(connection, collector, notified)
-            if new:
+            if write_state(connection, collector, notified, {_NOTIFIED: revision}) and new:
                 connection.execute(events.insert(), new)
 
         await self._database.write(work)
 
     async def pending_changes(self) -> list[PendingChange]:
         """Oldest first."""
-        return await self._database.load(PendingChange, sa.select(events).order_by(events.c.id))
+        ours = sa.select(events).where(events.c.owner == self._owner())
+        return await self._database.load(PendingChange, ours.order_by(events.c.id))
+
+    async def _read_notified(self, collector: str) -> tuple[dict[CheckKey, NotifiedState], int]:
+        value, revision = await self.read(collector, _NOTIFIED)
+        return dict(_decode_notified(value)) if value else {}, revision
 
     async def settle_changes(self, ids: Iterable[int]) -> None:
         """Forgets changes: they were sent, or dropped."""
@@ -129,11 +144,12 @@ def write_state(
     collector: str,
     values: Mapping[str, bytes | None],
     revisions: Mapping[str, int] = MappingProxyType({}),
-) -> None:
-    """Writes ``values``; what has a revision in ``revisions`` only if it still has that one."""
+) -> bool:
+    """Writes ``values``; what has a revision in ``revisions`` only if it still has that one. Whether all could be."""
+    is_whole = True
     for key, value in values.items():
         row = {"collector": collector, "key": key, "revision": 1, "value": value, "expected": revisions.get(key)}
-        connection.execute(_WRITE, row)
+        is_whole &= connection.execute(_WRITE, row).rowcount > 0
         if key == READ_PUSH and value:
             of_collector = {"name": collector, "last": int(value)}
             is_older = pushes.c.id <= bindparam("last")
@@ -141,3 +157,4 @@ def write_state(
             connection.execute(
                 pushes.delete().where(_OF_COLLECTOR, pushes.c.is_read, pushes.c.id < _NEWEST), of_collector
             )
+    return is_whole

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -11,13 +12,14 @@ import anyio
 import sqlalchemy as sa
 import structlog
 
-from service.domain.errors import Unavailable
+from service.domain.errors import ConfigError, HealthError, Unavailable
 from service.domain.runs import Mode
 from service.store import engine, tables
 from service.store.chunks import recover_sending, shrink_outbox
 from service.store.fallback import Failover
 from service.store.history import History
 from service.store.outbox import Outbox, empty_chunks
+from service.store.replicas import Replicas
 from service.store.runs import HistoryLimits, Runs, delete_runs, interrupt_active
 from service.store.states import States
 
@@ -52,14 +54,18 @@ class Store:
         path: Path | None = None,
         lock: int | None = None,
         is_empty: bool = True,
+        replica: tuple[str, str] = ("", ""),
     ) -> None:
         self.mode = Mode.LIVE
         self.history_limits: HistoryLimits = {}
         self.is_empty = is_empty
-        self.outbox = Outbox(database, clock, lambda: self.mode)
+        self.replicas: Replicas | None = None
+        if limits and database.is_shared:
+            self.replicas = Replicas(database, clock, *replica, dead_after=limits.dead_after)
+        self.outbox = Outbox(database, clock, lambda: self.mode, lambda: self.owner)
         self.runs = Runs(database)
         self.history = History(database)
-        self.states = States(database)
+        self.states = States(database, lambda: self.owner)
         self._database = database
         self._limits = limits
         self._path = path
@@ -67,19 +73,36 @@ class Store:
 
     @classmethod
     async def open(
-        cls, state_dir: Path, limits: "StoreSettings", clock: Callable[[], datetime] = _now, *, url: str = ""
+        cls,
+        state_dir: Path,
+        limits: "StoreSettings",
+        clock: Callable[[], datetime] = _now,
+        *,
+        url: str = "",
+        replica: tuple[str, str] = ("", ""),
     ) -> "Store":
         """The store of ``state_dir``, taken from its last holder as it was left; ``url``: of a PostgreSQL instead.
+
+        A server that is away is asked again by ``recover``; until then all methods raise Unavailable. ``replica``: the
+        name and the version of this process among those that share the server.
 
         Runs that were active end as Interrupted, distributions that were being sent become unknown. A damaged file, or
         one of an unknown layout, is set aside and a new one starts.
         Raises ConfigError (in use by another process, not usable, of a newer version) or Unavailable.
         """
 
+        if url:
+            server = engine.open_server(url, is_pooled=limits.pooled)
+            shared = cls(Failover(server, clock), clock, limits, replica=replica)
+            try:
+                await shared._join()
+            except engine.Refused as error:
+                raise ConfigError(str(error)) from error
+            except Unavailable as error:
+                log.error("the store is away, asked again every few seconds", reason=str(error))  # noqa: TRY400
+            return shared
+
         def work() -> Store:
-            if url:
-                database = engine.prepare(engine.open_server(url))
-                return cls(Failover(database, clock), clock, limits, is_empty=database.read(is_unused))
             path = state_dir / engine.DATABASE
             lock = engine.lock_directory(state_dir)
             try:
@@ -113,6 +136,16 @@ class Store:
         return await anyio.to_thread.run_sync(work)
 
     @property
+    def is_prepared(self) -> bool:
+        """Whether it was open once: a shared one may be away when the daemon starts."""
+        return self._database.is_prepared
+
+    @property
+    def owner(self) -> str:
+        """The replica that this process is, empty with a store of its own."""
+        return self.replicas.id if self.replicas else ""
+
+    @property
     def trouble(self) -> str | None:
         """Why runs go on in memory, None while the disk takes everything."""
         return self._database.trouble
@@ -128,7 +161,15 @@ class Store:
 
         Whether it did: there may be more to deliver then. To be called every few seconds; it raises nothing.
         """
-        return await self._database.recover()
+        if self._database.is_prepared:
+            return await self._database.recover()
+        try:
+            await self._join()
+        except HealthError as error:
+            log.debug("the store is still away", reason=str(error))
+            return False
+        log.info("the store answers")
+        return True
 
     async def prune(self, now: datetime) -> int:
         """Removes what has had its time and keeps within ``limits``; how many pending samples had to go for it."""
@@ -152,8 +193,17 @@ class Store:
             raise Unavailable("a store on PostgreSQL is backed up with the tools of PostgreSQL")
         await anyio.to_thread.run_sync(engine.back_up, self._path, target)
 
+    async def _join(self) -> None:
+        await self._database.prepare()
+        self.is_empty = await self._database.read(is_unused)
+        if self.replicas and self.replicas.name:
+            await self.replicas.join()
+
     async def close(self) -> None:
-        """Lets the next process open it."""
+        """Lets the next process open it; what waits in a shared one is the other replicas'."""
+        if self.replicas and self.owner:
+            with suppress(Unavailable):
+                await self.replicas.leave()
         await self._database.close()
         if self._lock:
             os.close(self._lock)
@@ -161,10 +211,10 @@ class Store:
 
 
 def take_over(now: datetime, connection: sa.Connection) -> None:
-    runs = interrupt_active(connection, now)
+    runs = interrupt_active(connection, now, sa.true(), "the daemon ended before the run did")
     samples = recover_sending(connection, now, "the daemon ended before the intake answered")
     if runs or samples:
-        log.warning("the daemon before ended without a drain", interrupted_runs=runs, unknown_samples=samples)
+        log.warning("the daemon before ended without a drain", interrupted_runs=len(runs), unknown_samples=samples)
 
 
 def is_unused(connection: sa.Connection) -> bool:

@@ -251,9 +251,21 @@ events = sa.Table(
     *_columns(Json(StateChange), "change"),
     sqlite_autoincrement=True,
 )
+replicas = sa.Table(
+    "replicas",
+    meta,
+    *_columns(Text, "id", key=True),
+    *_columns(Text, "name", "version"),
+    *_columns(Instant, "started", "seen"),  # by the clock of the database
+)
 
 # alembic's own; here so that a fresh store needs no alembic.
 version = sa.Table(VERSION_TABLE, sa.MetaData(), Column("version_num", sa.String(32), primary_key=True))
+
+
+def database_now() -> sa.ColumnElement[int]:
+    """The instant by PostgreSQL's clock, which all replicas share, while the statement runs."""
+    return sa.literal_column("(extract(epoch FROM clock_timestamp()) * 1000000)::bigint", BigInteger)
 
 
 def from_row(type: type[T], row: Any) -> T:

@@ -16,6 +16,7 @@ CREATE INDEX outbox_lost ON outbox (collector, settled_at) WHERE status IN ('unk
 CREATE TABLE pauses ( collector TEXT NOT NULL, at BIGINT NOT NULL, actor TEXT NOT NULL, PRIMARY KEY (collector) );
 CREATE TABLE pushes ( id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, collector TEXT NOT NULL, "key" TEXT NOT NULL, at BIGINT NOT NULL, is_read BOOLEAN NOT NULL, body BLOB NOT NULL );
 CREATE INDEX pushes_by_collector ON pushes (collector, id);
+CREATE TABLE replicas ( id TEXT NOT NULL, name TEXT NOT NULL, version TEXT NOT NULL, started BIGINT NOT NULL, seen BIGINT NOT NULL, PRIMARY KEY (id) );
 CREATE TABLE run_logs ( run TEXT NOT NULL, lines TEXT NOT NULL, PRIMARY KEY (run) );
 CREATE TABLE runs ( id TEXT NOT NULL, collector TEXT NOT NULL, mode TEXT NOT NULL, cause TEXT NOT NULL, source TEXT NOT NULL, owner TEXT NOT NULL, cancel TEXT, outcome TEXT, started BIGINT NOT NULL, slot BIGINT, ended BIGINT, forbids BOOLEAN NOT NULL, attempts INTEGER NOT NULL, samples INTEGER NOT NULL, errors TEXT NOT NULL, PRIMARY KEY (id) );
 CREATE UNIQUE INDEX runs_active ON runs (collector, mode) WHERE outcome IS NULL AND forbids;

@@ -1,0 +1,173 @@
+"""The processes that share one PostgreSQL: who is alive, and what becomes of what the dead leave behind.
+
+No leader and no lock that a session holds: the database decides, and its clock says who is silent for too long.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+import structlog
+
+from service.domain.delivery import DeliveryStatus
+from service.domain.runs import Cause, Mode, Outcome, Pause, Run, new_run_id
+from service.store import tables
+from service.store.chunks import DUE, recover_sending
+from service.store.fallback import Failover
+from service.store.runs import interrupt_active
+from service.store.tables import database_now, events, from_row, insert, outbox, replicas, runs, slots, to_row
+
+log = structlog.get_logger(__name__)
+
+BEATS = 4  # within the time after which a silent replica is dead
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """``seen``: its last beat, ``age`` seconds ago by the database's clock. ``active``: runs, ``pending``: samples."""
+
+    id: str
+    name: str
+    version: str
+    started: datetime
+    seen: datetime
+    age: float
+    active: int = 0
+    pending: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a replica saw when it last showed that it lives.
+
+    ``replicas``: the ids of all. ``is_new``: this one had been taken for dead and goes on under another id; its runs
+    are interrupted. ``active``: the runs of the others. ``cancelled``: with which outcome runs of this one are to end.
+    ``repeats``: runs that are this one's now, begun already, in place of a dead replica's.
+    """
+
+    replicas: tuple[str, ...]
+    is_new: bool
+    slots: Mapping[tuple[str, Mode], datetime]
+    pauses: Mapping[str, Pause]
+    active: tuple[Run, ...]
+    cancelled: Mapping[str, Outcome]
+    repeats: tuple[Run, ...]
+
+
+class Replicas:
+    """A part of the Store. ``id``: this process's, random at each start; empty until ``join``.
+
+    ``name``: of the pod, for people. Each method raises Unavailable.
+    """
+
+    def __init__(
+        self, database: Failover, clock: Callable[[], datetime], name: str, version: str, *, dead_after: timedelta
+    ) -> None:
+        self.id = ""
+        self._database = database
+        self._clock = clock
+        self.name, self._version = name, version
+        self._dead_after = dead_after
+        self._beaten = float("-inf")  # monotonic time of the last beat
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two beats."""
+        return self._dead_after.total_seconds() / BEATS
+
+    async def join(self) -> None:
+        """From here on this process is one of the replicas."""
+        id_ = secrets.token_hex(6)
+        facts = {"id": id_, "name": self.name, "version": self._version, "started": database_now()}
+        await self._database.execute(replicas.insert().values(**facts, seen=database_now()))
+        self.id = id_
+
+    async def beat(self, may_repeat: Callable[[Run], bool]) -> Beat:
+        """Shows that this process lives, and takes over what the dead left, all in one transaction.
+
+        ``may_repeat``: whether a scheduled run that a dead replica began may still be begun again.
+        """
+        # After a pause of its own, or of the database, everybody looks dead for a moment: they get one beat's time.
+        may_inherit = time.monotonic() - self._beaten < 2 * self.interval
+
+        def work(connection: sa.Connection) -> Beat | None:
+            alive = replicas.update().where(replicas.c.id == self.id).values(seen=database_now())
+            if not connection.execute(alive).rowcount:
+                return None
+            if may_inherit:
+                self._bury(connection)
+            repeats = self._inherit(connection, may_repeat)
+            return self._look(connection, repeats)
+
+        seen = await self._database.write(work)
+        is_new = seen is None
+        if seen is None:
+            log.warning("this replica was silent for too long and taken for dead: it goes on as a new one")
+            await self.join()
+            seen = await self._database.write(lambda connection: self._look(connection, ()))
+        self._beaten = time.monotonic()
+        return replace(seen, is_new=is_new)
+
+    async def leave(self) -> None:
+        """What waits is anybody's from here on, at once."""
+        await self._database.execute(replicas.delete().where(replicas.c.id == self.id))
+
+    async def list(self) -> list[Replica]:
+        """Those that are not known to be dead, the oldest first."""
+        age = (database_now() - sa.cast(replicas.c.seen, sa.BigInteger)) / 1_000_000.0
+        active = sa.select(sa.func.count()).where(runs.c.owner == replicas.c.id, runs.c.outcome.is_(None))
+        waiting = sa.select(sa.func.coalesce(sa.func.sum(outbox.c.samples), 0))
+        waiting = waiting.where(outbox.c.owner == replicas.c.id, outbox.c.status.in_(DUE))
+        facts = (age.label("age"), active.scalar_subquery().label("active"), waiting.scalar_subquery().label("pending"))
+        return await self._database.load(Replica, sa.select(replicas, *facts).order_by(replicas.c.started))
+
+    def _bury(self, connection: sa.Connection) -> None:
+        """Removes the replicas that are silent for too long. One that claims something at this moment is alive."""
+        silent = replicas.c.seen < database_now() - self._dead_after // timedelta(microseconds=1)
+        dead = sa.select(replicas.c.id).where(silent).with_for_update(skip_locked=True)
+        buried = connection.execute(replicas.delete().where(replicas.c.id.in_(dead)).returning(replicas.c.name))
+        if names := buried.scalars().all():
+            log.warning("replicas are dead: what they left is taken over", names=", ".join(names))
+
+    def _inherit(self, connection: sa.Connection, may_repeat: Callable[[Run], bool]) -> tuple[Run, ...]:
+        """Takes over whatever belongs to nobody. The runs that are to be carried out again."""
+        now = self._clock()
+        living = sa.select(replicas.c.id)
+        orphaned = runs.c.owner.not_in(living)
+        ended = interrupt_active(connection, now, orphaned, "the replica that carried it out died")
+        recover_sending(connection, now, "its replica died before the intake answered", outbox.c.owner.not_in(living))
+        waits = outbox.c.status == DeliveryStatus.PENDING
+        connection.execute(outbox.update().where(waits, outbox.c.owner.not_in(living)).values(owner=self.id))
+        connection.execute(events.update().where(events.c.owner.not_in(living)).values(owner=self.id))
+        repeats = []
+        for run, forbids in ended:
+            # A repeat is never repeated: at the end at most one run of a slot completes.
+            if run.slot is None or run.cause is Cause.RETRY or not may_repeat(run):
+                continue
+            again = Run(
+                new_run_id(run.collector, now), run.collector, Cause.RETRY, now, run.slot, mode=run.mode, owner=self.id
+            )
+            begun = insert(runs).values(**to_row(again), forbids=forbids, cancel=None)
+            if connection.execute(begun.on_conflict_do_nothing().returning(runs.c.id)).first():
+                repeats.append(again)
+        return tuple(repeats)
+
+    def _look(self, connection: sa.Connection, repeats: tuple[Run, ...]) -> Beat:
+        active, cancelled = [], {}
+        for row in connection.execute(sa.select(runs).where(runs.c.outcome.is_(None))):
+            if row.owner != self.id:
+                active.append(from_row(Run, row))
+            elif row.cancel:
+                cancelled[row.id] = row.cancel
+        return Beat(
+            replicas=tuple(connection.scalars(sa.select(replicas.c.id).order_by(replicas.c.id))),
+            is_new=False,
+            slots={(row.collector, row.mode): row.at for row in connection.execute(sa.select(slots))},
+            pauses={row.collector: from_row(Pause, row) for row in connection.execute(sa.select(tables.pauses))},
+            active=tuple(active),
+            cancelled=cancelled,
+            repeats=repeats,
+        )
