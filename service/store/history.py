@@ -75,7 +75,7 @@ _CYCLES = sa.select(cycles.c.collector, *(cycles.c[name] for name in Cycle._fiel
 _LAST_NUMBER = sa.select(sa.func.max(cycles.c.number)).where(cycles.c.collector == bindparam("name"))
 _of_collector = cycles.c.collector == bindparam("name")
 _older = sa.select(cycles.c.number).where(_of_collector).order_by(cycles.c.number.desc())
-_ADD_CYCLE = insert(cycles).on_conflict_do_nothing()
+_ADD_CYCLE = insert(cycles).on_conflict_do_nothing().returning(cycles.c.number)
 _DELETE_OLD = cycles.delete().where(_of_collector, cycles.c.number.in_(_older.limit(1_000).offset(bindparam("kept"))))
 _merge = insert(hours)
 _new = _merge.excluded
@@ -160,7 +160,7 @@ def add_cycle(
     number = max(to_micros(ended), (connection.execute(_LAST_NUMBER, {"name": run.collector}).scalar() or 0) + 1)
     facts = {"collector": run.collector, "cells": cells, "run": run.id, "start": run.started.timestamp()}
     facts |= {"seconds": run.seconds or 0.0, "outcome": run.outcome or ""}
-    while not connection.execute(_ADD_CYCLE, {"number": number, **facts}).rowcount:
+    while connection.execute(_ADD_CYCLE, {"number": number, **facts}).first() is None:
         number += 1  # another collector's run ended in the same microsecond
     connection.execute(_DELETE_OLD, {"name": run.collector, "kept": CYCLES})
     if new_hours:

@@ -32,7 +32,7 @@ _WRITE = _write.on_conflict_do_update(
     index_elements=["collector", "key"],
     set_={"value": _write.excluded.value, "revision": state.c.revision + 1},
     where=sa.func.coalesce(bindparam("expected", type_=sa.BigInteger), state.c.revision) == state.c.revision,
-)
+).returning(state.c.key)
 _decode_notified = msgspec.json.Decoder(list[tuple[CheckKey, NotifiedState]]).decode
 
 
@@ -149,7 +149,7 @@ def write_state(
     is_whole = True
     for key, value in values.items():
         row = {"collector": collector, "key": key, "revision": 1, "value": value, "expected": revisions.get(key)}
-        is_whole &= connection.execute(_WRITE, row).rowcount > 0
+        is_whole &= connection.execute(_WRITE, row).first() is not None
         if key == READ_PUSH and value:
             of_collector = {"name": collector, "last": int(value)}
             is_older = pushes.c.id <= bindparam("last")
