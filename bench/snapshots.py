@@ -135,9 +135,8 @@ def _naive(path: Path) -> dict[str, float]:
 async def _ours(path: Path) -> dict[str, float]:
     from service.collectors.registry import settings_of
     from service.config.loader import load
-    from service.daemon.wiring import build_jobs, open_clients, open_store
+    from service.daemon.wiring import open_wiring
     from service.domain.runs import Actor, Cause, Outcome
-    from service.pipeline.clock import SystemClock
     from service.pipeline.runner import Runner
     from service.pipeline.scheduler import Scheduler
 
@@ -147,8 +146,6 @@ async def _ours(path: Path) -> dict[str, float]:
     config = state.with_suffix(".yaml")
     config.write_text(json.dumps(given))
     settings = load(config, {}, settings_of).settings
-    clock = SystemClock()
-    store = await open_store(settings, clock)
     stalls: list[float] = []
 
     async def beat() -> None:
@@ -157,8 +154,8 @@ async def _ours(path: Path) -> dict[str, float]:
             await anyio.sleep(0.001)
             stalls.append(time.perf_counter() - before - 0.001)
 
-    async with open_clients(settings, {}) as clients, anyio.create_task_group() as tasks:
-        jobs = build_jobs(settings, clients, store)
+    async with open_wiring(settings, {}) as wiring, anyio.create_task_group() as tasks:
+        store, clock, jobs = wiring.store, wiring.clock, wiring.build_jobs(settings)
         stored: list[float] = []  # at the first the records are in the outbox
         runner = Runner(store, clock, tasks, on_stored=lambda: stored.append(time.perf_counter()), retry=False)
         scheduler = Scheduler(runner, store, clock, tasks)
@@ -171,9 +168,8 @@ async def _ours(path: Path) -> dict[str, float]:
         run = await scheduler.wait((await scheduler.trigger("training", Cause.ONCE, Actor("bench"))).id, 600)
         seconds, whole = stored[0] - begun, time.perf_counter() - begun
         tasks.cancel_scope.cancel()
-    assert run
-    assert (run.outcome, (await store.outbox.pending()).samples > _RECORDS) == (Outcome.COMPLETE, True), run
-    await store.close()
+        assert run
+        assert (run.outcome, (await store.outbox.pending()).samples > _RECORDS) == (Outcome.COMPLETE, True), run
     ms = [stall * 1e3 for stall in stalls]
     return {
         "seconds": seconds,

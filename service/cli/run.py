@@ -41,7 +41,7 @@ def run_daemon(options: Options) -> int:
 def _run_daemon(options: Options) -> int:
     import anyio
 
-    from service.daemon.app import run_daemon as run
+    from service.daemon.daemon import run_daemon as run
 
     overrides: dict[str, Any] = {}
     loaded = options.load(overrides)

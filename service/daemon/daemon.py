@@ -1,4 +1,4 @@
-"""The running daemon: how its parts start, change and end together.
+"""The running daemon: its signals and exit code, and how its parts start, change and end together.
 
 It starts from the store outwards (whatever is claimed must be kept) and ends in the order of the path: no new runs,
 the active ones get their time, what they stored is delivered, then the probes stop answering.
@@ -17,20 +17,17 @@ from service.collectors.github_ci.deliveries import Deliveries
 from service.config.loader import Loaded
 from service.config.logging import buffer
 from service.config.masking import mask
-from service.config.settings import differences, max_series_per_hour, secret_values, shadow_prefix
-from service.daemon.maintenance import Maintenance
-from service.daemon.pings import PingKind, Pings
-from service.daemon.wiring import Clients, build_jobs, has_unread_push
+from service.config.settings import Settings, differences, secret_values
+from service.daemon.maintenance import PingKind, Pings, prune_store, recover_store, refresh_secrets
+from service.daemon.series import find_collisions
+from service.daemon.wiring import Wiring, open_wiring, read_pushes
 from service.domain.errors import ConfigError
 from service.domain.runs import Actor, AuditEntry, Cause, Mode, Outcome, Run
-from service.pipeline.clock import Clock
-from service.pipeline.forwarder import Forwarder
 from service.pipeline.heartbeat import Heartbeat
 from service.pipeline.job import Job
 from service.pipeline.notifier import Notifier
 from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Scheduler
-from service.store import Store
 from service.web.app import AppContext, create_app
 from service.web.schemas import Info
 from service.web.server import serve
@@ -42,48 +39,72 @@ _RUNS_TIMEOUT = 20.0
 _DELIVERY_TIMEOUT = 12.0
 _PINGS_TIMEOUT = 3.0
 
-# What a reload takes over; the rest needs a restart.
-_RELOADABLE = ("collectors.", "datadog.env", "datadog.version", "mode", "shadow_prefix", "heartbeat_url")
 _SIGNAL = Actor("signal")
 
 Loader = Callable[[], Loaded]
 
 
+async def run_daemon(load: Loader, loaded: Loaded, environ: Mapping[str, str], announce: Callable[[str], None]) -> int:
+    """Runs until SIGTERM or SIGINT; returns the exit code. ``load`` reads the configuration anew for SIGHUP.
+
+    Raises ConfigError when the port is taken, the state directory can't be used or another daemon holds it.
+    """
+    settings = loaded.settings
+    for warning in (*loaded.warnings, *find_collisions(settings)):
+        log.warning(warning)
+    # Ours before uvicorn's, which would raise SIGTERM anew so that nothing drains; and open to the very end.
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals:
+        async with open_wiring(settings, environ) as wiring:
+            async with anyio.create_task_group() as tasks:
+                daemon = Daemon(load, loaded, wiring, tasks)
+                port = await daemon.start()
+                url = f"http://{_reachable(settings.http.host)}:{port}/"
+                log.info("ready", version=__version__, url=url, port=port, state_dir=str(settings.state_dir))
+                announce(url)
+                async for each in signals:
+                    if each == signal.SIGHUP:
+                        await daemon.reload()
+                    elif each == signal.SIGUSR1:
+                        await daemon.trigger_all()
+                    else:
+                        break
+                tasks.start_soon(daemon.watch_second_signal, signals)
+                await daemon.drain(signal.Signals(each).name)
+                tasks.cancel_scope.cancel()
+            wiring.exit_code = int(daemon.is_hurried)
+            log.info("ended")
+    # The receiver's end brings back the default handlers: a signal that comes now would spoil the exit code.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return wiring.exit_code
+
+
+def _reachable(host: str) -> str:
+    """The host of an address that a person on this machine can open."""
+    if host in ("*", "0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        return "localhost"
+    return f"[{host}]" if ":" in host else host
+
+
 class Daemon:
     """The parts of a running daemon. ``is_hurried``: a second signal ended the drain."""
 
-    def __init__(
-        self,
-        load: Loader,
-        loaded: Loaded,
-        environ: Mapping[str, str],
-        clock: Clock,
-        store: Store,
-        clients: Clients,
-        tasks: TaskGroup,
-        attempts: TaskGroup,
-    ) -> None:
+    def __init__(self, load: Loader, loaded: Loaded, wiring: Wiring, tasks: TaskGroup) -> None:
         self.is_hurried = False
         self._load = load
-        self._settings = settings = loaded.settings
         self._file = loaded.file
-        self._clock = clock
-        self._store = store
-        self._clients = clients
+        self._settings = settings = loaded.settings
+        self._wiring = wiring
+        self._clock, self._store = clock, store = wiring.clock, wiring.store
         self._tasks = tasks
         self._slots = anyio.CancelScope()  # what makes new work: the timer and the heartbeat
-        self._forwarder = Forwarder(
-            store.outbox,
-            clients.intake,
-            clock,
-            historical=settings.datadog.historical,
-            max_series=max_series_per_hour(settings),
-        )
+        clients, credentials = wiring.clients, wiring.clients.credentials
         self._pings = Pings(clients.http, tasks)
+        self._forwarder = wiring.build_forwarder(settings)
         runner = Runner(
             store,
             clock,
-            attempts,
+            wiring.attempts,
             on_stored=self._forwarder.notify,
             on_begin=lambda run: self._ping(run, PingKind.START),
             on_end=self._run_ended,
@@ -91,14 +112,13 @@ class Daemon:
         self._scheduler = Scheduler(runner, store, clock, tasks)
         jobs, interval = (lambda: self._scheduler.jobs), settings.datadog.heartbeat
         self._heartbeat = Heartbeat(jobs, store, clock, interval, self._forwarder.notify)
-        self._notifier = Notifier(
-            jobs, store, clients.intake, clock, interval=interval, page_url=settings.http.public_url
-        )
+        page_url = settings.http.public_url
+        self._notifier = Notifier(jobs, store, clients.intake, clock, interval=interval, page_url=page_url)
         self._web = AppContext(
             info=Info(
                 name="infra-health",
                 version=__version__,
-                commit=environ.get("INFRA_HEALTH_COMMIT", "unknown"),
+                commit=wiring.environ.get("INFRA_HEALTH_COMMIT", "unknown"),
                 started=clock.now(),
                 env=settings.datadog.env,
                 service=settings.datadog.service,
@@ -111,28 +131,29 @@ class Daemon:
             intake=clients.intake,
             github=clients.github,
             log=buffer,
-            token=clients.credentials.write_token,
-            read_token=clients.credentials.read_token,
-            webhook_secret=clients.credentials.webhook_secret,
+            token=credentials.write_token,
+            read_token=credentials.read_token,
+            webhook_secret=credentials.webhook_secret,
             deliveries=Deliveries(clock),
-            secrets=tuple(clients.credentials),
-            in_cluster=bool(environ.get("KUBERNETES_SERVICE_HOST")),
+            secrets=tuple(credentials),
+            in_cluster=bool(wiring.environ.get("KUBERNETES_SERVICE_HOST")),
         )
         self._forwarder.on_settled = self._web.telemetry.points
-        self._maintenance = Maintenance(clock, store, self._forwarder, clients.credentials)
 
     async def start(self) -> int:
         """Returns the port when the probes answer and the first slots have started. Raises ConfigError."""
         await self._scheduler.load()
-        jobs = build_jobs(self._settings, self._clients, self._store)
-        http = self._settings.http
-        port: int = await self._tasks.start(serve, create_app(self._web), http.host, http.port)
-        self._tasks.start_soon(self._forwarder.run)
+        jobs = self._wiring.build_jobs(self._settings)
+        http, tasks = self._settings.http, self._tasks
+        port: int = await tasks.start(serve, create_app(self._web), http.host, http.port)
+        tasks.start_soon(self._forwarder.run)
         if self._settings.datadog.events:
-            self._tasks.start_soon(self._notifier.run)
-        self._tasks.start_soon(self._maintenance.run)
+            tasks.start_soon(self._notifier.run)
+        tasks.start_soon(refresh_secrets, self._clock, self._wiring.clients.credentials)
+        tasks.start_soon(prune_store, self._clock, self._store, self._forwarder)
+        tasks.start_soon(recover_store, self._clock, self._store, self._forwarder)
         await self._set_jobs(jobs)
-        self._tasks.start_soon(self._run_slots)
+        tasks.start_soon(self._run_slots)
         _freeze_objects()
         return port
 
@@ -143,22 +164,22 @@ class Daemon:
             if self._file and loaded.file is None:
                 raise ConfigError(f"{self._file} is gone")
             mask(secret_values(loaded.settings))
-            jobs = build_jobs(loaded.settings, self._clients, self._store)
+            settings = _take_over(self._settings, loaded.settings)
+            jobs = self._wiring.build_jobs(settings)
         except ConfigError as error:
             log.error("reload refused: the configuration before it holds", reason=str(error))  # noqa: TRY400 - all said
             self._web.reload_error = str(error)
             await self._audit("reload refused")
             return
-        changed = differences(self._settings, loaded.settings)
-        taken = {key: change for key, change in changed.items() if key.startswith(_RELOADABLE)}
-        if left := {key: change for key, change in changed.items() if key not in taken}:
+        if left := differences(settings, loaded.settings):
             log.warning("these changes need a restart", changed=left)
-        self._settings = self._web.settings = loaded.settings
+        changed = differences(self._settings, settings)
+        self._settings = self._web.settings = settings
         self._web.reload_error = None
-        self._web.info = self._web.info.model_copy(update={"env": loaded.settings.datadog.env})
+        self._web.info = self._web.info.model_copy(update={"env": settings.datadog.env})
         await self._set_jobs(jobs)
         self._web.cache.forget()
-        log.info("configuration reloaded", changed=taken or "nothing")
+        log.info("configuration reloaded", changed=changed or "nothing")
         _freeze_objects()
         await self._audit("reload")
 
@@ -189,15 +210,14 @@ class Daemon:
     async def _set_jobs(self, jobs: Sequence[Job]) -> None:
         settings = self._settings
         self._web.telemetry.expect(settings.collectors)
-        self._scheduler.mode = self._store.mode = settings.mode
-        self._notifier.is_silent = is_shadow = settings.mode is Mode.SHADOW
-        self._forwarder.set_shadow(shadow_prefix(settings), is_withheld=is_shadow and settings.shadow_prefix is None)
+        self._wiring.set_mode(settings, self._scheduler, self._forwarder)
+        self._notifier.is_silent = settings.mode is Mode.SHADOW
         self._store.history_limits = {
             name: (each.failed_runs_history_limit, each.successful_runs_history_limit)
             for name, each in settings.collectors.items()
         }
         # What was pushed to an earlier process that ended before it could read it.
-        unread = [job.name for job in jobs if job.enabled and await has_unread_push(job)]
+        unread = [job.name for job in jobs if job.enabled and await read_pushes(job)]
         await self._scheduler.set_jobs(jobs)
         for name in unread:
             log.info("a snapshot was pushed before the restart", collector=name)
@@ -224,6 +244,20 @@ class Daemon:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._scheduler.run)
                 tasks.start_soon(self._heartbeat.run)
+
+
+def _take_over(running: Settings, loaded: Settings) -> Settings:
+    """``running`` with what a reload takes over of ``loaded``; the rest needs a restart."""
+    datadog = {"env": loaded.datadog.env, "version": loaded.datadog.version}
+    return running.model_copy(
+        update={
+            "collectors": loaded.collectors,
+            "mode": loaded.mode,
+            "shadow_prefix": loaded.shadow_prefix,
+            "heartbeat_url": loaded.heartbeat_url,
+            "datadog": running.datadog.model_copy(update=datadog),
+        }
+    )
 
 
 def _freeze_objects() -> None:

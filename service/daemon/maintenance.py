@@ -1,9 +1,13 @@
-"""What goes on beside the path while the daemon runs: store pruned and recovered, secrets renewed."""
+"""What goes on beside the path while the daemon runs: store pruned and recovered, secrets renewed, a watcher pinged."""
 
-from datetime import timedelta
+import uuid
+from collections import defaultdict
+from enum import StrEnum
 
 import anyio
+import httpx
 import structlog
+from anyio.abc import TaskGroup
 
 from service.config.secrets import Credentials
 from service.domain.delivery import DeliveryStatus
@@ -14,53 +18,117 @@ from service.store import Store
 
 log = structlog.get_logger(__name__)
 
-_PRUNE_INTERVAL = timedelta(minutes=10)
+_PRUNE_INTERVAL = 600.0  # seconds, as all of these
 _RECOVER_INTERVAL = 5.0
 _SECRETS_INTERVAL = 60.0
 
+_PING_TRIES, _PING_PAUSE = 2, 2.0
+_PING_TIMEOUT = 5.0  # of a try, however slowly it trickles
+_PING_MAX_AGE = 60.0  # an older one would report of another time
+# A namespace of ours: the same run always gives the same rid.
+_RUN_NAMESPACE = uuid.UUID("3b6d5d0a-7d0e-5a54-9a53-3f0a8c1b9b7e")
 
-class Maintenance:
-    """``run`` owns the tasks."""
 
-    def __init__(self, clock: Clock, store: Store, forwarder: Forwarder, credentials: Credentials) -> None:
-        self._clock = clock
-        self._store = store
-        self._forwarder = forwarder
-        self._credentials = credentials
+async def recover_store(clock: Clock, store: Store, forwarder: Forwarder) -> None:
+    """Back from the fallback to the disk, once it can be written again."""
+    while True:
+        await clock.sleep(_RECOVER_INTERVAL)
+        if await store.recover():
+            forwarder.notify()
 
-    async def run(self) -> None:
-        """Until it is cancelled."""
-        async with anyio.create_task_group() as tasks:
-            for each in (self._refresh_secrets, self._prune_store, self._recover_store):
-                tasks.start_soon(each)
 
-    async def _recover_store(self) -> None:
-        """Back from the fallback to the disk, once it can be written again."""
-        while True:
-            await self._clock.sleep(_RECOVER_INTERVAL)
-            if await self._store.recover():
-                self._forwarder.notify()
+async def refresh_secrets(clock: Clock, credentials: Credentials) -> None:
+    """Reads the secrets at the start and again after their time, also those that are seldom asked for."""
+    while True:
+        for secret in credentials:
+            if secret is not credentials.app_key:  # which no daemon needs
+                await secret.get()
+        await clock.sleep(_SECRETS_INTERVAL)
 
-    async def _refresh_secrets(self) -> None:
-        """Reads the secrets at the start and again after their time, also those that are seldom asked for."""
-        while True:
-            for secret in self._credentials:
-                if secret is not self._credentials.app_key:  # which no daemon needs
-                    await secret.get()
-            await self._clock.sleep(_SECRETS_INTERVAL)
 
-    async def _prune_store(self) -> None:
+async def prune_store(clock: Clock, store: Store, forwarder: Forwarder) -> None:
+    """Ends what has had its time, and what no longer fits."""
+    reason = ""
+    while True:
+        try:
+            forwarder.count(DeliveryStatus.EXPIRED, await store.prune(clock.now()))
+        except Unavailable as error:
+            if not reason:
+                log.error("the store can't be pruned", reason=str(error))  # noqa: TRY400 - the reason says it all
+            reason = str(error)
+        else:
+            if reason:
+                log.info("the store is pruned again", reason=reason)
+            reason = ""
+        await clock.sleep(_PRUNE_INTERVAL)
+
+
+class PingKind(StrEnum):
+    """The value is what follows the address."""
+
+    START = "/start"
+    SUCCESS = ""
+    FAILURE = "/fail"
+
+
+class Pings:
+    """Pings to a watcher outside, which gets each run's start and end and raises the alarm when it hears nothing.
+
+    URL/start, URL and URL/fail as healthchecks.io takes them (https://healthchecks.io/docs/http_api/), each with the
+    run's own rid, so that runs may overlap. No ping holds up or fails a run. Addresses do not wait for each other; the
+    pings of one arrive in their order, because a start after its success would look like a run that hangs.
+    """
+
+    def __init__(self, client: httpx.AsyncClient, tasks: TaskGroup) -> None:
+        self._client = client
+        self._tasks = tasks
+        self._turns: dict[str, anyio.Lock] = defaultdict(anyio.Lock)  # whoever waits first is served first
+        self._unreachable: set[str] = set()
+        self._under_way = 0
+        self._idle = anyio.Event()
+
+    def send(self, url: str, kind: PingKind, run: str) -> None:
+        """Sends a ping soon."""
+        self._under_way += 1
+        self._tasks.start_soon(self._send, url, kind, run, anyio.current_time() + _PING_MAX_AGE)
+
+    async def flush(self, seconds: float) -> None:
+        """Returns when none is under way any more, or after ``seconds``."""
+        with anyio.move_on_after(seconds):
+            while self._under_way:
+                self._idle = anyio.Event()
+                await self._idle.wait()
+
+    async def _send(self, url: str, kind: PingKind, run: str, deadline: float) -> None:
+        async with self._turns[url]:
+            reason = f"waited for more than {_PING_MAX_AGE:g} s"
+            if anyio.current_time() < deadline:
+                reason = await self._try(f"{url}{kind.value}?rid={uuid.uuid5(_RUN_NAMESPACE, run)}")
+            if reason and url not in self._unreachable:
+                log.warning("heartbeat_url was not reached; runs go on", reason=reason, run=run)
+                self._unreachable.add(url)
+            elif not reason and url in self._unreachable:
+                log.info("heartbeat_url answers again", run=run)
+                self._unreachable.discard(url)
+        self._under_way -= 1
+        self._idle.set()
+
+    async def _try(self, address: str) -> str:
+        """Why the ping did not get through, empty when it did."""
         reason = ""
-        while True:
+        for number in range(_PING_TRIES):
+            if number:
+                await anyio.sleep(_PING_PAUSE)
             try:
-                given_up = await self._store.prune(self._clock.now())
-                self._forwarder.count(DeliveryStatus.EXPIRED, given_up)
-            except Unavailable as error:
-                if not reason:
-                    log.error("the store can't be pruned", reason=str(error))  # noqa: TRY400 - the reason says it all
-                reason = str(error)
+                with anyio.fail_after(_PING_TIMEOUT):
+                    async with self._client.stream("GET", address) as answer:
+                        status = answer.status_code
+            except TimeoutError:
+                reason = f"no answer within {_PING_TIMEOUT:g} s"
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                reason = type(error).__name__  # its text may hold the address, which is a secret
             else:
-                if reason:
-                    log.info("the store is pruned again", reason=reason)
-                reason = ""
-            await self._clock.sleep(_PRUNE_INTERVAL.total_seconds())
+                reason = "" if 200 <= status < 300 else f"answered {status}"
+                if status < 500 and status != 429:
+                    break
+        return reason

@@ -5,18 +5,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
-from anyio.abc import TaskGroup
 
-from service.config.settings import Settings, max_series_per_hour, shadow_prefix
-from service.daemon.app import force_exit_after
-from service.daemon.wiring import Clients, build_jobs, has_unread_push, open_clients, open_store
-from service.domain.delivery import LOST, DeliveryStatus
+from service.config.settings import Settings
+from service.daemon.wiring import Wiring, open_wiring, read_pushes
+from service.domain.delivery import DeliveryStatus
 from service.domain.errors import HealthError
-from service.domain.runs import Actor, Cause, CollectResult, Mode, Outcome, PartialFailure, Run, new_run_id
+from service.domain.runs import Actor, Cause, CollectResult, Outcome, PartialFailure, Run, new_run_id
 from service.domain.samples import Metric, Sample
-from service.pipeline.clock import Clock, SystemClock
+from service.pipeline.clock import Clock
 from service.pipeline.enrich import prepare_samples
-from service.pipeline.forwarder import Forwarder
 from service.pipeline.job import Job
 from service.pipeline.runner import Runner, ask_collector
 from service.pipeline.scheduler import Scheduler
@@ -27,7 +24,8 @@ DELIVERY_TIMEOUT = 30.0
 # What the daemon sends of itself and of checks, beside the collectors' own samples.
 HEALTH_PREFIX = "metta.infra.collector."
 _OWN_PREFIXES = ("metta.infra.check.", HEALTH_PREFIX)
-_STOP_TIMEOUT = 2.0  # seconds for a cancelled collector to stop before the process ends without it
+
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +69,7 @@ class Pass:
                 }
                 for each in self.collectors
             ],
-            "delivery": {
-                "delivered": self.delivered,
-                "pending": self.pending,
-                "lost": self.lost,
-                "trouble": self.trouble,
-            },
+            "delivery": {key: getattr(self, key) for key in ("delivered", "pending", "lost", "trouble")},
         }
 
 
@@ -85,32 +78,22 @@ async def run_pass(
     environ: Mapping[str, str],
     names: Sequence[str] | None,
     push: bool,
-    progress: Callable[[str], None],
+    progress: Progress,
     report: Callable[[Pass], int],
 ) -> int:
     """Runs the named collectors (None: all enabled ones) once, concurrently; returns ``report``'s exit code.
 
-    Without ``push`` nothing is kept or sent. ``report`` is called when all is kept; a collector that can't be stopped
-    then holds up nothing. Raises ConfigError, for example when another process writes to the state directory.
+    Without ``push`` nothing is kept or sent. Raises ConfigError, for example when another process writes to the state
+    directory.
     """
-    async with anyio.create_task_group() as attempts:
-        clock = SystemClock()
-        store = await (open_store(settings, clock) if push else Store.open_reading(settings.state_dir))
-        try:
-            async with open_clients(settings, environ) as clients:
-                jobs, waiting = await select_jobs(build_jobs(settings, clients, store), names)
-                if push:
-                    result = await _collect_and_deliver(jobs, settings, clients, store, clock, progress, attempts)
-                else:
-                    result = Pass(await collect_only(jobs, clock, progress))
-                result = replace(result, waiting=waiting)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await store.close()
-        code = report(result)
-        attempts.cancel_scope.cancel()
-        force_exit_after(_STOP_TIMEOUT, code)
-    return code
+    async with open_wiring(settings, environ, writes=push) as wiring:
+        jobs, waiting = await select_jobs(wiring.build_jobs(settings), names)
+        if push:
+            result = await _collect_and_deliver(jobs, settings, wiring, progress)
+        else:
+            result = Pass(await collect_only(jobs, wiring.clock, progress))
+        wiring.exit_code = report(replace(result, waiting=waiting))
+    return wiring.exit_code
 
 
 async def select_jobs(jobs: Iterable[Job], names: Sequence[str] | None) -> tuple[list[Job], dict[str, str]]:
@@ -118,7 +101,7 @@ async def select_jobs(jobs: Iterable[Job], names: Sequence[str] | None) -> tuple
     ready, waiting = [], {}
     for job in jobs:
         if job.enabled if names is None else job.name in names:
-            await has_unread_push(job)
+            await read_pushes(job)
             if reason := getattr(job.collector, "waits_for", None):
                 waiting[job.name] = reason
             else:
@@ -126,29 +109,26 @@ async def select_jobs(jobs: Iterable[Job], names: Sequence[str] | None) -> tuple
     return ready, waiting
 
 
-async def collect_only(jobs: Sequence[Job], clock: Clock, progress: Callable[[str], None]) -> list[CollectorPass]:
+async def collect_only(jobs: Sequence[Job], clock: Clock, progress: Progress) -> list[CollectorPass]:
     """Asks each collector once; keeps and sends nothing."""
     done: dict[str, CollectorPass] = {}
 
     async def collect(job: Job) -> None:
-        now = clock.now()
+        now, seconds = clock.now(), job.active_deadline.total_seconds()
         run = Run(new_run_id(job.name, now), job.name, Cause.ONCE, now, attempts=1)
-        result, outcome = CollectResult(), Outcome.FAILED
-        samples: list[Sample] = []
-        errors: list[PartialFailure] = []
         try:
-            with anyio.fail_after(job.active_deadline.total_seconds()):
+            with anyio.fail_after(seconds):
                 result = await ask_collector(job, now)
-        except TimeoutError:
-            errors = [PartialFailure(f"not done within {job.active_deadline.total_seconds():g} s")]
-        except HealthError as error:
-            errors = [PartialFailure(str(error))]
+        except (HealthError, TimeoutError) as error:
+            reason = f"not done within {seconds:g} s" if isinstance(error, TimeoutError) else str(error)
+            run = replace(run, ended=clock.now(), outcome=Outcome.FAILED, errors=(PartialFailure(reason),))
+            done[job.name] = CollectorPass(run)
         else:
             samples, bad = prepare_samples(job, result.samples, now)
-            errors = [*result.failures, *bad]
+            errors = (*result.failures, *bad)
             outcome = Outcome.PARTIAL if errors else Outcome.COMPLETE
-        run = replace(run, ended=clock.now(), outcome=outcome, errors=tuple(errors), samples=len(samples))
-        done[job.name] = CollectorPass(run, samples, result)
+            run = replace(run, ended=clock.now(), outcome=outcome, errors=errors, samples=len(samples))
+            done[job.name] = CollectorPass(run, samples, result)
         progress(f"{len(done)} of {len(jobs)} collectors done")
 
     async with anyio.create_task_group() as tasks:
@@ -157,36 +137,19 @@ async def collect_only(jobs: Sequence[Job], clock: Clock, progress: Callable[[st
     return [done[job.name] for job in jobs]
 
 
-async def _collect_and_deliver(
-    jobs: Sequence[Job],
-    settings: Settings,
-    clients: Clients,
-    store: Store,
-    clock: Clock,
-    progress: Callable[[str], None],
-    attempts: TaskGroup,
-) -> Pass:
+async def _collect_and_deliver(jobs: Sequence[Job], settings: Settings, wiring: Wiring, progress: Progress) -> Pass:
     """Collects, stores and delivers, one try each: ``backoff_limit`` is the daemon's."""
-    forwarder = Forwarder(
-        store.outbox,
-        clients.intake,
-        clock,
-        historical=settings.datadog.historical,
-        max_series=max_series_per_hour(settings),
-    )
-    store.mode = settings.mode
-    is_withheld = settings.mode is Mode.SHADOW and settings.shadow_prefix is None
-    forwarder.set_shadow(shadow_prefix(settings), is_withheld=is_withheld)
+    store, clock, forwarder = wiring.store, wiring.clock, wiring.build_forwarder(settings)
     ended: dict[str, Run] = {}
 
     def on_end(run: Run) -> None:
         ended[run.collector] = run
         progress(f"{len(ended)} of {len(jobs)} collectors done")
 
-    runner = Runner(store, clock, attempts, on_stored=lambda: None, on_end=on_end, retry=False)
+    runner = Runner(store, clock, wiring.attempts, on_stored=lambda: None, on_end=on_end, retry=False)
     async with anyio.create_task_group() as tasks:
         scheduler = Scheduler(runner, store, clock, tasks)
-        scheduler.mode = settings.mode
+        wiring.set_mode(settings, scheduler, forwarder)
         await scheduler.set_jobs(jobs)
         for job in jobs:
             await scheduler.trigger(job.name, Cause.ONCE, Actor("once"))
@@ -199,10 +162,10 @@ async def _collect_and_deliver(
         [CollectorPass(ended[job.name], await _read_samples(store, ended[job.name])) for job in jobs],
         delivered=state.counts[DeliveryStatus.DELIVERED],
         pending=(await store.outbox.pending()).samples,
-        lost=sum(state.counts[status] for status in LOST),
+        lost=sum(state.lost.values()),
         trouble=state.trouble
         or store.trouble
-        or ", ".join(f"{state.counts[status]} {status}" for status in LOST if state.counts[status])
+        or ", ".join(f"{count} {status}" for status, count in state.lost.items())
         or None,
         seconds=clock.monotonic() - began,
     )

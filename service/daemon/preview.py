@@ -1,16 +1,15 @@
 """What would be sent now, and how it differs from the last run. Collects for real; nothing is sent or kept."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from service.config.settings import Settings
-from service.daemon.once import HEALTH_PREFIX, collect_only, select_jobs
-from service.daemon.wiring import build_jobs, open_clients
+from service.daemon.once import HEALTH_PREFIX, Progress, collect_only, select_jobs
+from service.daemon.wiring import open_wiring
 from service.domain.delivery import StoredSample, to_point
 from service.domain.runs import Run
 from service.domain.samples import Kind, Sample
-from service.pipeline.clock import SystemClock
 from service.pipeline.enrich import enrich
 from service.store import Store
 
@@ -20,7 +19,6 @@ Change = Literal["new", "gone", "changed", "same"]
 _VOLATILE_TAGS = ("status", "condition", "version")
 _MAX_SAMPLES = 100_000
 _RECENT_RUNS = 20
-_SeriesKey = tuple[str, Kind, tuple[tuple[str, str], ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ class Preview:
     run: Run
     before: str | None
     samples: Sequence[Sample] = ()
-    changes: Sequence[SeriesChange] = field(default=())
+    changes: Sequence[SeriesChange] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -57,67 +55,52 @@ class Preview:
 
 
 async def preview(
-    settings: Settings, environ: Mapping[str, str], names: Sequence[str] | None, progress: Callable[[str], None]
+    settings: Settings, environ: Mapping[str, str], names: Sequence[str] | None, progress: Progress
 ) -> list[Preview]:
     """Of the named collectors (None: all enabled ones). Works beside a daemon. Raises ConfigError or Unavailable."""
-    clock = SystemClock()
     previews = []
-    store = await Store.open_reading(settings.state_dir)
-    try:
-        async with open_clients(settings, environ) as clients:
-            jobs, _ = await select_jobs(build_jobs(settings, clients, store), names)
-            for job, done in zip(jobs, await collect_only(jobs, clock, progress), strict=True):
-                enriched = enrich(job, done.result, await store.runs.checks(job.name), clock.now())
-                before = await _last_success(store, job.name)
-                stored = (await store.outbox.samples(before.id, 0, _MAX_SAMPLES))[0] if before else []
-                samples = [*enriched.samples, *enriched.series]
-                # The health of the collector is the run's, and this is none.
-                stored = [each for each in stored if not each.point.metric.startswith(HEALTH_PREFIX)]
-                changes = compare_series(samples, stored)
-                previews.append(Preview(done.run, before.id if before else None, samples, changes))
-    finally:
-        await store.close()
+    async with open_wiring(settings, environ, writes=False) as wiring:
+        store, clock = wiring.store, wiring.clock
+        jobs, _ = await select_jobs(wiring.build_jobs(settings), names)
+        for job, done in zip(jobs, await collect_only(jobs, clock, progress), strict=True):
+            enriched = enrich(job, done.result, await store.runs.checks(job.name), clock.now())
+            samples = [*enriched.samples, *enriched.series]
+            before, stored = await _read_last_success(store, job.name)
+            previews.append(Preview(done.run, before, samples, compare_series(samples, stored)))
     return previews
+
+
+async def _read_last_success(store: Store, collector: str) -> tuple[str | None, list[StoredSample]]:
+    """Id and samples of the last run that brought something, but for the collector's health: a preview is no run."""
+    for run in await store.runs.list(collector, limit=_RECENT_RUNS):
+        if run.outcome and run.outcome.succeeded:
+            stored, _ = await store.outbox.samples(run.id, 0, _MAX_SAMPLES)
+            return run.id, [each for each in stored if not each.point.metric.startswith(HEALTH_PREFIX)]
+    return None, []
 
 
 def compare_series(now: Iterable[Sample], before: Iterable[StoredSample]) -> list[SeriesChange]:
     """Series by series; of a distribution, whose values are events, each value that would be sent is new."""
-    stored = {
-        _series_key(each.point.metric, each.kind, each.tags): each
+    known = {
+        _key(each.point.metric, each.kind, each.tags): (each.point.value, each.tags)
         for each in before
         if each.kind is not Kind.DISTRIBUTION
     }
     changes = []
     for sample in now:
-        tags = {name: value for name, _, value in (tag.partition(":") for tag in to_point(sample).tags)}
-        status = tags.get("status", "")
-        known = stored.pop(_series_key(sample.metric.name, sample.metric.kind, tags), None)
-        if known is None:
-            changes.append(SeriesChange("new", sample.metric.name, tags, sample.value, status=status))
-            continue
-        status_before, value_before = known.tags.get("status", ""), known.point.value
-        change: Change = "same" if (sample.value, status) == (value_before, status_before) else "changed"
-        changes.append(
-            SeriesChange(change, sample.metric.name, tags, sample.value, value_before, status, status_before)
-        )
-    changes += [
-        SeriesChange(
-            "gone",
-            each.point.metric,
-            each.tags,
-            value_before=each.point.value,
-            status_before=each.tags.get("status", ""),
-        )
-        for each in stored.values()
-    ]
+        metric, value = sample.metric.name, sample.value
+        tags = {name: text for name, _, text in (tag.partition(":") for tag in to_point(sample).tags)}
+        value_before, tags_before = known.pop(_key(metric, sample.metric.kind, tags), (None, {}))
+        status, status_before = tags.get("status", ""), tags_before.get("status", "")
+        change: Change = "same" if (value, status) == (value_before, status_before) else "changed"
+        if value_before is None:
+            change = "new"
+        changes.append(SeriesChange(change, metric, tags, value, value_before, status, status_before))
+    for (metric, _, _), (value_before, tags) in known.items():
+        gone = SeriesChange("gone", metric, tags, None, value_before, status_before=tags.get("status", ""))
+        changes.append(gone)
     return changes
 
 
-async def _last_success(store: Store, collector: str) -> Run | None:
-    """The last run that brought something."""
-    runs = await store.runs.list(collector, limit=_RECENT_RUNS)
-    return next((run for run in runs if run.outcome and run.outcome.succeeded), None)
-
-
-def _series_key(metric: str, kind: Kind, tags: Mapping[str, str]) -> _SeriesKey:
-    return metric, kind, tuple(sorted((name, value) for name, value in tags.items() if name not in _VOLATILE_TAGS))
+def _key(metric: str, kind: Kind, tags: Mapping[str, str]) -> tuple[str, Kind, frozenset[tuple[str, str]]]:
+    return metric, kind, frozenset((name, value) for name, value in tags.items() if name not in _VOLATILE_TAGS)

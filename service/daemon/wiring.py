@@ -1,41 +1,45 @@
 """What the settings come to: the store, the clients at the edges, and the jobs. Built here and nowhere else."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import os
+import sys
+import threading
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
+import anyio
 import httpx
+from anyio.abc import TaskGroup
 
 from service.collectors import registry
 from service.config.clients import http_client
-from service.config.secrets import Credentials, Secret, credentials, from_environment
-from service.config.settings import Settings
+from service.config.secrets import Credentials, credentials, from_environment
+from service.config.settings import Settings, max_series_per_hour, shadow_prefix
 from service.datadog.intake import Intake, intake_url
 from service.domain import cron
 from service.domain.errors import ConfigError
+from service.domain.runs import Mode
 from service.github.auth import InstallationToken, TokenSource
 from service.github.client import Github
 from service.pipeline.clock import Clock, SystemClock
+from service.pipeline.forwarder import Forwarder
 from service.pipeline.job import Job
+from service.pipeline.scheduler import Scheduler
 from service.store import Store
 
-
-async def open_store(settings: Settings, clock: Clock) -> Store:
-    """The store to write to, as configured. Raises ConfigError or Unavailable."""
-    return await Store.open(settings.state_dir, settings.store, clock.now)
+# Seconds for a cancelled collector to stop before the process ends without it: a program is ended within them.
+_STOP_TIMEOUT = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """The clients that all jobs share, and their secrets. ``secret``: that of a variable's name in ``environ``."""
+    """The clients that all jobs share, and their secrets."""
 
     github: Github
     http: httpx.AsyncClient
     intake: Intake
     credentials: Credentials
-    secret: Callable[[str], Secret]
-    environ: Mapping[str, str]
 
 
 @asynccontextmanager
@@ -47,66 +51,130 @@ async def open_clients(settings: Settings, environ: Mapping[str, str]) -> AsyncI
         async def client() -> httpx.AsyncClient:
             return await stack.enter_async_context(http_client(environ, user_agent=settings.github.user_agent))
 
-        http, clock = await client(), SystemClock()
+        http, clock, api_url = await client(), SystemClock(), settings.github.api_url
         token: TokenSource = known.github_token
-        if (app := settings.github.app) and known.github_app_key:
-            token = InstallationToken(
-                app.id,
-                app.installation_id,
-                known.github_app_key,
-                api_url=settings.github.api_url,
-                client=http,
-                clock=clock,
-            )
-        github = Github(settings.github.api_url, token, await client(), clock)
-        intake = Intake(intake_url(settings.datadog), known.api_key, await client())
-        yield Clients(github, http, intake, known, partial(from_environment, environ=environ), environ)
+        if (app := settings.github.app) and (key := known.github_app_key):
+            token = InstallationToken(app.id, app.installation_id, key, api_url=api_url, client=http, clock=clock)
+        github = Github(api_url, token, await client(), clock)
+        yield Clients(github, http, Intake(intake_url(settings.datadog), known.api_key, await client()), known)
 
 
-def build_jobs(settings: Settings, clients: Clients, store: Store) -> list[Job]:
-    """A job for each configured collector. Raises ConfigError when a collector refuses its settings."""
-    jobs, datadog = [], settings.datadog
-    unified = {
-        "DD_ENV": datadog.env,
-        "DD_SITE": datadog.site,
-        **({"DD_VERSION": datadog.version} if datadog.version else {}),
-    }
-    for name, each in settings.collectors.items():
-        state = registry.CollectorState(store.states, name)
-        environ = {**clients.environ, **unified, "DD_SERVICE": each.service}
-        context = registry.Context(name, clients.github, clients.http, state, clients.secret, environ)
-        try:
-            collector = registry.load_type(each.type)(each, context)
-        except ConfigError:
-            raise
-        except Exception as error:  # a collector may be foreign code
-            raise ConfigError(f"collectors.{name}: a {each.type} can't be made of it: {error!r}") from error
-        jobs.append(
-            Job(
-                name=name,
-                type=each.type,
-                collector=collector,
-                schedule=cron.parse(each.schedule),
-                time_zone=each.time_zone,
-                service=each.service,
-                env=settings.datadog.env,
-                version=settings.datadog.version,
-                enabled=each.enabled,
-                policy=each.concurrency_policy,
-                starting_deadline=each.starting_deadline,
-                active_deadline=each.active_deadline,
-                backoff_limit=each.backoff_limit,
-                jitter=each.jitter,
-                max_age=each.max_age,
-                tags=each.tags,
-                starts_after=each.starts_after,
-                state=state,
+@dataclass(slots=True)
+class Wiring:
+    """What a process that collects stands on. ``attempts`` owns the collectors' attempts.
+
+    ``exit_code``: once it is set, all is said and kept; the process then ends with it soon after this is closed.
+    """
+
+    environ: Mapping[str, str]
+    clock: Clock
+    store: Store
+    clients: Clients
+    attempts: TaskGroup
+    exit_code: int | None = None
+
+    def build_jobs(self, settings: Settings) -> list[Job]:
+        """A job for each configured collector. Raises ConfigError when a collector refuses its settings."""
+        jobs, datadog = [], settings.datadog
+        version = {"DD_VERSION": datadog.version} if datadog.version else {}
+        environ = {**self.environ, "DD_ENV": datadog.env, "DD_SITE": datadog.site, **version}
+        for name, each in settings.collectors.items():
+            context = registry.Context(
+                name,
+                self.clients.github,
+                self.clients.http,
+                registry.CollectorState(self.store.states, name),
+                partial(from_environment, environ=self.environ),
+                environ | {"DD_SERVICE": each.service},
             )
+            try:
+                collector = registry.load_type(each.type)(each, context)
+            except ConfigError:
+                raise
+            except Exception as error:  # a collector may be foreign code
+                raise ConfigError(f"collectors.{name}: a {each.type} can't be made of it: {error!r}") from error
+            jobs.append(
+                Job(
+                    name=name,
+                    type=each.type,
+                    collector=collector,
+                    schedule=cron.parse(each.schedule),
+                    time_zone=each.time_zone,
+                    service=each.service,
+                    env=datadog.env,
+                    version=datadog.version,
+                    enabled=each.enabled,
+                    policy=each.concurrency_policy,
+                    starting_deadline=each.starting_deadline,
+                    active_deadline=each.active_deadline,
+                    backoff_limit=each.backoff_limit,
+                    jitter=each.jitter,
+                    max_age=each.max_age,
+                    tags=each.tags,
+                    starts_after=each.starts_after,
+                    state=context.state,
+                )
+            )
+        return jobs
+
+    def build_forwarder(self, settings: Settings) -> Forwarder:
+        return Forwarder(
+            self.store.outbox,
+            self.clients.intake,
+            self.clock,
+            historical=settings.datadog.historical,
+            max_series=max_series_per_hour(settings),
         )
-    return jobs
+
+    def set_mode(self, settings: Settings, scheduler: Scheduler, forwarder: Forwarder) -> None:
+        """Live or shadow, for what runs and is sent from now on."""
+        scheduler.mode = self.store.mode = settings.mode
+        is_withheld = settings.mode is Mode.SHADOW and settings.shadow_prefix is None
+        forwarder.set_shadow(shadow_prefix(settings), is_withheld=is_withheld)
 
 
-async def has_unread_push(job: Job) -> bool:
+@asynccontextmanager
+async def open_wiring(settings: Settings, environ: Mapping[str, str], *, writes: bool = True) -> AsyncIterator[Wiring]:
+    """Opens store and clients, closes them at the end.
+
+    Without ``writes`` the store is one to read from, beside a daemon or without one. Raises ConfigError (the state
+    directory can't be used, another process writes to it) or Unavailable.
+    """
+    clock = SystemClock()
+    async with anyio.create_task_group() as attempts:
+        if writes:
+            store = await Store.open(settings.state_dir, settings.store, clock.now)
+        else:
+            store = await Store.open_reading(settings.state_dir)
+        try:
+            async with open_clients(settings, environ) as clients:
+                wiring = Wiring(environ, clock, store, clients, attempts)
+                yield wiring
+        finally:
+            with anyio.CancelScope(shield=True):
+                await store.close()
+        attempts.cancel_scope.cancel()
+        if wiring.exit_code is not None:
+            _force_exit_after(_STOP_TIMEOUT, wiring.exit_code)
+
+
+async def read_pushes(job: Job) -> bool:
     """Whether something was pushed that no run has read. Afterwards the collector knows what it waits for."""
-    load: Callable[[], Awaitable[bool]] | None = getattr(job.collector, "load", None)
-    return load is not None and await load()
+    load = getattr(job.collector, "load", None)
+    return load is not None and bool(await load())
+
+
+def _force_exit_after(seconds: float, code: int) -> None:
+    """Ends the process with ``code`` after ``seconds`` at the latest.
+
+    A task that swallows its cancellation can't be stopped from within the loop, nor a thread from anywhere.
+    """
+
+    def force_exit() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    timer = threading.Timer(seconds, force_exit)
+    timer.daemon = True
+    timer.start()
