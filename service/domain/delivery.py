@@ -97,14 +97,6 @@ def to_point(sample: Sample) -> Point:
     )
 
 
-def is_historical(kind: Kind, metric: str, historical: Sequence[str]) -> bool:
-    """Whether the intake takes this metric at any age: Historical Metrics can be on for gauges and counts.
-
-    ``historical``: how the names of the metrics begin for which it is.
-    """
-    return kind is not Kind.DISTRIBUTION and metric.startswith(tuple(historical))
-
-
 def count_points(chunks: Iterable[Chunk]) -> int:
     """All points of ``chunks``."""
     return sum(len(chunk.points) for chunk in chunks)

@@ -19,13 +19,12 @@ import structlog
 
 from service.datadog.intake import Intake
 from service.datadog.payload import MAX_POINTS, Payload, encode
-from service.domain.delivery import LOST, Chunk, DeliveryStatus, count_points, is_historical
+from service.domain.delivery import LOST, Chunk, DeliveryStatus, count_points
 from service.domain.errors import Rejected, TooLarge, Unauthorized, Unavailable
 from service.domain.runs import Mode
 from service.domain.samples import MAX_POINT_AGE, MAX_POINT_AHEAD, Kind
 from service.pipeline.clock import Clock
 from service.pipeline.enrich import TOO_EARLY
-from service.pipeline.series_limit import SeriesLimit
 from service.store.outbox import Outbox
 
 log = structlog.get_logger(__name__)
@@ -105,8 +104,10 @@ class Forwarder:
         self._outbox = outbox
         self._intake = intake
         self._clock = clock
-        self._historical = historical
-        self._limit = SeriesLimit(max_series) if max_series else None
+        self._historical = tuple(historical)
+        self._max_series = max_series
+        # When a series' last point passed, in monotonic seconds; oldest first.
+        self._seen: dict[tuple[str, tuple[str, ...]], float] = {}
         self._linger = linger
         self._jitter = jitter
         self._prefix: str | None = None
@@ -223,17 +224,36 @@ class Forwarder:
             early = [place for place, point in enumerate(chunk.points) if point.at > newest]
             rest = await self._drop(chunk, early, DeliveryStatus.REJECTED, TOO_EARLY)
         if rest and rest.oldest < oldest:
+            taken = (
+                () if rest.kind is Kind.DISTRIBUTION else self._historical
+            )  # Historical Metrics can't be on for them
             old = [
                 place
                 for place, point in enumerate(rest.points)
-                if point.at < oldest and not is_historical(rest.kind, point.metric, self._historical)
+                if point.at < oldest and not point.metric.startswith(taken)
             ]
             rest = await self._drop(rest, old, DeliveryStatus.EXPIRED, "too old for the intake")
-        if rest and self._limit:
-            excess = self._limit.find_excess(rest.points, self._clock.monotonic())
-            reason = f"more than {self._limit.limit} series within an hour"
+        if rest and self._max_series:
+            excess, reason = self._find_excess(rest), f"more than {self._max_series} series within an hour"
             rest = await self._drop(rest, excess, DeliveryStatus.THROTTLED, reason)
         return rest
+
+    def _find_excess(self, chunk: Chunk) -> list[int]:
+        """The places of points of new series beyond the limit: each series is paid for, and a tag that holds an id can
+        make a million of them. Those that pass already go on passing; one that was silent for an hour makes room.
+
+        https://docs.datadoghq.com/account_management/billing/custom_metrics/: distinct series of each hour.
+        """
+        now, seen, excess = self._clock.monotonic(), self._seen, []
+        while seen and (oldest := next(iter(seen.items())))[1] <= now - _HOUR:
+            del seen[oldest[0]]
+        for place, point in enumerate(chunk.points):
+            series = point.metric, point.tags
+            if seen.pop(series, None) is None and len(seen) >= (self._max_series or 0):
+                excess.append(place)
+            else:
+                seen[series] = now
+        return excess
 
     async def _drop(self, chunk: Chunk, places: Sequence[int], status: DeliveryStatus, reason: str) -> Chunk | None:
         """Ends the way of the points at ``places``; the rest of the chunk, None where nothing is left."""

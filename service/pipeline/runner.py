@@ -4,9 +4,10 @@ Every cause (schedule, HTTP, signal, --once) comes through ``Runner.run``.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -25,7 +26,6 @@ from service.domain.samples import Metric
 from service.pipeline.clock import Clock
 from service.pipeline.enrich import MANY_CHECKS, Enriched, enrich, own_samples
 from service.pipeline.heartbeat import put_check_series
-from service.pipeline.incidents import Incidents
 from service.pipeline.job import DURATION, POINTS_LOST, SAMPLES, SUCCESS_AGE, UP, Job
 from service.store import Store
 
@@ -44,6 +44,8 @@ _EARLY = {
     Outcome.REPLACED: "the next slot's run took its place",
     Outcome.CANCELLED: "it was cancelled",
 }
+# What differs each time without being another reason: which of several requests met it, waits, instants.
+_VOLATILE = re.compile(r"[A-Z]+ /\S*|\d+(?:\.\d+)? ?(?:ms|s|min|h|seconds|bytes)\b|\d{4}-\d\d-\d\d[T ][\d:.]+")
 
 
 class RunHandle:
@@ -52,7 +54,7 @@ class RunHandle:
     ``after``: other runs of its collector that must end before it begins. ``actor``: who asked for it.
     """
 
-    def __init__(self, run: Run, actor: Actor | None = None, after: Sequence["RunHandle"] = ()) -> None:
+    def __init__(self, run: Run, actor: Actor, after: Sequence["RunHandle"] = ()) -> None:
         self.run = run
         self.actor = actor
         self.after = after
@@ -64,6 +66,13 @@ class RunHandle:
         """Ends the run early; the first one to do so says why."""
         self.ending = self.ending or outcome
         self._scope.cancel()
+
+    async def wait_for_others(self) -> None:
+        """Until the runs before it have ended, or it is cancelled."""
+        with self.cancellable():
+            for other in self.after:
+                await other.done.wait()
+        self.after = ()
 
     def succeed(self, result: CollectResult) -> None:
         """It brought ``result``: whole, or partial with what was left out."""
@@ -86,13 +95,13 @@ class RunHandle:
 
 
 @dataclass(slots=True)
-class _Attempt:
-    """One call of a collector: what it brought or why it did not; neither when it was cancelled."""
+class _Incident:
+    """What is wrong with a collector for longer than one run: one that fails every ten minutes for a week is one
+    incident, not a thousand. ``runs``: how many have met it."""
 
-    scope: anyio.CancelScope
-    done: anyio.Event = field(default_factory=anyio.Event)
-    result: CollectResult | None = None
-    error: HealthError | None = None
+    reason: str
+    since: datetime
+    runs: int = 0
 
 
 class Runner:
@@ -121,13 +130,18 @@ class Runner:
         self._on_begin = on_begin
         self._on_end = on_end
         self._retry = retry
-        self._incidents = Incidents()
+        self._draining = anyio.Event()
+        self._incidents: dict[str, _Incident] = {}
         # A thread of its own: collectors that hang in all of the common ones must not stop others' runs.
         self._threads = anyio.CapacityLimiter(1)
 
+    def drain(self) -> None:
+        """The daemon ends: attempts under way go on, no other one begins."""
+        self._draining.set()
+
     async def run(self, job: Job, handle: RunHandle) -> None:
         """The whole run. Its samples are in the outbox when this returns, whatever the collector did."""
-        run, actor = handle.run, handle.actor or Actor("")
+        run, actor = handle.run, handle.actor
         asked = {"source": actor.source, "actor": actor.name, "asked_because": actor.reason}
         with structlog.contextvars.bound_contextvars(collector=job.name, run=run.id):
             buffer.open_run(run.id)
@@ -169,6 +183,9 @@ class Runner:
                 break
             except HealthError as error:
                 reason, attempt = _shorten(str(error)), handle.run.attempts
+                is_news = self._is_news(job.name, reason)
+                if isinstance(error, Unexpected) and is_news:
+                    log.exception("the collector raised an unexpected error")
                 # Time may mend it: an unexpected error is given the benefit of the doubt, as a Job's crash is.
                 may_pass = self._retry and isinstance(error, Unavailable | Unexpected)
                 if not may_pass or attempt > job.backoff_limit:
@@ -182,9 +199,12 @@ class Runner:
                     break
                 handle.run = replace(handle.run, errors=(PartialFailure(reason),))
                 # A reason that is known already is in the run's own log alone.
-                tell = log.warning if self._incidents.is_news(job.name, reason) else log.debug
+                tell = log.warning if is_news else log.debug
                 tell("attempt failed", attempt=attempt, reason=reason, next_in_seconds=pause)
-                await self._clock.sleep(pause)
+                await self._clock.wait(self._draining, pause)
+                if self._draining.is_set():
+                    handle.fail(f"{reason} (the daemon ended before the next attempt)", Outcome.INTERRUPTED)
+                    break
             else:
                 handle.succeed(result)
                 return result
@@ -193,34 +213,33 @@ class Runner:
     async def _attempt(self, job: Job, seconds: float) -> CollectResult:
         """Raises TimeoutError when it is not done within ``seconds``, else what ``ask_collector`` raises."""
         # The deadline is told to the collector, too: a client asks how long it may still wait for a limit to open.
-        attempt = _Attempt(anyio.CancelScope(deadline=anyio.current_time() + seconds))
-        self._attempts.start_soon(self._collect, job, attempt)
-        try:
-            await self._clock.wait(attempt.done, seconds)
-        finally:
-            if not attempt.done.is_set():
-                attempt.scope.cancel()
-                with anyio.CancelScope(shield=True):
-                    await self._clock.wait(attempt.done, _GRACE)
-                if not attempt.done.is_set():
-                    log.error("the collector ignores its cancellation; the run goes on without it")
-        if attempt.error:
-            raise attempt.error
-        if attempt.result is None:
-            raise TimeoutError
-        return attempt.result
+        scope, done = anyio.CancelScope(deadline=anyio.current_time() + seconds), anyio.Event()
+        answers: list[CollectResult | HealthError] = []
 
-    async def _collect(self, job: Job, attempt: _Attempt) -> None:
-        """One attempt, to its end or its cancellation."""
+        async def ask() -> None:
+            try:
+                with scope:
+                    answers.append(await ask_collector(job, self._clock.now()))
+            except HealthError as error:
+                answers.append(error)
+            finally:
+                done.set()
+
+        self._attempts.start_soon(ask)
         try:
-            with attempt.scope:
-                attempt.result = await ask_collector(job, self._clock.now())
-        except HealthError as error:
-            attempt.error = error
-            if isinstance(error, Unexpected) and self._incidents.is_news(job.name, _shorten(str(error))):
-                log.exception("the collector raised an unexpected error")
+            await self._clock.wait(done, seconds)
         finally:
-            attempt.done.set()
+            if not done.is_set():
+                scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    await self._clock.wait(done, _GRACE)
+                if not done.is_set():
+                    log.error("the collector ignores its cancellation; the run goes on without it")
+        if not answers:
+            raise TimeoutError
+        if isinstance(answers[0], HealthError):
+            raise answers[0]
+        return answers[0]
 
     async def _store_run(self, job: Job, handle: RunHandle, result: CollectResult) -> None:
         """Stores the ended run with what it brought, and then its log."""
@@ -259,12 +278,17 @@ class Runner:
     async def _measure_health(self, job: Job, run: Run, collected: int, now: datetime) -> dict[Metric, float]:
         succeeded = run.outcome is not None and run.outcome.succeeded
         values = {UP: float(succeeded), DURATION: run.seconds or 0.0, SAMPLES: float(collected)}
-        successes = {job.name: now} if succeeded else await self._store.runs.last_successes()
+        successes = {job.name: now} if succeeded else await self._store.runs.last_successes(job.name)
         if last := successes.get(job.name):
             values[SUCCESS_AGE] = max(0.0, (now - last).total_seconds())
         lost = await self._store.outbox.lost(job.name, now - timedelta(hours=24))
         values[POINTS_LOST] = float(sum(lost.get(status, 0) for status in LOST))
         return values
+
+    def _is_news(self, name: str, reason: str) -> bool:
+        """Whether this is not what the collector's runs before have ended with."""
+        known = self._incidents.get(name)
+        return known is None or _VOLATILE.sub("#", known.reason) != _VOLATILE.sub("#", reason)
 
     def _log_end(self, run: Run, collected: int) -> None:
         """The run's second line. ``samples`` are all that it stored, ``collected`` those of the collector itself."""
@@ -272,18 +296,23 @@ class Runner:
         facts |= {"collected": collected, "samples": run.samples, "attempts": run.attempts}
         if run.outcome in _EARLY:
             log.warning("run ended early", **facts, reason=run.error)
-        elif run.outcome is Outcome.COMPLETE:
+            return
+        if run.outcome is Outcome.COMPLETE:
             log.info("run ended", **facts)
-            if ended := self._incidents.resolve(run.collector):
-                since = ended.since.isoformat(timespec="seconds")
-                log.info("the collector works again", after=ended.reason, since=since, runs=ended.count)
-        elif not self._incidents.report(run.collector, run.error or "", self._clock.now()):
-            since = self._incidents.since(run.collector).isoformat(timespec="seconds")
-            log.info("run ended", **facts, failing_since=since)
+            if over := self._incidents.pop(run.collector, None):
+                since = over.since.isoformat(timespec="seconds")
+                log.info("the collector works again", after=over.reason, since=since, runs=over.runs)
+            return
+        reason = run.error or ""
+        is_news = self._is_news(run.collector, reason)
+        known = self._incidents.setdefault(run.collector, _Incident(reason, self._clock.now()))
+        known.reason, known.runs = reason, known.runs + 1
+        if not is_news:
+            log.info("run ended", **facts, failing_since=known.since.isoformat(timespec="seconds"))
         elif run.outcome is Outcome.PARTIAL:
-            log.warning("run ended, some parts are missing", **facts, reason=run.error)
+            log.warning("run ended, some parts are missing", **facts, reason=reason)
         else:
-            log.error("run failed", **facts, reason=run.error)
+            log.error("run failed", **facts, reason=reason)
 
 
 async def ask_collector(job: Job, now: datetime) -> CollectResult:

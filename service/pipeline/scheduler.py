@@ -15,8 +15,9 @@ import anyio
 import anyio.lowlevel
 import structlog
 from anyio.abc import TaskGroup
+from apscheduler.executors.debug import DebugExecutor
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from service.domain.cron import COUNT_LIMIT
 from service.domain.errors import Unavailable
 from service.domain.runs import (
     Actor,
@@ -33,7 +34,6 @@ from service.domain.runs import (
 from service.pipeline.clock import Clock
 from service.pipeline.job import Job
 from service.pipeline.runner import RunHandle, Runner
-from service.pipeline.timer import Timer
 from service.store import Busy, Claim, Store
 
 log = structlog.get_logger(__name__)
@@ -42,6 +42,9 @@ _LATE = timedelta(seconds=30)  # a slot that starts so much after its time was m
 _MAX_ACTIVE = 8  # runs of one collector, as far as callers start them: Allow and Replace have no bound of their own
 _CANCEL_TIMEOUT = 6.0  # seconds that cancelled runs may take in a drain: the attempt's own grace, and the store
 _BUSY_PAUSE = 2.0  # seconds until a run is tried again that another replica's run, or a lost store, was in the way of
+_BEAT = 1.0  # seconds between two signs of life; what is due by then starts, though the machine slept over its alarm
+_MAX_SLEEP = 60.0  # seconds until every job is looked at again: the clock may have stepped back
+_JOBS_A_TURN = 50  # jobs that are looked at before the rest of the loop has its turn
 
 
 class UnknownCollector(Exception):
@@ -51,14 +54,6 @@ class UnknownCollector(Exception):
         self.name, self.known = name, tuple(known)
         near = difflib.get_close_matches(name, self.known, n=1)
         super().__init__(f"there is no collector {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
-
-
-class AlreadyRunning(Exception):
-    """Forbid: the run ``run_id`` of this collector is active."""
-
-    def __init__(self, run_id: str) -> None:
-        super().__init__(f"run {run_id} is active and the concurrency policy is Forbid")
-        self.run_id = run_id
 
 
 class TooManyRuns(Exception):
@@ -90,36 +85,29 @@ class Triggered:
     is_new: bool
 
 
-class _ClaimBatch:
-    def __init__(self) -> None:
-        self.claims: list[Claim] = []
-        self.results: Sequence[bool | Busy | Unavailable] = ()
-        self.done = anyio.Event()
-
-
 class Scheduler:
     """Starts runs by policy and owns those that are active. ``tasks``: where the runs live.
 
     ``mode``: in which slots are claimed; to be set before ``set_jobs``. ``jobs``, ``pauses``: by name, to be read only.
+    ``beat``: monotonic time of the timer's last sign of life.
     """
 
     def __init__(self, runner: Runner, store: Store, clock: Clock, tasks: TaskGroup) -> None:
         self.mode = Mode.LIVE
         self.jobs: Mapping[str, Job] = {}
         self.pauses: dict[str, Pause] = {}
+        self.beat = clock.monotonic()
         self._runner = runner
         self._store = store
         self._clock = clock
         self._tasks = tasks
         self._slots: dict[Mode, dict[str, datetime]] = {mode: {} for mode in Mode}
+        self._starts: dict[str, datetime] = {}  # when the timer looks at a job next
         self._active: dict[str, list[RunHandle]] = {}
+        self._due: list[tuple[Job, RunHandle, datetime | None]] = []  # runs whose slots are claimed in a moment
         self._skipped: dict[str, datetime] = {}  # slots at which a collector was not ready
         self._late: dict[str, datetime] = {}  # slots that came too late to start, and were told
-        self._claims = _ClaimBatch()
-        self._is_loaded = False
-        self._is_first_start = False
-        self._is_draining = False
-        self._timer = Timer(clock, self.tick, self.next_start)
+        self._is_loaded = self._is_first_start = self._is_draining = False
 
     async def load(self) -> None:
         """Reads what outlives a restart, last slots and pauses; from here on schedules count. Raises Unavailable."""
@@ -131,17 +119,44 @@ class Scheduler:
     async def set_jobs(self, jobs: Iterable[Job]) -> None:
         """The jobs from now on; active runs of the old ones go on. What is due starts."""
         self.jobs = {job.name: job for job in jobs}
-        await self._timer.set_names([job.name for job in self.jobs.values() if job.enabled])
+        self._starts.clear()
+        await self._look_at(self._enabled())
         self._is_first_start = False
 
     async def run(self) -> None:
-        """The timer, until cancelled."""
-        await self._timer.run()
+        """The timer, until cancelled: APScheduler's alarm rings at the next start, whatever the clock does."""
+        # One alarm, for the earliest start: with a job for each collector a thousand of them stop the loop for 100 ms.
+        # The debug executor calls where APScheduler runs; without a grace time no alarm is dropped for being late.
+        alarm = AsyncIOScheduler(
+            executors={"default": DebugExecutor()}, job_defaults={"misfire_grace_time": None}, timezone="UTC"
+        )
+        alarm.start()
+        try:
+            looked = self._clock.monotonic()
+            while True:
+                rung = anyio.Event()
+                if self._starts:
+                    first = min(self._starts.values())
+                    alarm.add_job(rung.set, "date", run_date=first, id="next", replace_existing=True)
+                await self._clock.wait(rung, _BEAT)
+                self.beat, now = self._clock.monotonic(), self._clock.now()
+                if self.beat - looked >= _MAX_SLEEP:
+                    looked = self.beat
+                    await self._look_at(self._enabled())
+                else:
+                    await self._look_at([name for name, start in self._starts.items() if start <= now])
+        finally:
+            alarm.shutdown(wait=False)
 
-    @property
-    def beat(self) -> float:
-        """Monotonic time of the timer's last sign of life."""
-        return self._timer.beat
+    async def _look_at(self, names: Sequence[str]) -> None:
+        """Starts what is due of these jobs and notes when the timer looks at them next."""
+        for number, name in enumerate(names, 1):
+            self.tick(name)
+            self._starts.pop(name, None)
+            if start := self.next_start(name, self._clock.now()):
+                self._starts[name] = start
+            if not number % _JOBS_A_TURN:
+                await anyio.lowlevel.checkpoint()
 
     def tick(self, name: str) -> None:
         """Starts the job's latest missed slot if the rules let it."""
@@ -150,42 +165,29 @@ class Scheduler:
             return
         now, known = self._clock.now() - job.offset, self._last_slot(job)
         is_first = known is None and self._is_first_start
-        slot = job.find_latest_slot(known, now)
-        if slot is None and is_first:
-            slot = now.replace(microsecond=0)
+        slot = job.find_latest_slot(known, now) or (now.replace(microsecond=0) if is_first else None)
         if slot is None:
             return
         if job.starting_deadline is not None and now - slot > job.starting_deadline and not is_first:
             if self._late.get(name) != slot:
-                self._late[name] = slot
-                log.warning(
-                    "a slot was missed by more than its starting deadline", collector=name, slot=slot.isoformat()
-                )
+                self._late[name], at = slot, slot.isoformat()
+                log.warning("a slot was missed by more than its starting deadline", collector=name, slot=at)
             return
-        if self._forbids(job) and self._active.get(name):
+        if _forbids(job) and self._active.get(name):
             return  # tried again when the run ends
         if self.waits_for(name):
             self._skipped[name] = slot
             return
-        if known and job.schedule.latest(known, now, job.time_zone)[1] == COUNT_LIMIT:
-            log.warning("more than 100 slots were missed; only the latest starts", collector=name)
         cause = Cause.START if is_first else Cause.CATCH_UP if now - slot > _LATE else Cause.SCHEDULE
-        handle = self._add(job, cause, Actor(""), slot)
         slots = self._slots[self.mode]
-        before, slots[name] = slots.get(name), slot
-        begin = partial(self._claim_slot, job, handle, before)
-        self._tasks.start_soon(self._carry_out, job, handle, begin, name=handle.run.id)
+        self._due.append((job, self._add(job, cause, Actor(""), slot), slots.get(name)))
+        slots[name] = slot
+        if len(self._due) == 1:
+            self._tasks.start_soon(self._claim_slots)
 
-    def active(self, name: str | None = None) -> list[Run]:
-        """The runs that are under way, oldest first."""
-        chosen = self._active.values() if name is None else [self._active.get(name, [])]
-        return [handle.run for handles in chosen for handle in handles]
-
-    def next_run(self, name: str) -> datetime | None:
-        """When the schedule starts the job next, None while it is paused or disabled, or where it never fires."""
-        if not self.jobs[name].enabled or name in self.pauses:
-            return None
-        return self.next_start(name, self._clock.now())
+    def active(self) -> list[Run]:
+        """The runs that are under way; of one collector the oldest first."""
+        return [handle.run for handle in self._handles()]
 
     def next_start(self, name: str, after: datetime) -> datetime | None:
         """The first start later than ``after`` by the job's schedule, whatever its policy; None when there is none."""
@@ -204,26 +206,23 @@ class Scheduler:
     async def trigger(self, name: str, cause: Cause, actor: Actor) -> Run:
         """Starts a run that no schedule asked for.
 
-        Raises UnknownCollector, AlreadyRunning, TooManyRuns, NotReady, Draining, Unavailable (the store).
+        Raises UnknownCollector, Busy, TooManyRuns, NotReady, Draining, Unavailable (the store).
         """
-        job = self._job(name)
+        job, active = self._find_job(name), self._active.get(name, [])
         if self._is_draining:
             raise Draining
         if reason := self.waits_for(name):
             raise NotReady(reason)
-        active = self._active.get(name, [])
-        if active and self._forbids(job):
-            raise AlreadyRunning(active[-1].run.id)
+        if active and _forbids(job):
+            raise Busy(active[-1].run.id)
         if len(active) >= _MAX_ACTIVE:
             raise TooManyRuns(f"{len(active)} runs of {name} are active")
         handle = self._add(job, cause, actor)
         try:
             with anyio.CancelScope(shield=True):  # who asked may go away; a run on record must be carried out
-                await self._store.runs.begin(handle.run, forbids=self._forbids(job))
-        except BaseException as error:
+                await self._store.runs.begin(handle.run, forbids=_forbids(job))
+        except BaseException:
             self._remove(handle)
-            if isinstance(error, Busy):
-                raise AlreadyRunning(error.run_id) from error
             raise
         self._tasks.start_soon(self._carry_out, job, handle, name=handle.run.id)
         await self._audit("trigger", name, actor, handle.run.id)
@@ -232,10 +231,10 @@ class Scheduler:
     async def trigger_all(self, cause: Cause, actor: Actor) -> list[Triggered]:
         """Triggers every enabled collector that can run now. Raises Draining or Unavailable."""
         triggered = []
-        for name in [job.name for job in self.jobs.values() if job.enabled]:
+        for name in self._enabled():
             try:
                 triggered.append(Triggered((await self.trigger(name, cause, actor)).id, name, is_new=True))
-            except AlreadyRunning as error:
+            except Busy as error:
                 triggered.append(Triggered(error.run_id, name, is_new=False))
             except TooManyRuns:
                 triggered.append(Triggered(self._active[name][-1].run.id, name, is_new=False))
@@ -248,12 +247,12 @@ class Scheduler:
 
         A run that waits so already is the one: it sees whatever this one would. Raises UnknownCollector, Draining.
         """
-        job, active = self._job(name), self._active.get(name, [])
+        job, active = self._find_job(name), self._active.get(name, [])
         if self._is_draining:
             raise Draining
         handle = next((each for each in active if each.after), None)
         if handle is None:
-            handle = self._add(job, cause, actor, after=active if self._forbids(job) else ())
+            handle = self._add(job, cause, actor, after=active if _forbids(job) else ())
             begin = partial(self._begin_after, job, handle)
             self._tasks.start_soon(self._carry_out, job, handle, begin, name=handle.run.id)
         await self._audit(cause.value, name, actor, handle.run.id)
@@ -270,14 +269,14 @@ class Scheduler:
 
     async def pause(self, name: str, actor: Actor) -> None:
         """Suspends the schedule; active runs go on. Raises UnknownCollector, Unavailable."""
-        pause = Pause(self._job(name).name, self._clock.now(), actor)
+        pause = Pause(self._find_job(name).name, self._clock.now(), actor)
         await self._store.runs.pause(pause)
         self.pauses[name] = pause
         await self._audit("pause", name, actor)
 
     async def resume(self, name: str, actor: Actor) -> None:
         """The schedule counts again; the latest missed slot starts. Raises UnknownCollector, Unavailable."""
-        self._job(name)
+        self._find_job(name)
         await self._store.runs.resume(name)
         self.pauses.pop(name, None)
         self.tick(name)
@@ -292,27 +291,31 @@ class Scheduler:
         return run if run and run.ended else None
 
     async def drain(self, seconds: float) -> None:
-        """Nothing new starts; active runs get ``seconds``, then they are cancelled and kept as Interrupted."""
+        """Nothing new starts, no further attempt either; attempts under way get ``seconds``, then their runs are
+        cancelled and kept as Interrupted."""
         self._is_draining = True
-        handles = [handle for handles in self._active.values() for handle in handles]
+        self._runner.drain()
         # Cancelled runs still store what they know; one that can't be stopped is left to the end of the process.
         for patience in (seconds, _CANCEL_TIMEOUT):
             with anyio.move_on_after(patience):
-                for handle in handles:
+                for handle in self._handles():
                     await handle.done.wait()
-            for handle in handles:
+            for handle in self._handles():
                 handle.cancel(Outcome.INTERRUPTED)
 
-    def _job(self, name: str) -> Job:
+    def _find_job(self, name: str) -> Job:
         if job := self.jobs.get(name):
             return job
         raise UnknownCollector(name, self.jobs)
 
-    def _find(self, run_id: str) -> RunHandle | None:
-        return next((each for active in self._active.values() for each in active if each.run.id == run_id), None)
+    def _enabled(self) -> list[str]:
+        return [job.name for job in self.jobs.values() if job.enabled]
 
-    def _forbids(self, job: Job) -> bool:
-        return job.policy is ConcurrencyPolicy.FORBID
+    def _handles(self) -> list[RunHandle]:
+        return [handle for handles in self._active.values() for handle in handles]
+
+    def _find(self, run_id: str) -> RunHandle | None:
+        return next((each for each in self._handles() if each.run.id == run_id), None)
 
     def _last_slot(self, job: Job) -> datetime | None:
         live, shadow = self._slots[Mode.LIVE].get(job.name), self._slots[Mode.SHADOW].get(job.name)
@@ -340,11 +343,52 @@ class Scheduler:
             del self._active[handle.run.collector]
         handle.done.set()
 
+    async def _claim_slots(self) -> None:
+        """Claims what is due in the same moment in one transaction: a collector is asked only when its slot is durably
+        its run's."""
+        await anyio.lowlevel.checkpoint()  # the others of this moment join
+        due, self._due = self._due, []
+        claims = [Claim(handle.run, known, _forbids(job)) for job, handle, known in due]
+        try:
+            results: Sequence[bool | Exception] = await self._store.runs.claim_slots(claims)
+        except Exception as error:  # noqa: BLE001 - each run says so at its end
+            results = [error] * len(due)
+        for (job, handle, known), result in zip(due, results, strict=True):
+            begin = None if result is True else partial(self._return_slot, handle, known, result)
+            self._tasks.start_soon(self._carry_out, job, handle, begin, name=handle.run.id)
+
+    async def _return_slot(self, handle: RunHandle, known: datetime | None, result: bool | Exception) -> bool:
+        """Another replica had the slot, or something was in the way of the run: then it is tried again soon."""
+        name, slots = handle.run.collector, self._slots[handle.run.mode]
+        if result is False:
+            await self._load_slots()
+            return False
+        if isinstance(result, Unavailable):
+            log.error("a slot can't be claimed: the store is lost", collector=name, reason=str(result))
+        elif isinstance(result, Exception) and not isinstance(result, Busy):
+            raise result
+        if slots.get(name) == handle.run.slot:
+            slots.pop(name) if known is None else slots.update({name: known})
+        await self._clock.sleep(_BUSY_PAUSE)
+        return False
+
+    async def _begin_after(self, job: Job, handle: RunHandle) -> bool:
+        """Begins the run when those before it have ended, on other replicas as well."""
+        await handle.wait_for_others()
+        while True:
+            try:
+                handle.run = replace(handle.run, started=self._clock.now())
+                await self._store.runs.begin(handle.run, forbids=_forbids(job))
+            except (Busy, Unavailable):
+                await self._clock.sleep(_BUSY_PAUSE)
+            else:
+                return True
+
     async def _carry_out(self, job: Job, handle: RunHandle, begin: Callable[[], Awaitable[bool]] | None = None) -> None:
         """The run to its end. ``begin``: puts it on record first, and tells whether it may run."""
         try:
             if begin is None or await begin():
-                await self._wait_for_others(handle)
+                await handle.wait_for_others()
                 await self._runner.run(job, handle)
         except Exception:
             # The last line of defence: a fault of ours in one run must not end the daemon and all other collectors.
@@ -354,71 +398,20 @@ class Scheduler:
             self._remove(handle)
         self.tick(job.name)
 
-    async def _claim_slot(self, job: Job, handle: RunHandle, known: datetime | None) -> bool:
-        """The collector is asked only when the slot is durably this run's. ``known``: the slot on record."""
-        run, slots = handle.run, self._slots[handle.run.mode]
-        try:
-            if await self._claim(Claim(run, known, self._forbids(job))):
-                return True
-            await self._load_slots()  # another replica had it
-        except (Busy, Unavailable) as error:
-            if slots.get(job.name) == run.slot:
-                slots.pop(job.name) if known is None else slots.update({job.name: known})
-            if isinstance(error, Unavailable):
-                log.error("a slot can't be claimed: the store is lost", collector=job.name, reason=str(error))  # noqa: TRY400
-            await self._clock.sleep(_BUSY_PAUSE)
-        return False
-
-    async def _claim(self, claim: Claim) -> bool:
-        """In one transaction with all that are due in the same moment. Raises Busy or Unavailable."""
-        batch, place = self._claims, len(self._claims.claims)
-        batch.claims.append(claim)
-        if place:
-            await batch.done.wait()
-        else:
-            try:
-                await (
-                    anyio.lowlevel.checkpoint()
-                )  # the others of this moment join, later ones make a batch of their own
-                self._claims = _ClaimBatch()
-                batch.results = await self._store.runs.claim_slots(batch.claims)
-            except Unavailable as error:
-                batch.results = [error] * len(batch.claims)
-            finally:
-                batch.done.set()
-        result = batch.results[place]
-        if isinstance(result, Exception):
-            raise result
-        return result
-
-    async def _begin_after(self, job: Job, handle: RunHandle) -> bool:
-        """Begins the run when those before it have ended, on other replicas as well."""
-        await self._wait_for_others(handle)
-        while True:
-            try:
-                handle.run = replace(handle.run, started=self._clock.now())
-                await self._store.runs.begin(handle.run, forbids=self._forbids(job))
-            except (Busy, Unavailable):
-                await self._clock.sleep(_BUSY_PAUSE)
-            else:
-                return True
-
-    async def _wait_for_others(self, handle: RunHandle) -> None:
-        with handle.cancellable():
-            for other in handle.after:
-                await other.done.wait()
-        handle.after = ()
-
     async def _load_slots(self) -> None:
         for mode in Mode:
-            self._slots[mode] = {**self._slots[mode], **await self._store.runs.slots(mode)}
+            self._slots[mode] |= await self._store.runs.slots(mode)
 
     async def _audit(self, action: str, collector: str, actor: Actor, run_id: str = "") -> None:
         """Keeps who did what; what can't be kept is done all the same, and said in the log."""
-        who = {"source": actor.source, "actor": actor.name, "reason": actor.reason}
         if not run_id:  # of a run its own lines say who asked for it
+            who = {"source": actor.source, "actor": actor.name, "reason": actor.reason}
             log.info(action, collector=collector, **{name: text for name, text in who.items() if text})
         try:
             await self._store.runs.audit(AuditEntry(self._clock.now(), action, actor, collector, run_id))
         except Unavailable as error:
             log.error("the audit log can't be written", reason=str(error))  # noqa: TRY400 - the reason says it all
+
+
+def _forbids(job: Job) -> bool:
+    return job.policy is ConcurrencyPolicy.FORBID

@@ -67,7 +67,7 @@ class Busy(Exception):
     """A run of the collector is active, and its policy allows no second one."""
 
     def __init__(self, run_id: str) -> None:
-        super().__init__(f"{run_id} is active")
+        super().__init__(f"run {run_id} is active and the concurrency policy is Forbid")
         self.run_id = run_id
 
 

@@ -19,7 +19,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.collectors.snapshot.schema import InvalidSnapshot
 from service.domain.errors import Rejected, TooLarge, Unavailable
 from service.pipeline.scheduler import (
-    AlreadyRunning,
     Draining,
     NotReady,
     RunEnded,
@@ -27,6 +26,7 @@ from service.pipeline.scheduler import (
     UnknownCollector,
     UnknownRun,
 )
+from service.store import Busy
 from service.web.schemas import run_address
 
 log = structlog.get_logger(__name__)
@@ -102,7 +102,7 @@ def handle_problems(app: FastAPI) -> None:
         return _to_problem(request, error).response(request.scope)
 
     web: tuple[type[Exception], ...] = (Problem, RequestValidationError, HTTPException, Unavailable, Rejected)
-    runs = (UnknownCollector, AlreadyRunning, NotReady, TooManyRuns, Draining, UnknownRun, RunEnded)
+    runs = (UnknownCollector, Busy, NotReady, TooManyRuns, Draining, UnknownRun, RunEnded)
     for kind in (*web, *runs):
         app.add_exception_handler(kind, respond)
 
@@ -123,7 +123,7 @@ def _to_problem(request: Request, error: Exception) -> Problem:
             return Problem(409, detail, "run-ended")
         case NotReady():
             return Problem(409, detail, "not-ready")
-        case AlreadyRunning():
+        case Busy():
             location = {"Location": run_address(error.run_id)}
             return Problem(409, detail, "already-running", headers=location, run=error.run_id)
         case TooManyRuns():

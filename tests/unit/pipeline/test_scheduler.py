@@ -7,10 +7,12 @@ from typing import Any
 import anyio
 import pytest
 
-from service.domain.errors import Rejected
+from service.domain.errors import Rejected, Unavailable
 from service.domain.runs import Actor, Cause, ConcurrencyPolicy, Mode, Outcome
-from service.pipeline.scheduler import AlreadyRunning, Draining, NotReady, RunEnded, TooManyRuns, UnknownCollector
-from service.store import Claim
+from service.pipeline.clock import SystemClock
+from service.pipeline.runner import Runner
+from service.pipeline.scheduler import Draining, NotReady, RunEnded, Scheduler, TooManyRuns, UnknownCollector
+from service.store import Busy, Claim
 from service.store.runs import Runs
 from tests.unit.pipeline.stage import START, Disk, FakeClock, Gate, Scripted, make_job, settle, staged
 
@@ -64,15 +66,6 @@ async def test_after_down_time_only_the_latest_missed_slot_runs() -> None:
         assert (await again.runs())[-1].cause is Cause.CATCH_UP
 
 
-async def test_of_very_many_missed_slots_the_latest_runs_and_one_line_says_so() -> None:
-    async with staged(make_job()) as it:
-        await it.clock.advance(1)
-    it.clock.step(30 * 86_400)
-    async with staged(make_job(), after=it) as again:
-        assert len(await again.starts()) == 2
-    assert [line["event"] for line in again.logs].count("more than 100 slots were missed; only the latest starts") == 1
-
-
 async def test_a_period_counts_on_from_the_last_slot_across_restarts() -> None:
     every = make_job(schedule="@every 90s")
     async with staged(every) as it:
@@ -81,7 +74,7 @@ async def test_a_period_counts_on_from_the_last_slot_across_restarts() -> None:
     it.clock.step(200)
     async with staged(every, after=it) as again:
         assert await again.starts() == ["10:07:30", "10:09:00", "10:12:00"]
-        assert again.scheduler.next_run("ci") == START + timedelta(seconds=360)
+        assert again.scheduler.next_start("ci", again.clock.now()) == START + timedelta(seconds=360)
 
 
 async def test_forbid_starts_the_latest_missed_slot_when_the_run_ends() -> None:
@@ -98,14 +91,14 @@ async def test_allow_lets_runs_overlap() -> None:
     async with staged(make_job(Gate(), policy=ConcurrencyPolicy.ALLOW, active_deadline=LONG)) as it:
         await it.clock.advance(25 * 60)
         assert await it.starts() == ["10:00:00", "10:10:00", "10:20:00", "10:30:00"]
-        assert len(it.scheduler.active("ci")) == 4
+        assert len(it.scheduler.active()) == 4
 
 
 async def test_replace_cancels_the_active_run() -> None:
     async with staged(make_job(Gate(), policy=ConcurrencyPolicy.REPLACE, active_deadline=LONG)) as it:
         await it.clock.advance(5 * 60)
         assert [run.outcome for run in await it.runs()] == [Outcome.REPLACED, None]
-        assert [run.slot for run in it.scheduler.active("ci")] == [START.replace(minute=10, second=0)]
+        assert [run.slot for run in it.scheduler.active()] == [START.replace(minute=10, second=0)]
 
 
 @pytest.mark.parametrize(("deadline", "starts"), [(60, []), (600, ["10:00:00"])])
@@ -121,7 +114,7 @@ async def test_a_pause_starts_nothing_survives_a_restart_and_a_resume_starts_the
         await it.scheduler.pause("ci", HERE)
         await it.clock.advance(30 * 60)
         assert await it.starts() == ["10:00:00"]
-        assert it.scheduler.next_run("ci") is None
+        assert "ci" in it.scheduler.pauses
     async with staged(make_job(), after=it) as again:
         await again.clock.advance(60)
         assert again.scheduler.pauses["ci"].actor == HERE
@@ -148,8 +141,8 @@ async def test_a_disabled_collector_has_no_schedule_but_can_be_triggered() -> No
 
 async def test_a_trigger_of_a_running_collector_names_the_run() -> None:
     async with staged(make_job(Gate()), make_job(name="other", enabled=False)) as it:
-        (running,) = it.scheduler.active("ci")
-        with pytest.raises(AlreadyRunning) as refused:
+        (running,) = it.scheduler.active()
+        with pytest.raises(Busy) as refused:
             await it.scheduler.trigger("ci", Cause.HTTP, HERE)
         assert refused.value.run_id == running.id
         (triggered,) = await it.scheduler.trigger_all(Cause.SIGNAL, HERE)
@@ -213,6 +206,16 @@ async def test_a_drain_without_time_keeps_what_is_under_way_as_interrupted() -> 
         assert (run.outcome, run.error) == (Outcome.INTERRUPTED, "the daemon ended before the run did")
 
 
+async def test_a_drain_makes_no_further_attempt() -> None:
+    """With everything unreachable the runs wait for their next attempt; the daemon's end does not wait with them."""
+    async with staged(make_job(Scripted([Unavailable("away")] * 9))) as it:
+        await it.scheduler.drain(20)
+        (run,) = await it.runs()
+        assert (run.outcome, run.attempts) == (Outcome.INTERRUPTED, 1)
+        assert run.error == "away (the daemon ended before the next attempt)"
+        assert it.clock.now() == START
+
+
 async def test_a_cancelled_run_ends_as_such_and_its_schedule_goes_on() -> None:
     async with staged(make_job(Gate())) as it:
         (run,) = it.scheduler.active()
@@ -238,7 +241,7 @@ async def test_one_collector_that_hangs_or_raises_leaves_the_others_alone() -> N
 async def test_a_run_after_a_push_begins_when_the_active_one_has_ended_and_others_join_it() -> None:
     gate = Gate()
     async with staged(make_job(gate)) as it:
-        (first,) = it.scheduler.active("ci")
+        (first,) = it.scheduler.active()
         waiting = await it.scheduler.trigger_after("ci", Cause.PUSH, HERE)
         assert (await it.scheduler.trigger_after("ci", Cause.PUSH, HERE)).id == waiting.id
         await settle()
@@ -338,3 +341,21 @@ async def test_once_runs_without_a_schedule() -> None:
         await it.clock.advance(3600)
         assert await it.starts() == ["-"]
         assert await it.store.runs.slots(Mode.LIVE) == {}
+
+
+async def test_the_timer_starts_a_slot_when_it_comes_and_beats() -> None:
+    clock, ended = SystemClock(), anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        store = Disk().open(clock)
+        runner = Runner(store, clock, tasks, on_stored=lambda: None, on_end=lambda run: ended.set())
+        scheduler = Scheduler(runner, store, clock, tasks)
+        await scheduler.load()
+        await scheduler.set_jobs([make_job(schedule="@every 1s")])
+        with anyio.fail_after(20):
+            await ended.wait()
+            beat, ended = scheduler.beat, anyio.Event()
+            tasks.start_soon(scheduler.run)
+            await ended.wait()
+        assert scheduler.beat > beat
+        assert (await store.runs.list())[0].cause is Cause.SCHEDULE
+        tasks.cancel_scope.cancel()

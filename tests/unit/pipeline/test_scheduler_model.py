@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from service.domain.runs import Actor, Cause, CollectResult, ConcurrencyPolicy, Outcome
 from service.domain.samples import Metric
-from service.pipeline.scheduler import AlreadyRunning
+from service.store import Busy
 from tests.unit.pipeline.stage import METRIC, START, Disk, FakeClock, make_job, settle, staged
 
 T = TypeVar("T")
@@ -223,7 +223,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     async def _trigger(self) -> bool:
         try:
             await self.stage.scheduler.trigger(self.job.name, Cause.HTTP, HERE)
-        except AlreadyRunning:
+        except Busy:
             return True
         finally:
             await settle()
