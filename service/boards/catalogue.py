@@ -103,7 +103,7 @@ async def read_catalogue(settings: Settings, now: datetime) -> tuple[Catalogue, 
     found = Catalogue(datadog.env, datadog.heartbeat, settings.http.public_url, datadog.runbook_url, datadog.notify)
     found.metrics = {metric.name: metric for metric in (*CHECK_METRICS, *COLLECTOR_METRICS)}
     enabled = {name: each for name, each in settings.collectors.items() if each.enabled}
-    store = await Store.open_reading(settings.state_dir)
+    store = await Store.open_reading(settings.state_dir, settings.store)
     try:
         known = await store.runs.checks_of(list(enabled))
         seen = await store.outbox.series(now - _SEEN_WITHIN, list(enabled))

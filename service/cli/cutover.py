@@ -117,7 +117,7 @@ async def _compare(
 
     found: list[Difference] = []
     notes: list[str] = []
-    store = await Store.open_reading(settings.state_dir)
+    store = await Store.open_reading(settings.state_dir, settings.store)
     try:
         async with open_clients(settings, environ) as clients:
             for baseline in baselines:

@@ -92,7 +92,7 @@ async def _find_waiting(settings: "Settings") -> list[str]:
         return names
     from service.store import Store
 
-    store = await Store.open_reading(settings.state_dir)
+    store = await Store.open_reading(settings.state_dir, settings.store)
     try:
         return [name for name in names if not await store.states.pushes(name)]
     finally:

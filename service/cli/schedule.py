@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -14,6 +13,7 @@ from service.cli import output as out
 from service.cli.options import Options, command, complete_collector, message
 
 if TYPE_CHECKING:
+    from service.config.settings import Settings
     from service.domain.cron import Schedule
 
 _RECENT_RUNS = 50  # whose median is the usual duration
@@ -83,14 +83,14 @@ def _plan_collectors(options: Options, name: str | None, zone: ZoneInfo | None) 
         return plans
     import anyio
 
-    return anyio.run(_add_history, plans, loaded.settings.state_dir)
+    return anyio.run(_add_history, plans, loaded.settings)
 
 
-async def _add_history(plans: list[_Plan], state_dir: Path) -> list[_Plan]:
+async def _add_history(plans: list[_Plan], settings: "Settings") -> list[_Plan]:
     from service.domain.runs import Mode
     from service.store import Store
 
-    store = await Store.open_reading(state_dir)
+    store = await Store.open_reading(settings.state_dir, settings.store)
     try:
         slots = await store.runs.slots(Mode.LIVE)
         found = []

@@ -144,11 +144,13 @@ class _Loader:
                 continue
             value: Any = environ[variable]
             try:
+                if rest == "STORE__URL_FILE":  # wanted once, at the start: no secret that is read again
+                    path, value = ("store", "url"), Path(value).read_text().strip()
                 if path[0] == "collectors" and len(path) > 1:
                     path = ("collectors", self._find_collector(path[1], variables.values()), *path[2:])
                 if value.startswith("{") and not is_secret_name(path[-1]):
                     value = read_json(value)
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 self._report(path, str(error), _variable(variable))
             else:
                 self.put(path, value, _variable(variable))

@@ -1,5 +1,6 @@
 """The settings: what each key means, its bounds and its default. Where values come from is in ``loader``."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -43,6 +44,7 @@ ENVIRONMENT_NAMES = {
 SHADOW_PREFIX = "shadow."
 # Beyond this many times ``max_series`` delivery holds back what is new.
 SERIES_FACTOR = 10
+_PASSWORD = re.compile(r"://[^/@]*:([^/@]+)@")
 _LONG_PATH = 8  # characters; masking a shorter word would blank out words everywhere
 
 Text = Annotated[str, Field(min_length=1)]
@@ -278,8 +280,11 @@ def secret_values(section: Section) -> Iterator[str]:
         if isinstance(value, SecretStr):
             yield from {value.get_secret_value(), *value.get_secret_value().split(",")}  # a list while it is rotated
             # Of an address what follows the host is the secret: it may stand alone in a client's message.
-            if len(path := value.get_secret_value().partition("://")[2].partition("/")[2]) >= _LONG_PATH:
+            scheme, _, rest = value.get_secret_value().partition("://")
+            if scheme.startswith("http") and len(path := rest.partition("/")[2]) >= _LONG_PATH:
                 yield path
+            elif password := _PASSWORD.search(value.get_secret_value()):
+                yield password[1]
         elif isinstance(value, str):
             yield from secrets_in_address(value)
 

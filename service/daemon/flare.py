@@ -46,7 +46,7 @@ async def read_local_files(loaded: Loaded, environ: Mapping[str, str]) -> dict[s
         "diagnose.json": [asdict(each) for each in await diagnose(settings, environ)],
     }
     try:
-        store = await Store.open_reading(settings.state_dir)
+        store = await Store.open_reading(settings.state_dir, settings.store)
         try:
             contents |= await _read_store(store, list(settings.collectors))
         finally:

@@ -125,7 +125,7 @@ async def _read_store(
         return (), {}
     from service.store import Store
 
-    store = await Store.open_reading(settings.state_dir)
+    store = await Store.open_reading(settings.state_dir, settings.store)
     try:
         return await store.outbox.series(since), await store.runs.checks_of(names)
     finally:

@@ -1,9 +1,14 @@
 """What the settings come to: the store, the clients at the edges, and the jobs. Built here and nowhere else."""
 
+<<<<<<< HEAD
 import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Mapping
+=======
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+>>>>>>> 5d25df7 (wip)
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +17,7 @@ import anyio
 import httpx
 from anyio.abc import TaskGroup
 
+from service import __version__
 from service.collectors import registry
 from service.config.clients import http_client
 from service.config.secrets import Credentials, credentials, from_environment
@@ -28,8 +34,16 @@ from service.pipeline.job import Job
 from service.pipeline.scheduler import Scheduler
 from service.store import Store
 
+<<<<<<< HEAD
 # Seconds for a cancelled collector to stop before the process ends without it: a program is ended within them.
 _STOP_TIMEOUT = 2.0
+=======
+
+async def open_store(settings: Settings, environ: Mapping[str, str], clock: Clock) -> Store:
+    """The store to write to, as configured. Raises ConfigError or Unavailable."""
+    name = environ.get("HOSTNAME") or socket.gethostname()
+    return await Store.open(settings.state_dir, settings.store, clock.now, replica=(name, __version__))
+>>>>>>> 5d25df7 (wip)
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,10 +78,9 @@ class Store:
         limits: "StoreSettings",
         clock: Callable[[], datetime] = _now,
         *,
-        url: str = "",
         replica: tuple[str, str] = ("", ""),
     ) -> "Store":
-        """The store of ``state_dir``, taken from its last holder as it was left; ``url``: of a PostgreSQL instead.
+        """The store of ``state_dir``, taken from its last holder as it was left, or the PostgreSQL of ``limits.url``.
 
         A server that is away is asked again by ``recover``; until then all methods raise Unavailable. ``replica``: the
         name and the version of this process among those that share the server.
@@ -90,9 +89,7 @@ class Store:
         one of an unknown layout, is set aside and a new one starts.
         Raises ConfigError (in use by another process, not usable, of a newer version) or Unavailable.
         """
-
-        if url:
-            server = engine.open_server(url, is_pooled=limits.pooled)
+        if server := _open_server(limits):
             shared = cls(Failover(server, clock), clock, limits, replica=replica)
             try:
                 await shared._join()
@@ -118,8 +115,8 @@ class Store:
         return await anyio.to_thread.run_sync(work)
 
     @classmethod
-    async def open_reading(cls, state_dir: Path) -> "Store":
-        """The store of ``state_dir`` to read from, beside a daemon or without one; a missing store is an empty one.
+    async def open_reading(cls, state_dir: Path, limits: "StoreSettings | None" = None) -> "Store":
+        """The same to read from, beside a daemon or without one; a missing store is an empty one.
 
         Raises ConfigError (the directory can't be read) or Unavailable (so is the file, or it is of another version).
         """
@@ -129,9 +126,15 @@ class Store:
             with engine.translate(path):
                 exists = path.exists() and path.stat().st_size > 0
             database = engine.open_file(path, read_only=True) if exists else engine.open_memory()
+            if server := limits and _open_server(limits):
+                database = server if server.read(engine.read_revision) else engine.open_memory()
             if (revision := database.read(engine.read_revision)) != tables.REVISION:
-                raise Unavailable(f"{path} is of another version ({revision or 'unknown'}, not {tables.REVISION})")
-            return cls(Failover(database, _now), path=path, is_empty=database.read(is_unused))
+                raise Unavailable(
+                    f"{database.where} is of another version ({revision or 'unknown'}, not {tables.REVISION})"
+                )
+            failover = Failover(database, _now)
+            failover.is_prepared = True
+            return cls(failover, path=path, is_empty=database.read(is_unused))
 
         return await anyio.to_thread.run_sync(work)
 
@@ -208,6 +211,10 @@ class Store:
         if self._lock:
             os.close(self._lock)
             self._lock = None
+
+
+def _open_server(limits: "StoreSettings") -> engine.Database | None:
+    return engine.open_server(limits.url.get_secret_value(), is_pooled=limits.pooled) if limits.url else None
 
 
 def take_over(now: datetime, connection: sa.Connection) -> None:

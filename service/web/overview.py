@@ -157,8 +157,11 @@ async def check_readiness(context: AppContext) -> Health:
         HealthCheck(name=name, status="warn" if trouble else "ok", detail=trouble or "")
         for name, trouble in troubles.items()
     ]
-    store = HealthCheck(name="store", status="fail" if lost else "ok", detail=lost or "")
-    return Health(ok=lost is None, checks=(store, *warnings))
+    # A server that is away must not take all replicas' pages with it.
+    is_bearable = context.store.replicas is not None and context.store.is_prepared
+    status = "ok" if lost is None else "warn" if is_bearable else "fail"
+    store = HealthCheck(name="store", status=status, detail=lost or "")
+    return Health(ok=status != "fail", checks=(store, *warnings))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ KEY: CheckKey = (("workflow_category", "training"), ("workflow_name", "flaky"), 
 
 @asynccontextmanager
 async def opened(directory: Path, now: datetime = NOW, *, url: str = "", **limits: Any) -> AsyncIterator[Store]:
-    store = await Store.open(directory, StoreSettings(**limits), lambda: now, url=url)
+    settings = StoreSettings.model_validate({**limits, "url": url or None})
+    store = await Store.open(directory, settings, lambda: now)
     try:
         yield store
     finally:

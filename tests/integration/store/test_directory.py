@@ -86,11 +86,11 @@ async def test_a_database_that_can_not_be_a_file_is_a_matter_of_configuration(tm
 
 async def test_a_server_that_can_not_be_named_is_a_matter_of_configuration(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"store\.url"):
-        await Store.open(tmp_path, StoreSettings(), url="no address")
+        await Store.open(tmp_path, StoreSettings.model_validate({"url": "no address"}))
 
 
 async def test_a_server_that_is_away_is_asked_again(tmp_path: Path) -> None:
-    store = await Store.open(tmp_path, StoreSettings(), url="postgres://me:secret@127.0.0.1:1/x")
+    store = await Store.open(tmp_path, StoreSettings.model_validate({"url": "postgres://me:secret@127.0.0.1:1/x"}))
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1/x") as error:
         await store.check()
     assert "secret" not in str(error.value)
