@@ -86,7 +86,7 @@ async def test_a_database_that_can_not_be_a_file_is_a_matter_of_configuration(tm
 
 async def test_a_server_that_can_not_be_named_is_a_matter_of_configuration(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"store\.url"):
-        await Store.open(tmp_path, StoreSettings.model_validate({"url": "no address"}))
+        await Store.open(tmp_path, StoreSettings.model_validate({"url": "no-address"}))
 
 
 async def test_a_server_that_is_away_is_asked_again(tmp_path: Path) -> None:
