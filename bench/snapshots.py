@@ -146,11 +146,6 @@ async def _ours(path: Path) -> dict[str, float]:
     config = state.with_suffix(".yaml")
     config.write_text(json.dumps(given))
     settings = load(config, {}, settings_of).settings
-<<<<<<< HEAD
-=======
-    clock = SystemClock()
-    store = await open_store(settings, {}, clock)
->>>>>>> 5d25df7 (wip)
     stalls: list[float] = []
 
     async def beat() -> None:

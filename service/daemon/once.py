@@ -86,7 +86,6 @@ async def run_pass(
     Without ``push`` nothing is kept or sent. Raises ConfigError, for example when another process writes to the state
     directory.
     """
-<<<<<<< HEAD
     async with open_wiring(settings, environ, writes=push) as wiring:
         jobs, waiting = await select_jobs(wiring.build_jobs(settings), names)
         if push:
@@ -95,28 +94,6 @@ async def run_pass(
             result = Pass(await collect_only(jobs, wiring.clock, progress))
         wiring.exit_code = report(replace(result, waiting=waiting))
     return wiring.exit_code
-=======
-    async with anyio.create_task_group() as attempts:
-        clock = SystemClock()
-        store = await (
-            open_store(settings, environ, clock) if push else Store.open_reading(settings.state_dir, settings.store)
-        )
-        try:
-            async with open_clients(settings, environ) as clients:
-                jobs, waiting = await select_jobs(build_jobs(settings, clients, store), names)
-                if push:
-                    result = await _collect_and_deliver(jobs, settings, clients, store, clock, progress, attempts)
-                else:
-                    result = Pass(await collect_only(jobs, clock, progress))
-                result = replace(result, waiting=waiting)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await store.close()
-        code = report(result)
-        attempts.cancel_scope.cancel()
-        force_exit_after(_STOP_TIMEOUT, code)
-    return code
->>>>>>> 5d25df7 (wip)
 
 
 async def select_jobs(jobs: Iterable[Job], names: Sequence[str] | None) -> tuple[list[Job], dict[str, str]]:

@@ -59,7 +59,6 @@ async def preview(
 ) -> list[Preview]:
     """Of the named collectors (None: all enabled ones). Works beside a daemon. Raises ConfigError or Unavailable."""
     previews = []
-<<<<<<< HEAD
     async with open_wiring(settings, environ, writes=False) as wiring:
         store, clock = wiring.store, wiring.clock
         jobs, _ = await select_jobs(wiring.build_jobs(settings), names)
@@ -68,23 +67,6 @@ async def preview(
             samples = [*enriched.samples, *enriched.series]
             before, stored = await _read_last_success(store, job.name)
             previews.append(Preview(done.run, before, samples, compare_series(samples, stored)))
-=======
-    store = await Store.open_reading(settings.state_dir, settings.store)
-    try:
-        async with open_clients(settings, environ) as clients:
-            jobs, _ = await select_jobs(build_jobs(settings, clients, store), names)
-            for job, done in zip(jobs, await collect_only(jobs, clock, progress), strict=True):
-                enriched = enrich(job, done.result, await store.runs.checks(job.name), clock.now())
-                before = await _last_success(store, job.name)
-                stored = (await store.outbox.samples(before.id, 0, _MAX_SAMPLES))[0] if before else []
-                samples = [*enriched.samples, *enriched.series]
-                # The health of the collector is the run's, and this is none.
-                stored = [each for each in stored if not each.point.metric.startswith(HEALTH_PREFIX)]
-                changes = compare_series(samples, stored)
-                previews.append(Preview(done.run, before.id if before else None, samples, changes))
-    finally:
-        await store.close()
->>>>>>> 5d25df7 (wip)
     return previews
 
 

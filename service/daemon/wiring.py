@@ -1,14 +1,10 @@
 """What the settings come to: the store, the clients at the edges, and the jobs. Built here and nowhere else."""
 
-<<<<<<< HEAD
 import os
+import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Mapping
-=======
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
->>>>>>> 5d25df7 (wip)
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -34,16 +30,8 @@ from service.pipeline.job import Job
 from service.pipeline.scheduler import Scheduler
 from service.store import Store
 
-<<<<<<< HEAD
 # Seconds for a cancelled collector to stop before the process ends without it: a program is ended within them.
 _STOP_TIMEOUT = 2.0
-=======
-
-async def open_store(settings: Settings, environ: Mapping[str, str], clock: Clock) -> Store:
-    """The store to write to, as configured. Raises ConfigError or Unavailable."""
-    name = environ.get("HOSTNAME") or socket.gethostname()
-    return await Store.open(settings.state_dir, settings.store, clock.now, replica=(name, __version__))
->>>>>>> 5d25df7 (wip)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +145,10 @@ async def open_wiring(settings: Settings, environ: Mapping[str, str], *, writes:
     clock = SystemClock()
     async with anyio.create_task_group() as attempts:
         if writes:
-            store = await Store.open(settings.state_dir, settings.store, clock.now)
+            name = environ.get("HOSTNAME") or socket.gethostname()
+            store = await Store.open(settings.state_dir, settings.store, clock.now, replica=(name, __version__))
         else:
-            store = await Store.open_reading(settings.state_dir)
+            store = await Store.open_reading(settings.state_dir, settings.store)
         try:
             async with open_clients(settings, environ) as clients:
                 wiring = Wiring(environ, clock, store, clients, attempts)
