@@ -26,7 +26,7 @@ import msgspec
 from service.collectors.records import GZIP_MAGIC, Item
 from service.collectors.snapshot.schema import InvalidSnapshot, check_snapshot, snapshot_schema
 from service.collectors.snapshot.sources import Place, S3Object, authorize, open_s3, parse_place
-from service.config.clients import http_client, refuse_status, retry_after
+from service.config.clients import describe_error, http_client, refuse_status, retry_after
 from service.config.masking import escape_control_characters, mask_address
 from service.config.secrets import from_environment
 from service.domain.errors import ConfigError, Rejected, TooLarge, Unavailable
@@ -153,7 +153,7 @@ async def _send(url: httpx.URL, body: bytes, token_env: str | None, key: str) ->
                 if answer.status_code != httpx.codes.METHOD_NOT_ALLOWED:
                     break
     except httpx.HTTPError as error:
-        raise Unavailable(f"{name}: no answer ({type(error).__name__})") from error
+        raise Unavailable(f"{name}: {describe_error(error)}") from error
     location = answer.headers.get("Location", "")
     if answer.is_success:
         return str(url.join(location)) if location and answer.status_code == httpx.codes.ACCEPTED else None

@@ -18,7 +18,7 @@ def connect(url: str) -> "Iterator[httpx.Client]":
 
     with without_rich():
         import httpx
-    from service.config.clients import sync_http_client
+    from service.config.clients import check_environment, suggest_variable, sync_http_client
     from service.domain.errors import ConfigError, Unavailable
 
     token = _read_token("INFRA_HEALTH_TOKEN") or _read_token("INFRA_HEALTH_READ_TOKEN")
@@ -31,7 +31,9 @@ def connect(url: str) -> "Iterator[httpx.Client]":
             f"{url}: {error} The daemon's address comes from --url, else from INFRA_HEALTH_URL"
         ) from error
     except (httpx.TransportError, ValueError) as error:
-        raise Unavailable(f"no infra-health daemon answers at {url}: {error}; --url says where it is") from error
+        # What can't be used keeps a daemon of the same environment from its start.
+        hint = suggest_variable(error, url) or "".join(f"; {problem}" for problem in check_environment(os.environ))
+        raise Unavailable(f"no infra-health daemon answers at {url}: {error}{hint}; --url says where it is") from error
 
 
 class _Body(dict[str, Any]):

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache, partial
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,8 +23,6 @@ import httpx
 from service.config.masking import mask_address
 from service.domain.errors import ConfigError, HealthError, Rejected, Unauthorized, Unavailable
 
-_PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 _S3_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
@@ -33,20 +31,13 @@ def http_client(
     *,
     user_agent: str = "infra-health",
     timeout: float | httpx.Timeout = 30.0,
-    base_url: str = "",
-    headers: Mapping[str, str] | None = None,
 ) -> httpx.AsyncClient:
     """A client that follows no redirects. Raises ConfigError for a variable that can't be used.
 
     ``timeout``: seconds to connect, and between two pieces of the answer.
     """
-    return httpx.AsyncClient(
-        transport=_RoutingTransport(environ),
-        timeout=timeout,
-        base_url=base_url,
-        headers={"User-Agent": user_agent, **(headers or {})},
-        trust_env=False,
-    )
+    transport, headers = _RoutingTransport(environ), {"User-Agent": user_agent}
+    return httpx.AsyncClient(transport=transport, timeout=timeout, headers=headers, trust_env=False)
 
 
 def sync_http_client(
@@ -75,21 +66,27 @@ def proxy_for(url: str, environ: Mapping[str, str] = os.environ) -> str | None:
     """The proxy through which ``url`` is asked, None where it is asked directly, as this machine's own addresses always
     are. Raises ConfigError for a proxy of a kind that httpx does not know."""
     parts = urlsplit(url)
-    host, proxy = (parts.hostname or "").rstrip("."), _proxies(environ).get(parts.scheme)
-    try:
-        address = ip_address(host)
-    except ValueError:
-        address = None
-    if host == "localhost" or (address and address.is_loopback):
+    host, port = (parts.hostname or "").rstrip("."), parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    excepted = (environ.get("no_proxy") or environ.get("NO_PROXY", "")).lower().replace(",", " ").split()
+    if any(_matches(entry, host, port) for entry in ("localhost", "127.0.0.0/8", "::1", *excepted)):
         return None
-    port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
-    for entry in (environ.get("no_proxy") or environ.get("NO_PROXY", "")).lower().replace(",", " ").split():
-        # 10.0.0.0/8, fd00::/8, [::1]:8080, .example.com, *.example.com, example.com:443, *
-        bracketed = re.fullmatch(r"\[(.*)\](?::(\d+))?|([^:]*):(\d+)", entry)
-        name, only = (bracketed[1] or bracketed[3], bracketed[2] or bracketed[4]) if bracketed else (entry, None)
-        if only in (None, str(port)) and _matches(name, host, address):
-            return None
-    return proxy
+    return _proxies(environ).get(parts.scheme)
+
+
+def suggest_variable(
+    error: Exception, url: str, environ: Mapping[str, str] = os.environ, authorities: str = "SSL_CERT_FILE"
+) -> str:
+    """Half a sentence that names the variable which leads out of a failed connection to ``url``, or nothing."""
+    if "CERTIFICATE_VERIFY_FAILED" in str(error) and "mismatch" not in str(error):
+        return f"; set {authorities} to a file with the certificates of your authorities"
+    if proxy := proxy_for(url, environ):
+        return f"; it was asked through the proxy {mask_address(proxy)}: NO_PROXY names the hosts that need none"
+    return ""
+
+
+def describe_error(error: Exception) -> str:
+    """``no answer (ConnectError): All connection attempts failed``."""
+    return f"no answer ({type(error).__name__}): {mask_address(str(error))}".removesuffix(": ")
 
 
 def certificate_file(environ: Mapping[str, str] = os.environ) -> str | None:
@@ -102,10 +99,9 @@ def certificate_file(environ: Mapping[str, str] = os.environ) -> str | None:
 
 def check_environment(environ: Mapping[str, str]) -> list[str]:
     """What of the environment can't be used by any client, a sentence each that names the variable."""
+    variables = ("SSL_CERT_FILE", "SSL_CERT_DIR", "AWS_CA_BUNDLE")
     checks: list[Callable[[], object]] = [partial(_proxies, environ)]
-    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "AWS_CA_BUNDLE"):
-        if path := environ.get(name):
-            checks.append(partial(_load_authorities, name, path))
+    checks += [partial(_load_authorities, name, path) for name in variables if (path := environ.get(name))]
     problems = []
     for check in checks:
         try:
@@ -155,7 +151,7 @@ def to_health_error(error: Exception) -> HealthError | None:
         # It knows its request unless it was raised by hand.
         request: httpx.Request | None = getattr(error, "_request", None)
         place = f"{mask_address(str(request.url))}: " if request else ""
-        return Unavailable(f"{place}no answer ({type(error).__name__})")
+        return Unavailable(f"{place}{describe_error(error)}")
     return None
 
 
@@ -195,11 +191,12 @@ async def aws_client(
     except exceptions.ParamValidationError as error:
         raise ConfigError(f"{title}: {str(error).splitlines()[0]}") from error
     except (exceptions.BotoCoreError, TransferError, OSError) as error:
-        raise Unavailable(f"{title}: no answer ({type(error).__name__})") from error
+        told = f"{title}: no answer ({type(error).__name__})"
+        raise Unavailable(told + suggest_variable(error, "https://aws", authorities="AWS_CA_BUNDLE")) from error
 
 
 class _RoutingTransport(httpx.AsyncBaseTransport):
-    """Sends each request directly or through the proxy for its address."""
+    """Sends each request directly or through the proxy for its address; its errors name the variable that leads out."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         _proxies(environ)  # raises ConfigError now, not with the first request
@@ -207,12 +204,16 @@ class _RoutingTransport(httpx.AsyncBaseTransport):
         self._transports: dict[str | None, httpx.AsyncHTTPTransport] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        proxy = proxy_for(str(request.url), self._environ)
+        url = str(request.url)
+        proxy = proxy_for(url, self._environ)
         if proxy not in self._transports:
             self._transports[proxy] = httpx.AsyncHTTPTransport(
                 verify=self._context, proxy=_proxy(proxy, self._context), trust_env=False
             )
-        return await self._transports[proxy].handle_async_request(request)
+        try:
+            return await self._transports[proxy].handle_async_request(request)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
+            raise type(error)(f"{error}{suggest_variable(error, url, self._environ)}", request=request) from error
 
     async def aclose(self) -> None:
         for transport in self._transports.values():
@@ -227,33 +228,28 @@ def _proxies(environ: Mapping[str, str]) -> dict[str, str]:
     """The proxy for http and https. Raises ConfigError for one of a kind that httpx does not know."""
     found = {}
     for scheme in ("http", "https"):
-        for name in (f"{scheme}_proxy", f"{scheme}_proxy".upper(), "all_proxy", "ALL_PROXY"):
-            if text := environ.get(name, "").strip():
-                found[scheme] = text if "://" in text else f"http://{text}"
-                if not _is_proxy(found[scheme]):
-                    kinds = ", ".join(f"{scheme}://" for scheme in _PROXY_SCHEMES)
-                    what = f"{mask_address(text)} is no proxy that can be used ({kinds}); mend or unset it"
-                    raise ConfigError(f"environment {name}: {what}")
-                break
+        names = (f"{scheme}_proxy", f"{scheme}_proxy".upper(), "all_proxy", "ALL_PROXY")
+        if name := next((each for each in names if environ.get(each, "").strip()), None):
+            text = environ[name].strip()
+            found[scheme] = text if "://" in text else f"http://{text}"
+            try:
+                if not httpx.Proxy(found[scheme]).url.host:
+                    raise ValueError("no host")
+            except (ValueError, httpx.InvalidURL):
+                kinds = "http://, https://, socks5://, socks5h://"
+                what = f"{mask_address(text)} is no proxy that can be used ({kinds}); mend or unset it"
+                raise ConfigError(f"environment {name}: {what}") from None
     return found
 
 
-def _is_proxy(url: str) -> bool:
+def _matches(entry: str, host: str, port: int | None) -> bool:
+    """Whether an entry of NO_PROXY means the host: 10.0.0.0/8, [::1]:8080, .example.com, *.example.com:443, *."""
     try:
-        parts = urlsplit(url)
-        return parts.scheme in _PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
+        return ip_address(host) in ip_network(entry.strip("[]"), strict=False)
     except ValueError:
-        return False
-
-
-def _matches(name: str, host: str, address: IPv4Address | IPv6Address | None) -> bool:
-    """Whether an entry of NO_PROXY means ``host``: all, a network or address, a domain and what is within."""
-    try:
-        network = ip_network(name, strict=False)
-        return address is not None and address in network
-    except ValueError:
-        domain = name.removeprefix("*").strip(".")
-        return name == "*" or (bool(domain) and f".{host}".endswith(f".{domain}"))
+        name = f"[{host}]" if ":" in host else host
+        domain = entry.lstrip("*.")
+        return entry == "*" or any(domain and f".{each}".endswith(f".{domain}") for each in (name, f"{name}:{port}"))
 
 
 def _ssl_context(environ: Mapping[str, str]) -> ssl.SSLContext:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from service.config.clients import certificate_file, proxy_for
+from service.config.clients import certificate_file, proxy_for, suggest_variable
 from service.domain.errors import ConfigError, HealthError, Rejected, TooLarge, Unauthorized, Unavailable
 
 Json = dict[str, Any]
@@ -38,7 +38,7 @@ class DatadogApi:
         from datadog_api_client.v2.api.metrics_api import MetricsApi as TagsApi
 
         self._host = urlsplit(url).netloc.rpartition("@")[2]
-        self._keys = (api_key, app_key)
+        self._url, self._keys = url, (api_key, app_key)
         self._client = _client(url, api_key, app_key)
         self._dashboards = boards = DashboardsApi(self._client)
         self._monitors = monitors = MonitorsApi(self._client)
@@ -153,7 +153,8 @@ class DatadogApi:
         except ApiException as error:
             raise self._translate(error) from None
         except HTTPError as error:
-            raise Unavailable(self._mask(f"{type(error).__name__} {error}"), ambiguous=True) from None
+            reason = f"{type(error).__name__} {error}{suggest_variable(error, self._url)}"
+            raise Unavailable(self._mask(reason), ambiguous=True) from None
         except OpenApiException as error:
             raise Rejected(self._mask(str(error))) from None
         try:

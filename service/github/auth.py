@@ -15,6 +15,7 @@ import httpx
 import msgspec
 import structlog
 
+from service.config.clients import describe_error
 from service.config.masking import mask
 from service.config.secrets import Secret
 from service.domain.errors import HealthError, Unauthorized, Unavailable
@@ -176,7 +177,7 @@ class InstallationToken:
         try:
             answer = await self._client.post(self._url, headers=headers, timeout=15, follow_redirects=False)
         except httpx.HTTPError as error:
-            raise Unavailable(f"GitHub did not answer the App: {type(error).__name__}") from error
+            raise Unavailable(f"GitHub gave the App {describe_error(error)}") from error
         if answer.status_code in (401, 403, 404, 422):
             raise Unauthorized(f"GitHub answered {answer.status_code} to the App: {self.remedy}")
         try:

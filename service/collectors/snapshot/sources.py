@@ -18,7 +18,7 @@ import anyio.to_thread
 import httpx
 import structlog
 
-from service.config.clients import aws_client, parse_http_date, refuse_status, retry_after
+from service.config.clients import aws_client, describe_error, parse_http_date, refuse_status, retry_after
 from service.config.masking import mask_address
 from service.config.secrets import Secret
 from service.domain.errors import ConfigError, Rejected, TooLarge, Unauthorized, Unavailable, Unfinished
@@ -214,7 +214,7 @@ async def _read_url(address: httpx.URL, http: httpx.AsyncClient, max_bytes: int,
             if (url.scheme, url.host, url.port) != (address.scheme, address.host, address.port):
                 raise Rejected(f"{name} redirects to another host ({url.host}); set the source to where it leads")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise Unavailable(f"{name}: no answer ({type(error).__name__})") from error
+        raise Unavailable(f"{name}: {describe_error(error)}") from error
     raise Rejected(f"{name} redirects again and again")
 
 

@@ -1,16 +1,34 @@
 """Clients and the environment: which proxy is asked, and what is said of a variable that can't be used."""
 
+import ssl
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
 
 import anyio
 import certifi
+import httpx
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
+from anyio.streams.tls import TLSStream
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
+from service.cli.client import connect
 from service.config import clients
-from service.config.clients import aws_client, check_environment, http_client, proxy_for, sync_http_client
-from service.domain.errors import ConfigError
+from service.config.clients import (
+    aws_client,
+    check_environment,
+    describe_error,
+    http_client,
+    proxy_for,
+    sync_http_client,
+)
+from service.domain.errors import ConfigError, Unavailable
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 NO_PROXY = "localhost,[::1],10.0.0.0/8, fd00::/8 .example.com,b.test:8443,[2001:db8::1]:444,192.168.1.5,*.wild.test"
@@ -124,6 +142,61 @@ def test_a_variable_that_cannot_be_used_is_named(variable: str, value: str, reas
     if not variable.startswith("AWS"):
         with pytest.raises(ConfigError, match=variable):
             http_client({variable: value})
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key and its certificate for 127.0.0.1, signed by nobody else."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "here")]), datetime.now(UTC)
+    unsigned = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+    hosts = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    signed = unsigned.add_extension(hosts, critical=False).sign(key, hashes.SHA256())
+    path = tmp_path_factory.mktemp("tls") / "here.pem"
+    plain = serialization.NoEncryption()
+    form = serialization.PrivateFormat.TraditionalOpenSSL
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, form, plain) + signed.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+async def test_a_server_of_a_private_authority_is_trusted_once_it_is_named(certificate: Path) -> None:
+    """Until then the error names the variable that leads out."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+
+    async def serve(stream: SocketStream) -> None:
+        with suppress(anyio.EndOfStream, anyio.BrokenResourceError, ssl.SSLError):
+            async with await TLSStream.wrap(stream, ssl_context=context, standard_compatible=False) as secured:
+                await secured.receive()
+                await secured.send(ANSWER)
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, serve)
+        url = f"https://127.0.0.1:{listener.extra(SocketAttribute.local_port)}"
+        with pytest.raises(httpx.ConnectError, match="; set SSL_CERT_FILE to a file with the certificates of your"):
+            await get(url, {})
+        assert await get(url, {"SSL_CERT_FILE": str(certificate)}) == "ok"
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_proxy_that_does_not_answer_is_named_with_the_way_past_it() -> None:
+    with pytest.raises(httpx.ConnectError) as caught:
+        await get("http://far.test", {"HTTP_PROXY": "http://me:hidden@127.0.0.1:9"})
+    assert "through the proxy http://********@127.0.0.1:9: NO_PROXY names" in describe_error(caught.value)
+
+
+def test_a_daemon_that_does_not_answer_may_have_met_what_this_command_did_not_need(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Over plain http no authorities are read."""
+    monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent/ca.pem")
+    with (
+        pytest.raises(Unavailable, match=r"environment SSL_CERT_FILE: /nonexistent/ca\.pem can't be read"),
+        connect("http://127.0.0.1:9") as http,
+    ):
+        http.get("/")
 
 
 def test_what_can_be_used_is_no_problem() -> None:
