@@ -76,12 +76,11 @@ class Difference:
         return "explained" if self.causes else "unexplained"
 
     def as_json(self) -> dict[str, Any]:
-        sides: dict[str, Any] = {}
+        found: dict[str, Any] = {"metric": self.value.metric, "about": self.value.check, "verdict": self.verdict}
         for whose, value in (("their", self.baseline), ("our", self.current)):
-            sides[f"{whose}s"] = value.value if value else None
-            sides[f"{whose}_time"] = value.at.isoformat() if value and value.at else None
-        found = {"verdict": self.verdict, "causes": list(self.causes), "hint": self.hint}
-        return {"metric": self.value.metric, "about": self.value.check, **sides, **found}
+            found[f"{whose}s"] = value.value if value else None
+            found[f"{whose}_time"] = value.at.isoformat() if value and value.at else None
+        return found | {"causes": list(self.causes), "hint": self.hint}
 
     def as_row(self) -> tuple[str, ...]:
         """Cells of ``COLUMNS``."""
@@ -118,12 +117,11 @@ async def compare(
         run = min(runs, key=lambda run: abs(run.started - at)) if at else runs[0]
         notes.append(f"{name}: run {run.id}" + (f", partial: {run.error}" if run.error else ""))
         samples, _ = await store.outbox.samples(run.id, 0, _MAX_SAMPLES)
-        for sample in samples:
+        # Of one check the last value counts, of two collectors with the same checks (two repositories) the first one's.
+        for sample in reversed(samples):
             value = Value(sample.point.metric, sample.point.value, sample.tags, sample.at, name)
-            is_comparable = sample.kind is not Kind.DISTRIBUTION and not value.metric.startswith(_OWN)
-            # Of two collectors with the same checks (two repositories) the first is compared.
-            if is_comparable and current.get(value.key, value).collector == name:
-                current[value.key] = value
+            if sample.kind is not Kind.DISTRIBUTION and not value.metric.startswith(_OWN):
+                current.setdefault(value.key, value)
         absent = {check.metric for check in await store.runs.checks(name) if check.status is Status.UNKNOWN}
         if isinstance(collector, GithubCiSettings):
             absent |= METRICS  # a check that never had a value has no metric yet
@@ -135,9 +133,8 @@ async def compare(
     found = [_explain(value, current.get(key), missing, facts) for key, value in sent.items()]
     # Of a collector none of whose values the baseline has, ours are left out: the baseline is of another one.
     compared = {each.current.collector for each in found if each.current}
-    for key, value in current.items():
-        if key not in sent and value.collector in compared:
-            found.append(Difference(None, value, [Cause.NOT_SENT if value.metric in METRICS else Cause.NEW]))
+    for value in (value for key, value in current.items() if key not in sent and value.collector in compared):
+        found.append(Difference(None, value, [Cause.NOT_SENT if value.metric in METRICS else Cause.NEW]))
     return found, notes
 
 
@@ -145,10 +142,8 @@ def _explain(
     baseline: Value, current: Value | None, missing: Mapping[str, tuple[Cause, str]], facts: Mapping[str, Facts]
 ) -> Difference:
     if current is None:
-        if baseline.metric in missing:
-            cause, hint = missing[baseline.metric]
-            return Difference(baseline, None, [cause], hint)
-        return Difference(baseline, None, hint="no such value: is its collector configured, did it run?")
+        cause, hint = missing.get(baseline.metric, (None, "no such value: is its collector configured, did it run?"))
+        return Difference(baseline, None, [cause] if cause else [], hint)
     if is_alike(baseline.value, current.value):
         return Difference(baseline, current)
     known, hint = facts.get(current.collector), ""
@@ -171,26 +166,21 @@ async def _find_facts(
         notes.append(f"{run.collector}: of {repo} no runs are kept, so causes can't be looked for")
         return None
     facts = Facts(settings, run.started, run.ended or run.started, list(state.runs.values()))
-    try:
-        facts = replace(facts, workflows=await list_workflows(github, repo))
-        facts = replace(facts, pulls=await _count_pulls(github, settings, state, run.started))
-    except HealthError as error:
-        notes.append(f"{run.collector}: GitHub could not be asked again for {repo}: {error}")
-    return facts
-
-
-async def _count_pulls(
-    github: Github, settings: GithubCiSettings, state: State, now: datetime
-) -> dict[str, tuple[float, float]]:
-    """Each count of the window to the second, and of the one that begins with its day. Raises HealthError."""
-    since = now - settings.weekly_window
-    day = since.replace(hour=0, minute=0, second=0, microsecond=0)
+    since = run.started - settings.weekly_window
     labels = {"hotfix": settings.hotfix_labels, "force_merge": settings.force_merge_labels}
     labels |= {"reverts": settings.revert_labels}
+    # Each count of the window to the second, and of the one that begins with its day.
     groups = {name: Group(wanted, since) for name, wanted in labels.items() if wanted}
+    day = since.replace(hour=0, minute=0, second=0, microsecond=0)
     days = {f"{name}_days": replace(group, since=day) for name, group in groups.items()}
-    answer = await count(github, state, groups | days)
-    for error in answer.errors.values():
-        raise error
+    try:
+        facts = replace(facts, workflows=await list_workflows(github, repo))
+        answer = await count(github, state, groups | days)
+        for error in answer.errors.values():
+            raise error
+    except HealthError as error:
+        notes.append(f"{run.collector}: GitHub could not be asked again for {repo}: {error}")
+        return facts
     counts = answer.counts
-    return {f"github.{name}.count": (counts[name].count, counts[f"{name}_days"].count) for name in groups}
+    pulls = {f"github.{name}.count": (counts[name].count, counts[f"{name}_days"].count) for name in groups}
+    return replace(facts, pulls=pulls)

@@ -4,12 +4,14 @@ So a difference is not guessed at: its causes are the smallest set of the replac
 that turns our value into the CronJob's on the same runs.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from itertools import combinations
+from itertools import chain, combinations
 from math import isclose
+from operator import attrgetter
+from statistics import fmean
 
 import msgspec
 
@@ -41,9 +43,8 @@ class Cause(StrEnum):
     LEFT_OUT = "left out of our run"
 
 
-_JUDGED = (Cause.CANCELLED, Cause.UNFINISHED)
-_TAKEN = (Cause.CUT, Cause.CREATION)
 # The rules of each metric that may make a difference.
+_JUDGED, _TAKEN = (Cause.CANCELLED, Cause.UNFINISHED), (Cause.CUT, Cause.CREATION)
 _CAUSES: Mapping[str, tuple[Cause, ...]] = {
     "ci.workflow.tests_blocking_merge": (*_JUDGED, Cause.FIRST_PAGE),
     "ci.workflow.benchmarks": (*_JUDGED, Cause.FIRST_PAGE),
@@ -86,84 +87,69 @@ def is_alike(one: float, other: float) -> bool:
 def find_causes(metric: str, baseline: float, facts: Facts) -> list[Cause]:
     """The smallest set of causes that gives ``baseline``, which is not our value; empty where none does."""
     name, at = metric.removeprefix(_NAMESPACE), facts.baseline_at
-    if name not in _CAUSES:
-        return []
-    possible = [*_CAUSES[name]]
-    if at and abs(at - facts.now) <= facts.settings.history_window:
+    possible = [*_CAUSES.get(name, ())]
+    if possible and at and abs(at - facts.now) <= facts.settings.history_window:
         possible.append(Cause.MOMENT)  # of a moment whose runs are not kept any more each count would be a true 0
-    for size in range(len(possible) + 1):
-        for chosen in combinations(possible, size):
-            value = _Replay(facts, chosen).measure(name)
-            if value is None or not is_alike(value, baseline):
-                continue
+    for rules in chain.from_iterable(combinations(possible, size) for size in range(len(possible) + 1)):
+        value = _measure(name, facts, rules) if possible else None
+        if value is not None and is_alike(value, baseline):
             # Our own rules give it from what is known now. Pull requests were asked for just now, so a younger number
             # may be right as well; anything else means that ours was wrong.
             is_younger = name in facts.pulls and at is not None and at > facts.now
-            return list(chosen) or ([Cause.MOMENT] if is_younger else [])
+            return list(rules) or ([Cause.MOMENT] if is_younger else [])
     return []
 
 
-class _Replay:
-    """The replaced collector's reading of the runs, if the ``chosen`` rules were all that differs from ours."""
+def _measure(name: str, facts: Facts, rules: Collection[Cause]) -> float | None:
+    """What the replaced collector would have sent if these ``rules`` were all that differs from ours; else None."""
+    moment = facts.baseline_at if Cause.MOMENT in rules else None
+    since, until = (moment or facts.now) - facts.settings.history_window, moment or facts.until
+    # As of that moment: a run that has changed since was not over then.
+    runs = [
+        run if run.updated <= until else msgspec.structs.replace(run, conclusion=None)
+        for run in facts.runs
+        if run.created <= until
+    ]
+    runs.sort(key=lambda run: run.age_key, reverse=True)
+    begin = attrgetter("created" if Cause.CREATION in rules else "started")
+    anywhere, limit = Cause.ALL_RUNS in rules, _CUT if Cause.CUT in rules else None
+    window = [run for run in runs if begin(run) >= since]
+    others = {True: Cause.CANCELLED in rules, False: Cause.UNFINISHED in rules}
 
-    def __init__(self, facts: Facts, chosen: Collection[Cause]) -> None:
-        self._facts = facts
-        self._chosen = chosen
-        moment = facts.baseline_at if Cause.MOMENT in chosen else None
-        self._since = (moment or facts.now) - facts.settings.history_window
-        until = moment or facts.until
-        # As of that moment: a run that has changed since was not over then.
-        self._runs = [
-            run if run.updated <= until else msgspec.structs.replace(run, conclusion=None)
-            for run in facts.runs
-            if run.created <= until
-        ]
-
-    def measure(self, name: str) -> float | None:
-        """The number that it would have sent, None where that can't be known or there was nothing to measure."""
-        is_anywhere = Cause.ALL_RUNS in self._chosen
-        match name.rpartition("workflow.")[2]:
-            case "success":
-                runs = self._judge(self._window(lambda run: run.on_branch))
-                good = [run for run in runs if run.conclusion == "success"]
-                share = len(good) / len(runs) if runs else None
-                return share if share is None or Cause.SHARE in self._chosen else float(share == 1)
-            case "cancelled":
-                runs = self._window(lambda run: run.on_branch or is_anywhere)
-                return len([run for run in runs if run.conclusion == "cancelled"])
-            case "flaky_tests":
-                runs = [run for run in self._window() if run.attempt > 1 and run.conclusion == "success"]
-                return len([run for run in runs if Cause.RERUNS in self._chosen or run.has_failed_before])
-            case "duration.p90":
-                runs = self._judge(self._window(lambda run: run.kind == "pre_merge" or is_anywhere))
-                minutes = [max(0.0, (run.updated - self._begin(run)).total_seconds() / 60) for run in runs]
-                return quantile(minutes, 0.9) if minutes else None
-            case "tests_blocking_merge" | "benchmarks" | "other_failing" as which:
-                return self._measure_latest(which)
-        return self._facts.pulls[name][Cause.WHOLE_DAYS in self._chosen] if name in self._facts.pulls else None
-
-    def _measure_latest(self, which: str) -> float | None:
-        settings, listed = self._facts.settings, self._facts.workflows or ()
-        lists = {"tests_blocking_merge": settings.tests_blocking_merge, "benchmarks": settings.benchmarks}
-        meant = WorkflowLists(lists, listed)
-        wanted = meant.ids[which] if which in lists else meant.others
-        if Cause.FIRST_PAGE in self._chosen and listed:
-            wanted = wanted & {each.id for each in listed[:_FIRST_PAGE]}
-        judged = sorted(self._judge(run for run in self._runs if run.on_branch), key=lambda run: run.age_key)
-        latest = {run.workflow_id: run.conclusion == "success" for run in judged}
-        if which == "other_failing":
-            return len([id for id in wanted if not latest.get(id, True)]) if listed else None
-        return float(all(latest.get(id, False) for id in wanted)) if wanted else None
-
-    def _window(self, wanted: Callable[[Run], bool] = lambda run: True) -> list[Run]:
-        runs = [run for run in self._runs if self._begin(run) >= self._since and wanted(run)]
-        runs.sort(key=lambda run: run.age_key, reverse=True)
-        return runs[:_CUT] if Cause.CUT in self._chosen else runs
-
-    def _begin(self, run: Run) -> datetime:
-        return run.created if Cause.CREATION in self._chosen else run.started
-
-    def _judge(self, runs: Iterable[Run]) -> list[Run]:
+    def judge(runs: Iterable[Run]) -> list[Run]:
         """Those that count as a success or a failure: conclusive ones; perhaps cancelled and skipped, or unfinished."""
-        others = {True: Cause.CANCELLED in self._chosen, False: Cause.UNFINISHED in self._chosen}
         return [run for run in runs if run.is_conclusive or others[bool(run.conclusion)]]
+
+    match name.rpartition("workflow.")[2]:
+        case "success":
+            good = [run.conclusion == "success" for run in judge([run for run in window if run.on_branch][:limit])]
+            return (fmean(good) if Cause.SHARE in rules else float(all(good))) if good else None
+        case "cancelled":
+            taken = [run for run in window if run.on_branch or anywhere][:limit]
+            return len([run for run in taken if run.conclusion == "cancelled"])
+        case "flaky_tests":
+            again = [run for run in window[:limit] if run.attempt > 1 and run.conclusion == "success"]
+            return len([run for run in again if Cause.RERUNS in rules or run.has_failed_before])
+        case "duration.p90":
+            taken = judge([run for run in window if run.kind == "pre_merge" or anywhere][:limit])
+            minutes = [max(0.0, (run.updated - begin(run)).total_seconds() / 60) for run in taken]
+            return quantile(minutes, 0.9) if minutes else None
+        case "tests_blocking_merge" | "benchmarks" | "other_failing" as which:
+            latest: dict[int, bool] = {}
+            for run in judge(run for run in runs if run.on_branch):
+                latest.setdefault(run.workflow_id, run.conclusion == "success")
+            return _judge_workflows(which, latest, facts, Cause.FIRST_PAGE in rules)
+    return facts.pulls[name][Cause.WHOLE_DAYS in rules] if name in facts.pulls else None
+
+
+def _judge_workflows(which: str, latest: Mapping[int, bool], facts: Facts, is_first_page: bool) -> float | None:
+    """``latest``: whether the latest run of each workflow succeeded."""
+    listed = facts.workflows or ()
+    lists = {"tests_blocking_merge": facts.settings.tests_blocking_merge, "benchmarks": facts.settings.benchmarks}
+    meant = WorkflowLists(lists, listed)
+    wanted = meant.ids[which] if which in lists else meant.others
+    if is_first_page and listed:
+        wanted = wanted & {each.id for each in listed[:_FIRST_PAGE]}
+    if which == "other_failing":
+        return len([id for id in wanted if not latest.get(id, True)]) if listed else None
+    return float(all(latest.get(id, False) for id in wanted)) if wanted else None

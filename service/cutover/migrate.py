@@ -8,7 +8,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Any
 
 import yaml
@@ -28,7 +28,18 @@ _REPLACED: Mapping[str, Mapping[str, str]] = {
     "training": {"type": "snapshot", "category": "training", "service": "training-health-collector"},
     "eval": {"type": "snapshot", "category": "evaluation", "service": "eval-health-collector"},
 }
-_Environment = dict[str, dict[str, Any]]  # {value} or {valueFrom} by name
+_JOB = "spec.jobTemplate.spec"
+# Setting, part of a CronJob, field, and what it is where it is left out.
+_SETTINGS: Sequence[tuple[str, str, str, Any]] = (
+    ("schedule", "spec", "schedule", None),
+    ("time_zone", "spec", "timeZone", None),
+    ("concurrency_policy", "spec", "concurrencyPolicy", "Allow"),
+    ("starting_deadline", "spec", "startingDeadlineSeconds", None),
+    ("active_deadline", _JOB, "activeDeadlineSeconds", None),
+    ("backoff_limit", _JOB, "backoffLimit", 6),
+    ("successful_runs_history_limit", "spec", "successfulJobsHistoryLimit", 3),
+    ("failed_runs_history_limit", "spec", "failedJobsHistoryLimit", 1),
+)
 _TAG = "tags.datadoghq.com/"
 _UNIFIED = ("DD_ENV", "DD_SERVICE", "DD_VERSION", "DD_SITE")
 # What tools write for themselves, and what the API server fills in.
@@ -38,6 +49,8 @@ _NOT_TOLD = re.compile(
     r"|name|terminationMessagePath|terminationMessagePolicy|dnsPolicy|schedulerName|serviceAccount"
 )
 _SECRET_ARGUMENT = re.compile(r"((?:token|key|secret|password)(?:=|,?\s+))([^\s,\]]+)", re.IGNORECASE)
+
+Environment = dict[str, dict[str, Any]]  # {value} or {valueFrom} by name
 
 
 @dataclass(slots=True)
@@ -76,28 +89,37 @@ class Migration:
 def read_cronjobs(content: bytes, title: str) -> list[dict[str, Any]]:
     """The CronJobs among the manifests of a file. Raises ConfigError."""
     try:
-        documents = list(yaml.safe_load_all(content))
+        found = [item for item in _objects(yaml.safe_load_all(content)) if item.get("kind") == "CronJob"]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise ConfigError(f"{title}{where}: is no YAML: {error.problem or error.context}; {REMEDY}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{title}: is no YAML that can be read ({type(error).__name__}); {REMEDY}") from None
-    found = [item for item in _objects(documents) if item.get("kind") == "CronJob"]
     if not found:
         raise ConfigError(f"{title}: holds no CronJob; {REMEDY}")
     return found
 
 
+def _objects(documents: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    """The objects, those of a list (``kubectl get``) one by one."""
+    for each in documents:
+        if isinstance(each, dict) and isinstance(each.get("items"), list):
+            kind = str(each.get("kind", "")).removesuffix("List")
+            yield from _objects({"kind": kind, **item} for item in each["items"] if isinstance(item, dict))
+        elif isinstance(each, dict):
+            yield each
+
+
 def migrate(cronjobs: Iterable[dict[str, Any]]) -> Migration:
     """What becomes of CronJobs; they are taken apart."""
     result = Migration()
-    environments = [_take_cronjob(item, result) for item in cronjobs]
+    environments = [_add_cronjob(item, result) for item in cronjobs]
     # What the CronJobs have in common is the release's; what a collector reads is in its stanza.
-    for name in dict.fromkeys(name for environment in environments for name in environment):
+    for name in dict.fromkeys(chain.from_iterable(environments)):
         entries = [environment[name] for environment in environments if name in environment]
         value = entries[0].get("value")
-        if name == "DD_SERVICE" or (value and any(_find_settings(each, {name: "1"}) for each in result.stanzas)):
+        if name == "DD_SERVICE" or (value and any(_find_settings(each.values, name, "1") for each in result.stanzas)):
             continue
         if is_secret_name(name) and value is not None:
             result.notes.append(f"{name} stands in a manifest as plain text: put it into the release's Secret")
@@ -112,72 +134,50 @@ def migrate(cronjobs: Iterable[dict[str, Any]]) -> Migration:
     return result
 
 
-def _objects(documents: Iterable[Any]) -> Iterator[dict[str, Any]]:
-    """The objects, those of a list (``kubectl get``) one by one."""
-    for each in documents:
-        if isinstance(each, dict) and isinstance(each.get("items"), list):
-            kind = str(each.get("kind", "")).removesuffix("List")
-            yield from _objects({"kind": kind, **item} for item in each["items"] if isinstance(item, dict))
-        elif isinstance(each, dict):
-            yield each
-
-
-def _take_cronjob(item: dict[str, Any], result: Migration) -> _Environment:
+def _add_cronjob(item: dict[str, Any], result: Migration) -> Environment:
     """Adds the CronJob's collectors, or what else it runs. The variables of its pod that are no stanza's own.
 
     What is used is taken out of the manifest: the rest has no counterpart.
     """
-    metadata, spec = _mapping(item, "metadata"), _mapping(item, "spec")
-    cronjob, schedule = str(metadata.get("name")), spec.pop("schedule", None)
-    job = _mapping(_mapping(spec, "jobTemplate"), "spec")
-    template = _mapping(job, "template")
-    pod, labels = _mapping(template, "spec"), _mapping(_mapping(template, "metadata"), "labels")
+    cronjob = str(_take(dict(item), "metadata").get("name"))
+    places = ("template.spec", "template.metadata.labels", "template.metadata.annotations", "template")
+    pod, labels, annotations, _ = (_take(item, f"{_JOB}.{place}") for place in places)
+    parts = {path: _take(item, path) for path in (_JOB, "spec", "metadata.labels", "metadata.annotations")}
     containers = [each for each in pod.pop("containers", None) or () if isinstance(each, dict)] or [{}]
     container = next((each for each in containers if _find_collectors(_read_words(each))), containers[0])
     words = _read_words(container)
     names = _find_collectors(words)
     environment = _read_environment(labels, container.pop("env", None) or (), words if names else ())
     mask(secrets_in_environment({name: str(entry.get("value", "")) for name, entry in environment.items()}))
-    has_program = bool(container.get("command"))
+    is_known = bool(names or container.get("command"))
     command = [str(word) for key in ("command", "args") for word in container.pop(key, None) or ()]
     runs = _SECRET_ARGUMENT.sub(rf"\1{MASK}", _flow(command)) if command else f"what {container.get('image')} runs"
-    if not names and (not has_program or MASK in runs):
-        result.others.append((cronjob, f'"{schedule}" {runs}'))
+    values: dict[str, Any] = {"enabled": False} if parts["spec"].pop("suspend", None) else {}
+    for key, place, name, default in _SETTINGS:
+        value = parts[place].pop(name, None)
+        if (value := default if value is None else value) is not None:
+            values[key] = value
+    if not is_known or (MASK in runs and not names):
+        result.others.append((cronjob, f'"{values.get("schedule")}" {runs}'))
         return {}
-    values = {
-        "schedule": schedule,
-        "time_zone": spec.pop("timeZone", None),
-        "enabled": False if spec.pop("suspend", None) else None,
-        "concurrency_policy": spec.pop("concurrencyPolicy", "Allow"),
-        "starting_deadline": _seconds(spec.pop("startingDeadlineSeconds", None)),
-        "active_deadline": _seconds(job.pop("activeDeadlineSeconds", None)),
-        "backoff_limit": job.pop("backoffLimit", 6),
-        "successful_runs_history_limit": spec.pop("successfulJobsHistoryLimit", 3),
-        "failed_runs_history_limit": spec.pop("failedJobsHistoryLimit", 1),
-    }
-    values = {key: value for key, value in values.items() if value is not None}
+    _add_pod(pod, container, labels, result)
+    for kind, others in (("containers", containers), ("initContainers", pod.get("initContainers") or ())):
+        pod[kind] = [each.get("name") for each in others if each is not container]
     notes = [f"ran {runs}"]
     if "active_deadline" not in values:
         notes.append("no activeDeadlineSeconds: here a run is ended after 5m")
-    _take_pod(pod, container, labels, result)
-    for kind, others in (("containers", containers), ("initContainers", pod.get("initContainers") or ())):
-        pod[kind] = [each.get("name") for each in others if each is not container]
-    rest = {"spec": spec, "jobTemplate.spec": job, "pod": pod, "container": container}
-    rest |= {f"metadata.{key}": _mapping(metadata, key) for key in ("labels", "annotations")}
-    for path, part in rest.items():
+    for path, part in {**parts, "pod": pod, "pod.annotations": annotations, "container": container}.items():
         left = {key: value for key, value in part.items() if value and not _NOT_TOLD.fullmatch(key)}
         notes += [f"not carried over: {path}.{key}: {_flow(value)}" for key, value in left.items()]
-    stanzas = {name: _REPLACED.get(name, {"type": name}) for name in names}
-    if not names:
-        stanzas[cronjob] = _to_program(command, environment, notes)
-    for name, own in stanzas.items():
+    stanzas: dict[str, Mapping[str, Any]] = {name: _REPLACED.get(name, {"type": name}) for name in names}
+    for name, own in (stanzas or {cronjob: _to_program(command, environment, notes)}).items():
         stanza = Stanza(_choose_name(name, cronjob, result.stanzas), cronjob, {**own, **values}, list(notes))
         _take_settings(stanza, {name: entry["value"] for name, entry in environment.items() if entry.get("value")})
         result.stanzas.append(stanza)
     return {name: entry for name, entry in environment.items() if name not in stanza.values.get("environment", ())}
 
 
-def _take_pod(pod: dict[str, Any], container: dict[str, Any], labels: Mapping[str, Any], result: Migration) -> None:
+def _add_pod(pod: dict[str, Any], container: dict[str, Any], labels: Mapping[str, Any], result: Migration) -> None:
     """Takes what the release's pod shall have, too."""
     for each in container.pop("envFrom", None) or ():
         if each not in (more := result.values.setdefault("extraEnvFrom", [])):
@@ -191,7 +191,7 @@ def _take_pod(pod: dict[str, Any], container: dict[str, Any], labels: Mapping[st
             result.values.setdefault("podLabels", {}).setdefault(name, str(text))
 
 
-def _to_program(command: Sequence[str], environment: _Environment, notes: list[str]) -> dict[str, Any]:
+def _to_program(command: Sequence[str], environment: Environment, notes: list[str]) -> dict[str, Any]:
     """A command that is no collector of ours, as a stanza of type exec.
 
     Variables that are plain are the program's alone; what comes from elsewhere, and what seems to be secret, is the
@@ -221,7 +221,7 @@ def _find_collectors(words: Sequence[str]) -> list[str]:
     return [word for word in words[words.index("collect") + 1 :] if word in known]
 
 
-def _read_environment(labels: Mapping[str, Any], entries: Iterable[Any], words: Iterable[str]) -> _Environment:
+def _read_environment(labels: Mapping[str, Any], entries: Iterable[Any], words: Iterable[str]) -> Environment:
     """What comes from a label has that label's value; ``words`` of a shell's line may set more."""
     tags = [tag for tag in ("env", "service", "version") if _TAG + tag in labels]
     environment = {f"DD_{tag.upper()}": {"value": str(labels[_TAG + tag])} for tag in tags}
@@ -237,9 +237,9 @@ def _read_environment(labels: Mapping[str, Any], entries: Iterable[Any], words: 
     return environment
 
 
-def _find_settings(stanza: Stanza, variables: Mapping[str, str]) -> dict[str, Any]:
-    """The keys of the stanza's type that the variables set, dotted where nested."""
-    return settings_of(stanza.values["type"]).legacy_environment(stanza.values, variables)
+def _find_settings(values: Mapping[str, Any], variable: str, text: str) -> dict[str, Any]:
+    """The keys of the stanza's type that the variable sets, dotted where nested."""
+    return settings_of(values["type"]).legacy_environment(values, {variable: text})
 
 
 def _take_settings(stanza: Stanza, variables: Mapping[str, str]) -> None:
@@ -247,7 +247,7 @@ def _take_settings(stanza: Stanza, variables: Mapping[str, str]) -> None:
     values = stanza.values
     values["service"] = variables.get("DD_SERVICE", values.get("service", "infra-health"))
     for variable, text in variables.items():
-        for key, value in _find_settings(stanza, {variable: text}).items():
+        for key, value in _find_settings(values, variable, text).items():
             outer, _, inner = key.partition(".")
             values |= {outer: {**values.get(outer, {}), inner: value}} if inner else {key: value}
             stanza.notes.append(f"{key} was {variable}")
@@ -270,40 +270,47 @@ def _choose_name(name: str, cronjob: str, stanzas: Iterable[Stanza]) -> str:
     return next(each for each in (name, *(f"{name}-{number}" for number in range(2, 999))) if each not in taken)
 
 
+def _take(item: dict[str, Any], path: str) -> dict[str, Any]:
+    """Takes the mapping at ``path`` out of the manifest, which nobody has validated."""
+    part: Any = item
+    *names, last = path.split(".")
+    for name in names:
+        part = part.get(name) if isinstance(part, dict) else None
+    part = part.pop(last, None) if isinstance(part, dict) else None
+    return part if isinstance(part, dict) else {}
+
+
 def to_config(migration: Migration) -> str:
     """config.yaml: a stanza a collector, with what has no counterpart as comments above it."""
-    lines = [
-        "# Written by `infra-health migrate`. `infra-health check` validates it and prints the next runs;",
-        "# docs/cutover.md is the way from the CronJobs to the daemon.",
-        "",
-        "#mode: shadow  # until the values are compared: collects beside the CronJobs, sends under names of its own",
-        "max_series: 100",
-        "",
-        "collectors:" if any(not stanza.problem for stanza in migration.stanzas) else "collectors: {}",
+    live = [stanza for stanza in migration.stanzas if not stanza.problem]
+    blocks = [
+        "# Written by `infra-health migrate`. `infra-health check` validates it and prints the next runs;\n"
+        "# docs/cutover.md is the way from the CronJobs to the daemon.\n",
+        "#mode: shadow  # until the values are compared: collects beside the CronJobs, sends under names of its own\n"
+        "max_series: 100\n",
+        "collectors:\n" if live else "collectors: {}\n",
     ]
     for stanza in migration.stanzas:
-        problem = [f"NOT CARRIED OVER: {stanza.problem}"] if stanza.problem else []
-        comments = _to_comments([f"CronJob {stanza.cronjob}", *stanza.notes, *problem])
-        lines += ["", *(f"  {line}" for line in comments)]
-        lines += [("  # " if problem else "  ") + line for line in _dump({stanza.name: stanza.values}).splitlines()]
+        notes = [f"CronJob {stanza.cronjob}", *stanza.notes]
+        text = _dump({stanza.name: stanza.values})
+        if stanza.problem:
+            notes.append(f"NOT CARRIED OVER: {stanza.problem}")
+            text = _comment(text)
+        blocks.append(textwrap.indent(_comment("\n".join(notes)) + text, "  "))
     if datadog := migration.values.get("datadog"):
-        lines += ["", *_dump({"datadog": datadog}).splitlines()]
+        blocks.append(_dump({"datadog": datadog}))
     if migration.others:
-        lines += ["", "# What these CronJobs run is known to their images alone, or names a secret in the manifest:"]
-        lines += _to_comments(f"- {cronjob}: {command}" for cronjob, command in migration.others)
-    pairs = [f"{stanza.cronjob}={stanza.name}" for stanza in migration.stanzas if not stanza.problem]
-    lines += [
-        "",
-        "# The release of k8s/chart for the CronJobs' helmfile (docs/cutover.md); this file is its infra-health.yaml:",
-    ]
-    lines += [f"#   {line}" for line in to_release(migration).splitlines()]
-    after = [
+        told = ["What these CronJobs run is known to their images alone, or names a secret in the manifest:"]
+        blocks.append(_comment("\n".join(told + [f"- {cronjob}: {command}" for cronjob, command in migration.others])))
+    pairs = " ".join(f"{stanza.cronjob}={stanza.name}" for stanza in live)
+    notes = [
+        "The release of k8s/chart for the CronJobs' helmfile (docs/cutover.md); this file is its infra-health.yaml:",
+        textwrap.indent(to_release(migration), "  ").rstrip(),
         *(f"not carried over: {note}" for note in migration.notes),
-        f"To cut over: k8s/cutover.sh live {' '.join(pairs)}",
+        f"To cut over: k8s/cutover.sh live {pairs}",
         "Then, before anything is applied again: `live` here, `suspend: true` in the values of the CronJobs' releases.",
     ]
-    lines += _to_comments(after)
-    return "\n".join(lines) + "\n"
+    return "\n".join([*blocks, _comment("\n".join(notes))])
 
 
 def to_release(migration: Migration) -> str:
@@ -322,13 +329,12 @@ def to_release(migration: Migration) -> str:
 class _Dumper(yaml.SafeDumper):
     """Quotes text unless it begins like a word: 1e3 is text to PyYAML, but a number to Kubernetes."""
 
+    def represent_text(self, text: str) -> yaml.Node:
+        is_plain = re.fullmatch(r"[A-Za-z][\w./-]+", text)
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if is_plain else '"')
 
-_Dumper.add_representer(
-    str,
-    lambda dumper, text: dumper.represent_scalar(
-        "tag:yaml.org,2002:str", text, style=None if re.fullmatch(r"[A-Za-z][\w./-]+", text) else '"'
-    ),
-)
+
+_Dumper.add_representer(str, _Dumper.represent_text)
 
 
 def _dump(value: Any) -> str:
@@ -341,16 +347,5 @@ def _flow(value: Any) -> str:
     return redact(mask_address(text.removesuffix("...\n").strip()))
 
 
-def _to_comments(texts: Iterable[str]) -> list[str]:
-    lines = (textwrap.wrap(text, 114, break_long_words=False, break_on_hyphens=False) for text in texts)
-    return [f"# {line}" for each in lines for line in each]
-
-
-def _mapping(parent: dict[str, Any], key: str) -> dict[str, Any]:
-    """Takes ``key`` out of ``parent``: nobody has validated the manifests."""
-    part = parent.pop(key, None)
-    return part if isinstance(part, dict) else {}
-
-
-def _seconds(value: Any) -> str | None:
-    return None if value is None else f"{value}s"
+def _comment(text: str) -> str:
+    return textwrap.indent(f"{text.rstrip()}\n", "# ")
