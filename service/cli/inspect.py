@@ -12,6 +12,7 @@ from service.cli.options import Exit, Options, command, exit_with, message
 
 if TYPE_CHECKING:
     from service.config.settings import CollectorSettings, Settings
+    from service.daemon.series import SeriesForecast
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -38,19 +39,17 @@ def check(options: Options, resolved: bool) -> None:
 
     from service.config.clients import check_environment
     from service.config.settings import describe
-    from service.daemon.series import find_collisions, forecast_series
+    from service.daemon.series import find_collisions
     from service.domain.errors import ConfigError
 
     settings = loaded.settings
     if problems := check_environment(options.environ()):
         raise ConfigError("\n".join(problems))
     rows = [_next_runs(name, each, 3) for name, each in settings.collectors.items()]
-    series = anyio.run(forecast_series, settings, datetime.now(UTC))
-    secrets = anyio.run(_look_up_secrets, settings, options.environ())
+    series, waiting, secrets = anyio.run(_examine, settings, options.environ())
     warnings = [*loaded.warnings, *find_collisions(settings), *filter(None, [series.warning])]
     warnings += [
-        f"collectors.{name} has no source: it is waiting for a first push (or name a source)"
-        for name in anyio.run(_find_waiting, settings)
+        f"collectors.{name} has no source: it is waiting for a first push (or name a source)" for name in waiting
     ]
     if options.json:
         out.print_json(
@@ -79,24 +78,23 @@ def check(options: Options, resolved: bool) -> None:
         click.echo("\n" + yaml.safe_dump(describe(settings), sort_keys=False, allow_unicode=True).rstrip())
 
 
-async def _find_waiting(settings: "Settings") -> list[str]:
-    """The enabled collectors without a source that nothing was pushed to yet."""
-    from service.daemon import has_state
+async def _examine(
+    settings: "Settings", environ: Mapping[str, str]
+) -> tuple["SeriesForecast", list[str], list[dict[str, Any]]]:
+    """The series, the enabled collectors without a source that nothing was pushed to yet, and the secrets."""
+    from service.daemon import read_store
+    from service.daemon.series import forecast_series
 
-    names = [
+    waiting = [
         name
         for name, each in settings.collectors.items()
         if each.enabled and getattr(each, "source", "elsewhere") is None
     ]
-    if not names or not has_state(settings.state_dir):
-        return names
-    from service.store import Store
-
-    store = await Store.open_reading(settings.state_dir, settings.store)
-    try:
-        return [name for name in names if not await store.states.pushes(name)]
-    finally:
-        await store.close()
+    async with read_store(settings) as store:
+        series = await forecast_series(settings, store, datetime.now(UTC))
+        if store:
+            waiting = [name for name in waiting if not await store.states.pushes(name)]
+    return series, waiting, await _look_up_secrets(settings, environ)
 
 
 async def _look_up_secrets(settings: "Settings", environ: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -142,7 +140,7 @@ def diagnose(options: Options) -> None:
     """Asks GitHub, Datadog and AWS, and looks at the clock and the state directory; one line each, with the remedy."""
     import anyio
 
-    from service.daemon.diagnose import diagnose as find_problems
+    from service.daemon.support import diagnose as find_problems
 
     loaded = options.load()
     options.start_logs(loaded, level="error")

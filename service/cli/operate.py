@@ -313,7 +313,7 @@ def flare(options: Options, url: str, file: Path) -> None:
     """
     import anyio
 
-    from service.daemon.flare import SUFFIXES, read_local_files, write_bundle
+    from service.daemon.support import SUFFIXES, read_local_files, write_bundle
 
     if not file.name.endswith(SUFFIXES):
         raise click.UsageError(f"FILE ends in {' or '.join(SUFFIXES)}, not {file.name!r}")

@@ -65,7 +65,6 @@ def schedule(options: Options, what: str | None, time_zone: str | None, at: str 
 
 def _plan_collectors(options: Options, name: str | None, zone: ZoneInfo | None) -> list[_Plan]:
     from service.config.fields import did_you_mean
-    from service.daemon import has_state
     from service.domain import cron
 
     loaded = options.load()
@@ -79,19 +78,18 @@ def _plan_collectors(options: Options, name: str | None, zone: ZoneInfo | None) 
         for key, each in known.items()
         if name in (None, key)
     ]
-    if not has_state(loaded.settings.state_dir):
-        return plans
     import anyio
 
     return anyio.run(_add_history, plans, loaded.settings)
 
 
 async def _add_history(plans: list[_Plan], settings: "Settings") -> list[_Plan]:
+    from service.daemon import read_store
     from service.domain.runs import Mode
-    from service.store import Store
 
-    store = await Store.open_reading(settings.state_dir, settings.store)
-    try:
+    async with read_store(settings) as store:
+        if store is None:
+            return plans
         slots = await store.runs.slots(Mode.LIVE)
         found = []
         for plan in plans:
@@ -101,8 +99,6 @@ async def _add_history(plans: list[_Plan], settings: "Settings") -> list[_Plan]:
             usual = timedelta(seconds=median(seconds)) if seconds else None
             found.append(replace(plan, last_slot=slots.get(name), usual=usual))
         return found
-    finally:
-        await store.close()
 
 
 def _parse_time(text: str | None, zone: ZoneInfo) -> datetime:

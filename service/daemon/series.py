@@ -1,21 +1,20 @@
 """How many series a configuration makes in Datadog, where each one is paid for."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from service.collectors.registry import expected_checks, load_type
 from service.config.settings import Settings, max_series_per_hour, shadow_prefix
-from service.daemon import has_state
 from service.domain import conditions
-from service.domain.checks import CHECK_AGE, CHECK_METRICS, CHECK_STATE, CHECK_THRESHOLD, CHECK_VALUE, Check
+from service.domain.checks import CHECK_AGE, CHECK_METRICS, CHECK_STATE, CHECK_THRESHOLD, CHECK_VALUE
 from service.domain.samples import Kind
 from service.pipeline.job import COLLECTOR_METRICS
 
 if TYPE_CHECKING:
-    from service.store import SeenSeries
+    from service.store import Store
 
 # Series that only the data know (a distribution's tags) are those of so long.
 _LOOK_BACK = timedelta(hours=24)
@@ -42,20 +41,27 @@ class MetricSeries:
 
 @dataclass(frozen=True, slots=True)
 class SeriesForecast:
-    """``totals``: by collector; ``unknown``: collectors of which neither settings nor stored runs tell the checks.
+    """``unknown``: collectors of which neither settings nor stored runs tell the checks.
 
     ``max``: beyond it there is a warning. ``max_per_hour``: beyond it new ones are throttled; None: none are.
     """
 
     metrics: tuple[MetricSeries, ...]
-    totals: Mapping[str, int]
     unknown: tuple[str, ...]
     max: int
-    max_per_hour: int | None = None
+    max_per_hour: int | None
+
+    @property
+    def totals(self) -> Mapping[str, int]:
+        """By collector."""
+        totals: Counter[str] = Counter()
+        for each in self.metrics:
+            totals[each.collector] += each.count
+        return totals
 
     @property
     def total(self) -> int:
-        return sum(self.totals.values())
+        return sum(each.count for each in self.metrics)
 
     @property
     def warning(self) -> str | None:
@@ -80,56 +86,42 @@ class SeriesForecast:
         return text
 
 
-async def forecast_series(settings: Settings, now: datetime) -> SeriesForecast:
-    """The enabled collectors' series while no status flips; snapshots and distributions by what they brought so far."""
+async def forecast_series(settings: Settings, store: "Store | None", now: datetime) -> SeriesForecast:
+    """The enabled collectors' series while no status flips; snapshots and distributions by what they brought so far.
+
+    ``store``: None where nothing was ever run.
+    """
     enabled = {name: each for name, each in settings.collectors.items() if each.enabled}
-    seen, known = await _read_store(settings, list(enabled), now - _LOOK_BACK)
+    seen = await store.outbox.series(now - _LOOK_BACK, enabled) if store else []
+    measured = await store.runs.checks_of(list(enabled)) if store else {}
     prefix = shadow_prefix(settings) or ""
-    distributions: dict[tuple[str, str], list[tuple[str, ...]]] = defaultdict(list)
-    plain: dict[str, list[str]] = defaultdict(list)
-    for each in seen:
-        if each.kind is Kind.DISTRIBUTION and each.collector in enabled:
-            distributions[each.collector, each.metric.removeprefix(prefix)].append(each.tags)
-        elif each.kind is not Kind.DISTRIBUTION:
-            plain[each.collector].append(each.metric.removeprefix(prefix))
-    metrics, unknown = [], []
+    metrics: list[MetricSeries] = []
+    unknown = []
     for name, collector in enabled.items():
         loaded = load_type(collector.type)
-        stored = [(check.metric, check.condition) for check in known.get(name, ())]
+        stored = [(check.metric, check.condition) for check in measured.get(name, ())]
         checks = list(expected_checks(loaded, collector)) or stored
-        own = (*COLLECTOR_METRICS, *getattr(loaded, "own_metrics", ()))
         counts = Counter(metric for metric, _ in checks if metric)
         counts += Counter({metric.name: len(checks) for metric in (CHECK_STATE, CHECK_VALUE, CHECK_AGE)})
         counts[CHECK_THRESHOLD.name] = sum(conditions.parse(condition) is not None for _, condition in checks)
-        counts += Counter(metric.name for metric in own)
+        counts += Counter(metric.name for metric in (*COLLECTOR_METRICS, *getattr(loaded, "own_metrics", ())))
         # Without a catalogue only what was sent tells which metrics there are beside the checks'.
         ours = {*counts, *(metric.name for metric in CHECK_METRICS)}
-        others = Counter(() if loaded.metrics else (each for each in plain[name] if each not in ours))
-        counts += others
-        metrics += [MetricSeries(name, metric, count) for metric, count in counts.items() if count]
-        if not checks and not others:
+        distributions: dict[str, list[tuple[str, ...]]] = defaultdict(list)
+        for each in seen:
+            metric = each.metric.removeprefix(prefix)
+            if each.collector == name and each.kind is Kind.DISTRIBUTION:
+                distributions[metric].append(each.tags)
+            elif each.collector == name and not loaded.metrics and metric not in ours:
+                counts[metric] += 1
+        if not checks and ours >= counts.keys():
             unknown.append(name)
-    metrics += [
-        MetricSeries(name, metric, len(series), _count_values(series), is_distribution=True)
-        for (name, metric), series in distributions.items()
-    ]
-    totals = {name: sum(each.count for each in metrics if each.collector == name) for name in enabled}
-    return SeriesForecast(tuple(metrics), totals, tuple(unknown), settings.max_series, max_series_per_hour(settings))
-
-
-async def _read_store(
-    settings: Settings, names: Sequence[str], since: datetime
-) -> "tuple[Sequence[SeenSeries], Mapping[str, Sequence[Check]]]":
-    """The series that were stored since then, and the collectors' checks."""
-    if not has_state(settings.state_dir):
-        return (), {}
-    from service.store import Store
-
-    store = await Store.open_reading(settings.state_dir, settings.store)
-    try:
-        return await store.outbox.series(since), await store.runs.checks_of(names)
-    finally:
-        await store.close()
+        metrics += [MetricSeries(name, metric, count) for metric, count in counts.items() if count]
+        metrics += [
+            MetricSeries(name, metric, len(series), _count_values(series), is_distribution=True)
+            for metric, series in distributions.items()
+        ]
+    return SeriesForecast(tuple(metrics), tuple(unknown), settings.max_series, max_series_per_hour(settings))
 
 
 def _count_values(series: Iterable[tuple[str, ...]]) -> dict[str, int]:

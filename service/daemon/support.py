@@ -1,0 +1,271 @@
+"""What helps when something is wrong: `diagnose` and the support bundle. Nothing is sent or changed."""
+
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import anyio
+import anyio.to_thread
+
+from service import __version__
+from service.config.loader import Loaded
+from service.config.masking import redact
+from service.config.settings import Settings, describe
+from service.daemon import read_store
+from service.daemon.series import find_collisions
+from service.daemon.wiring import Clients, open_clients
+from service.domain.errors import ConfigError, HealthError, Rejected, Unauthorized
+from service.store import Store, find_lock_holder
+
+SUFFIXES = (".tar.gz", ".tgz", ".zip")
+_MAX_RUNS = 100
+_MAX_AUDIT_ENTRIES = 200
+
+_TIMEOUT = 20.0  # for each question, so that one that hangs keeps no other waiting
+_LITTLE_SPACE = 512 * 2**20
+_MAX_SKEW = 60.0
+
+Status = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """``remedy`` is empty where all is well."""
+
+    name: str
+    status: Status
+    detail: str
+    remedy: str = ""
+
+
+async def diagnose(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
+    """Whether all is there that the daemon needs: GitHub, Datadog, AWS, clock, state directory, in this order.
+
+    Raises ConfigError where no client can be built.
+    """
+    async with open_clients(settings, environ) as clients:
+        api_key, token = clients.credentials.api_key, clients.credentials.github_token
+        # What is asked, and the remedy by the kind of error that comes, the narrower kind first.
+        questions: dict[str, tuple[Callable[[], Awaitable[Finding]], Mapping[type[HealthError], str]]] = {
+            "GitHub": (
+                lambda: _check_github(settings, clients),
+                {
+                    Unauthorized: token.remedy,
+                    Rejected: "check collectors.*.repo (METTA_GITHUB_REPO), and that the token may read the"
+                    " repository's actions",
+                    HealthError: "check github.api_url, DNS, and HTTPS_PROXY where there is a proxy; then"
+                    " https://www.githubstatus.com",
+                },
+            ),
+            "Datadog": (
+                lambda: _check_datadog(clients),
+                {
+                    Unauthorized: f"{api_key.remedy}; and is DD_SITE the key's site?",
+                    HealthError: "check DD_SITE or DD_URL, DNS, and HTTPS_PROXY",
+                },
+            ),
+            "AWS": (
+                lambda: _check_aws(settings, clients),
+                {
+                    Unauthorized: "let the role s3:GetObject the object and s3:ListBucket the bucket (and decrypt with"
+                    " its key)",
+                    Rejected: "does the pipeline publish there? Correct `source` if not",
+                    ConfigError: "set AWS_REGION, or give the process a role (IRSA) or keys",
+                    HealthError: "check AWS_REGION, AWS_ENDPOINT_URL, DNS, and HTTPS_PROXY where there is a proxy",
+                },
+            ),
+            "state directory": (
+                lambda: _check_store(settings),
+                {
+                    ConfigError: "run the version that wrote it, or set state_dir to another directory",
+                    HealthError: "stop the daemon and move state.db aside: the next start makes a new one",
+                },
+            ),
+        }
+        found: dict[str, Finding] = {}
+
+        async def ask(name: str) -> None:
+            check, remedies = questions[name]
+            try:
+                with anyio.fail_after(_TIMEOUT):
+                    found[name] = await check()
+            except TimeoutError:
+                remedy = "is it slow, or does a firewall or proxy swallow the requests?"
+                found[name] = Finding(name, "fail", f"no answer within {_TIMEOUT:g} s", remedy)
+            except HealthError as error:
+                remedy = next(text for kind, text in remedies.items() if isinstance(error, kind))
+                found[name] = Finding(name, "fail", str(error), remedy)
+
+        async with anyio.create_task_group() as tasks:
+            for name in questions:
+                tasks.start_soon(ask, name)
+        found["clock"] = _check_clock(clients.intake.clock_skew)
+        return [found[name] for name in ("GitHub", "Datadog", "AWS", "clock", "state directory")]
+
+
+async def _check_github(settings: Settings, clients: Clients) -> Finding:
+    name, token = "GitHub", clients.credentials.github_token
+    collectors = [each for each in settings.collectors.values() if each.type == "github_ci" and each.enabled]
+    if not collectors:
+        return Finding(name, "ok", "no collector needs it")
+    from service.collectors.github_ci import GithubCiSettings, check_settings
+
+    details, problems = [], []
+    for each in collectors:
+        if isinstance(each, GithubCiSettings):
+            seen, missing = await check_settings(clients.github, each)
+            details.append(seen)
+            problems += missing
+    core = clients.github.quota.get("core")
+    details.append(f"{core.remaining} of {core.limit} requests left" if core else "no quota told")
+    detail = "; ".join([*details, *filter(None, [clients.github.shortage]), *problems])
+    if problems:
+        return Finding(name, "fail", detail, "correct the names in the collector's keys")
+    if not await clients.github.has_token():
+        return Finding(name, "warn", f"{detail}; no token", token.remedy)
+    if core and core.remaining < core.limit // 10:
+        return Finding(name, "warn", detail, "who else uses this token? Give the daemon one of its own")
+    return Finding(name, "ok", detail)
+
+
+async def _check_datadog(clients: Clients) -> Finding:
+    name, key = "Datadog", clients.credentials.api_key
+    if not await key.get():
+        return Finding(name, "fail", f"no {key.title}", key.remedy)
+    try:
+        await clients.intake.validate()
+    except Unauthorized:
+        raise
+    except Rejected as error:
+        remedy = "DD_URL names a proxy that does not pass on /api/v1/validate, or something else than an intake"
+        return Finding(name, "warn", str(error), remedy)
+    return Finding(name, "ok", f"the key (from {key.source}) is good")
+
+
+async def _check_aws(settings: Settings, clients: Clients) -> Finding:
+    """The secrets that are read there, and the snapshots in S3."""
+    from service.collectors.records import MAX_BYTES
+    from service.collectors.snapshot.sources import parse_place, read_place
+
+    name, names = "AWS", settings.aws.names
+    secrets = {names.datadog_api: clients.credentials.api_key, names.github: clients.credentials.github_token}
+    for secret in secrets.values():
+        await secret.get()
+    if troubles := [f"{key}: {secret.trouble}" for key, secret in secrets.items() if secret.trouble]:
+        remedy = "give the process a role that may read these secrets, set AWS_REGION, or set the secrets themselves"
+        is_needed = any(secret.trouble and secret.source == "nowhere" for secret in secrets.values())
+        return Finding(name, "fail" if is_needed else "warn", "; ".join(troubles), remedy)
+    read = [key for key, secret in secrets.items() if "AWS" in secret.source]
+    detail = f"read from Secrets Manager: {', '.join(read)}" if read else "no secret has to be read there"
+    sources = {str(getattr(each, "source", "") or "") for each in settings.collectors.values() if each.enabled}
+    seen = []
+    for source in sorted(source for source in sources if source.startswith("s3://")):
+        found = await read_place(parse_place(source), clients.http, MAX_BYTES)
+        seen.append(found.name + (f" of {found.published:%Y-%m-%d %H:%M} UTC" if found.published else ""))
+    return Finding(name, "ok", "; ".join([detail, *([f"seen: {', '.join(seen)}"] if seen else [])]))
+
+
+def _check_clock(skew: float | None) -> Finding:
+    if skew is None:
+        return Finding("clock", "warn", "Datadog sent no time to compare with", "see Datadog above")
+    detail = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} Datadog's"
+    if abs(skew) > _MAX_SKEW:
+        remedy = "set the clock (chrony, ntpd): Datadog drops points from 10 minutes ahead or an hour behind"
+        return Finding("clock", "fail", detail, remedy)
+    return Finding("clock", "ok", detail)
+
+
+async def _check_store(settings: Settings) -> Finding:
+    name, directory = "state directory", settings.state_dir
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        remedy = "set state_dir (INFRA_HEALTH_STATE_DIR) to a directory that this user may write to"
+        return Finding(name, "fail", f"{existing} can't be written to", remedy)
+    holder, pending = None, 0
+    async with read_store(settings) as store:
+        if store:
+            await store.check()
+            pending = (await store.outbox.pending()).samples
+            holder = await anyio.to_thread.run_sync(find_lock_holder, directory)
+    size = await anyio.to_thread.run_sync(_measure, directory)
+    user, free = f"in use by {holder}" if holder else "no daemon uses it", shutil.disk_usage(existing).free
+    detail = f"{directory}: {size / 2**20:.1f} MiB, {pending} points wait, {free / 2**30:.1f} GiB free, {user}"
+    if free < _LITTLE_SPACE:
+        return Finding(name, "warn", detail, "make room: without it nothing can be kept while Datadog is away")
+    return Finding(name, "ok", detail)
+
+
+def _measure(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.glob("state.db*"))
+
+
+async def read_local_files(loaded: Loaded, environ: Mapping[str, str]) -> dict[str, str]:
+    """What of a support bundle can be seen without the daemon, by file name."""
+    settings = loaded.settings
+    packages = {found.metadata["Name"]: found.version for found in metadata.distributions()}
+    contents: dict[str, Any] = {
+        "settings.json": {
+            "file": str(loaded.file) if loaded.file else None,
+            "notes": [*loaded.warnings, *find_collisions(settings)],
+            "settings": describe(settings),
+        },
+        "versions.json": {
+            "infra-health": __version__,
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            "processors": os.cpu_count(),
+            "packages": dict(sorted(packages.items())),
+        },
+        "diagnose.json": [asdict(each) for each in await diagnose(settings, environ)],
+    }
+    try:
+        async with read_store(settings) as store:
+            if store:
+                contents |= await _read_state(store, list(settings.collectors))
+    except HealthError as error:
+        contents["state.json"] = {"error": str(error)}
+    return {name: json.dumps(each, indent=2, ensure_ascii=False, default=str) + "\n" for name, each in contents.items()}
+
+
+async def _read_state(store: Store, names: list[str]) -> dict[str, Any]:
+    runs = await store.runs.list(limit=_MAX_RUNS)
+    checks = await store.runs.checks_of(names)
+    return {
+        "state.json": {
+            "pending": asdict(await store.outbox.pending()),
+            "last_slots": await store.runs.slots(store.mode),
+            "pauses": {name: asdict(pause) for name, pause in (await store.runs.pauses()).items()},
+            "last_successes": await store.runs.last_successes(),
+            "audit": [asdict(entry) for entry in await store.runs.audit_entries(_MAX_AUDIT_ENTRIES)],
+            "checks": {name: [asdict(check) for check in each] for name, each in checks.items()},
+        },
+        "runs.json": [asdict(run) for run in runs],
+        "run_logs.json": {run.id: [asdict(line) for line in await store.runs.log(run.id)] for run in runs},
+    }
+
+
+def write_bundle(path: Path, files: Mapping[str, str]) -> None:
+    """Packs the files, every secret in them masked by its value, for their owner alone.
+
+    ``path`` is whole or untouched. Raises ConfigError.
+    """
+    root = f"infra-health-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            for name, text in files.items():
+                file = Path(folder, root, name)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(redact(text), encoding="utf-8", errors="replace")
+            packed = shutil.make_archive(f"{folder}/bundle", "zip" if path.suffix == ".zip" else "gztar", folder, root)
+            Path(packed).chmod(0o600)
+            Path(packed).replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be written: {error.strerror}") from error
