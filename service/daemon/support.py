@@ -189,12 +189,11 @@ async def _check_store(settings: Settings) -> Finding:
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         remedy = "set state_dir (INFRA_HEALTH_STATE_DIR) to a directory that this user may write to"
         return Finding(name, "fail", f"{existing} can't be written to", remedy)
-    holder, pending = None, 0
+    holder, pending = await anyio.to_thread.run_sync(find_lock_holder, directory), 0
     async with read_store(settings) as store:
         if store:
             await store.check()
             pending = (await store.outbox.pending()).samples
-            holder = await anyio.to_thread.run_sync(find_lock_holder, directory)
     size = await anyio.to_thread.run_sync(_measure, directory)
     user, free = f"in use by {holder}" if holder else "no daemon uses it", shutil.disk_usage(existing).free
     detail = f"{directory}: {size / 2**20:.1f} MiB, {pending} points wait, {free / 2**30:.1f} GiB free, {user}"
