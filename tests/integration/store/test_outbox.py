@@ -187,14 +187,6 @@ async def test_a_second_of_a_count_is_never_used_twice(store: Store) -> None:
     assert await seconds(store) == {8: 4}
 
 
-async def test_counts_that_had_to_move_too_far_are_summed(store: Store) -> None:
-    await keep(store, started(), [Sample(COUNT, 1.0, NOW, {})] * 100)
-    chunks = await claim(store)
-    points = [point for chunk in chunks for point in chunk.points]
-    assert len({point.at for point in points}) == len(points) == 61
-    assert sum(point.value for point in points) == 100
-
-
 async def test_counts_of_runs_that_end_at_once_share_no_second(store: Store) -> None:
     async with anyio.create_task_group() as tasks:
         for number in range(5):

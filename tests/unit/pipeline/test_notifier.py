@@ -76,13 +76,6 @@ async def here(after: Here | None = None) -> AsyncIterator[Here]:
         yield Here(disk, events, clock)
 
 
-async def test_a_check_that_is_seen_first_is_no_change() -> None:
-    async with here() as it:
-        await it.run_ends(make_check(FAIL))
-        await it.run_ends(make_check(FAIL))
-        assert it.events.sent == []
-
-
 async def test_each_change_is_one_event_with_value_condition_and_since() -> None:
     async with here() as it:
         await it.run_ends(make_check(PASS))
@@ -106,15 +99,6 @@ async def test_a_restart_repeats_nothing_even_after_a_long_time() -> None:
         await it.notifier.notify([])
         await it.run_ends(make_check(PASS, at=it.clock.now()))
         assert it.events.sent == []
-
-
-async def test_what_changed_over_a_restart_is_sent_once() -> None:
-    it: Here | None = None
-    for status in (PASS, FAIL, FAIL):
-        async with here(after=it) as it:
-            await it.run_ends(make_check(status))
-            sent = it.events.sent
-    assert len(sent) == 1
 
 
 async def test_ten_an_hour_then_one_that_says_how_many_were_held_back() -> None:

@@ -38,15 +38,15 @@ async def test_a_fault_that_time_may_mend_is_tried_again_after_10_20_and_40_seco
     assert (run.outcome, run.attempts, run.error) == (Outcome.BACKOFF_LIMIT_EXCEEDED, 4, "away")
 
 
-@pytest.mark.parametrize("error", [Rejected("no"), Unauthorized("no"), ConfigError("no")])
-async def test_a_fault_that_time_cannot_mend_is_not_tried_again(error: Exception) -> None:
-    run = await first_run(make_job(Scripted([error])), 60)
+@pytest.mark.parametrize(
+    ("error", "retry"),
+    [(Rejected("no"), True), (Unauthorized("no"), True), (ConfigError("no"), True), (Unavailable("no"), False)],
+)
+async def test_a_fault_that_time_cannot_mend_is_not_tried_again_nor_is_any_by_once(
+    error: Exception, retry: bool
+) -> None:
+    run = await first_run(make_job(Scripted([error])), 60, retry=retry)
     assert (run.outcome, run.attempts, run.error) == (Outcome.FAILED, 1, "no")
-
-
-async def test_once_tries_once() -> None:
-    run = await first_run(make_job(Scripted([Unavailable("away")])), retry=False)
-    assert (run.outcome, run.attempts) == (Outcome.FAILED, 1)
 
 
 async def test_a_run_that_hangs_ends_at_its_deadline() -> None:

@@ -1,4 +1,8 @@
-"""Which slot starts when: the CronJob controller's rules (facts of the Kubernetes documentation) under a fake clock."""
+"""Which slot starts when, under a fake clock, and what callers may ask for.
+
+The CronJob controller's rules (policies, starting deadline, missed slots, pauses, @every, steps of the clock) are in
+test_scheduler_model.py.
+"""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -14,7 +18,7 @@ from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Draining, NotReady, RunEnded, Scheduler, TooManyRuns, UnknownCollector
 from service.store import Busy, Claim
 from service.store.runs import Runs
-from tests.unit.pipeline.stage import START, Disk, FakeClock, Gate, Scripted, make_job, settle, staged
+from tests.unit.pipeline.stage import START, Disk, Gate, Scripted, make_job, settle, staged
 
 HERE = Actor("10.0.0.1", "ann", "looks odd")
 LONG = timedelta(hours=2)
@@ -35,14 +39,6 @@ async def test_a_collector_that_is_new_beside_others_has_missed_its_last_slot() 
         assert [run.cause for run in await again.runs("new")] == [Cause.CATCH_UP]
 
 
-async def test_a_crash_loop_runs_a_slot_once() -> None:
-    clock, disk = FakeClock(), Disk()
-    for _ in range(3):
-        async with staged(make_job(Gate()), clock=clock, disk=disk) as it:
-            await it.clock.advance(1)
-            assert await it.starts() == ["10:00:00"]
-
-
 async def test_the_slot_is_claimed_in_the_store_before_the_collector_is_asked() -> None:
     seen: list[Any] = []
 
@@ -55,58 +51,6 @@ async def test_the_slot_is_claimed_in_the_store_before_the_collector_is_asked() 
         await it.scheduler.set_jobs([make_job(Looking())])
         await settle()
         assert seen == [({"ci": START.replace(minute=0, second=0), "other": START.replace(minute=0, second=0)}, [None])]
-
-
-async def test_after_down_time_only_the_latest_missed_slot_runs() -> None:
-    async with staged(make_job()) as it:
-        await it.clock.advance(1)
-    it.clock.step(3 * 3600)
-    async with staged(make_job(), after=it) as again:
-        assert await again.starts() == ["10:00:00", "13:00:00"]
-        assert (await again.runs())[-1].cause is Cause.CATCH_UP
-
-
-async def test_a_period_counts_on_from_the_last_slot_across_restarts() -> None:
-    every = make_job(schedule="@every 90s")
-    async with staged(every) as it:
-        await it.clock.advance(100)
-        assert await it.starts() == ["10:07:30", "10:09:00"]
-    it.clock.step(200)
-    async with staged(every, after=it) as again:
-        assert await again.starts() == ["10:07:30", "10:09:00", "10:12:00"]
-        assert again.scheduler.next_start("ci", again.clock.now()) == START + timedelta(seconds=360)
-
-
-async def test_forbid_starts_the_latest_missed_slot_when_the_run_ends() -> None:
-    gate = Gate()
-    async with staged(make_job(gate, active_deadline=LONG)) as it:
-        await it.clock.advance(25 * 60)
-        assert await it.starts() == ["10:00:00"]
-        gate.open()
-        await settle()
-        assert await it.starts() == ["10:00:00", "10:30:00"]
-
-
-async def test_allow_lets_runs_overlap() -> None:
-    async with staged(make_job(Gate(), policy=ConcurrencyPolicy.ALLOW, active_deadline=LONG)) as it:
-        await it.clock.advance(25 * 60)
-        assert await it.starts() == ["10:00:00", "10:10:00", "10:20:00", "10:30:00"]
-        assert len(it.scheduler.active()) == 4
-
-
-async def test_replace_cancels_the_active_run() -> None:
-    async with staged(make_job(Gate(), policy=ConcurrencyPolicy.REPLACE, active_deadline=LONG)) as it:
-        await it.clock.advance(5 * 60)
-        assert [run.outcome for run in await it.runs()] == [Outcome.REPLACED, None]
-        assert [run.slot for run in it.scheduler.active()] == [START.replace(minute=10, second=0)]
-
-
-@pytest.mark.parametrize(("deadline", "starts"), [(60, []), (600, ["10:00:00"])])
-async def test_a_missed_slot_starts_only_within_its_starting_deadline(deadline: int, starts: list[str]) -> None:
-    async with staged(make_job(name="other")) as before:
-        pass
-    async with staged(make_job(starting_deadline=timedelta(seconds=deadline)), after=before) as it:
-        assert await it.starts() == starts
 
 
 async def test_a_pause_starts_nothing_survives_a_restart_and_a_resume_starts_the_latest_missed_slot() -> None:
@@ -158,23 +102,6 @@ async def test_callers_can_t_start_any_number_of_runs() -> None:
             await it.scheduler.trigger("ci", Cause.HTTP, HERE)
         with pytest.raises(TooManyRuns):
             await it.scheduler.trigger("ci", Cause.HTTP, HERE)
-
-
-async def test_a_triggered_run_takes_no_slot() -> None:
-    async with staged(make_job()) as it:
-        await it.clock.advance(1)
-        await it.scheduler.trigger("ci", Cause.SIGNAL, HERE)
-        await it.clock.advance(3 * 60)
-        assert await it.starts() == ["10:00:00", "-", "10:10:00"]
-
-
-async def test_a_clock_that_steps_back_runs_no_slot_twice() -> None:
-    async with staged(make_job()) as it:
-        await it.clock.advance(13 * 60)
-        it.clock.step(-15 * 60)
-        await it.clock.advance(20 * 60)
-        slots = sorted(await it.starts())
-        assert slots == ["10:00:00", "10:10:00", "10:20:00"]
 
 
 async def test_jitter_starts_each_run_by_the_same_amount_later() -> None:
@@ -321,15 +248,6 @@ async def test_an_error_of_our_own_ends_its_run_alone(broken: str, monkeypatch: 
         assert (first.outcome, first.ended) == (Outcome.FAILED, START)
         assert first.error == "an error in the daemon itself; its log says more"
         assert await it.starts() == ["10:00:00", "10:10:00"]
-
-
-async def test_however_many_slots_were_missed_one_runs() -> None:
-    minutely = make_job(schedule="* * * * *")
-    async with staged(minutely) as it:
-        await it.clock.advance(1)
-    it.clock.step(3 * 3600)
-    async with staged(minutely, after=it) as again:
-        assert await again.starts() == ["10:07:00", "13:07:00"]
 
 
 async def test_once_runs_without_a_schedule() -> None:

@@ -125,25 +125,7 @@ async def test_a_second_takeover_is_not_misled_by_what_the_first_one_left() -> N
         assert it.scheduler.last_slot("ci") == NOON + timedelta(hours=2, minutes=10)
 
 
-async def test_without_starts_after_a_slot_that_the_shadow_ran_is_not_run_again() -> None:
-    async with staged(make_job(), mode=Mode.SHADOW) as it:
-        assert await it.starts() == ["10:00:00"]
-        assert it.scheduler.last_slot("ci") is None
-    async with staged(make_job(), after=it) as again:
-        assert await again.starts() == ["10:00:00"]
-        await again.clock.advance(3 * 60)
-        assert await again.starts() == ["10:00:00", "10:10:00"]
-
-
 instants = st.none() | st.integers(0, 100).map(lambda minutes: NOON + timedelta(minutes=minutes))
-
-
-@given(instants, instants, instants)
-def test_a_shadow_goes_on_from_whatever_was_run_last(
-    live: datetime | None, shadow: datetime | None, starts_after: datetime | None
-) -> None:
-    found = first_slot_after(live, shadow, starts_after, Mode.SHADOW)
-    assert found == max(filter(None, [live, shadow]), default=None)
 
 
 @given(instants, instants, instants)
