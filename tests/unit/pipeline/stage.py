@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 import anyio
 import anyio.to_thread
+import sqlalchemy as sa
 from anyio.lowlevel import checkpoint
 from structlog.testing import capture_logs
 
@@ -22,7 +23,7 @@ from service.pipeline.clock import Clock
 from service.pipeline.job import Job
 from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Scheduler
-from service.store import Store
+from service.store import Store, tables
 from service.store import store as store_module
 from service.store.engine import open_memory
 from service.store.fallback import Failover
@@ -204,10 +205,19 @@ class Stage:
 
 
 class Disk:
-    """Where a store survives its process: in memory, for it is not the file that these tests are about."""
+    """Where a store survives its process: in memory, for it is not the file that these tests are about.
+
+    One for all of them, emptied each time: to make the tables and to compile the statements takes longer than a test.
+    """
+
+    database = open_memory()
 
     def __init__(self) -> None:
-        self.database = open_memory()
+        def empty(connection: sa.Connection) -> None:
+            for table in tables.meta.sorted_tables:
+                connection.execute(table.delete())
+
+        self.database.write(empty)
 
     def open(self, clock: Clock) -> Store:
         """The store as a new process finds it."""

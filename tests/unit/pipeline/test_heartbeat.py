@@ -16,9 +16,9 @@ from tests.unit.pipeline.stage import CHECK, METRIC, START, Scripted, Stage, mak
 
 
 @asynccontextmanager
-async def beating(interval: timedelta) -> AsyncIterator[Stage]:
+async def beating(interval: timedelta, max_age: timedelta) -> AsyncIterator[Stage]:
     """A collector that measured once, and nothing of that left in the outbox."""
-    weekly = make_job(Scripted([CollectResult((Sample(METRIC, 1, START, CHECK),))]), schedule="0 0 * * 0")
+    weekly = make_job(Scripted([CollectResult((Sample(METRIC, 1, START, CHECK),))]), schedule="0 0 * * 0", max_age=max_age)
     async with staged(weekly) as it, anyio.create_task_group() as tasks:
         await sent(it.store)
         heartbeat = Heartbeat(
@@ -36,7 +36,7 @@ async def sent(store: Store) -> list[tuple[str, float]]:
 
 
 async def test_checks_are_sent_again_every_five_minutes_with_their_growing_age() -> None:
-    async with beating(timedelta(minutes=5)) as it:
+    async with beating(timedelta(minutes=5), timedelta(hours=1)) as it:
         await it.clock.advance(15 * 60)
         values = await sent(it.store)
     assert [value for metric, value in values if metric == CHECK_STATE.name] == [0, 0, 0]
@@ -46,7 +46,7 @@ async def test_checks_are_sent_again_every_five_minutes_with_their_growing_age()
 
 
 async def test_a_value_older_than_max_age_turns_unknown_between_runs() -> None:
-    async with beating(timedelta(hours=13)) as it:
-        await it.clock.advance(26 * 3600)
+    async with beating(timedelta(minutes=10), timedelta(minutes=15)) as it:
+        await it.clock.advance(20 * 60)
         values = await sent(it.store)
     assert [value for metric, value in values if metric == CHECK_STATE.name] == [0, 2]
