@@ -18,7 +18,9 @@ from tests.unit.pipeline.stage import CHECK, METRIC, START, Scripted, Stage, mak
 @asynccontextmanager
 async def beating(interval: timedelta, max_age: timedelta) -> AsyncIterator[Stage]:
     """A collector that measured once, and nothing of that left in the outbox."""
-    weekly = make_job(Scripted([CollectResult((Sample(METRIC, 1, START, CHECK),))]), schedule="0 0 * * 0", max_age=max_age)
+    weekly = make_job(
+        Scripted([CollectResult((Sample(METRIC, 1, START, CHECK),))]), schedule="0 0 * * 0", max_age=max_age
+    )
     async with staged(weekly) as it, anyio.create_task_group() as tasks:
         await sent(it.store)
         heartbeat = Heartbeat(
