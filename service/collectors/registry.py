@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import anyio.to_thread
 import msgspec
@@ -90,6 +90,7 @@ class Context:
 
     ``secret``: the secret under an environment variable's name, or in the file that NAME_FILE names.
     ``environ``: the daemon's environment, with DD_ENV, DD_SERVICE, DD_VERSION and DD_SITE as they are configured.
+    ``deliveries``: what GitHub's webhooks told (a ``github_ci.Deliveries``), None where nobody listens.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Context:
     state: CollectorState
     secret: Callable[[str], Secret] = lambda variable: from_environment(variable, os.environ)
     environ: Mapping[str, str] = field(default_factory=dict)
+    deliveries: Any = None
 
 
 class CollectorType(Protocol):

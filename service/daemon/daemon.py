@@ -13,7 +13,6 @@ import structlog
 from anyio.abc import TaskGroup
 
 from service import __version__
-from service.collectors.github_ci.deliveries import Deliveries
 from service.config.loader import Loaded
 from service.config.logging import buffer
 from service.config.masking import mask
@@ -22,7 +21,7 @@ from service.daemon.maintenance import PingKind, Pings, prune_store, recover_sto
 from service.daemon.series import find_collisions
 from service.daemon.wiring import Wiring, open_wiring, read_pushes
 from service.domain.errors import ConfigError
-from service.domain.runs import Actor, AuditEntry, Cause, Mode, Outcome, Run
+from service.domain.runs import Actor, AuditEntry, Cause, ChangeCollector, Mode, Outcome, Run
 from service.pipeline.heartbeat import Heartbeat
 from service.pipeline.job import Job
 from service.pipeline.notifier import Notifier
@@ -134,7 +133,7 @@ class Daemon:
             token=credentials.write_token,
             read_token=credentials.read_token,
             webhook_secret=credentials.webhook_secret,
-            deliveries=Deliveries(clock),
+            deliveries=clients.deliveries,
             secrets=tuple(credentials),
             in_cluster=bool(wiring.environ.get("KUBERNETES_SERVICE_HOST")),
         )
@@ -216,6 +215,9 @@ class Daemon:
             name: (each.failed_runs_history_limit, each.successful_runs_history_limit)
             for name, each in settings.collectors.items()
         }
+        enabled = {job.name: job.collector for job in jobs if job.enabled}
+        told = {name: each.repositories for name, each in enabled.items() if isinstance(each, ChangeCollector)}
+        self._wiring.clients.deliveries.expect(told)
         # What was pushed to an earlier process that ended before it could read it.
         unread = [job.name for job in jobs if job.enabled and await read_pushes(job)]
         await self._scheduler.set_jobs(jobs)
@@ -232,6 +234,8 @@ class Daemon:
             self._ping(run, PingKind.SUCCESS if is_good else PingKind.FAILURE)
 
     def _ping(self, run: Run, kind: PingKind) -> None:
+        if run.cause is Cause.WEBHOOK:
+            return  # who watches waits for the schedule's runs
         own = self._settings.collectors.get(run.collector)
         if url := (own and own.heartbeat_url) or self._settings.heartbeat_url:
             self._pings.send(url.get_secret_value(), kind, run.id)
@@ -244,6 +248,11 @@ class Daemon:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._scheduler.run)
                 tasks.start_soon(self._heartbeat.run)
+                tasks.start_soon(self._run_changes)
+
+    async def _run_changes(self) -> None:
+        while True:
+            self._scheduler.start_changes(await self._wiring.clients.deliveries.next_due())
 
 
 def _take_over(running: Settings, loaded: Settings) -> Settings:

@@ -15,6 +15,7 @@ from anyio.abc import TaskGroup
 
 from service import __version__
 from service.collectors import registry
+from service.collectors.github_ci.deliveries import Deliveries
 from service.config.clients import http_client
 from service.config.secrets import Credentials, credentials, from_environment
 from service.config.settings import Settings, max_series_per_hour, shadow_prefix
@@ -36,9 +37,10 @@ _STOP_TIMEOUT = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """The clients that all jobs share, and their secrets."""
+    """What all jobs share: the clients, what GitHub's webhooks told, and the secrets."""
 
     github: Github
+    deliveries: Deliveries
     http: httpx.AsyncClient
     intake: Intake
     credentials: Credentials
@@ -58,7 +60,8 @@ async def open_clients(settings: Settings, environ: Mapping[str, str]) -> AsyncI
         if (app := settings.github.app) and (key := known.github_app_key):
             token = InstallationToken(app.id, app.installation_id, key, api_url=api_url, client=http, clock=clock)
         github = Github(api_url, token, await client(), clock)
-        yield Clients(github, http, Intake(intake_url(settings.datadog), known.api_key, await client()), known)
+        intake = Intake(intake_url(settings.datadog), known.api_key, await client())
+        yield Clients(github, Deliveries(clock), http, intake, known)
 
 
 @dataclass(slots=True)
@@ -88,6 +91,7 @@ class Wiring:
                 registry.CollectorState(self.store.states, name),
                 partial(from_environment, environ=self.environ),
                 environ | {"DD_SERVICE": each.service},
+                self.clients.deliveries,
             )
             try:
                 collector = registry.load_type(each.type)(each, context)

@@ -1,11 +1,11 @@
 """Runs: why a collector is asked, and what came of it. The Collector protocol."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from service.domain.samples import Metric, Sample
 
@@ -20,7 +20,7 @@ class Cause(StrEnum):
     SIGNAL = "signal"
     ONCE = "once"
     PUSH = "push"
-    WEBHOOK = "webhook"
+    WEBHOOK = "webhook"  # the source told of a change; such a run says nothing of the scheduled ones' health
     RETRY = "retry"  # the repeat of a scheduled run whose replica died
 
 
@@ -99,6 +99,24 @@ class Collector(Protocol):
 
     async def collect(self, now: datetime) -> CollectResult:
         """Samples as of ``now``. Raises a HealthError when there is nothing to send."""
+        ...
+
+
+@runtime_checkable
+class ChangeCollector(Collector, Protocol):
+    """A collector that is told of changes between its scheduled runs. ``repositories``: what it may be told of.
+
+    Its runs of the cause webhook measure what changed. What they did not look at keeps its last value.
+    """
+
+    repositories: Sequence[str]
+
+    async def has_changes(self, now: datetime) -> bool:
+        """Whether ``collect_changes`` would find something now. Raises Unavailable (the store)."""
+        ...
+
+    async def collect_changes(self, now: datetime) -> CollectResult:
+        """Samples as of ``now`` of what changed, with next to no requests. Raises a HealthError."""
         ...
 
 

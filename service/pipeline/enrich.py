@@ -5,7 +5,7 @@ Pure and without a clock, so that the work on many samples can be done in a thre
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -39,23 +39,31 @@ _OURS = frozenset(("env", "service", "version"))
 
 @dataclass(frozen=True, slots=True)
 class Enriched:
-    """``samples``: the collected ones. ``series``: those of ``checks``, which are the job's after the run; none where
-    they are more than MANY_CHECKS. ``errors``: the metrics of which samples were left out."""
+    """``samples``: the collected ones. ``checks``: the job's after the run. ``series``: those of the checks; where they
+    are more than MANY_CHECKS none, and ``late`` are the checks. ``errors``: the metrics of which samples were left out.
+    """
 
     samples: list[Sample]
     series: list[Sample]
     checks: list[Check]
+    late: list[Check]
     errors: list[PartialFailure]
 
 
-def enrich(job: Job, result: CollectResult, known_checks: Iterable[Check], now: datetime) -> Enriched:
-    """``result`` as it is stored, and the job's checks after it."""
+def enrich(
+    job: Job, result: CollectResult, known_checks: Collection[Check], now: datetime, *, is_whole: bool = True
+) -> Enriched:
+    """``result`` as it is stored, and the job's checks after it. ``is_whole``: else only the series of those checks
+    that it measured are stored again."""
     samples, errors = prepare_samples(job, result.samples, now)
     unnamed = dict.fromkeys(_OF_A_CHECK[:2], "none")  # as in a sample's tags, or they would be another check's
     no_data = [{**unnamed, **job.tags, **tags} for tags in result.no_data]
     known = checks.update_checks(known_checks, samples, no_data, now)
-    series = checks.to_samples(known, now, job.max_age, job.check_tags) if len(known) <= MANY_CHECKS else []
-    return Enriched(samples, series, known, errors)
+    untouched = set() if is_whole else {id(check) for check in known_checks}
+    shown = [check for check in known if id(check) not in untouched]
+    is_many = len(shown) > MANY_CHECKS
+    series = [] if is_many else checks.to_samples(shown, now, job.max_age, job.check_tags)
+    return Enriched(samples, series, known, shown if is_many else [], errors)
 
 
 def prepare_samples(job: Job, samples: Iterable[Sample], now: datetime) -> tuple[list[Sample], list[PartialFailure]]:

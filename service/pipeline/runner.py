@@ -21,10 +21,10 @@ from service.config.logging import buffer
 from service.config.masking import redact
 from service.domain.delivery import LOST
 from service.domain.errors import HealthError, Unavailable, Unexpected
-from service.domain.runs import Actor, CollectResult, Outcome, PartialFailure, Run
+from service.domain.runs import Actor, Cause, ChangeCollector, CollectResult, Outcome, PartialFailure, Run
 from service.domain.samples import Metric
 from service.pipeline.clock import Clock
-from service.pipeline.enrich import MANY_CHECKS, Enriched, enrich, own_samples
+from service.pipeline.enrich import Enriched, enrich, own_samples
 from service.pipeline.heartbeat import put_check_series
 from service.pipeline.job import DURATION, POINTS_LOST, SAMPLES, SUCCESS_AGE, UP, Job
 from service.store import Store
@@ -177,7 +177,7 @@ class Runner:
         while True:
             handle.run = replace(handle.run, attempts=handle.run.attempts + 1)
             try:
-                result = await self._attempt(job, deadline - self._clock.monotonic())
+                result = await self._attempt(job, handle.run.cause, deadline - self._clock.monotonic())
             except TimeoutError:
                 handle.fail(f"not done within {limit:g} s", Outcome.DEADLINE_EXCEEDED)
                 break
@@ -187,7 +187,7 @@ class Runner:
                 if isinstance(error, Unexpected) and is_news:
                     log.exception("the collector raised an unexpected error")
                 # Time may mend it: an unexpected error is given the benefit of the doubt, as a Job's crash is.
-                may_pass = self._retry and isinstance(error, Unavailable | Unexpected)
+                may_pass = self._retries(handle.run) and isinstance(error, Unavailable | Unexpected)
                 if not may_pass or attempt > job.backoff_limit:
                     handle.fail(reason, Outcome.BACKOFF_LIMIT_EXCEEDED if may_pass else Outcome.FAILED)
                     break
@@ -210,7 +210,11 @@ class Runner:
                 return result
         return CollectResult()
 
-    async def _attempt(self, job: Job, seconds: float) -> CollectResult:
+    def _retries(self, run: Run) -> bool:
+        """What a change's run could not measure, the next scheduled one will: it must not wait for a back-off."""
+        return self._retry and run.cause is not Cause.WEBHOOK
+
+    async def _attempt(self, job: Job, cause: Cause, seconds: float) -> CollectResult:
         """Raises TimeoutError when it is not done within ``seconds``, else what ``ask_collector`` raises."""
         # The deadline is told to the collector, too: a client asks how long it may still wait for a limit to open.
         scope, done = anyio.CancelScope(deadline=anyio.current_time() + seconds), anyio.Event()
@@ -219,7 +223,7 @@ class Runner:
         async def ask() -> None:
             try:
                 with scope:
-                    answers.append(await ask_collector(job, self._clock.now()))
+                    answers.append(await ask_collector(job, self._clock.now(), cause))
             except HealthError as error:
                 answers.append(error)
             finally:
@@ -255,20 +259,22 @@ class Runner:
         self._on_end(handle.run)
         self._log_end(handle.run, len(enriched.samples))
         with suppress(Unavailable):  # what counts is stored
-            if len(enriched.checks) > MANY_CHECKS:
-                await put_check_series(job, enriched.checks, self._store, now)
+            if enriched.late:
+                await put_check_series(job, enriched.late, self._store, now)
                 self._on_stored()
             await self._store.runs.save_log(run.id, buffer.run_lines(run.id))
 
     async def _end_run(self, job: Job, run: Run, result: CollectResult, now: datetime) -> tuple[Run, Enriched]:
         """The run as it is stored, with its samples. Raises Unavailable."""
         known = await self._store.runs.checks(job.name)
-        work = partial(enrich, job, result, known, now)
+        is_change = run.cause is Cause.WEBHOOK
+        work = partial(enrich, job, result, known, now, is_whole=not is_change)
         is_large = len(result.samples) + len(known) > _MANY_SAMPLES
         enriched = await anyio.to_thread.run_sync(work, limiter=self._threads) if is_large else work()
         if enriched.errors:
             run = replace(run, outcome=Outcome.PARTIAL, errors=(*run.errors, *enriched.errors))
-        health = await self._measure_health(job, run, len(enriched.samples), now)
+        # A change's run says nothing of the scheduled ones, which may fail all the while.
+        health = {} if is_change else await self._measure_health(job, run, len(enriched.samples), now)
         samples = [*enriched.samples, *enriched.series, *own_samples(job, health, now)]
         run = replace(run, samples=len(samples))
         revisions = dict(job.state.revisions) if job.state else {}
@@ -297,6 +303,10 @@ class Runner:
         if run.outcome in _EARLY:
             log.warning("run ended early", **facts, reason=run.error)
             return
+        if run.cause is Cause.WEBHOOK:
+            tell = log.info if run.error is None else log.warning
+            tell("run ended", **facts, **({"reason": run.error} if run.error else {}))
+            return
         if run.outcome is Outcome.COMPLETE:
             log.info("run ended", **facts)
             if over := self._incidents.pop(run.collector, None):
@@ -315,9 +325,14 @@ class Runner:
             log.error("run failed", **facts, reason=reason)
 
 
-async def ask_collector(job: Job, now: datetime) -> CollectResult:
-    """What the collector brings. Raises HealthError; what it raises otherwise comes as Unexpected."""
+async def ask_collector(job: Job, now: datetime, cause: Cause = Cause.SCHEDULE) -> CollectResult:
+    """What the collector brings, of what changed alone where ``cause`` is webhook.
+
+    Raises HealthError; what it raises otherwise comes as Unexpected.
+    """
     try:
+        if cause is Cause.WEBHOOK and isinstance(job.collector, ChangeCollector):
+            return await job.collector.collect_changes(now)
         return await job.collector.collect(now)
     except anyio.get_cancelled_exc_class() as error:
         if anyio.current_effective_deadline() == -math.inf:

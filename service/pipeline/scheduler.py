@@ -23,6 +23,7 @@ from service.domain.runs import (
     Actor,
     AuditEntry,
     Cause,
+    ChangeCollector,
     ConcurrencyPolicy,
     Mode,
     Outcome,
@@ -258,6 +259,19 @@ class Scheduler:
         await self._audit(cause.value, name, actor, handle.run.id)
         return handle.run
 
+    def start_changes(self, name: str) -> None:
+        """A run of the cause webhook, once the active ones have ended; of several that wait for them one is enough.
+
+        There is none while the collector is paused, and where by then nothing is left to measure.
+        """
+        job, active = self.jobs.get(name), self._active.get(name, [])
+        is_waiting = any(each.after and each.run.cause is Cause.WEBHOOK for each in active)
+        if job is None or not job.enabled or name in self.pauses or self._is_draining or is_waiting:
+            return
+        handle = self._add(job, Cause.WEBHOOK, Actor("webhook"), after=active)
+        begin = partial(self._begin_changes, job, handle)
+        self._tasks.start_soon(self._carry_out, job, handle, begin, name=handle.run.id)
+
     async def cancel(self, run_id: str, actor: Actor) -> None:
         """Asks the run to end as Cancelled; ``wait`` tells when it has. Raises UnknownRun, RunEnded, Unavailable."""
         handle = self._find(run_id)
@@ -327,7 +341,7 @@ class Scheduler:
     ) -> RunHandle:
         """A run that counts as active from here on; Replace cancels those before it, and waits for their end."""
         now, active = self._clock.now(), self._active.setdefault(job.name, [])
-        if job.policy is ConcurrencyPolicy.REPLACE:
+        if job.policy is ConcurrencyPolicy.REPLACE and cause is not Cause.WEBHOOK:
             for handle in active:
                 handle.cancel(Outcome.REPLACED)
             after = active
@@ -383,6 +397,18 @@ class Scheduler:
                 await self._clock.sleep(_BUSY_PAUSE)
             else:
                 return True
+
+    async def _begin_changes(self, job: Job, handle: RunHandle) -> bool:
+        """Begins the run where the collector has something to measure after those before it."""
+        await handle.wait_for_others()
+        collector = job.collector
+        if handle.ending or job.name in self.pauses or not isinstance(collector, ChangeCollector):
+            return False
+        try:
+            return await collector.has_changes(self._clock.now()) and await self._begin_after(job, handle)
+        except Unavailable as error:
+            log.error("no run by webhook: the store is lost", collector=job.name, reason=str(error))  # noqa: TRY400
+            return False
 
     async def _carry_out(self, job: Job, handle: RunHandle, begin: Callable[[], Awaitable[bool]] | None = None) -> None:
         """The run to its end. ``begin``: puts it on record first, and tells whether it may run."""

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from service.domain.checks import Check, CheckKey, check_id, status_at
-from service.domain.runs import Run
+from service.domain.runs import Cause, Run
 from service.domain.samples import Status
 from service.store.fallback import Failover
 from service.store.tables import cycles, hours, insert, to_micros
@@ -142,7 +142,7 @@ def add_cycle(
     max_age: timedelta = timedelta.max,
 ) -> None:
     """Keeps an ended run as a cycle. ``measured_before``: when the values before it were; ``max_age``: a value that is
-    older says nothing."""
+    older says nothing. Of a run by webhook, which comes between the cycles, only the hours are kept."""
     ended = run.ended or run.started
     cells: dict[int, Cell] = {}
     new_hours = []
@@ -156,6 +156,10 @@ def add_cycle(
         if value is not None:
             bounds = {"low": value, "high": value, "last": value, "failed": status is Status.FAIL}
             new_hours.append({"check_id": check_number, "hour": int(ended.timestamp()) // _HOUR, **bounds})
+    if new_hours:
+        connection.execute(_MERGE_HOUR, new_hours)
+    if run.cause is Cause.WEBHOOK:
+        return
     # The instant of the end, so that no sequence has to agree with another store's; it rises, whatever the clock does.
     number = max(to_micros(ended), (connection.execute(_LAST_NUMBER, {"name": run.collector}).scalar() or 0) + 1)
     facts = {"collector": run.collector, "cells": cells, "run": run.id, "start": run.started.timestamp()}
@@ -163,5 +167,3 @@ def add_cycle(
     while connection.execute(_ADD_CYCLE, {"number": number, **facts}).first() is None:
         number += 1  # another collector's run ended in the same microsecond
     connection.execute(_DELETE_OLD, {"name": run.collector, "kept": CYCLES})
-    if new_hours:
-        connection.execute(_MERGE_HOUR, new_hours)

@@ -12,7 +12,7 @@ from sqlalchemy import bindparam
 
 from service.domain.checks import Check
 from service.domain.errors import Unavailable
-from service.domain.runs import AuditEntry, LogLine, Mode, Outcome, PartialFailure, Pause, Run
+from service.domain.runs import AuditEntry, Cause, LogLine, Mode, Outcome, PartialFailure, Pause, Run
 from service.domain.samples import Sample
 from service.store import tables
 from service.store.chunks import DUE, Batch, insert_batch, to_batch
@@ -60,7 +60,6 @@ _CHECKS = (
     .order_by(tables.checks.c.collector, tables.checks.c.key)
 )
 _PAUSED = sa.select(tables.pauses.c.collector).where(tables.pauses.c.collector.in_(bindparam("names", expanding=True)))
-_SUCCESSES = sa.select(runs.c.collector, sa.func.max(runs.c.ended)).where(tables.SUCCEEDED).group_by(runs.c.collector)
 
 
 class Busy(Exception):
@@ -205,13 +204,14 @@ class Runs:
         return found[0] if found else None
 
     async def latest(self, collector: str | None = None) -> dict[str, Run]:
-        """The last run of each collector (or of this one), active or ended."""
+        """The last run of each collector (or of this one), active or ended. Here and in the next two none by webhook:
+        it says nothing of a collector's health."""
         return await self._newest(sa.true(), collector)
 
     async def last_successes(self, collector: str | None = None) -> dict[str, datetime]:
         """When the last run of each collector (or of this one) that succeeded ended."""
-        query = _SUCCESSES if collector is None else _SUCCESSES.where(runs.c.collector == collector)
-        return dict(map(tuple, await self._database.fetch(query)))
+        found = await self._newest(tables.SUCCEEDED, collector)
+        return {name: run.ended for name, run in found.items() if run.ended}
 
     async def last_failures(self, collector: str | None = None) -> dict[str, Run]:
         """The last run of each collector (or of this one) that ended without success."""
@@ -260,7 +260,9 @@ class Runs:
         is_asked = sa.true() if collector is None else runs.c.collector == collector
         names = sa.select(runs.c.collector).where(is_asked).distinct().subquery()
         each = runs.alias()
-        newest = sa.select(each.c.id).where(each.c.collector == names.c.collector, wanted)
+        newest = sa.select(each.c.id).where(
+            each.c.collector == names.c.collector, wanted, each.c.cause != Cause.WEBHOOK
+        )
         newest = newest.order_by(each.c.started.desc(), each.c.id.desc()).limit(1).correlate(names)
         ids = sa.select(newest.scalar_subquery()).select_from(names)
         found = await self._database.load(Run, sa.select(runs).where(runs.c.id.in_(ids)))
@@ -307,11 +309,13 @@ def interrupt_active(
 def delete_runs(connection: sa.Connection, keep_failed: int, keep_ended: int, own: HistoryLimits) -> int:
     """Deletes ended runs beyond the newest that are kept, with chunks and logs; how many, at most so many a call.
 
-    The newest of each kind stays in any case, so does a run with samples that wait.
+    The newest of each kind stays in any case, so does a run with samples that wait. Runs by webhook are counted apart,
+    for they are many.
     """
     is_good = sa.case((tables.SUCCEEDED, 1), else_=0).label("is_good")
     newest = (runs.c.started.desc(), runs.c.id.desc())
-    place = sa.func.row_number().over(partition_by=(runs.c.collector, is_good), order_by=newest).label("place")
+    kind = (runs.c.collector, is_good, runs.c.cause == Cause.WEBHOOK)
+    place = sa.func.row_number().over(partition_by=kind, order_by=newest).label("place")
     ranked = sa.select(runs.c.id, runs.c.collector, is_good, place).where(runs.c.outcome.is_not(None)).subquery()
     least = min([keep_failed, keep_ended, *(limit for pair in own.values() for limit in pair if limit is not None)])
     waits = sa.exists().where(outbox.c.run == ranked.c.id, outbox.c.status.in_(DUE))

@@ -1,21 +1,40 @@
-"""What GitHub's webhooks told and no run has used yet. In memory alone: what is lost with it, the next poll finds.
+"""What GitHub told of its own accord, by a webhook or a page that was watched, until a stored state has it.
 
-A delivery is the datum, not only a bell: ``workflow_run`` has the shape of REST's run.
-https://docs.github.com/webhooks/webhook-events-and-payloads#workflow_run
+In memory alone: what is lost with it, the next poll finds. A delivery is the datum, not only a bell: ``workflow_run``
+has the shape of REST's run. https://docs.github.com/webhooks/webhook-events-and-payloads#workflow_run
 """
 
+import copy
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
+from typing import Protocol
 
+import anyio
 import msgspec
 
-from service.collectors.github_ci.models import Run
-from service.github.rate_limit import Clock
+from service.collectors.github_ci.models import Named, Run
+
+MAX_FACTS = 10_000
+FIRST_DELAY, INTERVAL = 2.0, 10.0  # seconds: what comes within the first is one run; more of them are so far apart
+_EVENTS = ("workflow_run", "ping")  # others come from anybody who may deliver: labels must stay few
+_SIGNED = frozenset({"taken", "ping", "ignored", "invalid"})
+_IDLE = 3600.0
+
+_Attempt = tuple[int, int]  # a run's id and an attempt's number
 
 
 class InvalidDelivery(Exception):
     """The body is not of the event's shape; the message names the field."""
+
+
+class Clock(Protocol):
+    """The part of the pipeline's clock that is needed here."""
+
+    def now(self) -> datetime: ...
+    def monotonic(self) -> float: ...
+    async def wait(self, event: anyio.Event, seconds: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +42,9 @@ class DeliverySummary:
     """What page, ``status`` and /metrics show. ``today`` is the UTC day.
 
     ``by_result``: since the start, by event and result (``taken``, ``ping``, ``ignored``, ``invalid``, ``unsigned``).
+    ``last_at``, ``today``: of those that GitHub had signed.
     ``missed``: ended runs that a poll found first, more than two minutes after their end; since the start.
-    ``dropped``: facts that gave way to newer ones, because 10,000 were waiting.
+    ``dropped``: facts that gave way to newer ones, because 10,000 were kept. ``waiting``: facts that no run used yet.
     """
 
     last_at: datetime | None
@@ -36,50 +56,161 @@ class DeliverySummary:
     waiting: int
 
 
-class _Delivery(msgspec.Struct):
-    action: str
-    workflow_run: Run
-
-
-_DELIVERY = msgspec.json.Decoder(_Delivery)
+@dataclass(slots=True)
+class _Fact:
+    run: Run
+    is_used: bool = False
 
 
 class Deliveries:
-    """Queues of completed runs, one a repository; the oldest go when there are more than 10,000.
+    """Completed runs by collector and repository; the oldest go when there are more than 10,000.
 
     Built once in ``daemon.wiring`` and handed to the collectors in their ``Context`` and to the web in its
     ``AppContext``. All of it is called on the loop, but for ``read_run``.
     """
 
-    def __init__(self, clock: Clock) -> None: ...
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._collectors: dict[str, list[str]] = {}  # by repository, in lower case
+        self._facts: dict[tuple[str, str], dict[_Attempt, _Fact]] = {}
+        self._count = 0
+        self._told_since: dict[str, datetime] = {}  # by repository: when its first delivery came
+        self._due: dict[str, float] = {}
+        self._last_due: dict[str, float] = {}
+        self._changed = anyio.Event()
+        self._by_result: Counter[tuple[str, str]] = Counter()
+        self._last_at: datetime | None = None
+        self._dropped = self._missed = self._today = 0
+        self._missed_today: set[tuple[str, _Attempt]] = set()
+        self._day: date | None = None
+
+    # The web's part
 
     def count(self, event: str, result: str) -> None:
         """One delivery of ``event`` was answered with ``result``."""
+        self._begin_day()
+        self._by_result[event if event in _EVENTS else "other", result] += 1
+        if result in _SIGNED:
+            self._last_at = self._clock.now()
+            self._today += 1
 
     def add(self, run: Run) -> bool:
         """Takes a completed run; False when no collector is configured for its repository. The run's collectors are
         due 2 s later, or 10 s after their last run by webhook."""
-        return False
+        repo = _repository_of(run)
+        collectors = self._collectors.get(repo, ())
+        for collector in collectors:
+            self._told_since.setdefault(repo, self._clock.now())
+            self._keep(collector, repo, run)
+        return bool(collectors)
+
+    def summary(self) -> DeliverySummary:
+        self._begin_day()
+        return DeliverySummary(
+            last_at=self._last_at,
+            today=self._today,
+            missed_today=len(self._missed_today),
+            by_result=dict(self._by_result),
+            missed=self._missed,
+            dropped=self._dropped,
+            waiting=sum(not fact.is_used for facts in self._facts.values() for fact in facts.values()),
+        )
+
+    # The daemon's part
 
     def expect(self, repositories: Mapping[str, Collection[str]]) -> None:
         """The repositories (any case) of each collector, by collector name; at the start and at each reload."""
-
-    def take(self, repo: str) -> list[Run]:
-        """All that wait for ``repo``, the oldest first; they are the caller's, who puts back what it could not use."""
-        return []
-
-    def put_back(self, runs: Iterable[Run]) -> None:
-        """A run that failed could not use them."""
-
-    def report_missed(self, count: int) -> None:
-        """So many ended runs were found by a poll though a delivery should have told of them."""
-
-    def summary(self) -> DeliverySummary:
-        return DeliverySummary(None, 0, 0, {}, 0, 0, 0)
+        self._collectors = {}
+        for collector, repos in repositories.items():
+            for repo in repos:
+                self._collectors.setdefault(repo.lower(), []).append(collector)
+        kept = [key for key in self._facts if key[0] in self._collectors.get(key[1], ())]
+        self._facts = {key: self._facts[key] for key in kept}
+        self._count = sum(map(len, self._facts.values()))
 
     async def next_due(self) -> str:
         """Waits for a collector that is to be run because of deliveries, and returns its name."""
-        raise NotImplementedError
+        while True:
+            self._changed = anyio.Event()
+            now = self._clock.monotonic()
+            for name in [name for name, due in self._due.items() if due <= now]:
+                del self._due[name]
+                if self.has_news(name):
+                    self._last_due[name] = now
+                    return name
+            await self._clock.wait(self._changed, min(self._due.values(), default=now + _IDLE) - now)
+
+    # The collectors' part
+
+    def add_watched(self, collector: str, repo: str, runs: Iterable[Run]) -> None:
+        """Completed runs that ``collector`` found by itself, as GitHub's list told them."""
+        for run in runs:
+            self._keep(collector, repo.lower(), run)
+
+    def has_news(self, collector: str) -> bool:
+        """Whether facts wait that no run has used."""
+        return any(
+            not fact.is_used for key, facts in self._facts.items() if key[0] == collector for fact in facts.values()
+        )
+
+    def facts(self, collector: str, repo: str) -> list[Run]:
+        """Copies of all that is known for ``repo``, the oldest first, as GitHub told them. A run is about to use them;
+        they stay until ``settle``, for it may fail."""
+        facts = self._facts.get((collector, repo.lower()), {}).values()
+        for fact in facts:
+            fact.is_used = True
+        return [copy.deepcopy(fact.run) for fact in facts]
+
+    def settle(self, collector: str, repo: str, runs: Iterable[Run]) -> None:
+        """A stored state tells these."""
+        key = collector, repo.lower()
+        facts = self._facts.get(key, {})
+        for run in runs:
+            self._count -= facts.pop((run.id, run.attempt), None) is not None
+        if not facts:
+            self._facts.pop(key, None)
+
+    def told_since(self, repo: str) -> datetime | None:
+        """When the first delivery for ``repo`` came, None while there was none: then none is missed."""
+        return self._told_since.get(repo.lower())
+
+    def report_missed(self, repo: str, attempts: Iterable[_Attempt]) -> None:
+        """Ended runs, by id and attempt, that a poll found though a delivery should have told of them."""
+        self._begin_day()
+        new = {(repo.lower(), attempt) for attempt in attempts} - self._missed_today
+        self._missed_today |= new
+        self._missed += len(new)
+
+    def _keep(self, collector: str, repo: str, run: Run) -> None:
+        facts = self._facts.setdefault((collector, repo), {})
+        attempt = run.id, run.attempt
+        if (known := facts.get(attempt)) and known.run.updated >= run.updated:
+            return  # delivered again
+        self._count += known is None
+        facts[attempt] = _Fact(run)
+        if self._count > MAX_FACTS:
+            longest = max(self._facts.values(), key=len)
+            del longest[next(iter(longest))]
+            self._count -= 1
+            self._dropped += 1
+        if collector not in self._due:
+            last = self._last_due.get(collector, -INTERVAL)
+            self._due[collector] = max(self._clock.monotonic() + FIRST_DELAY, last + INTERVAL)
+            self._changed.set()
+
+    def _begin_day(self) -> None:
+        if (day := self._clock.now().date()) != self._day:
+            self._day, self._today = day, 0
+            self._missed_today.clear()
+
+
+class _Action(msgspec.Struct):
+    action: str = ""
+
+
+class _Delivery(msgspec.Struct):
+    workflow_run: Run
+    repository: Named
 
 
 def read_run(body: bytes) -> Run | None:
@@ -89,8 +220,17 @@ def read_run(body: bytes) -> Run | None:
     Raises InvalidDelivery.
     """
     try:
-        delivery = _DELIVERY.decode(body)
-    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-        raise InvalidDelivery(str(error)) from error
+        if msgspec.json.decode(body, type=_Action).action != "completed":
+            return None
+        delivery = msgspec.json.decode(body, type=_Delivery)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise InvalidDelivery(f"this is no workflow_run event: {error}") from error
     run = delivery.workflow_run
-    return run if delivery.action == "completed" and run.has_ended else None
+    run.repository = delivery.repository
+    if not _repository_of(run):
+        raise InvalidDelivery("this is no workflow_run event: it has no $.repository.full_name")
+    return run if run.has_ended and run.status in (None, "completed") else None
+
+
+def _repository_of(run: Run) -> str:
+    return ((run.repository and run.repository.full_name) or "").lower()

@@ -10,7 +10,7 @@ from service.domain.alerts import NotifiedState, StateChange
 from service.domain.checks import CHECK_STATE, check_id
 from service.domain.delivery import DeliveryStatus
 from service.domain.errors import Unavailable
-from service.domain.runs import Actor, AuditEntry, LogLine, Mode, Outcome, Pause, Run
+from service.domain.runs import Actor, AuditEntry, Cause, LogLine, Mode, Outcome, Pause, Run
 from service.domain.samples import Evidence, Sample, Status
 from service.store import Busy, Cell, Hour, Store
 from service.store.states import MAX_PUSHES, READ_PUSH
@@ -117,6 +117,24 @@ async def test_the_last_success_and_failure_of_each_collector_are_known(store: S
     failures = await store.runs.last_failures()
     assert (failures["ci"].id, failures["good"].id) == (started(3).id, started(0, "good").id)
     assert await store.runs.last_successes() == dict.fromkeys(("ci", "good"), NOW + MINUTE + timedelta(seconds=9))
+
+
+async def test_runs_by_webhook_push_no_other_out_draw_no_bar_and_say_nothing_of_health(store: Store) -> None:
+    polled = await keep(store, started(), checks=[check()])
+    failed = await keep(store, started(1), outcome=Outcome.FAILED)
+    for number in range(2, 150):
+        outcome = Outcome.FAILED if number % 2 else Outcome.COMPLETE
+        await keep(store, replace(started(number), cause=Cause.WEBHOOK), outcome=outcome, checks=[check()])
+    await store.prune(NOW)
+    kept = await store.runs.list(limit=1000)
+    assert {polled.id, failed.id} <= {run.id for run in kept}
+    store.history_limits = {"ci": (3, 4)}
+    await store.prune(NOW)
+    assert len(await store.runs.list(limit=1000)) == 9
+    assert await store.runs.latest() == {"ci": failed}
+    assert await store.runs.last_failures() == {"ci": failed}
+    assert await store.runs.last_successes() == {"ci": polled.ended}
+    assert [cycle.run for cycle in (await store.history.cycles({"ci": 0}))["ci"]] == [polled.id, failed.id]
 
 
 async def test_a_pause_lasts_until_it_is_resumed(store: Store) -> None:

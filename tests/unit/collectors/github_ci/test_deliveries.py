@@ -1,0 +1,161 @@
+"""What GitHub's deliveries become, whose they are, when a run is due because of them, and what is counted."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+import pytest
+
+from service.collectors.github_ci import deliveries
+from service.collectors.github_ci.deliveries import Deliveries, InvalidDelivery, read_run
+from service.collectors.github_ci.models import Run
+from tests.unit.pipeline.stage import FakeClock, settle
+
+REPO = "Metta-AI/metta"
+
+
+def body(action: str = "completed", repo: Any = REPO, **values: Any) -> bytes:
+    run = {"id": 1, "workflow_id": 2, "run_attempt": 1, "event": "push", "status": "completed", "conclusion": "success"}
+    run |= {"created_at": "2026-03-04T05:00:00Z", "updated_at": "2026-03-04T05:06:00Z", "head_repository": None}
+    run |= {"run_started_at": "2026-03-04T05:01:00Z", "head_branch": "main", "pull_requests": [{"id": 9}]}
+    return json.dumps({"action": action, "workflow_run": run | values, "repository": {"full_name": repo}}).encode()
+
+
+def told(id: int = 1, attempt: int = 1, repo: str = REPO, minute: int = 6) -> Run:
+    run = read_run(body(id=id, run_attempt=attempt, repo=repo, updated_at=f"2026-03-04T05:{minute:02}:00Z"))
+    assert run
+    return run
+
+
+@asynccontextmanager
+async def expecting(**repositories: list[str]) -> AsyncIterator[tuple[Deliveries, FakeClock, list[tuple[str, float]]]]:
+    """Deliveries, their clock, and which collector was due when."""
+    clock = FakeClock()
+    found, due = Deliveries(clock), list[tuple[str, float]]()
+    found.expect(repositories)
+
+    async def listen() -> None:
+        while True:
+            due.append((await found.next_due(), clock.monotonic()))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(listen)
+        await settle()
+        yield found, clock, due
+        tasks.cancel_scope.cancel()
+
+
+def test_a_completed_run_is_read_whole() -> None:
+    run = told()
+    assert (run.id, run.attempt, run.conclusion, run.repository and run.repository.full_name) == (1, 1, "success", REPO)
+    assert run.updated - run.started == timedelta(minutes=5)
+    assert run.normalize("main").on_branch is False  # its fork is gone
+    assert read_run(body(action="requested")) is None
+    assert read_run(body(action="in_progress", workflow_id=None)) is None
+    assert read_run(body(conclusion=None)) is None
+    assert read_run(body(status="in_progress")) is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (b"", "truncated"),
+        (b"\xff\xfe", "malformed"),
+        (b"[]", "Expected `object`"),
+        (b'{"a":' + b"[" * 100_000, "recursion"),
+        (b'{"action": "completed"}', "`workflow_run`"),
+        (body(id="1"), r"\$.workflow_run.id"),
+        (body(created_at="soon"), r"\$.workflow_run"),
+        (body(repo=None), r"\$.repository.full_name"),
+        (body(repo=7), r"\$.repository.full_name"),
+    ],
+)
+def test_what_is_no_such_event_says_why(wrong: bytes, message: str) -> None:
+    with pytest.raises(InvalidDelivery, match=message):
+        read_run(wrong)
+
+
+async def test_facts_are_their_repositorys_collectors_and_stay_until_a_state_tells_them() -> None:
+    async with expecting(ci=[REPO], twin=[REPO.upper()], other=["o/r"]) as (found, _, _):
+        assert [found.add(told(id, repo=repo)) for id, repo in ((1, REPO), (2, REPO.lower()), (1, "a/fork"))] == [
+            True,
+            True,
+            False,
+        ]
+        for name in ("ci", "twin"):
+            facts = found.facts(name, REPO)
+            assert [run.id for run in facts] == [1, 2]
+            facts[0].earlier[1] = "changed by its reader"
+            assert [run.earlier for run in found.facts(name, REPO)] == [{}, {}]
+            found.settle(name, REPO, facts[:1])
+            assert [run.id for run in found.facts(name, REPO)] == [2]
+        assert found.facts("other", "o/r") == []
+        found.expect({"ci": ["o/r"]})
+        assert found.facts("ci", REPO) == []
+
+
+async def test_a_delivery_that_comes_again_changes_nothing() -> None:
+    async with expecting(ci=[REPO]) as (found, clock, due):
+        found.add(told(minute=6))
+        await clock.advance(60)
+        assert len(found.facts("ci", REPO)) == 1
+        found.add(told(minute=6))
+        found.add(told(minute=5))
+        await clock.advance(60)
+        assert (len(due), found.summary().waiting) == (1, 0)
+
+
+async def test_a_run_is_due_after_two_seconds_then_every_ten_while_more_comes() -> None:
+    async with expecting(ci=[REPO], twin=[REPO], other=["o/r"]) as (found, clock, due):
+        for id in range(60):  # one each second
+            found.add(told(id))
+            await clock.advance(1)
+            for name in ("ci", "twin"):
+                found.settle(name, REPO, found.facts(name, REPO) if due and due[-1][1] == clock.monotonic() else ())
+        assert [at for name, at in due if name == "ci"] == [2, 12, 22, 32, 42, 52]
+        await clock.advance(100)
+        found.add(told(99))
+        await clock.advance(100)
+        assert due[-2:] == [("ci", 162), ("twin", 162)]
+
+
+async def test_what_a_poll_has_used_meanwhile_is_not_due() -> None:
+    async with expecting(ci=[REPO]) as (found, clock, due):
+        found.add(told())
+        found.facts("ci", REPO)
+        await clock.advance(60)
+        assert due == []
+
+
+async def test_of_too_many_facts_the_oldest_of_the_busiest_repository_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deliveries, "MAX_FACTS", 10)
+    async with expecting(ci=[REPO, "o/r"]) as (found, _, _):
+        found.add(told(repo="o/r"))
+        for id in range(20):
+            found.add(told(id))
+        assert [run.id for run in found.facts("ci", REPO)] == list(range(11, 20))
+        assert len(found.facts("ci", "o/r")) == 1
+        assert found.summary().dropped == 11
+
+
+async def test_the_summary_counts_what_came_and_what_was_missed_today() -> None:
+    async with expecting(ci=[REPO], twin=[REPO]) as (found, clock, _):
+        assert found.told_since(REPO) is None
+        for event, result in [("ping", "ping"), ("workflow_run", "taken"), ("push", "ignored"), ("x" * 99, "unsigned")]:
+            found.count(event, result)
+        found.add(told())
+        came = clock.now()
+        await clock.advance(3600)
+        found.add(told(2))
+        assert found.told_since(REPO.lower()) == came
+        for name in (REPO, REPO.lower()):
+            found.report_missed(name, [(7, 1), (7, 2)])
+        summary = found.summary()
+        assert (summary.last_at, summary.today, summary.missed_today, summary.missed) == (came, 3, 2, 2)
+        assert summary.by_result["other", "unsigned"] == summary.by_result["other", "ignored"] == 1
+        clock.step((datetime(2025, 1, 16, tzinfo=UTC) - clock.now()).total_seconds())
+        summary = found.summary()
+        assert (summary.last_at, summary.today, summary.missed_today, summary.missed) == (came, 0, 0, 2)

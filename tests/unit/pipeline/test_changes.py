@@ -1,0 +1,147 @@
+"""Runs of the cause webhook: when they start, what they leave alone, and that none is lost."""
+
+from dataclasses import replace
+from datetime import datetime
+
+import anyio
+import pytest
+
+from service.domain.errors import Rejected, Unavailable
+from service.domain.runs import Actor, Cause, CollectResult, ConcurrencyPolicy, Outcome
+from service.domain.samples import Metric, Sample
+from tests.unit.pipeline.stage import CHECK, METRIC, make_job, settle, staged, values
+
+HERE = Actor("10.0.0.1")
+OTHER = Metric("other.metric")
+
+
+class Changing:
+    """A collector with two checks, of which a change measures one. ``gate``: what its runs wait for."""
+
+    metrics = (METRIC, OTHER)
+    repositories = ("o/r",)
+
+    def __init__(self) -> None:
+        self.changes, self.asked, self.error = 1, list[str](), Exception()
+        self.gate = anyio.Event()
+        self.gate.set()
+
+    async def collect(self, now: datetime) -> CollectResult:
+        self.asked.append("poll")
+        await self.gate.wait()
+        other = Sample(OTHER, 1, now, {**CHECK, "check": "other"})
+        return CollectResult((Sample(METRIC, 1, now, CHECK), other))
+
+    async def has_changes(self, now: datetime) -> bool:
+        return self.changes > 0
+
+    async def collect_changes(self, now: datetime) -> CollectResult:
+        self.asked.append("changes")
+        await self.gate.wait()
+        if isinstance(self.error, Rejected | Unavailable):
+            raise self.error
+        self.changes = 0
+        return CollectResult((Sample(METRIC, 0, now, {**CHECK, "status": "fail"}),))
+
+
+async def test_a_change_is_measured_at_once_and_the_rest_keeps_its_state() -> None:
+    collector = Changing()
+    async with staged(make_job(collector)) as it:
+        await it.clock.advance(1)
+        polled = (await it.runs())[-1]
+        (kept,) = [check for check in await it.store.runs.checks("ci") if check.tags["check"] == "other"]
+        await it.clock.advance(60)
+        it.scheduler.start_changes("ci")
+        await settle()
+        run = (await it.runs())[-1]
+        assert (run.cause, run.source, run.outcome, run.slot) == (Cause.WEBHOOK, "webhook", Outcome.COMPLETE, None)
+        checks = {check.tags["check"]: check for check in await it.store.runs.checks("ci")}
+        assert checks["other"] == kept
+        assert (checks["passing"].status, checks["passing"].measured_at) == ("fail", it.clock.now())
+        # Only what was measured; nothing of the collector's health, which its polls decide.
+        stored = await it.samples(run)
+        assert {tags["check"] for _, _, tags in stored} == {"passing"}
+        assert values(stored).items() >= {"test.metric": 0, "metta.infra.check.state": 1}.items()
+        assert not [metric for metric, _, _ in stored if metric.startswith("metta.infra.collector.")]
+        assert await it.store.runs.latest() == {"ci": polled}
+        assert await it.store.runs.last_successes() == {"ci": polled.ended}
+        assert await it.store.runs.audit_entries() == []
+        # Nothing is left to measure: there is no run.
+        it.scheduler.start_changes("ci")
+        await settle()
+        assert len(await it.runs()) == 2
+        assert it.scheduler.active() == []
+
+
+@pytest.mark.parametrize("policy", list(ConcurrencyPolicy))
+async def test_a_change_waits_for_the_active_run_and_several_become_one(policy: ConcurrencyPolicy) -> None:
+    collector = Changing()
+    collector.gate = anyio.Event()
+    async with staged(make_job(collector, policy=policy)) as it:
+        await it.clock.advance(1)
+        for _ in range(3):
+            it.scheduler.start_changes("ci")
+            await settle()
+        assert collector.asked == ["poll"]
+        collector.gate.set()
+        await settle()
+        assert collector.asked == ["poll", "changes"]
+        assert [run.outcome for run in await it.runs()] == [Outcome.COMPLETE] * 2
+
+
+async def test_paused_disabled_and_unknown_collectors_are_not_run_by_webhook() -> None:
+    collector = Changing()
+    async with staged(make_job(collector), make_job(collector, name="off", enabled=False)) as it:
+        await it.clock.advance(1)
+        await it.scheduler.pause("ci", HERE)
+        for name in ("ci", "off", "gone"):
+            it.scheduler.start_changes(name)
+        await settle()
+        assert collector.asked == ["poll"]
+        assert it.scheduler.active() == []
+        await it.scheduler.resume("ci", HERE)
+        it.scheduler.start_changes("ci")
+        await settle()
+        assert collector.asked == ["poll", "changes"]
+
+
+async def test_a_failed_change_is_not_tried_again_and_does_not_hide_how_the_polls_do() -> None:
+    collector = Changing()
+    async with staged(make_job(collector)) as it:
+        await it.clock.advance(1)
+        collector.error = Unavailable("GitHub is away")
+        it.scheduler.start_changes("ci")
+        await settle()
+        run = (await it.runs())[-1]
+        assert (run.attempts, run.outcome, run.error) == (1, Outcome.FAILED, "GitHub is away")
+        assert await it.store.runs.last_failures() == {}
+        assert [line["event"] for line in it.logs if line["log_level"] == "warning"] == ["run ended"]
+        await it.clock.advance(600)
+        assert collector.asked == ["poll", "changes", "poll"]
+
+
+async def test_a_change_waits_for_another_replicas_run() -> None:
+    collector = Changing()
+    async with staged(make_job(collector)) as it:
+        await it.clock.advance(1)
+        foreign = replace((await it.runs())[0], id="foreign", owner="other", outcome=None, ended=None)
+        await it.store.runs.begin(foreign, forbids=True)
+        it.scheduler.start_changes("ci")
+        await it.clock.advance(10)
+        assert collector.asked == ["poll"]
+        await it.store.runs.end(replace(foreign, outcome=Outcome.COMPLETE, ended=it.clock.now()))
+        await it.clock.advance(2)
+        assert collector.asked == ["poll", "changes"]
+
+
+async def test_a_drain_starts_no_change_that_waits() -> None:
+    collector = Changing()
+    collector.gate = anyio.Event()
+    async with staged(make_job(collector)) as it:
+        await it.clock.advance(1)
+        it.scheduler.start_changes("ci")
+        await settle()
+        await it.scheduler.drain(0)
+        await settle()
+        assert collector.asked == ["poll"]
+        assert it.scheduler.active() == []
