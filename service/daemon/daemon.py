@@ -20,10 +20,11 @@ from service.config.settings import Settings, differences, secret_values
 from service.daemon.maintenance import PingKind, Pings, prune_store, recover_store, refresh_secrets
 from service.daemon.series import find_collisions
 from service.daemon.wiring import Wiring, open_wiring, read_pushes
-from service.domain.errors import ConfigError
+from service.domain.errors import ConfigError, Unavailable
 from service.domain.runs import Actor, AuditEntry, Cause, ChangeCollector, Mode, Outcome, Run
 from service.pipeline.heartbeat import Heartbeat
 from service.pipeline.job import Job
+from service.pipeline.membership import Membership
 from service.pipeline.notifier import Notifier
 from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Scheduler
@@ -37,6 +38,7 @@ log = structlog.get_logger(__name__)
 _RUNS_TIMEOUT = 20.0
 _DELIVERY_TIMEOUT = 12.0
 _PINGS_TIMEOUT = 3.0
+_STORE_PAUSE = 1.0
 
 _SIGNAL = Actor("signal")
 
@@ -141,8 +143,9 @@ class Daemon:
 
     async def start(self) -> int:
         """Returns the port when the probes answer and the first slots have started. Raises ConfigError."""
-        await self._scheduler.load()
         jobs = self._wiring.build_jobs(self._settings)
+        if self._store.is_prepared:
+            await self._scheduler.load()
         http, tasks = self._settings.http, self._tasks
         port: int = await tasks.start(serve, create_app(self._web), http.host, http.port)
         tasks.start_soon(self._forwarder.run)
@@ -151,8 +154,11 @@ class Daemon:
         tasks.start_soon(refresh_secrets, self._clock, self._wiring.clients.credentials)
         tasks.start_soon(prune_store, self._clock, self._store, self._forwarder)
         tasks.start_soon(recover_store, self._clock, self._store, self._forwarder)
-        await self._set_jobs(jobs)
-        tasks.start_soon(self._run_slots)
+        if self._store.is_prepared:
+            await self._set_jobs(jobs)
+        tasks.start_soon(self._run_slots, jobs)
+        if self._store.replicas:
+            tasks.start_soon(Membership(self._store.replicas, self._scheduler, self._clock).run)
         _freeze_objects()
         return port
 
@@ -243,8 +249,15 @@ class Daemon:
     async def _audit(self, action: str) -> None:
         await self._store.runs.audit(AuditEntry(self._clock.now(), action, _SIGNAL))
 
-    async def _run_slots(self) -> None:
+    async def _run_slots(self, jobs: Sequence[Job]) -> None:
         with self._slots:
+            while not self._scheduler.is_loaded:  # a shared store may be away at the start
+                try:
+                    await self._scheduler.load()
+                    await self._set_jobs(jobs)
+                except Unavailable as error:
+                    log.debug("no slot is claimed before the store answers", reason=str(error))
+                    await self._clock.sleep(_STORE_PAUSE)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._scheduler.run)
                 tasks.start_soon(self._heartbeat.run)

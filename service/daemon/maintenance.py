@@ -2,6 +2,7 @@
 
 import uuid
 from collections import defaultdict
+from datetime import timedelta
 from enum import StrEnum
 
 import anyio
@@ -51,7 +52,8 @@ async def prune_store(clock: Clock, store: Store, forwarder: Forwarder) -> None:
     reason = ""
     while True:
         try:
-            forwarder.count(DeliveryStatus.EXPIRED, await store.prune(clock.now()))
+            if await store.runs.claim_turn("prune", timedelta(seconds=_PRUNE_INTERVAL)):
+                forwarder.count(DeliveryStatus.EXPIRED, await store.prune(clock.now()))
         except Unavailable as error:
             if not reason:
                 log.error("the store can't be pruned", reason=str(error))  # noqa: TRY400 - the reason says it all

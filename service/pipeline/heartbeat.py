@@ -40,6 +40,8 @@ class Heartbeat:
         while True:
             await self._clock.sleep(self._interval)
             try:
+                if not await self._store.runs.claim_turn("heartbeat", timedelta(seconds=self._interval)):
+                    continue
                 successes = await self._store.runs.last_successes()
                 for job in [each for each in self._jobs().values() if each.enabled]:
                     await self._store_health(job, successes.get(job.name))

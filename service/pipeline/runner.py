@@ -37,6 +37,8 @@ _FIRST_PAUSE, _MAX_PAUSE = 10.0, 360.0
 _GRACE = 6.0
 _MAX_REASON = 1_000  # characters
 _MANY_SAMPLES = 1_000
+_MAX_HELD = 50_000
+_STORE_PAUSE = 1.0  # seconds until a store that is away is asked again
 
 # What ends a run from outside says nothing about its collector.
 _EARLY = {
@@ -131,6 +133,7 @@ class Runner:
         self._on_end = on_end
         self._retry = retry
         self._draining = anyio.Event()
+        self._held = 0  # samples of ended runs that a store which is away has not taken yet
         self._incidents: dict[str, _Incident] = {}
         # A thread of its own: collectors that hang in all of the common ones must not stop others' runs.
         self._threads = anyio.CapacityLimiter(1)
@@ -248,13 +251,23 @@ class Runner:
     async def _store_run(self, job: Job, handle: RunHandle, result: CollectResult) -> None:
         """Stores the ended run with what it brought, and then its log."""
         run, now = replace(handle.run, ended=self._clock.now()), self._clock.now()
+        samples = len(result.samples)
+        self._held += samples
         try:
-            handle.run, enriched = await self._end_run(job, run, result, now)
-        except Unavailable as error:
-            log.error("the run is not kept: the store is lost", reason=str(error))  # noqa: TRY400 - the reason says it all
-            handle.run = run
-            self._on_end(run)
-            return
+            while True:
+                try:
+                    handle.run, enriched = await self._end_run(job, run, result, now)
+                    break
+                except Unavailable as error:
+                    # A shared store comes back; what was collected waits for it as long as there is room, and time.
+                    if not self._store.owner or handle.ending or self._held > _MAX_HELD:
+                        log.error("the run is not kept: the store is lost", reason=str(error), samples=samples)  # noqa: TRY400
+                        handle.run = run
+                        self._on_end(run)
+                        return
+                await self._clock.sleep(_STORE_PAUSE)
+        finally:
+            self._held -= samples
         self._on_stored()
         self._on_end(handle.run)
         self._log_end(handle.run, len(enriched.samples))

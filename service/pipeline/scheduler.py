@@ -6,6 +6,7 @@ after down time and a step of the clock all come to the same place.
 """
 
 import difflib
+import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -35,7 +36,7 @@ from service.domain.runs import (
 from service.pipeline.clock import Clock
 from service.pipeline.job import Job
 from service.pipeline.runner import RunHandle, Runner
-from service.store import Busy, Claim, Store
+from service.store import Beat, Busy, Claim, Store
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +44,8 @@ _LATE = timedelta(seconds=30)  # a slot that starts so much after its time was m
 _MAX_ACTIVE = 8  # runs of one collector, as far as callers start them: Allow and Replace have no bound of their own
 _CANCEL_TIMEOUT = 6.0  # seconds that cancelled runs may take in a drain: the attempt's own grace, and the store
 _BUSY_PAUSE = 2.0  # seconds until a run is tried again that another replica's run, or a lost store, was in the way of
+_PATIENCE = timedelta(seconds=2)  # for which the others leave a slot to the replica whose turn it is
+_LOOK = 0.5  # seconds between two looks at a run of another replica
 _BEAT = 1.0  # seconds between two signs of life; what is due by then starts, though the machine slept over its alarm
 _MAX_SLEEP = 60.0  # seconds until every job is looked at again: the clock may have stepped back
 _JOBS_A_TURN = 50  # jobs that are looked at before the rest of the loop has its turn
@@ -90,7 +93,7 @@ class Scheduler:
     """Starts runs by policy and owns those that are active. ``tasks``: where the runs live.
 
     ``mode``: in which slots are claimed; to be set before ``set_jobs``. ``jobs``, ``pauses``: by name, to be read only.
-    ``beat``: monotonic time of the timer's last sign of life.
+    ``beat``: monotonic time of the timer's last sign of life. ``elsewhere``: the other replicas' runs under way.
     """
 
     def __init__(self, runner: Runner, store: Store, clock: Clock, tasks: TaskGroup) -> None:
@@ -98,6 +101,7 @@ class Scheduler:
         self.jobs: Mapping[str, Job] = {}
         self.pauses: dict[str, Pause] = {}
         self.beat = clock.monotonic()
+        self.elsewhere: Sequence[Run] = ()
         self._runner = runner
         self._store = store
         self._clock = clock
@@ -108,14 +112,16 @@ class Scheduler:
         self._due: list[tuple[Job, RunHandle, datetime | None]] = []  # runs whose slots are claimed in a moment
         self._skipped: dict[str, datetime] = {}  # slots at which a collector was not ready
         self._late: dict[str, datetime] = {}  # slots that came too late to start, and were told
-        self._is_loaded = self._is_first_start = self._is_draining = False
+        self._replicas: Sequence[str] = ()
+        self._busy: dict[str, str] = {}  # by collector, another replica's run that is in the way of the next one
+        self.is_loaded = self._is_first_start = self._is_draining = False
 
     async def load(self) -> None:
         """Reads what outlives a restart, last slots and pauses; from here on schedules count. Raises Unavailable."""
         await self._load_slots()
         self.pauses = await self._store.runs.pauses()
         self._is_first_start = self._store.is_empty
-        self._is_loaded = True
+        self.is_loaded = True
 
     async def set_jobs(self, jobs: Iterable[Job]) -> None:
         """The jobs from now on; active runs of the old ones go on. What is due starts."""
@@ -152,17 +158,17 @@ class Scheduler:
     async def _look_at(self, names: Sequence[str]) -> None:
         """Starts what is due of these jobs and notes when the timer looks at them next."""
         for number, name in enumerate(names, 1):
-            self.tick(name)
             self._starts.pop(name, None)
+            self.tick(name)
             if start := self.next_start(name, self._clock.now()):
-                self._starts[name] = start
+                self._starts[name] = min(start, self._starts.get(name, start))
             if not number % _JOBS_A_TURN:
                 await anyio.lowlevel.checkpoint()
 
     def tick(self, name: str) -> None:
         """Starts the job's latest missed slot if the rules let it."""
         job = self.jobs.get(name)
-        if job is None or not job.enabled or not self._is_loaded or self._is_draining or name in self.pauses:
+        if job is None or not job.enabled or not self.is_loaded or self._is_draining or name in self.pauses:
             return
         now, known = self._clock.now() - job.offset, self._last_slot(job)
         is_first = known is None and self._is_first_start
@@ -174,10 +180,13 @@ class Scheduler:
                 self._late[name], at = slot, slot.isoformat()
                 log.warning("a slot was missed by more than its starting deadline", collector=name, slot=at)
             return
-        if _forbids(job) and self._active.get(name):
+        if _forbids(job) and (self._active.get(name) or name in self._busy):
             return  # tried again when the run ends
         if self.waits_for(name):
             self._skipped[name] = slot
+            return
+        if now - slot < _PATIENCE and not self._is_turn(job):
+            self._starts[name] = slot + job.offset + _PATIENCE
             return
         cause = Cause.START if is_first else Cause.CATCH_UP if now - slot > _LATE else Cause.SCHEDULE
         slots = self._slots[self.mode]
@@ -203,6 +212,39 @@ class Scheduler:
         """What the collector waits for before it can run ("waiting for a first push"), None when it can."""
         reason: str | None = getattr(self.jobs[name].collector, "waits_for", None)
         return reason
+
+    def follow(self, beat: Beat) -> None:
+        """Takes over what the replicas of a shared store decided, and does what they ask of this one's runs."""
+        self._replicas, paused, busy = beat.replicas, self.pauses, self._busy
+        self.elsewhere, self.pauses = beat.active, dict(beat.pauses)
+        self._busy = {run.collector: run.id for run in beat.active if run.mode is self.mode}
+        for (name, mode), at in beat.slots.items():
+            self._slots[mode][name] = max(at, self._slots[mode].get(name, at))
+        for handle in self._handles():
+            if beat.is_new and handle.run.owner != self._store.owner:
+                handle.cancel(Outcome.INTERRUPTED)  # on record it has ended so, and nothing of it is kept
+            elif outcome := beat.cancelled.get(handle.run.id):
+                handle.cancel(outcome)
+        for run in beat.repeats:
+            handle = RunHandle(run, Actor(""))
+            self._active.setdefault(run.collector, []).append(handle)
+            self._tasks.start_soon(self._carry_out, self.jobs[run.collector], handle, name=run.id)
+        for name in (paused.keys() | busy.keys()) - self.pauses.keys() - self._busy.keys():
+            self.tick(name)
+
+    def may_repeat(self, run: Run) -> bool:
+        """Whether a scheduled run that its replica could not end may be carried out again."""
+        job = self.jobs.get(run.collector)
+        if job is None or not job.enabled or run.slot is None or run.mode is not self.mode or self._is_draining:
+            return False
+        return job.starting_deadline is None or self._clock.now() - run.slot <= job.starting_deadline
+
+    def _is_turn(self, job: Job) -> bool:
+        """Whether this replica tries first: the one with the highest hash. It spreads the load, and keeps with one
+        process what belongs together; it never decides who may."""
+        own = self._store.owner
+        affinity = job.type if job.type == "github_ci" else job.name  # one token: its ETags and its limits
+        return own == max(self._replicas, key=lambda each: zlib.crc32(f"{each}:{affinity}".encode()), default=own)
 
     async def trigger(self, name: str, cause: Cause, actor: Actor) -> Run:
         """Starts a run that no schedule asked for.
@@ -275,11 +317,14 @@ class Scheduler:
     async def cancel(self, run_id: str, actor: Actor) -> None:
         """Asks the run to end as Cancelled; ``wait`` tells when it has. Raises UnknownRun, RunEnded, Unavailable."""
         handle = self._find(run_id)
-        if handle is None:
-            run = await self._store.runs.run(run_id)
-            raise RunEnded(f"run {run_id} has ended: {run.outcome}") if run else UnknownRun(f"there is no run {run_id}")
-        handle.cancel(Outcome.CANCELLED)
-        await self._audit("cancel", handle.run.collector, actor, run_id)
+        run = handle.run if handle else await self._store.runs.run(run_id)
+        if run is None:
+            raise UnknownRun(f"there is no run {run_id}")
+        if handle:
+            handle.cancel(Outcome.CANCELLED)
+        elif not await self._store.runs.request_cancel(run_id):
+            raise RunEnded(f"run {run_id} has ended: {run.outcome}")
+        await self._audit("cancel", run.collector, actor, run_id)
 
     async def pause(self, name: str, actor: Actor) -> None:
         """Suspends the schedule; active runs go on. Raises UnknownCollector, Unavailable."""
@@ -301,8 +346,12 @@ class Scheduler:
         if handle := self._find(run_id):
             await self._clock.wait(handle.done, seconds)
             return handle.run if handle.run.ended else None
-        run = await self._store.runs.run(run_id)
-        return run if run and run.ended else None
+        until = self._clock.monotonic() + seconds
+        while run := await self._store.runs.run(run_id):
+            if run.ended or self._clock.monotonic() >= until or not self._store.owner:
+                return run if run.ended else None
+            await self._clock.sleep(_LOOK)
+        return None
 
     async def drain(self, seconds: float) -> None:
         """Nothing new starts, no further attempt either; attempts under way get ``seconds``, then their runs are
@@ -346,6 +395,7 @@ class Scheduler:
                 handle.cancel(Outcome.REPLACED)
             after = active
         run = Run(new_run_id(job.name, now), job.name, cause, now, slot=slot, source=actor.source, mode=self.mode)
+        run = replace(run, owner=self._store.owner)
         handle = RunHandle(run, actor, tuple(after))
         active.append(handle)
         return handle
@@ -367,6 +417,8 @@ class Scheduler:
             results: Sequence[bool | Exception] = await self._store.runs.claim_slots(claims)
         except Exception as error:  # noqa: BLE001 - each run says so at its end
             results = [error] * len(due)
+        if False in results:
+            await self._load_slots()
         for (job, handle, known), result in zip(due, results, strict=True):
             begin = None if result is True else partial(self._return_slot, handle, known, result)
             self._tasks.start_soon(self._carry_out, job, handle, begin, name=handle.run.id)
@@ -375,14 +427,16 @@ class Scheduler:
         """Another replica had the slot, or something was in the way of the run: then it is tried again soon."""
         name, slots = handle.run.collector, self._slots[handle.run.mode]
         if result is False:
-            await self._load_slots()
             return False
-        if isinstance(result, Unavailable):
+        if isinstance(result, Unavailable) and not self._store.owner:
             log.error("a slot can't be claimed: the store is lost", collector=name, reason=str(result))
         elif isinstance(result, Exception) and not isinstance(result, Busy):
             raise result
         if slots.get(name) == handle.run.slot:
             slots.pop(name) if known is None else slots.update({name: known})
+        if isinstance(result, Busy) and self._store.owner:
+            self._busy[name] = result.run_id  # until a beat shows that it has ended
+            return False
         await self._clock.sleep(_BUSY_PAUSE)
         return False
 
@@ -415,6 +469,8 @@ class Scheduler:
         try:
             if begin is None or await begin():
                 await handle.wait_for_others()
+                if job.policy is ConcurrencyPolicy.REPLACE and self._store.owner:
+                    await self._replace_elsewhere(handle)
                 await self._runner.run(job, handle)
         except Exception:
             # The last line of defence: a fault of ours in one run must not end the daemon and all other collectors.
@@ -423,6 +479,17 @@ class Scheduler:
         finally:
             self._remove(handle)
         self.tick(job.name)
+
+    async def _replace_elsewhere(self, handle: RunHandle) -> None:
+        """Other replicas' runs of the collector end before this one begins."""
+        with handle.cancellable():
+            while True:
+                try:
+                    if not await self._store.runs.request_replace(handle.run):
+                        return
+                except Unavailable as error:
+                    log.debug("can't tell whether the other replicas' runs have ended", reason=str(error))
+                await self._clock.sleep(_LOOK)
 
     async def _load_slots(self) -> None:
         for mode in Mode:

@@ -3,11 +3,13 @@
 from service.store.engine import find_lock_holder
 from service.store.history import Cell, CheckHistory, Cycle, Hour
 from service.store.outbox import Pending, SeenSeries
+from service.store.replicas import Beat, Replica, Replicas
 from service.store.runs import Busy, Claim
 from service.store.states import PendingChange, Push
 from service.store.store import Store
 
 __all__ = [
+    "Beat",
     "Busy",
     "Cell",
     "CheckHistory",
@@ -17,6 +19,8 @@ __all__ = [
     "Pending",
     "PendingChange",
     "Push",
+    "Replica",
+    "Replicas",
     "SeenSeries",
     "Store",
     "find_lock_holder",

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 import structlog
 
 from service.domain.delivery import DeliveryStatus
+from service.domain.errors import Unavailable
 from service.domain.runs import Cause, Mode, Outcome, Pause, Run, new_run_id
 from service.store import tables
 from service.store.chunks import DUE, recover_sending
@@ -90,6 +91,8 @@ class Replicas:
 
         ``may_repeat``: whether a scheduled run that a dead replica began may still be begun again.
         """
+        if not self.id:
+            raise Unavailable("this process has not joined the store's replicas yet")
         # After a pause of its own, or of the database, everybody looks dead for a moment: they get one beat's time.
         may_inherit = time.monotonic() - self._beaten < 2 * self.interval
 

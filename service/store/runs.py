@@ -166,22 +166,20 @@ class Runs:
         batch = await self._database.compute(partial(to_batch, samples, facts))
         await self._database.write(partial(work, batch))
 
-    async def request_end(
-        self, outcome: Outcome, *, run_id: str | None = None, collector: str | None = None, mode: Mode | None = None
-    ) -> list[str]:
-        """Asks the replicas that carry out a run, or all of a collector's in a mode, to end them with ``outcome``.
+    async def request_cancel(self, run_id: str) -> bool:
+        """Asks the replica of a run to cancel it: it sees that with its next beat. Whether the run is active."""
+        return await self._request_end(Outcome.CANCELLED, runs.c.id == run_id)
 
-        They see it with their next beat. The ids of the active ones.
-        """
-        wanted: list[sa.ColumnElement[bool]] = [runs.c.outcome.is_(None)]
-        wanted += [column == value for column, value in ((runs.c.id, run_id), (runs.c.collector, collector)) if value]
-        wanted += [runs.c.mode == mode] if mode else []
-        asked = runs.update().where(*wanted).values(cancel=sa.func.coalesce(runs.c.cancel, outcome.value))
-        return await self._database.write(lambda connection: list(connection.scalars(asked.returning(runs.c.id))))
+    async def request_replace(self, run: Run) -> bool:
+        """Asks the replicas that carry out earlier runs of the collector to end them. Whether any is active."""
+        is_other = (runs.c.collector == run.collector) & (runs.c.mode == run.mode) & (runs.c.owner != run.owner)
+        return await self._request_end(Outcome.REPLACED, is_other & (runs.c.started <= run.started))
 
-    async def active(self) -> Sequence[Run]:
-        """All replicas' runs that are under way, oldest first."""
-        return await self._database.load(Run, sa.select(runs).where(runs.c.outcome.is_(None)).order_by(runs.c.started))
+    async def _request_end(self, outcome: Outcome, wanted: sa.ColumnElement[bool]) -> bool:
+        asked = runs.update().where(runs.c.outcome.is_(None), wanted)
+        asked = asked.values(cancel=sa.func.coalesce(runs.c.cancel, outcome.value))
+        ids = await self._database.write(lambda connection: list(connection.scalars(asked.returning(runs.c.id))))
+        return bool(ids)
 
     async def claim_turn(self, name: str, interval: timedelta) -> bool:
         """Whether what one of all replicas does every ``interval`` is this one's to do now."""
