@@ -118,7 +118,7 @@ def _to_json(plan: _Plan, after: datetime, count: int) -> dict[str, Any]:
     is_period = isinstance(plan.schedule, Every)
     if is_period and plan.last_slot and plan.last_slot < after:
         # A period counts on from the last slot.
-        after = plan.schedule.latest(plan.last_slot, after, plan.time_zone)[0] or plan.last_slot
+        after = plan.schedule.latest(plan.last_slot, after, plan.time_zone) or plan.last_slot
     fires: list[dict[str, Any]] = []
     before = after
     while len(fires) < count and (at := plan.schedule.next(before, plan.time_zone)):

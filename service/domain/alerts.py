@@ -1,15 +1,15 @@
 """Alerts: changes of a check's state, and the text of the Datadog event that reports one or many of them."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from service.domain.checks import Check, CheckKey, name_of, status_at
+from service.domain.checks import Check, CheckKey, status_at
 from service.domain.samples import SERVICE, Evidence, Status, format_tag
 
 # Limits of POST /api/v1/events: https://docs.datadoghq.com/api/latest/events/#post-an-event
 _MAX_TEXT, _MAX_AGGREGATION_KEY, _MAX_TITLE = 4000, 100, 100
-MAX_EVIDENCE = 10  # of a change; an event has no room for more
+_MAX_EVIDENCE = 10  # of a change; an event has no room for more
 _ALERT_TYPES = {Status.PASS: "success", Status.FAIL: "error", Status.UNKNOWN: "warning"}
 
 
@@ -23,23 +23,13 @@ class NotifiedState:
 
 @dataclass(frozen=True, slots=True)
 class StateChange:
-    """``since``: the instant of the change; ``lasted``: how long the state before it had held."""
+    """``check``: what is known of it since the change; ``lasted``: how long the state ``before`` had held."""
 
     collector: str
     env: str
-    key: CheckKey
     before: Status
-    after: Status
-    since: datetime
     lasted: timedelta
-    condition: str = ""
-    value: float | None = None
-    metric: str = ""
-    evidence: tuple[Evidence, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return name_of(self.key)
+    check: Check
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,63 +56,56 @@ def find_changes(
     changes, states = [], {}
     for check in checks:
         status = status_at(check, now, max_age)
-        # A value that grew too old has been unknown since it did.
-        since = check.since if status is check.status or not check.measured_at else check.measured_at + max_age
+        if status is not check.status and check.measured_at:
+            # A value that grew too old has been unknown since it did.
+            check = replace(check, status=status, since=check.measured_at + max_age)
         before = notified.get(check.key)
-        if before and before.status is status:
+        if before and before.status is check.status:
             states[check.key] = before
             continue
-        states[check.key] = NotifiedState(status, since)
+        states[check.key] = NotifiedState(check.status, check.since)
         if before:
-            is_measured = check.status is not Status.UNKNOWN or status is check.status
-            changes.append(
-                StateChange(
-                    collector,
-                    env,
-                    check.key,
-                    before.status,
-                    status,
-                    since,
-                    max(timedelta(0), since - before.since),
-                    check.condition,
-                    check.value if is_measured else None,
-                    check.metric,
-                    check.evidence[:MAX_EVIDENCE],
-                )
-            )
+            check = replace(check, evidence=check.evidence[:_MAX_EVIDENCE])
+            lasted = max(timedelta(0), check.since - before.since)
+            changes.append(StateChange(collector, env, before.status, lasted, check))
     return changes, states
 
 
 def format_change(change: StateChange, page_url: str | None) -> Event:
     """One change as one event."""
-    name, before, after = escape_markdown(change.name), change.before.value, change.after.value
-    lines = [f"**{name}** went from {before} to **{after}**.", ""]
-    if change.value is not None:
-        lines.append(f"- value: {change.value:.6g}")
-    lines.append(f"- condition: {escape_markdown(change.condition) or 'none'}")
-    lines.append(f"- since: {_format_time(change.since)}, after {_format_duration(change.lasted)} of {before}")
-    if change.metric:
-        lines.append(f"- metric: {change.metric}")
-    if change.evidence:
-        lines += ["- evidence:", *(f"  - {_format_evidence(each)}" for each in change.evidence)]
-    named = {**dict(change.key), "env": change.env, "service": SERVICE, "collector": change.collector}
-    aggregation_key = " ".join(value for _, value in change.key)
-    title = f"{change.name}: {before} -> {after}"
-    return _event(title, lines, page_url, named, _ALERT_TYPES[change.after], change.since, aggregation_key)
+    check, before = change.check, change.before.value
+    lines = [f"**{escape_markdown(check.name)}** went from {before} to **{check.status.value}**.", ""]
+    if check.value is not None:
+        lines.append(f"- value: {check.value:.6g}")
+    lines.append(f"- condition: {escape_markdown(check.condition) or 'none'}")
+    lines.append(f"- since: {_format_time(check.since)}, after {_format_duration(change.lasted)} of {before}")
+    if check.metric:
+        lines.append(f"- metric: {check.metric}")
+    if check.evidence:
+        lines += ["- evidence:", *(f"  - {_format_evidence(each)}" for each in check.evidence)]
+    tags = {**check.tags, "env": change.env, "service": SERVICE, "collector": change.collector}
+    return Event(
+        _truncate(f"{check.name}: {before} -> {check.status.value}", _MAX_TITLE),
+        _format_text(lines, page_url),
+        _format_tags(tags),
+        _ALERT_TYPES[check.status],
+        check.since,
+        _truncate(" ".join(check.tags.values()), _MAX_AGGREGATION_KEY),
+    )
 
 
 def format_summary(changes: Sequence[StateChange], page_url: str | None, now: datetime) -> Event:
     """Many changes as one event: how many they are, and how each check ended up."""
-    latest = {change.key: change for change in changes}
+    latest = {change.check.key: change.check for change in changes}.values()
     count = "1 change of a check's state was" if len(changes) == 1 else f"{len(changes)} changes of check states were"
     lines = [f"**{count}** held back: more than the hour's limit.", ""]
     lines += [
-        f"- {escape_markdown(each.name)}: {each.after.value} since {_format_time(each.since)}"
-        for each in latest.values()
+        f"- {escape_markdown(each.name)}: {each.status.value} since {_format_time(each.since)}" for each in latest
     ]
-    worst = Status.FAIL if any(each.after is Status.FAIL for each in latest.values()) else Status.UNKNOWN
-    tags = {"env": changes[-1].env, "service": SERVICE}
-    return _event(f"{count} held back", lines, page_url, tags, _ALERT_TYPES[worst], now, "held back")
+    worst = Status.FAIL if any(each.status is Status.FAIL for each in latest) else Status.UNKNOWN
+    tags = _format_tags({"env": changes[-1].env, "service": SERVICE})
+    text = _format_text(lines, page_url)
+    return Event(f"{count} held back", text, tags, _ALERT_TYPES[worst], now, "held back")
 
 
 def escape_markdown(text: str) -> str:
@@ -131,29 +114,17 @@ def escape_markdown(text: str) -> str:
     return "".join(f"\\{char}" if char in "[]*_`" else char for char in line[:200])
 
 
-def _event(
-    title: str,
-    lines: Sequence[str],
-    page_url: str | None,
-    tags: Mapping[str, str],
-    alert_type: str,
-    at: datetime,
-    aggregation_key: str,
-) -> Event:
+def _format_text(lines: Sequence[str], page_url: str | None) -> str:
     link = f"\n\nMore: {page_url}" if page_url else ""
     # Markdown needs this frame: https://docs.datadoghq.com/service_management/events/guides/markdown_events/
     room = _MAX_TEXT - len(link) - len("%%% \n\n %%%") - 1
     text = "\n".join(lines)
     text = text if len(text) <= room else f"{text[:room].rpartition(chr(10))[0]}\n…"
-    formatted = tuple(filter(None, (format_tag(name, value) for name, value in tags.items())))
-    return Event(
-        _truncate(title, _MAX_TITLE),
-        f"%%% \n{text}{link}\n %%%",
-        formatted,
-        alert_type,
-        at,
-        _truncate(aggregation_key, _MAX_AGGREGATION_KEY),
-    )
+    return f"%%% \n{text}{link}\n %%%"
+
+
+def _format_tags(tags: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(filter(None, (format_tag(name, value) for name, value in tags.items())))
 
 
 def _format_evidence(evidence: Evidence) -> str:

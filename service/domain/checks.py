@@ -20,7 +20,7 @@ CHECK_METRICS = (CHECK_STATE, CHECK_THRESHOLD, CHECK_VALUE, CHECK_AGE)
 
 # Told apart by these beyond CHECK_TAGS, where a sample has them.
 _ALSO_STABLE = ("label", "repo")
-_BADNESS = {"pass": 0, "unknown": 1, "fail": 2}
+_BADNESS = {Status.PASS: 0, Status.UNKNOWN: 1, Status.FAIL: 2}
 _STATE_VALUE = {Status.PASS: 0, Status.FAIL: 1, Status.UNKNOWN: 2}
 # A check that nobody has measured for so long is no check of this configuration any more.
 FORGET_AFTER = timedelta(days=7)
@@ -55,31 +55,9 @@ class Check:
 
 def check_key(tags: Mapping[str, str]) -> CheckKey | None:
     """The check that a sample with these tags belongs to, None when it belongs to none."""
-    try:
-        key = [(name, tags[name]) for name in CHECK_TAGS]
-    except KeyError:
+    if any(name not in tags for name in CHECK_TAGS):
         return None
-    if "source" in tags:
-        key.insert(0, ("source", tags["source"]))
-    key += [(name, tags[name]) for name in _ALSO_STABLE if name in tags]
-    return tuple(key)
-
-
-def read_acceptance(sample: Sample) -> Sample | None:
-    """The check that the value of an acceptance criterion makes, as a sample of it; None of any other sample.
-
-    The target and the status come as samples of their own, which measure nothing: the value's tags say as much.
-    """
-    own = sample.tags
-    if not sample.metric.name.endswith(".value") or any(name not in own for name in _ACCEPTANCE_TAGS):
-        return None
-    target = own["target"]
-    if own["operator"] == "in" and "target_low" in own and "target_high" in own:
-        target = f"[{own['target_low']}, {own['target_high']}]"
-    tags = {name: own[name] for name in ("source", *_ALSO_STABLE, "status") if name in own}
-    tags |= {"workflow_category": own.get("category", "none"), "workflow_name": own["job"]}
-    tags |= {"task": own["criterion"], "check": own["criterion"], "condition": f"{own['operator']} {target}"}
-    return replace(sample, tags=tags)
+    return tuple((name, tags[name]) for name in ("source", *CHECK_TAGS, *_ALSO_STABLE) if name in tags)
 
 
 def find_status(tags: Mapping[str, str], value: float) -> Status:
@@ -111,42 +89,52 @@ def update_checks(
     ``no_data`` are the tags of checks that had nothing to measure. Distributions are events, not checks.
     """
     checks = {check.key: check for check in known}
-    newest: dict[CheckKey, tuple[datetime, int, Sample]] = {}
+    found: dict[CheckKey, Check] = {}
     for sample in samples:
-        if sample.metric.kind is Kind.DISTRIBUTION:
-            continue
-        key = check_key(sample.tags)
-        if key is None:
-            if (found := read_acceptance(sample)) is None or (key := check_key(found.tags)) is None:
-                continue
-            sample = found
-        rank = sample.measured, _BADNESS[find_status(sample.tags, sample.value)]
-        if key not in newest or rank > newest[key][:2]:
-            newest[key] = (*rank, sample)
-    for key, (_, _, sample) in newest.items():
-        status = find_status(sample.tags, sample.value)
-        checks[key] = Check(
-            key,
-            status,
-            sample.tags.get("condition", ""),
-            _since(checks.get(key), status, now),
-            sample.value,
-            sample.measured,
-            sample.metric.name,
-            sample.evidence,
-        )
+        if (check := _measure(sample, now)) and (check.key not in found or _rank(check) > _rank(found[check.key])):
+            found[check.key] = check
     for tags in no_data:
-        key = check_key(tags)
-        if key is None or key in newest:
-            continue
-        before = checks.get(key)
-        since = _since(before, Status.UNKNOWN, now)
-        if before:
+        if (key := check_key(tags)) and key not in found:
+            before = checks.get(key, Check(key, Status.UNKNOWN, "", now))
             condition = tags.get("condition", before.condition)
-            checks[key] = replace(before, status=Status.UNKNOWN, since=since, condition=condition)
-        else:
-            checks[key] = Check(key, Status.UNKNOWN, tags.get("condition", ""), since)
+            found[key] = replace(before, status=Status.UNKNOWN, condition=condition, since=now)
+    for key, check in found.items():
+        stays = key in checks and checks[key].status is check.status
+        checks[key] = replace(check, since=checks[key].since) if stays else check
     return [check for check in checks.values() if now - (check.measured_at or check.since) <= FORGET_AFTER]
+
+
+def _measure(sample: Sample, now: datetime) -> Check | None:
+    """The check that a sample measures, None when it measures none."""
+    tags: Mapping[str, str] | None = sample.tags
+    if sample.metric.kind is Kind.DISTRIBUTION:
+        return None
+    if (key := check_key(sample.tags)) is None and (tags := _acceptance_tags(sample)):
+        key = check_key(tags)
+    if key is None or tags is None:
+        return None
+    status, condition = find_status(tags, sample.value), tags.get("condition", "")
+    return Check(key, status, condition, now, sample.value, sample.measured, sample.metric.name, sample.evidence)
+
+
+def _acceptance_tags(sample: Sample) -> dict[str, str] | None:
+    """The tags of the check that the value of an acceptance criterion makes; None of any other sample.
+
+    The target and the status come as samples of their own, which measure nothing: the value's tags say as much.
+    """
+    own = sample.tags
+    if not sample.metric.name.endswith(".value") or any(name not in own for name in _ACCEPTANCE_TAGS):
+        return None
+    target = own["target"]
+    if own["operator"] == "in" and "target_low" in own and "target_high" in own:
+        target = f"[{own['target_low']}, {own['target_high']}]"
+    tags = {name: own[name] for name in ("source", *_ALSO_STABLE, "status") if name in own}
+    tags |= {"workflow_category": own.get("category", "none"), "workflow_name": own["job"]}
+    return tags | {"task": own["criterion"], "check": own["criterion"], "condition": f"{own['operator']} {target}"}
+
+
+def _rank(check: Check) -> tuple[datetime | None, int]:
+    return check.measured_at, _BADNESS[check.status]
 
 
 def to_samples(
@@ -176,7 +164,3 @@ def status_at(check: Check, now: datetime, max_age: timedelta) -> Status:
     if check.measured_at is None or now - check.measured_at > max_age:
         return Status.UNKNOWN
     return check.status
-
-
-def _since(before: Check | None, status: Status, now: datetime) -> datetime:
-    return before.since if before and before.status is status else now

@@ -12,9 +12,6 @@ from zoneinfo import ZoneInfo
 
 from service.domain.cron_search import Fields
 
-# Fires are counted up to this many: "more than 100".
-COUNT_LIMIT = 101
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DESCRIPTORS = {
     "@yearly": "0 0 1 1 *",
@@ -61,8 +58,8 @@ class Schedule(ABC):
         """The first fire later than ``after`` (aware), in ``zone``; None when there is none within five years."""
 
     @abstractmethod
-    def latest(self, after: datetime, until: datetime, zone: ZoneInfo) -> tuple[datetime | None, int]:
-        """The last fire later than ``after`` and not later than ``until``, and how many there are, at most 101."""
+    def latest(self, after: datetime, until: datetime, zone: ZoneInfo) -> datetime | None:
+        """The last fire later than ``after`` and not later than ``until``, None when there is none."""
 
     @abstractmethod
     def describe(self) -> str:
@@ -86,20 +83,19 @@ class Calendar(Schedule):
         fire = self.fields.next(_instant(after), zone)
         return None if fire is None else datetime.fromtimestamp(fire, zone)
 
-    def latest(self, after: datetime, until: datetime, zone: ZoneInfo) -> tuple[datetime | None, int]:
-        fire, end, count = _instant(after), _instant(until), 0
-        while count < COUNT_LIMIT and (following := self.fields.next(fire, zone)) is not None and following <= end:
-            fire, count = following, count + 1
+    def latest(self, after: datetime, until: datetime, zone: ZoneInfo) -> datetime | None:
+        end = _instant(until)
+        fire, limit = self.fields.next(_instant(after), zone), end
+        if fire is None or fire > end:
+            return None
         # Years may lie between: no fire is looked at one by one. ``fire`` is one, none comes after ``limit``.
-        limit = end
-        while count == COUNT_LIMIT and limit - fire > 1:
-            middle = (fire + limit) // 2
-            following = self.fields.next(middle, zone)
+        while limit - fire > 1:
+            following = self.fields.next((fire + limit) // 2, zone)
             if following is None or following > end:
-                limit = middle
+                limit = (fire + limit) // 2
             else:
                 fire = following
-        return (datetime.fromtimestamp(fire, zone) if count else None), count
+        return datetime.fromtimestamp(fire, zone)
 
     def describe(self) -> str:
         fields = self.fields
@@ -126,10 +122,10 @@ class Every(Schedule):
     def next(self, after: datetime, zone: ZoneInfo) -> datetime | None:
         return _local(_instant(after) + self.period, zone)
 
-    def latest(self, after: datetime, until: datetime, zone: ZoneInfo) -> tuple[datetime | None, int]:
+    def latest(self, after: datetime, until: datetime, zone: ZoneInfo) -> datetime | None:
         begin = _instant(after)
-        count = max(0, _instant(until) - begin) // self.period
-        return (_local(begin + count * self.period, zone) if count else None), min(count, COUNT_LIMIT)
+        count = (_instant(until) - begin) // self.period
+        return _local(begin + count * self.period, zone) if count > 0 else None
 
     def describe(self) -> str:
         units = (("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1))

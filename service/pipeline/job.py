@@ -73,13 +73,13 @@ class Job:
         if after is None and isinstance(self.schedule, Every):
             return now.replace(microsecond=0)  # a period has no instants of its own: it begins now
         if after is not None:
-            slot, _ = self.schedule.latest(after, now, self.time_zone)
+            slot = self.schedule.latest(after, now, self.time_zone)
             return slot and slot.astimezone(UTC)
         # In growing spans: to look through those of years takes its time.
         span, slot = timedelta(minutes=2), None
         while slot is None and span < _FIVE_YEARS:
             span = min(8 * span, _FIVE_YEARS)
-            slot, _ = self.schedule.latest(now - span, now, self.time_zone)
+            slot = self.schedule.latest(now - span, now, self.time_zone)
         return slot and slot.astimezone(UTC)
 
     def find_next_start(self, after: datetime, last: datetime | None) -> datetime | None:
@@ -87,7 +87,7 @@ class Job:
         after -= self.offset
         if isinstance(self.schedule, Every) and last:
             # A period counts on from the last slot, not from now.
-            after = self.schedule.latest(last, after, self.time_zone)[0] or last
+            after = self.schedule.latest(last, after, self.time_zone) or last
         slot = self.schedule.next(after, self.time_zone)
         # In UTC: local time counts wrong over a daylight-saving change.
         return slot.astimezone(UTC) + self.offset if slot else None

@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from service.domain.alerts import NotifiedState, StateChange
-from service.domain.checks import CHECK_STATE, check_id
+from service.domain.checks import CHECK_STATE, Check, check_id
 from service.domain.delivery import DeliveryStatus
 from service.domain.errors import Unavailable
 from service.domain.runs import Actor, AuditEntry, Cause, LogLine, Mode, Outcome, Pause, Run
@@ -234,7 +234,8 @@ async def test_more_pushes_than_a_run_will_read_are_refused_for_now(store: Store
 
 def change(number: int) -> StateChange:
     evidence = (Evidence("run 7", at=NOW),)
-    return StateChange("ci", "prod", KEY, Status.PASS, Status.FAIL, NOW, number * MINUTE, "< 5", 7.0, "m", evidence)
+    check = Check(KEY, Status.FAIL, "< 5", NOW, 7.0, NOW, "m", evidence)
+    return StateChange("ci", "prod", Status.PASS, number * MINUTE, check)
 
 
 async def test_changes_wait_in_their_order_until_they_are_settled(store: Store) -> None:

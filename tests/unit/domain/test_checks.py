@@ -139,7 +139,12 @@ def test_a_change_is_found_once_and_a_new_check_is_none() -> None:
     assert (changes, states[check.key].status) == ([], Status.FAIL)
     before = {check.key: NotifiedState(Status.PASS, NOW - 2 * HOUR)}
     ((change,), states) = find_changes("ci", "production", [check], before, NOW, DAY)
-    assert (change.before, change.after, change.lasted, change.value) == (Status.PASS, Status.FAIL, 2 * HOUR, 0)
+    assert (change.before, change.check.status, change.lasted, change.check.value) == (
+        Status.PASS,
+        Status.FAIL,
+        2 * HOUR,
+        0,
+    )
     assert find_changes("ci", "production", [check], states, NOW, DAY)[0] == []
 
 
@@ -147,7 +152,7 @@ def test_a_value_that_grew_too_old_has_been_unknown_since_it_did() -> None:
     (check,) = update_checks([], [sample(1)], [], NOW)
     before = {check.key: NotifiedState(Status.PASS, NOW)}
     ((change,), _) = find_changes("ci", "production", [check], before, NOW + 3 * DAY, DAY)
-    assert (change.after, change.since) == (Status.UNKNOWN, NOW + DAY)
+    assert (change.check.status, change.check.since) == (Status.UNKNOWN, NOW + DAY)
 
 
 def test_an_event_says_what_changed_and_foreign_text_stays_text() -> None:
@@ -167,7 +172,7 @@ def test_an_event_says_what_changed_and_foreign_text_stays_text() -> None:
     assert event.text.startswith("%%% \n")
     assert event.text.endswith("More: https://health.example/checks/1\n %%%")
     assert {"check:passing", "env:production", "collector:ci"} <= set(event.tags)
-    long = format_change(replace(change, condition="x" * 9000, evidence=evidence * 40), None)
+    long = format_change(replace(change, check=replace(check, condition="x" * 9000, evidence=evidence * 40)), None)
     assert len(long.text) <= 4000
 
 
@@ -175,7 +180,7 @@ def test_a_summary_says_how_each_check_ended_up() -> None:
     (check,) = update_checks([], [sample(0, status="fail")], [], NOW)
     before = {check.key: NotifiedState(Status.PASS, NOW - HOUR)}
     ((change,), _) = find_changes("ci", "production", [check], before, NOW, DAY)
-    event = format_summary([change, replace(change, after=Status.PASS)], None, NOW)
+    event = format_summary([change, replace(change, check=replace(check, status=Status.PASS))], None, NOW)
     assert event.title == "2 changes of check states were held back"
     assert "main / tests / passing: pass since" in event.text
     assert event.alert_type == "warning"

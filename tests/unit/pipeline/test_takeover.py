@@ -32,7 +32,7 @@ class CronJob:
         self.ran: list[datetime] = []
 
     def sync(self, now: datetime) -> None:
-        slot, _ = self.schedule.latest(self.last_schedule_time, now, UTC_ZONE)
+        slot = self.schedule.latest(self.last_schedule_time, now, UTC_ZONE)
         if slot and not self.is_suspended:
             self.last_schedule_time = slot
             self.ran.append(slot)
