@@ -82,7 +82,6 @@ class ForwarderState:
 class Forwarder:
     """Sends what is pending in ``outbox``, one request at a time.
 
-    ``linger``: seconds to wait after ``notify``, so that collectors that end together share a request.
     ``max_series``: how many series an hour are sent at most, None for all. ``historical``: how the names of metrics
     begin that the intake takes at any age. ``jitter``: gives a number between two others.
     ``on_settled``: told each final status and for how many points.
@@ -96,7 +95,6 @@ class Forwarder:
         *,
         historical: Sequence[str] = (),
         max_series: int | None = None,
-        linger: float = 2.0,
         jitter: Callable[[float, float], float] = _random_between,
     ) -> None:
         self.state = ForwarderState()
@@ -108,7 +106,6 @@ class Forwarder:
         self._max_series = max_series
         # When a series' last point passed, in monotonic seconds; oldest first.
         self._seen: dict[tuple[str, tuple[str, ...]], float] = {}
-        self._linger = linger
         self._jitter = jitter
         self._prefix: str | None = None
         self._news = anyio.Event()
@@ -145,11 +142,8 @@ class Forwarder:
                 await self._news.wait()
             elif self.state.outage:
                 await self._clock.sleep(pause)
-                continue
             else:  # news need not wait for what is tried again later
                 await self._clock.wait(self._news, pause)
-            if self._news.is_set():
-                await self._clock.sleep(self._linger)
 
     async def flush(self, until: float) -> bool:
         """Sends all that is pending, at once, and tells whether nothing is any more.

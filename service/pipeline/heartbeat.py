@@ -15,8 +15,6 @@ from service.store import Store
 
 log = structlog.get_logger(__name__)
 
-_MAX_CHECKS = 20_000  # of one transaction
-
 
 class Heartbeat:
     """``jobs``: gives the configured ones. ``on_stored``: there is something to send."""
@@ -65,7 +63,5 @@ class Heartbeat:
 
 async def put_check_series(job: Job, checks: Sequence[Check], store: Store, now: datetime) -> None:
     """Stores the stable series of many checks."""
-    for first in range(0, len(checks), _MAX_CHECKS):
-        some = checks[first : first + _MAX_CHECKS]
-        samples = await anyio.to_thread.run_sync(to_samples, some, now, job.max_age, job.check_tags)
-        await store.outbox.put(job.name, samples)
+    samples = await anyio.to_thread.run_sync(to_samples, checks, now, job.max_age, job.check_tags)
+    await store.outbox.put(job.name, samples)

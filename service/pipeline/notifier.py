@@ -68,17 +68,19 @@ class Notifier:
 
     async def run(self) -> None:
         """Until cancelled; what is pending from an earlier process goes first."""
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._tick)
-            while True:
-                self._news = anyio.Event()
-                due, self._due = self._due, set()
-                try:
-                    await self.notify(due)
-                except Unavailable as error:
-                    self._due |= due
-                    log.error("changes of checks wait: the store is lost", reason=str(error))  # noqa: TRY400
-                await self._news.wait()
+        looked = self._clock.monotonic()
+        while True:
+            self._news = anyio.Event()
+            due, self._due = self._due, set()
+            try:
+                await self.notify(due)
+            except Unavailable as error:
+                self._due |= due
+                log.error("changes of checks wait: the store is lost", reason=str(error))  # noqa: TRY400
+            await self._clock.wait(self._news, _TICK)
+            if self._clock.monotonic() - looked >= self._interval:
+                looked = self._clock.monotonic()
+                self._due |= self._seen
 
     async def notify(self, due: Iterable[str]) -> None:
         """Notes what changed in the checks of ``due``, sends what may be sent now. Raises Unavailable (the store)."""
@@ -88,22 +90,13 @@ class Notifier:
         if not self.is_silent and self._clock.monotonic() >= self._not_before:
             await self._send_pending()
 
-    async def _tick(self) -> None:
-        last = self._clock.monotonic()
-        while True:
-            await self._clock.sleep(_TICK)
-            if self._clock.monotonic() - last >= self._interval:
-                last = self._clock.monotonic()
-                self._due |= self._seen
-            self._news.set()
-
     async def _record_changes(self, job: Job) -> None:
         now, states = self._clock.now(), self._store.states
         checks = await self._store.runs.checks(job.name)
-        notified = await states.notified(job.name)
+        notified, revision = await states.notified(job.name)
         changes, current = find_changes(job.name, job.env, checks, notified, now, job.max_age)
         if current != notified:
-            await states.record_changes(job.name, [] if self.is_silent else changes, current, now, notified)
+            await states.record_changes(job.name, [] if self.is_silent else changes, current, now, revision)
 
     async def _send_pending(self) -> None:
         await self._settle()

@@ -132,20 +132,17 @@ def shrink_outbox(connection: sa.Connection, size: sa.ColumnElement[int], limit:
     How many pending samples had to go.
     """
     is_kept = sa.func.length(outbox.c.body) > 0
-    excess = (connection.execute(sa.select(sa.func.sum(size)).where(is_kept)).scalar() or 0) - limit
-    expired = last = 0
+    if (connection.execute(sa.select(sa.func.sum(size)).where(is_kept)).scalar() or 0) <= limit:
+        return 0
+    # Summed up in the order in which they are kept: what waits before what is settled, the newest first.
+    is_settled = sa.case((outbox.c.status.in_(DUE), 0), else_=1)
+    total = sa.func.sum(size).over(order_by=(is_settled, outbox.c.id.desc())).label("total")
+    kept = sa.select(outbox.c.id, total).where(is_kept).subquery()
+    is_over = outbox.c.id.in_(sa.select(kept.c.id).where(kept.c.total > limit))
+    connection.execute(outbox.update().where(is_over, outbox.c.status.not_in(DUE)).values(body=b""))
     lost = {"status": DeliveryStatus.EXPIRED, "reason": "the store was full", "settled_at": now, "retry_at": None}
-    for wanted, values in ((outbox.c.status.not_in(DUE), {}), (outbox.c.status == DeliveryStatus.PENDING, lost)):
-        if excess > 0:
-            oldest = sa.select(outbox.c.id, outbox.c.samples, size).where(wanted, is_kept).order_by(outbox.c.id)
-            for last, samples, row_size in connection.execute(oldest):  # noqa: B007 - read below
-                expired += samples if values else 0
-                excess -= row_size
-                if excess <= 0:
-                    break
-            gone = outbox.update().where(wanted, is_kept, outbox.c.id <= last)
-            connection.execute(gone.values(body=b"", **values))
-    return expired
+    expire = outbox.update().where(is_over, outbox.c.status == DeliveryStatus.PENDING).values(body=b"", **lost)
+    return sum(connection.scalars(expire.returning(outbox.c.samples)))
 
 
 def recover_sending(

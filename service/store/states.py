@@ -97,9 +97,10 @@ class States:
         wanted = sa.select(pushes).where(_OF_COLLECTOR, ~pushes.c.is_read | (pushes.c.id == _NEWEST))
         return await self._database.load(Push, wanted.order_by(pushes.c.id), {"name": collector})
 
-    async def notified(self, collector: str) -> dict[CheckKey, NotifiedState]:
-        """Which state of each check was notified last."""
-        return (await self._read_notified(collector))[0]
+    async def notified(self, collector: str) -> tuple[dict[CheckKey, NotifiedState], int]:
+        """Which state of each check was notified last, and the revision of that."""
+        value, revision = await self.read(collector, _NOTIFIED)
+        return dict(_decode_notified(value)) if value else {}, revision
 
     async def record_changes(
         self,
@@ -107,15 +108,12 @@ class States:
         changes: Iterable[StateChange],
         states: Mapping[CheckKey, NotifiedState],
         now: datetime,
-        before: Mapping[CheckKey, NotifiedState],
+        revision: int,
     ) -> None:
         """Keeps in one transaction what is notified from now on (all of the collector's) and the changes to send.
 
-        Where what was notified ``before`` is not that any more, another replica noticed them first.
+        Where what was notified before has not that ``revision`` any more, another replica noticed them first.
         """
-        known, revision = await self._read_notified(collector)
-        if known != before:
-            return
         notified = {_NOTIFIED: to_json(list(states.items())).encode()}
         new = [{"owner": self._owner(), "at": now, "change": change} for change in changes]
 
@@ -129,10 +127,6 @@ class States:
         """Oldest first."""
         ours = sa.select(events).where(events.c.owner == self._owner())
         return await self._database.load(PendingChange, ours.order_by(events.c.id))
-
-    async def _read_notified(self, collector: str) -> tuple[dict[CheckKey, NotifiedState], int]:
-        value, revision = await self.read(collector, _NOTIFIED)
-        return dict(_decode_notified(value)) if value else {}, revision
 
     async def settle_changes(self, ids: Iterable[int]) -> None:
         """Forgets changes: they were sent, or dropped."""

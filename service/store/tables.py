@@ -12,9 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary
-from sqlalchemy.dialects.postgresql import (
-    insert as insert,
-)  # its ON CONFLICT is SQLite's as well, and compiles for both
+from sqlalchemy.dialects.postgresql import insert as insert  # its ON CONFLICT compiles for SQLite as well
 
 from service.domain.alerts import StateChange
 from service.domain.checks import CheckKey

@@ -48,26 +48,17 @@ async def test_what_was_stored_arrives(tmp_path: Path) -> None:
         assert (state.pending, state.trouble, state.next_try_at, state.lost) == (0, None, None, {})
 
 
-async def test_collectors_that_end_within_two_seconds_share_a_request(tmp_path: Path) -> None:
-    async with forwarding(tmp_path) as it:
-        settled = Settled(it.forwarder)
-        async with running(it.forwarder):
-            await it.add(*samples(2, name="metta.ci{}"))
-            await it.add(*samples(2, name="metta.training{}"))
-            it.forwarder.notify()
-            await settled.reached(DELIVERED, 4)
-        assert [len(metrics) for metrics in it.bodies] in ([4], [2, 2])  # the first pass may meet them before the news
-        assert set(it.clock.slept) <= {2.0, 10.0}  # 10: a look that met the samples before their commit
-
-
-async def test_what_an_earlier_process_left_goes_at_once(tmp_path: Path) -> None:
+async def test_what_an_earlier_process_left_goes_at_once_and_so_do_news(tmp_path: Path) -> None:
     async with forwarding(tmp_path) as it:
         await it.add(*samples(2))
     async with forwarding(tmp_path) as it:
         settled = Settled(it.forwarder)
         async with running(it.forwarder):
             await settled.reached(DELIVERED, 2)
-        assert it.clock.slept == []
+            await it.add(*samples(2, name="metta.n{}"))
+            it.forwarder.notify()
+            await settled.reached(DELIVERED, 4)
+        assert set(it.clock.slept) <= {10.0}  # a look that met the samples before their commit
 
 
 def refusing(*bad: str) -> Callable[[list[str]], Reply | None]:

@@ -76,7 +76,7 @@ async def test_runs_go_on_in_memory_and_come_to_the_disk_later(tmp_path: Path) -
             await keep(store, started(1), samples(2), checks=[check(Status.FAIL, 9.0)], state={"k": b"2", "gone": None})
             assert await claim_slot(store, started(2), NOW + MINUTE, forbids=True)
             await store.runs.resume("evals")
-            await store.states.record_changes("ci", [], {KEY: NotifiedState(Status.FAIL, NOW)}, NOW, {})
+            await store.states.record_changes("ci", [], {KEY: NotifiedState(Status.FAIL, NOW)}, NOW, 0)
             await store.runs.audit(AuditEntry(NOW, "resume", Actor("signal")))
             assert not await store.recover()
         assert await store.recover()
@@ -90,7 +90,7 @@ async def test_runs_go_on_in_memory_and_come_to_the_disk_later(tmp_path: Path) -
         assert await store.states.read("ci", "k") == (b"2", 2)
         assert await store.states.read("ci", "gone") == (None, 2)
         assert await store.runs.pauses() == {}
-        assert await store.states.notified("ci") == {KEY: NotifiedState(Status.FAIL, NOW)}
+        assert await store.states.notified("ci") == ({KEY: NotifiedState(Status.FAIL, NOW)}, 1)
         assert [entry.action for entry in await store.runs.audit_entries()] == ["resume"]
         assert len((await store.history.cycles({"ci": 0, "evals": 0}))["ci"]) == 3
         assert await deliver(store) == 6

@@ -240,14 +240,14 @@ def change(number: int) -> StateChange:
 
 async def test_changes_wait_in_their_order_until_they_are_settled(store: Store) -> None:
     notified = {KEY: NotifiedState(Status.FAIL, NOW)}
-    await store.states.record_changes("ci", [change(0), change(1)], notified, NOW, {})
-    assert await store.states.notified("ci") == notified
+    await store.states.record_changes("ci", [change(0), change(1)], notified, NOW, 0)
+    assert await store.states.notified("ci") == (notified, 1)
     pending = await store.states.pending_changes()
     assert [(each.change, each.at) for each in pending] == [(change(0), NOW), (change(1), NOW)]
     await store.states.settle_changes([pending[0].id])
     assert await store.states.pending_changes() == pending[1:]
-    await store.states.record_changes("ci", [], {}, NOW, notified)
-    assert await store.states.notified("ci") == {}
+    await store.states.record_changes("ci", [], {}, NOW, 1)
+    assert await store.states.notified("ci") == ({}, 2)
 
 
 # History
