@@ -56,25 +56,38 @@ class NotFound(Refused):
     """There is no such thing, or the token may not see it: GitHub does not tell which."""
 
 
+class Spent(Unavailable):
+    """The caller has spent what it may: see ``count_usage``. GitHub was not asked."""
+
+
 class _Exhausted(Exception):
     """GraphQL tells a limit that is used up in a 200."""
 
 
 @dataclass(slots=True)
 class Usage:
-    """Requests, and quota points (a 304 is free) by resource: core, search, graphql."""
+    """Requests, and quota points (a 304 is free) by resource: core, search, graphql. ``limit``: of all points."""
 
+    limit: float = math.inf
     requests: int = 0
     points: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def left(self) -> float:
+        return self.limit - self.points.total()
 
 
 _usages: ContextVar[tuple[Usage, ...]] = ContextVar("usages", default=())
 
 
 @contextmanager
-def count_usage() -> Iterator[Usage]:
-    """Counts what is asked of GitHub within, also by tasks that are started within (a cycle's tally)."""
-    usage = Usage()
+def count_usage(limit: float = math.inf) -> Iterator[Usage]:
+    """Counts what is asked of GitHub within, also by tasks that are started within (a cycle's tally).
+
+    Once ``limit`` points are spent, what else is asked within raises Spent; of requests that are made at the same time
+    some may be beyond it.
+    """
+    usage = Usage(limit)
     token = _usages.set((*_usages.get(), usage))
     try:
         yield usage
@@ -201,6 +214,8 @@ class Github:
 
     async def _ask(self, request: _Request, decode: Decode[T]) -> T:
         for back_off in _BACK_OFF:
+            if any(usage.left < 1 for usage in _usages.get()):
+                raise Spent(f"{request} is not asked: it would cost more points than this run may spend")
             try:
                 result = await self._try(request, decode)
             except Unauthorized as error:

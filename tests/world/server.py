@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import anyio
 import httpx
 import uvicorn
 from starlette.types import ASGIApp, Message
@@ -150,6 +151,10 @@ class WorldClock:
         self.slept.append(seconds)
         self.passed += seconds
         await asyncio.sleep(0)
+
+    async def wait(self, event: anyio.Event, seconds: float) -> None:
+        if not event.is_set():
+            await self.sleep(seconds)
 
 
 @asynccontextmanager

@@ -22,8 +22,6 @@ _PAGES_AT_ONCE = 8
 _PASS = timedelta(hours=5, minutes=30)  # half an hour is left for a cycle that fails
 # How old a run can be that was run again within the week.
 _DEEP = RERUN_WITHIN + WEEK + MARGIN
-# Pages. In a larger repository the week's jobs go before what is older than the week.
-_COLD_PAGES = 125
 _SHALLOW = 8  # pages that are likely to be the same next time, so that their ETags are worth keeping
 _LATE = timedelta(hours=1)
 _CATCH_UP = timedelta(hours=2)
@@ -78,13 +76,13 @@ async def ask_in_order(budget: Budget, questions: Iterable[Question]) -> dict[st
 
 
 async def fill(actions: Actions, state: State, now: datetime, window: timedelta, budget: Budget) -> None:
-    """A cold start reads the week and, where it is not too much, all runs that may have been run again in it.
+    """A cold start reads all runs that may have been run again within the week: without them a number may be wrong.
 
     Eight pages at once; where four fifths of the budget end, the next cycle goes on: what decides the window's numbers
     must be asked, too. Raises what ``Actions.page`` does.
     """
     kept = budget.left // 5
-    while not _is_filled(state, now):
+    while not is_filled(state, now):
         state.turned_at = now
         numbers = range(state.page, state.page + min(_PAGES_AT_ONCE, budget.left - kept))
         if not numbers:
@@ -114,11 +112,9 @@ async def _read_pages(actions: Actions, numbers: Sequence[int]) -> list[Page | U
     return [found[number] for number in numbers]
 
 
-def _is_filled(state: State, now: datetime) -> bool:
-    if state.reach is None or state.reach > now - WEEK:
-        return False
-    is_large = state.page * (_DEEP / (now - state.reach)) > _COLD_PAGES
-    return state.reach <= now - _DEEP or (is_large and not state.was_whole)
+def is_filled(state: State, now: datetime) -> bool:
+    """Whether every run was read that may have been run again within the week."""
+    return state.reach is not None and state.reach <= now - _DEEP
 
 
 def is_late(state: State, now: datetime) -> bool:

@@ -1,20 +1,25 @@
-"""``github_ci``: the CI health of one repository or of many, each by itself, within one quota."""
+"""``github_ci``: the CI health of one repository or of many, each by itself, within one quota.
+
+Polled at its schedule; between the polls it measures what deliveries told.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 import anyio
+import anyio.to_thread
 import msgspec
 import structlog
 
 from service.collectors.github_ci.backfill import Budget
+from service.collectors.github_ci.deliveries import Deliveries
 from service.collectors.github_ci.metrics import CHECK_TAGS, METRICS, QUOTA_LIMIT, QUOTA_REMAINING, expected_checks
 from service.collectors.github_ci.models import WorkflowLists
 from service.collectors.github_ci.pull_requests import is_branch, is_label
 from service.collectors.github_ci.repository import CYCLE_POINTS, RepositoryCycle, explains
 from service.collectors.github_ci.settings import LABELS, LISTS, GithubCiSettings
-from service.collectors.github_ci.state import decode, encode
+from service.collectors.github_ci.state import begin, decode, encode
 from service.collectors.github_ci.window import list_workflows
 from service.collectors.registry import Context
 from service.domain import cron
@@ -30,6 +35,7 @@ _AT_ONCE = 10  # each may hold some megabytes of pages while it is asked; at res
 _SHARE_OF_TIME = 0.8  # of the run's; the cycle goes on without the repositories that are slower
 _STEADY_POINTS = 3  # of what a repository's cycle can't do without: pages of runs and its workflows
 _POINTS_OF_MANY = 13  # a cycle and repository
+_CHANGE_POINTS = 4  # a run by webhook, whatever came
 _NOTES = 5  # that are shown
 _RESERVE = 0.1  # of the quota, for the token's other users
 _HOUR = timedelta(hours=1)
@@ -57,7 +63,9 @@ class GithubCi:
         self._settings = settings
         self._github = context.github
         self._state = context.state
+        self._deliveries: Deliveries = context.deliveries
         self._schedule = cron.parse(settings.schedule)
+        self.repositories = settings.all_repositories
         self._notes: list[str] = []
 
     @staticmethod
@@ -77,7 +85,7 @@ class GithubCi:
     async def collect(self, now: datetime) -> CollectResult:
         """Samples as of ``now``. Raises the worst error when all repositories failed."""
         rotation = decode(await self._state.read(_ROTATION), Rotation) or Rotation()
-        gone = rotation.asked.keys() - set(self._settings.all_repositories)
+        gone = rotation.asked.keys() - set(self.repositories)
         for repo in gone:
             del rotation.asked[repo]
         results: dict[str, CollectResult | HealthError] = {}
@@ -87,12 +95,39 @@ class GithubCi:
             raise max(errors, key=explains)
         return self._join(results, {**dict.fromkeys(gone), _ROTATION: encode(rotation)})
 
+    async def has_changes(self, now: datetime) -> bool:
+        """Whether deliveries told something that no stored state has, of a repository that was polled before."""
+        for repo in self.repositories:
+            if self._deliveries.has_news(self._name, repo):
+                stored = await self._state.read(repo)
+                state = await anyio.to_thread.run_sync(begin, stored, repo, self._settings.branch, now)
+                if state.is_cold:
+                    continue  # they wait for the first poll
+                facts = self._deliveries.facts(self._name, repo)
+                if not all(state.tells(fact, now) for fact in facts):
+                    return True
+                self._deliveries.settle(self._name, repo, facts)
+        return False
+
+    async def collect_changes(self, now: datetime) -> CollectResult:
+        """Samples as of ``now`` of what deliveries told, for few points; the polls measure what they did not."""
+        results: dict[str, CollectResult | HealthError] = {}
+        with count_usage(_CHANGE_POINTS) as usage:  # exact, as one request follows the other
+            for repo in self.repositories:
+                if facts := self._deliveries.facts(self._name, repo):
+                    cycle = self._cycle(repo, Budget(0), now)
+                    result = await cycle.collect_changes(await self._state.read(repo), facts, usage)
+                    self._deliveries.settle(self._name, repo, cycle.told)
+                    if result:
+                        results[repo] = result
+        return self._join(results, {})
+
     async def _ask_in_turn(
         self, rotation: Rotation, now: datetime, results: dict[str, CollectResult | HealthError]
     ) -> None:
         """Asks the repositories that waited longest, some at once, as many as the quota and the time allow."""
         start, end = anyio.current_time(), anyio.current_effective_deadline()
-        repositories = self._settings.all_repositories
+        repositories = self.repositories
         never = datetime.fromtimestamp(0, now.tzinfo)
         waiting = sorted(repositories, key=lambda repo: rotation.asked.get(repo, never), reverse=True)
         interval = timedelta(seconds=self._schedule.interval(now, self._settings.time_zone))
@@ -106,10 +141,9 @@ class GithubCi:
                 repo = waiting.pop()
                 busy.add(repo)
                 rotation.asked[repo] = now
-                tags = {"repo": repo} if self._settings.repositories else {}
-                cycle = RepositoryCycle(repo, self._settings, self._github, budget, now, tags)
+                cycle = self._cycle(repo, budget, now)
                 try:
-                    results[repo] = await cycle.collect(await self._state.read(repo))
+                    results[repo] = await self._poll(repo, cycle)
                 except HealthError as error:
                     results[repo] = error
                 except Exception as error:
@@ -132,6 +166,17 @@ class GithubCi:
                 f"{len(results)} of {len(repositories)} repositories in this cycle: GitHub's quota allows no more; "
                 f"a sweep of all takes about {cycles * interval / timedelta(minutes=1):.0f} minutes",
             )
+
+    def _cycle(self, repo: str, budget: Budget, now: datetime) -> RepositoryCycle:
+        tags = {"repo": repo} if self._settings.repositories else {}
+        return RepositoryCycle(repo, self._settings, self._github, budget, now, tags)
+
+    async def _poll(self, repo: str, cycle: RepositoryCycle) -> CollectResult:
+        stored, facts = await self._state.read(repo), self._deliveries.facts(self._name, repo)
+        result = await cycle.collect(stored, facts, self._deliveries.told_since(repo))
+        self._deliveries.settle(self._name, repo, cycle.told)
+        self._deliveries.report_missed(repo, cycle.missed)
+        return result
 
     def _has_quota(self, spent: Usage, interval: timedelta) -> bool:
         """Whether the quota lasts for one more: where all of them are too many for it, a cycle's share of it."""

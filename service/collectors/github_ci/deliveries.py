@@ -1,10 +1,9 @@
-"""What GitHub told of its own accord, by a webhook or a page that was watched, until a stored state has it.
+"""What GitHub told of its own accord, by a webhook or a page that is watched, until a stored state has it.
 
 In memory alone: what is lost with it, the next poll finds. A delivery is the datum, not only a bell: ``workflow_run``
 has the shape of REST's run. https://docs.github.com/webhooks/webhook-events-and-payloads#workflow_run
 """
 
-import copy
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -147,28 +146,28 @@ class Deliveries:
         for run in runs:
             self._keep(collector, repo.lower(), run)
 
-    def has_news(self, collector: str) -> bool:
-        """Whether facts wait that no run has used."""
-        return any(
-            not fact.is_used for key, facts in self._facts.items() if key[0] == collector for fact in facts.values()
-        )
+    def has_news(self, collector: str, repo: str = "") -> bool:
+        """Whether facts wait that no run has used, of this repository where one is named."""
+        found = (facts for key, facts in self._facts.items() if key == (collector, repo.lower() or key[1]))
+        return any(not fact.is_used for facts in found for fact in facts.values())
 
     def facts(self, collector: str, repo: str) -> list[Run]:
-        """Copies of all that is known for ``repo``, the oldest first, as GitHub told them. A run is about to use them;
-        they stay until ``settle``, for it may fail."""
+        """Copies of all that is known for ``repo``, the oldest first, for a run that is about to use them.
+
+        They stay until a stored state tells them: see ``settle``.
+        """
         facts = self._facts.get((collector, repo.lower()), {}).values()
         for fact in facts:
             fact.is_used = True
-        return [copy.deepcopy(fact.run) for fact in facts]
+        return [msgspec.structs.replace(fact.run, earlier={}, cancelled=[], overtime=[]) for fact in facts]
 
-    def settle(self, collector: str, repo: str, runs: Iterable[Run]) -> None:
-        """A stored state tells these."""
-        key = collector, repo.lower()
-        facts = self._facts.get(key, {})
-        for run in runs:
-            self._count -= facts.pop((run.id, run.attempt), None) is not None
-        if not facts:
-            self._facts.pop(key, None)
+    def settle(self, collector: str, repo: str, told: Iterable[Run]) -> None:
+        """The facts ``told`` are in a stored state."""
+        facts = self._facts.get((collector, repo.lower()), {})
+        for run in told:
+            if (fact := facts.get((run.id, run.attempt))) and fact.run.updated <= run.updated:
+                del facts[run.id, run.attempt]
+                self._count -= 1
 
     def told_since(self, repo: str) -> datetime | None:
         """When the first delivery for ``repo`` came, None while there was none: then none is missed."""
@@ -177,7 +176,9 @@ class Deliveries:
     def report_missed(self, repo: str, attempts: Iterable[_Attempt]) -> None:
         """Ended runs, by id and attempt, that a poll found though a delivery should have told of them."""
         self._begin_day()
-        new = {(repo.lower(), attempt) for attempt in attempts} - self._missed_today
+        repo = repo.lower()
+        late = {attempt for key, facts in self._facts.items() if key[1] == repo for attempt in facts}
+        new = {(repo, attempt) for attempt in attempts if attempt not in late} - self._missed_today
         self._missed_today |= new
         self._missed += len(new)
 

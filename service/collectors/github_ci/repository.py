@@ -1,8 +1,11 @@
-"""One cycle of one repository: read what changes, ask for what that leaves unknown, then measure."""
+"""One cycle of one repository: read what changes, ask for what that leaves unknown, then measure.
 
-from collections.abc import Iterator, Mapping
+Between the cycles what deliveries told is measured.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 import anyio
@@ -24,6 +27,7 @@ CYCLE_POINTS = 248
 # Of a steady cycle of a usual repository: 300 runs a day, any number of workflows.
 _STEADY_REQUESTS, _STEADY_POINTS, _USUAL_PAGES = 10, 8, 4
 _BACKLOG = 30  # runs to be looked into; more than these are no steady state
+_MISSED_AFTER = timedelta(minutes=2)
 _JOBS, _OTHERS = "jobs ended by their time limit", "other workflows"
 
 
@@ -31,6 +35,7 @@ class RepositoryCycle:
     """Collects the metrics of ``repo`` once. ``tags``: more of them on every sample.
 
     ``budget``: what all repositories together may spend on questions. ``notes``: what the operator should know.
+    ``told``: the facts that were in the stored state. ``missed``: id and attempt of what no delivery told in time.
     """
 
     def __init__(
@@ -54,11 +59,18 @@ class RepositoryCycle:
         self._workflows: WorkflowLists | None = None
         self._names = Answer()
         self._is_empty = False  # the list of all runs shows none
-        self._is_filled = False  # the first look at older runs did not break off
+        self.told: list[Run] = []
+        self.missed: list[tuple[int, int]] = []
 
-    async def collect(self, stored: bytes | None) -> CollectResult:
-        """Raises the worst error when there is nothing to send."""
-        self._state = await anyio.to_thread.run_sync(begin, stored, self._repo, self._settings.branch, self._now)
+    async def collect(
+        self, stored: bytes | None, facts: Sequence[Run] = (), told_since: datetime | None = None
+    ) -> CollectResult:
+        """``facts``: what deliveries told. ``told_since``: since when they come, None where they don't.
+
+        Raises the worst error when there is nothing to send.
+        """
+        ended = await anyio.to_thread.run_sync(self._begin, stored, facts)
+        is_cold = self._state.is_cold
         with count_usage() as usage:
             async with anyio.create_task_group() as tasks:
                 for read in (self._read_window, self._read_workflows, self._count_pull_requests):
@@ -67,16 +79,54 @@ class RepositoryCycle:
                 await self._ask_what_is_unknown(usage)
                 await self._check_branch()
                 await anyio.to_thread.run_sync(self._measure)
+                if told_since and not is_cold:
+                    self.missed = self._find_missed(ended, told_since)
         if not self._findings and self._failures:
             raise max(self._failures.values(), key=explains)
-        samples, no_data = metrics.to_samples(self._findings, self._settings.thresholds, self._now, self._tags)
         failures = tuple(PartialFailure(str(error), part) for part, error in self._failures.items())
+        return await self._bring(failures)
+
+    async def collect_changes(self, stored: bytes | None, facts: Sequence[Run], usage: Usage) -> CollectResult | None:
+        """What follows from ``facts``; None where they tell nothing new, or no poll was before them.
+
+        Asked are the workflows, and as far as the limit of ``usage`` goes the earlier attempts that no delivery told;
+        what that leaves unknown is not sent, and no failure: the next poll sends it.
+        """
+        await anyio.to_thread.run_sync(self._begin, stored, facts)
+        if self._state.is_cold or len(self.told) == len(facts):
+            return None
+        await self._read_workflows()
+        for run in self._runs_with_unknown_attempts():
+            if usage.left >= run.attempt - 1:
+                with self._part("flaky runs"):
+                    await self._ask_attempts(run)
+        await anyio.to_thread.run_sync(self._measure_changes)
+        return await self._bring(())
+
+    def _begin(self, stored: bytes | None, facts: Sequence[Run]) -> Mapping[int, int]:
+        """Takes up the state and ``facts``. Returns what has ended by that: attempts by the runs' ids. CPU work."""
+        self._state = state = begin(stored, self._repo, self._settings.branch, self._now)
+        self.told = [fact for fact in facts if state.tells(fact, self._now)]
+        self._hidden += state.take_told(fact.normalize(state.branch) for fact in facts)
+        return {run.id: run.attempt for run in state.runs.values() if run.has_ended}
+
+    async def _bring(self, failures: tuple[PartialFailure, ...]) -> CollectResult:
+        samples, no_data = metrics.to_samples(self._findings, self._settings.thresholds, self._now, self._tags)
         state = {self._repo: await anyio.to_thread.run_sync(self._encode)}
         return CollectResult(samples, failures, no_data, state)
 
     def _encode(self) -> bytes:
         self._state.trim(self._now, self._settings.history_window)
         return encode(self._state)
+
+    def _find_missed(self, ended: Mapping[int, int], since: datetime) -> list[tuple[int, int]]:
+        """What this poll was the first to tell, though a delivery should have: GitHub sends none where no job began."""
+        return [
+            (run.id, run.attempt)
+            for run in self._state.runs.values()
+            if run.has_ended and run.attempt > ended.get(run.id, 0) and run.conclusion != "startup_failure"
+            if since <= run.updated < self._now - _MISSED_AFTER
+        ]
 
     @contextmanager
     def _part(self, name: str) -> Iterator[None]:
@@ -162,7 +212,6 @@ class RepositoryCycle:
             if not self._is_empty:
                 with self._part("older runs"):
                     await backfill.fill(self._actions, state, self._now, self._settings.history_window, budget)
-                    self._is_filled = True
             await self._ask(budget, self._urgent_questions())
             if not self._is_empty:
                 limited = self._limit_steady(budget, usage)
@@ -251,24 +300,55 @@ class RepositoryCycle:
     # What it means. CPU work
 
     def _measure(self) -> None:
-        state, found = self._state, self._findings
+        state = self._state
         if self._is_empty:
             if state.runs:
                 reason = "GitHub's list of runs is empty, but workflows show some"
                 self._failures.setdefault("runs", Unavailable(reason))
             return
-        runs, latest = state.started_since(self._since), state.latest()
-        names = self._workflows.names if self._workflows else {}
-        found += metrics.measure_durations(state.take_ended(self._hidden, self._now), names)
+        self._measure_ended()
         has_branch = "branch" not in self._failures
-        # Where the first look at older runs broke off, some of them may have been run again within the window.
-        if self._is_known("runs", not self._unseen) and self._is_filled:
+        self._measure_window(has_branch)
+        self._measure_latest(has_branch)
+        waiting = state.open_suspects(self._now)
+        if not backfill.is_filled(state, self._now):
+            self.notes.append(
+                f"{self._repo}: runs before {state.reach:%Y-%m-%d} are still to be read; some numbers wait"
+            )
+        elif _JOBS in self._failures:
+            state.was_whole = False  # what was missed is asked for at once
+        elif not waiting:
+            state.was_whole = True
+            self._findings.append(metrics.measure_timed_out(state.suspects(self._now), self._now - WEEK))
+        else:
+            self.notes.append(f"{self._repo}: jobs of {len(waiting)} runs are still to be read")
+
+    def _measure_changes(self) -> None:
+        unknown = {run.id for run in self._runs_with_unknown_attempts()}
+        self._measure_ended(unknown)
+        # Where no run shows that there is such a branch, the poll has asked.
+        has_branch = any(run.on_branch for run in self._state.started_since(self._since))
+        self._measure_window(has_branch)
+        self._measure_latest(has_branch)
+
+    def _measure_ended(self, left: Collection[int] = ()) -> None:
+        ended = self._state.take_ended(self._hidden, self._now, left)
+        self._findings += metrics.measure_durations(ended, self._workflows.names if self._workflows else {})
+
+    def _measure_window(self, has_branch: bool) -> None:
+        runs, found = self._state.started_since(self._since), self._findings
+        # Older runs that are still to be read may have been run again within the window.
+        if self._is_known("runs", not self._unseen) and backfill.is_filled(self._state, self._now):
             found += metrics.measure_branch(runs) if has_branch else []
             if self._is_known("durations", not self._runs_without_end()):
                 found.append(metrics.measure_p90(runs))
             if self._is_known("flaky runs", not any(run.is_verdict_open for run in runs)):
                 found.append(metrics.measure_flaky(runs))
+
+    def _measure_latest(self, has_branch: bool) -> None:
+        state, found = self._state, self._findings
         if self._workflows and has_branch:
+            latest = state.latest()
             unknown = set(state.unknown_workflows(self._workflows.all))
             for name in LISTS:
                 if name in self._workflows.missing:
@@ -278,14 +358,6 @@ class RepositoryCycle:
                     found.append(metrics.measure_list(f"ci.workflow.{name}", [latest.get(id) for id in ids]))
             if self._is_known(_OTHERS, unknown.isdisjoint(self._workflows.others)):
                 found.append(metrics.measure_others(latest.get(id) for id in self._workflows.others))
-        waiting = state.open_suspects(self._now)
-        if _JOBS in self._failures:
-            state.was_whole = False  # what was missed is asked for at once
-        elif state.is_week_known(self._now) and not waiting:
-            state.was_whole = True
-            found.append(metrics.measure_timed_out(state.suspects(self._now), self._now - WEEK))
-        else:
-            self.notes.append(f"{self._repo}: jobs of {len(waiting)} runs are still to be read")
 
     def _is_known(self, part: str, is_whole: bool) -> bool:
         """Whether nothing of the part is missing; what the budget did not allow is told like any other failure."""

@@ -71,6 +71,30 @@ class State(msgspec.Struct, tag_field="version", tag=2):
                 run.has_known_end = not run.has_ended or run.updated - begun <= _PLAUSIBLE
             self.runs[run.id] = run
 
+    def take_told(self, facts: Iterable[Run]) -> list[Run]:
+        """Keeps completed attempts as deliveries told them, in any order. Returns the ended attempts that later ones
+        took the place of, so that the list does not show them any more."""
+        hidden = []
+        for fact in sorted(facts, key=lambda fact: fact.attempt):
+            known = self.runs.get(fact.id)
+            if known and fact.attempt < known.attempt:
+                known.earlier.setdefault(fact.attempt, fact.conclusion or "none")
+                hidden.append(fact)
+                continue
+            if known and fact.attempt > known.attempt and known.has_ended:
+                hidden.append(known)
+            self.take([fact])
+            if self.runs[fact.id] is fact:
+                fact.has_known_end = True  # it was told when it happened
+        return hidden
+
+    def tells(self, fact: Run, now: datetime) -> bool:
+        """Whether what a delivery told is known, or so long ago that nobody waits for it."""
+        known, is_old = self.runs.get(fact.id), fact.updated < now - MARGIN
+        if known is None or is_old:
+            return is_old
+        return fact.attempt in known.earlier if fact.attempt < known.attempt else not _is_newer(fact, known)
+
     def restart(self) -> None:
         """Nothing was read for so long that runs or re-runs may have been missed: all is to be read again."""
         self.reach, self.page, self.was_whole = None, 0, False
@@ -83,7 +107,8 @@ class State(msgspec.Struct, tag_field="version", tag=2):
         unfinished: list[Run] = []
         concluded: dict[int, list[Run]] = {}
         for run in self.runs.values():
-            if run.started >= horizon or run.created >= horizon or (run.is_suspect and run.updated >= week):
+            is_recent = run.started >= horizon or run.created >= horizon or run.updated >= now - MARGIN
+            if is_recent or (run.is_suspect and run.updated >= week):
                 kept.add(run.id)
             if run.conclusion is None and run.created > now - _LONGEST_RUN:
                 unfinished.append(run)
@@ -125,14 +150,14 @@ class State(msgspec.Struct, tag_field="version", tag=2):
         ]
         return sorted(due, key=self.asked.__getitem__)
 
-    def take_ended(self, attempts: Iterable[Run], now: datetime) -> list[Run]:
+    def take_ended(self, attempts: Iterable[Run], now: datetime, left: Collection[int] = ()) -> list[Run]:
         """The attempts that ended within the last 55 minutes and were not reported before: ``attempts``, earlier ones
-        that the list did not show, and the runs' last ones."""
+        that the list did not show, and the runs' last ones. ``left``: ids of runs that are left for the next time."""
         since, soon = now - MAX_POINT_AGE, now + _CLOCKS_DIFFER
         fresh = []
-        for run in (*attempts, *self.runs.values()):
+        for run in (*sorted(attempts, key=lambda run: run.attempt), *self.runs.values()):
             known = self.runs.get(run.id, run)
-            if not run.conclusion or not run.has_known_end or run.attempt <= known.reported:
+            if run.id in left or not run.conclusion or not run.has_known_end or run.attempt <= known.reported:
                 continue
             if run.kind and since <= run.updated <= soon:
                 fresh.append(run)
@@ -152,9 +177,10 @@ class State(msgspec.Struct, tag_field="version", tag=2):
         """Ids of the runs that are known, both bounds excluded."""
         return {id for id, run in self.runs.items() if first < run.created and (last is None or run.created < last)}
 
-    def is_week_known(self, now: datetime) -> bool:
-        """Whether every run created within the week was read."""
-        return self.reach is not None and self.reach <= now - WEEK
+    @property
+    def is_cold(self) -> bool:
+        """No poll has read the window yet."""
+        return self.reach is None
 
 
 def encode(state: msgspec.Struct) -> bytes:

@@ -165,7 +165,7 @@ async def ask_unseen(actions: Actions, state: State, id: int) -> None:
 
 
 async def ask_attempts(actions: Actions, run: Run, now: datetime) -> list[Run]:
-    """Asks back from the last attempt until one is known to have failed.
+    """Asks back from the last attempt until one is known to have failed: a request for each at most.
 
     Returns the attempts that no list showed because the next one, begun within 55 minutes, took their place.
     """

@@ -1,5 +1,6 @@
 """A ``github_ci`` collector on a simulated GitHub; time passes by hand, and what it keeps outlives a restart."""
 
+import json
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +11,9 @@ from typing import Any
 import httpx
 
 from service.collectors.github_ci import GithubCi, GithubCiSettings
+from service.collectors.github_ci.deliveries import Deliveries, read_run
 from service.collectors.registry import CollectorState, Context
+from service.demo.github_rows import Attempt, Repository, Run
 from service.domain.runs import CollectResult
 from service.domain.samples import Kind
 from service.github.client import Github
@@ -57,7 +60,26 @@ class Stage:
     def restart(self) -> None:
         keys = {"type": "github_ci", "schedule": "*/10 * * * *"} | self.settings
         self.asked = GithubCiSettings.model_validate(keys)
-        self.collector = GithubCi(self.asked, Context("ci", self.client, self.http, self.state))
+        self.deliveries = Deliveries(self.github.clock)
+        context = Context("ci", self.client, self.http, self.state, deliveries=self.deliveries)
+        self.collector = GithubCi(self.asked, context)
+        self.deliveries.expect({"ci": self.collector.repositories})
+
+    def deliver(self, run: Run, attempt: Attempt, repository: Repository | None = None) -> bool:
+        """What GitHub tells when the attempt has ended; whether it is of concern."""
+        repository, at = repository or self.world.repository, attempt.ended or self.world.now
+        event = {"action": "completed", "workflow_run": repository.run_json(run, at), "repository": repository.json()}
+        told = read_run(json.dumps(event).encode())
+        return told is not None and self.deliveries.add(told)
+
+    async def collect_changes(self) -> CollectResult | None:
+        """A run by webhook; None where there is no need for one."""
+        self.github.app.asked.clear()
+        if not await self.collector.has_changes(self.world.now):
+            return None
+        result = await self.collector.collect_changes(self.world.now)
+        self.state.take(result)
+        return result
 
     async def collect(self) -> CollectResult:
         self.github.app.asked.clear()
