@@ -8,7 +8,7 @@ import copy
 import itertools
 import time
 import zlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -85,24 +85,16 @@ class AcceptedPoint:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """``status``: None ends the connection without an answer. ``body``: JSON, or bytes as they are.
+    """``body``: JSON, or bytes as they are."""
 
-    ``takes``: of a scripted reply, whether the request is carried out all the same.
-    """
-
-    status: int | None = 202
+    status: int = 202
     body: Any = field(default_factory=lambda: {"errors": []})
     headers: Mapping[str, str] = field(default_factory=dict)
-    takes: bool = False
 
 
 def refusal(status: int, *errors: str, **headers: str) -> Reply:
     """As Datadog refuses. ``headers``: with underscores for hyphens."""
     return Reply(status, {"errors": list(errors)}, {name.replace("_", "-"): value for name, value in headers.items()})
-
-
-HANG_UP = Reply(None)
-LOSE_ANSWER = Reply(None, takes=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +113,7 @@ class Received:
         return msgspec.json.decode(_decompress(self.body, self.headers.get("content-encoding", "identity")))
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """The request is refused with this status and these reasons."""
 
     def __init__(self, status: int, *reasons: str) -> None:
@@ -133,12 +125,9 @@ class SimulatedDatadog:
     """An ASGI application; any thread may read it.
 
     ``api_keys``, ``app_keys``: those that are good, None: any but the empty one.
-    ``script``: the replies to the next requests. ``intercept``: gives the reply to a request, None for the true one.
     ``accepted``, ``dropped`` (out of the time window): points. ``requests``: by status; ``last_refusal``: its reason.
-    ``points``, ``received``: the latest that were accepted, the latest requests. ``metrics``: those that have points.
-    ``writes``: each of dashboards and the like as "METHOD /path". ``fills``: it adds defaults to them, as Datadog does.
-    ``has_all_metrics``: metadata can be set of metrics without points, too.
-    ``judge(method, path, body)``: what else is wrong with such a request; tests ask the official description.
+    ``points``: the latest that were accepted. ``metrics``: those that have points. ``has_all_metrics``: metadata can be
+    set of others, too. ``fills``: defaults are added to dashboards and monitors, as Datadog does.
     """
 
     def __init__(self, *, api_keys: Collection[str] | None = None, now: Callable[[], float] = time.time) -> None:
@@ -146,17 +135,12 @@ class SimulatedDatadog:
         self.app_keys: Collection[str] | None = None
         self.fills = True
         self.has_all_metrics = False
-        self.judge: Callable[[str, str, Any], list[str]] = lambda method, path, body: []
-        self.script: deque[Reply] = deque()
-        self.intercept: Callable[[Received], Reply | None] = lambda received: None
-        self.received: deque[Received] = deque(maxlen=50)
         self.requests: Counter[str] = Counter()
         self.accepted = self.dropped = self.refused = 0
         self.last_refusal = ""
         self.points: list[AcceptedPoint] = []
         self.metrics: set[str] = set()
         self.events: list[Json] = []
-        self.writes: list[str] = []
         self.dashboards: dict[str, Json] = {}
         self.monitors: dict[int, Json] = {}
         self.metadata: dict[str, Json] = {}
@@ -168,21 +152,15 @@ class SimulatedDatadog:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = Request(scope, receive)
         received = Received(asked.method, asked.url.path, asked.query_params, dict(asked.headers), await asked.body())
-        self.received.append(received)
-        scripted = self.script.popleft() if self.script else self.intercept(received)
-        true = self._reply(received) if scripted is None or scripted.takes else Reply()
-        reply = scripted or true
+        reply = self.reply(received)
         self.requests[str(reply.status)] += 1
-        if reply.status is None:
-            receive.__self__.transport.abort()  # type: ignore[attr-defined]  # uvicorn's; ASGI has no such message
-            await receive()
-            return
         body = reply.body if isinstance(reply.body, bytes) else msgspec.json.encode(reply.body)
         headers = {"content-type": "application/json", "date": formatdate(self._now(), usegmt=True)}
         headers |= {name.lower(): value for name, value in reply.headers.items()}
         await Response(body, reply.status, headers)(scope, receive, send)
 
-    def _reply(self, received: Received) -> Reply:
+    def reply(self, received: Received) -> Reply:
+        """The answer to a request."""
         try:
             _check_key(received.headers.get("dd-api-key"), self.api_keys)
             match received.method, received.path:
@@ -199,10 +177,10 @@ class SimulatedDatadog:
                 case "GET", "/api/v1/validate":
                     return Reply(200, {"valid": True})
             try:
-                return Reply(200, self._answer_api(received))
+                return Reply(200, self.answer_api(received))
             except KeyError as error:
-                raise _Refused(404, f"{error} not found") from error
-        except _Refused as error:
+                raise Refused(404, f"{error} not found") from error
+        except Refused as error:
             self.refused += error.status != 404
             self.last_refusal = "; ".join(error.args)
             return refusal(error.status, *error.args)
@@ -220,15 +198,12 @@ class SimulatedDatadog:
 
     # Dashboards, monitors, metadata, tag configurations
 
-    def _answer_api(self, received: Received) -> Any:
+    def answer_api(self, received: Received) -> Any:
+        """What is kept, or was; a KeyError says that it is not there."""
         _check_key(received.headers.get("dd-application-key"), self.app_keys)
-        method, path, query = received.method, received.path, received.query
+        method, query = received.method, received.query
         body: Any = _decode(received.body, object) if received.body else None
-        if wrong := self.judge(method, path, body):
-            raise _Refused(400, *wrong)
-        if method != "GET":
-            self.writes.append(f"{method} {path}")
-        match method, *path.split("/")[3:]:
+        match method, *received.path.split("/")[3:]:
             case "GET", "dashboard":
                 start, count = int(query.get("start", 0)), int(query.get("count", 100))
                 every = [{key: each[key] for key in _SUMMARY if key in each} for each in self.dashboards.values()]
@@ -257,7 +232,7 @@ class SimulatedDatadog:
             case "DELETE", "monitor", id:
                 return self.monitors.pop(int(id))
             case _, "metrics", name, *_ if not self.has_all_metrics and name not in self.metrics:
-                raise _Refused(400 if method == "POST" else 404, f"Metric {name} not found")
+                raise Refused(400 if method == "POST" else 404, f"Metric {name} not found")
             case "GET", "metrics", name:
                 return _METADATA | self.metadata.get(name, {})
             case "PUT", "metrics", name:
@@ -266,13 +241,13 @@ class SimulatedDatadog:
             case "DELETE", "metrics", name, "tags":
                 return self.tags.pop(name)
             case "POST", "metrics", name, "tags" if name in self.tags:
-                raise _Refused(409, "a configuration exists")
+                raise Refused(409, "a configuration exists")
             case _, "metrics", name, "tags":
                 if method != "GET":
                     known = {} if method == "POST" else self.tags[name]
                     self.tags[name] = known | body["data"]["attributes"]
                 return {"data": {"type": "manage_tags", "id": name, "attributes": self.tags[name]}}
-        raise _Refused(404, f"no {method} {path}")
+        raise Refused(404, f"no {method} {received.path}")
 
     def put_dashboard(self, id: str, body: Json, created_at: str = "") -> Json:
         """Keeps a dashboard, under a new id where that is empty."""
@@ -299,7 +274,7 @@ class SimulatedDatadog:
 
 def _check_key(key: str | None, good: Collection[str] | None) -> None:
     if not key or (good is not None and key not in good):
-        raise _Refused(403, "Forbidden")
+        raise Refused(403, "Forbidden")
 
 
 def _widgets(holder: Json) -> Iterator[Json]:
@@ -311,12 +286,12 @@ def _widgets(holder: Json) -> Iterator[Json]:
 
 def _read_body(received: Received, *encodings: str) -> bytes:
     if received.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise _Refused(400, "Content-Type must be application/json")
+        raise Refused(400, "Content-Type must be application/json")
     if len(received.body) > MAX_COMPRESSED:
         raise _too_large(f"{MAX_COMPRESSED} bytes")
     encoding = received.headers.get("content-encoding", "identity").lower()
     if encoding not in encodings:
-        raise _Refused(400, f"Content-Encoding {encoding} is none of {', '.join(encodings)}")
+        raise Refused(400, f"Content-Encoding {encoding} is none of {', '.join(encodings)}")
     return _decompress(received.body, encoding)
 
 
@@ -329,30 +304,30 @@ def _decompress(body: bytes, encoding: str) -> bytes:
             decompressor = zlib.decompressobj()
             body = decompressor.decompress(body, MAX_RAW + 1)
             if len(body) <= MAX_RAW and not decompressor.eof:
-                raise _Refused(400, "Payload is cut off")
+                raise Refused(400, "Payload is cut off")
     except (zstandard.ZstdError, zlib.error) as error:
-        raise _Refused(400, f"Payload is not {encoding}: {error}") from error
+        raise Refused(400, f"Payload is not {encoding}: {error}") from error
     if len(body) > MAX_RAW:
         raise _too_large(f"{MAX_RAW} bytes decompressed")
     return body
 
 
-def _too_large(limit: str) -> _Refused:
-    return _Refused(413, f"Payload too large: more than {limit}")
+def _too_large(limit: str) -> Refused:
+    return Refused(413, f"Payload too large: more than {limit}")
 
 
 def _decode(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:  # of NaN and infinity, too
-        raise _Refused(400, f"Payload is not valid: {error}") from error
+        raise Refused(400, f"Payload is not valid: {error}") from error
 
 
 def _read_series(body: bytes) -> list[AcceptedPoint]:
     found = _decode(body, _Body[_Series]).series
     for each in found:
         if each.type == 1 and not each.interval:
-            raise _Refused(400, f"{each.metric}: a count needs an interval of whole seconds")
+            raise Refused(400, f"{each.metric}: a count needs an interval of whole seconds")
     return [
         AcceptedPoint(each.metric, _KINDS[each.type], tuple(each.tags), point.timestamp, point.value, each.interval)
         for each in found

@@ -16,9 +16,9 @@ import httpx
 import yaml
 from starlette.types import ASGIApp
 
-from service.demo.intake import SimulatedDatadog
 from service.demo.recording import create_app
 from service.demo.stage import serve
+from tests.datadog import ScriptedDatadog
 
 KEY = "0123456789abcdef0123456789abcdef"
 TOKEN = "token-for-the-stand-in"
@@ -47,7 +47,7 @@ class Place:
     """A working directory with a configuration, and the environment that points the program at the stand-ins."""
 
     folder: Path
-    intake: SimulatedDatadog
+    intake: ScriptedDatadog
     environ: dict[str, str]
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -185,9 +185,9 @@ def wait_for(condition: Any, daemon: Daemon | None = None, seconds: float = 100)
 
 
 @contextmanager
-def place(folder: Path, github: ASGIApp | None = None, intake: SimulatedDatadog | None = None) -> Iterator[Place]:
+def place(folder: Path, github: ASGIApp | None = None, intake: ScriptedDatadog | None = None) -> Iterator[Place]:
     """Recorded GitHub and a strict intake; a ci and a training collector."""
-    intake = intake or SimulatedDatadog(api_keys={KEY})
+    intake = intake or ScriptedDatadog(api_keys={KEY})
     with serve(github or create_app(), intake) as (github_url, intake_url):
         environ = {"DD_URL": intake_url, "DD_API_KEY": KEY, "GITHUB_API_URL": github_url, "GITHUB_TOKEN": TOKEN}
         here = Place(folder, intake, environ)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.demo.intake import refusal
 from tests.acceptance.program import SNAPSHOT, Daemon, Place, place, wait_for
+from tests.datadog import refusal
 
 APP_KEY = "f" * 40
 

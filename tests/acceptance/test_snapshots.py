@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
-from service.demo.intake import SimulatedDatadog
 from tests.acceptance.load import add_load
 from tests.acceptance.program import KEY, SNAPSHOT, Daemon, Place, place, wait_for
 from tests.aws import moto
+from tests.datadog import ScriptedDatadog
 
 PUSH = "/api/v1/collectors/training/snapshots"
 
@@ -159,7 +159,7 @@ def test_a_key_that_comes_late_from_aws_is_revoked_and_rotated_costs_no_point(tm
         body = {**content, "ClientRequestToken": token * 32}
         httpx.post(f"{address}/", json=body, headers=request, trust_env=False).raise_for_status()
 
-    with place(tmp_path, intake=SimulatedDatadog(api_keys=good)) as here:
+    with place(tmp_path, intake=ScriptedDatadog(api_keys=good)) as here:
         here.environ |= aws | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
         del here.environ["DD_API_KEY"], here.environ["GITHUB_TOKEN"]
         add_load(here, schedule="0 0 1 1 *", gauges=300, distributions=50)

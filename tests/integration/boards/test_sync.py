@@ -9,9 +9,9 @@ import pytest
 from service.boards.catalogue import DISTRIBUTION_TAGS, Catalogue, CheckPanel
 from service.boards.sync import Difference, Sync, build, is_meant
 from service.datadog.api import DatadogApi
-from service.demo.intake import Reply, SimulatedDatadog, refusal
 from service.demo.stage import serve
 from service.domain.errors import Rejected, Unauthorized, Unavailable
+from tests.datadog import Reply, ScriptedDatadog, refusal
 from tests.datadog_openapi import faults
 from tests.unit.boards.shapes import DURATION, catalogue, ci_checks, snapshot_check
 
@@ -32,7 +32,7 @@ def small(**changes: Any) -> Catalogue:
 class Place:
     """A Datadog, and who pushes to it."""
 
-    def __init__(self, datadog: SimulatedDatadog, sync: Sync) -> None:
+    def __init__(self, datadog: ScriptedDatadog, sync: Sync) -> None:
         self.datadog, self.api, self.sync = datadog, datadog, sync
 
     def diff(self, *, force: bool = False, **changes: Any) -> list[Difference]:
@@ -48,14 +48,14 @@ class Place:
 
 
 @contextmanager
-def place(datadog: SimulatedDatadog, api_key: str = API_KEY, env: str = "production") -> Iterator[Place]:
+def place(datadog: ScriptedDatadog, api_key: str = API_KEY, env: str = "production") -> Iterator[Place]:
     datadog.api_keys, datadog.app_keys = {API_KEY}, {APP_KEY}
     with serve(datadog) as (url,), DatadogApi(url, api_key, APP_KEY) as api:
         yield Place(datadog, Sync(api, env))
 
 
-def all_metrics(*, fills: bool = True) -> SimulatedDatadog:
-    datadog = SimulatedDatadog()
+def all_metrics(*, fills: bool = True) -> ScriptedDatadog:
+    datadog = ScriptedDatadog()
     datadog.has_all_metrics, datadog.fills = True, fills
     return datadog
 
@@ -219,7 +219,7 @@ def test_a_monitor_of_what_left_the_configuration_is_unwanted_until_it_is_pruned
 
 
 def test_a_metric_without_points_waits_for_them() -> None:
-    with place(SimulatedDatadog()) as here:
+    with place(ScriptedDatadog()) as here:
         done = [each for each in here.sync.push(here.diff()) if each.kind == "metadata"]
         assert {each.action for each in done} == {"waiting"}
         assert DURATION.name in {each.key for each in done}
@@ -241,7 +241,7 @@ def test_the_public_address_is_made_once_and_found_again(here: Place) -> None:
 
 
 def test_wrong_keys_are_told_without_the_keys() -> None:
-    with place(SimulatedDatadog(), api_key="f" * 32) as here:
+    with place(ScriptedDatadog(), api_key="f" * 32) as here:
         with pytest.raises(Unauthorized) as refused:
             here.push()
         assert "f" * 32 not in str(refused.value)
@@ -259,7 +259,7 @@ def test_wrong_keys_are_told_without_the_keys() -> None:
     ],
 )
 def test_an_address_that_is_not_datadog_s_is_told_and_gets_nothing(reply: Reply, error: type[Exception]) -> None:
-    with place(SimulatedDatadog()) as here:
+    with place(ScriptedDatadog()) as here:
         here.datadog.intercept = lambda received: reply
         with pytest.raises(error):
             here.push()

@@ -17,13 +17,13 @@ from service.config.secrets import Secret
 from service.config.settings import DatadogSettings
 from service.datadog.intake import Intake, intake_url
 from service.datadog.payload import encode
-from service.demo.intake import HANG_UP, LOSE_ANSWER, Received, Reply, SimulatedDatadog, refusal
 from service.demo.stage import serve
 from service.domain.alerts import Event
 from service.domain.delivery import Chunk, Point
 from service.domain.errors import HealthError, Rejected, TooLarge, Unauthorized, Unavailable
 from service.domain.runs import Mode
 from service.domain.samples import Kind
+from tests.datadog import HANG_UP, LOSE_ANSWER, Received, Reply, ScriptedDatadog, refusal
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 AT = int(NOW.timestamp())
@@ -54,7 +54,7 @@ def secret(value: str | None = KEY, source: Any = None) -> Secret:
 @pytest.fixture(scope="module")
 def served() -> Iterator[SimpleNamespace]:
     """One server for all tests; ``app`` is each test's own."""
-    holder = SimpleNamespace(app=SimulatedDatadog())
+    holder = SimpleNamespace(app=ScriptedDatadog())
 
     async def latest(scope: Any, receive: Any, send: Any) -> None:
         await holder.app(scope, receive, send)
@@ -64,8 +64,8 @@ def served() -> Iterator[SimpleNamespace]:
 
 
 @pytest.fixture
-def datadog(served: SimpleNamespace) -> SimulatedDatadog:
-    served.app = SimulatedDatadog(now=NOW.timestamp)
+def datadog(served: SimpleNamespace) -> ScriptedDatadog:
+    served.app = ScriptedDatadog(now=NOW.timestamp)
     return served.app  # type: ignore[no-any-return]
 
 
@@ -76,12 +76,12 @@ async def intake_at(url: str, key: Secret | None = None) -> AsyncIterator[Intake
 
 
 @pytest.fixture
-async def intake(served: SimpleNamespace, datadog: SimulatedDatadog) -> AsyncIterator[Intake]:
+async def intake(served: SimpleNamespace, datadog: ScriptedDatadog) -> AsyncIterator[Intake]:
     async with intake_at(served.url) as made:
         yield made
 
 
-async def fault_of(intake: Intake, datadog: SimulatedDatadog, reply: Reply, kind: Kind = Kind.GAUGE) -> HealthError:
+async def fault_of(intake: Intake, datadog: ScriptedDatadog, reply: Reply, kind: Kind = Kind.GAUGE) -> HealthError:
     """What sending raises when the intake answers so."""
     datadog.script.append(reply)
     with pytest.raises(HealthError) as caught:
@@ -90,7 +90,7 @@ async def fault_of(intake: Intake, datadog: SimulatedDatadog, reply: Reply, kind
 
 
 async def test_series_are_posted_compressed_with_the_key_in_a_header_alone(
-    intake: Intake, datadog: SimulatedDatadog
+    intake: Intake, datadog: ScriptedDatadog
 ) -> None:
     await intake.send(payload())
     (request,) = datadog.received
@@ -102,7 +102,7 @@ async def test_series_are_posted_compressed_with_the_key_in_a_header_alone(
     assert intake.trouble is None
 
 
-async def test_distributions_are_posted_to_their_own_endpoint(intake: Intake, datadog: SimulatedDatadog) -> None:
+async def test_distributions_are_posted_to_their_own_endpoint(intake: Intake, datadog: ScriptedDatadog) -> None:
     await intake.send(payload(Kind.DISTRIBUTION))
     (request,) = datadog.received
     assert (request.path, request.headers["content-encoding"]) == ("/api/v1/distribution_points", "deflate")
@@ -123,7 +123,7 @@ async def test_distributions_are_posted_to_their_own_endpoint(intake: Intake, da
     ],
 )
 async def test_what_time_cannot_mend(
-    intake: Intake, datadog: SimulatedDatadog, reply: Reply, kind: type[HealthError], text: str
+    intake: Intake, datadog: ScriptedDatadog, reply: Reply, kind: type[HealthError], text: str
 ) -> None:
     fault = await fault_of(intake, datadog, reply)
     assert type(fault) is kind
@@ -134,7 +134,7 @@ async def test_what_time_cannot_mend(
 
 @pytest.mark.parametrize("kind", [Kind.GAUGE, Kind.DISTRIBUTION])
 @pytest.mark.parametrize("status", [402, 408, 409, 418, 429, 500, 502, 503, 504, 599])
-async def test_what_time_may_mend(intake: Intake, datadog: SimulatedDatadog, status: int, kind: Kind) -> None:
+async def test_what_time_may_mend(intake: Intake, datadog: ScriptedDatadog, status: int, kind: Kind) -> None:
     fault = await fault_of(intake, datadog, refusal(status, "Some reason"), kind)
     assert isinstance(fault, Unavailable)
     assert f"answered {status}: Some reason" in str(fault)
@@ -160,7 +160,7 @@ async def test_what_time_may_mend(intake: Intake, datadog: SimulatedDatadog, sta
     ],
 )
 async def test_the_pause_that_an_answer_asks_for(
-    intake: Intake, datadog: SimulatedDatadog, reply: Reply, seconds: float | None
+    intake: Intake, datadog: ScriptedDatadog, reply: Reply, seconds: float | None
 ) -> None:
     fault = await fault_of(intake, datadog, reply)
     assert isinstance(fault, Unavailable)
@@ -176,7 +176,7 @@ async def test_the_pause_that_an_answer_asks_for(
         Reply(403, {"message": "no"}),
     ],
 )
-async def test_a_proxy_s_refusal_is_not_datadog_s(intake: Intake, datadog: SimulatedDatadog, reply: Reply) -> None:
+async def test_a_proxy_s_refusal_is_not_datadog_s(intake: Intake, datadog: ScriptedDatadog, reply: Reply) -> None:
     fault = await fault_of(intake, datadog, reply)
     assert isinstance(fault, Unavailable)
     assert "is a proxy in between?" in str(fault)
@@ -194,7 +194,7 @@ async def test_a_proxy_s_refusal_is_not_datadog_s(intake: Intake, datadog: Simul
     ],
 )
 async def test_a_wrong_address_loses_nothing_is_named_and_not_followed(
-    intake: Intake, datadog: SimulatedDatadog, reply: Reply
+    intake: Intake, datadog: ScriptedDatadog, reply: Reply
 ) -> None:
     fault = await fault_of(intake, datadog, reply)
     assert isinstance(fault, Unavailable)
@@ -203,7 +203,7 @@ async def test_a_wrong_address_loses_nothing_is_named_and_not_followed(
 
 
 @pytest.mark.parametrize("reply", [HANG_UP, LOSE_ANSWER])
-async def test_no_answer_after_sending_is_ambiguous(intake: Intake, datadog: SimulatedDatadog, reply: Reply) -> None:
+async def test_no_answer_after_sending_is_ambiguous(intake: Intake, datadog: ScriptedDatadog, reply: Reply) -> None:
     fault = await fault_of(intake, datadog, reply)
     assert isinstance(fault, Unavailable)
     assert fault.ambiguous
@@ -243,7 +243,7 @@ async def test_a_proxy_that_refuses_the_tunnel_is_not_ambiguous_and_sees_no_key(
 
 
 async def test_a_missing_key_says_what_to_set_and_asks_nobody(
-    served: SimpleNamespace, datadog: SimulatedDatadog
+    served: SimpleNamespace, datadog: ScriptedDatadog
 ) -> None:
     async with intake_at(served.url, secret(None)) as intake:
         with pytest.raises(Unauthorized, match="no Datadog API key: set DD_API_KEY"):
@@ -253,7 +253,7 @@ async def test_a_missing_key_says_what_to_set_and_asks_nobody(
 
 @pytest.mark.parametrize("value", ["abc\ndef", "schlüssel"])
 async def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(
-    served: SimpleNamespace, datadog: SimulatedDatadog, value: str
+    served: SimpleNamespace, datadog: ScriptedDatadog, value: str
 ) -> None:
     async with intake_at(served.url, secret(value)) as intake:
         with pytest.raises(Unauthorized) as caught:
@@ -266,7 +266,7 @@ def only(key: str) -> Callable[[Received], Reply | None]:
 
 
 async def test_a_refused_key_is_looked_up_again_and_the_new_one_used_at_once(
-    served: SimpleNamespace, datadog: SimulatedDatadog
+    served: SimpleNamespace, datadog: ScriptedDatadog
 ) -> None:
     datadog.intercept = only("new")
     async with intake_at(served.url, secret(None, Rotated("old", "new"))) as intake:
@@ -275,7 +275,7 @@ async def test_a_refused_key_is_looked_up_again_and_the_new_one_used_at_once(
 
 
 async def test_a_refused_key_that_did_not_change_is_not_tried_twice(
-    served: SimpleNamespace, datadog: SimulatedDatadog
+    served: SimpleNamespace, datadog: ScriptedDatadog
 ) -> None:
     datadog.intercept = only("new")
     async with intake_at(served.url, secret(None, Rotated("old"))) as intake:
@@ -285,7 +285,7 @@ async def test_a_refused_key_that_did_not_change_is_not_tried_twice(
 
 
 async def test_an_answer_that_repeats_the_key_does_not_put_it_into_a_message(
-    intake: Intake, datadog: SimulatedDatadog
+    intake: Intake, datadog: ScriptedDatadog
 ) -> None:
     for status in (400, 403, 503):
         fault = await fault_of(intake, datadog, refusal(status, f"key {KEY} is bad"))
@@ -293,7 +293,7 @@ async def test_an_answer_that_repeats_the_key_does_not_put_it_into_a_message(
         assert KEY not in str(fault)
 
 
-async def test_a_long_answer_makes_a_short_message_on_one_line(intake: Intake, datadog: SimulatedDatadog) -> None:
+async def test_a_long_answer_makes_a_short_message_on_one_line(intake: Intake, datadog: ScriptedDatadog) -> None:
     fault = await fault_of(intake, datadog, refusal(400, "first\nline\x1b[31m " + "x" * 50_000))
     assert "first line [31m xxx" in str(fault)
     assert len(str(fault)) < 400
@@ -305,7 +305,7 @@ def dated(ago: timedelta, status: int = 202, **headers: str) -> Reply:
 
 
 async def test_a_clock_that_is_wrong_is_warned_of_once_and_points_keep_their_time(
-    intake: Intake, datadog: SimulatedDatadog
+    intake: Intake, datadog: ScriptedDatadog
 ) -> None:
     known_before = intake.clock_skew
     datadog.script.extend([dated(timedelta(minutes=5))] * 3)
@@ -321,12 +321,12 @@ async def test_a_clock_that_is_wrong_is_warned_of_once_and_points_keep_their_tim
     assert [entry["log_level"] for entry in logs] == ["info"]
 
 
-async def test_a_proxy_s_date_says_nothing_of_datadog_s_clock(intake: Intake, datadog: SimulatedDatadog) -> None:
+async def test_a_proxy_s_date_says_nothing_of_datadog_s_clock(intake: Intake, datadog: ScriptedDatadog) -> None:
     await fault_of(intake, datadog, dated(timedelta(hours=9), 502, Content_Type="text/html"))
     assert intake.clock_skew is None
 
 
-async def test_validation_sends_nothing_and_tells_a_wrong_key(intake: Intake, datadog: SimulatedDatadog) -> None:
+async def test_validation_sends_nothing_and_tells_a_wrong_key(intake: Intake, datadog: ScriptedDatadog) -> None:
     await intake.validate()
     datadog.api_keys = {"another"}
     with pytest.raises(Unauthorized, match="the Datadog API key is refused"):
@@ -335,7 +335,7 @@ async def test_validation_sends_nothing_and_tells_a_wrong_key(intake: Intake, da
     assert datadog.accepted == 0
 
 
-async def test_an_event_arrives_as_it_is(intake: Intake, datadog: SimulatedDatadog) -> None:
+async def test_an_event_arrives_as_it_is(intake: Intake, datadog: ScriptedDatadog) -> None:
     await intake.send_event(Event("a: pass -> fail", "%%% \ntext\n %%%", ("env:test",), "error", NOW, "a b"))
     (event,) = datadog.events
     assert event["date_happened"] == AT
@@ -348,7 +348,7 @@ async def test_an_event_arrives_as_it_is(intake: Intake, datadog: SimulatedDatad
 
 
 async def test_the_address_may_have_a_path_and_credentials_that_nobody_is_shown(
-    served: SimpleNamespace, datadog: SimulatedDatadog
+    served: SimpleNamespace, datadog: ScriptedDatadog
 ) -> None:
     url = intake_url(DatadogSettings(url=f"{served.url}/relay/"))
     async with intake_at(url.replace("http://", "http://user:hidden@")) as intake:

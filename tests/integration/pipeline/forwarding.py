@@ -16,13 +16,13 @@ from structlog.testing import capture_logs
 from service.config.secrets import Secret
 from service.config.settings import StoreSettings
 from service.datadog.intake import Intake
-from service.demo.intake import Received, Reply, SimulatedDatadog, refusal
 from service.demo.stage import serve
 from service.domain.delivery import DeliveryStatus
 from service.domain.runs import Cause, Mode, Outcome, Run, new_run_id
 from service.domain.samples import Kind, Metric, Sample
 from service.pipeline.forwarder import Forwarder
 from service.store import Store
+from tests.datadog import Received, Reply, ScriptedDatadog, refusal
 
 START = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 SOON = 10_000.0  # monotonic seconds: later than any test's clock comes
@@ -67,7 +67,7 @@ class Here:
 
     clock: JumpingClock
     store: Store
-    datadog: SimulatedDatadog
+    datadog: ScriptedDatadog
     forwarder: Forwarder
     logs: Sequence[Any]
     bodies: list[list[str]] = field(default_factory=list)
@@ -105,7 +105,7 @@ async def forwarding(
     folder: Path, *, clock: JumpingClock | None = None, key: Secret | None = None, **options: Any
 ) -> AsyncIterator[Here]:
     clock = clock or JumpingClock()
-    datadog = SimulatedDatadog(api_keys={"good"}, now=lambda: clock.now().timestamp())
+    datadog = ScriptedDatadog(api_keys={"good"}, now=lambda: clock.now().timestamp())
     store = await Store.open(folder, StoreSettings(), clock.now)
     try:
         with serve(datadog) as (url,), capture_logs() as logs:

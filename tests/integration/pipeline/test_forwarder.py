@@ -10,12 +10,12 @@ import anyio
 import pytest
 
 from service.config.secrets import Secret
-from service.demo.intake import HANG_UP, LOSE_ANSWER, Reply, refusal
 from service.domain.delivery import DeliveryStatus
 from service.domain.errors import Unavailable
 from service.domain.runs import Mode
 from service.domain.samples import Kind
 from service.store.outbox import Outbox
+from tests.datadog import HANG_UP, LOSE_ANSWER, Reply, refusal
 from tests.integration.pipeline.forwarding import (
     DOWN,
     SOON,
