@@ -1,4 +1,4 @@
-"""The simulated Datadog with what goes wrong around it: scripted replies, lost answers, a judge of requests to its API."""
+"""The simulated Datadog with what goes wrong around it: scripted replies, lost answers, a judge of its API."""
 
 from collections import deque
 from collections.abc import Callable, Collection
