@@ -8,6 +8,7 @@ after down time and a step of the clock all come to the same place.
 import difflib
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -418,7 +419,8 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001 - each run says so at its end
             results = [error] * len(due)
         if False in results:
-            await self._load_slots()
+            with suppress(Unavailable):  # a beat tells as well
+                await self._load_slots()
         for (job, handle, known), result in zip(due, results, strict=True):
             begin = None if result is True else partial(self._return_slot, handle, known, result)
             self._tasks.start_soon(self._carry_out, job, handle, begin, name=handle.run.id)
@@ -428,8 +430,9 @@ class Scheduler:
         name, slots = handle.run.collector, self._slots[handle.run.mode]
         if result is False:
             return False
-        if isinstance(result, Unavailable) and not self._store.owner:
-            log.error("a slot can't be claimed: the store is lost", collector=name, reason=str(result))
+        if isinstance(result, Unavailable):
+            tell = log.debug if self._store.owner else log.error  # of a shared store that is away its beat tells once
+            tell("a slot can't be claimed: the store is lost", collector=name, reason=str(result))
         elif isinstance(result, Exception) and not isinstance(result, Busy):
             raise result
         if slots.get(name) == handle.run.slot:

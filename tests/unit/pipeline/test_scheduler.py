@@ -16,7 +16,7 @@ from service.domain.runs import Actor, Cause, ConcurrencyPolicy, Mode, Outcome
 from service.pipeline.clock import SystemClock
 from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Draining, NotReady, RunEnded, Scheduler, TooManyRuns, UnknownCollector
-from service.store import Busy, Claim
+from service.store import Busy, Claim, Store
 from service.store.runs import Runs
 from tests.unit.pipeline.stage import START, Disk, Gate, Scripted, make_job, settle, staged
 
@@ -233,6 +233,28 @@ async def test_a_slot_waits_for_the_end_of_another_replicas_run() -> None:
         await it.store.runs.end(replace(other, ended=it.clock.now(), outcome=Outcome.COMPLETE))
         await it.clock.advance(3)
         assert sorted(await it.starts()) == ["-", "10:00:00", "10:10:00"]
+
+
+@pytest.mark.parametrize("owner", ["", "me"])
+async def test_a_slot_that_a_lost_store_could_not_claim_is_tried_again(
+    owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, original = [1, 2], Runs.claim_slots
+
+    async def fail(*arguments: Any) -> Any:
+        if left:
+            left.pop()
+            raise Unavailable("away")
+        return await original(*arguments)
+
+    monkeypatch.setattr(Runs, "claim_slots", fail)
+    monkeypatch.setattr(Store, "owner", owner)
+    monkeypatch.setattr("service.store.runs._require_replica", lambda *_: None)
+    async with staged(make_job()) as it:
+        await it.clock.advance(5)
+        assert [(run.slot, run.outcome) for run in await it.runs()] == [
+            (START.replace(minute=0, second=0), Outcome.COMPLETE)
+        ]
 
 
 @pytest.mark.parametrize("broken", ["last_successes", "checks"])
