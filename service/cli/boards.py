@@ -1,33 +1,33 @@
 """``datadog``: dashboards, monitors and metadata as code. All but ``render`` ask Datadog and need both its keys."""
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from service.cli import output as out
 from service.cli.options import Command, Exit, Options, command, exit_with, message
+from service.cli.output import to_json
+from service.domain.errors import ConfigError, HealthError
 
 if TYPE_CHECKING:
     from service.boards.sync import Difference, Resource, Sync
+    from service.config.settings import Settings
 
 _WORDS = ("dashboards", "monitors", "metadata", "health", "tv", "collectors")
-_DIFF_TEXTS = {
-    "create": "would be created",
-    "update": "would be updated",
-    "edited": "edited by hand, would be left alone",
-    "unwanted": "not wanted any more, push --prune would remove it",
+_TEXTS = {
+    "create": ("would be created", "green"),
+    "update": ("would be updated", "yellow"),
+    "edited": ("edited by hand, left alone", "red"),
+    "unwanted": ("not wanted any more (push --prune removes it)", "yellow"),
+    "waiting": ("not there yet", None),
+    "created": ("created", "green"),
+    "updated": ("updated", "yellow"),
+    "removed": ("removed", None),
+    "failed": ("failed", "red"),
 }
-_PUSH_TEXTS = {
-    "edited": "edited by hand, left alone",
-    "unwanted": "not wanted any more (--prune removes it)",
-    "waiting": "not there yet",
-    "not tried": "not tried",
-}
-_STYLES = {"create": "green", "created": "green", "update": "yellow", "updated": "yellow", "edited": "red"}
-_STYLES |= {"unwanted": "yellow", "failed": "red"}
 
 
 @click.group()
@@ -39,39 +39,32 @@ def datadog() -> None:
     """
 
 
-def _what(command: Command) -> Command:
-    return click.argument("what", nargs=-1, type=click.Choice(_WORDS), metavar="[dashboards|monitors|metadata]...")(
-        command
-    )
+def _with_words(command: Command) -> Command:
+    metavar = "[dashboards|monitors|metadata]..."
+    return click.argument("what", nargs=-1, type=click.Choice(_WORDS), metavar=metavar)(command)
 
 
 @command(group=datadog, example="infra-health datadog render monitors")
-@_what
+@_with_words
 def render(options: Options, what: tuple[str, ...]) -> None:
     """Prints as JSON what a push would write. Needs no key and asks nobody."""
     from service.boards.sync import render as render_objects
 
-    desired, env = _read_desired(options, what)
-    out.print_json(render_objects(desired, env))
+    settings, desired = _read_desired(options, what)
+    click.echo(to_json(render_objects(desired, settings.datadog.env)))
 
 
 @command(group=datadog, example="infra-health datadog diff")
-@_what
+@_with_words
 def diff(options: Options, what: tuple[str, ...]) -> None:
     """Shows what a push would change, and changes nothing."""
-    desired, env = _read_desired(options, what)
-    with _connect(options, env) as sync:
-        differences = sync.diff(desired, what)
-    if options.json:
-        out.print_json([_to_json(each) for each in differences])
-        return
-    for each in differences:
-        _print(each, _DIFF_TEXTS)
-    _print_summary(differences)
+    with _open(options, what) as (sync, desired):
+        found = sync.diff(desired, what)
+    options.show([_describe(each) for each in found], lambda: _print_differences(found))
 
 
 @command(group=datadog, example="infra-health datadog push tv --share")
-@_what
+@_with_words
 @click.option("--force", is_flag=True, help="Overwrite what was edited by hand.")
 @click.option("--prune", is_flag=True, help="Remove ours of what is not configured any more.")
 @click.option("--share", is_flag=True, help="With tv: make the board public to whoever knows its address; prints it.")
@@ -79,39 +72,28 @@ def push(options: Options, what: tuple[str, ...], force: bool, prune: bool, shar
     """Creates what is missing and updates what differs. An object that was edited by hand is left alone."""
     if share and "tv" not in what:
         raise click.UsageError("--share goes with `push tv`")
-    desired, env = _read_desired(options, what)
-    done: list[Difference] = []
-    with _connect(options, env) as sync:
-        for each in sync.push(sync.diff(desired, what, force=force), prune=prune):
-            done.append(each)
-            if not options.json:
-                _print(each, _PUSH_TEXTS)
-            elif each.action == "failed":
-                message(f"{each.kind} {each.key}: {each.reason}", fg="red")
+    with _open(options, what) as (sync, desired):
+        done = list(sync.push(sync.diff(desired, what, force=force), prune=prune))
         address = sync.share("tv") if share else None
-    if options.json:
-        objects = [_to_json(each) | {"id": each.id, "reason": each.reason} for each in done]
-        out.print_json({"objects": objects, **({"public_address": address} if address else {})})
-    elif address:
-        click.echo(address)
-    if left := sum(each.action == "edited" for each in done):
-        message(f"{left} edited by hand and left alone; --force overwrites them.", fg="red")
-    if not options.json:
-        _print_summary(done)
-    exit_with(Exit.FAILED if left or any(each.action in ("failed", "not tried") for each in done) else Exit.DONE)
+
+    def print_text() -> None:
+        _print_differences(done)
+        if address:
+            click.echo(address)
+
+    objects = [_describe(each) | {"id": each.id, "reason": each.reason} for each in done]
+    options.show({"objects": objects} | ({"public_address": address} if address else {}), print_text)
+    if edited := sum(each.action == "edited" for each in done):
+        message(f"{edited} edited by hand and left alone; --force overwrites them.", "red")
+    exit_with(Exit.FAILED if edited or any(each.action == "failed" for each in done) else Exit.DONE)
 
 
 @command(group=datadog, example="infra-health datadog delete monitors --yes")
-@_what
+@_with_words
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def delete(options: Options, what: tuple[str, ...], yes: bool) -> None:
     """Removes our objects from Datadog, and nobody else's. Points and metrics stay."""
-    import sys
-
-    from service.domain.errors import HealthError
-
-    desired, env = _read_desired(options, what)
-    with _connect(options, env) as sync:
+    with _open(options, what) as (sync, desired):
         ours = [each for each in sync.find(desired, what) if each.fingerprint]
         for each in ours:
             message(f"{each.kind} {each.key}: {each.id}")
@@ -123,80 +105,60 @@ def delete(options: Options, what: tuple[str, ...], yes: bool) -> None:
                 sync.delete(each)
             except HealthError as error:
                 failed += 1
-                message(f"{each.kind} {each.key}: {error}", fg="red")
-    if options.json:
-        out.print_json([{"kind": each.kind, "key": each.key, "id": each.id} for each in ours])
-    else:
-        click.echo(f"{len(ours) - failed} removed" + (f", {failed} not" if failed else ""))
+                message(f"{each.kind} {each.key}: {error}", "red")
+    text = f"{len(ours) - failed} removed" + (f", {failed} not" if failed else "")
+    options.show([{"kind": each.kind, "key": each.key, "id": each.id} for each in ours], lambda: click.echo(text))
     exit_with(Exit.FAILED if failed else Exit.DONE)
 
 
-def _read_desired(options: Options, what: Sequence[str]) -> "tuple[list[Resource], str]":
-    """What is wanted of ``what``, and the environment."""
-    import anyio
-
+def _read_desired(options: Options, what: Sequence[str]) -> "tuple[Settings, list[Resource]]":
     from service.boards.sync import read_desired
 
-    loaded = options.load()
     # Nothing of ours logs here, and what urllib3 says of its retries ends in our message.
-    options.start_logs(loaded, level="error")
-    desired, notes = anyio.run(read_desired, loaded.settings, datetime.now(UTC), what)
+    settings = options.open("error").settings
+    desired, notes = options.run(read_desired, settings, datetime.now(UTC), what)
     for note in notes:
-        message(f"note: {note}", fg="yellow")
-    return desired, loaded.settings.datadog.env
+        message(f"note: {note}", "yellow")
+    return settings, desired
 
 
 @contextmanager
-def _connect(options: Options, env: str) -> "Iterator[Sync]":
-    """Raises ConfigError where a key is missing."""
-    import anyio
-
+def _open(options: Options, what: Sequence[str]) -> "Iterator[tuple[Sync, list[Resource]]]":
+    """Datadog's side and what it shall be. Raises ConfigError where a key is missing."""
     from service.boards.sync import Sync
-    from service.config.secrets import credentials
     from service.datadog.api import DatadogApi
     from service.datadog.intake import intake_url
-    from service.domain.errors import ConfigError
 
-    settings = options.load().settings
-
-    async def read_keys() -> list[str]:
-        keys = []
-        known = credentials(settings, options.environ())
-        for secret in (known.api_key, known.app_key):
-            value = await secret.get()
-            if not value:
-                raise ConfigError(secret.missing)
-            keys.append(value)
-        return keys
-
-    with DatadogApi(intake_url(settings.datadog), *anyio.run(read_keys)) as api:
-        sync = Sync(api, env)
-        yield sync
+    settings, desired = _read_desired(options, what)
+    with DatadogApi(intake_url(settings.datadog), *options.run(_read_keys, settings, options.environ())) as api:
+        sync = Sync(api, settings.datadog.env)
+        yield sync, desired
         for note in sync.notes:
-            message(f"note: {note}", fg="yellow")
+            message(f"note: {note}", "yellow")
 
 
-def _to_json(difference: "Difference") -> dict[str, Any]:
-    return {
-        "kind": difference.kind,
-        "key": difference.key,
-        "outcome": difference.action,
-        "changes": list(difference.changes),
-    }
+async def _read_keys(settings: "Settings", environ: Mapping[str, str]) -> list[str]:
+    from service.config.secrets import credentials
+
+    keys, known = [], credentials(settings, environ)
+    for secret in (known.api_key, known.app_key):
+        if not (value := await secret.get()):
+            raise ConfigError(secret.missing)
+        keys.append(value)
+    return keys
 
 
-def _print(difference: "Difference", texts: dict[str, str]) -> None:
-    if difference.action == "same":
-        return
-    text = texts.get(difference.action, difference.action.replace("_", " "))
-    reason = f": {difference.reason}" if difference.reason else ""
-    click.secho(f"{difference.kind} {difference.key}: {text}{reason}", fg=_STYLES.get(difference.action))
-    for change in difference.changes:
-        click.echo(f"    {change}")
+def _describe(each: "Difference") -> dict[str, Any]:
+    return {"kind": each.kind, "key": each.key, "outcome": each.action, "changes": list(each.changes)}
 
 
-def _print_summary(differences: "Sequence[Difference]") -> None:
-    written = sum(each.action in ("created", "updated", "removed") for each in differences)
-    same = sum(each.action == "same" for each in differences)
-    text = f"{same + written} of {len(differences)} are as they should be"
-    message(text + (f", {written} written." if written else "."))
+def _print_differences(differences: "Sequence[Difference]") -> None:
+    differing = [each for each in differences if each.action != "same"]
+    for each in differing:
+        text, colour = _TEXTS[each.action]
+        click.secho(f"{each.kind} {each.key}: {text}" + (f": {each.reason}" if each.reason else ""), fg=colour)
+        for change in each.changes:
+            click.echo(f"    {change}")
+    written = sum(each.action in ("created", "updated", "removed") for each in differing)
+    same = len(differences) - len(differing)
+    message(f"{same + written} of {len(differences)} are as they should be, {written} written.")

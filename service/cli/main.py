@@ -3,48 +3,49 @@
 import gc
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
+from importlib import import_module
 
 import click
 
-from service.cli.options import Options, common, errors_reported, exit_with
+from service.cli.options import Options, command, common, errors_reported, exit_with
 
-# Command -> where it lives, and what it does. A module is imported when its command is used, so that --help and the
-# daemon stay light.
-_GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+# What each command does, by its module, which is imported when it is used: --help and most commands start light.
+_GROUPS: Mapping[str, Mapping[str, str]] = {
     "Daemon": {
-        "status": ("operate:status", "Shows what a running daemon does: checks, delivery, collectors and their runs."),
-        "trigger": ("operate:trigger", "Runs collectors now."),
-        "pause": ("operate:pause", "Suspends collectors' schedules, across restarts, too."),
-        "resume": ("operate:resume", "Resumes collectors' schedules."),
-        "cancel": ("operate:cancel", "Ends a run that is active."),
+        "operate.status": "Shows what a running daemon does: checks, delivery, GitHub's quota, collectors.",
+        "operate.trigger": "Runs collectors now.",
+        "operate.pause": "Suspends collectors' schedules, across restarts, too.",
+        "operate.resume": "Resumes collectors' schedules.",
+        "operate.cancel": "Ends a run that is active.",
     },
     "Look": {
-        "explain": ("explore:explain", "Tells why a check passes or fails: value, condition, evidence."),
-        "runs": ("explore:runs", "Lists the last runs, or shows one with its samples and their delivery."),
-        "logs": ("explore:logs", "Prints the log lines of a run or a collector, or the daemon's last ones."),
-        "list": ("inspect:list_", "Lists the collectors with type, schedule and next run."),
-        "schedule": ("schedule:schedule", "Prints the next fire times in local and UTC time."),
-        "preview": ("run:preview", "Collects now and shows how that differs from the last run; sends nothing."),
+        "explore.explain": "Tells why a check passes or fails: value, condition, since when, evidence.",
+        "explore.runs": "Lists the last runs, or shows one with its samples and their delivery.",
+        "explore.logs": "Prints the log lines of a run or a collector, or the daemon's last ones.",
+        "inspect.list": "Lists the collectors with type, schedule and next run.",
+        "schedule.schedule": "Prints the next fire times in local and UTC time.",
+        "run.preview": "Collects now and shows how that differs from the last run; sends nothing.",
     },
     "Configure": {
-        "check": ("inspect:check", "Validates the configuration: verdict, next runs, warnings."),
-        "diagnose": ("inspect:diagnose", "Asks GitHub, Datadog and AWS whether all is there that the daemon needs."),
-        "collect": ("run:collect", "Runs collectors once by hand."),
-        "list-workflows": ("inspect:list_workflows", "Lists a repository's workflows, to fill the workflow lists."),
-        "publish": ("publish:publish", "Checks a snapshot as the collector does and publishes it."),
-        "completion": ("inspect:completion", "Prints the shell completion."),
+        "inspect.check": "Validates the configuration: verdict, next runs, series, secrets, warnings.",
+        "inspect.diagnose": "Asks GitHub, Datadog and AWS whether all is there that the daemon needs.",
+        "run.collect": "Runs collectors once by hand.",
+        "inspect.list-workflows": "Lists a repository's workflows, to fill the workflow lists.",
+        "publish.publish": "Checks a snapshot as the collector does and publishes it.",
+        "main.completion": "Prints the shell completion.",
     },
     "Datadog": {
-        "datadog": ("boards:datadog", "Renders, compares and pushes dashboards, monitors and metadata."),
+        "boards.datadog": "Renders, compares and pushes dashboards, monitors and metadata.",
     },
     "Move": {
-        "migrate": ("cutover:migrate", "Turns CronJobs into config.yaml stanzas."),
-        "compare": ("cutover:compare", "Lines up what the CronJobs sent with what the daemon measured."),
-        "backup": ("operate:backup", "Copies the state to a file, also while a daemon uses it."),
-        "flare": ("operate:flare", "Writes a support bundle with secrets masked."),
+        "cutover.migrate": "Turns CronJobs into config.yaml stanzas.",
+        "cutover.compare": "Lines up what the CronJobs sent with what the daemon measured.",
+        "operate.backup": "Copies the state to a file, also while a daemon uses it.",
+        "operate.flare": "Writes a support bundle with secrets masked.",
     },
 }
-_COMMANDS = {name: command for group in _GROUPS.values() for name, command in group.items()}
+_COMMANDS = {place.partition(".")[2]: (place, does) for group in _GROUPS.values() for place, does in group.items()}
 
 
 class LazyCommands(click.Group):
@@ -56,22 +57,20 @@ class LazyCommands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        from importlib import import_module
-
-        module, name = _COMMANDS[cmd_name][0].split(":")
-        command: click.Command = getattr(import_module(f"service.cli.{module}"), name)
+        place, does = _COMMANDS[cmd_name]
+        members = vars(import_module(f"service.cli.{place.partition('.')[0]}")).values()
+        command = next(each for each in members if isinstance(each, click.Command) and each.name == cmd_name)
+        command.help = f"{does}\n\n{command.help}"
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, commands in _GROUPS.items():
             with formatter.section(title):
-                formatter.write_dl([(name, sentence) for name, (_, sentence) in commands.items()])
+                formatter.write_dl([(place.partition(".")[2], does) for place, does in commands.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        from difflib import get_close_matches
-
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
@@ -105,11 +104,11 @@ def main(context: click.Context, once: bool, only: str | None, dry_run: bool, st
     context.call_on_close(options.exits.close)
     if os.environ.get("NO_COLOR"):
         context.color = False  # and of every command below it; click does not look at the variable
+    names = [name.strip() for name in only.split(",") if name.strip()] if only is not None else None
     if context.invoked_subcommand:
         if once or only or dry_run or strict:
             raise click.UsageError("--once, --only, --dry-run and --strict go without a command")
         return
-    names = [name.strip() for name in only.split(",") if name.strip()] if only is not None else None
     if names == []:
         # What a script's empty variable makes of it: neither none nor all of them is what it means.
         raise click.UsageError("--only names no collector")
@@ -121,3 +120,14 @@ def main(context: click.Context, once: bool, only: str | None, dry_run: bool, st
         if once:
             exit_with(run_once(options, names, push=not dry_run, dry_run=dry_run, strict=strict, output=None))
         exit_with(run_daemon(options))
+
+
+@command(example='eval "$(infra-health completion bash)"')
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(options: Options, shell: str) -> None:
+    from click.shell_completion import BashComplete, FishComplete, ZshComplete
+
+    kind = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}[shell]
+    root = click.get_current_context().find_root().command
+    script = kind(root, {}, "infra-health", "_INFRA_HEALTH_COMPLETE").source()
+    options.show({"shell": shell, "script": script}, lambda: click.echo(script))

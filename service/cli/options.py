@@ -1,10 +1,10 @@
-"""The options that every command has, and what they come to: settings, logs, and where errors are reported."""
+"""The options that every command has, and what they come to: settings, logs, results, and where errors are reported."""
 
 import inspect
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -15,17 +15,23 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from service import __version__
+from service.cli.output import to_json
+from service.config.masking import escape_control_characters
+from service.domain.errors import ConfigError, HealthError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from service.config.loader import Loaded
+    from service.config.settings import Settings
     from service.demo.stage import Stage
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Value = TypeVar("Value")
 
 _DEFAULT_URL = "http://127.0.0.1:8080"
 _WATCH_INTERVAL = 2
+_COMPLETION_TIMEOUT = 0.5
 
 # What would lead the demo away from its recorded data. (INFRA_HEALTH_HTTP__PORT and the like still hold.)
 _NOT_IN_THE_DEMO = (
@@ -68,16 +74,13 @@ class Options:
 
     def load(self, overrides: Mapping[str, Any] | None = None) -> "Loaded":
         """The settings. Raises ConfigError."""
-        with without_rich():
-            import httpx  # noqa: F401
-            import structlog  # noqa: F401
         from service.collectors.registry import settings_of
         from service.config.loader import load
 
         environ = self.environ()
         return load(self.stage.config if self.stage else self.config, environ, settings_of, overrides)
 
-    def start_logs(self, loaded: "Loaded", *, level: str | None = None) -> None:
+    def start_logs(self, loaded: "Loaded", level: str | None) -> None:
         """Logs to stderr; ``level`` is the command's own default, which -q and -v change."""
         from service.config import logging, masking
         from service.config.settings import secret_values
@@ -86,29 +89,82 @@ class Options:
         masking.mask([*secret_values(settings), *masking.secrets_in_environment(environ)])
         logging.configure(settings, environ, level="error" if self.quiet else "debug" if self.verbose else level)
 
+    def open(self, level: str) -> "Loaded":
+        """The settings, with logs of them on stderr. Raises ConfigError."""
+        loaded = self.load()
+        self.start_logs(loaded, level)
+        return loaded
+
+    def run(self, function: Callable[..., Awaitable[Value]], *arguments: Any) -> Value:
+        """Runs a coroutine function to its end."""
+        import anyio
+
+        return anyio.run(function, *arguments)
+
+    def show(self, value: Any, print_text: Callable[[], None]) -> None:
+        """A command's result: as JSON where asked for, else as text."""
+        if self.json:
+            click.echo(to_json(value))
+        else:
+            print_text()
+
+
+def refuse_unknown(settings: "Settings", names: Sequence[str]) -> None:
+    """Raises UsageError where one of them is no collector."""
+    from service.config.fields import did_you_mean
+
+    for name in names:
+        if name not in settings.collectors:
+            hint, known = did_you_mean(name, settings.collectors), ", ".join(settings.collectors)
+            raise click.UsageError(f"no collector is called {name}{hint}; configured are: {known}")
+
+
+def message(text: str, colour: str | None = None, **style: Any) -> None:
+    """A message for the person at the terminal, on stderr. What others sent in it steers no terminal."""
+    click.secho(escape_control_characters(text), err=True, fg=colour, **style)
+
+
+def read_input(name: str, remedy: str = "") -> bytes:
+    """A file that the user named, or ``-``, standard input. Raises ConfigError."""
+    try:
+        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{name} can't be read: {error.strerror or error}{remedy and f'; {remedy}'}") from error
+
+
+def exit_with(code: int) -> NoReturn:
+    """Ends the command."""
+    click.get_current_context().exit(code)
+    raise AssertionError("exit returns never")
+
 
 @contextmanager
-def without_rich() -> Iterator[None]:
-    """structlog and httpx import rich where it is installed, for output of theirs that we don't use: 0.1 s of CPU."""
-    if "rich" in sys.modules:
-        yield
-        return
-    # Its import fails then, for which both are prepared.
-    sys.modules["rich"] = None  # type: ignore[assignment]
+def errors_reported() -> Iterator[None]:
+    """Turns the errors that a user can mend into one message and the right exit code."""
     try:
         yield
-    finally:
-        del sys.modules["rich"]
-
-
-def _store_option(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    """Puts an option before and after the command's name into the same place."""
-    if value:
-        setattr(context.ensure_object(Options), parameter.name or "", value)
+    except (HealthError, ExceptionGroup) as raised:
+        error: BaseException = raised
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]  # task groups wrap what ends them
+        if not isinstance(error, HealthError):
+            raise
+        message(str(error), "red")
+        exit_with(Exit.CONFIG if isinstance(error, ConfigError) else Exit.FAILED)
+    except BrokenPipeError:
+        # The reader of our output (head, less) is gone: nothing is left to say.
+        sys.stderr.close()
+        exit_with(Exit.DONE)
 
 
 def _common_option(*names: str, **attributes: Any) -> Callable[[Command], Command]:
-    return click.option(*names, callback=_store_option, expose_value=False, **attributes)
+    """An option that counts before and after the command's name alike."""
+
+    def store(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+        if value:
+            setattr(context.ensure_object(Options), parameter.name or "", value)
+
+    return click.option(*names, callback=store, expose_value=False, **attributes)
 
 
 def common(command: Command) -> Command:
@@ -129,18 +185,14 @@ def common(command: Command) -> Command:
     return command
 
 
-def with_url(command: Command) -> Command:
-    return click.option(
-        "--url",
-        default=lambda: os.environ.get("INFRA_HEALTH_URL") or _DEFAULT_URL,
-        show_default=f"INFRA_HEALTH_URL, else {_DEFAULT_URL}",
-        help="The daemon's address. INFRA_HEALTH_TOKEN is sent, or to read INFRA_HEALTH_READ_TOKEN.",
-    )(command)
-
-
-def with_watch(command: Command) -> Command:
-    """For a command that asks the daemon: it is carried out again and again."""
-    return click.option("--watch", is_flag=True, help=f"Show it anew every {_WATCH_INTERVAL} s, until Ctrl-C.")(command)
+URL = click.option(
+    "--url",
+    default=lambda: os.environ.get("INFRA_HEALTH_URL") or _DEFAULT_URL,
+    show_default=f"INFRA_HEALTH_URL, else {_DEFAULT_URL}",
+    help="The daemon's address. INFRA_HEALTH_TOKEN is sent, or to read INFRA_HEALTH_READ_TOKEN.",
+)
+# For a command that asks the daemon: it is carried out again and again.
+WATCH = click.option("--watch", is_flag=True, help=f"Show it anew every {_WATCH_INTERVAL} s, until Ctrl-C.")
 
 
 def command(
@@ -153,7 +205,8 @@ def command(
 ) -> Callable[[Callable[..., None]], click.Command]:
     """A command with the common options: its function gets ``Options`` first, its errors are reported.
 
-    ``asks_daemon``: it has ``--url``, and gets an open client of the daemon as its second argument.
+    What it does in a sentence stands in ``service.cli.main``; the function's docstring, if any, says more.
+    ``asks_daemon``: it has ``--url``, and gets the ``Daemon`` as its second argument.
     """
 
     def decorate(function: Callable[..., None]) -> click.Command:
@@ -168,69 +221,43 @@ def command(
                 watch = arguments.pop("watch", False)
                 if watch and arguments.get("exit_code"):
                     raise click.UsageError("--watch and --exit-code exclude each other")
-                with connect(arguments.pop("url")) as http:
-                    repeat(partial(function, options, http, **arguments), _WATCH_INTERVAL if watch else None)
+                with connect(arguments.pop("url")) as daemon:
+                    show = partial(function, options, daemon, **arguments)
+                    if watch:
+                        _repeat(show)
+                    else:
+                        show()
 
         run.__dict__.update(function.__dict__)  # click's decorators keep the parameters there
-        text = f"{inspect.getdoc(function)}\n\n\b\nExample: {example}"
+        text = f"{inspect.getdoc(function) or ''}\n\n\b\nExample: {example}"
         made = (group or click).command(name or function.__name__, cls=cls, help=text)(run)
-        return common(with_url(made) if asks_daemon else made)
+        return common(URL(made) if asks_daemon else made)
 
     return decorate
 
 
-def repeat(show: Callable[[], None], interval: float | None) -> None:
-    """Shows something once, or every ``interval`` seconds on a clear screen until Ctrl-C, which ends it well."""
-    if interval is None:
-        show()
-        return
+def _repeat(show: Callable[[], None]) -> None:
+    """Shows it on a clear screen again and again, until Ctrl-C, which ends it well."""
     with suppress(KeyboardInterrupt):
         while True:
             click.clear()  # of a terminal; a pipe gets one after the other
             show()
-            time.sleep(interval)
+            time.sleep(_WATCH_INTERVAL)
 
 
 def complete_collector(context: click.Context, parameter: click.Parameter, incomplete: str) -> "list[CompletionItem]":
-    """The configured collectors, none where the configuration is wrong: a completion has no place for errors."""
+    """The running daemon's collectors for a command that asks it, else the configured ones.
+
+    None where the configuration is wrong: a completion has no place for errors.
+    """
     from click.shell_completion import CompletionItem
 
-    from service.domain.errors import ConfigError
+    from service.cli.client import connect
 
-    try:
-        names = context.ensure_object(Options).load().settings.collectors
-    except ConfigError:
-        return []
+    names: list[str] = []
+    with suppress(HealthError):
+        if "url" in context.params:
+            with suppress(HealthError), connect(context.params["url"], _COMPLETION_TIMEOUT) as daemon:
+                names = [each["name"] for each in daemon.collectors()]
+        names = names or list(context.ensure_object(Options).load().settings.collectors)
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
-
-
-def message(text: str, *, err: bool = True, **style: Any) -> None:
-    """A message for the person at the terminal, on stderr unless it is a result."""
-    click.secho(text, err=err, **style)
-
-
-def exit_with(code: int) -> NoReturn:
-    """Ends the command."""
-    click.get_current_context().exit(code)
-    raise AssertionError("exit returns never")
-
-
-@contextmanager
-def errors_reported() -> Iterator[None]:
-    """Turns the errors that a user can mend into one message and the right exit code."""
-    from service.domain.errors import ConfigError, HealthError
-
-    try:
-        yield
-    except (HealthError, ExceptionGroup) as raised:
-        error: BaseException = raised
-        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-            error = error.exceptions[0]  # task groups wrap what ends them
-        if not isinstance(error, HealthError):
-            raise
-        message(str(error), fg="red")
-        exit_with(Exit.CONFIG if isinstance(error, ConfigError) else Exit.FAILED)
-    except BrokenPipeError:
-        # The reader of our output (head, less) is gone: nothing is left to say.
-        sys.stderr.close()
-        exit_with(Exit.DONE)

@@ -1,4 +1,4 @@
-"""How results look: tables on a terminal, plain text in a pipe, JSON where asked for; times and values for people."""
+"""How results look: JSON where asked for, else tables, times and numbers as people read them."""
 
 import json
 import os
@@ -7,97 +7,99 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from shutil import get_terminal_size
 from typing import Any, TextIO
 
 import click
 
-_STYLE = {"pass": "green", "fail": "bold red", "unknown": "dim"}
+from service.config.masking import escape_control_characters as escape
+from service.domain.errors import Rejected
 
-
-def escape(text: str) -> str:
-    """``text`` with its control characters spelt out: what a server sent must not steer the terminal."""
-    from service.config.masking import escape_control_characters
-
-    return escape_control_characters(text)
+COLOURS = {"pass": "green", "ok": "green", "fail": "red", "warn": "yellow", "unknown": "yellow"}
+_GAP = "  "
 
 
 def is_plain(stream: TextIO) -> bool:
-    """Whether it gets text alone. NO_COLOR promises that as much as a pipe does; rich leaves bold in."""
+    """Whether it gets text alone: a pipe does, and a terminal with NO_COLOR."""
     return not stream.isatty() or bool(os.environ.get("NO_COLOR"))
 
 
-def print_json(value: Any) -> None:
-    click.echo(_to_json(value))
+def _screen_width() -> int:
+    from shutil import get_terminal_size  # brings compression along: 10 ms that most commands need not spend
+
+    return get_terminal_size().columns
 
 
-def write_json(path: Path, value: Any) -> None:
-    from service.domain.errors import Rejected
-
-    try:
-        path.write_text(_to_json(value) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise Rejected(f"{path}: can't be written: {error.strerror}") from error
-
-
-def _to_json(value: Any) -> str:
+def to_json(value: Any) -> str:
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
     # Halves of surrogate pairs, which a foreign collector may bring, can be written as escapes alone.
     return text.encode(errors="backslashreplace").decode()
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, below: bool = False) -> None:
-    """A table with a heading. Cells are text, never markup, and steer no terminal.
+def write_json(path: Path, value: Any) -> None:
+    try:
+        path.write_text(to_json(value) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise Rejected(f"{path}: can't be written: {error.strerror}") from error
 
-    On a terminal that is narrower nothing is cut off, least of all the first column, which is what other commands take;
-    ``below``: the last column, sentences that would fill a screen word under word, stands under the table there.
 
-    In a pipe and with NO_COLOR: no lines, no colours, each row one line however long, an empty cell a dash, two
-    spaces between columns.
+def print_table(
+    rows: Sequence[Mapping[str, str]], *, title: str = "", optional: Sequence[str] = (), below: str = ""
+) -> None:
+    """Rows by column, nothing where there are none. What a cell holds steers no terminal.
+
+    In a pipe each row is one line, however long. On a terminal that is too narrow the sentences of the column ``below``
+    stand under their row; then the ``optional`` columns are left out, the first of them first.
     """
-    rows = [[escape(cell) for cell in row] for row in rows]
-    cells = [[" ".join(cell.split()) or "-" for cell in row] for row in (columns, *rows)]
-    widths = [max(len(row[at]) for row in cells) for at in range(len(columns))]
-    if is_plain(sys.stdout):
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
-        ]
-        click.echo("\n".join([*filter(None, [title]), *lines]) + ("\n" if title else ""))
+    if not rows:
         return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    cells = [{name: " ".join(escape(cell).split()) or "-" for name, cell in row.items()} for row in rows]
+    widths = {name: max(len(name), *(len(row[name]) for row in cells)) for name in rows[0]}
+    screen = sys.maxsize if is_plain(sys.stdout) else _screen_width()
+    for name in (below, *optional):
+        if sum(widths.values()) + len(_GAP) * (len(widths) - 1) > screen:
+            widths.pop(name, None)
+    if title:
+        click.secho(title, bold=True)
+    click.secho(_GAP.join(name.ljust(width) for name, width in widths.items()).rstrip(), bold=True)
+    for row in cells:
+        click.echo(_GAP.join(_paint(row[name].ljust(width)) for name, width in widths.items()).rstrip())
+        if below and below not in widths and row[below] != "-":
+            print_wrapped("    ", row[below])
+    if title:
+        click.echo()
 
-    terminal = Console(highlight=False)
-    fitting = len(columns) - (1 if below and sum(widths) + 3 * len(widths) > terminal.width else 0)
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for at, name in enumerate(columns[:fitting]):
-        table.add_column(name, no_wrap=at == 0, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell, style=_STYLE.get(cell, "")) for cell in row[:fitting]))
-    terminal.print(table)
-    for row in rows if fitting < len(columns) else ():
-        if row[fitting]:
-            click.echo(f"{row[0]}: {row[fitting]}")
+
+def _paint(cell: str) -> str:
+    colour = COLOURS.get(cell.strip())
+    return click.style(cell, colour) if colour else cell
 
 
-def print_samples(title: str, samples: Sequence[Mapping[str, Any]]) -> None:
+def print_wrapped(lead: str, text: str) -> None:
+    """``text`` after ``lead``; on a terminal its lines break between words and stand under each other."""
+    text = escape(text)
+    if not is_plain(sys.stdout):
+        from textwrap import fill
+
+        indent = " " * len(click.unstyle(lead))
+        width = max(_screen_width(), 2 * len(indent))
+        text = fill(text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False)[len(indent) :]
+    click.echo(lead + text)
+
+
+def print_samples(samples: Sequence[Mapping[str, Any]], title: str = "") -> None:
     """Samples as the API and a dry run give them; with their delivery where that is told."""
-    columns = ("metric", "value", "condition", "status", "about", "delivery")
-    rows = [
-        (
-            each["metric"],
-            format_number(each["value"]),
-            each["tags"].get("condition", ""),
-            each["tags"].get("status", ""),
-            format_check(each["tags"]),
-            f"{each.get('delivery', '')} {each.get('reason', '')}".strip(),
-        )
-        for each in samples
-    ]
-    shown = len(columns) if any("delivery" in each for each in samples) else len(columns) - 1
-    print_table(title, columns[:shown], [row[:shown] for row in rows])
+    rows = []
+    for each in samples:
+        row = {
+            "metric": each["metric"],
+            "value": format_number(each["value"]),
+            "condition": each["tags"].get("condition", ""),
+            "status": each["tags"].get("status", ""),
+        }
+        if "delivery" in each:
+            row["delivery"] = f"{each['delivery']} {each.get('reason', '')}"
+        rows.append(row | {"about": format_check(each["tags"])})
+    print_table(rows, title=title, below="about", optional=("condition", "delivery"))
 
 
 @contextmanager
@@ -110,7 +112,7 @@ def show_progress(*, quiet: bool = False, lines: bool = False) -> Iterator[Calla
 
     def show(text: str) -> None:
         if is_terminal and not quiet:
-            line = " ".join(escape(text).split())[: get_terminal_size().columns - 1]
+            line = " ".join(escape(text).split())[: _screen_width() - 1]
             click.echo(f"\r\x1b[K{line}", err=True, nl=False)
         elif lines and text and not quiet:
             click.echo(escape(text), err=True)
@@ -121,17 +123,13 @@ def show_progress(*, quiet: bool = False, lines: bool = False) -> Iterator[Calla
         show("")
 
 
-# Times, values and foreign texts as a person at a terminal reads them
-
-
 def format_time(instant: str | None, missing: str = "never") -> str:
     """``2026-03-04 05:10:00 (4 min ago)``, ``... (in 6 min)``; UTC. Without the date on a terminal when it is today."""
     if not instant:
         return missing
     at = datetime.fromisoformat(instant).astimezone(UTC)
     is_brief = not is_plain(sys.stdout) and at.date() == datetime.now(UTC).date()
-    time = f"{at:%H:%M:%S} ({format_age(at)})"
-    return time if is_brief else f"{at:%Y-%m-%d} {time}"
+    return f"{at:{'%H:%M:%S' if is_brief else '%Y-%m-%d %H:%M:%S'}} ({format_age(at)})"
 
 
 def format_age(at: datetime) -> str:
@@ -148,7 +146,10 @@ def format_duration(seconds: float | None) -> str:
 
 
 def format_number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
+    """``41,000``, ``0.916667``; of large numbers all digits."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value == round(value) or abs(value) >= 100_000 else f"{value:,.6g}"
 
 
 def format_check(tags: Mapping[str, str]) -> str:
@@ -160,7 +161,6 @@ def format_check(tags: Mapping[str, str]) -> str:
 def format_log_line(line: Mapping[str, Any]) -> str:
     at = datetime.fromisoformat(line["time"]).astimezone(UTC)
     stack = line["fields"].get("error.stack")
-    fields = {name: value for name, value in line["fields"].items() if name not in ("logger", "error.stack")}
-    text = f"{at:%H:%M:%S} {line['level']:<8} {line['message']}  "
-    text += " ".join(f"{name}={value}" for name, value in fields.items())
-    return escape(text.rstrip()) + (f"\n{escape(stack)}" if stack else "")
+    fields = [f"{name}={value}" for name, value in line["fields"].items() if name not in ("logger", "error.stack")]
+    text = f"{at:%H:%M:%S} {line['level']:<8} {line['message']}  {' '.join(fields)}".rstrip()
+    return escape(text) + (f"\n{escape(stack)}" if stack else "")

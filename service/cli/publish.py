@@ -1,12 +1,9 @@
 """``publish``: for who writes snapshots."""
 
-import sys
-from pathlib import Path
-
 import click
 
-from service.cli import output as out
-from service.cli.options import Options, command, message
+from service.cli.options import Options, command, message, read_input
+from service.cli.output import to_json
 
 
 @command(example="infra-health publish results.json --to s3://bucket/training.json")
@@ -24,7 +21,7 @@ from service.cli.options import Options, command, message
 )
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of a snapshot; nothing is published.")
 def publish(options: Options, files: tuple[str, ...], to: str | None, token_env: str | None, schema: bool) -> None:
-    """Checks snapshots as the collector does and publishes them whole or not at all.
+    """It is published whole or not at all.
 
     The records of several FILEs become one snapshot; - is standard input.
     """
@@ -32,28 +29,16 @@ def publish(options: Options, files: tuple[str, ...], to: str | None, token_env:
     from service.publish import publish as publish_snapshot
 
     if schema:
-        out.print_json(snapshot_schema())
+        click.echo(to_json(snapshot_schema()))
         return
     if not files or not to:
         raise click.UsageError("name a FILE, or - for standard input, and --to; or --schema")
-    bodies = {name: _read(name) for name in files}
+    bodies = {name: read_input(name) for name in files}
     body = next(iter(bodies.values())) if len(bodies) == 1 else join_snapshots(bodies)
     done = publish_snapshot(body, to, token_env=token_env, name=", ".join(files))
     for remark in done.remarks:
-        message(f"left out: {remark}", fg="yellow")
-    if options.json:
-        out.print_json({"to": done.to, "records": done.records, "bytes": done.size, "run": done.run})
-    elif not options.quiet:
-        records = "1 record" if done.records == 1 else f"{done.records:,} records"
-        click.echo(f"{records} published to {done.to}" + (f"; run: {done.run}" if done.run else ""))
-
-
-def _read(name: str) -> bytes:
-    from service.domain.errors import ConfigError
-
-    if name == "-":
-        return sys.stdin.buffer.read()
-    try:
-        return Path(name).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{name} can't be read: {error.strerror or error}") from error
+        message(f"left out: {remark}", "yellow")
+    text = f"{'1 record' if done.records == 1 else f'{done.records:,} records'} published to {done.to}"
+    if options.json or not options.quiet:
+        found = {"to": done.to, "records": done.records, "bytes": done.size, "run": done.run}
+        options.show(found, lambda: click.echo(text + (f"; run: {done.run}" if done.run else "")))

@@ -1,23 +1,22 @@
 """``schedule``: when a collector, or an expression that one thinks of, fires next."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from statistics import median
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import click
 
 from service.cli import output as out
-from service.cli.options import Options, command, complete_collector, message
+from service.cli.options import Options, command, complete_collector, message, refuse_unknown
+from service.daemon import read_store
+from service.domain import cron
 
 if TYPE_CHECKING:
     from service.config.settings import Settings
-    from service.domain.cron import Schedule
 
 _RECENT_RUNS = 50  # whose median is the usual duration
-_MAX_SKIPPED = 3_000  # local times that are looked at between two fires: more than two days of minutes
 _POLICY_NOTES = {"Forbid": "it waits for that run's end", "Allow": "both run", "Replace": "it ends that run"}
 
 
@@ -26,26 +25,37 @@ class _Plan:
     """One schedule. ``last_slot``: its collector's; ``usual``: how long its runs last, None when that is not known."""
 
     collector: str | None
-    schedule: "Schedule"
+    schedule: cron.Schedule
     time_zone: ZoneInfo
     policy: str = ""
     last_slot: datetime | None = None
     usual: timedelta | None = None
 
 
+def _read_time(_: click.Context, __: click.Parameter, text: str | None) -> datetime:
+    try:
+        return datetime.fromisoformat(text) if text else datetime.now(UTC)
+    except ValueError:
+        example = "such as 2025-03-09T01:30 or 2025-03-09T06:30:00Z"
+        raise click.BadParameter(f'"{text}" is no time {example}') from None
+
+
 @command(example='infra-health schedule "30 1 * * *" --time-zone America/New_York')
 @click.argument("what", metavar="[NAME or EXPRESSION]", required=False, shell_complete=complete_collector)
 @click.option("--time-zone", metavar="ZONE", help="Such as America/New_York; else the collector's, else UTC.")
-@click.option("--at", metavar="TIME", help="Fires after this time (ISO 8601, local where it has no offset); else now.")
+@click.option(
+    "--at",
+    metavar="TIME",
+    callback=_read_time,
+    help="Fires after this time (ISO 8601, local where it has no offset); else now.",
+)
 @click.option("--count", type=click.IntRange(1, 1000), default=10, show_default=True, help="How many.")
-def schedule(options: Options, what: str | None, time_zone: str | None, at: str | None, count: int) -> None:
-    """Prints the next fire times in local and UTC time.
+def schedule(options: Options, what: str | None, time_zone: str | None, at: datetime, count: int) -> None:
+    """Of one collector, of all of them, or of an expression ("*/10 * * * *", @hourly, "@every 90s").
 
-    Of one collector, of all of them, or of an expression ("*/10 * * * *", @hourly, "@every 90s"). What daylight saving
-    skips or repeats is marked, and where a run usually is not done when the next one is due.
+    What daylight saving skips or repeats is marked, and where a run usually is not done when the next one is due.
     """
     from service.config.fields import read_time_zone
-    from service.domain import cron
 
     try:
         zone = read_time_zone(time_zone) if time_zone else None
@@ -55,91 +65,71 @@ def schedule(options: Options, what: str | None, time_zone: str | None, at: str 
             plans = _plan_collectors(options, what, zone)
     except ValueError as error:  # a CronError is one
         raise click.BadParameter(str(error)) from error
-    results = [_to_json(plan, _parse_time(at, plan.time_zone), count) for plan in plans]
-    if options.json:
-        out.print_json(results)
-        return
-    for result in results:
-        _print(result)
+    results = [_describe_plan(plan, at if at.tzinfo else at.replace(tzinfo=plan.time_zone), count) for plan in plans]
+    options.show(results, lambda: _print(results))
+
+
+def find_fires(schedule: cron.Schedule, zone: ZoneInfo, after: datetime, count: int) -> list[datetime]:
+    """The next times, fewer where there are no more within five years."""
+    fires: list[datetime] = []
+    at: datetime | None = after
+    while len(fires) < count and at and (at := schedule.next(at, zone)):
+        fires.append(at)
+    return fires
 
 
 def _plan_collectors(options: Options, name: str | None, zone: ZoneInfo | None) -> list[_Plan]:
-    from service.config.fields import did_you_mean
-    from service.domain import cron
-
-    loaded = options.load()
-    options.start_logs(loaded, level="warning")
-    known = loaded.settings.collectors
-    if name is not None and name not in known:
-        hint = did_you_mean(name, known) or f"; configured are: {', '.join(known)}"
-        raise click.UsageError(f"no collector is called {name}{hint}")
+    settings = options.open("warning").settings
+    refuse_unknown(settings, [name] if name else ())
     plans = [
         _Plan(key, cron.parse(each.schedule), zone or each.time_zone, each.concurrency_policy.value)
-        for key, each in known.items()
+        for key, each in settings.collectors.items()
         if name in (None, key)
     ]
-    import anyio
-
-    return anyio.run(_add_history, plans, loaded.settings)
+    return options.run(_add_history, plans, settings)
 
 
 async def _add_history(plans: list[_Plan], settings: "Settings") -> list[_Plan]:
-    from service.daemon import read_store
+    from statistics import median
+
     from service.domain.runs import Mode
 
+    found = []
     async with read_store(settings) as store:
         if store is None:
             return plans
         slots = await store.runs.slots(Mode.LIVE)
-        found = []
         for plan in plans:
-            name = plan.collector or ""
-            runs = await store.runs.list(name, limit=_RECENT_RUNS)
+            runs = await store.runs.list(plan.collector, limit=_RECENT_RUNS)
             seconds = [run.seconds for run in runs if run.seconds is not None and run.outcome and run.outcome.succeeded]
             usual = timedelta(seconds=median(seconds)) if seconds else None
-            found.append(replace(plan, last_slot=slots.get(name), usual=usual))
-        return found
+            found.append(replace(plan, last_slot=slots.get(plan.collector or ""), usual=usual))
+    return found
 
 
-def _parse_time(text: str | None, zone: ZoneInfo) -> datetime:
-    if text is None:
-        return datetime.now(UTC)
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError as error:
-        example = "such as 2025-03-09T01:30 or 2025-03-09T06:30:00Z"
-        raise click.BadParameter(f'"{text}" is no time {example}', param_hint="--at") from error
-    return at if at.tzinfo else at.replace(tzinfo=zone)
-
-
-def _to_json(plan: _Plan, after: datetime, count: int) -> dict[str, Any]:
-    from service.domain.cron import Every
-
-    is_period = isinstance(plan.schedule, Every)
-    if is_period and plan.last_slot and plan.last_slot < after:
+def _describe_plan(plan: _Plan, after: datetime, count: int) -> dict[str, Any]:
+    if isinstance(plan.schedule, cron.Every) and plan.last_slot and plan.last_slot < after:
         # A period counts on from the last slot.
         after = plan.schedule.latest(plan.last_slot, after, plan.time_zone) or plan.last_slot
-    fires: list[dict[str, Any]] = []
-    before = after
-    while len(fires) < count and (at := plan.schedule.next(before, plan.time_zone)):
-        skipped = [] if is_period else list(_find_skipped(plan, before, at))
-        # In UTC: the difference of two local times is that of their clocks' hands.
-        distance = at.astimezone(UTC) - before.astimezone(UTC)
-        overlaps = bool(fires and plan.usual and distance < plan.usual)
-        fires.append(_describe_fire(plan, at, skipped, overlaps))
-        before = at
+    fires = find_fires(plan.schedule, plan.time_zone, after, count)
     return {
         "collector": plan.collector,
         "schedule": plan.schedule.expression,
         "in_words": plan.schedule.describe(),
         "time_zone": str(plan.time_zone),
         "usual_seconds": plan.usual.total_seconds() if plan.usual else None,
-        "fires": fires,
+        "fires": [
+            _describe_fire(plan, before, at, is_first=before is after)
+            for before, at in zip([after, *fires], fires, strict=False)
+        ],
     }
 
 
-def _describe_fire(plan: _Plan, at: datetime, skipped: list[datetime], overlaps: bool) -> dict[str, Any]:
-    repetition = _repetition(at)
+def _describe_fire(plan: _Plan, before: datetime, at: datetime, *, is_first: bool) -> dict[str, Any]:
+    """``before``: the fire before this one, of the first one the time after which fires were asked for."""
+    skipped, repetition = list(_find_skipped(plan, before, at)), _repetition(at)
+    # In UTC: the difference of two local times is that of their clocks' hands.
+    overlaps = bool(not is_first and plan.usual and at.astimezone(UTC) - before.astimezone(UTC) < plan.usual)
     notes = []
     if skipped:
         first, last = f"{skipped[0]:%Y-%m-%d %H:%M}", f"{skipped[-1]:%Y-%m-%d %H:%M}"
@@ -153,7 +143,7 @@ def _describe_fire(plan: _Plan, at: datetime, skipped: list[datetime], overlaps:
         "local": at.isoformat(timespec="seconds"),
         "utc": at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "skipped": [each.isoformat(timespec="seconds") for each in skipped],
-        "repeated": repetition or None,
+        "repeated": repetition,
         "overlaps": overlaps,
         "notes": notes,
     }
@@ -161,32 +151,30 @@ def _describe_fire(plan: _Plan, at: datetime, skipped: list[datetime], overlaps:
 
 def _find_skipped(plan: _Plan, before: datetime, at: datetime) -> Iterator[datetime]:
     """Local times between two fires that are due but do not exist."""
-    utc, until = ZoneInfo("UTC"), at.replace(tzinfo=UTC)
-    wall: datetime | None = before.astimezone(plan.time_zone).replace(tzinfo=UTC)
-    for _ in range(_MAX_SKIPPED):
-        wall = plan.schedule.next(wall, utc) if wall else None
-        if wall is None or wall >= until:
-            return
-        local = wall.replace(tzinfo=plan.time_zone)
-        if local.astimezone(UTC).astimezone(plan.time_zone).replace(tzinfo=None) != wall.replace(tzinfo=None):
-            yield wall.replace(tzinfo=None)
-
-
-def _repetition(at: datetime) -> int:
-    """1 or 2 where the clock is set back and shows this time twice, else 0."""
-    first, second = at.replace(fold=0).utcoffset(), at.replace(fold=1).utcoffset()
-    if first is None or second is None or first <= second:
-        return 0  # the same, or set forward
-    return 2 if at.fold else 1
-
-
-def _print(result: dict[str, Any]) -> None:
-    in_words = f" ({result['in_words']})" if result["in_words"] != result["schedule"] else ""
-    title = f"{result['collector'] or 'expression'}: {result['schedule']}{in_words}, {result['time_zone']}"
-    if result["usual_seconds"] is not None:
-        title += f"; a run usually takes {result['usual_seconds']:.3g} s"
-    if not result["fires"]:
-        message(f"{title}: does not fire within five years", fg="yellow")
+    if isinstance(plan.schedule, cron.Every):
         return
-    rows = [(fire["local"], fire["utc"], "; ".join(fire["notes"])) for fire in result["fires"]]
-    out.print_table(title, ("local", "UTC", "note"), rows)
+    wall: datetime | None = before.astimezone(plan.time_zone).replace(tzinfo=UTC)
+    while (wall := wall and plan.schedule.next(wall, ZoneInfo("UTC"))) and wall < at.replace(tzinfo=UTC):
+        local = wall.replace(tzinfo=plan.time_zone)
+        if local.astimezone(UTC).astimezone(plan.time_zone).replace(tzinfo=None) != local.replace(tzinfo=None):
+            yield local.replace(tzinfo=None)
+
+
+def _repetition(at: datetime) -> int | None:
+    """1 or 2 where the clock is set back and shows this time twice."""
+    first, second = at.replace(fold=0).utcoffset(), at.replace(fold=1).utcoffset()
+    return 1 + at.fold if first and second is not None and first > second else None
+
+
+def _print(results: Sequence[dict[str, Any]]) -> None:
+    for each in results:
+        in_words = f" ({each['in_words']})" if each["in_words"] != each["schedule"] else ""
+        title = f"{each['collector'] or 'expression'}: {each['schedule']}{in_words}, {each['time_zone']}"
+        if each["usual_seconds"] is not None:
+            title += f"; a run usually takes {each['usual_seconds']:.3g} s"
+        if not each["fires"]:
+            message(f"{title}: does not fire within five years", "yellow")
+        fires = [
+            {"local": fire["local"], "UTC": fire["utc"], "note": "; ".join(fire["notes"])} for fire in each["fires"]
+        ]
+        out.print_table(fires, title=title, below="note")

@@ -1,5 +1,6 @@
 """The whole program as a subprocess, before stand-ins for GitHub and Datadog on loopback."""
 
+import gc
 import json
 import os
 import signal
@@ -13,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import yaml
+from click.testing import CliRunner, Result
 from starlette.types import ASGIApp
 
+from service.cli.main import main
 from service.demo.recording import create_app
 from service.demo.stage import serve
 from tests.datadog import ScriptedDatadog
@@ -38,6 +42,7 @@ CI = {
     "repo": "ionic-team/ionic-framework",
     "tests_blocking_merge": ["Stencil Nightly Build"],
 }
+_ASK_THE_DAEMON = ("status", "trigger", "pause", "resume", "cancel", "explain", "runs", "logs")
 # What belongs to whoever runs the tests must not reach the program.
 _FOREIGN = ("DD_", "DATADOG_", "GITHUB_", "METTA_", "CI_", "INFRA_HEALTH_", "AWS_", "TRAINING_", "EVAL_", "KUBERNETES_")
 
@@ -68,10 +73,26 @@ class Place:
         path.write_text(records if isinstance(records, str) else json.dumps(records))
         return path
 
+    def ask(self, *arguments: str, environ: Mapping[str, str | None] | None = None, **extra: Any) -> Result:
+        """A command in this process, where a start of half a second would show nothing more."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name in list(os.environ):
+                patch.delenv(name)
+            patch.setitem(sys.modules, "rich", None)
+            result = CliRunner().invoke(main, arguments, env=self._environ(environ), **extra)
+        gc.enable()
+        gc.unfreeze()
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
     def run(
         self, *arguments: str, environ: Mapping[str, str | None] | None = None, program: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """The program to its end. ``program``: the console command of that name instead of the module."""
+        if arguments[:1] and arguments[0] in _ASK_THE_DAEMON:
+            done = self.ask(*arguments, environ=environ)
+            return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
         command = [Path(sys.executable).with_name(program)] if program else [sys.executable, "-m", "service"]
         return subprocess.run(
             [*command, *arguments],

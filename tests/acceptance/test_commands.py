@@ -13,7 +13,9 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import click
 import httpx
 import pytest
 from starlette.applications import Starlette
@@ -36,6 +38,11 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with place(tmp_path_factory.mktemp("commands")) as it:
         it.write_snapshot([SNAPSHOT, SNAPSHOT | {"metric": "sps", "check": "sps", "value": 0.1, "status": "fail"}])
         it.environ |= {"INFRA_HEALTH_TOKEN": WRITE, "INFRA_HEALTH_READ_TOKEN": READ}
+        gate = it.folder / "gate"
+        command = ["/bin/sh", "-c", f"while [ ! -e {gate} ]; do sleep 0.05; done; echo '# TYPE up gauge'; echo 'up 1'"]
+        it.config["collectors"]["slow"] = {"type": "exec", "schedule": "@yearly", "command": command}
+        it.write_config()
+        gate.touch()
         yield it
 
 
@@ -47,6 +54,15 @@ def daemon(here: Place) -> Iterator[Daemon]:
         here.environ["INFRA_HEALTH_URL"] = str(it.http.base_url)
         yield it
         del here.environ["INFRA_HEALTH_URL"]
+
+
+def fail(here: Place) -> dict[str, Any]:
+    """A run of training that failed."""
+    content = (here.folder / "training.json").read_text()
+    here.write_snapshot("[]")
+    run: dict[str, Any] = here.json("trigger", "training", "--wait", code=1)
+    here.write_snapshot(content)
+    return run
 
 
 def test_explain_says_what_is_red_and_why(here: Place, daemon: Daemon) -> None:
@@ -81,17 +97,13 @@ def test_trigger_waits_with_and_without_a_number_and_ends_as_the_run(here: Place
         assert done.returncode == 0, done.stderr
         assert "Complete in " in done.stdout
         assert "attempt 1" in done.stderr
-    content = (here.folder / "training.json").read_text()
-    here.write_snapshot("[]")
-    failed = here.json("trigger", "training", "--wait", code=1)
-    here.write_snapshot(content)
-    (error,) = failed["errors"]
-    good = here.json("trigger", "training", "--wait")
+    bad, good = fail(here), here.json("trigger", "training", "--wait")
     (row,) = (line for line in here.run("status").stdout.splitlines() if line.startswith("training"))
     assert re.search(r"Complete .* ago: .*training\.json", row), "nobody must take an old error for a present one"
-    shown = on_a_terminal(here, "runs", "training", "--limit", "2", COLUMNS="80")
-    assert all(f" {run['id']} " in shown for run in (failed, good)), "the id is what `runs ID` takes"
-    assert f"{failed['id']}: {error}" in shown, "a narrow terminal cuts off no error"
+    shown = on_a_terminal(here, "runs", "training", "--limit", "2", NO_COLOR="", COLUMNS="80").splitlines()
+    assert all(any(line.startswith(run["id"]) for line in shown) for run in (bad, good)), "what `runs ID` takes"
+    assert max(len(click.unstyle(line)) for line in shown) <= 80, shown
+    assert bad["errors"][0] in " ".join(" ".join(shown).split()), "a narrow terminal cuts off no error"
     refused = here.run("trigger", "training", environ={"INFRA_HEALTH_TOKEN": None})
     assert (refused.returncode, "bearer token" in refused.stderr) == (1, True)
 
@@ -105,9 +117,9 @@ def test_status_tells_checks_delivery_quota_and_collectors_and_probes(here: Plac
     starts = head.index("state")
     assert all(row[starts - 1] == " " and row[starts] != " " for row in rows), "plain columns in a pipe"
     assert re.search(r"^delivery: ok, \d+ points pending, last accepted ", "\n".join(summary), re.MULTILINE)
-    assert re.search(r"^GitHub's quota, core: \d+ of \d+ left until ", "\n".join(summary), re.MULTILINE)
+    assert re.search(r"^GitHub's quota, core: [\d,]+ of [\d,]+ left until ", "\n".join(summary), re.MULTILINE)
     whole = here.json("status", environ={"INFRA_HEALTH_TOKEN": None})
-    assert (len(whole["collectors"]), whole["ready"]["status"]) == (2, "ok")
+    assert (len(whole["collectors"]), whole["ready"]["status"]) == (3, "ok")
     assert whole["checks"]["failing"] == here.run("explain").stdout.count("FAIL ")
     closed = here.run("status", environ={"INFRA_HEALTH_TOKEN": None, "INFRA_HEALTH_READ_TOKEN": None})
     assert (closed.returncode, "INFRA_HEALTH_READ_TOKEN" in closed.stderr) == (1, True)
@@ -142,10 +154,7 @@ def test_what_is_watched_goes_on_until_ctrl_c_ends_it_well(
 
 def test_runs_are_found_by_outcome_and_age_and_logs_by_collector_or_run(here: Place, daemon: Daemon) -> None:
     good = here.json("trigger", "training", "--wait")["id"]
-    content = (here.folder / "training.json").read_text()
-    here.write_snapshot("[]")
-    bad = here.json("trigger", "training", "--wait", code=1)["id"]
-    here.write_snapshot(content)
+    bad = fail(here)["id"]
     here.json("trigger", "training", "--wait")
     found = [run["id"] for run in here.json("runs", "--outcome", "failed", "--since", "2h")]
     assert (bad in found, good in found) == (True, False)
@@ -161,9 +170,9 @@ def test_runs_are_found_by_outcome_and_age_and_logs_by_collector_or_run(here: Pl
 def test_several_collectors_are_triggered_paused_and_resumed_at_once(here: Place, daemon: Daemon) -> None:
     runs = here.json("trigger", "ci", "training", "--wait")
     assert [(run["collector"], run["outcome"]) for run in runs] == [("ci", "Complete"), ("training", "Complete")]
-    assert {run["collector"] for run in here.json("trigger", "--all", "--wait")} == {"ci", "training"}
-    assert [each["paused"] for each in here.json("pause", "--all", "--reason", "maintenance")] == [True, True]
-    assert here.run("resume", "ci", "training").stdout.count(": waiting, next run: ") == 2
+    assert {run["collector"] for run in here.json("trigger", "--all", "--wait")} == {"ci", "training", "slow"}
+    assert [each["paused"] for each in here.json("pause", "--all", "--reason", "maintenance")] == [True] * 3
+    assert here.run("resume", "ci", "training", "slow").stdout.count(": waiting, next run: ") == 3
     some = here.run("pause", "nope", "training")
     assert (some.returncode, "nope: " in some.stderr, "training: paused" in some.stdout) == (1, True, True)
     assert here.json("resume", "training")["paused"] is False
@@ -171,32 +180,28 @@ def test_several_collectors_are_triggered_paused_and_resumed_at_once(here: Place
         assert here.run("trigger", *arguments).returncode == 2, arguments
 
 
-def test_trigger_waits_for_a_run_that_is_active_already(tmp_path: Path) -> None:
-    with place(tmp_path) as here:
-        gate = tmp_path / "gate"
-        command = ["/bin/sh", "-c", f"while [ ! -e {gate} ]; do sleep 0.05; done; echo '# TYPE up gauge'; echo 'up 1'"]
-        here.config["collectors"] = {"slow": {"type": "exec", "schedule": "@yearly", "command": command}}
-        here.write_config()
-        with here.daemon() as daemon:
-            url = ("--url", str(daemon.http.base_url))
-            (active,) = wait_for(lambda: daemon.get("/api/v1/runs")["runs"], daemon)
-            refused = here.run("trigger", "slow", *url)
-            assert (refused.returncode, "active" in refused.stderr or "running" in refused.stderr) == (1, True)
-            late = here.json("trigger", "slow", "--wait", "0", *url, code=1)
-            assert (late["id"], late["ended"]) == (active["id"], None)
-            with here.start("trigger", "slow", "--wait", *url) as waiting:
-                assert waiting.stderr
-                assert f"{active['id']}: is active already" in waiting.stderr.readline().decode()
-                gate.touch()
-                assert waiting.wait(timeout=60) == 0
-                assert waiting.stdout
-                assert f"{active['id']}: Complete in ".encode() in waiting.stdout.read()
-
-
-def test_cancel_ends_no_run_that_has_ended(here: Place, daemon: Daemon) -> None:
-    run = here.json("runs", "training")[0]["id"]
-    done = here.run("cancel", run)
-    assert (done.returncode, "ended" in done.stderr) == (1, True)
+def test_trigger_waits_for_a_run_that_is_active_already_and_cancel_ends_one(here: Place, daemon: Daemon) -> None:
+    gate = here.folder / "gate"
+    gate.unlink()
+    active = here.json("trigger", "slow")
+    refused = here.run("trigger", "slow")
+    assert (refused.returncode, "active" in refused.stderr or "running" in refused.stderr) == (1, True)
+    late = here.json("trigger", "slow", "--wait", "0", code=1)
+    assert (late["id"], late["ended"]) == (active["id"], None)
+    with here.start("trigger", "slow", "--wait") as waiting:
+        assert waiting.stderr
+        assert f"{active['id']}: is active already" in waiting.stderr.readline().decode()
+        gate.touch()
+        assert waiting.wait(timeout=60) == 0
+        assert waiting.stdout
+        assert f"{active['id']}: Complete in ".encode() in waiting.stdout.read()
+    done = here.run("cancel", active["id"])
+    assert (done.returncode, "ended" in done.stderr) == (1, True), "what has ended can't be cancelled"
+    gate.unlink()
+    active = here.json("trigger", "slow")
+    assert here.run("cancel", active["id"]).returncode == 0
+    wait_for(lambda: here.json("runs", active["id"])["outcome"] == "Cancelled")
+    gate.touch()
 
 
 def test_preview_tells_what_differs_and_sends_and_keeps_nothing(here: Place, daemon: Daemon) -> None:
@@ -224,27 +229,22 @@ def test_preview_tells_what_differs_and_sends_and_keeps_nothing(here: Place, dae
 
 
 def test_diagnose_has_a_line_for_each_and_a_remedy_for_what_is_wrong(here: Place, daemon: Daemon) -> None:
-    names = ("GitHub", "Datadog", "AWS", "clock", "state directory")
-    done = here.run("diagnose")
-    assert done.returncode == 0, done.stdout
-    assert all(line.startswith(name) for name, line in zip(names, done.stdout.splitlines(), strict=True))
-    assert f"process {daemon.process.pid}" in done.stdout
     (here.folder / "a-file").write_text("")
     with moto() as address:
-        aws = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-        aws |= {"AWS_ENDPOINT_URL": address, "INFRA_HEALTH_COLLECTORS__TRAINING__SOURCE": "s3://health/training/"}
+        aws: dict[str, str | None] = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+        aws |= {"AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": address}
+        aws |= {"INFRA_HEALTH_COLLECTORS__TRAINING__SOURCE": "s3://health/training/"}
         httpx.put(f"{address}/health", trust_env=False).raise_for_status()
-        bad = here.run(
-            "diagnose",
-            environ={
-                **aws,
-                "DD_API_KEY": "not-the-right-key",
-                "GITHUB_API_URL": "http://127.0.0.1:9",
-                "INFRA_HEALTH_STATE_DIR": str(here.folder / "a-file" / "state"),
-            },
-        )
+        wrong = {"DD_API_KEY": "not-the-right-key", "GITHUB_API_URL": "http://127.0.0.1:9"}
+        wrong |= {"INFRA_HEALTH_STATE_DIR": str(here.folder / "a-file" / "state")}
+        bad = here.run("diagnose", environ=aws | wrong)
         httpx.put(f"{address}/health/training/1.json", content=b"[]", trust_env=False).raise_for_status()
-        assert "seen: s3://health/training/1.json" in here.run("diagnose", environ=aws).stdout
+        good = here.run("diagnose", environ=aws)
+    names = ("GitHub", "Datadog", "AWS", "clock", "state directory")
+    assert good.returncode == 0, good.stdout
+    assert all(line.startswith(name) for name, line in zip(names, good.stdout.splitlines(), strict=True))
+    assert "seen: s3://health/training/1.json" in good.stdout
+    assert f"process {daemon.process.pid}" in good.stdout
     assert bad.returncode == 1
     github, datadog, s3, _, state = bad.stdout.splitlines()
     assert "Remedy: check github.api_url" in github
@@ -254,16 +254,25 @@ def test_diagnose_has_a_line_for_each_and_a_remedy_for_what_is_wrong(here: Place
     assert "not-the-right-key" not in bad.stdout
 
 
-def test_what_libraries_read_from_the_environment_works_or_is_named(here: Place) -> None:
-    for name, value in (("ALL_PROXY", "ftp://x:1"), ("SSL_CERT_FILE", "/nonexistent/ca.pem")):
-        for command in ("check", "diagnose", "--once --dry-run"):
-            done = here.run(*command.split(), environ={name: value})
-            assert done.returncode == 78, (command, done.stderr)
-            assert name in done.stderr
-            assert "Traceback" not in done.stderr
-    for value in ("127.0.0.1,localhost,[::1]", "127.0.0.0/8,fd00::/8"):
-        done = here.run("--once", "--dry-run", environ={"NO_PROXY": value, "HTTP_PROXY": "http://127.0.0.1:9"})
-        assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize(
+    ("command", "name", "value"),
+    [
+        ("check", "ALL_PROXY", "ftp://x:1"),
+        ("diagnose", "SSL_CERT_FILE", "/nonexistent/ca.pem"),
+        ("--once --dry-run", "ALL_PROXY", "ftp://x:1"),
+    ],
+)
+def test_what_libraries_can_not_use_of_the_environment_is_named(
+    here: Place, command: str, name: str, value: str
+) -> None:
+    done = here.run(*command.split(), environ={name: value})
+    assert (done.returncode, name in done.stderr, "Traceback" in done.stderr) == (78, True, False), done.stderr
+
+
+def test_every_form_of_no_proxy_works(here: Place) -> None:
+    value = "127.0.0.1,localhost,[::1],127.0.0.0/8,fd00::/8"
+    done = here.run("--once", "--dry-run", environ={"NO_PROXY": value, "HTTP_PROXY": "http://127.0.0.1:9"})
+    assert done.returncode == 0, done.stderr
 
 
 def on_a_terminal(here: Place, *arguments: str, **environ: str) -> str:
@@ -349,7 +358,7 @@ def test_a_flare_needs_no_daemon(here: Place) -> None:
     assert done.returncode == 0, done.stderr
     assert "no infra-health daemon answers" in done.stderr
     assert "settings.json" in unpack(here.folder / "alone.zip")
-    assert here.run("flare", "bundle.rar").returncode == 2
+    assert here.ask("flare", "bundle.rar").exit_code == 2
 
 
 def unpack(path: Path) -> dict[str, str]:
@@ -363,14 +372,18 @@ def unpack(path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_prints_a_script_and_knows_commands_and_collectors(here: Place, shell: str) -> None:
-    done = here.run("completion", shell)
-    assert done.returncode == 0, done.stderr
-    assert "_INFRA_HEALTH_COMPLETE" in done.stdout
-    words = {"COMP_WORDS": "infra-health trigger tr", "COMP_CWORD": "2"}
+    assert "_INFRA_HEALTH_COMPLETE" in here.ask("completion", shell).stdout
+    words: dict[str, str | None] = {"COMP_WORDS": "infra-health collect tr", "COMP_CWORD": "2"}
     if shell == "fish":
-        words = {"COMP_WORDS": "infra-health trigger ", "COMP_CWORD": "tr"}
-    done = here.run(environ={"_INFRA_HEALTH_COMPLETE": f"{shell}_complete", **words}, program="infra-health")
-    assert "training" in done.stdout
+        words = {"COMP_WORDS": "infra-health collect ", "COMP_CWORD": "tr"}
+    words |= {"_INFRA_HEALTH_COMPLETE": f"{shell}_complete", "INFRA_HEALTH_CONFIG": str(here.folder / "config.yaml")}
+    assert "training" in here.ask(environ=words, prog_name="infra-health").stdout
+
+
+def test_completion_offers_the_names_of_the_running_daemon(here: Place, daemon: Daemon, tmp_path: Path) -> None:
+    words: dict[str, str | None] = {"_INFRA_HEALTH_COMPLETE": "bash_complete", "COMP_CWORD": "2"}
+    words |= {"COMP_WORDS": "infra-health trigger tr", "INFRA_HEALTH_CONFIG": str(tmp_path / "none.yaml")}
+    assert here.run(environ=words, program="infra-health").stdout == "plain,training\n"
 
 
 def test_a_lasting_fault_is_logged_when_it_begins_changes_and_ends(here: Place, daemon: Daemon) -> None:
@@ -401,79 +414,77 @@ def test_a_lasting_fault_is_logged_when_it_begins_changes_and_ends(here: Place, 
     assert (ended["samples"], ended["collected"]) == (runs[-1]["samples"], 2), "the page's number and its own"
 
 
-# schedule, backup: they need no daemon
-
-
 def test_an_expression_shows_local_and_utc_time_and_what_daylight_saving_repeats(here: Place, tmp_path: Path) -> None:
     """It needs no configuration."""
-    expression = [
-        "schedule",
-        "30 1 * * *",
-        "--time-zone",
-        "America/New_York",
-        "--at",
-        "2025-11-01T12:00",
-        "--count",
-        "2",
-    ]
-    environ = {"INFRA_HEALTH_CONFIG": str(tmp_path / "none.yaml")}
-    told = here.run(*expression, environ=environ)
-    assert told.returncode == 0, told.stderr
-    assert "2025-11-02T01:30:00-04:00  2025-11-02T05:30:00Z  the clock shows this time twice: first time" in told.stdout
-    assert told.stdout.splitlines()[1].split() == ["local", "UTC", "note"], "columns that a pipe can name"
-    (answer,) = here.json(*expression)
+    zone = ("--time-zone", "America/New_York")
+    expression = ["schedule", "30 1 * * *", *zone, "--at", "2025-11-01T12:00", "--count", "2"]
+    told = here.ask(*expression, environ={"INFRA_HEALTH_CONFIG": str(tmp_path / "none.yaml")}).stdout
+    assert "2025-11-02T01:30:00-04:00  2025-11-02T05:30:00Z  the clock shows this time twice: first time" in told
+    assert told.splitlines()[1].split() == ["local", "UTC", "note"], "columns that a pipe can name"
+    (answer,) = json.loads(here.ask(*expression, "--json").stdout)
     assert [(fire["utc"], fire["repeated"]) for fire in answer["fires"]] == [
         ("2025-11-02T05:30:00Z", 1),
         ("2025-11-02T06:30:00Z", 2),
     ]
 
 
-def test_a_schedule_that_can_not_be_understood_is_a_matter_of_usage(here: Place) -> None:
-    for arguments, told in (
-        (("7 7 7 7 8",), "8 is not within 0 to 6"),
-        (("trainin",), "did you mean training?"),
-        (("* * * * *", "--time-zone", "Europe/Berlim"), "did you mean Europe/Berlin?"),
-        (("* * * * *", "--at", "tomorrow"), "is no time"),
-    ):
-        answer = here.run("schedule", *arguments)
-        assert (answer.returncode, told in answer.stderr) == (2, True), answer.stderr
+def test_what_daylight_saving_skips_is_named_with_the_fire_after_it(here: Place) -> None:
+    expression = ["schedule", "*/30 2 * * *", "--time-zone", "America/New_York", "--at", "2025-03-08T12:00", "--json"]
+    (answer,) = json.loads(here.ask(*expression, "--count", "1").stdout)
+    (fire,) = answer["fires"]
+    assert (fire["utc"], fire["skipped"]) == ("2025-03-10T06:00:00Z", ["2025-03-09T02:00:00", "2025-03-09T02:30:00"])
 
 
-def test_a_schedule_marks_runs_that_usually_last_longer_and_a_backup_is_a_whole_store(tmp_path: Path) -> None:
-    with place(tmp_path) as here:
-        copy = tmp_path / "copy.db"
-        assert "nothing to back up" in here.run("backup", str(copy)).stderr
-        with here.daemon() as daemon:
-            runs = daemon.wait_until_quiet()
-            told = here.run("backup", str(copy))
-            assert told.returncode == 0, told.stderr
-            assert daemon.end() == 0
-        with sqlite3.connect(copy) as connection:
-            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-            assert connection.execute("SELECT count(*) FROM runs").fetchone() == (len(runs),)
-        told = here.run("backup", str(tmp_path / "no" / "copy.db"))
-        assert (told.returncode, "can't be written" in told.stderr or "can't be used" in told.stderr) == (78, True)
-        with sqlite3.connect(here.state_dir / "state.db") as connection:
-            connection.execute("UPDATE runs SET ended = started + 2 * 3600 * 1000000")
-        (answer,) = here.json("schedule", "training", "--count", "2")
-        assert answer["usual_seconds"] == 7200
-        first, second = answer["fires"]
-        assert (first["overlaps"], second["overlaps"]) == (False, True)
-        assert second["notes"] == ["the run before usually lasts longer: it waits for that run's end (Forbid)"]
+def test_a_backup_is_a_whole_store_and_a_schedule_marks_runs_that_usually_last_longer(
+    here: Place, daemon: Daemon
+) -> None:
+    state = here.folder / "restored"
+    state.mkdir()
+    environ: dict[str, str | None] = {"INFRA_HEALTH_STATE_DIR": str(state)}
+    assert "nothing to back up" in here.run("backup", "copy.db", environ=environ).stderr
+    told = here.run("backup", str(state / "no" / "copy.db"))
+    assert (told.returncode, "can't be written" in told.stderr or "can't be used" in told.stderr) == (78, True)
+    told = here.run("backup", str(state / "state.db"))
+    assert told.returncode == 0, told.stderr
+    with sqlite3.connect(state / "state.db") as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert connection.execute("SELECT count(*) FROM runs").fetchone() > (0,)
+        connection.execute("UPDATE runs SET ended = started + 2 * 3600 * 1000000")
+    (answer,) = here.json("schedule", "training", "--count", "2", environ=environ)
+    assert answer["usual_seconds"] == 7200
+    first, second = answer["fires"]
+    assert (first["overlaps"], second["overlaps"]) == (False, True)
+    assert second["notes"] == ["the run before usually lasts longer: it waits for that run's end (Forbid)"]
 
 
-def test_wrong_command_lines_are_a_matter_of_usage(here: Place) -> None:
-    for arguments, told in (
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
         (("stats",), "Did you mean 'status'?"),
         (("collect",), "Missing argument"),
-        (("collect", "traning"), "configured are: ci, training"),
         (("--dry-run",), "go with --once"),
         (("--once", "list"), "without a command"),
         (("runs", "-n", "0"), "not in the range"),
-    ):
-        done = here.run(*arguments)
-        assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+        (("trigger",), "--all"),
+        (("schedule", "7 7 7 7 8"), "8 is not within 0 to 6"),
+        (("schedule", "* * * * *", "--time-zone", "Europe/Berlim"), "did you mean Europe/Berlin?"),
+        (("schedule", "* * * * *", "--at", "tomorrow"), "is no time"),
+    ],
+)
+def test_wrong_command_lines_are_a_matter_of_usage(here: Place, arguments: tuple[str, ...], told: str) -> None:
+    done = here.ask(*arguments)
+    assert (done.exit_code, told in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.parametrize("command", ["collect", "schedule"])
+def test_a_collector_that_is_not_configured_is_a_matter_of_usage(here: Place, command: str) -> None:
+    done = here.run(command, "traning")
+    assert done.returncode == 2
+    assert "no collector is called traning; did you mean training?; configured are: ci, training, slow" in done.stderr
+
+
+def test_a_reader_that_goes_early_is_no_error(here: Place) -> None:
     pipe = f"{sys.executable} -m service check --json | head -1"
     environ = os.environ | here.environ
     early = subprocess.run(["sh", "-c", pipe], cwd=here.folder, env=environ, capture_output=True, text=True, check=True)
-    assert (early.stdout, early.stderr) == ("{\n", ""), "a reader that goes early is no error"
+    assert (early.stdout, early.stderr) == ("{\n", "")
