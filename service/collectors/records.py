@@ -2,8 +2,8 @@
 
 An object that names no part of a check is a sample, as ``--dry-run`` prints it.
 
-msgspec finds where each record begins and ends. A text that it refuses is read value by value with Python's own
-scanner, which takes NaN and halves of surrogate pairs: they make a bad record and no bad snapshot.
+msgspec finds where each record begins and ends. A text that it refuses (NaN, halves of surrogate pairs, very many
+brackets) is split by its brackets alone: so they make a bad record and no bad snapshot.
 """
 
 import gzip
@@ -15,7 +15,6 @@ import zlib
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from itertools import islice
 from sys import float_info
 from typing import Annotated, Any
 
@@ -23,8 +22,7 @@ import msgspec
 from msgspec import Meta
 
 from service.domain.errors import Rejected, TooLarge, Unfinished
-from service.domain.runs import PartialFailure
-from service.domain.samples import MAX_POINT_AHEAD, REQUIRED_TAGS, Kind, Status, normalize_tag_name
+from service.domain.samples import MAX_POINT_AHEAD, Kind, Status
 
 MAX_BYTES = 64 * 1024 * 1024  # once inflated
 MAX_RECORDS = 200_000
@@ -34,10 +32,10 @@ _MAX_COMMAS = 30  # of a record, on average
 
 _NAME = r"[A-Za-z0-9_.]+"  # https://docs.datadoghq.com/metrics/custom_metrics/#naming-custom-metrics
 _MAX_NAME = 170  # characters; with any namespace at most 200
-_TEXTS = ("workflow_name", "task", "check", "condition")
-MARKS = (*_TEXTS, "metric_kind")  # one of these at its top level makes an object a record
+TEXTS = ("workflow_name", "task", "check", "condition")
+MARKS = (*TEXTS, "metric_kind")  # one of these at its top level makes an object a record
 
-# What msgspec can't say, for the schema alone; ``check_item`` holds to it. ``$`` may match before a line feed.
+# What msgspec can't say, for the schema alone; ``__post_init__`` holds to it. ``$`` may match before a line feed.
 _Metric = Annotated[str, Meta(max_length=_MAX_NAME, extra_json_schema={"pattern": rf"^{_NAME}(?!\n)$"})]
 _Text = Annotated[str, Meta(extra_json_schema={"pattern": r"\S"})]
 _Number = Annotated[float, Meta(extra_json_schema={"minimum": -float_info.max, "maximum": float_info.max})]
@@ -46,7 +44,33 @@ _Time = Annotated[str, Meta(examples=["2025-01-14T15:00:00Z"])]
 _Seconds = Annotated[float, Meta(extra_json_schema={"minimum": -62_135_596_800, "maximum": 253_402_300_799})]
 
 
-class Record(msgspec.Struct, frozen=True, gc=False):
+class BadRecord(ValueError):
+    """Why a record is left out."""
+
+
+class _Item(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What records and samples have in common. Raises BadRecord (within msgspec ValidationError) where it is bad."""
+
+    metric: _Metric
+    value: _Number
+    tags: dict[str, str] | None = None
+    timestamp: _Time | _Seconds | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(_NAME, self.metric):
+            shown = ascii(self.metric[:60])
+            raise BadRecord(f"metric is {shown}; a metric's name has ASCII letters, digits, _ and . only")
+        if not math.isfinite(self.value):
+            raise BadRecord("value is not a finite number")
+        _ = self.at
+
+    @property
+    def at(self) -> datetime | None:
+        """When it was measured, aware; None where it does not say."""
+        return None if self.timestamp is None else _parse_time(self.timestamp)
+
+
+class Record(_Item, frozen=True, gc=False, kw_only=True):
     """What was measured of one check; category, workflow_name, task and check together name it.
 
     A collector's namespace comes before ``metric`` unless it begins with "metta.". Without ``status`` the check passes
@@ -55,47 +79,32 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     without one it was measured when it was published. ``tags``: further ones; the daemon sets its own itself.
     """
 
-    metric: _Metric
     workflow_name: _Text
     task: _Text
     check: _Text
     condition: _Text
-    value: _Number
     status: Status | None = None
     metric_kind: Kind | None = None
     timestamp: _Time | None = None
-    tags: dict[str, str] | None = None
 
-    @property
-    def at(self) -> datetime | None:
-        """When it was measured, aware; None where it does not say."""
-        return parse_time(self.timestamp) if self.timestamp is not None else None
+    def __post_init__(self) -> None:
+        for name in TEXTS:
+            if not getattr(self, name).strip():
+                raise BadRecord(f"{name} is empty")
+        super().__post_init__()
 
 
-class PrintedSample(msgspec.Struct, frozen=True, gc=False):
+class PrintedSample(_Item, frozen=True, gc=False, kw_only=True):
     """A sample as ``--dry-run`` prints it. ``timestamp``: ISO 8601, or seconds since 1970; without one, now.
 
     ``tags``: it keeps them, but for env, service and version. With workflow_name, task and check among them it measures
     that check; with job, criterion, operator and target an acceptance criterion; without either it is a plain metric.
     """
 
-    metric: _Metric
-    value: _Number
-    tags: dict[str, str] | None = None
     kind: Kind | None = None
-    timestamp: _Time | _Seconds | None = None
-
-    @property
-    def at(self) -> datetime | None:
-        """When it was measured, aware; None where it does not say."""
-        return parse_time(self.timestamp) if self.timestamp is not None else None
 
 
 Item = Record | PrintedSample
-
-
-class BadRecord(ValueError):
-    """Why a record is left out."""
 
 
 class _Envelope(msgspec.Struct):
@@ -109,6 +118,8 @@ _LINES = msgspec.json.Decoder(msgspec.Raw)
 _JSON = json.JSONDecoder(parse_int=float)
 # What msgspec raises at a text that is no JSON, or is so in its eyes only.
 _NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+# A string, whole or not, or what structures the text.
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[][{},]', re.DOTALL)
 
 
 def read_records(
@@ -120,7 +131,9 @@ def read_records(
     Raises Unfinished where it is not whole, Rejected where it is no snapshot, TooLarge.
     """
     newest = now + MAX_POINT_AHEAD
-    body = _inflate(body, name, max_bytes)
+    body = _inflate(body, name, max_bytes).removeprefix(b"\xef\xbb\xbf")  # a byte order mark
+    if not body.strip():
+        raise Unfinished(f"{name} is empty; is it half-written?")
     if body.count(b",") > _MAX_COMMAS * max_records:  # a list of numbers takes sixty times its size once it is split
         raise TooLarge(f"{name} holds more values than {max_records:,} records have")
     for position, text in enumerate(_split(body, name), 1):
@@ -128,7 +141,6 @@ def read_records(
             raise TooLarge(f"{name} holds more than {max_records:,} records; publish fewer, or in several snapshots")
         try:
             item = _decode(text)
-            check_item(item)
             if (at := item.at) and at > newest:
                 ahead = MAX_POINT_AHEAD // timedelta(minutes=1)
                 raise BadRecord(f"timestamp {at.isoformat()} is more than {ahead} min in the future")
@@ -137,34 +149,8 @@ def read_records(
             yield bad
 
 
-def check_item(item: Item) -> None:
-    """What the types of the fields don't say. Raises BadRecord."""
-    if not re.fullmatch(_NAME, item.metric):
-        shown = ascii(item.metric[:60])
-        raise BadRecord(f"metric is {shown}; a metric's name has ASCII letters, digits, _ and . only")
-    for name in _TEXTS if isinstance(item, Record) else ():
-        if not getattr(item, name).strip():
-            raise BadRecord(f"{name} is empty")
-    if not math.isfinite(item.value):
-        raise BadRecord("value is not a finite number")
-    _ = item.at  # which raises where it is no time
-
-
 @lru_cache(maxsize=4096)
-def is_required(tag: str) -> bool:
-    """Whether Datadog would read this tag of a record as one that the daemon sets itself."""
-    return normalize_tag_name(tag) in REQUIRED_TAGS
-
-
-def find_refused_tags(item: Item, position: int) -> Iterator[PartialFailure]:
-    """What is said of a record's tags that name required ones."""
-    for tag in filter(is_required, item.tags or ()) if isinstance(item, Record) else ():
-        reason = f"tag {tag!a} is set by the daemon; the record's own is left out"
-        yield PartialFailure(reason, f"record {position}")
-
-
-@lru_cache(maxsize=4096)
-def parse_time(stamp: str | float) -> datetime:
+def _parse_time(stamp: str | float) -> datetime:
     """ISO 8601, in UTC where it names no zone; or seconds since 1970. Raises BadRecord."""
     try:
         if not isinstance(stamp, str):
@@ -206,9 +192,6 @@ def _decode_any(text: bytes | msgspec.Raw) -> Any:
         return _JSON.decode(bytes(text).decode("utf-8", "surrogateescape"))
 
 
-# The content of a snapshot as the texts of its records
-
-
 def _inflate(body: bytes, name: str, max_bytes: int) -> bytes:
     """``body``, unpacked where it is gzip. Raises TooLarge beyond ``max_bytes``, Unfinished where it breaks off."""
     if body.startswith(GZIP_MAGIC):
@@ -226,9 +209,6 @@ def _inflate(body: bytes, name: str, max_bytes: int) -> bytes:
 
 def _split(body: bytes, name: str) -> Iterable[bytes | msgspec.Raw]:
     """The texts of the records. Raises Unfinished with the place where it is no JSON, Rejected where no snapshot."""
-    body = body.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
-    if not body.strip():
-        raise Unfinished(f"{name} is empty; is it half-written?")
     try:
         try:
             found = _FORMS.decode(body)
@@ -239,77 +219,53 @@ def _split(body: bytes, name: str) -> Iterable[bytes | msgspec.Raw]:
                 raise Rejected(f"{name} is {forms}") from error
             return _LINES.decode_lines(body)
     except _NO_JSON:
-        return _split_odd(body.decode("utf-8", "surrogateescape"), name)
+        return _split_odd(body, name)
 
 
-def _split_odd(text: str, name: str) -> Iterator[bytes]:
-    """As ``_split``, one value at a time."""
+def _split_odd(body: bytes, name: str) -> Iterator[bytes]:
+    """As ``_split``, by brackets and commas alone: what stands between them is for the reader of a record to judge."""
+    depth, begin, end = 0, 0, 0
+    inside = 1 if body.lstrip().startswith(b"[") else None  # how deep the records lie
+    for token in _TOKEN.finditer(body):
+        text, end = token[0], token.end()
+        if text[0] in b"[{":
+            depth += 1
+            begin = end if depth == inside else begin
+        elif text == b"," and depth == inside:
+            yield body[begin : token.start()]
+            begin = end
+        elif text[0] in b"]}":
+            if depth == inside:
+                inside = 0  # the list ends
+                if body[begin : token.start()].strip():
+                    yield body[begin : token.start()]
+            depth -= 1
+            if depth == 0:
+                break
+        elif text == b'"records"' and depth == 1 and inside is None and re.match(rb"\s*:\s*\[", body[end : end + 99]):
+            inside = 2
+    if inside is None:
+        yield from _split_lines(body, name)
+    elif depth:
+        raise _unfinished(body, len(body), name, "it breaks off; is it half-written?")
+    elif body[end:].strip():
+        raise _unfinished(body, end, name, "more follows after its end")
+
+
+def _split_lines(body: bytes, name: str) -> list[bytes]:
+    """Each line begins anew, so of a broken one only this record is lost; the last one may be half-written."""
+    lines = [line for line in body.split(b"\n") if line.strip()]
     try:
-        begin = _find_list(text)
-        for value in _split_lines(text) if begin is None else _split_list(text, begin):
-            yield value.encode("utf-8", "surrogateescape")
-    except json.JSONDecodeError as error:
-        is_cut = not text[error.pos :].strip() or error.msg.startswith("Unterminated string")
-        place = f"line {error.lineno}, column {error.colno} (character {error.pos})"
-        half = "; is it half-written?" if is_cut else ""
-        raise Unfinished(f"{name}: no valid JSON at {place}: {error.msg}{half}") from error
-
-
-def _find_list(text: str) -> int | None:
-    """Where the list of records begins, None where the text is one of lines."""
-    begin = _skip(text, 0)
-    if text.startswith("[", begin):
-        return begin
-    for match in islice(re.finditer(r'"records"\s*:\s*(?=\[)', text), 10):
-        try:
-            before = _JSON.decode(f"{text[: match.end()]}[]}}")
-        except (json.JSONDecodeError, RecursionError):
-            continue  # it belongs to an inner object, or stands in another line
-        if isinstance(before, dict) and "records" in before:
-            return match.end()
-    return None
-
-
-def _split_list(text: str, begin: int) -> Iterator[str]:
-    at = _skip(text, begin + 1)
-    while not text.startswith("]", at):
-        try:
-            _, end = _JSON.raw_decode(text, at)
-        except RecursionError:
-            between = re.compile(r"\}\s*,\s*\{").search(text, at)  # two records
-            end = between.start() + 1 if between else text.rfind("]")
-            if end <= at:
-                raise json.JSONDecodeError("a bracket is not closed", text, len(text)) from None
-        yield text[at:end]
-        at = _skip(text, end)
-        if text.startswith(",", at):
-            at = _skip(text, at + 1)
-            if text.startswith("]", at):
-                raise json.JSONDecodeError("a value is expected", text, at)
-        elif not text.startswith("]", at):
-            raise json.JSONDecodeError("a comma or ] is expected", text, at)
-    _check(f"{text[:begin]}[]{text[at + 1 :]}", text, at - begin - 1)  # what stands around the list
-
-
-def _split_lines(text: str) -> list[str]:
-    lines = [line for line in text.split("\n") if line.strip()]
-    # Each line begins anew, so of a broken one only this record is lost; the last one may be half-written.
-    _check(lines[-1], text, text.rindex(lines[-1]))
-    return lines
-
-
-def _check(part: str, text: str, offset: int) -> None:
-    """Raises JSONDecodeError with its place in ``text`` where ``part`` is no JSON."""
-    try:
-        _JSON.decode(part)
+        _decode_any(lines[-1])
     except RecursionError:
         pass  # whoever reads it says so
     except json.JSONDecodeError as error:
-        raise json.JSONDecodeError(error.msg, text, min(offset + error.pos, len(text))) from error
+        raise _unfinished(
+            body, body.rindex(lines[-1]) + error.pos, name, f"{error.msg}; is it half-written?"
+        ) from error
+    return lines
 
 
-def _skip(text: str, at: int) -> int:
-    """The place of the next character that is no blank."""
-    while text[at : at + 1] in (" ", "\t", "\n", "\r"):
-        at += 1
-    return at
+def _unfinished(body: bytes, at: int, name: str, reason: str) -> Unfinished:
+    line, column = body.count(b"\n", 0, at) + 1, at - body.rfind(b"\n", 0, at)
+    return Unfinished(f"{name}: no valid JSON at line {line}, column {column} (byte {at}): {reason}")

@@ -4,16 +4,16 @@ Datadog drops points older than an hour in silence, so an older gauge is sent as
 (``max_age``); a count or a distribution would be counted again with every run, so each one is sent once.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
 from hashlib import blake2b
 
-from service.collectors.records import BadRecord, Item, PrintedSample, find_refused_tags, is_required
+from service.collectors.records import TEXTS, BadRecord, Item, Record
 from service.domain.errors import Rejected
 from service.domain.runs import PartialFailure
-from service.domain.samples import CHECK_TAGS, MAX_POINT_AGE, Kind, Metric, Sample
+from service.domain.samples import CHECK_TAGS, MAX_POINT_AGE, REQUIRED_TAGS, Kind, Metric, Sample, normalize_tag_name
 
 # The outbox expires what is older than MAX_POINT_AGE; a gauge that waits for its delivery needs some of it.
 MAX_GAUGE_AGE = timedelta(minutes=45)
@@ -77,7 +77,8 @@ def to_samples(
             found.failures.append(PartialFailure(str(record), f"record {position}"))
             continue
         found.failures += find_refused_tags(record, position)
-        tags, kind = _tags_of(record, origin), _kind_of(record)
+        tags = _tags_of(record, origin)
+        kind = (record.metric_kind if isinstance(record, Record) else record.kind) or Kind.GAUGE
         at, measured_at, reason = record.at or min(publication.at, now), None, ""
         age = now - at
         if kind is Kind.GAUGE:
@@ -104,25 +105,23 @@ def to_samples(
             found.usable += 1
             metric = _metric(record.metric, origin.namespace, kind)
             found.samples.append(Sample(metric, record.value, at, tags, measured_at))
+    if not position:
+        raise Rejected(f"{publication.name} holds no record")
     if not found.usable:
-        raise Rejected(_explain_nothing(publication.name, position, found.failures))
+        more = f"; and {len(found.failures) - 3:,} more" if len(found.failures) > 3 else ""
+        shown = "; ".join(map(str, found.failures[:3]))
+        raise Rejected(f"{publication.name}: no usable record among {position:,}: {shown}{more}")
     found.samples = drop_overtaken(found.samples)
     return found
 
 
 def drop_overtaken(samples: list[Sample]) -> list[Sample]:
     """``samples`` without gauges that would overwrite a newer value of their series by being sent as of now."""
-    if len({sample.measured for sample in samples}) < 2 or not any(sample.measured_at for sample in samples):
-        return samples
-    series = [
-        (sample.metric, frozenset(item for item in sample.tags.items() if item[0] not in ("status", "condition")))
-        for sample in samples
-    ]
     newest: dict[object, datetime] = {}
-    for key, sample in zip(series, samples, strict=True):
-        newest[key] = max(newest.get(key, sample.measured), sample.measured)
-    pairs = zip(series, samples, strict=True)
-    return [sample for key, sample in pairs if not sample.measured_at or sample.measured_at == newest[key]]
+    if any(sample.measured_at for sample in samples):
+        for sample in samples:
+            newest[_series(sample)] = max(newest.get(_series(sample), sample.measured), sample.measured)
+    return [each for each in samples if not each.measured_at or each.measured_at == newest[_series(each)]]
 
 
 def remember(sent: Mapping[bytes, int], events: Mapping[bytes, int], oldest: datetime) -> dict[bytes, int]:
@@ -131,27 +130,32 @@ def remember(sent: Mapping[bytes, int], events: Mapping[bytes, int], oldest: dat
     return dict(sorted(kept.items(), key=lambda item: item[1])[-_MAX_SENT:]) if len(kept) > _MAX_SENT else kept
 
 
-def _kind_of(record: Item) -> Kind:
-    return (record.kind if isinstance(record, PrintedSample) else record.metric_kind) or Kind.GAUGE
+def find_refused_tags(record: Item, position: int) -> Iterator[PartialFailure]:
+    """What is said of a record's tags that name required ones."""
+    for tag in filter(_is_required, record.tags or ()) if isinstance(record, Record) else ():
+        reason = f"tag {tag!a} is set by the daemon; the record's own is left out"
+        yield PartialFailure(reason, f"record {position}")
+
+
+@lru_cache(maxsize=4096)
+def _is_required(tag: str) -> bool:
+    """Whether Datadog would read this tag of a record as one that the daemon sets itself."""
+    return normalize_tag_name(tag) in REQUIRED_TAGS
+
+
+def _series(sample: Sample) -> object:
+    return sample.metric, frozenset(tag for tag in sample.tags.items() if tag[0] not in ("status", "condition"))
 
 
 def _tags_of(record: Item, origin: Origin) -> dict[str, str]:
     own, tags = record.tags or {}, {"source": origin.source}
-    if isinstance(record, PrintedSample):
-        # Only what measures a check has a category.
-        is_check = all(name in own for name in CHECK_TAGS[1:])
-        return tags | ({"workflow_category": origin.category} if is_check else {}) | own
-    tags |= {
-        "workflow_category": origin.category,
-        "workflow_name": record.workflow_name,
-        "task": record.task,
-        "check": record.check,
-        "condition": record.condition,
-    }
-    if record.status:
-        tags["status"] = record.status.value
-    tags.update((name, value) for name, value in own.items() if not is_required(name))
-    return tags
+    if isinstance(record, Record):
+        tags |= {"workflow_category": origin.category} | {name: getattr(record, name) for name in TEXTS}
+        tags |= {"status": record.status.value} if record.status else {}
+        return tags | {name: value for name, value in own.items() if not _is_required(name)}
+    # Only what measures a check has a category.
+    is_check = all(name in own for name in CHECK_TAGS[1:])
+    return tags | ({"workflow_category": origin.category} if is_check else {}) | own
 
 
 @lru_cache(maxsize=4096)
@@ -163,14 +167,6 @@ def _identify(record: Item, tags: Mapping[str, str], version: str) -> bytes:
     time = record.at.isoformat() if record.at else f"published {version}"
     parts = [record.metric, time, *(part for item in sorted(tags.items()) for part in item)]
     return blake2b("\0".join(parts).encode(), digest_size=16).digest()
-
-
-def _explain_nothing(name: str, records: int, failures: list[PartialFailure]) -> str:
-    if not records:
-        return f"{name} holds no record"
-    shown = "; ".join(map(str, failures[:3]))
-    more = f"; and {len(failures) - 3:,} more" if len(failures) > 3 else ""
-    return f"{name}: no usable record among {records:,}: {shown}{more}"
 
 
 def _format_span(span: timedelta) -> str:

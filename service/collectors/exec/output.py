@@ -13,7 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_prometheus
 from prometheus_client.samples import Sample as ParsedSample
 
-from service.collectors.records import MAX_RECORDS, PrintedSample
+from service.collectors.records import MAX_RECORDS, BadRecord, PrintedSample
 from service.domain.errors import Rejected, TooLarge
 from service.domain.runs import PartialFailure
 from service.domain.samples import Kind, normalize_metric_name
@@ -78,10 +78,13 @@ def _add(result: TextOutput, name: str, sample: ParsedSample, kind: str, before:
         if key in before:
             # Less than before: the program counts anew from 0.
             increase = value - before[key] if value >= before[key] else value
-            result.samples.append(PrintedSample(metric, increase, sample.labels, Kind.COUNT))
+            result.samples.append(PrintedSample(metric=metric, value=increase, tags=sample.labels, kind=Kind.COUNT))
     else:
         at = None if sample.timestamp is None else float(sample.timestamp)
-        result.samples.append(PrintedSample(metric, value, sample.labels, Kind.GAUGE, at))
+        try:
+            result.samples.append(PrintedSample(metric=metric, value=value, tags=sample.labels, timestamp=at))
+        except BadRecord as bad:
+            result.failures.append(PartialFailure(str(bad), f"metric {name}"))
 
 
 class _Text:

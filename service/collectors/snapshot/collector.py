@@ -1,18 +1,20 @@
 """Training and evaluation health from snapshots: from the collector's source or pushed; the newest one counts."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
+import anyio.to_thread
 import msgspec
 import structlog
 
 from service.collectors.records import MAX_FAILURES, BadRecord, Item, read_records
 from service.collectors.registry import Context
 from service.collectors.selection import Publication, Selection, drop_overtaken, remember, to_samples
-from service.collectors.snapshot.pushes import Pushes, in_thread
+from service.collectors.snapshot.schema import check_snapshot
 from service.collectors.snapshot.settings import ORIGINS, VARIABLES, SnapshotSettings
 from service.collectors.snapshot.sources import FORMS, Place, parse_place, read_place
 from service.domain.errors import ConfigError, HealthError, Rejected, Unavailable, Unfinished
@@ -24,16 +26,18 @@ if TYPE_CHECKING:  # SQLAlchemy is loaded where a store is used
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+Records = tuple[Publication, Iterable[Item | BadRecord]]
+
 SNAPSHOT_AGE = Metric(
     "metta.infra.collector.snapshot_age", unit="second", help="Time since the snapshot that was read last was published"
 )
 STATE = "snapshot"
+_PUSHED = "the pushed snapshot"
 # A file that is written in place is whole by then, or its writer is gone.
 HALF_WRITTEN_PAUSE = 1.0
 # Two clocks, and dates of whole seconds: so much later than it was first seen is published anew.
 _CLOCK_TOLERANCE = timedelta(minutes=1)
-
-Records = tuple[Publication, Iterable[Item | BadRecord]]
 
 
 class State(msgspec.Struct, frozen=True):
@@ -58,18 +62,19 @@ class Snapshot:
         self._context = context
         self._source = parse_place(settings.source) if settings.source else None
         self._token = context.secret(settings.token_env) if settings.token_env else None
-        self._pushes = Pushes(context.state, settings.max_bytes, settings.max_records)
+        self._bounds = (settings.max_bytes, settings.max_records)
         self._state = State()  # as it was read or written last
+        self._has_pushes = False  # something was pushed, read or not
         self._published: datetime | None = None
 
     @property
     def waits_for(self) -> str | None:
         """Without a source there is nothing to read until something was pushed."""
-        return None if self._source or self._pushes.is_any else "waiting for a first push"
+        return None if self._source or self._has_pushes else "waiting for a first push"
 
     async def load(self) -> bool:
         """Reads whether anything was pushed; whether something was that no run has read. Raises Unavailable."""
-        return any(not push.is_read for push in await self._pushes.read())
+        return any(not push.is_read for push in await self._read_pushes())
 
     async def accept(self, body: bytes, key: str, now: datetime) -> None:
         """Keeps a pushed snapshot for the next run.
@@ -78,7 +83,10 @@ class Snapshot:
         Raises InvalidSnapshot when a record is bad, Unfinished, TooLarge or Rejected when it is no snapshot,
         Unavailable when too many wait for a run.
         """
-        await self._pushes.add(body, key, now)
+        await _in_thread(partial(check_snapshot, body, _PUSHED, now, *self._bounds))
+        packed = await _in_thread(partial(zlib.compress, body, 1))
+        await self._context.state.add_push(key, packed, now, max_bytes=self._settings.max_bytes)
+        self._has_pushes = True
 
     def own_values(self, now: datetime) -> Mapping[Metric, float]:
         """The age of the snapshot that was read last, whatever came of it; nothing before one was read."""
@@ -93,20 +101,19 @@ class Snapshot:
         from service.store.states import READ_PUSH
 
         before = self._state = await self._context.state.read_struct(STATE, State, self._state)
-        pushes = await self._read_pushes()
+        pushes = await self._find_pushes()
         failures: list[PartialFailure] = []
         # Of the pushes that no run has read none may be lost: a count is in one of them only.
-        queue: list[Records] = [self._pushes.records(push, now) for push in pushes if not push.is_read]
+        queue = [self._unpack(push, now) for push in pushes if not push.is_read]
         try:
-            published = await self._read_source(now)
+            published = await self._read_source(self._source, now) if self._source else None
             if published and (not pushes or published[0].at >= pushes[-1].at):
                 queue.append(published)
         except HealthError as error:
             if not pushes:
                 raise
-            failures.append(PartialFailure(f"{error}; the pushed snapshot is used", "source"))
-        if not queue:
-            queue.append(self._pushes.records(pushes[-1], now))
+            failures.append(PartialFailure(f"{error}; {_PUSHED} is used", "source"))
+        queue = queue or [self._unpack(pushes[-1], now)]
         self._published = queue[-1][0].at
         found = await self._select(queue, now, failures)
         events = {event: second for each in found for event, second in each.events.items()}
@@ -114,7 +121,7 @@ class Snapshot:
         self._state = State(sent, self._state.seen)
         state: dict[str, bytes | None] = {}
         if self._state != before:
-            state[STATE] = await in_thread(partial(msgspec.msgpack.encode, self._state))
+            state[STATE] = await _in_thread(partial(msgspec.msgpack.encode, self._state))
         if pushes and not pushes[-1].is_read:
             state[READ_PUSH] = str(pushes[-1].id).encode()
         bad = [failure for each in found for failure in each.failures]
@@ -133,7 +140,7 @@ class Snapshot:
         for publication, records in queue:
             work = partial(to_samples, records, publication, origin, now, self._settings.max_age, sent)
             try:
-                found.append(await in_thread(work))
+                found.append(await _in_thread(work))
                 sent |= found[-1].events
             except Rejected as error:
                 if not found and publication is queue[-1][0]:
@@ -142,8 +149,15 @@ class Snapshot:
         return found
 
     async def _read_pushes(self) -> Sequence["Push"]:
+        """Those that no run has read and the newest one, the oldest first. Raises Unavailable."""
+        pushes = await self._context.state.pushes()
+        self._has_pushes = bool(pushes)
+        return pushes
+
+    async def _find_pushes(self) -> Sequence["Push"]:
+        """As ``_read_pushes``; there is one, or there is a source."""
         try:
-            pushes = await self._pushes.read()
+            pushes = await self._read_pushes()
         except Unavailable:
             if self._source is None:
                 raise
@@ -156,21 +170,25 @@ class Snapshot:
             )
         return pushes
 
-    async def _read_source(self, now: datetime) -> Records | None:
-        """What the source holds; None where there is no source."""
-        if self._source is None:
-            return None
+    def _unpack(self, push: "Push", now: datetime) -> Records:
+        """What was pushed; it is read as it is asked for, which takes CPU time."""
+
+        def read() -> Iterator[Item | BadRecord]:
+            yield from read_records(zlib.decompress(push.body), _PUSHED, now, *self._bounds)
+
+        return Publication(_PUSHED, f"pushed {push.key}", push.at), read()
+
+    async def _read_source(self, place: Place, now: datetime) -> Records:
         try:
-            return await self._look(self._source, now)
+            return await self._look(place, now)
         except Unfinished as error:
             log.info("the snapshot may be half-written: one more look", reason=str(error))
             await anyio.sleep(HALF_WRITTEN_PAUSE)
-            return await self._look(self._source, now)
+            return await self._look(place, now)
 
     async def _look(self, place: Place, now: datetime) -> Records:
-        max_bytes, max_records = self._settings.max_bytes, self._settings.max_records
-        content = await read_place(place, self._context.http, max_bytes, self._token)
-        records = await in_thread(lambda: list(read_records(content.body, content.name, now, max_bytes, max_records)))
+        content = await read_place(place, self._context.http, self._settings.max_bytes, self._token)
+        records = await _in_thread(lambda: list(read_records(content.body, content.name, now, *self._bounds)))
         if not content.is_hashed:
             return Publication(content.name, content.version, content.published or now), records
         # HTTP tells when it was published, or it was when it was first seen.
@@ -180,3 +198,7 @@ class Snapshot:
             first = now
         self._state = State(self._state.sent, (content.version, first))
         return Publication(content.name, f"{content.version} {first}", content.published or first), records
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)

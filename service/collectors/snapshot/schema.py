@@ -6,18 +6,9 @@ from typing import Any
 
 import msgspec
 
-from service.collectors.records import (
-    MARKS,
-    MAX_BYTES,
-    MAX_FAILURES,
-    MAX_RECORDS,
-    BadRecord,
-    Item,
-    PrintedSample,
-    Record,
-    find_refused_tags,
-    read_records,
-)
+from service.collectors import records
+from service.collectors.records import MARKS, MAX_FAILURES, BadRecord, Item, PrintedSample, Record
+from service.collectors.selection import find_refused_tags
 from service.domain.errors import Rejected
 from service.domain.runs import PartialFailure
 
@@ -35,25 +26,24 @@ class InvalidSnapshot(Rejected):
 
 
 def check_snapshot(
-    body: bytes, name: str, now: datetime, max_bytes: int = MAX_BYTES, max_records: int = MAX_RECORDS
+    body: bytes,
+    name: str,
+    now: datetime,
+    max_bytes: int = records.MAX_BYTES,
+    max_records: int = records.MAX_RECORDS,
 ) -> tuple[list[Item], list[PartialFailure]]:
     """The records of a snapshot that is to be published, and what a collector will leave out of them.
 
     Raises InvalidSnapshot where one is bad, and as ``read_records`` does.
     """
-    items: list[Item] = []
-    bad: list[PartialFailure] = []
-    remarks: list[PartialFailure] = []
-    for position, item in enumerate(read_records(body, name, now, max_bytes, max_records), 1):
-        if isinstance(item, BadRecord):
-            bad.append(PartialFailure(str(item), f"record {position}"))
-        else:
-            items.append(item)
-            remarks += find_refused_tags(item, position)
+    found = list(enumerate(records.read_records(body, name, now, max_bytes, max_records), 1))
+    bad = [PartialFailure(str(item), f"record {position}") for position, item in found if isinstance(item, BadRecord)]
     if bad:
-        raise InvalidSnapshot(name, bad, len(items) + len(bad))
-    if not items:
+        raise InvalidSnapshot(name, bad, len(found))
+    if not found:
         raise Rejected(f"{name} holds no record")
+    items = [item for _, item in found if not isinstance(item, BadRecord)]
+    remarks = [remark for position, item in enumerate(items, 1) for remark in find_refused_tags(item, position)]
     return items, remarks[:MAX_FAILURES]
 
 
@@ -62,11 +52,11 @@ def snapshot_schema() -> Mapping[str, Any]:
     _, components = msgspec.json.schema_components([Record, PrintedSample], ref_template="#/$defs/{name}")
     is_record = {"anyOf": [{"required": [name]} for name in MARKS]}
     item = {"if": is_record, "then": {"$ref": "#/$defs/Record"}, "else": {"$ref": "#/$defs/PrintedSample"}}
-    records = {"type": "array", "minItems": 1, "items": item}
+    listed = {"type": "array", "minItems": 1, "items": item}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:infra-health:schema:snapshot:{SCHEMA_VERSION}",
         "title": f"infra-health snapshot, version {SCHEMA_VERSION}: a list, an object with a list, or JSON lines",
-        "oneOf": [records, {"type": "object", "required": ["records"], "properties": {"records": records}}],
+        "oneOf": [listed, {"type": "object", "required": ["records"], "properties": {"records": listed}}],
         "$defs": components,
     }

@@ -3,7 +3,7 @@
 import os
 import re
 import stat
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,9 +29,7 @@ FORMS = (
     "a path, a directory (its newest file), file:///PATH, s3://BUCKET/KEY, s3://BUCKET/PREFIX/ (its newest object), "
     "http://... or https://..."
 )
-# A server that dates its answer so makes it anew for each request: it says nothing about the content's age.
 _JUST_NOW = timedelta(seconds=5)
-_MAX_REDIRECTS = 5
 _MAX_OBJECTS = 100_000  # that are listed
 
 # Why an entry of a directory or of a prefix is no snapshot.
@@ -84,20 +82,19 @@ def parse_place(address: str) -> Place:
     scheme, separator, _ = address.partition("://")
     if not separator:
         return Path(os.path.expanduser(address))  # noqa: PTH111 - pathlib's raises where there is no home
-    if scheme.lower() in ("http", "https"):
-        return _parse_url(address)
-    parts = urlsplit(address, allow_fragments=False)
-    match scheme.lower():
-        case "file" if parts.netloc in ("", "localhost"):
-            return Path(unquote(parts.path))
-        case "file":
-            raise ConfigError(f"{address}: a file address names no host; write file:///PATH")
-        case "s3":
-            key = parts.path.removeprefix("/") + (f"?{parts.query}" if parts.query else "")
-            if not parts.netloc or (not key and not address.endswith("/")):
-                raise ConfigError(f"{address}: write s3://BUCKET/KEY, or s3://BUCKET/PREFIX/ for its newest object")
-            return S3Object(parts.netloc, key)
-    raise ConfigError(f"{mask_address(address)}: {scheme}:// is not supported; it may be {FORMS}")
+    try:
+        parts = urlsplit(address, allow_fragments=False)
+        match scheme.lower():
+            # httpx finds out what is no port only when it connects.
+            case "http" | "https" if (url := httpx.URL(address)).host and 0 < (url.port or 80) < 65536:
+                return url
+            case "file" if parts.netloc in ("", "localhost"):
+                return Path(unquote(parts.path))
+            case "s3" if parts.netloc and (parts.path or parts.query):
+                return S3Object(parts.netloc, parts.path.removeprefix("/") + (f"?{parts.query}" if parts.query else ""))
+    except (httpx.InvalidURL, ValueError):
+        pass  # as below
+    raise ConfigError(f"{mask_address(address)} is no valid address of a snapshot; it may be {FORMS}")
 
 
 async def read_place(place: Place, http: httpx.AsyncClient, max_bytes: int, token: Secret | None = None) -> Content:
@@ -201,55 +198,36 @@ def _modified(facts: os.stat_result) -> datetime:
 # HTTP
 
 
-async def _read_url(address: httpx.URL, http: httpx.AsyncClient, max_bytes: int, token: Secret | None) -> Content:
-    """Redirects are followed on the same host only, since they come from an answer."""
-    name, url = mask_address(str(address)), address
+async def _read_url(url: httpx.URL, http: httpx.AsyncClient, max_bytes: int, token: Secret | None) -> Content:
+    """A redirect is not followed: it comes from an answer, and would take the token along."""
+    name, body = mask_address(str(url)), bytearray()
     headers = {"Accept": "application/json", "Accept-Encoding": "identity", **await authorize(token)}
     try:
-        for _ in range(_MAX_REDIRECTS):
-            async with http.stream("GET", url, headers=headers, follow_redirects=False) as answer:
-                if not answer.has_redirect_location:
-                    return await _read_answer(answer, name, max_bytes)
-                url = answer.url.join(answer.headers["Location"])
-            if (url.scheme, url.host, url.port) != (address.scheme, address.host, address.port):
-                raise Rejected(f"{name} redirects to another host ({url.host}); set the source to where it leads")
+        async with http.stream("GET", url, headers=headers, follow_redirects=False) as answer:
+            if answer.status_code == httpx.codes.OK:
+                async for chunk in answer.aiter_raw():  # gzip is told by the content, where the bounds are
+                    body += chunk
+                    if len(body) > max_bytes:
+                        raise _too_large(name, max_bytes)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise Unavailable(f"{name}: {describe_error(error)}") from error
-    raise Rejected(f"{name} redirects again and again")
-
-
-async def _read_answer(answer: httpx.Response, name: str, max_bytes: int) -> Content:
-    status, headers = answer.status_code, answer.headers
+    status = answer.status_code
+    if answer.has_redirect_location:
+        raise Rejected(
+            f"{name} redirects to {mask_address(answer.headers['Location'])}; set the source to where it leads"
+        )
     if status in (404, 410):
         raise _nothing_there(name, f"nothing is there ({status})")
     if status != httpx.codes.OK:
         hint = "; does it need a token_env?" if status in (401, 403) else ""
-        raise refuse_status(status, f"{name}: answered {status}{hint}", retry_after(headers, datetime.now(UTC)))
-    body = bytearray()
-    async for chunk in answer.aiter_raw():  # gzip is told by the content, where the bounds are
-        body += chunk
-        if len(body) > max_bytes:
-            raise _too_large(name, max_bytes)
-    return Content(name, bytes(body), blake2b(body, digest_size=16).hexdigest(), _find_date(headers), is_hashed=True)
-
-
-def _find_date(headers: Mapping[str, str]) -> datetime | None:
-    """When the content was published, None where the answer does not say or was dated as it was made."""
-    published = parse_http_date(headers.get("Last-Modified", ""))
-    asked = parse_http_date(headers.get("Date", "")) or datetime.now(UTC)
-    return published if published and published < asked - _JUST_NOW else None
-
-
-def _parse_url(address: str) -> httpx.URL:
-    """Raises ConfigError, also for what httpx finds out only when it connects."""
-    try:
-        url = httpx.URL(address)
-        is_valid = bool(url.host) and (url.port is None or 0 < url.port < 65536)
-    except (httpx.InvalidURL, UnicodeError):
-        is_valid = False
-    if not is_valid:
-        raise ConfigError(f"{mask_address(address)} is no valid address")
-    return url
+        wait = retry_after(answer.headers, datetime.now(UTC))
+        raise refuse_status(status, f"{name}: answered {status}{hint}", wait)
+    # A server that dates its answer as it makes it says nothing about the content's age.
+    published = parse_http_date(answer.headers.get("Last-Modified", ""))
+    asked = parse_http_date(answer.headers.get("Date", "")) or datetime.now(UTC)
+    if published and published >= asked - _JUST_NOW:
+        published = None
+    return Content(name, bytes(body), blake2b(body, digest_size=16).hexdigest(), published, is_hashed=True)
 
 
 async def authorize(token: Secret | None) -> dict[str, str]:

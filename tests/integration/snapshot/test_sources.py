@@ -31,14 +31,18 @@ async def read(source: str, http: httpx.AsyncClient, max_bytes: int = MAX_BYTES)
 
 
 @pytest.mark.parametrize(
-    "source", ["ftp://host/a.json", "gs://bucket/key", "file://host/a.json", "s3://bucket", "s3://"]
+    "source",
+    [
+        *("ftp://host/a.json", "gs://bucket/key", "file://host/a.json", "s3://bucket", "s3://"),
+        *("http://127.0.0.1:99999/a", "http://[::1/a", "http:///a"),
+    ],
 )
 async def test_other_forms_are_refused_with_what_is_possible(
     source: str, http: httpx.AsyncClient, collectors: Collectors
 ) -> None:
-    with pytest.raises(ValidationError, match=r"(it may be a path|write )"):
+    with pytest.raises(ValidationError, match="it may be a path"):
         collectors.make(source)
-    with pytest.raises(ConfigError, match=r"(it may be a path|write |names no host)"):
+    with pytest.raises(ConfigError, match="it may be a path"):
         await read(source, http)
 
 
@@ -242,12 +246,6 @@ async def test_a_server_that_hangs_up_breaks_off_or_is_not_there_is_unavailable(
         await read(server.url, http)
 
 
-@pytest.mark.parametrize("source", ["http://127.0.0.1:99999/a", "http://[::1/a", "http:///a"])
-async def test_what_is_no_address_is_said_to_be_none(source: str, http: httpx.AsyncClient) -> None:
-    with pytest.raises(ConfigError, match="is no valid address"):
-        await read(source, http)
-
-
 async def test_what_is_too_large_is_refused_before_it_is_read_whole(
     http: httpx.AsyncClient, collectors: Collectors
 ) -> None:
@@ -259,16 +257,13 @@ async def test_what_is_too_large_is_refused_before_it_is_read_whole(
             await collectors.make(server.url, max_bytes=100_000).collect(datetime.now(UTC))
 
 
-async def test_a_redirect_is_followed_on_the_same_host_only(http: httpx.AsyncClient) -> None:
-    async with scripted(Answer(302, b"", {"Location": "/b.json"}), Answer(200, b"[1]")) as server:
-        assert (await read(f"{server.url}/a.json", http)).body == b"[1]"
-    for location in ("http://169.254.169.254/latest/meta-data", "http://localhost:1/", "//evil.example/"):
-        async with scripted(Answer(302, b"", {"Location": location})) as server:
-            with pytest.raises(Rejected, match="redirects to another host"):
-                await read(f"{server.url}/a.json", http)
-    async with scripted(Answer(302, b"", {"Location": "/a.json"})) as server:
-        with pytest.raises(Rejected, match="redirects again and again"):
+async def test_a_redirect_is_not_followed_but_named(http: httpx.AsyncClient) -> None:
+    async with scripted(Answer(302, b"", {"Location": "http://169.254.169.254/latest?key=secret"})) as server:
+        with pytest.raises(
+            Rejected, match=r"redirects to http://169.254.169.254/latest\?\*+; set the source"
+        ) as raised:
             await read(f"{server.url}/a.json", http)
+    assert "secret" not in str(raised.value)
 
 
 # S3
