@@ -12,6 +12,9 @@
 Clients raise these and nothing else; each is raised once, at the edge, chained to the foreign error.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class HealthError(Exception):
     """The edge could not do what it was asked to."""
@@ -56,3 +59,35 @@ class ConfigError(HealthError):
 
 class Unexpected(HealthError):
     """A collector raised an exception that is none of the above; chained to it."""
+
+
+# What the scheduler answers to callers: each is raised to whoever asked, none ends up in a run.
+
+
+class UnknownCollector(Exception):
+    """No collector has this ``name``. ``known``: the names that there are."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        self.name, self.known = name, tuple(known)
+        near = difflib.get_close_matches(name, self.known, n=1)
+        super().__init__(f"there is no collector {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
+
+
+class TooManyRuns(Exception):
+    """So many runs of one collector are active that callers may start no other."""
+
+
+class NotReady(Exception):
+    """The collector can't run yet; the message says what it waits for."""
+
+
+class Draining(Exception):
+    """The daemon is ending: nothing new starts."""
+
+
+class UnknownRun(Exception):
+    """There is no run of this id."""
+
+
+class RunEnded(Exception):
+    """The run has ended already."""

@@ -5,7 +5,6 @@ active runs, and starts the latest missed slot when the rules let it. So the tim
 after down time and a step of the clock all come to the same place.
 """
 
-import difflib
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +19,7 @@ from anyio.abc import TaskGroup
 from apscheduler.executors.debug import DebugExecutor
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from service.domain.errors import Unavailable
+from service.domain.errors import Draining, NotReady, RunEnded, TooManyRuns, Unavailable, UnknownCollector, UnknownRun
 from service.domain.runs import (
     Actor,
     AuditEntry,
@@ -50,35 +49,6 @@ _LOOK = 0.5  # seconds between two looks at a run of another replica
 _BEAT = 1.0  # seconds between two signs of life; what is due by then starts, though the machine slept over its alarm
 _MAX_SLEEP = 60.0  # seconds until every job is looked at again: the clock may have stepped back
 _JOBS_A_TURN = 50  # jobs that are looked at before the rest of the loop has its turn
-
-
-class UnknownCollector(Exception):
-    """No collector has this ``name``. ``known``: the names that there are."""
-
-    def __init__(self, name: str, known: Iterable[str]) -> None:
-        self.name, self.known = name, tuple(known)
-        near = difflib.get_close_matches(name, self.known, n=1)
-        super().__init__(f"there is no collector {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
-
-
-class TooManyRuns(Exception):
-    """So many runs of one collector are active that callers may start no other."""
-
-
-class NotReady(Exception):
-    """The collector can't run yet; the message says what it waits for."""
-
-
-class Draining(Exception):
-    """The daemon is ending: nothing new starts."""
-
-
-class UnknownRun(Exception):
-    """There is no run of this id."""
-
-
-class RunEnded(Exception):
-    """The run has ended already."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,10 @@ import anyio.to_thread
 
 from service.domain.checks import Check
 from service.domain.delivery import LOST
-from service.domain.errors import Unavailable
+from service.domain.errors import Unavailable, UnknownCollector
 from service.domain.runs import Mode, Run
 from service.github.rate_limit import Quota
 from service.pipeline.job import Job
-from service.pipeline.scheduler import UnknownCollector
 from service.web.context import OVERVIEW, AppContext, KnownChecks
 from service.web.schemas import (
     CheckCounts,

@@ -17,12 +17,14 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.collectors.snapshot.schema import InvalidSnapshot
-from service.domain.errors import Rejected, TooLarge, Unavailable
-from service.pipeline.scheduler import (
+from service.domain.errors import (
     Draining,
     NotReady,
+    Rejected,
     RunEnded,
+    TooLarge,
     TooManyRuns,
+    Unavailable,
     UnknownCollector,
     UnknownRun,
 )

@@ -11,11 +11,11 @@ from typing import Any
 import anyio
 import pytest
 
-from service.domain.errors import Rejected, Unavailable
+from service.domain.errors import Draining, NotReady, Rejected, RunEnded, TooManyRuns, Unavailable, UnknownCollector
 from service.domain.runs import Actor, Cause, ConcurrencyPolicy, Mode, Outcome
 from service.pipeline.clock import SystemClock
 from service.pipeline.runner import Runner
-from service.pipeline.scheduler import Draining, NotReady, RunEnded, Scheduler, TooManyRuns, UnknownCollector
+from service.pipeline.scheduler import Scheduler
 from service.store import Busy, Claim, Store
 from service.store.runs import Runs
 from tests.unit.pipeline.stage import START, Disk, Gate, Scripted, make_job, settle, staged
