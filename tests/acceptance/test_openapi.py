@@ -46,7 +46,7 @@ def test_no_answer_is_a_500_or_undocumented(http: httpx.Client, document: Any, t
     (tmp_path / "schemathesis.toml").write_text(_CONFIG)
     program = Path(sys.executable).with_name("schemathesis")
     options = ["--url", str(http.base_url), "--header", f"Authorization: Bearer {TOKEN}", "--phases", "coverage"]
-    command = [program, "run", "openapi.json", *options, "--no-color"]
+    command = [str(program), "run", "openapi.json", *options, "--no-color"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert http.get("/livez").status_code == 200

@@ -17,23 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from click.testing import CliRunner
+
+from service.cli.main import main
 
 FOLDER = Path(__file__).parent
 COMMANDS = (
     *("", "status", "trigger", "pause", "resume", "cancel", "explain", "runs", "logs", "list", "schedule", "preview"),
-    *(
-        "check",
-        "diagnose",
-        "collect",
-        "list-workflows",
-        "publish",
-        "completion",
-        "migrate",
-        "compare",
-        "backup",
-        "flare",
-    ),
-    *("datadog", "datadog render", "datadog diff", "datadog push", "datadog delete"),
+    *("check", "diagnose", "collect", "list-workflows", "publish", "completion", "migrate", "compare", "backup"),
+    *("flare", "datadog", "datadog render", "datadog diff", "datadog push", "datadog delete"),
 )
 # What differs from machine to machine, or from run to run.
 _VOLATILE = ("state_dir", "next", "secrets")
@@ -46,15 +38,19 @@ def run(*arguments: str, home: str) -> str:
     return subprocess.run(command, env=environ, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
+def help_of(command: str) -> str:
+    """As wide as where nobody looks on."""
+    arguments = [*command.split(), "--help"]
+    told = CliRunner(env={"NO_COLOR": "1"}).invoke(main, arguments, prog_name="infra-health", terminal_width=78)
+    assert told.exit_code == 0, told.output
+    return told.stdout
+
+
 @contextmanager
 def demo(home: str) -> Iterator[httpx.Client]:
     """The demo's daemon, with a run of each collector behind it."""
-    environ = {
-        "PATH": os.environ["PATH"],
-        "HOME": home,
-        "INFRA_HEALTH_HTTP__PORT": "0",
-        "INFRA_HEALTH_LOG__FORMAT": "json",
-    }
+    environ = {"PATH": os.environ["PATH"], "HOME": home}
+    environ |= {"INFRA_HEALTH_HTTP__PORT": "0", "INFRA_HEALTH_LOG__FORMAT": "json"}
     command = [sys.executable, "-m", "service", "--demo"]
     with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
@@ -137,11 +133,8 @@ def reduce_samples(text: str) -> list[str]:
 def generate() -> dict[str, str]:
     """Each file's content."""
     with tempfile.TemporaryDirectory() as home:
-        helps = "\n".join(
-            f"$ infra-health {name} --help\n{run(*name.split(), '--help', home=home)}" for name in COMMANDS
-        )
         files = {
-            "help.txt": helps.replace("python -m service", "infra-health"),
+            "help.txt": "\n".join(f"$ infra-health {name} --help\n{help_of(name)}" for name in COMMANDS),
             "check.json": reduce_check(run("check", "--json", home=home)),
             "boards.json": reduce_boards(run("datadog", "render", home=home)),
             "samples.json": reduce_samples(run("--demo", "--once", "--dry-run", home=home)),

@@ -187,7 +187,7 @@ async def served(
     store = await Store.open(folder, settings.store, clock.now)
     scripted: dict[str, Scripted] = {name: Pushed() if name == "training" else Scripted() for name in collectors}
     with anyio.fail_after(seconds):
-        async with httpx.AsyncClient() as outside, anyio.create_task_group() as tasks:
+        async with httpx.AsyncClient(verify=False) as outside, anyio.create_task_group() as tasks:
             intake = Intake("http://127.0.0.1:9", secret("key"), outside)
             forwarder = Forwarder(store.outbox, intake, clock)
             runner = Runner(store, clock, tasks, on_stored=lambda: None, on_end=lambda run: _ended(context, run))
@@ -218,7 +218,7 @@ async def served(
                 tasks.start_soon(context.scheduler.run)
             app = create_app(context)
             port: int = await tasks.start(serve, app, "127.0.0.1", 0)
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30, verify=False) as client:
                 yield Stage(context, app, client, port, clock, scripted, tasks.cancel_scope.cancel)
             tasks.cancel_scope.cancel()
     await store.close()

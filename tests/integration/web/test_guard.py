@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.config.secrets import Secret, mounted_file
 from service.web.auth import Guard
-from tests.integration.web.stage import BEARER, TOKEN, problem_of, secret, served
+from tests.integration.web.stage import BEARER, TOKEN, Stage, problem_of, secret, served
 
 RUN = "/api/v1/collectors/ci/runs"
 READERS = "for the readers"
@@ -48,11 +48,10 @@ async def test_without_a_token_a_cluster_refuses_and_names_the_setting(token: st
         assert "INFRA_HEALTH_TOKEN" in body["detail"]
 
 
-async def test_without_a_token_what_a_proxy_passes_on_is_not_loopback(tmp_path: Path) -> None:
-    async with served(tmp_path) as stage:
-        for header in ("x-forwarded-for", "forwarded", "x-real-ip", "via"):
-            problem_of(await stage.client.post(RUN, headers={header: "127.0.0.1"}), 403)
-        assert (await stage.client.post(RUN)).status_code == 202
+async def test_without_a_token_what_a_proxy_passes_on_is_not_loopback(stage: Stage) -> None:
+    for header in ("x-forwarded-for", "forwarded", "x-real-ip", "via"):
+        problem_of(await stage.client.post(RUN, headers={header: "127.0.0.1"}), 403)
+    assert (await stage.client.post(RUN)).status_code == 202
 
 
 @pytest.mark.parametrize(
@@ -163,31 +162,29 @@ async def test_what_is_not_http_is_a_400_problem_and_the_next_caller_is_served(t
             assert (await stage.client.get("/livez")).status_code == 200
 
 
-async def test_sizes_beyond_the_bounds_are_refused(tmp_path: Path) -> None:
-    async with served(tmp_path) as stage:
-        problem_of(await stage.client.post(RUN, content=b" " * (64 * 1024 + 1)), 413)
-        problem_of(await stage.client.post(RUN, content=in_chunks(b" " * 1024, 65)), 413)
-        # Read to its end, so that the answer arrives.
-        problem_of(await stage.client.post(RUN, content=b"x" * 5_000_000), 413)
-        problem_of(await stage.client.get("/version", headers={"x-long": "x" * 16_000, "x-more": "x" * 400}), 431)
-        for value in (b"x", b"-1", b"1e3", b"9" * 5000, "²".encode()):
-            sent = b"POST /api/v1/runs HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + value + b"\r\n\r\n"
-            assert (await stage.raw(sent)).startswith(b"HTTP/1.1 4")
-        assert not stage.context.scheduler.active()
-        assert (await stage.client.post(RUN, content=in_chunks(b" " * 1024, 64))).status_code == 202
+async def test_sizes_beyond_the_bounds_are_refused(stage: Stage) -> None:
+    problem_of(await stage.client.post(RUN, content=b" " * (64 * 1024 + 1)), 413)
+    problem_of(await stage.client.post(RUN, content=in_chunks(b" " * 1024, 65)), 413)
+    # Read to its end, so that the answer arrives.
+    problem_of(await stage.client.post(RUN, content=b"x" * 5_000_000), 413)
+    problem_of(await stage.client.get("/version", headers={"x-long": "x" * 16_000, "x-more": "x" * 400}), 431)
+    for value in (b"x", b"-1", b"1e3", b"9" * 5000, "²".encode()):
+        sent = b"POST /api/v1/runs HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + value + b"\r\n\r\n"
+        assert (await stage.raw(sent)).startswith(b"HTTP/1.1 4")
+    assert not stage.context.scheduler.active()
+    assert (await stage.client.post(RUN, content=in_chunks(b" " * 1024, 64))).status_code == 202
 
 
-async def test_odd_addresses_never_make_a_500(tmp_path: Path) -> None:
-    async with served(tmp_path) as stage:
-        for path in (
-            *(b"/%ff%fe", b"/api/v1/collectors/%00", b"/api/v1/runs/%2e%2e%2f", b"/api/v1/runs?before=%ff"),
-            *(b"//evil.example/", b"http://evil.example/", b"/static/../app.py", b"/static/%2e%2e/app.py"),
-            *(b"/static/swagger/..%2f..%2f__init__.py", b"/runs/%ff?limit=%ff", b"/checks/ci/%ff"),
-        ):
-            answer = await stage.raw(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 200")), path
-            assert b"\r\nlocation:" not in answer.lower()
-            assert b"import" not in answer
+async def test_odd_addresses_never_make_a_500(stage: Stage) -> None:
+    for path in (
+        *(b"/%ff%fe", b"/api/v1/collectors/%00", b"/api/v1/runs/%2e%2e%2f", b"/api/v1/runs?before=%ff"),
+        *(b"//evil.example/", b"http://evil.example/", b"/static/../app.py", b"/static/%2e%2e/app.py"),
+        *(b"/static/swagger/..%2f..%2f__init__.py", b"/runs/%ff?limit=%ff", b"/checks/ci/%ff"),
+    ):
+        answer = await stage.raw(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 200")), path
+        assert b"\r\nlocation:" not in answer.lower()
+        assert b"import" not in answer
 
 
 async def test_every_answer_carries_the_security_headers(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from service.web import pages
 from tests.integration.web.stage import served
 
-RATE, SECONDS = 200, 3
+RATE, SECONDS = 200, 1
 ASKED = ("/livez", "/api/v1/collectors", "/readyz", "/metrics", "/livez", "/api/v1/runs", "/collectors/ci", "/")
 
 
@@ -55,5 +55,5 @@ async def test_each_page_is_rendered_once_a_second_and_nothing_fails_but_by_503(
         tasks.cancel_scope.cancel()
     assert {status for _, status in answers} <= {200, 503}
     assert {status for path, status in answers if path in ("/livez", "/readyz")} == {200}
-    assert answers["/", 200] > 50
+    assert answers["/", 200] > 20
     assert max(rendered.values()) <= took + 2

@@ -87,18 +87,17 @@ async def test_the_page_shows_state_schedule_runs_and_delivery(tmp_path: Path) -
     assert page.all("main")[0]["data-revision"]
 
 
-async def test_a_page_is_rendered_once_a_second_whoever_asks(tmp_path: Path) -> None:
-    async with served(tmp_path) as stage:
-        first = (await stage.client.get("/")).text
-        running = await stage.hold()
-        await stage.client.post("/api/v1/collectors/training/pause")
-        assert (await stage.client.get("/")).text == first
-        stage.clock.pass_time(1.1)
-        second = (await stage.client.get("/")).text
-        assert running.id in second
-        assert running.id not in first
-        assert (await stage.client.get("/tv")).text != second
-        await stage.release(running)
+async def test_a_page_is_rendered_once_a_second_whoever_asks(stage: Stage) -> None:
+    first = (await stage.client.get("/")).text
+    running = await stage.hold()
+    await stage.client.post("/api/v1/collectors/training/pause")
+    assert (await stage.client.get("/")).text == first
+    stage.clock.pass_time(1.1)
+    second = (await stage.client.get("/")).text
+    assert running.id in second
+    assert running.id not in first
+    assert (await stage.client.get("/tv")).text != second
+    await stage.release(running)
 
 
 async def test_a_reload_shows_at_once_in_every_call_and_page(tmp_path: Path) -> None:
@@ -116,44 +115,41 @@ async def test_a_reload_shows_at_once_in_every_call_and_page(tmp_path: Path) -> 
             assert "*/10" not in answer
 
 
-async def test_times_are_absolute_so_that_a_page_stays_true(tmp_path: Path) -> None:
-    async with served(tmp_path) as stage:
-        run = await stage.run()
-        for path in ("/", "/tv", "/collectors/ci", f"/runs/{run.id}", address_of()):
-            page = await read(stage, path)
-            assert " ago" not in page.words
-            for time in page.all("time"):
-                assert str(time["datetime"]).startswith("2026-")
+async def test_times_are_absolute_so_that_a_page_stays_true(stage: Stage) -> None:
+    run = await stage.run()
+    for path in ("/", "/tv", "/collectors/ci", f"/runs/{run.id}", address_of()):
+        page = await read(stage, path)
+        assert " ago" not in page.words
+        for time in page.all("time"):
+            assert str(time["datetime"]).startswith("2026-")
 
 
-async def test_a_page_of_a_run_shows_why_when_and_every_sample(tmp_path: Path) -> None:
-    async with served(tmp_path) as stage:
-        stage.collectors["ci"].samples = [a_check(i, label=f"l{i}") for i in range(20)]
-        stage.collectors["ci"].failures = [PartialFailure("502", "pull requests")]
-        run = await stage.run()
-        first = await read(stage, f"/runs/{run.id}")
-        assert "pull requests: 502" in first.words
-        assert "Partial" in first.words
-        assert f"1 to 100 of {run.samples}" in first.words or run.samples <= 100
-        second = await read(stage, f"/runs/{run.id}?limit=7")
-        (following,) = [link["href"] for link in second.all("a") if link.get("rel") == "next"]
-        third = await read(stage, f"/runs/{run.id}{following}")
-        assert f"8 to 14 of {run.samples}" in third.words
-        assert [link["href"] for link in third.all("a") if link.get("rel") == "prev"] == ["?offset=0&limit=7"]
+async def test_a_page_of_a_run_shows_why_when_and_every_sample(stage: Stage) -> None:
+    stage.collectors["ci"].samples = [a_check(i, label=f"l{i}") for i in range(20)]
+    stage.collectors["ci"].failures = [PartialFailure("502", "pull requests")]
+    run = await stage.run()
+    first = await read(stage, f"/runs/{run.id}")
+    assert "pull requests: 502" in first.words
+    assert "Partial" in first.words
+    assert f"1 to 100 of {run.samples}" in first.words or run.samples <= 100
+    second = await read(stage, f"/runs/{run.id}?limit=7")
+    (following,) = [link["href"] for link in second.all("a") if link.get("rel") == "next"]
+    third = await read(stage, f"/runs/{run.id}{following}")
+    assert f"8 to 14 of {run.samples}" in third.words
+    assert [link["href"] for link in third.all("a") if link.get("rel") == "prev"] == ["?offset=0&limit=7"]
 
 
-async def test_pages_before_the_first_run_and_of_a_running_run_are_whole(tmp_path: Path) -> None:
-    async with served(tmp_path) as stage:
-        assert "Nothing has run yet" in (await read(stage, "/")).words
-        await read(stage, "/tv")
-        run = await stage.hold()
-        stage.clock.pass_time(2)
-        assert "1 running" in (await read(stage, "/")).words
-        assert "not yet" in (await read(stage, f"/runs/{run.id}")).words
-        await stage.release(run)
-        await stage.context.scheduler.set_jobs([])
-        stage.clock.pass_time(2)
-        assert "No collector is configured" in (await read(stage, "/")).words
+async def test_pages_before_the_first_run_and_of_a_running_run_are_whole(stage: Stage) -> None:
+    assert "Nothing has run yet" in (await read(stage, "/")).words
+    await read(stage, "/tv")
+    run = await stage.hold()
+    stage.clock.pass_time(2)
+    assert "1 running" in (await read(stage, "/")).words
+    assert "not yet" in (await read(stage, f"/runs/{run.id}")).words
+    await stage.release(run)
+    await stage.context.scheduler.set_jobs([])
+    stage.clock.pass_time(2)
+    assert "No collector is configured" in (await read(stage, "/")).words
 
 
 async def test_the_board_shows_each_check_and_links_its_evidence(tmp_path: Path) -> None:
@@ -180,31 +176,29 @@ async def test_the_board_shows_each_check_and_links_its_evidence(tmp_path: Path)
         assert text in check.words
 
 
-async def test_a_run_whose_record_is_gone_says_so_and_one_that_never_was_is_not_there(tmp_path: Path) -> None:
-    async with served(tmp_path) as stage:
-        run = await stage.run()
-        for _ in range(2):
-            await stage.run()
-        store, now = stage.context.store, stage.clock.now()
-        await store.outbox.settle(await store.outbox.claim(now, 10**9, 10**6), DeliveryStatus.DELIVERED)
-        store.history_limits = {"ci": (1, 1)}
-        await store.prune(now)
-        page = await read(stage, f"/runs/{run.id}")
-        assert f"{run.id} Complete" in page.words
-        assert "has had its time" in page.words
-        problem_of(await stage.client.get("/runs/ci-never"), 404)
+async def test_a_run_whose_record_is_gone_says_so_and_one_that_never_was_is_not_there(stage: Stage) -> None:
+    run = await stage.run()
+    for _ in range(2):
+        await stage.run()
+    store, now = stage.context.store, stage.clock.now()
+    await store.outbox.settle(await store.outbox.claim(now, 10**9, 10**6), DeliveryStatus.DELIVERED)
+    store.history_limits = {"ci": (1, 1)}
+    await store.prune(now)
+    page = await read(stage, f"/runs/{run.id}")
+    assert f"{run.id} Complete" in page.words
+    assert "has had its time" in page.words
+    problem_of(await stage.client.get("/runs/ci-never"), 404)
 
 
-async def test_the_runs_of_a_collector_are_paged(tmp_path: Path) -> None:
-    async with served(tmp_path) as stage:
-        runs = [await stage.run() for _ in range(5)]
-        first = await read(stage, "/collectors/ci?limit=3")
-        (older,) = [link["href"] for link in first.all("a") if link.get("rel") == "next"]
-        assert older == f"?limit=3&before={runs[2].id}"
-        second = await read(stage, f"/collectors/ci{older}")
-        assert runs[1].id in second.words
-        assert not [link for link in second.all("a") if link.get("rel") == "next"]
-        problem_of(await stage.client.get("/collectors/other"), 404)
+async def test_the_runs_of_a_collector_are_paged(stage: Stage) -> None:
+    runs = [await stage.run() for _ in range(5)]
+    first = await read(stage, "/collectors/ci?limit=3")
+    (older,) = [link["href"] for link in first.all("a") if link.get("rel") == "next"]
+    assert older == f"?limit=3&before={runs[2].id}"
+    second = await read(stage, f"/collectors/ci{older}")
+    assert runs[1].id in second.words
+    assert not [link for link in second.all("a") if link.get("rel") == "next"]
+    problem_of(await stage.client.get("/collectors/other"), 404)
 
 
 async def test_of_very_many_collectors_the_worst_are_shown_in_full_and_each_has_its_line(tmp_path: Path) -> None:
@@ -258,30 +252,28 @@ async def test_nothing_that_a_source_says_becomes_markup(tmp_path: Path) -> None
             assert "<script>alert" not in html
 
 
-async def test_the_page_asks_no_other_host_and_brings_its_own_parts(tmp_path: Path) -> None:
-    async with served(tmp_path) as stage:
-        for path in ("/", "/docs"):
-            page = await read(stage, path)
-            addresses = [a["href"] for tag in ("a", "link") for a in page.all(tag)]
-            for address in [*addresses, *(script["src"] for script in page.all("script"))]:
-                assert address
-                if address != "#live":
-                    assert address.startswith("/")
-                    assert (await stage.client.get(address)).status_code == 200, address
-            assert not [attributes for _, attributes in page.tags if "style" in attributes or "onclick" in attributes]
-        assert (await stage.client.get("/favicon.ico")).status_code == 204
+async def test_the_page_asks_no_other_host_and_brings_its_own_parts(stage: Stage) -> None:
+    for path in ("/", "/docs"):
+        page = await read(stage, path)
+        addresses = [a["href"] for tag in ("a", "link") for a in page.all(tag)]
+        for address in [*addresses, *(script["src"] for script in page.all("script"))]:
+            assert address
+            if address != "#live":
+                assert address.startswith("/")
+                assert (await stage.client.get(address)).status_code == 200, address
+        assert not [attributes for _, attributes in page.tags if "style" in attributes or "onclick" in attributes]
+    assert (await stage.client.get("/favicon.ico")).status_code == 204
 
 
-async def test_tables_and_regions_have_names_and_heads(tmp_path: Path) -> None:
-    async with served(tmp_path) as stage:
-        page = await read(stage, "/")
-        ids = {attributes.get("id") for _, attributes in page.tags}
-        assert page.all("html") == [{"lang": "en"}]
-        assert len(page.all("main")) == 1
-        names = {region["aria-labelledby"] for region in page.all("div") if region.get("role") == "region"}
-        assert names
-        assert names <= ids
-        assert {"col"} <= {head.get("scope") for head in page.all("th")} <= {"col", "row"}
+async def test_tables_and_regions_have_names_and_heads(stage: Stage) -> None:
+    page = await read(stage, "/")
+    ids = {attributes.get("id") for _, attributes in page.tags}
+    assert page.all("html") == [{"lang": "en"}]
+    assert len(page.all("main")) == 1
+    names = {region["aria-labelledby"] for region in page.all("div") if region.get("role") == "region"}
+    assert names
+    assert names <= ids
+    assert {"col"} <= {head.get("scope") for head in page.all("th")} <= {"col", "row"}
 
 
 async def test_a_browser_gets_pages_for_errors_and_a_program_problems(tmp_path: Path) -> None:
@@ -302,11 +294,10 @@ async def test_a_browser_gets_pages_for_errors_and_a_program_problems(tmp_path: 
             problem_of(await stage.client.get(path, headers={"accept": "*/*"}), status)
 
 
-async def test_the_page_warns_of_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with served(tmp_path) as stage:
-        stage.context.reload_error = "config.yaml:3:1: unknown key"
-        monkeypatch.setattr(Store, "trouble", "the disk is full")
-        page = await read(stage, "/")
-        assert "config.yaml:3:1" in page.words
-        assert "the disk is full" in page.words
-        assert stage.clock.at == START + timedelta(0)
+async def test_the_page_warns_of_what_is_wrong(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.context.reload_error = "config.yaml:3:1: unknown key"
+    monkeypatch.setattr(Store, "trouble", "the disk is full")
+    page = await read(stage, "/")
+    assert "config.yaml:3:1" in page.words
+    assert "the disk is full" in page.words
+    assert stage.clock.at == START + timedelta(0)

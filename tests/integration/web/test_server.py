@@ -9,7 +9,7 @@ import pytest
 from service.domain.errors import ConfigError
 from service.web import server
 from service.web.server import bind
-from tests.integration.web.stage import received, served
+from tests.integration.web.stage import Stage, received, served
 
 HALF_A_REQUEST = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
 
@@ -52,15 +52,14 @@ def test_ipv6_and_names_can_be_bound_and_the_port_listens_at_once(host: str, cal
         socket.create_connection((caller, listener.getsockname()[1])).close()
 
 
-async def test_an_idle_server_closes_open_connections_and_ends(tmp_path: Path) -> None:
-    async with served(tmp_path) as stage:
-        idle, half = await stage.connect(), await stage.connect()
-        await idle.send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert (await idle.receive()).startswith(b"HTTP/1.1 200 ")
-        await half.send(HALF_A_REQUEST)
-        stage.stop()
-        assert await received(half) == b""
-        assert await received(idle) == b""
+async def test_an_idle_server_closes_open_connections_and_ends(stage: Stage) -> None:
+    idle, half = await stage.connect(), await stage.connect()
+    await idle.send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert (await idle.receive()).startswith(b"HTTP/1.1 200 ")
+    await half.send(HALF_A_REQUEST)
+    stage.stop()
+    assert await received(half) == b""
+    assert await received(idle) == b""
 
 
 async def test_the_signals_stay_the_daemons(tmp_path: Path) -> None:
@@ -109,11 +108,10 @@ async def test_slow_clients_beyond_the_bound_give_way_so_that_probes_are_answere
         assert (await slow[-1].receive()).startswith(b"HTTP/1.1 200 ")
 
 
-async def test_pipelined_requests_are_answered_in_order(tmp_path: Path) -> None:
-    async with served(tmp_path) as stage:
-        answer = await stage.raw(
-            b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\nGET /version HTTP/1.1\r\nHost: localhost\r\n"
-            b"Connection: close\r\n\r\n"
-        )
-        assert answer.count(b"HTTP/1.1 200 ") == 2
-        assert answer.index(b"scheduler") < answer.index(b"commit")
+async def test_pipelined_requests_are_answered_in_order(stage: Stage) -> None:
+    answer = await stage.raw(
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\nGET /version HTTP/1.1\r\nHost: localhost\r\n"
+        b"Connection: close\r\n\r\n"
+    )
+    assert answer.count(b"HTTP/1.1 200 ") == 2
+    assert answer.index(b"scheduler") < answer.index(b"commit")

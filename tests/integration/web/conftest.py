@@ -1,0 +1,31 @@
+"""The web with two collectors and no tokens."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.web.stage import Stage, served
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    """Held by a task of its own: pytest sets up and ends fixtures in different ones, which task groups refuse."""
+    ready: asyncio.Future[Stage] = asyncio.Future()
+    end = asyncio.Event()
+
+    async def hold() -> None:
+        async with served(tmp_path) as it:
+            ready.set_result(it)
+            await end.wait()
+
+    task = asyncio.create_task(hold())
+    either: list[asyncio.Future[Any]] = [task, ready]
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        await task  # tells why there is none
+    yield ready.result()
+    end.set()
+    await task
