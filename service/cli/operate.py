@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -84,18 +83,24 @@ def _print_status(
         left = f"{each['remaining']:,} of {each['limit']:,} left until {out.format_time(each['reset_at'])}"
         click.echo(f"GitHub's quota, {each['resource']}: {left}")
     click.echo()
-    out.print_table([_describe_collector(each) for each in collectors], optional=("schedule", "next run"), below="note")
+    rows = [_describe_collector(each) for each in sorted(collectors, key=_is_retrying, reverse=True)]
+    out.print_table(rows, optional=("schedule", "next run"), below="note")
     for each in ready.get("checks", ()):
         if each["status"] != "ok":
             message(f"{each['name']}: {each['status']}: {each['detail']}", "yellow")
 
 
 def _describe_collector(collector: dict[str, Any]) -> dict[str, str]:
-    run, error = collector["last_run"] or {}, collector["last_error"]
-    note = collector["note"] or ""
-    if error:
+    run, pause, error = collector["last_run"] or {}, collector["pause"], collector["last_error"]
+    notes = [collector["note"]]
+    if _is_retrying(collector):
+        notes += run["errors"]
+    elif error:
         # With its age: an old error beside a good run is otherwise taken for a present one.
-        note = f"failed {out.format_age(datetime.fromisoformat(error['at']))}: {'; '.join(error['errors'])}"
+        notes.append(f"failed {out.format_age(error['at'])}: {'; '.join(error['errors'])}")
+    if pause:
+        reason = f": {pause['reason']}" if pause["reason"] else ""
+        notes.append(f"paused by {pause['by']} {out.format_age(pause['at'])}{reason}")
     return {
         "collector": collector["name"],
         "state": _describe_state(collector),
@@ -103,13 +108,21 @@ def _describe_collector(collector: dict[str, Any]) -> dict[str, str]:
         "last run": out.format_time(run.get("started")),
         "outcome": run.get("outcome") or "",
         "next run": out.format_time(collector["next_run"], ""),
-        "note": note,
+        "note": "; ".join(filter(None, notes)),
     }
+
+
+def _is_retrying(collector: dict[str, Any]) -> bool:
+    """Whether the run under way had an attempt that failed."""
+    run = collector["last_run"]
+    return run is not None and run["id"] == collector["running"] and bool(run["errors"])
 
 
 def _describe_state(collector: dict[str, Any]) -> str:
     if not collector["enabled"]:
         return "disabled"
+    if _is_retrying(collector):
+        return f"retrying (attempt {collector['last_run']['attempts']} of {collector['max_attempts']})"
     if collector["running"]:
         return "running"
     return "paused" if collector["paused"] else "waiting"

@@ -78,11 +78,12 @@ def print_wrapped(lead: str, text: str) -> None:
     """``text`` after ``lead``; on a terminal its lines break between words and stand under each other."""
     text = escape(text)
     if not is_plain(sys.stdout):
-        from textwrap import fill
+        from textwrap import TextWrapper
 
         indent = " " * len(click.unstyle(lead))
-        width = max(_screen_width(), 2 * len(indent))
-        text = fill(text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False)[len(indent) :]
+        wrapper = TextWrapper(max(_screen_width(), 2 * len(indent)), initial_indent=indent, subsequent_indent=indent)
+        wrapper.break_long_words = wrapper.break_on_hyphens = False
+        text = wrapper.fill(text)[len(indent) :]
     click.echo(lead + text)
 
 
@@ -129,11 +130,11 @@ def format_time(instant: str | None, missing: str = "never") -> str:
         return missing
     at = datetime.fromisoformat(instant).astimezone(UTC)
     is_brief = not is_plain(sys.stdout) and at.date() == datetime.now(UTC).date()
-    return f"{at:{'%H:%M:%S' if is_brief else '%Y-%m-%d %H:%M:%S'}} ({format_age(at)})"
+    return f"{at:{'%H:%M:%S' if is_brief else '%Y-%m-%d %H:%M:%S'}} ({format_age(instant)})"
 
 
-def format_age(at: datetime) -> str:
-    seconds = (datetime.now(UTC) - at).total_seconds()
+def format_age(instant: str) -> str:
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(instant)).total_seconds()
     whole = round(abs(seconds))
     size, unit = next((pair for pair in ((86400, "d"), (3600, "h"), (60, "min")) if whole >= pair[0]), (1, "s"))
     return f"{whole // size} {unit} ago" if seconds >= 0 else f"in {whole // size} {unit}"

@@ -91,6 +91,7 @@ def run_once(
 
     settings = _open(options, names or ())
     progress = options.exits.enter_context(out.show_progress(quiet=options.quiet))
+    progress(f"collecting {', '.join(names or settings.collectors)}")
 
     def report(result: "Pass") -> int:
         progress("")

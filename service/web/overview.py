@@ -27,6 +27,7 @@ from service.web.schemas import (
     HealthCheck,
     LastError,
     NextRun,
+    PauseView,
     QuotaView,
     RunView,
     State,
@@ -185,8 +186,8 @@ async def _read_facts(context: AppContext, name: str | None = None) -> _Facts:
 
 def _view(context: AppContext, job: Job, facts: _Facts) -> CollectorView:
     scheduler, name = context.scheduler, job.name
-    last, failure, is_paused = facts.latest.get(name), facts.failures.get(name), name in scheduler.pauses
-    next_run = scheduler.next_start(name, context.clock.now()) if job.enabled and not is_paused else None
+    last, failure, pause = facts.latest.get(name), facts.failures.get(name), scheduler.pauses.get(name)
+    next_run = scheduler.next_start(name, context.clock.now()) if job.enabled and not pause else None
     return CollectorView(
         name=name,
         type=job.type,
@@ -195,7 +196,9 @@ def _view(context: AppContext, job: Job, facts: _Facts) -> CollectorView:
         time_zone=str(job.time_zone),
         service=job.service,
         enabled=job.enabled,
-        paused=is_paused,
+        paused=pause is not None,
+        pause=pause and PauseView(at=pause.at, by=pause.actor.name or pause.actor.source, reason=pause.actor.reason),
+        max_attempts=job.backoff_limit + 1,
         running=next(iter(facts.active.get(name, ())), None),
         next_run=next_run,
         last_slot=scheduler.last_slot(name),

@@ -152,8 +152,18 @@ class LastError(View):
     errors: tuple[str, ...]
 
 
+class PauseView(View):
+    """Since when a schedule is suspended, ``by`` whom (the name they gave, else their address) and why."""
+
+    at: Instant
+    by: str
+    reason: str
+
+
 class CollectorView(View):
     """One configured collector. ``running``: the active run's id; ``samples``: of the last ended run.
+
+    ``max_attempts``: of a run, before it fails. A run under way that has errors is being retried.
 
     ``note``: what its operator should know, though nothing failed. ``last_slot``: the last slot that was run in live
     mode, which a CronJob that takes over again need not run (docs/cutover.md).
@@ -167,6 +177,8 @@ class CollectorView(View):
     service: str
     enabled: bool
     paused: bool
+    pause: PauseView | None = None
+    max_attempts: int = 1
     running: str | None = None
     next_run: Instant | None = None
     last_slot: Instant | None = None

@@ -39,7 +39,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         it.write_snapshot([SNAPSHOT, SNAPSHOT | {"metric": "sps", "check": "sps", "value": 0.1, "status": "fail"}])
         it.environ |= {"INFRA_HEALTH_TOKEN": WRITE, "INFRA_HEALTH_READ_TOKEN": READ}
         gate = it.folder / "gate"
-        command = ["/bin/sh", "-c", f"while [ ! -e {gate} ]; do sleep 0.05; done; echo '# TYPE up gauge'; echo 'up 1'"]
+        steps = (f"while [ ! -e {gate} ]; do sleep 0.05; done", f"[ ! -e {gate}.broken ] || exit 9")
+        command = ["/bin/sh", "-c", "; ".join((*steps, "echo '# TYPE up gauge'", "echo 'up 1'"))]
         it.config["collectors"]["slow"] = {"type": "exec", "schedule": "@yearly", "command": command}
         it.write_config()
         gate.touch()
@@ -126,6 +127,24 @@ def test_status_tells_checks_delivery_quota_and_collectors_and_probes(here: Plac
     assert here.run("status", "--probe", environ={"INFRA_HEALTH_READ_TOKEN": None}).returncode == 0
     away = here.run("status", "--url", "http://127.0.0.1:9")
     assert (away.returncode, "no infra-health daemon answers" in away.stderr) == (1, True)
+
+
+def status_of(here: Place, name: str) -> str:
+    return next(line for line in here.run("status").stdout.splitlines() if line.startswith(name))
+
+
+def test_status_tells_who_paused_why_and_what_is_being_retried(here: Place, daemon: Daemon) -> None:
+    assert here.run("pause", "training", "--reason", "maintenance", environ={"USER": "sre"}).returncode == 0
+    assert re.search(r"^training +paused .*paused by sre \d+ s ago: maintenance", status_of(here, "training"))
+    assert here.run("resume", "training").returncode == 0
+    broken = here.folder / "gate.broken"
+    broken.touch()
+    run = here.json("trigger", "slow")["id"]
+    wait_for(lambda: here.json("runs", run)["errors"])
+    first = here.run("status").stdout.partition("collector ")[2].splitlines()[1]
+    assert re.search(r"^slow +retrying \(attempt \d of 4\) .*/bin/sh .*9", first), first
+    broken.unlink()
+    assert here.run("cancel", run).returncode == 0
 
 
 def test_exit_codes_tell_a_script_that_a_check_fails(here: Place, daemon: Daemon) -> None:
