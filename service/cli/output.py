@@ -89,12 +89,14 @@ def print_wrapped(lead: str, text: str) -> None:
 
 def print_samples(samples: Sequence[Mapping[str, Any]], title: str = "") -> None:
     """Samples as the API and a dry run give them; with their delivery where that is told."""
+    from service.domain.checks import find_condition
+
     rows = []
     for each in samples:
         row = {
             "metric": each["metric"],
             "value": format_number(each["value"]),
-            "condition": each["tags"].get("condition", ""),
+            "condition": find_condition(each["tags"]),
             "status": each["tags"].get("status", ""),
         }
         if "delivery" in each:

@@ -68,6 +68,15 @@ def find_status(tags: Mapping[str, str], value: float) -> Status:
     return condition.status(value) if condition else Status.UNKNOWN
 
 
+def find_condition(tags: Mapping[str, str]) -> str:
+    """The condition in a check's tags, or the one that an acceptance criterion's make; empty where there is none."""
+    if "condition" in tags or any(name not in tags for name in _ACCEPTANCE_TAGS):
+        return tags.get("condition", "")
+    if tags["operator"] == "in" and "target_low" in tags and "target_high" in tags:
+        return f"in [{tags['target_low']}, {tags['target_high']}]"
+    return f"{tags['operator']} {tags['target']}"
+
+
 def name_of(key: CheckKey) -> str:
     """A check's name for people."""
     tags = dict(key)
@@ -125,12 +134,9 @@ def _acceptance_tags(sample: Sample) -> dict[str, str] | None:
     own = sample.tags
     if not sample.metric.name.endswith(".value") or any(name not in own for name in _ACCEPTANCE_TAGS):
         return None
-    target = own["target"]
-    if own["operator"] == "in" and "target_low" in own and "target_high" in own:
-        target = f"[{own['target_low']}, {own['target_high']}]"
     tags = {name: own[name] for name in ("source", *_ALSO_STABLE, "status") if name in own}
     tags |= {"workflow_category": own.get("category", "none"), "workflow_name": own["job"]}
-    return tags | {"task": own["criterion"], "check": own["criterion"], "condition": f"{own['operator']} {target}"}
+    return tags | {"task": own["criterion"], "check": own["criterion"], "condition": find_condition(own)}
 
 
 def _rank(check: Check) -> tuple[datetime | None, int]:

@@ -75,6 +75,8 @@ def test_a_program_is_a_collector_of_the_daemon(here: Place) -> None:
         stat = Path(f"/proc/{child}/stat")
         wait_for(lambda: not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] == "Z", seconds=5)
         assert daemon.end() == 0
+    rows = [line.split() for line in here.run("collect", "probe").stdout.splitlines() if "acceptance" in line]
+    assert [row[2:4] for row in rows] == [[">=", "40000"]] * 3, "the condition beside each of the three"
     told = here.json("check")
     assert told["series"]["collectors"]["probe"] == 5 + 2 * 4 + 5, "its own, those of two checks, its metrics"
     assert [each["trouble"] for each in told["secrets"] if each["name"] == "secret TOKEN"] == [None]
