@@ -14,7 +14,7 @@ from service.config.settings import StoreSettings
 from service.domain.errors import Unavailable
 from service.domain.runs import Cause, CollectResult, Outcome, Run, new_run_id
 from service.store import Store
-from service.store.states import Push, States
+from service.store.states import States
 from tests.aws import moto, reach
 
 
@@ -25,19 +25,10 @@ class Connection:
         self.is_lost = False
         self._states = states
 
-    def _reach(self) -> States:
+    def __getattr__(self, name: str) -> Any:
         if self.is_lost:
             raise Unavailable("the store is away")
-        return self._states
-
-    async def read(self, collector: str, key: str) -> tuple[bytes | None, int]:
-        return await self._reach().read(collector, key)
-
-    async def add_push(self, collector: str, key: str, body: bytes, at: datetime, *, max_bytes: int) -> Push:
-        return await self._reach().add_push(collector, key, body, at, max_bytes=max_bytes)
-
-    async def pushes(self, collector: str) -> list[Push]:
-        return await self._reach().pushes(collector)
+        return getattr(self._states, name)
 
 
 class Collectors:
@@ -50,7 +41,9 @@ class Collectors:
 
     def make(self, source: str | None, **more: Any) -> Snapshot:
         given = {"type": "snapshot", "schedule": "0 * * * *", "category": "evaluation", "source": source, **more}
-        context = Context("nightly", cast("Any", None), self._http, CollectorState(self.connection, "nightly"))
+        context = Context(
+            "nightly", cast("Any", None), self._http, CollectorState(cast("Any", self.connection), "nightly")
+        )
         return Snapshot(SnapshotSettings.model_validate(given), context)
 
     async def run(self, collector: Snapshot, now: datetime) -> CollectResult:

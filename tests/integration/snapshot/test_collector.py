@@ -32,19 +32,22 @@ def values(result: CollectResult) -> list[float]:
     return [sample.value for sample in result.samples]
 
 
-async def test_a_snapshot_file_becomes_samples(collectors: Collectors) -> None:
-    result = await collectors.make(str(RECORDED / "eval_health.json")).collect(NOW)
+async def test_a_snapshot_file_becomes_samples_until_it_is_too_old(collectors: Collectors) -> None:
+    path = str(RECORDED / "eval_health.json")
+    await collectors.end(CollectResult(state={"snapshot": b"of another shape: a cold start"}))
+    result = await collectors.make(path, max_bytes="2 MiB").collect(NOW)
     assert [sample.metric.name for sample in result.samples] == [
         "metta.infra.cron.remote_eval.latency_p50",
         "metta.infra.cron.remote_eval.pass_rate",
     ]
     assert {sample.tags["source"] for sample in result.samples} == {"cron"}
     assert {sample.tags["workflow_category"] for sample in result.samples} == {"evaluation"}
-
-
-async def test_the_recorded_file_is_too_old_a_year_later_and_the_run_says_so(collectors: Collectors) -> None:
     with pytest.raises(Rejected, match=r"no usable record among 2: record 1: it is 365 days old, older than max_age"):
-        await collectors.make(str(RECORDED / "eval_health.json")).collect(NOW.replace(year=2026))
+        await collectors.make(path).collect(NOW.replace(year=2026))
+    with pytest.raises(TooLarge, match="more than 100 bytes"):
+        await collectors.make(path, max_bytes="100").collect(NOW)
+    with pytest.raises(TooLarge, match="more than 1 records"):
+        await collectors.make(path, max_records=1).collect(NOW)
 
 
 async def test_a_bad_record_makes_a_partial_run(collectors: Collectors, tmp_path: Path) -> None:
@@ -79,11 +82,6 @@ async def test_a_count_is_sent_once_even_while_the_store_is_lost(collectors: Col
     assert (await collectors.make(str(path)).collect(NOW)).samples == ()
 
 
-async def test_state_of_another_shape_is_a_cold_start(collectors: Collectors) -> None:
-    await collectors.end(CollectResult(state={"snapshot": b"what is this?"}))
-    assert len((await collectors.make(str(RECORDED / "eval_health.json")).collect(NOW)).samples) == 2
-
-
 async def test_the_age_of_the_snapshot_is_told_even_when_the_run_fails(collectors: Collectors, tmp_path: Path) -> None:
     path = tmp_path / "eval.json"
     path.write_bytes(EVAL)
@@ -95,15 +93,6 @@ async def test_the_age_of_the_snapshot_is_told_even_when_the_run_fails(collector
     with pytest.raises(Rejected, match="no usable record"):
         await snapshot.collect(NOW + timedelta(days=2))
     assert snapshot.own_values(NOW + timedelta(days=2)) == {SNAPSHOT_AGE: 1800 + 2 * 86400}
-
-
-async def test_bounds_can_be_set(collectors: Collectors) -> None:
-    path = str(RECORDED / "eval_health.json")
-    with pytest.raises(TooLarge, match="more than 100 bytes"):
-        await collectors.make(path, max_bytes="100").collect(NOW)
-    with pytest.raises(TooLarge, match="more than 1 records"):
-        await collectors.make(path, max_records=1).collect(NOW)
-    assert len((await collectors.make(path, max_bytes="2 MiB").collect(NOW)).samples) == 2
 
 
 # The age of what HTTP servers hold
@@ -209,6 +198,12 @@ async def test_a_count_that_is_pushed_twice_with_one_key_is_sent_once(collectors
         await snapshot.accept(snapshot_of({"metric_kind": "count"}), key, NOW)
         counts.append(len((await collectors.run(snapshot, NOW)).samples))
     assert counts == [1, 0, 1]
+    # One that grew too old does not stop the newer ones.
+    await snapshot.accept(snapshot_of({"check": "old"}), "c", NOW - timedelta(days=2))
+    await snapshot.accept(snapshot_of({"value": 7}), "d", NOW)
+    result = await collectors.run(snapshot, NOW)
+    assert values(result) == [7]
+    assert "no usable record among 1" in str(result.failures[0])
 
 
 async def test_of_pushes_that_come_before_a_run_none_is_lost(collectors: Collectors) -> None:
@@ -240,15 +235,6 @@ async def test_a_push_that_comes_while_a_run_reads_is_left_for_the_next_one(coll
     assert await snapshot.load()
     assert [values(first), values(await collectors.run(snapshot, NOW))] == [[1], [2]]
     assert not await snapshot.load()
-
-
-async def test_a_push_that_grew_too_old_does_not_stop_the_newer_ones(collectors: Collectors) -> None:
-    snapshot = collectors.make(None)
-    await snapshot.accept(snapshot_of({"check": "old"}), "a", NOW - timedelta(days=2))
-    await snapshot.accept(snapshot_of({"value": 7}), "b", NOW)
-    result = await collectors.run(snapshot, NOW)
-    assert values(result) == [7]
-    assert "no usable record among 1" in str(result.failures[0])
 
 
 async def test_a_push_with_a_bad_record_is_refused_whole(collectors: Collectors) -> None:
