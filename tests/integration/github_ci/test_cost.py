@@ -6,7 +6,9 @@ from datetime import timedelta
 
 import pytest
 
+from service.collectors.github_ci import repository
 from service.collectors.github_ci.state import State, decode
+from service.demo.github_rows import Attempt
 from tests.integration.github_ci.stage import BRANCH, CYCLE, HOUR, JOBS, PULLS, staged, values_of
 from tests.world import World, generate
 
@@ -60,6 +62,22 @@ async def test_a_week_of_jobs_at_1100_runs_a_day_is_read_within_an_hour_of_cycle
                 break
             stage.pass_time()
         assert JOBS in values
+
+
+async def test_a_cold_start_sends_no_number_that_older_runs_may_still_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repository, "CYCLE_POINTS", 24)
+    world = generate(7, workflows=6, runs_a_day=60, days=38)
+    old = world.add_run(1, world.now - timedelta(days=20), "success")
+    old.attempts.append(Attempt(world.now - HOUR, world.now - timedelta(minutes=50), "cancelled"))
+    async with staged(world) as stage:
+        sent = []
+        while JOBS not in (values := await stage.values()):
+            assert values.items() <= stage.truth().items()
+            sent.append("ci.workflow.cancelled" in values)
+            assert (stage.collector.note or "").count("still to be read") == 1
+            stage.pass_time()
+        assert values == stage.truth()
+        assert sent[:2] == [False, True]
 
 
 async def test_a_small_quota_is_not_burned() -> None:
