@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
@@ -107,9 +107,15 @@ class ChangeCollector(Collector, Protocol):
     """A collector that is told of changes between its scheduled runs. ``repositories``: what it may be told of.
 
     Its runs of the cause webhook measure what changed. What they did not look at keeps its last value.
+    ``watch``: how often it is to ``look`` for changes itself, None: never.
     """
 
     repositories: Sequence[str]
+    watch: timedelta | None
+
+    async def look(self) -> None:
+        """Looks for changes, which a run may then measure. Raises a HealthError."""
+        ...
 
     async def has_changes(self, now: datetime) -> bool:
         """Whether ``collect_changes`` would find something now. Raises Unavailable (the store)."""

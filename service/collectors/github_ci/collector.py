@@ -20,10 +20,10 @@ from service.collectors.github_ci.pull_requests import is_branch, is_label
 from service.collectors.github_ci.repository import CYCLE_POINTS, RepositoryCycle, explains
 from service.collectors.github_ci.settings import LABELS, LISTS, GithubCiSettings
 from service.collectors.github_ci.state import begin, decode, encode
-from service.collectors.github_ci.window import list_workflows
+from service.collectors.github_ci.window import Actions, list_workflows
 from service.collectors.registry import Context
 from service.domain import cron
-from service.domain.errors import HealthError, Unavailable
+from service.domain.errors import HealthError, Rejected, Unavailable
 from service.domain.runs import CollectResult, PartialFailure
 from service.domain.samples import Metric
 from service.github.client import Github, Usage, count_usage
@@ -65,7 +65,8 @@ class GithubCi:
         self._state = context.state
         self._deliveries: Deliveries = context.deliveries
         self._schedule = cron.parse(settings.schedule)
-        self.repositories = settings.all_repositories
+        self.repositories, self.watch = settings.all_repositories, settings.watch_interval
+        self._seen: dict[str, set[tuple[int, int]]] = {}  # what ended on the watched page
         self._notes: list[str] = []
 
     @staticmethod
@@ -94,6 +95,28 @@ class GithubCi:
         if errors and len(errors) == len(results):
             raise max(errors, key=explains)
         return self._join(results, {**dict.fromkeys(gone), _ROTATION: encode(rotation)})
+
+    async def look(self) -> None:
+        """Looks for runs that ended on the newest page of each repository: free where nothing changed.
+
+        Raises the last error of a repository once all were looked at.
+        """
+        if not await self._github.has_token():
+            raise Rejected("watch needs a token: without one each look costs a point")
+        failure: HealthError | None = None
+        for repo in self.repositories:
+            if self._github.spare < 1:
+                raise Unavailable(self._github.shortage or "the polls need what GitHub allows in this minute")
+            try:
+                ended = await Actions(self._github, repo, self._settings.branch).newest_ended()
+            except HealthError as error:
+                failure = error
+                continue
+            seen = self._seen.get(repo, set())
+            self._deliveries.add_watched(self._name, repo, [run for run in ended if (run.id, run.attempt) not in seen])
+            self._seen[repo] = {(run.id, run.attempt) for run in ended}
+        if failure:
+            raise failure
 
     async def has_changes(self, now: datetime) -> bool:
         """Whether deliveries told something that no stored state has, of a repository that was polled before."""

@@ -61,6 +61,7 @@ class GithubCiSettings(CollectorSettings):
     """``tests_blocking_merge``, ``benchmarks``: workflows by name, file name, path or id.
 
     ``repositories``: many in one collector, in place of ``repo``; their samples are told apart by the tag repo.
+    ``watch``: how often to look for runs that ended, where no webhook can tell of them; None: never.
     """
 
     repo: Repository = "Metta-AI/metta"
@@ -76,6 +77,7 @@ class GithubCiSettings(CollectorSettings):
     tests_blocking_merge: Workflows = ()
     benchmarks: Workflows = ()
     thresholds: Thresholds = Thresholds()
+    watch: Annotated[timedelta, Field(ge=timedelta(seconds=5))] | None = None
 
     legacy_names: ClassVar[Mapping[str, str]] = {
         "repo": "METTA_GITHUB_REPO",
@@ -98,6 +100,17 @@ class GithubCiSettings(CollectorSettings):
     @property
     def all_repositories(self) -> tuple[str, ...]:
         return self.repositories or (self.repo,)
+
+    @property
+    def watch_interval(self) -> timedelta | None:
+        """How often each repository is looked at: at most one a second, for the other requests' sake."""
+        return self.watch and max(self.watch, timedelta(seconds=len(self.all_repositories)))
+
+    @property
+    def looks_an_hour(self) -> int:
+        """A point each at most; one that finds nothing new is free."""
+        interval = self.watch_interval
+        return round(len(self.all_repositories) * (timedelta(hours=1) / interval)) if interval else 0
 
     @classmethod
     def legacy_environment(cls, values: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:

@@ -72,6 +72,12 @@ class Actions:
             raise Unavailable(f"GitHub's list of runs ends at page {number} though it counts {self._total} runs")
         return Page(number, runs, number >= _LAST_PAGE or (len(runs) < PER_PAGE and not breaks_off))
 
+    async def newest_ended(self) -> list[Run]:
+        """Those of the first page that have ended, the oldest first, as GitHub tells them."""
+        params = {**_SLIM, "per_page": PER_PAGE, "page": 1}
+        answer = await self._github.get(f"{self._repo}/actions/runs", RunPage, params=params, cached=True)
+        return [run for run in reversed(answer.workflow_runs) if run.has_ended and run.status in (None, "completed")]
+
     async def run(self, id: int) -> Run:
         row = await self._github.get(f"{self._repo}/actions/runs/{id}", Run, params=_SLIM, cached=True)
         return row.normalize(self._branch)

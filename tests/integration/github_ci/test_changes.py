@@ -9,8 +9,10 @@ import pytest
 
 from service.demo.github_rows import DELETED, Attempt
 from service.demo.github_rows import Run as Row
+from service.domain.errors import Rejected, Unavailable
 from service.domain.runs import CollectResult
 from service.domain.samples import Kind
+from service.github.client import NotFound
 from tests.integration.github_ci.stage import CYCLE, DAY, HOUR, JOBS, PULLS, small_world, staged, values_of
 from tests.world import NOW, World, durations, faults, generate
 
@@ -300,3 +302,56 @@ async def test_of_many_repositories_those_that_changed_are_measured() -> None:
         assert {sample.tags["repo"] for sample in result.samples} == set(names[1:])
         assert set(result.state) == set(names[1:])
         assert stage.cost[1] == 4
+
+
+# Where no webhook can come
+
+
+async def test_a_watched_page_is_free_while_nothing_changes_and_tells_what_ended() -> None:
+    world = generate(5, workflows=3, runs_a_day=40, days=35, ahead=3 * HOUR)
+    async with staged(world, watch="20s") as stage:
+        await stage.collector.look()
+        assert await stage.collect_changes() is None  # no poll yet
+        await stage.collect_until_whole()
+        for _ in range(12):
+            since, world.now = world.now, world.now + 5 * MINUTE
+            stage.github.app.asked.clear()
+            await stage.collector.look()
+            spent = stage.cost[1]
+            await stage.collector.look()
+            assert stage.cost == (2, spent)
+            ended = [run for run, _ in ends(world, since, world.now)]
+            result = await stage.collect_changes()
+            if result and all(len(run.attempts) == 1 for run in ended):
+                values = values_of(result)
+                assert values["ci.workflow.cancelled"] == stage.truth()["ci.workflow.cancelled"]
+                assert stage.cost[1] <= 4
+        values = await stage.values()
+        assert values == stage.truth(values)
+        assert stage.deliveries.summary().missed == 0
+
+
+async def test_nobody_watches_on_a_quota_that_others_need() -> None:
+    world = small_world()
+    async with staged(world, token=None, watch="20s") as stage:
+        with pytest.raises(Rejected, match="token"):
+            await stage.collector.look()
+    async with staged(world, watch="20s") as stage:
+        await stage.collect()
+        stage.github.app.used["core"] = 4500
+        world.now += MINUTE
+        await stage.collect()
+        with pytest.raises(Unavailable, match="quota"):
+            await stage.collector.look()
+
+
+async def test_a_repository_that_can_not_be_watched_holds_up_no_other() -> None:
+    world = small_world()
+    async with staged(world, repositories=["a/gone", world.repository.name], watch="20s") as stage:
+        await stage.collect()
+        world.add_run(1, world.now - 5 * MINUTE, "failure")
+        with pytest.raises(NotFound):
+            await stage.collector.look()
+        result = await stage.collect_changes()
+        assert result
+        assert values_of(result)["ci.workflow.success"] == 0

@@ -20,6 +20,7 @@ class Changing:
 
     metrics = (METRIC, OTHER)
     repositories = ("o/r",)
+    watch = None
 
     def __init__(self) -> None:
         self.changes, self.asked, self.error = 1, list[str](), Exception()
@@ -31,6 +32,9 @@ class Changing:
         await self.gate.wait()
         other = Sample(OTHER, 1, now, {**CHECK, "check": "other"})
         return CollectResult((Sample(METRIC, 1, now, CHECK), other))
+
+    async def look(self) -> None:
+        raise NotImplementedError
 
     async def has_changes(self, now: datetime) -> bool:
         return self.changes > 0
