@@ -66,11 +66,16 @@ def check(options: Options, resolved: bool) -> None:
     warnings += [
         f"collectors.{name} has no source: it is waiting for a first push (or name a source)" for name in waiting
     ]
+    # Of github_ci; named here, so that its type need not be.
+    looks = {name: getattr(each, "looks_an_hour", 0) for name, each in settings.collectors.items() if each.enabled}
+    looks = {name: count for name, count in looks.items() if count}
 
     def print_text() -> None:
         click.secho("The configuration is valid.", fg="green")
         click.echo(f"file: {loaded.file or 'none: defaults and environment'}")
         _print_section("collectors and their next runs", map(_format_schedule, collectors))
+        for name, count in looks.items():
+            click.echo(f"  {name} watches: {count} looks an hour, each of which may cost a point of GitHub's quota")
         click.echo(f"\nseries: {series}")
         for metric in series.metrics if resolved else ():
             click.echo(f"  {metric}")
@@ -85,6 +90,7 @@ def check(options: Options, resolved: bool) -> None:
         "file": str(loaded.file) if loaded.file else None,
         "settings": describe(settings),
         "next": {each["name"]: each["next"] for each in collectors},
+        "looks_an_hour": looks,
         "series": series.as_json(),
         "secrets": secrets,
         "notes": warnings,
