@@ -14,6 +14,7 @@ _SHORTEST_PART = 8  # of an address, and of a variable whose name alone says tha
 
 _SECRET_NAME = re.compile("(token|key|secret|password)(?!_env$)", re.IGNORECASE)  # x_env: a variable's name
 _CREDENTIALS_OR_QUERY = re.compile(r"(?<=://)[^/?#\s@]*@|(?<=\?)[^#\s]+")
+_PASSWORD = re.compile(r"://[^/@]*:([^/@]+)@")
 # Control characters but tab and line feed, what turns the writing direction, and halves of surrogate pairs, which no
 # stream can write.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -24,12 +25,15 @@ _pattern: re.Pattern[str] | None = None
 
 
 def mask(values: Iterable[str]) -> None:
-    """From now on ``redact`` writes each of these as ``********``, URL-encoded and in Base64 (HTTP Basic) too."""
+    """From now on ``redact`` writes each of these as ``********``, URL-encoded and in Base64 (HTTP Basic) too.
+
+    A value may be two with a comma between (while it is rotated), or an address, of which parts may stand alone.
+    """
     global _pattern
     with _lock:
-        for value in map(str.strip, values):
-            if len(value) >= _SHORTEST_SECRET:
-                _forms.update(_forms_of(value))
+        for part in (part.strip() for value in values for part in _parts_of(value)):
+            if len(part) >= _SHORTEST_SECRET:
+                _forms.update(_forms_of(part))
         # The longest first: a secret may be a part of another.
         _pattern = re.compile("|".join(map(re.escape, sorted(_forms, key=len, reverse=True)))) if _forms else None
 
@@ -74,6 +78,12 @@ def secrets_in_environment(environ: Mapping[str, str]) -> Iterator[str]:
         # A path to a secret is none.
         elif is_secret_name(name) and not name.endswith(("_FILE", "_PATH", "_DIR")) and len(value) >= _SHORTEST_PART:
             yield value
+
+
+def _parts_of(secret: str) -> Iterator[str]:
+    yield from (secret, *secret.split(","), *secrets_in_address(secret), *_PASSWORD.findall(secret))
+    # What follows the host, in messages of clients: whoever knows it can call the address.
+    yield from re.findall(rf"^https?://[^/]*/(.{{{_SHORTEST_PART},}})", secret)
 
 
 def _forms_of(value: str) -> Iterator[str]:

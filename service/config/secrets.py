@@ -152,7 +152,7 @@ class Secret:
                 else:
                     errors.append(error)
                 continue
-            mask({value, *value.split(",")})  # a list while it is rotated
+            mask([value])
             if (value, source.title) != (self._value, self.source):
                 log.info(f"{self.title} taken over", source=source.title, changed=self.is_set)
             self._value, self.source, self._due = value, source.title, self._clock() + source.lifetime

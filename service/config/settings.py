@@ -1,6 +1,5 @@
 """The settings: what each key means, its bounds and its default. Where values come from is in ``loader``."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -44,8 +43,6 @@ ENVIRONMENT_NAMES = {
 SHADOW_PREFIX = "shadow."
 # Beyond this many times ``max_series`` delivery holds back what is new.
 SERIES_FACTOR = 10
-_PASSWORD = re.compile(r"://[^/@]*:([^/@]+)@")
-_LONG_PATH = 8  # characters; masking a shorter word would blank out words everywhere
 
 Text = Annotated[str, Field(min_length=1)]
 Url = Annotated[str, AfterValidator(fields.check_url)]
@@ -278,13 +275,7 @@ def secret_values(section: Section) -> Iterator[str]:
     """Every secret in the settings, those in addresses included, for ``masking.mask``."""
     for _, value in _leaves(section):
         if isinstance(value, SecretStr):
-            yield from {value.get_secret_value(), *value.get_secret_value().split(",")}  # a list while it is rotated
-            # Of an address what follows the host is the secret: it may stand alone in a client's message.
-            scheme, _, rest = value.get_secret_value().partition("://")
-            if scheme.startswith("http") and len(path := rest.partition("/")[2]) >= _LONG_PATH:
-                yield path
-            elif password := _PASSWORD.search(value.get_secret_value()):
-                yield password[1]
+            yield value.get_secret_value()
         elif isinstance(value, str):
             yield from secrets_in_address(value)
 
