@@ -63,7 +63,6 @@ ACCEPTANCE = {"job": "arena", "category": "training", "criterion": "sps", "opera
     ("changes", "condition", "status"),
     [
         ({"status": "pass"}, ">= 40000", Status.PASS),
-        ({"status": "pass", "operator": "<"}, "< 40000", Status.PASS),
         ({}, ">= 40000", Status.PASS),
         ({"status": "skipped", "operator": "<"}, "< 40000", Status.FAIL),
         ({"operator": "in", "target_low": "1", "target_high": "5e4"}, "in [1, 5e4]", Status.PASS),
@@ -89,10 +88,10 @@ def test_the_three_samples_of_an_acceptance_criterion_are_one_check(
     assert (check.condition, check.status) == (condition, status)
 
 
-@pytest.mark.parametrize("missing", ["job", "criterion", "operator", "target"])
-def test_a_sample_without_a_tag_of_acceptance_criteria_is_no_check(missing: str) -> None:
-    tags = {name: text for name, text in ACCEPTANCE.items() if name != missing}
-    assert update_checks([], [Sample(Metric("acceptance.value"), 1, NOW, tags)], [], NOW) == []
+def test_a_sample_without_a_tag_of_acceptance_criteria_is_no_check() -> None:
+    for missing in ("job", "criterion", "operator", "target"):
+        tags = {name: text for name, text in ACCEPTANCE.items() if name != missing}
+        assert update_checks([], [Sample(Metric("acceptance.value"), 1, NOW, tags)], [], NOW) == []
 
 
 def test_of_a_checks_samples_the_newest_counts_and_of_equally_new_ones_the_worst() -> None:
@@ -109,15 +108,13 @@ def test_a_state_that_stays_keeps_its_beginning() -> None:
 
 
 def test_nothing_to_measure_is_unknown_and_what_nobody_measures_is_forgotten_after_a_week() -> None:
+    """Events are no checks."""
     (known,) = update_checks([], [sample(1)], [], NOW)
     (unknown,) = update_checks([known], [], [TAGS], NOW + HOUR)
     assert (unknown.status, unknown.value, unknown.measured_at) == (Status.UNKNOWN, 1, NOW)
     (never,) = update_checks([], [], [{**TAGS, "condition": "> 0"}], NOW)
     assert (never.status, never.condition, never.measured_at) == (Status.UNKNOWN, "> 0", None)
     assert update_checks([known], [], [], NOW + 8 * DAY) == []
-
-
-def test_events_are_no_checks() -> None:
     event = replace(sample(1), metric=Metric("m", Kind.DISTRIBUTION))
     assert update_checks([], [event, Sample(Metric("plain"), 1, NOW)], [], NOW) == []
 
