@@ -18,7 +18,6 @@ from service.domain.runs import Actor, AuditEntry, Mode, Pause
 from service.domain.samples import Status
 from service.store.engine import DATABASE
 from tests.integration.store.cases import (
-    COUNT,
     DISTRIBUTION,
     KEY,
     NOW,
@@ -158,17 +157,6 @@ async def test_a_disk_that_becomes_full_within_a_transaction_loses_nothing(tmp_p
         assert await store.recover()
         sa.event.remove(sa.Engine, "begin", bound_size)
         assert await deliver(store) == 3_000
-
-
-async def test_seconds_of_counts_hold_in_memory_and_back_again(tmp_path: Path) -> None:
-    async with opened(tmp_path) as store:
-        await keep(store, started(), samples(1, COUNT))
-        with full_disk():
-            await keep(store, started(1), samples(1, COUNT))
-        await store.recover()
-        await keep(store, started(2), samples(1, COUNT))
-        seconds = [point.at - int(NOW.timestamp()) for chunk in await claim(store) for point in chunk.points]
-        assert sorted(seconds) == [0, 1, 2]
 
 
 async def test_a_page_that_is_damaged_in_use_costs_no_restart(tmp_path: Path) -> None:

@@ -36,12 +36,8 @@ async def test_samples_are_claimed_in_chunks_of_one_endpoint(store: Store) -> No
     assert first[0].points[0].tags == ("index:00000",)
     assert first[0].oldest == first[0].newest == int(NOW.timestamp())
     assert {(chunk.run, chunk.collector, chunk.mode) for chunk in first} == {(started().id, "ci", Mode.LIVE)}
-
-
-async def test_live_and_shadow_samples_leave_in_requests_of_their_own(store: Store) -> None:
-    await keep(store, started(0, mode=Mode.SHADOW), samples(1))
-    await keep(store, started(1), samples(1))
-    await keep(store, started(2, mode=Mode.SHADOW), samples(1))
+    for number, mode in enumerate((Mode.SHADOW, Mode.LIVE, Mode.SHADOW), 1):
+        await keep(store, started(number, mode=mode), samples(1))
     assert [chunk.mode for chunk in await claim(store)] == [Mode.SHADOW] * 2
     assert [chunk.mode for chunk in await claim(store)] == [Mode.LIVE]
 
@@ -211,33 +207,19 @@ async def test_runs_beyond_the_newest_leave_with_their_samples(store: Store) -> 
         await keep(store, started(number, "evals"), outcome=Outcome.COMPLETE)
     for number in range(6):
         await keep(store, started(number), samples(1), Outcome.FAILED)
-    await deliver(store)
     store.history_limits = {"evals": (None, 2)}
+    await store.prune(NOW)
+    assert len(await store.runs.list("ci")) == 6  # until their samples were delivered
+    await deliver(store)
     await store.prune(NOW)
     left = [run.id for run in await store.runs.list("ci")]
     assert left == [started(number).id for number in (5, 4, 3)]
     assert [run.id for run in await store.runs.list("evals")] == [started(4, "evals").id, started(3, "evals").id]
     counts = await store.outbox.counts([started(2).id, started(3).id])
     assert counts == {started(2).id: {}, started(3).id: {DELIVERED: 1}}
-
-
-async def test_a_run_stays_until_its_samples_were_delivered(store: Store) -> None:
-    for number in range(3):
-        await keep(store, started(number), samples(1))
-    store.history_limits = {"ci": (None, 1)}
-    await store.prune(NOW)
-    assert len(await store.runs.list()) == 3
-    await deliver(store)
-    await store.prune(NOW)
-    assert len(await store.runs.list()) == 1
-
-
-async def test_what_became_of_samples_outlives_them(store: Store) -> None:
-    run = await keep(store, started(), samples(3))
-    await deliver(store)
     await store.prune(NOW + timedelta(days=8))
-    assert await store.outbox.samples(run.id) == ([], 0)
-    assert await store.outbox.counts([run.id]) == {run.id: {DELIVERED: 3}}
+    assert await store.outbox.samples(started(3).id) == ([], 0)
+    assert (await store.outbox.counts([started(3).id]))[started(3).id] == {DELIVERED: 1}  # this outlives them
 
 
 @pytest.mark.parametrize("is_delivered", [True, False])

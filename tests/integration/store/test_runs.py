@@ -12,7 +12,7 @@ from service.domain.delivery import DeliveryStatus
 from service.domain.errors import Unavailable
 from service.domain.runs import Actor, AuditEntry, Cause, LogLine, Mode, Outcome, Pause, Run
 from service.domain.samples import Evidence, Sample, Status
-from service.store import Busy, Cell, Hour, Store
+from service.store import Busy, Cell, Claim, Hour, Store
 from service.store.states import MAX_PUSHES, READ_PUSH
 from tests.integration.store.cases import KEY, NOW, check, claim_slot, deliver, ended, keep, samples, started
 
@@ -25,20 +25,17 @@ async def test_a_slot_is_claimed_once_and_only_rises(store: Store) -> None:
     assert not await claim_slot(store, started(3), None, forbids=False)  # somebody had one before
     assert not await claim_slot(store, started(1), NOW + 2 * MINUTE, forbids=False)  # the clock stepped back
     assert await claim_slot(store, started(3), NOW + 2 * MINUTE, forbids=False)
-    assert [run.id for run in await store.runs.list()] == [started(3).id, started(2).id]
+    assert await store.runs.slots(Mode.SHADOW) == {}  # claimed apart
+    assert await claim_slot(store, replace(started(1), id="a", mode=Mode.SHADOW), None, forbids=True)
+    assert await store.runs.slots(Mode.SHADOW) == {"ci": NOW + MINUTE}
+    await store.runs.end(replace(started(1), id="a", mode=Mode.SHADOW, ended=NOW, outcome=Outcome.FAILED))
+    assert [run.id for run in await store.runs.list()] == [started(3).id, started(2).id, "a"]
 
 
 async def test_a_claim_that_is_repeated_after_a_lost_answer_is_a_win(store: Store) -> None:
     for _ in range(2):
         assert await claim_slot(store, started(), None, forbids=True)
     assert len(await store.runs.list()) == 1
-
-
-async def test_slots_of_shadow_mode_are_claimed_apart(store: Store) -> None:
-    assert await claim_slot(store, started(1), None, forbids=True)
-    shadow = replace(started(1), id="other", mode=Mode.SHADOW)
-    assert await claim_slot(store, shadow, None, forbids=True)
-    assert await store.runs.slots(Mode.SHADOW) == {"ci": NOW + MINUTE}
 
 
 async def test_forbid_is_enforced_and_costs_no_slot(store: Store) -> None:
@@ -52,6 +49,17 @@ async def test_forbid_is_enforced_and_costs_no_slot(store: Store) -> None:
     await store.runs.begin(started(1), forbids=False)
     await store.runs.end(ended(started()))
     assert await claim_slot(store, started(2), None, forbids=True)
+
+
+async def test_of_slots_that_are_claimed_together_each_is_judged_by_itself(store: Store) -> None:
+    await claim_slot(store, started(1), None, forbids=False)
+    await store.runs.begin(started(1, "busy"), forbids=True)
+    claims = [Claim(started(2, name), None, forbids=True) for name in ("ci", "evals", "busy", "gpu")]
+    stale, won, busy, also_won = await store.runs.claim_slots(claims)
+    assert (stale, won, also_won) == (False, True, True)
+    assert isinstance(busy, Busy)
+    assert await store.runs.slots(Mode.LIVE) == {"ci": NOW + MINUTE} | dict.fromkeys(("evals", "gpu"), NOW + 2 * MINUTE)
+    assert await store.runs.run(started(2).id) is None
 
 
 async def test_of_claims_at_the_same_time_one_wins(store: Store) -> None:
@@ -86,11 +94,6 @@ async def test_the_end_of_a_run_can_be_repeated(store: Store) -> None:
     assert await store.runs.run(done.id) == done
     assert await store.outbox.counts([done.id]) == {done.id: {DeliveryStatus.DELIVERED: 3}}
     assert await store.states.read("ci", "k") == (b"1", 1)
-
-
-async def test_a_run_that_was_never_begun_can_be_ended(store: Store) -> None:
-    await store.runs.end(ended(started(), count=1), samples(1))
-    assert await deliver(store) == 1
 
 
 async def test_runs_are_listed_newest_first_and_page_by_page(store: Store) -> None:
@@ -137,20 +140,21 @@ async def test_runs_by_webhook_push_no_other_out_draw_no_bar_and_say_nothing_of_
     assert [cycle.run for cycle in (await store.history.cycles({"ci": 0}))["ci"]] == [polled.id, failed.id]
 
 
-async def test_a_pause_lasts_until_it_is_resumed(store: Store) -> None:
+async def test_pauses_audit_and_logs_are_kept(store: Store) -> None:
     pause = Pause("ci", NOW, Actor("127.0.0.1", "ann", "release"))
     for _ in range(2):
         await store.runs.pause(pause)
     assert await store.runs.pauses() == {"ci": pause}
     await store.runs.resume("ci")
     assert await store.runs.pauses() == {}
-
-
-async def test_the_audit_log_is_read_newest_first(store: Store) -> None:
     entries = [AuditEntry(NOW, f"action {number}", Actor("signal"), "ci", "run") for number in range(5)]
     for entry in entries:
         await store.runs.audit(entry)
     assert await store.runs.audit_entries(2) == [entries[4], entries[3]]
+    lines = [LogLine(NOW, "info", f"line {number}", {"n": number}) for number in range(3)]
+    await store.runs.save_log("run", lines)
+    await store.runs.save_log("run", lines[:2])  # in place of those before
+    assert (await store.runs.log("run"), await store.runs.log("other")) == (lines[:2], [])
 
 
 async def test_text_from_anywhere_is_taken(store: Store) -> None:
@@ -165,26 +169,14 @@ async def test_text_from_anywhere_is_taken(store: Store) -> None:
     assert await deliver(store) == 1
 
 
-async def test_the_log_of_a_run_is_replaced_as_a_whole(store: Store) -> None:
-    lines = [LogLine(NOW, "info", f"line {number}", {"n": number}) for number in range(3)]
-    await store.runs.save_log("run", lines)
-    await store.runs.save_log("run", lines[:2])
-    assert await store.runs.log("run") == lines[:2]
-    assert await store.runs.log("other") == []
-
-
 async def test_losses_are_counted_by_the_time_of_the_loss(store: Store) -> None:
-    await keep(store, started(), samples(3))
+    await keep(store, started(mode=Mode.SHADOW), samples(1))
+    await deliver(store, DeliveryStatus.THROTTLED)  # withheld by shadow mode is not lost
+    await store.runs.end(ended(started(1), count=3), samples(3))  # never begun on record
     await deliver(store, DeliveryStatus.REJECTED)
     assert await store.outbox.lost("ci", NOW) == {DeliveryStatus.REJECTED: 3}
     assert await store.outbox.lost("ci", NOW + MINUTE) == {}
     assert await store.outbox.lost("evals", NOW) == {}
-
-
-async def test_what_shadow_mode_withholds_is_not_lost(store: Store) -> None:
-    await keep(store, started(mode=Mode.SHADOW), samples(3))
-    await deliver(store, DeliveryStatus.THROTTLED)
-    assert await store.outbox.lost("ci", NOW) == {}
 
 
 # State and pushes
@@ -198,13 +190,9 @@ async def test_state_is_written_only_where_nobody_wrote_meanwhile(store: Store) 
     await keep(store, started(), state={"k": b"run", "other": b"1"}, revisions={"k": revision, "other": 0})
     assert await store.states.read("ci", "k") == (b"webhook", 2)
     assert await store.states.read("ci", "other") == (b"1", 1)
-
-
-async def test_a_deleted_key_is_not_taken_for_the_one_before(store: Store) -> None:
-    for number, value in enumerate((b"0", None, b"1")):
-        await keep(store, started(number), state={"k": value})
-        assert await store.states.read("ci", "k") == (value, number + 1)
-    assert await store.states.read("ci", "never") == (None, 0)
+    for number, value in enumerate((None, b"1"), 1):  # a deleted key is not taken for the one before
+        await keep(store, started(number), state={"other": value})
+        assert await store.states.read("ci", "other") == (value, number + 1)
 
 
 async def test_pushes_wait_until_a_run_has_read_them(store: Store) -> None:
@@ -289,12 +277,3 @@ async def test_a_cycle_shows_the_status_that_was_sent(store: Store) -> None:
     number = check_id("ci", KEY)
     cells = (await store.history.check_histories([number], [cycle.number], NOW))[number].cells
     assert cells == {cycle.number: Cell("unknown", True, None)}
-
-
-async def test_so_many_cycles_are_kept_one_by_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.store.history.CYCLES", 5)
-    for number in range(8):
-        await keep(store, started(number), checks=[check()])
-    assert [cycle.run for cycle in (await store.history.cycles({"ci": 0}))["ci"]] == [
-        started(number).id for number in range(3, 8)
-    ]
