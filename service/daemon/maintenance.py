@@ -49,19 +49,12 @@ async def refresh_secrets(clock: Clock, credentials: Credentials) -> None:
 
 async def prune_store(clock: Clock, store: Store, forwarder: Forwarder) -> None:
     """Ends what has had its time, and what no longer fits."""
-    reason = ""
     while True:
         try:
             if await store.runs.claim_turn("prune", timedelta(seconds=_PRUNE_INTERVAL)):
                 forwarder.count(DeliveryStatus.EXPIRED, await store.prune(clock.now()))
         except Unavailable as error:
-            if not reason:
-                log.error("the store can't be pruned", reason=str(error))  # noqa: TRY400 - the reason says it all
-            reason = str(error)
-        else:
-            if reason:
-                log.info("the store is pruned again", reason=reason)
-            reason = ""
+            log.error("the store can't be pruned", reason=str(error))  # noqa: TRY400 - the reason says it all
         await clock.sleep(_PRUNE_INTERVAL)
 
 

@@ -162,26 +162,14 @@ async def open_wiring(settings: Settings, environ: Mapping[str, str], *, writes:
                 await store.close()
         attempts.cancel_scope.cancel()
         if wiring.exit_code is not None:
-            _force_exit_after(_STOP_TIMEOUT, wiring.exit_code)
+            # A task that swallows its cancellation can't be stopped from within the loop, nor a thread from anywhere.
+            sys.stdout.flush()
+            forced = threading.Timer(_STOP_TIMEOUT, os._exit, [wiring.exit_code])
+            forced.daemon = True
+            forced.start()
 
 
 async def read_pushes(job: Job) -> bool:
     """Whether something was pushed that no run has read. Afterwards the collector knows what it waits for."""
     load = getattr(job.collector, "load", None)
     return load is not None and bool(await load())
-
-
-def _force_exit_after(seconds: float, code: int) -> None:
-    """Ends the process with ``code`` after ``seconds`` at the latest.
-
-    A task that swallows its cancellation can't be stopped from within the loop, nor a thread from anywhere.
-    """
-
-    def force_exit() -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-    timer = threading.Timer(seconds, force_exit)
-    timer.daemon = True
-    timer.start()

@@ -1,7 +1,6 @@
 """The stage of ``--demo``: simulated GitHub and Datadog on loopback, snapshots, and a configuration that names them."""
 
 import json
-import os
 import socket
 import tempfile
 import time
@@ -52,7 +51,6 @@ def stage() -> Iterator[Stage]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="infra-health-demo-")))
         github_url, intake_url = stack.enter_context(serve(create_app(), datadog))
-        stack.enter_context(_no_proxy_to_loopback())
         environ = {
             "DD_API_KEY": _API_KEY,
             "DD_APP_KEY": _APP_KEY,
@@ -93,19 +91,6 @@ def _serve(app: ASGIApp) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join()
-
-
-@contextmanager
-def _no_proxy_to_loopback() -> Iterator[None]:
-    """A proxy in the user's environment can't reach this machine's loopback."""
-    before = dict(os.environ)
-    known = before.get("no_proxy") or before.get("NO_PROXY", "")
-    os.environ["no_proxy"] = ",".join(filter(None, (known, "127.0.0.1")))
-    try:
-        yield
-    finally:
-        os.environ.pop("no_proxy")
-        os.environ.update(before)
 
 
 def _write_config(folder: Path, state_dir: Path, now: datetime) -> Path:
