@@ -1,7 +1,6 @@
 """The daemon as an operator meets it: start, look, trigger, reload, drain, kill."""
 
 import fcntl
-import json
 import os
 import signal
 import socket
@@ -11,6 +10,7 @@ import sys
 import termios
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -18,6 +18,25 @@ import pytest
 
 from tests.acceptance.load import add_queue, source_of
 from tests.acceptance.program import SNAPSHOT, Daemon, Place, place, wait_for
+
+
+@dataclass
+class Running:
+    """A place, and the one daemon that the tests of this file share where it need not start or end for them."""
+
+    here: Place
+    daemon: Daemon
+    order: Path
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with place(tmp_path_factory.mktemp("running")) as it:
+        it.write_snapshot([SNAPSHOT | {"value": 0.1, "status": "fail"}])
+        order = add_queue(it, "go", concurrency_policy="Allow", active_deadline=100)
+        with it.daemon() as daemon:
+            yield Running(it, daemon, order)
+            assert daemon.end() == 0
 
 
 @pytest.fixture
@@ -30,45 +49,121 @@ def messages(daemon: Daemon) -> list[str]:
     return [record["message"] for record in daemon.records]
 
 
-def test_a_first_start_runs_and_delivers_all_and_a_restart_within_the_slot_nothing_again(here: Place) -> None:
-    here.write_snapshot([SNAPSHOT | {"value": 0.1, "status": "fail"}])
-    with here.daemon() as daemon:
-        runs = daemon.wait_until_quiet()
-        assert {(run["collector"], run["outcome"]) for run in runs} == {("ci", "Complete"), ("training", "Complete")}
-        assert {run["cause"] for run in runs} <= {"start", "schedule"}
-        assert daemon.http.get("/livez").status_code == daemon.http.get("/readyz").status_code == 200
-        assert all(run["samples"] == run["delivery"]["delivered"] for run in runs)
-        assert sum(run["delivery"]["delivered"] for run in runs) == here.intake.accepted
-        assert (here.intake.refused, here.intake.dropped) == (0, 0)
-        states = [
-            point.value
-            for point in here.intake.points
-            if point.metric == "metta.infra.check.state" and "workflow_name:arena" in point.tags
-        ]
-        assert states == [1], "a failed check"
-        assert daemon.end() == 0
-    with here.daemon() as daemon:
-        # A slot may come between the two starts; it is a slot of its own.
-        slots = [(run["collector"], run["scheduled_at"]) for run in daemon.get("/api/v1/runs")["runs"]]
-        assert len(slots) == len(set(slots)) >= 2
+def test_a_first_start_runs_and_delivers_all(running: Running) -> None:
+    intake, daemon = running.here.intake, running.daemon
+    runs = daemon.wait_until_quiet()
+    assert {run["collector"] for run in runs} == {"ci", "training", "queue"}
+    assert {run["outcome"] for run in runs} == {"Complete"}
+    assert "start" in {run["cause"] for run in runs}
+    assert daemon.http.get("/livez").status_code == daemon.http.get("/readyz").status_code == 200
+    assert all(run["samples"] == run["delivery"]["delivered"] for run in runs)
+    assert sum(run["delivery"]["delivered"] for run in runs) == intake.accepted
+    assert (intake.refused, intake.dropped) == (0, 0)
+    states = [
+        point.value
+        for point in intake.points
+        if point.metric == "metta.infra.check.state" and "workflow_name:arena" in point.tags
+    ]
+    assert set(states) == {1}, "a failed check"
 
 
-def test_a_killed_daemon_loses_no_point_and_its_run_is_interrupted(here: Place) -> None:
-    add_queue(here, "hang")
+def test_triggers_over_http_and_by_signal_run_now(running: Running) -> None:
+    daemon = running.daemon
+    daemon.wait_until_quiet()
+    answer = daemon.http.post("/api/v1/collectors/training/runs?wait=30", headers={"X-Actor": "sre"})
+    assert answer.status_code == 200
+    assert (answer.json()["outcome"], answer.json()["cause"]) == ("Complete", "http")
+    samples = daemon.get(answer.json()["links"]["samples"])
+    assert "metta.infra.stablesuite.hearts" in {sample["metric"] for sample in samples["samples"]}
+    daemon.send(signal.SIGUSR1)
+    signalled = wait_for(
+        lambda: (runs := [each for each in daemon.wait_until_quiet() if each["cause"] == "signal"]) and runs, daemon
+    )
+    assert {run["collector"] for run in signalled} == {"ci", "training", "queue"}
+
+
+def test_callers_start_only_so_many_runs_that_overlap(running: Running) -> None:
+    daemon = running.daemon
+    daemon.wait_until_quiet()
+    running.order.write_text("hang")
+    answers = [daemon.http.post("/api/v1/collectors/queue/runs") for _ in range(10)]
+    assert [answer.status_code for answer in answers] == [202] * 8 + [429] * 2
+    assert int(answers[-1].headers["retry-after"]) > 0
+    running.order.write_text("go")
+    daemon.wait_until_quiet()
+
+
+def test_what_would_write_beside_a_daemon_is_refused_by_name_and_what_reads_is_not(running: Running) -> None:
+    here, daemon = running.here, running.daemon
+    refused = here.run("--once")
+    assert (refused.returncode, f"process {daemon.process.pid}" in refused.stderr) == (78, True)
+    assert here.run("--once", "--dry-run").returncode == 0
+    port = str(daemon.http.base_url.port)
+    other = {"INFRA_HEALTH_STATE_DIR": str(here.folder / "other"), "INFRA_HEALTH_HTTP__PORT": port}
+    taken = here.run(environ=other)
+    assert (taken.returncode, port in taken.stderr, "Traceback" in taken.stderr) == (78, True, False)
+
+
+def test_sighup_takes_over_a_right_configuration_and_keeps_the_old_one_when_it_is_wrong(running: Running) -> None:
+    here, daemon = running.here, running.daemon
+
+    def reload(message: str) -> dict[str, str]:
+        skip = len(daemon.records)
+        here.write_config()
+        daemon.send(signal.SIGHUP)
+        found: list[dict[str, str]] = wait_for(
+            lambda: [each for each in daemon.records[skip:] if message in each["message"]], daemon
+        )
+        return found[0]
+
+    training = here.config["collectors"]["training"]
+    daemon.wait_until_quiet()
+    training["max_age"] = "12h"
+    training["schedule"] = "30 * * * *"
+    here.config["datadog"] = {"env": "moved"}
+    here.config["collectors"]["more"] = {**training, "enabled": False}
+    here.config["http"]["allowed_hosts"] = ["other.example"]
+    changed = reload("configuration reloaded")["changed"]
+    assert "1d -> 12h" in str(changed)
+    assert "http.allowed_hosts" in str([each for each in daemon.records if "need a restart" in each["message"]])
+    assert daemon.http.get("/version", headers={"Host": "other.example"}).status_code == 421, "it does need one"
+    assert daemon.get("/api/v1/collectors/training")["schedule"] == "30 * * * *"
+    assert daemon.get("/version")["env"] == "moved", "what is sent has the new one"
+    counters = daemon.http.get("/metrics").text
+    assert 'infra_health_runs_total{collector="more",outcome="Failed"} 0.0' in counters, "its first is an increase"
+    training["schedule"] = "61 * * * *"
+    assert "collectors.training.schedule" in reload("reload refused")["reason"]
+    assert daemon.get("/api/v1/collectors/training")["schedule"] == "30 * * * *"
+    ready = daemon.http.get("/readyz")
+    assert (ready.status_code, "collectors.training.schedule" in ready.text) == (200, True)
+    training["schedule"] = "30 * * * *"
+    assert reload("configuration reloaded")["changed"] == "nothing"
+    (here.folder / "config.yaml").unlink()
+    daemon.send(signal.SIGHUP)
+    wait_for(lambda: "is gone" in daemon.http.get("/readyz").text, daemon)
+    assert len(daemon.get("/api/v1/collectors")["collectors"]) == 4
+    reload("configuration reloaded")
+
+
+def test_a_killed_daemon_loses_no_point_and_no_pause_and_its_run_is_interrupted(here: Place) -> None:
+    order = add_queue(here, "hang")
     with here.daemon(environ={"DD_API_KEY": "f" * 32}) as daemon:
         active = wait_for(lambda: daemon.get("/api/v1/collectors/queue")["running"], daemon)
         runs = wait_for(lambda: [run for run in daemon.get("/api/v1/runs")["runs"] if run["ended"]], daemon)
+        daemon.http.post("/api/v1/collectors/training/pause", json={"reason": "maintenance"}).raise_for_status()
         daemon.process.kill()
     assert here.intake.accepted == 0
-    (here.folder / "order").write_text("go")
+    order.write_text("go")
     with here.daemon() as daemon:
         assert daemon.get(f"/api/v1/runs/{active}")["outcome"] == "Interrupted"
+        assert daemon.get("/api/v1/collectors/training")["paused"] is True
+        assert daemon.http.post("/api/v1/collectors/training/resume").json()["paused"] is False
         for run in runs:
             address, samples = f"/api/v1/runs/{run['id']}", run["samples"]
             wait_for(lambda: daemon.get(address)["delivery"]["delivered"] == samples, daemon)  # noqa: B023 - called now
 
 
-def test_sigterm_during_a_run_lets_it_end_and_delivers_it(here: Place) -> None:
+def test_sigterm_lets_a_run_end_and_delivers_it_and_a_restart_within_its_slot_runs_nothing_again(here: Place) -> None:
     order = add_queue(here, "hang")
     with here.daemon() as daemon:
         wait_for(lambda: daemon.get("/api/v1/collectors/queue")["running"], daemon)
@@ -79,10 +174,14 @@ def test_sigterm_during_a_run_lets_it_end_and_delivers_it(here: Place) -> None:
         order.write_text("go")
         assert daemon.process.wait(timeout=60) == 0
     assert [point.value for point in here.intake.points if point.metric == "acme.queue.length"] == [7]
+    with here.daemon() as daemon:
+        # A slot may come between the two starts; it is a slot of its own.
+        slots = [(run["collector"], run["scheduled_at"]) for run in daemon.get("/api/v1/runs")["runs"]]
+        assert len(slots) == len(set(slots)) >= 3
 
 
-def test_a_second_signal_ends_the_drain_at_once(here: Place) -> None:
-    add_queue(here, "hang", active_deadline=100)
+def test_a_second_signal_ends_the_drain_at_once_whatever_a_collector_does(here: Place) -> None:
+    add_queue(here, "ignore", active_deadline=100)
     with here.daemon() as daemon:
         wait_for(lambda: daemon.get("/api/v1/collectors/queue")["running"], daemon)
         daemon.send(signal.SIGINT)
@@ -91,9 +190,9 @@ def test_a_second_signal_ends_the_drain_at_once(here: Place) -> None:
         assert any("second signal" in message for message in messages(daemon))
 
 
-def test_a_collector_that_fails_or_hangs_leaves_the_others_alone_and_its_secrets_untold(here: Place) -> None:
+def test_a_collector_that_fails_leaves_the_others_alone_and_its_secrets_untold(here: Place) -> None:
     here.environ["INFRA_HEALTH_TOKEN"] = "t0ken-of-the-operators"
-    order = add_queue(here, "leak", backoff_limit=0)
+    add_queue(here, "leak", backoff_limit=0)
     with here.daemon("-v") as daemon:
         runs = {run["collector"]: run for run in daemon.wait_until_quiet()}
         assert runs["queue"]["outcome"] == "BackoffLimitExceeded"
@@ -106,18 +205,6 @@ def test_a_collector_that_fails_or_hangs_leaves_the_others_alone_and_its_secrets
         assert daemon.end() == 0
         for secret in (here.environ["DD_API_KEY"], here.environ["GITHUB_TOKEN"], here.environ["INFRA_HEALTH_TOKEN"]):
             assert not [page for page in (*pages, daemon.text) if secret in page]
-    order.write_text("ignore")
-    here.config["collectors"]["queue"]["active_deadline"] = 1
-    here.write_config()
-    done = here.run("--once", "--json")
-    assert done.returncode == 1, "a collector that ignores its cancellation holds up no end"
-    outcomes = {run["collector"]: run["outcome"] for run in json.loads(done.stdout)["runs"]}
-    assert outcomes == {"ci": "Complete", "training": "Complete", "queue": "DeadlineExceeded"}
-    with here.daemon() as daemon:
-        auth = {"Authorization": "Bearer t0ken-of-the-operators"}
-        run = daemon.http.post("/api/v1/collectors/queue/runs?wait=30", headers=auth).raise_for_status().json()
-        assert run["outcome"] == "DeadlineExceeded"
-        assert daemon.end() == 0
 
 
 def test_a_collector_that_cannot_be_built_is_named(here: Place) -> None:
@@ -136,94 +223,6 @@ def test_a_signal_before_the_daemon_is_ready_ends_it_well(here: Place) -> None:
     package = source_of(here, "queue")
     package.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n" + package.read_text())
     assert here.run().returncode == 0
-
-
-def test_callers_start_only_so_many_runs_that_overlap(here: Place) -> None:
-    add_queue(here, "hang", concurrency_policy="Allow", active_deadline=100)
-    with here.daemon() as daemon:
-        wait_for(lambda: daemon.get("/api/v1/collectors/queue")["running"], daemon)
-        answers = [daemon.http.post("/api/v1/collectors/queue/runs") for _ in range(9)]
-        assert [answer.status_code for answer in answers] == [202] * 7 + [429] * 2
-        assert int(answers[-1].headers["retry-after"]) > 0
-        (here.folder / "order").write_text("go")
-
-
-def test_triggers_over_http_and_by_signal_run_now(here: Place) -> None:
-    with here.daemon() as daemon:
-        daemon.wait_until_quiet()
-        assert here.requests == 1, "collectors that end together share a request"
-        answer = daemon.http.post("/api/v1/collectors/training/runs?wait=30", headers={"X-Actor": "sre"})
-        assert answer.status_code == 200
-        assert (answer.json()["outcome"], answer.json()["cause"]) == ("Complete", "http")
-        samples = daemon.get(answer.json()["links"]["samples"])
-        assert "metta.infra.stablesuite.hearts" in {sample["metric"] for sample in samples["samples"]}
-        daemon.send(signal.SIGUSR1)
-        signalled = wait_for(
-            lambda: (runs := [each for each in daemon.wait_until_quiet() if each["cause"] == "signal"]) and runs, daemon
-        )
-        assert {run["collector"] for run in signalled} == {"ci", "training"}
-
-
-def test_sighup_takes_over_a_right_configuration_and_keeps_the_old_one_when_it_is_wrong(here: Place) -> None:
-    def reload(message: str) -> dict[str, str]:
-        skip = len(daemon.records)
-        here.write_config()
-        daemon.send(signal.SIGHUP)
-        found: list[dict[str, str]] = wait_for(
-            lambda: [each for each in daemon.records[skip:] if message in each["message"]], daemon
-        )
-        return found[0]
-
-    training = here.config["collectors"]["training"]
-    with here.daemon() as daemon:
-        daemon.wait_until_quiet()
-        training["max_age"] = "12h"
-        training["schedule"] = "30 * * * *"
-        here.config["datadog"] = {"env": "moved"}
-        here.config["collectors"]["more"] = {**training, "enabled": False}
-        here.config["http"]["allowed_hosts"] = ["other.example"]
-        changed = reload("configuration reloaded")["changed"]
-        assert "1d -> 12h" in str(changed)
-        assert "http.allowed_hosts" in str([each for each in daemon.records if "need a restart" in each["message"]])
-        assert daemon.get("/api/v1/collectors/training")["schedule"] == "30 * * * *"
-        assert daemon.get("/version")["env"] == "moved", "what is sent has the new one"
-        counters = daemon.http.get("/metrics").text
-        assert 'infra_health_runs_total{collector="more",outcome="Failed"} 0.0' in counters, "its first is an increase"
-        training["schedule"] = "61 * * * *"
-        assert "collectors.training.schedule" in reload("reload refused")["reason"]
-        assert daemon.get("/api/v1/collectors/training")["schedule"] == "30 * * * *"
-        ready = daemon.http.get("/readyz")
-        assert (ready.status_code, "collectors.training.schedule" in ready.text) == (200, True)
-        training["schedule"] = "30 * * * *"
-        assert reload("configuration reloaded")["changed"] == "nothing"
-        (here.folder / "config.yaml").unlink()
-        daemon.send(signal.SIGHUP)
-        wait_for(lambda: "is gone" in daemon.http.get("/readyz").text, daemon)
-        assert len(daemon.get("/api/v1/collectors")["collectors"]) == 3
-
-
-def test_a_pause_survives_a_kill_and_a_resume_ends_it(here: Place) -> None:
-    with here.daemon() as daemon:
-        url = str(daemon.http.base_url)
-        assert "paused" in here.run("pause", "training", "--url", url, "--reason", "maintenance").stdout
-        daemon.process.kill()
-    with here.daemon() as daemon:
-        assert daemon.get("/api/v1/collectors/training")["paused"] is True
-        assert here.json("resume", "training", "--url", str(daemon.http.base_url))["paused"] is False
-
-
-def test_what_would_write_beside_a_daemon_is_refused_by_name_and_what_reads_is_not(here: Place) -> None:
-    with here.daemon() as daemon:
-        daemon.wait_until_quiet()
-        refused = here.run("--once")
-        assert refused.returncode == 78
-        assert f"process {daemon.process.pid}" in refused.stderr
-        assert here.run("--once", "--dry-run").returncode == 0
-        assert here.run("check").returncode == 0
-        port = str(daemon.http.base_url.port)
-        other = {"INFRA_HEALTH_STATE_DIR": str(here.folder / "other"), "INFRA_HEALTH_HTTP__PORT": port}
-        taken = here.run(environ=other)
-        assert (taken.returncode, port in taken.stderr, "Traceback" in taken.stderr) == (78, True, False)
 
 
 def test_the_daemon_starts_without_a_key_a_token_and_a_source_and_says_what_to_set(here: Place) -> None:
