@@ -35,6 +35,7 @@ log = structlog.get_logger(__name__)
 _FIRST_PAUSE, _MAX_PAUSE = 10.0, 360.0
 # So long a cancelled collector may take to stop before its run goes on without it: a program has 5 s to end.
 _GRACE = 6.0
+_CHANGE_DEADLINE = 30.0  # a change that takes longer to measure holds up the schedule
 _MAX_REASON = 1_000  # characters
 _MANY_SAMPLES = 1_000
 _MAX_HELD = 50_000
@@ -176,6 +177,8 @@ class Runner:
     async def _attempt_until_done(self, job: Job, handle: RunHandle) -> CollectResult:
         """Until an attempt succeeds, the fault is of a kind that time can't mend, or the deadline is near."""
         limit = job.active_deadline.total_seconds()
+        if handle.run.cause is Cause.WEBHOOK:
+            limit = min(limit, _CHANGE_DEADLINE)
         deadline = self._clock.monotonic() + limit
         while True:
             handle.run = replace(handle.run, attempts=handle.run.attempts + 1)

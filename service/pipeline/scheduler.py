@@ -43,6 +43,7 @@ log = structlog.get_logger(__name__)
 _LATE = timedelta(seconds=30)  # a slot that starts so much after its time was missed, not merely a little late
 _MAX_ACTIVE = 8  # runs of one collector, as far as callers start them: Allow and Replace have no bound of their own
 _CANCEL_TIMEOUT = 6.0  # seconds that cancelled runs may take in a drain: the attempt's own grace, and the store
+_CHANGE_PATIENCE = 5.0  # seconds that who triggers a run waits for one by webhook
 _BUSY_PAUSE = 2.0  # seconds until a run is tried again that another replica's run, or a lost store, was in the way of
 _PATIENCE = timedelta(seconds=2)  # for which the others leave a slot to the replica whose turn it is
 _LOOK = 0.5  # seconds between two looks at a run of another replica
@@ -222,7 +223,10 @@ class Scheduler:
 
         Raises UnknownCollector, Busy, TooManyRuns, NotReady, Draining, Unavailable (the store).
         """
-        job, active = self._find_job(name), self._active.get(name, [])
+        job = self._find_job(name)
+        if _forbids(job):
+            await self._wait_for_changes(name)
+        active = self._active.get(name, [])
         if self._is_draining:
             raise Draining
         if reason := self.waits_for(name):
@@ -284,6 +288,13 @@ class Scheduler:
         handle = self._add(job, Cause.WEBHOOK, Actor("webhook"), after=active)
         begin = partial(self._begin_changes, job, handle)
         self._tasks.start_soon(self._carry_out, job, handle, begin, name=handle.run.id)
+
+    async def _wait_for_changes(self, name: str) -> None:
+        """Runs by webhook are over in a moment, and measure less than who triggers one wants."""
+        active = list(self._active.get(name, []))
+        if all(handle.run.cause is Cause.WEBHOOK for handle in active):
+            for handle in active:
+                await self._clock.wait(handle.done, _CHANGE_PATIENCE)
 
     async def cancel(self, run_id: str, actor: Actor) -> None:
         """Asks the run to end as Cancelled; ``wait`` tells when it has. Raises UnknownRun, RunEnded, Unavailable."""

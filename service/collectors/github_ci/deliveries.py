@@ -152,14 +152,14 @@ class Deliveries:
         return any(not fact.is_used for facts in found for fact in facts.values())
 
     def facts(self, collector: str, repo: str) -> list[Run]:
-        """Copies of all that is known for ``repo``, the oldest first, for a run that is about to use them.
+        """All that is known for ``repo``, the oldest first, for a run that is about to use copies of them.
 
         They stay until a stored state tells them: see ``settle``.
         """
         facts = self._facts.get((collector, repo.lower()), {}).values()
         for fact in facts:
             fact.is_used = True
-        return [msgspec.structs.replace(fact.run, earlier={}, cancelled=[], overtime=[]) for fact in facts]
+        return [fact.run for fact in facts]
 
     def settle(self, collector: str, repo: str, told: Iterable[Run]) -> None:
         """The facts ``told`` are in a stored state."""

@@ -10,6 +10,7 @@ from functools import partial
 
 import anyio
 import anyio.to_thread
+from msgspec.structs import replace
 
 from service.collectors.github_ci import backfill, metrics, pull_requests, timed_out_jobs, window
 from service.collectors.github_ci.backfill import Budget, Question
@@ -107,7 +108,8 @@ class RepositoryCycle:
         """Takes up the state and ``facts``. Returns what has ended by that: attempts by the runs' ids. CPU work."""
         self._state = state = begin(stored, self._repo, self._settings.branch, self._now)
         self.told = [fact for fact in facts if state.tells(fact, self._now)]
-        self._hidden += state.take_told(fact.normalize(state.branch) for fact in facts)
+        copies = [replace(fact, earlier={}, cancelled=[], overtime=[]) for fact in facts]
+        self._hidden += state.take_told(fact.normalize(state.branch) for fact in copies)
         return {run.id: run.attempt for run in state.runs.values() if run.has_ended}
 
     async def _bring(self, failures: tuple[PartialFailure, ...]) -> CollectResult:

@@ -109,6 +109,34 @@ async def test_paused_disabled_and_unknown_collectors_are_not_run_by_webhook() -
         assert collector.asked == ["poll", "changes"]
 
 
+async def test_who_triggers_a_run_waits_for_a_change_and_gets_a_whole_one() -> None:
+    collector = Changing()
+    async with staged(make_job(collector)) as it:
+        await it.clock.advance(1)
+        collector.gate = anyio.Event()
+        it.scheduler.start_changes("ci")
+        await settle()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(it.scheduler.trigger, "ci", Cause.HTTP, HERE)
+            await settle()
+            assert collector.asked == ["poll", "changes"]
+            collector.gate.set()
+        await settle()
+        assert collector.asked == ["poll", "changes", "poll"]
+
+
+async def test_a_change_that_hangs_is_ended_before_it_holds_up_the_schedule() -> None:
+    collector = Changing()
+    async with staged(make_job(collector)) as it:
+        await it.clock.advance(60)
+        collector.gate = anyio.Event()
+        it.scheduler.start_changes("ci")
+        await it.clock.advance(29)
+        assert it.scheduler.active() != []
+        await it.clock.advance(1)
+        assert [run.outcome for run in await it.runs()] == [Outcome.COMPLETE, Outcome.DEADLINE_EXCEEDED]
+
+
 async def test_a_failed_change_is_not_tried_again_and_does_not_hide_how_the_polls_do() -> None:
     collector = Changing()
     async with staged(make_job(collector)) as it:
