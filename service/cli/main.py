@@ -33,6 +33,7 @@ _GROUPS: Mapping[str, Mapping[str, str]] = {
         "run.collect": "Runs collectors once by hand.",
         "inspect.list-workflows": "Lists a repository's workflows, to fill the workflow lists.",
         "publish.publish": "Checks a snapshot as the collector does and publishes it.",
+        "webhook.webhook": "Tries the way of GitHub's webhook.",
         "main.completion": "Prints the shell completion.",
     },
     "Datadog": {

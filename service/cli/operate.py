@@ -56,7 +56,7 @@ def status(options: Options, daemon: Daemon, probe: bool, slots: bool, exit_code
             click.echo(f"{each['name']} {(each['last_slot'] or 'none').replace('+00:00', 'Z')}")
         return
     state, ready = daemon.get("state"), daemon.http.get("/readyz").json()
-    shown = {name: state[name] for name in ("checks", "delivery", "quota")}
+    shown = {name: state[name] for name in ("checks", "delivery", "quota", "webhooks")}
     found = {"collectors": collectors, "ready": ready, **shown}
     options.show(found, lambda: _print_status(**found))
     if exit_code and state["checks"]["failing"]:
@@ -69,6 +69,7 @@ def _print_status(
     checks: dict[str, int],
     delivery: dict[str, Any],
     quota: Sequence[dict[str, Any]],
+    webhooks: dict[str, Any] | None,
 ) -> None:
     """Begins with what the page begins with."""
     failing, unknown = checks["failing"], checks["unknown"]
@@ -82,6 +83,11 @@ def _print_status(
     for each in quota:
         left = f"{each['remaining']:,} of {each['limit']:,} left until {out.format_time(each['reset_at'])}"
         click.echo(f"GitHub's quota, {each['resource']}: {left}")
+    if webhooks:
+        last = f"GitHub's webhook: last delivery {out.format_time(webhooks['last'])}"
+        click.echo(f"{last}, {webhooks['today']:,} today, {webhooks['missed_today']:,} missed")
+        if webhooks["hint"]:
+            message(webhooks["hint"], "yellow")
     click.echo()
     rows = [_describe_collector(each) for each in sorted(collectors, key=_is_retrying, reverse=True)]
     out.print_table(rows, optional=("schedule", "next run"), below="note")

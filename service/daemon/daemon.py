@@ -232,7 +232,7 @@ class Daemon:
             await self._scheduler.trigger_after(name, Cause.PUSH, Actor("a push before the restart"))
 
     def _run_ended(self, run: Run) -> None:
-        self._web.telemetry.run_ended(run)
+        self._web.run_ended(run)
         self._notifier.check_soon(run.collector)
         # A run that gave way or was broken off by our own end says nothing of what it looked at.
         if run.outcome not in (None, Outcome.REPLACED, Outcome.CANCELLED, Outcome.INTERRUPTED):

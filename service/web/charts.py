@@ -5,6 +5,7 @@ forbids inline style). Each chart has its words, for who does not see it; so it 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
 from html import escape
 from itertools import pairwise
 from typing import NamedTuple
@@ -158,19 +159,25 @@ def _describe_curve(curve: Sequence[Point]) -> str:
 
 
 def _link(cycle: Cycle, markup: str) -> str:
-    return f'<a href="/runs/{quote(cycle.run, safe="")}" tabindex="-1">{markup}</a>'
+    return f'<a href="/runs/{_quote(cycle.run)}" tabindex="-1">{markup}</a>'
+
+
+@lru_cache(maxsize=4096)  # a run stands in the row of each task
+def _quote(run: str) -> str:
+    return quote(run, safe="")
 
 
 def _square(x: int, cycle: Cycle, cell: Cell) -> str:
     # A failure is larger, too, for who sees no red.
     inset = 0 if cell.status == Status.FAIL else 2
     side, height = _CELL - 1, _CELL_HEIGHT - 2 * inset
-    kind = "carried" if cell.carried and cell.status == Status.PASS else Status(cell.status).value
+    status = str(cell.status)
+    kind = "carried" if cell.carried and status == "pass" else status
     value = "" if cell.value is None else f" {cell.value:.6g}"
     carried = ", carried" if cell.carried else ""
     return (
         f'<path class="{kind}" d="M{x} {inset}h{side}v{height}h-{side}z">'
-        f"<title>{cycle.ended:%m-%d %H:%M:%S} {Status(cell.status).value}{value}{carried}</title></path>"
+        f"<title>{cycle.ended:%m-%d %H:%M:%S} {status}{value}{carried}</title></path>"
     )
 
 

@@ -1,5 +1,6 @@
 """The daemon as the web sees and changes it, and what is made for one caller and serves all who ask within a second."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,14 +13,16 @@ from service.config.logging import LogBuffer
 from service.config.secrets import Secret
 from service.config.settings import Settings
 from service.datadog.intake import Intake
+from service.domain.runs import Cause, Run
 from service.github.client import Github
 from service.pipeline.clock import Clock
 from service.pipeline.forwarder import Forwarder
 from service.pipeline.job import Job
 from service.pipeline.scheduler import Scheduler
 from service.store import Store
+from service.web.charts import Chart
 from service.web.prometheus import Telemetry
-from service.web.schemas import CheckView, Info
+from service.web.schemas import CheckView, CollectorView, Info
 
 T = TypeVar("T")
 
@@ -67,10 +70,12 @@ class _Entry:
 
 @dataclass(frozen=True, slots=True)
 class KnownChecks:
-    """A collector's checks as they were after its last cycle, and ``until`` when they say what is true."""
+    """A collector's checks as they were after its last cycle and so many ``changes`` since, and ``until`` when they say
+    what is true."""
 
     job: Job
     cycle: int | None
+    changes: int
     until: datetime
     views: list[CheckView]
 
@@ -84,7 +89,7 @@ class AppContext:
     ``webhook_secret``: what GitHub signs with what ``deliveries`` gets; so may this.
     ``secrets``: all whose trouble /readyz warns of. ``in_cluster``: KUBERNETES_SERVICE_HOST is set.
     ``reload_error``: why the last reload was refused, None when it was not.
-    ``telemetry``: the counters of /metrics; the daemon feeds them (``run_ended``, ``points``).
+    ``telemetry``: the counters of /metrics; the daemon feeds them (``run_ended``, ``telemetry.points``).
     """
 
     info: Info
@@ -108,10 +113,20 @@ class AppContext:
         self.telemetry = Telemetry(self.info.version, self.info.commit)
         self.cache = Cache(self.clock)
         self.checks: dict[str, KnownChecks] = {}
+        # Each is made anew only when what it was made of has changed.
+        self.views: dict[str, tuple[tuple[Any, ...], CollectorView]] = {}
+        self.lines: dict[str, tuple[CollectorView, str]] = {}
+        self.charts: dict[str, tuple[int | None, dict[Any, Chart]]] = {}  # by collector, as of its last cycle (board)
+        self.changes: Counter[str] = Counter()  # runs by webhook, which are no cycles, by collector
         # One at a time: threads that compute take the loop's turns.
         self.threads = anyio.CapacityLimiter(1)
         # Callers that wait for a run hold a connection, pushes take the memory of a large snapshot.
         self.waiting, self.pushing = anyio.Semaphore(16), anyio.Semaphore(2)
+
+    def run_ended(self, run: Run) -> None:
+        """A run was stored."""
+        self.telemetry.run_ended(run)
+        self.changes[run.collector] += run.cause is Cause.WEBHOOK
 
     def changed(self) -> None:
         """An operator changed something: who asks next sees it."""

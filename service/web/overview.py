@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 
 from service.domain.checks import Check
-from service.domain.delivery import LOST
+from service.domain.delivery import LOST, DeliveryStatus
 from service.domain.errors import Unavailable, UnknownCollector
 from service.domain.runs import Mode, Run
 from service.github.rate_limit import Quota
@@ -31,10 +31,12 @@ from service.web.schemas import (
     QuotaView,
     RunView,
     State,
+    WebhookView,
 )
 
 _BEAT_LOST = 15.0  # seconds without a sign of life of the scheduler, which gives one every second
 _MAX_ACTIVE = 20
+_SILENCE = timedelta(days=1)  # of GitHub's webhook
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +76,14 @@ async def read_overview(context: AppContext) -> Overview:
 async def _read_all_checks(context: AppContext, jobs: Mapping[str, Job]) -> dict[str, list[CheckView]]:
     """Anew only those of collectors that had a cycle since, or with a value that is too old by now: to read the checks
     of a thousand collectors takes as long as all the rest."""
-    now, cycles = context.clock.now(), await context.store.history.last_cycles(list(jobs))
+    now, changes = context.clock.now(), context.changes.copy()
+    cycles = await context.store.history.last_cycles(list(jobs))
     known = {
         name: each
         for name, each in context.checks.items()
-        if each.job is jobs.get(name) and each.cycle == cycles.get(name) and now <= each.until
+        if each.job is jobs.get(name)
+        and (each.cycle, each.changes) == (cycles.get(name), changes[name])
+        and now <= each.until
     }
     behind = {name: job for name, job in jobs.items() if name not in known}
     found = await context.store.runs.checks_of(list(behind)) if behind else {}
@@ -88,7 +93,7 @@ async def _read_all_checks(context: AppContext, jobs: Mapping[str, Job]) -> dict
             views = _judge(context, job, found.get(name, ()))
             ends = [view.measured_at + job.max_age for view in views if view.measured_at]
             until = min((end for end in ends if end >= now), default=datetime.max.replace(tzinfo=UTC))
-            known[name] = KnownChecks(job, cycles.get(name), until, views)
+            known[name] = KnownChecks(job, cycles.get(name), changes[name], until, views)
 
     await anyio.to_thread.run_sync(work, limiter=context.threads)
     context.checks = known
@@ -166,9 +171,10 @@ async def check_readiness(context: AppContext) -> Health:
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """What is on record of collectors, by name."""
+    """What is on record of collectors, by name; ``delivery``: of their latest runs, by id."""
 
-    latest: Mapping[str, RunView]
+    latest: Mapping[str, Run]
+    delivery: Mapping[str, Mapping[DeliveryStatus, int]]
     successes: Mapping[str, datetime]
     failures: Mapping[str, Run]
     active: Mapping[str, Sequence[str]]  # the ids of the runs under way, the oldest first
@@ -177,18 +183,29 @@ class _Facts:
 async def _read_facts(context: AppContext, name: str | None = None) -> _Facts:
     """Of one collector, or of all."""
     runs, active = context.store.runs, defaultdict(list)
-    latest = await view_runs(context, list((await runs.latest(name)).values()))
+    latest = await runs.latest(name)
+    delivery = await context.store.outbox.counts([run.id for run in latest.values()])
     successes, failures = await runs.last_successes(name), await runs.last_failures(name)
     for run in context.scheduler.active():
         active[run.collector].append(run.id)
-    return _Facts({run.collector: run for run in latest}, successes, failures, active)
+        if run.collector in latest and latest[run.collector].id == run.id:
+            latest[run.collector] = run  # what it has come to is not on record before its end
+    return _Facts(latest, delivery, successes, failures, active)
 
 
 def _view(context: AppContext, job: Job, facts: _Facts) -> CollectorView:
-    scheduler, name = context.scheduler, job.name
-    last, failure, pause = facts.latest.get(name), facts.failures.get(name), scheduler.pauses.get(name)
-    next_run = scheduler.next_start(name, context.clock.now()) if job.enabled and not pause else None
-    return CollectorView(
+    """The same one while nothing has changed: of a thousand collectors, few do so within a second."""
+    scheduler, name, now = context.scheduler, job.name, context.clock.now()
+    last, failure, success = facts.latest.get(name), facts.failures.get(name), facts.successes.get(name)
+    delivery, running = facts.delivery.get(last.id, {}) if last else {}, next(iter(facts.active.get(name, ())), None)
+    note = getattr(job.collector, "waits_for", None) or getattr(job.collector, "note", None)
+    pause, slot = scheduler.pauses.get(name), scheduler.last_slot(name)
+    made_of = job, last, delivery, failure, success, running, note, pause, slot
+    before, known = context.views.get(name, ((), None))
+    if known and before == made_of and (known.next_run is None or now < known.next_run):
+        return known
+    # Without validation: these are values of our own, and there may be a thousand.
+    view = CollectorView.model_construct(
         name=name,
         type=job.type,
         schedule=job.schedule.expression,
@@ -197,18 +214,25 @@ def _view(context: AppContext, job: Job, facts: _Facts) -> CollectorView:
         service=job.service,
         enabled=job.enabled,
         paused=pause is not None,
-        pause=pause and PauseView(at=pause.at, by=pause.actor.name or pause.actor.source, reason=pause.actor.reason),
+        pause=PauseView(at=pause.at, by=pause.actor.name or pause.actor.source, reason=pause.actor.reason)
+        if pause
+        else None,
         max_attempts=job.backoff_limit + 1,
-        running=next(iter(facts.active.get(name, ())), None),
-        next_run=next_run,
-        last_slot=scheduler.last_slot(name),
-        last_run=last,
-        last_success=facts.successes.get(name),
-        last_error=failure
-        and LastError(run=failure.id, at=failure.ended or failure.started, errors=tuple(map(str, failure.errors))),
+        running=running,
+        next_run=scheduler.next_start(name, now) if job.enabled and not pause else None,
+        last_slot=slot,
+        last_run=RunView.of(last, delivery) if last else None,
+        last_success=success,
+        last_error=LastError(
+            run=failure.id, at=failure.ended or failure.started, errors=tuple(map(str, failure.errors))
+        )
+        if failure
+        else None,
         samples=last.samples if last else 0,
-        note=getattr(job.collector, "waits_for", None) or getattr(job.collector, "note", None),
+        note=note,
     )
+    context.views[name] = made_of, view
+    return view
 
 
 def _judge(context: AppContext, job: Job, checks: Iterable[Check]) -> list[CheckView]:
@@ -246,13 +270,26 @@ def _sum_up(
             next_try=forwarder.next_try_at,
         ),
         quota=[_forecast(*each, context.clock.now()) for each in context.github.quota.items()],
+        webhooks=_view_webhooks(context) if context.webhook_secret.is_set else None,
         warnings=warnings,
     )
-    # Not with the clock, and not with how far a quota has run down.
-    shown = [state.model_dump_json(exclude={"now", "quota"}), *(each.resource for each in state.quota if each.empty_at)]
+    # Not with the clock, nor with how far a quota has run down and how much was delivered.
+    volatile = {"now", "quota", "webhooks"}
+    shown = [state.model_dump_json(exclude=volatile), *(each.resource for each in state.quota if each.empty_at)]
     shown += [f"{each.name} {each.paused} {each.schedule} {each.last_run and each.last_run.id}" for each in views]
+    shown += [f"{name} {count}" for name, count in context.changes.items()]
     revision = blake2b("\0".join(shown).encode(errors="replace"), digest_size=8).hexdigest()
     return state.model_copy(update={"revision": revision})
+
+
+def _view_webhooks(context: AppContext) -> WebhookView:
+    summary, hint = context.deliveries.summary(), None
+    silence = context.clock.now() - (summary.last_at or context.info.started)
+    if summary.last_at is None and any(result == "unsigned" for _, result in summary.by_result):
+        hint = "deliveries come, but are signed with another secret; does GITHUB_WEBHOOK_SECRET hold GitHub's?"
+    elif silence >= _SILENCE:
+        hint = "no delivery for a day; is the webhook active, and does GitHub reach this address (docs/webhooks.md)?"
+    return WebhookView(last=summary.last_at, today=summary.today, missed_today=summary.missed_today, hint=hint)
 
 
 def _forecast(resource: str, quota: Quota, now: datetime) -> QuotaView:

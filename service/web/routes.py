@@ -26,7 +26,7 @@ from service.web.overview import (
     view_runs,
 )
 from service.web.problems import MEDIA_TYPE, Problem, invalid, unknown_run
-from service.web.prometheus import OPENMETRICS, PLAIN, Scrape
+from service.web.prometheus import OPENMETRICS, PLAIN, write_metrics
 from service.web.schemas import (
     API,
     Checks,
@@ -164,8 +164,8 @@ async def metrics(request: Request, context: ContextDep) -> Response:
         overview = None
         with suppress(Unavailable):  # what can't be known while the store is lost is left out
             overview = await read_overview(context)
-        scrape = Scrape(context, overview)
-        return await anyio.to_thread.run_sync(scrape.encode, media_type, limiter=context.threads)
+        # Thousands of lines take longer than the loop may stand still.
+        return await anyio.to_thread.run_sync(write_metrics, context, overview, media_type, limiter=context.threads)
 
     return Response(await context.cache.get(media_type, make), headers={"content-type": media_type})
 

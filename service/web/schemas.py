@@ -256,10 +256,11 @@ class CheckView(View):
     evidence: tuple[Evidence, ...] = ()
 
     @classmethod
-    def of(cls, collector: str, check: Check, metric: Metric | None, now: datetime, max_age: timedelta) -> Self:
+    def of(cls, collector: str, check: Check, metric: Metric | None, now: datetime, max_age: timedelta) -> "CheckView":
         status = status_at(check, now, max_age)
         is_stale = status is not check.status and check.measured_at is not None
-        return cls(
+        # Without validation: these are values of our own, and there may be thousands.
+        return cls.model_construct(
             collector=collector,
             metric=check.metric,
             help=metric.help if metric else "",
@@ -327,6 +328,17 @@ class QuotaView(View):
     empty_at: Instant | None = None
 
 
+class WebhookView(View):
+    """GitHub's deliveries. ``last``: when the last came that GitHub had signed; ``today``, ``missed_today``: of the UTC
+    day; a run is missed that a poll found first. ``hint``: what may be wrong, None when all is well.
+    """
+
+    last: Instant | None
+    today: int
+    missed_today: int
+    hint: str | None = None
+
+
 class CollectorCounts(View):
     total: int
     failing: int
@@ -351,7 +363,7 @@ class NextRun(View):
 
 class State(View):
     """The daemon at a glance. ``revision`` changes when anything does that the pages show; ``active``: runs under way
-    (the first twenty); ``warnings``: what /readyz warns of.
+    (the first twenty); ``warnings``: what /readyz warns of; ``webhooks``: None while there is no secret for them.
     """
 
     now: Instant
@@ -362,6 +374,7 @@ class State(View):
     next_run: NextRun | None
     delivery: DeliveryView
     quota: Sequence[QuotaView]
+    webhooks: WebhookView | None = None
     warnings: Sequence[HealthCheck]
 
 

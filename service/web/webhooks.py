@@ -24,6 +24,7 @@ from service.web.routes import problems
 # 10 s, and so does the server (REQUEST_TIME), which could not say why.
 _SMALL = 1024 * 1024
 _PLACES = 2
+_REMEDY = "the webhook's content type must be application/json (docs/webhooks.md)"
 ARRIVAL_TIME = 9.0
 _LOOK_UP_AGAIN = 5.0  # seconds between look-ups because of a wrong signature, whoever shows it
 _LOOK_UP_TIME = 5.0
@@ -78,6 +79,9 @@ class Receiver:
                 self._deliveries.count(event, "unsigned")
                 detail = "X-Hub-Signature-256 is not that of this body with the secret here (docs/webhooks.md)."
                 raise Problem(401, detail if shown else "X-Hub-Signature-256 is missing.", "bad-signature")
+            if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+                self._deliveries.count(event, "invalid")
+                raise Problem(400, f"The body is a form: {_REMEDY}.", "bad-delivery")
             return await self._answer(event, body)
 
     async def _answer(self, event: str, body: bytes) -> Response:
@@ -92,8 +96,7 @@ class Receiver:
                 run = read_run(body)
         except InvalidDelivery as error:
             self._deliveries.count(event, "invalid")
-            remedy = "the webhook's content type must be application/json (docs/webhooks.md)"
-            raise Problem(400, f"This is no workflow_run: {error}; {remedy}.", "bad-delivery") from error
+            raise Problem(400, f"{str(error).capitalize()}; {_REMEDY}.", "bad-delivery") from error
         is_taken = run is not None and self._deliveries.add(run)
         self._deliveries.count(event, "taken" if is_taken else "ignored")
         return Response(status_code=202 if is_taken else 204)

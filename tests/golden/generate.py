@@ -25,7 +25,16 @@ FOLDER = Path(__file__).parent
 COMMANDS = (
     *("", "status", "trigger", "pause", "resume", "cancel", "explain", "runs", "logs", "list", "schedule", "preview"),
     *("check", "diagnose", "collect", "list-workflows", "publish", "completion", "migrate", "compare", "backup"),
-    *("flare", "datadog", "datadog render", "datadog diff", "datadog push", "datadog delete"),
+    *(
+        "flare",
+        "webhook",
+        "webhook test",
+        "datadog",
+        "datadog render",
+        "datadog diff",
+        "datadog push",
+        "datadog delete",
+    ),
 )
 # What differs from machine to machine, or from run to run.
 _VOLATILE = ("state_dir", "next", "secrets")

@@ -190,7 +190,7 @@ async def served(
         async with httpx.AsyncClient(verify=False) as outside, anyio.create_task_group() as tasks:
             intake = Intake("http://127.0.0.1:9", secret("key"), outside)
             forwarder = Forwarder(store.outbox, intake, clock)
-            runner = Runner(store, clock, tasks, on_stored=lambda: None, on_end=lambda run: _ended(context, run))
+            runner = Runner(store, clock, tasks, on_stored=lambda: None, on_end=lambda run: context.run_ended(run))
             context = AppContext(
                 info=Info(
                     name="infra-health", version="1.2.3", commit="abc1234", started=START, env="test", service="watch"
@@ -222,10 +222,6 @@ async def served(
                 yield Stage(context, app, client, port, clock, scripted, tasks.cancel_scope.cancel)
             tasks.cancel_scope.cancel()
     await store.close()
-
-
-def _ended(context: AppContext, run: Run) -> None:
-    context.telemetry.run_ended(run)
 
 
 def problem_of(response: httpx.Response, status: int) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 import json
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from service.domain.delivery import DeliveryStatus
@@ -378,6 +380,9 @@ async def test_metrics_are_prometheus_text_or_openmetrics_by_what_is_accepted(st
     answer = await stage.client.get("/metrics", headers={"accept": accept})
     assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
     assert answer.text.endswith("# EOF\n")
+    parse: Any = text_string_to_metric_families  # the library left it untyped
+    families = [each.name for each in parse(answer.text)]
+    assert len(families) == len(set(families)) > 20
 
 
 async def test_a_partial_run_names_what_was_left_out(stage: Stage) -> None:

@@ -4,22 +4,27 @@ import hmac
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx
 import pytest
+from click.testing import CliRunner
 
+from service.cli.main import main
+from service.cli.options import Options
 from service.collectors.github_ci.deliveries import Deliveries
 from service.collectors.github_ci.models import Named, Run
 from service.config.secrets import Secret, mounted_file
+from service.domain.runs import Actor, Cause
 from service.pipeline.clock import SystemClock
 from service.web import webhooks
-from tests.integration.web.stage import Stage, problem_of, received, served
+from tests.integration.web.stage import Stage, a_check, problem_of, received, served
 
 WEBHOOK = "/api/v1/webhooks/github"
-SECRET = "it is a secret"
+SECRET = "it-is-a-secret"
 MIB = 1024 * 1024
 
 
@@ -134,6 +139,13 @@ async def test_what_is_not_of_the_events_shape_is_a_400(body: bytes, tmp_path: P
         assert noted.answers == {("workflow_run", "invalid"): 1}
 
 
+async def test_a_form_is_refused_by_the_ping_already(tmp_path: Path, noted: Noted) -> None:
+    form = b"payload=%7B%7D"
+    async with served(tmp_path, webhook_secret=SECRET, deliveries=noted) as stage:
+        headers = signed(form, event="ping") | {"Content-Type": "application/x-www-form-urlencoded"}
+        assert "application/json" in problem_of(await post(stage, form, headers), 400)["detail"]
+
+
 async def test_without_a_secret_there_is_nothing_here(tmp_path: Path, noted: Noted) -> None:
     for value in (None, " , "):
         async with served(tmp_path, webhook_secret=value, deliveries=noted) as stage:
@@ -239,3 +251,70 @@ async def test_the_description_tells_of_it(tmp_path: Path) -> None:
         assert {"200", "202", "204", "400", "401", "404", "408", "413", "503"} <= call["responses"].keys()
         assert {each["name"] for each in call["parameters"]} == {"X-GitHub-Event", "X-Hub-Signature-256"}
         assert "security" not in call
+
+
+async def test_the_command_says_what_is_wrong_on_the_way(
+    tmp_path: Path, noted: Noted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Options, "start_logs", lambda *arguments, **settings: None)  # those of this process stay
+    config = tmp_path / "config.yaml"
+
+    async def ping(stage: Stage, here: str = SECRET, port: int | None = None) -> tuple[int, str]:
+        config.write_text(f"collectors: {{}}\nhttp: {{public_url: 'http://127.0.0.1:{port or stage.port}'}}\n")
+        invoke = partial(CliRunner().invoke, main, ["--config", str(config), "webhook", "test"])
+        result = await anyio.to_thread.run_sync(partial(invoke, env={"GITHUB_WEBHOOK_SECRET": here}))
+        return result.exit_code, result.output
+
+    async with served(tmp_path / "on", webhook_secret=f"{SECRET},other-secret", deliveries=noted) as stage:
+        assert await ping(stage) == (0, f"http://127.0.0.1:{stage.port}{WEBHOOK}: the ping was taken\n")
+        assert "with either secret" in (await ping(stage, f"other-secret,{SECRET}"))[1]
+        code, said = await ping(stage, "a-third-secret")
+        assert (code, "another secret" in said, "a-third-secret" in said) == (1, True, False)
+        code, said = await ping(stage, "")
+        assert (code, "GITHUB_WEBHOOK_SECRET" in said) == (78, True)
+        code, said = await ping(stage, port=9)
+        assert (code, "no connection" in said) == (1, True)
+        assert noted.answers["ping", "ping"] == 3
+    async with served(tmp_path / "off") as stage:
+        code, said = await ping(stage)
+        assert (code, "has no secret" in said) == (1, True)
+
+
+async def test_page_state_and_metrics_show_deliveries_and_what_may_be_wrong(tmp_path: Path) -> None:
+    async with served(tmp_path / "on", webhook_secret=SECRET) as stage:
+        state = await stage.json("/api/v1/state")
+        assert state["webhooks"] == {"last": None, "today": 0, "missed_today": 0, "hint": None}
+        await post(stage, b"{}", signed(b"{}", "wrong"))
+        stage.clock.pass_time(5)
+        assert "another secret" in (await stage.json("/api/v1/state"))["webhooks"]["hint"]
+        await post(stage, b"{}", signed(b"{}", event="ping"))
+        stage.clock.pass_time(5)
+        page = (await stage.client.get("/")).text
+        assert "1 today, 0 missed" in page
+        assert "no delivery for a day" not in page
+        metrics = (await stage.client.get("/metrics")).text
+        for line in (
+            'infra_health_webhook_deliveries_total{event="ping",result="ping"} 1.0',
+            'infra_health_webhook_deliveries_total{event="workflow_run",result="unsigned"} 1.0',
+            "infra_health_webhook_missed_total 0.0",
+        ):
+            assert line in metrics
+        stage.clock.pass_time(24 * 3600)
+        assert "no delivery for a day" in (await stage.client.get("/")).text
+    async with served(tmp_path / "off") as stage:
+        assert (await stage.json("/api/v1/state"))["webhooks"] is None
+
+
+async def test_a_run_by_webhook_turns_a_tile_and_draws_no_bar(tmp_path: Path) -> None:
+    async with served(tmp_path) as stage:
+        await stage.run()
+        before = (await stage.client.get("/")).text
+        stage.collectors["ci"].samples = [a_check(value=3.0, status="pass")]
+        run = await stage.context.scheduler.trigger("ci", Cause.WEBHOOK, Actor("webhook"))
+        assert await stage.context.scheduler.wait(run.id, 10)
+        stage.clock.pass_time(5)
+        after = (await stage.client.get("/")).text
+        assert ('class="tile fail"' in before, 'class="tile pass"' in after) == (True, True)
+        assert before.count('class="hit"') == after.count('class="hit"')
+        revisions = {text.partition('data-revision="')[2][:16] for text in (before, after)}
+        assert len(revisions) == 2, "open pages show it without being loaded anew"

@@ -1,0 +1,182 @@
+"""The board: which checks a page shows, and their charts, each drawn once a cycle of its collector."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal, NamedTuple, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from service.store import CheckHistory, Cycle
+from service.web import charts
+from service.web.charts import Cells, Chart
+from service.web.context import AppContext
+from service.web.schemas import CheckView
+
+Item = TypeVar("Item")
+
+REACH = timedelta(days=7)
+_SEVERITY = {"fail": 0, "unknown": 1, "pass": 2}
+_SCREEN_CELLS = 24
+_PIECE = 10  # collectors whose history is read at once: it comes as thousands of objects, which take the loop's time
+_MAX_KNOWN = 256  # collectors whose charts are kept
+
+
+class Picture(NamedTuple):
+    """One chart: of which checks of a collector (ids), and for a curve its threshold and colour.
+
+    ``bars``: its runs; ``heat``: its last cycles; ``screen``: those that the office screen has room for.
+    """
+
+    kind: Literal["bars", "heat", "screen", "curve"]
+    collector: str
+    ids: tuple[int, ...] = ()
+    condition: str = ""
+    status: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """What a page shows of checks, worst first; the templates call its methods.
+
+    ``rows``: of the heat map, the checks of one task each. ``rows_left``, ``tiles_left``: how many are not shown.
+    """
+
+    rows: Sequence[Sequence[CheckView]]
+    tiles: Sequence[CheckView]
+    rows_left: int
+    tiles_left: int
+    charts: Mapping[Picture, Chart]
+
+    @property
+    def groups(self) -> dict[str, list[Sequence[CheckView]]]:
+        """The rows by collector."""
+        groups: dict[str, list[Sequence[CheckView]]] = {}
+        for row in self.rows:
+            groups.setdefault(row[0].collector, []).append(row)
+        return groups
+
+    def bars(self, collector: str) -> Chart:
+        return self.charts[Picture("bars", collector)]
+
+    def heat(self, row: Sequence[CheckView]) -> Chart:
+        return self.charts[_to_heat(row)]
+
+    def screen(self, check: CheckView) -> Chart:
+        return self.charts[_to_screen(check)]
+
+    def curve(self, check: CheckView) -> Chart:
+        return self.charts[_to_curve(check)]
+
+
+async def read_board(
+    context: AppContext,
+    checks: Sequence[CheckView],
+    full: Iterable[str] = (),
+    *,
+    rows: int = 0,
+    tiles: int = 0,
+    is_screen: bool = False,
+) -> Board:
+    """The worst of these checks, so many rows and tiles of them, and the runs of the collectors ``full``."""
+
+    def pick() -> tuple[Board, list[Picture]]:
+        by_task: dict[tuple[str, ...], list[CheckView]] = {}
+        for check in checks if rows else ():
+            names = ("workflow_category", "workflow_name", "task", "repo")
+            by_task.setdefault((check.collector, *(check.tags.get(name, "") for name in names)), []).append(check)
+        shown = find_worst(list(by_task.values()), rows, lambda row: min(map(_severity, row)))
+        shown_rows, shown_tiles = [sorted(row, key=_severity) for row in shown], sorted(checks, key=_severity)[:tiles]
+        pictures = [*(Picture("bars", name) for name in full), *map(_to_heat, shown_rows)]
+        pictures += map(_to_screen if is_screen else _to_curve, shown_tiles)
+        left = len(by_task) - len(shown_rows), len(checks) - len(shown_tiles)
+        return Board(shown_rows, shown_tiles, *left, {}), pictures
+
+    board, pictures = await anyio.to_thread.run_sync(pick, limiter=context.threads)
+    return Board(board.rows, board.tiles, board.rows_left, board.tiles_left, await _draw_all(context, pictures))
+
+
+def find_worst(items: Sequence[Item], most: int, severity: Callable[[Item], int]) -> list[Item]:
+    """At most so many of ``items``, the worst, in the order in which they were."""
+    kept = sorted(range(len(items)), key=lambda at: severity(items[at]))[:most]
+    return [items[at] for at in sorted(kept)]
+
+
+def to_cells(cycles: Iterable[Cycle], histories: Sequence[CheckHistory]) -> Cells:
+    """The worst cell of the checks in each cycle of their collector."""
+    return [(cycle, charts.worst([each.cells.get(cycle.number) for each in histories])) for cycle in cycles]
+
+
+def _severity(check: CheckView) -> int:
+    """Less is worse."""
+    return _SEVERITY[check.status]
+
+
+def _to_heat(row: Sequence[CheckView]) -> Picture:
+    return Picture("heat", row[0].collector, tuple(check.id for check in row))
+
+
+def _to_screen(check: CheckView) -> Picture:
+    return Picture("screen", check.collector, (check.id,))
+
+
+def _to_curve(check: CheckView) -> Picture:
+    return Picture("curve", check.collector, (check.id,), check.condition, check.status)
+
+
+async def _draw_all(context: AppContext, pictures: Iterable[Picture]) -> dict[Picture, Chart]:
+    """From memory where the collector had no cycle since. Raises Unavailable."""
+    drawn: dict[Picture, Chart] = {}
+    missing: dict[str, list[Picture]] = defaultdict(list)
+    for picture in pictures:
+        name, checks = picture.collector, context.checks.get(picture.collector)
+        cycle, known = context.charts.pop(name, (None, {}))
+        if checks is None or checks.cycle != cycle:
+            cycle, known = checks.cycle if checks else None, {}
+        context.charts[name] = cycle, known  # those that were used last stand at the end
+        if picture in known:
+            drawn[picture] = known[picture]
+        else:
+            missing[name].append(picture)
+    names = list(missing)
+    for start in range(0, len(names), _PIECE):
+        piece = {name: missing[name] for name in names[start : start + _PIECE]}
+        drawn |= await _draw_piece(context, piece)
+    for name, wanted in missing.items():
+        if name in context.charts:
+            context.charts[name][1].update({picture: drawn[picture] for picture in wanted})
+    for name in list(context.charts)[:-_MAX_KNOWN]:
+        del context.charts[name]
+    return drawn
+
+
+async def _draw_piece(context: AppContext, wanted: Mapping[str, Sequence[Picture]]) -> dict[Picture, Chart]:
+    history = context.store.history
+    cycles = await history.cycles(dict.fromkeys(wanted, 0), charts.BARS)
+    ids = {id for pictures in wanted.values() for picture in pictures for id in picture.ids}
+    numbers = [cycle.number for each in cycles.values() for cycle in each] if ids else []
+    histories = await history.check_histories(ids, numbers, context.clock.now() - REACH)
+
+    def draw() -> dict[Picture, Chart]:
+        return {
+            picture: _draw(picture, cycles.get(name, ()), [histories[id] for id in picture.ids])
+            for name, pictures in wanted.items()
+            for picture in pictures
+        }
+
+    return await anyio.to_thread.run_sync(draw, limiter=context.threads)
+
+
+def _draw(picture: Picture, cycles: Sequence[Cycle], histories: Sequence[CheckHistory]) -> Chart:
+    match picture.kind:
+        case "bars":
+            return charts.bars(cycles)
+        case "heat":
+            return charts.heat_row(to_cells(cycles, histories))
+        case "screen":
+            return charts.heat_row(to_cells(cycles, histories), _SCREEN_CELLS, links=False)
+        case "curve":
+            curve = charts.to_curve(to_cells(cycles, histories), histories[0].hours)
+            return charts.sparkline(curve, picture.condition, picture.status)
