@@ -29,6 +29,7 @@ from service.config.clients import (
     sync_http_client,
 )
 from service.domain.errors import ConfigError, Unavailable
+from tests.aws import reach
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 NO_PROXY = "localhost,[::1],10.0.0.0/8, fd00::/8 .example.com,b.test:8443,[2001:db8::1]:444,192.168.1.5,*.wild.test"
@@ -161,8 +162,9 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-async def test_a_server_of_a_private_authority_is_trusted_once_it_is_named(certificate: Path) -> None:
-    """Until then the error names the variable that leads out."""
+@asynccontextmanager
+async def tls_server(certificate: Path) -> AsyncIterator[str]:
+    """Answers ``ok``: its address."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
 
@@ -174,11 +176,22 @@ async def test_a_server_of_a_private_authority_is_trusted_once_it_is_named(certi
 
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, serve)
-        url = f"https://127.0.0.1:{listener.extra(SocketAttribute.local_port)}"
+        yield f"https://127.0.0.1:{listener.extra(SocketAttribute.local_port)}"
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_server_of_a_private_authority_is_trusted_once_it_is_named(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then the error names the variable that leads out, AWS's own where AWS is asked."""
+    async with tls_server(certificate) as url:
         with pytest.raises(httpx.ConnectError, match="; set SSL_CERT_FILE to a file with the certificates of your"):
             await get(url, {})
         assert await get(url, {"SSL_CERT_FILE": str(certificate)}) == "ok"
-        tasks.cancel_scope.cancel()
+        reach(url, monkeypatch)
+        with pytest.raises(Unavailable, match="; set AWS_CA_BUNDLE to a file with the certificates of your"):
+            async with aws_client("s3", "s3://b/k") as client:
+                await client.list_buckets()
 
 
 async def test_a_proxy_that_does_not_answer_is_named_with_the_way_past_it() -> None:
