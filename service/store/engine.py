@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -318,22 +318,3 @@ def _find_damage(path: Path) -> str | None:
         return database.damage
     finally:
         database.close()
-
-
-def back_up(path: Path, target: Path) -> None:
-    """A consistent copy (0600) of a database in use; ``target`` is whole or untouched. Raises ConfigError."""
-    if not path.exists():
-        raise ConfigError(f"there is no store in {path.parent}: nothing to back up")
-    if target.exists() and target.samefile(path):
-        raise ConfigError(f"{target} is the store itself: name another file")
-    part = target.with_name(f"{target.name}.part")
-    try:
-        with translate(target, "name another file"):
-            part.unlink(missing_ok=True)
-            os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-            with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as source:
-                source.execute("VACUUM INTO ?", (str(part),))
-            part.replace(target)
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)

@@ -1,8 +1,9 @@
 """The store as its users see it: one object, whatever becomes of the disk below it."""
 
 import os
+import sqlite3
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -194,7 +195,7 @@ class Store:
         """Copies the store while it is in use; ``target`` is whole or untouched. Raises ConfigError or Unavailable."""
         if self._path is None:
             raise Unavailable("a store on PostgreSQL is backed up with the tools of PostgreSQL")
-        await anyio.to_thread.run_sync(engine.back_up, self._path, target)
+        await anyio.to_thread.run_sync(_back_up, self._path, target)
 
     async def _join(self) -> None:
         await self._database.prepare()
@@ -240,3 +241,22 @@ def _delete_old_rows(connection: sa.Connection, now: datetime, before: datetime)
         tables.count_seconds.c.second < int((now - _COUNTS_KEPT).timestamp()),
     ):
         connection.execute(is_old.left.table.delete().where(is_old))
+
+
+def _back_up(path: Path, target: Path) -> None:
+    """A consistent copy (0600) of a database in use; ``target`` is whole or untouched. Raises ConfigError."""
+    if not path.exists():
+        raise ConfigError(f"there is no store in {path.parent}: nothing to back up")
+    if target.exists() and target.samefile(path):
+        raise ConfigError(f"{target} is the store itself: name another file")
+    part = target.with_name(f"{target.name}.part")
+    try:
+        with engine.translate(target, "name another file"):
+            part.unlink(missing_ok=True)
+            os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as source:
+                source.execute("VACUUM INTO ?", (str(part),))
+            part.replace(target)
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
