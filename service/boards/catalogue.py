@@ -1,11 +1,11 @@
 """What boards and monitors show: from the configuration where a type knows its checks, else from the store."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from service.collectors.registry import CollectorType, expected_checks, load_type
+from service.collectors.registry import expected_checks, load_type
 from service.config.settings import CollectorSettings, Settings
 from service.domain import conditions, cron
 from service.domain.checks import CHECK_METRICS, Check
@@ -38,6 +38,10 @@ class CheckPanel:
     groups: Set[str] = frozenset()
 
     @property
+    def key(self) -> tuple[str, ...]:
+        return self.metric.name, *self.tags.values()
+
+    @property
     def category(self) -> str:
         return self.tags["workflow_category"]
 
@@ -46,6 +50,12 @@ class CheckPanel:
         """How several series become one number: the one that is nearest to failing."""
         condition = conditions.parse(self.condition)
         return "max" if condition is None or condition.operator.startswith("<") else "min"
+
+    def merge(self, other: "CheckPanel") -> "CheckPanel":
+        """One panel for a check that several collectors measure, or one in several series."""
+        condition = self.condition if self.condition == other.condition else ""
+        groups = self.groups | other.groups
+        return replace(self, condition=condition, every=max(self.every, other.every), groups=groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +120,8 @@ async def read_catalogue(settings: Settings, now: datetime) -> tuple[Catalogue, 
     finally:
         await store.close()
     for name, each in enabled.items():
-        metrics = {one.metric: Metric(one.metric, one.kind) for one in seen if one.collector == name}
-        if not _add_collector(found, name, each, known.get(name, ()), metrics, now):
+        sent = {one.metric: Metric(one.metric, one.kind) for one in seen if one.collector == name}
+        if not _add_collector(found, name, each, known.get(name, ()), sent, longest_interval(each, now)):
             notes.append(
                 f"nothing of {name} has been stored in {settings.state_dir} within a week, so it has no tiles and no"
                 " monitor of its checks; push where the daemon keeps its state"
@@ -141,38 +151,18 @@ def _add_collector(
     name: str,
     settings: CollectorSettings,
     known: Sequence[Check],
-    seen: dict[str, Metric],
-    now: datetime,
+    sent: dict[str, Metric],
+    every: timedelta,
 ) -> bool:
-    """Adds a collector to what was ``found``; whether it has checks. ``seen``: the metrics that it has sent."""
-    kind, every = load_type(settings.type), longest_interval(settings, now)
+    """Adds a collector to what was ``found``; whether it has checks: those that the settings ask for, of a type that
+    does not say which those that the store has. ``sent``: its metrics that the store has.
+    """
+    kind = load_type(settings.type)
     own: dict[str, Metric] = {each.name.rpartition(".")[2]: each for each in getattr(kind, "own_metrics", ())}
     quota = (own["quota_remaining"], own["quota_limit"]) if "quota_remaining" in own else None
     found.collectors.append(CollectorPanel(name, every, quota))
     # An outside type may name its metrics only once it is built.
-    declared = seen | {each.name: each for each in (kind.metrics if isinstance(kind.metrics, tuple) else ())}
-    panels = list(_check_panels(kind, settings, every, known, declared))
-    there = {(each.metric.name, *each.tags.values()): each for each in found.checks}
-    for panel in panels:
-        key = (panel.metric.name, *panel.tags.values())
-        there[key] = _merge(there.get(key, panel), panel)
-    found.checks = list(there.values())
-    category = getattr(settings, "category", None) or next((panel.category for panel in panels), "")
-    distributions = [each for each in declared.values() if each.kind is Kind.DISTRIBUTION]
-    found.distributions |= dict.fromkeys(distributions, category)
-    sent = (*(declared[metric] for metric in seen), *(panel.metric for panel in panels), *own.values(), *distributions)
-    found.metrics |= {each.name: each for each in sent}
-    return bool(panels)
-
-
-def _check_panels(
-    kind: CollectorType,
-    settings: CollectorSettings,
-    every: timedelta,
-    known: Sequence[Check],
-    metrics: Mapping[str, Metric],
-) -> Iterator[CheckPanel]:
-    """The checks that the settings ask for; of a type that does not say which, those that the store has."""
+    metrics = sent | {each.name: each for each in (kind.metrics if isinstance(kind.metrics, tuple) else ())}
     groups: dict[tuple[str, ...], set[str]] = {}
     for each in known:
         place = tuple(each.tags[name] for name in CHECK_TAGS)
@@ -180,22 +170,22 @@ def _check_panels(
     places: Mapping[str, Mapping[str, str]] = getattr(kind, "check_tags", {})
     wanted = [(name, condition, places[name]) for name, condition in expected_checks(kind, settings) if name in places]
     measured = sorted((each for each in known if each.metric), key=lambda each: (each.metric, each.key))
-    for name, condition, tags in wanted or [(each.metric, each.condition, each.tags) for each in measured]:
-        tags = {tag: tags[tag] for tag in CHECK_TAGS}
-        title = f"{name.rpartition('.')[2]} ({tags['workflow_name']})"
-        if wanted:
-            title = f"{tags['task']} / {tags['check']}"
-        split = groups.get(tuple(tags.values()), set())
-        if wanted and ("repo" in settings.tags or getattr(settings, "repositories", None)):
-            split = split | {"repo"}
-        yield CheckPanel(title, metrics.get(name, Metric(name)), tags, condition, every, split)
-
-
-def _merge(first: CheckPanel, second: CheckPanel) -> CheckPanel:
-    """One panel for a check that several collectors measure, or one in several series."""
-    return replace(
-        second,
-        condition=second.condition if first.condition == second.condition else "",
-        every=max(first.every, second.every),
-        groups=first.groups | second.groups,
-    )
+    has_repo = bool(wanted and ("repo" in settings.tags or getattr(settings, "repositories", None)))
+    panels = []
+    for metric, condition, place_tags in wanted or [(each.metric, each.condition, each.tags) for each in measured]:
+        tags = {tag: place_tags[tag] for tag in CHECK_TAGS}
+        title = f"{tags['task']} / {tags['check']}"
+        if not wanted:
+            title = f"{metric.rpartition('.')[2]} ({tags['workflow_name']})"
+        split = groups.get(tuple(tags.values()), set()) | ({"repo"} if has_repo else set())
+        panels.append(CheckPanel(title, metrics.get(metric, Metric(metric)), tags, condition, every, split))
+    there = {each.key: each for each in found.checks}
+    for panel in panels:
+        there[panel.key] = panel.merge(there.get(panel.key, panel))
+    found.checks = list(there.values())
+    category = getattr(settings, "category", None) or next((panel.category for panel in panels), "")
+    distributions = [each for each in metrics.values() if each.kind is Kind.DISTRIBUTION]
+    found.distributions |= dict.fromkeys(distributions, category)
+    shown = (*(metrics[each] for each in sent), *(panel.metric for panel in panels), *own.values(), *distributions)
+    found.metrics |= {each.name: each for each in shown}
+    return bool(panels)
