@@ -83,27 +83,22 @@ def test_the_second_push_writes_nothing(fills: bool) -> None:
         assert here.datadog.refused == 0, here.datadog.last_refusal
 
 
-def test_only_what_differs_is_written(here: Place) -> None:
+def test_only_what_differs_is_written_and_what_is_no_longer_set_is_taken_away(here: Place) -> None:
     here.push()
-    here.api.writes.clear()
-    changed = few(flaky_tests="< 3")
-    (done,) = here.push(checks=changed)
-    assert (done.kind, done.key, done.action) == ("dashboards", "health", "updated")
-    assert "10 -> 3" in "\n".join(done.changes)
-    assert len(here.api.writes) == 1
-    assert here.push(checks=changed) == []
-
-
-def test_what_is_no_longer_set_is_taken_away(here: Place) -> None:
-    here.push()
-    here.push(checks=few(flaky_tests="none"))
+    for condition, change in (("< 3", "10 -> 3"), ("none", "")):
+        here.api.writes.clear()
+        changed = few(flaky_tests=condition)
+        (done,) = here.push(checks=changed)
+        assert (done.kind, done.key, done.action) == ("dashboards", "health", "updated")
+        assert change in "\n".join(done.changes)
+        assert len(here.api.writes) == 1
+        assert here.push(checks=changed) == []
     tile = next(
         each["definition"]
         for each in here.board()["widgets"][1]["definition"]["widgets"]
         if each["definition"].get("title", "").endswith("flaky_tests") and each["definition"]["type"] == "query_value"
     )
     assert "conditional_formats" not in tile["requests"][0]
-    assert here.push(checks=few(flaky_tests="none")) == []
 
 
 def test_edits_by_hand_are_shown_and_left_alone_unless_forced(here: Place) -> None:

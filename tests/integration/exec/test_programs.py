@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from service.collectors.exec import Exec, ExecSettings
 from service.collectors.exec.program import MAX_LINES
-from service.domain.errors import ConfigError, HealthError, Rejected, TooLarge, Unavailable
+from service.domain.errors import ConfigError, Rejected, TooLarge, Unavailable
 from service.domain.samples import Kind, Status
 from service.plugin_testing import Brought, Stage
 
@@ -70,13 +70,12 @@ async def test_samples_as_a_dry_run_prints_them_keep_their_tags() -> None:
     assert [check.name for check in brought.checks] == ["main / tests / flaky"]
 
 
-async def test_lines_are_records_or_samples_and_a_count_with_a_time_is_sent_once() -> None:
+async def test_a_count_with_a_time_is_sent_once() -> None:
     count = {"metric": "jobs", "value": 2, "kind": "count", "timestamp": NOW.timestamp()}
-    lines = "\n".join(json.dumps(each) for each in (count, {"metric": "jobs.undated", "value": 1, "kind": "count"}))
-    here = printing(lines)
-    assert values(await here.run()) == {"jobs": 2, "jobs.undated": 1}
+    here = printing("\n".join(json.dumps(each) for each in (count, {"metric": "undated", "value": 1, "kind": "count"})))
+    assert values(await here.run()) == {"jobs": 2, "undated": 1}
     here.advance(minutes=5)
-    assert values(await here.run()) == {"jobs.undated": 1}
+    assert values(await here.run()) == {"undated": 1}
 
 
 OPENMETRICS = """\
@@ -144,20 +143,26 @@ async def test_a_counter_is_a_count_of_its_increase_and_what_is_no_number_is_lef
     assert increases == [[], [(7, "200")], [(3, "200")]]
 
 
-async def test_what_has_no_known_form_fails_with_what_stderr_said_last() -> None:
-    for text, reason in (
-        ("hello there", "stdout is no JSON, nor Prometheus text"),
+async def test_a_sample_with_a_time_that_is_none_is_left_out_alone() -> None:
+    brought = await printing("a 1 1e300\nb 2\nc NaN\n").run()
+    assert values(brought) == {"b": 2}
+    assert [str(each)[:21] for each in brought.failures] == ["metric a: timestamp i", "metric c: the value i"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("hello there", "stdout is no JSON, nor Prometheus text.*: no GPU here$"),
         ("# TYPE a counter\na_total x\n", "stdout is no JSON, nor OpenMetrics"),
         ("[", "stdout: no valid JSON at line 1"),
         ("[]", "stdout holds no record"),
         ("# only this", "stdout holds no sample"),
-    ):
-        with pytest.raises(Rejected, match=reason):
-            await printing(text).run()
-    with pytest.raises(Rejected, match=r"stdout is no JSON.*: no GPU here$"):
-        await stage("import sys; print('no GPU here', file=sys.stderr); print('hello there')").run()
-    with pytest.raises(Rejected, match=r"printed nothing on stdout: no GPU here$"):
-        await stage("import sys; print('no GPU here', file=sys.stderr)").run()
+        ("", "printed nothing on stdout: no GPU here$"),
+    ],
+)
+async def test_what_has_no_known_form_fails_with_what_stderr_said_last(text: str, reason: str) -> None:
+    with pytest.raises(Rejected, match=reason):
+        await stage(f"import sys; print('no GPU here', file=sys.stderr); sys.stdout.write({text!r})").run()
 
 
 async def test_a_program_that_fails_says_how_and_its_stderr_is_in_the_log() -> None:
@@ -191,27 +196,23 @@ CHILD = (
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
 
 
-async def test_a_child_that_holds_stdout_open_has_a_second(tmp_path: Path) -> None:
+async def test_nothing_of_a_program_is_left_when_it_ends_or_is_told_to(tmp_path: Path) -> None:
+    """A child that holds stdout open has a second."""
     file = tmp_path / "pid"
-    here = stage(
-        CHILD.format(code=STUBBORN, file=str(file)) + "; print('[' + '{\"metric\": \"a\", \"value\": 1}' + ']')"
-    )
+    child = CHILD.format(code=STUBBORN, file=str(file))
     began = time.monotonic()
-    assert values(await here.run()) == {"a": 1}
+    brought = await stage(child + '; print(\'[{"metric": "a", "value": 1}]\')').run()
+    assert values(brought) == {"a": 1}
     assert 0.9 < time.monotonic() - began < 4
     wait_until_gone(int(file.read_text()))
-
-
-async def test_a_program_that_hangs_is_told_to_end_and_its_child_with_it(tmp_path: Path) -> None:
-    file = tmp_path / "pid"
-    here = stage(CHILD.format(code="import time; time.sleep(60)", file=str(file)) + "; child.wait()")
-    began = time.monotonic()
-    with anyio.move_on_after(60) as scope:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(here.run)
-            while not (file.exists() and file.read_text()):  # noqa: ASYNC110 - another process writes it
-                await anyio.sleep(0.02)
-            scope.cancel()
+    file.unlink()
+    hanging = stage(CHILD.format(code="import time; time.sleep(60)", file=str(file)) + "; child.wait()")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hanging.run)
+        while not (file.exists() and file.read_text()):  # noqa: ASYNC110 - another process writes it
+            await anyio.sleep(0.02)
+        began = time.monotonic()
+        tasks.cancel_scope.cancel()
     assert time.monotonic() - began < 4
     wait_until_gone(int(file.read_text()))
 
@@ -268,10 +269,9 @@ def test_a_secret_below_a_home_that_is_not_there_is_an_error_of_the_settings(mon
         ExecSettings.model_validate(given)
 
 
-async def test_a_program_that_is_gone_or_no_program_fails_the_run(tmp_path: Path) -> None:
+async def test_what_is_no_program_fails_the_run(tmp_path: Path) -> None:
     file = tmp_path / "probe"
     file.write_bytes(b"\x00\x01")
     file.chmod(0o755)
     with pytest.raises(ConfigError, match="probe can't be started: Exec format error"):
         await Stage(Exec, {"command": [str(file)]}).run()
-    assert issubclass(ConfigError, HealthError)

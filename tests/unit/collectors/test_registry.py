@@ -1,5 +1,6 @@
 """Collector types of other packages: found by their entry points, loaded one at a time, told apart from broken ones."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,47 +14,41 @@ from service.domain.errors import ConfigError
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An installed distribution with three types; its modules are written by the tests."""
+    """An installed distribution with two types; its modules are written by the tests."""
     info = tmp_path / "acme_health-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-health\nVersion: 1\n")
-    points = "\n".join(f"{name} = acme_{name}:Queue" for name in ("queue", "broken", "odd"))
+    points = "\n".join(f"{name} = acme_{name}:Queue" for name in ("queue", "broken"))
     (info / "entry_points.txt").write_text(f"[infra_health.collectors]\n{points}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "acme_broken", raising=False)
     return tmp_path
 
 
-def test_a_type_is_loaded_without_the_others(package: Path) -> None:
-    (package / "acme_broken.py").write_text("raise RuntimeError('imported')")
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("raise RuntimeError('no\\nway')", "can't be loaded: RuntimeError: no way"),
+        ("import acme_no_such", "can't be loaded: ModuleNotFoundError: "),
+        ("no_such_name", "can't be loaded: NameError: "),
+        ("raise SystemExit(3)", "can't be loaded: SystemExit: 3"),
+        ("class Odd(BaseException): ...\nraise Odd('no\\nway')", "can't be loaded: Odd: no way"),
+        ("x = 1", "can't be loaded: AttributeError: "),
+        ("class Queue:\n    Settings = dict\n", "its Settings are no CollectorSettings"),
+    ],
+)
+def test_a_type_that_can_not_be_loaded_is_told_in_one_line_and_no_other_imports_it(
+    package: Path, code: str, told: str
+) -> None:
+    (package / "acme_broken.py").write_text(code)
     assert {"queue", "broken", "snapshot"} <= set(installed_names())
     assert load_type("snapshot") is Snapshot
     assert settings_of("snapshot") is SnapshotSettings
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "raise RuntimeError('no\\nway')",
-        "import acme_no_such",
-        "no_such_name",
-        "raise SystemExit(3)",
-        "class Odd(BaseException): ...\nraise Odd('no\\nway')",
-        "x = 1",
-    ],
-)
-def test_a_type_that_can_not_be_loaded_is_told_in_one_line(package: Path, code: str) -> None:
-    (package / "acme_broken.py").write_text(code)
-    with pytest.raises(
-        ConfigError, match=r"collector type broken \(acme_broken:Queue\) can't be loaded: \w+: "
-    ) as raised:
+    with pytest.raises(ConfigError) as raised:
         load_type("broken")
+    assert str(raised.value).startswith("collector type broken (acme_broken:Queue)")
+    assert told in str(raised.value)
     assert "\n" not in str(raised.value)
-
-
-def test_a_class_without_settings_is_no_type(package: Path) -> None:
-    (package / "acme_odd.py").write_text("class Queue:\n    Settings = dict\n")
-    with pytest.raises(ConfigError, match="its Settings are no CollectorSettings"):
-        load_type("odd")
 
 
 def test_what_a_type_s_settings_raise_is_told_like_any_error_of_the_configuration(package: Path) -> None:
