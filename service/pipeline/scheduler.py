@@ -439,8 +439,8 @@ class Scheduler:
     async def _begin_changes(self, job: Job, handle: RunHandle) -> bool:
         """Begins the run where the collector has something to measure after those before it."""
         await handle.wait_for_others()
-        collector = job.collector
-        if handle.ending or job.name in self.pauses or not isinstance(collector, ChangeCollector):
+        collector, is_stopped = job.collector, handle.ending or self._is_draining or job.name in self.pauses
+        if is_stopped or not isinstance(collector, ChangeCollector):
             return False
         try:
             return await collector.has_changes(self._clock.now()) and await self._begin_after(job, handle)

@@ -135,7 +135,8 @@ class GithubCi:
     async def collect_changes(self, now: datetime) -> CollectResult:
         """Samples as of ``now`` of what deliveries told, for few points; the polls measure what they did not."""
         results: dict[str, CollectResult | HealthError] = {}
-        with count_usage(_CHANGE_POINTS) as usage:  # exact, as one request follows the other
+        limit = min(_CHANGE_POINTS, self._github.spare)
+        with count_usage(limit) as usage:  # exact, as one request follows the other
             for repo in self.repositories:
                 if facts := self._deliveries.facts(self._name, repo):
                     cycle = self._cycle(repo, Budget(0), now)

@@ -304,6 +304,22 @@ async def test_of_many_repositories_those_that_changed_are_measured() -> None:
         assert stage.cost[1] == 4
 
 
+async def test_a_quota_that_will_not_last_is_not_spent_on_changes() -> None:
+    world = small_world()
+    async with staged(world) as stage:
+        await stage.collect()
+        stage.github.app.used["core"] = 4500
+        world.now += MINUTE
+        await stage.collect()
+        run = world.add_run(1, world.now - 5 * MINUTE, "failure")
+        stage.deliver(run, run.attempts[0])
+        result = await stage.collect_changes()
+        assert result
+        values = values_of(result)
+        assert (values["ci.workflow.success"], "ci.workflow.other_failing" in values) == (0, False)
+        assert stage.cost == (0, 0)
+
+
 # Where no webhook can come
 
 

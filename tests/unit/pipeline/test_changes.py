@@ -166,14 +166,19 @@ async def test_a_change_waits_for_another_replicas_run() -> None:
         assert collector.asked == ["poll", "changes"]
 
 
-async def test_a_drain_starts_no_change_that_waits() -> None:
+@pytest.mark.parametrize("is_over", [True, False])
+async def test_a_drain_starts_no_change_that_waits(is_over: bool) -> None:
     collector = Changing()
     collector.gate = anyio.Event()
     async with staged(make_job(collector)) as it:
         await it.clock.advance(1)
         it.scheduler.start_changes("ci")
         await settle()
-        await it.scheduler.drain(0)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(it.scheduler.drain, 9 if is_over else 0)
+            await settle()
+            if is_over:
+                collector.gate.set()
         await settle()
         assert collector.asked == ["poll"]
         assert it.scheduler.active() == []
