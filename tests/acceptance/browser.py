@@ -31,7 +31,7 @@ def chromium() -> Iterator[Browser]:
             browser.close()
 
 
-@dataclass
+@dataclass(eq=False)
 class Reader:
     """A page in a browser of its own, and what went wrong or abroad meanwhile."""
 

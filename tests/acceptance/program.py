@@ -201,7 +201,7 @@ def wait_for(condition: Any, daemon: Daemon | None = None, seconds: float = 100)
         told = daemon.text[-4000:] if daemon else ""
         assert daemon is None or daemon.process.poll() is None, f"the daemon ended: {told}"
         assert time.monotonic() < deadline, f"not within {seconds} s: {told}"
-        time.sleep(0.02)
+        time.sleep(0.05)
     return value
 
 

@@ -116,16 +116,6 @@ async def test_a_state_that_can_not_be_decoded_is_a_cold_start(stored: bytes) ->
         assert values == stage.truth(values)
 
 
-async def test_another_branch_starts_anew() -> None:
-    world = generate(2, workflows=3, runs_a_day=6, days=3)
-    world.repository.branches.add("release")
-    async with staged(world) as stage:
-        await stage.collect()
-        stage.settings["branch"] = "release"
-        stage.restart()
-        assert (await stage.values())["ci.workflow.cancelled"] == 0
-
-
 async def test_the_whole_list_is_read_again_after_a_long_silence() -> None:
     world = generate(4, workflows=9, runs_a_day=60, ahead=80 * HOUR)
     async with staged(world) as stage:

@@ -265,17 +265,6 @@ async def test_the_page_asks_no_other_host_and_brings_its_own_parts(stage: Stage
     assert (await stage.client.get("/favicon.ico")).status_code == 204
 
 
-async def test_tables_and_regions_have_names_and_heads(stage: Stage) -> None:
-    page = await read(stage, "/")
-    ids = {attributes.get("id") for _, attributes in page.tags}
-    assert page.all("html") == [{"lang": "en"}]
-    assert len(page.all("main")) == 1
-    names = {region["aria-labelledby"] for region in page.all("div") if region.get("role") == "region"}
-    assert names
-    assert names <= ids
-    assert {"col"} <= {head.get("scope") for head in page.all("th")} <= {"col", "row"}
-
-
 async def test_a_browser_gets_pages_for_errors_and_a_program_problems(tmp_path: Path) -> None:
     async with served(tmp_path, read_token="for the readers") as stage:
         refused = await stage.client.get("/", headers=BROWSER)
