@@ -120,16 +120,28 @@ async def test_distributions_are_posted_to_their_own_endpoint(intake: Intake, da
         (refusal(403, "Forbidden"), Unauthorized, "the Datadog API key is refused"),
         (refusal(413, "Payload too large"), TooLarge, "answered 413"),
         (Reply(413, b"<html>nginx</html>", HTML), TooLarge, "answered 413"),
+        # A proxy's refusal is not Datadog's; a wrong address loses nothing, is named and not followed.
+        (Reply(403, b"<html>Access denied</html>", HTML), Unavailable, "is a proxy in between?"),
+        (Reply(403, b"Blocked by policy", {"Content-Type": "text/plain"}), Unavailable, "is a proxy in between?"),
+        (Reply(401, b"<html>Sign in</html>", HTML), Unavailable, "is a proxy in between?"),
+        (Reply(403, {"message": "no"}), Unavailable, "is a proxy in between?"),
+        (Reply(404, b"not found", {"Content-Type": "text/plain"}), Unavailable, "is DD_URL right?"),
+        (refusal(404, "Not found"), Unavailable, "is DD_URL right?"),
+        (refusal(405), Unavailable, "is DD_URL right?"),
+        (Reply(301, b"", {"Location": "https://elsewhere.example/"}), Unavailable, "is DD_URL right?"),
+        (Reply(302, b"", {"Location": "/login"}), Unavailable, "is DD_URL right?"),
+        (Reply(200, b"<html>Welcome to the hotel</html>", HTML), Unavailable, "is DD_URL right?"),
     ],
 )
-async def test_what_time_cannot_mend(
+async def test_what_an_answer_means(
     intake: Intake, datadog: ScriptedDatadog, reply: Reply, kind: type[HealthError], text: str
 ) -> None:
     fault = await fault_of(intake, datadog, reply)
     assert type(fault) is kind
     assert text in str(fault)
-    # A body that is refused says nothing about the next one; a key that is refused does.
-    assert bool(intake.trouble) is (kind is Unauthorized)
+    assert len(datadog.received) == 1
+    # A body that is refused says nothing about the next one; a key that is refused does, and so does a wrong address.
+    assert bool(intake.trouble) is (kind in (Unauthorized, Unavailable))
 
 
 @pytest.mark.parametrize("kind", [Kind.GAUGE, Kind.DISTRIBUTION])
@@ -165,41 +177,6 @@ async def test_the_pause_that_an_answer_asks_for(
     fault = await fault_of(intake, datadog, reply)
     assert isinstance(fault, Unavailable)
     assert fault.retry_after == seconds
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        Reply(403, b"<html>Access denied</html>", HTML),
-        Reply(403, b"Blocked by policy", {"Content-Type": "text/plain"}),
-        Reply(401, b"<html>Sign in</html>", HTML),
-        Reply(403, {"message": "no"}),
-    ],
-)
-async def test_a_proxy_s_refusal_is_not_datadog_s(intake: Intake, datadog: ScriptedDatadog, reply: Reply) -> None:
-    fault = await fault_of(intake, datadog, reply)
-    assert isinstance(fault, Unavailable)
-    assert "is a proxy in between?" in str(fault)
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        Reply(404, b"not found", {"Content-Type": "text/plain"}),
-        refusal(404, "Not found"),
-        refusal(405),
-        Reply(301, b"", {"Location": "https://elsewhere.example/"}),
-        Reply(302, b"", {"Location": "/login"}),
-        Reply(200, b"<html>Welcome to the hotel</html>", HTML),
-    ],
-)
-async def test_a_wrong_address_loses_nothing_is_named_and_not_followed(
-    intake: Intake, datadog: ScriptedDatadog, reply: Reply
-) -> None:
-    fault = await fault_of(intake, datadog, reply)
-    assert isinstance(fault, Unavailable)
-    assert "is DD_URL right?" in str(fault)
-    assert len(datadog.received) == 1
 
 
 @pytest.mark.parametrize("reply", [HANG_UP, LOSE_ANSWER])

@@ -304,26 +304,6 @@ async def test_a_refused_token_is_not_used_again(server: Simulated, github: Gith
     assert github.trouble
 
 
-async def test_the_successor_of_a_refused_token_is_taken_over(
-    server: Simulated, http: httpx.AsyncClient, tmp_path: Path
-) -> None:
-    file = tmp_path / "token"
-    file.write_text("ghp_old")
-    server.app.revoked.add("ghp_old")
-    secret = Secret(
-        "GitHub token", "set it", sources=[mounted_file(file, "GITHUB_TOKEN_FILE")], clock=server.clock.monotonic
-    )
-    github = server.client(http, secret)
-    for _ in range(3):
-        with pytest.raises(Unauthorized):
-            await github.get(RUNS, Total)
-    assert len(server.app.asked) == 1
-    file.write_text("ghp_new")
-    server.clock.passed += 301
-    assert (await github.get(RUNS, Total)).total_count == 0
-    assert github.trouble is None
-
-
 async def test_a_token_replaced_meanwhile_is_used_at_once(
     server: Simulated, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
