@@ -55,21 +55,24 @@ def status(options: Options, daemon: Daemon, probe: bool, slots: bool, exit_code
             # As Kubernetes writes times: whole seconds, Z.
             click.echo(f"{each['name']} {(each['last_slot'] or 'none').replace('+00:00', 'Z')}")
         return
-    state, ready = daemon.get("state"), daemon.http.get("/readyz").json()
-    shown = {name: state[name] for name in ("checks", "delivery", "quota", "webhooks")}
-    found = {"collectors": collectors, "ready": ready, **shown}
+    state = daemon.get("state")
+    found = {name: state[name] for name in ("checks", "delivery", "quota", "webhooks", "mode")}
+    found |= {name: daemon.http.get(f"/{path}").json() for name, path in (("version", "version"), ("ready", "readyz"))}
+    found["collectors"] = collectors
     options.show(found, lambda: _print_status(**found))
     if exit_code and state["checks"]["failing"]:
         exit_with(Exit.FAILED)
 
 
 def _print_status(
-    collectors: Sequence[dict[str, Any]],
-    ready: dict[str, Any],
     checks: dict[str, int],
     delivery: dict[str, Any],
     quota: Sequence[dict[str, Any]],
     webhooks: dict[str, Any] | None,
+    mode: str,
+    version: dict[str, str],
+    ready: dict[str, Any],
+    collectors: Sequence[dict[str, Any]],
 ) -> None:
     """Begins with what the page begins with."""
     failing, unknown = checks["failing"], checks["unknown"]
@@ -88,7 +91,8 @@ def _print_status(
         click.echo(f"{last}, {webhooks['today']:,} today, {webhooks['missed_today']:,} missed")
         if webhooks["hint"]:
             message(webhooks["hint"], "yellow")
-    click.echo()
+    up = f"up since {out.format_time(version['started'])}"
+    click.echo(f"{version['name']} {version['version']}, env {version['env']}, mode {mode}, {up}\n")
     rows = [_describe_collector(each) for each in sorted(collectors, key=_is_retrying, reverse=True)]
     out.print_table(rows, optional=("schedule", "next run"), below="note")
     for each in ready.get("checks", ()):

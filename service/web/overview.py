@@ -252,6 +252,7 @@ def _sum_up(
     forwarder = context.forwarder.state
     state = State(
         now=context.clock.now(),
+        mode=context.scheduler.mode,
         collectors=CollectorCounts(
             total=len(views),
             failing=sum(each.is_failing for each in views),

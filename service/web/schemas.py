@@ -367,6 +367,7 @@ class State(View):
     """
 
     now: Instant
+    mode: str
     revision: str = ""
     collectors: CollectorCounts
     checks: CheckCounts
