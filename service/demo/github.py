@@ -18,7 +18,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from service.demo.github_rows import Json, Repository, Run, carries
+from service.demo.github_rows import Issue, Json, Pull, Repository, Run, carries
 
 _DOCUMENTED = {"documentation_url": "https://docs.github.com/rest"}
 _EXHAUSTED = {"message": "API rate limit exceeded for this token.", **_DOCUMENTED}
@@ -231,6 +231,7 @@ class SimulatedGithub:
     def _search(self, query: Mapping[str, str]) -> Reply:
         """Merged pull requests and open issues, as the lagging index knows them; ``label:a,b`` means a or b."""
         at = self.clock() - self.lag
+        rows: list[Pull] | list[Issue]
         terms = re.findall(r'(\w+):((?:"(?:[^"\\]|\\.)*"|[^\s"])+)', query.get("q", ""))
         found = dict(terms)
         repository = self.repositories.get(found.get("repo", "").lower())
@@ -238,13 +239,11 @@ class SimulatedGithub:
             return Reply.refusal(422, "The listed users and repositories cannot be searched")
         wanted = [set(re.findall(r'[^",\\]+', value)) for key, value in terms if key == "label"]
         if ("is", "issue") in terms:
-            issues = [each for each in repository.open_issues(at) if all(carries(each, names) for names in wanted)]
-            rows = [repository.issue_json(each) for each in issues]
+            rows = [each for each in repository.open_issues(at) if all(carries(each, names) for names in wanted)]
         else:
             since = datetime.fromisoformat(found["merged"].removeprefix(">="))
-            pulls = [each for each in repository.merged(wanted[0], at) if each.merged and each.merged >= since]
-            rows = [repository.pull_json(each, at) for each in pulls]
-        items = rows[: int(query.get("per_page", 30))]
+            rows = [each for each in repository.merged(wanted[0], at) if each.merged and each.merged >= since]
+        items = [{"number": each.number, "title": each.title} for each in rows[: int(query.get("per_page", 30))]]
         return Reply.of({"total_count": len(rows), "incomplete_results": False, "items": items})
 
     def _graphql(self, document: str) -> Json:

@@ -39,12 +39,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             assert daemon.end() == 0
 
 
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Place]:
-    with place(tmp_path) as it:
-        yield it
-
-
 def messages(daemon: Daemon) -> list[str]:
     return [record["message"] for record in daemon.records]
 

@@ -1,20 +1,10 @@
 """``--once`` and ``collect`` as a developer types them."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 
 from service.domain.samples import REQUIRED_TAGS
 from tests.acceptance.load import add_hostile
-from tests.acceptance.program import SNAPSHOT, Place, place
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Place]:
-    with place(tmp_path) as it:
-        yield it
+from tests.acceptance.program import SNAPSHOT, Place
 
 
 def hearts(here: Place) -> list[float]:

@@ -1,24 +1,14 @@
 """The whole program in shadow mode and beside a watcher: what leaves, under which name, and who is told of it."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from service.demo.stage import serve
-from tests.acceptance.program import SNAPSHOT, Place, place, wait_for
+from tests.acceptance.program import SNAPSHOT, Place, wait_for
 
 PATH = "2f1f5b3e-0000-4d0a-9a53-3f0a8c1b9b7e"
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Place]:
-    with place(tmp_path) as found:
-        yield found
 
 
 def sent(here: Place) -> set[str]:
