@@ -16,7 +16,7 @@ sync = test -x $(UV) && VIRTUAL_ENV=$(1) $(UV) pip sync --quiet --require-hashes
 	$(call pip,$(1)) --require-hashes --no-deps -r $(2)
 
 .DEFAULT_GOAL := help
-.PHONY: help install tools uv run once test check lint format bench lock image manifests
+.PHONY: help install tools uv run once test trial check lint format bench lock image manifests
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -54,6 +54,9 @@ once: install  ## one pass of every collector on the same data, then a table
 
 test: install tools  ## the whole test suite
 	@$(BIN)/python -m pytest -n auto --dist loadgroup
+
+trial: install  ## three daemons on one PostgreSQL while processes die and the server comes and goes: minutes
+	@$(BIN)/python -m pytest -m trial tests/trial -s
 
 lint: install  ## format, lint, types, import rules, dependencies
 	@$(BIN)/ruff format --check .

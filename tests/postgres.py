@@ -2,52 +2,111 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """The address of a server; skips where the package is missing, but not in CI."""
+class Postgres:
+    """A server of its own directory and port. ``url``: of its first database, for a user without a password."""
+
+    def __init__(self, tools: Path, directory: Path) -> None:
+        self.user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
+        if self.user:
+            shutil.chown(directory, self.user)
+        self.port = find_free_port()
+        self.url = f"postgresql://test@127.0.0.1:{self.port}/postgres"
+        self.directory = directory  # of files that its user may read
+        self._tools, self._data = tools, str(directory / "data")
+        self._run("initdb", "-D", self._data, "-U", "test", "-A", "trust", "--no-sync", "-E", "UTF8")
+
+    def start(self) -> None:
+        options = f"-h 127.0.0.1 -p {self.port} -k {self.directory} -c fsync=off -c max_connections=200"
+        self._run("pg_ctl", "-D", self._data, "-w", "-l", f"{self.directory}/log", "-o", options, "start")
+
+    def stop(self) -> None:
+        """At once, as a crash would."""
+        self._run("pg_ctl", "-D", self._data, "-w", "-m", "immediate", "stop")
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """All its processes stand still; the kernel goes on to acknowledge what they are sent."""
+        processes = [self._postmaster, *self._children()]
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in processes:
+                os.kill(process, signal.SIGCONT)
+
+    def execute(self, *statements: str) -> list[tuple[object, ...]]:
+        """The rows of the last one."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            for statement in statements:
+                cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    @property
+    def _postmaster(self) -> int:
+        return int(Path(self._data, "postmaster.pid").read_text().split()[0])
+
+    def _children(self) -> Iterator[int]:
+        for each in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                parent = each.read_text().rpartition(")")[2].split()[1]
+            except OSError:
+                continue  # it has ended
+            if int(parent) == self._postmaster:
+                yield int(each.parent.name)
+
+    def _run(self, tool: str, *arguments: str) -> None:
+        command = [str(self._tools / tool), *arguments]
+        environ = {"LC_ALL": "C"}
+        subprocess.run(command, check=True, user=self.user, cwd=self.directory, stdout=subprocess.DEVNULL, env=environ)
+
+
+def find_free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running_postgres() -> Iterator[Postgres]:
+    """Skips where the package is missing, but not in CI."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not found:
         assert os.environ.get("CI") != "true", "no PostgreSQL: apt-get install postgresql"
         pytest.skip("no PostgreSQL on this machine: apt-get install postgresql")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     directory = Path(tempfile.mkdtemp(prefix="postgres-"))
-    user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
-    if user:
-        shutil.chown(directory, user)
-    tools, data = found[-1], str(directory / "data")
-
-    def run(*command: str) -> None:
-        subprocess.run(command, check=True, user=user, cwd=directory, stdout=subprocess.DEVNULL, env={"LC_ALL": "C"})
-
-    options = f"-h 127.0.0.1 -p {port} -k {directory} -c fsync=off -c max_connections=200"
     try:
-        run(f"{tools}/initdb", "-D", data, "-U", "test", "-A", "trust", "--no-sync", "-E", "UTF8")
-        run(f"{tools}/pg_ctl", "-D", data, "-w", "-l", f"{directory}/log", "-o", options, "start")
+        server = Postgres(found[-1], directory)
+        server.start()
         try:
-            yield f"postgresql://test@127.0.0.1:{port}"
+            yield server
         finally:
-            run(f"{tools}/pg_ctl", "-D", data, "-w", "-m", "immediate", "stop")
+            server.stop()
     finally:
         shutil.rmtree(directory)
 
 
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    with running_postgres() as server:
+        yield server
+
+
 @pytest.fixture
-def postgres_url(postgres_server: str) -> str:
+def postgres_url(postgres_server: Postgres) -> str:
     """The address of an empty database; the test before is done with it."""
-    url = f"{postgres_server}/postgres"
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("DROP SCHEMA public CASCADE")
-        connection.execute("CREATE SCHEMA public")
-    return url
+    postgres_server.execute("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+    return postgres_server.url

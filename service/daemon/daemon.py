@@ -7,6 +7,7 @@ the active ones get their time, what they stored is delivered, then the probes s
 import gc
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 
 import anyio
 import structlog
@@ -146,23 +147,37 @@ class Daemon:
     async def start(self) -> int:
         """Returns the port when the probes answer and the first slots have started. Raises ConfigError."""
         jobs = self._wiring.build_jobs(self._settings)
-        if self._store.is_prepared:
+        is_open = self._store.is_prepared
+        if is_open:
             await self._scheduler.load()
         http, tasks = self._settings.http, self._tasks
         port: int = await tasks.start(serve, create_app(self._web), http.host, http.port)
+        tasks.start_soon(refresh_secrets, self._clock, self._wiring.clients.credentials)
+        tasks.start_soon(recover_store, self._clock, self._store, self._forwarder)
+        await self._begin(jobs) if is_open else tasks.start_soon(self._begin_later, jobs)
+        _freeze_objects()
+        return port
+
+    async def _begin(self, jobs: Sequence[Job]) -> None:
+        """What needs the store, once its slots are loaded."""
+        tasks = self._tasks
         tasks.start_soon(self._forwarder.run)
         if self._settings.datadog.events:
             tasks.start_soon(self._notifier.run)
-        tasks.start_soon(refresh_secrets, self._clock, self._wiring.clients.credentials)
         tasks.start_soon(prune_store, self._clock, self._store, self._forwarder)
-        tasks.start_soon(recover_store, self._clock, self._store, self._forwarder)
-        if self._store.is_prepared:
-            await self._set_jobs(jobs)
-        tasks.start_soon(self._run_slots, jobs)
         if self._store.replicas:
             tasks.start_soon(Membership(self._store.replicas, self._scheduler, self._clock).run)
-        _freeze_objects()
-        return port
+        await self._set_jobs(jobs)
+        tasks.start_soon(self._run_slots)
+
+    async def _begin_later(self, jobs: Sequence[Job]) -> None:
+        """A shared store may be away at the start: the probes answer, and nothing else is done."""
+        with self._slots:
+            while not self._scheduler.is_loaded:
+                await self._clock.sleep(_STORE_PAUSE)
+                with suppress(Unavailable):
+                    await self._scheduler.load()
+            await self._begin(jobs)
 
     async def reload(self) -> None:
         """Takes over what can change in a running daemon; a wrong configuration changes nothing."""
@@ -249,15 +264,8 @@ class Daemon:
     async def _audit(self, action: str) -> None:
         await self._store.runs.audit(AuditEntry(self._clock.now(), action, _SIGNAL))
 
-    async def _run_slots(self, jobs: Sequence[Job]) -> None:
+    async def _run_slots(self) -> None:
         with self._slots:
-            while not self._scheduler.is_loaded:  # a shared store may be away at the start
-                try:
-                    await self._scheduler.load()
-                    await self._set_jobs(jobs)
-                except Unavailable as error:
-                    log.debug("no slot is claimed before the store answers", reason=str(error))
-                    await self._clock.sleep(_STORE_PAUSE)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._scheduler.run)
                 tasks.start_soon(self._heartbeat.run)

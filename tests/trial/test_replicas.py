@@ -1,0 +1,276 @@
+"""Three daemons on one PostgreSQL while processes die, stand still, and the server comes and goes.
+
+Minutes long, so ``make trial`` runs it, not ``make test``. What holds whatever happens: no slot completes twice, no two
+runs of a collector overlap, no value of a distribution arrives twice, and every sample on record arrived or is
+accounted for.
+"""
+
+import itertools
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from service.demo.intake import SimulatedDatadog
+from service.demo.stage import serve
+from service.domain.delivery import DeliveryStatus
+from service.domain.samples import Kind
+from service.store.chunks import unpack
+from tests.acceptance.program import KEY, wait_for
+from tests.postgres import Postgres, find_free_port, running_postgres
+
+pytestmark = [pytest.mark.trial, pytest.mark.timeout(240)]
+
+DEAD_AFTER = 2.0
+TAKEOVER = DEAD_AFTER + 5.0
+COLLECTORS = [f"c{number}" for number in range(8)]
+# A value that no other run has, so that one that arrives twice is seen.
+PROGRAM = """
+now=$(date +%s%N | cut -c5-)
+tags='"tags": {"collector": "'$0'"}'
+echo '[{"metric": "trial.value", "kind": "distribution", "value": '$now'},'
+echo '{"metric": "trial.gauge", "value": '$now', '$tags'},'
+echo '{"metric": "trial.runs", "kind": "count", "value": 1, '$tags'}]'
+sleep 0.3
+"""
+
+
+class Cluster:
+    """Three daemons that share ``server``; ``url``: how they reach it."""
+
+    def __init__(self, folder: Path, server: Postgres, intake: SimulatedDatadog, intake_url: str, url: str) -> None:
+        self.server = server
+        self.intake = intake
+        self._folder, self._url, self._intake_url = folder, url, intake_url
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._ports = {place: find_free_port() for place in range(3)}
+
+    def write_config(self, *, pooled: bool) -> None:
+        each = {"type": "exec", "schedule": "@every 2s"}
+        config = {
+            "collectors": {name: {**each, "command": ["/bin/sh", "-c", PROGRAM, name]} for name in COLLECTORS},
+            "http": {"host": "127.0.0.1"},
+            "store": {"dead_after": f"{DEAD_AFTER:g}s", "pooled": pooled, "keep_ended": 10_000, "keep_failed": 10_000},
+            "log": {"format": "json"},
+        }
+        (self._folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+    def start(self, place: int) -> None:
+        environ = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            "HOME": str(self._folder),
+            "HOSTNAME": f"pod-{place}",
+            "DD_URL": self._intake_url,
+            "DD_API_KEY": KEY,
+            "INFRA_HEALTH_STORE__URL": self._url,
+            "INFRA_HEALTH_HTTP__PORT": str(self._ports[place]),
+        }
+        with (self._folder / f"{place}.log").open("a") as log:
+            command = [sys.executable, "-m", "service"]
+            self._processes[place] = subprocess.Popen(command, cwd=self._folder, env=environ, stderr=log)
+
+    def wait_until_ready(self, place: int) -> None:
+        def is_ready() -> bool:
+            assert self._processes[place].poll() is None, self.log(place)[-3000:]
+            try:
+                return httpx.get(f"http://127.0.0.1:{self._ports[place]}/readyz", trust_env=False).is_success
+            except httpx.HTTPError:
+                return False
+
+        wait_for(is_ready)
+
+    def send(self, place: int, number: signal.Signals) -> None:
+        self._processes[place].send_signal(number)
+
+    def kill(self, place: int) -> None:
+        self._processes[place].kill()
+        self._processes[place].wait()
+
+    def end(self) -> None:
+        """All of them, as a roll-out ends them."""
+        for process in self._processes.values():
+            process.terminate()
+        for process in self._processes.values():
+            assert process.wait(timeout=60) == 0
+
+    def log(self, place: int) -> str:
+        return (self._folder / f"{place}.log").read_text()
+
+    def count_runs(self) -> int:
+        ((count,),) = self.server.execute("SELECT count(*) FROM runs WHERE outcome = 'Complete'")
+        return int(str(count))
+
+    def wait_for_more_runs(self, more: int = 8) -> float:
+        """Seconds until so many more runs are complete."""
+        before, start = self.count_runs(), time.monotonic()
+        wait_for(lambda: self.count_runs() >= before + more)
+        return time.monotonic() - start
+
+    def wait_until_quiet(self) -> None:
+        """Stops the schedule; then until no run is active and nothing is pending."""
+        for name in COLLECTORS:
+            self.server.execute(f"INSERT INTO pauses VALUES ('{name}', 0, '{{\"source\": \"trial\"}}')")
+        active = "SELECT 1 FROM runs WHERE outcome IS NULL"
+        left = "SELECT 1 FROM outbox WHERE status IN ('pending', 'sending')"
+        wait_for(lambda: not self.server.execute(f"{active} UNION ALL {left}"))
+
+    def check(self) -> None:
+        """What holds whatever happened."""
+        rows = self.server.execute("SELECT collector, slot, cause, outcome, started, ended FROM runs ORDER BY started")
+        of_slot: dict[object, list[tuple[object, object]]] = defaultdict(list)
+        of_collector: dict[object, list[tuple[int, int]]] = defaultdict(list)
+        for collector, slot, cause, outcome, started, ended in rows:
+            of_slot[collector, slot].append((cause, outcome))
+            of_collector[collector].append((int(str(started)), int(str(ended))))
+        for tries in of_slot.values():
+            assert len([cause for cause, _ in tries if cause != "retry"]) <= 1, tries
+            assert len([outcome for _, outcome in tries if outcome == "Complete"]) <= 1, tries
+        for spans in of_collector.values():
+            for (_, end), (start, _) in itertools.pairwise(spans):
+                # In microseconds; a claim may wait for the end of the run before it to be on record.
+                assert end <= start + 1_000_000, "two runs overlap"
+
+        received = Counter((point.metric, point.value) for point in self.intake.points if point.kind == "distribution")
+        # Of a series and second there is one gauge, the last.
+        gauges = {(point.at, *point.tags) for point in self.intake.points if point.metric == "trial.gauge"}
+        assert {count for _, count in received.items()} == {1}, "values of a distribution arrived twice"
+        seen = Counter[object]()
+        for kind, status, body in self.server.execute("SELECT kind, status, body FROM outbox WHERE run <> ''"):
+            for point in unpack(bytes(body)):  # type: ignore[call-overload]
+                seen[status] += 1
+                if status == DeliveryStatus.DELIVERED and kind == Kind.DISTRIBUTION:
+                    assert (point.metric, point.value) in received, "a value that is called delivered did not arrive"
+                elif point.metric == "trial.gauge":
+                    assert status == DeliveryStatus.DELIVERED
+                    assert (point.at, *point.tags) in gauges
+        assert seen.keys() <= {DeliveryStatus.DELIVERED, DeliveryStatus.UNKNOWN}, seen
+        assert seen[DeliveryStatus.DELIVERED] > 100
+        print(f"{len(rows)} runs, {len(received)} values of distributions, samples by status: {dict(seen)}")
+
+
+@contextmanager
+def cluster_on(server: Postgres, folder: Path, url: str = "", *, pooled: bool = False) -> Iterator[Cluster]:
+    intake = SimulatedDatadog(api_keys={KEY})
+    with serve(intake) as (intake_url,):
+        cluster = Cluster(folder, server, intake, intake_url, url or server.url)
+        cluster.write_config(pooled=pooled)
+        try:
+            for place in range(3):
+                cluster.start(place)
+            for place in range(3):
+                cluster.wait_until_ready(place)
+            cluster.wait_for_more_runs()
+            yield cluster
+            cluster.wait_until_quiet()
+            cluster.end()
+            cluster.check()
+        finally:
+            for process in cluster._processes.values():
+                if process.poll() is None:
+                    process.send_signal(signal.SIGCONT)
+                    process.kill()
+                    process.wait()
+
+
+@pytest.fixture
+def server() -> Iterator[Postgres]:
+    with running_postgres() as running:
+        yield running
+
+
+def test_processes_that_are_killed_every_two_seconds(server: Postgres, tmp_path: Path) -> None:
+    chance = random.Random(18)
+    with cluster_on(server, tmp_path) as cluster:
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            place = chance.randrange(3)
+            cluster.kill(place)
+            cluster.start(place)
+            time.sleep(2.0)
+        for place in range(3):
+            cluster.wait_until_ready(place)
+        # While others are well, one that is dead is known to be so before long.
+        cluster.kill(0)
+        killed, left = time.monotonic(), "SELECT 1 FROM replicas WHERE name = 'pod-0'"
+        wait_for(lambda: not server.execute(left))
+        took = time.monotonic() - killed
+        print(f"takeover after {took:.1f} s")
+        assert took < TAKEOVER
+        cluster.start(0)
+        cluster.wait_until_ready(0)
+
+
+def test_processes_that_stand_still(server: Postgres, tmp_path: Path) -> None:
+    chance = random.Random(81)
+    with cluster_on(server, tmp_path) as cluster:
+        for _ in range(8):
+            place = chance.randrange(3)
+            time.sleep(chance.uniform(0.1, 1.0))
+            cluster.send(place, signal.SIGSTOP)
+            time.sleep(chance.choice((0.5, DEAD_AFTER + 2)))
+            cluster.send(place, signal.SIGCONT)
+        cluster.wait_for_more_runs()
+
+
+def test_a_server_that_comes_and_goes(server: Postgres, tmp_path: Path) -> None:
+    """Stopped, frozen, read-only, and with all its connections cut."""
+    with cluster_on(server, tmp_path) as cluster:
+        server.stop()
+        time.sleep(5)
+        for place in range(3):
+            cluster.wait_until_ready(place)  # a database that is away takes no replica out of its service
+        server.start()
+        print(f"stopped: {cluster.wait_for_more_runs(1):.1f} s until a run is complete again")
+        with server.frozen():
+            time.sleep(15)
+        print(f"frozen: {cluster.wait_for_more_runs(1):.1f} s until a run is complete again")
+        read_only = "ALTER SYSTEM SET default_transaction_read_only = {}"
+        reload = "SELECT pg_reload_conf()"
+        cut = (
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename = 'test'"
+        )
+        server.execute(read_only.format("on"), reload)
+        time.sleep(5)
+        server.execute("SET default_transaction_read_only = off", read_only.format("off"), reload)
+        cluster.wait_for_more_runs(1)
+        for _ in range(5):
+            server.execute(cut)
+            time.sleep(0.5)
+        cluster.wait_for_more_runs(8)
+
+
+def test_behind_a_pool_of_transactions(server: Postgres, tmp_path: Path) -> None:
+    tool = shutil.which("pgbouncer")
+    if tool is None:
+        assert os.environ.get("CI") != "true", "no pgbouncer: apt-get install pgbouncer"
+        pytest.skip("no pgbouncer on this machine: apt-get install pgbouncer")
+    port = find_free_port()
+    settings = server.directory / "pgbouncer.ini"
+    server.directory.chmod(0o755)
+    settings.write_text(
+        f"[databases]\npostgres = host=127.0.0.1 port={server.port} user=test\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = any\npool_mode = transaction\n"
+        "max_client_conn = 200\ndefault_pool_size = 8\nunix_socket_dir =\n"
+    )
+    with subprocess.Popen([tool, "-q", str(settings)], user=server.user, stderr=subprocess.DEVNULL) as pool:
+        try:
+            url = f"postgresql://test@127.0.0.1:{port}/postgres"
+            with cluster_on(server, tmp_path, url, pooled=True) as cluster:
+                cluster.kill(0)
+                cluster.start(0)
+                cluster.wait_until_ready(0)
+                cluster.wait_for_more_runs(16)
+        finally:
+            pool.terminate()
