@@ -1,11 +1,11 @@
 """What boards and monitors show: from the configuration where a type knows its checks, else from the store."""
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from service.collectors.registry import expected_checks, load_type
+from service.collectors.registry import CollectorType, expected_checks, load_type
 from service.config.settings import CollectorSettings, Settings
 from service.domain import conditions, cron
 from service.domain.checks import CHECK_METRICS, Check
@@ -154,33 +154,17 @@ def _add_collector(
     sent: dict[str, Metric],
     every: timedelta,
 ) -> bool:
-    """Adds a collector to what was ``found``; whether it has checks: those that the settings ask for, of a type that
-    does not say which those that the store has. ``sent``: its metrics that the store has.
-    """
+    """Adds a collector to what was ``found``; whether it has checks. ``sent``: its metrics that the store has."""
     kind = load_type(settings.type)
     own: dict[str, Metric] = {each.name.rpartition(".")[2]: each for each in getattr(kind, "own_metrics", ())}
     quota = (own["quota_remaining"], own["quota_limit"]) if "quota_remaining" in own else None
     found.collectors.append(CollectorPanel(name, every, quota))
     # An outside type may name its metrics only once it is built.
     metrics = sent | {each.name: each for each in (kind.metrics if isinstance(kind.metrics, tuple) else ())}
-    groups: dict[tuple[str, ...], set[str]] = {}
-    for each in known:
-        place = tuple(each.tags[name] for name in CHECK_TAGS)
-        groups.setdefault(place, set()).update({"label", "repo"} & each.tags.keys())
-    places: Mapping[str, Mapping[str, str]] = getattr(kind, "check_tags", {})
-    wanted = [(name, condition, places[name]) for name, condition in expected_checks(kind, settings) if name in places]
-    measured = sorted((each for each in known if each.metric), key=lambda each: (each.metric, each.key))
-    has_repo = bool(wanted and ("repo" in settings.tags or getattr(settings, "repositories", None)))
-    panels = []
-    for metric, condition, place_tags in wanted or [(each.metric, each.condition, each.tags) for each in measured]:
-        tags = {tag: place_tags[tag] for tag in CHECK_TAGS}
-        title = f"{tags['task']} / {tags['check']}"
-        if not wanted:
-            title = f"{metric.rpartition('.')[2]} ({tags['workflow_name']})"
-        split = groups.get(tuple(tags.values()), set()) | ({"repo"} if has_repo else set())
-        panels.append(CheckPanel(title, metrics.get(metric, Metric(metric)), tags, condition, every, split))
-    there = {each.key: each for each in found.checks}
-    for panel in panels:
+    panels, there = [], {each.key: each for each in found.checks}
+    for metric, title, tags, condition, groups in _find_checks(kind, settings, known):
+        panel = CheckPanel(title, metrics.get(metric, Metric(metric)), tags, condition, every, groups)
+        panels.append(panel)
         there[panel.key] = panel.merge(there.get(panel.key, panel))
     found.checks = list(there.values())
     category = getattr(settings, "category", None) or next((panel.category for panel in panels), "")
@@ -189,3 +173,26 @@ def _add_collector(
     shown = (*(metrics[each] for each in sent), *(panel.metric for panel in panels), *own.values(), *distributions)
     found.metrics |= {each.name: each for each in shown}
     return bool(panels)
+
+
+def _find_checks(
+    kind: CollectorType, settings: CollectorSettings, known: Sequence[Check]
+) -> Iterator[tuple[str, str, dict[str, str], str, Set[str]]]:
+    """Metric, title, CHECK_TAGS, condition and groups of the checks that the settings ask for; of a type that does not
+    say which, of those that the store has."""
+    groups: dict[tuple[str, ...], set[str]] = {}
+    for each in known:
+        place = tuple(each.tags[name] for name in CHECK_TAGS)
+        groups.setdefault(place, set()).update({"label", "repo"} & each.tags.keys())
+    places: Mapping[str, dict[str, str]] = getattr(kind, "check_tags", {})
+    repo = {"repo"} if "repo" in settings.tags or getattr(settings, "repositories", None) else set()
+    expected = [(metric, condition) for metric, condition in expected_checks(kind, settings) if metric in places]
+    for metric, condition in expected:
+        tags = {name: places[metric][name] for name in CHECK_TAGS}
+        split = groups.get(tuple(tags.values()), set()) | repo
+        yield metric, f"{tags['task']} / {tags['check']}", tags, condition, split
+    for each in () if expected else sorted(known, key=lambda each: (each.metric, each.key)):
+        if each.metric:  # else it was never measured
+            tags = {name: each.tags[name] for name in CHECK_TAGS}
+            title = f"{each.metric.rpartition('.')[2]} ({tags['workflow_name']})"
+            yield each.metric, title, tags, each.condition, groups[tuple(tags.values())]

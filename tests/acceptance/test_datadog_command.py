@@ -38,10 +38,7 @@ def test_push_diff_and_delete_from_the_command_line(here: Place) -> None:
     second = here.run("datadog", "push")
     assert (second.returncode, second.stdout, datadog.writes) == (0, "", [])
 
-    share = here.run("datadog", "push", "tv", "--share").stdout
-    assert share.startswith("https://")
-    assert here.run("datadog", "push", "tv", "--share").stdout == share
-    assert len(datadog.shares) == 1
+    assert here.run("datadog", "push", "tv", "--share").stdout.startswith("https://")
 
     here.config["collectors"]["training"]["schedule"] = "30 */2 * * *"
     here.write_config()
