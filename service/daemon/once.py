@@ -12,10 +12,9 @@ from service.domain.delivery import DeliveryStatus
 from service.domain.errors import HealthError
 from service.domain.runs import Actor, Cause, CollectResult, Outcome, PartialFailure, Run, new_run_id
 from service.domain.samples import Metric, Sample
-from service.pipeline.clock import Clock
 from service.pipeline.enrich import prepare_samples
 from service.pipeline.job import Job
-from service.pipeline.runner import Runner, ask_collector
+from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Scheduler
 from service.store import Store
 
@@ -91,7 +90,7 @@ async def run_pass(
         if push:
             result = await _collect_and_deliver(jobs, settings, wiring, progress)
         else:
-            result = Pass(await collect_only(jobs, wiring.clock, progress))
+            result = Pass(await collect_only(jobs, wiring, progress))
         wiring.exit_code = report(replace(result, waiting=waiting))
     return wiring.exit_code
 
@@ -109,16 +108,16 @@ async def select_jobs(jobs: Iterable[Job], names: Sequence[str] | None) -> tuple
     return ready, waiting
 
 
-async def collect_only(jobs: Sequence[Job], clock: Clock, progress: Progress) -> list[CollectorPass]:
+async def collect_only(jobs: Sequence[Job], wiring: Wiring, progress: Progress) -> list[CollectorPass]:
     """Asks each collector once; keeps and sends nothing."""
-    done: dict[str, CollectorPass] = {}
+    clock, done = wiring.clock, dict[str, CollectorPass]()
+    runner = Runner(wiring.store, clock, wiring.attempts, on_stored=lambda: None)
 
     async def collect(job: Job) -> None:
         now, seconds = clock.now(), job.active_deadline.total_seconds()
         run = Run(new_run_id(job.name, now), job.name, Cause.ONCE, now, attempts=1)
         try:
-            with anyio.fail_after(seconds):
-                result = await ask_collector(job, now)
+            result = await runner.ask(job, Cause.ONCE, seconds)
         except (HealthError, TimeoutError) as error:
             reason = f"not done within {seconds:g} s" if isinstance(error, TimeoutError) else str(error)
             run = replace(run, ended=clock.now(), outcome=Outcome.FAILED, errors=(PartialFailure(reason),))

@@ -62,7 +62,7 @@ async def preview(
     async with open_wiring(settings, environ, writes=False) as wiring:
         store, clock = wiring.store, wiring.clock
         jobs, _ = await select_jobs(wiring.build_jobs(settings), names)
-        for job, done in zip(jobs, await collect_only(jobs, clock, progress), strict=True):
+        for job, done in zip(jobs, await collect_only(jobs, wiring, progress), strict=True):
             enriched = enrich(job, done.result, await store.runs.checks(job.name), clock.now())
             samples = [*enriched.samples, *enriched.series]
             before, stored = await _read_last_success(store, job.name)

@@ -183,7 +183,7 @@ class Runner:
         while True:
             handle.run = replace(handle.run, attempts=handle.run.attempts + 1)
             try:
-                result = await self._attempt(job, handle.run.cause, deadline - self._clock.monotonic())
+                result = await self.ask(job, handle.run.cause, deadline - self._clock.monotonic())
             except TimeoutError:
                 handle.fail(f"not done within {limit:g} s", Outcome.DEADLINE_EXCEEDED)
                 break
@@ -220,8 +220,8 @@ class Runner:
         """What a change's run could not measure, the next scheduled one will: it must not wait for a back-off."""
         return self._retry and run.cause is not Cause.WEBHOOK
 
-    async def _attempt(self, job: Job, cause: Cause, seconds: float) -> CollectResult:
-        """Raises TimeoutError when it is not done within ``seconds``, else what ``ask_collector`` raises."""
+    async def ask(self, job: Job, cause: Cause, seconds: float) -> CollectResult:
+        """One attempt. Raises TimeoutError when it takes more than ``seconds``, else what ``ask_collector`` raises."""
         # The deadline is told to the collector, too: a client asks how long it may still wait for a limit to open.
         scope, done = anyio.CancelScope(deadline=anyio.current_time() + seconds), anyio.Event()
         answers: list[CollectResult | HealthError] = []
