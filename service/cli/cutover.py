@@ -1,4 +1,4 @@
-"""Commands on the way from the CronJobs to the daemon: ``migrate``, ``compare``."""
+"""What moves between installations: ``migrate`` and ``compare`` from the CronJobs, ``backup``, ``flare``."""
 
 import itertools
 from collections import Counter
@@ -9,14 +9,25 @@ from typing import TYPE_CHECKING
 import click
 
 from service.cli import output as out
-from service.cli.options import Exit, Options, command, exit_with, message, read_input
-from service.domain.errors import ConfigError
+from service.cli.client import connect
+from service.cli.options import URL, Exit, Options, command, exit_with, message, read_input
+from service.domain.errors import ConfigError, HealthError
 
 if TYPE_CHECKING:
     from service.config.settings import Settings
     from service.cutover.compare import Difference, Value
 
 _COLOURS = {"unexplained": "red", "explained": "yellow", "same": "green"}
+
+# What a running daemon adds to a bundle: the file's name, and where it comes from.
+_FLARE_FILES = {
+    "daemon/version.json": "/version",
+    "daemon/readyz.json": "/readyz",
+    "daemon/collectors.json": "/api/v1/collectors",
+    "daemon/runs.json": "/api/v1/runs?limit=200",
+    "daemon/log.json": "/api/v1/log?limit=1000",
+    "daemon/metrics.txt": "/metrics",
+}
 
 
 @command(example="helmfile template | infra-health migrate - -o config.yaml")
@@ -143,3 +154,55 @@ async def _compare(
 
 def _escape_cell(text: str) -> str:
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())
+
+
+@command(example="infra-health backup state-backup.db")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+def backup(options: Options, file: Path) -> None:
+    """The state is the outbox, the runs and what the collectors keep.
+
+    To restore: stop the daemon and put FILE in place of state.db in the state directory, without a state.db-wal.
+    """
+    from service.store import Store
+
+    settings = options.open("warning").settings
+
+    async def copy() -> None:
+        store = await Store.open_reading(settings.state_dir, settings.store)
+        try:
+            await store.backup(file)
+        finally:
+            await store.close()
+
+    options.run(copy)
+    size = file.stat().st_size
+    text = f"{settings.state_dir} is backed up to {file} ({size:,} bytes)"
+    options.show({"file": str(file), "bytes": size}, lambda: click.echo(text))
+
+
+@command(example="infra-health flare support.zip")
+@URL
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+def flare(options: Options, url: str, file: Path) -> None:
+    """FILE (.tar.gz or .zip) holds settings, state, last runs, recent log, versions.
+
+    A running daemon adds what it knows; without one the state directory has to do.
+    """
+    from service.daemon.support import SUFFIXES, read_local_files, write_bundle
+
+    if not file.name.endswith(SUFFIXES):
+        raise click.UsageError(f"FILE ends in {' or '.join(SUFFIXES)}, not {file.name!r}")
+    loaded = options.open("error")
+    with out.show_progress(quiet=options.quiet) as progress:
+        progress("looking at the settings and the state directory")
+        files = options.run(read_local_files, loaded, options.environ())
+        progress(f"asking the daemon at {url}")
+        try:
+            with connect(url) as daemon:
+                files |= {name: daemon.http.get(address).text for name, address in _FLARE_FILES.items()}
+        except HealthError as error:
+            files["daemon/none.txt"] = f"{error}\n"
+            message(f"The daemon adds nothing: {error}", "yellow")
+    write_bundle(file, files)
+    text = f"{file}: {len(files)} files. Secrets are masked; look into it before you send it."
+    options.show({"file": str(file), "contents": sorted(files)}, lambda: click.echo(text))

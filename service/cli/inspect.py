@@ -76,7 +76,8 @@ def check(options: Options, resolved: bool) -> None:
         _print_section("collectors and their next runs", map(_format_schedule, collectors))
         for name, count in looks.items():
             click.echo(f"  {name} watches: {count} looks an hour, each of which may cost a point of GitHub's quota")
-        click.echo(f"\nseries: {series}")
+        click.echo()
+        out.print_wrapped("series: ", str(series))
         for metric in series.metrics if resolved else ():
             click.echo(f"  {metric}")
         _print_section("secrets", map(_format_secret, secrets))

@@ -42,8 +42,8 @@ _GROUPS: Mapping[str, Mapping[str, str]] = {
     "Move": {
         "cutover.migrate": "Turns CronJobs into config.yaml stanzas.",
         "cutover.compare": "Lines up what the CronJobs sent with what the daemon measured.",
-        "operate.backup": "Copies the state to a file, also while a daemon uses it.",
-        "operate.flare": "Writes a support bundle with secrets masked.",
+        "cutover.backup": "Copies the state to a file, also while a daemon uses it.",
+        "cutover.flare": "Writes a support bundle with secrets masked.",
     },
 }
 _COMMANDS = {place.partition(".")[2]: (place, does) for group in _GROUPS.values() for place, does in group.items()}

@@ -1,17 +1,15 @@
-"""Commands of whoever operates a daemon: status, trigger, pause, resume, cancel, backup, flare."""
+"""Commands of whoever operates a daemon: status, trigger, pause, resume, cancel."""
 
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import click
 
 from service.cli import output as out
-from service.cli.client import Daemon, connect, read_answer
+from service.cli.client import Daemon, read_answer
 from service.cli.options import (
-    URL,
     WATCH,
     Command,
     Exit,
@@ -21,22 +19,12 @@ from service.cli.options import (
     exit_with,
     message,
 )
-from service.domain.errors import HealthError, Rejected
+from service.domain.errors import Rejected
 
 _REASON = click.option("--reason", help="Kept in the audit log.")
 _SUCCESSES = ("Complete", "Partial")
 _WAIT = 300
 _POLL_INTERVAL = 0.5
-
-# What a running daemon adds to a bundle: the file's name, and where it comes from.
-_FLARE_FILES = {
-    "daemon/version.json": "/version",
-    "daemon/readyz.json": "/readyz",
-    "daemon/collectors.json": "/api/v1/collectors",
-    "daemon/runs.json": "/api/v1/runs?limit=200",
-    "daemon/log.json": "/api/v1/log?limit=1000",
-    "daemon/metrics.txt": "/metrics",
-}
 
 
 @command(asks_daemon=True, example="infra-health status --watch")
@@ -284,55 +272,3 @@ def cancel(options: Options, daemon: Daemon, run: str, reason: str | None) -> No
     """Its outcome is Cancelled. `infra-health runs` lists the ids."""
     answer = read_answer(daemon.post("runs", run, "cancel", reason=reason))
     options.show(answer, lambda: click.echo(f"{run}: is being cancelled"))
-
-
-@command(example="infra-health backup state-backup.db")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-def backup(options: Options, file: Path) -> None:
-    """The state is the outbox, the runs and what the collectors keep.
-
-    To restore: stop the daemon and put FILE in place of state.db in the state directory, without a state.db-wal.
-    """
-    from service.store import Store
-
-    settings = options.open("warning").settings
-
-    async def copy() -> None:
-        store = await Store.open_reading(settings.state_dir, settings.store)
-        try:
-            await store.backup(file)
-        finally:
-            await store.close()
-
-    options.run(copy)
-    size = file.stat().st_size
-    text = f"{settings.state_dir} is backed up to {file} ({size:,} bytes)"
-    options.show({"file": str(file), "bytes": size}, lambda: click.echo(text))
-
-
-@command(example="infra-health flare support.zip")
-@URL
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-def flare(options: Options, url: str, file: Path) -> None:
-    """FILE (.tar.gz or .zip) holds settings, state, last runs, recent log, versions.
-
-    A running daemon adds what it knows; without one the state directory has to do.
-    """
-    from service.daemon.support import SUFFIXES, read_local_files, write_bundle
-
-    if not file.name.endswith(SUFFIXES):
-        raise click.UsageError(f"FILE ends in {' or '.join(SUFFIXES)}, not {file.name!r}")
-    loaded = options.open("error")
-    with out.show_progress(quiet=options.quiet) as progress:
-        progress("looking at the settings and the state directory")
-        files = options.run(read_local_files, loaded, options.environ())
-        progress(f"asking the daemon at {url}")
-        try:
-            with connect(url) as daemon:
-                files |= {name: daemon.http.get(address).text for name, address in _FLARE_FILES.items()}
-        except HealthError as error:
-            files["daemon/none.txt"] = f"{error}\n"
-            message(f"The daemon adds nothing: {error}", "yellow")
-    write_bundle(file, files)
-    text = f"{file}: {len(files)} files. Secrets are masked; look into it before you send it."
-    options.show({"file": str(file), "contents": sorted(files)}, lambda: click.echo(text))

@@ -1,7 +1,7 @@
 """``schedule``: when a collector, or an expression that one thinks of, fires next."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -62,7 +62,9 @@ def schedule(options: Options, what: str | None, time_zone: str | None, at: date
         if what and (what.startswith("@") or len(what.split()) > 1):
             plans = [_Plan(None, cron.parse(what), zone or ZoneInfo("UTC"))]
         else:
-            plans = _plan_collectors(options, what, zone)
+            settings = options.open("warning").settings
+            refuse_unknown(settings, [what] if what else ())
+            plans = options.run(_plan_collectors, settings, what, zone)
     except ValueError as error:  # a CronError is one
         raise click.BadParameter(str(error)) from error
     results = [_describe_plan(plan, at if at.tzinfo else at.replace(tzinfo=plan.time_zone), count) for plan in plans]
@@ -78,33 +80,23 @@ def find_fires(schedule: cron.Schedule, zone: ZoneInfo, after: datetime, count: 
     return fires
 
 
-def _plan_collectors(options: Options, name: str | None, zone: ZoneInfo | None) -> list[_Plan]:
-    settings = options.open("warning").settings
-    refuse_unknown(settings, [name] if name else ())
-    plans = [
-        _Plan(key, cron.parse(each.schedule), zone or each.time_zone, each.concurrency_policy.value)
-        for key, each in settings.collectors.items()
-        if name in (None, key)
-    ]
-    return options.run(_add_history, plans, settings)
-
-
-async def _add_history(plans: list[_Plan], settings: "Settings") -> list[_Plan]:
+async def _plan_collectors(settings: "Settings", name: str | None, zone: ZoneInfo | None) -> list[_Plan]:
     from statistics import median
 
     from service.domain.runs import Mode
 
-    found = []
+    plans = []
     async with read_store(settings) as store:
-        if store is None:
-            return plans
-        slots = await store.runs.slots(Mode.LIVE)
-        for plan in plans:
-            runs = await store.runs.list(plan.collector, limit=_RECENT_RUNS)
+        slots = await store.runs.slots(Mode.LIVE) if store else {}
+        for key, each in settings.collectors.items():
+            if name not in (None, key):
+                continue
+            runs = await store.runs.list(key, limit=_RECENT_RUNS) if store else []
             seconds = [run.seconds for run in runs if run.seconds is not None and run.outcome and run.outcome.succeeded]
             usual = timedelta(seconds=median(seconds)) if seconds else None
-            found.append(replace(plan, last_slot=slots.get(plan.collector or ""), usual=usual))
-    return found
+            policy, found = each.concurrency_policy.value, cron.parse(each.schedule)
+            plans.append(_Plan(key, found, zone or each.time_zone, policy, slots.get(key), usual))
+    return plans
 
 
 def _describe_plan(plan: _Plan, after: datetime, count: int) -> dict[str, Any]:
