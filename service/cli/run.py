@@ -52,6 +52,7 @@ def _run_daemon(options: Options) -> int:
     def announce(url: str) -> None:
         if options.stage:
             message(f"\n  The status page: {url}\n  Ctrl-C ends the demo.\n", bold=True)
+            options.stage.deliver_to(url)
 
     return options.run(run, lambda: options.load(overrides), loaded, options.environ(), announce)
 

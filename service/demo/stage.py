@@ -4,13 +4,13 @@ import json
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import uvicorn
 import yaml
@@ -22,18 +22,23 @@ from service.demo.intake import SimulatedDatadog
 _API_KEY = "demo-key-for-the-local-intake"
 _APP_KEY = "demo-application-key-for-it"
 _TOKEN = "demo-token-for-the-local-replay"  # noqa: S105 - opens nothing
+_WEBHOOK_SECRET = "demo-secret-of-the-local-webhook"  # noqa: S105 - opens nothing
 _MEASURED_AGO = timedelta(minutes=5)
 _DATA = resources.files("service.demo") / "data"
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What the daemon is given. ``environ`` stands in front of the process's own."""
+    """What the daemon is given. ``environ`` stands in front of the process's own.
+
+    ``deliver_to``: from now on GitHub tells the daemon at this address, now and then, of a run that ended.
+    """
 
     config: Path
     environ: dict[str, str]
     datadog: SimulatedDatadog
     state_dir: Path
+    deliver_to: Callable[[str], None]
 
 
 @contextmanager
@@ -43,14 +48,16 @@ def stage() -> Iterator[Stage]:
     Everything is written below one temporary directory, which goes at the end. Raises OSError.
     """
     from service.demo.recording import create_app
+    from service.demo.webhook import deliver_runs
 
     now = datetime.now(UTC)
-    datadog = SimulatedDatadog(api_keys={_API_KEY})
+    github, datadog = create_app(), SimulatedDatadog(api_keys={_API_KEY})
     datadog.app_keys = {_APP_KEY}
     datadog.has_all_metrics = True  # `datadog push` is a process, and so a stage, of its own
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="infra-health-demo-")))
-        github_url, intake_url = stack.enter_context(serve(create_app(), datadog))
+        github_url, intake_url = stack.enter_context(serve(github, datadog))
+        stack.callback((end := Event()).set)
         environ = {
             "DD_API_KEY": _API_KEY,
             "DD_APP_KEY": _APP_KEY,
@@ -58,9 +65,15 @@ def stage() -> Iterator[Stage]:
             "DD_URL": intake_url,
             "GITHUB_API_URL": github_url,
             "GITHUB_TOKEN": _TOKEN,
+            "GITHUB_WEBHOOK_SECRET": _WEBHOOK_SECRET,
         }
+        repository = next(iter(github.repositories.values()))
+
+        def deliver_to(url: str) -> None:
+            Thread(target=deliver_runs, args=(repository, url, _WEBHOOK_SECRET, end), daemon=True).start()
+
         state_dir = folder / "state"
-        yield Stage(_write_config(folder, state_dir, now), environ, datadog, state_dir)
+        yield Stage(_write_config(folder, state_dir, now), environ, datadog, state_dir, deliver_to)
 
 
 @contextmanager
