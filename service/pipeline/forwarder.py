@@ -9,9 +9,11 @@ no answer              the same; but the values of a distribution would add up, 
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -112,6 +114,8 @@ class Forwarder:
         self._sender = anyio.Lock()
         self._threads = anyio.CapacityLimiter(1)  # hanging collectors in all of the common threads must not stop this
         self._not_before = 0.0  # monotonic; the intake asked for this pause
+        # What the store has to be told of the chunks that were claimed last, before any other is: it may be away.
+        self._owed: Callable[[], Awaitable[None]] | None = None
         self._refused = 0  # requests since the last pause
         self._strikes = 0  # requests in a row that were answered with 5xx
         self._dropped: Counter[str] = Counter()  # points that no line has told of, by metric and reason
@@ -174,7 +178,11 @@ class Forwarder:
                 while pause == 0.0:
                     # A cancellation comes through while an answer is waited for, and only then: no chunk stays claimed.
                     with anyio.CancelScope(shield=True) as scope:
+                        if self._owed:
+                            await self._owed()
+                        self._owed = None
                         pause = await self._forward(scope)
+                        self._owed = None
             except Unavailable as error:  # of the store
                 pause = self._back_off(error)
             finally:
@@ -195,6 +203,7 @@ class Forwarder:
         claimed = await self._outbox.claim(self._clock.now(), MAX_BYTES, 1 if self.state.outage else MAX_POINTS)
         if not claimed:
             return (pending.next_retry - self._clock.now()).total_seconds() if pending.next_retry else _PAUSE
+        self._owed = partial(self._outbox.release, claimed)
         if claimed[0].mode is Mode.SHADOW and (self.state.is_withheld or self._prefix is None):
             await self._outbox.settle(claimed, DeliveryStatus.THROTTLED, "shadow mode: nothing is sent")
             return 0.0
@@ -272,7 +281,7 @@ class Forwarder:
             await self._give_back(sent, "the daemon ended before the answer came")
             raise
         except Unauthorized as error:
-            await self._outbox.release(sent)
+            await self._tell(self._outbox.release, sent)
             return self._back_off(error)
         except Rejected as refusal:
             return await self._refuse(sent, str(refusal))
@@ -281,27 +290,32 @@ class Forwarder:
             if error.ambiguous:
                 await self._give_back(sent, str(error))
             elif not self._strikes or self._strikes % _PATIENCE:
-                await self._outbox.release(sent)
+                await self._tell(self._outbox.release, sent)
             elif _is_single(sent):
-                await self._outbox.release(sent, self._clock.now() + _ASIDE)
+                await self._tell(self._outbox.release, sent, self._clock.now() + _ASIDE)
             else:
-                await self._outbox.refuse(sent)
+                await self._tell(self._outbox.refuse, sent)
             return self._back_off(error)
-        await self._outbox.settle(sent, DeliveryStatus.DELIVERED)
         self.count(DeliveryStatus.DELIVERED, payload.samples)
         self.state.pending = max(0, self.state.pending - payload.samples)
         self.state.last_accepted_at = self._clock.now()
         self.state.outage, self._strikes = None, 0
+        await self._tell(self._outbox.settle, sent, DeliveryStatus.DELIVERED)
         return 0.0
+
+    async def _tell(self, change: Callable[..., Awaitable[None]], *facts: Any) -> None:
+        """Tells the store what became of chunks, again and again where it is away. A repeat changes nothing."""
+        self._owed = partial(change, *facts)
+        await self._owed()
 
     async def _give_back(self, chunks: Sequence[Chunk], reason: str) -> None:
         """No answer came: gauges and counts are pending again; a distribution may have been taken, so it is not."""
         if chunks[0].kind is not Kind.DISTRIBUTION:
-            await self._outbox.release(chunks)
+            await self._tell(self._outbox.release, chunks)
             return
-        await self._outbox.settle(chunks, DeliveryStatus.UNKNOWN, reason)
         self.count(DeliveryStatus.UNKNOWN, count_points(chunks))
         self._dropped["distributions that were sent without an answer"] += count_points(chunks)
+        await self._tell(self._outbox.settle, chunks, DeliveryStatus.UNKNOWN, reason)
 
     async def _refuse(self, chunks: Sequence[Chunk], reason: str) -> float:
         """The next requests find out which points are to blame: in smaller parts, down to a single one."""
@@ -310,7 +324,7 @@ class Forwarder:
             await self._drop(chunks[0], [0], DeliveryStatus.REJECTED, reason)
             self.state.outage = None  # the intake answers, and its answer was about this point
         else:
-            await self._outbox.refuse(chunks)
+            await self._tell(self._outbox.refuse, chunks)
         return 0.0
 
     def _back_off(self, error: Unavailable | Unauthorized) -> float:

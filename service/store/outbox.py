@@ -36,7 +36,7 @@ _CLAIMABLE = (
 _MARK = (
     outbox.update()
     .where(outbox.c.id.in_(bindparam("ids", expanding=True)), outbox.c.status == _PENDING, _IS_OURS)
-    .values(status=_SENDING)
+    .values(status=_SENDING, retry_at=None)
     .returning(outbox)
 )
 _SUM_PENDING = sa.select(
@@ -230,7 +230,8 @@ class Outbox:
         packed = await self._database.compute(lambda: (pack(kept), pack(moved)))
 
         def work(connection: sa.Connection) -> None:
-            change = outbox.update().where(outbox.c.id == chunk.id, _IS_DUE).values(packed[0] | kept_values)
+            is_whole = outbox.c.samples == len(chunk.points)  # else a repeat would move the others once more
+            change = outbox.update().where(outbox.c.id == chunk.id, _IS_DUE, is_whole).values(packed[0] | kept_values)
             for row in connection.execute(change.returning(outbox)).mappings().all():
                 own = {"first": row["first"] + len(kept), **packed[1], **moved_values}
                 copied = {name: value for name, value in row.items() if name != "id"}

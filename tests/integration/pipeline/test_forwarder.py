@@ -1,6 +1,6 @@
 """From the outbox to the intake: the real store, real HTTP, and each answer that the intake may give."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from math import log2
@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from service.config.secrets import Secret
-from service.domain.delivery import DeliveryStatus
+from service.domain.delivery import Chunk, DeliveryStatus
 from service.domain.errors import Unavailable
 from service.domain.runs import Mode
 from service.domain.samples import Kind
@@ -268,7 +268,7 @@ async def test_a_flush_beside_the_running_forwarder_sends_nothing_twice(tmp_path
         assert len(sent) == len(set(sent)) == 1_000
 
 
-@pytest.mark.parametrize("method", ["claim", "pending"])
+@pytest.mark.parametrize("method", ["claim", "pending", "settle"])
 async def test_a_store_that_is_away_is_waited_for(tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     left, original = [1, 2, 3], getattr(Outbox, method)
 
@@ -284,6 +284,33 @@ async def test_a_store_that_is_away_is_waited_for(tmp_path: Path, method: str, m
         assert await it.forwarder.flush(SOON)
         assert await it.statuses() == {DELIVERED: 2, EXPIRED: 2}
         assert it.clock.slept == [2, 4, 8]
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+@pytest.mark.parametrize(("method", "answer"), [("settle", None), ("refuse", 413), ("release", 429)])
+async def test_a_store_that_goes_away_while_an_answer_is_due_is_told_of_it_later(
+    tmp_path: Path, method: str, answer: int | None, is_written: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is sent twice, nothing is stuck. ``is_written``: it was the store's answer alone that got lost."""
+    left, original = [1, 2], getattr(Outbox, method)
+
+    async def fail(self: Outbox, chunks: Sequence[Chunk], *facts: object) -> None:
+        if chunks and left:
+            left.pop()
+            if is_written:
+                await original(self, chunks, *facts)
+            raise Unavailable("the server is away")
+        await original(self, chunks, *facts)
+
+    monkeypatch.setattr(Outbox, method, fail)
+    async with forwarding(tmp_path) as it:
+        run = await it.add(*samples(10, Kind.DISTRIBUTION))
+        answers = iter([refusal(answer)] if answer else [])
+        it.answer(lambda metrics: next(answers, None))
+        assert await it.forwarder.flush(SOON)
+        assert (await it.statuses(), it.datadog.accepted) == ({DELIVERED: 10}, 10)
+        assert (await it.store.outbox.samples(run.id))[1] == 10
+        assert len(it.bodies) == {None: 1, 413: 3, 429: 2}[answer]
 
 
 async def test_a_point_that_is_answered_with_5xx_each_time_holds_up_no_other(tmp_path: Path) -> None:
