@@ -167,7 +167,7 @@ def _add_cronjob(item: dict[str, Any], result: Migration) -> Environment:
     if "active_deadline" not in values:
         notes.append("no activeDeadlineSeconds: here a run is ended after 5m")
     for path, part in {**parts, "pod": pod, "pod.annotations": annotations, "container": container}.items():
-        left = {key: value for key, value in part.items() if value and not _NOT_TOLD.fullmatch(key)}
+        left = {key: value for key, value in part.items() if value and not _NOT_TOLD.fullmatch(str(key))}
         notes += [f"not carried over: {path}.{key}: {_flow(value)}" for key, value in left.items()]
     stanzas: dict[str, Mapping[str, Any]] = {name: _REPLACED.get(name, {"type": name}) for name in names}
     for name, own in (stanzas or {cronjob: _to_program(command, environment, notes)}).items():
@@ -187,7 +187,7 @@ def _add_pod(pod: dict[str, Any], container: dict[str, Any], labels: Mapping[str
         if account != first:
             result.notes.append(f"a pod has one account, {first}, not {account}, too")
     for name, text in labels.items():
-        if not _NOT_TOLD.fullmatch(name):
+        if not _NOT_TOLD.fullmatch(str(name)):
             result.values.setdefault("podLabels", {}).setdefault(name, str(text))
 
 

@@ -134,6 +134,7 @@ def test_a_command_that_is_no_collector_of_ours_is_a_live_stanza_with_a_comment_
     tmp_path: Path, program: str
 ) -> None:
     job = cronjob("GPU.probes", program, "$(ZONE)", env={"ZONE": "1e3", "API_TOKEN": "0123456789", "DD_SERVICE": "gpu"})
+    job["metadata"]["labels"] = {1: "a number is a key, too"}
     answer = migrate("-", "-o", tmp_path / "config.yaml", stdin=yaml.safe_dump(job))
     assert answer.exit_code == 0, answer.output
     text = (tmp_path / "config.yaml").read_text()
