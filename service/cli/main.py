@@ -61,7 +61,8 @@ class LazyCommands(click.Group):
         place, does = _COMMANDS[cmd_name]
         members = vars(import_module(f"service.cli.{place.partition('.')[0]}")).values()
         command = next(each for each in members if isinstance(each, click.Command) and each.name == cmd_name)
-        command.help = f"{does}\n\n{command.help}"
+        if not (command.help or "").startswith(does):  # a completion asks several times
+            command.help = f"{does}\n\n{command.help}"
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
