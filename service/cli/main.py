@@ -43,6 +43,7 @@ _GROUPS: Mapping[str, Mapping[str, str]] = {
         "cutover.migrate": "Turns CronJobs into config.yaml stanzas.",
         "cutover.compare": "Lines up what the CronJobs sent with what the daemon measured.",
         "cutover.backup": "Copies the state to a file, also while a daemon uses it.",
+        "store.store": "Copies the state to a PostgreSQL that replicas share.",
         "cutover.flare": "Writes a support bundle with secrets masked.",
     },
 }
