@@ -44,7 +44,7 @@ def status(options: Options, daemon: Daemon, probe: bool, slots: bool, exit_code
             click.echo(f"{each['name']} {(each['last_slot'] or 'none').replace('+00:00', 'Z')}")
         return
     state = daemon.get("state")
-    found = {name: state[name] for name in ("checks", "delivery", "quota", "webhooks", "mode")}
+    found = {name: state[name] for name in ("checks", "delivery", "quota", "webhooks", "replicas", "mode")}
     found |= {name: daemon.http.get(f"/{path}").json() for name, path in (("version", "version"), ("ready", "readyz"))}
     found["collectors"] = collectors
     options.show(found, lambda: _print_status(**found))
@@ -57,6 +57,7 @@ def _print_status(
     delivery: dict[str, Any],
     quota: Sequence[dict[str, Any]],
     webhooks: dict[str, Any] | None,
+    replicas: Sequence[dict[str, Any]],
     mode: str,
     version: dict[str, str],
     ready: dict[str, Any],
@@ -79,6 +80,9 @@ def _print_status(
         click.echo(f"{last}, {webhooks['today']:,} today, {webhooks['missed_today']:,} missed")
         if webhooks["hint"]:
             message(webhooks["hint"], "yellow")
+    for each in replicas:
+        what = f"{each['active']} active runs, {each['pending']:,} points pending"
+        click.echo(f"replica {each['id']} {each['version']}: last beat {out.format_age(each['beat'])}, {what}")
     up = f"up since {out.format_time(version['started'])}"
     click.echo(f"{version['name']} {version['version']}, env {version['env']}, mode {mode}, {up}\n")
     rows = [_describe_collector(each) for each in sorted(collectors, key=_is_retrying, reverse=True)]

@@ -59,7 +59,7 @@ class Beat:
 
 
 class Replicas:
-    """A part of the Store. ``id``: this process's, random at each start; empty until ``join``.
+    """A part of the Store. ``id``: this process's, another one at each start; empty until ``join``.
 
     ``name``: of the pod, for people. Each method raises Unavailable.
     """
@@ -81,7 +81,7 @@ class Replicas:
 
     async def join(self) -> None:
         """From here on this process is one of the replicas."""
-        id_ = secrets.token_hex(6)
+        id_ = f"{self.name}-{secrets.token_hex(3)}"
         facts = {"id": id_, "name": self.name, "version": self._version, "started": database_now()}
         await self._database.execute(replicas.insert().values(**facts, seen=database_now()))
         self.id = id_

@@ -16,6 +16,7 @@ from service.domain.errors import Unavailable, UnknownCollector
 from service.domain.runs import Mode, Run
 from service.github.rate_limit import Quota
 from service.pipeline.job import Job
+from service.store import Replica
 from service.web.context import OVERVIEW, AppContext, KnownChecks
 from service.web.schemas import (
     CheckCounts,
@@ -29,6 +30,7 @@ from service.web.schemas import (
     NextRun,
     PauseView,
     QuotaView,
+    ReplicaView,
     RunView,
     State,
     WebhookView,
@@ -60,12 +62,13 @@ async def read_overview(context: AppContext) -> Overview:
     async def read() -> Overview:
         jobs = dict(context.scheduler.jobs)
         facts = await _read_facts(context)
+        replicas = await context.store.replicas.list() if context.store.replicas else []
         checks = await _read_all_checks(context, jobs)
         warnings = [check for check in (await check_readiness(context)).checks if check.status != "ok"]
 
         def work() -> Overview:
             collectors = {name: _view(context, job, facts) for name, job in jobs.items()}
-            return Overview(_sum_up(context, facts, collectors, checks, warnings), collectors, checks)
+            return Overview(_sum_up(context, facts, collectors, checks, replicas, warnings), collectors, checks)
 
         # Of a thousand collectors it takes longer than the loop may stand still.
         return await anyio.to_thread.run_sync(work, limiter=context.threads)
@@ -190,6 +193,8 @@ async def _read_facts(context: AppContext, name: str | None = None) -> _Facts:
         active[run.collector].append(run.id)
         if run.collector in latest and latest[run.collector].id == run.id:
             latest[run.collector] = run  # what it has come to is not on record before its end
+    for run in context.scheduler.elsewhere:
+        active[run.collector].append(run.id)
     return _Facts(latest, delivery, successes, failures, active)
 
 
@@ -245,6 +250,7 @@ def _sum_up(
     facts: _Facts,
     collectors: Mapping[str, CollectorView],
     checks: Mapping[str, Sequence[CheckView]],
+    replicas: Sequence[Replica],
     warnings: Sequence[HealthCheck],
 ) -> State:
     views, statuses = collectors.values(), Counter(check.status for each in checks.values() for check in each)
@@ -272,12 +278,14 @@ def _sum_up(
         ),
         quota=[_forecast(*each, context.clock.now()) for each in context.github.quota.items()],
         webhooks=_view_webhooks(context) if context.webhook_secret.is_set else None,
+        replicas=[ReplicaView.model_validate(each) for each in replicas],
         warnings=warnings,
     )
     # Not with the clock, nor with how far a quota has run down and how much was delivered.
-    volatile = {"now", "quota", "webhooks"}
+    volatile = {"now", "quota", "webhooks", "replicas"}
     shown = [state.model_dump_json(exclude=volatile), *(each.resource for each in state.quota if each.empty_at)]
     shown += [f"{each.name} {each.paused} {each.schedule} {each.last_run and each.last_run.id}" for each in views]
+    shown += [each.id for each in replicas]
     shown += [f"{name} {count}" for name, count in context.changes.items()]
     revision = blake2b("\0".join(shown).encode(errors="replace"), digest_size=8).hexdigest()
     return state.model_copy(update={"revision": revision})

@@ -107,7 +107,8 @@ class Health(View):
 
 
 class RunView(View):
-    """One run. ``scheduled_at``: None when nobody scheduled it; ``ended``: None while it is active.
+    """One run. ``scheduled_at``: None when nobody scheduled it; ``ended``: None while it is active; ``replica``: that
+    carries it out, empty where there is only one.
 
     ``delivery``: how many of its points are where on their way.
     """
@@ -119,6 +120,7 @@ class RunView(View):
     scheduled_at: Instant | None = Field(None, validation_alias="slot")
     started: Instant
     ended: Instant | None = None
+    replica: str = Field("", validation_alias="owner")
     attempts: int = 0
     outcome: Annotated[str, BeforeValidator(lambda outcome: outcome or RUNNING)] = RUNNING
     errors: tuple[Annotated[str, BeforeValidator(str)], ...] = ()
@@ -339,6 +341,20 @@ class WebhookView(View):
     hint: str | None = None
 
 
+class ReplicaView(View):
+    """One of the processes that share a store. ``beat``: when it last showed that it lives; ``active``: its runs;
+    ``pending``: points that it is to send.
+    """
+
+    id: str
+    name: str
+    version: str
+    started: Instant
+    beat: Instant = Field(validation_alias="seen")
+    active: int
+    pending: int
+
+
 class CollectorCounts(View):
     total: int
     failing: int
@@ -363,7 +379,8 @@ class NextRun(View):
 
 class State(View):
     """The daemon at a glance. ``revision`` changes when anything does that the pages show; ``active``: runs under way
-    (the first twenty); ``warnings``: what /readyz warns of; ``webhooks``: None while there is no secret for them.
+    (the first twenty); ``warnings``: what /readyz warns of; ``webhooks``: None while there is no secret for them;
+    ``replicas``: those of a shared store, none where the store is the daemon's own.
     """
 
     now: Instant
@@ -376,6 +393,7 @@ class State(View):
     delivery: DeliveryView
     quota: Sequence[QuotaView]
     webhooks: WebhookView | None = None
+    replicas: Sequence[ReplicaView] = ()
     warnings: Sequence[HealthCheck]
 
 
