@@ -38,6 +38,7 @@ from service.web.schemas import (
 
 _BEAT_LOST = 15.0  # seconds without a sign of life of the scheduler, which gives one every second
 _MAX_ACTIVE = 20
+_SHARED_LIFE = timedelta(seconds=15)  # of checks that were read from a store that replicas share
 _SILENCE = timedelta(days=1)  # of GitHub's webhook
 
 
@@ -95,6 +96,8 @@ async def _read_all_checks(context: AppContext, jobs: Mapping[str, Job]) -> dict
         for name, job in behind.items():
             views = _judge(context, job, found.get(name, ()))
             ends = [view.measured_at + job.max_age for view in views if view.measured_at]
+            # Another replica's runs by webhook are told by nobody here.
+            ends += [now + _SHARED_LIFE] if context.settings.store.url else []
             until = min((end for end in ends if end >= now), default=datetime.max.replace(tzinfo=UTC))
             known[name] = KnownChecks(job, cycles.get(name), changes[name], until, views)
 
