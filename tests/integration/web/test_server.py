@@ -33,6 +33,11 @@ def test_a_port_out_of_range_is_a_configuration_error(port: int) -> None:
         bind("127.0.0.1", port)
 
 
+def test_an_answer_in_two_parts_does_not_wait_for_the_client() -> None:
+    with bind("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP, "asyncio leaves Nagle's delay on for any other"
+
+
 def test_a_star_serves_both_families_on_one_socket() -> None:
     with bind("*", 0) as listener:
         for caller in ("127.0.0.1", "::1"):
