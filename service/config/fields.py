@@ -120,12 +120,16 @@ def check_site(text: str) -> str:
     return text.lower()
 
 
+def check_quotes(secret: SecretStr) -> SecretStr:
+    if is_quoted(secret.get_secret_value()):
+        raise ValueError(QUOTED)
+    return secret
+
+
 def check_secret(secret: SecretStr) -> SecretStr:
     """A secret that an HTTP header can carry."""
-    text = secret.get_secret_value()
-    if is_quoted(text):
-        raise ValueError(QUOTED)
-    if not re.fullmatch(r"[!-~]+", text):
+    check_quotes(secret)
+    if not re.fullmatch(r"[!-~]+", secret.get_secret_value()):
         raise ValueError("holds a blank, a line break or a character that no HTTP header can carry")
     return secret
 

@@ -177,7 +177,7 @@ class GithubSettings(Section):
     api_url: Url = "https://api.github.com"
     token: Secret | None = None
     app: GithubAppSettings | None = None
-    webhook_secret: Secret | None = None
+    webhook_secret: Annotated[SecretStr, AfterValidator(fields.check_quotes)] | None = None
     user_agent: Annotated[str, Field(min_length=1, pattern=r"^[ -~]+$")] = "infra-health"
 
 

@@ -17,6 +17,7 @@ from service.config.secrets import Secret
 from service.config.settings import CollectorSettings, HttpSettings, Settings
 from service.datadog.intake import Intake
 from service.domain import cron
+from service.domain.errors import Rejected
 from service.domain.runs import Actor, Cause, CollectResult, PartialFailure, Run
 from service.domain.samples import Evidence, Metric, Sample
 from service.github.client import Github
@@ -91,8 +92,8 @@ class Pushed(Scripted):
     """One that takes snapshots."""
 
     async def accept(self, body: bytes, key: str, now: datetime) -> None:
-        if self.error:
-            raise self.error
+        if self.error or not body:
+            raise self.error or Rejected("the snapshot is empty")
         self.pushed.append((body, key))
 
 
