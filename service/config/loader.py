@@ -82,7 +82,7 @@ def load(
     """
     environ = {name: value.strip() for name, value in environ.items() if value.strip()}
     values, file = _read_file(path, environ)
-    loader = _Loader(values, cache(settings_of))
+    loader = _Loader(values, _ask_once(settings_of))
     if "collectors" not in values:
         values.merge({"collectors": _SHIPPED}, _DEFAULTS)
     loader.put_names(environ)
@@ -93,6 +93,24 @@ def load(
     if not settings.collectors:
         loader.warnings.append("no collector is configured: nothing will be collected")
     return Loaded(settings, file, tuple(loader.warnings))
+
+
+def _ask_once(settings_of: SettingsOf) -> SettingsOf:
+    """A type that can't be loaded is not loaded again either, only to fail in the same way."""
+
+    @cache
+    def ask(name: str) -> type[CollectorSettings] | ConfigError:
+        try:
+            return settings_of(name)
+        except ConfigError as error:
+            return error
+
+    def answer(name: str) -> type[CollectorSettings]:
+        if isinstance(found := ask(name), ConfigError):
+            raise found
+        return found
+
+    return answer
 
 
 def _read_file(path: Path | None, environ: Mapping[str, str]) -> tuple[Values, Path | None]:

@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 DATABASE, LOCK = "state.db", "lock"  # the files of a state directory
+GONE = "it was removed or replaced"
 READERS = 3  # connections beside the one that writes
 _BUSY_SECONDS = 5.0
 _LOG_BYTES = 16 * 2**20  # after a burst the write-ahead log shrinks to this again
@@ -43,7 +44,7 @@ class Database:
     ``writers``: how many transactions may write at a time. ``is_shared``: other processes write to it, too.
     """
 
-    def __init__(self, engine: sa.Engine, where: str) -> None:
+    def __init__(self, engine: sa.Engine, where: str, file: Path | None = None) -> None:
         is_sqlite = engine.dialect.name == "sqlite"
         self.where = where
         self.damage: str | None = None
@@ -59,9 +60,14 @@ class Database:
             event.listen(engine, "handle_error", _leave_read_only)
         # The one connection of a database in memory serves one transaction at a time.
         self._turn = threading.Lock() if isinstance(engine.pool, StaticPool) else nullcontext()
+        self._file, self._identity = file, _identify(file)
 
     def write(self, work: Callable[[sa.Connection], T]) -> T:
         """The result of ``work`` in a transaction that is durable then. Raises Unavailable."""
+        # SQLite would go on writing to a file that was deleted or replaced, and everything would be lost with it.
+        if _identify(self._file) != self._identity:
+            self.damage = GONE
+            raise Unavailable(f"the state database is gone: {self.where} was removed or replaced")
         return self._run(self._writer, work)
 
     def read(self, work: Callable[[sa.Connection], T]) -> T:
@@ -108,7 +114,7 @@ def open_file(path: Path, *, read_only: bool = False) -> Database:
     )
     if not read_only:
         event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA journal_mode = WAL"))
-    return Database(engine, str(path))
+    return Database(engine, str(path), None if read_only else path)
 
 
 def open_memory() -> Database:
@@ -280,7 +286,7 @@ def open_database(path: Path, now: datetime, damage: str | None = None) -> Datab
     ``damage``: what is wrong with it, as far as that is known. Raises ConfigError or Unavailable.
     """
     _create_file(path)
-    if reason := damage or _find_damage(path):
+    if reason := _find_damage(path) if damage in (None, GONE) else damage:
         kept = path.with_name(f"{path.name}.damaged-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}")
         for suffix in ("-wal", "-shm", ""):  # the log first: one left behind would be taken for the new file's
             with suppress(FileNotFoundError):
@@ -297,6 +303,14 @@ def _create_file(path: Path) -> None:
     """
     with translate(path):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def _identify(path: Path | None) -> tuple[int, int] | None:
+    try:
+        status = path.stat() if path else None
+    except OSError:
+        return None
+    return status and (status.st_dev, status.st_ino)
 
 
 def _find_damage(path: Path) -> str | None:

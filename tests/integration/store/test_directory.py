@@ -171,20 +171,32 @@ async def test_a_damaged_database_is_set_aside_and_a_new_one_starts(tmp_path: Pa
         assert await deliver(store) == 2
 
 
-@pytest.mark.parametrize("length", [0, 8192])
-async def test_a_file_that_is_cut_in_use_costs_no_restart(tmp_path: Path, length: int) -> None:
+@pytest.mark.parametrize("what", ["emptied", "cut", "removed", "replaced"])
+async def test_a_file_that_others_spoil_in_use_costs_no_restart(tmp_path: Path, what: str) -> None:
     """What runs need goes on; what waited is kept where it can still be read."""
+    database = tmp_path / DATABASE
     async with opened(tmp_path) as store:
         await keep(store, started(), samples(2_000), state={"k": b"1"})
+    other = database.read_bytes()
     async with opened(tmp_path) as store:
-        os.truncate(tmp_path / DATABASE, length)
+        if what == "emptied":
+            os.truncate(database, 0)
+        elif what == "cut":
+            os.truncate(database, 8192)
+        elif what == "removed":
+            for suffix in ("", "-wal", "-shm"):
+                (tmp_path / f"{DATABASE}{suffix}").unlink()
+        else:
+            (tmp_path / "restored").write_bytes(other)
+            (tmp_path / "restored").replace(database)
         for number in range(1, 4):
             await keep(store, started(number), samples(1))
         await store.recover()
         assert store.trouble is None
         await store.check()
         await keep(store, started(9), samples(1))
-        assert await deliver(store) >= 1
+        kept = await deliver(store)
+        assert kept >= 1 if what in ("emptied", "cut") else kept == 2_004
         with pytest.raises(ConfigError, match="in use"):
             await Store.open(tmp_path, StoreSettings())
     async with opened(tmp_path) as store:
