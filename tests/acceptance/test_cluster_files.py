@@ -28,12 +28,15 @@ def blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", document, re.DOTALL)
 
 
-EVERYTHING = yaml.safe_load((CHART / "ci/everything-values.yaml").read_text())
+EVERYTHING, REPLICAS = (
+    yaml.safe_load((CHART / f"ci/{name}-values.yaml").read_text()) for name in ("everything", "replicas")
+)
 WITHOUT = {"networkPolicy": {"enabled": False}, "precheck": {"enabled": False}}
 # The values of the release that docs/cutover.md shows.
 (RELEASE,) = yaml.safe_load(blocks(CUTOVER, "yaml")[1])
 PRODUCTION = {key: value for each in RELEASE["values"] for key, value in each.items()}
 CASES: dict[str, Any] = {"defaults": {}, "production": PRODUCTION, "everything": EVERYTHING, "without": WITHOUT}
+CASES["replicas"] = REPLICAS
 
 # What must be there at least, in every case and in each; null: what must not.
 POD = """
@@ -70,6 +73,15 @@ spec:
 PODS = {
     "defaults": "spec: {serviceAccountName: infra-health, volumes: [{name: state, emptyDir: {sizeLimit: 1Gi}}]}",
     "without": "spec: {serviceAccountName: infra-health}",
+    "replicas": """
+spec:
+  topologySpreadConstraints: [{topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway}]
+  volumes: [{name: state, emptyDir: {sizeLimit: 1Gi}}]
+  containers:
+    - env:
+        - {name: INFRA_HEALTH_STORE__URL, valueFrom: {secretKeyRef: {name: database, key: url}}}
+        - {name: GITHUB_WEBHOOK_SECRET_FILE, value: /var/run/secrets/infra-health/GITHUB_WEBHOOK_SECRET}
+""",
     "production": """
 spec:
   serviceAccountName: standard-service-account
@@ -93,6 +105,15 @@ spec:
 }
 OBJECTS = {
     "defaults": "{ServiceAccount: {automountServiceAccountToken: false}, Ingress: null, PodMonitor: null}",
+    "replicas": """
+Deployment: {spec: {replicas: 3, strategy: {type: RollingUpdate, rollingUpdate: {maxSurge: 1, maxUnavailable: 0}}}}
+PodDisruptionBudget: {spec: {maxUnavailable: 1, selector: {matchLabels: {app.kubernetes.io/instance: infra-health}}}}
+PersistentVolumeClaim: null
+Ingress:  # GitHub's deliveries and nothing else
+  spec:
+    tls: [{hosts: [hooks.example.com], secretName: tls}]
+    rules: [{host: hooks.example.com, http: {paths: [{path: /api/v1/webhooks/github, pathType: Exact}]}}]
+""",
     "without": "{NetworkPolicy: null, hook Job: null, hook ConfigMap: null, hook NetworkPolicy: null}",
     "production": """
 ServiceAccount: null  # nothing would use it
@@ -186,7 +207,7 @@ def test_checkov_passes_all_of_it_and_each_skip_has_its_reason(folder: Path) -> 
     assert cluster["parsing_errors"] == image["parsing_errors"] == image["skipped"] == 0
     assert (cluster["passed"] > 400, image["passed"] > 20) == (True, True), "it did not look at everything"
     skipped = verdicts["kubernetes"]["results"]["skipped_checks"]
-    assert {each["check_id"] for each in skipped} == {"CKV_K8S_11", "CKV_K8S_15", "CKV_K8S_43"}
+    assert {each["check_id"] for each in skipped} == {"CKV_K8S_11", "CKV_K8S_15", "CKV_K8S_35", "CKV_K8S_43"}
     assert all(len(each["check_result"]["suppress_comment"].split()) > 3 for each in skipped)
 
 
@@ -200,6 +221,8 @@ def test_checkov_passes_all_of_it_and_each_skip_has_its_reason(folder: Path) -> 
         ("networkPolicy: {sources: [{port: 9000}]}", "missing property 'namespace'"),
         ("serviceAccount: {create: false}", "serviceAccount.name must name an account"),
         ("ingress: {enabled: true}", "ingress.host must name the host"),
+        ("webhook: {enabled: true}", "webhook.host (or ingress.host) must name the host"),
+        ("replicas: 2", "replicas is more than 1: store.existingSecret must name the Secret"),
     ],
 )
 def test_a_wrong_value_is_named(wrong: str, told: str) -> None:
@@ -213,9 +236,10 @@ def test_nothing_that_is_needed_is_missing(case: str) -> None:
     template, daemon = pod_of(found)
     assert [each for part in (POD, PODS[case]) for each in missing(template, yaml.safe_load(part))] == []
     assert list(missing(found, yaml.safe_load(OBJECTS[case]))) == []
-    # Two would send every count twice, and only one can hold the state. A budget would block drains.
-    assert list(missing(found["Deployment"]["spec"], {"replicas": 1, "strategy": {"type": "Recreate"}})) == []
-    assert {"HorizontalPodAutoscaler", "PodDisruptionBudget"}.isdisjoint(found)
+    # Without a shared store two would send every count twice. A budget would block drains.
+    alone = {"replicas": 1, "strategy": {"type": "Recreate"}}
+    assert (list(missing(found["Deployment"]["spec"], alone)) == []) is (case != "replicas")
+    assert {"HorizontalPodAutoscaler", "PodDisruptionBudget"}.isdisjoint(found) is (case != "replicas")
     assert found["Service"]["spec"]["ports"] == [{"name": "http", "port": 8080, "targetPort": "http"}]
     assert not any("Role" in kind for kind in found)
     startup, liveness = daemon["startupProbe"], daemon["livenessProbe"]
@@ -226,7 +250,7 @@ def test_nothing_that_is_needed_is_missing(case: str) -> None:
     version = re.escape(template["metadata"]["labels"]["tags.datadoghq.com/version"])
     assert re.fullmatch(rf".+:{version}(@sha256:[0-9a-f]+)?", daemon["image"])
     # A token that is named and can't be read is not the same as none: it closes what it would open.
-    assert any(entry["name"].endswith("_FILE") for entry in daemon["env"]) == (case == "everything")
+    assert any(entry["name"].endswith("_FILE") for entry in daemon["env"]) == (case in ("everything", "replicas"))
 
 
 def test_the_program_takes_the_pods_environment(tmp_path: Path) -> None:
@@ -269,7 +293,8 @@ def test_the_configuration_is_the_shipped_one_and_another_replaces_the_pod() -> 
 
 def test_the_network_is_open_only_where_the_daemon_needs_it() -> None:
     needed = {("UDP", 53), ("TCP", 53), ("TCP", 443)}
-    for values, more in ((PRODUCTION, set()), (EVERYTHING, {("TCP", 3128), ("TCP", 9000), ("TCP", 80)})):
+    everything = {("TCP", 3128), ("TCP", 9000), ("TCP", 80)}
+    for values, more in ((PRODUCTION, set()), (EVERYTHING, everything), (REPLICAS, {("TCP", 6432)})):
         for kind in ("NetworkPolicy", "hook NetworkPolicy"):
             policy = render(values)[kind]["spec"]
             assert policy["policyTypes"] == ["Ingress", "Egress"]
@@ -284,6 +309,7 @@ def test_the_network_is_open_only_where_the_daemon_needs_it() -> None:
     assert controller == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress-nginx"}}}
     assert caller == EVERYTHING["networkPolicy"]["callers"][0]
     assert render({})["NetworkPolicy"]["spec"]["ingress"][0]["from"] == always
+    assert render(REPLICAS)["NetworkPolicy"]["spec"]["ingress"][0]["from"] == [*always, controller]
 
 
 def test_agent_and_alerts_ask_for_metrics_that_exist_and_the_runbook_knows_every_word() -> None:
@@ -332,7 +358,7 @@ def test_the_documented_commands_and_values_are_the_charts(tmp_path: Path) -> No
     make = ["make", "-n", *shlex.split(image)[1:], "BUILD=podman build"]
     made = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True)
     assert f"--tag {push.split()[-1]} ." in made.stdout
-    values = tmp_path / "values.yaml"
+    values, notes = tmp_path / "values.yaml", ""
     for block in blocks(DEPLOY, "yaml"):
         values.write_text(block)
         words = shlex.split(install.replace("values.yaml", str(values)))
@@ -340,7 +366,8 @@ def test_the_documented_commands_and_values_are_the_charts(tmp_path: Path) -> No
         answer = run("helm", "install", *words[3:-1], "--dry-run=client")
         assert answer.returncode == 0, answer.stderr
         assert f'image: "{push.split()[-1]}"' in answer.stdout
-    notes = answer.stdout.partition("NOTES:")[2]  # of the last one, with its Ingress
-    assert all(word in notes for word in ("rollout status", "https://health.example.com/", "secret.existing")), notes
+        notes += answer.stdout.partition("NOTES:")[2]
+    hook = "https://hooks.example.com/api/v1/webhooks/github"
+    assert all(word in notes for word in ("rollout status", "https://health.example.com/", "secret.existing", hook))
     assert RELEASE["set"] == [{"name": "config", "file": "infra-health.yaml"}], "helmfile's --set-file"
     assert run("helm", "template", CHART, "--set-file", f"config={ROOT / 'config.yaml'}").returncode == 0

@@ -33,6 +33,13 @@ tags.datadoghq.com/version: {{ include "infra-health.tag" . | trunc 63 | trimAll
 {{- end }}
 {{- end }}
 
+{{- /* Not empty where several replicas share a store. */ -}}
+{{- define "infra-health.shared" -}}
+{{- if gt (int .Values.replicas) 1 }}
+{{- required "replicas is more than 1: store.existingSecret must name the Secret whose key url is the PostgreSQL that they share; without one each would collect and send everything" .Values.store.existingSecret }}
+{{- end }}
+{{- end }}
+
 {{- define "infra-health.config" -}}
 {{- .Values.config | default (.Files.Get "config.yaml") -}}
 {{- end }}
@@ -70,6 +77,13 @@ tags.datadoghq.com/version: {{ include "infra-health.tag" . | trunc 63 | trimAll
 {{- if and .Values.ingress.enabled (not (dig "http" "public_url" "" (include "infra-health.settings" . | fromJson))) }}
 - name: INFRA_HEALTH_HTTP__PUBLIC_URL
   value: {{ printf "%s://%s" (.Values.ingress.tlsSecret | empty | ternary "http" "https") .Values.ingress.host | quote }}
+{{- end }}
+{{- with .Values.store.existingSecret }}
+- name: INFRA_HEALTH_STORE__URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ . }}
+      key: url
 {{- end }}
 - name: DD_SITE
   value: {{ .Values.datadog.site | quote }}
@@ -180,6 +194,10 @@ securityContext:
 {{- with .Values.networkPolicy.proxyPort }}
 - ports:
     - {protocol: TCP, port: {{ . }}}
+{{- end }}
+{{- if .Values.store.existingSecret }}
+- ports:
+    - {protocol: TCP, port: {{ .Values.networkPolicy.postgresqlPort }}}
 {{- end }}
 {{- range .Values.networkPolicy.sources }}
 - to:
