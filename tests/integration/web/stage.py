@@ -178,7 +178,7 @@ async def served(
 ) -> AsyncIterator[Stage]:
     """The collector ``training`` takes snapshots. ``seconds``: how long a test may take.
 
-    ``is_beating``: whether the scheduler's timer runs; no slot starts in any case.
+    ``is_beating``: whether the scheduler's timer seems to run: by this clock, which stands, a real one never rests.
     """
     clock = StageClock()
     settings = Settings(
@@ -216,13 +216,19 @@ async def served(
                 for name in collectors
             )
             if is_beating:
-                tasks.start_soon(context.scheduler.run)
+                tasks.start_soon(_beat, context.scheduler, clock)
             app = create_app(context)
             port: int = await tasks.start(serve, app, "127.0.0.1", 0)
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30, verify=False) as client:
                 yield Stage(context, app, client, port, clock, scripted, tasks.cancel_scope.cancel)
             tasks.cancel_scope.cancel()
     await store.close()
+
+
+async def _beat(scheduler: Scheduler, clock: StageClock) -> None:
+    while True:
+        scheduler.beat = clock.monotonic()
+        await anyio.sleep(1)
 
 
 def problem_of(response: httpx.Response, status: int) -> dict[str, Any]:
