@@ -28,7 +28,7 @@ _FOLLOW_INTERVAL = 1
 @click.option("--exit-code", is_flag=True, help="Exit code 1 when one of these checks fails.")
 @WATCH
 def explain(options: Options, daemon: Daemon, metric: str | None, collector: str | None, exit_code: bool) -> None:
-    """METRIC is a metric, the last parts of its name (flaky_tests), or a check's name.
+    """METRIC is a metric, the last parts of its name (flaky_tests), or a check's name, task, workflow or collector.
 
     Without it: all that is not well.
     """
@@ -52,8 +52,12 @@ def explain(options: Options, daemon: Daemon, metric: str | None, collector: str
         exit_with(Exit.FAILED)
 
 
+_NAMING = ("check", "task", "workflow_name")
+
+
 def _is_named(check: dict[str, Any], name: str) -> bool:
-    return name in (check["metric"], check["tags"].get("check")) or check["metric"].endswith(f".{name}")
+    names = check["metric"], check["collector"], *(check["tags"].get(tag) for tag in _NAMING)
+    return name in names or check["metric"].endswith(f".{name}")
 
 
 def _describe_missing(metric: str, known: Sequence[dict[str, Any]]) -> str:

@@ -100,7 +100,8 @@ async def read_caller(
         raise Problem(400, "X-Actor is not UTF-8.", "bad-header") from error
     if len(name) > _MAX_ACTOR or not name.isprintable():
         raise Problem(400, f"X-Actor is not {_MAX_ACTOR} printable characters at most.", "bad-header")
-    return Actor(request.client.host if request.client else "", name)
+    # Of a socket for both families an IPv4 caller comes as ::ffff:10.0.0.7.
+    return Actor(request.client.host.removeprefix("::ffff:") if request.client else "", name)
 
 
 async def read_actor(request: Request, caller: Annotated[Actor, Depends(read_caller)]) -> Actor:
