@@ -77,7 +77,7 @@ class Receiver:
             body, signatures = await self._read_body(request, keys, place) if shown else (b"", [])
             if not _is_one_of(shown, signatures) and not (shown and await self._is_new(shown, body)):
                 self._deliveries.count(event, "unsigned")
-                detail = "X-Hub-Signature-256 is not that of this body with the secret here (docs/webhooks.md)."
+                detail = "X-Hub-Signature-256 is not that of this body with GITHUB_WEBHOOK_SECRET (docs/webhooks.md)."
                 raise Problem(401, detail if shown else "X-Hub-Signature-256 is missing.", "bad-signature")
             if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
                 self._deliveries.count(event, "invalid")

@@ -75,7 +75,9 @@ PODS = {
     "without": "spec: {serviceAccountName: infra-health}",
     "replicas": """
 spec:
-  topologySpreadConstraints: [{topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway}]
+  topologySpreadConstraints:
+    - {topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, matchLabelKeys: [pod-template-hash]}
+    - {topologyKey: topology.kubernetes.io/zone, whenUnsatisfiable: ScheduleAnyway}
   volumes: [{name: state, emptyDir: {sizeLimit: 1Gi}}]
   containers:
     - env:
@@ -107,7 +109,11 @@ OBJECTS = {
     "defaults": "{ServiceAccount: {automountServiceAccountToken: false}, Ingress: null, PodMonitor: null}",
     "replicas": """
 Deployment: {spec: {replicas: 3, strategy: {type: RollingUpdate, rollingUpdate: {maxSurge: 1, maxUnavailable: 0}}}}
-PodDisruptionBudget: {spec: {maxUnavailable: 1, selector: {matchLabels: {app.kubernetes.io/instance: infra-health}}}}
+PodDisruptionBudget:
+  spec:
+    maxUnavailable: 1
+    unhealthyPodEvictionPolicy: AlwaysAllow  # pods that can't start must not block drains
+    selector: {matchLabels: {app.kubernetes.io/instance: infra-health}}
 PersistentVolumeClaim: null
 Ingress:  # GitHub's deliveries and nothing else
   spec:
@@ -222,6 +228,7 @@ def test_checkov_passes_all_of_it_and_each_skip_has_its_reason(folder: Path) -> 
         ("serviceAccount: {create: false}", "serviceAccount.name must name an account"),
         ("ingress: {enabled: true}", "ingress.host must name the host"),
         ("webhook: {enabled: true}", "webhook.host (or ingress.host) must name the host"),
+        ("ingress: {enabled: true, host: '*.example.com'}", "'/ingress/host'"),  # a link needs a name
         ("replicas: 2", "replicas is more than 1: store.existingSecret must name the Secret"),
     ],
 )
@@ -253,18 +260,28 @@ def test_nothing_that_is_needed_is_missing(case: str) -> None:
     assert any(entry["name"].endswith("_FILE") for entry in daemon["env"]) == (case in ("everything", "replicas"))
 
 
-def test_the_program_takes_the_pods_environment(tmp_path: Path) -> None:
-    variables = {entry["name"]: entry.get("value", "x") for entry in pod_of(render(EVERYTHING))[1]["env"]}
+@pytest.mark.parametrize(
+    "values", [EVERYTHING, {**REPLICAS, "config": "collectors: {}"}], ids=["everything", "replicas"]
+)
+def test_the_program_takes_the_pods_environment(values: dict[str, Any], tmp_path: Path) -> None:
+    variables = {entry["name"]: entry.get("value", "x") for entry in pod_of(render(values))[1]["env"]}
+    if "INFRA_HEALTH_STORE__URL" in variables:
+        variables["INFRA_HEALTH_STORE__URL"] = "postgresql://infra_health:passw0rd@db.example.com/infra_health"
     for name in (each for each in variables if each.endswith(("_FILE", "_CONFIG"))):
         variables[name] = str(tmp_path / Path(variables[name]).name)
-        Path(variables[name]).write_text(EVERYTHING["config"] if name.endswith("CONFIG") else "t0ken")
+        Path(variables[name]).write_text(values["config"] if name.endswith("CONFIG") else "t0ken")
     command = [sys.executable, "-m", "service", "check", "--json"]
     environ = variables | {"INFRA_HEALTH_STATE_DIR": str(tmp_path)}
     answer = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
-    told, http = json.loads(answer.stdout), json.loads(answer.stdout)["settings"]["http"]
-    assert (http["port"], http["public_url"], len(http["allowed_hosts"])) == (8080, "https://health.example.com", 4)
-    assert {each["source"].split()[0] for each in told["secrets"] if "token of the" in each["name"]} == {"file"}
+    settings = (told := json.loads(answer.stdout))["settings"]
+    http, files = settings["http"], {each["name"] for each in told["secrets"] if each["source"].startswith("file")}
+    assert "passw0rd" not in answer.stdout + answer.stderr
+    if values is EVERYTHING:
+        assert (http["port"], http["public_url"], len(http["allowed_hosts"])) == (8080, "https://health.example.com", 4)
+        assert files == {"token of the write calls", "token of the read calls"}
+    else:
+        assert (settings["store"]["url"], files) == ("********", {"GitHub webhook secret"})
 
 
 def test_two_releases_are_two_daemons() -> None:
@@ -289,6 +306,23 @@ def test_the_configuration_is_the_shipped_one_and_another_replaces_the_pod() -> 
     variables = {entry["name"]: entry.get("value") for entry in pod_of(render(own))[1]["env"]}
     assert "INFRA_HEALTH_HTTP__PUBLIC_URL" not in variables
     assert variables["INFRA_HEALTH_HTTP__ALLOWED_HOSTS"].startswith("a,b,infra-health,")
+
+
+def test_the_webhook_goes_with_the_page_or_has_a_host_of_its_own() -> None:
+    page = {"enabled": True, "host": "health.example.com", "tlsSecret": "page"}
+    for own, host, secret in (
+        ({}, "health.example.com", "page"),
+        ({"host": "hooks.example.com"}, "hooks.example.com", ""),
+    ):
+        values = json.dumps({"ingress": page, "webhook": {"enabled": True, **own}})
+        answer = run("helm", "template", CHART, "--show-only", "templates/webhook.yaml", "--values", "-", stdin=values)
+        spec = yaml.safe_load(answer.stdout)["spec"]
+        assert [each["host"] for each in spec["rules"]] == [host]
+        assert [each["secretName"] for each in spec.get("tls", ())] == [secret] * bool(secret)
+    # A signature opens it, no name: hosts and links are those of the page.
+    env = {entry["name"]: entry.get("value") for entry in pod_of(render(REPLICAS))[1]["env"]}
+    assert "hooks.example.com" not in env["INFRA_HEALTH_HTTP__ALLOWED_HOSTS"]
+    assert "INFRA_HEALTH_HTTP__PUBLIC_URL" not in env
 
 
 def test_the_network_is_open_only_where_the_daemon_needs_it() -> None:
@@ -371,3 +405,27 @@ def test_the_documented_commands_and_values_are_the_charts(tmp_path: Path) -> No
     assert all(word in notes for word in ("rollout status", "https://health.example.com/", "secret.existing", hook))
     assert RELEASE["set"] == [{"name": "config", "file": "infra-health.yaml"}], "helmfile's --set-file"
     assert run("helm", "template", CHART, "--set-file", f"config={ROOT / 'config.yaml'}").returncode == 0
+
+
+def test_the_documented_copy_of_a_store_is_a_pod_that_any_namespace_admits(tmp_path: Path) -> None:
+    (text,) = re.findall(r"<<END\n(.*?)END\n", DEPLOY, re.DOTALL)
+    (file := tmp_path / "pod.yaml").write_text(text.replace("$REGISTRY", "registry.example.com"))
+    answer = run("kubernetes-validate", "--strict", "-k", "1.29.0", file)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    pod, (template, daemon) = yaml.safe_load(file.read_text())["spec"], pod_of(render({**PRODUCTION, "image": {}}))
+    (copy,) = pod["containers"]
+    parts = ("automountServiceAccountToken", "enableServiceLinks")
+    assert [pod[key] for key in parts] == [template["spec"][key] for key in parts]
+    assert pod["securityContext"].items() <= template["spec"]["securityContext"].items()
+    assert copy["securityContext"] == daemon["securityContext"]
+    assert all(each in daemon["volumeMounts"] for each in copy["volumeMounts"])
+    assert pod["volumes"][0] in template["spec"]["volumes"], "the claim is the daemon's"
+    assert copy["args"] == ["store", "copy"]
+    (secret,) = (
+        each["store"]["existingSecret"] for each in map(yaml.safe_load, blocks(DEPLOY, "yaml")) if "store" in each
+    )
+    assert copy["env"][0] == {
+        "name": "INFRA_HEALTH_STORE__URL",
+        "valueFrom": {"secretKeyRef": {"name": secret, "key": "url"}},
+    }
+    assert f"create secret generic {secret} --from-literal=url=" in DEPLOY

@@ -40,6 +40,15 @@ tags.datadoghq.com/version: {{ include "infra-health.tag" . | trunc 63 | trimAll
 {{- end }}
 {{- end }}
 
+{{- /* Where GitHub delivers: the page's host, and its certificate, unless the webhook has its own. */ -}}
+{{- define "infra-health.webhook.host" -}}
+{{- .Values.webhook.host | default .Values.ingress.host | required "webhook.enabled is true: webhook.host (or ingress.host) must name the host" }}
+{{- end }}
+{{- define "infra-health.webhook.tlsSecret" -}}
+{{- $isShared := eq (include "infra-health.webhook.host" .) .Values.ingress.host }}
+{{- .Values.webhook.tlsSecret | default ($isShared | ternary .Values.ingress.tlsSecret "") }}
+{{- end }}
+
 {{- define "infra-health.config" -}}
 {{- .Values.config | default (.Files.Get "config.yaml") -}}
 {{- end }}
