@@ -287,7 +287,8 @@ def _sum_up(
     # Not with the clock, nor with how far a quota has run down and how much was delivered.
     volatile = {"now", "quota", "webhooks", "replicas"}
     shown = [state.model_dump_json(exclude=volatile), *(each.resource for each in state.quota if each.empty_at)]
-    shown += [f"{each.name} {each.paused} {each.schedule} {each.last_run and each.last_run.id}" for each in views]
+    shown += [f"{each.name} {each.pause} {each.schedule} {each.last_run and each.last_run.id}" for each in views]
+    shown += [f"{each.name} {each.last_run}" for each in views if each.is_retrying]
     shown += [each.id for each in replicas]
     shown += [f"{name} {count}" for name, count in context.changes.items()]
     revision = blake2b("\0".join(shown).encode(errors="replace"), digest_size=8).hexdigest()

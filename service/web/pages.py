@@ -42,6 +42,7 @@ async def index(request: Request, context: ContextDep) -> Response:
         collectors = list(overview.collectors.values())
         most = _MOST_OF_MANY if len(collectors) > _MOST else _MOST
         full = find_worst(collectors, most, _concern)
+        full.sort(key=lambda view: min(_concern(view), 2))
         names = dict.fromkeys(each.name for each in full)
         others = [each for each in collectors if each.name not in names]
         checks = [check for each in overview.checks.values() for check in each]
@@ -219,12 +220,16 @@ def _write_line(collector: CollectorView) -> str:
 
 def _concern(collector: CollectorView) -> int:
     """Less is worse."""
-    return 0 if collector.is_failing else {"warn": 1, "busy": 2}.get(describe_state(collector)[1], 3)
+    if collector.is_retrying or collector.is_failing:
+        return 0 if collector.is_retrying else 1
+    return {"warn": 2, "busy": 3}.get(describe_state(collector)[1], 4)
 
 
 def describe_state(collector: CollectorView) -> tuple[str, str]:
     """What to call the collector's state, and its tone."""
     last = collector.last_run
+    if last and collector.is_retrying:
+        return f"Retrying (attempt {last.attempts} of {collector.max_attempts})", "warn"
     if collector.running:
         return "Running", "busy"
     if not collector.enabled:

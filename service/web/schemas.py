@@ -208,6 +208,12 @@ class CollectorView(View):
             return tone(last.outcome) == "bad"
         return error is not None and (self.last_success is None or error.at > self.last_success)
 
+    @property
+    def is_retrying(self) -> bool:
+        """Between two attempts of a run, or in a further one."""
+        last = self.last_run
+        return last is not None and last.ended is None and bool(last.errors)
+
 
 class Triggered(View):
     """The run that a trigger started, or (``started`` false) the one that was active already."""

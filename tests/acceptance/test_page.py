@@ -90,6 +90,7 @@ def test_a_click_runs_a_collector_and_the_run_appears_and_ends(reader: Reader, s
     card = reader.page.locator("#collector-training")
     before = card.locator(".bars a").count()
     card.get_by_role("button", name="Run training now").click()
+    reader.page.keyboard.press("Enter")
     said = reader.page.locator("#said")
     expect(said).to_contain_text("training ended Complete")
     expect(card.locator(".bars a")).to_have_count(before + 1)
@@ -108,8 +109,14 @@ def test_a_collector_is_paused_and_resumed_by_keyboard(reader: Reader, stage: St
     card.get_by_role("button", name="Run ci now").focus()
     reader.page.keyboard.press("Tab")
     reader.page.keyboard.press("Enter")
-    expect(card).to_contain_text("Paused")
-    assert stage.get("/api/v1/collectors/ci")["paused"]
+    reader.accessible()
+    reader.page.get_by_label("Reason").fill("the token is being replaced")
+    reader.page.get_by_label("Your name").fill("Zoë")
+    reader.page.keyboard.press("Enter")
+    expect(card).to_contain_text("Paused by Zoë")
+    expect(card).to_contain_text("the token is being replaced")
+    pause = stage.get("/api/v1/collectors/ci")["pause"]
+    assert (pause["by"], pause["reason"]) == ("Zoë", "the token is being replaced")
     reader.accessible()
     # The button in the place of the old one has the focus.
     expect(card.get_by_role("button", name="Resume ci")).to_be_focused()
@@ -215,11 +222,15 @@ def test_the_operators_token_is_asked_for_once_and_kept_for_the_tab(browser: Bro
         page = reader.page
         reader.go("/")
         run, said = page.get_by_role("button", name="Run training now"), page.locator("#said")
+        for _ in range(2):
+            run.click()
+            page.keyboard.press("Enter")
+            expect(page.get_by_role("textbox", name="Token")).to_be_visible()
+            reader.accessible()
+            page.get_by_role("button", name="Cancel").click()
+            expect(said).to_be_empty()
         run.click()
-        reader.accessible()
-        page.get_by_role("button", name="Cancel").click()
-        expect(said).to_be_empty()
-        run.click()
+        page.keyboard.press("Enter")
         page.get_by_role("textbox", name="Token").fill("wrong")
         page.keyboard.press("Enter")
         expect(page.get_by_text("This was not the token.")).to_be_visible()
@@ -228,6 +239,7 @@ def test_the_operators_token_is_asked_for_once_and_kept_for_the_tab(browser: Bro
         expect(said).to_contain_text("training ended Complete")
         page.reload()
         page.get_by_role("button", name="Pause training").click()
+        page.keyboard.press("Enter")
         expect(said).to_contain_text("training is paused")
         assert page.evaluate("document.cookie + JSON.stringify(localStorage)") == "{}"
         assert "open-sesame" not in page.content()

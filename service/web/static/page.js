@@ -38,7 +38,8 @@ async function redraw() {
   const begun = performance.now();
   const text = await (await answered(location.href)).text();
   drawn = Date.now();
-  if (!getSelection().isCollapsed) return;  // who selects text keeps it
+  // Who selects text or answers a question keeps what they do it with.
+  if (!getSelection().isCollapsed || document.querySelector("dialog[open]")) return;
   const fresh = new DOMParser().parseFromString(text, "text/html");
   const live = document.getElementById("live");
   const opened = [...live.querySelectorAll("details[open]")].map((each) => each.id);
@@ -145,29 +146,43 @@ function credentials() {
   return token ? { authorization: `Bearer ${token}` } : {};
 }
 
-function ask(why) {
-  const dialog = document.getElementById("ask");
+// Whether the dialog was confirmed.
+function confirmed(dialog) {
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "ok"), { once: true });
+  });
+}
+
+async function ask(why) {
   const field = document.getElementById("token");
   const reason = document.getElementById("ask-why");
   reason.textContent = why;
   reason.hidden = !why;
   field.value = "";
-  dialog.returnValue = "";
-  dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.addEventListener("close", () => {
-      const token = dialog.returnValue === "ok" ? field.value.trim() : "";
-      field.value = "";
-      if (token) sessionStorage.setItem(TOKEN, token);
-      resolve(Boolean(token));
-    }, { once: true });
-  });
+  const token = await confirmed(document.getElementById("ask")) ? field.value.trim() : "";
+  field.value = "";
+  if (token) sessionStorage.setItem(TOKEN, token);
+  return Boolean(token);
 }
 
-async function call(address) {
+// What the caller says of the act, null when they think better of it.
+async function explained(title, act) {
+  const [reason, actor] = ["reason", "actor"].map((id) => document.getElementById(id));
+  document.getElementById("why-title").textContent = title;
+  document.getElementById("why-ok").textContent = act;
+  reason.value = "";
+  if (!await confirmed(document.getElementById("why"))) return null;
+  return { actor: actor.value.trim() || "page", reason: reason.value.trim() };
+}
+
+async function call(address, { actor, reason }) {
   if (document.body.dataset.writes === "token" && !sessionStorage.getItem(TOKEN) && !await ask("")) return null;
+  const name = String.fromCharCode(...new TextEncoder().encode(actor));  // a header is bytes, one a letter
   for (;;) {
-    const answer = await fetch(address, { method: "POST", headers: { "x-actor": "page", ...credentials() } });
+    const headers = { "x-actor": name, "content-type": "application/json", ...credentials() };
+    const answer = await fetch(address, { method: "POST", headers, body: JSON.stringify({ reason }) });
     if (answer.status !== 401) return answer;
     sessionStorage.removeItem(TOKEN);
     if (!await ask("This was not the token.")) return null;
@@ -190,7 +205,8 @@ function say(text, tone, link) {
 async function act(button) {
   const name = button.parentElement.dataset.collector;
   const does = button.dataset.does;
-  const answer = await call(button.dataset.call);
+  const said = does === "resume" ? { actor: "page", reason: "" } : await explained(`${button.getAttribute("aria-label")}?`, button.textContent);
+  const answer = said && await call(button.dataset.call, said);
   if (!answer) return;
   const body = await answer.json();
   if (answer.status === 409) say(`${name} is running already:`, "warn", body.run ?? answer.headers.get("location")?.split("/").pop());

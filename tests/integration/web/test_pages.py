@@ -6,12 +6,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from service.domain import cron
 from service.domain.checks import check_id, check_key
 from service.domain.delivery import DeliveryStatus
-from service.domain.errors import Rejected
+from service.domain.errors import Rejected, Unavailable
 from service.domain.runs import PartialFailure
 from service.domain.samples import Evidence
 from service.store import Store
@@ -85,6 +86,23 @@ async def test_the_page_shows_state_schedule_runs_and_delivery(tmp_path: Path) -
     (upcoming,) = [time for time in page.all("time") if time.get("class") == "countdown"]
     assert upcoming["data-time"] == "2026-03-04T05:10:00+00:00"
     assert page.all("main")[0]["data-revision"]
+
+
+async def test_a_collector_in_back_off_is_retrying_on_top_with_its_error(stage: Stage) -> None:
+    scheduler = stage.context.scheduler
+    await scheduler.set_jobs([scheduler.jobs["ci"], replace(scheduler.jobs["training"], backoff_limit=3)])
+    stage.collectors["training"].error = Unavailable("GitHub answered 502")
+    await stage.begin("training")
+    await stage.collectors["training"].asked.wait()
+    await anyio.wait_all_tasks_blocked()
+    stage.clock.pass_time(2)
+    page = await read(stage, "/")
+    cards = [each for each in page.all("li") if str(each.get("id")).startswith("collector-")]
+    assert cards[0] == {"id": "collector-training", "class": "collector warn"}
+    for path in ("/", "/collectors/training"):
+        words = (await read(stage, path)).words
+        assert "Retrying (attempt 1 of 4)" in words
+        assert "GitHub answered 502" in words
 
 
 async def test_a_page_is_rendered_once_a_second_whoever_asks(stage: Stage) -> None:
