@@ -11,9 +11,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
+from service.cli.main import main
 from service.cli.options import Exit
 from service.daemon.daemon import _DELIVERY_TIMEOUT, _RUNS_TIMEOUT
 from service.domain import errors
@@ -192,10 +194,10 @@ def test_the_shipped_manifest_is_the_chart_with_its_defaults() -> None:
 # The oldest minor that has ReadWriteOncePod for good, and the newest that the judge knows.
 @pytest.mark.parametrize("version", ["1.29.0", "1.37.0"])
 def test_every_object_is_valid_for_old_and_new_clusters(version: str, folder: Path) -> None:
-    answer = run(
-        "helm", "lint", "--strict", "--kube-version", version, CHART, "--values", "-", stdin=json.dumps(EVERYTHING)
-    )
-    assert answer.returncode == 0, answer.stdout + answer.stderr
+    for values in (EVERYTHING, REPLICAS):
+        arguments = ("--strict", "--kube-version", version, CHART, "--values", "-")
+        answer = run("helm", "lint", *arguments, stdin=json.dumps(values))
+        assert answer.returncode == 0, answer.stdout + answer.stderr
     answer = run("kubernetes-validate", "--strict", "-k", version, *folder.iterdir())
     assert answer.returncode == 0, answer.stdout + answer.stderr
     # But for PodMonitor and PrometheusRule, of which it knows nothing.
@@ -403,6 +405,15 @@ def test_the_documented_commands_and_values_are_the_charts(tmp_path: Path) -> No
         notes += answer.stdout.partition("NOTES:")[2]
     hook = "https://hooks.example.com/api/v1/webhooks/github"
     assert all(word in notes for word in ("rollout status", "https://health.example.com/", "secret.existing", hook))
+    # Deploy, verify, roll back: each command is there, and acts upon what the chart makes.
+    programs = set(re.findall(r"(?:-- |`)infra-health ([a-z]+)", DEPLOY + CUTOVER))
+    assert {"check", "diagnose", "status"} <= programs <= set(main.list_commands(click.Context(main)))
+    made_by = {f"{kind.split()[-1].lower()}/{each['metadata']['name']}" for kind, each in render(PRODUCTION).items()}
+    named = set(re.findall(r"(?:deployment|job|pvc)/[-a-z]+", DEPLOY + CUTOVER))
+    assert {"deployment/infra-health", "job/infra-health-precheck"} <= named <= made_by
+    rollback = shlex.split(blocks(DEPLOY, "sh")[2])
+    assert rollback[:3] == ["helm", "rollback", words[3]]
+    assert run("helm", *rollback[1:], "--help").returncode == 0
     assert RELEASE["set"] == [{"name": "config", "file": "infra-health.yaml"}], "helmfile's --set-file"
     assert run("helm", "template", CHART, "--set-file", f"config={ROOT / 'config.yaml'}").returncode == 0
 
