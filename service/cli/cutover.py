@@ -166,9 +166,11 @@ def backup(options: Options, file: Path) -> None:
     from service.store import Store
 
     settings = options.open("warning").settings
+    if settings.store.url:
+        raise ConfigError("the state is in store.url: back that up with the tools of PostgreSQL, such as pg_dump")
 
     async def copy() -> None:
-        store = await Store.open_reading(settings.state_dir, settings.store)
+        store = await Store.open_reading(settings.state_dir)
         try:
             await store.backup(file)
         finally:

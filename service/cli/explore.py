@@ -162,7 +162,8 @@ def _show_run(options: Options, daemon: Daemon, run_id: str) -> None:
     def print_run() -> None:
         click.echo(f"{run['id']}: {run['outcome']}, cause {run['cause']}, attempts {run['attempts']}")
         took = out.format_duration(run["duration"]) or "... it is under way"
-        click.echo(f"  started {out.format_time(run['started'])}, took {took}")
+        where = f", by {run['replica']}" if run["replica"] else ""
+        click.echo(f"  started {out.format_time(run['started'])}, took {took}{where}")
         for error in run["errors"]:
             out.print_wrapped("  ", error)
         out.print_samples(samples)

@@ -41,6 +41,7 @@ _RUNS_TIMEOUT = 20.0
 _DELIVERY_TIMEOUT = 12.0
 _PINGS_TIMEOUT = 3.0
 _STORE_PAUSE = 1.0
+_PUSHES_PAUSE = 5.0
 
 _SIGNAL = Actor("signal")
 
@@ -167,6 +168,7 @@ class Daemon:
         tasks.start_soon(prune_store, self._clock, self._store, self._forwarder)
         if self._store.replicas:
             tasks.start_soon(Membership(self._store.replicas, self._scheduler, self._clock).run)
+            tasks.start_soon(self._watch_pushes)
         await self._set_jobs(jobs)
         tasks.start_soon(self._run_slots)
 
@@ -176,7 +178,8 @@ class Daemon:
             while not self._scheduler.is_loaded:
                 await self._clock.sleep(_STORE_PAUSE)
                 with suppress(Unavailable):
-                    await self._scheduler.load()
+                    if self._store.is_prepared:  # and this process one of its replicas: a run without one is nobody's
+                        await self._scheduler.load()
             await self._begin(jobs)
 
     async def reload(self) -> None:
@@ -245,6 +248,15 @@ class Daemon:
         for name in unread:
             log.info("a snapshot was pushed before the restart", collector=name)
             await self._scheduler.trigger_after(name, Cause.PUSH, Actor("a push before the restart"))
+
+    async def _watch_pushes(self) -> None:
+        """What waits for a first push has it when any replica took one."""
+        while True:
+            await self._clock.sleep(_PUSHES_PAUSE)
+            for job in list(self._scheduler.jobs.values()):
+                if job.enabled and self._scheduler.waits_for(job.name):
+                    with suppress(Unavailable):
+                        await read_pushes(job)
 
     def _run_ended(self, run: Run) -> None:
         self._web.run_ended(run)

@@ -23,7 +23,7 @@ from service.daemon import read_store
 from service.daemon.series import find_collisions
 from service.daemon.wiring import Clients, open_clients
 from service.domain.errors import ConfigError, HealthError, Rejected, Unauthorized
-from service.store import Store, find_lock_holder
+from service.store import Refused, Store, find_lock_holder
 
 SUFFIXES = (".tar.gz", ".tgz", ".zip")
 _MAX_RUNS = 100
@@ -32,6 +32,7 @@ _MAX_AUDIT_ENTRIES = 200
 _TIMEOUT = 20.0  # for each question, so that one that hangs keeps no other waiting
 _LITTLE_SPACE = 512 * 2**20
 _MAX_SKEW = 60.0
+_STORE_REMEDY = "correct store.url (INFRA_HEALTH_STORE__URL); docs/replicas.md shows how to make user and database"
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -47,7 +48,8 @@ class Finding:
 
 
 async def diagnose(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
-    """Whether all is there that the daemon needs: GitHub, Datadog, AWS, clock, state directory, in this order.
+    """Whether all is there that the daemon needs: GitHub, Datadog, AWS, clock, state directory or, where
+    replicas share one, store, in this order.
 
     Raises ConfigError where no client can be built.
     """
@@ -90,6 +92,16 @@ async def diagnose(settings: Settings, environ: Mapping[str, str]) -> list[Findi
                 },
             ),
         }
+        if settings.store.url:
+            del questions["state directory"]
+            questions["store"] = (
+                lambda: _check_server(settings),
+                {
+                    ConfigError: _STORE_REMEDY,
+                    Refused: _STORE_REMEDY,
+                    HealthError: "does the server run, and do DNS, firewall and sslmode let this host to it?",
+                },
+            )
         found: dict[str, Finding] = {}
 
         async def ask(name: str) -> None:
@@ -108,7 +120,8 @@ async def diagnose(settings: Settings, environ: Mapping[str, str]) -> list[Findi
             for name in questions:
                 tasks.start_soon(ask, name)
         found["clock"] = _check_clock(clients.intake.clock_skew)
-        return [found[name] for name in ("GitHub", "Datadog", "AWS", "clock", "state directory")]
+        last = "store" if settings.store.url else "state directory"
+        return [found[name] for name in ("GitHub", "Datadog", "AWS", "clock", last)]
 
 
 async def _check_github(settings: Settings, clients: Clients) -> Finding:
@@ -181,6 +194,14 @@ def _check_clock(skew: float | None) -> Finding:
         remedy = "set the clock (chrony, ntpd): Datadog drops points from 10 minutes ahead or an hour behind"
         return Finding("clock", "fail", detail, remedy)
     return Finding("clock", "ok", detail)
+
+
+async def _check_server(settings: Settings) -> Finding:
+    """The database that replicas share."""
+    async with read_store(settings) as store:
+        if store:
+            await store.check()
+    return Finding("store", "ok", "the server of store.url answers")
 
 
 async def _check_store(settings: Settings) -> Finding:

@@ -351,6 +351,8 @@ class Scheduler:
     def _find_job(self, name: str) -> Job:
         if job := self.jobs.get(name):
             return job
+        if not self.is_loaded:
+            raise Unavailable("the store has not answered yet: collectors start when it does")
         raise UnknownCollector(name, self.jobs)
 
     def _enabled(self) -> list[str]:

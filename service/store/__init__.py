@@ -1,6 +1,6 @@
 """The store: runs, outbox, checks and state, in one SQLite file or in a PostgreSQL that replicas share."""
 
-from service.store.engine import find_lock_holder
+from service.store.engine import Refused, find_lock_holder
 from service.store.history import Cell, CheckHistory, Cycle, Hour
 from service.store.outbox import Pending, SeenSeries
 from service.store.replicas import Beat, Replica, Replicas
@@ -19,6 +19,7 @@ __all__ = [
     "Pending",
     "PendingChange",
     "Push",
+    "Refused",
     "Replica",
     "Replicas",
     "SeenSeries",

@@ -33,7 +33,11 @@ _LOG_BYTES = 16 * 2**20  # after a burst the write-ahead log shrinks to this aga
 _CREATE_LOCK = 0x1F4EA17  # several replicas may start on an empty database at once
 _PATIENCE = 10.0  # seconds of one transaction on a server: one that is frozen would hold its thread for ever
 # Of a PostgreSQL that refuses who asks (a login, a database that is not there), whatever one waits for.
-_REFUSED = re.compile(r"authentication failed|no password supplied|no pg_hba.conf entry|does not exist|not permitted")
+_REFUSED = re.compile(
+    "authentication failed|no password supplied|no pg_hba.conf entry|server does not support SSL|not permitted"
+    '|(database|role) ".*" does not exist|permission denied|no schema has been selected'
+    r"|invalid connection option|invalid \w+ value: "
+)
 _READ_ONLY = "25006"  # what was the primary is a standby now
 _REMEDY = "make it writable for this user, or set state_dir (INFRA_HEALTH_STATE_DIR) to another directory"
 
@@ -81,15 +85,16 @@ class Database:
         try:
             with self._turn, engine.connect() as connection, self._watch(connection), connection.begin():
                 return work(connection)
-        except (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError):
-            raise  # our own code is wrong, or counts on it
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
             origin = getattr(error, "orig", None)
             cause = str(origin or error).strip()  # str(error) of the former has the statement and its values
             # https://sqlite.org/rescode.html, primary codes. A file that was emptied has no tables.
             code = getattr(origin, "sqlite_errorcode", 0) & 0xFF
             if self.is_shared and _REFUSED.search(cause):
-                raise Refused(f"store.url: the server refuses: {' '.join(cause.split())}") from error
+                told = getattr(getattr(origin, "diag", None), "message_primary", None) or cause  # without the statement
+                raise Refused(f"store.url: the server refuses: {' '.join(told.split())}") from error
+            if isinstance(error, (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError)):
+                raise  # our own code is wrong, or counts on it
             if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "no such table" in cause:
                 self.damage = cause
             cause = " ".join(cause.split())
@@ -141,7 +146,7 @@ def open_server(url: str, *, is_pooled: bool = False) -> Database:
         engine = sa.create_engine(address, connect_args=connect, pool_size=2 * READERS, max_overflow=0)
     except ModuleNotFoundError as error:
         raise ConfigError("store.url: PostgreSQL needs a driver: pip install 'infra-health[postgres]'") from error
-    except sa.exc.ArgumentError as error:
+    except (sa.exc.ArgumentError, ValueError) as error:  # the latter: of a port that is no number
         raise ConfigError("store.url is no address of a PostgreSQL: postgresql://USER@HOST/DATABASE") from error
     return Database(engine, f"{address.host or 'localhost'}/{address.database or ''}")
 

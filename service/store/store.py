@@ -60,6 +60,7 @@ class Store:
         self.mode = Mode.LIVE
         self.history_limits: HistoryLimits = {}
         self.is_empty = is_empty
+        self._refusal: str | None = None  # what was told last of a server that answered late, and with no
         self.replicas: Replicas | None = None
         if limits and database.is_shared:
             self.replicas = Replicas(database, clock, *replica, dead_after=limits.dead_after)
@@ -142,7 +143,7 @@ class Store:
     @property
     def is_prepared(self) -> bool:
         """Whether it was open once: a shared one may be away when the daemon starts."""
-        return self._database.is_prepared
+        return self._database.is_prepared and bool(self.replicas is None or self.owner or not self.replicas.name)
 
     @property
     def owner(self) -> str:
@@ -165,12 +166,15 @@ class Store:
 
         Whether it did: there may be more to deliver then. To be called every few seconds; it raises nothing.
         """
-        if self._database.is_prepared:
+        if self.is_prepared:
             return await self._database.recover()
         try:
             await self._join()
         except HealthError as error:
-            log.debug("the store is still away", reason=str(error))
+            is_mended_by_time = not isinstance(error, (ConfigError, engine.Refused))
+            tell = log.debug if is_mended_by_time or str(error) == self._refusal else log.error
+            tell("the store is still away", reason=str(error))
+            self._refusal = None if is_mended_by_time else str(error)
             return False
         log.info("the store answers")
         return True
@@ -194,7 +198,7 @@ class Store:
     async def backup(self, target: Path) -> None:
         """Copies the store while it is in use; ``target`` is whole or untouched. Raises ConfigError or Unavailable."""
         if self._path is None:
-            raise Unavailable("a store on PostgreSQL is backed up with the tools of PostgreSQL")
+            raise Unavailable("this store is no file")
         await anyio.to_thread.run_sync(_back_up, self._path, target)
 
     async def _join(self) -> None:

@@ -1,0 +1,58 @@
+"""The program with a PostgreSQL that replicas share: what commands say of it, and how a wrong one is named."""
+
+from datetime import UTC, datetime
+
+import anyio
+import psycopg
+import pytest
+
+from service.config.settings import StoreSettings
+from service.store import Store
+from tests.acceptance.program import Place, wait_for
+from tests.postgres import postgres_server, postgres_url
+
+__all__ = ["postgres_server", "postgres_url"]
+
+
+def test_commands_ask_the_server_and_a_push_at_any_replica_is_seen(here: Place, postgres_url: str) -> None:
+    here.environ["INFRA_HEALTH_STORE__URL"] = postgres_url
+    here.config["collectors"] = {"training": {"type": "snapshot", "category": "training", "schedule": "@hourly"}}
+    here.write_config()
+
+    async def push() -> None:
+        settings = StoreSettings.model_validate({"url": postgres_url})
+        store = await Store.open(here.folder, settings, lambda: datetime.now(UTC))
+        await store.states.add_push("training", "key", b"", datetime.now(UTC), max_bytes=100)
+        await store.close()
+
+    with here.daemon(environ={"HOSTNAME": "pod-1"}) as daemon:
+        assert daemon.get("/api/v1/collectors/training")["note"] == "waiting for a first push"
+        anyio.run(push)
+        wait_for(lambda: not daemon.get("/api/v1/collectors/training")["note"], daemon, 20)
+        diagnosis = here.run("diagnose").stdout.splitlines()[-1]
+    assert diagnosis.split()[:2] == ["store", "ok"]
+    assert "tools of PostgreSQL" in here.run("backup", "copy.db").stderr
+    lost = here.run("diagnose", environ={"INFRA_HEALTH_STORE__URL": postgres_url.replace("/postgres", "/nowhere")})
+    assert 'database "nowhere" does not exist' in lost.stdout.splitlines()[-1]
+    assert "Remedy: correct store.url" in lost.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("postgresql://test@127.0.0.1:port/postgres", "store.url is no address of a PostgreSQL"),
+        ("{}?nonsense=1", 'the server refuses: invalid connection option "nonsense"'),
+        ("{}?sslmode=require", "server does not support SSL"),
+        ("postgresql://guest@127.0.0.1:{port}/postgres", "the server refuses: permission denied for schema public"),
+    ],
+)
+def test_a_wrong_address_ends_the_start_with_one_line(here: Place, postgres_url: str, url: str, told: str) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = 'guest'").fetchone():
+            connection.execute("CREATE ROLE guest LOGIN")
+        connection.execute("GRANT USAGE ON SCHEMA public TO guest")
+    url = url.format(postgres_url, port=postgres_url.rpartition(":")[2].partition("/")[0])
+    done = here.run(environ={"INFRA_HEALTH_STORE__URL": url})
+    assert done.returncode == 78
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1
