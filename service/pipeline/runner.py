@@ -262,8 +262,10 @@ class Runner:
                     handle.run, enriched = await self._end_run(job, run, result, now)
                     break
                 except Unavailable as error:
-                    # A shared store comes back; what was collected waits for it as long as there is room, and time.
-                    if not self._store.owner or handle.ending or self._held > _MAX_HELD:
+                    # A shared store comes back; what was collected waits for it as long as there is room, and time. So
+                    # does the end of a run that was cancelled: on record it would be active, and in the way of others.
+                    is_late = handle.ending and self._draining.is_set()
+                    if not self._store.owner or is_late or self._held > _MAX_HELD:
                         log.error("the run is not kept: the store is lost", reason=str(error), samples=samples)  # noqa: TRY400
                         handle.run = run
                         self._on_end(run)

@@ -209,6 +209,8 @@ class Scheduler:
         job = self.jobs.get(run.collector)
         if job is None or not job.enabled or run.slot is None or run.mode is not self.mode or self._is_draining:
             return False
+        if job.policy is ConcurrencyPolicy.REPLACE and run.slot < self._slots[run.mode].get(job.name, run.slot):
+            return False  # a later one has taken its place, and would be replaced by it
         return job.starting_deadline is None or self._clock.now() - run.slot <= job.starting_deadline
 
     def _is_turn(self, job: Job) -> bool:

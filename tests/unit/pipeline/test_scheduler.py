@@ -235,6 +235,33 @@ async def test_a_slot_waits_for_the_end_of_another_replicas_run() -> None:
         assert sorted(await it.starts()) == ["-", "10:00:00", "10:10:00"]
 
 
+async def test_a_run_that_is_cancelled_while_a_shared_store_is_away_ends_on_record_when_it_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    faults, end = [Unavailable("away")] * 3, Runs.end
+
+    async def fail(*arguments: Any) -> None:
+        if faults:
+            raise faults.pop()
+        await end(*arguments)
+
+    async with staged(make_job(Gate())) as it:
+        monkeypatch.setattr(Store, "owner", "me")
+        monkeypatch.setattr(Runs, "end", fail)
+        await it.scheduler.cancel((await it.runs())[0].id, HERE)
+        await it.clock.advance(30)
+        assert [run.outcome for run in await it.runs()] == [Outcome.CANCELLED]
+
+
+async def test_a_dead_replicas_slot_is_not_repeated_where_a_later_one_replaces_it() -> None:
+    for policy, may in ((ConcurrencyPolicy.REPLACE, False), (ConcurrencyPolicy.ALLOW, True)):
+        async with staged(make_job(policy=policy)) as it:
+            (first,) = await it.runs()
+            assert it.scheduler.may_repeat(first)
+            await it.clock.advance(10 * 60)
+            assert it.scheduler.may_repeat(first) is may
+
+
 @pytest.mark.parametrize("owner", ["", "me"])
 async def test_a_slot_that_a_lost_store_could_not_claim_is_tried_again(
     owner: str, monkeypatch: pytest.MonkeyPatch
