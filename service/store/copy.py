@@ -11,7 +11,7 @@ from service.domain.delivery import DeliveryStatus
 from service.domain.errors import ConfigError
 from service.store import engine, tables
 from service.store.engine import Database
-from service.store.store import is_unused, take_over
+from service.store.store import take_over
 
 _STEP = 500  # rows a transaction reads
 # What the next process needs to go on where this one ended, and what boards draw: runs and their logs stay.
@@ -46,7 +46,7 @@ def _copy(source: Database, target: Database) -> Mapping[str, int]:
     if (revision := source.read(engine.read_revision)) != tables.REVISION:
         raise ConfigError(f"{source.where} is of another version ({revision}): let this one's daemon open it first")
     engine.prepare(target)
-    if not target.read(is_unused):
+    if not target.read(_is_empty):
         raise ConfigError(f"store.url: {target.where} is in use already: only an empty store can be copied to")
     now = datetime.now(UTC)
     source.write(lambda connection: take_over(now, connection))
@@ -57,6 +57,14 @@ def _copy(source: Database, target: Database) -> Mapping[str, int]:
         return {table.name: _copy_rows(table, query, reading, writing) for table, query in queries.items()}
 
     return target.write(lambda writing: source.read(lambda reading: work(reading, writing)))
+
+
+def _is_empty(connection: sa.Connection) -> bool:
+    """Nothing was ever run with it, nor copied to it: a second copy would send what waits twice."""
+    return not any(
+        connection.execute(sa.select(sa.exists(sa.select(table)))).scalar()
+        for table in (tables.runs, tables.outbox, tables.events, *_TABLES)
+    )
 
 
 def _copy_rows(table: sa.Table, query: sa.Select[tuple[object]], reading: sa.Connection, writing: sa.Connection) -> int:
