@@ -202,6 +202,8 @@ class Forwarder:
             return None
         claimed = await self._outbox.claim(self._clock.now(), MAX_BYTES, 1 if self.state.outage else MAX_POINTS)
         if not claimed:
+            if await self._outbox.recover():
+                return 0.0
             return (pending.next_retry - self._clock.now()).total_seconds() if pending.next_retry else _PAUSE
         self._owed = partial(self._outbox.release, claimed)
         if claimed[0].mode is Mode.SHADOW and (self.state.is_withheld or self._prefix is None):

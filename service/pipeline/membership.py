@@ -23,9 +23,10 @@ class Membership:
     async def run(self) -> None:
         """Beats until cancelled."""
         is_away = False
+        lost = frozenset[str]()
         while True:
             try:
-                self._scheduler.follow(await self._replicas.beat(self._scheduler.may_repeat))
+                lost = self._scheduler.follow(await self._replicas.beat(self._scheduler.may_repeat, lost))
             except Unavailable as error:
                 if not is_away:
                     log.error("the store is away: no slot is claimed until it is back", reason=str(error))  # noqa: TRY400

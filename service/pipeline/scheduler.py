@@ -185,8 +185,11 @@ class Scheduler:
         reason: str | None = getattr(self.jobs[name].collector, "waits_for", None)
         return reason
 
-    def follow(self, beat: Beat) -> None:
-        """Takes over what the replicas of a shared store decided, and does what they ask of this one's runs."""
+    def follow(self, beat: Beat) -> frozenset[str]:
+        """Takes over what the replicas of a shared store decided, and does what they ask of this one's runs.
+
+        The ids of runs that are this one's on record and that it does not carry out: to be told with the next beat.
+        """
         self._replicas, paused, busy = beat.replicas, self.pauses, self._busy
         self.elsewhere, self.pauses = beat.active, dict(beat.pauses)
         self._busy = {run.collector: run.id for run in beat.active if run.mode is self.mode}
@@ -203,6 +206,8 @@ class Scheduler:
             self._tasks.start_soon(self._carry_out, self.jobs[run.collector], handle, name=run.id)
         for name in (paused.keys() | busy.keys()) - self.pauses.keys() - self._busy.keys():
             self.tick(name)
+        # A run is here before it is on record, and until its end is.
+        return beat.own - {handle.run.id for handle in self._handles()}
 
     def may_repeat(self, run: Run) -> bool:
         """Whether a scheduled run that its replica could not end may be carried out again."""

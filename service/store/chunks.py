@@ -155,11 +155,13 @@ def recover_sending(
     is_sending = outbox.c.status == DeliveryStatus.SENDING
     if abandoned is not None:
         is_sending &= abandoned
+    # Told apart in each statement: one that still takes itself for alive may mark a chunk between them.
     is_once = is_sending & (outbox.c.kind == Kind.DISTRIBUTION)
+    is_again = is_sending & (outbox.c.kind != Kind.DISTRIBUTION)
     samples = connection.execute(sa.select(sa.func.sum(outbox.c.samples)).where(is_once)).scalar()
     lost = {"status": DeliveryStatus.UNKNOWN, "reason": reason, "settled_at": now}
     connection.execute(outbox.update().where(is_once).values(lost))
-    connection.execute(outbox.update().where(is_sending).values(status=DeliveryStatus.PENDING))
+    connection.execute(outbox.update().where(is_again).values(status=DeliveryStatus.PENDING))
     return samples or 0
 
 

@@ -15,7 +15,7 @@ from service.domain.runs import Mode
 from service.domain.samples import Kind, Sample
 from service.store.chunks import DUE, insert_batch, pack, to_batch, unpack
 from service.store.fallback import Failover
-from service.store.tables import LOST, outbox
+from service.store.tables import LOST, outbox, replicas
 
 _PENDING, _SENDING = DeliveryStatus.PENDING, DeliveryStatus.SENDING
 _CANDIDATES = 200  # chunks that a claim looks at
@@ -114,6 +114,13 @@ class Outbox:
         """Makes claimed chunks pending again, due at ``retry_at`` (None: now)."""
         await self._change(chunks, {"status": _PENDING, "retry_at": retry_at})
 
+    async def recover(self) -> bool:
+        """Makes chunks pending again that are marked though the answer of their ``claim`` was lost. Whether there were
+        any. For the one that sends, while it has claimed nothing."""
+        lost = outbox.update().where(outbox.c.status == _SENDING, _IS_OURS).values(status=_PENDING)
+        me = {"me": self._owner()}
+        return await self._database.write(lambda connection: connection.execute(lost, me).rowcount > 0)
+
     async def settle(self, chunks: Sequence[Chunk], status: DeliveryStatus, reason: str = "") -> None:
         """Ends the way of chunks. One that is settled already stays so."""
         await self._change(chunks, self._settled(status, reason))
@@ -205,6 +212,10 @@ class Outbox:
     def _settled(self, status: DeliveryStatus, reason: str) -> dict[str, Any]:
         return {"status": status, "reason": reason, "settled_at": self._clock(), "retry_at": None}
 
+    def _is_nobody_elses(self) -> sa.ColumnElement[bool]:
+        """Another replica may have inherited a chunk meanwhile and be sending it: then it must not become pending."""
+        return outbox.c.owner.not_in(sa.select(replicas.c.id).where(replicas.c.id != self._owner()))
+
     async def _change(self, chunks: Sequence[Chunk], values: dict[str, Any]) -> None:
         """Gives ``values`` to those of the chunks that are still due."""
         if not chunks:
@@ -214,7 +225,10 @@ class Outbox:
             is_theirs = outbox.c.id.in_([chunk.id for chunk in chunks]) & _IS_DUE
             if values["status"] == DeliveryStatus.DELIVERED:
                 connection.execute(outbox.delete().where(is_theirs, outbox.c.run == ""))
-            connection.execute(outbox.update().where(is_theirs).values(values))
+            change = outbox.update().where(is_theirs)
+            if values["status"] is _PENDING:
+                change = change.where(self._is_nobody_elses())
+            connection.execute(change.values(values))
 
         await self._database.write(work)
 
@@ -231,7 +245,10 @@ class Outbox:
 
         def work(connection: sa.Connection) -> None:
             is_whole = outbox.c.samples == len(chunk.points)  # else a repeat would move the others once more
-            change = outbox.update().where(outbox.c.id == chunk.id, _IS_DUE, is_whole).values(packed[0] | kept_values)
+            change = outbox.update().where(outbox.c.id == chunk.id, _IS_DUE, is_whole)
+            if kept_values:
+                change = change.where(self._is_nobody_elses())
+            change = change.values(packed[0] | kept_values)
             for row in connection.execute(change.returning(outbox)).mappings().all():
                 own = {"first": row["first"] + len(kept), **packed[1], **moved_values}
                 copied = {name: value for name, value in row.items() if name != "id"}

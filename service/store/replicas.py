@@ -5,7 +5,7 @@ No leader and no lock that a session holds: the database decides, and its clock 
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -45,7 +45,8 @@ class Beat:
     """What a replica saw when it last showed that it lives.
 
     ``replicas``: the ids of all. ``is_new``: this one had been taken for dead and goes on under another id; its runs
-    are interrupted. ``active``: the runs of the others. ``cancelled``: with which outcome runs of this one are to end.
+    are interrupted. ``active``: the runs of the others. ``own``: the ids of this one's that are active on record.
+    ``cancelled``: with which outcome some of them are to end.
     ``repeats``: runs that are this one's now, begun already, in place of a dead replica's.
     """
 
@@ -54,6 +55,7 @@ class Beat:
     slots: Mapping[tuple[str, Mode], datetime]
     pauses: Mapping[str, Pause]
     active: tuple[Run, ...]
+    own: frozenset[str]
     cancelled: Mapping[str, Outcome]
     repeats: tuple[Run, ...]
 
@@ -86,10 +88,11 @@ class Replicas:
         await self._database.execute(replicas.insert().values(**facts, seen=database_now()))
         self.id = id_
 
-    async def beat(self, may_repeat: Callable[[Run], bool]) -> Beat:
+    async def beat(self, may_repeat: Callable[[Run], bool], lost: Collection[str] = ()) -> Beat:
         """Shows that this process lives, and takes over what the dead left, all in one transaction.
 
-        ``may_repeat``: whether a scheduled run that a dead replica began may still be begun again.
+        ``may_repeat``: whether a scheduled run that a dead replica began may still be begun again. ``lost``: the ids of
+        this one's runs that nobody carries out, because the answer to their claim, or their end, was lost.
         """
         if not self.id:
             raise Unavailable("this process has not joined the store's replicas yet")
@@ -102,7 +105,7 @@ class Replicas:
                 return None
             if may_inherit:
                 self._bury(connection)
-            repeats = self._inherit(connection, may_repeat)
+            repeats = self._inherit(connection, may_repeat, lost)
             return self._look(connection, repeats)
 
         seen = await self._database.write(work)
@@ -135,12 +138,17 @@ class Replicas:
         if names := buried.scalars().all():
             log.warning("replicas are dead: what they left is taken over", names=", ".join(names))
 
-    def _inherit(self, connection: sa.Connection, may_repeat: Callable[[Run], bool]) -> tuple[Run, ...]:
+    def _inherit(
+        self, connection: sa.Connection, may_repeat: Callable[[Run], bool], lost: Collection[str]
+    ) -> tuple[Run, ...]:
         """Takes over whatever belongs to nobody. The runs that are to be carried out again."""
         now = self._clock()
         living = sa.select(replicas.c.id)
         orphaned = runs.c.owner.not_in(living)
         ended = interrupt_active(connection, now, orphaned, "the replica that carried it out died")
+        if lost:
+            is_lost = (runs.c.owner == self.id) & runs.c.id.in_(lost)
+            ended += interrupt_active(connection, now, is_lost, "its replica lost it while the store was away")
         recover_sending(connection, now, "its replica died before the intake answered", outbox.c.owner.not_in(living))
         waits = outbox.c.status == DeliveryStatus.PENDING
         connection.execute(outbox.update().where(waits, outbox.c.owner.not_in(living)).values(owner=self.id))
@@ -159,11 +167,13 @@ class Replicas:
         return tuple(repeats)
 
     def _look(self, connection: sa.Connection, repeats: tuple[Run, ...]) -> Beat:
-        active, cancelled = [], {}
+        active, own, cancelled = [], set(), {}
         for row in connection.execute(sa.select(runs).where(runs.c.outcome.is_(None))):
             if row.owner != self.id:
                 active.append(from_row(Run, row))
-            elif row.cancel:
+                continue
+            own.add(row.id)
+            if row.cancel:
                 cancelled[row.id] = row.cancel
         return Beat(
             replicas=tuple(connection.scalars(sa.select(replicas.c.id).order_by(replicas.c.id))),
@@ -171,6 +181,7 @@ class Replicas:
             slots={(row.collector, row.mode): row.at for row in connection.execute(sa.select(slots))},
             pauses={row.collector: from_row(Pause, row) for row in connection.execute(sa.select(tables.pauses))},
             active=tuple(active),
+            own=frozenset(own),
             cancelled=cancelled,
             repeats=repeats,
         )

@@ -295,16 +295,17 @@ class Runs:
 def interrupt_active(
     connection: sa.Connection, now: datetime, abandoned: sa.ColumnElement[bool], reason: str
 ) -> list[tuple[Run, bool]]:
-    """Ends the active runs that are ``abandoned``. Each with whether its policy was Forbid."""
+    """Ends the active runs that are ``abandoned``. Those that nobody had asked to end, each with whether its policy was
+    Forbid."""
     query = sa.select(runs).where(runs.c.outcome.is_(None), abandoned).with_for_update(skip_locked=True)
-    found = [(from_row(Run, row), row.forbids) for row in connection.execute(query)]
-    for run, _ in found:
+    rows = connection.execute(query).all()
+    for run in (from_row(Run, row) for row in rows):
         errors = (*run.errors, PartialFailure(reason))
         ended = max(run.started, now)  # whatever the clock did
         done = replace(run, outcome=Outcome.INTERRUPTED, ended=ended, errors=errors)
         connection.execute(_END, {**to_row(done), "forbids": False})
         add_cycle(connection, done)
-    return found
+    return [(from_row(Run, row), row.forbids) for row in rows if row.cancel is None]
 
 
 def delete_runs(connection: sa.Connection, keep_failed: int, keep_ended: int, own: HistoryLimits) -> int:
