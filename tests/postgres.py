@@ -27,8 +27,10 @@ class Postgres:
         self._tools, self._data = tools, str(directory / "data")
         self._run("initdb", "-D", self._data, "-U", "test", "-A", "trust", "--no-sync", "-E", "UTF8")
 
-    def start(self) -> None:
-        options = f"-h 127.0.0.1 -p {self.port} -k {self.directory} -c fsync=off -c max_connections=200"
+    def start(self, *, durable: bool = False) -> None:
+        options = f"-h 127.0.0.1 -p {self.port} -k {self.directory} -c max_connections=200"
+        if not durable:
+            options += " -c fsync=off"
         self._run("pg_ctl", "-D", self._data, "-w", "-l", f"{self.directory}/log", "-o", options, "start")
 
     def stop(self) -> None:
@@ -81,8 +83,8 @@ def find_free_port() -> int:
 
 
 @contextmanager
-def running_postgres() -> Iterator[Postgres]:
-    """Skips where the package is missing, but not in CI."""
+def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
+    """Skips where the package is missing, but not in CI. ``durable``: a commit is on the disk, as in production."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not found:
         assert os.environ.get("CI") != "true", "no PostgreSQL: apt-get install postgresql"
@@ -90,7 +92,7 @@ def running_postgres() -> Iterator[Postgres]:
     directory = Path(tempfile.mkdtemp(prefix="postgres-"))
     try:
         server = Postgres(found[-1], directory)
-        server.start()
+        server.start(durable=durable)
         try:
             yield server
         finally:
