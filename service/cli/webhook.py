@@ -62,7 +62,7 @@ def _find_trouble(answer: "httpx.Response") -> str:
     """What is wrong, with the remedy; empty where all is well."""
     is_ours = answer.headers.get("content-type", "").startswith("application/problem+json")
     match answer.status_code:
-        case 200:
+        case 200 if not answer.content:
             return ""
         case 401 if is_ours:
             return "401, the daemon there has another secret; is GITHUB_WEBHOOK_SECRET the same here and there?"

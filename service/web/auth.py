@@ -35,6 +35,8 @@ WEBHOOK = f"{API}/webhooks/github"
 _WEBHOOK_LIMIT = 25 * 1024 * 1024  # GitHub sends no more
 # More requests than this at once are turned away, so that probes find a free loop.
 MAX_IN_FLIGHT = 64
+# Who has no signature may send a body, too: however slowly strangers do, half of the places stay for page and API.
+MAX_DELIVERIES = 32
 _LOOK_UP_AGAIN = 5.0  # seconds between look-ups because of a wrong token, whoever shows it
 
 _HOST = r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::(?P<port>[0-9]{0,5}))?"
@@ -79,7 +81,7 @@ class Guard:
         self._read_token = read_token
         self._in_cluster = in_cluster
         self._allowed_hosts = allowed_hosts
-        self._in_flight = 0
+        self._in_flight = self._deliveries = 0
         self._look_up_after = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,7 +91,8 @@ class Guard:
         limit = _WEBHOOK_LIMIT if is_webhook else limit
         try:
             _check_size(scope, headers, limit)
-            if not is_probe and self._in_flight >= MAX_IN_FLIGHT:
+            is_full = self._in_flight >= MAX_IN_FLIGHT or (is_webhook and self._deliveries >= MAX_DELIVERIES)
+            if is_full and not is_probe:
                 raise Problem(503, "Too many requests at once.", "busy")
             if not is_webhook:
                 await self._check(scope, headers, is_probe)
@@ -97,12 +100,14 @@ class Guard:
             await problem.response(scope)(scope, receive, send)
             return
         self._in_flight += not is_probe
+        self._deliveries += is_webhook
         try:
             # FastAPI's routes know no HEAD; uvicorn, which keeps the scope that it made, leaves the body out.
             method = "GET" if scope["method"] == "HEAD" else scope["method"]
             await self._app({**scope, "method": method}, _bounded(receive, limit), send)
         finally:
             self._in_flight -= not is_probe
+            self._deliveries -= is_webhook
 
     async def _check(self, scope: Scope, headers: Headers, is_probe: bool) -> None:
         """Raises Problem when the request may not go on."""

@@ -20,6 +20,7 @@ FIRST_DELAY, INTERVAL = 2.0, 10.0  # seconds: what comes within the first is one
 _EVENTS = ("workflow_run", "ping")  # others come from anybody who may deliver: labels must stay few
 _SIGNED = frozenset({"taken", "ping", "ignored", "invalid"})
 _IDLE = 3600.0
+_NUMBERS = range(1, 2**63)  # what a state can keep: one that it can't would fail each run until it is forgotten
 
 _Attempt = tuple[int, int]  # a run's id and an attempt's number
 
@@ -227,6 +228,8 @@ def read_run(body: bytes) -> Run | None:
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise InvalidDelivery(f"this is no workflow_run event: {error}") from error
     run = delivery.workflow_run
+    if any(number not in _NUMBERS for number in (run.id, run.workflow_id, run.attempt)):
+        raise InvalidDelivery("this is no workflow_run event: ids and attempts are whole numbers of 64 bits, from 1")
     run.repository = delivery.repository
     if not _repository_of(run):
         raise InvalidDelivery("this is no workflow_run event: it has no $.repository.full_name")

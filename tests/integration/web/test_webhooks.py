@@ -12,15 +12,19 @@ import anyio
 import httpx
 import pytest
 from click.testing import CliRunner
+from starlette.responses import HTMLResponse
+from starlette.types import Receive, Scope, Send
 
 from service.cli.main import main
 from service.cli.options import Options
 from service.collectors.github_ci.deliveries import Deliveries
 from service.collectors.github_ci.models import Named, Run
 from service.config.secrets import Secret, mounted_file
+from service.demo.stage import serve
 from service.domain.runs import Actor, Cause
 from service.pipeline.clock import SystemClock
 from service.web import webhooks
+from service.web.auth import MAX_IN_FLIGHT
 from tests.integration.web.stage import Stage, a_check, problem_of, received, served
 
 WEBHOOK = "/api/v1/webhooks/github"
@@ -139,6 +143,13 @@ async def test_what_is_not_of_the_events_shape_is_a_400(body: bytes, tmp_path: P
         assert noted.answers == {("workflow_run", "invalid"): 1}
 
 
+@pytest.mark.parametrize("number", [{"id": 2**64}, {"id": -5}, {"workflow_id": 10**30}, {"run_attempt": 0}])
+async def test_a_number_that_no_state_can_keep_is_a_400(number: Any, tmp_path: Path, noted: Noted) -> None:
+    async with served(tmp_path, webhook_secret=SECRET, deliveries=noted) as stage:
+        assert "64 bits" in problem_of(await post(stage, a_delivery(**number)), 400)["detail"]
+        assert noted.runs == []
+
+
 async def test_a_form_is_refused_by_the_ping_already(tmp_path: Path, noted: Noted) -> None:
     form = b"payload=%7B%7D"
     async with served(tmp_path, webhook_secret=SECRET, deliveries=noted) as stage:
@@ -218,6 +229,21 @@ async def test_two_large_bodies_have_a_place_and_a_small_one_needs_none(
         assert (await post(stage, body)).status_code == 202
 
 
+async def test_bodies_of_strangers_that_drip_leave_places_for_the_page(
+    tmp_path: Path, noted: Noted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "ARRIVAL_TIME", 4)
+    head = f"POST {WEBHOOK} HTTP/1.1\r\nHost: a\r\nX-Hub-Signature-256: sha256=00\r\nContent-Length: 9\r\n\r\n{{"
+    async with served(tmp_path, webhook_secret=SECRET, deliveries=noted) as stage:
+        slow = [await stage.connect() for _ in range(MAX_IN_FLIGHT)]
+        for stream in slow:
+            await stream.send(head.encode())
+        with anyio.fail_after(2):
+            while (await post(stage, a_delivery())).status_code != 503:
+                pass
+        assert (await stage.client.get("/")).status_code == 200
+
+
 async def test_a_body_that_never_ends_is_a_408_or_cut_off(
     tmp_path: Path, noted: Noted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +304,20 @@ async def test_the_command_says_what_is_wrong_on_the_way(
     async with served(tmp_path / "off") as stage:
         code, said = await ping(stage)
         assert (code, "has no secret" in said) == (1, True)
+
+
+async def test_the_command_takes_no_login_page_for_the_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Options, "start_logs", lambda *arguments, **settings: None)  # those of this process stay
+
+    async def log_in(scope: Scope, receive: Receive, send: Send) -> None:
+        await HTMLResponse("<html>Log in")(scope, receive, send)
+
+    with serve(log_in) as (url,):
+        config = tmp_path / "config.yaml"
+        config.write_text(f"collectors: {{}}\nhttp: {{public_url: '{url}'}}\n")
+        invoke = partial(CliRunner().invoke, main, ["--config", str(config), "webhook", "test"])
+        result = await anyio.to_thread.run_sync(partial(invoke, env={"GITHUB_WEBHOOK_SECRET": SECRET}))
+    assert (result.exit_code, "200 by something before the daemon" in result.output) == (1, True)
 
 
 async def test_page_state_and_metrics_show_deliveries_and_what_may_be_wrong(tmp_path: Path) -> None:
