@@ -1,4 +1,4 @@
-"""``python -m bench [NAME...]``: runs the benchmarks and prints what they measured; without a name, all of them."""
+"""``python -m bench [NAME...]``: runs the benchmarks and prints what they measured; without a name, the short ones."""
 
 import importlib
 import json
@@ -56,7 +56,7 @@ def main(names: tuple[str, ...], as_json: bool) -> None:
     if unknown := set(names) - set(benches):
         raise click.UsageError(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(benches)}")
     console = Console()
-    for name in names or benches:
+    for name in names or [name for name, module in benches.items() if not hasattr(module, "IS_LONG")]:
         module = benches[name]
         run: Run = module.run
         figures = list(run())

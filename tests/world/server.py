@@ -195,7 +195,7 @@ class InProcess(httpx.AsyncBaseTransport):
         head, body = sent
         if len(body["body"]) < int(dict(head["headers"])[b"content-length"]):
             raise httpx.RemoteProtocolError("peer closed connection without sending complete message body")
-        return httpx.Response(head["status"], headers=head["headers"], content=body["body"])
+        return httpx.Response(head["status"], headers=head["headers"], stream=httpx.ByteStream(body["body"]))
 
 
 @asynccontextmanager

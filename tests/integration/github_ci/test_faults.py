@@ -1,15 +1,18 @@
 """Whatever GitHub answers in place of the truth: a number is right or missing, and whole again once it is over."""
 
 from datetime import timedelta
+from pathlib import Path
 
 import anyio
 import pytest
 
 from service.collectors.github_ci import window
+from service.config.secrets import Secret, mounted_file
 from service.demo.github_rows import Pull
 from service.domain.errors import Rejected, Unauthorized, Unavailable
-from tests.integration.github_ci.stage import CYCLE, HOUR, PULLS, parts_of, small_world, staged, values_of
-from tests.world import faults, generate
+from service.github.rate_limit import IN_FLIGHT
+from tests.integration.github_ci.stage import CYCLE, DAY, HOUR, PULLS, parts_of, small_world, staged, values_of
+from tests.world import NOW, faults, generate
 
 # One of each kind that the client tells apart: what becomes which is a matter of tests/integration/github.
 FAULTS = {
@@ -127,3 +130,46 @@ async def test_a_github_too_slow_for_one_run_is_read_in_several() -> None:
         stage.pass_time()
         values = await stage.values()
         assert values == stage.truth(values)
+
+
+@pytest.mark.parametrize("listed", [("Tests",), ("Yearly",)])
+async def test_a_workflow_whose_list_always_fails_leaves_out_what_needs_it_and_starts_no_storm(
+    listed: tuple[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(window, "PER_PAGE", 25)
+    world = small_world()
+    world.add_workflow(3, "Yearly")
+    world.add_run(3, NOW - 190 * DAY, "failure")  # which only its own list shows
+    for place in range(1, 460):
+        world.add_run(2, NOW - 4 * place * HOUR, "success")
+    async with staged(world, benchmarks=listed) as stage:
+        stage.github.fail("workflows/3/runs", faults.server_error)
+        for cycle in range(3):
+            result = await stage.collect()
+            values, expected = values_of(result), stage.truth()
+            missing = "ci.workflow.benchmarks" if "Yearly" in listed else "ci.workflow.other_failing"
+            expected.pop(missing)
+            assert values == expected
+            assert parts_of(result) == ["benchmarks" if "Yearly" in listed else "other workflows"]
+            assert not cycle or stage.cost[0] <= 10
+            stage.pass_time()
+
+
+async def test_a_token_that_is_replaced_and_revoked_in_the_middle_of_a_cycle_costs_no_number(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("ghp_old")
+    token = Secret("GitHub token", "set it", sources=[mounted_file(file, "GITHUB_TOKEN_FILE")])
+
+    def rotate(line: str) -> None:
+        if "/jobs" in line or "page=2" in line:
+            file.write_text("ghp_new")
+            stage.github.app.revoked.add("ghp_old")
+
+    async with staged(generate(7, workflows=12, runs_a_day=20, days=33)) as stage:
+        stage.client = stage.github.client(stage.http, token)
+        stage.restart()
+        stage.github.app.before = rotate
+        result = await stage.collect()
+        assert (values_of(result), result.failures) == (stage.truth(values_of(result)), ())
+        refused = [each for each in stage.github.app.asked if each.status == 401]
+        assert 1 <= len(refused) <= IN_FLIGHT

@@ -72,6 +72,36 @@ async def test_a_pause_starts_nothing_survives_a_restart_and_a_resume_starts_the
         ]
 
 
+async def test_a_paused_collector_stays_so_whatever_happens_and_a_resume_catches_up_once() -> None:
+    """Who asks for a run (a push, a caller) gets that one; neither it nor a reload or a restart starts a slot."""
+    async with staged(make_job()) as it:
+        await it.scheduler.pause("ci", HERE)
+        for ask in (it.scheduler.trigger_after("ci", Cause.PUSH, HERE), it.scheduler.trigger("ci", Cause.HTTP, HERE)):
+            await it.clock.advance(25 * 60)
+            await ask
+        for schedule in ("*/5 * * * *", "*/10 * * * *"):  # reloads
+            await it.scheduler.set_jobs([make_job(schedule=schedule)])
+            it.scheduler.start_changes("ci")
+            await it.clock.advance(25 * 60)
+        assert await it.starts() == ["10:00:00", "-", "-"]
+    gate = Gate()
+    async with staged(make_job(gate), after=it) as again:
+        await again.clock.advance(25 * 60)
+        assert await again.starts() == ["10:00:00", "-", "-"]
+        # A run that is under way when it resumes does not add one for each slot that it held up.
+        await again.scheduler.trigger("ci", Cause.HTTP, HERE)
+        for _ in range(2):
+            await again.scheduler.resume("ci", HERE)
+        gate.open()
+        await settle()
+        gate.open()
+        await again.clock.advance(60)
+        assert [(run.cause, run.slot and f"{run.slot:%H:%M}") for run in (await again.runs())[3:]] == [
+            (Cause.HTTP, None),
+            (Cause.CATCH_UP, "12:10"),
+        ]
+
+
 async def test_a_disabled_collector_has_no_schedule_but_can_be_triggered() -> None:
     async with staged(make_job(enabled=False)) as it:
         await it.clock.advance(30 * 60)
