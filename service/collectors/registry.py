@@ -107,7 +107,8 @@ class CollectorType(Protocol):
 
     ``metrics``: the catalogue of what it may emit. A type may also have a static method
     ``expected_checks(settings) -> list[tuple[str, str]]``: metric name and condition of the checks that its settings
-    ask for, so that a dashboard shows the check that was never measured.
+    ask for, so that a dashboard shows the check that was never measured; and ``expected_metrics(settings) ->
+    list[str]``: the metrics without a check, once for each series.
     """
 
     Settings: type[CollectorSettings]
@@ -153,8 +154,19 @@ def expected_checks(loaded: CollectorType, settings: CollectorSettings) -> Seque
 
     Raises ConfigError where the type, which may be foreign code, can't tell.
     """
-    tell: Callable[[CollectorSettings], Sequence[tuple[str, str]]] | None = getattr(loaded, "expected_checks", None)
+    found: Sequence[tuple[str, str]] = _ask_type(loaded, "expected_checks", settings)
+    return found
+
+
+def expected_metrics(loaded: CollectorType, settings: CollectorSettings) -> Sequence[str]:
+    """The metrics without a check that ``settings`` ask for, once for each series. Raises as ``expected_checks``."""
+    found: Sequence[str] = _ask_type(loaded, "expected_metrics", settings)
+    return found
+
+
+def _ask_type(loaded: CollectorType, method: str, settings: CollectorSettings) -> Any:
+    tell: Callable[[CollectorSettings], Any] | None = getattr(loaded, method, None)
     try:
         return tell(settings) if tell else ()
     except Exception as error:
-        raise ConfigError(f"collector type {settings.type}: expected_checks: {error!r}") from error
+        raise ConfigError(f"collector type {settings.type}: {method}: {error!r}") from error

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from service.collectors.registry import expected_checks, load_type
+from service.collectors.registry import expected_checks, expected_metrics, load_type
 from service.config.settings import Settings, max_series_per_hour, shadow_prefix
 from service.domain import conditions
 from service.domain.checks import CHECK_AGE, CHECK_METRICS, CHECK_STATE, CHECK_THRESHOLD, CHECK_VALUE
@@ -105,6 +105,7 @@ async def forecast_series(settings: Settings, store: "Store | None", now: dateti
         counts += Counter({metric.name: len(checks) for metric in (CHECK_STATE, CHECK_VALUE, CHECK_AGE)})
         counts[CHECK_THRESHOLD.name] = sum(conditions.parse(condition) is not None for _, condition in checks)
         counts += Counter(metric.name for metric in (*COLLECTOR_METRICS, *getattr(loaded, "own_metrics", ())))
+        counts += Counter(expected_metrics(loaded, collector))
         # Without a catalogue only what was sent tells which metrics there are beside the checks'.
         ours = {*counts, *(metric.name for metric in CHECK_METRICS)}
         distributions: dict[str, list[tuple[str, ...]]] = defaultdict(list)

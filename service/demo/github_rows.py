@@ -28,12 +28,14 @@ class Job:
 
 @dataclass(slots=True)
 class Attempt:
-    """``ended`` None: it never does. ``jobs`` None: a single one that ended like the attempt."""
+    """``ended`` None: it never does. ``jobs`` None: a single one that ended like the attempt. ``status``: while it has
+    not ended."""
 
     started: datetime
     ended: datetime | None = None
     conclusion: str | None = None
     jobs: list[Job] | None = None
+    status: str = "in_progress"
 
 
 @dataclass(slots=True)
@@ -178,7 +180,7 @@ class Repository:
             "head_sha": run.sha or f"{run.id:040x}",
             "display_title": run.title or f"Change {run.id}",
             "event": run.event,
-            "status": "completed" if last.conclusion else "in_progress",
+            "status": "completed" if last.conclusion else last.status,
             "conclusion": last.conclusion,
             "workflow_id": run.workflow_id,
             "html_url": f"{self.url}/actions/runs/{run.id}",

@@ -17,6 +17,7 @@ OVERTIME = (
     "The job running on runner GitHub Actions 2 has exceeded the maximum execution time of 30 minutes.",
     "The job has exceeded the maximum execution time of 6h0m0s",
 )
+STATUSES = ("in_progress", "in_progress", "queued", "waiting", "pending", "requested")
 _CANCELLED = "The operation was canceled."
 _LABELS = ("hotfix", "force-merge", "force_merge", "revert", "other")
 
@@ -114,15 +115,21 @@ def _run(rng: random.Random, workflow: int, created: datetime, until: datetime) 
         if conclusion is None and started < until - timedelta(days=2) and rng.random() < 0.9:
             conclusion = "success"
         if conclusion is None:
-            run.attempts.append(Attempt(started))
+            run.attempts.append(Attempt(started, status=_status(started)))
             return run
         ended = started + timedelta(seconds=rng.randrange(5, 1800))
-        run.attempts.append(Attempt(started, ended, conclusion, _jobs(rng, run, started, ended, conclusion)))
+        jobs = _jobs(rng, run, started, ended, conclusion)
+        run.attempts.append(Attempt(started, ended, conclusion, jobs, _status(started)))
         pause = timedelta(minutes=rng.randrange(1, 90)) if rng.random() < 0.7 else timedelta(days=30 * rng.random())
         again = (ended + pause).replace(microsecond=0)
         if rng.random() > 0.06 or again > min(until, created + timedelta(days=30)):
             return run
         started = again
+
+
+def _status(started: datetime) -> str:
+    """While it has not ended."""
+    return STATUSES[started.second % len(STATUSES)]
 
 
 def _jobs(rng: random.Random, run: Run, started: datetime, ended: datetime, conclusion: str) -> list[Job] | None:

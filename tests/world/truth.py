@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 FAILING = ("failure", "timed_out", "startup_failure")
 CONCLUSIVE = ("success", *FAILING)
+WAITING = ("queued", "waiting", "pending", "requested")
 PRE_MERGE = ("pull_request", "pull_request_target", "merge_group")
 
 
@@ -77,6 +78,16 @@ def truth(repository: Repository, now: datetime, asked: "Questions | GithubCiSet
         low, high = minutes[math.floor(place)], minutes[math.ceil(place)]
         values["ci.workflow.duration.p90"] = low + (high - low) * (place - math.floor(place))
     values["ci.jobs.timed_out"] = len(timed_out_jobs(repository, now))
+
+    waiting = [
+        attempts[-1].started
+        for _, attempts in runs
+        if attempts[-1].conclusion is None and attempts[-1].status in WAITING
+    ]
+    queued = [each for each in waiting if each >= now - timedelta(hours=24)]
+    values["ci.queue.runs"] = len(queued)
+    if queued:
+        values["ci.queue.oldest_minutes"] = (now - min(queued)).total_seconds() / 60
 
     week = now - asked.weekly_window
     groups = {"hotfix": asked.hotfix_labels, "force_merge": asked.force_merge_labels, "reverts": asked.revert_labels}

@@ -136,10 +136,11 @@ async def read_older_page(actions: Actions, state: State, now: datetime) -> list
     state.turned_at = max((state.turned_at or now) + step, now - _CATCH_UP)
     # A page is one piece of the list, so it holds whatever was created between its first and its last run.
     between = state.created_between(page.runs[-1].created, page.runs[0].created) if page.runs else set()
+    absent = state.take_absent(between - {run.id for run in page.runs}, now)
     _take_page(state, page, now)
     if page.is_last or page.oldest < now - RERUN_WITHIN - _PASS - MARGIN:
         state.page = state.front + 1
-    return sorted(between - {run.id for run in page.runs})
+    return absent
 
 
 def _take_page(state: State, page: Page, now: datetime) -> None:
@@ -153,12 +154,12 @@ def _take_page(state: State, page: Page, now: datetime) -> None:
 def unfinished_behind(state: State, now: datetime, window: timedelta) -> list[Run]:
     """Runs behind the window's pages that began to run again in it, the last ones first: no page shows how they end.
 
-    Others are left to the rotation: some stay queued for weeks.
+    Others, and what waits for a day, are left to the rotation: some stay queued for weeks.
     """
     horizon = now - window - MARGIN
     found = [
         run
         for run in state.runs.values()
-        if run.conclusion is None and run.created < horizon and run.started >= horizon
+        if run.conclusion is None and run.created < horizon and run.started >= horizon and not run.is_stuck(now)
     ]
     return sorted(found, key=lambda run: run.started, reverse=True)

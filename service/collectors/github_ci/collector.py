@@ -14,7 +14,14 @@ import structlog
 
 from service.collectors.github_ci.backfill import Budget
 from service.collectors.github_ci.deliveries import Deliveries
-from service.collectors.github_ci.metrics import CHECK_TAGS, METRICS, QUOTA_LIMIT, QUOTA_REMAINING, expected_checks
+from service.collectors.github_ci.metrics import (
+    CHECK_TAGS,
+    METRICS,
+    QUOTA_LIMIT,
+    QUOTA_REMAINING,
+    expected_checks,
+    expected_metrics,
+)
 from service.collectors.github_ci.models import WorkflowLists
 from service.collectors.github_ci.pull_requests import is_branch, is_label
 from service.collectors.github_ci.repository import CYCLE_POINTS, RepositoryCycle, explains
@@ -73,6 +80,11 @@ class GithubCi:
     def expected_checks(settings: GithubCiSettings) -> list[tuple[str, str]]:
         """Metric and condition of each check that these settings ask for."""
         return expected_checks(settings)
+
+    @staticmethod
+    def expected_metrics(settings: GithubCiSettings) -> list[str]:
+        """The metrics without a check that these settings ask for, once for each series."""
+        return expected_metrics(settings)
 
     @property
     def note(self) -> str | None:

@@ -134,7 +134,15 @@ _CHECKS = (
     ),
 )
 CATALOGUE: Mapping[str, CheckedMetric] = {each.name: each for each in _CHECKS}
-METRICS = tuple(each.metric for each in _CHECKS)
+# Without a check: nothing fails by them.
+PLAIN: Mapping[str, Metric] = {
+    name: Metric(_NAMESPACE + name, unit=unit, help=help)
+    for name, unit, help in (
+        ("ci.queue.runs", "execution", "Runs that wait (queued, waiting, pending, requested) for less than 24 hours"),
+        ("ci.queue.oldest_minutes", "minute", "How long the one of these runs waits that waits longest"),
+    )
+}
+METRICS = (*(each.metric for each in _CHECKS), *PLAIN.values())
 CHECK_TAGS = {each.metric.name: each.tags for each in _CHECKS if each.kind is Kind.GAUGE}
 QUOTA_REMAINING = Metric("metta.infra.collector.quota_remaining", help="Requests left of GitHub's hourly limit")
 QUOTA_LIMIT = Metric("metta.infra.collector.quota_limit", help="GitHub's hourly limit of requests")
@@ -195,6 +203,15 @@ def measure_others(latest: Iterable[Run | None]) -> Finding:
     return Finding("ci.workflow.other_failing", len(failed), _runs_as_evidence(failed))
 
 
+def measure_queue(waiting: Sequence[Run], now: datetime) -> list[Finding]:
+    """``waiting``: the longest first. A re-run waits since it was asked for, another run since it was created."""
+    found = [Finding("ci.queue.runs", len(waiting), _runs_as_evidence(waiting))]
+    if waiting:
+        minutes = max(0.0, (now - waiting[0].started).total_seconds() / 60)
+        found.append(Finding("ci.queue.oldest_minutes", minutes, _runs_as_evidence(waiting[:1])))
+    return found
+
+
 def measure_timed_out(suspects: Iterable[Run], since: datetime) -> Finding:
     jobs = [
         make_evidence(job.name, job.url, job.ended, job.conclusion or "", run.name)
@@ -249,8 +266,12 @@ def to_samples(
     ``tags``: more of them for each sample.
     """
     samples, no_data = [], []
-    order = {name: place for place, name in enumerate(CATALOGUE)}
+    order = {name: place for place, name in enumerate((*CATALOGUE, *PLAIN))}
     for finding in sorted(findings, key=lambda finding: order[finding.name]):
+        if (plain := PLAIN.get(finding.name)) and finding.value is not None:
+            full = {"source": "cron", **tags, **finding.tags}
+            samples.append(Sample(plain, float(finding.value), now, full, evidence=finding.evidence))
+            continue
         checked, value = CATALOGUE[finding.name], finding.value
         condition = format_condition(finding.name, thresholds)
         parsed = conditions.parse(condition)
@@ -287,6 +308,11 @@ def expected_checks(settings: GithubCiSettings) -> list[tuple[str, str]]:
         for _ in range(counts.get(name, 1))
     ]
     return each * len(settings.all_repositories)
+
+
+def expected_metrics(settings: GithubCiSettings) -> list[str]:
+    """The names of the metrics without a check, once for each of their series."""
+    return [metric.name for metric in PLAIN.values()] * len(settings.all_repositories)
 
 
 def format_condition(name: str, thresholds: Thresholds) -> str:

@@ -5,7 +5,7 @@ https://docs.github.com/rest/actions/workflow-runs, workflow-jobs and workflows
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import msgspec
@@ -16,8 +16,10 @@ FAILED = frozenset({"failure", "timed_out", "startup_failure"})
 CONCLUSIVE = FAILED | {"success"}
 # Runs among whose jobs one may have met its time limit.
 SUSPECT = frozenset({"failure", "cancelled", "timed_out"})
+WAITING = frozenset({"queued", "waiting", "pending", "requested"})
 PRE_MERGE = frozenset({"pull_request", "pull_request_target", "merge_group"})
 BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
+STUCK_AFTER = timedelta(hours=24)  # GitHub leaves some runs queued for weeks
 _LONGEST_TEXT = 160
 
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -133,6 +135,14 @@ class Run(msgspec.Struct, omit_defaults=True, rename=_RUN_KEYS.get):
     def has_ended(self) -> bool:
         """A run that waits for approval goes on with the same attempt."""
         return self.conclusion not in (None, "action_required")
+
+    @property
+    def is_waiting(self) -> bool:
+        return self.status in WAITING
+
+    def is_stuck(self, now: datetime) -> bool:
+        """Whether its attempt waits for so long that nobody should wait for it."""
+        return self.is_waiting and self.started < now - STUCK_AFTER
 
     @property
     def is_conclusive(self) -> bool:

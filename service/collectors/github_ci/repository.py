@@ -15,10 +15,10 @@ from msgspec.structs import replace
 from service.collectors.github_ci import backfill, metrics, pull_requests, timed_out_jobs, window
 from service.collectors.github_ci.backfill import Budget, Question
 from service.collectors.github_ci.metrics import Finding
-from service.collectors.github_ci.models import Run, WorkflowLists
+from service.collectors.github_ci.models import STUCK_AFTER, Run, WorkflowLists
 from service.collectors.github_ci.pull_requests import Answer, Counted, Group, is_branch, is_label
 from service.collectors.github_ci.settings import LABELS, LISTS, GithubCiSettings
-from service.collectors.github_ci.state import WEEK, begin, encode
+from service.collectors.github_ci.state import MARGIN, WEEK, begin, encode
 from service.domain.errors import HealthError, Rejected, Unauthorized, Unavailable
 from service.domain.runs import CollectResult, PartialFailure
 from service.domain.samples import MAX_POINT_AGE
@@ -312,6 +312,7 @@ class RepositoryCycle:
         has_branch = "branch" not in self._failures
         self._measure_window(has_branch)
         self._measure_latest(has_branch)
+        self._measure_queue()
         waiting = state.open_suspects(self._now)
         if not backfill.is_filled(state, self._now):
             self.notes.append(
@@ -346,6 +347,23 @@ class RepositoryCycle:
                 found.append(metrics.measure_p90(runs))
             if self._is_known("flaky runs", not any(run.is_verdict_open for run in runs)):
                 found.append(metrics.measure_flaky(runs))
+
+    def _measure_queue(self) -> None:
+        """Not from what deliveries tell: they don't say which runs begin."""
+        state, now = self._state, self._now
+        stuck = [run for run in state.waiting() if run.is_stuck(now)]
+        if stuck:
+            first = stuck[0].as_evidence()
+            since = f"{stuck[0].started:%Y-%m-%d}"
+            self.notes.append(
+                f"{self._repo}: stuck, waiting for more than a day and not counted as queued: {len(stuck)} runs,"
+                f" the oldest since {since} {first.url}".rstrip()
+            )
+        # Of what waits behind the window no page tells when it begins.
+        since_when = now - min(STUCK_AFTER, self._settings.history_window + MARGIN)
+        if not {"runs", "older runs"} & self._failures.keys() and backfill.is_filled(state, now):
+            waiting = [run for run in state.waiting() if run.started >= since_when]
+            self._findings += metrics.measure_queue(waiting, now)
 
     def _measure_latest(self, has_branch: bool) -> None:
         state, found = self._state, self._findings

@@ -177,6 +177,16 @@ class State(msgspec.Struct, tag_field="version", tag=2):
         """Ids of the runs that are known, both bounds excluded."""
         return {id for id, run in self.runs.items() if first < run.created and (last is None or run.created < last)}
 
+    def take_absent(self, ids: Collection[int], now: datetime) -> list[int]:
+        """Known runs that their list does not show: those to ask for. The stuck ones are forgotten unasked."""
+        for id in [id for id in ids if self.runs[id].is_stuck(now)]:
+            del self.runs[id]
+        return sorted(id for id in ids if id in self.runs)
+
+    def waiting(self) -> list[Run]:
+        """The runs that wait for a runner, an approval or another run, the longest first."""
+        return sorted((run for run in self.runs.values() if run.is_waiting), key=lambda run: run.started)
+
     @property
     def is_cold(self) -> bool:
         """No poll has read the window yet."""

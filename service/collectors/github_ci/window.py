@@ -159,7 +159,7 @@ async def read_window(actions: Actions, state: State, now: datetime, window: tim
     state.read_at, state.front = now, number
     state.page = max(state.page, number + 1)
     state.depth = number if page.is_last else max(state.depth, number + 1)
-    return sorted(state.created_between(oldest) - seen)
+    return state.take_absent(state.created_between(oldest) - seen, now)
 
 
 async def ask_unseen(actions: Actions, state: State, id: int) -> None:

@@ -22,6 +22,7 @@ from tests.world import TOKEN, InProcess, Simulated, World, truth
 NAMESPACE = "metta.infra.cron."
 JOBS = "ci.jobs.timed_out"
 PULLS = {"github.hotfix.count", "github.force_merge.count", "github.reverts.count", "github.bugs.count"}
+QUEUE = {"ci.queue.runs", "ci.queue.oldest_minutes"}
 BRANCH = {"ci.workflow.success", "ci.workflow.success_ratio", "ci.workflow.cancelled", "ci.workflow.other_failing"}
 DAY, HOUR, CYCLE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=10)
 
