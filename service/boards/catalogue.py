@@ -179,7 +179,7 @@ def _find_checks(
     kind: CollectorType, settings: CollectorSettings, known: Sequence[Check]
 ) -> Iterator[tuple[str, str, dict[str, str], str, Set[str]]]:
     """Metric, title, CHECK_TAGS, condition and groups of the checks that the settings ask for; of a type that does not
-    say which, of those that the store has."""
+    say which, and of what has no fixed place, those that the store has."""
     groups: dict[tuple[str, ...], set[str]] = {}
     for each in known:
         place = tuple(each.tags[name] for name in CHECK_TAGS)
@@ -191,8 +191,9 @@ def _find_checks(
         tags = {name: places[metric][name] for name in CHECK_TAGS}
         split = groups.get(tuple(tags.values()), set()) | repo
         yield metric, f"{tags['task']} / {tags['check']}", tags, condition, split
-    for each in () if expected else sorted(known, key=lambda each: (each.metric, each.key)):
-        if each.metric:  # else it was never measured
+    for each in sorted(known, key=lambda each: (each.metric, each.key)):
+        # One without a metric was never measured; of those that the settings name one is drawn already.
+        if each.metric and not (expected and each.metric in places):
             tags = {name: each.tags[name] for name in CHECK_TAGS}
             title = f"{each.metric.rpartition('.')[2]} ({tags['workflow_name']})"
             yield each.metric, title, tags, each.condition, groups[tuple(tags.values())]

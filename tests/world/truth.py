@@ -103,6 +103,18 @@ def truth(repository: Repository, now: datetime, asked: "Questions | GithubCiSet
     return values
 
 
+def schedule_ages(repository: Repository, now: datetime, workflow: str) -> tuple[float | None, float | None]:
+    """Hours since a schedule last began a run of the workflow, and one that succeeded."""
+    id = _id(repository, workflow)
+    runs = [run for run in repository.runs if (run.workflow_id, run.event) == (id, "schedule") and run.created <= now]
+    good = [run for run in runs if run.seen(now)[-1].conclusion == "success"]
+    last, success = (max((run.created for run in each), default=None) for each in (runs, good))
+    return (
+        (now - last).total_seconds() / 3600 if last else None,
+        (now - success).total_seconds() / 3600 if success else None,
+    )
+
+
 def timed_out_jobs(repository: Repository, now: datetime) -> list[int]:
     """Ids of the jobs that their time limit ended within seven days, of attempts that have ended."""
     found = []

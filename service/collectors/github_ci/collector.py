@@ -252,7 +252,8 @@ async def check_settings(github: Github, settings: GithubCiSettings) -> tuple[st
         listed = await list_workflows(github, repo)
         seen.append(f"{repo}: {len(listed)} workflows")
         meant = WorkflowLists({name: getattr(settings, name) for name in LISTS}, listed)
-        problems += [f"{repo}: {absent}" for absent in meant.missing.values()]
+        absent = [*meant.missing.values(), *meant.find_expected(settings.expected)[1]]
+        problems += [f"{repo}: {each}" for each in absent]
         if not await is_branch(github, repo, settings.branch):
             problems.append(f"{repo} has no branch {settings.branch!r}: correct branch")
         for key, wanted in labels.items():

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-from service.collectors.github_ci.models import Run, make_evidence
+from service.collectors.github_ci.models import Expected, Run, make_evidence
 from service.collectors.github_ci.settings import GithubCiSettings, Thresholds
 from service.domain import conditions
 from service.domain.samples import Evidence, Kind, Metric, Sample, Status
@@ -39,7 +39,16 @@ class CheckedMetric:
         return {"workflow_category": "ci", **dict(zip(names, self.where.split(" / "), strict=True))}
 
 
+_SUCCESS_AGE = "ci.workflow.schedule_success_age"
 _MAIN = "latest_state_of_main"
+# The check of each workflow in ``expected``, whose file takes the place of workflow_name.
+_SCHEDULE = CheckedMetric(
+    "ci.workflow.schedule_age",
+    "scheduled_workflow / scheduled_runs / age_hours",
+    _NO_CONDITION,
+    "Hours since a schedule last began a run of the workflow",
+    "hour",
+)
 _CHECKS = (
     CheckedMetric(
         "ci.workflow.tests_blocking_merge",
@@ -133,16 +142,17 @@ _CHECKS = (
         "Open issues with the bug label; with tag label: those that carry that label, too",
     ),
 )
-CATALOGUE: Mapping[str, CheckedMetric] = {each.name: each for each in _CHECKS}
+CATALOGUE: Mapping[str, CheckedMetric] = {each.name: each for each in (*_CHECKS, _SCHEDULE)}
 # Without a check: nothing fails by them.
 PLAIN: Mapping[str, Metric] = {
     name: Metric(_NAMESPACE + name, unit=unit, help=help)
     for name, unit, help in (
         ("ci.queue.runs", "execution", "Runs that wait (queued, waiting, pending, requested) for less than 24 hours"),
         ("ci.queue.oldest_minutes", "minute", "How long the one of these runs waits that waits longest"),
+        (_SUCCESS_AGE, "hour", "Hours since a schedule last began a run of the workflow that succeeded"),
     )
 }
-METRICS = (*(each.metric for each in _CHECKS), *PLAIN.values())
+METRICS = (*(each.metric for each in CATALOGUE.values()), *PLAIN.values())
 CHECK_TAGS = {each.metric.name: each.tags for each in _CHECKS if each.kind is Kind.GAUGE}
 QUOTA_REMAINING = Metric("metta.infra.collector.quota_remaining", help="Requests left of GitHub's hourly limit")
 QUOTA_LIMIT = Metric("metta.infra.collector.quota_limit", help="GitHub's hourly limit of requests")
@@ -152,7 +162,8 @@ QUOTA_LIMIT = Metric("metta.infra.collector.quota_limit", help="GitHub's hourly 
 class Finding:
     """A value by the metric's name within the namespace. ``value`` is None where there was nothing to measure.
 
-    ``tags``: more of them than the check has. ``at``: the instant of the value, where that is not the cycle's.
+    ``tags``: more of them than the check has, or in place of its own. ``at``: the instant of the value, where that is
+    not the cycle's. ``condition``, ``status``: in place of the check's condition, and of what that says.
     """
 
     name: str
@@ -160,6 +171,8 @@ class Finding:
     evidence: tuple[Evidence, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     at: datetime | None = None
+    condition: str = ""
+    status: Status | None = None
 
 
 def measure_branch(window: Iterable[Run]) -> list[Finding]:
@@ -210,6 +223,36 @@ def measure_queue(waiting: Sequence[Run], now: datetime) -> list[Finding]:
         minutes = max(0.0, (now - waiting[0].started).total_seconds() / 60)
         found.append(Finding("ci.queue.oldest_minutes", minutes, _runs_as_evidence(waiting[:1])))
     return found
+
+
+def measure_schedule(expected: Expected, last: Run | None, succeeded: Run | None, now: datetime) -> list[Finding]:
+    """Of the newest run that a schedule began, and of the newest of them that succeeded. A disabled workflow fails."""
+    tags = {"workflow_name": expected.file}
+    behind = _runs_as_evidence([last] if last else [])
+    if expected.is_disabled:
+        behind = (make_evidence(expected.workflow.name, None, None, expected.workflow.state), *behind)
+    found = [
+        Finding(
+            "ci.workflow.schedule_age",
+            _hours_since(last, now) if last else None,
+            behind,
+            tags,
+            condition=format_limit(expected.limit),
+            status=Status.FAIL if expected.is_disabled else None,
+        )
+    ]
+    if succeeded:
+        found.append(Finding(_SUCCESS_AGE, _hours_since(succeeded, now), _runs_as_evidence([succeeded]), tags))
+    return found
+
+
+def format_limit(limit: timedelta) -> str:
+    """As a condition in hours: ``< 26``."""
+    return f"< {limit / timedelta(hours=1):.10g}"
+
+
+def _hours_since(run: Run, now: datetime) -> float:
+    return max(0.0, (now - run.created) / timedelta(hours=1))
 
 
 def measure_timed_out(suspects: Iterable[Run], since: datetime) -> Finding:
@@ -273,9 +316,10 @@ def to_samples(
             samples.append(Sample(plain, float(finding.value), now, full, evidence=finding.evidence))
             continue
         checked, value = CATALOGUE[finding.name], finding.value
-        condition = format_condition(finding.name, thresholds)
+        condition = finding.condition or format_condition(finding.name, thresholds)
         parsed = conditions.parse(condition)
-        status = parsed.status(value) if parsed and value is not None else Status.UNKNOWN
+        verdict = parsed.status(value) if parsed and value is not None else Status.UNKNOWN
+        status = finding.status or verdict
         full = {
             "source": "cron",
             **checked.tags,
@@ -297,6 +341,7 @@ def expected_checks(settings: GithubCiSettings) -> list[tuple[str, str]]:
         "ci.workflow.tests_blocking_merge": int(bool(settings.tests_blocking_merge)),
         "ci.workflow.benchmarks": int(bool(settings.benchmarks)),
         "ci.workflow.duration": 0,  # events, no check
+        _SCHEDULE.name: 0,
         "github.hotfix.count": int(bool(settings.hotfix_labels)),
         "github.force_merge.count": int(bool(settings.force_merge_labels)),
         "github.reverts.count": int(bool(settings.revert_labels)),
@@ -307,12 +352,15 @@ def expected_checks(settings: GithubCiSettings) -> list[tuple[str, str]]:
         for name, checked in CATALOGUE.items()
         for _ in range(counts.get(name, 1))
     ]
+    each += [(_SCHEDULE.metric.name, format_limit(limit)) for limit in settings.expected.values()]
     return each * len(settings.all_repositories)
 
 
 def expected_metrics(settings: GithubCiSettings) -> list[str]:
     """The names of the metrics without a check, once for each of their series."""
-    return [metric.name for metric in PLAIN.values()] * len(settings.all_repositories)
+    counts = {_SUCCESS_AGE: len(settings.expected)}
+    names = [metric.name for name, metric in PLAIN.items() for _ in range(counts.get(name, 1))]
+    return names * len(settings.all_repositories)
 
 
 def format_condition(name: str, thresholds: Thresholds) -> str:

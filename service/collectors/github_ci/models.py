@@ -6,7 +6,7 @@ https://docs.github.com/rest/actions/workflow-runs, workflow-jobs and workflows
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -201,6 +201,22 @@ def make_evidence(title: Text, url: Text, at: datetime | None, conclusion: str, 
     return Evidence((title or "")[:_LONGEST_TEXT], link, at, conclusion, (workflow or "")[:_LONGEST_TEXT])
 
 
+class Expected(NamedTuple):
+    """A workflow that a schedule should run, and the longest time between two of these runs."""
+
+    workflow: Workflow
+    limit: timedelta
+
+    @property
+    def file(self) -> str:
+        return self.workflow.path.rpartition("/")[2] or self.workflow.name or str(self.workflow.id)
+
+    @property
+    def is_disabled(self) -> bool:
+        """GitHub disables the schedules of a repository without activity for 60 days."""
+        return self.workflow.state != "active"
+
+
 class WorkflowLists:
     """What the settings' ``lists`` mean among the workflows that are ``listed``, and which are the ``others``.
 
@@ -209,6 +225,7 @@ class WorkflowLists:
     """
 
     def __init__(self, lists: Mapping[str, Sequence[str]], listed: Sequence[Workflow]) -> None:
+        self._listed = listed
         self.names = {each.id: each.name for each in listed}
         self.missing: dict[str, str] = {}
         self.ids: dict[str, set[int]] = {name: set() for name in lists}
@@ -222,6 +239,16 @@ class WorkflowLists:
         on_lists: set[int] = set().union(*self.ids.values())
         self.others = {each.id for each in listed if each.state == "active"} - on_lists
         self.all = [*sorted(on_lists), *sorted(self.others)]
+
+    def find_expected(self, expected: Mapping[str, timedelta]) -> tuple[list[Expected], list[str]]:
+        """The workflows that are ``expected`` to run by schedule, and what to tell of names that mean none."""
+        found: dict[int, Expected] = {}
+        missing = []
+        for entry, limit in expected.items():
+            meant = {each.id: Expected(each, limit) for each in self._listed if each.is_meant_by(entry)}
+            found |= meant
+            missing += [] if meant else [describe_missing(entry)]
+        return list(found.values()), missing
 
     def list_of(self, id: int) -> str | None:
         """The list that means a workflow."""

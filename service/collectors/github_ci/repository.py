@@ -313,6 +313,7 @@ class RepositoryCycle:
         self._measure_window(has_branch)
         self._measure_latest(has_branch)
         self._measure_queue()
+        self._measure_expected()
         waiting = state.open_suspects(self._now)
         if not backfill.is_filled(state, self._now):
             self.notes.append(
@@ -364,6 +365,25 @@ class RepositoryCycle:
         if not {"runs", "older runs"} & self._failures.keys() and backfill.is_filled(state, now):
             waiting = [run for run in state.waiting() if run.started >= since_when]
             self._findings += metrics.measure_queue(waiting, now)
+
+    def _measure_expected(self) -> None:
+        state = self._state
+        if not self._settings.expected or not self._workflows:
+            return
+        expected, told = self._workflows.find_expected(self._settings.expected)
+        if "runs" not in self._failures and backfill.is_filled(state, self._now):
+            last, succeeded = state.by_schedule(), state.by_schedule(succeeded=True)
+            for each in expected:
+                runs = last.get(each.workflow.id), succeeded.get(each.workflow.id)
+                self._findings += metrics.measure_schedule(each, *runs, self._now)
+                if each.is_disabled:
+                    told.append(f"{each.file} is {each.workflow.state}: enable it, or take it off expected")
+                elif runs[0] is None:
+                    told.append(
+                        f"no schedule has run {each.file} since {state.reach:%Y-%m-%d}, as far as runs are read"
+                    )
+        if told:
+            self._failures["expected"] = Rejected("; ".join(told))
 
     def _measure_latest(self, has_branch: bool) -> None:
         state, found = self._state, self._findings

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from service.config import fields
 from service.config.settings import CollectorSettings, Section, Text
 
 _DAY = timedelta(days=1)
@@ -37,7 +38,9 @@ LABELS = {"hotfix": "hotfix_labels", "force_merge": "force_merge_labels", "rever
 Repository = Annotated[str, AfterValidator(check_repository)]
 Labels = tuple[Text, ...]
 # A YAML file gives an id as a number.
-Workflows = tuple[Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)], ...]
+WorkflowEntry = Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)]
+Workflows = tuple[WorkflowEntry, ...]
+Limit = Annotated[timedelta, BeforeValidator(fields.read_duration), Field(gt=timedelta(0))]
 Threshold = Annotated[float, Field(ge=0)]
 
 
@@ -60,6 +63,7 @@ class Thresholds(Section):
 class GithubCiSettings(CollectorSettings):
     """``tests_blocking_merge``, ``benchmarks``: workflows by name, file name, path or id.
 
+    ``expected``: workflows that a schedule runs, by any of these, each with the longest time between two of these runs.
     ``repositories``: many in one collector, in place of ``repo``; their samples are told apart by the tag repo.
     ``watch``: how often to look for runs that ended, where no webhook can tell of them; None: never.
     """
@@ -76,6 +80,7 @@ class GithubCiSettings(CollectorSettings):
     bug_sub_labels: Labels = ()
     tests_blocking_merge: Workflows = ()
     benchmarks: Workflows = ()
+    expected: dict[WorkflowEntry, Limit] = Field(default_factory=dict)
     thresholds: Thresholds = Thresholds()
     watch: Annotated[timedelta, Field(ge=timedelta(seconds=5))] | None = None
 

@@ -1,7 +1,8 @@
 """What one cycle hands to the next: one Struct a repository, in the store alone. What can't be decoded is a cold start.
 
 Kept are the runs of the window and its margin; of older ones those that are unfinished, each workflow's newest
-conclusive ones on the branch, and the week's among whose jobs one may have met its time limit.
+conclusive ones on the branch, its last one by schedule and the last of these that succeeded, and the week's among whose
+jobs one may have met its time limit.
 """
 
 from collections.abc import Collection, Iterable
@@ -30,7 +31,7 @@ _NEGATIVE_LIFE, _POSITIVE_LIFE = timedelta(minutes=55), timedelta(hours=23)
 T = TypeVar("T")
 
 
-class State(msgspec.Struct, tag_field="version", tag=2):
+class State(msgspec.Struct, tag_field="version", tag=3):
     """``reach``: every run created since then was read; None: nothing is known. ``read_at``: when the window was.
 
     ``front``: pages of the window. ``page``: the next one behind it. ``depth``: the page that reaches 30 days back.
@@ -106,6 +107,8 @@ class State(msgspec.Struct, tag_field="version", tag=2):
         kept: set[int] = set()
         unfinished: list[Run] = []
         concluded: dict[int, list[Run]] = {}
+        by_schedule = [*self.by_schedule().values(), *self.by_schedule(succeeded=True).values()]
+        kept.update(run.id for run in by_schedule)
         for run in self.runs.values():
             is_recent = run.started >= horizon or run.created >= horizon or run.updated >= now - MARGIN
             if is_recent or (run.is_suspect and run.updated >= week):
@@ -128,6 +131,12 @@ class State(msgspec.Struct, tag_field="version", tag=2):
         """By workflow id, the newest conclusive run on the branch."""
         ordered = sorted(self.runs.values(), key=lambda run: run.age_key)
         return {run.workflow_id: run for run in ordered if run.on_branch and run.is_conclusive}
+
+    def by_schedule(self, *, succeeded: bool = False) -> dict[int, Run]:
+        """By workflow id, the newest run that a schedule began; or of those that ``succeeded``."""
+        ordered = sorted(self.runs.values(), key=lambda run: run.age_key)
+        found = (run for run in ordered if run.event == "schedule")
+        return {run.workflow_id: run for run in found if not succeeded or run.conclusion == "success"}
 
     def unknown_workflows(self, workflows: Collection[int]) -> list[int]:
         """Those whose latest run no list of all runs has shown, nor their own."""
