@@ -1,4 +1,4 @@
-"""Three replicas with 2,000 collectors, each due once a minute, on one PostgreSQL: how late runs begin, and its load."""
+"""Three replicas with 2,000 collectors, each due every minute, on one PostgreSQL: how late runs begin, and the load."""
 
 import multiprocessing
 import time
