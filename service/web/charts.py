@@ -14,7 +14,7 @@ from urllib.parse import quote
 from service.domain import conditions
 from service.domain.samples import Status
 from service.store.history import Cell, Cycle, Hour
-from service.web.schemas import tone
+from service.web.schemas import format_number, tone
 
 BARS = 60
 _BAR, _BAR_HEIGHT = 5, 30
@@ -62,7 +62,8 @@ def bars(cycles: Sequence[Cycle]) -> Chart:
                 cycle,
                 f'<path class="hit" d="M{x} 0h{_BAR}v{_BAR_HEIGHT}h-{_BAR}z"/>'
                 f'<path class="{tone(cycle.outcome)}" d="M{x} {_BAR_HEIGHT}v-{height}h{_BAR - 1}v{height}z">'
-                f"<title>{cycle.started:%m-%d %H:%M:%S} {escape(cycle.outcome)} {cycle.seconds:.3g} s</title></path>",
+                f"<title>{cycle.started:%Y-%m-%d %H:%M:%S} {escape(cycle.outcome)} "
+                f"{format_number(round(cycle.seconds, 1))} s</title></path>",
             )
         )
     counts = Counter(cycle.outcome for cycle in reversed(shown))
@@ -155,7 +156,7 @@ def _describe_curve(curve: Sequence[Point]) -> str:
     units = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
     reach = next((f"{seconds / size:.0f} {unit}" for size, unit in units if seconds >= 0.95 * size), "now")
     low, high = min(point.low for point in curve), max(point.high for point in curve)
-    return f"{reach}: {low:.4g} to {high:.4g}, last {curve[-1].last:.4g}"
+    return f"{reach}: {format_number(low)} to {format_number(high)}, last {format_number(curve[-1].last)}"
 
 
 def _link(cycle: Cycle, markup: str) -> str:
@@ -173,11 +174,11 @@ def _square(x: int, cycle: Cycle, cell: Cell) -> str:
     side, height = _CELL - 1, _CELL_HEIGHT - 2 * inset
     status = str(cell.status)
     kind = "carried" if cell.carried and status == "pass" else status
-    value = "" if cell.value is None else f" {cell.value:.6g}"
+    value = "" if cell.value is None else f" {format_number(cell.value)}"
     carried = ", carried" if cell.carried else ""
     return (
         f'<path class="{kind}" d="M{x} {inset}h{side}v{height}h-{side}z">'
-        f"<title>{cycle.ended:%m-%d %H:%M:%S} {status}{value}{carried}</title></path>"
+        f"<title>{cycle.ended:%Y-%m-%d %H:%M:%S} {status}{value}{carried}</title></path>"
     )
 
 

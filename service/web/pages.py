@@ -5,13 +5,14 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from html import escape
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
 import anyio
 import anyio.to_thread
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
+from service.domain.samples import Status
 from service.web import charts
 from service.web.auth import is_expected
 from service.web.board import REACH, find_worst, read_board, to_cells
@@ -19,7 +20,7 @@ from service.web.context import AppContext
 from service.web.overview import Overview, read_overview, read_run, view_runs
 from service.web.problems import Problem, unknown_run
 from service.web.routes import Before, ContextDep, Limit, Offset, PageLimit, read_run_log, refuse_unknown_query
-from service.web.schemas import CollectorView, RunView, SampleView, tone
+from service.web.schemas import CheckView, CollectorView, RunView, SampleView, format_number, tone
 
 if TYPE_CHECKING:
     import jinja2
@@ -31,22 +32,69 @@ _MOST, _MOST_OF_MANY = 100, 40
 _TV_GRIDS = ((1, 1), (2, 1), (2, 2), (3, 2), (4, 2), (4, 3), (5, 3), (5, 4))
 _TV_TILES = 20
 
+Text = Annotated[str, Query(max_length=200)]
+
+
+class Filters(NamedTuple):
+    """What the board is narrowed to; empty texts narrow nothing. ``q``: a part of a name, tag or metric."""
+
+    q: str = ""
+    status: str = ""
+    category: str = ""
+    collector: str = ""
+
+    def match(self, check: CheckView) -> bool:
+        text = " ".join((check.collector, check.metric, *check.tags.values()))
+        return (
+            self.q.lower() in text.lower()
+            and self.status in ("", check.status)
+            and self.category in ("", check.tags.get("workflow_category"))
+            and self.collector in ("", check.collector)
+        )
+
+    def match_self(self, view: CollectorView) -> bool:
+        """Whether a collector is meant itself, whatever checks it has."""
+        is_meant = self.status == "" or (self.status == "fail" and (view.is_failing or view.is_retrying))
+        return (
+            is_meant and not self.category and self.collector in ("", view.name) and self.q.lower() in view.name.lower()
+        )
+
+
 router = APIRouter(
     include_in_schema=False, default_response_class=Response, dependencies=[Depends(refuse_unknown_query)]
 )
 
 
 @router.get("/")
-async def index(request: Request, context: ContextDep) -> Response:
+async def index(
+    request: Request,
+    context: ContextDep,
+    q: Text = "",
+    status: Literal["", "fail", "unknown", "pass"] = "",
+    category: Text = "",
+    collector: Text = "",
+) -> Response:
+    filters = Filters(q, status, category, collector)
+
     async def read(overview: Overview) -> dict[str, Any]:
-        collectors = list(overview.collectors.values())
+        every = [check for each in overview.checks.values() for check in each]
+        checks = [check for check in every if filters.match(check)]
+        named = {check.collector for check in checks}
+        collectors = [each for each in overview.collectors.values() if each.name in named or filters.match_self(each)]
         most = _MOST_OF_MANY if len(collectors) > _MOST else _MOST
         full = find_worst(collectors, most, _concern)
         full.sort(key=lambda view: min(_concern(view), 2))
         names = dict.fromkeys(each.name for each in full)
         others = [each for each in collectors if each.name not in names]
-        checks = [check for each in overview.checks.values() for check in each]
         return {
+            "filters": filters._asdict(),
+            "is_filtered": any(filters),
+            "choices": {
+                "status": list(Status),
+                "category": sorted({check.tags.get("workflow_category", "") for check in every} - {""}),
+                "collector": list(overview.collectors),
+            },
+            "worst_checks": [check for check in every if check.status == "fail"][:3],
             "board": await read_board(context, checks, names, rows=most, tiles=most),
             "full": full,
             "others": others,
@@ -174,7 +222,7 @@ def _load_templates() -> "jinja2.Environment":
         lstrip_blocks=True,
         auto_reload=False,
     )
-    templates.filters |= {"span": format_span, "clock": format_clock, "number": format_number, "short": format_short}
+    templates.filters |= {"span": format_span, "clock": format_clock, "number": format_number}
     templates.globals |= {"time": format_time, "ago": format_ago, "describe_state": describe_state, "tone": tone}
     return templates
 
@@ -279,16 +327,6 @@ def format_ago(at: datetime) -> str:
     """The instant; the browser says instead how long ago it was."""
     clock = format_clock(at)
     return _Markup(f'<time datetime="{at.isoformat()}" data-time title="{clock} UTC">{clock}</time>')
-
-
-def format_number(value: float) -> str:
-    """As short as it can be without losing anything: ``1``, ``0.91``, ``30000``."""
-    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
-
-
-def format_short(value: float) -> str:
-    """As a person reads it: six digits at most."""
-    return format_number(value) if len(format_number(value)) <= 6 else f"{value:.4g}"
 
 
 def may_link(url: str, api_url: str) -> bool:

@@ -45,6 +45,13 @@ def tone(outcome: str) -> str:
     return _TONES.get(outcome, "bad")
 
 
+def format_number(value: float) -> str:
+    """As people write it: ``41,000``, ``0.916667``; only what has more than 15 digits as a power of ten."""
+    if abs(value) >= 1e15:
+        return f"{value:.4g}"
+    return f"{value + 0.0:,.0f}" if value == round(value) or abs(value) >= 100_000 else f"{value:,.6g}"
+
+
 def run_address(run_id: str) -> str:
     return f"{API}/runs/{quote(run_id, safe='')}"
 
@@ -442,9 +449,9 @@ class Checks(View):
 
 def _explain(check: Check, status: Status) -> str:
     if check.value is None or check.measured_at is None:
-        return "nothing was measured yet"
+        return "nothing was measured yet: its source has no data for it, or none that is recent enough"
     condition = conditions.parse(check.condition)
-    value = f"{check.value:.6g}"
+    value = format_number(check.value)
     if status is Status.UNKNOWN:
         if check.status is not Status.UNKNOWN:
             return "the value is too old to judge by"

@@ -176,10 +176,22 @@ def test_the_documentation_works_within_the_policy(reader: Reader) -> None:
     expect(call.locator(".live-responses-table")).to_contain_text("scheduled_at")
 
 
+def test_a_search_stands_in_the_address_and_narrows_the_board(reader: Reader) -> None:
+    reader.go("/")
+    reader.page.get_by_label("Text").fill("reverts")
+    reader.page.keyboard.press("Enter")
+    reader.page.wait_for_url("**/?q=reverts")
+    expect(reader.page.locator(".tile")).to_have_count(1)
+    reader.page.get_by_label("Status").select_option("pass")
+    reader.page.wait_for_url("**/?q=reverts&status=pass")
+    expect(reader.page.locator("#live")).to_contain_text("No check matches")
+    reader.accessible()
+
+
 @pytest.mark.parametrize("size", [(390, 844), (768, 1024), (1200, 900)])
 def test_nothing_is_wider_than_the_screen(browser: Browser, stage: Stage, size: tuple[int, int]) -> None:
     with reading(browser, stage.base, size=size) as reader:
-        for path in ("/", "/collectors/ci"):
+        for path in ("/collectors/ci", "/"):
             reader.go(path)
             assert reader.page.evaluate("document.documentElement.scrollWidth") <= size[0]
             tops = (
@@ -188,6 +200,9 @@ def test_nothing_is_wider_than_the_screen(browser: Browser, stage: Stage, size: 
                 .evaluate_all("buttons => buttons.map(each => each.getBoundingClientRect().top)")
             )
             assert len(set(tops)) == 1, "a button under another makes every collector twice as tall"
+        top = "each => each.getBoundingClientRect().top"
+        red = reader.page.locator(".tile.fail").last.evaluate(top)
+        assert red < reader.page.locator(".collector").first.evaluate(top)
 
 
 def test_the_office_screen_fits_is_legible_and_refreshes_itself(browser: Browser, stage: Stage) -> None:

@@ -239,6 +239,15 @@ document.addEventListener("click", (event) => {
     .finally(() => button.removeAttribute("aria-busy"));
 });
 
+// What is searched for stands in the address, so that a link keeps it.
+const search = document.getElementById("search");
+search?.addEventListener("change", () => search.requestSubmit());
+search?.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const filled = [...new FormData(search)].filter(([, value]) => value);
+  location.search = new URLSearchParams(filled);
+});
+
 document.body.classList.add("script");
 document.addEventListener("visibilitychange", () => { if (!document.hidden) beat(); });
 tick();

@@ -194,6 +194,24 @@ async def test_the_board_shows_each_check_and_links_its_evidence(tmp_path: Path)
         assert text in check.words
 
 
+async def test_the_board_is_narrowed_by_its_address(stage: Stage) -> None:
+    stage.collectors["ci"].samples = [a_check(task="red"), a_check(41000.0, "pass", "> 10", task="green")]
+    await stage.run()
+    for query, shown, hidden in (
+        ("", ("red", "green", "41,000"), ()),
+        ("?q=GREEN", ("green",), ("red",)),
+        ("?status=fail", ("red",), ("green",)),
+        ("?q=&status=pass&category=ci&collector=ci", ("green",), ("red",)),
+        ("?category=nope", ("No check matches", "No collector matches"), ("green", "red")),
+    ):
+        html = (await stage.client.get(f"/{query}")).text
+        assert all(text in html for text in shown)
+        assert not [text for text in hidden if f">{text}</a>" in html]
+    assert (await stage.client.get("/?status=odd")).status_code == 422
+    page = (await stage.client.get("/")).text
+    assert page.index('aria-label="Failing checks"') < page.index('class="collectors"') < page.index("Other checks")
+
+
 async def test_a_run_whose_record_is_gone_says_so_and_one_that_never_was_is_not_there(stage: Stage) -> None:
     run = await stage.run()
     for _ in range(2):
