@@ -28,7 +28,7 @@ async def look_into(actions: Actions, run: Run, now: datetime, budget: Budget) -
     over = run.attempt if run.conclusion else run.attempt - 1
     try:
         if run.looked_into < over:
-            jobs = await actions.jobs(run.id)
+            jobs = await actions.jobs(run.id, was_refused=run.refusals > 1)
             # A run that was cancelled while it waited has none; that is believed while other runs show theirs.
             is_idle = (run.attempt, run.conclusion) == (1, "cancelled")
             if not jobs and not (is_idle and (actions.has_shown_jobs or run.refusals > _BELIEVED)):
@@ -50,9 +50,11 @@ async def look_into(actions: Actions, run: Run, now: datetime, budget: Budget) -
 
 async def learn_end(actions: Actions, run: Run) -> None:
     """The end of a run whose updated_at can't be believed. Raises what ``Github.get`` does."""
-    jobs = await actions.jobs(run.id)
+    run.refusals += 1
+    jobs = await actions.jobs(run.id, was_refused=run.refusals > 1)
     if not jobs and run.conclusion != "startup_failure":
         raise Unavailable(f"GitHub shows no job of run {run.id}, which ended as {run.conclusion}")
+    run.refusals = 0
     _take_end(run, jobs)
 
 

@@ -26,7 +26,8 @@ from service.github.client import Github, NotFound
 
 PER_PAGE = 100  # GitHub's most
 _LAST_PAGE = 390  # GitHub answers 422 beyond about 40,000 runs
-_JOBS_PER_PAGE = 80  # GitHub was seen to answer 502 for more jobs a page on huge runs
+# GitHub was seen to answer 502 for more jobs a page on huge runs, and of some runs for any page that is large.
+_JOBS_PER_PAGE, _FEW_JOBS_PER_PAGE = 80, 30
 # total_count differs by a few from answer to answer. A page that lacks more than this breaks off.
 _COUNTS_DIFFER = 20
 _FEW = 50  # among the newest runs of a workflow on the branch there nearly always is a conclusive one
@@ -100,17 +101,18 @@ class Actions:
             raise Unavailable(f"GitHub counts {answer.total_count} runs of workflow {id} but shows none")
         return [row.normalize(self._branch) for row in answer.workflow_runs]
 
-    async def jobs(self, run: int) -> list[Job]:
-        """The jobs of all attempts."""
+    async def jobs(self, run: int, *, was_refused: bool = False) -> list[Job]:
+        """The jobs of all attempts. ``was_refused``: GitHub did not show them before, so smaller pages are tried."""
+        size = _FEW_JOBS_PER_PAGE if was_refused else _JOBS_PER_PAGE
         found: list[Job] = []
         number = 0
         while True:
             number += 1
-            params: Mapping[str, str | int] = {"filter": "all", "per_page": _JOBS_PER_PAGE, "page": number}
+            params: Mapping[str, str | int] = {"filter": "all", "per_page": size, "page": number}
             page = await self._github.get(f"{self._repo}/actions/runs/{run}/jobs", JobPage, params=params)
             found += page.jobs
             self.has_shown_jobs = self.has_shown_jobs or bool(page.jobs)
-            if len(page.jobs) < _JOBS_PER_PAGE:
+            if len(page.jobs) < size:
                 if len(found) < page.total_count:
                     raise Unavailable(f"GitHub counts {page.total_count} jobs of run {run} but shows {len(found)}")
                 return found

@@ -155,6 +155,16 @@ async def test_a_workflow_whose_list_always_fails_leaves_out_what_needs_it_and_s
             stage.pass_time()
 
 
+async def test_jobs_of_a_run_that_come_in_small_pages_only_are_known_a_cycle_later() -> None:
+    async with staged(small_world()) as stage:
+        stage.github.fail(r"actions/runs/\d+/jobs\?.*per_page=80", faults.bad_gateway)
+        late, expected = values_of(await stage.collect()), stage.truth()
+        assert late.items() < expected.items()
+        assert expected.keys() - late.keys() == {"ci.jobs.timed_out"}
+        stage.pass_time()
+        assert await stage.values() == stage.truth()
+
+
 async def test_a_token_that_is_replaced_and_revoked_in_the_middle_of_a_cycle_costs_no_number(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("ghp_old")
