@@ -38,6 +38,7 @@ _GRACE = 6.0
 _CHANGE_DEADLINE = 30.0  # a change that takes longer to measure holds up the schedule
 _MAX_REASON = 1_000  # characters
 _MANY_SAMPLES = 1_000
+_SUPERSEDED = "this replica was taken for dead meanwhile: another one ended the run, and nothing of it is kept"
 _MAX_HELD = 50_000
 _STORE_PAUSE = 1.0  # seconds until a store that is away is asked again
 
@@ -296,7 +297,9 @@ class Runner:
         samples = [*enriched.samples, *enriched.series, *own_samples(job, health, now)]
         run = replace(run, samples=len(samples))
         revisions = dict(job.state.revisions) if job.state else {}
-        await self._store.runs.end(run, samples, enriched.checks, result.state, revisions, job.max_age)
+        if not await self._store.runs.end(run, samples, enriched.checks, result.state, revisions, job.max_age):
+            run = replace(run, outcome=Outcome.INTERRUPTED, errors=(PartialFailure(_SUPERSEDED),), samples=0)
+            enriched = replace(enriched, late=[])
         return run, enriched
 
     async def _measure_health(self, job: Job, run: Run, collected: int, now: datetime) -> dict[Metric, float]:

@@ -201,9 +201,10 @@ class Scheduler:
             elif outcome := beat.cancelled.get(handle.run.id):
                 handle.cancel(outcome)
         for run in beat.repeats:
-            handle = RunHandle(run, Actor(""))
-            self._active.setdefault(run.collector, []).append(handle)
-            self._tasks.start_soon(self._carry_out, self.jobs[run.collector], handle, name=run.id)
+            if job := self.jobs.get(run.collector):  # a reload may have come between
+                handle = RunHandle(run, Actor(""))
+                self._active.setdefault(run.collector, []).append(handle)
+                self._tasks.start_soon(self._carry_out, job, handle, name=run.id)
         for name in (paused.keys() | busy.keys()) - self.pauses.keys() - self._busy.keys():
             self.tick(name)
         # A run is here before it is on record, and until its end is.

@@ -144,18 +144,19 @@ class Runs:
         state: Mapping[str, bytes | None] = _NOTHING,
         revisions: Mapping[str, int] = _NOTHING,
         max_age: timedelta = timedelta.max,
-    ) -> None:
+    ) -> bool:
         """Keeps an ended run, its samples (pending), the collector's checks and state, in one transaction.
 
         ``checks``: all of the collector's from now on; None leaves them. ``max_age``: of their values, for the history.
         ``state``: None deletes; what has a revision in ``revisions`` is written only if it still has that one. A run
         that is not on record is kept as well; one that has ended on record stays as it is, so that a repeat changes
-        nothing.
+        nothing. False: it has ended otherwise there, because its replica was taken for dead.
         """
 
-        def work(batch: Batch, connection: sa.Connection) -> None:
+        def work(batch: Batch, connection: sa.Connection) -> bool:
             if connection.execute(_END, {**to_row(run), "forbids": False}).first() is None:
-                return
+                known = connection.execute(_FIND, {"run": run.id}).one()
+                return bool(known.outcome == run.outcome)
             insert_batch(connection, batch)
             before: dict[Any, Any] = {}
             if checks is not None:
@@ -164,10 +165,11 @@ class Runs:
                     connection.execute(upsert(tables.checks), [_to_check_row(run.collector, each) for each in checks])
             add_cycle(connection, run, checks or (), before, max_age)
             write_state(connection, run.collector, state, revisions)
+            return True
 
         facts = {"run": run.id, "collector": run.collector, "mode": run.mode.value, "owner": run.owner}
         batch = await self._database.compute(partial(to_batch, samples, facts))
-        await self._database.write(partial(work, batch))
+        return await self._database.write(partial(work, batch))
 
     async def request_cancel(self, run_id: str) -> bool:
         """Asks the replica of a run to cancel it: it sees that with its next beat. Whether the run is active."""

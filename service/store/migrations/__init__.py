@@ -21,7 +21,7 @@ def upgrade(connection: sa.Connection, revision: str, where: str) -> None:
     except CommandError as error:
         raise ConfigError(
             f"{where} was written by a newer infra-health (schema {revision}, this one knows "
-            f"{script.get_current_head()}): run that version again, or set state_dir to another directory"
+            f"{script.get_current_head()}): run that version again, or give this one a store of its own"
         ) from error
     config.attributes["connection"] = connection
     command.upgrade(config, "head")

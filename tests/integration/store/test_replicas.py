@@ -139,7 +139,7 @@ async def test_one_that_was_taken_for_dead_begins_and_leaves_nothing(cluster: Cl
         await claim_slot(one, due(one, "other"), None, forbids=True)
     with pytest.raises(Unavailable, match="taken for dead"):
         await one.runs.begin(due(one, "other"), forbids=True)
-    await one.runs.end(ended(run, count=1), samples(1), [check()], {"key": b"value"})
+    assert not await one.runs.end(ended(run, count=1), samples(1), [check()], {"key": b"value"})
     assert (await find(two, run)).outcome is Outcome.INTERRUPTED
     assert await two.outbox.counts([run.id]) == {run.id: {}}
     assert (await two.runs.checks("ci"), await two.states.read("ci", "key")) == ([], (None, 0))

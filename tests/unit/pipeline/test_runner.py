@@ -1,6 +1,7 @@
 """One run: attempts, back-off, deadline, outcome, and what is stored of it."""
 
 import asyncio
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -59,6 +60,17 @@ async def test_no_attempt_is_waited_for_that_would_come_after_the_deadline() -> 
     assert run.outcome is Outcome.DEADLINE_EXCEEDED
     assert run.error == "limited (the next attempt would come after the deadline)"
     assert run.seconds == 0
+
+
+async def test_a_run_that_another_replica_ended_meanwhile_is_told_as_interrupted() -> None:
+    gate = Gate()
+    async with staged(make_job(gate)) as it:
+        (run,) = it.scheduler.active()
+        await it.store.runs.end(replace(run, outcome=Outcome.INTERRUPTED, ended=START))  # as its inheritor does
+        gate.open()
+        await it.clock.advance(1)
+        assert [each.outcome for each in it.ended] == [Outcome.INTERRUPTED]
+        assert any("taken for dead" in str(line.get("reason")) for line in it.logs)
 
 
 async def test_a_collector_that_ignores_its_cancellation_does_not_hold_up_its_schedule() -> None:
