@@ -359,7 +359,7 @@ class Scheduler:
     def _find_job(self, name: str) -> Job:
         if job := self.jobs.get(name):
             return job
-        if not self.is_loaded:
+        if not self.jobs and not self.is_loaded:
             raise Unavailable("the store has not answered yet: collectors start when it does")
         raise UnknownCollector(name, self.jobs)
 

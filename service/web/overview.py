@@ -127,6 +127,8 @@ def find_job(context: AppContext, name: str) -> Job:
 async def read_run(context: AppContext, run_id: str) -> RunView | None:
     """One run as of now, None where there is none (any more). Raises Unavailable."""
     run = await context.store.runs.run(run_id)
+    if run is None:  # one that waits for others to end is not on record yet
+        run = next((each for each in context.scheduler.active() if each.id == run_id), None)
     return (await view_runs(context, [run]))[0] if run else None
 
 

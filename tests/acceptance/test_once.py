@@ -41,7 +41,10 @@ def test_only_what_is_to_be_pushed_is_kept_and_sent_and_a_dry_run_prints_it_as_j
     assert done.returncode == 0
     samples = json.loads(done.stdout)
     assert {tuple(sample) for sample in samples} == {("metric", "value", "tags", "kind", "timestamp")}
-    assert all(set(sample["tags"]) >= set(REQUIRED_TAGS) - {"version"} for sample in samples)
+    assert all(sample["tags"].keys() >= {"source", "env", "service"} for sample in samples)
+    checks = [sample["tags"].keys() for sample in samples if "check" in sample["tags"]]
+    assert checks
+    assert all(tags >= set(REQUIRED_TAGS) - {"version"} for tags in checks)
     written = here.run("collect", "training", "-o", "samples.json")
     assert (written.returncode, "Nothing was sent (use --push" in written.stderr) == (0, True)
     assert [sample["value"] for sample in json.loads((here.folder / "samples.json").read_text())] == [0.92]

@@ -212,6 +212,7 @@ ODD: list[Any] = [record(value=float("nan")), record(task="\ud800"), 7, [], {"re
 def test_each_record_is_read_whatever_stands_beside_it(
     odd: list[Any], at: int, is_ascii: bool, indent: int | None, form: str
 ) -> None:
+    at = max(at, 1) if form == "lines" else at  # what begins the file says which form it has
     whole = [*FILLING[:at], *odd, *FILLING[at:]]
     texts = [json.dumps(each, ensure_ascii=is_ascii, indent=None if form == "lines" else indent) for each in whole]
     text = (
