@@ -85,7 +85,7 @@ class Scheduler:
         self._skipped: dict[str, datetime] = {}  # slots at which a collector was not ready
         self._late: dict[str, datetime] = {}  # slots that came too late to start, and were told
         self._replicas: Sequence[str] = ()
-        self._busy: dict[str, str] = {}  # by collector, another replica's run that is in the way of the next one
+        self._busy: set[str] = set()  # collectors of which another replica's run is in the way of the next one
         self.is_loaded = self._is_first_start = self._is_draining = False
 
     async def load(self) -> None:
@@ -192,7 +192,7 @@ class Scheduler:
         """
         self._replicas, paused, busy = beat.replicas, self.pauses, self._busy
         self.elsewhere, self.pauses = beat.active, dict(beat.pauses)
-        self._busy = {run.collector: run.id for run in beat.active if run.mode is self.mode}
+        self._busy = {run.collector for run in beat.active if run.mode is self.mode}
         for (name, mode), at in beat.slots.items():
             self._slots[mode][name] = max(at, self._slots[mode].get(name, at))
         for handle in self._handles():
@@ -205,7 +205,7 @@ class Scheduler:
                 handle = RunHandle(run, Actor(""))
                 self._active.setdefault(run.collector, []).append(handle)
                 self._tasks.start_soon(self._carry_out, job, handle, name=run.id)
-        for name in (paused.keys() | busy.keys()) - self.pauses.keys() - self._busy.keys():
+        for name in (paused.keys() | busy) - self.pauses.keys() - self._busy:
             self.tick(name)
         # A run is here before it is on record, and until its end is.
         return beat.own - {handle.run.id for handle in self._handles()}
@@ -429,7 +429,7 @@ class Scheduler:
         if slots.get(name) == handle.run.slot:
             slots.pop(name) if known is None else slots.update({name: known})
         if isinstance(result, Busy) and self._store.owner:
-            self._busy[name] = result.run_id  # until a beat shows that it has ended
+            self._busy.add(name)  # until a beat shows that the run has ended
             return False
         await self._clock.sleep(_BUSY_PAUSE)
         return False

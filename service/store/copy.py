@@ -20,7 +20,7 @@ _RISING = (tables.pushes, tables.outbox, tables.events)  # their ids are given a
 
 
 def copy_store(state_dir: Path, url: str, *, is_pooled: bool = False) -> Mapping[str, int]:
-    """Copies slots, pauses, state, checks and their hours, unread pushes and what waits to be sent; rows by table.
+    """Copies slots, pauses, state, checks and their hours, pushes and what waits to be sent; rows by table.
 
     All or nothing. Raises ConfigError (a daemon uses the directory, there is no store, the target is not empty, it
     refuses) or Unavailable.

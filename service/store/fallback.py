@@ -35,15 +35,21 @@ _WRITTEN_ONLY = (tables.audit, tables.run_logs)
 class Failover:
     """The transactions of the store, in worker threads of its own: on ``disk`` or, while that is away, in memory.
 
-    ``reopen``: opens the disk anew after this damage; None: there is no falling back.
+    ``reopen``: opens the disk anew after this damage; None: there is no falling back. ``is_prepared``: a shared
+    database that has the tables of this version.
     """
 
     def __init__(
-        self, disk: Database, clock: Callable[[], datetime], reopen: Callable[[str], Database] | None = None
+        self,
+        disk: Database,
+        clock: Callable[[], datetime],
+        reopen: Callable[[str], Database] | None = None,
+        *,
+        is_prepared: bool = False,
     ) -> None:
         self.trouble: str | None = None
         self.is_shared = disk.is_shared
-        self.is_prepared = not disk.is_shared  # a server may be away when the daemon starts
+        self.is_prepared = is_prepared or not disk.is_shared  # a server may be away when the daemon starts
         self._clock = clock
         self._disk = disk
         self._reopen = reopen

@@ -28,16 +28,15 @@ BEATS = 4  # within the time after which a silent replica is dead
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """``seen``: its last beat, ``age`` seconds ago by the database's clock. ``active``: runs, ``pending``: samples."""
+    """``seen``: its last beat by the database's clock. ``active``: how many runs, ``pending``: how many samples."""
 
     id: str
     name: str
     version: str
     started: datetime
     seen: datetime
-    age: float
-    active: int = 0
-    pending: int = 0
+    active: int
+    pending: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +122,10 @@ class Replicas:
 
     async def list(self) -> list[Replica]:
         """Those that are not known to be dead, the oldest first."""
-        age = (database_now() - sa.cast(replicas.c.seen, sa.BigInteger)) / 1_000_000.0
         active = sa.select(sa.func.count()).where(runs.c.owner == replicas.c.id, runs.c.outcome.is_(None))
         waiting = sa.select(sa.func.coalesce(sa.func.sum(outbox.c.samples), 0))
         waiting = waiting.where(outbox.c.owner == replicas.c.id, outbox.c.status.in_(DUE))
-        facts = (age.label("age"), active.scalar_subquery().label("active"), waiting.scalar_subquery().label("pending"))
+        facts = (active.scalar_subquery().label("active"), waiting.scalar_subquery().label("pending"))
         return await self._database.load(Replica, sa.select(replicas, *facts).order_by(replicas.c.started))
 
     def _bury(self, connection: sa.Connection) -> None:

@@ -124,18 +124,13 @@ class Store:
         """
 
         def work() -> Store:
-            path = state_dir / engine.DATABASE
-            with engine.translate(path):
-                exists = path.exists() and path.stat().st_size > 0
-            database = engine.open_file(path, read_only=True) if exists else engine.open_memory()
-            if server := limits and _open_server(limits):
-                database = server if server.read(engine.read_revision) else engine.open_memory()
+            path = None if limits and limits.url else state_dir / engine.DATABASE
+            database = _open_reading(path, limits)
             if (revision := database.read(engine.read_revision)) != tables.REVISION:
                 raise Unavailable(
                     f"{database.where} is of another version ({revision or 'unknown'}, not {tables.REVISION})"
                 )
-            failover = Failover(database, _now)
-            failover.is_prepared = True
+            failover = Failover(database, _now, is_prepared=True)
             return cls(failover, path=path, is_empty=database.read(is_unused))
 
         return await anyio.to_thread.run_sync(work)
@@ -220,6 +215,16 @@ class Store:
 
 def _open_server(limits: "StoreSettings") -> engine.Database | None:
     return engine.open_server(limits.url.get_secret_value(), is_pooled=limits.pooled) if limits.url else None
+
+
+def _open_reading(path: Path | None, limits: "StoreSettings | None") -> engine.Database:
+    """The file at ``path``, else the server; an empty database where there is no store in it yet."""
+    if path is None:
+        server = limits and _open_server(limits)
+        return server if server and server.read(engine.read_revision) else engine.open_memory()
+    with engine.translate(path):
+        exists = path.exists() and path.stat().st_size > 0
+    return engine.open_file(path, read_only=True) if exists else engine.open_memory()
 
 
 def take_over(now: datetime, connection: sa.Connection) -> None:
