@@ -17,7 +17,7 @@ from service.domain.errors import (
     Unexpected,
     Unfinished,
 )
-from service.domain.runs import Collector, CollectResult, PartialFailure
+from service.domain.runs import Collector, CollectResult, NoData, PartialFailure
 from service.domain.samples import Evidence, Kind, Metric, Sample, Status
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "HealthError",
     "Kind",
     "Metric",
+    "NoData",
     "PartialFailure",
     "Rejected",
     "Sample",

@@ -12,7 +12,7 @@ from hashlib import blake2b
 
 from service.collectors.records import TEXTS, BadRecord, Item, Record
 from service.domain.errors import Rejected
-from service.domain.runs import PartialFailure
+from service.domain.runs import NoData, PartialFailure
 from service.domain.samples import CHECK_TAGS, MAX_POINT_AGE, REQUIRED_TAGS, Kind, Metric, Sample, normalize_tag_name
 
 # The outbox expires what is older than MAX_POINT_AGE; a gauge that waits for its delivery needs some of it.
@@ -48,12 +48,12 @@ class Publication:
 class Selection:
     """What became of the records of one publication.
 
-    ``no_data``: tags of checks whose value is too old. ``events``: identity and second of each count and distribution.
+    ``no_data``: checks whose value is too old. ``events``: identity and second of each count and distribution.
     ``usable``: how many records are sent or were sent before.
     """
 
     samples: list[Sample] = field(default_factory=list)
-    no_data: list[dict[str, str]] = field(default_factory=list)
+    no_data: list[NoData] = field(default_factory=list)
     failures: list[PartialFailure] = field(default_factory=list)
     events: dict[bytes, int] = field(default_factory=dict)
     usable: int = 0
@@ -83,7 +83,7 @@ def to_samples(
         age = now - at
         if kind is Kind.GAUGE:
             if age > max_age:
-                found.no_data.append(tags)
+                found.no_data.append(NoData(tags, f"its value is older than {_format_span(max_age)}"))
                 reason = f"it is {_format_span(age)} old, older than max_age ({_format_span(max_age)})"
             elif record.at is None or age > MAX_GAUGE_AGE:
                 at, measured_at = now, at

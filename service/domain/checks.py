@@ -10,6 +10,7 @@ from hashlib import blake2b
 from itertools import chain
 
 from service.domain import conditions
+from service.domain.runs import NoData
 from service.domain.samples import CHECK_TAGS, Evidence, Kind, Metric, Sample, Status
 
 CHECK_STATE = Metric("metta.infra.check.state", help="0 pass, 1 fail, 2 unknown")
@@ -32,7 +33,10 @@ CheckKey = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The last that is known of one check. ``value`` and ``measured_at`` are None when it was never measured."""
+    """The last that is known of one check. ``value`` and ``measured_at`` are None when it was never measured.
+
+    ``summary``: the collector's sentence on the value, or why there is none; empty where it says nothing.
+    """
 
     key: CheckKey
     status: Status
@@ -42,6 +46,7 @@ class Check:
     measured_at: datetime | None = None
     metric: str = ""
     evidence: tuple[Evidence, ...] = ()
+    summary: str = ""
 
     @property
     def tags(self) -> dict[str, str]:
@@ -91,22 +96,22 @@ def check_id(collector: str, key: CheckKey) -> int:
 
 
 def update_checks(
-    known: Iterable[Check], samples: Iterable[Sample], no_data: Iterable[Mapping[str, str]], now: datetime
+    known: Iterable[Check], samples: Iterable[Sample], no_data: Iterable[NoData], now: datetime
 ) -> list[Check]:
     """``known`` after a run that brought ``samples``: newest value first, of equally new ones the worst.
 
-    ``no_data`` are the tags of checks that had nothing to measure. Distributions are events, not checks.
+    ``no_data``: the checks that had nothing to measure. Distributions are events, not checks.
     """
     checks = {check.key: check for check in known}
     found: dict[CheckKey, Check] = {}
     for sample in samples:
         if (check := _measure(sample, now)) and (check.key not in found or _rank(check) > _rank(found[check.key])):
             found[check.key] = check
-    for tags in no_data:
-        if (key := check_key(tags)) and key not in found:
+    for each in no_data:
+        if (key := check_key(each.tags)) and key not in found:
             before = checks.get(key, Check(key, Status.UNKNOWN, "", now))
-            condition = tags.get("condition", before.condition)
-            found[key] = replace(before, status=Status.UNKNOWN, condition=condition, since=now)
+            condition = each.tags.get("condition", before.condition)
+            found[key] = replace(before, status=Status.UNKNOWN, condition=condition, since=now, summary=each.summary)
     for key, check in found.items():
         stays = key in checks and checks[key].status is check.status
         checks[key] = replace(check, since=checks[key].since) if stays else check
@@ -123,7 +128,17 @@ def _measure(sample: Sample, now: datetime) -> Check | None:
     if key is None or tags is None:
         return None
     status, condition = find_status(tags, sample.value), tags.get("condition", "")
-    return Check(key, status, condition, now, sample.value, sample.measured, sample.metric.name, sample.evidence)
+    return Check(
+        key,
+        status,
+        condition,
+        now,
+        sample.value,
+        sample.measured,
+        sample.metric.name,
+        sample.evidence,
+        sample.summary,
+    )
 
 
 def _acceptance_tags(sample: Sample) -> dict[str, str] | None:

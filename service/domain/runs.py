@@ -71,10 +71,18 @@ class PartialFailure:
 
 
 @dataclass(frozen=True, slots=True)
+class NoData:
+    """A check that was asked for but had nothing to measure, by its tags. ``summary``: why, as a sentence."""
+
+    tags: Mapping[str, str]
+    summary: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class CollectResult:
     """What one attempt brought: samples, plus the parts that failed.
 
-    ``no_data``: tags of the checks that were asked for but had nothing to measure (their state is unknown).
+    ``no_data``: the checks whose state is unknown, as there was nothing to measure.
     ``state``: what the collector wants to know next time, by key; None deletes. Stored in the transaction that
     stores the samples, so that a crash can't part them.
     ``skipped``: how many parts or records were left out, where ``failures`` shows only the first of them.
@@ -82,7 +90,7 @@ class CollectResult:
 
     samples: tuple[Sample, ...] = ()
     failures: tuple[PartialFailure, ...] = ()
-    no_data: tuple[Mapping[str, str], ...] = ()
+    no_data: tuple[NoData, ...] = ()
     state: Mapping[str, bytes | None] = field(default_factory=dict)
     skipped: int = 0
 

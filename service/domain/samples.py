@@ -60,6 +60,7 @@ class Evidence:
     """One thing behind a number (a run, a job, a pull request). It never goes to Datadog as a metric.
 
     ``url``: where to look, empty where there is no such place. ``conclusion``: as the source words it.
+    ``commit``: its hash. ``author``: of the commit, or who owns the check. ``note``: what sets it apart ("first red").
     """
 
     title: str
@@ -67,6 +68,9 @@ class Evidence:
     at: datetime | None = None
     conclusion: str = ""
     workflow: str = ""
+    commit: str = ""
+    author: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,8 @@ class Sample:
     ``at``: the timestamp that Datadog gets, aware.
     ``measured_at``: when the value was true, where that is earlier (a value carried over from an older file).
     ``interval``: seconds that a count covers; filled from the schedule where the collector leaves it None.
-    ``evidence``: what is behind the value, newest first.
+    ``evidence``: what is behind the value, newest first. ``summary``: the same as a sentence ("2 of 23 runs on main
+    failed in the last 24 h"). Neither goes to Datadog as a metric.
     """
 
     metric: Metric
@@ -87,6 +92,7 @@ class Sample:
     measured_at: datetime | None = None
     interval: int | None = None
     evidence: tuple[Evidence, ...] = ()
+    summary: str = ""
 
     def __post_init__(self) -> None:
         if self.at.tzinfo is None:

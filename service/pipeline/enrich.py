@@ -6,7 +6,7 @@ Pure and without a clock, so that the work on many samples can be done in a thre
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from service.domain import checks
@@ -57,7 +57,7 @@ def enrich(
     that it measured are stored again."""
     samples, errors = prepare_samples(job, result.samples, now)
     unnamed = dict.fromkeys(_OF_A_CHECK[:2], "none")  # as in a sample's tags, or they would be another check's
-    no_data = [{**unnamed, **job.tags, **tags} for tags in result.no_data]
+    no_data = [replace(each, tags={**unnamed, **job.tags, **each.tags}) for each in result.no_data]
     known = checks.update_checks(known_checks, samples, no_data, now)
     untouched = set() if is_whole else {id(check) for check in known_checks}
     shown = [check for check in known if id(check) not in untouched]
@@ -87,6 +87,7 @@ def prepare_samples(job: Job, samples: Iterable[Sample], now: datetime) -> tuple
                 sample.measured_at,
                 covered,
                 sample.evidence,
+                sample.summary,
             )
         )
     errors = [

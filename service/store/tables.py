@@ -22,7 +22,7 @@ from service.domain.samples import Evidence, Kind, Status
 
 T = TypeVar("T")
 
-VERSION_TABLE, REVISION = "alembic_version", "0001"  # the version in migrations/versions that has these tables
+VERSION_TABLE, REVISION = "alembic_version", "0002"  # the version in migrations/versions that has these tables
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -202,6 +202,7 @@ checks = sa.Table(
     *_columns(Instant, "since"),
     *_columns(Instant, "measured_at", null=True),
     *_columns(Json(tuple[Evidence, ...]), "evidence"),
+    Column("summary", Text, nullable=False, server_default=sa.text("''")),
 )
 cycles = sa.Table(
     "cycles",

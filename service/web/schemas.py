@@ -254,7 +254,8 @@ class SampleView(View):
 class CheckView(View):
     """One check as it is now. ``metric`` is empty and ``value`` null where nothing was ever measured.
 
-    ``tags``: those that name the check; ``why``: the verdict in words; ``since``: when the status became this one.
+    ``tags``: those that name the check; ``why``: the verdict in words; ``summary``: the collector's sentence on what
+    is behind it; ``since``: when the status became this one.
     """
 
     collector: str
@@ -266,6 +267,7 @@ class CheckView(View):
     value: float | None = None
     condition: str
     why: str
+    summary: str = ""
     since: Instant
     measured_at: Instant | None = None
     evidence: tuple[Evidence, ...] = ()
@@ -285,6 +287,7 @@ class CheckView(View):
             value=check.value,
             condition=check.condition,
             why=_explain(check, status),
+            summary=check.summary,
             since=check.measured_at + max_age if is_stale and check.measured_at else check.since,
             measured_at=check.measured_at,
             evidence=check.evidence,
@@ -449,7 +452,8 @@ class Checks(View):
 
 def _explain(check: Check, status: Status) -> str:
     if check.value is None or check.measured_at is None:
-        return "nothing was measured yet: its source has no data for it, or none that is recent enough"
+        reason = check.summary or "its source has no data for it, or none that is recent enough"
+        return f"nothing was measured yet: {reason}"
     condition = conditions.parse(check.condition)
     value = format_number(check.value)
     if status is Status.UNKNOWN:

@@ -238,7 +238,7 @@ class GithubCi:
         return CollectResult(
             tuple(sample for each in found for sample in each.samples),
             tuple(failures),
-            tuple(tags for each in found for tags in each.no_data),
+            tuple(check for each in found for check in each.no_data),
             {key: value for each in (state, *(one.state for one in found)) for key, value in each.items()},
         )
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from service.collectors.github_ci.models import Expected, Run, make_evidence
 from service.collectors.github_ci.settings import GithubCiSettings, Thresholds
 from service.domain import conditions
+from service.domain.runs import NoData
 from service.domain.samples import Evidence, Kind, Metric, Sample, Status
 
 _NAMESPACE = "metta.infra.cron."
@@ -303,8 +304,8 @@ def _runs_as_evidence(runs: Iterable[Run]) -> tuple[Evidence, ...]:
 
 def to_samples(
     findings: Iterable[Finding], thresholds: Thresholds, now: datetime, tags: Mapping[str, str]
-) -> tuple[tuple[Sample, ...], tuple[dict[str, str], ...]]:
-    """The samples at ``now``, in the catalogue's order, and the tags of the checks that had nothing to measure.
+) -> tuple[tuple[Sample, ...], tuple[NoData, ...]]:
+    """The samples at ``now``, in the catalogue's order, and the checks that had nothing to measure.
 
     ``tags``: more of them for each sample.
     """
@@ -329,7 +330,7 @@ def to_samples(
             **finding.tags,
         }
         if value is None:
-            no_data.append(full)
+            no_data.append(NoData(full))
         else:
             samples.append(Sample(checked.metric, float(value), finding.at or now, full, evidence=finding.evidence))
     return tuple(samples), tuple(no_data)

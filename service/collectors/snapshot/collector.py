@@ -128,7 +128,7 @@ class Snapshot:
         return CollectResult(
             samples=tuple(drop_overtaken([sample for each in found for sample in each.samples])),
             failures=(*failures, *bad[:MAX_FAILURES]),
-            no_data=tuple(tags for each in found for tags in each.no_data),
+            no_data=tuple(check for each in found for check in each.no_data),
             state=state,
             skipped=len(bad) + len(failures),
         )

@@ -49,7 +49,7 @@ async def test_the_samples_are_what_the_dashboards_expect() -> None:
         plain = [(sample.metric.name, sample.tags) for sample in result.samples if "check" not in sample.tags]
         assert plain == [("metta.infra.cron.ci.queue.runs", {"source": "cron"})]
         # No pre-merge run, so no duration; no list, so no benchmarks at all.
-        assert [tags["check"] for tags in result.no_data] == ["p90_minutes"]
+        assert [each.tags["check"] for each in result.no_data] == ["p90_minutes"]
         assert result.failures == ()
 
 

@@ -74,7 +74,9 @@ async def test_a_disabled_nightly_fails_with_that_word(state: str) -> None:
 async def test_what_means_no_workflow_or_never_ran_is_told() -> None:
     async with staged(small_world(), expected={"w2.yml": "26h", "gone.yml": "1d"}) as stage:
         result = await stage.collect()
-        assert [tags["workflow_name"] for tags in result.no_data if tags["task"] == "scheduled_runs"] == ["w2.yml"]
+        assert [each.tags["workflow_name"] for each in result.no_data if each.tags["task"] == "scheduled_runs"] == [
+            "w2.yml"
+        ]
         (failure,) = result.failures
         assert failure.part == "expected"
         assert 'no workflow has the name, file name, path or id "gone.yml"' in failure.reason

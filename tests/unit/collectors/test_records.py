@@ -326,7 +326,7 @@ def test_after_max_age_a_value_is_not_sent_and_its_check_is_unknown() -> None:
     old = record(check="old", timestamp=minutes_ago(1441))
     result = selected([old, record()])
     assert [sample.tags["check"] for sample in result.samples] == ["reward_threshold"]
-    assert [tags["check"] for tags in result.no_data] == ["old"]
+    assert [each.tags["check"] for each in result.no_data] == ["old"]
     assert reasons(result) == ["record 1: it is 24 h old, older than max_age (24 h)"]
     with pytest.raises(Rejected, match=r"no usable record among 1: record 1: it is 24 h old"):
         selected([old])

@@ -8,7 +8,7 @@ import pytest
 from service.domain import conditions
 from service.domain.alerts import NotifiedState, find_changes, format_change, format_summary
 from service.domain.checks import check_id, check_key, name_of, status_at, to_samples, update_checks
-from service.domain.runs import Mode, first_slot_after, new_run_id
+from service.domain.runs import Mode, NoData, first_slot_after, new_run_id
 from service.domain.samples import Evidence, Kind, Metric, Sample, Status
 
 NOW = datetime(2025, 1, 14, 15, tzinfo=UTC)
@@ -110,9 +110,10 @@ def test_a_state_that_stays_keeps_its_beginning() -> None:
 def test_nothing_to_measure_is_unknown_and_what_nobody_measures_is_forgotten_after_a_week() -> None:
     """Events are no checks."""
     (known,) = update_checks([], [sample(1)], [], NOW)
-    (unknown,) = update_checks([known], [], [TAGS], NOW + HOUR)
+    (unknown,) = update_checks([known], [], [NoData(TAGS, "no run ended")], NOW + HOUR)
     assert (unknown.status, unknown.value, unknown.measured_at) == (Status.UNKNOWN, 1, NOW)
-    (never,) = update_checks([], [], [{**TAGS, "condition": "> 0"}], NOW)
+    assert unknown.summary == "no run ended"
+    (never,) = update_checks([], [], [NoData({**TAGS, "condition": "> 0"})], NOW)
     assert (never.status, never.condition, never.measured_at) == (Status.UNKNOWN, "> 0", None)
     assert update_checks([known], [], [], NOW + 8 * DAY) == []
     event = replace(sample(1), metric=Metric("m", Kind.DISTRIBUTION))

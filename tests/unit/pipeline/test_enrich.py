@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service.domain.checks import CHECK_AGE, CHECK_STATE, CHECK_THRESHOLD, CHECK_VALUE, Check, check_key
-from service.domain.runs import CollectResult
+from service.domain.runs import CollectResult, NoData
 from service.domain.samples import Evidence, Kind, Metric, Sample, Status
 from service.pipeline.enrich import MANY_CHECKS, enrich, own_samples, prepare_samples
 from service.pipeline.job import UP
@@ -140,7 +140,7 @@ def test_a_check_with_nothing_to_measure_is_unknown_under_the_same_key() -> None
     names = {"workflow_name": "w", "task": "t", "check": "c"}
     job = make_job(tags={"repo": "a/b"})
     measured = enrich(job, CollectResult((Sample(METRIC, 1, START, names),)), [], START)
-    after = enrich(job, CollectResult(no_data=(names,)), measured.checks, START)
+    after = enrich(job, CollectResult(no_data=(NoData(names),)), measured.checks, START)
     assert [check.status for check in after.checks] == [Status.UNKNOWN]
 
 
