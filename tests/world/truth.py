@@ -68,15 +68,13 @@ def truth(repository: Repository, now: datetime, asked: "Questions | GithubCiSet
         for run, attempts in recent
         if run.branch == asked.branch and not run.fork
     )
-    minutes = sorted(
+    minutes = [
         _minutes(attempts[-1])
         for run, attempts in recent
         if run.event in PRE_MERGE and attempts[-1].conclusion in CONCLUSIVE
-    )
+    ]
     if minutes:
-        place = 0.9 * (len(minutes) - 1)
-        low, high = minutes[math.floor(place)], minutes[math.ceil(place)]
-        values["ci.workflow.duration.p90"] = low + (high - low) * (place - math.floor(place))
+        values["ci.workflow.duration.p90"] = _p90(minutes)
     values["ci.jobs.timed_out"] = len(timed_out_jobs(repository, now))
 
     waiting = [
@@ -136,6 +134,36 @@ def durations(repository: Repository, now: datetime, branch: str = "main") -> li
             if attempt.ended and attempt.conclusion and attempt.ended >= now - timedelta(minutes=55):
                 found.append((attempt.ended, _minutes(attempt), kind, attempt.conclusion))
     return sorted(found)
+
+
+def week(repository: Repository, now: datetime, branch: str = "main") -> list[tuple[str, int, int, float, int]]:
+    """By workflow: name, runs, failures, p90 in minutes, and how many were run again. Of the runs on the branch or
+    before a merge whose last attempt began within seven days and was conclusive."""
+    found: dict[int, list[tuple[str, float, bool]]] = {}
+    for run in repository.runs:
+        last = run.seen(now)[-1]
+        is_ours = run.event in PRE_MERGE or (run.branch == branch and not run.fork)
+        if run.created <= now and is_ours and last.conclusion in CONCLUSIVE and last.started >= now - timedelta(days=7):
+            again = len(run.seen(now)) > 1
+            found.setdefault(run.workflow_id, []).append((last.conclusion or "", _minutes(last), again))
+    names = {each.id: each.name for each in repository.workflows}
+    return sorted(
+        (
+            names[id],
+            len(runs),
+            sum(conclusion in FAILING for conclusion, _, _ in runs),
+            round(_p90([minutes for _, minutes, _ in runs]), 6),
+            sum(again for _, _, again in runs),
+        )
+        for id, runs in found.items()
+    )
+
+
+def _p90(minutes: list[float]) -> float:
+    ordered = sorted(minutes)
+    place = 0.9 * (len(ordered) - 1)
+    low, high = ordered[math.floor(place)], ordered[math.ceil(place)]
+    return low + (high - low) * (place - math.floor(place))
 
 
 def _conclusive(runs: list[tuple[Run, list[Attempt]]]) -> list[tuple[Run, str]]:

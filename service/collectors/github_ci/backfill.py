@@ -75,11 +75,11 @@ async def ask_in_order(budget: Budget, questions: Iterable[Question]) -> dict[st
     return {part: found[0] for part, found in errors.items()}
 
 
-async def fill(actions: Actions, state: State, now: datetime, window: timedelta, budget: Budget) -> None:
+async def fill(actions: Actions, state: State, now: datetime, trim: Callable[[], None], budget: Budget) -> None:
     """A cold start reads all runs that may have been run again within the week: without them a number may be wrong.
 
     Eight pages at once; where four fifths of the budget end, the next cycle goes on: what decides the window's numbers
-    must be asked, too. Raises what ``Actions.page`` does.
+    must be asked, too. ``trim``: forgets runs; CPU work. Raises what ``Actions.page`` does.
     """
     kept = budget.left // 5
     while not is_filled(state, now):
@@ -93,7 +93,7 @@ async def fill(actions: Actions, state: State, now: datetime, window: timedelta,
             _take_page(state, page, now)
             if page.is_last:
                 break
-        await anyio.to_thread.run_sync(state.trim, now, window)
+        await anyio.to_thread.run_sync(trim)
 
 
 async def _read_pages(actions: Actions, numbers: Sequence[int]) -> list[Page | Unavailable | Rejected]:

@@ -12,6 +12,7 @@ import anyio.to_thread
 import msgspec
 import structlog
 
+from service.collectors.github_ci import weekly_runs
 from service.collectors.github_ci.backfill import Budget
 from service.collectors.github_ci.deliveries import Deliveries
 from service.collectors.github_ci.metrics import (
@@ -24,7 +25,7 @@ from service.collectors.github_ci.metrics import (
 )
 from service.collectors.github_ci.models import WorkflowLists
 from service.collectors.github_ci.pull_requests import is_branch, is_label
-from service.collectors.github_ci.repository import CYCLE_POINTS, RepositoryCycle, explains
+from service.collectors.github_ci.repository import CYCLE_POINTS, RepositoryCycle, Stored, explains
 from service.collectors.github_ci.settings import LABELS, LISTS, GithubCiSettings
 from service.collectors.github_ci.state import begin, decode, encode
 from service.collectors.github_ci.window import Actions, list_workflows
@@ -106,7 +107,8 @@ class GithubCi:
         errors = [each for each in results.values() if isinstance(each, HealthError)]
         if errors and len(errors) == len(results):
             raise max(errors, key=explains)
-        return self._join(results, {**dict.fromkeys(gone), _ROTATION: encode(rotation)})
+        forgotten = dict.fromkeys((*gone, *(weekly_runs.KEY + repo for repo in gone)))
+        return self._join(results, {**forgotten, _ROTATION: encode(rotation)})
 
     async def look(self) -> None:
         """Looks for runs that ended on the newest page of each repository: free where nothing changed.
@@ -152,7 +154,7 @@ class GithubCi:
             for repo in self.repositories:
                 if facts := self._deliveries.facts(self._name, repo):
                     cycle = self._cycle(repo, Budget(0), now)
-                    result = await cycle.collect_changes(await self._state.read(repo), facts, usage)
+                    result = await cycle.collect_changes(await self._read(repo), facts, usage)
                     self._deliveries.settle(self._name, repo, cycle.told)
                     if result:
                         results[repo] = result
@@ -207,8 +209,11 @@ class GithubCi:
         tags = {"repo": repo} if self._settings.repositories else {}
         return RepositoryCycle(repo, self._settings, self._github, budget, now, tags)
 
+    async def _read(self, repo: str) -> Stored:
+        return Stored(await self._state.read(repo), await self._state.read(weekly_runs.KEY + repo))
+
     async def _poll(self, repo: str, cycle: RepositoryCycle) -> CollectResult:
-        stored, facts = await self._state.read(repo), self._deliveries.facts(self._name, repo)
+        stored, facts = await self._read(repo), self._deliveries.facts(self._name, repo)
         result = await cycle.collect(stored, facts, self._deliveries.told_since(repo))
         self._deliveries.settle(self._name, repo, cycle.told)
         self._deliveries.report_missed(repo, cycle.missed)

@@ -7,12 +7,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
+from typing import NamedTuple
 
 import anyio
 import anyio.to_thread
 from msgspec.structs import replace
 
-from service.collectors.github_ci import backfill, metrics, pull_requests, timed_out_jobs, window
+from service.collectors.github_ci import backfill, metrics, pull_requests, timed_out_jobs, weekly_runs, window
 from service.collectors.github_ci.backfill import Budget, Question
 from service.collectors.github_ci.metrics import Finding
 from service.collectors.github_ci.models import STUCK_AFTER, Run, WorkflowLists
@@ -30,6 +31,13 @@ _STEADY_REQUESTS, _STEADY_POINTS, _USUAL_PAGES = 10, 8, 4
 _BACKLOG = 30  # runs to be looked into; more than these are no steady state
 _MISSED_AFTER = timedelta(minutes=2)
 _JOBS, _OTHERS = "jobs ended by their time limit", "other workflows"
+
+
+class Stored(NamedTuple):
+    """What an earlier cycle left."""
+
+    state: bytes | None = None
+    week: bytes | None = None
 
 
 class RepositoryCycle:
@@ -64,7 +72,7 @@ class RepositoryCycle:
         self.missed: list[tuple[int, int]] = []
 
     async def collect(
-        self, stored: bytes | None, facts: Sequence[Run] = (), told_since: datetime | None = None
+        self, stored: Stored, facts: Sequence[Run] = (), told_since: datetime | None = None
     ) -> CollectResult:
         """``facts``: what deliveries told. ``told_since``: since when they come, None where they don't.
 
@@ -87,7 +95,7 @@ class RepositoryCycle:
         failures = tuple(PartialFailure(str(error), part) for part, error in self._failures.items())
         return await self._bring(failures)
 
-    async def collect_changes(self, stored: bytes | None, facts: Sequence[Run], usage: Usage) -> CollectResult | None:
+    async def collect_changes(self, stored: Stored, facts: Sequence[Run], usage: Usage) -> CollectResult | None:
         """What follows from ``facts``; None where they tell nothing new, or no poll was before them.
 
         Asked are the workflows, and as far as the limit of ``usage`` goes the earlier attempts that no delivery told;
@@ -104,9 +112,10 @@ class RepositoryCycle:
         await anyio.to_thread.run_sync(self._measure_changes)
         return await self._bring(())
 
-    def _begin(self, stored: bytes | None, facts: Sequence[Run]) -> Mapping[int, int]:
+    def _begin(self, stored: Stored, facts: Sequence[Run]) -> Mapping[int, int]:
         """Takes up the state and ``facts``. Returns what has ended by that: attempts by the runs' ids. CPU work."""
-        self._state = state = begin(stored, self._repo, self._settings.branch, self._now)
+        self._state = state = begin(stored.state, self._repo, self._settings.branch, self._now)
+        self._week = weekly_runs.begin(stored.week, state, self._now, self._since)
         self.told = [fact for fact in facts if state.tells(fact, self._now)]
         copies = [replace(fact, earlier={}, cancelled=[], overtime=[]) for fact in facts]
         self._hidden += state.take_told(fact.normalize(state.branch) for fact in copies)
@@ -114,12 +123,16 @@ class RepositoryCycle:
 
     async def _bring(self, failures: tuple[PartialFailure, ...]) -> CollectResult:
         samples, no_data = metrics.to_samples(self._findings, self._settings.thresholds, self._now, self._tags)
-        state = {self._repo: await anyio.to_thread.run_sync(self._encode)}
-        return CollectResult(samples, failures, no_data, state)
+        return CollectResult(samples, failures, no_data, await anyio.to_thread.run_sync(self._encode))
 
-    def _encode(self) -> bytes:
+    def _encode(self) -> dict[str, bytes]:
+        self._trim()
+        return {self._repo: encode(self._state), weekly_runs.KEY + self._repo: encode(self._week)}
+
+    def _trim(self) -> None:
+        """Forgets runs that no metric needs any more; of the week's the table keeps what it needs. CPU work."""
+        self._week.take(self._state.runs.values())
         self._state.trim(self._now, self._settings.history_window)
-        return encode(self._state)
 
     def _find_missed(self, ended: Mapping[int, int], since: datetime) -> list[tuple[int, int]]:
         """What this poll was the first to tell, though a delivery should have: GitHub sends none where no job began."""
@@ -213,7 +226,7 @@ class RepositoryCycle:
         with anyio.CancelScope(deadline=deadline) as half:
             if not self._is_empty:
                 with self._part("older runs"):
-                    await backfill.fill(self._actions, state, self._now, self._settings.history_window, budget)
+                    await backfill.fill(self._actions, state, self._now, self._trim, budget)
             await self._ask(budget, self._urgent_questions())
             if not self._is_empty:
                 limited = self._limit_steady(budget, usage)
@@ -303,6 +316,8 @@ class RepositoryCycle:
 
     def _measure(self) -> None:
         state = self._state
+        is_filled = backfill.is_filled(state, self._now) or (self._is_empty and not state.runs)
+        self._week.close(self._now, self._workflows.names if self._workflows else {}, is_whole=is_filled)
         if self._is_empty:
             if state.runs:
                 reason = "GitHub's list of runs is empty, but workflows show some"

@@ -1,0 +1,128 @@
+"""The runs of the last seven days, workflow by workflow: what each cycle adds, and the table that page and API show.
+
+Kept beside the state under a key of its own, some 10 bytes a run: who shows it need not read what only cycles need.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import quote
+
+import msgspec
+
+from service.collectors.github_ci.metrics import quantile
+from service.collectors.github_ci.models import FAILED, Run
+from service.collectors.github_ci.state import WEEK, State, decode
+
+KEY = "week/"  # before the repository's name
+
+
+class EndedRun(msgspec.Struct, array_like=True):
+    """The last attempt of a run. ``started``: seconds since the epoch. ``seconds``: how long it took, None where the
+    end that GitHub tells can't be believed."""
+
+    workflow: int
+    attempt: int
+    started: int
+    seconds: int | None
+    has_failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowWeek:
+    """A workflow's runs on the branch or before a merge whose last attempt began within the week and was conclusive.
+
+    ``reruns``: how many of them were run again. ``p90_minutes``: of their last attempts, by linear interpolation; None
+    while the end of one is not known. ``url``: GitHub's list of those that failed.
+    """
+
+    repo: str
+    workflow: str
+    runs: int
+    failures: int
+    failure_share: float
+    p90_minutes: float | None
+    reruns: int
+    url: str
+
+
+class WeeklyRuns(msgspec.Struct, tag_field="version", tag=1):
+    """What is known of one repository's week. ``names``: of the workflows, by id. ``url``: GitHub's page of the runs.
+
+    ``since``: every run whose last attempt began since then is known, as of ``until``, the last poll. That is None
+    while older runs are still to be read: those that were run again would be missing.
+    """
+
+    repo: str
+    branch: str
+    since: datetime
+    until: datetime | None = None
+    url: str = ""
+    names: dict[int, str] = {}
+    runs: dict[int, EndedRun] = {}
+
+    def take(self, runs: Iterable[Run]) -> None:
+        """Keeps what ended, never backwards: a run that was forgotten may be told anew as it was, or with a later end.
+        CPU work."""
+        since = int(self.since.timestamp())
+        for run in runs:
+            known = self.runs.get(run.id)
+            if known and known.attempt > run.attempt:
+                continue
+            started = int(run.started.timestamp())
+            if not run.kind or not run.is_conclusive or started < since:
+                self.runs.pop(run.id, None)
+                continue
+            seconds = known.seconds if known and known.attempt == run.attempt else None
+            if seconds is None and run.has_known_end:
+                seconds = round(60 * run.minutes)
+            has_failed = run.conclusion in FAILED
+            self.runs[run.id] = EndedRun(run.workflow_id, run.attempt, started, seconds, has_failed)
+            self.names.setdefault(run.workflow_id, run.name or str(run.workflow_id))
+            self.url = (run.url or "").partition("/runs/")[0] or self.url
+
+    def close(self, now: datetime, names: Mapping[int, str], *, is_whole: bool) -> None:
+        """Ends a poll at ``now``. ``is_whole``: no older run is left to be read."""
+        self.since, self.until = max(self.since, now - WEEK), now if is_whole else None
+        first = int(self.since.timestamp())
+        self.runs = {id: run for id, run in self.runs.items() if run.started >= first}
+        used = {run.workflow for run in self.runs.values()}
+        self.names = {id: name for id, name in {**self.names, **names}.items() if id in used}
+
+    def summarize(self) -> list[WorkflowWeek]:
+        """The workflows, those with most failures first; none while the week can't be told. CPU work."""
+        found: dict[int, list[EndedRun]] = {}
+        for run in self.runs.values() if self.until else ():
+            found.setdefault(run.workflow, []).append(run)
+        return [self._summarize(self.names[id], runs) for id, runs in found.items()]
+
+    def _summarize(self, name: str, runs: list[EndedRun]) -> WorkflowWeek:
+        failures = sum(run.has_failed for run in runs)
+        seconds = [run.seconds for run in runs if run.seconds is not None]
+        query = quote(f'workflow:"{name}" is:failure')
+        return WorkflowWeek(
+            self.repo,
+            name,
+            len(runs),
+            failures,
+            failures / len(runs),
+            quantile(seconds, 0.9) / 60 if len(seconds) == len(runs) else None,
+            sum(run.attempt > 1 for run in runs),
+            f"{self.url}?query={query}" if self.url else "",
+        )
+
+
+def worst_first(week: WorkflowWeek) -> tuple[object, ...]:
+    """By what workflows are sorted."""
+    return -week.failures, -week.failure_share, -week.reruns, week.repo, week.workflow
+
+
+def begin(stored: bytes | None, state: State, now: datetime, since: datetime) -> WeeklyRuns:
+    """What was stored for this branch, an empty one else. ``state``: as it was before this cycle, which holds the runs
+    that began since ``since``; where all is to be read anew, so is the week."""
+    known = decode(stored, WeeklyRuns)
+    if known is None or (known.repo, known.branch) != (state.repo, state.branch):
+        known = WeeklyRuns(state.repo, state.branch, max(since, now - WEEK))
+    if state.is_cold:
+        known.since, known.until = now - WEEK, None
+    return known
