@@ -1,110 +1,112 @@
 """200 requests a second for a minute, 25 of them pages, beside a working collector and forty browsers that never rest:
 errors, and how long /livez takes."""
 
-import asyncio
+import http.client
 import math
+import multiprocessing
 import time
 from collections import Counter
-from collections.abc import Iterable
-from urllib.parse import urlsplit
-
-import httpx
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 
 from bench import Measured
 from bench.daemon import ready, start
 from service.demo.stage import stage
 
 RATE = 200  # requests a second
-SECONDS = 60
+SECONDS = 60.0
 BROWSERS = 40
+LANES = 16  # connections that share the rate
 # What a page, a scraper and probes ask for; every second one is the liveness probe.
 _ASKED = ("/livez", "/api/v1/collectors", "/livez", "/metrics", "/livez", "/api/v1/runs", "/livez", "/")
+_BROWSED = ("/api/v1/state", "/", "/tv", "/collectors/ci")  # as static/page.js does, without its pauses
+_BUSY = 503
+
+# Path, status, and seconds from the instant at which it was due.
+Answer = tuple[str, int, float]
 
 
 def run() -> Iterable[Measured]:
     with stage() as it:
         daemon = start(it)
         try:
-            http = ready(daemon, it)
-            load = asyncio.run(_load(str(http.base_url)))
-            http.close()
+            client = ready(daemon, it)
+            client.close()
+            port = client.base_url.port or 80
+            # Each kind of load in a process of its own, so that it does not wait for another one's turn.
+            with ProcessPoolExecutor(3, multiprocessing.get_context("spawn")) as pool:
+                steady, browsed, runs = _load(pool, port)
         finally:
             daemon.terminate()
             daemon.wait(timeout=60)
-    lives = sorted(seconds for path, seconds in load.times if path == "/livez")
-    others = sorted(seconds for path, seconds in load.times if path != "/livez")
-    yield Measured("requests answered", len(load.times), "", RATE * SECONDS, counted=True)
-    yield Measured("turned away with 503", load.busy, "", counted=True)
-    yield Measured("answers to the browsers", load.browsed, "", counted=True)
-    yield Measured("errors", sum(load.errors.values()), "", counted=True)
-    yield Measured("runs of the collectors meanwhile", load.runs, "", counted=True)
+    statuses = Counter(status for _, status, _ in (*steady, *browsed))
+    yield Measured("requests answered", len(steady), "", RATE * SECONDS, counted=True)
+    yield Measured("answers to the browsers", len(browsed), "", counted=True)
+    yield Measured("turned away with 503", statuses.pop(_BUSY, 0), "", counted=True)
+    yield Measured("errors", statuses.total() - statuses[200], "", counted=True)
+    yield Measured("runs of the collectors meanwhile", runs, "", counted=True)
+    lives = sorted(seconds for path, _, seconds in steady if path == "/livez")
     yield Measured("/livez, 50th percentile", 1000 * _percentile(lives, 0.5), "ms")
     yield Measured("/livez, 99th percentile", 1000 * _percentile(lives, 0.99), "ms")
     yield Measured("/livez, longest", 1000 * lives[-1], "ms")
-    yield Measured("the others, 99th percentile", 1000 * _percentile(others, 0.99), "ms")
 
 
-class _Load:
-    def __init__(self) -> None:
-        self.times: list[tuple[str, float]] = []
-        self.errors: Counter[str] = Counter()
-        self.busy = 0
-        self.browsed = 0
-        self.runs = 0
+def _load(pool: Executor, port: int) -> tuple[list[Answer], list[Answer], int]:
+    steady = pool.submit(_in_threads, _ask_steadily, port, LANES)
+    browsed = pool.submit(_in_threads, _browse, port, BROWSERS)
+    runs = pool.submit(_collect, port)
+    return steady.result(), browsed.result(), runs.result()
 
 
-async def _load(address: str) -> _Load:
-    """Requests at their instants, whether earlier ones are answered or not (an open loop), and runs without a pause."""
-    assert urlsplit(address).hostname == "127.0.0.1"
-    load = _Load()
-    limits = httpx.Limits(max_connections=100, max_keepalive_connections=100)
-    async with httpx.AsyncClient(base_url=address, timeout=30, trust_env=False, limits=limits) as http:
+def _in_threads(ask: Callable[[int, int], list[Answer]], port: int, count: int) -> list[Answer]:
+    with ThreadPoolExecutor(count) as pool:
+        return [answer for answers in pool.map(partial(ask, port), range(count)) for answer in answers]
 
-        async def ask(path: str, due: float) -> None:
-            try:
-                answer = await http.get(path)
-                if answer.status_code == 200:
-                    load.times.append((path, time.monotonic() - due))
-                elif answer.status_code == 503 and path != "/livez":
-                    load.busy += 1
-                else:
-                    load.errors[str(answer.status_code)] += 1
-            except httpx.HTTPError as error:
-                load.errors[type(error).__name__] += 1
 
-        async def work() -> None:
-            while True:
-                answer = await http.post("/api/v1/collectors/ci/runs?wait=30")
-                load.runs += answer.status_code == 200
+def _ask_steadily(port: int, lane: int) -> list[Answer]:
+    """One of LANES connections: each request is due at its instant, whether the one before came in time or not."""
+    answers, connection, began = list[Answer](), _connect(port), time.monotonic()
+    for number in range(lane, int(RATE * SECONDS), LANES):
+        due, path = began + number / RATE, _ASKED[number % len(_ASKED)]
+        time.sleep(max(0.0, due - time.monotonic()))
+        answers.append((path, _ask(connection, "GET", path), time.monotonic() - due))
+    return answers
 
-        async def browse() -> None:
-            """As static/page.js does, without its pauses, on a connection of its own."""
-            async with httpx.AsyncClient(base_url=address, timeout=30, trust_env=False) as browser:
-                while True:
-                    for path in ("/api/v1/state", "/", "/tv", "/collectors/ci"):
-                        try:
-                            answer = await browser.get(path)
-                        except httpx.HTTPError as error:
-                            load.errors[type(error).__name__] += 1
-                            continue
-                        load.browsed += answer.status_code == 200
-                        if answer.status_code == 503:
-                            load.busy += 1
-                            await asyncio.sleep(int(answer.headers["retry-after"]))
-                        elif answer.status_code != 200:
-                            load.errors[str(answer.status_code)] += 1
 
-        async with asyncio.TaskGroup() as tasks:
-            others = [tasks.create_task(work()), *(tasks.create_task(browse()) for _ in range(BROWSERS))]
-            began = time.monotonic()
-            for number in range(RATE * SECONDS):
-                due = began + number / RATE
-                await asyncio.sleep(max(0.0, due - time.monotonic()))
-                tasks.create_task(ask(_ASKED[number % len(_ASKED)], due))
-            await asyncio.sleep(1)
-            for other in others:
-                other.cancel()
-    return load
+def _browse(port: int, place: int) -> list[Answer]:
+    answers, connection, end = list[Answer](), _connect(port), time.monotonic() + SECONDS
+    while (asked := time.monotonic()) < end:
+        path = _BROWSED[(len(answers) + place) % len(_BROWSED)]
+        answers.append((path, status := _ask(connection, "GET", path), time.monotonic() - asked))
+        if status == _BUSY:
+            time.sleep(1)
+    return answers
+
+
+def _collect(port: int) -> int:
+    """Runs without a pause; how many."""
+    connection, end = _connect(port), time.monotonic() + SECONDS
+    runs = 0
+    while time.monotonic() < end:
+        runs += _ask(connection, "POST", "/api/v1/collectors/ci/runs?wait=30") == 200
+    return runs
+
+
+def _connect(port: int) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+
+
+def _ask(connection: http.client.HTTPConnection, method: str, path: str) -> int:
+    """The answer's status; 0 where there was none."""
+    try:
+        connection.request(method, path)
+        answer = connection.getresponse()
+        answer.read()
+    except (OSError, http.client.HTTPException):
+        connection.close()
+        return 0
+    return answer.status
 
 
 def _percentile(ordered: list[float], share: float) -> float:

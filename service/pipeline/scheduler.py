@@ -111,11 +111,11 @@ class Scheduler:
         )
         alarm.start()
         try:
-            looked = self._clock.monotonic()
+            looked, rung, set_for = self._clock.monotonic(), anyio.Event(), None
             while True:
-                rung = anyio.Event()
-                if self._starts:
-                    first = min(self._starts.values())
+                first = min(self._starts.values(), default=None)
+                if first and (first != set_for or rung.is_set()):
+                    rung, set_for = anyio.Event(), first
                     alarm.add_job(rung.set, "date", run_date=first, id="next", replace_existing=True)
                 await self._clock.wait(rung, _BEAT)
                 self.beat, now = self._clock.monotonic(), self._clock.now()
