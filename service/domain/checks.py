@@ -16,7 +16,11 @@ from service.domain.samples import CHECK_TAGS, Evidence, Kind, Metric, Sample, S
 CHECK_STATE = Metric("metta.infra.check.state", help="0 pass, 1 fail, 2 unknown")
 CHECK_THRESHOLD = Metric("metta.infra.check.threshold", help="The number in the check's condition")
 CHECK_VALUE = Metric("metta.infra.check.value", help="The value that the check judges")
-CHECK_AGE = Metric("metta.infra.check.age", unit="second", help="Time since the value was measured")
+CHECK_AGE = Metric(
+    "metta.infra.check.age",
+    unit="second",
+    help="Time since the value was measured, or since a check without one is known",
+)
 CHECK_METRICS = (CHECK_STATE, CHECK_THRESHOLD, CHECK_VALUE, CHECK_AGE)
 
 # Told apart by these beyond CHECK_TAGS, where a sample has them.
@@ -36,6 +40,8 @@ class Check:
     """The last that is known of one check. ``value`` and ``measured_at`` are None when it was never measured.
 
     ``summary``: the collector's sentence on the value, or why there is none; empty where it says nothing.
+    ``is_missing``: the last run that asked for it found nothing to measure; else an unknown status is the verdict on a
+    value. ``cycles``: how many runs in a row, those by webhook aside, have found this status.
     """
 
     key: CheckKey
@@ -47,6 +53,8 @@ class Check:
     metric: str = ""
     evidence: tuple[Evidence, ...] = ()
     summary: str = ""
+    is_missing: bool = False
+    cycles: int = 0
 
     @property
     def tags(self) -> dict[str, str]:
@@ -89,6 +97,12 @@ def name_of(key: CheckKey) -> str:
     return " / ".join(tags.get(name, "") for name in CHECK_TAGS[1:]) + (f" ({', '.join(more)})" if more else "")
 
 
+def path_of(key: CheckKey) -> str:
+    """``workflow_name/task/check``."""
+    tags = dict(key)
+    return "/".join(tags[name] for name in CHECK_TAGS[1:])
+
+
 def check_id(collector: str, key: CheckKey) -> int:
     """A number for a collector's check, the same in every process: 63 bits of a hash, safe in an address."""
     text = "\0".join((collector, *chain.from_iterable(key)))
@@ -96,11 +110,17 @@ def check_id(collector: str, key: CheckKey) -> int:
 
 
 def update_checks(
-    known: Iterable[Check], samples: Iterable[Sample], no_data: Iterable[NoData], now: datetime
+    known: Iterable[Check],
+    samples: Iterable[Sample],
+    no_data: Iterable[NoData],
+    now: datetime,
+    *,
+    is_cycle: bool = True,
 ) -> list[Check]:
     """``known`` after a run that brought ``samples``: newest value first, of equally new ones the worst.
 
-    ``no_data``: the checks that had nothing to measure. Distributions are events, not checks.
+    ``no_data``: the checks that had nothing to measure. Distributions are events, not checks. ``is_cycle``: it was no
+    run by webhook.
     """
     checks = {check.key: check for check in known}
     found: dict[CheckKey, Check] = {}
@@ -111,10 +131,12 @@ def update_checks(
         if (key := check_key(each.tags)) and key not in found:
             before = checks.get(key, Check(key, Status.UNKNOWN, "", now))
             condition = each.tags.get("condition", before.condition)
-            found[key] = replace(before, status=Status.UNKNOWN, condition=condition, since=now, summary=each.summary)
+            unknown = replace(before, status=Status.UNKNOWN, condition=condition, since=now, summary=each.summary)
+            found[key] = replace(unknown, is_missing=True, cycles=0)
     for key, check in found.items():
-        stays = key in checks and checks[key].status is check.status
-        checks[key] = replace(check, since=checks[key].since) if stays else check
+        if (last := checks.get(key)) and last.status is check.status:
+            check = replace(check, since=last.since, cycles=last.cycles)
+        checks[key] = replace(check, cycles=check.cycles + is_cycle)
     return [check for check in checks.values() if now - (check.measured_at or check.since) <= FORGET_AFTER]
 
 
@@ -172,11 +194,12 @@ def to_samples(
         samples.append(Sample(CHECK_STATE, _STATE_VALUE[status], now, own_tags))
         if condition := conditions.parse(check.condition):
             samples.append(Sample(CHECK_THRESHOLD, condition.threshold, now, own_tags))
-        if check.measured_at and check.value is not None:
-            age = max(0.0, (now - check.measured_at).total_seconds())
-            if age <= max_age.total_seconds():
-                samples.append(Sample(CHECK_VALUE, check.value, now, own_tags))
-            samples.append(Sample(CHECK_AGE, age, now, own_tags))
+        age = max(timedelta(0), now - (check.measured_at or check.since))
+        if check.measured_at and check.value is not None and age <= max_age:
+            samples.append(Sample(CHECK_VALUE, check.value, now, own_tags))
+        # Without a verdict by nature (no threshold is set) nobody is to be woken by its age.
+        if check.is_missing or check.status is not Status.UNKNOWN:
+            samples.append(Sample(CHECK_AGE, age.total_seconds(), now, own_tags))
     return samples
 
 

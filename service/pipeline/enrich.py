@@ -53,12 +53,12 @@ class Enriched:
 def enrich(
     job: Job, result: CollectResult, known_checks: Collection[Check], now: datetime, *, is_whole: bool = True
 ) -> Enriched:
-    """``result`` as it is stored, and the job's checks after it. ``is_whole``: else only the series of those checks
-    that it measured are stored again."""
+    """``result`` as it is stored, and the job's checks after it. ``is_whole``: else (a run by webhook) only the series
+    of those checks that it measured are stored again."""
     samples, errors = prepare_samples(job, result.samples, now)
     unnamed = dict.fromkeys(_OF_A_CHECK[:2], "none")  # as in a sample's tags, or they would be another check's
     no_data = [replace(each, tags={**unnamed, **job.tags, **each.tags}) for each in result.no_data]
-    known = checks.update_checks(known_checks, samples, no_data, now)
+    known = checks.update_checks(known_checks, samples, no_data, now, is_cycle=is_whole)
     untouched = set() if is_whole else {id(check) for check in known_checks}
     shown = [check for check in known if id(check) not in untouched]
     is_many = len(shown) > MANY_CHECKS

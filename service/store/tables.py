@@ -203,6 +203,8 @@ checks = sa.Table(
     *_columns(Instant, "measured_at", null=True),
     *_columns(Json(tuple[Evidence, ...]), "evidence"),
     Column("summary", Text, nullable=False, server_default=sa.text("''")),
+    Column("is_missing", Boolean, nullable=False, server_default=sa.text("false")),
+    Column("cycles", Integer, nullable=False, server_default=sa.text("0")),
 )
 cycles = sa.Table(
     "cycles",

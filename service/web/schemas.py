@@ -459,7 +459,9 @@ def _explain(check: Check, status: Status) -> str:
     if status is Status.UNKNOWN:
         if check.status is not Status.UNKNOWN:
             return "the value is too old to judge by"
-        return "nothing was measured lately" if condition else f"{value} has no verdict: no threshold is set"
+        if check.is_missing:
+            return check.summary or "nothing was measured lately"
+        return f"{value} has no verdict: {'its source gives none' if condition else 'no threshold is set'}"
     if condition and condition.status(check.value) is status:
         return f"{value} is{'' if status is Status.PASS else ' not'} {check.condition.strip()}"
     return f"the source says {status.value} of {value}"

@@ -7,7 +7,7 @@ import pytest
 
 from service.domain import conditions
 from service.domain.alerts import NotifiedState, find_changes, format_change, format_summary
-from service.domain.checks import check_id, check_key, name_of, status_at, to_samples, update_checks
+from service.domain.checks import CHECK_AGE, check_id, check_key, name_of, status_at, to_samples, update_checks
 from service.domain.runs import Mode, NoData, first_slot_after, new_run_id
 from service.domain.samples import Evidence, Kind, Metric, Sample, Status
 
@@ -129,6 +129,32 @@ def test_the_stable_series_of_a_check() -> None:
     assert young == {f"{prefix}state": 0, f"{prefix}threshold": 0, f"{prefix}value": 3, f"{prefix}age": 3600}
     assert old == {f"{prefix}state": 2, f"{prefix}threshold": 0, f"{prefix}age": 2 * 86400}
     assert status_at(check, NOW + 2 * DAY, DAY) is Status.UNKNOWN
+
+
+def test_what_is_missing_has_an_age_and_what_has_no_verdict_by_nature_has_none() -> None:
+    """So that a monitor of age and state wakes nobody for a bug count without a threshold."""
+    (never,) = update_checks([], [], [NoData(TAGS)], NOW)
+    (count,) = update_checks([], [sample(7, status="unknown", condition="none")], [], NOW)
+    (lost,) = update_checks([count], [], [NoData(TAGS)], NOW + HOUR)
+    ages = [
+        {each.metric: each.value for each in to_samples([check], NOW + 2 * HOUR, DAY)}.get(CHECK_AGE)
+        for check in (never, count, lost)
+    ]
+    assert ages == [7200, None, 7200]
+
+
+def test_the_runs_that_found_a_status_are_counted_those_by_webhook_aside() -> None:
+    check = update_checks([], [sample(1)], [], NOW)[0]
+    for status, is_cycle, cycles in (
+        ("pass", True, 2),
+        ("pass", False, 2),
+        ("fail", False, 0),
+        ("fail", True, 1),
+        ("pass", True, 1),
+    ):
+        (check,) = update_checks([check], [sample(1, status=status)], [], NOW, is_cycle=is_cycle)
+        assert check.cycles == cycles
+    assert update_checks([check], [], [], NOW) == [check], "a run that did not measure it is no cycle of its own"
 
 
 def test_a_change_is_found_once_and_a_new_check_is_none() -> None:
