@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from service.config.masking import mask_address
 from service.domain.errors import Rejected, TooLarge, Unfinished
 from service.domain.samples import MAX_POINT_AHEAD, Kind, Status
 
@@ -32,6 +33,9 @@ _MAX_COMMAS = 30  # of a record, on average
 
 _NAME = r"[A-Za-z0-9_.]+"  # https://docs.datadoghq.com/metrics/custom_metrics/#naming-custom-metrics
 _MAX_NAME = 170  # characters; with any namespace at most 200
+_MAX_WORDS, _MAX_URL = 200, 2000  # characters
+# No user name, no password, no blanks; empty as where there is none.
+_URL = r"(https?://[A-Za-z0-9._:\[\]-]+([/?#][!-~]*)?)?"
 TEXTS = ("workflow_name", "task", "check", "condition")
 MARKS = (*TEXTS, "metric_kind")  # one of these at its top level makes an object a record
 
@@ -40,6 +44,8 @@ _Metric = Annotated[str, Meta(max_length=_MAX_NAME, extra_json_schema={"pattern"
 _Text = Annotated[str, Meta(extra_json_schema={"pattern": r"\S"})]
 _Number = Annotated[float, Meta(extra_json_schema={"minimum": -float_info.max, "maximum": float_info.max})]
 _Time = Annotated[str, Meta(examples=["2025-01-14T15:00:00Z"])]
+_Url = Annotated[str, Meta(max_length=_MAX_URL, extra_json_schema={"pattern": rf"^{_URL}(?!\n)$"})]
+_Words = Annotated[str, Meta(max_length=_MAX_WORDS)]
 # From the year 1 to the year 9999, as Python has them.
 _Seconds = Annotated[float, Meta(extra_json_schema={"minimum": -62_135_596_800, "maximum": 253_402_300_799})]
 
@@ -55,6 +61,10 @@ class _Item(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     value: _Number
     tags: dict[str, str] | None = None
     timestamp: _Time | _Seconds | None = None
+    url: _Url | None = None
+    commit: _Words | None = None
+    owner: _Words | None = None
+    message: str | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(_NAME, self.metric):
@@ -62,6 +72,9 @@ class _Item(msgspec.Struct, frozen=True, gc=False, kw_only=True):
             raise BadRecord(f"metric is {shown}; a metric's name has ASCII letters, digits, _ and . only")
         if not math.isfinite(self.value):
             raise BadRecord("value is not a finite number")
+        if self.url and not re.fullmatch(_URL, self.url):
+            shown = ascii(mask_address(self.url[:200]))
+            raise BadRecord(f"url is {shown}; it must be a plain address such as https://ci.example/runs/42")
         _ = self.at
 
     @property
@@ -77,6 +90,8 @@ class Record(_Item, frozen=True, gc=False, kw_only=True):
     when ``condition`` ("> 0.5", "in [1, 2]") holds for ``value``. ``metric_kind``: gauge where it is absent; each count
     and distribution is sent once. ``timestamp``: ISO 8601, in UTC where it names no zone, at most 10 minutes ahead;
     without one it was measured when it was published. ``tags``: further ones; the daemon sets its own itself.
+    What is behind the value, for who asks why, never a tag: ``url`` (http or https, without a password), ``commit``,
+    ``owner``, and ``message``, a sentence, of which 500 characters are kept.
     """
 
     workflow_name: _Text
@@ -99,6 +114,7 @@ class PrintedSample(_Item, frozen=True, gc=False, kw_only=True):
 
     ``tags``: it keeps them, but for env, service and version. With workflow_name, task and check among them it measures
     that check; with job, criterion, operator and target an acceptance criterion; without either it is a plain metric.
+    ``url``, ``commit``, ``owner``, ``message``: as in a record.
     """
 
     kind: Kind | None = None

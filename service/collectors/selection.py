@@ -11,12 +11,23 @@ from functools import lru_cache
 from hashlib import blake2b
 
 from service.collectors.records import TEXTS, BadRecord, Item, Record
+from service.config.masking import redact
 from service.domain.errors import Rejected
 from service.domain.runs import NoData, PartialFailure
-from service.domain.samples import CHECK_TAGS, MAX_POINT_AGE, REQUIRED_TAGS, Kind, Metric, Sample, normalize_tag_name
+from service.domain.samples import (
+    CHECK_TAGS,
+    MAX_POINT_AGE,
+    REQUIRED_TAGS,
+    Evidence,
+    Kind,
+    Metric,
+    Sample,
+    normalize_tag_name,
+)
 
 # The outbox expires what is older than MAX_POINT_AGE; a gauge that waits for its delivery needs some of it.
 MAX_GAUGE_AGE = timedelta(minutes=45)
+_MAX_SUMMARY = 500  # characters
 _MAX_SENT = 200_000  # events that are remembered
 _KEPT_NAME = "metta."  # a metric of the whole project has no namespace before it
 
@@ -104,7 +115,11 @@ def to_samples(
         else:
             found.usable += 1
             metric = _metric(record.metric, origin.namespace, kind)
-            found.samples.append(Sample(metric, record.value, at, tags, measured_at))
+            evidence = _find_evidence(record, tags, measured_at or at)
+            summary = _shorten(record.message or "")
+            found.samples.append(
+                Sample(metric, record.value, at, tags, measured_at, evidence=evidence, summary=summary)
+            )
     if not position:
         raise Rejected(f"{publication.name} holds no record")
     if not found.usable:
@@ -156,6 +171,21 @@ def _tags_of(record: Item, origin: Origin) -> dict[str, str]:
     # Only what measures a check has a category.
     is_check = all(name in own for name in CHECK_TAGS[1:])
     return tags | ({"workflow_category": origin.category} if is_check else {}) | own
+
+
+def _find_evidence(record: Item, tags: Mapping[str, str], at: datetime) -> tuple[Evidence, ...]:
+    """What the record says is behind its value, under the name of what measured it."""
+    if not (record.url or record.commit or record.owner):
+        return ()
+    title = tags.get("workflow_name") or tags.get("job") or record.metric
+    url, commit, owner = (redact(each or "") for each in (record.url, record.commit, record.owner))
+    return (Evidence(title, url, at, commit=commit.strip(), author=owner.strip()),)
+
+
+def _shorten(text: str) -> str:
+    """Anybody's text on one line, without secrets."""
+    text = " ".join(redact(text).split())
+    return text if len(text) <= _MAX_SUMMARY else f"{text[: _MAX_SUMMARY - 1]}…"
 
 
 @lru_cache(maxsize=4096)

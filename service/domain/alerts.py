@@ -78,6 +78,8 @@ def format_change(change: StateChange, page_url: str | None) -> Event:
     if check.value is not None:
         lines.append(f"- value: {check.value:.6g}")
     lines.append(f"- condition: {escape_markdown(check.condition) or 'none'}")
+    if check.summary:
+        lines.append(f"- summary: {escape_markdown(check.summary)}")
     lines.append(f"- since: {_format_time(check.since)}, after {_format_duration(change.lasted)} of {before}")
     if check.metric:
         lines.append(f"- metric: {check.metric}")
@@ -131,8 +133,11 @@ def _format_evidence(evidence: Evidence) -> str:
     title = escape_markdown(evidence.title) or "without a title"
     is_link = evidence.url.startswith(("https://", "http://")) and not set(evidence.url) & set(" ()<>\n")
     facts = [
+        escape_markdown(evidence.note),
         escape_markdown(evidence.workflow),
         escape_markdown(evidence.conclusion),
+        escape_markdown(f"commit {evidence.commit[:12]}") if evidence.commit else "",
+        escape_markdown(f"by {evidence.author}") if evidence.author else "",
         _format_time(evidence.at) if evidence.at else "",
     ]
     about = ", ".join(filter(None, facts))

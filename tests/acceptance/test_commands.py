@@ -36,7 +36,14 @@ pytestmark = pytest.mark.xdist_group("commands")
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with place(tmp_path_factory.mktemp("commands")) as it:
-        it.write_snapshot([SNAPSHOT, SNAPSHOT | {"metric": "sps", "check": "sps", "value": 0.1, "status": "fail"}])
+        behind = {
+            "url": "https://ci.example/42",
+            "commit": "3f9a2c",
+            "owner": "@ml",
+            "message": "2 of 8 ranks are slow",
+        }
+        slow = {"metric": "sps", "check": "sps", "value": 0.1, "status": "fail", **behind}
+        it.write_snapshot([SNAPSHOT, SNAPSHOT | slow])
         it.environ |= {"INFRA_HEALTH_TOKEN": WRITE, "INFRA_HEALTH_READ_TOKEN": READ}
         gate = it.folder / "gate"
         steps = (f"while [ ! -e {gate} ]; do sleep 0.05; done", f"[ ! -e {gate}.broken ] || exit 9")
@@ -76,6 +83,12 @@ def test_explain_says_what_is_red_and_why(here: Place, daemon: Daemon) -> None:
     assert "failure Stencil Nightly Build 20" in said, "a run that is titled as its workflow is named once"
     (check,) = here.json("explain", "metta.infra.stablesuite.sps")
     assert (check["status"], check["value"], check["condition"]) == ("fail", 0.1, "> 0.5")
+    assert "summary   2 of 8 ranks are slow" in said
+    assert re.search(r"evidence  arena commit 3f9a2c by @ml .* https://ci.example/42", said)
+    (evidence,) = check["evidence"]
+    assert [evidence[name] for name in ("title", "url", "commit", "author")] == [
+        *("arena", "https://ci.example/42", "3f9a2c", "@ml")
+    ]
     unknown = here.run("explain", "heart")
     assert (unknown.returncode, "metta.infra.stablesuite.hearts" in unknown.stderr) == (1, True)
 

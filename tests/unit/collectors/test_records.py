@@ -15,7 +15,7 @@ from service.collectors.selection import Origin, Publication, Selection, remembe
 from service.collectors.snapshot import SnapshotSettings
 from service.collectors.snapshot.schema import InvalidSnapshot, check_snapshot, snapshot_schema
 from service.domain.errors import HealthError, Rejected, TooLarge, Unfinished
-from service.domain.samples import Kind
+from service.domain.samples import Evidence, Kind
 
 NOW = datetime(2025, 1, 14, 15, 30, tzinfo=UTC)
 DAY = timedelta(hours=24)
@@ -117,7 +117,37 @@ def test_an_object_that_has_nothing_of_a_record_is_a_sample_that_keeps_its_tags(
     assert of_a_check.tags == {"workflow_category": "training", **check}
 
 
+BEHIND = {
+    "url": "https://ci.example/runs/42?tab=log#l1",
+    "commit": "3f9a2c",
+    "owner": "@ml",
+    "message": "2 of 8\n ranks",
+}
+
+
+def test_what_a_record_says_of_its_value_is_shown_and_becomes_no_tag() -> None:
+    check = {"workflow_name": "w", "task": "t", "check": "c", "condition": "> 1"}
+    ofs = [record(**BEHIND), {**PRINTED, **BEHIND, "kind": None, "tags": check}, {**PRINTED, **BEHIND}]
+    found = selected([*ofs, record(owner="", url="", commit=None, message="x " * 400)], at=NOW).samples
+    for sample, title in zip(found, ("arena", "w", "queue"), strict=False):
+        at = sample.measured
+        assert sample.evidence == (Evidence(title, BEHIND["url"], at, commit="3f9a2c", author="@ml"),)
+        assert sample.summary == "2 of 8 ranks"
+        assert not {*BEHIND, *BEHIND.values()} & {*sample.tags, *sample.tags.values()}
+    assert (found[3].evidence, len(found[3].summary), found[3].summary[-1]) == ((), 500, "…")
+    # What is told of an event does not make it another one.
+    event = record(metric_kind="count")
+    assert selected([event | BEHIND], sent=selected([event]).events).samples == []
+
+
 BAD = [
+    (record(url="ftp://a.example"), "url is 'ftp://a.example'; it must be a plain address such as https://"),
+    (record(url="https://me:secret@a.example"), "url is 'https://********@a.example'; it must be a plain address"),
+    (record(url="https://a.example/a b"), "it must be a plain address"),
+    (record(url="https://ci.example/" + "a" * 2000), "length <= 2000 - at `$.url`"),
+    (record(commit="a" * 201), "length <= 200 - at `$.commit`"),
+    (record(owner=7), "Expected `str | null`, got `int` - at `$.owner`"),
+    ({**PRINTED, "message": []}, "Expected `str | null`, got `array` - at `$.message`"),
     ({**PRINTED, "timestamp": 1e300}, "timestamp is 1e+300; it must be ISO 8601"),
     ({**PRINTED, "value": "7"}, "got `str` - at `$.value`"),
     ({**PRINTED, "metric": "a b"}, "a metric's name has"),
@@ -397,6 +427,11 @@ FIELDS: dict[str, some.SearchStrategy[Any]] = {
     "metric_kind": some.sampled_from(["gauge", "count", "distribution", "rate", None]),
     "timestamp": some.sampled_from(["2025-01-14T15:00:00Z", "2025-01-14T15:00:00", None]),
     "tags": some.dictionaries(TEXT, TEXT | SCALARS, max_size=2) | some.none(),
+    "url": some.sampled_from(
+        [BEHIND["url"], "http://a", "http://a:b@c", "https://a/\n", "", "/runs/1", "x" * 2001, None]
+    ),
+    "commit": some.sampled_from(["3f9a2c", "", "a" * 200, "a" * 201, None]),
+    "message": TEXT | some.none(),
     "more": ANYTHING,
 }
 NOT_TEXT = ANYTHING.filter(lambda value: not isinstance(value, str))

@@ -182,16 +182,18 @@ def test_a_value_that_grew_too_old_has_been_unknown_since_it_did() -> None:
 def test_an_event_says_what_changed_and_foreign_text_stays_text() -> None:
     evidence = (
         Evidence("a %%% [x](y)", "https://github.com/o/r/1", NOW, "failure"),
-        Evidence("*b*", "javascript:x"),
+        Evidence("*b*", "javascript:x", commit="3f9a2c" * 7, author="me_2", note="first red"),
     )
-    (check,) = update_checks([], [replace(sample(0, status="fail"), evidence=evidence)], [], NOW)
+    failed = replace(sample(0, status="fail"), evidence=evidence, summary="2 of 8 *ranks*")
+    (check,) = update_checks([], [failed], [], NOW)
     before = {check.key: NotifiedState(Status.PASS, NOW - 30 * HOUR)}
     ((change,), _) = find_changes("ci", "production", [check], before, NOW, DAY)
     event = format_change(change, "https://health.example/checks/1")
     assert (event.title, event.alert_type) == ("main / tests / passing: pass -> fail", "error")
     assert "- since: 2025-01-14 15:00:00 UTC, after 1 d 6 h of pass" in event.text
     assert "[a % \\[x\\](y)](https://github.com/o/r/1) (failure, 2025-01-14 15:00:00 UTC)" in event.text
-    assert "  - \\*b\\*" in event.text
+    assert "  - \\*b\\* (first red, commit 3f9a2c3f9a2c, by me\\_2)" in event.text
+    assert "- summary: 2 of 8 \\*ranks\\*\n" in event.text
     assert "javascript" not in event.text
     assert event.text.startswith("%%% \n")
     assert event.text.endswith("More: https://health.example/checks/1\n %%%")
