@@ -27,7 +27,8 @@ class CheckPanel:
     """One check and the metric that decides it.
 
     ``tags``: CHECK_TAGS. ``condition``: empty where collectors judge it by different ones. ``every``: the longest time
-    between two of its runs. ``groups``: tags that split it into several series.
+    between two of its runs. ``groups``: tags that split it into several series. ``max_age``: of a value that comes at
+    the source's own pace, zero where each run measures anew.
     """
 
     title: str
@@ -36,6 +37,7 @@ class CheckPanel:
     condition: str
     every: timedelta
     groups: Set[str] = frozenset()
+    max_age: timedelta = timedelta(0)
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -54,8 +56,8 @@ class CheckPanel:
     def merge(self, other: "CheckPanel") -> "CheckPanel":
         """One panel for a check that several collectors measure, or one in several series."""
         condition = self.condition if self.condition == other.condition else ""
-        groups = self.groups | other.groups
-        return replace(self, condition=condition, every=max(self.every, other.every), groups=groups)
+        groups, max_age = self.groups | other.groups, max(self.max_age, other.max_age)
+        return replace(self, condition=condition, every=max(self.every, other.every), groups=groups, max_age=max_age)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +163,10 @@ def _add_collector(
     found.collectors.append(CollectorPanel(name, every, quota))
     # An outside type may name its metrics only once it is built.
     metrics = sent | {each.name: each for each in (kind.metrics if isinstance(kind.metrics, tuple) else ())}
+    max_age = settings.max_age if getattr(kind, "carries_values", False) else timedelta(0)
     panels, there = [], {each.key: each for each in found.checks}
     for metric, title, tags, condition, groups in _find_checks(kind, settings, known):
-        panel = CheckPanel(title, metrics.get(metric, Metric(metric)), tags, condition, every, groups)
+        panel = CheckPanel(title, metrics.get(metric, Metric(metric)), tags, condition, every, groups, max_age)
         panels.append(panel)
         there[panel.key] = panel.merge(there.get(panel.key, panel))
     found.checks = list(there.values())

@@ -1,4 +1,4 @@
-"""Monitors: what wakes somebody. All but the daemon's own health look at ``metta.infra.check.state`` only.
+"""Monitors: what wakes somebody. All but the daemon's own health look at the checks' stable series only.
 
 The tags that flip (status, condition) would leave a dead group behind at each flip, which a monitor keeps as "no data".
 """
@@ -11,7 +11,7 @@ from typing import Any
 from service.boards.catalogue import Catalogue, CheckPanel, CollectorPanel
 from service.boards.widgets import query
 from service.config.fields import format_duration
-from service.domain.checks import CHECK_STATE
+from service.domain.checks import CHECK_AGE, CHECK_STATE
 from service.domain.samples import CHECK_TAGS, normalize_tag
 from service.pipeline.job import POINTS_LOST, SUCCESS_AGE, UP
 
@@ -20,6 +20,8 @@ Monitor = dict[str, Any]
 _MINUTE = timedelta(minutes=1)
 _SHORTEST = timedelta(minutes=10)
 _LONGEST = timedelta(days=7)  # Datadog's bound: last_10080m
+_STALE_INTERVALS = 3
+_CHECK = "{{workflow_name.name}}, {{task.name}} / {{check.name}}"
 _MAX_SLUG = 40  # characters; a key is a tag's value and so has room for a few of them
 
 
@@ -32,6 +34,7 @@ def build_monitors(catalogue: Catalogue) -> dict[str, Monitor]:
     for category in catalogue.categories:
         if checks := catalogue.checks_of(category):
             found[f"checks.{_slug(category)}"] = _check_failing(catalogue, category, checks)
+            found[f"missing.{_slug(category)}"] = _check_missing(catalogue, category, checks)
     return found
 
 
@@ -94,23 +97,53 @@ def _check_failing(catalogue: Catalogue, category: str, checks: list[CheckPanel]
     anew, so that a weekly check alerts in this time, too, and an hourly one never waits for it.
     """
     length = _window(min(each.every for each in checks))
-    # A series without the tag would be in no group, so only what all checks have tells them apart. Not the label: the
-    # total of all labels has none.
-    extra = sorted(frozenset.intersection(*(frozenset(each.groups) for each in checks)) - {"label"})
-    by = [*CHECK_TAGS[1:], *extra]
-    state = query("max", CHECK_STATE, tags={"env": catalogue.env, "workflow_category": category}, by=by)
-    title = "{{workflow_name.name}}, {{task.name}} / {{check.name}}"
-    where = "".join(f" ({name} {{{{{name}.name}}}})" for name in extra)
+    name, state, _ = _each_check(catalogue, category, checks)
     return _monitor(
         catalogue,
         "check-failing",
-        f"{title} fails",
+        f"{_CHECK} fails",
         # 1 for fail (1), 0 for pass (0) and for unknown (2): what nobody measured is not failing.
         f"min({_last(length)}):1 - abs({state} - 1) >= 1",
-        alert=f"**{title}**{where} has been failing for {format_duration(length)}.",
-        recovery=f"**{title}**{where} no longer fails.",
+        alert=f"{name} has been failing for {format_duration(length)}.",
+        recovery=f"{name} no longer fails.",
         # The window of a check that has just appeared holds but its first states: it gets its time, too.
         options={"new_group_delay": int(length.total_seconds())},
+    )
+
+
+def _check_missing(catalogue: Catalogue, category: str, checks: list[CheckPanel]) -> Monitor:
+    """It alerts for each check that is unknown, or whose value is older than three of its intervals.
+
+    What is unknown by nature (no threshold is set) has no age, and of series that are not there no sum is made; nor has
+    a check of a paused collector.
+    """
+    length = _window(min(each.every for each in checks))
+    oldest = max(max(_STALE_INTERVALS * each.every, each.max_age) for each in checks)
+    name, state, age = _each_check(catalogue, category, checks)
+    return _monitor(
+        catalogue,
+        "check-missing",
+        f"{_CHECK} is missing",
+        # The first part is 1 for unknown (2), else 0.
+        f"min({_last(length)}):clamp_min({state}, 1) - 1 + {age} / {int(oldest.total_seconds())} >= 1",
+        alert=f"{name} has been unknown for {format_duration(length)}, or its value is older than"
+        f" {format_duration(oldest)}: nothing says whether it holds.",
+        recovery=f"{name} is measured again.",
+        options={"new_group_delay": int(length.total_seconds())},
+    )
+
+
+def _each_check(catalogue: Catalogue, category: str, checks: list[CheckPanel]) -> tuple[str, str, str]:
+    """How an alert names a check of the category, and the queries of its state and of its age."""
+    # A series without the tag would be in no group, so only what all checks have tells them apart. Not the label: the
+    # total of all labels has none.
+    extra = sorted(frozenset.intersection(*(frozenset(each.groups) for each in checks)) - {"label"})
+    by, tags = [*CHECK_TAGS[1:], *extra], {"env": catalogue.env, "workflow_category": category}
+    where = "".join(f" ({name} {{{{{name}.name}}}})" for name in extra)
+    return (
+        f"**{_CHECK}**{where}",
+        query("max", CHECK_STATE, tags=tags, by=by),
+        query("max", CHECK_AGE, tags=tags, by=by),
     )
 
 

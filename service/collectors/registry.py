@@ -105,7 +105,8 @@ class Context:
 class CollectorType(Protocol):
     """What an entry point of the group names: a class with its ``Settings``, built from settings and context.
 
-    ``metrics``: the catalogue of what it may emit. A type may also have a static method
+    ``metrics``: the catalogue of what it may emit. ``carries_values = True``: its source may say nothing new for longer
+    than a few of its runs, and values are good until ``max_age``. A type may also have a static method
     ``expected_checks(settings) -> list[tuple[str, str]]``: metric name and condition of the checks that its settings
     ask for, so that a dashboard shows the check that was never measured; and ``expected_metrics(settings) ->
     list[str]``: the metrics without a check, once for each series.

@@ -181,7 +181,12 @@ def _rank(check: Check) -> tuple[datetime | None, int]:
 
 
 def to_samples(
-    checks: Iterable[Check], now: datetime, max_age: timedelta, tags: Mapping[str, str] | None = None
+    checks: Iterable[Check],
+    now: datetime,
+    max_age: timedelta,
+    tags: Mapping[str, str] | None = None,
+    *,
+    with_age: bool = True,
 ) -> list[Sample]:
     """The stable series of ``checks`` at ``now``, with ``tags`` added; a value older than ``max_age`` is unknown.
 
@@ -198,7 +203,7 @@ def to_samples(
         if check.measured_at and check.value is not None and age <= max_age:
             samples.append(Sample(CHECK_VALUE, check.value, now, own_tags))
         # Without a verdict by nature (no threshold is set) nobody is to be woken by its age.
-        if check.is_missing or check.status is not Status.UNKNOWN:
+        if with_age and (check.is_missing or check.status is not Status.UNKNOWN):
             samples.append(Sample(CHECK_AGE, age.total_seconds(), now, own_tags))
     return samples
 

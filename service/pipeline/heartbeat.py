@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 
 import anyio.to_thread
 import structlog
@@ -40,28 +41,32 @@ class Heartbeat:
             try:
                 if not await self._store.runs.claim_turn("heartbeat", timedelta(seconds=self._interval)):
                     continue
-                successes = await self._store.runs.last_successes()
+                successes, pauses = await self._store.runs.last_successes(), await self._store.runs.pauses()
                 for job in [each for each in self._jobs().values() if each.enabled]:
-                    await self._store_health(job, successes.get(job.name))
+                    await self._store_health(job, successes.get(job.name), is_paused=job.name in pauses)
             except Unavailable as error:
                 log.error("no heartbeat: the store is lost", reason=str(error))  # noqa: TRY400 - the reason says it all
             self._on_stored()
 
-    async def _store_health(self, job: Job, last_success: datetime | None) -> None:
-        """Stores what is known of the job and its checks, as of now."""
+    async def _store_health(self, job: Job, last_success: datetime | None, *, is_paused: bool) -> None:
+        """Stores what is known of the job and its checks, as of now. While it is paused, no age: monitors would wake
+        somebody for what an operator wants."""
         now = self._clock.now()
         age = {SUCCESS_AGE: max(0.0, (now - last_success).total_seconds())} if last_success else {}
         samples = own_samples(job, age, now)
         checks = await self._store.runs.checks(job.name)
         if len(checks) > MANY_CHECKS:
-            await put_check_series(job, checks, self._store, now)
+            await put_check_series(job, checks, self._store, now, with_age=not is_paused)
         else:
-            samples += to_samples(checks, now, job.max_age, job.check_tags)
+            samples += to_samples(checks, now, job.max_age, job.check_tags, with_age=not is_paused)
         if samples:
             await self._store.outbox.put(job.name, samples)
 
 
-async def put_check_series(job: Job, checks: Sequence[Check], store: Store, now: datetime) -> None:
+async def put_check_series(
+    job: Job, checks: Sequence[Check], store: Store, now: datetime, *, with_age: bool = True
+) -> None:
     """Stores the stable series of many checks."""
-    samples = await anyio.to_thread.run_sync(to_samples, checks, now, job.max_age, job.check_tags)
+    work = partial(to_samples, checks, now, job.max_age, job.check_tags, with_age=with_age)
+    samples = await anyio.to_thread.run_sync(work)
     await store.outbox.put(job.name, samples)

@@ -221,7 +221,8 @@ class WorkflowLists:
     """What the settings' ``lists`` mean among the workflows that are ``listed``, and which are the ``others``.
 
     A name that repeats means all of that name; an id that GitHub does not list may still have runs.
-    ``missing``: by list, what to tell of an entry that means no workflow.
+    ``missing``: by list, what to tell of an entry that means no workflow. ``asleep``: those on no list that GitHub
+    disabled for inactivity.
     """
 
     def __init__(self, lists: Mapping[str, Sequence[str]], listed: Sequence[Workflow]) -> None:
@@ -238,6 +239,7 @@ class WorkflowLists:
             self.ids[name] |= meant
         on_lists: set[int] = set().union(*self.ids.values())
         self.others = {each.id for each in listed if each.state == "active"} - on_lists
+        self.asleep = {each.id for each in listed if each.state == "disabled_inactivity"} - on_lists
         self.all = [*sorted(on_lists), *sorted(self.others)]
 
     def find_expected(self, expected: Mapping[str, timedelta]) -> tuple[list[Expected], list[str]]:

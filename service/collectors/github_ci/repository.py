@@ -30,6 +30,7 @@ CYCLE_POINTS = 248
 _STEADY_REQUESTS, _STEADY_POINTS, _USUAL_PAGES = 10, 8, 4
 _BACKLOG = 30  # runs to be looked into; more than these are no steady state
 _MISSED_AFTER = timedelta(minutes=2)
+_NAMED = 5  # workflows of a note
 _JOBS, _OTHERS = "jobs ended by their time limit", "other workflows"
 
 
@@ -413,6 +414,14 @@ class RepositoryCycle:
                     found.append(metrics.measure_list(f"ci.workflow.{name}", [latest.get(id) for id in ids]))
             if self._is_known(_OTHERS, unknown.isdisjoint(self._workflows.others)):
                 found.append(metrics.measure_others(latest.get(id) for id in self._workflows.others))
+            red = [id for id in self._workflows.asleep if id in latest and latest[id].conclusion != "success"]
+            if red:
+                names = sorted(self._workflows.names[id] for id in red)
+                more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+                self.notes.append(
+                    f"{self._repo}: red when GitHub disabled them for inactivity, and counted no more:"
+                    f" {', '.join(names[:_NAMED])}{more}"
+                )
 
     def _is_known(self, part: str, is_whole: bool) -> bool:
         """Whether nothing of the part is missing; what the budget did not allow is told like any other failure."""

@@ -56,6 +56,7 @@ class Snapshot:
     Settings = SnapshotSettings
     metrics: tuple[Metric, ...] = ()
     own_metrics: tuple[Metric, ...] = (SNAPSHOT_AGE,)
+    carries_values = True
 
     def __init__(self, settings: SnapshotSettings, context: Context) -> None:
         self._settings = settings

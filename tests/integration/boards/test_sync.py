@@ -205,10 +205,10 @@ def test_somebody_s_words_about_a_metric_and_its_tags_are_not_overwritten_unless
 
 def test_a_monitor_of_what_left_the_configuration_is_unwanted_until_it_is_pruned(here: Place) -> None:
     here.push()
-    left = few()[:2]
-    assert {each.key for each in here.diff(checks=left) if each.action == "unwanted"} == {"checks.training"}
+    left, of_training = few()[:2], {"checks.training", "missing.training"}
+    assert {each.key for each in here.diff(checks=left) if each.action == "unwanted"} == of_training
     here.push(checks=left)
-    assert {each.key for each in here.diff(checks=left) if each.action == "unwanted"} == {"checks.training"}
+    assert {each.key for each in here.diff(checks=left) if each.action == "unwanted"} == of_training
     here.push(checks=left, prune=True)
     assert {each.action for each in here.diff(checks=left)} == {"same"}
 

@@ -190,12 +190,16 @@ async def test_a_lagging_index_of_filtered_lists_does_not_matter() -> None:
         assert (await stage.values())["ci.workflow.other_failing"] == 0
 
 
-async def test_a_disabled_workflow_counts_only_when_it_is_listed() -> None:
+@pytest.mark.parametrize("state", ["disabled_manually", "disabled_inactivity"])
+async def test_a_disabled_workflow_counts_only_when_it_is_listed(state: str) -> None:
+    """One that was red when GitHub disabled it is named."""
     world = small_world()
-    world.repository.workflows[1].state = "disabled_manually"
+    world.repository.workflows[1].state = state
     world.add_run(2, NOW - timedelta(minutes=30), "failure")
     async with staged(world) as stage:
         assert (await stage.values())["ci.workflow.other_failing"] == 0
+        told = f"{world.repository.name}: red when GitHub disabled them for inactivity, and counted no more: Nightly"
+        assert (stage.collector.note == told) is (state == "disabled_inactivity")
     async with staged(world, benchmarks=["Nightly"]) as stage:
         assert (await stage.values())["ci.workflow.benchmarks"] == 0
 

@@ -16,11 +16,12 @@ ROOT = Path(__file__).parents[3]
 def test_there_are_monitors_of_all_checks_and_of_the_daemon_s_own_faults() -> None:
     found = build_monitors(catalogue())
     of_collectors = {"collector-down.ci", "collector-down.training", "points-lost.ci", "points-lost.training"}
-    assert set(found) == {"nothing-received", "quota-low.ci", "checks.ci", "checks.training", *of_collectors}
+    of_checks = {f"{kind}.{category}" for kind in ("checks", "missing") for category in ("ci", "training")}
+    assert set(found) == {"nothing-received", "quota-low.ci", *of_checks, *of_collectors}
     silent = found["nothing-received"]["options"]
     assert silent["notify_no_data"] is True
     assert silent["no_data_timeframe"] >= 20
-    assert build_monitors(catalogue(snapshot_check(), collectors=())).keys() == {"checks.training"}
+    assert build_monitors(catalogue(snapshot_check(), collectors=())).keys() == {"checks.training", "missing.training"}
 
 
 def test_each_check_alerts_on_its_own_and_each_repository_of_it() -> None:
@@ -38,16 +39,37 @@ def test_a_window_holds_two_intervals_and_the_threshold_is_the_query_s() -> None
         assert timedelta(minutes=int(minutes)) >= 2 * every, content["query"]
         assert float(content["query"].rpartition(" ")[2]) == content["options"]["thresholds"]["critical"]
         # A check that is new gets its time; without groups there are no new ones.
-        delay = int(minutes) * 60 if key.startswith("checks") else None
+        delay = int(minutes) * 60 if key.startswith(("checks", "missing")) else None
         assert content["options"].get("new_group_delay") == delay
 
 
-def test_fail_alone_alerts_not_pass_and_not_unknown() -> None:
-    query = next(each["query"] for key, each in build_monitors(catalogue()).items() if key == "checks.ci")
-    formula = query.partition(":")[2].rpartition(">=")[0]
-    for state, alerts in ((0, False), (1, True), (2, False)):
-        value = eval(re.sub(r"max:metta[\w.]+\{[^}]*\}( by \{[^}]*\})?", str(state), formula), {"abs": abs})
-        assert (value >= 1) is alerts
+def alerts(query: str, state: float, age: float) -> bool:
+    """What Datadog would make of one point of each series."""
+    formula = re.sub(
+        r"max:metta\.infra\.check\.(\w+)\{[^}]*\}( by \{[^}]*\})?", r"\1", query.partition(":")[2].rpartition(">=")[0]
+    )
+    found = eval(formula, {"abs": abs, "clamp_min": max, "state": state, "age": age})
+    return bool(found >= 1)
+
+
+def test_a_check_that_fails_alerts_and_so_does_one_that_is_unknown_or_old_each_its_own_monitor() -> None:
+    found = build_monitors(catalogue())
+    for state, age, fails, is_missing in (
+        (0, 599, False, False),
+        (1, 0, True, False),
+        (2, 0, False, True),
+        (0, 1800, False, True),
+        (1, 1801, True, True),
+    ):
+        assert alerts(found["checks.ci"]["query"], state, age) is fails
+        assert alerts(found["missing.ci"]["query"], state, age) is is_missing
+
+
+def test_a_value_at_its_source_s_own_pace_may_be_as_old_as_max_age() -> None:
+    nightly = replace(snapshot_check(), max_age=timedelta(hours=24))
+    query = build_monitors(catalogue(nightly))["missing.training"]["query"]
+    assert [alerts(query, 0, hours * 3600) for hours in (4, 23, 24)] == [False, False, True]
+    assert query.count("by {workflow_name,task,check}") == 2, "series of other groups would make no sum"
 
 
 def test_an_hourly_check_does_not_wait_for_a_weekly_one_of_its_category() -> None:

@@ -7,7 +7,7 @@ from datetime import timedelta
 import anyio
 
 from service.domain.checks import CHECK_AGE, CHECK_STATE
-from service.domain.runs import CollectResult
+from service.domain.runs import Actor, CollectResult
 from service.domain.samples import Sample
 from service.pipeline.heartbeat import Heartbeat
 from service.pipeline.job import SUCCESS_AGE
@@ -45,6 +45,15 @@ async def test_checks_are_sent_again_every_five_minutes_with_their_growing_age()
     assert [value for metric, value in values if metric == CHECK_AGE.name] == [300, 600, 900]
     assert [value for metric, value in values if metric == SUCCESS_AGE.name] == [300, 600, 900]
     assert len(it.stored) == 4
+
+
+async def test_while_a_collector_is_paused_nobody_is_woken_by_the_age_of_its_checks() -> None:
+    async with beating(timedelta(minutes=5), timedelta(hours=1)) as it:
+        await it.scheduler.pause("ci", Actor("here"))
+        await it.clock.advance(5 * 60)
+        names = [metric for metric, _ in await sent(it.store)]
+    assert CHECK_STATE.name in names
+    assert CHECK_AGE.name not in names
 
 
 async def test_a_value_older_than_max_age_turns_unknown_between_runs() -> None:
