@@ -68,6 +68,12 @@ class States:
         rows = await self._database.fetch(_READ, {"name": collector, "key_": key})
         return (rows[0].value, rows[0].revision) if rows else (None, 0)
 
+    async def read_all(self, collector: str, prefix: str) -> dict[str, bytes]:
+        """The values of the keys that begin with ``prefix``, by key."""
+        wanted = (state.c.collector == collector) & state.c.key.startswith(prefix, autoescape=True)
+        rows = await self._database.fetch(sa.select(state.c.key, state.c.value).where(wanted))
+        return {row.key: row.value for row in rows if row.value}
+
     async def write(self, collector: str, values: Mapping[str, bytes | None]) -> None:
         """Writes state outside of a run, whatever its revision; None deletes."""
         await self._database.write(lambda connection: write_state(connection, collector, values))

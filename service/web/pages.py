@@ -17,7 +17,7 @@ from service.web import charts
 from service.web.auth import is_expected
 from service.web.board import REACH, find_worst, read_board, to_cells
 from service.web.context import AppContext
-from service.web.overview import Overview, read_overview, read_run, view_runs
+from service.web.overview import Overview, read_overview, read_run, read_week, view_runs
 from service.web.problems import Problem, unknown_run
 from service.web.routes import Before, ContextDep, Limit, Offset, PageLimit, read_run_log, refuse_unknown_query
 from service.web.schemas import CheckView, CollectorView, RunView, SampleView, format_number, tone
@@ -125,8 +125,11 @@ async def collector(
     async def read(overview: Overview) -> dict[str, Any]:
         view = overview.collector(name)
         found = await context.store.runs.list(name, limit=limit + 1, before=before)
+        weeks, workflows = await read_week(context, name)
         return {
             "collector": view,
+            "weeks": weeks,
+            "workflows": workflows,
             "board": await read_board(context, overview.checks[name], [name], rows=_MOST, tiles=_MOST),
             "runs": await view_runs(context, found[:limit]),
             "before": before,

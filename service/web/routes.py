@@ -23,6 +23,7 @@ from service.web.overview import (
     read_collector,
     read_overview,
     read_run,
+    read_week,
     view_runs,
 )
 from service.web.problems import MEDIA_TYPE, Problem, invalid, unknown_run
@@ -43,6 +44,7 @@ from service.web.schemas import (
     Triggered,
     TriggeredRuns,
     View,
+    Workflows,
     run_address,
 )
 
@@ -218,6 +220,17 @@ async def checks_of_metric(
 ) -> Response:
     """The same of one metric, named in full, by its last parts, or by a check's name"""
     return await _find_checks(request, context, name, metric, offset, limit)
+
+
+@api.get("/collectors/{name}/workflows", response_model=Workflows, responses=problems(404))
+async def workflows(
+    request: Request, context: ContextDep, name: str, offset: Offset = 0, limit: PageLimit = 100
+) -> Response:
+    """The last seven days of the workflows that it reads: runs, failures, durations, re-runs; the worst first"""
+    weeks, found = await read_week(context, name)
+    values = {"repositories": weeks, "workflows": found[offset : offset + limit], "total": len(found)}
+    values["next"] = _next_page(request, offset, limit, len(found))
+    return await _respond(context, lambda: Workflows.model_validate(values))
 
 
 async def _find_checks(

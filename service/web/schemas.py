@@ -312,6 +312,32 @@ class CheckView(View):
         return " · ".join(text for name in names if (text := tags.get(name, "")) and text != tags.get("task"))
 
 
+class WorkflowView(View):
+    """A workflow's week: its runs on the branch or before a merge whose last attempt began in it and was conclusive.
+
+    ``failures``: of these the failed ones; ``p90_minutes``: of their last attempts, null while the end of one is not
+    known; ``reruns``: how many of them were run again; ``url``: GitHub's list of the failed ones.
+    """
+
+    repo: str
+    workflow: str
+    runs: int
+    failures: int
+    failure_share: float
+    p90_minutes: float | None
+    reruns: int
+    url: str
+
+
+class WeekView(View):
+    """Of which time a repository's runs are known. ``until``: as of the last poll, null while older runs are still to
+    be read, and no workflow is told."""
+
+    repo: str
+    since: Instant
+    until: Instant | None
+
+
 class LogLine(View):
     """One log record. ``level``: debug, info, warning, error or critical; ``fields``: what it says beside the text."""
 
@@ -446,6 +472,16 @@ class Checks(View):
     """One page of a collector's checks. ``next``: the address of the page after, None at the end."""
 
     checks: Sequence[CheckView]
+    total: int
+    next: str | None = None
+
+
+class Workflows(View):
+    """One page of the week's workflows, those that failed most often first. ``total``: of all; ``next``: the address of
+    the page after, None at the end. ``repositories``: those that were read."""
+
+    repositories: Sequence[WeekView]
+    workflows: Sequence[WorkflowView]
     total: int
     next: str | None = None
 

@@ -89,8 +89,12 @@ class WeeklyRuns(msgspec.Struct, tag_field="version", tag=1):
         used = {run.workflow for run in self.runs.values()}
         self.names = {id: name for id, name in {**self.names, **names}.items() if id in used}
 
+    @property
+    def is_complete(self) -> bool:
+        return self.until is not None and self.since <= self.until - WEEK
+
     def summarize(self) -> list[WorkflowWeek]:
-        """The workflows, those with most failures first; none while the week can't be told. CPU work."""
+        """The workflows in any order; none while the week can't be told. CPU work."""
         found: dict[int, list[EndedRun]] = {}
         for run in self.runs.values() if self.until else ():
             found.setdefault(run.workflow, []).append(run)
@@ -112,9 +116,14 @@ class WeeklyRuns(msgspec.Struct, tag_field="version", tag=1):
         )
 
 
-def worst_first(week: WorkflowWeek) -> tuple[object, ...]:
-    """By what workflows are sorted."""
-    return -week.failures, -week.failure_share, -week.reruns, week.repo, week.workflow
+def read_all(stored: Iterable[bytes]) -> tuple[list[WeeklyRuns], list[WorkflowWeek]]:
+    """The weeks of a collector's repositories, by name, and their workflows, those that failed most often first.
+    CPU work."""
+    decoded = (decode(each, WeeklyRuns) for each in stored)
+    found = sorted((each for each in decoded if each), key=lambda each: each.repo)
+    workflows = [workflow for each in found for workflow in each.summarize()]
+    workflows.sort(key=lambda each: (-each.failures, -each.failure_share, -each.reruns, each.repo, each.workflow))
+    return found, workflows
 
 
 def begin(stored: bytes | None, state: State, now: datetime, since: datetime) -> WeeklyRuns:

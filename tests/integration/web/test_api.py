@@ -1,6 +1,7 @@
 """The API over real HTTP: every route, every answer of its contract."""
 
 import json
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
+from service.collectors.github_ci.state import encode
+from service.collectors.github_ci.weekly_runs import KEY, EndedRun, WeeklyRuns
 from service.domain.delivery import DeliveryStatus
 from service.domain.errors import Rejected, TooLarge, Unavailable
 from service.domain.runs import LogLine, PartialFailure
@@ -362,3 +365,45 @@ async def test_a_partial_run_names_what_was_left_out(stage: Stage) -> None:
     run = await stage.run()
     view = await stage.json(f"/api/v1/runs/{run.id}")
     assert (view["outcome"], view["errors"]) == ("Partial", ["pull requests: 502"])
+
+
+async def test_the_weeks_workflows_are_told_the_worst_first_with_what_is_not_known(stage: Stage) -> None:
+    assert await stage.json("/api/v1/collectors/ci/workflows") == {
+        "repositories": [],
+        "workflows": [],
+        "total": 0,
+        "next": None,
+    }
+    begun, week = int(START.timestamp()) - 3600, START - timedelta(days=7)
+    runs = {
+        1: EndedRun(7, 1, begun, 60, True),
+        2: EndedRun(7, 2, begun, 180, False),
+        3: EndedRun(8, 1, begun, None, False),
+    }
+    kept = [
+        WeeklyRuns(
+            "acme/a", "main", week, START, "https://github.com/acme/a/actions", {7: "Te st", 8: "Nightly"}, runs
+        ),
+        WeeklyRuns(
+            "acme/b", "main", week + timedelta(days=6), START, "", {7: "Lint"}, {4: EndedRun(7, 1, begun, 6, True)}
+        ),
+        WeeklyRuns("acme/c", "main", week, None, "", {7: "Lint"}, {5: EndedRun(7, 1, begun, 6, True)}),
+    ]
+    await stage.context.store.states.write("ci", {KEY + each.repo: encode(each) for each in kept} | {"acme/a": b"?"})
+    found = await stage.json("/api/v1/collectors/ci/workflows")
+    assert [each["until"] and each["repo"] for each in found["repositories"]] == ["acme/a", "acme/b", None]
+    rows = [tuple(each.values())[:-1] for each in found["workflows"]]
+    assert rows == [
+        ("acme/b", "Lint", 1, 1, 1.0, 0.1, 0),
+        ("acme/a", "Te st", 2, 1, 0.5, pytest.approx(2.8), 1),
+        ("acme/a", "Nightly", 1, 0, 0.0, None, 0),
+    ]
+    assert found["workflows"][1]["url"].endswith("/acme/a/actions?query=workflow%3A%22Te%20st%22%20is%3Afailure")
+    page = (await stage.client.get("/collectors/ci")).text
+    told = " ".join(re.sub("<[^>]+>", " ", page[page.index('id="workflows"') :]).split())
+    assert "Lint acme/b 1 of 1, 100 % 0.1 0" in told
+    assert "Nightly (failed runs, opens GitHub in a new tab) acme/a 0 of 1, 0 % – 0" in told
+    assert "acme/b: since 2026-03-03 05:00:00" in told
+    assert "acme/c: older runs are still to be read" in told
+    following = await stage.json("/api/v1/collectors/ci/workflows?limit=2")
+    assert [each["workflow"] for each in (await stage.json(following["next"]))["workflows"]] == ["Nightly"]
