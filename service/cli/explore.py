@@ -74,7 +74,7 @@ def _print_check(check: dict[str, Any], collector: dict[str, Any]) -> None:
         condition = conditions.parse(check["condition"])
         follows = condition is not None and condition.status(check["value"]) == check["status"]
         lines.append(("verdict", "as its condition says" if follows else "of its source, not of its condition"))
-    if check["summary"]:
+    if check["summary"] and check["summary"] not in check["why"]:
         lines.append(("summary", check["summary"]))
     if check["help"]:
         lines.append(("is", check["help"]))
@@ -95,7 +95,7 @@ def _print_check(check: dict[str, Any], collector: dict[str, Any]) -> None:
 def _describe_evidence(evidence: dict[str, Any]) -> str:
     # A scheduled run is titled as its workflow.
     parts = dict.fromkeys(evidence[name] for name in ("note", "conclusion", "workflow", "title"))
-    commit = f"commit {evidence['commit'][:12]}" if evidence["commit"] else ""
+    commit = f"commit {evidence['commit'][:7]}" if evidence["commit"] else ""
     author = f"by {evidence['author']}" if evidence["author"] else ""
     return " ".join(filter(None, (*parts, commit, author, out.format_time(evidence["at"], ""), evidence["url"])))
 

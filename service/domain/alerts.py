@@ -10,6 +10,7 @@ from service.domain.samples import SERVICE, Evidence, Status, format_tag
 # Limits of POST /api/v1/events: https://docs.datadoghq.com/api/latest/events/#post-an-event
 _MAX_TEXT, _MAX_AGGREGATION_KEY, _MAX_TITLE = 4000, 100, 100
 _MAX_EVIDENCE = 10  # of a change; an event has no room for more
+_MAX_SUMMARY = 500
 _ALERT_TYPES = {Status.PASS: "success", Status.FAIL: "error", Status.UNKNOWN: "warning"}
 
 
@@ -79,7 +80,7 @@ def format_change(change: StateChange, page_url: str | None) -> Event:
         lines.append(f"- value: {check.value:.6g}")
     lines.append(f"- condition: {escape_markdown(check.condition) or 'none'}")
     if check.summary:
-        lines.append(f"- summary: {escape_markdown(check.summary)}")
+        lines.append(f"- summary: {escape_markdown(check.summary, _MAX_SUMMARY)}")
     lines.append(f"- since: {_format_time(check.since)}, after {_format_duration(change.lasted)} of {before}")
     if check.metric:
         lines.append(f"- metric: {check.metric}")
@@ -110,10 +111,10 @@ def format_summary(changes: Sequence[StateChange], page_url: str | None, now: da
     return Event(f"{count} held back", text, tags, _ALERT_TYPES[worst], now, "held back")
 
 
-def escape_markdown(text: str) -> str:
+def escape_markdown(text: str, length: int = 200) -> str:
     """Foreign text on one line of Datadog's Markdown: it can't make a link, nor end the frame (``%%%``)."""
     line = " ".join(text.replace("%%%", "%").split())
-    return "".join(f"\\{char}" if char in "[]*_`" else char for char in line[:200])
+    return "".join(f"\\{char}" if char in "[]*_`" else char for char in line[:length])
 
 
 def _format_text(lines: Sequence[str], page_url: str | None) -> str:
@@ -136,7 +137,7 @@ def _format_evidence(evidence: Evidence) -> str:
         escape_markdown(evidence.note),
         escape_markdown(evidence.workflow),
         escape_markdown(evidence.conclusion),
-        escape_markdown(f"commit {evidence.commit[:12]}") if evidence.commit else "",
+        escape_markdown(f"commit {evidence.commit[:7]}") if evidence.commit else "",
         escape_markdown(f"by {evidence.author}") if evidence.author else "",
         _format_time(evidence.at) if evidence.at else "",
     ]

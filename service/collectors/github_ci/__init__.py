@@ -3,7 +3,7 @@
 collector -> repository -> window, pull_requests         read in every cycle
                         -> backfill, timed_out_jobs      what that leaves unknown, within a budget
                         -> state                         what the next cycle is told
-                        -> metrics                       the numbers
+                        -> metrics, catalogue            the numbers
 """
 
 from service.collectors.github_ci.collector import GithubCi, check_settings

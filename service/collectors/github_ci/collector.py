@@ -14,8 +14,7 @@ import structlog
 
 from service.collectors.github_ci import weekly_runs
 from service.collectors.github_ci.backfill import Budget
-from service.collectors.github_ci.deliveries import Deliveries
-from service.collectors.github_ci.metrics import (
+from service.collectors.github_ci.catalogue import (
     CHECK_TAGS,
     METRICS,
     QUOTA_LIMIT,
@@ -23,6 +22,7 @@ from service.collectors.github_ci.metrics import (
     expected_checks,
     expected_metrics,
 )
+from service.collectors.github_ci.deliveries import Deliveries
 from service.collectors.github_ci.models import WorkflowLists
 from service.collectors.github_ci.pull_requests import is_branch, is_label
 from service.collectors.github_ci.repository import CYCLE_POINTS, RepositoryCycle, Stored, explains

@@ -1,174 +1,37 @@
-"""The catalogue of ``github_ci``, and how its values come from runs. Pure: runs in, samples out."""
+"""How the values of ``github_ci`` come from runs, each with a sentence on what is behind it. Pure: runs in, samples
+out.
 
-from collections.abc import Iterable, Mapping, Sequence
+Sentences begin with a small letter and have no full stop: they stand alone, or after what they explain.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from service.collectors.github_ci.catalogue import CATALOGUE, PLAIN, SUCCESS_AGE, format_condition, format_limit
 from service.collectors.github_ci.models import Expected, Run, make_evidence
-from service.collectors.github_ci.settings import GithubCiSettings, Thresholds
+from service.collectors.github_ci.settings import Thresholds
 from service.domain import conditions
 from service.domain.runs import NoData
-from service.domain.samples import Evidence, Kind, Metric, Sample, Status
+from service.domain.samples import Evidence, Sample, Status
 
-_NAMESPACE = "metta.infra.cron."
-_NO_CONDITION = "none"
-_MAX_EVIDENCE = 20
+_MAX_EVIDENCE, _FILES_NAMED = 20, 3
 _NEVER = datetime.min.replace(tzinfo=UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedMetric:
-    """A metric and its check, ``where``: workflow_name / task / check.
-
-    ``condition``: as written, with the thresholds' names in braces.
-    """
-
-    name: str
-    where: str
-    condition: str
-    help: str
-    unit: str = ""
-    kind: Kind = Kind.GAUGE
-
-    @property
-    def metric(self) -> Metric:
-        return Metric(_NAMESPACE + self.name, self.kind, self.unit, self.help)
-
-    @property
-    def tags(self) -> dict[str, str]:
-        names = ("workflow_name", "task", "check")
-        return {"workflow_category": "ci", **dict(zip(names, self.where.split(" / "), strict=True))}
-
-
-_SUCCESS_AGE = "ci.workflow.schedule_success_age"
-_MAIN = "latest_state_of_main"
-# The check of each workflow in ``expected``, whose file takes the place of workflow_name.
-_SCHEDULE = CheckedMetric(
-    "ci.workflow.schedule_age",
-    "scheduled_workflow / scheduled_runs / age_hours",
-    _NO_CONDITION,
-    "Hours since a schedule last began a run of the workflow",
-    "hour",
-)
-_CHECKS = (
-    CheckedMetric(
-        "ci.workflow.tests_blocking_merge",
-        f"{_MAIN} / tests_blocking_merge / workflow_passing",
-        "> 0",
-        "1 when the latest conclusive run on the branch of every workflow that blocks merges succeeded",
-    ),
-    CheckedMetric(
-        "ci.workflow.benchmarks",
-        f"{_MAIN} / benchmarks / workflow_passing",
-        "> 0",
-        "1 when the latest conclusive run on the branch of every benchmark workflow succeeded",
-    ),
-    CheckedMetric(
-        "ci.workflow.other_failing",
-        f"{_MAIN} / other_workflows / failing_count",
-        "< 2",
-        "Other active workflows whose latest conclusive run on the branch did not succeed",
-    ),
-    CheckedMetric(
-        "ci.workflow.success",
-        f"{_MAIN} / tests_blocking_merge / success_ratio",
-        "=1.0",
-        "1 when all conclusive runs on the branch in the window succeeded",
-    ),
-    CheckedMetric(
-        "ci.workflow.success_ratio",
-        f"{_MAIN} / tests_blocking_merge / success_share",
-        "=1.0",
-        "Share of the conclusive runs on the branch in the window that succeeded",
-        "fraction",
-    ),
-    CheckedMetric(
-        "ci.workflow.flaky_tests",
-        f"{_MAIN} / tests_blocking_merge / flaky_tests",
-        "< {flaky_tests}",
-        "Runs in the window that succeeded after an earlier attempt had failed",
-        "execution",
-    ),
-    CheckedMetric(
-        "ci.workflow.duration.p90",
-        "ci_smoothness / workflow_duration / p90_minutes",
-        "< {p90_minutes}",
-        "90th percentile of the duration of conclusive pre-merge runs in the window",
-        "minute",
-    ),
-    CheckedMetric(
-        "ci.workflow.cancelled",
-        "ci_smoothness / jobs_cancelled / count",
-        "< {cancelled}",
-        "Cancelled runs on the branch in the window",
-        "execution",
-    ),
-    CheckedMetric(
-        "ci.workflow.duration",
-        "ci_smoothness / workflow_duration / minutes",
-        _NO_CONDITION,
-        "Duration of each run on the branch or before a merge, once per attempt, at its end",
-        "minute",
-        Kind.DISTRIBUTION,
-    ),
-    CheckedMetric(
-        "ci.jobs.timed_out",
-        "ci_smoothness / jobs_timed_out / weekly_count",
-        "< {timed_out}",
-        "Jobs of the last 7 days, on any branch, that their time limit ended",
-        "job",
-    ),
-    CheckedMetric(
-        "github.hotfix.count",
-        "commit_history / hotfix_commits / weekly_count",
-        "< {hotfix}",
-        "Merged pull requests with a hotfix label in the weekly window",
-    ),
-    CheckedMetric(
-        "github.force_merge.count",
-        "commit_history / force_merges / weekly_count",
-        "< {force_merge}",
-        "Merged pull requests with a force-merge label in the weekly window",
-    ),
-    CheckedMetric(
-        "github.reverts.count",
-        "commit_history / reverts / weekly_count",
-        "< {revert}",
-        "Merged pull requests with a revert label in the weekly window",
-    ),
-    CheckedMetric(
-        "github.bugs.count",
-        "bug_queue / open_bugs / count",
-        "< {bugs}",
-        "Open issues with the bug label; with tag label: those that carry that label, too",
-    ),
-)
-CATALOGUE: Mapping[str, CheckedMetric] = {each.name: each for each in (*_CHECKS, _SCHEDULE)}
-# Without a check: nothing fails by them.
-PLAIN: Mapping[str, Metric] = {
-    name: Metric(_NAMESPACE + name, unit=unit, help=help)
-    for name, unit, help in (
-        ("ci.queue.runs", "execution", "Runs that wait (queued, waiting, pending, requested) for less than 24 hours"),
-        ("ci.queue.oldest_minutes", "minute", "How long the one of these runs waits that waits longest"),
-        (_SUCCESS_AGE, "hour", "Hours since a schedule last began a run of the workflow that succeeded"),
-    )
-}
-METRICS = (*(each.metric for each in CATALOGUE.values()), *PLAIN.values())
-CHECK_TAGS = {each.metric.name: each.tags for each in _CHECKS if each.kind is Kind.GAUGE}
-QUOTA_REMAINING = Metric("metta.infra.collector.quota_remaining", help="Requests left of GitHub's hourly limit")
-QUOTA_LIMIT = Metric("metta.infra.collector.quota_limit", help="GitHub's hourly limit of requests")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """A value by the metric's name within the namespace. ``value`` is None where there was nothing to measure.
 
-    ``tags``: more of them than the check has, or in place of its own. ``at``: the instant of the value, where that is
-    not the cycle's. ``condition``, ``status``: in place of the check's condition, and of what that says.
+    ``summary``: the numbers behind it, or why there is none. ``tags``: more of them than the check has, or in place of
+    its own. ``at``: the instant of the value, where that is not the cycle's. ``condition``, ``status``: in place of the
+    check's condition, and of what that says.
     """
 
     name: str
     value: float | None
+    summary: str
     evidence: tuple[Evidence, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     at: datetime | None = None
@@ -176,66 +39,118 @@ class Finding:
     status: Status | None = None
 
 
-def measure_branch(window: Iterable[Run]) -> list[Finding]:
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What the sentences name: the branch, and the window as ``the last 24 h``."""
+
+    branch: str
+    window: str
+
+
+def measure_branch(window: Iterable[Run], scope: Scope) -> list[Finding]:
     """``window``: the runs whose last attempt started in it."""
     on_branch = [run for run in window if run.on_branch]
     conclusive = [run for run in on_branch if run.is_conclusive]
     failed = [run for run in conclusive if run.conclusion != "success"]
     share = (len(conclusive) - len(failed)) / len(conclusive) if conclusive else None
     behind = _runs_as_evidence(failed or conclusive)
+    runs = f"of {count(len(conclusive), 'run')} on {scope.branch}"
+    summary = f"{len(failed):,} {runs} failed in {scope.window}"
+    if not conclusive:
+        summary = f"no run on {scope.branch} of {scope.window} has succeeded or failed"
     cancelled = [run for run in on_branch if run.conclusion == "cancelled"]
+    of_all = f"{len(cancelled):,} of {count(len(on_branch), 'run')} on {scope.branch}"
     return [
-        Finding("ci.workflow.success", None if share is None else float(not failed), behind),
-        Finding("ci.workflow.success_ratio", share, behind),
-        Finding("ci.workflow.cancelled", len(cancelled), _runs_as_evidence(cancelled)),
+        Finding("ci.workflow.success", None if share is None else float(not failed), summary, behind),
+        Finding("ci.workflow.success_ratio", share, summary, behind),
+        Finding(
+            "ci.workflow.cancelled",
+            len(cancelled),
+            f"{of_all} {_were(len(cancelled))} cancelled in {scope.window}",
+            _runs_as_evidence(cancelled),
+        ),
     ]
 
 
-def measure_p90(window: Iterable[Run]) -> Finding:
+def measure_p90(window: Iterable[Run], scope: Scope) -> Finding:
     pre_merge = [run for run in window if run.kind == "pre_merge" and run.is_conclusive]
-    p90 = quantile([run.minutes for run in pre_merge], 0.9) if pre_merge else None
-    slow = [run for run in pre_merge if p90 is not None and run.minutes >= p90]
-    return Finding("ci.workflow.duration.p90", p90, _runs_as_evidence(slow))
+    if not pre_merge:
+        summary = f"no pull-request run of {scope.window} has succeeded or failed"
+        return Finding("ci.workflow.duration.p90", None, summary)
+    p90 = quantile([run.minutes for run in pre_merge], 0.9)
+    longest = max(pre_merge, key=lambda run: run.minutes)
+    summary = (
+        f"90 % of {count(len(pre_merge), 'pull-request run')} took at most {p90:,.1f} min in {scope.window},"
+        f" the longest {longest.minutes:,.1f} min ({longest.name or longest.workflow_id})"
+    )
+    slow = [run for run in pre_merge if run.minutes >= p90]
+    return Finding("ci.workflow.duration.p90", p90, summary, _runs_as_evidence(slow))
 
 
-def measure_flaky(window: Iterable[Run]) -> Finding:
+def measure_flaky(window: Collection[Run], scope: Scope) -> Finding:
     flaky = [run for run in window if run.conclusion == "success" and run.has_failed_before]
-    return Finding("ci.workflow.flaky_tests", len(flaky), _runs_as_evidence(flaky))
+    runs = f"{len(flaky):,} of {count(len(window), 'run')} in {scope.window}"
+    summary = f"{runs} failed first and succeeded when run again"
+    return Finding("ci.workflow.flaky_tests", len(flaky), summary, _runs_as_evidence(flaky))
 
 
-def measure_list(name: str, latest: Sequence[Run | None]) -> Finding:
-    """1 when every workflow's latest conclusive run succeeded; None until each has one."""
-    known = [run for run in latest if run is not None]
-    failed = [run for run in known if run.conclusion != "success"]
-    value = float(not failed) if latest and len(known) == len(latest) else None
-    return Finding(name, value, _runs_as_evidence(failed or known))
+def measure_list(name: str, latest: Sequence[tuple[str, Run | None]], branch: str) -> Finding:
+    """1 when every workflow's latest conclusive run succeeded; None until each has one. ``latest``: by file."""
+    known = [run for _, run in latest if run is not None]
+    if unknown := [(file, run) for file, run in latest if run is None]:
+        summary = f"no run of {_name_some(unknown)} on {branch} has succeeded or failed yet"
+        return Finding(f"ci.workflow.{name}", None, summary)
+    if failed := _find_failed(latest):
+        summary = f"{len(failed)} of {count(len(known), 'workflow')} failed on {branch}: {_name_some(failed)}"
+    else:
+        which = latest[0][0] if len(latest) == 1 else f"each of {len(latest)} workflows"
+        summary = f"the latest run of {which} on {branch} succeeded"
+    behind = _runs_as_evidence([run for _, run in failed] or known)
+    return Finding(f"ci.workflow.{name}", float(not failed), summary, behind)
 
 
-def measure_others(latest: Iterable[Run | None]) -> Finding:
+def measure_others(latest: Sequence[tuple[str, Run | None]], branch: str) -> Finding:
     """How many workflows' latest conclusive run did not succeed; one that never had any is not failing."""
-    failed = [run for run in latest if run is not None and run.conclusion != "success"]
-    return Finding("ci.workflow.other_failing", len(failed), _runs_as_evidence(failed))
+    failed = _find_failed(latest)
+    summary = f"{len(failed)} of {count(len(latest), 'other active workflow')} failed on {branch}"
+    summary += f": {_name_some(failed)}" if failed else ""
+    return Finding("ci.workflow.other_failing", len(failed), summary, _runs_as_evidence(run for _, run in failed))
+
+
+def _find_failed(latest: Sequence[tuple[str, Run | None]]) -> list[tuple[str, Run]]:
+    return [(file, run) for file, run in latest if run is not None and run.conclusion != "success"]
 
 
 def measure_queue(waiting: Sequence[Run], now: datetime) -> list[Finding]:
     """``waiting``: the longest first. A re-run waits since it was asked for, another run since it was created."""
-    found = [Finding("ci.queue.runs", len(waiting), _runs_as_evidence(waiting))]
+    states = Counter(run.status or "" for run in waiting).most_common()
+    summary = f"{count(len(waiting), 'run')} {'waits' if len(waiting) == 1 else 'wait'} now"
+    summary += f" ({', '.join(f'{number:,} {state}' for state, number in states)})" if waiting else ""
+    found = [Finding("ci.queue.runs", len(waiting), summary, _runs_as_evidence(waiting))]
     if waiting:
-        minutes = max(0.0, (now - waiting[0].started).total_seconds() / 60)
-        found.append(Finding("ci.queue.oldest_minutes", minutes, _runs_as_evidence(waiting[:1])))
+        first = waiting[0]
+        minutes = max(0.0, (now - first.started).total_seconds() / 60)
+        summary = f"a run of {first.name or first.workflow_id} is {first.status} since {format_time(first.started)}"
+        found.append(Finding("ci.queue.oldest_minutes", minutes, summary, _runs_as_evidence(waiting[:1])))
     return found
 
 
 def measure_schedule(expected: Expected, last: Run | None, succeeded: Run | None, now: datetime) -> list[Finding]:
     """Of the newest run that a schedule began, and of the newest of them that succeeded. A disabled workflow fails."""
-    tags = {"workflow_name": expected.file}
+    file, tags = expected.workflow.file, {"workflow_name": expected.workflow.file}
     behind = _runs_as_evidence([last] if last else [])
+    summary = f"no schedule has run {file}, as far as runs are read"
+    if last:
+        outcome = last.conclusion or "not ended yet"
+        summary = f"a schedule last began a run of {file} at {format_time(last.created)} ({outcome})"
     if expected.is_disabled:
         behind = (make_evidence(expected.workflow.name, None, None, expected.workflow.state), *behind)
+        summary = f"{file} is {expected.workflow.state}; {summary}"
     found = [
         Finding(
             "ci.workflow.schedule_age",
             _hours_since(last, now) if last else None,
+            summary,
             behind,
             tags,
             condition=format_limit(expected.limit),
@@ -243,13 +158,12 @@ def measure_schedule(expected: Expected, last: Run | None, succeeded: Run | None
         )
     ]
     if succeeded:
-        found.append(Finding(_SUCCESS_AGE, _hours_since(succeeded, now), _runs_as_evidence([succeeded]), tags))
+        summary = (
+            f"the last run of {file} that a schedule began and that succeeded is of {format_time(succeeded.created)}"
+        )
+        hours = _hours_since(succeeded, now)
+        found.append(Finding(SUCCESS_AGE, hours, summary, _runs_as_evidence([succeeded]), tags))
     return found
-
-
-def format_limit(limit: timedelta) -> str:
-    """As a condition in hours: ``< 26``."""
-    return f"< {limit / timedelta(hours=1):.10g}"
 
 
 def _hours_since(run: Run, now: datetime) -> float:
@@ -263,25 +177,33 @@ def measure_timed_out(suspects: Iterable[Run], since: datetime) -> Finding:
         for job in run.overtime
         if job.ended and job.ended >= since
     ]
-    return Finding("ci.jobs.timed_out", len(jobs), newest(jobs))
+    summary = f"{count(len(jobs), 'job')} {_were(len(jobs))} ended by a time limit in the last 7 days"
+    return Finding("ci.jobs.timed_out", len(jobs), summary, newest(jobs))
 
 
 def measure_durations(ended: Iterable[Run], names: Mapping[int, str]) -> list[Finding]:
     """A value of the distribution for each of the attempts ``ended``. ``names``: the workflows', by id."""
-    return [
-        Finding(
-            "ci.workflow.duration",
-            run.minutes,
-            _runs_as_evidence([run]),
-            tags={
-                "workflow": names.get(run.workflow_id) or run.name or str(run.workflow_id),
-                "kind": run.kind,
-                "conclusion": run.conclusion or "",
-            },
-            at=run.updated,
-        )
-        for run in ended
-    ]
+    found = []
+    for run in ended:
+        workflow, conclusion = names.get(run.workflow_id) or run.name or str(run.workflow_id), run.conclusion or ""
+        tags = {"workflow": workflow, "kind": run.kind, "conclusion": conclusion}
+        summary = f"a run of {workflow} took {run.minutes:,.1f} min"
+        found.append(Finding("ci.workflow.duration", run.minutes, summary, _runs_as_evidence([run]), tags, run.updated))
+    return found
+
+
+def measure_labelled(
+    name: str, number: int, labels: Sequence[str], evidence: Iterable[Evidence], since: timedelta | None
+) -> Finding:
+    """Pull requests with one of the ``labels``, merged within ``since``; without it open issues with all of them."""
+    if since:
+        summary = f"{count(number, 'pull request')} with the label {' or '.join(labels)} {_were(number)} merged"
+        summary += f" in {format_span(since)}"
+    else:
+        have = f"{'has' if number == 1 else 'have'} the {'label' if len(labels) == 1 else 'labels'}"
+        summary = f"{count(number, 'open issue')} {have} {' and '.join(labels)}"
+    tags = {"label": labels[-1]} if not since and len(labels) > 1 else {}
+    return Finding(name, number, summary, newest(evidence), tags)
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -302,6 +224,37 @@ def _runs_as_evidence(runs: Iterable[Run]) -> tuple[Evidence, ...]:
     return newest(run.as_evidence() for run in runs)
 
 
+# What the sentences are made of
+
+
+def count(number: int, noun: str) -> str:
+    """``41,000 runs``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def format_span(span: timedelta) -> str:
+    """``the last 24 h``, ``the last 7 days``."""
+    hours = span / timedelta(hours=1)
+    if hours > 24 and hours % 24 == 0:
+        return f"the last {hours / 24:.0f} days"
+    return f"the last {hours:.4g} h" if hours >= 1 else f"the last {60 * hours:.3g} min"
+
+
+def format_time(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _were(number: int) -> str:
+    return "was" if number == 1 else "were"
+
+
+def _name_some(workflows: Collection[tuple[str, Run | None]]) -> str:
+    """A few of the files, and how many more there are."""
+    shown = sorted(file for file, _ in workflows)[:_FILES_NAMED]
+    more = len(workflows) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
 def to_samples(
     findings: Iterable[Finding], thresholds: Thresholds, now: datetime, tags: Mapping[str, str]
 ) -> tuple[tuple[Sample, ...], tuple[NoData, ...]]:
@@ -312,11 +265,12 @@ def to_samples(
     samples, no_data = [], []
     order = {name: place for place, name in enumerate((*CATALOGUE, *PLAIN))}
     for finding in sorted(findings, key=lambda finding: order[finding.name]):
-        if (plain := PLAIN.get(finding.name)) and finding.value is not None:
+        value, evidence, summary = finding.value, finding.evidence, finding.summary
+        if (plain := PLAIN.get(finding.name)) and value is not None:
             full = {"source": "cron", **tags, **finding.tags}
-            samples.append(Sample(plain, float(finding.value), now, full, evidence=finding.evidence))
+            samples.append(Sample(plain, float(value), now, full, evidence=evidence, summary=summary))
             continue
-        checked, value = CATALOGUE[finding.name], finding.value
+        checked = CATALOGUE[finding.name]
         condition = finding.condition or format_condition(finding.name, thresholds)
         parsed = conditions.parse(condition)
         verdict = parsed.status(value) if parsed and value is not None else Status.UNKNOWN
@@ -330,46 +284,8 @@ def to_samples(
             **finding.tags,
         }
         if value is None:
-            no_data.append(NoData(full))
+            no_data.append(NoData(full, summary))
         else:
-            samples.append(Sample(checked.metric, float(value), finding.at or now, full, evidence=finding.evidence))
+            at = finding.at or now
+            samples.append(Sample(checked.metric, float(value), at, full, evidence=evidence, summary=summary))
     return tuple(samples), tuple(no_data)
-
-
-def expected_checks(settings: GithubCiSettings) -> list[tuple[str, str]]:
-    """Metric name and condition of each check that the settings ask for: no list or no labels, no check."""
-    counts = {
-        "ci.workflow.tests_blocking_merge": int(bool(settings.tests_blocking_merge)),
-        "ci.workflow.benchmarks": int(bool(settings.benchmarks)),
-        "ci.workflow.duration": 0,  # events, no check
-        _SCHEDULE.name: 0,
-        "github.hotfix.count": int(bool(settings.hotfix_labels)),
-        "github.force_merge.count": int(bool(settings.force_merge_labels)),
-        "github.reverts.count": int(bool(settings.revert_labels)),
-        "github.bugs.count": 1 + len(settings.bug_sub_labels) if settings.bug_label else 0,
-    }
-    each = [
-        (checked.metric.name, format_condition(name, settings.thresholds))
-        for name, checked in CATALOGUE.items()
-        for _ in range(counts.get(name, 1))
-    ]
-    each += [(_SCHEDULE.metric.name, format_limit(limit)) for limit in settings.expected.values()]
-    return each * len(settings.all_repositories)
-
-
-def expected_metrics(settings: GithubCiSettings) -> list[str]:
-    """The names of the metrics without a check, once for each of their series."""
-    counts = {_SUCCESS_AGE: len(settings.expected)}
-    names = [metric.name for name, metric in PLAIN.items() for _ in range(counts.get(name, 1))]
-    return names * len(settings.all_repositories)
-
-
-def format_condition(name: str, thresholds: Thresholds) -> str:
-    """The condition as it is written: counts as whole numbers, minutes with their fraction (``5.0``)."""
-    if name == "github.bugs.count" and thresholds.bugs is None:
-        return _NO_CONDITION
-    texts = {}
-    for key, value in thresholds.model_dump().items():
-        is_whole = value is not None and key != "p90_minutes" and float(value).is_integer()
-        texts[key] = str(int(value)) if is_whole else str(float(value or 0))
-    return CATALOGUE[name].condition.format(**texts)

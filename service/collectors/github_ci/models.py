@@ -4,9 +4,9 @@ https://docs.github.com/rest/actions/workflow-runs, workflow-jobs and workflows
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, TypeVar
 
 import msgspec
 
@@ -25,6 +25,7 @@ _LONGEST_TEXT = 160
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
 # Answers are JSON of a foreign program: some fields are null where one expects text.
 Text = str | None
+T = TypeVar("T")
 
 
 _JOB_KEYS = {"ended": "completed_at", "attempt": "run_attempt", "started": "started_at", "url": "html_url"}
@@ -51,6 +52,11 @@ class Workflow(msgspec.Struct, frozen=True):
     def is_meant_by(self, entry: str) -> bool:
         """By id, name, path or file name. The name of a broken file is its path."""
         return entry in (str(self.id), self.name, self.path, self.path.rpartition("/")[2])
+
+    @property
+    def file(self) -> str:
+        """The name of its file, which tells it from others."""
+        return self.path.rpartition("/")[2] or self.name or str(self.id)
 
 
 class WorkflowPage(msgspec.Struct):
@@ -208,10 +214,6 @@ class Expected(NamedTuple):
     limit: timedelta
 
     @property
-    def file(self) -> str:
-        return self.workflow.path.rpartition("/")[2] or self.workflow.name or str(self.workflow.id)
-
-    @property
     def is_disabled(self) -> bool:
         """GitHub disables the schedules of a repository without activity for 60 days."""
         return self.workflow.state != "active"
@@ -228,6 +230,7 @@ class WorkflowLists:
     def __init__(self, lists: Mapping[str, Sequence[str]], listed: Sequence[Workflow]) -> None:
         self._listed = listed
         self.names = {each.id: each.name for each in listed}
+        self._files = {each.id: each.file for each in listed}
         self.missing: dict[str, str] = {}
         self.ids: dict[str, set[int]] = {name: set() for name in lists}
         for name, entry in ((name, entry) for name, entries in lists.items() for entry in entries):
@@ -251,6 +254,10 @@ class WorkflowLists:
             found |= meant
             missing += [] if meant else [describe_missing(entry)]
         return list(found.values()), missing
+
+    def with_files(self, ids: Iterable[int], found: Mapping[int, T]) -> list[tuple[str, T | None]]:
+        """The name of each workflow's file, and what was ``found`` of it."""
+        return [(self._files.get(id, str(id)), found.get(id)) for id in ids]
 
     def list_of(self, id: int) -> str | None:
         """The list that means a workflow."""

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from service.collectors.github_ci import backfill, metrics, pull_requests, timed_out_jobs, weekly_runs, window
 from service.collectors.github_ci.backfill import Budget, Question
-from service.collectors.github_ci.metrics import Finding
+from service.collectors.github_ci.metrics import Finding, Scope
 from service.collectors.github_ci.models import STUCK_AFTER, Run, WorkflowLists
 from service.collectors.github_ci.pull_requests import Answer, Counted, Group, is_branch, is_label
 from service.collectors.github_ci.settings import LABELS, LISTS, GithubCiSettings
@@ -61,6 +61,7 @@ class RepositoryCycle:
         self.notes: list[str] = []
         self._shared_budget = budget
         self._since = now - settings.history_window
+        self._scope = Scope(settings.branch, metrics.format_span(settings.history_window))
         self._actions = window.Actions(github, repo, settings.branch)
         self._findings: list[Finding] = []
         self._failures: dict[str, HealthError] = {}
@@ -187,18 +188,18 @@ class RepositoryCycle:
     async def _take_count(self, name: str, labels: tuple[str, ...], counted: Counted) -> None:
         """Labels that are not there count nothing: one of a group is enough, of a bug's both are needed."""
         is_bugs, is_sub = name.startswith("bugs"), name.startswith("bugs") and len(labels) > 1
-        tags = {"label": labels[-1]} if is_sub else {}
         metric = f"github.{'bugs' if is_bugs else name}.count"
+        since = None if is_bugs else self._settings.weekly_window
         absent = [] if counted.count else [label for label in labels if not await self._has_label(label)]
         if not absent or (not is_bugs and len(absent) < len(labels)):
-            self._findings.append(Finding(metric, counted.count, metrics.newest(counted.evidence), tags))
+            self._findings.append(metrics.measure_labelled(metric, counted.count, labels, counted.evidence, since))
             return
         key = LABELS.get(name, "bug_sub_labels" if is_sub else "bug_label")
         told = f"{self._repo} has no label {' or '.join(map(repr, absent))}: correct {key}, or create it"
         if key in self._settings.model_fields_set:
             raise Rejected(told)
         self.notes.append(told)  # a default that means nothing here
-        self._findings.append(Finding(metric, None, (), tags))
+        self._findings.append(Finding(metric, None, told, tags={"label": labels[-1]} if is_sub else {}))
 
     async def _has_label(self, label: str) -> bool:
         told = self._names.labels.get(label)
@@ -359,11 +360,11 @@ class RepositoryCycle:
         runs, found = self._state.started_since(self._since), self._findings
         # Older runs that are still to be read may have been run again within the window.
         if self._is_known("runs", not self._unseen) and backfill.is_filled(self._state, self._now):
-            found += metrics.measure_branch(runs) if has_branch else []
+            found += metrics.measure_branch(runs, self._scope) if has_branch else []
             if self._is_known("durations", not self._runs_without_end()):
-                found.append(metrics.measure_p90(runs))
+                found.append(metrics.measure_p90(runs, self._scope))
             if self._is_known("flaky runs", not any(run.is_verdict_open for run in runs)):
-                found.append(metrics.measure_flaky(runs))
+                found.append(metrics.measure_flaky(runs, self._scope))
 
     def _measure_queue(self) -> None:
         """Not from what deliveries tell: they don't say which runs begin."""
@@ -393,11 +394,10 @@ class RepositoryCycle:
                 runs = last.get(each.workflow.id), succeeded.get(each.workflow.id)
                 self._findings += metrics.measure_schedule(each, *runs, self._now)
                 if each.is_disabled:
-                    told.append(f"{each.file} is {each.workflow.state}: enable it, or take it off expected")
+                    told.append(f"{each.workflow.file} is {each.workflow.state}: enable it, or take it off expected")
                 elif runs[0] is None:
-                    told.append(
-                        f"no schedule has run {each.file} since {state.reach:%Y-%m-%d}, as far as runs are read"
-                    )
+                    since = f"{state.reach:%Y-%m-%d}, as far as runs are read"
+                    told.append(f"no schedule has run {each.workflow.file} since {since}")
         if told:
             self._failures["expected"] = Rejected("; ".join(told))
 
@@ -411,9 +411,10 @@ class RepositoryCycle:
                     self._failures[name] = Rejected(self._workflows.missing[name])
                 ids = self._workflows.ids[name]
                 if ids and self._is_known(name, unknown.isdisjoint(ids)):
-                    found.append(metrics.measure_list(f"ci.workflow.{name}", [latest.get(id) for id in ids]))
+                    found.append(metrics.measure_list(name, self._workflows.with_files(ids, latest), state.branch))
             if self._is_known(_OTHERS, unknown.isdisjoint(self._workflows.others)):
-                found.append(metrics.measure_others(latest.get(id) for id in self._workflows.others))
+                others = self._workflows.with_files(self._workflows.others, latest)
+                found.append(metrics.measure_others(others, state.branch))
             red = [id for id in self._workflows.asleep if id in latest and latest[id].conclusion != "success"]
             if red:
                 names = sorted(self._workflows.names[id] for id in red)

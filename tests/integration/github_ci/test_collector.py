@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from service.collectors.github_ci import list_workflows
-from service.demo.github_rows import Attempt, Job, Pull
+from service.demo.github_rows import Attempt, Issue, Job, Pull
 from service.domain.samples import Kind
 from tests.integration.github_ci.stage import (
     DAY,
     HOUR,
     JOBS,
+    NAMESPACE,
     small_world,
     staged,
     values_of,
@@ -306,3 +307,36 @@ async def test_every_number_has_its_evidence_newest_first() -> None:
                 assert 0 < len(times) <= 20, sample.metric.name
                 assert times == sorted(times, reverse=True)
                 assert all(each.url.startswith("https://github.com/") for each in sample.evidence)
+
+
+async def test_a_sentence_says_what_is_behind_each_number_or_why_there_is_none() -> None:
+    async with staged(
+        small_world(),
+        tests_blocking_merge=[1],
+        benchmarks=["w3.yml"],
+        expected={"w1.yml": "1d"},
+        force_merge_labels=["force_merge"],
+    ) as stage:
+        stage.world.add_workflow(3)
+        stage.world.repository.issues += [Issue(number, NOW - DAY, ("bug",)) for number in range(1, 1201)]
+        result = await stage.collect()
+        told = {each.metric.name.removeprefix(NAMESPACE): each.summary for each in result.samples}
+        assert told == {
+            "ci.workflow.tests_blocking_merge": "the latest run of w1.yml on main succeeded",
+            "ci.workflow.other_failing": "0 of 1 other active workflow failed on main",
+            "ci.workflow.success": "0 of 2 runs on main failed in the last 24 h",
+            "ci.workflow.success_ratio": "0 of 2 runs on main failed in the last 24 h",
+            "ci.workflow.flaky_tests": "1 of 3 runs in the last 24 h failed first and succeeded when run again",
+            "ci.workflow.cancelled": "1 of 3 runs on main was cancelled in the last 24 h",
+            "ci.jobs.timed_out": "0 jobs were ended by a time limit in the last 7 days",
+            "github.hotfix.count": "1 pull request with the label hotfix was merged in the last 7 days",
+            "github.force_merge.count": "1 pull request with the label force_merge was merged in the last 7 days",
+            "github.reverts.count": "1 pull request with the label revert was merged in the last 7 days",
+            "github.bugs.count": "1,200 open issues have the label bug",
+            "ci.queue.runs": "0 runs wait now",
+        }
+        assert {each.tags["check"]: each.summary for each in result.no_data} == {
+            "workflow_passing": "no run of w3.yml on main has succeeded or failed yet",
+            "p90_minutes": "no pull-request run of the last 24 h has succeeded or failed",
+            "age_hours": "no schedule has run w1.yml, as far as runs are read",
+        }

@@ -192,7 +192,7 @@ def test_an_event_says_what_changed_and_foreign_text_stays_text() -> None:
     assert (event.title, event.alert_type) == ("main / tests / passing: pass -> fail", "error")
     assert "- since: 2025-01-14 15:00:00 UTC, after 1 d 6 h of pass" in event.text
     assert "[a % \\[x\\](y)](https://github.com/o/r/1) (failure, 2025-01-14 15:00:00 UTC)" in event.text
-    assert "  - \\*b\\* (first red, commit 3f9a2c3f9a2c, by me\\_2)" in event.text
+    assert "  - \\*b\\* (first red, commit 3f9a2c3, by me\\_2)" in event.text
     assert "- summary: 2 of 8 \\*ranks\\*\n" in event.text
     assert "javascript" not in event.text
     assert event.text.startswith("%%% \n")
