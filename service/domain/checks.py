@@ -36,6 +36,20 @@ CheckKey = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Past:
+    """What a check with a rule knows of its past.
+
+    ``values``: when those that count were measured and what they were, oldest first, the present one included; none
+    where the condition is not relative. ``limit``: the condition in numbers, empty where there are too few of them.
+    ``failures``: how many values in a row before the present one failed.
+    """
+
+    values: tuple[tuple[datetime, float], ...] = ()
+    limit: str = ""
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Check:
     """The last that is known of one check. ``value`` and ``measured_at`` are None when it was never measured.
 
@@ -55,6 +69,12 @@ class Check:
     summary: str = ""
     is_missing: bool = False
     cycles: int = 0
+    past: Past | None = None
+
+    @property
+    def limit(self) -> str:
+        """The condition that the value was judged by, in numbers: ``>= 13.005`` where it is written ``>= 0.85x``."""
+        return self.past.limit if self.past else self.condition
 
     @property
     def tags(self) -> dict[str, str]:
@@ -114,18 +134,20 @@ def update_checks(
     samples: Iterable[Sample],
     no_data: Iterable[NoData],
     now: datetime,
+    judged: Iterable[Check] = (),
     *,
     is_cycle: bool = True,
 ) -> list[Check]:
     """``known`` after a run that brought ``samples``: newest value first, of equally new ones the worst.
 
-    ``no_data``: the checks that had nothing to measure. Distributions are events, not checks. ``is_cycle``: it was no
-    run by webhook.
+    ``no_data``: the checks that had nothing to measure. ``judged``: those of samples with a rule (domain.baseline).
+    Distributions are events, not checks. ``is_cycle``: it was no run by webhook.
     """
     checks = {check.key: check for check in known}
     found: dict[CheckKey, Check] = {}
-    for sample in samples:
-        if (check := _measure(sample, now)) and (check.key not in found or _rank(check) > _rank(found[check.key])):
+    measured = (check for sample in samples if not sample.rule and (check := measure(sample, now)))
+    for check in chain(measured, judged):
+        if check.key not in found or _rank(check) > _rank(found[check.key]):
             found[check.key] = check
     for each in no_data:
         if (key := check_key(each.tags)) and key not in found:
@@ -140,7 +162,7 @@ def update_checks(
     return [check for check in checks.values() if now - (check.measured_at or check.since) <= FORGET_AFTER]
 
 
-def _measure(sample: Sample, now: datetime) -> Check | None:
+def measure(sample: Sample, now: datetime) -> Check | None:
     """The check that a sample measures, None when it measures none."""
     tags: Mapping[str, str] | None = sample.tags
     if sample.metric.kind is Kind.DISTRIBUTION:
@@ -197,7 +219,7 @@ def to_samples(
         own_tags = {**check.tags, **(tags or {})}
         status = status_at(check, now, max_age)
         samples.append(Sample(CHECK_STATE, _STATE_VALUE[status], now, own_tags))
-        if condition := conditions.parse(check.condition):
+        if condition := conditions.parse(check.limit):
             samples.append(Sample(CHECK_THRESHOLD, condition.threshold, now, own_tags))
         age = max(timedelta(0), now - (check.measured_at or check.since))
         if check.measured_at and check.value is not None and age <= max_age:

@@ -1,4 +1,7 @@
-"""Conditions such as ``< 5.0`` or ``in [0.8, 1.2]``: the text travels to Datadog as written, with a threshold."""
+"""Conditions such as ``< 5.0`` or ``in [0.8, 1.2]``: the text travels to Datadog as written, with a threshold.
+
+A relative one, ``>= 0.85x``, compares with so much of a number that is known only when a value is judged.
+"""
 
 import math
 import operator
@@ -20,6 +23,9 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 _NUMBER = r"([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)"
 _COMPARISON = re.compile(rf"\s*(>=|<=|==|=|>|<)\s*{_NUMBER}\s*")
 _RANGE = re.compile(rf"\s*(?:in\s*\[\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\]|{_NUMBER}\s*\.\.\s*{_NUMBER})\s*")
+
+
+_FACTOR = re.compile(rf"{_NUMBER}x")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +62,20 @@ def parse(text: str) -> Condition | None:
     numbers = (condition.threshold, condition.low or 0.0)
     is_usable = all(map(math.isfinite, numbers)) and (condition.low is None or condition.low <= condition.threshold)
     return condition if is_usable else None
+
+
+@lru_cache(maxsize=4096)
+def is_relative(text: str) -> bool:
+    """Whether ``text`` is a condition of whose numbers each is a factor, none negative: ``in [0.9x, 1.1x]``."""
+    bare, factors = _FACTOR.subn(r"\1", text)
+    condition = parse(bare) if factors else None
+    if condition is None:
+        return False
+    numbers = [condition.threshold] if condition.low is None else [condition.low, condition.threshold]
+    return factors == len(numbers) and min(numbers) >= 0 < max(numbers)
+
+
+def resolve(text: str, reference: float) -> str:
+    """A relative condition in numbers: ``>= 0.85x`` of 20 is ``>= 17``."""
+    # Twelve digits: 1.1 times 100 is 110, and not a little more.
+    return _FACTOR.sub(lambda factor: f"{float(factor[1]) * reference:.12g}", text)

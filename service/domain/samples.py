@@ -74,6 +74,21 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Rule:
+    """How the past of a check decides with its condition.
+
+    ``last``, ``skip``: a relative condition (``>= 0.85x``) compares with the median of the ``last`` values before the
+    present one, after skipping the newest ``skip``. ``apart``: of values that are nearer to each other than this one
+    counts (those of a window that rolls overlap). ``fail_after``: so many values in a row must fail before the check.
+    """
+
+    last: int = 10
+    skip: int = 0
+    apart: timedelta = timedelta(0)
+    fail_after: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One value of one series.
 
@@ -83,6 +98,7 @@ class Sample:
     ``interval``: seconds that a count covers; filled from the schedule where the collector leaves it None.
     ``evidence``: what is behind the value, newest first. ``summary``: the same as a sentence ("2 of 23 runs on main
     failed in the last 24 h"). Neither goes to Datadog as a metric.
+    ``rule``: by which the daemon judges the value, whatever the tag status says; None: by the condition alone.
     """
 
     metric: Metric
@@ -93,6 +109,7 @@ class Sample:
     interval: int | None = None
     evidence: tuple[Evidence, ...] = ()
     summary: str = ""
+    rule: Rule | None = None
 
     def __post_init__(self) -> None:
         if self.at.tzinfo is None:

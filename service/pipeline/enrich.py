@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from service.domain import checks
+from service.domain.baseline import judge_samples
 from service.domain.checks import Check
 from service.domain.runs import CollectResult, PartialFailure
 from service.domain.samples import (
@@ -19,6 +20,7 @@ from service.domain.samples import (
     Kind,
     Metric,
     Sample,
+    Status,
     normalize_metric_name,
     normalize_tag_name,
 )
@@ -58,7 +60,8 @@ def enrich(
     samples, errors = prepare_samples(job, result.samples, now)
     unnamed = dict.fromkeys(_OF_A_CHECK[:2], "none")  # as in a sample's tags, or they would be another check's
     no_data = [replace(each, tags={**unnamed, **job.tags, **each.tags}) for each in result.no_data]
-    known = checks.update_checks(known_checks, samples, no_data, now, is_cycle=is_whole)
+    samples, judged = judge_samples(known_checks, samples, now)
+    known = checks.update_checks(known_checks, samples, no_data, now, judged, is_cycle=is_whole)
     untouched = set() if is_whole else {id(check) for check in known_checks}
     shown = [check for check in known if id(check) not in untouched]
     is_many = len(shown) > MANY_CHECKS
@@ -88,6 +91,7 @@ def prepare_samples(job: Job, samples: Iterable[Sample], now: datetime) -> tuple
                 covered,
                 sample.evidence,
                 sample.summary,
+                sample.rule,
             )
         )
     errors = [
@@ -135,7 +139,7 @@ def _add_tags(sample: Sample, ours: Mapping[str, str]) -> dict[str, str]:
     if not all(name in own for name in _CHECK_NAMES):
         return {**ours, **{name: value for name, value in own.items() if normalize_tag_name(name) not in _OURS}}
     tags = {name: own.get(name, "none") for name in _OF_A_CHECK}
-    tags["status"] = checks.find_status(tags, sample.value)
+    tags["status"] = Status.UNKNOWN if sample.rule else checks.find_status(tags, sample.value)
     tags.update(ours)
     for name, value in own.items():
         if normalize_tag_name(name) not in _REQUIRED:

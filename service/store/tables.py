@@ -15,7 +15,7 @@ from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, Large
 from sqlalchemy.dialects.postgresql import insert as insert  # its ON CONFLICT compiles for SQLite as well
 
 from service.domain.alerts import StateChange
-from service.domain.checks import CheckKey
+from service.domain.checks import CheckKey, Past
 from service.domain.delivery import DeliveryStatus
 from service.domain.runs import Actor, Cause, LogLine, Mode, Outcome, PartialFailure
 from service.domain.samples import Evidence, Kind, Status
@@ -205,6 +205,7 @@ checks = sa.Table(
     Column("summary", Text, nullable=False, server_default=sa.text("''")),
     Column("is_missing", Boolean, nullable=False, server_default=sa.text("false")),
     Column("cycles", Integer, nullable=False, server_default=sa.text("0")),
+    *_columns(Json(Past | None), "past", null=True),
 )
 cycles = sa.Table(
     "cycles",

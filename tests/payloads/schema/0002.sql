@@ -1,7 +1,7 @@
 -- The tables of schema 0002 on SQLite, as they were released.
 CREATE TABLE alembic_version ( version_num VARCHAR(32) NOT NULL, PRIMARY KEY (version_num) );
 CREATE TABLE audit ( id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, at BIGINT NOT NULL, action TEXT NOT NULL, collector TEXT NOT NULL, run TEXT NOT NULL, actor TEXT NOT NULL );
-CREATE TABLE checks ( collector TEXT NOT NULL, "key" TEXT NOT NULL, status TEXT NOT NULL, condition TEXT NOT NULL, metric TEXT NOT NULL, value FLOAT, since BIGINT NOT NULL, measured_at BIGINT, evidence TEXT NOT NULL, summary TEXT DEFAULT '' NOT NULL, is_missing BOOLEAN DEFAULT false NOT NULL, cycles INTEGER DEFAULT 0 NOT NULL, PRIMARY KEY (collector, "key") );
+CREATE TABLE checks ( collector TEXT NOT NULL, "key" TEXT NOT NULL, status TEXT NOT NULL, condition TEXT NOT NULL, metric TEXT NOT NULL, value FLOAT, since BIGINT NOT NULL, measured_at BIGINT, evidence TEXT NOT NULL, summary TEXT DEFAULT '' NOT NULL, is_missing BOOLEAN DEFAULT false NOT NULL, cycles INTEGER DEFAULT 0 NOT NULL, past TEXT, PRIMARY KEY (collector, "key") );
 CREATE TABLE count_seconds ( series BIGINT NOT NULL, second BIGINT NOT NULL, PRIMARY KEY (series, second) ) WITHOUT ROWID;
 CREATE INDEX count_seconds_by_second ON count_seconds (second);
 CREATE TABLE cycles ( number BIGINT NOT NULL, collector TEXT NOT NULL, run TEXT NOT NULL, start FLOAT NOT NULL, seconds FLOAT NOT NULL, outcome TEXT NOT NULL, cells TEXT NOT NULL, PRIMARY KEY (number) );

@@ -46,6 +46,25 @@ def test_a_text_that_compares_with_no_number_is_no_condition(text: str) -> None:
     assert conditions.parse(text) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "resolved"),
+    [
+        (">= 0.85x", ">= 17"),
+        ("<=1.2x", "<=24"),
+        ("in [0.9x, 1.1x]", "in [18, 22]"),
+        ("0x..1.005x", "0..20.1"),
+        *(
+            (text, None)
+            for text in (">= 0.85", ">= 0.85 x", "in [0.9x, 1.1]", "in [2x, 1x]", "> 0x", "< -1x", "3x faster")
+        ),
+    ],
+)
+def test_a_relative_condition_is_made_of_factors_alone(text: str, resolved: str | None) -> None:
+    assert conditions.is_relative(text) is (resolved is not None)
+    assert conditions.parse(text) is None or not resolved
+    assert not resolved or conditions.resolve(text, 20) == resolved
+
+
 def test_a_check_is_known_by_its_stable_tags_alone() -> None:
     assert check_key({**TAGS, "status": "fail", "condition": "> 1", "zone": "a"}) == KEY
     assert check_key({"task": "tests", "check": "passing"}) is None

@@ -1,4 +1,4 @@
-"""The sentence behind a check's value, whether there is none, and for how many runs the check has been as it is.
+"""What more is known of a check: a sentence, whether it is missing, for how many runs it has been as it is, its past.
 
 A program of the version before still writes rows: there are defaults.
 """
@@ -14,3 +14,4 @@ def upgrade() -> None:
     op.add_column("checks", sa.Column("summary", sa.Text, nullable=False, server_default=sa.text("''")))
     op.add_column("checks", sa.Column("is_missing", sa.Boolean, nullable=False, server_default=sa.text("false")))
     op.add_column("checks", sa.Column("cycles", sa.Integer, nullable=False, server_default=sa.text("0")))
+    op.add_column("checks", sa.Column("past", sa.Text, nullable=True))

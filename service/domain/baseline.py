@@ -1,0 +1,91 @@
+"""Checks against their own past: conditions such as ``>= 0.85x``, and failures that count only several in a row.
+
+The values that are compared with are a part of the check: so they outlive restarts, and every replica has them.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from statistics import median
+
+from service.domain import conditions
+from service.domain.checks import Check, CheckKey, Past, measure
+from service.domain.samples import Rule, Sample, Status
+
+MIN_VALUES = 5  # of fewer a median says little
+
+
+def judge_samples(known: Iterable[Check], samples: Sequence[Sample], now: datetime) -> tuple[list[Sample], list[Check]]:
+    """``samples``, those with a rule with the verdict as their status; and what each of these makes of its check.
+
+    ``known``: the checks before the run.
+    """
+    latest = {check.key: check for check in known}
+    measured = [(sample, sample.rule, check) for sample in samples if sample.rule and (check := measure(sample, now))]
+    at_once = defaultdict[tuple[CheckKey, datetime], set[float]](set)
+    for sample, _, check in measured:
+        at_once[check.key, sample.measured].add(sample.value)
+    changed, judged = dict[int, Sample](), list[Check]()
+    for sample, rule, check in sorted(measured, key=lambda each: each[0].measured):
+        before = latest.get(check.key)
+        if (count := len(at_once[check.key, sample.measured])) > 1:
+            summary = f"{count} values of one instant can't be compared with its past: give each a check of its own"
+            past = replace((before and before.past) or Past(), limit="")
+            verdict = replace(check, status=Status.UNKNOWN, summary=summary, past=past)
+        else:
+            verdict = _judge(check, rule, sample.value, sample.measured, before)
+        latest[check.key] = verdict
+        judged.append(verdict)
+        if "status" in sample.tags:  # an acceptance criterion's samples are sent as they are
+            changed[id(sample)] = replace(sample, tags={**sample.tags, "status": verdict.status.value})
+    return [changed.get(id(sample), sample) for sample in samples], judged
+
+
+def _judge(check: Check, rule: Rule, value: float, at: datetime, before: Check | None) -> Check:
+    """``check`` by its rule, after ``before``."""
+    values = dict(before.past.values) if before and before.past else {}
+    limit, told = check.condition, ""
+    if is_relative := conditions.is_relative(check.condition):
+        limit, told = _find_limit(check.condition, rule, values, value, at)
+        if at in values or not any(abs(at - other) < rule.apart for other in values):
+            values[at] = value
+    condition, failures = conditions.parse(limit), _count_failures(before, at)
+    status = condition.status(value) if condition else Status.UNKNOWN
+    row = ""
+    if status is Status.FAIL and failures + 1 < rule.fail_after:
+        row = f"{failures + 1} of {rule.fail_after} failures in a row that fail the check"
+        status = Status.PASS
+    elif status is Status.FAIL and failures:
+        row = f"{failures + 1} failures in a row"
+    kept = sorted(values.items())[-(rule.last + rule.skip + 1) :] if is_relative else ()
+    summary = "; ".join(filter(None, (told, row, check.summary)))
+    return replace(check, status=status, summary=summary, past=Past(tuple(kept), limit if condition else "", failures))
+
+
+def _find_limit(
+    condition: str, rule: Rule, values: Mapping[datetime, float], value: float, at: datetime
+) -> tuple[str, str]:
+    """A relative condition in numbers, empty where the values before ``at`` make none; and what it is made of."""
+    earlier = [each for when, each in sorted(values.items()) if when < at and at - when >= rule.apart]
+    counted = earlier[: max(0, len(earlier) - rule.skip)][-rule.last :]
+    if len(counted) < MIN_VALUES:
+        return "", f"{len(counted)} earlier values to compare {value:.6g} with, a median takes {MIN_VALUES}"
+    middle = median(counted)
+    skipped = f" before the newest {rule.skip}" if rule.skip else ""
+    told = f"{value:.6g} against a median of {middle:.6g} of the last {len(counted)} values{skipped}"
+    if middle <= 0:
+        return "", f"{told}: a factor takes one above 0"
+    limit = conditions.resolve(condition, middle)
+    return (limit, told) if conditions.parse(limit) else ("", f"{told}: out of range")
+
+
+def _count_failures(before: Check | None, at: datetime) -> int:
+    """How many values in a row before the one of ``at`` have failed."""
+    if not (before and before.past and before.measured_at) or at < before.measured_at:
+        return 0
+    if at == before.measured_at:  # the same one again
+        return before.past.failures
+    condition = conditions.parse(before.limit)
+    has_failed = condition and before.value is not None and condition.status(before.value) is Status.FAIL
+    return before.past.failures + 1 if has_failed else 0
