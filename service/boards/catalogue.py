@@ -50,7 +50,7 @@ class CheckPanel:
     @property
     def worst(self) -> str:
         """How several series become one number: the one that is nearest to failing."""
-        condition = conditions.parse(self.condition)
+        condition = conditions.parse(conditions.resolve(self.condition, 1))
         return "max" if condition is None or condition.operator.startswith("<") else "min"
 
     def merge(self, other: "CheckPanel") -> "CheckPanel":

@@ -13,7 +13,6 @@ import click
 from service.cli import output as out
 from service.cli.client import Daemon
 from service.cli.options import WATCH, Exit, Options, command, complete_collector, exit_with, message
-from service.domain import conditions
 from service.domain.runs import Outcome
 
 _ORDER = ("fail", "unknown", "pass")
@@ -71,9 +70,8 @@ def _print_check(check: dict[str, Any], collector: dict[str, Any]) -> None:
     out.print_wrapped(click.style(f"{check['status'].upper():<8}", out.COLOURS[check["status"]], bold=True), title)
     lines = [("why", f"{check['why']}, since {out.format_time(check['since'])}")]
     if check["status"] != "unknown":
-        condition = conditions.parse(check["condition"])
-        follows = condition is not None and condition.status(check["value"]) == check["status"]
-        lines.append(("verdict", "as its condition says" if follows else "of its source, not of its condition"))
+        is_foreign = check["why"].startswith("the source says")
+        lines.append(("verdict", "of its source, not of its condition" if is_foreign else "as its condition says"))
     if check["summary"] and check["summary"] not in check["why"]:
         lines.append(("summary", check["summary"]))
     if check["help"]:

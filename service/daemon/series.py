@@ -104,7 +104,7 @@ async def forecast_series(settings: Settings, store: "Store | None", now: dateti
         counts = Counter(metric for metric, _ in checks if metric)
         counts += Counter({metric.name: len(checks) for metric in (CHECK_STATE, CHECK_VALUE)})
         # What is compared with no number has no verdict either, and so no age, unless its source gives one.
-        judged = sum(conditions.parse(condition) is not None for _, condition in checks)
+        judged = sum(conditions.parse(conditions.resolve(condition, 1)) is not None for _, condition in checks)
         counts += Counter({metric.name: judged for metric in (CHECK_THRESHOLD, CHECK_AGE)})
         counts += Counter(metric.name for metric in (*COLLECTOR_METRICS, *getattr(loaded, "own_metrics", ())))
         counts += Counter(expected_metrics(loaded, collector))

@@ -76,6 +76,6 @@ def is_relative(text: str) -> bool:
 
 
 def resolve(text: str, reference: float) -> str:
-    """A relative condition in numbers: ``>= 0.85x`` of 20 is ``>= 17``."""
+    """A relative condition in numbers: ``>= 0.85x`` of 20 is ``>= 17``. One that has numbers already stays as it is."""
     # Twelve digits: 1.1 times 100 is 110, and not a little more.
     return _FACTOR.sub(lambda factor: f"{float(factor[1]) * reference:.12g}", text)

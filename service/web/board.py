@@ -123,7 +123,7 @@ def _to_screen(check: CheckView) -> Picture:
 
 
 def _to_curve(check: CheckView) -> Picture:
-    return Picture("curve", check.collector, (check.id,), check.condition, check.status)
+    return Picture("curve", check.collector, (check.id,), check.limit, check.status)
 
 
 async def _draw_all(context: AppContext, pictures: Iterable[Picture]) -> dict[Picture, Chart]:

@@ -154,7 +154,7 @@ async def check(request: Request, context: ContextDep, name: str, id: str) -> Re
         cells = to_cells(cycles, [known])
         return {
             "view": view,
-            "trend": charts.trend(charts.to_curve(cells, known.hours), view.condition, view.status),
+            "trend": charts.trend(charts.to_curve(cells, known.hours), view.limit, view.status),
             "heat": charts.heat_row(cells, charts.BARS),
             "cells": cells,
         }

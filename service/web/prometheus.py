@@ -203,7 +203,7 @@ def _write_checks(collector: str, checks: "Sequence[CheckView]") -> tuple[str, s
         states.append(_line("infra_health_check_state", labels, _STATES[check.status]))
         if check.value is not None:
             values.append(_line("infra_health_check_value", labels, check.value))
-        if condition := conditions.parse(check.condition):
+        if condition := conditions.parse(check.limit):
             thresholds.append(_line("infra_health_check_threshold", labels, condition.threshold))
     return "\n".join(states), "\n".join(values), "\n".join(thresholds)
 

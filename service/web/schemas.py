@@ -255,7 +255,8 @@ class CheckView(View):
     """One check as it is now. ``metric`` is empty and ``value`` null where nothing was ever measured.
 
     ``tags``: those that name the check; ``why``: the verdict in words; ``summary``: the collector's sentence on what
-    is behind it; ``since``: when the status became this one.
+    is behind it; ``limit``: the condition in numbers (``>= 17`` of ``>= 0.85x``), empty where its baseline is unknown;
+    ``since``: when the status became this one.
     """
 
     collector: str
@@ -266,6 +267,7 @@ class CheckView(View):
     status: Literal["pass", "fail", "unknown"]
     value: float | None = None
     condition: str
+    limit: str = ""
     why: str
     summary: str = ""
     since: Instant
@@ -286,6 +288,7 @@ class CheckView(View):
             status=status.value,
             value=check.value,
             condition=check.condition,
+            limit=check.limit,
             why=_explain(check, status),
             summary=check.summary,
             since=check.measured_at + max_age if is_stale and check.measured_at else check.since,
@@ -490,14 +493,19 @@ def _explain(check: Check, status: Status) -> str:
     if check.value is None or check.measured_at is None:
         reason = check.summary or "its source has no data for it, or none that is recent enough"
         return f"nothing was measured yet: {reason}"
-    condition = conditions.parse(check.condition)
+    condition, written = conditions.parse(check.limit), check.condition.strip()
     value = format_number(check.value)
     if status is Status.UNKNOWN:
         if check.status is not Status.UNKNOWN:
             return "the value is too old to judge by"
         if check.is_missing:
             return check.summary or "nothing was measured lately"
+        if check.past:
+            return f"{value} has no verdict: its past has no number for {written}"
         return f"{value} has no verdict: {'its source gives none' if condition else 'no threshold is set'}"
-    if condition and condition.status(check.value) is status:
-        return f"{value} is{'' if status is Status.PASS else ' not'} {check.condition.strip()}"
+    if condition and (check.past or condition.status(check.value) is status):
+        holds = condition.status(check.value) is Status.PASS
+        limit = f" ({check.limit.strip()})" if check.limit != check.condition else ""
+        late = "" if holds is (status is Status.PASS) else ", but not often enough in a row to fail"
+        return f"{value} is{'' if holds else ' not'} {written}{limit}{late}"
     return f"the source says {status.value} of {value}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from service.config.settings import StoreSettings
-from service.domain.checks import Check, CheckKey
+from service.domain.checks import Check, CheckKey, Past
 from service.domain.delivery import Chunk, DeliveryStatus
 from service.domain.runs import Cause, Outcome, PartialFailure, Run
 from service.domain.samples import Evidence, Kind, Metric, Sample, Status
@@ -79,4 +79,5 @@ async def deliver(store: Store, status: DeliveryStatus = DeliveryStatus.DELIVERE
 
 def check(status: Status = Status.PASS, value: float | None = 1.0, at: datetime = NOW, key: CheckKey = KEY) -> Check:
     evidence = (Evidence("run 7", "https://example.org/7", NOW, "failure", "nightly"),)
-    return Check(key, status, "< 5", at, value, at if value is not None else None, "metta.loss", evidence)
+    past = Past(((at - timedelta(hours=1), 4.5), (at, value)), "< 5", 1) if value is not None else None
+    return Check(key, status, "< 1x", at, value, at if value is not None else None, "metta.loss", evidence, past=past)
