@@ -79,11 +79,11 @@ async def _ours() -> tuple[list[float], float, float]:
             await scheduler.load()
             await _until_shortly_before_the_minute()
             await scheduler.set_jobs(jobs)
-            await _until(lambda: not scheduler.active())  # the first runs of an empty store
+            await _until(lambda: not scheduler.active.runs())  # the first runs of an empty store
             called.clear()
             tasks.start_soon(scheduler.run)
             await _until(lambda: len(called) >= COLLECTORS)
-            await _until(lambda: not scheduler.active())
+            await _until(lambda: not scheduler.active.runs())
             ended = _seconds_of_the_minute(datetime.now(UTC))
             late = [_seconds_of_the_minute(at) for at in called]
             quiet = [replace(job, schedule=cron.parse(_NEVER)) for job in jobs]

@@ -165,7 +165,7 @@ async def _ours(path: Path) -> dict[str, float]:
         read = time.perf_counter() - begun
         tasks.start_soon(beat)
         begun = time.perf_counter()
-        run = await scheduler.wait((await scheduler.trigger("training", Cause.ONCE, Actor("bench"))).id, 600)
+        run = await scheduler.active.wait((await scheduler.trigger("training", Cause.ONCE, Actor("bench"))).id, 600)
         seconds, whole = stored[0] - begun, time.perf_counter() - begun
         tasks.cancel_scope.cancel()
         assert run

@@ -81,7 +81,7 @@ def _print_status(
         if webhooks["hint"]:
             message(webhooks["hint"], "yellow")
     for each in replicas:
-        what = f"{each['active']} active runs, {each['pending']:,} points pending"
+        what = f"{each['active']} active, {each['pending']:,} points pending"
         click.echo(f"replica {each['id']} {each['version']}: last beat {out.format_age(each['beat'])}, {what}")
     up = f"up since {out.format_time(version['started'])}"
     click.echo(f"{version['name']} {version['version']}, env {version['env']}, mode {mode}, {up}\n")

@@ -63,7 +63,7 @@ async def run_daemon(load: Loader, loaded: Loaded, environ: Mapping[str, str], a
                 daemon = Daemon(load, loaded, wiring, tasks)
                 port = await daemon.start()
                 url = f"http://{_reachable(settings.http.host)}:{port}/"
-                log.info("ready", version=__version__, url=url, port=port, state_dir=str(settings.state_dir))
+                log.info("ready", version=__version__, url=url, port=port, store=wiring.store.where)
                 announce(url)
                 async for each in signals:
                     if each == signal.SIGHUP:
@@ -214,9 +214,9 @@ class Daemon:
 
     async def drain(self, signal_name: str) -> None:
         """No new slots; active runs end; what is stored is delivered, or stays stored."""
-        log.info("draining", signal=signal_name, active=len(self._scheduler.active()))
+        log.info("draining", signal=signal_name, active=len(self._scheduler.active.runs()))
         self._slots.cancel()
-        await self._scheduler.drain(_RUNS_TIMEOUT)
+        await self._scheduler.active.drain(_RUNS_TIMEOUT)
         if not await self._forwarder.flush(self._clock.monotonic() + _DELIVERY_TIMEOUT):
             state = self._forwarder.state
             log.warning("points stay stored for the next start", pending=state.pending, reason=state.trouble)

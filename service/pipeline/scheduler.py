@@ -1,4 +1,4 @@
-"""Which slot starts when: Kubernetes' CronJob controller for the jobs of one process, and the runs under way.
+"""Which slot starts when: Kubernetes' CronJob controller for the jobs of one process.
 
 ``tick`` may be called at any time and any number of times: it looks at the clock, the last slot, the pauses and the
 active runs, and starts the latest missed slot when the rules let it. So the timer, the end of a run, a resume, a start
@@ -6,9 +6,9 @@ after down time and a step of the clock all come to the same place.
 """
 
 import zlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup
 from apscheduler.executors.debug import DebugExecutor
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from service.domain.errors import Draining, NotReady, RunEnded, TooManyRuns, Unavailable, UnknownCollector, UnknownRun
+from service.domain.errors import Draining, NotReady, TooManyRuns, Unavailable, UnknownCollector
 from service.domain.runs import (
     Actor,
     AuditEntry,
@@ -31,8 +31,8 @@ from service.domain.runs import (
     Pause,
     Run,
     first_slot_after,
-    new_run_id,
 )
+from service.pipeline.active_runs import BUSY_PAUSE, ActiveRuns
 from service.pipeline.clock import Clock
 from service.pipeline.job import Job
 from service.pipeline.runner import RunHandle, Runner
@@ -42,11 +42,7 @@ log = structlog.get_logger(__name__)
 
 _LATE = timedelta(seconds=30)  # a slot that starts so much after its time was missed, not merely a little late
 _MAX_ACTIVE = 8  # runs of one collector, as far as callers start them: Allow and Replace have no bound of their own
-_CANCEL_TIMEOUT = 6.0  # seconds that cancelled runs may take in a drain: the attempt's own grace, and the store
-_CHANGE_PATIENCE = 5.0  # seconds that who triggers a run waits for one by webhook
-_BUSY_PAUSE = 2.0  # seconds until a run is tried again that another replica's run, or a lost store, was in the way of
 _PATIENCE = timedelta(seconds=2)  # for which the others leave a slot to the replica whose turn it is
-_LOOK = 0.5  # seconds between two looks at a run of another replica
 _BEAT = 1.0  # seconds between two signs of life; what is due by then starts, though the machine slept over its alarm
 _MAX_SLEEP = 60.0  # seconds until every job is looked at again: the clock may have stepped back
 _JOBS_A_TURN = 50  # jobs that are looked at before the rest of the loop has its turn
@@ -62,10 +58,11 @@ class Triggered:
 
 
 class Scheduler:
-    """Starts runs by policy and owns those that are active. ``tasks``: where the runs live.
+    """Starts runs by policy. ``tasks``: where they live.
 
     ``mode``: in which slots are claimed; to be set before ``set_jobs``. ``jobs``, ``pauses``: by name, to be read only.
-    ``beat``: monotonic time of the timer's last sign of life. ``elsewhere``: the other replicas' runs under way.
+    ``beat``: monotonic time of the timer's last sign of life. ``active``: the runs under way; ``elsewhere``: those of
+    the other replicas.
     """
 
     def __init__(self, runner: Runner, store: Store, clock: Clock, tasks: TaskGroup) -> None:
@@ -73,20 +70,19 @@ class Scheduler:
         self.jobs: Mapping[str, Job] = {}
         self.pauses: dict[str, Pause] = {}
         self.beat = clock.monotonic()
+        self.active = ActiveRuns(runner, store, clock, tasks, on_end=self.tick)
         self.elsewhere: Sequence[Run] = ()
-        self._runner = runner
         self._store = store
         self._clock = clock
         self._tasks = tasks
         self._slots: dict[Mode, dict[str, datetime]] = {mode: {} for mode in Mode}
         self._starts: dict[str, datetime] = {}  # when the timer looks at a job next
-        self._active: dict[str, list[RunHandle]] = {}
         self._due: list[tuple[Job, RunHandle, datetime | None]] = []  # runs whose slots are claimed in a moment
         self._skipped: dict[str, datetime] = {}  # slots at which a collector was not ready
         self._late: dict[str, datetime] = {}  # slots that came too late to start, and were told
         self._replicas: Sequence[str] = ()
         self._busy: set[str] = set()  # collectors of which another replica's run is in the way of the next one
-        self.is_loaded = self._is_first_start = self._is_draining = False
+        self.is_loaded = self._is_first_start = False
 
     async def load(self) -> None:
         """Reads what outlives a restart, last slots and pauses; from here on schedules count. Raises Unavailable."""
@@ -140,7 +136,7 @@ class Scheduler:
     def tick(self, name: str) -> None:
         """Starts the job's latest missed slot if the rules let it."""
         job = self.jobs.get(name)
-        if job is None or not job.enabled or not self.is_loaded or self._is_draining or name in self.pauses:
+        if job is None or not job.enabled or not self.is_loaded or self.active.is_draining or name in self.pauses:
             return
         now, known = self._clock.now() - job.offset, self._last_slot(job)
         is_first = known is None and self._is_first_start
@@ -152,7 +148,7 @@ class Scheduler:
                 self._late[name], at = slot, slot.isoformat()
                 log.warning("a slot was missed by more than its starting deadline", collector=name, slot=at)
             return
-        if _forbids(job) and (self._active.get(name) or name in self._busy):
+        if _forbids(job) and (self.active.of(name) or name in self._busy):
             return  # tried again when the run ends
         if self.waits_for(name):
             self._skipped[name] = slot
@@ -162,14 +158,10 @@ class Scheduler:
             return
         cause = Cause.START if is_first else Cause.CATCH_UP if now - slot > _LATE else Cause.SCHEDULE
         slots = self._slots[self.mode]
-        self._due.append((job, self._add(job, cause, Actor(""), slot), slots.get(name)))
+        self._due.append((job, self.active.add(job, cause, Actor(""), self.mode, slot), slots.get(name)))
         slots[name] = slot
         if len(self._due) == 1:
             self._tasks.start_soon(self._claim_slots)
-
-    def active(self) -> list[Run]:
-        """The runs that are under way; of one collector the oldest first."""
-        return [handle.run for handle in self._handles()]
 
     def next_start(self, name: str, after: datetime) -> datetime | None:
         """The first start later than ``after`` by the job's schedule, whatever its policy; None when there is none."""
@@ -195,25 +187,23 @@ class Scheduler:
         self._busy = {run.collector for run in beat.active if run.mode is self.mode}
         for (name, mode), at in beat.slots.items():
             self._slots[mode][name] = max(at, self._slots[mode].get(name, at))
-        for handle in self._handles():
+        for handle in self.active.handles():
             if beat.is_new and handle.run.owner != self._store.owner:
                 handle.cancel(Outcome.INTERRUPTED)  # on record it has ended so, and nothing of it is kept
             elif outcome := beat.cancelled.get(handle.run.id):
                 handle.cancel(outcome)
         for run in beat.repeats:
             if job := self.jobs.get(run.collector):  # a reload may have come between
-                handle = RunHandle(run, Actor(""))
-                self._active.setdefault(run.collector, []).append(handle)
-                self._tasks.start_soon(self._carry_out, job, handle, name=run.id)
+                self.active.repeat(job, run)
         for name in (paused.keys() | busy) - self.pauses.keys() - self._busy:
             self.tick(name)
         # A run is here before it is on record, and until its end is.
-        return beat.own - {handle.run.id for handle in self._handles()}
+        return beat.own - {handle.run.id for handle in self.active.handles()}
 
     def may_repeat(self, run: Run) -> bool:
         """Whether a scheduled run that its replica could not end may be carried out again."""
         job = self.jobs.get(run.collector)
-        if job is None or not job.enabled or run.slot is None or run.mode is not self.mode or self._is_draining:
+        if job is None or not job.enabled or run.slot is None or run.mode is not self.mode or self.active.is_draining:
             return False
         if job.policy is ConcurrencyPolicy.REPLACE and run.slot < self._slots[run.mode].get(job.name, run.slot):
             return False  # a later one has taken its place, and would be replaced by it
@@ -233,9 +223,9 @@ class Scheduler:
         """
         job = self._find_job(name)
         if _forbids(job):
-            await self._wait_for_changes(name)
-        active = self._active.get(name, [])
-        if self._is_draining:
+            await self.active.wait_for_changes(name)
+        active = self.active.of(name)
+        if self.active.is_draining:
             raise Draining
         if reason := self.waits_for(name):
             raise NotReady(reason)
@@ -243,14 +233,14 @@ class Scheduler:
             raise Busy(active[-1].run.id)
         if len(active) >= _MAX_ACTIVE:
             raise TooManyRuns(f"{len(active)} runs of {name} are active")
-        handle = self._add(job, cause, actor)
+        handle = self.active.add(job, cause, actor, self.mode)
         try:
             with anyio.CancelScope(shield=True):  # who asked may go away; a run on record must be carried out
-                await self._store.runs.begin(handle.run, forbids=_forbids(job))
+                await self.active.begin(job, handle)
         except BaseException:
-            self._remove(handle)
+            self.active.remove(handle)
             raise
-        self._tasks.start_soon(self._carry_out, job, handle, name=handle.run.id)
+        self.active.start(job, handle)
         await self._audit("trigger", name, actor, handle.run.id)
         return handle.run
 
@@ -263,7 +253,7 @@ class Scheduler:
             except Busy as error:
                 triggered.append(Triggered(error.run_id, name, is_new=False))
             except TooManyRuns:
-                triggered.append(Triggered(self._active[name][-1].run.id, name, is_new=False))
+                triggered.append(Triggered(self.active.of(name)[-1].run.id, name, is_new=False))
             except NotReady:
                 continue
         return triggered
@@ -273,14 +263,13 @@ class Scheduler:
 
         A run that waits so already is the one: it sees whatever this one would. Raises UnknownCollector, Draining.
         """
-        job, active = self._find_job(name), self._active.get(name, [])
-        if self._is_draining:
+        job, active = self._find_job(name), self.active.of(name)
+        if self.active.is_draining:
             raise Draining
         handle = next((each for each in active if each.after), None)
         if handle is None:
-            handle = self._add(job, cause, actor, after=active if _forbids(job) else ())
-            begin = partial(self._begin_after, job, handle)
-            self._tasks.start_soon(self._carry_out, job, handle, begin, name=handle.run.id)
+            handle = self.active.add(job, cause, actor, self.mode, after=active if _forbids(job) else ())
+            self.active.start(job, handle, self.active.begin_after)
         await self._audit(cause.value, name, actor, handle.run.id)
         return handle.run
 
@@ -289,31 +278,16 @@ class Scheduler:
 
         There is none while the collector is paused, and where by then nothing is left to measure.
         """
-        job, active = self.jobs.get(name), self._active.get(name, [])
+        job, active = self.jobs.get(name), self.active.of(name)
         is_waiting = any(each.after and each.run.cause is Cause.WEBHOOK for each in active)
-        if job is None or not job.enabled or name in self.pauses or self._is_draining or is_waiting:
+        if job is None or not job.enabled or name in self.pauses or self.active.is_draining or is_waiting:
             return
-        handle = self._add(job, Cause.WEBHOOK, Actor("webhook"), after=active)
-        begin = partial(self._begin_changes, job, handle)
-        self._tasks.start_soon(self._carry_out, job, handle, begin, name=handle.run.id)
-
-    async def _wait_for_changes(self, name: str) -> None:
-        """Runs by webhook are over in a moment, and measure less than who triggers one wants."""
-        active = list(self._active.get(name, []))
-        if all(handle.run.cause is Cause.WEBHOOK for handle in active):
-            for handle in active:
-                await self._clock.wait(handle.done, _CHANGE_PATIENCE)
+        handle = self.active.add(job, Cause.WEBHOOK, Actor("webhook"), self.mode, after=active)
+        self.active.start(job, handle, self._begin_changes)
 
     async def cancel(self, run_id: str, actor: Actor) -> None:
-        """Asks the run to end as Cancelled; ``wait`` tells when it has. Raises UnknownRun, RunEnded, Unavailable."""
-        handle = self._find(run_id)
-        run = handle.run if handle else await self._store.runs.run(run_id)
-        if run is None:
-            raise UnknownRun(f"there is no run {run_id}")
-        if handle:
-            handle.cancel(Outcome.CANCELLED)
-        elif not await self._store.runs.request_cancel(run_id):
-            raise RunEnded(f"run {run_id} has ended: {run.outcome}")
+        """Asks the run to end as Cancelled. Raises UnknownRun, RunEnded, Unavailable."""
+        run = await self.active.cancel(run_id)
         await self._audit("cancel", run.collector, actor, run_id)
 
     async def pause(self, name: str, actor: Actor) -> None:
@@ -331,31 +305,6 @@ class Scheduler:
         self.tick(name)
         await self._audit("resume", name, actor)
 
-    async def wait(self, run_id: str, seconds: float) -> Run | None:
-        """The run once it has ended, None when it has not within ``seconds`` or is unknown. Raises Unavailable."""
-        if handle := self._find(run_id):
-            await self._clock.wait(handle.done, seconds)
-            return handle.run if handle.run.ended else None
-        until = self._clock.monotonic() + seconds
-        while run := await self._store.runs.run(run_id):
-            if run.ended or self._clock.monotonic() >= until or not self._store.owner:
-                return run if run.ended else None
-            await self._clock.sleep(_LOOK)
-        return None
-
-    async def drain(self, seconds: float) -> None:
-        """Nothing new starts, no further attempt either; attempts under way get ``seconds``, then their runs are
-        cancelled and kept as Interrupted."""
-        self._is_draining = True
-        self._runner.drain()
-        # Cancelled runs still store what they know; one that can't be stopped is left to the end of the process.
-        for patience in (seconds, _CANCEL_TIMEOUT):
-            with anyio.move_on_after(patience):
-                for handle in self._handles():
-                    await handle.done.wait()
-            for handle in self._handles():
-                handle.cancel(Outcome.INTERRUPTED)
-
     def _find_job(self, name: str) -> Job:
         if job := self.jobs.get(name):
             return job
@@ -366,38 +315,10 @@ class Scheduler:
     def _enabled(self) -> list[str]:
         return [job.name for job in self.jobs.values() if job.enabled]
 
-    def _handles(self) -> list[RunHandle]:
-        return [handle for handles in self._active.values() for handle in handles]
-
-    def _find(self, run_id: str) -> RunHandle | None:
-        return next((each for each in self._handles() if each.run.id == run_id), None)
-
     def _last_slot(self, job: Job) -> datetime | None:
         live, shadow = self._slots[Mode.LIVE].get(job.name), self._slots[Mode.SHADOW].get(job.name)
         last = first_slot_after(live, shadow, job.starts_after, self.mode)
         return max(filter(None, (last, self._skipped.get(job.name))), default=None)
-
-    def _add(
-        self, job: Job, cause: Cause, actor: Actor, slot: datetime | None = None, after: Sequence[RunHandle] = ()
-    ) -> RunHandle:
-        """A run that counts as active from here on; Replace cancels those before it, and waits for their end."""
-        now, active = self._clock.now(), self._active.setdefault(job.name, [])
-        if job.policy is ConcurrencyPolicy.REPLACE and cause is not Cause.WEBHOOK:
-            for handle in active:
-                handle.cancel(Outcome.REPLACED)
-            after = active
-        run = Run(new_run_id(job.name, now), job.name, cause, now, slot=slot, source=actor.source, mode=self.mode)
-        run = replace(run, owner=self._store.owner)
-        handle = RunHandle(run, actor, tuple(after))
-        active.append(handle)
-        return handle
-
-    def _remove(self, handle: RunHandle) -> None:
-        active = self._active[handle.run.collector]
-        active.remove(handle)
-        if not active:
-            del self._active[handle.run.collector]
-        handle.done.set()
 
     async def _claim_slots(self) -> None:
         """Claims what is due in the same moment in one transaction: a collector is asked only when its slot is durably
@@ -413,12 +334,12 @@ class Scheduler:
             with suppress(Unavailable):  # a beat tells as well
                 await self._load_slots()
         for (job, handle, known), result in zip(due, results, strict=True):
-            begin = None if result is True else partial(self._return_slot, handle, known, result)
-            self._tasks.start_soon(self._carry_out, job, handle, begin, name=handle.run.id)
+            begin = None if result is True else partial(self._return_slot, known, result)
+            self.active.start(job, handle, begin)
 
-    async def _return_slot(self, handle: RunHandle, known: datetime | None, result: bool | Exception) -> bool:
+    async def _return_slot(self, known: datetime | None, result: bool | Exception, job: Job, handle: RunHandle) -> bool:
         """Another replica had the slot, or something was in the way of the run: then it is tried again soon."""
-        name, slots = handle.run.collector, self._slots[handle.run.mode]
+        name, slots = job.name, self._slots[handle.run.mode]
         if result is False:
             return False
         if isinstance(result, Unavailable):
@@ -431,59 +352,20 @@ class Scheduler:
         if isinstance(result, Busy) and self._store.owner:
             self._busy.add(name)  # until a beat shows that the run has ended
             return False
-        await self._clock.sleep(_BUSY_PAUSE)
+        await self._clock.sleep(BUSY_PAUSE)
         return False
-
-    async def _begin_after(self, job: Job, handle: RunHandle) -> bool:
-        """Begins the run when those before it have ended, on other replicas as well."""
-        await handle.wait_for_others()
-        while True:
-            try:
-                handle.run = replace(handle.run, started=self._clock.now())
-                await self._store.runs.begin(handle.run, forbids=_forbids(job))
-            except (Busy, Unavailable):
-                await self._clock.sleep(_BUSY_PAUSE)
-            else:
-                return True
 
     async def _begin_changes(self, job: Job, handle: RunHandle) -> bool:
         """Begins the run where the collector has something to measure after those before it."""
         await handle.wait_for_others()
-        collector, is_stopped = job.collector, handle.ending or self._is_draining or job.name in self.pauses
+        collector, is_stopped = job.collector, handle.ending or self.active.is_draining or job.name in self.pauses
         if is_stopped or not isinstance(collector, ChangeCollector):
             return False
         try:
-            return await collector.has_changes(self._clock.now()) and await self._begin_after(job, handle)
+            return await collector.has_changes(self._clock.now()) and await self.active.begin_after(job, handle)
         except Unavailable as error:
             log.error("no run by webhook: the store is lost", collector=job.name, reason=str(error))  # noqa: TRY400
             return False
-
-    async def _carry_out(self, job: Job, handle: RunHandle, begin: Callable[[], Awaitable[bool]] | None = None) -> None:
-        """The run to its end. ``begin``: puts it on record first, and tells whether it may run."""
-        try:
-            if begin is None or await begin():
-                await handle.wait_for_others()
-                if job.policy is ConcurrencyPolicy.REPLACE and self._store.owner:
-                    await self._replace_elsewhere(handle)
-                await self._runner.run(job, handle)
-        except Exception:
-            # The last line of defence: a fault of ours in one run must not end the daemon and all other collectors.
-            log.exception("a run was lost to an error in the daemon itself", collector=job.name, run=handle.run.id)
-            await self._runner.give_up(handle, "an error in the daemon itself; its log says more")
-        finally:
-            self._remove(handle)
-        self.tick(job.name)
-
-    async def _replace_elsewhere(self, handle: RunHandle) -> None:
-        """Other replicas' runs of the collector end before this one begins."""
-        with handle.cancellable():
-            while True:
-                try:
-                    if not await self._store.runs.request_replace(handle.run):
-                        return
-                except Unavailable as error:
-                    log.debug("can't tell whether the other replicas' runs have ended", reason=str(error))
-                await self._clock.sleep(_LOOK)
 
     async def _load_slots(self) -> None:
         for mode in Mode:

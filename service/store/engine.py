@@ -152,19 +152,26 @@ def open_server(url: str, *, is_pooled: bool = False) -> Database:
 
 
 def prepare(database: Database) -> Database:
-    """Makes the tables where there are none, or brings them to this version. Raises ConfigError or Unavailable.
-
-    What replicas share may be a version ahead, while they are renewed one after the other: migrations only add, and a
-    version later they take away.
-    """
+    """Makes the tables where there are none, or brings them to this version. Raises ConfigError or Unavailable."""
     revision = database.read(read_revision)
     if revision is None:
         database.write(create)
-    elif revision != tables.REVISION and not (database.is_shared and int(revision) == int(tables.REVISION) + 1):
+    elif not is_served(database, revision):
         from service.store import migrations
 
         database.write(lambda connection: migrations.upgrade(connection, revision, database.where))
     return database
+
+
+def is_served(database: Database, revision: str | None) -> bool:
+    """Whether this version works with the tables as they are.
+
+    What replicas share may be a version ahead, while they are renewed one after the other: migrations only add, and a
+    version later they take away.
+    """
+    return revision == tables.REVISION or (
+        database.is_shared and revision is not None and int(revision) == int(tables.REVISION) + 1
+    )
 
 
 def create(connection: sa.Connection) -> None:

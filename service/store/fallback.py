@@ -48,6 +48,7 @@ class Failover:
         is_prepared: bool = False,
     ) -> None:
         self.trouble: str | None = None
+        self.where = disk.where
         self.is_shared = disk.is_shared
         self.is_prepared = is_prepared or not disk.is_shared  # a server may be away when the daemon starts
         self._clock = clock

@@ -126,7 +126,7 @@ class Store:
         def work() -> Store:
             path = None if limits and limits.url else state_dir / engine.DATABASE
             database = _open_reading(path, limits)
-            if (revision := database.read(engine.read_revision)) != tables.REVISION:
+            if not engine.is_served(database, revision := database.read(engine.read_revision)):
                 raise Unavailable(
                     f"{database.where} is of another version ({revision or 'unknown'}, not {tables.REVISION})"
                 )
@@ -139,6 +139,11 @@ class Store:
     def is_prepared(self) -> bool:
         """Whether it was open once: a shared one may be away when the daemon starts."""
         return self._database.is_prepared and bool(self.replicas is None or self.owner or not self.replicas.name)
+
+    @property
+    def where(self) -> str:
+        """The file, or host and database of the server."""
+        return self._database.where
 
     @property
     def owner(self) -> str:

@@ -138,7 +138,7 @@ async def read_run(context: AppContext, run_id: str) -> RunView | None:
     """One run as of now, None where there is none (any more). Raises Unavailable."""
     run = await context.store.runs.run(run_id)
     if run is None:  # one that waits for others to end is not on record yet
-        run = next((each for each in context.scheduler.active() if each.id == run_id), None)
+        run = next((each for each in context.scheduler.active.runs() if each.id == run_id), None)
     return (await view_runs(context, [run]))[0] if run else None
 
 
@@ -146,7 +146,7 @@ async def view_runs(context: AppContext, runs: Sequence[Run]) -> list[RunView]:
     """Runs with what became of their samples. Raises Unavailable."""
     counts = await context.store.outbox.counts([run.id for run in runs])
     # What an active run has come to is not on record before its end.
-    active = {run.id: run for run in context.scheduler.active()}
+    active = {run.id: run for run in context.scheduler.active.runs()}
     return [RunView.of(active.get(run.id, run), counts.get(run.id, {})) for run in runs]
 
 
@@ -204,7 +204,7 @@ async def _read_facts(context: AppContext, name: str | None = None) -> _Facts:
     latest = await runs.latest(name)
     delivery = await context.store.outbox.counts([run.id for run in latest.values()])
     successes, failures = await runs.last_successes(name), await runs.last_failures(name)
-    for run in context.scheduler.active():
+    for run in context.scheduler.active.runs():
         active[run.collector].append(run.id)
         if run.collector in latest and latest[run.collector].id == run.id:
             latest[run.collector] = run  # what it has come to is not on record before its end

@@ -145,7 +145,7 @@ def _of_daemon(context: "AppContext") -> Iterator[_Family]:
     lags = list(telemetry.lags)
     last, longest = ({(): lags[-1]}, {(): max(lags)}) if lags else ({}, {})
     gauge, counter = partial(_family, "gauge"), partial(_family, "counter")
-    yield gauge("active_runs", "Runs under way", (), {(): len(context.scheduler.active())})
+    yield gauge("active_runs", "Runs under way", (), {(): len(context.scheduler.active.runs())})
     yield gauge("outbox_points", "Points that wait for delivery", (), {(): context.forwarder.state.pending})
     yield gauge("event_loop_lag_seconds", "How late the event loop was last", (), last)
     yield gauge("event_loop_lag_max_seconds", "How late the loop was at most within the last minute", (), longest)

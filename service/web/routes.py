@@ -397,7 +397,7 @@ async def _wait_for(request: Request, context: AppContext, run_id: str, seconds:
     """The ended run; None when the time is up or the caller has left."""
     until = context.clock.monotonic() + seconds
     while (left := until - context.clock.monotonic()) > 0 and not await request.is_disconnected():
-        if ended := await context.scheduler.wait(run_id, min(left, _LOOK)):
+        if ended := await context.scheduler.active.wait(run_id, min(left, _LOOK)):
             return ended
     return None
 

@@ -8,6 +8,7 @@ accounted for.
 import itertools
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -15,8 +16,10 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from statistics import quantiles
+from threading import Event, Thread
 
 import httpx
 import pytest
@@ -55,6 +58,17 @@ class Cluster:
         self._folder, self._url, self._intake_url = folder, url, intake_url
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._ports = {place: find_free_port() for place in range(3)}
+
+    def watch_loops(self, over: Event) -> None:
+        """Prints how late the event loops were, looked at twice a second; one that was stopped counts as late."""
+        lags = list[float]()
+        while not over.wait(0.5):
+            for port in self._ports.values():
+                with suppress(httpx.HTTPError):
+                    text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+                    lags += [float(lag) for lag in re.findall(r"^\w+event_loop_lag_seconds (\S+)$", text, re.MULTILINE)]
+        p99 = 1000 * quantiles(lags, n=100, method="inclusive")[98]
+        print(f"event loops late by {p99:.0f} ms (p99 of {len(lags)} looks), {1000 * max(lags):.0f} ms at most")
 
     def write_config(self, *, pooled: bool) -> None:
         each = {"type": "exec", "schedule": "@every 2s"}
@@ -172,7 +186,14 @@ def cluster_on(server: Postgres, folder: Path, url: str = "", *, pooled: bool = 
             for place in range(3):
                 cluster.wait_until_ready(place)
             cluster.wait_for_more_runs()
-            yield cluster
+            over = Event()
+            watch = Thread(target=cluster.watch_loops, args=(over,))
+            watch.start()
+            try:
+                yield cluster
+            finally:
+                over.set()
+                watch.join()
             cluster.wait_until_quiet()
             cluster.end()
             cluster.check()

@@ -110,7 +110,7 @@ class Stage:
     async def run(self, name: str = "ci") -> Run:
         """A whole run; what pages show of it is not from before."""
         started = await self.begin(name)
-        ended = await self.context.scheduler.wait(started.id, 10)
+        ended = await self.context.scheduler.active.wait(started.id, 10)
         assert ended
         self.clock.pass_time(5)
         return ended
@@ -130,7 +130,7 @@ class Stage:
         gate, self.collectors[run.collector].gate = self.collectors[run.collector].gate, None
         assert gate
         gate.set()
-        assert await self.context.scheduler.wait(run.id, 10)
+        assert await self.context.scheduler.active.wait(run.id, 10)
         self.clock.pass_time(5)
 
     async def json(self, address: str) -> Any:

@@ -124,7 +124,7 @@ async def test_a_wrong_wait_is_refused_and_starts_nothing(stage: Stage) -> None:
 async def test_a_run_is_cancelled_once(stage: Stage) -> None:
     run = await stage.hold()
     assert (await stage.client.post(f"/api/v1/runs/{run.id}/cancel")).status_code == 202
-    await stage.context.scheduler.wait(run.id, 10)
+    await stage.context.scheduler.active.wait(run.id, 10)
     assert (await stage.json(f"/api/v1/runs/{run.id}"))["outcome"] == "Cancelled"
     assert problem_of(await stage.client.post(f"/api/v1/runs/{run.id}/cancel"), 409)["type"].endswith("run-ended")
 
@@ -146,7 +146,7 @@ async def test_trigger_all_lists_those_that_run_already(stage: Stage) -> None:
 
 
 async def test_a_draining_daemon_starts_nothing(stage: Stage) -> None:
-    await stage.context.scheduler.drain(0)
+    await stage.context.scheduler.active.drain(0)
     answer = await stage.client.post(RUNS)
     assert problem_of(answer, 503)["type"].endswith("draining")
     assert int(answer.headers["retry-after"]) > 0
@@ -183,7 +183,7 @@ async def test_a_body_that_is_no_reason_is_refused(stage: Stage) -> None:
         (b'{"reason": "' + b"x" * 501 + b'"}', 422),
     ]:
         problem_of(await stage.client.post(RUNS, content=body), status)
-        assert not stage.context.scheduler.active()
+        assert not stage.context.scheduler.active.runs()
 
 
 async def test_an_actor_that_can_not_be_shown_is_refused(stage: Stage) -> None:
@@ -262,7 +262,7 @@ async def test_a_snapshot_is_handed_over_and_run_after_the_active_run(stage: Sta
     assert answer.json()["id"] != active.id
     assert stage.collectors["training"].pushed == [(b"[]", "one")]
     await stage.release(active)
-    run = await stage.context.scheduler.wait(answer.json()["id"], 10)
+    run = await stage.context.scheduler.active.wait(answer.json()["id"], 10)
     assert run
     assert run.cause == "push"
     problem_of(await stage.client.post("/api/v1/collectors/ci/snapshots", content=b"[]"), 404)
@@ -272,7 +272,7 @@ async def test_a_snapshot_that_is_not_taken_runs_nothing(stage: Stage) -> None:
     for error, status in [(TooLarge("it is too large"), 413), (Rejected("no JSON"), 422), (Unavailable("full"), 503)]:
         stage.collectors["training"].error = error
         problem_of(await stage.client.post("/api/v1/collectors/training/snapshots", content=b"[]"), status)
-        assert not stage.context.scheduler.active()
+        assert not stage.context.scheduler.active.runs()
 
 
 async def test_checks_tell_value_condition_status_since_and_evidence(stage: Stage) -> None:

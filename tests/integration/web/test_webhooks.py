@@ -105,7 +105,7 @@ async def test_what_is_taken_is_answered_before_any_work(tmp_path: Path, noted: 
             ("ping", "ping"): 1,
             ("other", "ignored"): 1,
         }
-        assert not stage.context.scheduler.active()
+        assert not stage.context.scheduler.active.runs()
 
 
 async def test_a_signature_that_is_wrong_missing_or_of_sha1_alone_is_a_401(tmp_path: Path, noted: Noted) -> None:
@@ -351,7 +351,7 @@ async def test_a_run_by_webhook_turns_a_tile_and_draws_no_bar(tmp_path: Path) ->
         before = (await stage.client.get("/")).text
         stage.collectors["ci"].samples = [a_check(value=3.0, status="pass")]
         run = await stage.context.scheduler.trigger("ci", Cause.WEBHOOK, Actor("webhook"))
-        assert await stage.context.scheduler.wait(run.id, 10)
+        assert await stage.context.scheduler.active.wait(run.id, 10)
         stage.clock.pass_time(5)
         after = (await stage.client.get("/")).text
         assert ('class="tile fail"' in before, 'class="tile pass"' in after) == (True, True)

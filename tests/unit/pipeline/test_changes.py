@@ -74,7 +74,7 @@ async def test_a_change_is_measured_at_once_and_the_rest_keeps_its_state() -> No
         it.scheduler.start_changes("ci")
         await settle()
         assert len(await it.runs()) == 2
-        assert it.scheduler.active() == []
+        assert it.scheduler.active.runs() == []
 
 
 @pytest.mark.parametrize("policy", list(ConcurrencyPolicy))
@@ -102,7 +102,7 @@ async def test_paused_disabled_and_unknown_collectors_are_not_run_by_webhook() -
             it.scheduler.start_changes(name)
         await settle()
         assert collector.asked == ["poll"]
-        assert it.scheduler.active() == []
+        assert it.scheduler.active.runs() == []
         await it.scheduler.resume("ci", HERE)
         it.scheduler.start_changes("ci")
         await settle()
@@ -132,7 +132,7 @@ async def test_a_change_that_hangs_is_ended_before_it_holds_up_the_schedule() ->
         collector.gate = anyio.Event()
         it.scheduler.start_changes("ci")
         await it.clock.advance(29)
-        assert it.scheduler.active() != []
+        assert it.scheduler.active.runs() != []
         await it.clock.advance(1)
         assert [run.outcome for run in await it.runs()] == [Outcome.COMPLETE, Outcome.DEADLINE_EXCEEDED]
 
@@ -175,10 +175,10 @@ async def test_a_drain_starts_no_change_that_waits(is_over: bool) -> None:
         it.scheduler.start_changes("ci")
         await settle()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(it.scheduler.drain, 9 if is_over else 0)
+            tasks.start_soon(it.scheduler.active.drain, 9 if is_over else 0)
             await settle()
             if is_over:
                 collector.gate.set()
         await settle()
         assert collector.asked == ["poll"]
-        assert it.scheduler.active() == []
+        assert it.scheduler.active.runs() == []

@@ -65,7 +65,7 @@ async def test_no_attempt_is_waited_for_that_would_come_after_the_deadline() -> 
 async def test_a_run_that_another_replica_ended_meanwhile_is_told_as_interrupted() -> None:
     gate = Gate()
     async with staged(make_job(gate)) as it:
-        (run,) = it.scheduler.active()
+        (run,) = it.scheduler.active.runs()
         await it.store.runs.end(replace(run, outcome=Outcome.INTERRUPTED, ended=START))  # as its inheritor does
         gate.open()
         await it.clock.advance(1)
@@ -206,7 +206,7 @@ async def test_the_series_of_many_checks_follow_their_run() -> None:
     many = tuple(Sample(METRIC, 1, START, CHECK | {"workflow_name": f"w{number}"}) for number in range(count))
     async with staged(make_job(Scripted([CollectResult(many)]), enabled=False)) as it:
         run = await it.scheduler.trigger("ci", Cause.HTTP, Actor("here"))
-        await it.scheduler.wait(run.id, 10)
+        await it.scheduler.active.wait(run.id, 10)
         assert len(await it.store.runs.checks("ci")) == count
         assert CHECK_STATE.name not in values(await it.samples(run))
         assert (await it.store.outbox.pending()).samples == len(await it.samples(run)) + 4 * count

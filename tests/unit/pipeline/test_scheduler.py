@@ -114,7 +114,7 @@ async def test_a_disabled_collector_has_no_schedule_but_can_be_triggered() -> No
 
 async def test_a_trigger_of_a_running_collector_names_the_run() -> None:
     async with staged(make_job(Gate()), make_job(name="other", enabled=False)) as it:
-        (running,) = it.scheduler.active()
+        (running,) = it.scheduler.active.runs()
         with pytest.raises(Busy) as refused:
             await it.scheduler.trigger("ci", Cause.HTTP, HERE)
         assert refused.value.run_id == running.id
@@ -147,7 +147,7 @@ async def test_a_drain_lets_runs_end_and_starts_nothing_new() -> None:
     gate = Gate()
     async with staged(make_job(gate)) as it:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(it.scheduler.drain, 20)
+            tasks.start_soon(it.scheduler.active.drain, 20)
             await settle()
             with pytest.raises(Draining):
                 await it.scheduler.trigger("ci", Cause.HTTP, HERE)
@@ -157,7 +157,7 @@ async def test_a_drain_lets_runs_end_and_starts_nothing_new() -> None:
 
 async def test_a_drain_without_time_keeps_what_is_under_way_as_interrupted() -> None:
     async with staged(make_job(Gate())) as it:
-        await it.scheduler.drain(0)
+        await it.scheduler.active.drain(0)
         (run,) = await it.runs()
         assert (run.outcome, run.error) == (Outcome.INTERRUPTED, "the daemon ended before the run did")
 
@@ -165,7 +165,7 @@ async def test_a_drain_without_time_keeps_what_is_under_way_as_interrupted() -> 
 async def test_a_drain_makes_no_further_attempt() -> None:
     """With everything unreachable the runs wait for their next attempt; the daemon's end does not wait with them."""
     async with staged(make_job(Scripted([Unavailable("away")] * 9))) as it:
-        await it.scheduler.drain(20)
+        await it.scheduler.active.drain(20)
         (run,) = await it.runs()
         assert (run.outcome, run.attempts) == (Outcome.INTERRUPTED, 1)
         assert run.error == "away (the daemon ended before the next attempt)"
@@ -174,9 +174,9 @@ async def test_a_drain_makes_no_further_attempt() -> None:
 
 async def test_a_cancelled_run_ends_as_such_and_its_schedule_goes_on() -> None:
     async with staged(make_job(Gate())) as it:
-        (run,) = it.scheduler.active()
+        (run,) = it.scheduler.active.runs()
         await it.scheduler.cancel(run.id, HERE)
-        ended = await it.scheduler.wait(run.id, 10)
+        ended = await it.scheduler.active.wait(run.id, 10)
         assert ended
         assert ended.outcome is Outcome.CANCELLED
         with pytest.raises(RunEnded):
@@ -197,12 +197,12 @@ async def test_one_collector_that_hangs_or_raises_leaves_the_others_alone() -> N
 async def test_a_run_after_a_push_begins_when_the_active_one_has_ended_and_others_join_it() -> None:
     gate = Gate()
     async with staged(make_job(gate)) as it:
-        (first,) = it.scheduler.active()
+        (first,) = it.scheduler.active.runs()
         waiting = await it.scheduler.trigger_after("ci", Cause.PUSH, HERE)
         assert (await it.scheduler.trigger_after("ci", Cause.PUSH, HERE)).id == waiting.id
         await settle()
         assert [run.id for run in await it.runs()] == [first.id]
-        assert await it.scheduler.wait(waiting.id, 0) is None
+        assert await it.scheduler.active.wait(waiting.id, 0) is None
         gate.open()
         await settle()
         outcomes = {run.id: run.outcome for run in await it.runs()}
@@ -313,6 +313,20 @@ async def test_a_slot_that_a_lost_store_could_not_claim_is_tried_again(
         ]
 
 
+async def test_replace_ends_a_run_only_when_the_next_one_has_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: Any) -> Any:
+        raise Unavailable("away")
+
+    job = make_job(Gate(), policy=ConcurrencyPolicy.REPLACE, active_deadline=timedelta(hours=1))
+    async with staged(job) as it:
+        with monkeypatch.context() as patch:
+            patch.setattr(Runs, "claim_slots", fail)
+            await it.clock.advance(10 * 60)
+        assert [run.outcome for run in await it.runs()] == [None]
+        await it.clock.advance(5)
+        assert [run.outcome for run in await it.runs()] == [Outcome.REPLACED, None]
+
+
 @pytest.mark.parametrize("broken", ["last_successes", "checks"])
 async def test_an_error_of_our_own_ends_its_run_alone(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def fail(*_: object) -> None:
@@ -320,7 +334,7 @@ async def test_an_error_of_our_own_ends_its_run_alone(broken: str, monkeypatch: 
 
     monkeypatch.setattr(Runs, broken, fail)
     async with staged(make_job(Scripted([Rejected("no")]))) as it:
-        assert not it.scheduler.active()
+        assert not it.scheduler.active.runs()
         await it.clock.advance(5 * 60)
         first = (await it.runs())[0]
         assert (first.outcome, first.ended) == (Outcome.FAILED, START)
@@ -331,7 +345,7 @@ async def test_an_error_of_our_own_ends_its_run_alone(broken: str, monkeypatch: 
 async def test_once_runs_without_a_schedule() -> None:
     async with staged(make_job(), is_loaded=False, retry=False) as it:
         run = await it.scheduler.trigger("ci", Cause.ONCE, Actor("once"))
-        ended = await it.scheduler.wait(run.id, 60)
+        ended = await it.scheduler.active.wait(run.id, 60)
         assert ended
         assert ended.outcome is Outcome.COMPLETE
         await it.clock.advance(3600)

@@ -169,7 +169,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def a_run_is_cancelled(self, data: st.DataObject) -> None:
         index = data.draw(st.integers(0, len(self.gates.calls) - 1))
-        self.run(self.stage.scheduler.cancel(self.stage.scheduler.active()[index].id, HERE))
+        self.run(self.stage.scheduler.cancel(self.stage.scheduler.active.runs()[index].id, HERE))
         self.run(settle())
         self.model.active[index].outcome = Outcome.CANCELLED
         self.model.tick()

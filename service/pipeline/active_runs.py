@@ -1,0 +1,188 @@
+"""The runs that are under way in this process: each begins, waits for those before it, is carried out and ends."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Protocol
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from service.domain.errors import RunEnded, Unavailable, UnknownRun
+from service.domain.runs import Actor, Cause, ConcurrencyPolicy, Mode, Outcome, Run, new_run_id
+from service.pipeline.clock import Clock
+from service.pipeline.job import Job
+from service.pipeline.runner import RunHandle, Runner
+from service.store import Busy, Store
+
+log = structlog.get_logger(__name__)
+
+BUSY_PAUSE = 2.0  # seconds until a run is tried again that another replica's run, or a lost store, was in the way of
+_CANCEL_TIMEOUT = 6.0  # seconds that cancelled runs may take in a drain: the attempt's own grace, and the store
+_CHANGE_PATIENCE = 5.0  # seconds that who triggers a run waits for one by webhook
+_LOOK = 0.5  # seconds between two looks at a run of another replica
+
+
+class Begin(Protocol):
+    """Puts a run on record, and tells whether it may run."""
+
+    def __call__(self, job: Job, handle: RunHandle) -> Awaitable[bool]: ...
+
+
+class ActiveRuns:
+    """``tasks``: where the runs live. ``on_end``: told the collector's name at the end of each of its runs."""
+
+    def __init__(
+        self, runner: Runner, store: Store, clock: Clock, tasks: TaskGroup, *, on_end: Callable[[str], None]
+    ) -> None:
+        self.is_draining = False
+        self._runner = runner
+        self._store = store
+        self._clock = clock
+        self._tasks = tasks
+        self._on_end = on_end
+        self._handles: dict[str, list[RunHandle]] = {}
+
+    def runs(self) -> list[Run]:
+        """Those under way; of one collector the oldest first."""
+        return [handle.run for handle in self.handles()]
+
+    def handles(self) -> list[RunHandle]:
+        return [handle for handles in self._handles.values() for handle in handles]
+
+    def of(self, name: str) -> Sequence[RunHandle]:
+        """A collector's, the oldest first."""
+        return tuple(self._handles.get(name, ()))
+
+    def add(
+        self,
+        job: Job,
+        cause: Cause,
+        actor: Actor,
+        mode: Mode,
+        slot: datetime | None = None,
+        after: Sequence[RunHandle] = (),
+    ) -> RunHandle:
+        """A run that counts as active from here on. With Replace it begins when all those before it have ended."""
+        now = self._clock.now()
+        run = Run(new_run_id(job.name, now), job.name, cause, now, slot=slot, source=actor.source, mode=mode)
+        run = replace(run, owner=self._store.owner)
+        handle = RunHandle(run, actor, self.of(job.name) if job.policy is ConcurrencyPolicy.REPLACE else after)
+        self._handles.setdefault(job.name, []).append(handle)
+        return handle
+
+    def remove(self, handle: RunHandle) -> None:
+        handles = self._handles[handle.run.collector]
+        handles.remove(handle)
+        if not handles:
+            del self._handles[handle.run.collector]
+        handle.done.set()
+
+    def repeat(self, job: Job, run: Run) -> None:
+        """Carries out a run that was begun in place of a dead replica's."""
+        handle = RunHandle(run, Actor(""))
+        self._handles.setdefault(job.name, []).append(handle)
+        self.start(job, handle)
+
+    def start(self, job: Job, handle: RunHandle, begin: Begin | None = None) -> None:
+        """Carries the run out in the background. Without ``begin`` it is on record already."""
+        self._tasks.start_soon(self._carry_out, job, handle, begin, name=handle.run.id)
+
+    async def begin(self, job: Job, handle: RunHandle) -> None:
+        """Puts a run on record that nobody scheduled. Raises Busy, Unavailable."""
+        await self._store.runs.begin(handle.run, forbids=job.policy is ConcurrencyPolicy.FORBID)
+
+    async def begin_after(self, job: Job, handle: RunHandle) -> bool:
+        """Begins the run when those before it have ended, on other replicas as well."""
+        self._replace(job, handle)
+        await handle.wait_for_others()
+        while True:
+            try:
+                handle.run = replace(handle.run, started=self._clock.now())
+                await self.begin(job, handle)
+            except (Busy, Unavailable):
+                await self._clock.sleep(BUSY_PAUSE)
+            else:
+                return True
+
+    async def wait_for_changes(self, name: str) -> None:
+        """Runs by webhook are over in a moment, and measure less than who triggers one wants."""
+        handles = self.of(name)
+        if all(handle.run.cause is Cause.WEBHOOK for handle in handles):
+            for handle in handles:
+                await self._clock.wait(handle.done, _CHANGE_PATIENCE)
+
+    async def wait(self, run_id: str, seconds: float) -> Run | None:
+        """The run once it has ended, None when it has not within ``seconds`` or is unknown. Raises Unavailable."""
+        if handle := self._find(run_id):
+            await self._clock.wait(handle.done, seconds)
+            return handle.run if handle.run.ended else None
+        until = self._clock.monotonic() + seconds
+        while run := await self._store.runs.run(run_id):
+            if run.ended or self._clock.monotonic() >= until or not self._store.owner:
+                return run if run.ended else None
+            await self._clock.sleep(_LOOK)
+        return None
+
+    async def cancel(self, run_id: str) -> Run:
+        """Asks the run to end as Cancelled; ``wait`` tells when it has. Raises UnknownRun, RunEnded, Unavailable."""
+        if handle := self._find(run_id):
+            handle.cancel(Outcome.CANCELLED)
+            return handle.run
+        run = await self._store.runs.run(run_id)
+        if run is None:
+            raise UnknownRun(f"there is no run {run_id}")
+        if not await self._store.runs.request_cancel(run_id):
+            raise RunEnded(f"run {run_id} has ended: {run.outcome}")
+        return run
+
+    async def drain(self, seconds: float) -> None:
+        """Nothing new starts, no further attempt either; attempts under way get ``seconds``, then their runs are
+        cancelled and kept as Interrupted."""
+        self.is_draining = True
+        self._runner.drain()
+        # Cancelled runs still store what they know; one that can't be stopped is left to the end of the process.
+        for patience in (seconds, _CANCEL_TIMEOUT):
+            with anyio.move_on_after(patience):
+                for handle in self.handles():
+                    await handle.done.wait()
+            for handle in self.handles():
+                handle.cancel(Outcome.INTERRUPTED)
+
+    def _find(self, run_id: str) -> RunHandle | None:
+        return next((each for each in self.handles() if each.run.id == run_id), None)
+
+    async def _carry_out(self, job: Job, handle: RunHandle, begin: Begin | None) -> None:
+        """The run to its end."""
+        try:
+            if begin is None or await begin(job, handle):
+                self._replace(job, handle)
+                await handle.wait_for_others()
+                if job.policy is ConcurrencyPolicy.REPLACE and self._store.owner:
+                    await self._replace_elsewhere(handle)
+                await self._runner.run(job, handle)
+        except Exception:
+            # The last line of defence: a fault of ours in one run must not end the daemon and all other collectors.
+            log.exception("a run was lost to an error in the daemon itself", collector=job.name, run=handle.run.id)
+            await self._runner.give_up(handle, "an error in the daemon itself; its log says more")
+        finally:
+            self.remove(handle)
+        self._on_end(job.name)
+
+    def _replace(self, job: Job, handle: RunHandle) -> None:
+        """Replace ends the runs before this one, once it is sure to run itself. A run by webhook replaces none."""
+        if job.policy is ConcurrencyPolicy.REPLACE and handle.run.cause is not Cause.WEBHOOK:
+            for other in handle.after:
+                other.cancel(Outcome.REPLACED)
+
+    async def _replace_elsewhere(self, handle: RunHandle) -> None:
+        """Other replicas' runs of the collector end before this one begins."""
+        with handle.cancellable():
+            while True:
+                try:
+                    if not await self._store.runs.request_replace(handle.run):
+                        return
+                except Unavailable as error:
+                    log.debug("can't tell whether the other replicas' runs have ended", reason=str(error))
+                await self._clock.sleep(_LOOK)
