@@ -17,7 +17,7 @@ from service.store import Store
 # A metric that nothing was measured of for so long leaves the boards with the next push.
 _SEEN_WITHIN = timedelta(days=7)
 # What a distribution can be told apart by; each more is billed by its combinations with the others.
-DISTRIBUTION_TAGS = ("env", "repo", "kind", "workflow_category", "workflow_name", "workflow")
+DISTRIBUTION_TAGS = ("env", "repo", "kind", "conclusion", "workflow_category", "workflow_name", "workflow")
 _LOOK_AHEAD = timedelta(days=15)
 _MAX_SLOTS = 400
 

@@ -1,4 +1,4 @@
-"""The three dashboards: Infra health (checks), TV (a screen on the wall), Collectors (the daemon itself)."""
+"""The four dashboards: Infra health (checks), Trends (of CI), TV (a screen on the wall), Collectors (the daemon)."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -8,7 +8,7 @@ from service.boards import widgets
 from service.boards.catalogue import Catalogue, CheckPanel, group_tags
 from service.boards.widgets import NONE_IS_GOOD, PASS, UNKNOWN, Colours, Widget, query
 from service.domain.alerts import escape_markdown
-from service.domain.checks import CHECK_AGE, CHECK_METRICS, CHECK_STATE
+from service.domain.checks import CHECK_AGE, CHECK_METRICS, CHECK_STATE, CHECK_VALUE
 from service.domain.samples import Metric, normalize_tag_value
 from service.pipeline.job import DURATION, POINTS_LOST, SAMPLES, SUCCESS_AGE, UP
 
@@ -25,6 +25,15 @@ _HEADINGS = {
     "training": ("Training", "vivid_purple"),
     "evaluation": ("Evaluation", "vivid_green"),
 }
+# What Trends is about, by the names that github_ci gives them.
+_DURATION = "metta.infra.cron.ci.workflow.duration"
+_PLAIN = {
+    "Minutes of 24 hours in which a blocking workflow was red": "branch.red_minutes",
+    "Share of the branch's commits that failed": "branch.red_share",
+    "Longest wait of a run now waiting (minutes)": "queue.oldest_minutes",
+}
+# What ended so says nothing about health.
+_INCONCLUSIVE = ("cancelled", "skipped", "neutral", "stale", "action_required")
 _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
 # A state is 0 pass, 1 fail, 2 unknown. What is not counted becomes 0 and is not cut off: without any value left
 # Datadog would show "no data" where the number is 0.
@@ -51,6 +60,47 @@ def build_health(catalogue: Catalogue) -> dict[str, Any]:
         grid.add({**group, "background_color": colour, "show_title": True}, widgets.COLUMNS, inner.height + 1)
     description = "What the checks of CI, training and evaluations say, with their values and thresholds."
     return _board(catalogue, "", description, _VARIABLES, grid.widgets)
+
+
+def build_trends(catalogue: Catalogue) -> dict[str, Any] | None:
+    """For those who ask whether CI gets worse, and by which workflows. None where nothing measures CI."""
+    duration = next((each for each in catalogue.distributions if each.name == _DURATION), None)
+    if duration is None:
+        return None
+    grid, week, month = widgets.Grid(), 7 * _DAY, 30 * _DAY
+    ci = [each for each in catalogue.checks if each.category == "ci"]
+    repo = ["repo"] if any("repo" in each.groups for each in ci) else []
+    variables, of_all, by = ("env", "repo"), ("env", "repo", "kind"), [*repo, "workflow"]
+    text = (
+        "**Does CI get worse, and by what?** The lists count attempts that ended, on the branch (kind main) or before a"
+        " merge (kind pre_merge), without cancelled and skipped ones. Which workflows were run again, and the runs"
+        f" behind each number: {catalogue.page_link()}, where each CI collector has a table of the week."
+    )
+    grid.add(widgets.note(text), 12, 2)
+
+    def asked(space: str, by: Sequence[str], *without: str) -> str:
+        excluded = [("conclusion", each) for each in (*_INCONCLUSIVE, *without)]
+        return query(space, duration, of_all, by=by, without=excluded)
+
+    counts = {"failed": f"{asked('count', by, 'success')}.as_count()", "ended": f"{asked('count', by)}.as_count()"}
+    lists = (
+        widgets.toplist("Most failed attempts, 7 days", {"failed": counts["failed"]}, week, "failed"),
+        widgets.toplist("Largest share of failed attempts (%), 7 days", counts, week, "100 * failed / ended"),
+        widgets.toplist("Longest p90 (minutes), 7 days", {"p90": asked("p90", by)}, week, "p90", "percentile"),
+    )
+    for each in lists:
+        grid.add(each, 4, 5)
+    graphs = {
+        title: query("max", Metric(f"metta.infra.cron.ci.{name}"), variables, by=repo) for title, name in _PLAIN.items()
+    }
+    graphs["Failed attempts a day"] = f"{asked('count', repo, 'success')}.as_count().rollup(sum, 86400)"
+    graphs["p90 (minutes), by kind"] = asked("p90", ["kind"])
+    if flaky := next((each for each in ci if each.tags["check"] == "flaky_tests"), None):
+        title = "Flaky runs: succeeded only when run again"
+        graphs[title] = query("max", CHECK_VALUE, variables, flaky.tags, repo, hold=True)
+    for title, text in graphs.items():
+        grid.add(widgets.lines(title, {"value": text}, month), 6, 3)
+    return _board(catalogue, ": Trends", "Whether CI gets worse, and by which workflows.", of_all, grid.widgets)
 
 
 def build_collectors(catalogue: Catalogue) -> dict[str, Any]:
@@ -116,8 +166,9 @@ def build_tv(catalogue: Catalogue) -> dict[str, Any]:
     )
 
 
-DASHBOARDS: Mapping[str, Callable[[Catalogue], dict[str, Any]]] = {
+DASHBOARDS: Mapping[str, Callable[[Catalogue], dict[str, Any] | None]] = {
     "health": build_health,
+    "trends": build_trends,
     "tv": build_tv,
     "collectors": build_collectors,
 }

@@ -95,7 +95,7 @@ def build(catalogue: Catalogue) -> list[Resource]:
         tags = {"metric_type": "distribution", "include_percentiles": True, "tags": sorted(DISTRIBUTION_TAGS)}
         metrics[metric.name]["tags"] = tags
     return [
-        *(Resource("dashboards", key, build_board(catalogue)) for key, build_board in DASHBOARDS.items()),
+        *(Resource("dashboards", key, content) for key, each in DASHBOARDS.items() if (content := each(catalogue))),
         *(Resource("monitors", key, content) for key, content in build_monitors(catalogue).items()),
         *(Resource("metadata", name, content) for name, content in metrics.items()),
     ]

@@ -29,14 +29,17 @@ def query(
     tags: Mapping[str, str] | None = None,
     by: Sequence[str] = (),
     *,
+    without: Sequence[tuple[str, str]] = (),
     hold: bool = False,
 ) -> str:
     """``max:metric{$env,task:benchmarks} by {check}``: template variables, fixed tags, and by what it is split.
 
+    ``without``: tags that a series must not have; as signs, because Datadog takes no words (NOT, IN) beside commas.
     ``hold``: a heartbeat's series, whose last value stands until the next. Interpolation ends after five minutes and
     fill reaches at most ten: a late heartbeat makes no hole.
     """
     within = ",".join([f"${name}" for name in variables] + [normalize_tag(*tag) for tag in (tags or {}).items()])
+    within = ",".join([within, *(f"!{normalize_tag(*tag)}" for tag in without)])
     groups = f" by {{{','.join(by)}}}" if by else ""
     return f"{space}:{metric.name}{{{within}}}{groups}{'.fill(last, 600)' if hold else ''}"
 
@@ -78,6 +81,13 @@ def table(title: str, columns: Mapping[str, tuple[str, str, Colours]], shown: ti
     return _graph("query_table", title, shown, _request("scalar", queries, formulas))
 
 
+def toplist(title: str, queries: Mapping[str, str], shown: timedelta, formula: str, aggregator: str = "sum") -> Widget:
+    """The ten groups in which ``formula`` is largest. ``aggregator``: how a query's points become one number: sum for a
+    count, percentile for a distribution's percentile over all of the time."""
+    largest = {"formula": formula, "limit": {"count": 10, "order": "desc"}}
+    return _graph("toplist", title, shown, _request("scalar", queries, [largest], aggregator))
+
+
 def heatmap(title: str, value: str, shown: timedelta, **more: Any) -> Widget:
     """How many series have which value, over time."""
     return _graph("heatmap", title, shown, _request("timeseries", {"value": value}), **more)
@@ -116,10 +126,12 @@ def _graph(kind: str, title: str, shown: timedelta, *requests: Widget, **more: A
     return graph | more
 
 
-def _request(response: str, queries: Mapping[str, str], formulas: Sequence[Widget] = ()) -> Widget:
+def _request(
+    response: str, queries: Mapping[str, str], formulas: Sequence[Widget] = (), aggregator: str = "last"
+) -> Widget:
     """``formulas``: the queries themselves where there are none."""
-    latest = {"aggregator": "last"} if response == "scalar" else {}
-    asked = [{"data_source": "metrics", "name": name, "query": text, **latest} for name, text in queries.items()]
+    reduced = {"aggregator": aggregator} if response == "scalar" else {}
+    asked = [{"data_source": "metrics", "name": name, "query": text, **reduced} for name, text in queries.items()]
     return {
         "response_format": response,
         "queries": asked,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from service.boards.sync import Difference, Resource, Sync
     from service.config.settings import Settings
 
-_WORDS = ("dashboards", "monitors", "metadata", "health", "tv", "collectors")
+_WORDS = ("dashboards", "monitors", "metadata", "health", "trends", "tv", "collectors")
 _TEXTS = {
     "create": ("would be created", "green"),
     "update": ("would be updated", "yellow"),

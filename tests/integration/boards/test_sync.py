@@ -75,7 +75,7 @@ def test_the_second_push_writes_nothing(fills: bool) -> None:
         made = here.push()
         assert {each.kind for each in made} == {"dashboards", "monitors", "metadata"}
         assert all(each.id for each in made)
-        assert len(here.api.dashboards) == 3
+        assert len(here.api.dashboards) == 4
         assert len(here.api.writes) == len(made) + 1, "one write an object, two of a distribution"
         here.api.writes.clear()
         assert here.push() == []
@@ -162,7 +162,7 @@ def test_delete_removes_only_ours() -> None:
             if actual.fingerprint:
                 here.sync.delete(actual)
         titles = [each["title"] for each in datadog.dashboards.values()]
-        assert len(titles) == 4
+        assert len(titles) == 5
         assert all("staging" in title for title in titles if title != "Infra health")
         assert all(number == 999 or "env:staging" in each["tags"] for number, each in datadog.monitors.items())
         assert 999 in datadog.monitors
@@ -177,7 +177,7 @@ def test_words_choose_what_is_pushed_and_deleted(here: Place) -> None:
         found = here.sync.find([], words)
         assert found
         assert all(is_meant(each, words) for each in found)
-    assert len(here.api.dashboards) == 3
+    assert len(here.api.dashboards) == 4
     assert here.api.metadata == {}
 
 
@@ -282,7 +282,7 @@ def test_what_datadog_refuses_does_not_keep_the_rest_from_being_pushed() -> None
         )
         done = list(here.sync.push(here.diff()))
         failed = [each.reason for each in done if each.action == "failed"]
-        assert len(failed) == 3
+        assert len(failed) == 4
         assert all("no such widget" in reason for reason in failed)
         assert len(here.api.monitors) == sum(each.kind == "monitors" for each in done)
 

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from service.boards import dashboards, widgets
+from service.boards.catalogue import DISTRIBUTION_TAGS
 from service.boards.sync import build
+from service.collectors.github_ci.models import CONCLUSIVE, FAILED
 from service.domain.checks import CHECK_METRICS
 from service.pipeline.job import COLLECTOR_METRICS
 from tests.datadog_openapi import faults
@@ -77,7 +79,22 @@ def test_the_table_marks_carried_values_and_durations_are_percentiles_by_kind() 
     assert all(query.endswith("by {kind}") for query in texts(graph))
 
 
-@pytest.mark.parametrize("key", ["health", "collectors", "tv"])
+def test_trends_ranks_workflows_by_attempts_that_failed_and_by_the_p90_of_all_that_say_something() -> None:
+    lists = [one for one in definitions(board("trends")) if one["type"] == "toplist"]
+    asked = {each["name"]: each for one in lists for each in one["requests"][0]["queries"]}
+    known = CONCLUSIVE | {"cancelled", "skipped", "neutral", "stale", "action_required"}
+    for name, counted in (("failed", FAILED), ("ended", CONCLUSIVE), ("p90", CONCLUSIVE)):
+        query = asked[name]["query"]
+        assert known - set(re.findall(r"!conclusion:(\w+)", query)) == counted
+        assert "by {repo,workflow}" in query
+    assert [asked[name]["aggregator"] for name in ("failed", "ended", "p90")] == ["sum", "sum", "percentile"]
+    assert all(one["requests"][0]["formulas"][0]["limit"] == {"count": 10, "order": "desc"} for one in lists)
+    assert {"kind", "conclusion", "workflow"} <= set(DISTRIBUTION_TAGS), "what is not configured can't be asked for"
+    without = build(catalogue(snapshot_check(), distributions={}))
+    assert [each.key for each in without if each.kind == "dashboards"] == ["health", "tv", "collectors"]
+
+
+@pytest.mark.parametrize("key", ["health", "trends", "collectors", "tv"])
 def test_no_two_widgets_overlap_and_none_leaves_the_board(key: str) -> None:
     def judge(holder: dict[str, Any], columns: int, rows: int | None) -> None:
         taken: set[tuple[int, int]] = set()
@@ -157,7 +174,7 @@ def test_template_variables_are_the_environment_repo_and_workflow() -> None:
         ("repo", ["*"]),
         ("workflow_name", ["*"]),
     ]
-    for key in ("health", "collectors", "tv"):
+    for key in ("health", "trends", "collectors", "tv"):
         names = {each["name"] for each in board(key)["template_variables"]}
         for query in texts(board(key)):
             assert set(re.findall(r"\$(\w+)", query)) <= names
@@ -181,6 +198,6 @@ def test_metadata_says_type_unit_and_meaning_of_every_metric() -> None:
     assert facts[DURATION.name]["tags"] == {
         "metric_type": "distribution",
         "include_percentiles": True,
-        "tags": ["env", "kind", "repo", "workflow", "workflow_category", "workflow_name"],
+        "tags": ["conclusion", "env", "kind", "repo", "workflow", "workflow_category", "workflow_name"],
     }
     assert [name for name, content in facts.items() if "tags" in content] == [DURATION.name]
