@@ -12,6 +12,7 @@ from hashlib import blake2b
 
 from service.collectors.records import TEXTS, BadRecord, Item, Record
 from service.config.masking import redact
+from service.domain.checks import CheckKey, measured_key, path_of
 from service.domain.errors import Rejected
 from service.domain.runs import NoData, PartialFailure
 from service.domain.samples import (
@@ -60,7 +61,8 @@ class Selection:
     """What became of the records of one publication.
 
     ``no_data``: checks whose value is too old. ``events``: identity and second of each count and distribution.
-    ``usable``: how many records are sent or were sent before.
+    ``usable``: how many records are sent or were sent before. ``brought``: the checks that the records are of, by their
+    joined names, where these are asked for.
     """
 
     samples: list[Sample] = field(default_factory=list)
@@ -68,6 +70,7 @@ class Selection:
     failures: list[PartialFailure] = field(default_factory=list)
     events: dict[bytes, int] = field(default_factory=dict)
     usable: int = 0
+    brought: dict[str, set[CheckKey]] = field(default_factory=dict)
 
 
 def to_samples(
@@ -77,6 +80,8 @@ def to_samples(
     now: datetime,
     max_age: timedelta,
     sent: Mapping[bytes, int],
+    *,
+    with_names: bool = False,
 ) -> Selection:
     """The samples of the records of ``read_records``. ``sent``: the events of earlier runs and publications.
 
@@ -90,6 +95,8 @@ def to_samples(
         found.failures += find_refused_tags(record, position)
         tags = _tags_of(record, origin)
         kind = (record.metric_kind if isinstance(record, Record) else record.kind) or Kind.GAUGE
+        if with_names and kind is not Kind.DISTRIBUTION and (key := measured_key(record.metric, tags)):
+            found.brought.setdefault(path_of(key), set()).add(key)
         at, measured_at, reason = record.at or min(publication.at, now), None, ""
         age = now - at
         if kind is Kind.GAUGE:

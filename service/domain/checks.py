@@ -3,6 +3,7 @@
 A check is known by its stable tags; its state outlives runs and restarts, so boards have no holes between runs.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -93,6 +94,11 @@ def check_key(tags: Mapping[str, str]) -> CheckKey | None:
     return tuple((name, tags[name]) for name in ("source", *CHECK_TAGS, *_ALSO_STABLE) if name in tags)
 
 
+def measured_key(metric: str, tags: Mapping[str, str]) -> CheckKey | None:
+    """The check that a sample of this metric and tags measures, None when it measures none."""
+    return check_key(tags) or ((own := _acceptance_tags(metric, tags)) and check_key(own)) or None
+
+
 def find_status(tags: Mapping[str, str], value: float) -> Status:
     """The verdict in a check's tags; where they hold none, what the condition in them says of ``value``."""
     if (text := tags.get("status", "")) in _STATE_VALUE:
@@ -159,7 +165,21 @@ def update_checks(
         if (last := checks.get(key)) and last.status is check.status:
             check = replace(check, since=last.since, cycles=last.cycles)
         checks[key] = replace(check, cycles=check.cycles + is_cycle)
+    _drop_expected(checks, found)
     return [check for check in checks.values() if now - (check.measured_at or check.since) <= FORGET_AFTER]
+
+
+def _drop_expected(checks: dict[CheckKey, Check], found: Mapping[CheckKey, Check]) -> None:
+    """What was expected by its name alone and never measured, where the check has come with other tags."""
+    never = [key for key, check in checks.items() if check.measured_at is None and key not in found]
+    measured: dict[str, list[set[tuple[str, str]]]] = defaultdict(list)
+    for key in found if never else ():
+        if not found[key].is_missing:
+            measured[path_of(key)].append(set(key))
+    for key in never:
+        named = {tag for tag in key if tag[0] not in ("source", CHECK_TAGS[0])}
+        if any(named <= other for other in measured[path_of(key)]):
+            del checks[key]
 
 
 def measure(sample: Sample, now: datetime) -> Check | None:
@@ -167,7 +187,7 @@ def measure(sample: Sample, now: datetime) -> Check | None:
     tags: Mapping[str, str] | None = sample.tags
     if sample.metric.kind is Kind.DISTRIBUTION:
         return None
-    if (key := check_key(sample.tags)) is None and (tags := _acceptance_tags(sample)):
+    if (key := check_key(sample.tags)) is None and (tags := _acceptance_tags(sample.metric.name, sample.tags)):
         key = check_key(tags)
     if key is None or tags is None:
         return None
@@ -185,13 +205,12 @@ def measure(sample: Sample, now: datetime) -> Check | None:
     )
 
 
-def _acceptance_tags(sample: Sample) -> dict[str, str] | None:
+def _acceptance_tags(metric: str, own: Mapping[str, str]) -> dict[str, str] | None:
     """The tags of the check that the value of an acceptance criterion makes; None of any other sample.
 
     The target and the status come as samples of their own, which measure nothing: the value's tags say as much.
     """
-    own = sample.tags
-    if not sample.metric.name.endswith(".value") or any(name not in own for name in _ACCEPTANCE_TAGS):
+    if not metric.endswith(".value") or any(name not in own for name in _ACCEPTANCE_TAGS):
         return None
     tags = {name: own[name] for name in ("source", *_ALSO_STABLE, "status") if name in own}
     tags |= {"workflow_category": own.get("category", "none"), "workflow_name": own["job"]}

@@ -11,6 +11,7 @@ import structlog
 from service.collectors.exec.output import read_text
 from service.collectors.exec.program import run_program
 from service.collectors.exec.settings import ExecSettings
+from service.collectors.expectation import Seen, find_missing
 from service.collectors.records import GZIP_MAGIC, MAX_FAILURES, BadRecord, Item, read_records
 from service.collectors.registry import Context
 from service.collectors.selection import Origin, Publication, Selection, remember, to_samples
@@ -27,10 +28,12 @@ _CLEAN = ("PATH", "HOME", "LANG", "TZ", "DD_ENV", "DD_SERVICE", "DD_VERSION", "D
 
 
 class State(msgspec.Struct):
-    """What the next run must know. ``sent``: the events of a Selection; ``counters``: as ``read_text`` has them."""
+    """What the next run must know. ``sent``: the events of a Selection; ``counters``: as ``read_text`` has them;
+    ``expected``: as ``find_missing`` has them."""
 
     sent: dict[bytes, int] = {}
     counters: dict[str, float] = {}
+    expected: Seen = {}
 
 
 class Exec:
@@ -77,15 +80,19 @@ class Exec:
             text = read_text(body, self._settings.format, before.counters)
             failures, counters = text.failures, text.counters
             records = text.samples
-        selection, max_age = Selection(), self._settings.max_age
+        selection, max_age, expect = Selection(), self._settings.max_age, self._settings.expect
         if records:  # a text may have nothing but what is left out
-            selection = to_samples(records, Publication("stdout", "", now), self._origin, now, max_age, before.sent)
-        state = State(remember(before.sent, selection.events, now - max_age), counters)
-        failures += selection.failures
+            publication = Publication("stdout", "", now)
+            selection = to_samples(
+                records, publication, self._origin, now, max_age, before.sent, with_names=bool(expect)
+            )
+        missing = find_missing(expect, selection.brought, before.expected, self._origin, "output")
+        state = State(remember(before.sent, selection.events, now - max_age), counters, missing.seen)
+        failures = [*missing.failures, *failures, *selection.failures]
         result = CollectResult(
             samples=tuple(selection.samples),
             failures=tuple(failures[:MAX_FAILURES]),
-            no_data=tuple(selection.no_data),
+            no_data=(*selection.no_data, *missing.no_data),
             state={STATE: msgspec.msgpack.encode(state)} if state != before else {},
             skipped=len(failures),
         )

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator
 
+from service.collectors.expectation import Entry
 from service.config import fields
 from service.config.secrets import Secret, aws_secret, mounted_file
 from service.config.settings import Bytes, CollectorSettings, Text
@@ -33,6 +34,7 @@ class ExecSettings(CollectorSettings):
     ``environment`` and ``secrets`` (a path, else a name in AWS Secrets Manager) come on top of a clean environment,
     with what ``pass_environment`` names of the daemon's own. ``memory``: the program's address space in bytes.
     ``namespace`` is put before metrics that do not begin with "metta.". ``category``: without it the collector's name.
+    ``expect``: checks that each run has to print (``expectation``).
     ``format``: of stdout; "json" is a list, an object with "records", or lines.
     """
 
@@ -43,6 +45,7 @@ class ExecSettings(CollectorSettings):
     memory: Annotated[Bytes, Field(ge=2**20)] | None = None
     namespace: Namespace = ""
     category: Text | None = None
+    expect: tuple[Entry, ...] = ()
     format: Literal["auto", "json", "prometheus", "openmetrics"] = "auto"
 
     def open_secrets(self) -> dict[str, Secret]:

@@ -10,13 +10,16 @@ import anyio
 import anyio.to_thread
 import msgspec
 import structlog
+from msgspec.structs import replace
 
+from service.collectors.expectation import Seen, find_missing
 from service.collectors.records import MAX_FAILURES, BadRecord, Item, read_records
 from service.collectors.registry import Context
 from service.collectors.selection import Publication, Selection, drop_overtaken, remember, to_samples
 from service.collectors.snapshot.schema import check_snapshot
 from service.collectors.snapshot.settings import ORIGINS, VARIABLES, SnapshotSettings
 from service.collectors.snapshot.sources import FORMS, Place, parse_place, read_place
+from service.domain.checks import CheckKey
 from service.domain.errors import ConfigError, HealthError, Rejected, Unavailable, Unfinished
 from service.domain.runs import CollectResult, PartialFailure
 from service.domain.samples import Metric
@@ -43,11 +46,13 @@ _CLOCK_TOLERANCE = timedelta(minutes=1)
 class State(msgspec.Struct, frozen=True):
     """What the next run must know. ``sent``: identity and second of the counts and distributions that were sent.
 
-    ``seen``: hash of the content that an HTTP source held last, and when it was first seen.
+    ``seen``: hash of the content that an HTTP source held last, and when it was first seen. ``expected``: as
+    ``find_missing`` has them.
     """
 
     sent: dict[bytes, int] = {}
     seen: tuple[str, datetime] | None = None
+    expected: Seen = {}
 
 
 class Snapshot:
@@ -106,10 +111,12 @@ class Snapshot:
         failures: list[PartialFailure] = []
         # Of the pushes that no run has read none may be lost: a count is in one of them only.
         queue = [self._unpack(push, now) for push in pushes if not push.is_read]
+        is_whole = False
         try:
             published = await self._read_source(self._source, now) if self._source else None
             if published and (not pushes or published[0].at >= pushes[-1].at):
                 queue.append(published)
+                is_whole = True
         except HealthError as error:
             if not pushes:
                 raise
@@ -117,9 +124,15 @@ class Snapshot:
         queue = queue or [self._unpack(pushes[-1], now)]
         self._published = queue[-1][0].at
         found = await self._select(queue, now, failures)
+        is_whole &= len(found) == len(queue)
         events = {event: second for each in found for event, second in each.events.items()}
         sent = remember(before.sent, events, now - self._settings.max_age)
-        self._state = State(sent, self._state.seen)
+        brought: dict[str, set[CheckKey]] = {}
+        for name, keys in (item for each in found for item in each.brought.items()):
+            brought.setdefault(name, set()).update(keys)
+        origin, expect = ORIGINS[self._settings.category], self._settings.expect
+        missing = find_missing(expect, brought, before.expected, origin, "snapshot", is_whole=is_whole)
+        self._state = State(sent, self._state.seen, missing.seen)
         state: dict[str, bytes | None] = {}
         if self._state != before:
             state[STATE] = await _in_thread(partial(msgspec.msgpack.encode, self._state))
@@ -128,10 +141,10 @@ class Snapshot:
         bad = [failure for each in found for failure in each.failures]
         return CollectResult(
             samples=tuple(drop_overtaken([sample for each in found for sample in each.samples])),
-            failures=(*failures, *bad[:MAX_FAILURES]),
-            no_data=tuple(check for each in found for check in each.no_data),
+            failures=(*failures, *missing.failures, *bad[:MAX_FAILURES]),
+            no_data=(*(check for each in found for check in each.no_data), *missing.no_data),
             state=state,
-            skipped=len(bad) + len(failures),
+            skipped=len(bad) + len(failures) + len(missing.failures),
         )
 
     async def _select(self, queue: list[Records], now: datetime, failures: list[PartialFailure]) -> list[Selection]:
@@ -139,7 +152,16 @@ class Snapshot:
         found: list[Selection] = []
         sent, origin = dict(self._state.sent), ORIGINS[self._settings.category]
         for publication, records in queue:
-            work = partial(to_samples, records, publication, origin, now, self._settings.max_age, sent)
+            work = partial(
+                to_samples,
+                records,
+                publication,
+                origin,
+                now,
+                self._settings.max_age,
+                sent,
+                with_names=bool(self._settings.expect),
+            )
             try:
                 found.append(await _in_thread(work))
                 sent |= found[-1].events
@@ -197,7 +219,7 @@ class Snapshot:
         first = seen[1] if seen and seen[0] == content.version else now
         if content.published and content.published > first + _CLOCK_TOLERANCE:
             first = now
-        self._state = State(self._state.sent, (content.version, first))
+        self._state = replace(self._state, seen=(content.version, first))
         return Publication(content.name, f"{content.version} {first}", content.published or first), records
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ByteSize, Field
 
+from service.collectors.expectation import Entry
 from service.collectors.records import MAX_BYTES, MAX_RECORDS
 from service.collectors.selection import Origin
 from service.collectors.snapshot.sources import parse_place
@@ -30,12 +31,14 @@ class SnapshotSettings(CollectorSettings):
     """``source``: where the snapshot is read from (``sources.FORMS``); without one it is pushed.
 
     ``token_env``: the variable that holds the bearer token of an http(s) source (NAME_FILE: a file that holds it).
-    ``max_bytes`` (once inflated) and ``max_records`` bound what is read.
+    ``max_bytes`` (once inflated) and ``max_records`` bound what is read. ``expect``: checks that each snapshot has to
+    bring (``expectation``).
     """
 
     category: Literal["training", "evaluation"]
     source: Annotated[str, AfterValidator(_check_source)] | None = None
     token_env: Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")] | None = None
+    expect: tuple[Entry, ...] = ()
     max_bytes: Annotated[Bytes, Field(gt=0)] = ByteSize(MAX_BYTES)
     max_records: Annotated[int, Field(gt=0)] = MAX_RECORDS
 
