@@ -42,6 +42,8 @@ def explain(options: Options, daemon: Daemon, metric: str | None, collector: str
             _print_check(check, collectors.get(check["collector"], {}))
         if not found and not metric:
             click.echo(f"All {len(known)} checks pass." if known else "No check was measured yet.")
+        for name in () if metric else names:
+            _print_left_out(collectors.get(name, {}))
 
     options.show(found, print_checks)
     if metric and not found:
@@ -49,6 +51,13 @@ def explain(options: Options, daemon: Daemon, metric: str | None, collector: str
         exit_with(Exit.FAILED)
     if exit_code and any(check["status"] == "fail" for check in found):
         exit_with(Exit.FAILED)
+
+
+def _print_left_out(collector: dict[str, Any]) -> None:
+    """What the collector's last run did not bring."""
+    run = collector.get("last_run") or {}
+    for error in run.get("errors", ())[:_MAX_EVIDENCE] if run.get("ended") else ():
+        out.print_wrapped(click.style(f"{run['outcome']:<8}", "yellow", bold=True), f"{run['id']}: {error}")
 
 
 _NAMING = ("check", "task", "workflow_name")

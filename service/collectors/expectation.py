@@ -66,7 +66,7 @@ def find_missing(
         if is_pattern:
             found.failures.append(PartialFailure(f"the {what} has no check of such a name", f'expect "{entry}"'))
             continue
-        since = f"the last {what} has no check" if entry in seen else f"no {what} has had a check"
+        since = f"the last {what} has no check" if entry in seen else f"no {what} so far has had a check"
         names = dict(zip(CHECK_TAGS, (origin.category, *entry.split("/")), strict=True))
         keys = seen.get(entry) or ((("source", origin.source), *names.items()),)
         found.no_data.extend(NoData(dict(key), f"{since} of this name") for key in keys)

@@ -70,6 +70,25 @@ async def test_samples_as_a_dry_run_prints_them_keep_their_tags() -> None:
     assert [check.name for check in brought.checks] == ["main / tests / flaky"]
 
 
+async def test_what_a_program_does_not_print_any_more_is_unknown_at_once(tmp_path: Path) -> None:
+    output, triple = tmp_path / "output", {"job": "arena", "criterion": "sps", "operator": ">=", "target": "4"}
+    here = stage(f"print(open({str(output)!r}).read())", expect=["gpu/probe/heat", "arena/sps/sps", "fan/*"])
+    heat, sps = {**RECORD, "value": 71}, {"metric": "acceptance.value", "value": 5, "tags": triple}
+    found: list[dict[str, str]] = []
+    for printed in ([heat], [heat, sps], [sps]):
+        output.write_text(json.dumps(printed))
+        brought = await here.run()
+        found.append({check.tags["check"]: check.status.value for check in brought.checks})
+        assert [str(each) for each in brought.failures] == ['expect "fan/*": the output has no check of such a name']
+        here.advance(minutes=5)
+    assert found == [
+        {"heat": "pass", "sps": "unknown"},
+        {"heat": "pass", "sps": "pass"},
+        {"heat": "unknown", "sps": "pass"},
+    ]
+    assert len(brought.checks) == 2, "what was expected by its name alone went when the check came with its own tags"
+
+
 async def test_a_count_with_a_time_is_sent_once() -> None:
     count = {"metric": "jobs", "value": 2, "kind": "count", "timestamp": NOW.timestamp()}
     here = printing("\n".join(json.dumps(each) for each in (count, {"metric": "undated", "value": 1, "kind": "count"})))

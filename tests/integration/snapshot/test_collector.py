@@ -95,6 +95,51 @@ async def test_the_age_of_the_snapshot_is_told_even_when_the_run_fails(collector
     assert snapshot.own_values(NOW + timedelta(days=2)) == {SNAPSHOT_AGE: 1800 + 2 * 86400}
 
 
+# What is expected
+
+
+def told(result: CollectResult) -> tuple[list[str], list[str]]:
+    """The checks without data, and the failures."""
+    return [f"{each.tags['check']}: {each.summary}" for each in result.no_data], [str(each) for each in result.failures]
+
+
+async def test_a_check_that_a_snapshot_lost_is_missing_at_once_even_after_a_restart(
+    collectors: Collectors, tmp_path: Path
+) -> None:
+    path, names = tmp_path / "eval.json", "{workflow_name}/{task}".format(**RECORD)
+    expect, now = [f"{names}/speed", f"{names}/*"], datetime.now(UTC)
+    path.write_bytes(snapshot_of({}, {"check": "speed", "tags": {"repo": "a/b"}}))
+    assert told(await collectors.run(collectors.make(str(path), expect=expect), now)) == ([], [])
+    path.write_bytes(snapshot_of({}))
+    result = await collectors.run(collectors.make(str(path), expect=expect), now)
+    assert told(result) == (["speed: the last snapshot has no check of this name"], [])
+    assert result.no_data[0].tags["repo"] == "a/b", "it is the check that was there"
+    path.write_bytes(snapshot_of({"value": "x"}))
+    with pytest.raises(Rejected):  # and nothing is said of what was expected
+        await collectors.make(str(path), expect=expect).collect(now)
+    path.write_bytes(snapshot_of({"workflow_name": "other"}))
+    result = await collectors.run(collectors.make(str(path), expect=expect), now)
+    assert told(result)[1] == [f'expect "{names}/*": the snapshot has no check of such a name']
+
+
+async def test_a_record_that_is_too_old_is_there_and_says_so_itself(collectors: Collectors, tmp_path: Path) -> None:
+    path, now = tmp_path / "eval.json", datetime.now(UTC)
+    old = {"check": "old", "timestamp": (now - timedelta(days=2)).isoformat()}
+    path.write_bytes(snapshot_of({}, old))
+    snapshot = collectors.make(str(path), expect=["{workflow_name}/{task}/old".format(**RECORD)])
+    assert told(await snapshot.collect(now))[0] == ["old: its value is older than 24 h"]
+
+
+async def test_a_push_of_one_pipeline_leaves_the_others_as_they_are(collectors: Collectors) -> None:
+    arena, nightly = ({"workflow_name": name, "task": "t", "check": "c"} for name in ("arena", "nightly"))
+    snapshot, now = collectors.make(None, expect=["arena/t/c", "nightly/t/c"]), datetime.now(UTC)
+    missing: list[list[str]] = []
+    for number, body in enumerate((snapshot_of(arena), snapshot_of(nightly), snapshot_of(arena))):
+        await snapshot.accept(body, str(number), now)
+        missing.append([each.tags["workflow_name"] for each in (await collectors.run(snapshot, now)).no_data])
+    assert missing == [["nightly"], [], []]
+
+
 # The age of what HTTP servers hold
 
 
