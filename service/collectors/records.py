@@ -16,12 +16,13 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from sys import float_info
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from service.config.masking import mask_address
+from service.domain import conditions
 from service.domain.errors import Rejected, TooLarge, Unfinished
 from service.domain.samples import MAX_POINT_AHEAD, Kind, Status
 
@@ -37,7 +38,7 @@ _MAX_WORDS, _MAX_URL = 200, 2000  # characters
 # No user name, no password, no blanks; empty as where there is none.
 _URL = r"(https?://[A-Za-z0-9._:\[\]-]+([/?#][!-~]*)?)?"
 TEXTS = ("workflow_name", "task", "check", "condition")
-MARKS = (*TEXTS, "metric_kind")  # one of these at its top level makes an object a record
+MARKS = (*TEXTS, "metric_kind", "baseline", "for")  # one of these at its top level makes an object a record
 
 # What msgspec can't say, for the schema alone; ``__post_init__`` holds to it. ``$`` may match before a line feed.
 _Metric = Annotated[str, Meta(max_length=_MAX_NAME, extra_json_schema={"pattern": rf"^{_NAME}(?!\n)$"})]
@@ -52,6 +53,16 @@ _Seconds = Annotated[float, Meta(extra_json_schema={"minimum": -62_135_596_800, 
 
 class BadRecord(ValueError):
     """Why a record is left out."""
+
+
+class Baseline(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A relative condition compares with the median of the check's ``last`` values before this one, after skipping the
+    newest ``skip`` of them.
+    """
+
+    of: Literal["median"] = "median"
+    last: Annotated[float, Meta(ge=5, le=100, multiple_of=1)] = 10
+    skip: Annotated[float, Meta(ge=0, le=100, multiple_of=1)] = 0
 
 
 class _Item(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -90,6 +101,8 @@ class Record(_Item, frozen=True, gc=False, kw_only=True):
     when ``condition`` ("> 0.5", "in [1, 2]") holds for ``value``. ``metric_kind``: gauge where it is absent; each count
     and distribution is sent once. ``timestamp``: ISO 8601, in UTC where it names no zone, at most 10 minutes ahead;
     without one it was measured when it was published. ``tags``: further ones; the daemon sets its own itself.
+    A condition may be relative (">= 0.85x", "in [0.9x, 1.1x]"), to what ``baseline`` says. ``for``: so many values in a
+    row must fail before the check does.
     What is behind the value, for who asks why, never a tag: ``url`` (http or https, without a password), ``commit``,
     ``owner``, and ``message``, a sentence, of which 500 characters are kept.
     """
@@ -101,12 +114,28 @@ class Record(_Item, frozen=True, gc=False, kw_only=True):
     status: Status | None = None
     metric_kind: Kind | None = None
     timestamp: _Time | None = None
+    baseline: Baseline | None = None
+    for_: Annotated[float, Meta(ge=1, le=100, multiple_of=1)] | None = msgspec.field(default=None, name="for")
 
     def __post_init__(self) -> None:
         for name in TEXTS:
             if not getattr(self, name).strip():
                 raise BadRecord(f"{name} is empty")
+        if self.status is None or self.baseline or self.for_:
+            self._check_judgement()
         super().__post_init__()
+
+    def _check_judgement(self) -> None:
+        given = "baseline" if self.baseline else "for" if self.for_ else ""
+        if given and (self.status or self.metric_kind is Kind.DISTRIBUTION):
+            what = "status has the verdict already" if self.status else "a distribution is no check"
+            raise BadRecord(f"{given} is of no use where {what}")
+        if conditions.is_relative(self.condition) or (given != "baseline" and conditions.parse(self.condition)):
+            return
+        if given or re.match(conditions.LIKE_RELATIVE, self.condition):
+            forms = "> 0.5 or >= 0.85x" if given == "for" else ">= 0.85x or in [0.9x, 1.1x]"
+            wanted = f"{given} takes one" if given else "a relative one is written"
+            raise BadRecord(f"condition is {ascii(self.condition)[:60]}; {wanted} such as {forms}")
 
 
 class PrintedSample(_Item, frozen=True, gc=False, kw_only=True):
@@ -114,6 +143,7 @@ class PrintedSample(_Item, frozen=True, gc=False, kw_only=True):
 
     ``tags``: it keeps them, but for env, service and version. With workflow_name, task and check among them it measures
     that check; with job, criterion, operator and target an acceptance criterion; without either it is a plain metric.
+    A condition in these may be relative, to the median of the last 10 values, where the tags hold no status.
     ``url``, ``commit``, ``owner``, ``message``: as in a record.
     """
 

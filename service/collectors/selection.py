@@ -10,9 +10,10 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from hashlib import blake2b
 
-from service.collectors.records import TEXTS, BadRecord, Item, Record
+from service.collectors.records import TEXTS, BadRecord, Baseline, Item, Record
 from service.config.masking import redact
-from service.domain.checks import CheckKey, measured_key, path_of
+from service.domain import conditions
+from service.domain.checks import CheckKey, find_condition, measured_key, path_of
 from service.domain.errors import Rejected
 from service.domain.runs import NoData, PartialFailure
 from service.domain.samples import (
@@ -22,13 +23,16 @@ from service.domain.samples import (
     Evidence,
     Kind,
     Metric,
+    Rule,
     Sample,
+    Status,
     normalize_tag_name,
 )
 
 # The outbox expires what is older than MAX_POINT_AGE; a gauge that waits for its delivery needs some of it.
 MAX_GAUGE_AGE = timedelta(minutes=45)
 _MAX_SUMMARY = 500  # characters
+_VERDICTS = frozenset(Status)
 _MAX_SENT = 200_000  # events that are remembered
 _KEPT_NAME = "metta."  # a metric of the whole project has no namespace before it
 
@@ -125,7 +129,12 @@ def to_samples(
             evidence = _find_evidence(record, tags, measured_at or at)
             summary = _shorten(record.message or "")
             found.samples.append(
-                Sample(metric, record.value, at, tags, measured_at, evidence=evidence, summary=summary)
+                Sample(
+                    *(metric, record.value, at, tags, measured_at),
+                    evidence=evidence,
+                    summary=summary,
+                    rule=_find_rule(record, tags),
+                )
             )
     if not position:
         raise Rejected(f"{publication.name} holds no record")
@@ -187,6 +196,17 @@ def _find_evidence(record: Item, tags: Mapping[str, str], at: datetime) -> tuple
     title = tags.get("workflow_name") or tags.get("job") or record.metric
     url, commit, owner = (redact(each or "") for each in (record.url, record.commit, record.owner))
     return (Evidence(title, url, at, commit=commit.strip(), author=owner.strip()),)
+
+
+def _find_rule(record: Item, tags: Mapping[str, str]) -> Rule | None:
+    """By which the daemon judges it; None where a status has the verdict already, or the condition alone gives one."""
+    if tags.get("status") in _VERDICTS:
+        return None
+    baseline, fail_after = (record.baseline, record.for_) if isinstance(record, Record) else (None, None)
+    if not fail_after and not conditions.is_relative(find_condition(tags)):
+        return None
+    baseline = baseline or Baseline()
+    return Rule(int(baseline.last), int(baseline.skip), fail_after=int(fail_after or 1))
 
 
 def _shorten(text: str) -> str:

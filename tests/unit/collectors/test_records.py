@@ -15,7 +15,7 @@ from service.collectors.selection import Origin, Publication, Selection, remembe
 from service.collectors.snapshot import SnapshotSettings
 from service.collectors.snapshot.schema import InvalidSnapshot, check_snapshot, snapshot_schema
 from service.domain.errors import HealthError, Rejected, TooLarge, Unfinished
-from service.domain.samples import Evidence, Kind
+from service.domain.samples import Evidence, Kind, Rule
 
 NOW = datetime(2025, 1, 14, 15, 30, tzinfo=UTC)
 DAY = timedelta(hours=24)
@@ -140,7 +140,48 @@ def test_what_a_record_says_of_its_value_is_shown_and_becomes_no_tag() -> None:
     assert selected([event | BEHIND], sent=selected([event]).events).samples == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({}, None),
+        ({"condition": ">= 0.85x"}, Rule()),
+        (
+            {"condition": "in [0.9x, 1.1x]", "baseline": {"of": "median", "last": 30, "skip": 2}, "for": 2},
+            Rule(30, 2, fail_after=2),
+        ),
+        ({"condition": "> 0.5", "for": 3}, Rule(fail_after=3)),
+        ({"condition": ">= 0.85x", "status": "fail"}, None),
+        ({"condition": "none"}, None),
+    ],
+)
+def test_a_record_may_be_judged_by_the_past_of_its_check(changes: dict[str, Any], rule: Rule | None) -> None:
+    (sample,) = selected([record(**{"status": None, **changes})]).samples
+    assert (sample.rule, sample.tags["condition"]) == (rule, changes.get("condition", "> 0.5"))
+
+
+def test_a_condition_in_the_tags_of_a_sample_may_be_relative_too() -> None:
+    check = {"workflow_name": "w", "task": "t", "check": "c", "condition": "<= 1.2x"}
+    triple = {"job": "w", "criterion": "c", "operator": ">=", "target": "0.85x", "status": "skipped"}
+    tags = (check, {**check, "status": "unknown"}, triple, {"condition": "<= 1.2"})
+    found = selected([{**PRINTED, "kind": "gauge", "tags": each} for each in tags])
+    assert [each.rule for each in found.samples] == [Rule(), None, Rule(), None]
+
+
 BAD = [
+    (record(status=None, baseline={}), "condition is '> 0.5'; baseline takes one such as >= 0.85x or in [0.9x, 1.1x]"),
+    (record(status=None, condition="low", **{"for": 2}), "condition is 'low'; for takes one such as > 0.5 or >= 0.85x"),
+    (record(status=None, condition=">= 0.85 x"), "'>= 0.85 x'; a relative one is written such as >= 0.85x"),
+    (record(status=None, condition="in [0.9x, 1]"), "a relative one is written such as"),
+    (record(condition="> 1x", baseline={}), "baseline is of no use where status has the verdict already"),
+    (
+        record(status=None, metric_kind="distribution", **{"for": 2}),
+        "for is of no use where a distribution is no check",
+    ),
+    (record(status=None, condition="> 1x", baseline={"of": "mean"}), "Invalid enum value 'mean' - at `$.baseline.of`"),
+    (record(status=None, condition="> 1x", baseline={"last": 4}), ">= 5.0 - at `$.baseline.last`"),
+    (record(status=None, condition="> 1x", baseline={"lst": 9}), "unknown field `lst` - at `$.baseline`"),
+    (record(**{"for": 2.5}), "multiple of 1.0 - at `$.for`"),
+    ({**PRINTED, "timestamp": None, "for": 2}, "missing required field `workflow_name`"),
     (record(url="ftp://a.example"), "url is 'ftp://a.example'; it must be a plain address such as https://"),
     (record(url="https://me:secret@a.example"), "url is 'https://********@a.example'; it must be a plain address"),
     (record(url="https://a.example/a b"), "it must be a plain address"),
@@ -421,7 +462,11 @@ FIELDS: dict[str, some.SearchStrategy[Any]] = {
     "workflow_name": some.sampled_from(["arena", " ", "\n", "\x1f", "\x85", "a\n"]),
     "task": TEXT,
     "check": TEXT,
-    "condition": some.sampled_from(["> 0.5", "none", ""]),
+    "condition": some.sampled_from(
+        ["> 0.5", "none", "", ">= 0.85x", "0.9x..1x", "< 2 x", "in [1x, 2]", "> 3 xlarge", "=.5x\n"]
+    ),
+    "baseline": some.sampled_from([{}, {"of": "median", "last": 5.0, "skip": 100}, {"last": 101}, {"every": 1}, None]),
+    "for": some.sampled_from([1, 2.0, 100, 101, 0, None]),
     "value": some.integers(-(10**320), 10**320) | some.sampled_from([0, -0.0, 1e308, 10**308, 10**309]),
     "status": some.sampled_from(["pass", "fail", "unknown", "PASS", "", None]),
     "metric_kind": some.sampled_from(["gauge", "count", "distribution", "rate", None]),
@@ -463,6 +508,7 @@ LISTS = some.lists(records(), max_size=2)
 @given(LISTS | LISTS.map(lambda some: {"records": some, "suite": "x"}) | NOT_TEXT.map(lambda it: {"records": it}))
 @example([record(metric="x\n")])
 @example([record(value=10**309)])
+@example([record(status=None, condition="> 1x", baseline={}, **{"for": 2})])
 @example([{**PRINTED, "timestamp": 1e300}])
 @example([{**PRINTED, "timestamp": -1e300}])
 @example([{**PRINTED, "timestamp": 0}])

@@ -55,7 +55,7 @@ def test_a_text_that_compares_with_no_number_is_no_condition(text: str) -> None:
         ("0x..1.005x", "0..20.1"),
         *(
             (text, None)
-            for text in (">= 0.85", ">= 0.85 x", "in [0.9x, 1.1]", "in [2x, 1x]", "> 0x", "< -1x", "3x faster")
+            for text in (">= 0.85", ">= 0.85 x", "in [0.9x, 1.1]", "in [2x, 1x]", "< 1e999x", "< -1x", "3x faster")
         ),
     ],
 )
