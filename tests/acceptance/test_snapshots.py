@@ -7,6 +7,7 @@ import socket
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,55 @@ def test_of_snapshots_that_are_pushed_at_once_none_is_lost(here: Place) -> None:
         daemon.wait_until_quiet()
         assert daemon.end() == 0
     assert len(hearts(here)) == len(counts)
+
+
+def test_a_drop_against_the_median_of_before_fails_in_the_second_snapshot_across_a_restart(here: Place) -> None:
+    begin = datetime.now(UTC) - timedelta(minutes=20)
+
+    def publish(daemon: Daemon, *values: float) -> dict[str, Any]:
+        """The check after a run for these values, a minute apart; a value that was published before has its time."""
+        changes = {
+            "status": None,
+            "condition": ">= 0.85x",
+            "for": 2,
+            "message": "8 ranks",
+            "url": "https://ci.example/8",
+        }
+        stamps = [(begin + timedelta(minutes=minute)).isoformat() for minute in range(len(values))]
+        records = [
+            SNAPSHOT | changes | {"value": value, "timestamp": at} for value, at in zip(values, stamps, strict=True)
+        ]
+        run = daemon.get(push(daemon, records).raise_for_status().headers["Location"])["id"]
+        wait_for(lambda: daemon.get(f"/api/v1/runs/{run}")["ended"], daemon)
+        (check,) = daemon.get("/api/v1/collectors/training/checks")["checks"]
+        assert isinstance(check, dict)
+        return check
+
+    before = [14.0, 16.0, 15.3, 15.0, 15.6]
+    with here.daemon() as daemon:
+        few = publish(daemon, *before)
+        assert (few["status"], few["limit"]) == ("unknown", "")
+        assert few["summary"] == "4 earlier values to compare 15.6 with, a median takes 5; 8 ranks"
+        assert daemon.end() == 0
+    with here.daemon() as daemon:
+        assert publish(daemon, *before, 15.3)["status"] == "pass"
+        assert publish(daemon, *before, 15.3, 12.1)["status"] == "pass"
+        assert publish(daemon, *before, 15.3, 12.1)["status"] == "pass", "the same value again"
+        failed = publish(daemon, *before, 15.3, 12.1, 12.2)
+        assert (failed["status"], failed["condition"], failed["limit"]) == ("fail", ">= 0.85x", ">= 13.005")
+        assert failed["why"] == "12.2 is not >= 0.85x (>= 13.005)"
+        said = here.run("explain", "hearts", environ={"INFRA_HEALTH_URL": str(daemon.http.base_url)}).stdout
+        assert "summary   12.2 against a median of 15.3 of the last 7 values; 2 failures in a row; 8 ranks" in said
+        assert "verdict   as its condition says" in said
+        assert "https://ci.example/8" in said
+        assert 'infra_health_check_threshold{check="reward_threshold"' in daemon.http.get("/metrics").text
+        daemon.wait_until_quiet()
+        assert daemon.end() == 0
+    of_check = [point for point in here.intake.points if "check:reward_threshold" in point.tags]
+    assert [point.value for point in of_check if point.metric == "metta.infra.check.threshold"][-1] == 13.005
+    sent = [point for point in of_check if point.metric.endswith(".hearts") and "condition:>= 0.85x" in point.tags]
+    statuses = {point.value: tag for point in sent for tag in point.tags if tag.startswith("status:")}
+    assert (statuses[15.3], statuses[12.1], statuses[12.2]) == ("status:pass", "status:pass", "status:fail")
 
 
 def test_what_was_pushed_right_before_a_kill_is_sent_after_the_restart_once(here: Place) -> None:
