@@ -101,10 +101,11 @@ def _print_check(check: dict[str, Any], collector: dict[str, Any]) -> None:
 
 def _describe_evidence(evidence: dict[str, Any]) -> str:
     # A scheduled run is titled as its workflow.
-    parts = dict.fromkeys(evidence[name] for name in ("note", "conclusion", "workflow", "title"))
+    parts = dict.fromkeys(evidence[name] for name in ("conclusion", "workflow", "title"))
+    note = f"{evidence['note']}:" if evidence["note"] else ""
     commit = f"commit {evidence['commit'][:7]}" if evidence["commit"] else ""
     author = f"by {evidence['author']}" if evidence["author"] else ""
-    return " ".join(filter(None, (*parts, commit, author, out.format_time(evidence["at"], ""), evidence["url"])))
+    return " ".join(filter(None, (note, *parts, commit, author, out.format_time(evidence["at"], ""), evidence["url"])))
 
 
 def _read_since(_: click.Context, __: click.Parameter, text: str | None) -> str | None:

@@ -40,7 +40,10 @@ class Attempt:
 
 @dataclass(slots=True)
 class Run:
-    """``fork``: full name of the repository that it came from. ``touched``: a later updated_at than that of its end."""
+    """``fork``: full name of the repository that it came from. ``touched``: a later updated_at than that of its end.
+
+    ``message``, ``author``: of the commit; without a message it is the title. ``actor``: whose account began the run.
+    """
 
     id: int
     workflow_id: int
@@ -51,7 +54,9 @@ class Run:
     fork: str = ""
     title: str = ""
     sha: str = ""
-    author: str = "ghost"
+    message: str = ""
+    author: str = ""
+    actor: str = ""
     touched: datetime | None = None
 
     def seen(self, at: datetime) -> list[Attempt]:
@@ -189,10 +194,16 @@ class Repository:
             "updated_at": stamp(updated),
             "run_attempt": number or len(attempts),
             "run_started_at": stamp(last.started),
-            "actor": {"login": run.author},
+            "actor": {"login": run.actor} if run.actor else None,
+            "head_commit": self._commit_json(run),
             "repository": self.json(),
             "head_repository": head,
         }
+
+    def _commit_json(self, run: Run) -> Json:
+        author = {"name": run.author, "email": f"{run.id}@example.org"} if run.author else None
+        message = run.message or run.title or f"Change {run.id}"
+        return {"id": run.sha or f"{run.id:040x}", "message": message, "author": author}
 
     def job_json(self, run: Run, number: int, job: Job, at: datetime) -> Json:
         has_ended = job.ended <= at

@@ -70,4 +70,5 @@ def _to_run(row: dict[str, Any], recorded_jobs: list[dict[str, Any]], shift: tim
         row["event"],
         title=row["display_title"],
         sha=row["head_sha"],
+        message=row.get("head_commit", {}).get("message", ""),
     )

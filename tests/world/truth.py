@@ -101,6 +101,40 @@ def truth(repository: Repository, now: datetime, asked: "Questions | GithubCiSet
     return values
 
 
+@dataclass(frozen=True)
+class Culprit:
+    """Why a workflow is red on the branch: the first of the runs that failed in a row, the last green one before it."""
+
+    first: Run
+    since: datetime
+    length: int
+    green: Run | None
+    has_gap: bool
+
+
+def culprit(repository: Repository, now: datetime, workflow: int, branch: str = "main") -> Culprit | None:
+    """None where the workflow's latest conclusive run on the branch succeeded, or there is none."""
+    ours = [run for run in repository.runs if (run.workflow_id, run.branch, run.fork) == (workflow, branch, "")]
+    red: list[Run] = []
+    green, has_gap = None, False
+    for run in sorted((run for run in ours if run.created <= now), key=lambda run: (run.created, run.id), reverse=True):
+        verdict = run.seen(now)[-1].conclusion
+        if verdict == "success":
+            green = run
+            break
+        if verdict in FAILING:
+            red.append(run)
+        has_gap = verdict not in FAILING
+    if not red:
+        return None
+    since = now
+    for attempt in reversed(red[-1].seen(now)):
+        if attempt.conclusion not in FAILING:
+            break
+        since = attempt.started
+    return Culprit(red[-1], since, len(red), green, has_gap and green is not None)
+
+
 def schedule_ages(repository: Repository, now: datetime, workflow: str) -> tuple[float | None, float | None]:
     """Hours since a schedule last began a run of the workflow, and one that succeeded."""
     id = _id(repository, workflow)

@@ -8,15 +8,17 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import chain, zip_longest
 
 from service.collectors.github_ci.catalogue import CATALOGUE, PLAIN, SUCCESS_AGE, format_condition, format_limit
-from service.collectors.github_ci.models import Expected, Run, make_evidence
+from service.collectors.github_ci.culprits import Streak, find_streak
+from service.collectors.github_ci.models import Expected, Run, format_time, make_evidence
 from service.collectors.github_ci.settings import Thresholds
 from service.domain import conditions
 from service.domain.runs import NoData
 from service.domain.samples import Evidence, Sample, Status
 
-_MAX_EVIDENCE, _FILES_NAMED = 20, 3
+_MAX_EVIDENCE, _STREAKS_TOLD, _FILES_NAMED = 20, 2, 3
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -94,31 +96,48 @@ def measure_flaky(window: Collection[Run], scope: Scope) -> Finding:
     return Finding("ci.workflow.flaky_tests", len(flaky), summary, _runs_as_evidence(flaky))
 
 
-def measure_list(name: str, latest: Sequence[tuple[str, Run | None]], branch: str) -> Finding:
-    """1 when every workflow's latest conclusive run succeeded; None until each has one. ``latest``: by file."""
-    known = [run for _, run in latest if run is not None]
-    if unknown := [(file, run) for file, run in latest if run is None]:
+def measure_list(name: str, workflows: Sequence[tuple[str, Sequence[Run]]], branch: str) -> Finding:
+    """1 when every workflow's latest conclusive run succeeded; None until each has one. ``workflows``: their files, and
+    their runs on the branch, the oldest first."""
+    latest = [(file, [run for run in runs if run.is_conclusive][-1:]) for file, runs in workflows]
+    if unknown := [file for file, run in latest if not run]:
         summary = f"no run of {_name_some(unknown)} on {branch} has succeeded or failed yet"
         return Finding(f"ci.workflow.{name}", None, summary)
-    if failed := _find_failed(latest):
-        summary = f"{len(failed)} of {count(len(known), 'workflow')} failed on {branch}: {_name_some(failed)}"
+    if streaks := _find_streaks(workflows):
+        summary = _describe_streaks(streaks, f"{len(streaks)} of {count(len(workflows), 'workflow')}", branch)
     else:
         which = latest[0][0] if len(latest) == 1 else f"each of {len(latest)} workflows"
         summary = f"the latest run of {which} on {branch} succeeded"
-    behind = _runs_as_evidence([run for _, run in failed] or known)
-    return Finding(f"ci.workflow.{name}", float(not failed), summary, behind)
+    behind = _streaks_as_evidence(streaks) or _runs_as_evidence(run for _, runs in latest for run in runs)
+    return Finding(f"ci.workflow.{name}", float(not streaks), summary, behind)
 
 
-def measure_others(latest: Sequence[tuple[str, Run | None]], branch: str) -> Finding:
+def measure_others(workflows: Sequence[tuple[str, Sequence[Run]]], branch: str) -> Finding:
     """How many workflows' latest conclusive run did not succeed; one that never had any is not failing."""
-    failed = _find_failed(latest)
-    summary = f"{len(failed)} of {count(len(latest), 'other active workflow')} failed on {branch}"
-    summary += f": {_name_some(failed)}" if failed else ""
-    return Finding("ci.workflow.other_failing", len(failed), summary, _runs_as_evidence(run for _, run in failed))
+    streaks = _find_streaks(workflows)
+    number = f"{len(streaks)} of {count(len(workflows), 'other active workflow')}"
+    summary = _describe_streaks(streaks, number, branch) if streaks else f"{number} failed on {branch}"
+    return Finding("ci.workflow.other_failing", len(streaks), summary, _streaks_as_evidence(streaks))
 
 
-def _find_failed(latest: Sequence[tuple[str, Run | None]]) -> list[tuple[str, Run]]:
-    return [(file, run) for file, run in latest if run is not None and run.conclusion != "success"]
+def _find_streaks(workflows: Iterable[tuple[str, Sequence[Run]]]) -> list[Streak]:
+    """Those that are red, the last one that became so first."""
+    found = (find_streak(file, runs) for file, runs in workflows)
+    return sorted((each for each in found if each), key=lambda each: each.first.age_key, reverse=True)
+
+
+def _describe_streaks(streaks: Sequence[Streak], number: str, branch: str) -> str:
+    if len(streaks) == 1:
+        return f"{streaks[0].file} is red {streaks[0].describe()}"
+    told = [f"{each.file} {each.describe()}" for each in streaks[:_STREAKS_TOLD]]
+    more = [_name_some([each.file for each in streaks[_STREAKS_TOLD:]])] if len(streaks) > _STREAKS_TOLD else []
+    return f"{number} are red on {branch}: {'; '.join(told + more)}"
+
+
+def _streaks_as_evidence(streaks: Sequence[Streak]) -> tuple[Evidence, ...]:
+    """Of many first how each began."""
+    groups = zip_longest(*(each.as_evidence() for each in streaks))
+    return newest(list(filter(None, chain.from_iterable(groups)))[:_MAX_EVIDENCE])
 
 
 def measure_queue(waiting: Sequence[Run], now: datetime) -> list[Finding]:
@@ -240,18 +259,14 @@ def format_span(span: timedelta) -> str:
     return f"the last {hours:.4g} h" if hours >= 1 else f"the last {60 * hours:.3g} min"
 
 
-def format_time(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-
-
 def _were(number: int) -> str:
     return "was" if number == 1 else "were"
 
 
-def _name_some(workflows: Collection[tuple[str, Run | None]]) -> str:
-    """A few of the files, and how many more there are."""
-    shown = sorted(file for file, _ in workflows)[:_FILES_NAMED]
-    more = len(workflows) - len(shown)
+def _name_some(files: Collection[str]) -> str:
+    """A few of them, and how many more there are."""
+    shown = sorted(files)[:_FILES_NAMED]
+    more = len(files) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 

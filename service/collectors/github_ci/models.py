@@ -5,8 +5,9 @@ https://docs.github.com/rest/actions/workflow-runs, workflow-jobs and workflows
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, NamedTuple, TypeVar
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -21,11 +22,11 @@ PRE_MERGE = frozenset({"pull_request", "pull_request_target", "merge_group"})
 BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 STUCK_AFTER = timedelta(hours=24)  # GitHub leaves some runs queued for weeks
 _LONGEST_TEXT = 160
+_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}")
 
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
 # Answers are JSON of a foreign program: some fields are null where one expects text.
 Text = str | None
-T = TypeVar("T")
 
 
 _JOB_KEYS = {"ended": "completed_at", "attempt": "run_attempt", "started": "started_at", "url": "html_url"}
@@ -39,6 +40,11 @@ class Named(msgspec.Struct):
     full_name: Text = None
     login: Text = None
     name: Text = None
+
+
+class Commit(msgspec.Struct):
+    message: Text = None
+    author: Named | None = None
 
 
 class Workflow(msgspec.Struct, frozen=True):
@@ -83,6 +89,14 @@ class Annotation(msgspec.Struct):
     message: Text = None
 
 
+class Attempt(msgspec.Struct, array_like=True):
+    """An attempt that a later one took the place of. ``ended``: None where that is not known."""
+
+    conclusion: str
+    started: Time
+    ended: Time | None = None
+
+
 class Run(msgspec.Struct, omit_defaults=True, rename=_RUN_KEYS.get):
     """A run as of its last attempt: as GitHub tells it, and as it is kept after ``normalize``.
 
@@ -91,8 +105,10 @@ class Run(msgspec.Struct, omit_defaults=True, rename=_RUN_KEYS.get):
     ``conclusion`` is None while it is unfinished. ``updated``: the attempt's end as it was first seen, for GitHub moves
     updated_at long after (an annotation).
     ``has_known_end``: whether ``updated`` can be believed; else its jobs say when it ended.
-    ``earlier``: conclusions of earlier attempts by number. ``reported``: the attempts up to this one were sent as
-    durations, or were too old for that. ``looked_into``: the jobs of the attempts up to this one were read;
+    ``author``: who made the commit, as Git has the name, else whose account began the run. ``subject``: the first line
+    of the commit's message, of a run on the branch where it is not its title.
+    ``earlier``: earlier attempts by number, as far as they are known. ``reported``: the attempts up to this one were
+    sent as durations, or were too old for that. ``looked_into``: the jobs of the attempts up to this one were read;
     ``cancelled``: those whose annotations are still to be asked for; ``overtime``: those that their limit ended;
     ``refusals``: times in a row that GitHub did not show them.
     """
@@ -112,12 +128,15 @@ class Run(msgspec.Struct, omit_defaults=True, rename=_RUN_KEYS.get):
     url: Text = None
     head_sha: Text = None
     head_branch: Text = None
+    author: str = ""
+    subject: str = ""
     actor: Named | None = None
+    head_commit: Commit | None = None
     repository: Named | None = None
     head_repository: Named | msgspec.UnsetType | None = msgspec.UNSET
     has_known_end: bool = True
     reported: int = 0
-    earlier: dict[int, str] = {}
+    earlier: dict[int, Attempt] = {}
     looked_into: int = 0
     cancelled: list[Job] = []
     overtime: list[Job] = []
@@ -135,7 +154,17 @@ class Run(msgspec.Struct, omit_defaults=True, rename=_RUN_KEYS.get):
         if self.status not in (None, "completed"):
             self.conclusion = None
         self.started, self.updated = max(self.started, self.created), max(self.updated, self.created)
+        self._name_commit()
         return self
+
+    def _name_commit(self) -> None:
+        commit = self.head_commit
+        names = commit and commit.author and commit.author.name, self.actor and self.actor.login
+        self.author = next((name for name in names if name and "@" not in name), "")[:_LONGEST_TEXT]
+        if self.on_branch and commit and commit.message:
+            subject = shorten(commit.message.partition("\n")[0])
+            self.subject = "" if subject == shorten(self.title) else subject
+        self.actor = self.head_commit = None
 
     @property
     def has_ended(self) -> bool:
@@ -188,10 +217,35 @@ class Run(msgspec.Struct, omit_defaults=True, rename=_RUN_KEYS.get):
     @property
     def has_failed_before(self) -> bool:
         """Whether an attempt before the last one is known to have failed."""
-        return any(conclusion in FAILED for conclusion in self.earlier.values())
+        return any(attempt.conclusion in FAILED for attempt in self.earlier.values())
 
-    def as_evidence(self) -> Evidence:
-        return make_evidence(self.title, self.url, self.updated, self.conclusion or "", self.name)
+    @property
+    def red_since(self) -> datetime | None:
+        """Of a run that failed: when the first of the attempts began that failed in a row. None where one before the
+        last is not known, so that it may have succeeded."""
+        began = self.started
+        for number in range(self.attempt - 1, 0, -1):
+            attempt = self.earlier.get(number)
+            if attempt is None:
+                return None
+            if attempt.conclusion not in FAILED:
+                break
+            began = attempt.started
+        return began
+
+    @property
+    def commit_title(self) -> str:
+        return self.subject or shorten(self.title)
+
+    def as_attempt(self) -> Attempt:
+        """Its last attempt, once another one takes its place."""
+        return Attempt(self.conclusion or "none", self.started, self.updated if self.has_known_end else None)
+
+    def as_evidence(self, note: str = "") -> Evidence:
+        """With a ``note`` it is shown for its commit."""
+        title = self.commit_title if note else self.title
+        shown = make_evidence(title, self.url, self.updated, self.conclusion or "", self.name)
+        return replace(shown, commit=self.head_sha or "", author=self.author, note=note)
 
 
 class RunPage(msgspec.Struct):
@@ -201,10 +255,21 @@ class RunPage(msgspec.Struct):
     total_count: int = 0
 
 
-def make_evidence(title: Text, url: Text, at: datetime | None, conclusion: str, workflow: Text = "") -> Evidence:
+def shorten(text: Text) -> str:
+    """Foreign text to show: without e-mail addresses, and not too long."""
+    return _EMAIL.sub("(e-mail address)", (text or "")[: 2 * _LONGEST_TEXT])[:_LONGEST_TEXT]
+
+
+def format_time(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def make_evidence(
+    title: Text, url: Text, at: datetime | None, conclusion: str, workflow: Text = "", note: str = ""
+) -> Evidence:
     """Shortened to show; an address that is no plain web address is left out."""
     link = url if url and re.fullmatch(r"https?://[!-~]{1,500}", url) else ""
-    return Evidence((title or "")[:_LONGEST_TEXT], link, at, conclusion, (workflow or "")[:_LONGEST_TEXT])
+    return Evidence(shorten(title), link, at, conclusion, shorten(workflow), note=note)
 
 
 class Expected(NamedTuple):
@@ -255,9 +320,9 @@ class WorkflowLists:
             missing += [] if meant else [describe_missing(entry)]
         return list(found.values()), missing
 
-    def with_files(self, ids: Iterable[int], found: Mapping[int, T]) -> list[tuple[str, T | None]]:
-        """The name of each workflow's file, and what was ``found`` of it."""
-        return [(self._files.get(id, str(id)), found.get(id)) for id in ids]
+    def with_files(self, ids: Iterable[int], runs: Mapping[int, list[Run]]) -> list[tuple[str, list[Run]]]:
+        """The name of each workflow's file, and its ``runs``."""
+        return [(self._files.get(id, str(id)), runs.get(id, [])) for id in ids]
 
     def list_of(self, id: int) -> str | None:
         """The list that means a workflow."""

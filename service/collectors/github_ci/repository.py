@@ -404,16 +404,16 @@ class RepositoryCycle:
     def _measure_latest(self, has_branch: bool) -> None:
         state, found = self._state, self._findings
         if self._workflows and has_branch:
-            latest = state.latest()
+            latest, runs = state.latest(), state.on_branch()
             unknown = set(state.unknown_workflows(self._workflows.all))
             for name in LISTS:
                 if name in self._workflows.missing:
                     self._failures[name] = Rejected(self._workflows.missing[name])
                 ids = self._workflows.ids[name]
                 if ids and self._is_known(name, unknown.isdisjoint(ids)):
-                    found.append(metrics.measure_list(name, self._workflows.with_files(ids, latest), state.branch))
+                    found.append(metrics.measure_list(name, self._workflows.with_files(ids, runs), state.branch))
             if self._is_known(_OTHERS, unknown.isdisjoint(self._workflows.others)):
-                others = self._workflows.with_files(self._workflows.others, latest)
+                others = self._workflows.with_files(self._workflows.others, runs)
                 found.append(metrics.measure_others(others, state.branch))
             red = [id for id in self._workflows.asleep if id in latest and latest[id].conclusion != "success"]
             if red:

@@ -1,8 +1,8 @@
 """What one cycle hands to the next: one Struct a repository, in the store alone. What can't be decoded is a cold start.
 
 Kept are the runs of the window and its margin; of older ones those that are unfinished, each workflow's newest
-conclusive ones on the branch, its last one by schedule and the last of these that succeeded, and the week's among whose
-jobs one may have met its time limit.
+conclusive ones on the branch and those that tell who broke it, its last one by schedule and the last of these that
+succeeded, and the week's among whose jobs one may have met its time limit.
 """
 
 from collections.abc import Collection, Iterable
@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 import zstandard
 
+from service.collectors.github_ci import culprits
 from service.collectors.github_ci.models import Run
 from service.domain.samples import MAX_POINT_AGE
 
@@ -19,7 +20,7 @@ MARGIN = timedelta(hours=3)  # behind the window, where most re-runs come from
 WEEK = timedelta(days=7)
 RERUN_WITHIN = timedelta(days=30)  # GitHub lets a run be run again for so long
 _LONGEST_RUN = timedelta(days=35)  # https://docs.github.com/actions/reference/limits: waiting included
-_PLAUSIBLE = timedelta(hours=1)
+PLAUSIBLE = timedelta(hours=1)  # between an end and updated_at, or a beginning and it
 _CLOCKS_DIFFER = timedelta(minutes=5)
 _UNFINISHED_KEPT = 200
 # More than one, so that the next older run is known when the latest is run again or deleted.
@@ -31,7 +32,7 @@ _NEGATIVE_LIFE, _POSITIVE_LIFE = timedelta(minutes=55), timedelta(hours=23)
 T = TypeVar("T")
 
 
-class State(msgspec.Struct, tag_field="version", tag=3):
+class State(msgspec.Struct, tag_field="version", tag=4):
     """``reach``: every run created since then was read; None: nothing is known. ``read_at``: when the window was.
 
     ``front``: pages of the window. ``page``: the next one behind it. ``depth``: the page that reaches 30 days back.
@@ -64,12 +65,12 @@ class State(msgspec.Struct, tag_field="version", tag=3):
                 run.earlier, run.reported, run.refusals = known.earlier, known.reported, known.refusals
                 run.looked_into, run.cancelled, run.overtime = known.looked_into, known.cancelled, known.overtime
                 if not is_same_attempt and known.conclusion:
-                    run.earlier[known.attempt] = known.conclusion
+                    run.earlier[known.attempt] = known.as_attempt()
             if known and is_same_attempt and known.has_ended:
                 run.updated, run.has_known_end = known.updated, known.has_known_end
             else:  # seen ended for the first time: updated_at is the end if nothing can have moved it by much
                 begun = max(run.started, self.read_at) if is_same_attempt and self.read_at else run.started
-                run.has_known_end = not run.has_ended or run.updated - begun <= _PLAUSIBLE
+                run.has_known_end = not run.has_ended or run.updated - begun <= PLAUSIBLE
             self.runs[run.id] = run
 
     def take_told(self, facts: Iterable[Run]) -> list[Run]:
@@ -79,7 +80,7 @@ class State(msgspec.Struct, tag_field="version", tag=3):
         for fact in sorted(facts, key=lambda fact: fact.attempt):
             known = self.runs.get(fact.id)
             if known and fact.attempt < known.attempt:
-                known.earlier.setdefault(fact.attempt, fact.conclusion or "none")
+                known.earlier.setdefault(fact.attempt, fact.as_attempt())
                 hidden.append(fact)
                 continue
             if known and fact.attempt > known.attempt and known.has_ended:
@@ -106,7 +107,6 @@ class State(msgspec.Struct, tag_field="version", tag=3):
         horizon, week = now - window - MARGIN, now - WEEK
         kept: set[int] = set()
         unfinished: list[Run] = []
-        concluded: dict[int, list[Run]] = {}
         by_schedule = [*self.by_schedule().values(), *self.by_schedule(succeeded=True).values()]
         kept.update(run.id for run in by_schedule)
         for run in self.runs.values():
@@ -115,10 +115,10 @@ class State(msgspec.Struct, tag_field="version", tag=3):
                 kept.add(run.id)
             if run.conclusion is None and run.created > now - _LONGEST_RUN:
                 unfinished.append(run)
-            elif run.on_branch and run.is_conclusive:
-                concluded.setdefault(run.workflow_id, []).append(run)
-        for runs, count in ((unfinished, _UNFINISHED_KEPT), *((each, _LATEST_KEPT) for each in concluded.values())):
-            kept.update(run.id for run in sorted(runs, key=lambda run: run.age_key)[-count:])
+        kept.update(run.id for run in sorted(unfinished, key=lambda run: run.age_key)[-_UNFINISHED_KEPT:])
+        for runs in self.on_branch().values():
+            conclusive = [run for run in runs if run.is_conclusive]
+            kept.update(run.id for run in (*conclusive[-_LATEST_KEPT:], *culprits.select_runs(runs)))
         self.runs = {id: run for id, run in self.runs.items() if id in kept}
 
     # What the numbers are made of
@@ -127,10 +127,17 @@ class State(msgspec.Struct, tag_field="version", tag=3):
         """The runs in the window that begins at ``since``: by the start of their last attempt."""
         return [run for run in self.runs.values() if run.started >= since]
 
+    def on_branch(self) -> dict[int, list[Run]]:
+        """By workflow id, the runs on the branch, the oldest first."""
+        found: dict[int, list[Run]] = {}
+        for run in sorted(self.runs.values(), key=lambda run: run.age_key):
+            if run.on_branch:
+                found.setdefault(run.workflow_id, []).append(run)
+        return found
+
     def latest(self) -> dict[int, Run]:
         """By workflow id, the newest conclusive run on the branch."""
-        ordered = sorted(self.runs.values(), key=lambda run: run.age_key)
-        return {run.workflow_id: run for run in ordered if run.on_branch and run.is_conclusive}
+        return {id: run for id, runs in self.on_branch().items() for run in runs if run.is_conclusive}
 
     def by_schedule(self, *, succeeded: bool = False) -> dict[int, Run]:
         """By workflow id, the newest run that a schedule began; or of those that ``succeeded``."""
@@ -219,7 +226,9 @@ def decode(stored: bytes | None, type: type[T]) -> T | None:
 def begin(stored: bytes | None, repo: str, branch: str, now: datetime) -> State:
     """The state that was stored for this branch, an empty one else."""
     state = decode(stored, State)
-    if state is None or (state.repo, state.branch) != (repo, branch):
+    is_other = state is None or (state.repo, state.branch) != (repo, branch)
+    # What was left unread meanwhile would be a hole among the runs.
+    if state is None or is_other or (state.read_at and now - state.read_at > RERUN_WITHIN):
         return State(repo, branch, turned_at=now)
     if state.read_at is None or now - state.read_at > MARGIN:
         state.restart()

@@ -19,7 +19,7 @@ from service.collectors.github_ci.models import (
     WorkflowPage,
     describe_missing,
 )
-from service.collectors.github_ci.state import MARGIN, State
+from service.collectors.github_ci.state import MARGIN, PLAUSIBLE, State
 from service.domain.errors import Rejected, Unavailable
 from service.domain.samples import MAX_POINT_AGE
 from service.github.client import Github, NotFound
@@ -186,7 +186,10 @@ async def ask_attempts(actions: Actions, run: Run, now: datetime) -> list[Run]:
         followed_at = BEGINNING
         if is_hidden or number not in run.earlier:
             attempt = await actions.attempt(run, number)
-            run.earlier[number] = attempt.conclusion or "none"
+            run.earlier[number] = attempt.as_attempt()
+            # GitHub may have moved it since.
+            if attempt.updated > min(run.started, attempt.started + PLAUSIBLE):
+                run.earlier[number].ended = None
             if is_hidden:
                 hidden.append(attempt)
                 followed_at = attempt.started
@@ -227,7 +230,7 @@ async def ask_latest(actions: Actions, state: State, id: int, *, is_listed: bool
             known = oldest.workflow_id
             if not await actions.of_workflow(known, 1, 1, on_branch=False):
                 raise Unavailable(f"GitHub lists no runs of workflow {id}, but none of {known} either, which has some")
-        found = _conclusive(others)
+        found = _ended_on_branch(others)
     state.take(found)
     state.asked[id] = now
 
@@ -235,10 +238,12 @@ async def ask_latest(actions: Actions, state: State, id: int, *, is_listed: bool
 async def _find_latest(actions: Actions, id: int) -> list[Run]:
     for number in range(1, _FILTERED_PAGES + 1):
         rows = await actions.of_workflow(id, _FEW, number, on_branch=True)
-        if (found := _conclusive(rows)) or len(rows) < _FEW:
+        if (found := _ended_on_branch(rows)) or len(rows) < _FEW:
             return found
     return []
 
 
-def _conclusive(rows: Sequence[Run]) -> list[Run]:
-    return [run for run in rows if run.on_branch and run.is_conclusive]
+def _ended_on_branch(rows: Sequence[Run]) -> list[Run]:
+    """None where none of them is conclusive; else also those that are not: one of them may have broken the branch."""
+    ended = [run for run in rows if run.on_branch and run.has_ended]
+    return ended if any(run.is_conclusive for run in ended) else []

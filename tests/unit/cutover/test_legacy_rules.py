@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.collectors.github_ci.models import Run, Workflow
+from service.collectors.github_ci.models import Attempt, Run, Workflow
 from service.collectors.github_ci.settings import GithubCiSettings
 from service.cutover.compare import Difference, read_baseline
 from service.cutover.legacy_rules import Cause, Facts, find_causes
@@ -38,7 +38,7 @@ CANCELLED = [msgspec.structs.replace(each, conclusion="cancelled") for each in M
 PULL_RUNS = [run(number, number, event="pull_request", on_branch=False) for number in range(1, 11)]
 SLOW = [run(20 + number, number, updated=NOW - (number - 0.5) * HOUR) for number in range(1, 11)]
 RERUN = run(1, 30, event="pull_request", started=NOW - HOUR, updated=NOW - HOUR / 3)
-FLAKY = run(3, 1, attempt=2, earlier={1: "cancelled"})
+FLAKY = run(3, 1, attempt=2, earlier={1: Attempt("cancelled", NOW)})
 
 
 @pytest.mark.parametrize(

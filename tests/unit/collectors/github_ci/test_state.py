@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from service.collectors.github_ci.culprits import find_streak
 from service.collectors.github_ci.metrics import quantile
-from service.collectors.github_ci.models import Named, Run
+from service.collectors.github_ci.models import Commit, Named, Run
 from service.collectors.github_ci.state import MARGIN, State, begin, decode, encode
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -93,6 +94,43 @@ def test_a_forks_branch_of_the_same_name_is_not_ours(head: Named | None, is_ours
 
     assert decoded().normalize("main").on_branch is is_ours
     assert not decoded().normalize("trunk").on_branch
+
+
+@pytest.mark.parametrize(
+    ("name", "login", "author"),
+    [
+        ("Grace Hopper", "merger", "Grace Hopper"),
+        ("grace@example.org", "grace", "grace"),
+        (None, "grace", "grace"),
+        (None, None, ""),
+    ],
+)
+def test_who_made_the_commit_is_named_without_an_address(name: str | None, login: str | None, author: str) -> None:
+    commit = Commit("Ask grace@example.org about actions/checkout@v4.1\n\nmore", Named(name=name))
+    told = Run(1, 7, title="Nightly", head_branch="main", head_commit=commit, actor=Named(login=login))
+    run = told.normalize("main")
+    assert (run.author, run.head_commit, run.actor) == (author, None, None)
+    assert run.commit_title == "Ask (e-mail address) about actions/checkout@v4.1"
+
+
+@pytest.mark.parametrize(
+    ("url", "green", "compare"),
+    [
+        (
+            "https://ghe.acme.test/o/r/actions/runs/2",
+            "a" * 40,
+            f"https://ghe.acme.test/o/r/compare/{'a' * 40}...{'b' * 40}",
+        ),
+        ("https://ghe.acme.test/o/r/actions/runs/2", "b" * 40, None),
+        ("https://ghe.acme.test/o/r/actions/runs/2", "../x", None),
+        ("https://ghe.acme.test/runs/2", "a" * 40, None),
+        (None, "a" * 40, None),
+    ],
+)
+def test_what_changed_is_shown_on_the_host_of_the_runs(url: str | None, green: str, compare: str | None) -> None:
+    streak = find_streak("ci.yml", [run(1, head_sha=green), run(2, conclusion="failure", url=url, head_sha="b" * 40)])
+    assert streak
+    assert [each.url for each in streak.as_evidence() if each.note == "compare"] == ([compare] if compare else [])
 
 
 def test_the_quantile_lies_between_the_closest_ranks() -> None:

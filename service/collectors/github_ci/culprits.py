@@ -1,0 +1,107 @@
+"""Who broke the branch: of each workflow that is red there the first run that failed, and the last one that succeeded
+before. Pure.
+
+A run has its place by its creation, however late it was run again. The commit of the first red run is to blame unless
+runs without a verdict (cancelled, skipped, unfinished) lie between it and the last green one.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+from service.collectors.github_ci.models import BEGINNING, Run, format_time, make_evidence
+from service.domain.samples import Evidence
+
+_COUNTED = 50  # runs in a row; of longer streaks only that they are longer is kept
+_TITLE = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Streak:
+    """The conclusive runs of a workflow on the branch that failed in a row, up to the latest.
+
+    ``file``: the workflow's. ``green``: the last one before that succeeded, None where none is known. ``has_gap``: runs
+    without a verdict lie between it and the first red one.
+    """
+
+    file: str
+    first: Run
+    latest: Run
+    length: int
+    green: Run | None
+    has_gap: bool
+
+    def describe(self) -> str:
+        """``since 2025-01-14 09:12 UTC, 3 runs in a row, since a1b2c3d 'Title' by login``."""
+        since, first = self.first.red_since, _describe_commit(self.first)
+        parts = [f"since {format_time(since)}" if since else f"since its run of {format_time(self.first.created)}"]
+        if self.length > 1:
+            parts.append(f"{f'more than {_COUNTED}' if self.length > _COUNTED else self.length} runs in a row")
+        if self.green is None:
+            parts.append(f"first known at {first}; no green run is known")
+        elif self.green.head_sha == self.first.head_sha:
+            parts.append(f"though {first} was green before")
+        elif self.has_gap:
+            parts.append(f"between {_describe_commit(self.green)} and {first}")
+        else:
+            parts.append(f"since {first}")
+        return ", ".join(parts)
+
+    def as_evidence(self) -> list[Evidence]:
+        """The first red run, the change since the last green one, that, and the latest; by their worth."""
+        found = [self.first.as_evidence("first red")]
+        if self.green:
+            if url := _compare(self.green, self.first):
+                title = f"Changes from {_shorten(self.green)} to {_shorten(self.first)}"
+                found.append(make_evidence(title, url, self.first.updated, "", self.first.name, note="compare"))
+            found.append(self.green.as_evidence("last green"))
+        if self.length > 1:
+            found.append(self.latest.as_evidence("latest red"))
+        return found
+
+
+def find_streak(file: str, runs: Sequence[Run]) -> Streak | None:
+    """``runs``: the workflow's on the branch, the oldest first. None where the latest conclusive one succeeded."""
+    conclusive = [run for run in runs if run.is_conclusive]
+    red = list(takewhile(lambda run: run.conclusion != "success", reversed(conclusive)))
+    if not red:
+        return None
+    green, first = conclusive[-len(red) - 1] if len(red) < len(conclusive) else None, red[-1]
+    has_gap = green is not None and any(green.age_key < run.age_key < first.age_key for run in runs)
+    return Streak(file, first, red[0], len(red), green, has_gap)
+
+
+def select_runs(runs: Sequence[Run]) -> Iterable[Run]:
+    """Of a workflow's on the branch, the oldest first, what tells its streak, also when the latest is run again."""
+    conclusive = [run for run in runs if run.is_conclusive]
+    green = next((run for run in reversed(conclusive[:-1]) if run.conclusion == "success"), None)
+    begin = green.age_key if green else (BEGINNING, 0)
+    later = [run for run in conclusive if run.age_key > begin]
+    ended = (run for run in runs if run.has_ended and not run.is_conclusive)
+    gap = [run for run in ended if green and later and begin < run.age_key < later[0].age_key]
+    return [*([green] if green else []), *gap[-_COUNTED:], *later[:1], *later[-_COUNTED:]]
+
+
+def _describe_commit(run: Run) -> str:
+    title = run.commit_title
+    title = f"{title[: _TITLE - 1]}…" if len(title) > _TITLE else title
+    parts = _shorten(run), f"'{title}'" if title else "", f"by {run.author}" if run.author else ""
+    return " ".join(filter(None, parts)) or f"run {run.id}"
+
+
+def _shorten(run: Run) -> str:
+    return (run.head_sha or "")[:7]
+
+
+def _compare(green: Run, red: Run) -> str:
+    """GitHub's page of what changed between them, on the host of the runs; empty where there is none."""
+    repository = re.match(r"https?://[^/?#]+/[^/?#]+/[^/?#]+(?=/actions/runs/)", red.url or "")
+    hashes = [run.head_sha or "" for run in (green, red)]
+    if (
+        repository is None
+        or hashes[0] == hashes[1]
+        or not all(re.fullmatch("[0-9a-f]{40,64}", each) for each in hashes)
+    ):
+        return ""
+    return f"{repository[0]}/compare/{'...'.join(hashes)}"
