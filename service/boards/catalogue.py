@@ -28,7 +28,7 @@ class CheckPanel:
 
     ``tags``: CHECK_TAGS. ``condition``: empty where collectors judge it by different ones. ``every``: the longest time
     between two of its runs. ``groups``: tags that split it into several series. ``max_age``: of a value that comes at
-    the source's own pace, zero where each run measures anew.
+    the source's own pace, zero where each run measures anew. ``notify_after``: as in the settings.
     """
 
     title: str
@@ -38,6 +38,7 @@ class CheckPanel:
     every: timedelta
     groups: Set[str] = frozenset()
     max_age: timedelta = timedelta(0)
+    notify_after: int = 1
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -55,9 +56,14 @@ class CheckPanel:
 
     def merge(self, other: "CheckPanel") -> "CheckPanel":
         """One panel for a check that several collectors measure, or one in several series."""
-        condition = self.condition if self.condition == other.condition else ""
-        groups, max_age = self.groups | other.groups, max(self.max_age, other.max_age)
-        return replace(self, condition=condition, every=max(self.every, other.every), groups=groups, max_age=max_age)
+        return replace(
+            self,
+            condition=self.condition if self.condition == other.condition else "",
+            every=max(self.every, other.every),
+            groups=self.groups | other.groups,
+            max_age=max(self.max_age, other.max_age),
+            notify_after=max(self.notify_after, other.notify_after),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +172,8 @@ def _add_collector(
     max_age = settings.max_age if getattr(kind, "carries_values", False) else timedelta(0)
     panels, there = [], {each.key: each for each in found.checks}
     for metric, title, tags, condition, groups in _find_checks(kind, settings, known):
-        panel = CheckPanel(title, metrics.get(metric, Metric(metric)), tags, condition, every, groups, max_age)
+        measured = metrics.get(metric, Metric(metric))
+        panel = CheckPanel(title, measured, tags, condition, every, groups, max_age, settings.notify_after)
         panels.append(panel)
         there[panel.key] = panel.merge(there.get(panel.key, panel))
     found.checks = list(there.values())

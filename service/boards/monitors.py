@@ -94,9 +94,10 @@ def _check_failing(catalogue: Catalogue, category: str, checks: list[CheckPanel]
     """It alerts for each check on its own and takes in new ones without a push.
 
     Its window is that of the checks which are measured most often: a failing state is sent again until it is measured
-    anew, so that a weekly check alerts in this time, too, and an hourly one never waits for it.
+    anew, so that a weekly check alerts in this time, too, and an hourly one never waits for it. It waits for those that
+    are to be waited for (``notify_after``).
     """
-    length = _window(min(each.every for each in checks))
+    length = _patience(checks)
     name, state, _ = _each_check(catalogue, category, checks)
     return _monitor(
         catalogue,
@@ -117,7 +118,7 @@ def _check_missing(catalogue: Catalogue, category: str, checks: list[CheckPanel]
     What is unknown by nature (no threshold is set) has no age, and of series that are not there no sum is made; nor has
     a check of a paused collector.
     """
-    length = _window(min(each.every for each in checks))
+    length = _patience(checks)
     oldest = max(max(_STALE_INTERVALS * each.every, each.max_age) for each in checks)
     name, state, age = _each_check(catalogue, category, checks)
     return _monitor(
@@ -177,9 +178,15 @@ def _monitor(
     }
 
 
-def _window(every: timedelta) -> timedelta:
-    """Two intervals: long enough to hold two measurements, and never shorter than two heartbeats."""
-    return min(max(2 * every, _SHORTEST), _LONGEST)
+def _window(every: timedelta, cycles: int = 1) -> timedelta:
+    """``cycles`` and one more: long enough to hold two measurements, and never shorter than two heartbeats."""
+    return min(max((cycles + 1) * every, _SHORTEST), _LONGEST)
+
+
+def _patience(checks: list[CheckPanel]) -> timedelta:
+    """How long a state of a check of one category must have held."""
+    asked = [_window(each.every, each.notify_after) for each in checks if each.notify_after > 1]
+    return max([_window(min(each.every for each in checks)), *asked])
 
 
 def _last(length: timedelta) -> str:

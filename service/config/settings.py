@@ -119,6 +119,7 @@ class CollectorSettings(Section):
     backoff_limit: Annotated[int, Field(ge=0)] = 3
     jitter: NotNegative = timedelta(0)
     max_age: Positive = timedelta(hours=24)
+    notify_after: Annotated[int, Field(ge=1)] = 1
     heartbeat_url: PingUrl | None = None
     starts_after: Annotated[datetime | None, AfterValidator(fields.read_instant)] = None
     successful_runs_history_limit: Annotated[int, Field(ge=0)] | None = None

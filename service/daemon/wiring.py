@@ -116,6 +116,7 @@ class Wiring:
                     backoff_limit=each.backoff_limit,
                     jitter=each.jitter,
                     max_age=each.max_age,
+                    notify_after=each.notify_after,
                     tags=each.tags,
                     starts_after=each.starts_after,
                     state=context.state,

@@ -52,16 +52,25 @@ def find_changes(
     notified: Mapping[CheckKey, NotifiedState],
     now: datetime,
     max_age: timedelta,
+    *,
+    notify_after: int = 1,
+    interval: timedelta = timedelta(0),
 ) -> tuple[list[StateChange], dict[CheckKey, NotifiedState]]:
-    """What changed against ``notified``, and what is notified from now on. A check that is new is no change."""
+    """What changed against ``notified``, and what is notified from now on. A check that is new is no change.
+
+    A state must have been found by ``notify_after`` runs in a row; one that no run finds, because its value grew too
+    old, must have held as long as these take at one an ``interval``. With 1 nothing waits, not even for a run that is
+    none by webhook.
+    """
     changes, states = [], {}
     for check in checks:
-        status = status_at(check, now, max_age)
+        status, has_held = status_at(check, now, max_age), notify_after == 1 or check.cycles >= notify_after
         if status is not check.status and check.measured_at:
             # A value that grew too old has been unknown since it did.
             check = replace(check, status=status, since=check.measured_at + max_age)
+            has_held = now - check.since >= (notify_after - 1) * interval
         before = notified.get(check.key)
-        if before and before.status is check.status:
+        if before and (before.status is check.status or not has_held):
             states[check.key] = before
             continue
         states[check.key] = NotifiedState(check.status, check.since)

@@ -33,6 +33,7 @@ class Job:
     """One configured collector. ``service``: of the CronJob that it replaces, a tag of the collector's own health.
 
     ``active_deadline``: for a run with all its retries. ``max_age``: of a value; an older one says nothing.
+    ``notify_after``: how many runs in a row must find a check's new state before its change is an event.
     ``starts_after``: the last slot that the replaced CronJob ran.
     """
 
@@ -51,6 +52,7 @@ class Job:
     backoff_limit: int = 3
     jitter: timedelta = timedelta(0)
     max_age: timedelta = timedelta(hours=24)
+    notify_after: int = 1
     tags: Mapping[str, str] = field(default_factory=dict)
     starts_after: datetime | None = None
     state: Revisions | None = None

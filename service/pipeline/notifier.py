@@ -94,7 +94,16 @@ class Notifier:
         now, states = self._clock.now(), self._store.states
         checks = await self._store.runs.checks(job.name)
         notified, revision = await states.notified(job.name)
-        changes, current = find_changes(job.name, job.env, checks, notified, now, job.max_age)
+        changes, current = find_changes(
+            job.name,
+            job.env,
+            checks,
+            notified,
+            now,
+            job.max_age,
+            notify_after=job.notify_after,
+            interval=timedelta(seconds=job.schedule.interval(now, job.time_zone)),
+        )
         if current != notified:
             await states.record_changes(job.name, [] if self.is_silent else changes, current, now, revision)
 

@@ -65,6 +65,7 @@ async def test_repositories_and_collectors_share_the_panel_of_a_check(tmp_path: 
     # Where collectors judge by different thresholds the tile claims none.
     assert (checks["flaky_tests"].condition, checks["p90_minutes"].condition) == ("", "< 5.0")
     assert (checks["flaky_tests"].groups, checks["flaky_tests"].every) == ({"repo"}, timedelta(days=1))
+    assert checks["flaky_tests"].max_age == timedelta(0), "each run measures it anew"
 
 
 async def test_a_check_that_was_seen_with_labels_is_split_by_them(tmp_path: Path) -> None:
@@ -81,7 +82,8 @@ async def test_the_checks_of_a_snapshot_come_from_the_store(tmp_path: Path) -> N
     latency = measured("metta.infra.stablesuite.latency", Kind.DISTRIBUTION, workflow="eval", commit="abc")
     plain = Sample(Metric("metta.plain"), 1.0, NOW, {"host": "a"})
     await store_run(tmp_path, "training", hearts, steps, latency, plain)
-    found, notes = await read(tmp_path, {"training": TRAINING})
+    found, notes = await read(tmp_path, {"training": TRAINING | {"notify_after": 2, "max_age": "36h"}})
+    assert {(each.notify_after, each.max_age) for each in found.checks} == {(2, timedelta(hours=36))}
     assert [(each.metric.name, each.condition, each.groups) for each in found.checks] == [
         ("metta.infra.stablesuite.hearts", "> 1", set()),
         ("metta.infra.stablesuite.steps", "> 1", {"label"}),

@@ -78,6 +78,14 @@ def test_an_hourly_check_does_not_wait_for_a_weekly_one_of_its_category() -> Non
     assert "last_120m" in found["checks.training"]["query"]
 
 
+def test_a_category_waits_for_as_many_cycles_as_one_of_its_collectors_asks() -> None:
+    patient = replace(snapshot_check(workflow="Soak Test"), notify_after=3)
+    found = build_monitors(catalogue(patient, snapshot_check()))
+    for kind in ("checks", "missing"):
+        assert "last_240m" in found[f"{kind}.training"]["query"]
+        assert found[f"{kind}.training"]["options"]["new_group_delay"] == 4 * 3600
+
+
 def test_keys_fit_into_a_tag_and_are_told_apart() -> None:
     names = ("a/b", "a_b", "A_b", "a__b", "x" * 250)
     found = build_monitors(catalogue(collectors=[CollectorPanel(name, TEN) for name in names]))

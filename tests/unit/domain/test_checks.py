@@ -198,6 +198,29 @@ def test_a_value_that_grew_too_old_has_been_unknown_since_it_did() -> None:
     assert (change.check.status, change.check.since) == (Status.UNKNOWN, NOW + DAY)
 
 
+def test_a_change_waits_until_its_state_has_held_for_so_many_runs_and_one_that_flips_back_is_none() -> None:
+    (known,) = update_checks([], [sample(1)], [], NOW)
+    _, notified = find_changes("ci", "production", [known], {}, NOW, DAY, notify_after=3)
+    found = []
+    runs = [("fail", True), ("fail", True), ("pass", True), ("fail", True), ("fail", False)] + [("fail", True)] * 3
+    for hours, (status, is_cycle) in enumerate(runs, 1):
+        now = NOW + hours * HOUR
+        (known,) = update_checks([known], [sample(0, now, status=status)], [], now, is_cycle=is_cycle)
+        changes, notified = find_changes("ci", "production", [known], notified, now, DAY, notify_after=3)
+        found += [(hours, change.before.value, change.check.since - NOW, change.lasted) for change in changes]
+    assert found == [(7, "pass", 4 * HOUR, 4 * HOUR)], "since it began, and no run by webhook is a cycle"
+
+
+def test_a_value_that_grew_too_old_waits_for_as_long_as_so_many_runs_take() -> None:
+    (check,) = update_checks([], [sample(1)], [], NOW)
+    before = {check.key: NotifiedState(Status.PASS, NOW)}
+    for age, is_told in ((2 * HOUR - HOUR / 60, False), (2 * HOUR, True)):
+        changes, _ = find_changes(
+            "ci", "production", [check], before, NOW + DAY + age, DAY, notify_after=3, interval=HOUR
+        )
+        assert bool(changes) is is_told
+
+
 def test_an_event_says_what_changed_and_foreign_text_stays_text() -> None:
     evidence = (
         Evidence("a %%% [x](y)", "https://github.com/o/r/1", NOW, "failure"),

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -49,9 +50,9 @@ class Events:
 class Here:
     """A notifier over a store, and runs that leave checks as the test says."""
 
-    def __init__(self, disk: Disk, events: Any, clock: FakeClock) -> None:
+    def __init__(self, disk: Disk, events: Any, clock: FakeClock, notify_after: int) -> None:
         self.disk, self.events, self.clock, self.store = disk, events, clock, disk.open(clock)
-        jobs = {"ci": make_job()}
+        jobs = {"ci": make_job(notify_after=notify_after)}
         self.notifier = Notifier(
             lambda: jobs, self.store, events, clock, interval=timedelta(minutes=5), page_url="https://health.example"
         )
@@ -69,11 +70,11 @@ class Here:
 
 
 @asynccontextmanager
-async def here(after: Here | None = None) -> AsyncIterator[Here]:
+async def here(after: Here | None = None, notify_after: int = 1) -> AsyncIterator[Here]:
     """``after``: whose store, intake and clock the next process goes on with."""
     disk, clock, events = (after.disk, after.clock, after.events) if after else (Disk(), FakeClock(), Events())
     with without_threads():
-        yield Here(disk, events, clock)
+        yield Here(disk, events, clock, notify_after)
 
 
 async def test_each_change_is_one_event_with_value_condition_and_since() -> None:
@@ -99,6 +100,19 @@ async def test_a_restart_repeats_nothing_even_after_a_long_time() -> None:
         await it.notifier.notify([])
         await it.run_ends(make_check(PASS, at=it.clock.now()))
         assert it.events.sent == []
+
+
+async def test_a_state_that_has_to_hold_is_told_once_by_whichever_process_is_there_then() -> None:
+    async with here(notify_after=2) as first:
+        await first.run_ends(make_check(PASS))
+        await first.run_ends(replace(make_check(FAIL), cycles=1))
+        await first.run_ends(replace(make_check(PASS), cycles=1))
+        await first.run_ends(replace(make_check(FAIL), cycles=1))
+        assert first.events.sent == []
+    async with here(after=first, notify_after=2) as it:
+        await it.run_ends(replace(make_check(FAIL), cycles=2))
+        await it.run_ends(replace(make_check(FAIL), cycles=3))
+        assert it.events.titles == ["w / t / c: pass -> fail"]
 
 
 async def test_ten_an_hour_then_one_that_says_how_many_were_held_back() -> None:
