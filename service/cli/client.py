@@ -14,6 +14,35 @@ from service.domain.errors import ConfigError, Rejected, Unavailable
 if TYPE_CHECKING:
     import httpx
 
+    from service.cli.options import Options
+
+# What listens on all addresses listens there, too.
+_LOOPBACK = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound here
+
+
+def find_url(options: "Options") -> str:
+    """Where the daemon of this configuration listens. Raises ConfigError.
+
+    Of the settings only these two are read, by hand: to load all of them takes longer than the rest of such a command,
+    and a fault elsewhere in the file does not keep a running daemon from answering.
+    """
+    named = options.config or os.environ.get("INFRA_HEALTH_CONFIG")
+    path, http = Path(named or "config.yaml"), None
+    if not options.demo and (named or path.exists()):
+        from service.config.document import read_document
+
+        try:
+            http = read_document(path).get("http")
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: there is no such file; --url says where the daemon is, too") from None
+    settings = http if isinstance(http, Mapping) else {}
+    host, port = (
+        os.environ.get(f"INFRA_HEALTH_HTTP__{key.upper()}") or settings.get(key) or default
+        for key, default in (("host", "*"), ("port", "8080"))
+    )
+    host = _LOOPBACK.get(host, host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
 
 @contextmanager
 def connect(url: str, timeout: float = 15) -> "Iterator[Daemon]":
@@ -31,7 +60,7 @@ def connect(url: str, timeout: float = 15) -> "Iterator[Daemon]":
             yield Daemon(http)
     except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
         raise ConfigError(
-            f"{url}: {error} The daemon's address comes from --url, else from INFRA_HEALTH_URL"
+            f"{url}: {error} The daemon's address comes from --url, INFRA_HEALTH_URL or http.host and http.port"
         ) from error
     except (httpx.TransportError, ValueError) as error:
         # What can't be used keeps a daemon of the same environment from its start.

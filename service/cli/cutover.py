@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from service.cli import output as out
-from service.cli.client import connect
+from service.cli.client import connect, find_url
 from service.cli.options import URL, Exit, Options, command, exit_with, message, read_input
 from service.domain.errors import ConfigError, HealthError
 
@@ -185,7 +185,7 @@ def backup(options: Options, file: Path) -> None:
 @command(example="infra-health flare support.zip")
 @URL
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-def flare(options: Options, url: str, file: Path) -> None:
+def flare(options: Options, url: str | None, file: Path) -> None:
     """FILE (.tar.gz or .zip) holds settings, state, last runs, recent log, versions.
 
     A running daemon adds what it knows; without one the state directory has to do.
@@ -198,6 +198,7 @@ def flare(options: Options, url: str, file: Path) -> None:
     with out.show_progress(quiet=options.quiet) as progress:
         progress("looking at the settings and the state directory")
         files = options.run(read_local_files, loaded, options.environ())
+        url = url or find_url(options)
         progress(f"asking the daemon at {url}")
         try:
             with connect(url) as daemon:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 Value = TypeVar("Value")
 
-_DEFAULT_URL = "http://127.0.0.1:8080"
 _WATCH_INTERVAL = 2
 _COMPLETION_TIMEOUT = 0.5
 
@@ -187,9 +186,9 @@ def common(command: Command) -> Command:
 
 URL = click.option(
     "--url",
-    default=lambda: os.environ.get("INFRA_HEALTH_URL") or _DEFAULT_URL,
-    show_default=f"INFRA_HEALTH_URL, else {_DEFAULT_URL}",
-    help="The daemon's address. INFRA_HEALTH_TOKEN is sent, or to read INFRA_HEALTH_READ_TOKEN.",
+    envvar="INFRA_HEALTH_URL",
+    help="The daemon's address; else INFRA_HEALTH_URL, else http.host and http.port of the settings. INFRA_HEALTH_TOKEN"
+    " is sent, or to read INFRA_HEALTH_READ_TOKEN.",
 )
 # For a command that asks the daemon: it is carried out again and again.
 WATCH = click.option("--watch", is_flag=True, help=f"Show it anew every {_WATCH_INTERVAL} s, until Ctrl-C.")
@@ -216,12 +215,12 @@ def command(
                 if not asks_daemon:
                     function(options, **arguments)
                     return
-                from service.cli.client import connect
+                from service.cli.client import connect, find_url
 
                 watch = arguments.pop("watch", False)
                 if watch and arguments.get("exit_code"):
                     raise click.UsageError("--watch and --exit-code exclude each other")
-                with connect(arguments.pop("url")) as daemon:
+                with connect(arguments.pop("url") or find_url(options)) as daemon:
                     show = partial(function, options, daemon, **arguments)
                     if watch:
                         _repeat(show)
@@ -252,12 +251,14 @@ def complete_collector(context: click.Context, parameter: click.Parameter, incom
     """
     from click.shell_completion import CompletionItem
 
-    from service.cli.client import connect
+    from service.cli.client import connect, find_url
 
     names: list[str] = []
+    options = context.ensure_object(Options)
     with suppress(HealthError):
         if "url" in context.params:
-            with suppress(HealthError), connect(context.params["url"], _COMPLETION_TIMEOUT) as daemon:
+            url = context.params["url"] or find_url(options)
+            with suppress(HealthError), connect(url, _COMPLETION_TIMEOUT) as daemon:
                 names = [each["name"] for each in daemon.collectors()]
-        names = names or list(context.ensure_object(Options).load().settings.collectors)
+        names = names or list(options.load().settings.collectors)
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]

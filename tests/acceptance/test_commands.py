@@ -143,6 +143,27 @@ def test_status_tells_checks_delivery_quota_and_collectors_and_probes(here: Plac
     assert (away.returncode, "no infra-health daemon answers" in away.stderr) == (1, True)
 
 
+def test_the_daemon_is_where_its_configuration_says(here: Place, daemon: Daemon) -> None:
+    """Also where something else in the file is wrong."""
+    file, port = here.folder / "other.yaml", daemon.http.base_url.port
+
+    def probe(http: str, *options: str, **environ: str) -> tuple[int, str]:
+        file.write_text(f"http: {http}\nkind: of wrong\n")
+        done = here.run("status", "--probe", *options, environ={"INFRA_HEALTH_URL": None, **environ})
+        return done.returncode, done.stderr
+
+    named = ("--config", str(file))
+    for host in ("", 'host: "*", ', "host: 0.0.0.0, ", "host: localhost, "):
+        assert probe(f"{{{host}port: {port}}}", *named)[0] == 0
+    assert probe(f"{{port: {port}}}", INFRA_HEALTH_CONFIG=str(file))[0] == 0
+    assert probe("{port: 9}", *named, INFRA_HEALTH_HTTP__PORT=str(port))[0] == 0
+    assert probe("{port: 9}", *named, INFRA_HEALTH_URL=str(daemon.http.base_url))[0] == 0
+    for http, address in (("{port: 9}", "127.0.0.1:9"), ('{host: "::", port: 9}', "[::1]:9")):
+        code, told = probe(http, *named)
+        assert (code, f"no infra-health daemon answers at http://{address}: " in told) == (1, True)
+    assert probe("{port: 9}", "--config", "absent.yaml")[0] == 78
+
+
 def status_of(here: Place, name: str) -> str:
     return next(line for line in here.run("status").stdout.splitlines() if line.startswith(name))
 
