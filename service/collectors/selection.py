@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
 from hashlib import blake2b
+from types import MappingProxyType
 
 from service.collectors.records import TEXTS, BadRecord, Baseline, Item, Record
+from service.collectors.thresholds import Thresholds, find_threshold
 from service.config.masking import redact
 from service.domain import conditions
 from service.domain.checks import CheckKey, find_condition, measured_key, path_of
@@ -85,9 +87,11 @@ def to_samples(
     max_age: timedelta,
     sent: Mapping[bytes, int],
     *,
+    thresholds: Thresholds = MappingProxyType({}),
     with_names: bool = False,
 ) -> Selection:
     """The samples of the records of ``read_records``. ``sent``: the events of earlier runs and publications.
+    ``thresholds``: in place of what records say.
 
     Raises Rejected when no record is usable, and whatever reading ``records`` raises.
     """
@@ -99,13 +103,18 @@ def to_samples(
         found.failures += find_refused_tags(record, position)
         tags = _tags_of(record, origin)
         kind = (record.metric_kind if isinstance(record, Record) else record.kind) or Kind.GAUGE
+        rule, judged_by = _find_rule(record, tags), tags
         if with_names and kind is not Kind.DISTRIBUTION and (key := measured_key(record.metric, tags)):
             found.brought.setdefault(path_of(key), set()).add(key)
+            if threshold := find_threshold(path_of(key), thresholds):
+                judged_by = {**tags, "condition": threshold.condition}
+                judged_by.pop("status", None)
+                rule = threshold.make_rule()
         at, measured_at, reason = record.at or min(publication.at, now), None, ""
         age = now - at
         if kind is Kind.GAUGE:
             if age > max_age:
-                found.no_data.append(NoData(tags, f"its value is older than {_format_span(max_age)}"))
+                found.no_data.append(NoData(judged_by, f"its value is older than {_format_span(max_age)}"))
                 reason = f"it is {_format_span(age)} old, older than max_age ({_format_span(max_age)})"
             elif record.at is None or age > MAX_GAUGE_AGE:
                 at, measured_at = now, at
@@ -129,12 +138,7 @@ def to_samples(
             evidence = _find_evidence(record, tags, measured_at or at)
             summary = _shorten(record.message or "")
             found.samples.append(
-                Sample(
-                    *(metric, record.value, at, tags, measured_at),
-                    evidence=evidence,
-                    summary=summary,
-                    rule=_find_rule(record, tags),
-                )
+                Sample(metric, record.value, at, judged_by, measured_at, None, evidence, summary, rule)
             )
     if not position:
         raise Rejected(f"{publication.name} holds no record")

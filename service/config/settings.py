@@ -1,6 +1,6 @@
 """The settings: what each key means, its bounds and its default. Where values come from is in ``loader``."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import cache
@@ -291,16 +291,23 @@ def differences(before: Section, after: Section) -> dict[str, str]:
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """The values of a section and of what is in it, with their dotted keys."""
     if isinstance(value, Section | dict):
-        for key, part in dict(value).items():
+        for key, part in _items(value):
             yield from _leaves(part, f"{path}.{key}".lstrip("."))
     else:
         yield path, value
 
 
+def _items(value: Section | dict[str, Any]) -> Iterable[tuple[str, Any]]:
+    """By their keys in the file."""
+    if isinstance(value, dict):
+        return value.items()
+    return [(type(value).model_fields[name].alias or name, part) for name, part in value]
+
+
 def _plain(key: str, value: Any) -> Any:
     match value:
         case Section() | dict():
-            return {name: _plain(name, part) for name, part in dict(value).items()}
+            return {name: _plain(name, part) for name, part in _items(value)}
         case list() | tuple() | set() | frozenset():
             return [_plain(key, part) for part in value]
         case None | bool() | float():
@@ -320,9 +327,14 @@ def _plain(key: str, value: Any) -> Any:
 def find_keys(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
     """The keys that the section at ``path`` of ``model`` may have; what is no field of it leads no further."""
     for part in path:
-        fields = [kind for kind in _kinds(model, str(part)) if issubclass(kind, BaseModel)]
-        model = fields[0] if fields else model
-    return list(model.model_fields)
+        field = model.model_fields.get(str(part))
+        kinds = (
+            *_kinds(model, str(part)),
+            *get_args(field and field.annotation),
+        )  # a section, or a mapping to sections
+        sections = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        model = sections[0] if sections else model
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 @cache

@@ -15,6 +15,7 @@ from service.collectors.expectation import Seen, find_missing
 from service.collectors.records import GZIP_MAGIC, MAX_FAILURES, BadRecord, Item, read_records
 from service.collectors.registry import Context
 from service.collectors.selection import Origin, Publication, Selection, remember, to_samples
+from service.collectors.thresholds import find_unused
 from service.config.masking import mask, secrets_in_environment
 from service.domain.errors import ConfigError, Rejected, Unavailable
 from service.domain.runs import CollectResult, PartialFailure
@@ -80,15 +81,19 @@ class Exec:
             text = read_text(body, self._settings.format, before.counters)
             failures, counters = text.failures, text.counters
             records = text.samples
-        selection, max_age, expect = Selection(), self._settings.max_age, self._settings.expect
+        selection, max_age = Selection(), self._settings.max_age
+        expect, thresholds = self._settings.expect, self._settings.thresholds
         if records:  # a text may have nothing but what is left out
             publication = Publication("stdout", "", now)
             selection = to_samples(
-                records, publication, self._origin, now, max_age, before.sent, with_names=bool(expect)
+                *(records, publication, self._origin, now, max_age, before.sent),
+                thresholds=thresholds,
+                with_names=bool(expect or thresholds),
             )
         missing = find_missing(expect, selection.brought, before.expected, self._origin, "output")
         state = State(remember(before.sent, selection.events, now - max_age), counters, missing.seen)
-        failures = [*missing.failures, *failures, *selection.failures]
+        unused = find_unused(thresholds, selection.brought)
+        failures = [*missing.failures, *unused, *failures, *selection.failures]
         result = CollectResult(
             samples=tuple(selection.samples),
             failures=tuple(failures[:MAX_FAILURES]),

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator
 
 from service.collectors.expectation import Entry
+from service.collectors.thresholds import Threshold
 from service.config import fields
 from service.config.secrets import Secret, aws_secret, mounted_file
 from service.config.settings import Bytes, CollectorSettings, Text
@@ -34,7 +35,7 @@ class ExecSettings(CollectorSettings):
     ``environment`` and ``secrets`` (a path, else a name in AWS Secrets Manager) come on top of a clean environment,
     with what ``pass_environment`` names of the daemon's own. ``memory``: the program's address space in bytes.
     ``namespace`` is put before metrics that do not begin with "metta.". ``category``: without it the collector's name.
-    ``expect``: checks that each run has to print (``expectation``).
+    ``expect``: checks that each run has to print (``expectation``). ``thresholds``: in place of what it prints.
     ``format``: of stdout; "json" is a list, an object with "records", or lines.
     """
 
@@ -46,6 +47,7 @@ class ExecSettings(CollectorSettings):
     namespace: Namespace = ""
     category: Text | None = None
     expect: tuple[Entry, ...] = ()
+    thresholds: dict[Text, Threshold] = Field(default_factory=dict)
     format: Literal["auto", "json", "prometheus", "openmetrics"] = "auto"
 
     def open_secrets(self) -> dict[str, Secret]:

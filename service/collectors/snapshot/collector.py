@@ -19,6 +19,7 @@ from service.collectors.selection import Publication, Selection, drop_overtaken,
 from service.collectors.snapshot.schema import check_snapshot
 from service.collectors.snapshot.settings import ORIGINS, VARIABLES, SnapshotSettings
 from service.collectors.snapshot.sources import FORMS, Place, parse_place, read_place
+from service.collectors.thresholds import find_unused
 from service.domain.checks import CheckKey
 from service.domain.errors import ConfigError, HealthError, Rejected, Unavailable, Unfinished
 from service.domain.runs import CollectResult, PartialFailure
@@ -132,6 +133,7 @@ class Snapshot:
             brought.setdefault(name, set()).update(keys)
         origin, expect = ORIGINS[self._settings.category], self._settings.expect
         missing = find_missing(expect, brought, before.expected, origin, "snapshot", is_whole=is_whole)
+        unused = find_unused(self._settings.thresholds, brought) if is_whole else []
         self._state = State(sent, self._state.seen, missing.seen)
         state: dict[str, bytes | None] = {}
         if self._state != before:
@@ -141,10 +143,10 @@ class Snapshot:
         bad = [failure for each in found for failure in each.failures]
         return CollectResult(
             samples=tuple(drop_overtaken([sample for each in found for sample in each.samples])),
-            failures=(*failures, *missing.failures, *bad[:MAX_FAILURES]),
+            failures=(*failures, *missing.failures, *unused, *bad[:MAX_FAILURES]),
             no_data=(*(check for each in found for check in each.no_data), *missing.no_data),
             state=state,
-            skipped=len(bad) + len(failures) + len(missing.failures),
+            skipped=len(bad) + len(failures) + len(missing.failures) + len(unused),
         )
 
     async def _select(self, queue: list[Records], now: datetime, failures: list[PartialFailure]) -> list[Selection]:
@@ -160,7 +162,8 @@ class Snapshot:
                 now,
                 self._settings.max_age,
                 sent,
-                with_names=bool(self._settings.expect),
+                thresholds=self._settings.thresholds,
+                with_names=bool(self._settings.expect or self._settings.thresholds),
             )
             try:
                 found.append(await _in_thread(work))

@@ -9,7 +9,8 @@ from service.collectors.expectation import Entry
 from service.collectors.records import MAX_BYTES, MAX_RECORDS
 from service.collectors.selection import Origin
 from service.collectors.snapshot.sources import parse_place
-from service.config.settings import Bytes, CollectorSettings
+from service.collectors.thresholds import Threshold
+from service.config.settings import Bytes, CollectorSettings, Text
 from service.domain.errors import ConfigError
 
 ORIGINS = {
@@ -32,13 +33,14 @@ class SnapshotSettings(CollectorSettings):
 
     ``token_env``: the variable that holds the bearer token of an http(s) source (NAME_FILE: a file that holds it).
     ``max_bytes`` (once inflated) and ``max_records`` bound what is read. ``expect``: checks that each snapshot has to
-    bring (``expectation``).
+    bring (``expectation``). ``thresholds``: in place of what records say, by ``workflow_name/task/check`` or a pattern.
     """
 
     category: Literal["training", "evaluation"]
     source: Annotated[str, AfterValidator(_check_source)] | None = None
     token_env: Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")] | None = None
     expect: tuple[Entry, ...] = ()
+    thresholds: dict[Text, Threshold] = Field(default_factory=dict)
     max_bytes: Annotated[Bytes, Field(gt=0)] = ByteSize(MAX_BYTES)
     max_records: Annotated[int, Field(gt=0)] = MAX_RECORDS
 

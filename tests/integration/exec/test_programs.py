@@ -49,6 +49,22 @@ async def test_records_become_checks_of_the_collector_s_category_or_the_configur
         assert [str(each) for each in brought.failures] == ["record 2: Expected `float`, got `str` - at `$.value`"]
 
 
+async def test_thresholds_of_the_settings_judge_what_a_program_prints_against_its_past(tmp_path: Path) -> None:
+    given = {"gpu/*": {"condition": "<= 1.2x", "for": 2}, "cpu/*": "< 9"}
+    probe = stage(f"print(open({str(tmp_path / 'out')!r}).read())", thresholds=given)
+    statuses = []
+    for value in (70, 71, 70, 69, 70, 71, 90, 91):
+        (tmp_path / "out").write_text(json.dumps({**RECORD, "value": value, "status": "pass"}))
+        brought = await probe.run()
+        probe.advance(minutes=5)
+        (sample,), (check,) = brought.samples, brought.checks
+        assert (sample.tags["status"], sample.tags["condition"]) == (check.status, "<= 1.2x")
+        assert [str(each) for each in brought.failures] == ['thresholds "cpu/*": no check has such a name']
+        statuses.append(check.status.value)
+    assert statuses == [*["unknown"] * 5, "pass", "pass", "fail"]
+    assert check.summary == "91 against a median of 70 of the last 7 values; 2 failures in a row"
+
+
 async def test_samples_as_a_dry_run_prints_them_keep_their_tags() -> None:
     tags = {"source": "cron", "workflow_name": "main", "task": "tests", "check": "flaky", "condition": "< 10"}
     old = {

@@ -14,6 +14,7 @@ from service.collectors.records import read_records
 from service.collectors.selection import Origin, Publication, Selection, remember, to_samples
 from service.collectors.snapshot import SnapshotSettings
 from service.collectors.snapshot.schema import InvalidSnapshot, check_snapshot, snapshot_schema
+from service.collectors.thresholds import Threshold, find_unused
 from service.domain.errors import HealthError, Rejected, TooLarge, Unfinished
 from service.domain.samples import Evidence, Kind, Rule
 
@@ -165,6 +166,36 @@ def test_a_condition_in_the_tags_of_a_sample_may_be_relative_too() -> None:
     tags = (check, {**check, "status": "unknown"}, triple, {"condition": "<= 1.2"})
     found = selected([{**PRINTED, "kind": "gauge", "tags": each} for each in tags])
     assert [each.rule for each in found.samples] == [Rule(), None, Rule(), None]
+
+
+def test_a_threshold_of_the_settings_stands_in_place_of_a_record_s_own() -> None:
+    given = {"arena/*/nothing": "> 9", "arena/runs*": {"condition": ">= 0.85x", "for": 2}, "w/t/c": "<= 5"}
+    thresholds = {name: Threshold.model_validate(each) for name, each in given.items()}
+    acceptance = {"job": "arena", "criterion": "runs", "operator": ">=", "target": "1", "status": "pass"}
+    check = {"workflow_name": "w", "task": "t", "check": "c", "condition": "> 1", "status": "pass"}
+    told = [
+        record(),
+        record(task="other"),
+        {**PRINTED, "tags": check},
+        {**PRINTED, "metric": "x.value", "tags": acceptance},
+    ]
+    body = json.dumps(told).encode()
+
+    def select(sent: dict[bytes, int], **more: Any) -> Selection:
+        publication = Publication("it", "1", NOW)
+        return to_samples(read_records(body, "it", NOW), publication, TRAINING, NOW, DAY, sent, **more)
+
+    found = select({}, thresholds=thresholds, with_names=True)
+    verdicts = [(each.tags.get("condition"), each.tags.get("status"), each.rule) for each in found.samples]
+    assert verdicts == [
+        *((">= 0.85x", None, Rule(fail_after=2)), ("> 0.5", "pass", None), ("<= 5", None, None)),
+        (">= 0.85x", None, Rule(fail_after=2)),
+    ]
+    assert [str(each) for each in find_unused(thresholds, found.brought)] == [
+        'thresholds "arena/*/nothing": no check has such a name'
+    ]
+    # A count that was sent once is the same one with another threshold.
+    assert {each.metric.kind for each in select(found.events).samples} == {Kind.GAUGE}
 
 
 BAD = [
