@@ -64,19 +64,18 @@ class WeeklyRuns(msgspec.Struct, tag_field="version", tag=1):
     def take(self, runs: Iterable[Run]) -> None:
         """Keeps what ended, never backwards: a run that was forgotten may be told anew as it was, or with a later end.
         CPU work."""
-        since = int(self.since.timestamp())
         for run in runs:
             known = self.runs.get(run.id)
             if known and known.attempt > run.attempt:
                 continue
-            started = int(run.started.timestamp())
-            if not run.kind or not run.is_conclusive or started < since:
-                self.runs.pop(run.id, None)
+            if run.started < self.since or not run.kind or not run.is_conclusive:
+                if known:
+                    del self.runs[run.id]
                 continue
             seconds = known.seconds if known and known.attempt == run.attempt else None
             if seconds is None and run.has_known_end:
                 seconds = round(60 * run.minutes)
-            has_failed = run.conclusion in FAILED
+            started, has_failed = int(run.started.timestamp()), run.conclusion in FAILED
             self.runs[run.id] = EndedRun(run.workflow_id, run.attempt, started, seconds, has_failed)
             self.names.setdefault(run.workflow_id, run.name or str(run.workflow_id))
             self.url = (run.url or "").partition("/runs/")[0] or self.url
@@ -84,7 +83,7 @@ class WeeklyRuns(msgspec.Struct, tag_field="version", tag=1):
     def close(self, now: datetime, names: Mapping[int, str], *, is_whole: bool) -> None:
         """Ends a poll at ``now``. ``is_whole``: no older run is left to be read."""
         self.since, self.until = max(self.since, now - WEEK), now if is_whole else None
-        first = int(self.since.timestamp())
+        first = self.since.timestamp()
         self.runs = {id: run for id, run in self.runs.items() if run.started >= first}
         used = {run.workflow for run in self.runs.values()}
         self.names = {id: name for id, name in {**self.names, **names}.items() if id in used}

@@ -195,6 +195,12 @@ async def test_state_is_written_only_where_nobody_wrote_meanwhile(store: Store) 
         assert await store.states.read("ci", "other") == (value, number + 1)
 
 
+async def test_states_are_read_by_what_their_keys_begin_with(store: Store) -> None:
+    await store.states.write("ci", {"a_/x": b"1", "a_/y": b"2", "ab/z": b"3", "a_/gone": None})
+    await store.states.write("other", {"a_/x": b"4"})
+    assert await store.states.read_all("ci", "a_/") == {"a_/x": b"1", "a_/y": b"2"}
+
+
 async def test_pushes_wait_until_a_run_has_read_them(store: Store) -> None:
     first = await store.states.add_push("evals", "a", b"1", NOW, max_bytes=1_000)
     second = await store.states.add_push("evals", "b", b"2" * 100, NOW + MINUTE, max_bytes=1_000)
