@@ -81,20 +81,6 @@ async def test_a_database_that_can_not_be_a_file_is_a_matter_of_configuration(tm
         pass
 
 
-async def test_a_server_that_can_not_be_named_is_a_matter_of_configuration(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"store\.url"):
-        await Store.open(tmp_path, StoreSettings.model_validate({"url": "no-address"}))
-
-
-async def test_a_server_that_is_away_is_asked_again(tmp_path: Path) -> None:
-    store = await Store.open(tmp_path, StoreSettings.model_validate({"url": "postgres://me:secret@127.0.0.1:1/x"}))
-    with pytest.raises(Unavailable, match=r"127\.0\.0\.1/x") as error:
-        await store.check()
-    assert "secret" not in str(error.value)
-    assert not await store.recover()
-    await store.close()
-
-
 # What the process before left
 
 
@@ -212,7 +198,7 @@ async def test_a_store_of_a_newer_version_is_refused_by_name_and_left_alone(tmp_
     with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '0099'")
         connection.commit()
-    with pytest.raises(ConfigError, match=r"newer infra-health \(schema 0099, this one knows 0001\)"):
+    with pytest.raises(ConfigError, match=r"newer infra-health \(schema 0099, this one knows \d{4}\)"):
         await Store.open(tmp_path, StoreSettings())
     with pytest.raises(Unavailable, match="another version"):
         await Store.open_reading(tmp_path)

@@ -105,37 +105,6 @@ async def test_a_poisoned_sample_is_found_by_halves_and_the_others_arrive(store:
     assert [each.point.value for each in stored[:700]] == [index + 0.5 for index in range(700)]  # still in order
 
 
-async def test_a_search_for_bad_samples_holds_up_no_good_ones(store: Store) -> None:
-    await keep(store, started(), samples(2_000))
-    await store.outbox.refuse(await claim(store))
-    await keep(store, started(1), samples(1))
-    assert [chunk.run for chunk in await claim(store)] == [started(1).id]
-    assert [(len(chunk.points), chunk.alone, chunk.attempts) for chunk in await claim(store)] == [(1_000, True, 1)]
-
-
-async def test_points_of_a_claimed_chunk_are_dropped_and_the_rest_is_sent(store: Store) -> None:
-    run = await keep(store, started(), samples(5))
-    (chunk,) = await claim(store)
-    rest = await store.outbox.drop(chunk, {1, 3}, DeliveryStatus.THROTTLED, "too many series")
-    assert rest
-    assert values([rest]) == [0.5, 2.5, 4.5]
-    await store.outbox.settle([rest], DELIVERED)
-    assert await store.outbox.counts([run.id]) == {run.id: {DELIVERED: 3, DeliveryStatus.THROTTLED: 2}}
-    await keep(store, started(1), samples(1))
-    (chunk,) = await claim(store)
-    assert await store.outbox.drop(chunk, {0}, DeliveryStatus.EXPIRED, "too old") is None
-    assert await store.outbox.lost("ci", NOW) == {DeliveryStatus.THROTTLED: 2, DeliveryStatus.EXPIRED: 1}
-
-
-async def test_samples_of_no_run_leave_once_they_are_delivered(store: Store) -> None:
-    store.mode = Mode.SHADOW
-    await store.outbox.put("ci", samples(2))
-    (chunk,) = await claim(store)
-    assert (chunk.run, chunk.mode) == ("", Mode.SHADOW)
-    await store.outbox.settle([chunk], DELIVERED)
-    assert await store.outbox.counts([""]) == {"": {}}
-
-
 async def test_a_run_s_samples_are_read_page_by_page_with_their_evidence(store: Store) -> None:
     evidence = (Evidence("run 7", "https://example.org/7", NOW, "failure", "nightly"),)
     brought = [replace(each, evidence=evidence, measured_at=NOW - MINUTE) for each in samples(2_500)]

@@ -3,14 +3,13 @@
 from dataclasses import replace
 from datetime import timedelta
 
-import anyio
 import pytest
 
 from service.domain.alerts import NotifiedState, StateChange
 from service.domain.checks import CHECK_STATE, Check, check_id
 from service.domain.delivery import DeliveryStatus
 from service.domain.errors import Unavailable
-from service.domain.runs import Actor, AuditEntry, Cause, LogLine, Mode, Outcome, Pause, Run
+from service.domain.runs import Actor, AuditEntry, Cause, LogLine, Mode, Outcome, Pause
 from service.domain.samples import Evidence, Sample, Status
 from service.store import Busy, Cell, Claim, Hour, Store
 from service.store.states import MAX_PUSHES, READ_PUSH
@@ -60,19 +59,6 @@ async def test_of_slots_that_are_claimed_together_each_is_judged_by_itself(store
     assert isinstance(busy, Busy)
     assert await store.runs.slots(Mode.LIVE) == {"ci": NOW + MINUTE} | dict.fromkeys(("evals", "gpu"), NOW + 2 * MINUTE)
     assert await store.runs.run(started(2).id) is None
-
-
-async def test_of_claims_at_the_same_time_one_wins(store: Store) -> None:
-    won: list[str] = []
-
-    async def claim(run: Run) -> None:
-        if await claim_slot(store, run, None, forbids=False):
-            won.append(run.id)
-
-    async with anyio.create_task_group() as tasks:
-        for number in range(8):
-            tasks.start_soon(claim, replace(started(), id=f"run-{number}"))
-    assert len(won) == 1
 
 
 async def test_an_ended_run_is_kept_with_all_that_it_brought(store: Store) -> None:

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from service.domain import conditions
-from service.domain.alerts import NotifiedState, find_changes, format_change, format_summary
-from service.domain.checks import CHECK_AGE, check_id, check_key, name_of, status_at, to_samples, update_checks
-from service.domain.runs import Mode, NoData, first_slot_after, new_run_id
+from service.domain.alerts import NotifiedState, find_changes, format_change
+from service.domain.checks import CHECK_AGE, check_id, check_key, name_of, to_samples, update_checks
+from service.domain.runs import Mode, NoData, first_slot_after
 from service.domain.samples import Evidence, Kind, Metric, Sample, Status
 
 NOW = datetime(2025, 1, 14, 15, tzinfo=UTC)
@@ -139,17 +139,6 @@ def test_nothing_to_measure_is_unknown_and_what_nobody_measures_is_forgotten_aft
     assert update_checks([], [event, Sample(Metric("plain"), 1, NOW)], [], NOW) == []
 
 
-def test_the_stable_series_of_a_check() -> None:
-    """State, threshold, value and age; a value that grew too old is unknown, its age goes on."""
-    (check,) = update_checks([], [sample(3)], [], NOW)
-    young = {each.metric.name: each.value for each in to_samples([check], NOW + HOUR, DAY, {"env": "e"})}
-    old = {each.metric.name: each.value for each in to_samples([check], NOW + 2 * DAY, DAY)}
-    prefix = "metta.infra.check."
-    assert young == {f"{prefix}state": 0, f"{prefix}threshold": 0, f"{prefix}value": 3, f"{prefix}age": 3600}
-    assert old == {f"{prefix}state": 2, f"{prefix}threshold": 0, f"{prefix}age": 2 * 86400}
-    assert status_at(check, NOW + 2 * DAY, DAY) is Status.UNKNOWN
-
-
 def test_what_is_missing_has_an_age_and_what_has_no_verdict_by_nature_has_none() -> None:
     """So that a monitor of age and state wakes nobody for a bug count without a threshold."""
     (never,) = update_checks([], [], [NoData(TAGS)], NOW)
@@ -174,28 +163,6 @@ def test_the_runs_that_found_a_status_are_counted_those_by_webhook_aside() -> No
         (check,) = update_checks([check], [sample(1, status=status)], [], NOW, is_cycle=is_cycle)
         assert check.cycles == cycles
     assert update_checks([check], [], [], NOW) == [check], "a run that did not measure it is no cycle of its own"
-
-
-def test_a_change_is_found_once_and_a_new_check_is_none() -> None:
-    (check,) = update_checks([], [sample(0, status="fail")], [], NOW)
-    changes, states = find_changes("ci", "production", [check], {}, NOW, DAY)
-    assert (changes, states[check.key].status) == ([], Status.FAIL)
-    before = {check.key: NotifiedState(Status.PASS, NOW - 2 * HOUR)}
-    ((change,), states) = find_changes("ci", "production", [check], before, NOW, DAY)
-    assert (change.before, change.check.status, change.lasted, change.check.value) == (
-        Status.PASS,
-        Status.FAIL,
-        2 * HOUR,
-        0,
-    )
-    assert find_changes("ci", "production", [check], states, NOW, DAY)[0] == []
-
-
-def test_a_value_that_grew_too_old_has_been_unknown_since_it_did() -> None:
-    (check,) = update_checks([], [sample(1)], [], NOW)
-    before = {check.key: NotifiedState(Status.PASS, NOW)}
-    ((change,), _) = find_changes("ci", "production", [check], before, NOW + 3 * DAY, DAY)
-    assert (change.check.status, change.check.since) == (Status.UNKNOWN, NOW + DAY)
 
 
 def test_a_change_waits_until_its_state_has_held_for_so_many_runs_and_one_that_flips_back_is_none() -> None:
@@ -242,21 +209,6 @@ def test_an_event_says_what_changed_and_foreign_text_stays_text() -> None:
     assert {"check:passing", "env:production", "collector:ci"} <= set(event.tags)
     long = format_change(replace(change, check=replace(check, condition="x" * 9000, evidence=evidence * 40)), None)
     assert len(long.text) <= 4000
-
-
-def test_a_summary_says_how_each_check_ended_up() -> None:
-    (check,) = update_checks([], [sample(0, status="fail")], [], NOW)
-    before = {check.key: NotifiedState(Status.PASS, NOW - HOUR)}
-    ((change,), _) = find_changes("ci", "production", [check], before, NOW, DAY)
-    event = format_summary([change, replace(change, check=replace(check, status=Status.PASS))], None, NOW)
-    assert event.title == "2 changes of check states were held back"
-    assert "main / tests / passing: pass since" in event.text
-    assert event.alert_type == "warning"
-
-
-def test_a_run_id_sorts_by_time_and_names_the_collector() -> None:
-    assert new_run_id("ci", NOW) < new_run_id("ci", NOW + timedelta(seconds=1))
-    assert new_run_id("ci", NOW).startswith("ci-20250114T150000-")
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from service.domain.checks import CHECK_AGE, CHECK_STATE, CHECK_THRESHOLD, CHECK_VALUE, Check, check_key
+from service.domain.checks import CHECK_AGE, CHECK_STATE, CHECK_THRESHOLD, CHECK_VALUE
 from service.domain.runs import CollectResult, NoData
 from service.domain.samples import Evidence, Kind, Metric, Sample, Status
-from service.pipeline.enrich import MANY_CHECKS, enrich, own_samples, prepare_samples
+from service.pipeline.enrich import enrich, own_samples, prepare_samples
 from service.pipeline.job import UP
 from tests.unit.pipeline.stage import CHECK, METRIC, START, Scripted, make_job
 
@@ -49,29 +49,6 @@ def test_a_sample_that_lacks_a_tag_of_checks_is_a_plain_metric(missing: str) -> 
     ours = {"env": "production", "service": "infra-health-dashboard", "version": "1.2.3", "zone": "a"}
     assert tags == {**own, **ours}
     assert enrich(make_job(), CollectResult((Sample(METRIC, 1, START, own),)), [], START).checks == []
-
-
-def test_the_samples_of_an_acceptance_criterion_go_as_they_are_and_make_the_series_of_one_check() -> None:
-    own = {
-        "job": "arena",
-        "category": "training",
-        "criterion": "sps",
-        "operator": ">=",
-        "target": "4",
-        "status": "fail",
-    }
-    triple = [Sample(Metric(f"stable.{name}"), 3, START, own) for name in ("value", "target", "status")]
-    enriched = enrich(make_job(tags={"zone": "a"}), CollectResult(tuple(triple)), [], START)
-    ours = {"env": "production", "service": "infra-health-dashboard", "version": "1.2.3", "zone": "a"}
-    assert [(each.metric.name, each.value, each.tags) for each in enriched.samples] == [
-        (each.metric.name, 3, {**own, **ours}) for each in triple
-    ]
-    values = {each.metric: each.value for each in enriched.series}
-    assert values == {CHECK_STATE: 1, CHECK_THRESHOLD: 4, CHECK_VALUE: 3, CHECK_AGE: 0}
-    assert enriched.series[0].tags == {
-        **{"workflow_category": "training", "workflow_name": "arena", "task": "sps", "check": "sps"},
-        **{"env": "production", "service": "infra-health-dashboard"},
-    }
 
 
 @pytest.mark.parametrize(
@@ -142,17 +119,6 @@ def test_a_check_with_nothing_to_measure_is_unknown_under_the_same_key() -> None
     measured = enrich(job, CollectResult((Sample(METRIC, 1, START, names),)), [], START)
     after = enrich(job, CollectResult(no_data=(NoData(names),)), measured.checks, START)
     assert [check.status for check in after.checks] == [Status.UNKNOWN]
-
-
-def test_of_very_many_checks_the_series_are_not_the_runs_own() -> None:
-    key = check_key(CHECK)
-    assert key
-    many = [
-        Check((*key, ("label", str(number))), Status.PASS, "> 0.5", START, 1.0, START)
-        for number in range(MANY_CHECKS + 1)
-    ]
-    assert len(enrich(make_job(), CollectResult(), many[1:], START).series) == 4 * MANY_CHECKS
-    assert enrich(make_job(), CollectResult(), many, START).series == []
 
 
 def test_a_collectors_health_carries_the_replaced_cronjobs_service_and_what_it_says_itself() -> None:

@@ -5,14 +5,14 @@ test_scheduler_model.py.
 """
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import anyio
 import pytest
 
-from service.domain.errors import Draining, NotReady, Rejected, RunEnded, TooManyRuns, Unavailable, UnknownCollector
-from service.domain.runs import Actor, Cause, ConcurrencyPolicy, Mode, Outcome
+from service.domain.errors import NotReady, Rejected, Unavailable, UnknownCollector
+from service.domain.runs import Actor, Cause, ConcurrencyPolicy, Outcome
 from service.pipeline.clock import SystemClock
 from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Scheduler
@@ -21,7 +21,6 @@ from service.store.runs import Runs
 from tests.unit.pipeline.stage import START, Disk, Gate, Scripted, make_job, settle, staged
 
 HERE = Actor("10.0.0.1", "ann", "looks odd")
-LONG = timedelta(hours=2)
 
 
 async def test_with_an_empty_store_every_collector_runs_at_once_and_then_each_slot_once() -> None:
@@ -37,20 +36,6 @@ async def test_a_collector_that_is_new_beside_others_has_missed_its_last_slot() 
         await it.clock.advance(1)
     async with staged(make_job(), make_job(name="new"), after=it) as again:
         assert [run.cause for run in await again.runs("new")] == [Cause.CATCH_UP]
-
-
-async def test_the_slot_is_claimed_in_the_store_before_the_collector_is_asked() -> None:
-    seen: list[Any] = []
-
-    class Looking(Scripted):
-        async def collect(self, now: datetime) -> Any:
-            seen.append((await it.store.runs.slots(Mode.LIVE), [run.outcome for run in await it.runs()]))
-            return await super().collect(now)
-
-    async with staged(make_job(Looking(), enabled=False), make_job(name="other")) as it:
-        await it.scheduler.set_jobs([make_job(Looking())])
-        await settle()
-        assert seen == [({"ci": START.replace(minute=0, second=0), "other": START.replace(minute=0, second=0)}, [None])]
 
 
 async def test_a_pause_starts_nothing_survives_a_restart_and_a_resume_starts_the_latest_missed_slot() -> None:
@@ -124,15 +109,6 @@ async def test_a_trigger_of_a_running_collector_names_the_run() -> None:
             await it.scheduler.trigger("othr", Cause.HTTP, HERE)
 
 
-async def test_callers_can_t_start_any_number_of_runs() -> None:
-    job = make_job(Gate(), policy=ConcurrencyPolicy.ALLOW, enabled=False, active_deadline=LONG)
-    async with staged(job) as it:
-        for _ in range(8):
-            await it.scheduler.trigger("ci", Cause.HTTP, HERE)
-        with pytest.raises(TooManyRuns):
-            await it.scheduler.trigger("ci", Cause.HTTP, HERE)
-
-
 async def test_jitter_starts_each_run_by_the_same_amount_later() -> None:
     job = make_job(jitter=timedelta(seconds=100))
     async with staged(job) as it:
@@ -141,18 +117,6 @@ async def test_jitter_starts_each_run_by_the_same_amount_later() -> None:
     assert len(late) == 3
     assert all(timedelta(0) <= each - job.offset < timedelta(seconds=1) for each in late)
     assert job.offset == make_job(jitter=timedelta(seconds=100)).offset != timedelta(0)
-
-
-async def test_a_drain_lets_runs_end_and_starts_nothing_new() -> None:
-    gate = Gate()
-    async with staged(make_job(gate)) as it:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(it.scheduler.active.drain, 20)
-            await settle()
-            with pytest.raises(Draining):
-                await it.scheduler.trigger("ci", Cause.HTTP, HERE)
-            gate.open()
-        assert [run.outcome for run in await it.runs()] == [Outcome.COMPLETE]
 
 
 async def test_a_drain_without_time_keeps_what_is_under_way_as_interrupted() -> None:
@@ -170,28 +134,6 @@ async def test_a_drain_makes_no_further_attempt() -> None:
         assert (run.outcome, run.attempts) == (Outcome.INTERRUPTED, 1)
         assert run.error == "away (the daemon ended before the next attempt)"
         assert it.clock.now() == START
-
-
-async def test_a_cancelled_run_ends_as_such_and_its_schedule_goes_on() -> None:
-    async with staged(make_job(Gate())) as it:
-        (run,) = it.scheduler.active.runs()
-        await it.scheduler.cancel(run.id, HERE)
-        ended = await it.scheduler.active.wait(run.id, 10)
-        assert ended
-        assert ended.outcome is Outcome.CANCELLED
-        with pytest.raises(RunEnded):
-            await it.scheduler.cancel(run.id, HERE)
-        await it.clock.advance(3 * 60)
-        assert await it.starts() == ["10:00:00", "10:10:00"]
-
-
-async def test_one_collector_that_hangs_or_raises_leaves_the_others_alone() -> None:
-    raising = make_job(Scripted([RuntimeError("bug")] * 100), name="raises")
-    async with staged(make_job(Gate(), name="hangs"), raising, make_job()) as it:
-        await it.clock.advance(20 * 60)
-        assert await it.starts() == ["10:00:00", "10:10:00", "10:20:00"]
-        assert (await it.runs("hangs"))[0].outcome is Outcome.DEADLINE_EXCEEDED
-        assert (await it.runs("raises"))[0].error == "unexpected RuntimeError: bug"
 
 
 async def test_a_run_after_a_push_begins_when_the_active_one_has_ended_and_others_join_it() -> None:
@@ -340,17 +282,6 @@ async def test_an_error_of_our_own_ends_its_run_alone(broken: str, monkeypatch: 
         assert (first.outcome, first.ended) == (Outcome.FAILED, START)
         assert first.error == "an error in the daemon itself; its log says more"
         assert await it.starts() == ["10:00:00", "10:10:00"]
-
-
-async def test_once_runs_without_a_schedule() -> None:
-    async with staged(make_job(), is_loaded=False, retry=False) as it:
-        run = await it.scheduler.trigger("ci", Cause.ONCE, Actor("once"))
-        ended = await it.scheduler.active.wait(run.id, 60)
-        assert ended
-        assert ended.outcome is Outcome.COMPLETE
-        await it.clock.advance(3600)
-        assert await it.starts() == ["-"]
-        assert await it.store.runs.slots(Mode.LIVE) == {}
 
 
 async def test_the_timer_starts_a_slot_when_it_comes_and_beats() -> None:
