@@ -114,3 +114,41 @@ def test_a_flip_is_one_event_and_a_restart_is_none(here: Place) -> None:
         wait_for(lambda: len(here.intake.events) > 1, daemon)
         assert daemon.end() == 0
     assert here.intake.refused == 0
+
+
+def test_a_check_that_a_snapshot_lost_is_seen_at_once_and_told_when_that_has_held(here: Place) -> None:
+    lost, kept = SNAPSHOT | {"metric": "sps", "check": "sps"}, SNAPSHOT | {"metric": "reward", "check": "reward"}
+    here.config["collectors"]["training"] |= {
+        "expect": ["arena/*/sps", "arena/runs_successfully/sps"],
+        "notify_after": 2,
+    }
+    here.write_config()
+
+    def run(daemon: Daemon, records: list[dict[str, Any]]) -> str:
+        here.write_snapshot(records)
+        run: dict[str, Any] = daemon.http.post("/api/v1/collectors/training/runs", params={"wait": 30}).json()
+        return str(run["outcome"])
+
+    here.write_snapshot([lost, kept])
+    with here.daemon() as daemon:
+        daemon.wait_until_quiet()
+        outcomes = [run(daemon, records) for records in ([kept], [lost, kept], [lost, kept], [kept])]
+        assert outcomes == ["Partial", "Complete", "Complete", "Partial"]
+        said = here.run("explain", "--url", str(daemon.http.base_url)).stdout
+        for told in (said, daemon.http.get("/").text.replace("&#34;", '"')):
+            assert 'expect "arena/*/sps": the snapshot has no check of such a name' in told
+        assert "the last snapshot has no check of this name" in " ".join(said.split())
+        daemon.wait_until_quiet()
+        assert daemon.end() == 0
+    states = [
+        point.value for point in here.intake.points if point.metric.endswith(".state") and "check:sps" in point.tags
+    ]
+    assert states == [0, 2, 0, 0, 2]
+    assert here.intake.events == [], "it came back in time"
+    with here.daemon() as daemon:
+        assert run(daemon, [kept]) == "Partial"
+        wait_for(lambda: here.intake.events, daemon)
+        assert daemon.end() == 0
+    (event,) = here.intake.events
+    assert event["title"] == "arena / runs_successfully / sps: pass -> unknown"
+    assert "no check of this name" in event["text"]
