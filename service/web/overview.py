@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 
 from service.collectors.github_ci import weekly_runs
-from service.collectors.github_ci.weekly_runs import WeeklyRuns, WorkflowWeek
+from service.collectors.github_ci.weekly_runs import Order, WeeklyRuns, WorkflowWeek
 from service.domain.checks import Check
 from service.domain.delivery import LOST, DeliveryStatus
 from service.domain.errors import Unavailable, UnknownCollector
@@ -119,12 +119,14 @@ async def read_checks(context: AppContext, name: str) -> list[CheckView]:
     return await anyio.to_thread.run_sync(_judge, context, job, checks, limiter=context.threads)
 
 
-async def read_week(context: AppContext, name: str) -> tuple[list[WeeklyRuns], list[WorkflowWeek]]:
-    """The week of each repository that the collector has read, and of their workflows, those that failed most often
-    first. Raises UnknownCollector or Unavailable."""
+async def read_week(context: AppContext, name: str, by: Order) -> tuple[list[WeeklyRuns], list[WorkflowWeek]]:
+    """The week of each repository that the collector has read, and of their workflows, the worst first.
+
+    Raises UnknownCollector or Unavailable.
+    """
     find_job(context, name)
     stored = await context.store.states.read_all(name, weekly_runs.KEY)
-    return await anyio.to_thread.run_sync(weekly_runs.read_all, stored.values(), limiter=context.threads)
+    return await anyio.to_thread.run_sync(weekly_runs.read_all, stored.values(), by, limiter=context.threads)
 
 
 def find_job(context: AppContext, name: str) -> Job:

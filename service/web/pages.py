@@ -12,6 +12,7 @@ import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 
+from service.collectors.github_ci.weekly_runs import Order
 from service.domain.samples import Status
 from service.web import charts
 from service.web.auth import is_expected
@@ -120,16 +121,22 @@ async def screen(request: Request, context: ContextDep) -> Response:
 
 @router.get("/collectors/{name}")
 async def collector(
-    request: Request, context: ContextDep, name: str, limit: Limit = 60, before: Before = None
+    request: Request,
+    context: ContextDep,
+    name: str,
+    limit: Limit = 60,
+    before: Before = None,
+    by: Order = "failures",
 ) -> Response:
     async def read(overview: Overview) -> dict[str, Any]:
         view = overview.collector(name)
         found = await context.store.runs.list(name, limit=limit + 1, before=before)
-        weeks, workflows = await read_week(context, name)
+        weeks, workflows = await read_week(context, name, by)
         return {
             "collector": view,
             "weeks": weeks,
             "workflows": workflows,
+            "by": by,
             "board": await read_board(context, overview.checks[name], [name], rows=_MOST, tiles=_MOST),
             "runs": await view_runs(context, found[:limit]),
             "before": before,

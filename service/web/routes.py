@@ -12,6 +12,7 @@ import anyio
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import AwareDatetime, BeforeValidator, JsonValue, ValidationError
 
+from service.collectors.github_ci.weekly_runs import Order
 from service.domain.errors import Unavailable
 from service.domain.runs import Actor, Cause, Outcome, Run
 from service.web.context import AppContext
@@ -224,10 +225,15 @@ async def checks_of_metric(
 
 @api.get("/collectors/{name}/workflows", response_model=Workflows, responses=problems(404))
 async def workflows(
-    request: Request, context: ContextDep, name: str, offset: Offset = 0, limit: PageLimit = 100
+    request: Request,
+    context: ContextDep,
+    name: str,
+    by: Order = "failures",
+    offset: Offset = 0,
+    limit: PageLimit = 100,
 ) -> Response:
     """The last seven days of the workflows that it reads: runs, failures, durations, re-runs; the worst first"""
-    weeks, found = await read_week(context, name)
+    weeks, found = await read_week(context, name, by)
     values = {"repositories": weeks, "workflows": found[offset : offset + limit], "total": len(found)}
     values["next"] = _next_page(request, offset, limit, len(found))
     return await _respond(context, lambda: Workflows.model_validate(values))

@@ -480,8 +480,8 @@ class Checks(View):
 
 
 class Workflows(View):
-    """One page of the week's workflows, those that failed most often first. ``total``: of all; ``next``: the address of
-    the page after, None at the end. ``repositories``: those that were read."""
+    """One page of the week's workflows, the worst first. ``total``: of all; ``next``: the address of the page after,
+    None at the end. ``repositories``: those that were read."""
 
     repositories: Sequence[WeekView]
     workflows: Sequence[WorkflowView]

@@ -6,6 +6,7 @@ Kept beside the state under a key of its own, some 10 bytes a run: who shows it 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 from urllib.parse import quote
 
 import msgspec
@@ -15,6 +16,8 @@ from service.collectors.github_ci.models import FAILED, Run
 from service.collectors.github_ci.state import WEEK, State, decode
 
 KEY = "week/"  # before the repository's name
+
+Order = Literal["failures", "p90_minutes", "reruns"]  # by what the worst come first
 
 
 class EndedRun(msgspec.Struct, array_like=True):
@@ -115,13 +118,13 @@ class WeeklyRuns(msgspec.Struct, tag_field="version", tag=1):
         )
 
 
-def read_all(stored: Iterable[bytes]) -> tuple[list[WeeklyRuns], list[WorkflowWeek]]:
-    """The weeks of a collector's repositories, by name, and their workflows, those that failed most often first.
-    CPU work."""
+def read_all(stored: Iterable[bytes], by: Order) -> tuple[list[WeeklyRuns], list[WorkflowWeek]]:
+    """The weeks of a collector's repositories, by name, and their workflows, the worst first. CPU work."""
     decoded = (decode(each, WeeklyRuns) for each in stored)
     found = sorted((each for each in decoded if each), key=lambda each: each.repo)
     workflows = [workflow for each in found for workflow in each.summarize()]
-    workflows.sort(key=lambda each: (-each.failures, -each.failure_share, -each.reruns, each.repo, each.workflow))
+    workflows.sort(key=lambda each: (each.repo, each.workflow))
+    workflows.sort(key=lambda each: (getattr(each, by) or 0, each.failures, each.failure_share), reverse=True)
     return found, workflows
 
 

@@ -399,7 +399,10 @@ async def test_the_weeks_workflows_are_told_the_worst_first_with_what_is_not_kno
         ("acme/a", "Nightly", 1, 0, 0.0, None, 0),
     ]
     assert found["workflows"][1]["url"].endswith("/acme/a/actions?query=workflow%3A%22Te%20st%22%20is%3Afailure")
-    page = (await stage.client.get("/collectors/ci")).text
+    for by, first in (("p90_minutes", "Te st"), ("reruns", "Te st"), ("failures", "Lint")):
+        address = f"/api/v1/collectors/ci/workflows?by={by}"
+        assert (await stage.json(address))["workflows"][0]["workflow"] == first
+    page = (await stage.client.get("/collectors/ci?by=failures")).text
     told = " ".join(re.sub("<[^>]+>", " ", page[page.index('id="workflows"') :]).split())
     assert "Lint acme/b 1 of 1, 100 % 0.1 0" in told
     assert "Nightly (failed runs, opens GitHub in a new tab) acme/a 0 of 1, 0 % – 0" in told
