@@ -41,7 +41,9 @@ def explain(options: Options, daemon: Daemon, metric: str | None, collector: str
         for check in found:
             _print_check(check, collectors.get(check["collector"], {}))
         if not found and not metric:
-            click.echo(f"All {len(known)} checks pass." if known else "No check was measured yet.")
+            has_run = any((each["last_run"] or {}).get("ended") for each in collectors.values())
+            why = "no run has brought one (`infra-health runs`)" if has_run else "no run has ended"
+            click.echo(f"All {len(known)} checks pass." if known else f"No check was measured yet: {why}.")
         for name in () if metric else names:
             _print_left_out(collectors.get(name, {}))
 
@@ -75,15 +77,16 @@ def _describe_missing(metric: str, known: Sequence[dict[str, Any]]) -> str:
 
 
 def _print_check(check: dict[str, Any], collector: dict[str, Any]) -> None:
+    out.print_wrapped(
+        click.style(f"{check['status'].upper():<8}", out.COLOURS[check["status"]], bold=True), check["summary"]
+    )
     title = f"{check['metric'] or check['tags'].get('check', '')} ({out.format_check(check['tags'])})"
-    out.print_wrapped(click.style(f"{check['status'].upper():<8}", out.COLOURS[check["status"]], bold=True), title)
-    lines = [("why", f"{check['why']}, since {out.format_time(check['since'])}")]
+    why = "" if check["why"] in check["summary"] else f"{check['why']}, "
+    lines = [("check", title), ("why", f"{why}{check['status']} since {out.format_time(check['since'])}")]
     if check["status"] != "unknown":
         is_foreign = check["why"].startswith("the source says")
         lines.append(("verdict", "of its source, not of its condition" if is_foreign else "as its condition says"))
-    if check["summary"] and check["summary"] not in check["why"]:
-        lines.append(("summary", check["summary"]))
-    if check["help"]:
+    if check["help"] and not check["summary"].startswith(check["help"].partition(";")[0]):
         lines.append(("is", check["help"]))
     if check["measured_at"]:
         lines.append(("measured", f"{out.format_time(check['measured_at'])} by collector {check['collector']}"))

@@ -21,7 +21,7 @@ from service.web.context import AppContext
 from service.web.overview import Overview, read_overview, read_run, read_week, view_runs
 from service.web.problems import Problem, unknown_run
 from service.web.routes import Before, ContextDep, Limit, Offset, PageLimit, read_run_log, refuse_unknown_query
-from service.web.schemas import CheckView, CollectorView, RunView, SampleView, format_number, tone
+from service.web.schemas import CheckView, CollectorView, RunView, SampleView, format_number, format_sentence, tone
 
 if TYPE_CHECKING:
     import jinja2
@@ -232,7 +232,12 @@ def _load_templates() -> "jinja2.Environment":
         lstrip_blocks=True,
         auto_reload=False,
     )
-    templates.filters |= {"span": format_span, "clock": format_clock, "number": format_number}
+    templates.filters |= {
+        "span": format_span,
+        "clock": format_clock,
+        "number": format_number,
+        "sentence": format_sentence,
+    }
     templates.globals |= {"time": format_time, "ago": format_ago, "describe_state": describe_state, "tone": tone}
     return templates
 

@@ -45,11 +45,17 @@ def tone(outcome: str) -> str:
     return _TONES.get(outcome, "bad")
 
 
-def format_number(value: float) -> str:
+def format_number(value: float, digits: int = 6) -> str:
     """As people write it: ``41,000``, ``0.916667``; only what has more than 15 digits as a power of ten."""
     if abs(value) >= 1e15:
         return f"{value:.4g}"
-    return f"{value + 0.0:,.0f}" if value == round(value) or abs(value) >= 100_000 else f"{value:,.6g}"
+    is_whole = value == round(value) or abs(value) >= 10 ** (digits - 1)
+    return f"{value + 0.0:,.0f}" if is_whole else f"{value:,.{digits}g}"
+
+
+def format_sentence(text: str) -> str:
+    """With a capital where the first word is one, and no name such as ``tests.yml``."""
+    return text[:1].upper() + text[1:] if text.partition(" ")[0].isalpha() else text
 
 
 def run_address(run_id: str) -> str:
@@ -254,9 +260,9 @@ class SampleView(View):
 class CheckView(View):
     """One check as it is now. ``metric`` is empty and ``value`` null where nothing was ever measured.
 
-    ``tags``: those that name the check; ``why``: the verdict in words; ``summary``: the collector's sentence on what
-    is behind it; ``limit``: the condition in numbers (``>= 17`` of ``>= 0.85x``), empty where its baseline is unknown;
-    ``since``: when the status became this one.
+    ``tags``: those that name the check; ``why``: the verdict in words; ``summary``: a sentence on what is behind it, by
+    the collector where it has one; ``limit``: the condition in numbers (``>= 17`` of ``>= 0.85x``), empty where its
+    baseline is unknown; ``since``: when the status became this one.
     """
 
     collector: str
@@ -290,7 +296,7 @@ class CheckView(View):
             condition=check.condition,
             limit=check.limit,
             why=_explain(check, status),
-            summary=check.summary,
+            summary=_summarize(check, metric, status),
             since=check.measured_at + max_age if is_stale and check.measured_at else check.since,
             measured_at=check.measured_at,
             evidence=check.evidence,
@@ -310,9 +316,8 @@ class CheckView(View):
         return name in (self.metric, self.tags.get("check")) or self.metric.endswith(f".{name}")
 
     def detail(self, *names: str) -> str:
-        """What tells the check from its neighbours, by these tags; one that is named as its task says nothing new."""
-        tags = self.tags
-        return " · ".join(text for name in names if (text := tags.get(name, "")) and text != tags.get("task"))
+        """What tells the check from its neighbours, by these tags."""
+        return " · ".join(dict.fromkeys(text for name in names if (text := self.tags.get(name, ""))))
 
 
 class WorkflowView(View):
@@ -487,6 +492,18 @@ class Workflows(View):
     workflows: Sequence[WorkflowView]
     total: int
     next: str | None = None
+
+
+def _summarize(check: Check, metric: Metric | None, status: Status) -> str:
+    """What there is to say of a check at first; made of what its metric is where its collector says nothing."""
+    why, tags = _explain(check, status), check.tags
+    if check.summary:
+        is_old = status is Status.UNKNOWN and check.status is not Status.UNKNOWN
+        return f"{check.summary}; {why}" if is_old else check.summary
+    if check.measured_at is None:
+        return why
+    named = " of ".join(dict.fromkeys((tags["check"], tags["task"]))).replace("_", " ")
+    return f"{metric.help.partition(';')[0] if metric and metric.help else named}: {why}"
 
 
 def _explain(check: Check, status: Status) -> str:

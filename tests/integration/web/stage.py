@@ -18,7 +18,7 @@ from service.config.settings import CollectorSettings, HttpSettings, Settings
 from service.datadog.intake import Intake
 from service.domain import cron
 from service.domain.errors import Rejected
-from service.domain.runs import Actor, Cause, CollectResult, PartialFailure, Run
+from service.domain.runs import Actor, Cause, CollectResult, NoData, PartialFailure, Run
 from service.domain.samples import Evidence, Metric, Sample
 from service.github.client import Github
 from service.pipeline.clock import SystemClock
@@ -72,6 +72,7 @@ class Scripted:
     def __init__(self) -> None:
         self.samples: Sequence[Sample] = (a_check(),)
         self.failures: Sequence[PartialFailure] = ()
+        self.no_data: Sequence[NoData] = ()
         self.error: Exception | None = None
         self.gate: anyio.Event | None = None
         self.asked = anyio.Event()
@@ -85,7 +86,7 @@ class Scripted:
             await self.gate.wait()
         if self.error:
             raise self.error
-        return CollectResult(tuple(self.samples), tuple(self.failures))
+        return CollectResult(tuple(self.samples), tuple(self.failures), tuple(self.no_data))
 
 
 class Pushed(Scripted):

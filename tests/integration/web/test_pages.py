@@ -13,7 +13,7 @@ from service.domain import cron
 from service.domain.checks import check_id, check_key
 from service.domain.delivery import DeliveryStatus
 from service.domain.errors import Rejected, Unavailable
-from service.domain.runs import PartialFailure
+from service.domain.runs import NoData, PartialFailure
 from service.domain.samples import Evidence
 from service.store import Store
 from tests.integration.web.stage import START, Stage, a_check, problem_of, served
@@ -172,7 +172,10 @@ async def test_pages_before_the_first_run_and_of_a_running_run_are_whole(stage: 
 
 async def test_the_board_shows_each_check_and_links_its_evidence(tmp_path: Path) -> None:
     evidence = [
-        Evidence("Fix the fix", "https://github.com/o/r/pull/7", START, "merged", "main"),
+        Evidence(
+            *("Fix the fix", "https://github.com/o/r/pull/7", START, "merged", "main"),
+            *("1f0c2a9bd47755aa", "octocat", "first red"),
+        ),
         Evidence("Elsewhere", "https://github.com.example/o/r/pull/7"),
         Evidence("Not an address", "javascript:alert(1)"),
     ]
@@ -185,13 +188,40 @@ async def test_the_board_shows_each_check_and_links_its_evidence(tmp_path: Path)
         assert f"/runs/{run.id}" in [link["href"] for link in page.all("a")]
         assert address_of() in [link["href"] for link in page.all("a")]
         check = await read(stage, address_of())
-        assert "12 is not < 10, fail since" in check.words
+        assert "Merged pull requests with a hotfix label: 12 is not < 10 fail" in check.words
+        for path in ("/", "/tv"):
+            assert "Merged pull requests with a hotfix label: 12 is not < 10" in (await read(stage, path)).words
         problem_of(await stage.client.get("/checks/ci/0"), 404)
         problem_of(await stage.client.get(address_of().replace("/ci/", "/other/")), 404)
     links = [link["href"] for link in check.all("a") if link.get("target") == "_blank"]
     assert links == ["https://github.com/o/r/pull/7"]
-    for text in ("Fix the fix", "merged", "Elsewhere", "https://github.com.example/o/r/pull/7", "javascript:alert(1)"):
+    for text in (
+        *("Fix the fix", "merged", "Elsewhere", "https://github.com.example/o/r/pull/7", "javascript:alert(1)"),
+        *("1f0c2a9", "octocat", "first red"),
+    ):
         assert text in check.words
+    assert "first red 1f0c2a9 by octocat Fix the fix" in page.words
+
+
+async def test_a_check_leads_with_its_collectors_sentence_and_one_without_data_with_the_reason(stage: Stage) -> None:
+    assert "No check has been measured yet: no run has brought one so far" in (await read(stage, "/")).words
+    sample = replace(a_check(), summary="tests.yml is red since Monday")
+    reason = "no run ended in the last 24 h"
+    tags = {**a_check(task="waits").tags, "status": "unknown"}
+    stage.collectors["ci"].samples, stage.collectors["ci"].no_data = [sample], [NoData(tags, reason)]
+    await stage.run()
+    page, waits = await read(stage, "/"), address_of(task="waits")
+    titles = [(each["href"], each["title"]) for each in page.all("a") if "title" in each]
+    assert (address_of(), sample.summary) in titles
+    assert (waits, "No run ended in the last 24 h") in titles
+    check = await read(stage, waits)
+    assert f"nothing was measured yet: {reason}" in check.words.lower()
+    stage.clock.pass_time(2 * 86400)
+    views = (await stage.json("/api/v1/collectors/ci/checks"))["checks"]
+    assert [each["summary"] for each in views] == [
+        "tests.yml is red since Monday; the value is too old to judge by",
+        reason,
+    ]
 
 
 async def test_the_board_is_narrowed_by_its_address(stage: Stage) -> None:
