@@ -28,7 +28,7 @@ CHECK_METRICS = (CHECK_STATE, CHECK_THRESHOLD, CHECK_VALUE, CHECK_AGE)
 _ALSO_STABLE = ("label", "repo")
 _BADNESS = {Status.PASS: 0, Status.UNKNOWN: 1, Status.FAIL: 2}
 _STATE_VALUE = {Status.PASS: 0, Status.FAIL: 1, Status.UNKNOWN: 2}
-# A check that nobody has measured for so long is no check of this configuration any more.
+# A check that nobody has measured for so long, and no run asks for, is no check of this configuration any more.
 FORGET_AFTER = timedelta(days=7)
 # An acceptance criterion comes as three samples, NAME.value, NAME.target and NAME.status, with these tags.
 _ACCEPTANCE_TAGS = ("job", "criterion", "operator", "target")
@@ -166,7 +166,11 @@ def update_checks(
             check = replace(check, since=last.since, cycles=last.cycles)
         checks[key] = replace(check, cycles=check.cycles + is_cycle)
     _drop_expected(checks, found)
-    return [check for check in checks.values() if now - (check.measured_at or check.since) <= FORGET_AFTER]
+    return [
+        check
+        for check in checks.values()
+        if check.key in found or now - (check.measured_at or check.since) <= FORGET_AFTER
+    ]
 
 
 def _drop_expected(checks: dict[CheckKey, Check], found: Mapping[CheckKey, Check]) -> None:

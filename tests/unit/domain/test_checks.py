@@ -135,6 +135,8 @@ def test_nothing_to_measure_is_unknown_and_what_nobody_measures_is_forgotten_aft
     (never,) = update_checks([], [], [NoData({**TAGS, "condition": "> 0"})], NOW)
     assert (never.status, never.condition, never.measured_at) == (Status.UNKNOWN, "> 0", None)
     assert update_checks([known], [], [], NOW + 8 * DAY) == []
+    (asked,) = update_checks([known], [], [NoData(TAGS)], NOW + 8 * DAY)
+    assert asked.measured_at == NOW, "what a run asks for is a check of the configuration"
     event = replace(sample(1), metric=Metric("m", Kind.DISTRIBUTION))
     assert update_checks([], [event, Sample(Metric("plain"), 1, NOW)], [], NOW) == []
 
