@@ -28,9 +28,12 @@ _HEADINGS = {
 # What Trends is about, by the names that github_ci gives them.
 _DURATION = "metta.infra.cron.ci.workflow.duration"
 _PLAIN = {
-    "Minutes of 24 hours in which a blocking workflow was red": "branch.red_minutes",
-    "Share of the branch's commits that failed": "branch.red_share",
-    "Longest wait of a run now waiting (minutes)": "queue.oldest_minutes",
+    "Minutes of the window in which a blocking workflow was red": ("branch.red_minutes",),
+    "Share of the branch's commits that failed, and of those that passed when run again": (
+        "branch.red_share",
+        "branch.flaky_share",
+    ),
+    "Longest wait of a run now waiting (minutes)": ("queue.oldest_minutes",),
 }
 # What ended so says nothing about health.
 _INCONCLUSIVE = ("cancelled", "skipped", "neutral", "stale", "action_required")
@@ -91,15 +94,19 @@ def build_trends(catalogue: Catalogue) -> dict[str, Any] | None:
     for each in lists:
         grid.add(each, 4, 5)
     graphs = {
-        title: query("max", Metric(f"metta.infra.cron.ci.{name}"), variables, by=repo) for title, name in _PLAIN.items()
+        title: {
+            name.rpartition(".")[2]: query("max", Metric(f"metta.infra.cron.ci.{name}"), variables, by=repo)
+            for name in names
+        }
+        for title, names in _PLAIN.items()
     }
-    graphs["Failed attempts a day"] = f"{asked('count', repo, 'success')}.as_count().rollup(sum, 86400)"
-    graphs["p90 (minutes), by kind"] = asked("p90", ["kind"])
+    graphs["Failed attempts a day"] = {"failed": f"{asked('count', repo, 'success')}.as_count().rollup(sum, 86400)"}
+    graphs["p90 (minutes), by kind"] = {"p90": asked("p90", ["kind"])}
     if flaky := next((each for each in ci if each.tags["check"] == "flaky_tests"), None):
-        title = "Flaky runs: succeeded only when run again"
-        graphs[title] = query("max", CHECK_VALUE, variables, flaky.tags, repo, hold=True)
-    for title, text in graphs.items():
-        grid.add(widgets.lines(title, {"value": text}, month), 6, 3)
+        value = query("max", CHECK_VALUE, variables, flaky.tags, repo, hold=True)
+        graphs["Flaky runs: succeeded only when run again"] = {"flaky": value}
+    for title, queries in graphs.items():
+        grid.add(widgets.lines(title, queries, month), 6, 3)
     return _board(catalogue, ": Trends", "Whether CI gets worse, and by which workflows.", of_all, grid.widgets)
 
 
