@@ -2,9 +2,11 @@
 
 import gc
 import os
+import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -52,6 +54,13 @@ _COMMANDS = {place.partition(".")[2]: (place, does) for group in _GROUPS.values(
 
 class LazyCommands(click.Group):
     """A group whose commands are imported when they are used, and listed by what they are for."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        # Closed by who started us: what is opened first would take their numbers, and be written to.
+        for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+            if getattr(sys, name) is None:
+                setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - as long as we live
+        return super().main(*args, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)

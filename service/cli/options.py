@@ -17,7 +17,7 @@ import click
 from service import __version__
 from service.cli.output import to_json
 from service.config.masking import escape_control_characters
-from service.domain.errors import ConfigError, HealthError
+from service.domain.errors import ConfigError, HealthError, Unavailable
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -101,11 +101,16 @@ class Options:
         return anyio.run(function, *arguments)
 
     def show(self, value: Any, print_text: Callable[[], None]) -> None:
-        """A command's result: as JSON where asked for, else as text."""
-        if self.json:
-            click.echo(to_json(value))
-        else:
-            print_text()
+        """A command's result: as JSON where asked for, else as text. Raises Unavailable when stdout takes no more."""
+        try:
+            if self.json:
+                click.echo(to_json(value))
+            else:
+                print_text()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise Unavailable(f"stdout can't be written: {error.strerror}") from error
 
 
 def refuse_unknown(settings: "Settings", names: Sequence[str]) -> None:

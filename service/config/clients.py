@@ -102,6 +102,7 @@ def check_environment(environ: Mapping[str, str]) -> list[str]:
     variables = ("SSL_CERT_FILE", "SSL_CERT_DIR", "AWS_CA_BUNDLE")
     checks: list[Callable[[], object]] = [partial(_proxies, environ)]
     checks += [partial(_load_authorities, name, path) for name in variables if (path := environ.get(name))]
+    checks += [partial(_ssl_context, environ)] if environ.get("SSLKEYLOGFILE") else []
     problems = []
     for check in checks:
         try:
@@ -272,6 +273,8 @@ def _load_authorities(variable: str, path: str) -> ssl.SSLContext:
     except ssl.SSLError:
         reason = "holds no certificate in PEM format"
     except OSError as error:
+        if error.filename and error.filename == os.environ.get("SSLKEYLOGFILE"):  # which Python writes to
+            raise ConfigError(f"environment SSLKEYLOGFILE: {error.filename}: {error.strerror}; unset it") from error
         reason = f"can't be read ({(error.strerror or 'no certificates').lower()})"
     raise ConfigError(
         f"environment {variable}: {path} {reason}; name one with the certificates of your authorities, or unset it"

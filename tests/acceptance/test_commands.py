@@ -312,6 +312,7 @@ def test_diagnose_has_a_line_for_each_and_a_remedy_for_what_is_wrong(here: Place
     ("command", "name", "value"),
     [
         ("check", "ALL_PROXY", "ftp://x:1"),
+        ("check", "SSLKEYLOGFILE", "/nonexistent/keys"),
         ("diagnose", "SSL_CERT_FILE", "/nonexistent/ca.pem"),
         ("--once --dry-run", "ALL_PROXY", "ftp://x:1"),
     ],
@@ -536,8 +537,20 @@ def test_a_collector_that_is_not_configured_is_a_matter_of_usage(here: Place, co
     assert "no collector is called traning; did you mean training?; configured are: ci, training, slow" in done.stderr
 
 
-def test_a_reader_that_goes_early_is_no_error(here: Place) -> None:
-    pipe = f"{sys.executable} -m service check --json | head -1"
-    environ = os.environ | here.environ
-    early = subprocess.run(["sh", "-c", pipe], cwd=here.folder, env=environ, capture_output=True, text=True, check=True)
-    assert (early.stdout, early.stderr) == ("{\n", "")
+@pytest.mark.parametrize(
+    ("end", "code", "out", "told"),
+    [
+        ("| head -1", 0, "{\n", ""),
+        (">&-", 0, "", ""),
+        ("2>&- <&- | head -1", 0, "{\n", ""),
+        ("> /dev/full", 1, "", "stdout can't be written: No space left on device\n"),
+    ],
+)
+def test_a_reader_that_goes_early_or_was_never_there_is_no_error(
+    here: Place, end: str, code: int, out: str, told: str
+) -> None:
+    line = f"{sys.executable} -m service check --json {end}"
+    done = subprocess.run(
+        ["sh", "-c", line], cwd=here.folder, env=os.environ | here.environ, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, out, told)
