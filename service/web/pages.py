@@ -21,7 +21,8 @@ from service.web.context import AppContext
 from service.web.overview import Overview, read_overview, read_run, read_week, view_runs
 from service.web.problems import Problem, unknown_run
 from service.web.routes import Before, ContextDep, Limit, Offset, PageLimit, read_run_log, refuse_unknown_query
-from service.web.schemas import CheckView, CollectorView, RunView, SampleView, format_number, format_sentence, tone
+from service.web.samples import read_sample_pages
+from service.web.schemas import CheckView, CollectorView, RunView, format_number, format_sentence, tone
 
 if TYPE_CHECKING:
     import jinja2
@@ -170,16 +171,19 @@ async def check(request: Request, context: ContextDep, name: str, id: str) -> Re
 
 
 @router.get("/runs/{id}")
-async def run(request: Request, context: ContextDep, id: str, offset: Offset = 0, limit: PageLimit = 100) -> Response:
+async def run(
+    request: Request, context: ContextDep, id: str, q: Text = "", offset: Offset = 0, limit: PageLimit = 100
+) -> Response:
     async def read(_: Overview) -> dict[str, Any]:
         kept = await read_run(context, id)
-        samples, total = await context.store.outbox.samples(id, offset, limit) if kept else ([], 0)
+        collected, own = await read_sample_pages(context, id, q, offset, limit)
         return {
             "run": kept or await _read_forgotten(context, id),
             "is_kept": kept is not None,
             "log": (await read_run_log(context, id)).lines,
-            "samples": list(map(SampleView.model_validate, samples)),
-            "total": total,
+            "collected": collected,
+            "own": own,
+            "q": q,
             "offset": offset,
             "limit": limit,
         }
