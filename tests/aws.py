@@ -17,7 +17,7 @@ def moto(port: int = 0) -> Iterator[str]:
     try:
         host, port = server.get_host_and_port()
         address = f"http://{host}:{port}"
-        httpx.post(f"{address}/moto-api/reset", trust_env=False).raise_for_status()
+        httpx.post(f"{address}/moto-api/reset", verify=False, trust_env=False).raise_for_status()
         yield address
     finally:
         server.stop()

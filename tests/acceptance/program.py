@@ -154,7 +154,7 @@ class Daemon:
         self.process = process
         self._log = log
         self._skip = len(log.read_text())
-        self.http = httpx.Client(timeout=10, trust_env=False)
+        self.http = httpx.Client(timeout=10, verify=False, trust_env=False)
 
     @property
     def records(self) -> list[dict[str, Any]]:

@@ -288,11 +288,11 @@ def test_diagnose_has_a_line_for_each_and_a_remedy_for_what_is_wrong(here: Place
         aws: dict[str, str | None] = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
         aws |= {"AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": address}
         aws |= {"INFRA_HEALTH_COLLECTORS__TRAINING__SOURCE": "s3://health/training/"}
-        httpx.put(f"{address}/health", trust_env=False).raise_for_status()
+        httpx.put(f"{address}/health", verify=False, trust_env=False).raise_for_status()
         wrong = {"DD_API_KEY": "not-the-right-key", "GITHUB_API_URL": "http://127.0.0.1:9"}
         wrong |= {"INFRA_HEALTH_STATE_DIR": str(here.folder / "a-file" / "state")}
         bad = here.run("diagnose", environ=aws | wrong)
-        httpx.put(f"{address}/health/training/1.json", content=b"[]", trust_env=False).raise_for_status()
+        httpx.put(f"{address}/health/training/1.json", content=b"[]", verify=False, trust_env=False).raise_for_status()
         good = here.run("diagnose", environ=aws)
     names = ("GitHub", "Datadog", "AWS", "clock", "state directory")
     assert good.returncode == 0, good.stdout

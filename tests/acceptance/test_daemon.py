@@ -249,7 +249,7 @@ def test_a_log_that_nobody_reads_holds_up_neither_probes_nor_the_end(here: Place
     command = [sys.executable, "-m", "service"]
     with (
         subprocess.Popen(command, cwd=here.folder, env=environ, stderr=writing) as process,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as http,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, verify=False, trust_env=False) as http,
     ):
         os.close(writing)
 

@@ -31,7 +31,7 @@ def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     stage = web.served(folder, token=TOKEN, read_token=READ_TOKEN, seconds=600, is_beating=True)
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(stage) as served:
         portal.call(served.run, "ci")
-        with httpx.Client(base_url=f"http://127.0.0.1:{served.port}", trust_env=False) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{served.port}", verify=False, trust_env=False) as client:
             yield client
 
 

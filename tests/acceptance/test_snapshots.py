@@ -207,7 +207,7 @@ def test_a_key_that_comes_late_from_aws_is_revoked_and_rotated_costs_no_point(tm
         request = {"X-Amz-Target": f"secretsmanager.{action}", "Content-Type": "application/x-amz-json-1.1"}
         request["Authorization"] = "AWS4-HMAC-SHA256 Credential=test/20250114/eu-central-1/secretsmanager/aws4"
         body = {**content, "ClientRequestToken": token * 32}
-        httpx.post(f"{address}/", json=body, headers=request, trust_env=False).raise_for_status()
+        httpx.post(f"{address}/", json=body, headers=request, verify=False, trust_env=False).raise_for_status()
 
     with place(tmp_path, intake=ScriptedDatadog(api_keys=good)) as here:
         here.environ |= aws | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}

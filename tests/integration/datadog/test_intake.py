@@ -102,13 +102,6 @@ async def test_series_are_posted_compressed_with_the_key_in_a_header_alone(
     assert intake.trouble is None
 
 
-async def test_distributions_are_posted_to_their_own_endpoint(intake: Intake, datadog: ScriptedDatadog) -> None:
-    await intake.send(payload(Kind.DISTRIBUTION))
-    (request,) = datadog.received
-    assert (request.path, request.headers["content-encoding"]) == ("/api/v1/distribution_points", "deflate")
-    assert [(each.kind, each.value) for each in datadog.points] == [("distribution", 1.5)]
-
-
 @pytest.mark.parametrize(
     ("reply", "kind", "text"),
     [

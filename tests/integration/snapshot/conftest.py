@@ -60,7 +60,7 @@ class Collectors:
 
 @pytest.fixture
 async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
+    async with httpx.AsyncClient(timeout=5, verify=False, trust_env=False) as client:
         yield client
 
 
@@ -81,7 +81,7 @@ def moto_server() -> Iterator[str]:
 async def s3(moto_server: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
     """A client; the bucket ``health`` is there, and empty at first."""
     reach(moto_server, monkeypatch)
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient(verify=False, trust_env=False) as http:
         await http.post(f"{moto_server}/moto-api/reset")
     async with aioboto3.Session().client("s3") as client:
         await client.create_bucket(Bucket="health", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})

@@ -426,18 +426,6 @@ class TestTheEnvironment:
             "environment INFRA_HEALTH_HTTP__PRT: http.prt: is no setting; did you mean port?",
         ]
 
-    def test_a_variable_within_what_the_file_sets_as_a_whole(self) -> None:
-        assert errors("datadog: x\n", {"DD_ENV": "e"}) == [
-            'config.yaml:1:1: datadog: must be a mapping of keys to values, not "x"',
-            "environment DD_ENV: datadog.env: datadog is set as a whole (config.yaml:1:1)",
-        ]
-
-    def test_a_variable_that_a_type_chose_is_told_where_its_value_says_which(self) -> None:
-        text = 'collectors:\n  t: {type: snapshot, schedule: "@hourly", category: training}\n'
-        assert errors(text, {"TRAINING_HEALTH_FILE": "refuse"}) == [
-            "environment: collectors.t: TRAINING_HEALTH_FILE is not welcome"
-        ]
-
     def test_a_variable_of_ours_that_is_no_setting_is_noted(self) -> None:
         names = ("DATADGO__SITE", "STATEDIR", "HTTP_PRT")
         notes = loaded(CI, {f"INFRA_HEALTH_{name}": "x" for name in names}).warnings
@@ -530,23 +518,6 @@ def test_durations_are_read_and_written(text: object, seconds: float) -> None:
 def test_what_is_no_duration(text: object) -> None:
     with pytest.raises(ValueError, match="must be a duration"):
         read_duration(text)
-
-
-def test_the_keys_that_a_reload_brought_are_named() -> None:
-    before = settings(CI + "datadog: {env: a}\n")
-    text = """
-        collectors:
-          ci: {type: github_ci, schedule: "@hourly", thresholds: {hotfix: 9}}
-          new: {type: github_ci, schedule: "@hourly"}
-        datadog: {env: b}
-        """
-    found = differences(before, settings(text))
-    assert found["collectors.ci.schedule"] == "*/10 * * * * -> @hourly"
-    assert found["collectors.ci.thresholds.hotfix"] == "5 -> 9.0"
-    assert found["collectors.new.schedule"] == "None -> @hourly"
-    assert {key.rsplit(".", 1)[0] for key in found} >= {"collectors.ci", "collectors.new", "datadog"}
-    assert "collectors.ci.type" not in found
-    assert differences(before, before) == {}
 
 
 class TestTheShippedFile:

@@ -186,7 +186,6 @@ def test_without_a_file_the_output_is_a_configuration_and_a_file_that_was_there_
     ("text", "reason"),
     [
         ("kind: CronJob\nspec: [", "source:2:8: is no YAML"),
-        ("[" * 2000, "is no YAML"),
         ("a: {{ .Values.b }}", "is no YAML: found unhashable key"),
         ("30 2 * * 1 collect ci --push", "holds no CronJob"),
     ],
