@@ -4,7 +4,7 @@ The values that are compared with are a part of the check: so they outlive resta
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from statistics import median
@@ -14,6 +14,8 @@ from service.domain.checks import Check, CheckKey, Past, measure
 from service.domain.samples import Rule, Sample, Status
 
 MIN_VALUES = 5  # of fewer a median says little
+
+Values = tuple[tuple[datetime, float], ...]
 
 
 def judge_samples(known: Iterable[Check], samples: Sequence[Sample], now: datetime) -> tuple[list[Sample], list[Check]]:
@@ -44,12 +46,12 @@ def judge_samples(known: Iterable[Check], samples: Sequence[Sample], now: dateti
 
 def _judge(check: Check, rule: Rule, value: float, at: datetime, before: Check | None) -> Check:
     """``check`` by its rule, after ``before``."""
-    values = dict(before.past.values) if before and before.past else {}
     limit, told = check.condition, ""
-    if is_relative := conditions.is_relative(check.condition):
-        limit, told = _find_limit(check.condition, rule, values, value, at)
-        if at in values or not any(abs(at - other) < rule.apart for other in values):
-            values[at] = value
+    kept: Values = ()
+    if conditions.is_relative(check.condition):
+        values = before.past.values if before and before.past else ()
+        earlier, kept = _add_value(values, at, value, rule)
+        limit, told = _find_limit(check.condition, rule, earlier, value)
     condition, failures = conditions.parse(limit), _count_failures(before, at)
     status = condition.status(value) if condition else Status.UNKNOWN
     row = ""
@@ -58,17 +60,27 @@ def _judge(check: Check, rule: Rule, value: float, at: datetime, before: Check |
         status = Status.PASS
     elif status is Status.FAIL and failures:
         row = f"{failures + 1} failures in a row"
-    kept = sorted(values.items())[-(rule.last + rule.skip + 1) :] if is_relative else ()
     summary = "; ".join(filter(None, (told, row, check.summary)))
-    return replace(check, status=status, summary=summary, past=Past(tuple(kept), limit if condition else "", failures))
+    return replace(check, status=status, summary=summary, past=Past(kept, limit if condition else "", failures))
 
 
-def _find_limit(
-    condition: str, rule: Rule, values: Mapping[datetime, float], value: float, at: datetime
-) -> tuple[str, str]:
-    """A relative condition in numbers, empty where the values before ``at`` make none; and what it is made of."""
-    earlier = [each for when, each in sorted(values.items()) if when < at and at - when >= rule.apart]
-    counted = earlier[: max(0, len(earlier) - rule.skip)][-rule.last :]
+def _add_value(values: Values, at: datetime, value: float, rule: Rule) -> tuple[Values, Values]:
+    """Those of ``values`` that count as earlier, and what is kept of all with the one of ``at``, in their order."""
+    last = values[-1][0] if values else None
+    if last is None or (last < at and at - last >= rule.apart):
+        earlier, kept = values, (*values, (at, value))
+    else:
+        earlier = tuple(each for each in values if each[0] < at and at - each[0] >= rule.apart)
+        known = dict(values)
+        if at in known or all(abs(at - other) >= rule.apart for other in known):
+            known[at] = value
+        kept = tuple(sorted(known.items()))
+    return earlier, kept[-(rule.last + rule.skip + 1) :]
+
+
+def _find_limit(condition: str, rule: Rule, earlier: Values, value: float) -> tuple[str, str]:
+    """A relative condition in numbers, empty where the ``earlier`` values make none; and what it is made of."""
+    counted = [each for _, each in earlier[: max(0, len(earlier) - rule.skip)][-rule.last :]]
     if len(counted) < MIN_VALUES:
         return "", f"{len(counted)} earlier values to compare {value:.6g} with, a median takes {MIN_VALUES}"
     middle = median(counted)
