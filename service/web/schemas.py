@@ -518,7 +518,7 @@ def _explain(check: Check, status: Status) -> str:
         if check.is_missing:
             return check.summary or "nothing was measured lately"
         if check.past:
-            return f"{value} has no verdict: its past has no number for {written}"
+            return f"{value} has no verdict: its earlier values make no number of {written}"
         return f"{value} has no verdict: {'its source gives none' if condition else 'no threshold is set'}"
     if condition and (check.past or condition.status(check.value) is status):
         holds = condition.status(check.value) is Status.PASS
