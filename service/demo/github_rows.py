@@ -87,6 +87,7 @@ class Workflow:
     name: str
     path: str
     state: str = "active"
+    created: datetime = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 @dataclass(slots=True)
@@ -168,7 +169,8 @@ class Repository:
 
     def workflow_json(self, row: Workflow) -> Json:
         url = f"{self.url}/blob/{self.branch}/{row.path}"
-        return {"id": row.id, "name": row.name, "path": row.path, "state": row.state, "html_url": url}
+        told = {"id": row.id, "name": row.name, "path": row.path, "state": row.state, "html_url": url}
+        return {**told, "created_at": stamp(row.created)}
 
     def run_json(self, run: Run, at: datetime, number: int = 0) -> Json:
         """The run as of ``at``, or its attempt ``number``."""

@@ -4,13 +4,14 @@ import hashlib
 import hmac
 import json
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import cycle
 from threading import Event
 
 import httpx
 
-from service.demo.github_rows import Attempt, Repository, Run
+from service.demo.github_rows import Attempt, Repository
 
 _FIRST, _INTERVAL = 30.0, 60.0  # seconds
 _TOOK = timedelta(minutes=3)
@@ -26,7 +27,7 @@ def deliver_runs(repository: Repository, url: str, secret: str, end: Event) -> N
                 return
             interval, now = _INTERVAL, datetime.now(UTC).replace(microsecond=0)
             attempts = [Attempt(now - _TOOK, now, conclusion)]
-            run = Run(newest.id + number, newest.workflow_id, now - _TOOK, attempts, newest.branch, newest.event)
+            run = replace(newest, id=newest.id + number, created=now - _TOOK, attempts=attempts)
             repository.runs = [run, *repository.runs]  # the server's thread reads the list meanwhile
             row, whole = repository.run_json(run, now), repository.json()
             body = json.dumps({"action": "completed", "workflow_run": row, "repository": whole}).encode()

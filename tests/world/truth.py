@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from service.demo.github_rows import Attempt, Repository, Run
@@ -59,6 +60,23 @@ def truth(repository: Repository, now: datetime, asked: "Questions | GithubCiSet
     if verdicts:
         values["ci.workflow.success"] = float(set(verdicts) == {"success"})
         values["ci.workflow.success_ratio"] = verdicts.count("success") / len(verdicts)
+    commits: dict[str, list[list[Attempt]]] = {}
+    for run, attempts in recent:
+        if run.branch == asked.branch and not run.fork and attempts[-1].conclusion in CONCLUSIVE:
+            commits.setdefault(run.sha or str(run.id), []).append(attempts)
+    if commits:
+        red = {sha for sha, found in commits.items() if any(each[-1].conclusion in FAILING for each in found)}
+        failed = {
+            sha
+            for sha, found in commits.items()
+            if any(each.conclusion in FAILING for tries in found for each in tries)
+        }
+        values["ci.branch.red_share"] = len(red) / len(commits)
+        values["ci.branch.flaky_share"] = len(failed - red) / len(commits)
+    ids = lists["tests_blocking_merge"]
+    if ids and None not in ids:
+        blocking = [[run for run, _ in ours if run.workflow_id == id] for id in ids]
+        values["ci.branch.red_minutes"] = red_minutes(blocking, since, now)
     values["ci.workflow.flaky_tests"] = sum(
         attempts[-1].conclusion == "success" and any(each.conclusion in FAILING for each in attempts[:-1])
         for _, attempts in recent
@@ -99,6 +117,22 @@ def truth(repository: Repository, now: datetime, asked: "Questions | GithubCiSet
         for label in asked.bug_sub_labels:
             values[f"github.bugs.count:{label}"] = sum(label in each.labels for each in bugs)
     return values
+
+
+def red_minutes(workflows: list[list[Run]], since: datetime, now: datetime) -> float:
+    """In which the latest conclusive run of one of the workflows, by then, was a failure."""
+    attempts = [each for runs in workflows for run in runs for each in run.attempts]
+    instants = {at for each in attempts for at in (each.started, each.ended) if at and since < at < now}
+    total = timedelta(0)
+    for begin, end in pairwise((since, *sorted(instants), now)):
+        latest = []
+        for runs in workflows:
+            newest = sorted((run for run in runs if run.created <= begin), key=lambda run: (run.created, run.id))
+            verdicts = (run.seen(begin)[-1].conclusion for run in reversed(newest))
+            latest.append(next((each for each in verdicts if each in CONCLUSIVE), None))
+        if set(latest) & set(FAILING):
+            total += end - begin
+    return total / timedelta(minutes=1)
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,13 @@ _CHECKS = (
         "execution",
     ),
     CheckedMetric(
+        "ci.branch.red_minutes",
+        f"{_MAIN} / tests_blocking_merge / red_minutes",
+        "< {red_minutes}",
+        "How long in the window one of the workflows that block merges was red on the branch",
+        "minute",
+    ),
+    CheckedMetric(
         "ci.workflow.duration.p90",
         "ci_smoothness / workflow_duration / p90_minutes",
         "< {p90_minutes}",
@@ -143,6 +150,8 @@ CATALOGUE: Mapping[str, CheckedMetric] = {each.name: each for each in (*_CHECKS,
 PLAIN: Mapping[str, Metric] = {
     name: Metric(_NAMESPACE + name, unit=unit, help=help)
     for name, unit, help in (
+        ("ci.branch.red_share", "fraction", "Share of the branch's commits in the window of which a run failed"),
+        ("ci.branch.flaky_share", "fraction", "Share of them whose runs that failed succeeded when run again"),
         ("ci.queue.runs", "execution", "Runs that wait (queued, waiting, pending, requested) for less than 24 hours"),
         ("ci.queue.oldest_minutes", "minute", "How long the one of these runs waits that waits longest"),
         (SUCCESS_AGE, "hour", "Hours since a schedule last began a run of the workflow that succeeded"),
@@ -159,6 +168,7 @@ def expected_checks(settings: GithubCiSettings) -> list[tuple[str, str]]:
     counts = {
         "ci.workflow.tests_blocking_merge": int(bool(settings.tests_blocking_merge)),
         "ci.workflow.benchmarks": int(bool(settings.benchmarks)),
+        "ci.branch.red_minutes": int(bool(settings.tests_blocking_merge)),
         "ci.workflow.duration": 0,  # events, no check
         _SCHEDULE.name: 0,
         "github.hotfix.count": int(bool(settings.hotfix_labels)),
@@ -184,13 +194,13 @@ def expected_metrics(settings: GithubCiSettings) -> list[str]:
 
 def format_condition(name: str, thresholds: Thresholds) -> str:
     """The condition as it is written: counts as whole numbers, minutes with their fraction (``5.0``)."""
-    if name == "github.bugs.count" and thresholds.bugs is None:
-        return _NO_CONDITION
-    texts = {}
+    condition, texts = CATALOGUE[name].condition, {}
     for key, value in thresholds.model_dump().items():
+        if value is None and f"{{{key}}}" in condition:
+            return _NO_CONDITION
         is_whole = value is not None and key != "p90_minutes" and float(value).is_integer()
         texts[key] = str(int(value)) if is_whole else str(float(value or 0))
-    return CATALOGUE[name].condition.format(**texts)
+    return condition.format(**texts)
 
 
 def format_limit(limit: timedelta) -> str:

@@ -12,12 +12,14 @@ from itertools import chain, zip_longest
 
 from service.collectors.github_ci.catalogue import CATALOGUE, PLAIN, SUCCESS_AGE, format_condition, format_limit
 from service.collectors.github_ci.culprits import Streak, find_streak
-from service.collectors.github_ci.models import Expected, Run, format_time, make_evidence
+from service.collectors.github_ci.models import Expected, Run, WorkflowRuns, format_time, make_evidence
+from service.collectors.github_ci.red_time import measure_red_time
 from service.collectors.github_ci.settings import Thresholds
 from service.domain import conditions
 from service.domain.runs import NoData
 from service.domain.samples import Evidence, Sample, Status
 
+_RED_MINUTES = "ci.branch.red_minutes"
 _MAX_EVIDENCE, _STREAKS_TOLD, _FILES_NAMED = 20, 2, 3
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
@@ -56,8 +58,7 @@ def measure_branch(window: Iterable[Run], scope: Scope) -> list[Finding]:
     failed = [run for run in conclusive if run.conclusion != "success"]
     share = (len(conclusive) - len(failed)) / len(conclusive) if conclusive else None
     behind = _runs_as_evidence(failed or conclusive)
-    runs = f"of {count(len(conclusive), 'run')} on {scope.branch}"
-    summary = f"{len(failed):,} {runs} failed in {scope.window}"
+    summary = f"{len(failed):,} of {count(len(conclusive), 'run')} on {scope.branch} failed in {scope.window}"
     if not conclusive:
         summary = f"no run on {scope.branch} of {scope.window} has succeeded or failed"
     cancelled = [run for run in on_branch if run.conclusion == "cancelled"]
@@ -71,7 +72,18 @@ def measure_branch(window: Iterable[Run], scope: Scope) -> list[Finding]:
             f"{of_all} {_were(len(cancelled))} cancelled in {scope.window}",
             _runs_as_evidence(cancelled),
         ),
+        *_measure_commits("ci.branch.red_share", conclusive, failed, f"failed in {scope.window}", scope.branch),
     ]
+
+
+def _measure_commits(
+    name: str, conclusive: Iterable[Run], chosen: Collection[Run], what: str, branch: str
+) -> list[Finding]:
+    """The share of the commits with a conclusive run that have one of the ``chosen``."""
+    commits = {run.head_sha for run in conclusive if run.head_sha}
+    found = {run.head_sha for run in chosen if run.head_sha}
+    summary = f"{len(found):,} of {count(len(commits), 'commit')} on {branch} {what}"
+    return [Finding(name, len(found) / len(commits), summary, _runs_as_evidence(chosen))] if commits else []
 
 
 def measure_p90(window: Iterable[Run], scope: Scope) -> Finding:
@@ -89,17 +101,20 @@ def measure_p90(window: Iterable[Run], scope: Scope) -> Finding:
     return Finding("ci.workflow.duration.p90", p90, summary, _runs_as_evidence(slow))
 
 
-def measure_flaky(window: Collection[Run], scope: Scope) -> Finding:
+def measure_flaky(window: Collection[Run], scope: Scope) -> list[Finding]:
     flaky = [run for run in window if run.conclusion == "success" and run.has_failed_before]
-    runs = f"{len(flaky):,} of {count(len(window), 'run')} in {scope.window}"
-    summary = f"{runs} failed first and succeeded when run again"
-    return Finding("ci.workflow.flaky_tests", len(flaky), summary, _runs_as_evidence(flaky))
+    what = f"failed first and succeeded when run again in {scope.window}"
+    summary = f"{len(flaky):,} of {count(len(window), 'run')} {what}"
+    found = [Finding("ci.workflow.flaky_tests", len(flaky), summary, _runs_as_evidence(flaky))]
+    conclusive = [run for run in window if run.on_branch and run.is_conclusive]
+    red = {run.head_sha for run in conclusive if run.conclusion != "success"}
+    mended = [run for run in flaky if run.on_branch and run.head_sha not in red]
+    return found + _measure_commits("ci.branch.flaky_share", conclusive, mended, what, scope.branch)
 
 
-def measure_list(name: str, workflows: Sequence[tuple[str, Sequence[Run]]], branch: str) -> Finding:
-    """1 when every workflow's latest conclusive run succeeded; None until each has one. ``workflows``: their files, and
-    their runs on the branch, the oldest first."""
-    latest = [(file, [run for run in runs if run.is_conclusive][-1:]) for file, runs in workflows]
+def measure_list(name: str, workflows: Sequence[WorkflowRuns], branch: str) -> Finding:
+    """1 when every workflow's latest conclusive run succeeded; None until each has one."""
+    latest = [(each.file, [run for run in each.runs if run.is_conclusive][-1:]) for each in workflows]
     if unknown := [file for file, run in latest if not run]:
         summary = f"no run of {_name_some(unknown)} on {branch} has succeeded or failed yet"
         return Finding(f"ci.workflow.{name}", None, summary)
@@ -112,7 +127,7 @@ def measure_list(name: str, workflows: Sequence[tuple[str, Sequence[Run]]], bran
     return Finding(f"ci.workflow.{name}", float(not streaks), summary, behind)
 
 
-def measure_others(workflows: Sequence[tuple[str, Sequence[Run]]], branch: str) -> Finding:
+def measure_others(workflows: Sequence[WorkflowRuns], branch: str) -> Finding:
     """How many workflows' latest conclusive run did not succeed; one that never had any is not failing."""
     streaks = _find_streaks(workflows)
     number = f"{len(streaks)} of {count(len(workflows), 'other active workflow')}"
@@ -120,9 +135,26 @@ def measure_others(workflows: Sequence[tuple[str, Sequence[Run]]], branch: str) 
     return Finding("ci.workflow.other_failing", len(streaks), summary, _streaks_as_evidence(streaks))
 
 
-def _find_streaks(workflows: Iterable[tuple[str, Sequence[Run]]]) -> list[Streak]:
+def measure_red_minutes(
+    workflows: Sequence[WorkflowRuns], reach: datetime, since: datetime, now: datetime, scope: Scope
+) -> Finding:
+    """``workflows``: those that block merges. ``reach``: since when all runs were read."""
+    red = measure_red_time(workflows, reach, since, now)
+    if red.span is None:
+        summary = f"when an attempt on {scope.branch} of {scope.window} ended, or what was before it, is not known"
+        return Finding(_RED_MINUTES, None, summary)
+    minutes = red.span / timedelta(minutes=1)
+    if red.runs:
+        by = _name_some([each.file for each in workflows if any(run in red.runs for run in each.runs)])
+        summary = f"{scope.branch} was red for {minutes:,.0f} min of {scope.window}, by {by}"
+    else:
+        summary = f"no workflow that blocks merges was red on {scope.branch} in {scope.window}"
+    return Finding(_RED_MINUTES, minutes, summary, _runs_as_evidence(red.runs))
+
+
+def _find_streaks(workflows: Iterable[WorkflowRuns]) -> list[Streak]:
     """Those that are red, the last one that became so first."""
-    found = (find_streak(file, runs) for file, runs in workflows)
+    found = (find_streak(each.file, each.runs) for each in workflows)
     return sorted((each for each in found if each), key=lambda each: each.first.age_key, reverse=True)
 
 

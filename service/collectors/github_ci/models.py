@@ -47,13 +47,14 @@ class Commit(msgspec.Struct):
     author: Named | None = None
 
 
-class Workflow(msgspec.Struct, frozen=True):
+class Workflow(msgspec.Struct, frozen=True, rename={"created": "created_at"}):
     """``state``: active, deleted, disabled_fork, disabled_inactivity or disabled_manually."""
 
     id: int
     state: str
     name: str = ""
     path: str = ""
+    created: Time = BEGINNING
 
     def is_meant_by(self, entry: str) -> bool:
         """By id, name, path or file name. The name of a broken file is its path."""
@@ -272,6 +273,14 @@ def make_evidence(
     return Evidence(shorten(title), link, at, conclusion, shorten(workflow), note=note)
 
 
+class WorkflowRuns(NamedTuple):
+    """A workflow's runs on the branch, the oldest first. ``created``: when the workflow was, as far as is known."""
+
+    file: str
+    runs: Sequence[Run]
+    created: datetime = BEGINNING
+
+
 class Expected(NamedTuple):
     """A workflow that a schedule should run, and the longest time between two of these runs."""
 
@@ -295,7 +304,7 @@ class WorkflowLists:
     def __init__(self, lists: Mapping[str, Sequence[str]], listed: Sequence[Workflow]) -> None:
         self._listed = listed
         self.names = {each.id: each.name for each in listed}
-        self._files = {each.id: each.file for each in listed}
+        self._by_id = {each.id: each for each in listed}
         self.missing: dict[str, str] = {}
         self.ids: dict[str, set[int]] = {name: set() for name in lists}
         for name, entry in ((name, entry) for name, entries in lists.items() for entry in entries):
@@ -320,9 +329,10 @@ class WorkflowLists:
             missing += [] if meant else [describe_missing(entry)]
         return list(found.values()), missing
 
-    def with_files(self, ids: Iterable[int], runs: Mapping[int, list[Run]]) -> list[tuple[str, list[Run]]]:
-        """The name of each workflow's file, and its ``runs``."""
-        return [(self._files.get(id, str(id)), runs.get(id, [])) for id in ids]
+    def join(self, ids: Iterable[int], runs: Mapping[int, Sequence[Run]]) -> list[WorkflowRuns]:
+        """The workflows of these ``ids`` with their ``runs``."""
+        rows = (self._by_id.get(id) or Workflow(id, "") for id in ids)
+        return [WorkflowRuns(row.file, runs.get(row.id, ()), row.created) for row in rows]
 
     def list_of(self, id: int) -> str | None:
         """The list that means a workflow."""

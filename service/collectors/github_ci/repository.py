@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from service.collectors.github_ci import backfill, metrics, pull_requests, timed_out_jobs, weekly_runs, window
 from service.collectors.github_ci.backfill import Budget, Question
 from service.collectors.github_ci.metrics import Finding, Scope
-from service.collectors.github_ci.models import STUCK_AFTER, Run, WorkflowLists
+from service.collectors.github_ci.models import STUCK_AFTER, Run, WorkflowLists, WorkflowRuns
 from service.collectors.github_ci.pull_requests import Answer, Counted, Group, is_branch, is_label
 from service.collectors.github_ci.settings import LABELS, LISTS, GithubCiSettings
 from service.collectors.github_ci.state import MARGIN, WEEK, begin, encode
@@ -364,7 +364,7 @@ class RepositoryCycle:
             if self._is_known("durations", not self._runs_without_end()):
                 found.append(metrics.measure_p90(runs, self._scope))
             if self._is_known("flaky runs", not any(run.is_verdict_open for run in runs)):
-                found.append(metrics.measure_flaky(runs, self._scope))
+                found += metrics.measure_flaky(runs, self._scope)
 
     def _measure_queue(self) -> None:
         """Not from what deliveries tell: they don't say which runs begin."""
@@ -411,9 +411,12 @@ class RepositoryCycle:
                     self._failures[name] = Rejected(self._workflows.missing[name])
                 ids = self._workflows.ids[name]
                 if ids and self._is_known(name, unknown.isdisjoint(ids)):
-                    found.append(metrics.measure_list(name, self._workflows.with_files(ids, runs), state.branch))
+                    workflows = self._workflows.join(ids, runs)
+                    found.append(metrics.measure_list(name, workflows, state.branch))
+                    if name == "tests_blocking_merge":
+                        self._measure_red_minutes(workflows)
             if self._is_known(_OTHERS, unknown.isdisjoint(self._workflows.others)):
-                others = self._workflows.with_files(self._workflows.others, runs)
+                others = self._workflows.join(self._workflows.others, runs)
                 found.append(metrics.measure_others(others, state.branch))
             red = [id for id in self._workflows.asleep if id in latest and latest[id].conclusion != "success"]
             if red:
@@ -423,6 +426,15 @@ class RepositoryCycle:
                     f"{self._repo}: red when GitHub disabled them for inactivity, and counted no more:"
                     f" {', '.join(names[:_NAMED])}{more}"
                 )
+
+    def _measure_red_minutes(self, workflows: Sequence[WorkflowRuns]) -> None:
+        reach, scope = self._state.reach, self._scope
+        if reach and "runs" not in self._failures and backfill.is_filled(self._state, self._now):
+            found = metrics.measure_red_minutes(workflows, reach, self._since, self._now, scope)
+            if found.value is None and self._settings.thresholds.red_minutes is None:
+                self.notes.append(f"{self._repo}: {found.summary}")  # nobody is to be woken by what has no verdict
+            else:
+                self._findings.append(found)
 
     def _is_known(self, part: str, is_whole: bool) -> bool:
         """Whether nothing of the part is missing; what the budget did not allow is told like any other failure."""

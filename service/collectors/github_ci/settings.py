@@ -47,7 +47,7 @@ Threshold = Annotated[float, Field(ge=0)]
 class Thresholds(Section):
     """Where each check turns from pass to fail; p90 in minutes, all others are counts.
 
-    Without a threshold (the default) open bugs have no verdict.
+    Without a threshold (the default) open bugs and the branch's red minutes have no verdict.
     """
 
     flaky_tests: Threshold = 10
@@ -58,6 +58,7 @@ class Thresholds(Section):
     revert: Threshold = 1
     timed_out: Threshold = 10
     bugs: Threshold | None = None
+    red_minutes: Threshold | None = None
 
 
 class GithubCiSettings(CollectorSettings):

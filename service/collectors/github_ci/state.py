@@ -110,7 +110,8 @@ class State(msgspec.Struct, tag_field="version", tag=4):
         by_schedule = [*self.by_schedule().values(), *self.by_schedule(succeeded=True).values()]
         kept.update(run.id for run in by_schedule)
         for run in self.runs.values():
-            is_recent = run.started >= horizon or run.created >= horizon or run.updated >= now - MARGIN
+            ended_since = horizon if run.on_branch else now - MARGIN
+            is_recent = run.started >= horizon or run.created >= horizon or run.updated >= ended_since
             if is_recent or (run.is_suspect and run.updated >= week):
                 kept.add(run.id)
             if run.conclusion is None and run.created > now - _LONGEST_RUN:
@@ -118,7 +119,8 @@ class State(msgspec.Struct, tag_field="version", tag=4):
         kept.update(run.id for run in sorted(unfinished, key=lambda run: run.age_key)[-_UNFINISHED_KEPT:])
         for runs in self.on_branch().values():
             conclusive = [run for run in runs if run.is_conclusive]
-            kept.update(run.id for run in (*conclusive[-_LATEST_KEPT:], *culprits.select_runs(runs)))
+            before = [run for run in conclusive if run.updated < horizon]  # what the branch was when the window began
+            kept.update(run.id for run in (*conclusive[-_LATEST_KEPT:], *before[-1:], *culprits.select_runs(runs)))
         self.runs = {id: run for id, run in self.runs.items() if id in kept}
 
     # What the numbers are made of

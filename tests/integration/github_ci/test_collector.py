@@ -40,6 +40,7 @@ async def test_the_samples_are_what_the_dashboards_expect() -> None:
             "metta.infra.cron.ci.workflow.success": (1, "=1.0", "pass"),
             "metta.infra.cron.ci.workflow.success_ratio": (1, "=1.0", "pass"),
             "metta.infra.cron.ci.workflow.flaky_tests": (1, "< 10", "pass"),
+            "metta.infra.cron.ci.branch.red_minutes": (5, "none", "unknown"),
             "metta.infra.cron.ci.workflow.cancelled": (1, "< 10", "pass"),
             "metta.infra.cron.ci.jobs.timed_out": (0, "< 10", "pass"),
             "metta.infra.cron.github.hotfix.count": (1, "< 5", "pass"),
@@ -47,8 +48,9 @@ async def test_the_samples_are_what_the_dashboards_expect() -> None:
             "metta.infra.cron.github.reverts.count": (1, "< 1", "fail"),
             "metta.infra.cron.github.bugs.count": (0, "none", "unknown"),
         }
-        plain = [(sample.metric.name, sample.tags) for sample in result.samples if "check" not in sample.tags]
-        assert plain == [("metta.infra.cron.ci.queue.runs", {"source": "cron"})]
+        plain = {sample.metric.name: sample.tags for sample in result.samples if "check" not in sample.tags}
+        names = ("ci.branch.red_share", "ci.branch.flaky_share", "ci.queue.runs")
+        assert plain == {NAMESPACE + name: {"source": "cron"} for name in names}
         # No pre-merge run, so no duration; no list, so no benchmarks at all.
         assert [each.tags["check"] for each in result.no_data] == ["p90_minutes"]
         assert result.failures == ()
@@ -326,7 +328,11 @@ async def test_a_sentence_says_what_is_behind_each_number_or_why_there_is_none()
             "ci.workflow.other_failing": "0 of 1 other active workflow failed on main",
             "ci.workflow.success": "0 of 2 runs on main failed in the last 24 h",
             "ci.workflow.success_ratio": "0 of 2 runs on main failed in the last 24 h",
-            "ci.workflow.flaky_tests": "1 of 3 runs in the last 24 h failed first and succeeded when run again",
+            "ci.workflow.flaky_tests": "1 of 3 runs failed first and succeeded when run again in the last 24 h",
+            "ci.branch.red_share": "0 of 2 commits on main failed in the last 24 h",
+            "ci.branch.flaky_share": "1 of 2 commits on main failed first and succeeded when run again in the last"
+            " 24 h",
+            "ci.branch.red_minutes": "no workflow that blocks merges was red on main in the last 24 h",
             "ci.workflow.cancelled": "1 of 3 runs on main was cancelled in the last 24 h",
             "ci.jobs.timed_out": "0 jobs were ended by a time limit in the last 7 days",
             "github.hotfix.count": "1 pull request with the label hotfix was merged in the last 7 days",

@@ -63,6 +63,15 @@ def test_old_runs_are_forgotten_but_for_the_latest_and_the_unfinished() -> None:
     assert state.latest()[7].id == 1
 
 
+def test_what_a_workflow_was_when_the_window_began_is_kept() -> None:
+    in_it = [run(number, NOW - number * HOUR) for number in range(1, 9)]
+    slow = run(31, NOW - 31 * HOUR)
+    slow.updated = NOW - 25 * HOUR  # it ended close to the window
+    state = state_with(*in_it, slow, run(40, NOW - 40 * HOUR), run(41, NOW - 41 * HOUR))
+    state.trim(NOW, DAY)
+    assert sorted(state.runs) == [*range(1, 9), 31, 40]
+
+
 def test_each_attempt_is_reported_once_and_never_when_it_ended_long_ago() -> None:
     state = state_with(run(1, NOW - 30 * MINUTE), run(2, NOW - 2 * HOUR), run(3, NOW - HOUR, on_branch=False))
     assert [each.id for each in state.take_ended([], NOW)] == [1]
