@@ -8,6 +8,7 @@ import pytest
 from service.boards import dashboards, widgets
 from service.boards.catalogue import DISTRIBUTION_TAGS
 from service.boards.sync import build
+from service.collectors.github_ci.catalogue import METRICS
 from service.collectors.github_ci.models import CONCLUSIVE, FAILED
 from service.domain.checks import CHECK_METRICS
 from service.pipeline.job import COLLECTOR_METRICS
@@ -90,6 +91,8 @@ def test_trends_ranks_workflows_by_attempts_that_failed_and_by_the_p90_of_all_th
     assert [asked[name]["aggregator"] for name in ("failed", "ended", "p90")] == ["sum", "sum", "percentile"]
     assert all(one["requests"][0]["formulas"][0]["limit"] == {"count": 10, "order": "desc"} for one in lists)
     assert {"kind", "conclusion", "workflow"} <= set(DISTRIBUTION_TAGS), "what is not configured can't be asked for"
+    drawn = {name for query in texts(board("trends")) for name in re.findall(r"metta\.[\w.]+", query)}
+    assert drawn <= {each.name for each in (*METRICS, *CHECK_METRICS)}
     without = build(catalogue(snapshot_check(), distributions={}))
     assert [each.key for each in without if each.kind == "dashboards"] == ["health", "tv", "collectors"]
 
