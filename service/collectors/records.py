@@ -24,7 +24,7 @@ from msgspec import Meta
 from service.config.masking import mask_address
 from service.domain import conditions
 from service.domain.errors import Rejected, TooLarge, Unfinished
-from service.domain.samples import MAX_POINT_AHEAD, Kind, Status
+from service.domain.samples import LINK, MAX_POINT_AHEAD, Kind, Status
 
 MAX_BYTES = 64 * 1024 * 1024  # once inflated
 MAX_RECORDS = 200_000
@@ -35,8 +35,7 @@ _MAX_COMMAS = 30  # of a record, on average
 _NAME = r"[A-Za-z0-9_.]+"  # https://docs.datadoghq.com/metrics/custom_metrics/#naming-custom-metrics
 _MAX_NAME = 170  # characters; with any namespace at most 200
 _MAX_WORDS, _MAX_URL = 200, 2000  # characters
-# No user name, no password, no blanks; empty as where there is none.
-_URL = r"(https?://[A-Za-z0-9._:\[\]-]+([/?#][!-~]*)?)?"
+_URL = f"({LINK})?"  # empty as where there is none
 TEXTS = ("workflow_name", "task", "check", "condition")
 MARKS = (*TEXTS, "metric_kind", "baseline", "for")  # one of these at its top level makes an object a record
 

@@ -22,6 +22,8 @@ MAX_POINT_AGE = timedelta(minutes=55)
 MAX_POINT_AHEAD = timedelta(minutes=10)
 
 MAX_NAME_LENGTH = 200  # characters, of a metric's name and of a tag "name:value" alike
+# An http(s) address without a user name and without what a browser reads otherwise or text has to escape.
+LINK = r"https?://(([A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?)([/?#][!#-;=?-\[\]-~]*)?"
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.]")
 # What Datadog keeps of a tag; all else becomes an underscore.
 _NOT_IN_A_STORED_TAG = re.compile(r"[^\w\-:./]")

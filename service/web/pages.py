@@ -1,19 +1,19 @@
 """The pages: rendered on the server, each at most once a second, and read by all from memory."""
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from html import escape
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service.collectors.github_ci.weekly_runs import Order
-from service.domain.samples import Status
+from service.domain.samples import LINK, Status
 from service.web import charts
 from service.web.auth import is_expected
 from service.web.board import REACH, find_worst, read_board, to_cells
@@ -209,7 +209,7 @@ async def _page(
             "now": overview.state.now,
             "collectors": list(overview.collectors.values()),
             "writes": "token" if is_expected(context.token) else "refused" if context.in_cluster else "local",
-            "may_link": lambda url: may_link(url, context.settings.github.api_url),
+            "link_host": link_host,
             **await read(overview),
         }
         # Hundreds of rows take longer than the loop may stand still.
@@ -348,29 +348,7 @@ def format_ago(at: datetime) -> str:
     return _Markup(f'<time datetime="{at.isoformat()}" data-time title="{clock} UTC">{clock}</time>')
 
 
-def may_link(url: str, api_url: str) -> bool:
-    """Whether ``url`` is an http(s) address of the pages that belong to a GitHub API address, with nothing in it that
-    a browser reads otherwise.
-
-    https://docs.github.com/enterprise-server/rest/using-the-rest-api/getting-started-with-the-rest-api
-    (``HOST/api/v3``) and https://docs.github.com/enterprise-cloud@latest/admin/data-residency (``api.NAME.ghe.com``).
-    What answers on loopback stands in for github.com, whose addresses it passes on.
-    """
-    if not url.isascii() or not url.isprintable() or any(sign in url for sign in ' \\"<>'):
-        return False
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return False
-    own = urlsplit(api_url).netloc.rpartition("@")[2].lower()
-    hosts = {own.removeprefix("api.") if own == "api.github.com" or own.endswith(".ghe.com") else own}
-    if _is_loopback(urlsplit(api_url).hostname or ""):
-        hosts.add("github.com")
-    return parts.scheme in ("http", "https") and parts.netloc.lower() in hosts
-
-
-def _is_loopback(name: str) -> bool:
-    try:
-        return ip_address(name).is_loopback
-    except ValueError:
-        return name == "localhost" or name.endswith(".localhost")
+def link_host(url: str) -> str:
+    """Where an address leads, for who is asked to follow it; empty where it is to be no link."""
+    found = re.fullmatch(LINK, url)
+    return found[1] if found else ""

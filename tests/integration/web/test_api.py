@@ -405,7 +405,7 @@ async def test_the_weeks_workflows_are_told_the_worst_first_with_what_is_not_kno
     page = (await stage.client.get("/collectors/ci?by=failures")).text
     told = " ".join(re.sub("<[^>]+>", " ", page[page.index('id="workflows"') :]).split())
     assert "Lint acme/b 1 of 1, 100 % 0.1 0" in told
-    assert "Nightly (failed runs, opens GitHub in a new tab) acme/a 0 of 1, 0 % – 0" in told
+    assert "Nightly (failed runs, opens github.com in a new tab) acme/a 0 of 1, 0 % – 0" in told
     assert "acme/b: since 2026-03-03 05:00:00" in told
     assert "acme/c: older runs are still to be read" in told
     following = await stage.json("/api/v1/collectors/ci/workflows?limit=2")

@@ -204,9 +204,9 @@ async def test_the_board_shows_each_check_and_links_its_evidence(tmp_path: Path)
         problem_of(await stage.client.get("/checks/ci/0"), 404)
         problem_of(await stage.client.get(address_of().replace("/ci/", "/other/")), 404)
     links = [link["href"] for link in check.all("a") if link.get("target") == "_blank"]
-    assert links == ["https://github.com/o/r/pull/7"]
+    assert links == ["https://github.com/o/r/pull/7", "https://github.com.example/o/r/pull/7"]
     for text in (
-        *("Fix the fix", "merged", "Elsewhere", "https://github.com.example/o/r/pull/7", "javascript:alert(1)"),
+        *("Fix the fix", "merged", "Elsewhere", "in a new tab) github.com.example", "javascript:alert(1)"),
         *("1f0c2a9", "octocat", "first red"),
     ):
         assert text in check.words
