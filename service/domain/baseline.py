@@ -18,10 +18,13 @@ MIN_VALUES = 5  # of fewer a median says little
 Values = tuple[tuple[datetime, float], ...]
 
 
-def judge_samples(known: Iterable[Check], samples: Sequence[Sample], now: datetime) -> tuple[list[Sample], list[Check]]:
+def judge_samples(
+    known: Iterable[Check], samples: Sequence[Sample], now: datetime, *, is_cycle: bool = True
+) -> tuple[list[Sample], list[Check]]:
     """``samples``, those with a rule with the verdict as their status; and what each of these makes of its check.
 
-    ``known``: the checks before the run.
+    ``known``: the checks before the run. ``is_cycle``: it was no run by webhook, of which many may come in a minute;
+    the values of one are judged, but count for none that comes after.
     """
     latest = {check.key: check for check in known}
     measured = [(sample, sample.rule, check) for sample in samples if sample.rule and (check := measure(sample, now))]
@@ -36,7 +39,7 @@ def judge_samples(known: Iterable[Check], samples: Sequence[Sample], now: dateti
             past = replace((before and before.past) or Past(), limit="")
             verdict = replace(check, status=Status.UNKNOWN, summary=summary, past=past)
         else:
-            verdict = _judge(check, rule, sample.value, sample.measured, before)
+            verdict = _judge(check, rule, sample.value, sample.measured, before, is_cycle=is_cycle)
         latest[check.key] = verdict
         judged.append(verdict)
         if "status" in sample.tags:  # an acceptance criterion's samples are sent as they are
@@ -44,24 +47,26 @@ def judge_samples(known: Iterable[Check], samples: Sequence[Sample], now: dateti
     return [changed.get(id(sample), sample) for sample in samples], judged
 
 
-def _judge(check: Check, rule: Rule, value: float, at: datetime, before: Check | None) -> Check:
+def _judge(check: Check, rule: Rule, value: float, at: datetime, before: Check | None, *, is_cycle: bool) -> Check:
     """``check`` by its rule, after ``before``."""
     limit, told = check.condition, ""
     kept: Values = ()
     if conditions.is_relative(check.condition):
         values = before.past.values if before and before.past else ()
         earlier, kept = _add_value(values, at, value, rule)
+        kept = kept if is_cycle else values
         limit, told = _find_limit(check.condition, rule, earlier, value)
     condition, failures = conditions.parse(limit), _count_failures(before, at)
     status = condition.status(value) if condition else Status.UNKNOWN
-    row = ""
-    if status is Status.FAIL and failures + 1 < rule.fail_after:
-        row = f"{failures + 1} of {rule.fail_after} failures in a row that fail the check"
+    row, in_a_row = "", failures + is_cycle
+    if status is Status.FAIL and in_a_row < rule.fail_after > 1:
+        row = f"{in_a_row} of {rule.fail_after} failures in a row that fail the check"
         status = Status.PASS
-    elif status is Status.FAIL and failures:
-        row = f"{failures + 1} failures in a row"
+    elif status is Status.FAIL and in_a_row > 1:
+        row = f"{in_a_row} failures in a row"
     summary = "; ".join(filter(None, (told, row, check.summary)))
-    return replace(check, status=status, summary=summary, past=Past(kept, limit if condition else "", failures))
+    past = Past(kept, limit if condition else "", failures, is_cycle)
+    return replace(check, status=status, summary=summary, past=past)
 
 
 def _add_value(values: Values, at: datetime, value: float, rule: Rule) -> tuple[Values, Values]:
@@ -96,7 +101,7 @@ def _count_failures(before: Check | None, at: datetime) -> int:
     """How many values in a row before the one of ``at`` have failed."""
     if not (before and before.past and before.measured_at) or at < before.measured_at:
         return 0
-    if at == before.measured_at:  # the same one again
+    if at == before.measured_at or not before.past.is_counted:  # the same one again, or it is none of the row
         return before.past.failures
     condition = conditions.parse(before.limit)
     has_failed = condition and before.value is not None and condition.status(before.value) is Status.FAIL

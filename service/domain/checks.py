@@ -42,12 +42,13 @@ class Past:
 
     ``values``: when those that count were measured and what they were, oldest first, the present one included; none
     where the condition is not relative. ``limit``: the condition in numbers, empty where there are too few of them.
-    ``failures``: how many values in a row before the present one failed.
+    ``failures``: how many values in a row before the present one failed. ``is_counted``: it is one of the row, too.
     """
 
     values: tuple[tuple[datetime, float], ...] = ()
     limit: str = ""
     failures: int = 0
+    is_counted: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from service.collectors.github_ci.settings import GithubCiSettings, Thresholds
-from service.domain.samples import Kind, Metric
+from service.collectors.thresholds import Threshold
+from service.domain.samples import Kind, Metric, Rule
 
 _NAMESPACE = "metta.infra.cron."
 _NO_CONDITION = "none"
@@ -15,7 +16,7 @@ _NO_CONDITION = "none"
 class CheckedMetric:
     """A metric and its check, ``where``: workflow_name / task / check.
 
-    ``condition``: as written, with the thresholds' names in braces.
+    ``condition``: as written, with the threshold's name in braces.
     """
 
     name: str
@@ -24,6 +25,11 @@ class CheckedMetric:
     help: str
     unit: str = ""
     kind: Kind = Kind.GAUGE
+
+    @property
+    def threshold(self) -> str:
+        """The name in ``condition``, empty where there is none."""
+        return self.condition.partition("{")[2].partition("}")[0]
 
     @property
     def metric(self) -> Metric:
@@ -194,13 +200,24 @@ def expected_metrics(settings: GithubCiSettings) -> list[str]:
 
 def format_condition(name: str, thresholds: Thresholds) -> str:
     """The condition as it is written: counts as whole numbers, minutes with their fraction (``5.0``)."""
-    condition, texts = CATALOGUE[name].condition, {}
-    for key, value in thresholds.model_dump().items():
-        if value is None and f"{{{key}}}" in condition:
-            return _NO_CONDITION
-        is_whole = value is not None and key != "p90_minutes" and float(value).is_integer()
-        texts[key] = str(int(value)) if is_whole else str(float(value or 0))
-    return condition.format(**texts)
+    checked = CATALOGUE[name]
+    if not (key := checked.threshold):
+        return checked.condition
+    value = getattr(thresholds, key)
+    if value is None:
+        return _NO_CONDITION
+    if isinstance(value, Threshold):
+        return value.condition
+    is_whole = key != "p90_minutes" and float(value).is_integer()
+    return checked.condition.format(**{key: str(int(value) if is_whole else float(value))})
+
+
+def find_rule(name: str, settings: GithubCiSettings) -> Rule | None:
+    """By which the past of a check has a say; None where the condition alone has the verdict."""
+    checked = CATALOGUE[name]
+    value = getattr(settings.thresholds, checked.threshold, None)
+    window = settings.weekly_window if checked.tags["check"] == "weekly_count" else settings.history_window
+    return value.make_rule(apart=window) if isinstance(value, Threshold) else None
 
 
 def format_limit(limit: timedelta) -> str:

@@ -10,11 +10,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import chain, zip_longest
 
-from service.collectors.github_ci.catalogue import CATALOGUE, PLAIN, SUCCESS_AGE, format_condition, format_limit
+from service.collectors.github_ci.catalogue import (
+    CATALOGUE,
+    PLAIN,
+    SUCCESS_AGE,
+    find_rule,
+    format_condition,
+    format_limit,
+)
 from service.collectors.github_ci.culprits import Streak, find_streak
 from service.collectors.github_ci.models import Expected, Run, WorkflowRuns, format_time, make_evidence
 from service.collectors.github_ci.red_time import measure_red_time
-from service.collectors.github_ci.settings import Thresholds
+from service.collectors.github_ci.settings import GithubCiSettings
 from service.domain import conditions
 from service.domain.runs import NoData
 from service.domain.samples import Evidence, Sample, Status
@@ -303,7 +310,7 @@ def _name_some(files: Collection[str]) -> str:
 
 
 def to_samples(
-    findings: Iterable[Finding], thresholds: Thresholds, now: datetime, tags: Mapping[str, str]
+    findings: Iterable[Finding], settings: GithubCiSettings, now: datetime, tags: Mapping[str, str]
 ) -> tuple[tuple[Sample, ...], tuple[NoData, ...]]:
     """The samples at ``now``, in the catalogue's order, and the checks that had nothing to measure.
 
@@ -318,7 +325,7 @@ def to_samples(
             samples.append(Sample(plain, float(value), now, full, evidence=evidence, summary=summary))
             continue
         checked = CATALOGUE[finding.name]
-        condition = finding.condition or format_condition(finding.name, thresholds)
+        condition = finding.condition or format_condition(finding.name, settings.thresholds)
         parsed = conditions.parse(condition)
         verdict = parsed.status(value) if parsed and value is not None else Status.UNKNOWN
         status = finding.status or verdict
@@ -334,5 +341,6 @@ def to_samples(
             no_data.append(NoData(full, summary))
         else:
             at = finding.at or now
-            samples.append(Sample(checked.metric, float(value), at, full, evidence=evidence, summary=summary))
+            rule = find_rule(finding.name, settings)
+            samples.append(Sample(checked.metric, float(value), at, full, None, None, evidence, summary, rule))
     return tuple(samples), tuple(no_data)

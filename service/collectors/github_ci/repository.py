@@ -124,7 +124,7 @@ class RepositoryCycle:
         return {run.id: run.attempt for run in state.runs.values() if run.has_ended}
 
     async def _bring(self, failures: tuple[PartialFailure, ...]) -> CollectResult:
-        samples, no_data = metrics.to_samples(self._findings, self._settings.thresholds, self._now, self._tags)
+        samples, no_data = metrics.to_samples(self._findings, self._settings, self._now, self._tags)
         return CollectResult(samples, failures, no_data, await anyio.to_thread.run_sync(self._encode))
 
     def _encode(self) -> dict[str, bytes]:

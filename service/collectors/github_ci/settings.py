@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
+from service.collectors.thresholds import Threshold
 from service.config import fields
 from service.config.settings import CollectorSettings, Section, Text
 
@@ -41,24 +42,38 @@ Labels = tuple[Text, ...]
 WorkflowEntry = Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)]
 Workflows = tuple[WorkflowEntry, ...]
 Limit = Annotated[timedelta, BeforeValidator(fields.read_duration), Field(gt=timedelta(0))]
-Threshold = Annotated[float, Field(ge=0)]
+
+
+def _tell_form(value: Any) -> str:
+    """A number, or a condition: its text, or a mapping."""
+    is_condition = isinstance(value, dict | Threshold) or (
+        isinstance(value, str) and re.search(r"[<>=x\[{]|\.\.", value)
+    )
+    return "condition" if is_condition else "number"
+
+
+# The number below which a check passes, or a condition of its own.
+Bound = Annotated[
+    Annotated[float, Field(ge=0), Tag("number")] | Annotated[Threshold, Tag("condition")], Discriminator(_tell_form)
+]
 
 
 class Thresholds(Section):
-    """Where each check turns from pass to fail; p90 in minutes, all others are counts.
+    """Where each check turns from pass to fail; p90 in minutes, all others are counts. A condition that is relative
+    compares with a value a window: those of a window that rolls say nearly the same.
 
     Without a threshold (the default) open bugs and the branch's red minutes have no verdict.
     """
 
-    flaky_tests: Threshold = 10
-    p90_minutes: Threshold = 5
-    cancelled: Threshold = 10
-    hotfix: Threshold = 5
-    force_merge: Threshold = 7
-    revert: Threshold = 1
-    timed_out: Threshold = 10
-    bugs: Threshold | None = None
-    red_minutes: Threshold | None = None
+    flaky_tests: Bound = 10
+    p90_minutes: Bound = 5
+    cancelled: Bound = 10
+    hotfix: Bound = 5
+    force_merge: Bound = 7
+    revert: Bound = 1
+    timed_out: Bound = 10
+    bugs: Bound | None = None
+    red_minutes: Bound | None = None
 
 
 class GithubCiSettings(CollectorSettings):

@@ -9,7 +9,7 @@ import pytest
 
 from service.collectors.github_ci import list_workflows
 from service.demo.github_rows import Attempt, Issue, Job, Pull
-from service.domain.samples import Kind
+from service.domain.samples import Kind, Rule
 from tests.integration.github_ci.stage import (
     DAY,
     HOUR,
@@ -54,6 +54,17 @@ async def test_the_samples_are_what_the_dashboards_expect() -> None:
         # No pre-merge run, so no duration; no list, so no benchmarks at all.
         assert [each.tags["check"] for each in result.no_data] == ["p90_minutes"]
         assert result.failures == ()
+
+
+async def test_a_relative_threshold_leaves_the_verdict_to_the_past_of_the_check() -> None:
+    world = World.empty(now=NOW.replace(microsecond=0))
+    world.repository.pulls.append(Pull(1, world.now - DAY, ("hotfix",)))
+    async with staged(world, thresholds={"hotfix": {"condition": "<= 1.5x", "for": 2}}) as stage:
+        result = await stage.collect()
+    found = {sample.metric.name: sample for sample in result.samples}
+    hotfix, reverts = found[f"{NAMESPACE}github.hotfix.count"], found[f"{NAMESPACE}github.reverts.count"]
+    assert (hotfix.rule, hotfix.tags["condition"]) == (Rule(apart=7 * DAY, fail_after=2), "<= 1.5x")
+    assert (reverts.rule, reverts.tags["status"]) == (None, "pass")
 
 
 async def test_the_windows_are_exact_to_the_second() -> None:

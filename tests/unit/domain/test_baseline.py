@@ -24,10 +24,10 @@ def sample(value: float, at: datetime, condition: str = ">= 0.85x", rule: Rule |
     return Sample(Metric("sps"), value, at, tags, rule=rule or Rule())
 
 
-def step(known: Sequence[Check], *samples: Sample) -> tuple[Check, str]:
+def step(known: Sequence[Check], *samples: Sample, is_cycle: bool = True) -> tuple[Check, str]:
     """The check after a run, and the status that its last sample is sent with."""
     now = max(each.at for each in samples)
-    sent, judged = judge_samples(known, samples, now)
+    sent, judged = judge_samples(known, samples, now, is_cycle=is_cycle)
     (check,) = update_checks(known, sent, [], now, judged)
     assert CHECK_THRESHOLD in {each.metric for each in to_samples([check], now, DAY)} or not check.limit
     return check, sent[-1].tags["status"]
@@ -109,6 +109,23 @@ def test_a_value_that_comes_again_counts_once_and_one_that_was_corrected_as_it_i
     assert (corrected.status, corrected.past and corrected.past.values[-1]) == (Status.PASS, (at, 15.5))
     older, _ = step([first], sample(12.1, at - timedelta(minutes=30), rule=rule))
     assert older.status is Status.PASS, "a snapshot from before: no failure in a row with a later one"
+
+
+def test_values_of_runs_by_webhook_are_judged_but_count_for_none_after_them() -> None:
+    rule = Rule(fail_after=2)
+    before = play(STEADY, rule=rule)
+    at = START + len(STEADY) * HOUR
+    changed = before
+    for minute in range(3):
+        changed, _ = step([changed], sample(12, at + minute * HOUR / 60, rule=rule), is_cycle=False)
+        assert (changed.value, changed.status) == (12, Status.PASS)
+        assert changed.past
+        assert before.past
+        assert (changed.past.values, changed.past.failures) == (before.past.values, 0)
+    assert step([before], sample(12, at), is_cycle=False)[0].status is Status.FAIL, "at once, without for"
+    first, _ = step([changed], sample(12, at + HOUR, rule=rule))
+    second, _ = step([first], sample(12, at + 2 * HOUR, rule=rule))
+    assert (first.status, second.status) == (Status.PASS, Status.FAIL)
 
 
 def test_values_of_one_run_are_judged_one_after_the_other() -> None:

@@ -7,6 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from service.collectors.github_ci import GithubCi, GithubCiSettings
+from service.collectors.github_ci.catalogue import find_rule
+from service.domain.samples import Rule
 
 ENVIRON = {
     "METTA_GITHUB_REPO": "acme/rockets",
@@ -58,6 +60,9 @@ def test_ids_may_be_numbers() -> None:
         {"history_window": "31d"},
         {"hotfix_labels": [""]},
         {"thresholds": {"p90_minutes": -1}},
+        {"thresholds": {"p90_minutes": "five"}},
+        {"thresholds": {"p90_minutes": "< five"}},
+        {"thresholds": {"p90_minutes": {"for": 2}}},
         {"thresholds": {"p91": 1}},
         {"threshold": {}},
     ],
@@ -65,6 +70,31 @@ def test_ids_may_be_numbers() -> None:
 def test_what_makes_no_sense_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         settings(**values)
+
+
+@pytest.mark.parametrize(
+    ("name", "threshold", "condition", "rule"),
+    [
+        ("p90_minutes", "7", "< 7.0", None),
+        ("p90_minutes", "<= 1.5x", "<= 1.5x", Rule(apart=timedelta(hours=36))),
+        ("p90_minutes", '{"condition": "< 6", "for": "2"}', "< 6", Rule(apart=timedelta(hours=36), fail_after=2)),
+        (
+            "hotfix",
+            {"condition": "in [0x, 2x]", "baseline": {"last": 5}},
+            "in [0x, 2x]",
+            Rule(5, apart=timedelta(days=7)),
+        ),
+        ("bugs", "<= 40", "<= 40", None),
+        ("bugs", None, "none", None),
+    ],
+)
+def test_a_threshold_may_be_a_condition_which_counts_a_value_a_window(
+    name: str, threshold: Any, condition: str, rule: Rule | None
+) -> None:
+    found = settings(thresholds={name: threshold}, history_window="36h")
+    metric = {"p90_minutes": "ci.workflow.duration.p90"}.get(name, f"github.{name}.count")
+    assert (f"metta.infra.cron.{metric}", condition) in GithubCi.expected_checks(found)
+    assert find_rule(metric, found) == rule
 
 
 def test_the_checks_that_the_settings_ask_for_are_told_with_their_conditions() -> None:
