@@ -7,14 +7,12 @@ from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import quantiles
-from zoneinfo import ZoneInfo
 
 import anyio
 import structlog
 
 from bench import Measured
-from service.config.settings import StoreSettings
-from service.domain import cron
+from service.config.settings import CollectorSettings, StoreSettings
 from service.domain.delivery import DeliveryStatus
 from service.domain.runs import CollectResult, Run
 from service.domain.samples import Metric, Sample
@@ -65,29 +63,16 @@ def _carry_out(url: str, name: str, begin: float) -> list[float]:
 
 async def _live(url: str, name: str, begin: float) -> list[float]:
     clock, late = SystemClock(), list[float]()
-    jobs = {
-        job.name: job
-        for job in (
-            Job(
-                name=f"bench-{number}",
-                type="bench",
-                collector=_Constant(),
-                schedule=cron.parse("* * * * *"),
-                jitter=timedelta(seconds=SECONDS),
-                env="bench",
-                service="bench",
-                time_zone=ZoneInfo("UTC"),
-            )
-            for number in range(COLLECTORS)
-        )
-    }
+    settings = CollectorSettings(type="bench", schedule="* * * * *", jitter=timedelta(seconds=SECONDS))
+    names = [f"bench-{number}" for number in range(COLLECTORS)]
+    jobs = {name: Job(name, _Constant(), settings, env="bench") for name in names}
 
     def note(run: Run) -> None:
         if run.slot and run.slot.timestamp() == begin:
             late.append((datetime.now(UTC) - run.slot - jobs[run.collector].offset).total_seconds())
 
-    settings = StoreSettings.model_validate({"url": url})
-    store = await Store.open(Path("/"), settings, clock.now, replica=(name, "bench"))
+    shared = StoreSettings.model_validate({"url": url})
+    store = await Store.open(Path("/"), shared, clock.now, replica=(name, "bench"))
     assert store.replicas
     async with anyio.create_task_group() as tasks:
         runner = Runner(store, clock, tasks, on_stored=lambda: None, on_begin=note)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import quantiles
-from zoneinfo import ZoneInfo
 
 import anyio
 import structlog
@@ -16,8 +15,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 
 from bench import Measured
-from service.config.settings import StoreSettings
-from service.domain import cron
+from service.config.settings import CollectorSettings, StoreSettings
 from service.domain.runs import CollectResult
 from service.domain.samples import Metric, Sample
 from service.pipeline.clock import SystemClock
@@ -59,18 +57,8 @@ async def _ours() -> tuple[list[float], float, float]:
     """Seconds from the slot to each call, to the last stored end, and CPU seconds of a minute without a slot."""
     clock = SystemClock()
     called: list[datetime] = []
-    jobs = [
-        Job(
-            name=f"bench-{number}",
-            type="bench",
-            collector=_Called(called),
-            schedule=cron.parse("* * * * *"),
-            env="bench",
-            service="bench",
-            time_zone=ZoneInfo("UTC"),
-        )
-        for number in range(COLLECTORS)
-    ]
+    settings = CollectorSettings(type="bench", schedule="* * * * *")
+    jobs = [Job(f"bench-{number}", _Called(called), settings, env="bench") for number in range(COLLECTORS)]
     with tempfile.TemporaryDirectory() as folder:
         store = await Store.open(Path(folder), StoreSettings(), clock.now)
         async with anyio.create_task_group() as tasks:
@@ -86,7 +74,7 @@ async def _ours() -> tuple[list[float], float, float]:
             await _until(lambda: not scheduler.active.runs())
             ended = _seconds_of_the_minute(datetime.now(UTC))
             late = [_seconds_of_the_minute(at) for at in called]
-            quiet = [replace(job, schedule=cron.parse(_NEVER)) for job in jobs]
+            quiet = [replace(job, settings=CollectorSettings(type="bench", schedule=_NEVER)) for job in jobs]
             await scheduler.set_jobs(quiet)
             began = time.process_time()
             await anyio.sleep(60)

@@ -15,7 +15,6 @@ import httpx
 
 from service.collectors.registry import CollectorState, Context
 from service.config.secrets import from_environment
-from service.domain import cron
 from service.domain.checks import Check
 from service.domain.runs import PartialFailure
 from service.domain.samples import Sample
@@ -72,16 +71,7 @@ class Stage:
         async with httpx.AsyncClient(transport=httpx.MockTransport(self._answer)) as http:
             secret = partial(from_environment, environ=environ)
             context = Context(self._name, cast("Any", None), http, own, secret, environ)
-            job = Job(
-                name=self._name,
-                type=self._settings.type,
-                collector=self._type(self._settings, context),
-                schedule=cron.parse(self._settings.schedule),
-                env="test",
-                service=self._settings.service,
-                max_age=self._settings.max_age,
-                tags=self._settings.tags,
-            )
+            job = Job(self._name, self._type(self._settings, context), self._settings, env="test")
             result = await ask_collector(job, self.now)
         enriched = enrich(job, result, self._checks, self.now)
         self._checks = enriched.checks

@@ -30,7 +30,7 @@ class Changes:
 
     def set_jobs(self, jobs: Iterable[Job]) -> None:
         """The jobs from now on."""
-        enabled = {job.name: job.collector for job in jobs if job.enabled}
+        enabled = {job.name: job.collector for job in jobs if job.settings.enabled}
         self._collectors = {name: each for name, each in enabled.items() if isinstance(each, ChangeCollector)}
         self._deliveries.expect({name: each.repositories for name, each in self._collectors.items()})
         self._changed.set()

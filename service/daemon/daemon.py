@@ -243,7 +243,7 @@ class Daemon:
         }
         self._changes.set_jobs(jobs)
         # What was pushed to an earlier process that ended before it could read it.
-        unread = [job.name for job in jobs if job.enabled and await read_pushes(job)]
+        unread = [job.name for job in jobs if job.settings.enabled and await read_pushes(job)]
         await self._scheduler.set_jobs(jobs)
         for name in unread:
             log.info("a snapshot was pushed before the restart", collector=name)
@@ -254,7 +254,7 @@ class Daemon:
         while True:
             await self._clock.sleep(_PUSHES_PAUSE)
             for job in list(self._scheduler.jobs.values()):
-                if job.enabled and self._scheduler.waits_for(job.name):
+                if job.settings.enabled and self._scheduler.waits_for(job.name):
                     with suppress(Unavailable):
                         await read_pushes(job)
 

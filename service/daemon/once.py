@@ -99,7 +99,7 @@ async def select_jobs(jobs: Iterable[Job], names: Sequence[str] | None) -> tuple
     """The named ones, else all enabled ones; those of them that can't run yet by name, with the reason."""
     ready, waiting = [], {}
     for job in jobs:
-        if job.enabled if names is None else job.name in names:
+        if job.settings.enabled if names is None else job.name in names:
             await read_pushes(job)
             if reason := getattr(job.collector, "waits_for", None):
                 waiting[job.name] = reason
@@ -114,7 +114,7 @@ async def collect_only(jobs: Sequence[Job], wiring: Wiring, progress: Progress) 
     runner = Runner(wiring.store, clock, wiring.attempts, on_stored=lambda: None)
 
     async def collect(job: Job) -> None:
-        now, seconds = clock.now(), job.active_deadline.total_seconds()
+        now, seconds = clock.now(), job.settings.active_deadline.total_seconds()
         run = Run(new_run_id(job.name, now), job.name, Cause.ONCE, now, attempts=1)
         try:
             result = await runner.ask(job, Cause.ONCE, seconds)

@@ -20,7 +20,6 @@ from service.config.clients import http_client
 from service.config.secrets import Credentials, credentials, from_environment
 from service.config.settings import Settings, max_series_per_hour, shadow_prefix
 from service.datadog.intake import Intake, intake_url
-from service.domain import cron
 from service.domain.errors import ConfigError
 from service.domain.runs import Mode
 from service.github.auth import InstallationToken, TokenSource
@@ -99,29 +98,7 @@ class Wiring:
                 raise
             except Exception as error:  # a collector may be foreign code
                 raise ConfigError(f"collectors.{name}: a {each.type} can't be made of it: {error!r}") from error
-            jobs.append(
-                Job(
-                    name=name,
-                    type=each.type,
-                    collector=collector,
-                    schedule=cron.parse(each.schedule),
-                    time_zone=each.time_zone,
-                    service=each.service,
-                    env=datadog.env,
-                    version=datadog.version,
-                    enabled=each.enabled,
-                    policy=each.concurrency_policy,
-                    starting_deadline=each.starting_deadline,
-                    active_deadline=each.active_deadline,
-                    backoff_limit=each.backoff_limit,
-                    jitter=each.jitter,
-                    max_age=each.max_age,
-                    notify_after=each.notify_after,
-                    tags=each.tags,
-                    starts_after=each.starts_after,
-                    state=context.state,
-                )
-            )
+            jobs.append(Job(name, collector, each, datadog.env, datadog.version, context.state))
         return jobs
 
     def build_forwarder(self, settings: Settings) -> Forwarder:

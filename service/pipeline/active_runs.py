@@ -10,7 +10,7 @@ import structlog
 from anyio.abc import TaskGroup
 
 from service.domain.errors import RunEnded, Unavailable, UnknownRun
-from service.domain.runs import Actor, Cause, ConcurrencyPolicy, Mode, Outcome, Run, new_run_id
+from service.domain.runs import Actor, Cause, Mode, Outcome, Run, new_run_id
 from service.pipeline.clock import Clock
 from service.pipeline.job import Job
 from service.pipeline.runner import RunHandle, Runner
@@ -68,7 +68,7 @@ class ActiveRuns:
         now = self._clock.now()
         run = Run(new_run_id(job.name, now), job.name, cause, now, slot=slot, source=actor.source, mode=mode)
         run = replace(run, owner=self._store.owner)
-        handle = RunHandle(run, actor, self.of(job.name) if job.policy is ConcurrencyPolicy.REPLACE else after)
+        handle = RunHandle(run, actor, self.of(job.name) if job.replaces else after)
         self._handles.setdefault(job.name, []).append(handle)
         return handle
 
@@ -91,7 +91,7 @@ class ActiveRuns:
 
     async def begin(self, job: Job, handle: RunHandle) -> None:
         """Puts a run on record that nobody scheduled. Raises Busy, Unavailable."""
-        await self._store.runs.begin(handle.run, forbids=job.policy is ConcurrencyPolicy.FORBID)
+        await self._store.runs.begin(handle.run, forbids=job.forbids)
 
     async def begin_after(self, job: Job, handle: RunHandle) -> bool:
         """Begins the run when those before it have ended, on other replicas as well."""
@@ -159,7 +159,7 @@ class ActiveRuns:
             if begin is None or await begin(job, handle):
                 self._replace(job, handle)
                 await handle.wait_for_others()
-                if job.policy is ConcurrencyPolicy.REPLACE and self._store.owner:
+                if job.replaces and self._store.owner:
                     await self._replace_elsewhere(handle)
                 await self._runner.run(job, handle)
         except Exception:
@@ -172,7 +172,7 @@ class ActiveRuns:
 
     def _replace(self, job: Job, handle: RunHandle) -> None:
         """Replace ends the runs before this one, once it is sure to run itself. A run by webhook replaces none."""
-        if job.policy is ConcurrencyPolicy.REPLACE and handle.run.cause is not Cause.WEBHOOK:
+        if job.replaces and handle.run.cause is not Cause.WEBHOOK:
             for other in handle.after:
                 other.cancel(Outcome.REPLACED)
 

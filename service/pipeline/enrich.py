@@ -59,20 +59,21 @@ def enrich(
     of those checks that it measured are stored again."""
     samples, errors = prepare_samples(job, result.samples, now)
     unnamed = dict.fromkeys(_OF_A_CHECK[:2], "none")  # as in a sample's tags, or they would be another check's
-    no_data = [replace(each, tags={**unnamed, **job.tags, **each.tags}) for each in result.no_data]
+    no_data = [replace(each, tags={**unnamed, **job.settings.tags, **each.tags}) for each in result.no_data]
     samples, judged = judge_samples(known_checks, samples, now, is_cycle=is_whole)
     known = checks.update_checks(known_checks, samples, no_data, now, judged, is_cycle=is_whole)
     untouched = set() if is_whole else {id(check) for check in known_checks}
     shown = [check for check in known if id(check) not in untouched]
     is_many = len(shown) > MANY_CHECKS
-    series = [] if is_many else checks.to_samples(shown, now, job.max_age, job.check_tags)
+    series = [] if is_many else checks.to_samples(shown, now, job.settings.max_age, job.check_tags)
     return Enriched(samples, series, known, shown if is_many else [], errors)
 
 
 def prepare_samples(job: Job, samples: Iterable[Sample], now: datetime) -> tuple[list[Sample], list[PartialFailure]]:
     """The collected samples as they are sent, and a failure for each metric and reason for which some can't be."""
-    interval = job.schedule.interval(now, job.time_zone)
-    ours = {"env": job.env, "service": SERVICE, **({"version": job.version} if job.version else {}), **job.tags}
+    interval = job.schedule.interval(now, job.settings.time_zone)
+    version = {"version": job.version} if job.version else {}
+    ours = {"env": job.env, "service": SERVICE, **version, **job.settings.tags}
     good: list[Sample] = []
     bad: Counter[tuple[str, str]] = Counter()
     for sample in samples:
@@ -104,7 +105,7 @@ def prepare_samples(job: Job, samples: Iterable[Sample], now: datetime) -> tuple
 def own_samples(job: Job, values: Mapping[Metric, float], now: datetime) -> list[Sample]:
     """The collector's health: ``values``, and what the collector itself says of it (``own_values``)."""
     report = getattr(job.collector, "own_values", None)
-    tags = {"collector": job.name, "env": job.env, "service": job.service}
+    tags = {"collector": job.name, "env": job.env, "service": job.settings.service}
     if job.version:
         tags["version"] = job.version
     all_values = {**values, **(report(now) if report else {})}

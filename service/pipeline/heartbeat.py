@@ -42,7 +42,7 @@ class Heartbeat:
                 if not await self._store.runs.claim_turn("heartbeat", timedelta(seconds=self._interval)):
                     continue
                 successes, pauses = await self._store.runs.last_successes(), await self._store.runs.pauses()
-                for job in [each for each in self._jobs().values() if each.enabled]:
+                for job in [each for each in self._jobs().values() if each.settings.enabled]:
                     await self._store_health(job, successes.get(job.name), is_paused=job.name in pauses)
             except Unavailable as error:
                 log.error("no heartbeat: the store is lost", reason=str(error))  # noqa: TRY400 - the reason says it all
@@ -58,7 +58,7 @@ class Heartbeat:
         if len(checks) > MANY_CHECKS:
             await put_check_series(job, checks, self._store, now, with_age=not is_paused)
         else:
-            samples += to_samples(checks, now, job.max_age, job.check_tags, with_age=not is_paused)
+            samples += to_samples(checks, now, job.settings.max_age, job.check_tags, with_age=not is_paused)
         if samples:
             await self._store.outbox.put(job.name, samples)
 
@@ -67,6 +67,6 @@ async def put_check_series(
     job: Job, checks: Sequence[Check], store: Store, now: datetime, *, with_age: bool = True
 ) -> None:
     """Stores the stable series of many checks."""
-    work = partial(to_samples, checks, now, job.max_age, job.check_tags, with_age=with_age)
+    work = partial(to_samples, checks, now, job.settings.max_age, job.check_tags, with_age=with_age)
     samples = await anyio.to_thread.run_sync(work)
     await store.outbox.put(job.name, samples)

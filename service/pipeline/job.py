@@ -1,12 +1,13 @@
 """Jobs: configured collectors, with all that decides when they run and how their samples are tagged."""
 
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Protocol
-from zoneinfo import ZoneInfo
 
+from service.config.settings import CollectorSettings
+from service.domain import cron
 from service.domain.cron import Every, Schedule
 from service.domain.runs import Collector, ConcurrencyPolicy
 from service.domain.samples import SERVICE, Metric
@@ -28,39 +29,33 @@ class Revisions(Protocol):
     revisions: dict[str, int]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Job:
-    """One configured collector. ``service``: of the CronJob that it replaces, a tag of the collector's own health.
-
-    ``active_deadline``: for a run with all its retries. ``max_age``: of a value; an older one says nothing.
-    ``notify_after``: how many runs in a row must find a check's new state before its change is an event.
-    ``starts_after``: the last slot that the replaced CronJob ran.
-    """
+    """One configured collector. ``env``, ``version``: the tags that all of an installation's samples carry."""
 
     name: str
-    type: str
     collector: Collector
-    schedule: Schedule
+    settings: CollectorSettings
     env: str
-    service: str
-    time_zone: ZoneInfo = field(default=ZoneInfo("UTC"))
     version: str | None = None
-    enabled: bool = True
-    policy: ConcurrencyPolicy = ConcurrencyPolicy.FORBID
-    starting_deadline: timedelta | None = None
-    active_deadline: timedelta = timedelta(seconds=300)
-    backoff_limit: int = 3
-    jitter: timedelta = timedelta(0)
-    max_age: timedelta = timedelta(hours=24)
-    notify_after: int = 1
-    tags: Mapping[str, str] = field(default_factory=dict)
-    starts_after: datetime | None = None
     state: Revisions | None = None
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        return cron.parse(self.settings.schedule)
+
+    @property
+    def forbids(self) -> bool:
+        return self.settings.concurrency_policy is ConcurrencyPolicy.FORBID
+
+    @property
+    def replaces(self) -> bool:
+        return self.settings.concurrency_policy is ConcurrencyPolicy.REPLACE
 
     @property
     def offset(self) -> timedelta:
-        """How much later than its slots this job starts: below ``jitter``, by the name, so the same each time."""
-        return self.jitter * (zlib.crc32(self.name.encode()) / 2**32)
+        """How much later than its slots this job starts: below its jitter, by the name, so the same each time."""
+        return self.settings.jitter * (zlib.crc32(self.name.encode()) / 2**32)
 
     @property
     def check_tags(self) -> dict[str, str]:
@@ -75,13 +70,13 @@ class Job:
         if after is None and isinstance(self.schedule, Every):
             return now.replace(microsecond=0)  # a period has no instants of its own: it begins now
         if after is not None:
-            slot = self.schedule.latest(after, now, self.time_zone)
+            slot = self.schedule.latest(after, now, self.settings.time_zone)
             return slot and slot.astimezone(UTC)
         # In growing spans: to look through those of years takes its time.
         span, slot = timedelta(minutes=2), None
         while slot is None and span < _FIVE_YEARS:
             span = min(8 * span, _FIVE_YEARS)
-            slot = self.schedule.latest(now - span, now, self.time_zone)
+            slot = self.schedule.latest(now - span, now, self.settings.time_zone)
         return slot and slot.astimezone(UTC)
 
     def find_next_start(self, after: datetime, last: datetime | None) -> datetime | None:
@@ -89,7 +84,7 @@ class Job:
         after -= self.offset
         if isinstance(self.schedule, Every) and last:
             # A period counts on from the last slot, not from now.
-            after = self.schedule.latest(last, after, self.time_zone) or last
-        slot = self.schedule.next(after, self.time_zone)
+            after = self.schedule.latest(last, after, self.settings.time_zone) or last
+        slot = self.schedule.next(after, self.settings.time_zone)
         # In UTC: local time counts wrong over a daylight-saving change.
         return slot.astimezone(UTC) + self.offset if slot else None

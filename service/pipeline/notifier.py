@@ -100,9 +100,9 @@ class Notifier:
             checks,
             notified,
             now,
-            job.max_age,
-            notify_after=job.notify_after,
-            interval=timedelta(seconds=job.schedule.interval(now, job.time_zone)),
+            job.settings.max_age,
+            notify_after=job.settings.notify_after,
+            interval=timedelta(seconds=job.schedule.interval(now, job.settings.time_zone)),
         )
         if current != notified:
             await states.record_changes(job.name, [] if self.is_silent else changes, current, now, revision)

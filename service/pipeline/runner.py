@@ -177,7 +177,7 @@ class Runner:
 
     async def _attempt_until_done(self, job: Job, handle: RunHandle) -> CollectResult:
         """Until an attempt succeeds, the fault is of a kind that time can't mend, or the deadline is near."""
-        limit = job.active_deadline.total_seconds()
+        limit = job.settings.active_deadline.total_seconds()
         if handle.run.cause is Cause.WEBHOOK:
             limit = min(limit, _CHANGE_DEADLINE)
         deadline = self._clock.monotonic() + limit
@@ -195,7 +195,7 @@ class Runner:
                     log.exception("the collector raised an unexpected error")
                 # Time may mend it: an unexpected error is given the benefit of the doubt, as a Job's crash is.
                 may_pass = self._retries(handle.run) and isinstance(error, Unavailable | Unexpected)
-                if not may_pass or attempt > job.backoff_limit:
+                if not may_pass or attempt > job.settings.backoff_limit:
                     handle.fail(reason, Outcome.BACKOFF_LIMIT_EXCEEDED if may_pass else Outcome.FAILED)
                     break
                 asked = error.retry_after if isinstance(error, Unavailable) else None
@@ -297,7 +297,7 @@ class Runner:
         samples = [*enriched.samples, *enriched.series, *own_samples(job, health, now)]
         run = replace(run, samples=len(samples))
         revisions = dict(job.state.revisions) if job.state else {}
-        if not await self._store.runs.end(run, samples, enriched.checks, result.state, revisions, job.max_age):
+        if not await self._store.runs.end(run, samples, enriched.checks, result.state, revisions, job.settings.max_age):
             run = replace(run, outcome=Outcome.INTERRUPTED, errors=(PartialFailure(_SUPERSEDED),), samples=0)
             enriched = replace(enriched, late=[])
         return run, enriched

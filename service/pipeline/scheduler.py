@@ -25,7 +25,6 @@ from service.domain.runs import (
     AuditEntry,
     Cause,
     ChangeCollector,
-    ConcurrencyPolicy,
     Mode,
     Outcome,
     Pause,
@@ -136,19 +135,21 @@ class Scheduler:
     def tick(self, name: str) -> None:
         """Starts the job's latest missed slot if the rules let it."""
         job = self.jobs.get(name)
-        if job is None or not job.enabled or not self.is_loaded or self.active.is_draining or name in self.pauses:
+        if not self.is_loaded or self.active.is_draining or name in self.pauses:
+            return
+        if job is None or not job.settings.enabled:
             return
         now, known = self._clock.now() - job.offset, self._last_slot(job)
         is_first = known is None and self._is_first_start
         slot = job.find_latest_slot(known, now) or (now.replace(microsecond=0) if is_first else None)
         if slot is None:
             return
-        if job.starting_deadline is not None and now - slot > job.starting_deadline and not is_first:
+        if job.settings.starting_deadline is not None and now - slot > job.settings.starting_deadline and not is_first:
             if self._late.get(name) != slot:
                 self._late[name], at = slot, slot.isoformat()
                 log.warning("a slot was missed by more than its starting deadline", collector=name, slot=at)
             return
-        if _forbids(job) and (self.active.of(name) or name in self._busy):
+        if job.forbids and (self.active.of(name) or name in self._busy):
             return  # tried again when the run ends
         if self.waits_for(name):
             self._skipped[name] = slot
@@ -203,17 +204,20 @@ class Scheduler:
     def may_repeat(self, run: Run) -> bool:
         """Whether a scheduled run that its replica could not end may be carried out again."""
         job = self.jobs.get(run.collector)
-        if job is None or not job.enabled or run.slot is None or run.mode is not self.mode or self.active.is_draining:
+        if run.slot is None or run.mode is not self.mode or self.active.is_draining:
             return False
-        if job.policy is ConcurrencyPolicy.REPLACE and run.slot < self._slots[run.mode].get(job.name, run.slot):
+        if job is None or not job.settings.enabled:
+            return False
+        if job.replaces and run.slot < self._slots[run.mode].get(job.name, run.slot):
             return False  # a later one has taken its place, and would be replaced by it
-        return job.starting_deadline is None or self._clock.now() - run.slot <= job.starting_deadline
+        return job.settings.starting_deadline is None or self._clock.now() - run.slot <= job.settings.starting_deadline
 
     def _is_turn(self, job: Job) -> bool:
         """Whether this replica tries first: the one with the highest hash. It spreads the load, and keeps with one
         process what belongs together; it never decides who may."""
         own = self._store.owner
-        affinity = job.type if job.type == "github_ci" else job.name  # one token: its ETags and its limits
+        # All of github_ci together: it has one token, with its ETags and its limits.
+        affinity = "github_ci" if job.settings.type == "github_ci" else job.name
         return own == max(self._replicas, key=lambda each: zlib.crc32(f"{each}:{affinity}".encode()), default=own)
 
     async def trigger(self, name: str, cause: Cause, actor: Actor) -> Run:
@@ -222,14 +226,14 @@ class Scheduler:
         Raises UnknownCollector, Busy, TooManyRuns, NotReady, Draining, Unavailable (the store).
         """
         job = self._find_job(name)
-        if _forbids(job):
+        if job.forbids:
             await self.active.wait_for_changes(name)
         active = self.active.of(name)
         if self.active.is_draining:
             raise Draining
         if reason := self.waits_for(name):
             raise NotReady(reason)
-        if active and _forbids(job):
+        if active and job.forbids:
             raise Busy(active[-1].run.id)
         if len(active) >= _MAX_ACTIVE:
             raise TooManyRuns(f"{len(active)} runs of {name} are active")
@@ -268,7 +272,7 @@ class Scheduler:
             raise Draining
         handle = next((each for each in active if each.after), None)
         if handle is None:
-            handle = self.active.add(job, cause, actor, self.mode, after=active if _forbids(job) else ())
+            handle = self.active.add(job, cause, actor, self.mode, after=active if job.forbids else ())
             self.active.start(job, handle, self.active.begin_after)
         await self._audit(cause.value, name, actor, handle.run.id)
         return handle.run
@@ -280,7 +284,7 @@ class Scheduler:
         """
         job, active = self.jobs.get(name), self.active.of(name)
         is_waiting = any(each.after and each.run.cause is Cause.WEBHOOK for each in active)
-        if job is None or not job.enabled or name in self.pauses or self.active.is_draining or is_waiting:
+        if job is None or not job.settings.enabled or name in self.pauses or self.active.is_draining or is_waiting:
             return
         handle = self.active.add(job, Cause.WEBHOOK, Actor("webhook"), self.mode, after=active)
         self.active.start(job, handle, self._begin_changes)
@@ -313,11 +317,11 @@ class Scheduler:
         raise UnknownCollector(name, self.jobs)
 
     def _enabled(self) -> list[str]:
-        return [job.name for job in self.jobs.values() if job.enabled]
+        return [job.name for job in self.jobs.values() if job.settings.enabled]
 
     def _last_slot(self, job: Job) -> datetime | None:
         live, shadow = self._slots[Mode.LIVE].get(job.name), self._slots[Mode.SHADOW].get(job.name)
-        last = first_slot_after(live, shadow, job.starts_after, self.mode)
+        last = first_slot_after(live, shadow, job.settings.starts_after, self.mode)
         return max(filter(None, (last, self._skipped.get(job.name))), default=None)
 
     async def _claim_slots(self) -> None:
@@ -325,7 +329,7 @@ class Scheduler:
         its run's."""
         await anyio.lowlevel.checkpoint()  # the others of this moment join
         due, self._due = self._due, []
-        claims = [Claim(handle.run, known, _forbids(job)) for job, handle, known in due]
+        claims = [Claim(handle.run, known, job.forbids) for job, handle, known in due]
         try:
             results: Sequence[bool | Exception] = await self._store.runs.claim_slots(claims)
         except Exception as error:  # noqa: BLE001 - each run says so at its end
@@ -380,7 +384,3 @@ class Scheduler:
             await self._store.runs.audit(AuditEntry(self._clock.now(), action, actor, collector, run_id))
         except Unavailable as error:
             log.error("the audit log can't be written", reason=str(error))  # noqa: TRY400 - the reason says it all
-
-
-def _forbids(job: Job) -> bool:
-    return job.policy is ConcurrencyPolicy.FORBID

@@ -97,7 +97,7 @@ async def _read_all_checks(context: AppContext, jobs: Mapping[str, Job]) -> dict
     def work() -> None:
         for name, job in behind.items():
             views = _judge(context, job, found.get(name, ()))
-            ends = [view.measured_at + job.max_age for view in views if view.measured_at]
+            ends = [view.measured_at + job.settings.max_age for view in views if view.measured_at]
             # Another replica's runs by webhook are told by nobody here.
             ends += [now + _SHARED_LIFE] if context.settings.store.url else []
             until = min((end for end in ends if end >= now), default=datetime.max.replace(tzinfo=UTC))
@@ -229,19 +229,19 @@ def _view(context: AppContext, job: Job, facts: _Facts) -> CollectorView:
     # Without validation: these are values of our own, and there may be a thousand.
     view = CollectorView.model_construct(
         name=name,
-        type=job.type,
+        type=job.settings.type,
         schedule=job.schedule.expression,
         schedule_in_words=job.schedule.describe(),
-        time_zone=str(job.time_zone),
-        service=job.service,
-        enabled=job.enabled,
+        time_zone=str(job.settings.time_zone),
+        service=job.settings.service,
+        enabled=job.settings.enabled,
         paused=pause is not None,
         pause=PauseView(at=pause.at, by=pause.actor.name or pause.actor.source, reason=pause.actor.reason)
         if pause
         else None,
-        max_attempts=job.backoff_limit + 1,
+        max_attempts=job.settings.backoff_limit + 1,
         running=running,
-        next_run=scheduler.next_start(name, now) if job.enabled and not pause else None,
+        next_run=scheduler.next_start(name, now) if job.settings.enabled and not pause else None,
         last_slot=slot,
         last_run=RunView.of(last, delivery) if last else None,
         last_success=success,
@@ -259,7 +259,7 @@ def _view(context: AppContext, job: Job, facts: _Facts) -> CollectorView:
 
 def _judge(context: AppContext, job: Job, checks: Iterable[Check]) -> list[CheckView]:
     catalogue, now = {metric.name: metric for metric in job.collector.metrics}, context.clock.now()
-    return [CheckView.of(job.name, check, catalogue.get(check.metric), now, job.max_age) for check in checks]
+    return [CheckView.of(job.name, check, catalogue.get(check.metric), now, job.settings.max_age) for check in checks]
 
 
 def _sum_up(

@@ -170,7 +170,7 @@ def _of_overview(context: "AppContext", overview: "Overview") -> Iterator[_Famil
     gauge = partial(_family, "gauge", labels=("collector",))
     successes = {(name,): view.last_success.timestamp() for name, view in views.items() if view.last_success}
     starts = {(name,): view.next_run.timestamp() for name, view in views.items() if view.next_run}
-    intervals = {(name,): job.schedule.interval(now, job.time_zone) for name, job in jobs.items()}
+    intervals = {(name,): job.schedule.interval(now, job.settings.time_zone) for name, job in jobs.items()}
     paused = {(name,): view.paused for name, view in views.items()}
     yield gauge("collector_paused", "1 while the schedule is paused", values=paused)
     success = "collector_last_success_timestamp_seconds"

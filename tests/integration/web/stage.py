@@ -16,7 +16,6 @@ from service.config.logging import buffer
 from service.config.secrets import Secret
 from service.config.settings import CollectorSettings, HttpSettings, Settings
 from service.datadog.intake import Intake
-from service.domain import cron
 from service.domain.errors import Rejected
 from service.domain.runs import Actor, Cause, CollectResult, NoData, PartialFailure, Run
 from service.domain.samples import Evidence, Metric, Sample
@@ -212,10 +211,8 @@ async def served(
                 in_cluster=in_cluster,
             )
             context.telemetry.expect(collectors)
-            await context.scheduler.set_jobs(
-                Job(name, "scripted", scripted[name], cron.parse("*/10 * * * *"), "test", "svc", backoff_limit=0)
-                for name in collectors
-            )
+            own = CollectorSettings(type="scripted", schedule="*/10 * * * *", service="svc", backoff_limit=0)
+            await context.scheduler.set_jobs(Job(name, scripted[name], own, "test") for name in collectors)
             if is_beating:
                 tasks.start_soon(_beat, context.scheduler, clock)
             app = create_app(context)

@@ -9,7 +9,6 @@ from typing import Any
 import anyio
 import pytest
 
-from service.domain import cron
 from service.domain.checks import check_id, check_key
 from service.domain.delivery import DeliveryStatus
 from service.domain.errors import Rejected, Unavailable
@@ -90,7 +89,9 @@ async def test_the_page_shows_state_schedule_runs_and_delivery(tmp_path: Path) -
 
 async def test_a_collector_in_back_off_is_retrying_on_top_with_its_error(stage: Stage) -> None:
     scheduler = stage.context.scheduler
-    await scheduler.set_jobs([scheduler.jobs["ci"], replace(scheduler.jobs["training"], backoff_limit=3)])
+    training = scheduler.jobs["training"]
+    patient = training.settings.model_copy(update={"backoff_limit": 3})
+    await scheduler.set_jobs([scheduler.jobs["ci"], replace(training, settings=patient)])
     stage.collectors["training"].error = Unavailable("GitHub answered 502")
     await stage.begin("training")
     await stage.collectors["training"].asked.wait()
@@ -123,8 +124,9 @@ async def test_a_reload_shows_at_once_in_every_call_and_page(tmp_path: Path) -> 
     async with served(tmp_path) as stage:
         for address in addresses:
             assert "every 10 minutes" in (await stage.client.get(address)).text
-        job = replace(stage.context.scheduler.jobs["ci"], schedule=cron.parse("*/7 * * * *"))
-        await stage.context.scheduler.set_jobs([job])
+        job = stage.context.scheduler.jobs["ci"]
+        settings = job.settings.model_copy(update={"schedule": "*/7 * * * *"})
+        await stage.context.scheduler.set_jobs([replace(job, settings=settings)])
         assert "*/7" in (await stage.client.get("/api/v1/collectors/ci")).text
         stage.context.cache.forget()  # as the daemon does after a reload
         for address in addresses:

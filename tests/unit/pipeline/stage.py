@@ -15,8 +15,7 @@ import sqlalchemy as sa
 from anyio.lowlevel import checkpoint
 from structlog.testing import capture_logs
 
-from service.config.settings import StoreSettings
-from service.domain import cron
+from service.config.settings import CollectorSettings, StoreSettings
 from service.domain.runs import CollectResult, Mode, Run
 from service.domain.samples import Metric, Sample
 from service.pipeline.clock import Clock
@@ -163,17 +162,12 @@ class Gate:
         self._opened = anyio.Event()
 
 
-def make_job(collector: Any = None, *, name: str = "ci", schedule: str = "*/10 * * * *", **options: Any) -> Job:
-    return Job(
-        name=name,
-        type="scripted",
-        collector=collector or Scripted(),
-        schedule=cron.parse(schedule),
-        env="production",
-        version="1.2.3",
-        service="dashboard-collector",
-        **options,
-    )
+def make_job(
+    collector: Any = None, *, name: str = "ci", schedule: str = "*/10 * * * *", state: Any = None, **options: Any
+) -> Job:
+    own = {"type": "scripted", "schedule": schedule, "service": "dashboard-collector", **options}
+    settings = CollectorSettings.model_validate(own)
+    return Job(name, collector or Scripted(), settings, env="production", version="1.2.3", state=state)
 
 
 @dataclass

@@ -81,7 +81,7 @@ async def test_a_change_is_measured_at_once_and_the_rest_keeps_its_state() -> No
 async def test_a_change_waits_for_the_active_run_and_several_become_one(policy: ConcurrencyPolicy) -> None:
     collector = Changing()
     collector.gate = anyio.Event()
-    async with staged(make_job(collector, policy=policy)) as it:
+    async with staged(make_job(collector, concurrency_policy=policy)) as it:
         await it.clock.advance(1)
         for _ in range(3):
             it.scheduler.start_changes("ci")

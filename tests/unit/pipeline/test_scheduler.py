@@ -226,7 +226,7 @@ async def test_a_run_that_is_cancelled_while_a_shared_store_is_away_ends_on_reco
 
 async def test_a_dead_replicas_slot_is_not_repeated_where_a_later_one_replaces_it() -> None:
     for policy, may in ((ConcurrencyPolicy.REPLACE, False), (ConcurrencyPolicy.ALLOW, True)):
-        async with staged(make_job(policy=policy)) as it:
+        async with staged(make_job(concurrency_policy=policy)) as it:
             (first,) = await it.runs()
             assert it.scheduler.may_repeat(first)
             await it.clock.advance(10 * 60)
@@ -259,7 +259,7 @@ async def test_replace_ends_a_run_only_when_the_next_one_has_its_slot(monkeypatc
     async def fail(*_: Any) -> Any:
         raise Unavailable("away")
 
-    job = make_job(Gate(), policy=ConcurrencyPolicy.REPLACE, active_deadline=timedelta(hours=1))
+    job = make_job(Gate(), concurrency_policy=ConcurrencyPolicy.REPLACE, active_deadline=timedelta(hours=1))
     async with staged(job) as it:
         with monkeypatch.context() as patch:
             patch.setattr(Runs, "claim_slots", fail)

@@ -128,7 +128,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.job = make_job(
             self.gates,
             schedule=expression,
-            policy=policy,
+            concurrency_policy=policy,
             starting_deadline=None if deadline is None else timedelta(seconds=deadline),
             active_deadline=ACTIVE_DEADLINE,
         )
