@@ -18,7 +18,7 @@ from service.domain.errors import (
     Unfinished,
 )
 from service.domain.runs import Collector, CollectResult, NoData, PartialFailure
-from service.domain.samples import Evidence, Kind, Metric, Sample, Status
+from service.domain.samples import Evidence, Kind, Metric, Rule, Sample, Status
 
 __all__ = [
     "CollectResult",
@@ -35,6 +35,7 @@ __all__ = [
     "NoData",
     "PartialFailure",
     "Rejected",
+    "Rule",
     "Sample",
     "Secret",
     "Section",

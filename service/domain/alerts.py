@@ -87,7 +87,8 @@ def format_change(change: StateChange, page_url: str | None) -> Event:
     lines = [f"**{escape_markdown(check.name)}** went from {before} to **{check.status.value}**.", ""]
     if check.value is not None:
         lines.append(f"- value: {check.value:.6g}")
-    lines.append(f"- condition: {escape_markdown(check.condition) or 'none'}")
+    limit = f" ({check.limit})" if check.limit not in ("", check.condition) else ""
+    lines.append(f"- condition: {escape_markdown(check.condition + limit) or 'none'}")
     if check.summary:
         lines.append(f"- summary: {escape_markdown(check.summary, _MAX_SUMMARY)}")
     lines.append(f"- since: {_format_time(check.since)}, after {_format_duration(change.lasted)} of {before}")

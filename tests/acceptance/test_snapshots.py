@@ -113,7 +113,8 @@ def test_a_drop_against_the_median_of_before_fails_in_the_second_snapshot_across
         assert (failed["status"], failed["condition"], failed["limit"]) == ("fail", ">= 0.85x", ">= 13.005")
         assert failed["why"] == "12.2 is not >= 0.85x (>= 13.005)"
         said = here.run("explain", "hearts", environ={"INFRA_HEALTH_URL": str(daemon.http.base_url)}).stdout
-        assert "summary   12.2 against a median of 15.3 of the last 7 values; 2 failures in a row; 8 ranks" in said
+        assert "12.2 against a median of 15.3 of the last 7 values; 2 failures in a row; 8 ranks" in said
+        assert "12.2 is not >= 0.85x (>= 13.005), fail since" in said
         assert "verdict   as its condition says" in said
         assert "https://ci.example/8" in said
         assert 'infra_health_check_threshold{check="reward_threshold"' in daemon.http.get("/metrics").text

@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as some
 
 from service.domain import conditions
+from service.domain.alerts import StateChange, format_change
 from service.domain.baseline import MIN_VALUES, judge_samples
 from service.domain.checks import CHECK_THRESHOLD, Check, to_samples, update_checks
 from service.domain.samples import Metric, Rule, Sample, Status
@@ -62,6 +63,8 @@ def test_a_value_that_drops_by_a_fifth_against_its_median_fails_in_the_second_ru
     second = play([*STEADY, 12.1, 12.2], rule=rule)
     assert (second.status, second.condition, second.limit) == (Status.FAIL, ">= 0.85x", ">= 13.005")
     assert threshold(second) == 13.005
+    event = format_change(StateChange("gpu", "production", Status.PASS, HOUR, second), None)
+    assert "- condition: >= 0.85x (>= 13.005)\n- summary: 12.2 against a median of" in event.text
     assert second.since == second.measured_at
     assert play([*STEADY, 12.1, 15, 12.1], rule=rule).status is Status.PASS, "not in a row"
     assert play([*STEADY, 12.1]).status is Status.FAIL
