@@ -5,11 +5,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
+from service.domain import conditions
 from service.domain.checks import Check, CheckKey, check_id, status_at
 from service.domain.runs import Cause, Run
 from service.domain.samples import Status
@@ -54,13 +55,18 @@ class Cell(NamedTuple):
 
 
 class Hour(NamedTuple):
-    """A check's values within one hour of the clock. ``failed``: in at least one cycle of it."""
+    """A check's values within one hour of the clock. ``failed``: in at least one cycle of it.
+
+    ``threshold``, ``threshold_low``: of the condition (domain.conditions) when it judged the last one, if any.
+    """
 
     at: datetime
     low: float
     high: float
     last: float
     failed: bool
+    threshold: float | None = None
+    threshold_low: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,8 @@ _MERGE_HOUR = _merge.on_conflict_do_update(
         "low": sa.case((_new.low < hours.c.low, _new.low), else_=hours.c.low),
         "high": sa.case((_new.high > hours.c.high, _new.high), else_=hours.c.high),
         "last": _new.last,
+        "threshold": _new.threshold,
+        "threshold_low": _new.threshold_low,
         "failed": hours.c.failed | _new.failed,
     },
 )
@@ -130,7 +138,7 @@ class History:
         of_checks = sa.select(hours).where(hours.c.check_id.in_(ids), hours.c.hour >= int(since.timestamp()) // _HOUR)
         for row in await self._database.fetch(of_checks.order_by(hours.c.hour)):
             at = datetime.fromtimestamp(row.hour * _HOUR, UTC)
-            in_hours[row.check_id].append(Hour(at, row.low, row.high, row.last, row.failed))
+            in_hours[row.check_id].append(Hour(at, *row[2:]))
         return {each: CheckHistory(in_cells[each], tuple(in_hours[each])) for each in in_cells}
 
 
@@ -154,7 +162,9 @@ def add_cycle(
             value = None
         cells[check_number] = Cell(status, is_carried, value)
         if value is not None:
-            bounds = {"low": value, "high": value, "last": value, "failed": status is Status.FAIL}
+            bounds: dict[str, Any] = {"low": value, "high": value, "last": value, "failed": status is Status.FAIL}
+            condition = conditions.parse(check.limit)
+            bounds |= {"threshold": condition and condition.threshold, "threshold_low": condition and condition.low}
             new_hours.append({"check_id": check_number, "hour": int(ended.timestamp()) // _HOUR, **bounds})
     if new_hours:
         connection.execute(_MERGE_HOUR, new_hours)

@@ -22,7 +22,7 @@ from service.domain.samples import Evidence, Kind, Status
 
 T = TypeVar("T")
 
-VERSION_TABLE, REVISION = "alembic_version", "0002"  # the version in migrations/versions that has these tables
+VERSION_TABLE, REVISION = "alembic_version", "0003"  # the version in migrations/versions that has these tables
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -224,6 +224,7 @@ hours = sa.Table(
     *_columns(BigInteger, "check_id", "hour", key=True),  # hour: hours since the epoch
     *_columns(Float, "low", "high", "last"),
     *_columns(Boolean, "failed"),
+    *_columns(Float, "threshold", "threshold_low", null=True),  # domain.conditions.Condition, as of the last value
     sqlite_with_rowid=False,
 )
 state = sa.Table(

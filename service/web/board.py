@@ -98,6 +98,14 @@ async def read_board(
     return Board(board.rows, board.tiles, board.rows_left, board.tiles_left, await _draw_all(context, pictures))
 
 
+async def read_history(context: AppContext, name: str, check: int) -> tuple[list[Cycle], CheckHistory]:
+    """The collector's last cycles, and what is known of its check. Raises Unavailable."""
+    history = context.store.history
+    cycles = (await history.cycles({name: 0})).get(name, [])
+    found = await history.check_histories([check], [each.number for each in cycles], context.clock.now() - REACH)
+    return cycles, found[check]
+
+
 def find_worst(items: Sequence[Item], most: int, severity: Callable[[Item], int]) -> list[Item]:
     """At most so many of ``items``, the worst, in the order in which they were."""
     kept = sorted(range(len(items)), key=lambda at: severity(items[at]))[:most]

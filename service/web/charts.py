@@ -62,7 +62,7 @@ def bars(cycles: Sequence[Cycle]) -> Chart:
                 cycle,
                 f'<path class="hit" d="M{x} 0h{_BAR}v{_BAR_HEIGHT}h-{_BAR}z"/>'
                 f'<path class="{tone(cycle.outcome)}" d="M{x} {_BAR_HEIGHT}v-{height}h{_BAR - 1}v{height}z">'
-                f"<title>{cycle.started:%Y-%m-%d %H:%M:%S} {escape(cycle.outcome)} "
+                f"<title>{cycle.started:%Y-%m-%d %H:%M:%S} UTC {escape(cycle.outcome)} "
                 f"{format_number(round(cycle.seconds, 1))} s</title></path>",
             )
         )
@@ -105,7 +105,7 @@ def worst(cells: Sequence[Cell | None]) -> Cell | None:
 def to_curve(cells: Cells, hours: Sequence[Hour]) -> list[Point]:
     """What a curve is drawn from: hours where there is a day of them, single cycles before that."""
     if len(hours) > 1 and hours[-1].at - hours[0].at >= _DAY:
-        return [Point(*hour) for hour in hours]
+        return [Point(hour.at, hour.low, hour.high, hour.last, hour.failed) for hour in hours]
     return [
         Point(cycle.ended, cell.value, cell.value, cell.value, cell.status == Status.FAIL)
         for cycle, cell in cells
@@ -178,7 +178,7 @@ def _square(x: int, cycle: Cycle, cell: Cell) -> str:
     carried = ", carried" if cell.carried else ""
     return (
         f'<path class="{kind}" d="M{x} {inset}h{side}v{height}h-{side}z">'
-        f"<title>{cycle.ended:%Y-%m-%d %H:%M:%S} {status}{value}{carried}</title></path>"
+        f"<title>{cycle.ended:%Y-%m-%d %H:%M:%S} UTC {status}{value}{carried}</title></path>"
     )
 
 

@@ -16,7 +16,7 @@ from service.collectors.github_ci.weekly_runs import Order
 from service.domain.samples import LINK, Status
 from service.web import charts
 from service.web.auth import is_expected
-from service.web.board import REACH, find_worst, read_board, to_cells
+from service.web.board import find_worst, read_board, read_history, to_cells
 from service.web.context import AppContext
 from service.web.overview import Overview, read_overview, read_run, read_week, view_runs
 from service.web.problems import Problem, unknown_run
@@ -155,11 +155,9 @@ async def check(request: Request, context: ContextDep, name: str, id: str) -> Re
         found = [each for each in overview.checks[name] if f"{each.id:x}" == id]
         if not found:
             raise Problem(404, f"{name} has no such check (any more).", "unknown-check")
-        view, history = found[0], context.store.history
-        cycles = (await history.cycles({name: 0}, charts.BARS)).get(name, [])
-        numbers = [each.number for each in cycles]
-        known = (await history.check_histories([view.id], numbers, context.clock.now() - REACH))[view.id]
-        cells = to_cells(cycles, [known])
+        view = found[0]
+        cycles, known = await read_history(context, name, view.id)
+        cells = to_cells(cycles[-charts.BARS :], [known])
         return {
             "view": view,
             "trend": charts.trend(charts.to_curve(cells, known.hours), view.limit, view.status),

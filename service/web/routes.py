@@ -15,6 +15,7 @@ from pydantic import AwareDatetime, BeforeValidator, JsonValue, ValidationError
 from service.collectors.github_ci.weekly_runs import Order
 from service.domain.errors import Unavailable
 from service.domain.runs import Actor, Cause, Outcome, Run
+from service.web.board import read_history
 from service.web.context import AppContext
 from service.web.overview import (
     check_life,
@@ -31,10 +32,13 @@ from service.web.problems import MEDIA_TYPE, Problem, invalid, unknown_run
 from service.web.prometheus import OPENMETRICS, PLAIN, write_metrics
 from service.web.schemas import (
     API,
+    CheckHistoryView,
     Checks,
     Collectors,
     CollectorView,
+    CycleView,
     Health,
+    HourView,
     Info,
     Log,
     Reason,
@@ -237,6 +241,20 @@ async def workflows(
     values = {"repositories": weeks, "workflows": found[offset : offset + limit], "total": len(found)}
     values["next"] = _next_page(request, offset, limit, len(found))
     return await _respond(context, lambda: Workflows.model_validate(values))
+
+
+@api.get("/collectors/{name}/history/{check}", response_model=CheckHistoryView, responses=problems(404))
+async def check_history(context: ContextDep, name: str, check: str) -> CheckHistoryView:
+    """Seven days of one check, which its `links` name"""
+    found = [each for each in await read_checks(context, name) if f"{each.id:x}" == check]
+    if not found:
+        raise Problem(404, f"Collector {name} has no check {check!r} (any more).", "unknown-check")
+    cycles, known = await read_history(context, name, found[0].id)
+    cells = [(cycle, known.cells[cycle.number]) for cycle in cycles if cycle.number in known.cells]
+    return CheckHistoryView(
+        hours=[HourView.model_validate(each) for each in known.hours],
+        cycles=[CycleView(run=cycle.run, at=cycle.ended, **cell._asdict()) for cycle, cell in cells],
+    )
 
 
 async def _find_checks(

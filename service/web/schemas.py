@@ -311,6 +311,12 @@ class CheckView(View):
     def href(self) -> str:
         return f"/checks/{quote(self.collector, safe='')}/{self.id:x}"
 
+    @computed_field  # type: ignore[prop-decorator]  # see Health.status
+    @property
+    def links(self) -> dict[str, str]:
+        history = f"{API}/collectors/{quote(self.collector, safe='')}/history/{self.id:x}"
+        return {"history": history, "page": self.href}
+
     def is_named(self, name: str) -> bool:
         """Whether ``name`` means this check: its metric, the last parts of that, or the check's own name."""
         return name in (self.metric, self.tags.get("check")) or self.metric.endswith(f".{name}")
@@ -318,6 +324,36 @@ class CheckView(View):
     def detail(self, *names: str) -> str:
         """What tells the check from its neighbours, by these tags."""
         return " · ".join(dict.fromkeys(text for name in names if (text := self.tags.get(name, ""))))
+
+
+class CycleView(View):
+    """A check at the end of one run. ``carried``: the value is the one of the cycle before, not measured anew."""
+
+    run: str
+    at: Instant
+    status: Literal["pass", "fail", "unknown"]
+    carried: bool
+    value: float | None
+
+
+class HourView(View):
+    """A check's values within one hour. ``failed``: at least one; ``threshold``, ``threshold_low``: what its condition
+    compared the last one with, null where it has none."""
+
+    at: Instant
+    low: float
+    high: float
+    last: float
+    failed: bool
+    threshold: float | None
+    threshold_low: float | None
+
+
+class CheckHistoryView(View):
+    """Seven days of a check by the hour, and its last cycles one by one, both oldest first."""
+
+    hours: Sequence[HourView]
+    cycles: Sequence[CycleView]
 
 
 class WorkflowView(View):

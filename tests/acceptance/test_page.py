@@ -130,11 +130,50 @@ def test_a_tile_opens_the_check_with_its_evidence(reader: Reader) -> None:
     reader.page.locator(".tile").first.click()
     reader.page.wait_for_url("**/checks/**")
     expect(reader.page.get_by_role("heading", name="Evidence")).to_be_visible()
-    expect(reader.page.locator(".trend")).to_be_visible()
     for link in reader.page.locator(".evidence a").all():
         assert str(link.get_attribute("href")).startswith("https://github.com/")
     reader.page.locator("table a", has_text="ci-").first.click()
     reader.page.wait_for_url("**/runs/**")
+
+
+def test_the_values_of_a_check_have_axes_ranges_and_what_is_under_the_pointer(browser: Browser, stage: Stage) -> None:
+    with reading(browser, stage.base, size=(390, 844), scheme="dark") as reader:
+        reader.go("/")
+        reader.page.locator(".tile.fail").first.click()
+        values = reader.page.locator("#values")
+        expect(values).to_contain_text("12, fail, threshold 10")
+        expect(values.locator(".trend")).to_be_hidden()
+        values.get_by_role("button", name="7 d").click()
+        over = values.locator(".u-over")
+        over.hover(position={"x": 1, "y": 40})
+        expect(values).to_contain_text("UTC: 3, fail")
+        # An update leaves the chart where it is, with the new value in it.
+        stage.call(stage.web.run, "ci")
+        over.hover(position={"x": 250, "y": 40})
+        expect(reader.page.locator("tbody tr", has_text="ci-")).to_have_count(3, timeout=15_000)
+        expect(values.locator(".u-over")).to_have_count(1)
+        assert reader.page.evaluate("document.documentElement.scrollWidth") <= 390
+        reader.accessible()
+        reader.at_ease()
+
+
+def test_times_are_shown_in_the_readers_zone_if_that_is_wanted(browser: Browser, stage: Stage) -> None:
+    context = browser.new_context(timezone_id="Asia/Tokyo")
+    reader = Reader(context.new_page(), stage.base)
+    run = str(stage.get("/api/v1/runs")["runs"][-1]["links"]["page"])
+    reader.go(run)
+    expect(reader.page.locator("dl")).to_contain_text("2026-03-04 05:00")
+    reader.page.get_by_role("button", name="Show them in Asia/Tokyo").click()
+    expect(reader.page.locator("dl")).to_contain_text("2026-03-04 14:00")
+    expect(reader.page.locator(".as-of")).to_contain_text("Asia/Tokyo")
+    reader.go("/")
+    title = reader.page.locator("#collector-ci .bars title").first
+    assert str(title.text_content()).startswith("2026-03-04 14:00"), title.text_content()
+    reader.accessible()
+    reader.page.get_by_role("button", name="Show them in UTC").click()
+    expect(reader.page.locator("footer")).to_contain_text("All times are UTC")
+    reader.at_ease()
+    context.close()
 
 
 def test_times_are_told_as_distances_by_the_browser_and_a_bar_opens_its_run(reader: Reader) -> None:
@@ -266,5 +305,7 @@ def test_the_page_is_whole_without_a_script(browser: Browser, stage: Stage) -> N
         expect(reader.page.locator("#collector-ci")).to_contain_text("every 10 minutes")
         expect(reader.page.locator("#collector-ci .bars")).to_be_visible()
         expect(reader.page.get_by_role("button")).to_have_count(0)
+        expect(reader.page.locator("footer")).to_contain_text("All times are UTC")
         reader.page.locator(".tile a").first.click()
         expect(reader.page.get_by_role("heading", name="Evidence")).to_be_visible()
+        expect(reader.page.locator(".trend")).to_be_visible()

@@ -3,10 +3,13 @@
 const EVERY = 5000;
 const WHILE_ACTIVE = 1500;
 const TOKEN = "infra-health-token";
+const LOCAL = "infra-health-local-times";
+const ownZone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+const zone = localStorage.getItem(LOCAL) ? ownZone : "UTC";
 const stale = document.getElementById("stale");
 const isTv = document.body.classList.contains("tv");
 let drawn = Date.now();   // when what is shown was true, by this clock
-let ahead = 0;            // how far the daemon's clock is ahead of this one
+let ahead = Date.parse(document.querySelector("header time")?.dateTime) - drawn || 0;  // how far the daemon's clock is ahead of this one
 let cost = 0;             // how long a redraw takes
 let timer = 0;
 let busy = false;
@@ -20,7 +23,7 @@ async function look() {
   // The page may be a second older than the state: it says itself which revision it shows.
   if (state.revision === document.getElementById("live").dataset.revision) {
     drawn = Date.now();
-    for (const each of document.querySelectorAll(".as-of time")) put(each, state.now.slice(11, 19));
+    for (const each of document.querySelectorAll(".as-of time")) put(each, stamp(Date.parse(state.now)).slice(11, 19));
   } else if (Date.now() - drawn >= 20 * cost) {  // a page of a thousand collectors is not drawn anew each time
     await redraw();
   }
@@ -41,35 +44,48 @@ async function redraw() {
   // Who selects text or answers a question keeps what they do it with.
   if (!getSelection().isCollapsed || document.querySelector("dialog[open]")) return;
   const fresh = new DOMParser().parseFromString(text, "text/html");
-  const live = document.getElementById("live");
-  const opened = [...live.querySelectorAll("details[open]")].map((each) => each.id);
-  const scrolled = [...live.querySelectorAll("[tabindex]")].map((each) => each.scrollLeft);
-  const focused = live.contains(document.activeElement) ? trace(document.activeElement) : null;
+  localise(fresh);
+  tick(fresh);
   for (const part of ["header .name", "header .as-of", "#live"]) {
     const [before, after] = [document.querySelector(part), fresh.querySelector(part)];
-    if (before && after) before.replaceWith(document.importNode(after, true));
+    if (before && after) morph(before, after);
   }
-  for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
-  document.querySelectorAll("#live [tabindex]").forEach((each, i) => { each.scrollLeft = scrolled[i] ?? 0; });
-  if (focused) retrace(focused)?.focus({ preventScroll: true });
   document.title = fresh.title;
   cost = performance.now() - begun;
-  tick();
+  document.dispatchEvent(new Event("redrawn"));
 }
 
-// An element by what it is, as the fresh page holds another one in its place.
-function trace(element) {
-  const alike = [...document.querySelectorAll(`#live ${element.localName}`)].filter((each) => same(each, element));
-  return { element, at: alike.indexOf(element) };
+// By what an element is known among its neighbours, empty for none.
+function key(node) {
+  return node.id || node.getAttribute?.("href") || "";
 }
 
-function retrace({ element, at }) {
-  if (element.id) return document.getElementById(element.id);
-  return [...document.querySelectorAll(`#live ${element.localName}`)].filter((each) => same(each, element))[at];
-}
-
-function same(one, other) {
-  return one.getAttribute("href") === other.getAttribute("href") && one.textContent === other.textContent;
+// Makes an element as the fresh one is, by what has changed alone: what has the focus, is open or scrolled stays so.
+function morph(old, fresh) {
+  if (old.isEqualNode(fresh)) return;
+  for (const { name } of [...old.attributes]) if (name !== "open" && !fresh.hasAttribute(name)) old.removeAttribute(name);
+  for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  const wanted = new Set([...fresh.childNodes].map(key));
+  for (const each of [...old.childNodes]) if (key(each) && !wanted.has(key(each))) each.remove();
+  const known = new Map([...old.childNodes].filter(key).map((each) => [key(each), each]));
+  let place = old.firstChild;
+  const skip = () => { while (place?.dataset && "keep" in place.dataset) place = place.nextSibling; };
+  for (const each of [...fresh.childNodes]) {
+    skip();
+    const name = key(each);
+    const like = name ? known.get(name) : place && !key(place) && place.nodeName === each.nodeName ? place : null;
+    known.delete(name);
+    if (!like) old.insertBefore(document.importNode(each, true), place);
+    else if (like !== place) old.insertBefore(like, place);
+    else place = place.nextSibling;
+    if (like?.nodeType === Node.ELEMENT_NODE) morph(like, each);
+    else if (like && like.nodeValue !== each.nodeValue) like.nodeValue = each.nodeValue;
+  }
+  for (skip(); place; skip()) {
+    const rest = place;
+    place = place.nextSibling;
+    rest.remove();
+  }
 }
 
 function failed() {
@@ -98,6 +114,28 @@ async function beat() {
 
 // Times
 
+// An instant (in milliseconds) as times are written here, in the reader's zone: 2026-11-28 12:40:31.019
+function stamp(at) {
+  const shift = zone === "UTC" ? 0 : new Date(at).getTimezoneOffset() * 60000;
+  return new Date(at - shift).toISOString().replace("T", " ").slice(0, 23);
+}
+
+// What the server writes, which is UTC, in the reader's zone.
+function localise(root) {
+  if (zone === "UTC") return;
+  for (const each of root.querySelectorAll("time")) {
+    const length = each.textContent.length;
+    const full = stamp(Date.parse(each.dateTime));
+    each.textContent = length < 16 ? full.slice(11, 11 + length) : full.slice(0, length);
+  }
+  const write = (text) => text.replace(/(\d{4}-\d\d-\d\d) (\d\d:\d\d)(:\d\d)? UTC/g, (_, day, minute, second = "") =>
+    `${stamp(Date.parse(`${day}T${minute}${second || ":00"}Z`)).slice(0, second ? 19 : 16)} ${zone}`);
+  for (const each of root.querySelectorAll("[title]")) each.title = write(each.title);
+  for (const each of root.querySelectorAll(".zone")) each.textContent = zone;
+  const texts = root.createTreeWalker(root.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) if (texts.currentNode.data.includes(" UTC")) texts.currentNode.data = write(texts.currentNode.data);
+}
+
 function span(seconds) {
   const whole = Math.round(Math.abs(seconds));
   for (const [size, unit, lesser, name] of [[86400, "d", 3600, "h"], [3600, "h", 60, "min"], [60, "min", 1, "s"]]) {
@@ -121,15 +159,15 @@ function relative(seconds) {
   return seconds > 0 ? `in ${count}` : `${count} ago`;
 }
 
-function tick() {
+function tick(root = document) {
   const now = Date.now() + ahead;
-  for (const each of document.querySelectorAll("[data-time]")) {
+  for (const each of root.querySelectorAll("[data-time]")) {
     const left = (new Date(each.dataset.time || each.dateTime) - now) / 1000;
     if (!each.classList.contains("countdown")) put(each, relative(left));
     else put(each, left > 0.5 ? `in ${span(left)}` : "due now");
   }
-  for (const each of document.querySelectorAll("[data-up]")) put(each, `up ${span((now - new Date(each.dataset.up)) / 1000)}`);
-  for (const each of document.querySelectorAll(".clock time")) put(each, new Date(now).toISOString().slice(11, 16));
+  for (const each of root.querySelectorAll("[data-up]")) put(each, `up ${span((now - new Date(each.dataset.up)) / 1000)}`);
+  for (const each of root.querySelectorAll(".clock time")) put(each, stamp(now).slice(11, 16));
 }
 
 function put(element, text) {
@@ -248,8 +286,19 @@ search?.addEventListener("submit", (event) => {
   location.search = new URLSearchParams(filled);
 });
 
+document.getElementById("zone")?.addEventListener("click", () => {
+  if (zone === "UTC") localStorage.setItem(LOCAL, "1");
+  else localStorage.removeItem(LOCAL);
+  location.reload();
+});
+for (const each of document.querySelectorAll("#zone")) {
+  each.hidden = ["UTC", "Etc/UTC"].includes(ownZone);
+  each.textContent = `Show them in ${zone === "UTC" ? ownZone : "UTC"}`;
+}
+
+localise(document);
 document.body.classList.add("script");
 document.addEventListener("visibilitychange", () => { if (!document.hidden) beat(); });
 tick();
-setInterval(tick, 1000);
+setInterval(() => tick(), 1000);
 timer = setTimeout(beat, 500);

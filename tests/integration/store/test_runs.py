@@ -257,7 +257,7 @@ async def test_a_board_reads_cycles_cells_and_hours(store: Store) -> None:
         Cell("fail", True, 7.0),
         Cell("unknown", False, None),
     ]
-    assert found.hours == (Hour(NOW, 1.0, 7.0, 7.0, True),)
+    assert found.hours == (Hour(NOW, 1.0, 7.0, 7.0, True, 5.0),)
     assert (await store.history.check_histories([5], numbers, NOW))[5].cells == {}
 
 

@@ -65,6 +65,21 @@ async def test_collectors_show_schedule_last_run_and_last_error(stage: Stage) ->
     assert second["last_run"] is None
 
 
+async def test_the_history_of_a_check_has_its_hours_with_what_they_were_compared_with_and_its_last_cycles(
+    stage: Stage,
+) -> None:
+    for value, condition in ((12.0, "< 10"), (8.0, "in [5, 9]")):
+        stage.collectors["ci"].samples = [a_check(value, "fail" if value > 10 else "pass", condition)]
+        await stage.run()
+    (check,) = (await stage.json("/api/v1/collectors/ci/checks"))["checks"]
+    history = await stage.json(check["links"]["history"])
+    shared = {"at": "2026-03-04T05:00:00Z", "failed": True, "threshold": 9.0, "threshold_low": 5.0}
+    assert history["hours"] == [{"low": 8.0, "high": 12.0, "last": 8.0, **shared}]
+    assert [(each["status"], each["value"]) for each in history["cycles"]] == [("fail", 12.0), ("pass", 8.0)]
+    problem_of(await stage.client.get("/api/v1/collectors/ci/history/0"), 404)
+    problem_of(await stage.client.get(check["links"]["history"].replace("/ci/", "/nope/")), 404)
+
+
 async def test_an_unknown_collector_or_run_is_a_404_that_names_the_known(stage: Stage) -> None:
     body = problem_of(await stage.client.get("/api/v1/collectors/trainin"), 404)
     assert body["known"] == ["ci", "training"]
