@@ -145,11 +145,11 @@ def test_the_values_of_a_check_have_axes_ranges_and_what_is_under_the_pointer(br
         expect(values.locator(".trend")).to_be_hidden()
         values.get_by_role("button", name="7 d").click()
         over = values.locator(".u-over")
-        over.hover(position={"x": 1, "y": 40})
+        over.hover(position={"x": 5, "y": 40})
         expect(values).to_contain_text("UTC: 3, fail")
         # An update leaves the chart where it is, with the new value in it.
         stage.call(stage.web.run, "ci")
-        over.hover(position={"x": 250, "y": 40})
+        over.hover(position={"x": 100, "y": 40})
         expect(reader.page.locator("tbody tr", has_text="ci-")).to_have_count(3, timeout=15_000)
         expect(values.locator(".u-over")).to_have_count(1)
         assert reader.page.evaluate("document.documentElement.scrollWidth") <= 390
