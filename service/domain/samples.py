@@ -98,8 +98,8 @@ class Sample:
     ``at``: the timestamp that Datadog gets, aware.
     ``measured_at``: when the value was true, where that is earlier (a value carried over from an older file).
     ``interval``: seconds that a count covers; filled from the schedule where the collector leaves it None.
-    ``evidence``: what is behind the value, newest first. ``summary``: the same as a sentence ("2 of 23 runs on main
-    failed in the last 24 h"). Neither goes to Datadog as a metric.
+    ``evidence``: what is behind the value, first what tells most, or is newest. ``summary``: the same as a sentence ("2
+    of 23 runs on main failed in the last 24 h"). Neither goes to Datadog as a metric.
     ``rule``: by which the daemon judges the value, whatever the tag status says; None: by the condition alone.
     """
 

@@ -244,7 +244,7 @@ class Triggered(View):
 class SampleView(View):
     """One sample as it was stored. ``delivery``: what became of it, with the ``reason`` when it was lost.
 
-    ``evidence``: what was behind the value, the newest first.
+    ``evidence``: what was behind the value, what tells most (or is newest) first.
     """
 
     metric: str = Field(validation_alias=AliasPath("point", "metric"))

@@ -19,7 +19,7 @@ from service.collectors.github_ci.catalogue import (
     format_limit,
 )
 from service.collectors.github_ci.culprits import Streak, find_streak
-from service.collectors.github_ci.models import Expected, Run, WorkflowRuns, format_time, make_evidence
+from service.collectors.github_ci.models import FAILED, Expected, Run, WorkflowRuns, format_time, make_evidence
 from service.collectors.github_ci.red_time import measure_red_time
 from service.collectors.github_ci.settings import GithubCiSettings
 from service.domain import conditions
@@ -152,11 +152,13 @@ def measure_red_minutes(
         return Finding(_RED_MINUTES, None, summary)
     minutes = red.span / timedelta(minutes=1)
     if red.runs:
-        by = _name_some([each.file for each in workflows if any(run in red.runs for run in each.runs)])
+        ids = {run.id for run in red.runs}
+        by = _name_some([each.file for each in workflows if any(run.id in ids for run in each.runs)])
         summary = f"{scope.branch} was red for {minutes:,.0f} min of {scope.window}, by {by}"
     else:
         summary = f"no workflow that blocks merges was red on {scope.branch} in {scope.window}"
-    return Finding(_RED_MINUTES, minutes, summary, _runs_as_evidence(red.runs))
+    behind = (run.as_evidence("" if run.conclusion in FAILED else "failed before") for run in red.runs)
+    return Finding(_RED_MINUTES, minutes, summary, newest(behind))
 
 
 def _find_streaks(workflows: Iterable[WorkflowRuns]) -> list[Streak]:
@@ -174,9 +176,9 @@ def _describe_streaks(streaks: Sequence[Streak], number: str, branch: str) -> st
 
 
 def _streaks_as_evidence(streaks: Sequence[Streak]) -> tuple[Evidence, ...]:
-    """Of many first how each began."""
+    """First how each began: where little is shown, that is it."""
     groups = zip_longest(*(each.as_evidence() for each in streaks))
-    return newest(list(filter(None, chain.from_iterable(groups)))[:_MAX_EVIDENCE])
+    return tuple(filter(None, chain.from_iterable(groups)))[:_MAX_EVIDENCE]
 
 
 def measure_queue(waiting: Sequence[Run], now: datetime) -> list[Finding]:
