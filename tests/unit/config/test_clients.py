@@ -19,7 +19,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from service.cli.client import connect
-from service.config import clients
 from service.config.clients import (
     aws_client,
     check_environment,
@@ -215,7 +214,6 @@ def test_a_daemon_that_does_not_answer_may_have_met_what_this_command_did_not_ne
 def test_what_can_be_used_is_no_problem() -> None:
     environ = {"ALL_PROXY": "socks5h://p:1080", "NO_PROXY": NO_PROXY, "SSL_CERT_FILE": certifi.where()}
     assert check_environment(environ | {"AWS_CA_BUNDLE": certifi.where()}) == []
-    assert clients.certificate_file(environ) == certifi.where()
 
 
 @pytest.mark.parametrize(
