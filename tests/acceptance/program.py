@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager
@@ -23,6 +24,7 @@ from service.cli.main import main
 from service.config import logging
 from service.demo.recording import create_app
 from service.demo.stage import serve
+from tests.acceptance.forked import Forked
 from tests.datadog import ScriptedDatadog
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -44,8 +46,10 @@ CI = {
     "tests_blocking_merge": ["Stencil Nightly Build"],
 }
 # What is told by the commands that need no process of their own, unless it is by a package of a collector.
-_ASKED = ("status", "trigger", "pause", "resume", "cancel", "explain", "runs", "logs", "check", "list-workflows")
-_ASKED += ("datadog", "publish", "backup", "schedule", "diagnose", "flare", "compare", "preview")
+_ASKED = (
+    *("status", "trigger", "pause", "resume", "cancel", "explain", "runs", "logs", "check", "list-workflows"),
+    *("datadog", "publish", "backup", "schedule", "diagnose", "flare", "compare", "preview"),
+)
 # What belongs to whoever runs the tests must not reach the program.
 _FOREIGN = ("DD_", "DATADOG_", "GITHUB_", "METTA_", "CI_", "INFRA_HEALTH_", "AWS_", "TRAINING_", "EVAL_", "KUBERNETES_")
 
@@ -97,16 +101,19 @@ class Place:
         if arguments[:1] and arguments[0] in _ASKED and not (program or "PYTHONPATH" in self.environ):
             done = self.ask(*arguments, environ=environ)
             return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
-        command = [Path(sys.executable).with_name(program)] if program else [sys.executable, "-m", "service"]
-        return subprocess.run(
-            [*command, *arguments],
-            cwd=self.folder,
-            env=self._environ(environ),
-            capture_output=True,
-            text=True,
-            timeout=110,
-            check=False,
-        )
+        own = self._environ(environ)
+        if program:
+            command = [str(Path(sys.executable).with_name(program)), *arguments]
+            return subprocess.run(command, cwd=self.folder, env=own, capture_output=True, text=True, timeout=110)
+        with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+            process = Forked(arguments, self.folder, own, stdout.fileno(), stderr.fileno())
+            try:
+                code = process.wait(110)
+            finally:
+                process.kill()
+            for stream in (stdout, stderr):
+                stream.seek(0)
+            return subprocess.CompletedProcess(arguments, code, stdout.read(), stderr.read())
 
     def json(self, *arguments: str, environ: Mapping[str, str | None] | None = None, code: int = 0) -> Any:
         """What a command prints with --json."""
@@ -129,9 +136,7 @@ class Place:
         """A running daemon, ready; killed at the end where the test did not end it."""
         log = self.folder / "daemon.log"
         with log.open("a") as sink:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "service", *arguments], cwd=self.folder, env=self._environ(environ), stderr=sink
-            )
+            process = Forked(arguments, self.folder, self._environ(environ), 1, sink.fileno())
         daemon = Daemon(process, log)
         try:
             daemon.wait_until_ready()
@@ -154,7 +159,7 @@ class Place:
 class Daemon:
     """A daemon under test. ``records``: its log lines as JSON."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, process: Forked, log: Path) -> None:
         self.process = process
         self._log = log
         self._skip = len(log.read_text())

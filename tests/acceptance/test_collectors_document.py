@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.program import Place, place, wait_for
+from tests.acceptance.program import Place, place
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,31 +57,3 @@ def test_the_documented_package_is_built_tested_and_run(acme: Place) -> None:
     assert done.returncode == 1
     assert "queue: failed: http://127.0.0.1:1/jobs: no answer (ConnectError)" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_a_type_that_breaks_refuses_a_reload_and_ends_a_start_with_one_line(here: Place) -> None:
-    _install_broken(here, "no_such_name")
-    with here.daemon() as daemon:  # nobody uses it
-        here.config["collectors"]["mine"] = {"type": "broken", "schedule": "@hourly"}
-        here.write_config()
-        daemon.send(signal.SIGHUP)
-        (refused,) = wait_for(
-            lambda: [each for each in daemon.records if each["message"].startswith("reload refused")], daemon
-        )
-        assert "NameError: name 'no_such_name' is not defined" in refused["reason"]
-        assert "Traceback" not in daemon.text
-        assert [each["name"] for each in daemon.get("/api/v1/collectors")["collectors"]] == ["ci", "training"]
-        assert daemon.end() == 0
-    done = here.run()
-    assert (done.returncode, len(done.stderr.splitlines()), done.stdout) == (78, 1, "")
-    assert "collectors.mine.type: collector type broken (acme_broken:Broken) can't be loaded: NameError" in done.stderr
-
-
-def _install_broken(here: Place, code: str) -> None:
-    packages = here.folder / "packages"
-    about = packages / "broken-1.dist-info"
-    about.mkdir(parents=True)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
-    (about / "entry_points.txt").write_text("[infra_health.collectors]\nbroken = acme_broken:Broken\n")
-    (packages / "acme_broken.py").write_text(code)
-    here.environ["PYTHONPATH"] = os.pathsep.join((str(packages), str(ROOT)))

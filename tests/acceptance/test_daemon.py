@@ -231,14 +231,6 @@ def test_the_daemon_starts_without_a_key_a_token_and_a_source_and_says_what_to_s
         assert daemon.http.post("/api/v1/collectors/training/runs").status_code == 409
 
 
-def test_ctrl_c_ends_the_demo_with_exit_code_0(here: Place) -> None:
-    with here.daemon("--demo", environ={"INFRA_HEALTH_LOG__FORMAT": "json", "INFRA_HEALTH_HTTP__PORT": "0"}) as daemon:
-        runs = daemon.wait_until_quiet()
-        assert {run["collector"] for run in runs} == {"ci", "ci-phishbench", "training", "eval"}
-        assert {run["outcome"] for run in runs} == {"Complete"}
-        assert daemon.end(signal.SIGINT) == 0
-
-
 def test_a_log_that_nobody_reads_holds_up_neither_probes_nor_the_end(here: Place) -> None:
     """stderr is a pipe that is never drained; 4 KiB later nothing more fits in."""
     with socket.create_server(("127.0.0.1", 0)) as free:

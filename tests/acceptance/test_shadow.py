@@ -6,7 +6,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from service.demo.stage import serve
-from tests.acceptance.program import SNAPSHOT, Place, wait_for
+from tests.acceptance.program import Place, wait_for
 
 PATH = "2f1f5b3e-0000-4d0a-9a53-3f0a8c1b9b7e"
 
@@ -27,24 +27,6 @@ def test_a_shadow_sends_under_names_of_its_own_and_shows_the_rest_as_ever(here: 
         # The CronJobs ran the slot that the shadow ran: going live waits for the next one.
         daemon.wait_until_quiet()
         assert len(daemon.get("/api/v1/runs")["runs"]) == len(runs)
-
-
-def test_a_shadow_without_a_prefix_sends_nothing_and_loses_nothing(here: Place) -> None:
-    here.config |= {"mode": "shadow", "shadow_prefix": None}
-    here.write_config()
-    with here.daemon() as daemon:
-        runs = daemon.wait_until_quiet()
-        assert all(run["delivery"]["throttled"] == run["samples"] > 0 for run in runs)
-        assert "shadow mode" in daemon.http.get(f"/runs/{runs[0]['id']}").raise_for_status().text
-        here.write_snapshot([{**SNAPSHOT, "value": 0.1, "status": "fail"}])
-        ran = daemon.http.post("/api/v1/collectors/training/runs", params={"wait": 30}).raise_for_status().json()
-        assert ran["outcome"] == "Complete"
-        assert daemon.end() == 0
-    assert sent(here) == set()
-    assert here.intake.events == [], "no event of a check that flipped, either"
-    once = here.run("--once", environ={"INFRA_HEALTH_MODE": "live"})
-    assert once.returncode == 0, once.stderr
-    assert not any(metric.startswith("shadow.") for metric in sent(here)), "what was withheld does not come later"
 
 
 def test_series_beyond_ten_times_the_bound_are_held_back_and_shown(here: Place) -> None:

@@ -7,7 +7,7 @@ import socket
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,23 +58,6 @@ def test_a_pushed_snapshot_is_delivered_and_outlives_a_restart(here: Place) -> N
         assert "metta.infra.collector.snapshot_age" in {point.metric for point in here.intake.points}
         assert daemon.end() == 0
     assert json.loads(here.run("collect", "training", "--dry-run").stdout)[0]["value"] == 0.92
-
-
-def test_of_snapshots_that_are_pushed_at_once_none_is_lost(here: Place) -> None:
-    """Whatever was answered 202 arrives, though a run may begin after several of them came."""
-    counts = [
-        # A series each: those of one series and second would arrive as their sum.
-        SNAPSHOT | {"metric_kind": "count", "value": float(number), "tags": {"part": str(number)}}
-        for number in range(12)
-    ]
-    with here.daemon() as daemon:
-        with ThreadPoolExecutor(2) as pool:  # more at a time may be told to come back
-            answers = list(pool.map(lambda count: push(daemon, [count]).status_code, counts))
-        assert answers == [202] * len(counts)
-        wait_for(lambda: sorted(hearts(here)) == [count["value"] for count in counts], daemon)
-        daemon.wait_until_quiet()
-        assert daemon.end() == 0
-    assert len(hearts(here)) == len(counts)
 
 
 def test_a_drop_against_the_median_of_before_fails_in_the_second_snapshot_across_a_restart(here: Place) -> None:
@@ -143,7 +126,8 @@ def test_what_was_pushed_right_before_a_kill_is_sent_after_the_restart_once(here
     assert known[0] == known[1], "none for the second restart"
 
 
-def test_what_is_refused_is_said_and_changes_nothing(here: Place) -> None:
+def test_what_is_refused_is_said_and_of_snapshots_that_are_pushed_at_once_none_is_lost(here: Place) -> None:
+    """Whatever was answered 202 arrives, though a run may begin after several of them came."""
     with here.daemon() as daemon:
         bad = push(daemon, [SNAPSHOT, SNAPSHOT | {"value": "x"}])
         assert (bad.status_code, bad.headers["content-type"]) == (422, "application/problem+json")
@@ -158,6 +142,12 @@ def test_what_is_refused_is_said_and_changes_nothing(here: Place) -> None:
         unknown = daemon.http.post(PUSH.replace("training", "none"), headers=auth).json()
         assert unknown["type"].endswith("unknown-collector")
         assert daemon.get("/api/v1/runs")["runs"] == []
+        # A series each: those of one series and second would arrive as their sum.
+        count = SNAPSHOT | {"metric_kind": "count"}
+        bodies = [[count | {"value": float(number), "tags": {"part": str(number)}}] for number in range(12)]
+        with ThreadPoolExecutor(2) as pool:  # more at a time may be told to come back
+            assert {answer.status_code for answer in pool.map(partial(push, daemon), bodies)} == {202}
+        wait_for(lambda: sorted(hearts(here)) == list(range(12)), daemon)
 
 
 def test_publish_to_the_daemon_prints_the_run_and_bad_records_are_published_nowhere(here: Place) -> None:

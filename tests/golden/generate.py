@@ -7,6 +7,7 @@ difference is a decision: write it into CHANGELOG.md.
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -70,8 +71,9 @@ def demo(home: str) -> Iterator[httpx.Client]:
                     time.sleep(0.1)
                 yield client
         finally:
-            process.terminate()
+            process.send_signal(signal.SIGINT)
             process.communicate()
+            assert process.returncode == 0, "Ctrl-C ends the demo well"
 
 
 def _collectors(client: httpx.Client) -> list[dict[str, Any]]:

@@ -135,19 +135,6 @@ async def test_requests_refused_together_double_the_wait_once(server: Simulated,
     assert max(wait or 0 for wait in waits) == 60
 
 
-async def test_requests_that_wait_behind_a_refused_one_are_not_sent(server: Simulated, github: Github) -> None:
-    server.fail(RUNS, faults.secondary)
-
-    async def ask() -> None:
-        with pytest.raises(Unavailable):
-            await github.get(RUNS, Total)
-
-    async with anyio.create_task_group() as tasks:
-        for _ in range(200):
-            tasks.start_soon(ask)
-    assert len(server.app.asked) <= 40
-
-
 async def test_graphql_tells_its_limit_in_a_200(server: Simulated, github: Github) -> None:
     server.app.used["graphql"] = 5000
     for _ in range(2):
@@ -203,11 +190,3 @@ async def test_what_can_wait_leaves_a_reserve_and_what_others_will_need(server: 
     server.world.now += timedelta(minutes=31)
     assert github.spare == 900
     assert github.shortage is None
-
-
-async def test_overtaking_answers_give_nothing_of_the_quota_back(server: Simulated, github: Github) -> None:
-    server.app.used["core"] = 100
-    await github.get(RUNS, Total)
-    server.app.used["core"] = 50
-    await github.get(RUNS, Total)
-    assert github.quota["core"].remaining == 4899

@@ -34,30 +34,6 @@ async def rows(http: httpx.AsyncClient, url: str, key: str, **query: Any) -> lis
         answer = (await http.get(answer.links["next"]["url"])).raise_for_status()
 
 
-async def test_following_the_links_gives_every_run_once_newest_first(
-    simulation: Simulated, http: httpx.AsyncClient
-) -> None:
-    for query in ({}, {"per_page": 100, "exclude_pull_requests": "true"}):
-        order = [
-            (run["created_at"], run["id"]) for run in await rows(http, simulation.url + RUNS, "workflow_runs", **query)
-        ]
-        assert len(set(order)) == len(simulation.world.repository.runs) == len(order)
-        assert order == sorted(order, reverse=True)
-
-
-async def test_a_validator_belongs_to_its_token_and_saves_the_point(
-    simulation: Simulated, http: httpx.AsyncClient
-) -> None:
-    url, mine, other = simulation.url + RUNS, {"authorization": "Bearer a"}, {"authorization": "Bearer b"}
-    first = await http.get(url, headers=mine)
-    validator = {"if-none-match": first.headers["etag"]}
-    second = await http.get(url, headers=mine | validator)
-    assert (second.status_code, second.content) == (304, b"")
-    assert second.headers["x-ratelimit-used"] == first.headers["x-ratelimit-used"]
-    assert (await http.get(url, headers=other | validator)).status_code == 200
-    assert (await http.get(url, headers=validator)).headers["x-ratelimit-limit"] == "60"
-
-
 async def test_a_filtered_list_lags_behind_the_unfiltered_one(http: httpx.AsyncClient) -> None:
     world = World.empty()
     world.add_workflow(1)
