@@ -333,6 +333,8 @@ async def test_a_list_of_the_replicas(cluster: Cluster) -> None:
     [
         (("/postgres", "/nowhere"), 'database "nowhere" does not exist'),
         (("test@", "nobody@"), 'role "nobody" does not exist'),
+        (("/postgres", "/postgres?sslmode=require"), "server does not support SSL"),
+        (("/postgres", "/postgres?nonsense=1"), 'invalid connection option "nonsense"'),
         (("postgresql://", "mysql://"), "mysql is no PostgreSQL"),
     ],
 )

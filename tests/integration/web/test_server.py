@@ -1,6 +1,5 @@
 """The server as a task: its port, its bounds on connections, its end."""
 
-import signal
 import socket
 from pathlib import Path
 
@@ -25,12 +24,6 @@ def test_a_taken_port_is_a_configuration_error_that_names_the_setting() -> None:
 def test_a_host_that_is_not_this_machines_is_a_configuration_error(host: str) -> None:
     with pytest.raises(ConfigError, match=r"http\.host .*no address of this machine"):
         bind(host, 0)
-
-
-@pytest.mark.parametrize("port", [-1, 65536])
-def test_a_port_out_of_range_is_a_configuration_error(port: int) -> None:
-    with pytest.raises(ConfigError, match="0 to 65535"):
-        bind("127.0.0.1", port)
 
 
 def test_an_answer_in_two_parts_does_not_wait_for_the_client() -> None:
@@ -65,13 +58,6 @@ async def test_an_idle_server_closes_open_connections_and_ends(stage: Stage) -> 
     stage.stop()
     assert await received(half) == b""
     assert await received(idle) == b""
-
-
-async def test_the_signals_stay_the_daemons(tmp_path: Path) -> None:
-    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
-    async with served(tmp_path) as stage:
-        assert (await stage.client.get("/livez")).status_code == 200
-        assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 async def test_a_request_that_comes_too_slowly_is_cut_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -271,14 +271,6 @@ async def test_no_header_of_a_delivery_is_told(tmp_path: Path, noted: Noted) -> 
             assert secret not in told
 
 
-async def test_the_description_tells_of_it(tmp_path: Path) -> None:
-    async with served(tmp_path) as stage:
-        call = (await stage.json("/openapi.json"))["paths"][WEBHOOK]["post"]
-        assert {"200", "202", "204", "400", "401", "404", "408", "413", "503"} <= call["responses"].keys()
-        assert {each["name"] for each in call["parameters"]} == {"X-GitHub-Event", "X-Hub-Signature-256"}
-        assert "security" not in call
-
-
 async def test_the_command_says_what_is_wrong_on_the_way(
     tmp_path: Path, noted: Noted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
