@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from service.collectors.github_ci import deliveries
-from service.collectors.github_ci.deliveries import Deliveries, InvalidDelivery, read_run
+from service.collectors.github_ci.deliveries import Deliveries, read_run
 from service.collectors.github_ci.models import Run
 from tests.unit.pipeline.stage import FakeClock, settle
 
@@ -57,42 +57,6 @@ def test_a_completed_run_is_read_whole() -> None:
     assert read_run(body(action="in_progress", workflow_id=None)) is None
     assert read_run(body(conclusion=None)) is None
     assert read_run(body(status="in_progress")) is None
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        (b"", "truncated"),
-        (b"\xff\xfe", "malformed"),
-        (b"[]", "Expected `object`"),
-        (b'{"a":' + b"[" * 100_000, "recursion"),
-        (b'{"action": "completed"}', "`workflow_run`"),
-        (body(id="1"), r"\$.workflow_run.id"),
-        (body(created_at="soon"), r"\$.workflow_run"),
-        (body(repo=None), r"\$.repository.full_name"),
-        (body(repo=7), r"\$.repository.full_name"),
-    ],
-)
-def test_what_is_no_such_event_says_why(wrong: bytes, message: str) -> None:
-    with pytest.raises(InvalidDelivery, match=message):
-        read_run(wrong)
-
-
-async def test_facts_are_their_repositorys_collectors_and_stay_until_a_state_tells_them() -> None:
-    async with expecting(ci=[REPO], twin=[REPO.upper()], other=["o/r"]) as (found, _, _):
-        assert [found.add(told(id, repo=repo)) for id, repo in ((1, REPO), (2, REPO.lower()), (1, "a/fork"))] == [
-            True,
-            True,
-            False,
-        ]
-        for name in ("ci", "twin"):
-            facts = found.facts(name, REPO)
-            assert [run.id for run in facts] == [1, 2]
-            found.settle(name, REPO, facts[:1])
-            assert [run.id for run in found.facts(name, REPO)] == [2]
-        assert found.facts("other", "o/r") == []
-        found.expect({"ci": ["o/r"]})
-        assert found.facts("ci", REPO) == []
 
 
 async def test_a_delivery_that_comes_again_changes_nothing() -> None:

@@ -25,42 +25,12 @@ def state_with(*runs: Run) -> State:
     return state
 
 
-def test_a_list_from_a_copy_that_lags_takes_nothing_back() -> None:
-    state = state_with(run(attempt=2))
-    state.take([run(attempt=1, conclusion="failure"), run(attempt=2, conclusion=None, status="in_progress")])
-    assert (state.runs[1].attempt, state.runs[1].conclusion) == (2, "success")
-
-
-def test_a_run_that_is_run_again_leaves_what_became_of_the_attempt_before() -> None:
-    state = state_with(run(conclusion="failure"))
-    state.take([run(attempt=2)])
-    assert state.runs[1].has_failed_before is True
-    assert not state.runs[1].is_verdict_open
-    assert state_with(run(attempt=2)).runs[1].is_verdict_open
-
-
-def test_an_attempt_that_was_seen_ended_keeps_its_first_end() -> None:
-    state = state_with(run())
-    touched = run()
-    touched.updated = NOW
-    state.take([touched])
-    assert state.runs[1].minutes == 5
-
-
 def test_a_run_that_was_approved_ends_when_it_ends() -> None:
     state = state_with(run(conclusion="action_required"))
     ended = run()
     ended.updated = NOW - 2 * MINUTE
     state.take([ended])
     assert (state.runs[1].updated, state.runs[1].has_known_end) == (NOW - 2 * MINUTE, True)
-
-
-def test_old_runs_are_forgotten_but_for_the_latest_and_the_unfinished() -> None:
-    old = [run(number, NOW - number * DAY) for number in range(2, 9)]
-    state = state_with(run(1), *old, run(20, NOW - 9 * DAY, conclusion=None, status="queued"))
-    state.trim(NOW, DAY)
-    assert sorted(state.runs) == [1, 2, 3, 20]
-    assert state.latest()[7].id == 1
 
 
 def test_what_a_workflow_was_when_the_window_began_is_kept() -> None:
@@ -70,12 +40,6 @@ def test_what_a_workflow_was_when_the_window_began_is_kept() -> None:
     state = state_with(*in_it, slow, run(40, NOW - 40 * HOUR), run(41, NOW - 41 * HOUR))
     state.trim(NOW, DAY)
     assert sorted(state.runs) == [*range(1, 9), 31, 40]
-
-
-def test_each_attempt_is_reported_once_and_never_when_it_ended_long_ago() -> None:
-    state = state_with(run(1, NOW - 30 * MINUTE), run(2, NOW - 2 * HOUR), run(3, NOW - HOUR, on_branch=False))
-    assert [each.id for each in state.take_ended([], NOW)] == [1]
-    assert state.take_ended([], NOW) == []
 
 
 def test_the_state_is_the_same_after_the_store() -> None:
@@ -91,18 +55,6 @@ def test_the_state_is_the_same_after_the_store() -> None:
 @pytest.mark.parametrize("stored", [None, b"", b"x", encode(State("o/r", "main"))[:-3]])
 def test_what_can_not_be_decoded_is_none(stored: bytes | None) -> None:
     assert decode(stored, State) is None
-
-
-@pytest.mark.parametrize(
-    ("head", "is_ours"),
-    [(Named(full_name="O/R"), True), (Named(full_name="fork/r"), False), (None, False)],
-)
-def test_a_forks_branch_of_the_same_name_is_not_ours(head: Named | None, is_ours: bool) -> None:
-    def decoded() -> Run:
-        return Run(1, 7, head_branch="main", repository=Named(full_name="o/r"), head_repository=head)
-
-    assert decoded().normalize("main").on_branch is is_ours
-    assert not decoded().normalize("trunk").on_branch
 
 
 @pytest.mark.parametrize(
