@@ -191,19 +191,3 @@ async def test_an_entry_that_means_no_workflow_is_a_failure_with_a_remedy() -> N
             assert failure.part == "tests_blocking_merge"
             assert f'"{entry}"' in failure.reason
             assert "infra-health list-workflows" in failure.reason
-
-
-# Queues
-
-
-async def test_runs_that_stay_queued_for_weeks_widen_nothing() -> None:
-    world = generate(1, workflows=5, runs_a_day=100, days=33)
-    for days in (3, 9, 20, 28):
-        world.add_run(1, NOW - days * DAY, None)
-    async with staged(world) as stage:
-        await stage.collect_until_whole()
-        for _ in range(3):
-            stage.pass_time()
-            values = await stage.values()
-            assert values == stage.truth(values)
-            assert stage.cost[0] <= 10

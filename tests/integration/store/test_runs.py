@@ -111,15 +111,14 @@ async def test_the_last_success_and_failure_of_each_collector_are_known(store: S
 async def test_runs_by_webhook_push_no_other_out_draw_no_bar_and_say_nothing_of_health(store: Store) -> None:
     polled = await keep(store, started(), checks=[check()])
     failed = await keep(store, started(1), outcome=Outcome.FAILED)
-    for number in range(2, 150):
+    for number in range(2, 20):
         outcome = Outcome.FAILED if number % 2 else Outcome.COMPLETE
         await keep(store, replace(started(number), cause=Cause.WEBHOOK), outcome=outcome, checks=[check()])
-    await store.prune(NOW)
-    kept = await store.runs.list(limit=1000)
-    assert {polled.id, failed.id} <= {run.id for run in kept}
     store.history_limits = {"ci": (3, 4)}
     await store.prune(NOW)
-    assert len(await store.runs.list(limit=1000)) == 9
+    kept = [run.id for run in await store.runs.list(limit=1000)]
+    assert len(kept) == 9
+    assert {polled.id, failed.id} <= set(kept)
     assert await store.runs.latest() == {"ci": failed}
     assert await store.runs.last_failures() == {"ci": failed}
     assert await store.runs.last_successes() == {"ci": polled.ended}

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.domain.samples import (
@@ -55,6 +55,7 @@ def test_a_tag_travels_as_written_but_for_what_datadog_refuses(name: str, value:
     assert format_tag(name, value) == valid
 
 
+@settings(max_examples=30)
 @given(st.text(), st.text())
 def test_whatever_a_tag_is_it_is_one_that_an_intake_takes_or_none(name: str, value: str) -> None:
     text = format_tag(name, value)
