@@ -19,6 +19,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from starlette.types import ASGIApp
+from structlog.testing import capture_logs
 
 from service.cli.main import main
 from service.config import logging
@@ -82,7 +83,7 @@ class Place:
 
     def ask(self, *arguments: str, environ: Mapping[str, str | None] | None = None, **extra: Any) -> Result:
         """A command in this process, where a start of half a second would show nothing more."""
-        with pytest.MonkeyPatch.context() as patch, chdir(self.folder):
+        with pytest.MonkeyPatch.context() as patch, chdir(self.folder), capture_logs():
             for name in list(os.environ):
                 patch.delenv(name)
             patch.setitem(sys.modules, "rich", None)
