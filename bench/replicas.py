@@ -13,12 +13,12 @@ import structlog
 
 from bench import Measured
 from service.config.settings import CollectorSettings, StoreSettings
+from service.daemon.maintenance import follow_replicas
 from service.domain.delivery import DeliveryStatus
 from service.domain.runs import CollectResult, Run
 from service.domain.samples import Metric, Sample
 from service.pipeline.clock import SystemClock
 from service.pipeline.job import Job
-from service.pipeline.membership import Membership
 from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Scheduler
 from service.store import Store
@@ -78,7 +78,7 @@ async def _live(url: str, name: str, begin: float) -> list[float]:
         runner = Runner(store, clock, tasks, on_stored=lambda: None, on_begin=note)
         scheduler = Scheduler(runner, store, clock, tasks)
         await scheduler.load()
-        tasks.start_soon(Membership(store.replicas, scheduler, clock).run)
+        tasks.start_soon(follow_replicas, clock, store.replicas, scheduler)
         tasks.start_soon(_deliver, store, clock.now)
         await scheduler.set_jobs(jobs.values())
         tasks.start_soon(scheduler.run)

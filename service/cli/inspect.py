@@ -1,5 +1,7 @@
-"""Commands that look and change nothing: ``list``, ``check``, ``diagnose``, ``list-workflows``."""
+"""Commands that look and change nothing: ``list``, ``check``, ``diagnose``, ``list-workflows``, ``webhook test``."""
 
+import hashlib
+import hmac
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -9,14 +11,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from service.cli import output as out
-from service.cli.options import Exit, Options, command, exit_with
+from service.cli.options import Exit, Options, command, exit_with, message
 from service.cli.schedule import find_fires
 from service.domain import cron
-from service.domain.errors import ConfigError
+from service.domain.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
+    import httpx
+
     from service.config.settings import CollectorSettings, Settings
     from service.daemon.series import SeriesForecast
+
+_PING = b'{"zen": "infra-health webhook test"}'
 
 
 @command("list", example="infra-health list --json")
@@ -226,3 +232,63 @@ async def _read_workflows(settings: "Settings", environ: Mapping[str, str], repo
             for name in names
             for each in await list_workflows(clients.github, name)
         ]
+
+
+@click.group(help="docs/webhooks.md says how to set it up.\n\n\b\nExample: infra-health webhook test")
+def webhook() -> None: ...
+
+
+@command(group=webhook, example="infra-health webhook test")
+def test(options: Options) -> None:
+    """Posts a signed ping to http.public_url, as GitHub does, and says what is wrong.
+
+    Whether GitHub itself gets there, only GitHub can tell: Settings, Webhooks, Recent Deliveries.
+    """
+    import httpx
+
+    from service.config.clients import sync_http_client
+    from service.config.secrets import credentials
+
+    settings, environ = options.open("warning").settings, options.environ()
+    if settings.http.public_url is None:
+        raise ConfigError("http.public_url is not set: it is the address that GitHub delivers to")
+    known = credentials(settings, environ).webhook_secret
+    keys = [key.strip() for key in (options.run(known.get) or "").split(",") if key.strip()]
+    if not keys:
+        raise ConfigError(known.missing)
+    url = f"{settings.http.public_url.rstrip('/')}/api/v1/webhooks/github"
+    try:
+        with sync_http_client(environ, base_url=url) as http:
+            answers = [http.post(url, content=_PING, headers=_sign(key)) for key in keys]
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise Unavailable(f"no connection to {url}: {error}") from error
+    troubles = [trouble for answer in answers if (trouble := _find_trouble(answer))]
+    done = "" if troubles else f"{url}: the ping was taken" + (", with either secret" if len(keys) > 1 else "")
+    found = {"url": url, "statuses": [each.status_code for each in answers], "troubles": troubles}
+    options.show(found, lambda: click.echo(done, nl=bool(done)))
+    for text in troubles:
+        message(f"{url}: {text}", "red")
+    exit_with(Exit.FAILED if troubles else Exit.DONE)
+
+
+def _sign(key: str) -> dict[str, str]:
+    signature = hmac.new(key.encode(), _PING, hashlib.sha256).hexdigest()
+    signed = {"X-GitHub-Event": "ping", "X-Hub-Signature-256": f"sha256={signature}"}
+    return {"Content-Type": "application/json", **signed}
+
+
+def _find_trouble(answer: "httpx.Response") -> str:
+    """What is wrong, with the remedy; empty where all is well."""
+    is_ours = answer.headers.get("content-type", "").startswith("application/problem+json")
+    match answer.status_code:
+        case 200 if not answer.content:
+            return ""
+        case 401 if is_ours:
+            return "401, the daemon there has another secret; is GITHUB_WEBHOOK_SECRET the same here and there?"
+        case 404 if is_ours:
+            return "404, the daemon there has no secret; set GITHUB_WEBHOOK_SECRET for it, too"
+        case 301 | 302 | 307 | 308:
+            return f"{answer.status_code}, redirected to {answer.headers.get('location')}; GitHub follows no redirect"
+        case status:
+            what = "the daemon" if is_ours else "something before the daemon (an Ingress, a login, a proxy)"
+            return f"{status} by {what}; let POST to this one path through (docs/webhooks.md)"

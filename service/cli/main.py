@@ -35,7 +35,7 @@ _GROUPS: Mapping[str, Mapping[str, str]] = {
         "run.collect": "Runs collectors once by hand.",
         "inspect.list-workflows": "Lists a repository's workflows, to fill the workflow lists.",
         "publish.publish": "Checks a snapshot as the collector does and publishes it.",
-        "webhook.webhook": "Tries the way of GitHub's webhook.",
+        "inspect.webhook": "Tries the way of GitHub's webhook.",
         "main.completion": "Prints the shell completion.",
     },
     "Datadog": {
@@ -45,7 +45,7 @@ _GROUPS: Mapping[str, Mapping[str, str]] = {
         "cutover.migrate": "Turns CronJobs into config.yaml stanzas.",
         "cutover.compare": "Lines up what the CronJobs sent with what the daemon measured.",
         "cutover.backup": "Copies the state to a file, also while a daemon uses it.",
-        "store.store": "Copies the state to a PostgreSQL that replicas share.",
+        "cutover.store": "Copies the state to a PostgreSQL that replicas share.",
         "cutover.flare": "Writes a support bundle with secrets masked.",
     },
 }

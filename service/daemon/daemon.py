@@ -19,14 +19,13 @@ from service.config.logging import buffer
 from service.config.masking import mask
 from service.config.settings import Settings, differences, secret_values
 from service.daemon.changes import Changes
-from service.daemon.maintenance import PingKind, Pings, prune_store, recover_store, refresh_secrets
+from service.daemon.maintenance import PingKind, Pings, follow_replicas, prune_store, recover_store, refresh_secrets
 from service.daemon.series import find_collisions
 from service.daemon.wiring import Wiring, open_wiring, read_pushes
 from service.domain.errors import ConfigError, Unavailable
 from service.domain.runs import Actor, AuditEntry, Cause, Mode, Outcome, Run
 from service.pipeline.heartbeat import Heartbeat
 from service.pipeline.job import Job
-from service.pipeline.membership import Membership
 from service.pipeline.notifier import Notifier
 from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Scheduler
@@ -167,7 +166,7 @@ class Daemon:
             tasks.start_soon(self._notifier.run)
         tasks.start_soon(prune_store, self._clock, self._store, self._forwarder)
         if self._store.replicas:
-            tasks.start_soon(Membership(self._store.replicas, self._scheduler, self._clock).run)
+            tasks.start_soon(follow_replicas, self._clock, self._store.replicas, self._scheduler)
             tasks.start_soon(self._watch_pushes)
         await self._set_jobs(jobs)
         tasks.start_soon(self._run_slots)

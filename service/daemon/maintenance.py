@@ -1,4 +1,5 @@
-"""What goes on beside the path while the daemon runs: store pruned and recovered, secrets renewed, a watcher pinged."""
+"""What goes on beside the path while the daemon runs: store pruned and recovered, replicas followed, secrets renewed, a
+watcher pinged."""
 
 import uuid
 from collections import defaultdict
@@ -15,13 +16,15 @@ from service.domain.delivery import DeliveryStatus
 from service.domain.errors import Unavailable
 from service.pipeline.clock import Clock
 from service.pipeline.forwarder import Forwarder
-from service.store import Store
+from service.pipeline.scheduler import Scheduler
+from service.store import Replicas, Store
 
 log = structlog.get_logger(__name__)
 
 _PRUNE_INTERVAL = 600.0  # seconds, as all of these
 _RECOVER_INTERVAL = 5.0
 _SECRETS_INTERVAL = 60.0
+_AWAY_INTERVAL = 0.5
 
 _PING_TRIES, _PING_PAUSE = 2, 2.0
 _PING_TIMEOUT = 5.0  # of a try, however slowly it trickles
@@ -56,6 +59,25 @@ async def prune_store(clock: Clock, store: Store, forwarder: Forwarder) -> None:
         except Unavailable as error:
             log.error("the store can't be pruned", reason=str(error))  # noqa: TRY400 - the reason says it all
         await clock.sleep(_PRUNE_INTERVAL)
+
+
+async def follow_replicas(clock: Clock, replicas: Replicas, scheduler: Scheduler) -> None:
+    """Shows every few seconds that this replica of a shared store lives, and follows what the others decided."""
+    is_away = False
+    lost = frozenset[str]()
+    while True:
+        try:
+            lost = scheduler.follow(await replicas.beat(scheduler.may_repeat, lost))
+        except Unavailable as error:
+            if not is_away:
+                log.error("the store is away: no slot is claimed until it is back", reason=str(error))  # noqa: TRY400
+            is_away = True
+            await clock.sleep(_AWAY_INTERVAL)
+        else:
+            if is_away:
+                log.info("the store is back")
+            is_away = False
+            await clock.sleep(replicas.interval)
 
 
 class PingKind(StrEnum):

@@ -1,18 +1,29 @@
-"""Recorded GitHub repositories as rows: real runs and jobs, moved in time so that the newest run ended minutes ago.
+"""Recorded GitHub repositories as rows: real runs and jobs, moved in time so that the newest run ended minutes ago; and
+how they go on: now and then a workflow ends once more, of which the webhook tells.
 
 Neither pull requests nor issues were recorded, and none are made up; the labels that are asked for do exist. Of one
 repository no jobs were recorded: each of its runs is shown with one job that ended like the run.
 """
 
+import hashlib
+import hmac
 import json
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib import resources
+from itertools import cycle
+from threading import Event
 from typing import Any
+
+import httpx
 
 from service.demo.github import SimulatedGithub
 from service.demo.github_rows import Attempt, Job, Repository, Run, Workflow
 
 _ENDED_AGO = timedelta(minutes=4)
+_FIRST_DELIVERY, _INTERVAL = 30.0, 60.0  # seconds
+_TOOK = timedelta(minutes=3)
 _LABELS = {"hotfix", "force-merge", "revert", "bug"}
 
 
@@ -72,3 +83,23 @@ def _to_run(row: dict[str, Any], recorded_jobs: list[dict[str, Any]], shift: tim
         sha=row["head_sha"],
         message=row.get("head_commit", {}).get("message", ""),
     )
+
+
+def deliver_runs(repository: Repository, url: str, secret: str, end: Event) -> None:
+    """Until ``end``: the newest workflow of the default branch succeeds and fails in turn, so that its tile turns."""
+    newest = next(run for run in repository.newest_first(datetime.now(UTC)) if run.branch == repository.branch)
+    interval = _FIRST_DELIVERY
+    with httpx.Client(trust_env=False) as http:
+        for number, conclusion in enumerate(cycle(("success", "failure")), 1):
+            if end.wait(interval):
+                return
+            interval, now = _INTERVAL, datetime.now(UTC).replace(microsecond=0)
+            attempts = [Attempt(now - _TOOK, now, conclusion)]
+            run = replace(newest, id=newest.id + number, created=now - _TOOK, attempts=attempts)
+            repository.runs = [run, *repository.runs]  # the server's thread reads the list meanwhile
+            row, whole = repository.run_json(run, now), repository.json()
+            body = json.dumps({"action": "completed", "workflow_run": row, "repository": whole}).encode()
+            signature = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+            headers = {"X-GitHub-Event": "workflow_run", "X-Hub-Signature-256": f"sha256={signature}"}
+            with suppress(httpx.HTTPError):  # the daemon ends first
+                http.post(f"{url}api/v1/webhooks/github", content=body, headers=headers)

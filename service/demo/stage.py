@@ -47,8 +47,7 @@ def stage() -> Iterator[Stage]:
 
     Everything is written below one temporary directory, which goes at the end. Raises OSError.
     """
-    from service.demo.recording import create_app
-    from service.demo.webhook import deliver_runs
+    from service.demo.recording import create_app, deliver_runs
 
     now = datetime.now(UTC)
     github, datadog = create_app(), SimulatedDatadog(api_keys={_API_KEY})

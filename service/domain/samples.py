@@ -132,6 +132,7 @@ class Sample:
         }
 
 
+@lru_cache(maxsize=4096)
 def normalize_metric_name(name: str) -> str | None:
     """``name`` with what Datadog doesn't take as underscores, cut to 200; None when it does not begin with a letter."""
     if not name[:1].isascii() or not name[:1].isalpha():
@@ -139,6 +140,7 @@ def normalize_metric_name(name: str) -> str | None:
     return _NOT_IN_A_NAME.sub("_", name)[:MAX_NAME_LENGTH]
 
 
+@lru_cache(maxsize=16_384)  # they repeat all the time
 def format_tag(name: str, value: str) -> str | None:
     """``name:value`` without what Datadog refuses, None when nothing remains (no letter first, no value).
 

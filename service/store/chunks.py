@@ -4,9 +4,8 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from hashlib import blake2b
-from itertools import chain, starmap
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -14,8 +13,8 @@ import msgspec
 import sqlalchemy as sa
 import zstandard
 
-from service.domain.delivery import CHUNK_SAMPLES, DeliveryStatus, Point
-from service.domain.samples import Kind, Sample, format_tag, normalize_metric_name
+from service.domain.delivery import CHUNK_SAMPLES, DeliveryStatus, Point, to_point
+from service.domain.samples import Kind, Sample
 from service.store.tables import count_seconds, outbox
 
 DUE = (DeliveryStatus.PENDING, DeliveryStatus.SENDING)
@@ -44,21 +43,10 @@ class Batch:
 
 
 def to_batch(samples: Iterable[Sample], facts: dict[str, str]) -> Batch:
-    """It takes CPU time and no database. Each tag is formatted once: they repeat all the time."""
+    """It takes CPU time and no database."""
     points: dict[Kind, list[Point]] = {kind: [] for kind in Kind}
-    name, tag = cache(normalize_metric_name), cache(format_tag)
     for sample in samples:
-        points[sample.metric.kind].append(
-            Point(
-                name(sample.metric.name) or "",
-                float(sample.value),
-                int(sample.at.timestamp()),
-                tuple(filter(None, starmap(tag, sample.tags.items()))),
-                sample.interval or 0,
-                int(sample.measured_at.timestamp()) if sample.measured_at else None,
-                sample.evidence,
-            )
-        )
+        points[sample.metric.kind].append(to_point(sample))
     for of_kind in points.values():
         of_kind.sort(key=_BY_TIME_AND_SERIES)
     counts = points.pop(Kind.COUNT)

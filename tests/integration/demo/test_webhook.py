@@ -12,8 +12,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.collectors.github_ci.deliveries import read_run
-from service.demo import webhook
-from service.demo.recording import load_repositories
+from service.demo import recording
+from service.demo.recording import deliver_runs, load_repositories
 from service.demo.stage import serve
 
 
@@ -28,11 +28,11 @@ def test_runs_end_in_turn_and_are_delivered_signed(monkeypatch: pytest.MonkeyPat
             end.set()
         await Response(status_code=202)(scope, receive, send)
 
-    monkeypatch.setattr(webhook, "_FIRST", 0.0)
-    monkeypatch.setattr(webhook, "_INTERVAL", 0.0)
+    monkeypatch.setattr(recording, "_FIRST_DELIVERY", 0.0)
+    monkeypatch.setattr(recording, "_INTERVAL", 0.0)
     repository = load_repositories(datetime.now(UTC))[0]
     with serve(daemon) as (url,):
-        webhook.deliver_runs(repository, f"{url}/", "a-secret", end)
+        deliver_runs(repository, f"{url}/", "a-secret", end)
     conclusions = []
     for path, signature, body in taken:
         assert path == "/api/v1/webhooks/github"
