@@ -4,7 +4,7 @@ collector -> repository -> window, pull_requests         read in every cycle
                         -> backfill, timed_out_jobs      what that leaves unknown, within a budget
                         -> state                         what the next cycle is told
                         -> weekly_runs                   the table of the week
-                        -> metrics, catalogue            the numbers
+                        -> metrics, catalogue            the numbers: red_time; and culprits, who broke the branch
 """
 
 from service.collectors.github_ci.collector import GithubCi, check_settings

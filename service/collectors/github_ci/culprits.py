@@ -14,6 +14,7 @@ from service.collectors.github_ci.models import BEGINNING, Run, format_time, mak
 from service.domain.samples import Evidence
 
 _COUNTED = 50  # runs in a row; of longer streaks only that they are longer is kept
+_GAP_KEPT = 5  # one would do as long as it is not run again
 _TITLE = 60
 
 
@@ -40,7 +41,7 @@ class Streak:
             parts.append(f"{f'more than {_COUNTED}' if self.length > _COUNTED else self.length} runs in a row")
         if self.green is None:
             parts.append(f"first known at {first}; no green run is known")
-        elif self.green.head_sha == self.first.head_sha:
+        elif self.first.head_sha and self.first.head_sha == self.green.head_sha:
             parts.append(f"though {first} was green before")
         elif self.has_gap:
             parts.append(f"between {_describe_commit(self.green)} and {first}")
@@ -73,14 +74,16 @@ def find_streak(file: str, runs: Sequence[Run]) -> Streak | None:
 
 
 def select_runs(runs: Sequence[Run]) -> Iterable[Run]:
-    """Of a workflow's on the branch, the oldest first, what tells its streak, also when the latest is run again."""
+    """Of a workflow's on the branch, the oldest first, what tells its streak: also when the next run fails, when the
+    latest is run again, or when older ones are still to be read."""
     conclusive = [run for run in runs if run.is_conclusive]
     green = next((run for run in reversed(conclusive[:-1]) if run.conclusion == "success"), None)
     begin = green.age_key if green else (BEGINNING, 0)
     later = [run for run in conclusive if run.age_key > begin]
-    ended = (run for run in runs if run.has_ended and not run.is_conclusive)
-    gap = [run for run in ended if green and later and begin < run.age_key < later[0].age_key]
-    return [*([green] if green else []), *gap[-_COUNTED:], *later[:1], *later[-_COUNTED:]]
+    inconclusive = [run for run in runs if run.conclusion and not run.is_conclusive and run.age_key > begin]
+    gap = [run for run in inconclusive if later and run.age_key < later[0].age_key]
+    newest = [run for run in inconclusive if later and run.age_key > later[-1].age_key]
+    return [*([green] if green else []), *gap[-_GAP_KEPT:], *later[:1], *later[-_COUNTED:], *newest[-_GAP_KEPT:]]
 
 
 def _describe_commit(run: Run) -> str:

@@ -163,7 +163,7 @@ class Run(msgspec.Struct, omit_defaults=True, rename=_RUN_KEYS.get):
         names = commit and commit.author and commit.author.name, self.actor and self.actor.login
         self.author = next((name for name in names if name and "@" not in name), "")[:_LONGEST_TEXT]
         if self.on_branch and commit and commit.message:
-            subject = shorten(commit.message.partition("\n")[0])
+            subject = shorten(commit.message.partition("\n")[0].strip())
             self.subject = "" if subject == shorten(self.title) else subject
         self.actor = self.head_commit = None
 

@@ -245,5 +245,5 @@ async def _find_latest(actions: Actions, id: int) -> list[Run]:
 
 def _ended_on_branch(rows: Sequence[Run]) -> list[Run]:
     """None where none of them is conclusive; else also those that are not: one of them may have broken the branch."""
-    ended = [run for run in rows if run.on_branch and run.has_ended]
+    ended = [run for run in rows if run.on_branch and run.conclusion]
     return ended if any(run.is_conclusive for run in ended) else []

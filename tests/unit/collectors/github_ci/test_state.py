@@ -1,9 +1,11 @@
 """What is kept of runs from cycle to cycle, and what is measured of them."""
 
+import random
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from service.collectors.github_ci.culprits import find_streak
 from service.collectors.github_ci.metrics import quantile
@@ -97,3 +99,25 @@ def test_what_changed_is_shown_on_the_host_of_the_runs(url: str | None, green: s
 def test_the_quantile_lies_between_the_closest_ranks() -> None:
     assert quantile([4, 1, 3, 2], 0.9) == pytest.approx(3.7)
     assert quantile([5], 0.9) == 5
+
+
+@pytest.mark.parametrize("is_backwards", [False, True])
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_kept_tells_the_streak_that_all_runs_tell(seed: int, is_backwards: bool) -> None:
+    """Read a few runs at a time: as time passes, or backwards as a cold start does; runs are run again meanwhile."""
+    rng = random.Random(seed)
+    verdicts = ["failure"] * 4 + ["success", "cancelled", "skipped"]
+    days = range(60)
+    runs = [run(day, NOW - (90 - day) * DAY, conclusion=rng.choice(verdicts), head_sha=f"{day:040x}") for day in days]
+    state = state_with()
+    whole: list[Run] = []
+    for each in reversed(runs) if is_backwards else runs:
+        whole.append(each)
+        state.take([replace(each)])
+        if not is_backwards and rng.random() < 0.3:
+            whole[-1] = replace(each, attempt=2, conclusion=rng.choice(verdicts))
+            state.take([replace(whole[-1])])
+        state.trim(NOW, DAY)
+        kept = find_streak("", state.on_branch().get(7, []))
+        true = find_streak("", sorted(whole, key=lambda run: run.age_key))
+        assert (kept and kept.describe()) == (true and true.describe())
