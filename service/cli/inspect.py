@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -72,6 +73,10 @@ def check(options: Options, resolved: bool) -> None:
     warnings += [
         f"collectors.{name} has no source: it is waiting for a first push (or name a source)" for name in waiting
     ]
+    if (key := settings.datadog.api_key) and re.fullmatch("[0-9a-f]{40}", key.get_secret_value()):
+        warnings.append(
+            "datadog.api_key is as long as an application key: DD_API_KEY takes the other, of 32 characters"
+        )
     # Of github_ci; named here, so that its type need not be.
     looks = {name: getattr(each, "looks_an_hour", 0) for name, each in settings.collectors.items() if each.enabled}
     looks = {name: count for name, count in looks.items() if count}

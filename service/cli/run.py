@@ -32,6 +32,7 @@ def run_daemon(options: Options) -> int:
     # Before the heavy imports: to the first process of a container a signal without a handler does nothing at all.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGUSR1))  # they wait until the daemon takes them
     try:
         return _run_daemon(options)
     except _Ended:  # nothing was begun, so nothing is left to drain

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from service.config.masking import mask_address
+from service.config.masking import MASK, mask_address
 from service.domain.errors import ConfigError, HealthError, Rejected, Unauthorized, Unavailable
 
 _S3_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
@@ -183,8 +183,11 @@ async def aws_client(
         raise ConfigError(f"{title}: no credentials") from error
     except exceptions.ParamValidationError as error:
         raise ConfigError(f"{title}: {str(error).splitlines()[0]}") from error
+    except (exceptions.ConfigParseError, ValueError) as error:
+        variables = "AWS_ENDPOINT_URL, AWS_REGION or the file AWS_CONFIG_FILE"
+        raise ConfigError(f"{title}: {mask_address(str(error))}; correct {variables}") from error
     except (exceptions.BotoCoreError, TransferError, OSError) as error:
-        told = f"{title}: no answer ({type(error).__name__})"
+        told = f"{title}: {describe_error(error)}"
         raise Unavailable(told + suggest_variable(error, "https://aws", authorities="AWS_CA_BUNDLE")) from error
 
 
@@ -226,11 +229,14 @@ def _proxies(environ: Mapping[str, str]) -> dict[str, str]:
             text = environ[name].strip()
             found[scheme] = text if "://" in text else f"http://{text}"
             try:
-                if not httpx.Proxy(found[scheme]).url.host:
-                    raise ValueError("no host")
+                url = httpx.Proxy(found[scheme]).url
+                # A password with / or # in it makes a host of its beginning.
+                if not url.host or url.raw_path != b"/" or url.fragment or not 0 < (url.port or 80) < 65536:
+                    raise ValueError("no host or no port")
             except (ValueError, httpx.InvalidURL):
-                kinds = "http://, https://, socks5://, socks5h://"
-                what = f"{mask_address(text)} is no proxy that can be used ({kinds}); mend or unset it"
+                kinds = "http://, https://, socks5://, socks5h://; of a password / # ? as %2F %23 %3F"
+                shown = re.sub("//.*@", f"//{MASK}@", text)
+                what = f"{shown} is no proxy that can be used ({kinds}); mend or unset it"
                 raise ConfigError(f"environment {name}: {what}") from None
     return found
 
@@ -259,7 +265,9 @@ def _load_authorities(variable: str, path: str) -> ssl.SSLContext:
     """One context for all clients: parsing the authorities of the world takes 20 to 50 ms. Raises ConfigError."""
     try:
         if variable == "SSL_CERT_DIR":
-            next(Path(path).iterdir(), None)  # OpenSSL itself would say nothing
+            # Several with a colon between, of which one is enough. OpenSSL itself would say nothing.
+            found = filter(Path.is_dir, map(Path, filter(None, path.split(os.pathsep))))
+            next(next(found, Path(path)).iterdir(), None)
             return ssl.create_default_context(capath=path)
         return ssl.create_default_context(cafile=path)
     except ssl.SSLError:

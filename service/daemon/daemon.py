@@ -57,6 +57,7 @@ async def run_daemon(load: Loader, loaded: Loaded, environ: Mapping[str, str], a
         log.warning(warning)
     # Ours before uvicorn's, which would raise SIGTERM anew so that nothing drains; and open to the very end.
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP, signal.SIGUSR1))
         async with open_wiring(settings, environ) as wiring:
             async with anyio.create_task_group() as tasks:
                 daemon = Daemon(load, loaded, wiring, tasks)
@@ -77,8 +78,8 @@ async def run_daemon(load: Loader, loaded: Loaded, environ: Mapping[str, str], a
             wiring.exit_code = int(daemon.is_hurried)
             log.info("ended")
     # The receiver's end brings back the default handlers: a signal that comes now would spoil the exit code.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     return wiring.exit_code
 
 

@@ -42,6 +42,7 @@ _LONGEST_BODY = 32 * 1024 * 1024
 _REDIRECTS = 5
 _MOVED = 1000  # addresses that are remembered
 _PERMANENT = (301, 308)
+_NOT_THE_API = "is GITHUB_API_URL the address of the API (on an Enterprise server https://HOST/api/v3)?"
 
 
 class Refused(Rejected):
@@ -326,6 +327,7 @@ class Github:
             raise Unavailable(
                 f"GitHub answered {answer.status} to {request}, but not with what it should be "
                 f"({len(answer.body)} bytes of {kind}): {redact(str(error))[:200]}"
+                f"{'; ' * (kind == 'text/html')}{_NOT_THE_API * (kind == 'text/html')}"
             ) from error
         if new or entry:
             self._keep(key, new or entry)
@@ -356,8 +358,9 @@ class Github:
         if status >= 500 or status in (304, 408):
             raise Unavailable(said, retry_after=retry_after(answer.headers, self._clock.now()), answered=status >= 500)
         if status in (404, 410):
-            raise NotFound(f"{said}: there is no such thing, or the token may not see it", status)
-        raise Refused(said, status)
+            hint = "there is no such thing, or the token may not see it" if message else _NOT_THE_API
+            raise NotFound(f"{said}: {hint}", status)
+        raise Refused(said + _way_out(answer.headers), status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,6 +401,15 @@ def _graphql_data(type: type[T], body: bytes) -> T:
     if not said.data or said.data == b"null":
         raise Unavailable(f"GitHub's GraphQL has no answer: {said}")
     return msgspec.json.decode(said.data, type=type)
+
+
+def _way_out(headers: httpx.Headers) -> str:
+    """What GitHub says in headers of who may: https://docs.github.com/rest/using-the-rest-api/troubleshooting-the-rest-api"""
+    _, _, address = redact(headers.get("x-github-sso", "")).partition("url=")
+    if address:
+        return f"; authorize the token at {address.partition('?')[0]}"
+    needed = redact(headers.get("x-accepted-github-permissions", ""))
+    return f"; the token needs the permission {needed}" if needed else ""
 
 
 def _said(body: bytes) -> str:

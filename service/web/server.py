@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import resource
 import socket
 import time
 from collections.abc import Generator
@@ -25,6 +26,7 @@ ANSWER_TIME = 30.0  # seconds for the client to take what is ready for it
 # Longer than the five seconds after which common clients drop an idle connection: who closes first must not be us.
 _KEEP_ALIVE = 8
 _TICK = 1.0  # seconds between two looks at the connections
+_OPEN_FILES = 8192  # where the user's limit allows; many are given 1,024, and who lacks one can't even refuse a caller
 _GRACE = 2  # seconds for answers under way when the daemon ends
 
 _BAD_REQUEST = b'{"type": "about:blank", "title": "Bad Request", "status": 400, "detail": "This is not valid HTTP."}'
@@ -38,6 +40,8 @@ async def serve(
     ``host``: an address, a name or ``*`` (both families on one socket). Reports the bound port as soon as callers are
     answered: ``port = await tasks.start(serve, app, host, port)``. Raises ConfigError, naming the setting.
     """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _OPEN_FILES)), hard))
     listener = await anyio.to_thread.run_sync(bind, host, port)
     server = _Server(
         Config(

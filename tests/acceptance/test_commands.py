@@ -380,6 +380,7 @@ def test_check_tells_all_and_no_secret(here: Place) -> None:
     for told in ("The configuration is valid", "series: ", "ionic-team/ionic-framework", "DD_API_KEY (can't change"):
         assert told in done.stdout
     assert not [secret for secret in (KEY, TOKEN, WRITE, READ) if secret in done.stdout + done.stderr]
+    assert "as long as an application key" in here.run("check", environ={"DD_API_KEY": "0123456789" * 4}).stdout
 
 
 @pytest.mark.parametrize("name", ["bundle.tar.gz", "bundle.zip"])

@@ -212,10 +212,11 @@ def test_a_collector_that_cannot_be_built_is_named(here: Place) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_signal_before_the_daemon_is_ready_ends_it_well(here: Place) -> None:
+def test_signals_before_the_daemon_is_ready_end_it_well_or_wait(here: Place) -> None:
     add_queue(here, "go")
     package = source_of(here, "queue")
-    package.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n" + package.read_text())
+    kills = (f"os.kill(os.getpid(), signal.SIG{name})\n" for name in ("HUP", "USR1", "TERM"))
+    package.write_text(f"import os, signal\n{''.join(kills)}{package.read_text()}")
     assert here.run().returncode == 0
 
 

@@ -298,7 +298,7 @@ class WorkflowLists:
 
     A name that repeats means all of that name; an id that GitHub does not list may still have runs.
     ``missing``: by list, what to tell of an entry that means no workflow. ``asleep``: those on no list that GitHub
-    disabled for inactivity.
+    disabled for inactivity. ``disabled``: those on a list that no event starts any more.
     """
 
     def __init__(self, lists: Mapping[str, Sequence[str]], listed: Sequence[Workflow]) -> None:
@@ -318,6 +318,7 @@ class WorkflowLists:
         self.others = {each.id for each in listed if each.state == "active"} - on_lists
         self.asleep = {each.id for each in listed if each.state == "disabled_inactivity"} - on_lists
         self.all = [*sorted(on_lists), *sorted(self.others)]
+        self.disabled = [each for each in listed if each.id in on_lists and each.state != "active"]
 
     def find_expected(self, expected: Mapping[str, timedelta]) -> tuple[list[Expected], list[str]]:
         """The workflows that are ``expected`` to run by schedule, and what to tell of names that mean none."""

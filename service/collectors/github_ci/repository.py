@@ -324,6 +324,10 @@ class RepositoryCycle:
             if state.runs:
                 reason = "GitHub's list of runs is empty, but workflows show some"
                 self._failures.setdefault("runs", Unavailable(reason))
+            else:
+                self.notes.append(
+                    f"{self._repo}: GitHub lists no runs, so nothing of CI is sent: is Actions enabled there?"
+                )
             return
         self._measure_ended()
         has_branch = "branch" not in self._failures
@@ -418,6 +422,10 @@ class RepositoryCycle:
             if self._is_known(_OTHERS, unknown.isdisjoint(self._workflows.others)):
                 others = self._workflows.join(self._workflows.others, runs)
                 found.append(metrics.measure_others(others, state.branch))
+            self.notes += [
+                f"{self._repo}: {each.file} is {each.state}: its last run counts until it is enabled or off its list"
+                for each in self._workflows.disabled
+            ]
             red = [id for id in self._workflows.asleep if id in latest and latest[id].conclusion != "success"]
             if red:
                 names = sorted(self._workflows.names[id] for id in red)

@@ -38,6 +38,7 @@ class State(msgspec.Struct, tag_field="version", tag=4):
     ``front``: pages of the window. ``page``: the next one behind it. ``depth``: the page that reaches 30 days back.
     ``turned_at``: when an older page was read last. ``asked``: when a workflow's own list was.
     ``was_whole``: nothing of the week was left to look into, so that what is comes a little at a time.
+    ``gone``: of forgotten runs the last attempt that was reported, and the end.
     ``without_lists``: cycles in a row in which the repository's lists did not count its pull requests.
     """
 
@@ -53,6 +54,7 @@ class State(msgspec.Struct, tag_field="version", tag=4):
     asked: dict[int, datetime] = {}
     was_whole: bool = False
     without_lists: int = 0
+    gone: dict[int, tuple[int, datetime]] = {}
 
     def take(self, read: Iterable[Run]) -> None:
         """Keeps what was read of runs, never backwards: a list may come from a copy that lags."""
@@ -60,6 +62,7 @@ class State(msgspec.Struct, tag_field="version", tag=4):
             known = self.runs.get(run.id)
             if known and not _is_newer(run, known):
                 continue
+            run.reported, _ = self.gone.pop(run.id, (run.reported, None))
             is_same_attempt = known is not None and known.attempt == run.attempt
             if known:
                 run.earlier, run.reported, run.refusals = known.earlier, known.reported, known.refusals
@@ -89,6 +92,11 @@ class State(msgspec.Struct, tag_field="version", tag=4):
             if self.runs[fact.id] is fact:
                 fact.has_known_end = True  # it was told when it happened
         return hidden
+
+    def forget(self, id: int) -> None:
+        """A run that GitHub does not know: it was deleted, or a copy that lags answered and it comes again."""
+        if run := self.runs.pop(id, None):
+            self.gone[id] = run.reported, run.updated
 
     def tells(self, fact: Run, now: datetime) -> bool:
         """Whether what a delivery told is known, or so long ago that nobody waits for it."""
@@ -122,6 +130,7 @@ class State(msgspec.Struct, tag_field="version", tag=4):
             before = [run for run in conclusive if run.updated < horizon]  # what the branch was when the window began
             kept.update(run.id for run in (*conclusive[-_LATEST_KEPT:], *before[-1:], *culprits.select_runs(runs)))
         self.runs = {id: run for id, run in self.runs.items() if id in kept}
+        self.gone = {id: each for id, each in self.gone.items() if each[1] >= now - MARGIN}
 
     # What the numbers are made of
 

@@ -169,7 +169,7 @@ async def ask_unseen(actions: Actions, state: State, id: int) -> None:
     try:
         state.take([await actions.run(id)])
     except NotFound:
-        state.runs.pop(id, None)
+        state.forget(id)
 
 
 async def ask_attempts(actions: Actions, run: Run, now: datetime) -> list[Run]:

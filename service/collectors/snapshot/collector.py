@@ -47,8 +47,8 @@ _CLOCK_TOLERANCE = timedelta(minutes=1)
 class State(msgspec.Struct, frozen=True):
     """What the next run must know. ``sent``: identity and second of the counts and distributions that were sent.
 
-    ``seen``: hash of the content that an HTTP source held last, and when it was first seen. ``expected``: as
-    ``find_missing`` has them.
+    ``seen``: hash of the content that a source whose times prove nothing held last, and when it was first seen.
+    ``expected``: as ``find_missing`` has them.
     """
 
     sent: dict[bytes, int] = {}
@@ -217,9 +217,9 @@ class Snapshot:
         records = await _in_thread(lambda: list(read_records(content.body, content.name, now, *self._bounds)))
         if not content.is_hashed:
             return Publication(content.name, content.version, content.published or now), records
-        # HTTP tells when it was published, or it was when it was first seen.
+        # HTTP tells when it was published, or it was when it was first seen (by a clock that may have been ahead).
         seen = self._state.seen
-        first = seen[1] if seen and seen[0] == content.version else now
+        first = min(seen[1], now) if seen and seen[0] == content.version else now
         if content.published and content.published > first + _CLOCK_TOLERANCE:
             first = now
         self._state = replace(self._state, seen=(content.version, first))

@@ -22,6 +22,7 @@ from service.config.clients import aws_client, describe_error, parse_http_date, 
 from service.config.masking import mask_address
 from service.config.secrets import Secret
 from service.domain.errors import ConfigError, Rejected, TooLarge, Unauthorized, Unavailable, Unfinished
+from service.domain.samples import MAX_POINT_AHEAD
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +37,12 @@ _MAX_OBJECTS = 100_000  # that are listed
 _SKIPPED = {
     "of a deeper level": re.compile(r"/"),
     "a marker": re.compile(r"^[_#]|_\$folder\$$"),
-    "hidden": re.compile(r"^\."),
+    "hidden": re.compile(r"^(\.|~\$)"),
+    "of another format": re.compile(
+        r"\.(log|out|err|md|html?|xml|[ct]sv|ya?ml|toml|ini|db|png|jpe?g|svg|pdf|parquet|np[yz]|pth?|ckpt|pkl|safetensors"
+        r"|onnx|py|sh|tar|tgz|zip)(\.(gz|bz2|xz|zst))?$",
+        re.I,
+    ),
     "unfinished": re.compile(
         r"(\.(tmp|temp|part|partial|swp|crdownload|filepart|incomplete|inprogress|lock)|~)$", re.I
     ),
@@ -139,13 +145,19 @@ def find_newest(entries: Iterable[Entry], place: str) -> Entry:
             found.append(entry)
     if not found:
         raise _nothing_there(place, f"no snapshot is there{'; skipped: ' if skipped else ''}{', '.join(skipped[:3])}")
-    return max(found, key=lambda entry: (entry.published, entry.name))
+    soon = datetime.now(UTC) + MAX_POINT_AHEAD
+    # One from the future would hide all that come until then.
+    return max(found, key=lambda entry: (entry.published <= soon, entry.published, entry.name))
 
 
 def _nothing_there(address: str, what: str = "nothing is there") -> Rejected:
     name = mask_address(address)
     remedy = f"publish a snapshot to this place (infra-health publish FILE --to {name}), or change the source"
     return Rejected(f"{name}: {what}; {remedy}")
+
+
+def _hash(body: bytes | bytearray) -> str:
+    return blake2b(body, digest_size=16).hexdigest()
 
 
 def _too_large(name: str, max_bytes: int) -> TooLarge:
@@ -176,6 +188,8 @@ def _read_file(path: Path, max_bytes: int) -> Content:
         raise _too_large(str(path), max_bytes)
     if before.st_mtime_ns != after.st_mtime_ns or len(body) != after.st_size:
         raise Unfinished(f"{path} is written while it is read (byte {len(body)}); publish by a rename")
+    if _modified(after) > datetime.now(UTC) + MAX_POINT_AHEAD:  # of a clock that was ahead: it would never grow old
+        return Content(str(path), body, _hash(body), is_hashed=True)
     return Content(str(path), body, f"{after.st_mtime_ns}", _modified(after))
 
 
@@ -227,7 +241,7 @@ async def _read_url(url: httpx.URL, http: httpx.AsyncClient, max_bytes: int, tok
     asked = parse_http_date(answer.headers.get("Date", "")) or datetime.now(UTC)
     if published and published >= asked - _JUST_NOW:
         published = None
-    return Content(name, bytes(body), blake2b(body, digest_size=16).hexdigest(), published, is_hashed=True)
+    return Content(name, bytes(body), _hash(body), published, is_hashed=True)
 
 
 async def authorize(token: Secret | None) -> dict[str, str]:

@@ -97,6 +97,24 @@ async def test_a_refusal_is_not_asked_for_again(server: Simulated, github: Githu
     assert (await github.get(WORKFLOWS, Total)).total_count == 0
 
 
+@pytest.mark.parametrize(
+    ("reply", "way_out"),
+    [
+        (Reply.of({"message": "No"}, 403, x_accepted_github_permissions="actions=read"), "the permission actions=read"),
+        (
+            Reply.of({}, 403, x_github_sso="required; url=https://g.test/sso?a=b"),
+            "authorize the token at https://g.test/sso$",
+        ),
+        (Reply(404, b"<html>", {"content-type": "text/html"}), "is GITHUB_API_URL the address of the API"),
+        (Reply(200, b"<html>", {"content-type": "text/html"}), "is GITHUB_API_URL the address of the API"),
+    ],
+)
+async def test_a_refusal_names_the_way_out(server: Simulated, github: Github, reply: Reply, way_out: str) -> None:
+    server.fail(RUNS, constant(reply))
+    with pytest.raises((Refused, Unavailable), match=way_out):
+        await github.get(RUNS, Total)
+
+
 async def test_the_callers_deadline_ends_an_answer_that_never_comes(server: Simulated, github: Github) -> None:
     server.fail(RUNS, faults.hang)
     began = time.monotonic()

@@ -216,6 +216,7 @@ async def test_a_disabled_workflow_counts_only_when_it_is_listed(state: str) -> 
         assert (stage.collector.note == told) is (state == "disabled_inactivity")
     async with staged(world, benchmarks=["Nightly"]) as stage:
         assert (await stage.values())["ci.workflow.benchmarks"] == 0
+        assert f"w2.yml is {state}: its last run counts" in (stage.collector.note or "")
 
 
 async def test_a_name_that_repeats_means_all_workflows_of_that_name() -> None:

@@ -94,6 +94,22 @@ async def test_no_workflows_though_there_are_runs_is_doubted() -> None:
         assert parts_of(result) == ["workflows"]
 
 
+async def test_a_run_that_is_gone_and_comes_back_is_no_second_duration() -> None:
+    """A copy that lags knows it neither in the list nor by its id."""
+    world = small_world()
+    async with staged(world) as stage:
+        await stage.collect()
+        stage.pass_time()
+        world.add_run(1, world.now.replace(microsecond=0) - timedelta(minutes=7), "success")
+        assert durations_of(await stage.collect()) == [5.0]
+        hidden = world.repository.runs.pop()
+        stage.pass_time()
+        assert (await stage.collect()).failures == ()
+        world.repository.runs.append(hidden)
+        stage.pass_time()
+        assert durations_of(await stage.collect()) == []
+
+
 # A time that the source can move
 
 
@@ -191,3 +207,9 @@ async def test_an_entry_that_means_no_workflow_is_a_failure_with_a_remedy() -> N
             assert failure.part == "tests_blocking_merge"
             assert f'"{entry}"' in failure.reason
             assert "infra-health list-workflows" in failure.reason
+
+
+async def test_a_repository_without_runs_is_told() -> None:
+    async with staged(World.empty()) as stage:
+        assert not BRANCH & (await stage.values()).keys()
+        assert "is Actions enabled there?" in (stage.collector.note or "")

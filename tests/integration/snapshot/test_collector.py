@@ -174,6 +174,17 @@ async def test_content_that_is_unchanged_is_as_old_as_when_it_was_first_seen(
         ]
 
 
+async def test_a_time_from_the_future_keeps_nothing_fresh(collectors: Collectors, tmp_path: Path) -> None:
+    """Neither that of a file nor what our own clock told while it was ahead."""
+    path, now = tmp_path / "eval.json", datetime.now(UTC)
+    path.write_bytes(snapshot_of({}))
+    os.utime(path, (4e9, 4e9))
+    for at in (now + timedelta(days=300), now):
+        assert values(await collectors.run(collectors.make(str(path)), at)) == [RECORD["value"]]
+    with pytest.raises(Rejected, match="older than max_age"):
+        await collectors.make(str(path)).collect(now + timedelta(hours=24, minutes=1))
+
+
 async def test_a_last_modified_that_tells_is_evidence(collectors: Collectors) -> None:
     published = NOW - timedelta(hours=3)
     count = snapshot_of({}, {"check": "n", "metric_kind": "count", "timestamp": NOW.isoformat()})

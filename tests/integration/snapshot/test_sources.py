@@ -62,6 +62,11 @@ BESIDE = {
     "results.md5": (b"abc", "beside a snapshot"),
     "results.json.gz.asc": (b"abc", "beside a snapshot"),
     "results.json.whatever": (b"abc", "beside a snapshot"),
+    "~$results.json": (b"xx", "hidden"),
+    "train.log": (b"epoch 1", "of another format"),
+    "junit.xml": (b"<x/>", "of another format"),
+    "history.csv.gz": (b"x", "of another format"),
+    "model.pt": (b"x", "of another format"),
     ".results.json.swp": (b"xx", "hidden"),
     ".results.json": (GOOD, "hidden"),
     "empty.json": (b"", "empty"),
@@ -127,6 +132,8 @@ async def test_of_a_directory_the_newest_file_is_read(http: httpx.AsyncClient, t
         path = tmp_path / f"{number:03}.json"
         path.write_text(f"[{number}]")
         os.utime(path, (1000 + number % 200, 1000 + number % 200))
+    (tmp_path / "ahead.json").write_text("[]")
+    os.utime(tmp_path / "ahead.json", (4e9, 4e9))  # its writer's clock was wrong
     (tmp_path / "dangling.json").symlink_to(tmp_path / "none")
     os.mkfifo(tmp_path / "pipe")
     content = await read(str(tmp_path), http)

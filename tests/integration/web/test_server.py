@@ -1,5 +1,6 @@
 """The server as a task: its port, its bounds on connections, its end."""
 
+import resource
 import socket
 from pathlib import Path
 
@@ -97,6 +98,20 @@ async def test_slow_clients_beyond_the_bound_give_way_so_that_probes_are_answere
         assert await received(slow[0]) == b""
         await slow[-1].send(b"no more\r\n\r\n")
         assert (await slow[-1].receive()).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_callers_beyond_the_files_that_a_user_usually_may_open_are_answered(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as next_one:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (next_one.fileno() + 40, before[1]))
+    try:
+        async with served(tmp_path) as stage:
+            idle = [await stage.connect() for _ in range(40)]
+            assert (await stage.client.get("/livez")).status_code == 200
+            for each in idle:
+                await each.aclose()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 async def test_pipelined_requests_are_answered_in_order(stage: Stage) -> None:

@@ -128,6 +128,8 @@ def test_the_proxy_of_a_scheme_wins_over_that_of_all() -> None:
     [
         ("ALL_PROXY", "ftp://x:1", "ftp://x:1 is no proxy that can be used"),
         ("https_proxy", "http://user:hidden@h:port", "http://********@h:port is no proxy"),
+        ("HTTP_PROXY", "http://me:hid#hidden@h:1", "http://********@h:1 is no proxy"),
+        ("HTTP_PROXY", "http://h:99999", "http://h:99999 is no proxy"),
         ("SSL_CERT_FILE", "/nonexistent/ca.pem", "/nonexistent/ca.pem can't be read"),
         ("SSL_CERT_FILE", __file__, "holds no certificate"),
         ("SSL_CERT_DIR", "/nonexistent", "can't be read"),
@@ -214,10 +216,17 @@ def test_a_daemon_that_does_not_answer_may_have_met_what_this_command_did_not_ne
 def test_what_can_be_used_is_no_problem() -> None:
     environ = {"ALL_PROXY": "socks5h://p:1080", "NO_PROXY": NO_PROXY, "SSL_CERT_FILE": certifi.where()}
     assert check_environment(environ | {"AWS_CA_BUNDLE": certifi.where()}) == []
+    assert check_environment({"SSL_CERT_DIR": f"/nonexistent:{Path(certifi.where()).parent}"}) == []
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"), [("HTTPS_PROXY", "socks5://127.0.0.1:9"), ("AWS_CA_BUNDLE", "/nonexistent")]
+    ("variable", "value"),
+    [
+        ("HTTPS_PROXY", "socks5://127.0.0.1:9"),
+        ("AWS_CA_BUNDLE", "/nonexistent"),
+        ("AWS_ENDPOINT_URL", "localhost:4566"),
+        ("AWS_CONFIG_FILE", __file__),
+    ],
 )
 async def test_aws_is_not_asked_with_what_cannot_be_used(
     variable: str, value: str, monkeypatch: pytest.MonkeyPatch

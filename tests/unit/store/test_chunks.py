@@ -33,3 +33,9 @@ def test_each_count_has_a_second_of_its_own_and_no_value_is_lost(
     assert len({(point.tags, point.at) for point in found}) == len(found) == len(set(seconds))
     assert taken.isdisjoint(seconds)
     assert len(taken) == len(before)
+
+
+def test_what_is_one_series_to_the_intake_is_one_here() -> None:
+    tags = ({"Team": "In fra", "a": "b"}, {"a": "B", "team": "in_fra"}, {"a": "b", "team": "In__Fra"})
+    found, _ = assign_seconds(to_batch((Sample(COUNT, 1.0, NOW, each) for each in tags), FACTS).counts, frozenset())
+    assert len({point.at for point in found}) == 3
