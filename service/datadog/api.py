@@ -85,9 +85,9 @@ class DatadogApi:
         """What Datadog made of it."""
         return self._object("POST", _PATHS[kind], content)
 
-    def update(self, kind: str, id: str, content: Json) -> Json:
+    def update(self, kind: str, id: str, content: Json) -> None:
         """Replaces a dashboard; changes the keys of a monitor that ``content`` has."""
-        return self._object("PUT", f"{_PATHS[kind]}/{id}", content)
+        self._ask("PUT", f"{_PATHS[kind]}/{id}", content)
 
     def delete(self, kind: str, id: str) -> None:
         """Raises NotFound where it is gone already, Rejected while somebody's SLO or composite is built on it."""
@@ -97,20 +97,22 @@ class DatadogApi:
         """Type, unit and description. Raises NotFound while Datadog has seen no point of the metric."""
         return self._object("GET", f"/api/v1/metrics/{metric}")
 
-    def update_metadata(self, metric: str, facts: Json) -> Json:
+    def update_metadata(self, metric: str, facts: Json) -> None:
         """Raises NotFound while Datadog has seen no point of the metric."""
-        return self._object("PUT", f"/api/v1/metrics/{metric}", facts)
+        self._ask("PUT", f"/api/v1/metrics/{metric}", facts)
 
     def tag_configuration(self, metric: str) -> Json:
         """Which tags of the metric can be queried, and whether it has percentiles. Raises NotFound."""
-        return _attributes(self._object("GET", f"/api/v2/metrics/{metric}/tags"))
+        data = self._object("GET", f"/api/v2/metrics/{metric}/tags").get("data") or {}
+        attributes: Json = data.get("attributes") or {}
+        return attributes
 
-    def configure_tags(self, metric: str, attributes: Json, *, is_new: bool) -> Json:
+    def configure_tags(self, metric: str, attributes: Json, *, is_new: bool) -> None:
         """Sets the tag configuration."""
         if not is_new:
             attributes = {key: value for key, value in attributes.items() if key != "metric_type"}
         body = {"data": {"type": "manage_tags", "id": metric, "attributes": attributes}}
-        return _attributes(self._object("POST" if is_new else "PATCH", f"/api/v2/metrics/{metric}/tags", body))
+        self._ask("POST" if is_new else "PATCH", f"/api/v2/metrics/{metric}/tags", body)
 
     def delete_tag_configuration(self, metric: str) -> None:
         """All tags can be queried again, without percentiles. Raises NotFound."""
@@ -189,9 +191,3 @@ class DatadogApi:
 def _rate_limit_reset(answer: httpx.Response) -> float | None:
     asked = answer.headers.get("x-ratelimit-reset", "")
     return float(asked) if asked.isdigit() else None
-
-
-def _attributes(answer: Json) -> Json:
-    data = answer.get("data")
-    attributes = data.get("attributes") if isinstance(data, dict) else None
-    return attributes if isinstance(attributes, dict) else {}
