@@ -18,9 +18,9 @@ from service.config.loader import Loaded
 from service.config.logging import buffer
 from service.config.masking import mask
 from service.config.settings import Settings, differences, secret_values
-from service.daemon.changes import Changes
 from service.daemon.maintenance import PingKind, Pings, follow_replicas, prune_store, recover_store, refresh_secrets
 from service.daemon.series import find_collisions
+from service.daemon.webhook_runs import WebhookRuns
 from service.daemon.wiring import Wiring, open_wiring, read_pushes
 from service.domain.errors import ConfigError, Unavailable
 from service.domain.runs import Actor, AuditEntry, Cause, Mode, Outcome, Run
@@ -114,7 +114,7 @@ class Daemon:
             on_end=self._run_ended,
         )
         self._scheduler = Scheduler(runner, store, clock, tasks)
-        self._changes = Changes(clients.deliveries, self._scheduler, clock)
+        self._webhook_runs = WebhookRuns(clients.deliveries, self._scheduler, clock)
         jobs, interval = (lambda: self._scheduler.jobs), settings.datadog.heartbeat
         self._heartbeat = Heartbeat(jobs, store, clock, interval, self._forwarder.notify)
         page_url = settings.http.public_url
@@ -241,7 +241,7 @@ class Daemon:
             name: (each.failed_runs_history_limit, each.successful_runs_history_limit)
             for name, each in settings.collectors.items()
         }
-        self._changes.set_jobs(jobs)
+        self._webhook_runs.set_jobs(jobs)
         # What was pushed to an earlier process that ended before it could read it.
         unread = [job.name for job in jobs if job.settings.enabled and await read_pushes(job)]
         await self._scheduler.set_jobs(jobs)
@@ -281,7 +281,7 @@ class Daemon:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._scheduler.run)
                 tasks.start_soon(self._heartbeat.run)
-                tasks.start_soon(self._changes.run)
+                tasks.start_soon(self._webhook_runs.run)
 
 
 def _take_over(running: Settings, loaded: Settings) -> Settings:

@@ -2,10 +2,9 @@
 
 from service.store.engine import Refused, find_lock_holder
 from service.store.history import Cell, CheckHistory, Cycle, Hour
-from service.store.outbox import Pending, SeenSeries
+from service.store.outbox import SeenSeries
 from service.store.replicas import Beat, Replica, Replicas
 from service.store.runs import Busy, Claim
-from service.store.states import PendingChange, Push
 from service.store.store import Store
 
 __all__ = [
@@ -16,9 +15,6 @@ __all__ = [
     "Claim",
     "Cycle",
     "Hour",
-    "Pending",
-    "PendingChange",
-    "Push",
     "Refused",
     "Replica",
     "Replicas",

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from service.collectors.github_ci.deliveries import Deliveries
-from service.daemon.changes import Changes
+from service.daemon.webhook_runs import WebhookRuns
 from service.domain.errors import Unavailable
 from service.domain.runs import CollectResult
 from service.domain.samples import Metric
@@ -45,10 +45,10 @@ class Watching:
 
 
 @asynccontextmanager
-async def running(clock: FakeClock, *collectors: Any) -> AsyncIterator[tuple[Changes, dict[str, Any]]]:
+async def running(clock: FakeClock, *collectors: Any) -> AsyncIterator[tuple[WebhookRuns, dict[str, Any]]]:
     pauses: dict[str, Any] = {}
     scheduler = cast("Any", SimpleNamespace(pauses=pauses, start_changes=None))
-    changes = Changes(Deliveries(clock), scheduler, clock)
+    changes = WebhookRuns(Deliveries(clock), scheduler, clock)
     changes.set_jobs([make_job(each, name=f"ci{place}") for place, each in enumerate(collectors)])
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(changes.run)

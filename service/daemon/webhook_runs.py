@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 _LONGEST_PAUSE = 600.0
 
 
-class Changes:
+class WebhookRuns:
     """Listens for the collectors among the jobs that can be told of changes."""
 
     def __init__(self, deliveries: Deliveries, scheduler: Scheduler, clock: Clock) -> None:
