@@ -21,6 +21,7 @@ REACH = timedelta(days=7)
 _SEVERITY = {"fail": 0, "unknown": 1, "pass": 2}
 _SCREEN_CELLS = 24
 _PIECE = 10  # collectors whose history is read at once: it comes as thousands of objects, which take the loop's time
+_MAX_COLUMN = 100_000  # browsers draw with few digits
 _MAX_KNOWN = 256  # collectors whose charts are kept
 
 
@@ -168,8 +169,9 @@ async def _draw_piece(context: AppContext, wanted: Mapping[str, Sequence[Picture
     histories = await history.check_histories(ids, numbers, context.clock.now() - REACH)
 
     def draw() -> dict[Picture, Chart]:
+        first = {name: _find_column(context, name, each) for name, each in cycles.items()}
         return {
-            picture: _draw(picture, cycles.get(name, ()), [histories[id] for id in picture.ids])
+            picture: _draw(picture, cycles.get(name, ()), [histories[id] for id in picture.ids], first.get(name, 0))
             for name, pictures in wanted.items()
             for picture in pictures
         }
@@ -177,14 +179,23 @@ async def _draw_piece(context: AppContext, wanted: Mapping[str, Sequence[Picture
     return await anyio.to_thread.run_sync(draw, limiter=context.threads)
 
 
-def _draw(picture: Picture, cycles: Sequence[Cycle], histories: Sequence[CheckHistory]) -> Chart:
+def _find_column(context: AppContext, name: str, cycles: Sequence[Cycle]) -> int:
+    """Of the first of these cycles: each keeps the column that it had in the charts before."""
+    known = context.columns.get(name, {})
+    first = next((known[cycle.number] - place for place, cycle in enumerate(cycles) if cycle.number in known), 0)
+    first = first if first < _MAX_COLUMN else 0
+    context.columns[name] = {cycle.number: first + place for place, cycle in enumerate(cycles)}
+    return first
+
+
+def _draw(picture: Picture, cycles: Sequence[Cycle], histories: Sequence[CheckHistory], first: int) -> Chart:
     match picture.kind:
         case "bars":
-            return charts.bars(cycles)
+            return charts.bars(cycles, first)
         case "heat":
-            return charts.heat_row(to_cells(cycles, histories))
+            return charts.heat_row(to_cells(cycles, histories), first=first)
         case "screen":
-            return charts.heat_row(to_cells(cycles, histories), _SCREEN_CELLS, links=False)
+            return charts.heat_row(to_cells(cycles, histories), _SCREEN_CELLS, first, links=False)
         case "curve":
             curve = charts.to_curve(to_cells(cycles, histories), histories[0].hours)
             return charts.sparkline(curve, picture.condition, picture.status)

@@ -48,14 +48,18 @@ class Point(NamedTuple):
     failed: bool
 
 
-def bars(cycles: Sequence[Cycle]) -> Chart:
-    """The last runs, newest at the right: height is duration, colour is outcome, a click opens the run."""
+def bars(cycles: Sequence[Cycle], first: int = 0) -> Chart:
+    """The last runs, newest at the right: height is duration, colour is outcome, a click opens the run.
+
+    ``first``: the column of the first of them; a cycle that keeps its column is drawn the same by the next chart.
+    """
     shown = cycles[-BARS:]
+    first += len(cycles) - len(shown)
     longest = max((cycle.seconds for cycle in shown), default=0.0) or 1.0
-    width = BARS * _BAR
-    parts = [f'<path class="ground" d="M0 {_BAR_HEIGHT - 1}h{width}v1H0z"/>']
-    for x, cycle in zip(range(width - len(shown) * _BAR, width, _BAR), shown, strict=True):
-        height = max(_SHORTEST, round(cycle.seconds / longest * _BAR_HEIGHT))
+    width, left = BARS * _BAR, (first + len(shown) - BARS) * _BAR
+    parts = [f'<path class="ground" d="M{left} {_BAR_HEIGHT - 1}h{width}v1h-{width}z"/>']
+    for column, cycle in enumerate(shown, first):
+        x, height = column * _BAR, max(_SHORTEST, round(cycle.seconds / longest * _BAR_HEIGHT))
         # The whole column is the target; the bar in it may be a few pixels high.
         parts.append(
             _link(
@@ -69,26 +73,32 @@ def bars(cycles: Sequence[Cycle]) -> Chart:
     counts = Counter(cycle.outcome for cycle in reversed(shown))
     words = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
     return Chart(
-        f'<svg class="bars" viewBox="0 0 {width} {_BAR_HEIGHT}" aria-hidden="true" focusable="false">'
-        f"{''.join(parts)}</svg>",
-        f"last {len(shown)} runs: {words}" if shown else "no runs yet",
+        _draw("bars", left, width, _BAR_HEIGHT, parts), f"last {len(shown)} runs: {words}" if shown else "no runs yet"
     )
 
 
-def heat_row(cells: Cells, columns: int = CELLS, *, links: bool = True) -> Chart:
-    """One square a cycle, newest at the right: what the check said, and whether the value was measured anew."""
+def heat_row(cells: Cells, columns: int = CELLS, first: int = 0, *, links: bool = True) -> Chart:
+    """One square a cycle, newest at the right: what the check said, and whether the value was measured anew.
+
+    ``first``: as for bars.
+    """
     shown = cells[-columns:]
-    width = columns * _CELL
-    first = width - len(shown) * _CELL
-    parts = [f'<path class="ground" d="M{first} {_CELL_HEIGHT // 2}h{len(shown) * _CELL}v1H{first}z"/>']
-    for x, (cycle, cell) in zip(range(first, width, _CELL), shown, strict=True):
+    first += len(cells) - len(shown)
+    width, left = columns * _CELL, (first + len(shown) - columns) * _CELL
+    begin = first * _CELL
+    parts = [f'<path class="ground" d="M{begin} {_CELL_HEIGHT // 2}h{len(shown) * _CELL}v1H{begin}z"/>']
+    for column, (cycle, cell) in enumerate(shown, first):
         if cell:
-            square = _square(x, cycle, cell)
+            square = _square(column * _CELL, cycle, cell)
             parts.append(_link(cycle, square) if links else square)
-    return Chart(
-        f'<svg class="heat" viewBox="0 0 {width} {_CELL_HEIGHT}" aria-hidden="true" focusable="false">'
-        f"{''.join(parts)}</svg>",
-        _describe_cells([cell for _, cell in shown if cell]),
+    return Chart(_draw("heat", left, width, _CELL_HEIGHT, parts), _describe_cells([cell for _, cell in shown if cell]))
+
+
+def _draw(kind: str, left: int, width: int, height: int, parts: Sequence[str]) -> str:
+    """Each part in a line of its own, so that of a chart that goes on few lines are new (web.delta)."""
+    lines = "\n".join(parts)
+    return (
+        f'<svg class="{kind}" viewBox="{left} 0 {width} {height}" aria-hidden="true" focusable="false">{lines}\n</svg>'
     )
 
 
@@ -124,12 +134,8 @@ def sparkline(curve: Sequence[Point], condition: str, classes: str, width: int =
     parts.append(f'<path class="line" d="{_line(curve, place)}"/>')
     if ticks := "".join(f"M{place(point.at, 0)[0]} {height}v-4" for point in curve if point.failed):
         parts.append(f'<path class="ticks" d="{ticks}"/>')
-    words = _describe_curve(curve)
-    return Chart(
-        f'<svg class="spark {classes}" viewBox="0 0 {width} {height}" preserveAspectRatio="none" role="img" '
-        f'aria-label="{escape(words)}">{"".join(parts)}</svg>',
-        words,
-    )
+    head = f'<svg class="spark {classes}" viewBox="0 0 {width} {height}" preserveAspectRatio="none"'
+    return Chart(f'{head} aria-hidden="true">{"".join(parts)}</svg>', _describe_curve(curve))
 
 
 def trend(curve: Sequence[Point], condition: str, status: str) -> Chart:
@@ -210,12 +216,18 @@ def _line(curve: Sequence[Point], place: Place) -> str:
     gap = max(_GAP, 3 * steps[len(steps) // 2]) if steps else _GAP
     parts: list[str] = []
     before: datetime | None = None
-    for point in curve:
+    for at, point in enumerate(curve):
         x, y = place(point.at, point.last)
         move = "M" if before is None or point.at - before > gap else "L"
         if point.low != point.high:
             parts.append(f"{move}{x} {place(point.at, point.low)[1]}V{place(point.at, point.high)[1]}V{y}")
-        else:
+        elif move == "M" or not _is_level(curve[at - 1 : at + 2], gap):
             parts.append(f"{move}{x} {y}")
         before = point.at
     return "".join(parts) + ("h-3" if len(curve) == 1 else "")
+
+
+def _is_level(points: Sequence[Point], gap: timedelta) -> bool:
+    """Whether the middle one of three adds nothing to a level line."""
+    values = {value for point in points for value in (point.low, point.high)}
+    return len(points) == 3 and len(values) == 1 and points[2].at - points[1].at <= gap

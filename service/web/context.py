@@ -21,6 +21,7 @@ from service.pipeline.job import Job
 from service.pipeline.scheduler import Scheduler
 from service.store import Store
 from service.web.charts import Chart
+from service.web.delta import Renderings
 from service.web.prometheus import Telemetry
 from service.web.schemas import CheckView, CollectorView, Info
 
@@ -117,6 +118,8 @@ class AppContext:
         self.views: dict[str, tuple[tuple[Any, ...], CollectorView]] = {}
         self.lines: dict[str, tuple[CollectorView, str]] = {}
         self.charts: dict[str, tuple[int | None, dict[Any, Chart]]] = {}  # by collector, as of its last cycle (board)
+        self.columns: dict[str, dict[int, int]] = {}  # by collector and the number of the cycle
+        self.renderings = Renderings()
         self.changes: Counter[str] = Counter()  # runs by webhook, which are no cycles, by collector
         # One at a time: threads that compute take the loop's turns.
         self.threads = anyio.CapacityLimiter(1)

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from html import escape
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from urllib.parse import quote, urlencode
 
@@ -14,7 +15,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service.collectors.github_ci.weekly_runs import Order
 from service.domain.samples import LINK, Status
-from service.web import charts
+from service.web import charts, delta
 from service.web.auth import is_expected
 from service.web.board import find_worst, read_board, read_history, to_cells
 from service.web.context import AppContext
@@ -199,7 +200,7 @@ async def _page(
 ) -> Response:
     """``read``: the template's values from an overview. Raises Unavailable, and what ``read`` does."""
 
-    async def make() -> bytes:
+    async def make() -> tuple[bytes, str]:
         overview = await read_overview(context)
         values = {
             "info": context.info,
@@ -210,11 +211,25 @@ async def _page(
             "link_host": link_host,
             **await read(overview),
         }
+
+        def work() -> tuple[bytes, str]:
+            page = _render(template, values)
+            return page, context.renderings.keep(page)
+
         # Hundreds of rows take longer than the loop may stand still.
-        return await anyio.to_thread.run_sync(_render, template, values, limiter=context.threads)
+        return await anyio.to_thread.run_sync(work, limiter=context.threads)
 
     address = f"{request.scope['path']}?{urlencode(sorted(request.query_params.items()))}"
-    return Response(await context.cache.get(address, make), media_type="text/html")
+    page, tag = await context.cache.get(address, make)
+    known = request.headers.get("if-none-match", "") if request.headers.get("a-im") == delta.METHOD else ""
+
+    async def compare() -> bytes | None:
+        return await anyio.to_thread.run_sync(context.renderings.compare, known, page, limiter=context.threads)
+
+    if known and (changes := await context.cache.get(f"{address} {known} {tag}", compare)) is not None:
+        headers = {"etag": tag, "im": delta.METHOD, "delta-base": known}
+        return Response(changes, HTTPStatus.IM_USED, headers, "application/json")
+    return Response(page, headers={"etag": tag}, media_type="text/html")
 
 
 def _render(template: str, values: Mapping[str, Any]) -> bytes:
