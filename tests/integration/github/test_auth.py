@@ -64,15 +64,6 @@ async def test_a_token_that_is_missing_at_the_start_is_taken_once_it_comes(tmp_p
     assert auth.trouble is None
 
 
-async def test_a_token_that_stays_away_is_looked_for_twice_a_minute(tmp_path: Path, clock: WorldClock) -> None:
-    auth = auth_of(tmp_path, clock)
-    CountingFile.readings = 0
-    for _ in range(3600):
-        assert await auth.token() is None
-        clock.passed += 1
-    assert 100 < CountingFile.readings < 130
-
-
 async def test_a_refused_token_is_not_given_again_until_it_was_replaced(tmp_path: Path, clock: WorldClock) -> None:
     auth = auth_of(tmp_path, clock)
     (tmp_path / "token").write_text("ghp_1")
@@ -173,18 +164,6 @@ async def test_a_key_that_was_replaced_is_taken_over_when_the_old_one_is_refused
     with pytest.raises(Unauthorized, match="answered 401 to the App"):
         await token.get()
     file.write_text(PEM)
-    server.clock.passed += 21
-    assert await token.get() == "ghs_1"
-
-
-async def test_a_key_that_can_not_be_had_yet_is_looked_for_again_soon(
-    server: Simulated, http: httpx.AsyncClient, tmp_path: Path
-) -> None:
-    Issuer(server)
-    token = app_token(server, http, key=key_in(tmp_path / "key.pem"))
-    with pytest.raises(Unavailable, match="no GitHub App's private key: set it"):
-        await token.get()
-    (tmp_path / "key.pem").write_text(PEM)
     server.clock.passed += 21
     assert await token.get() == "ghs_1"
 

@@ -289,20 +289,6 @@ async def test_a_refused_token_is_not_used_again(server: Simulated, github: Gith
     assert github.trouble
 
 
-async def test_a_token_replaced_meanwhile_is_used_at_once(
-    server: Simulated, http: httpx.AsyncClient, tmp_path: Path
-) -> None:
-    file = tmp_path / "token"
-    file.write_text("ghp_old")
-    secret = Secret("GitHub token", "set it", sources=[mounted_file(file, "GITHUB_TOKEN_FILE")])
-    github = server.client(http, secret)
-    await github.get(RUNS, Total)
-    server.app.revoked.add("ghp_old")
-    file.write_text("ghp_new")
-    assert (await github.get(RUNS, Total)).total_count == 0
-    assert [asked.token for asked in server.app.asked] == ["ghp_old", "ghp_old", "ghp_new"]
-
-
 async def test_without_a_token_it_is_asked_all_the_same(server: Simulated, http: httpx.AsyncClient) -> None:
     github = server.client(http, token=None)
     assert (await github.get(RUNS, Total)).total_count == 0

@@ -34,14 +34,6 @@ async def test_a_used_up_primary_limit_closes_its_resource_until_the_reset(serve
     assert github.trouble is None
 
 
-async def test_the_last_request_that_a_limit_allows_closes_it(server: Simulated, github: Github) -> None:
-    server.app.used["core"] = 4999
-    assert (await github.get(RUNS, Total)).total_count == 0
-    with pytest.raises(Unavailable, match="core limit is reached"):
-        await github.get(RUNS, Total)
-    assert len(server.app.asked) == 1
-
-
 async def test_a_secondary_limit_closes_everything_for_as_long_as_it_says(server: Simulated, github: Github) -> None:
     slow_down = Reply.of({"message": "You have exceeded a secondary rate limit."}, 403, retry_after="60")
     server.fail(RUNS, constant(slow_down), times=1)

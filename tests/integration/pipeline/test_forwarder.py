@@ -49,19 +49,6 @@ async def test_what_was_stored_arrives(tmp_path: Path) -> None:
         assert (state.pending, state.trouble, state.next_try_at, state.lost) == (0, None, None, {})
 
 
-async def test_what_an_earlier_process_left_goes_at_once_and_so_do_news(tmp_path: Path) -> None:
-    async with forwarding(tmp_path) as it:
-        await it.add(*samples(2))
-    async with forwarding(tmp_path) as it:
-        settled = Settled(it.forwarder)
-        async with running(it.forwarder):
-            await settled.reached(DELIVERED, 2)
-            await it.add(*samples(2, name="metta.n{}"))
-            it.forwarder.notify()
-            await settled.reached(DELIVERED, 4)
-        assert set(it.clock.slept) <= {10.0}  # a look that met the samples before their commit
-
-
 def refusing(*bad: str) -> Callable[[list[str]], Reply | None]:
     return lambda metrics: refusal(400, "Bad metric") if set(bad) & set(metrics) else None
 
@@ -202,17 +189,6 @@ async def test_the_pause_that_the_intake_asks_for_is_obeyed_up_to_ten_minutes(
         it.datadog.script.append(refusal(429, "slow down", X_RateLimit_Reset=asked))
         assert await it.forwarder.flush(SOON)
         assert it.clock.slept == [slept]
-
-
-async def test_a_drain_obeys_the_pause_that_the_intake_asked_for(tmp_path: Path) -> None:
-    async with forwarding(tmp_path) as it:
-        await it.add(*samples(1))
-        it.datadog.script.append(refusal(429, "slow down", X_RateLimit_Reset="60"))
-        for _ in range(2):
-            assert not await it.forwarder.flush(it.clock.monotonic() + 10)
-        assert len(it.datadog.received) == 1
-        it.clock.jump(60)
-        assert await it.forwarder.flush(it.clock.monotonic() + 10)
 
 
 async def test_while_the_intake_is_down_only_one_chunk_at_a_time_is_tried(tmp_path: Path) -> None:

@@ -31,14 +31,6 @@ async def test_what_the_next_process_needs_goes_along(tmp_path: Path, postgres_u
         copy_store(tmp_path, postgres_url)
 
 
-async def test_a_second_copy_is_refused_whatever_the_first_one_brought(tmp_path: Path, postgres_url: str) -> None:
-    async with opened(tmp_path) as store:
-        await keep(store, started(), samples(3))
-    assert copy_store(tmp_path, postgres_url)["slots"] == 0
-    with pytest.raises(ConfigError, match="only an empty store"):
-        copy_store(tmp_path, postgres_url)
-
-
 async def test_a_target_that_refuses_is_a_matter_of_configuration(tmp_path: Path, postgres_url: str) -> None:
     with pytest.raises(ConfigError, match="nothing to copy"):
         copy_store(tmp_path, postgres_url)

@@ -16,7 +16,7 @@ from service.domain.errors import ConfigError, Unavailable
 from service.domain.runs import Outcome
 from service.store import Store, find_lock_holder
 from service.store.engine import DATABASE
-from tests.integration.store.cases import DISTRIBUTION, NOW, claim, deliver, ended, keep, opened, samples, started
+from tests.integration.store.cases import DISTRIBUTION, NOW, claim, deliver, keep, opened, samples, started
 
 HOLDER = """
 import asyncio, pathlib, sys
@@ -208,19 +208,6 @@ async def test_a_store_of_a_newer_version_is_refused_by_name_and_left_alone(tmp_
 # Backup
 
 
-async def test_a_backup_is_a_whole_store_of_its_own(tmp_path: Path) -> None:
-    """Taken while the store is written to; one file, which a new daemon takes as its own."""
-    async with opened(tmp_path / "state") as store:
-        await keep(store, started(), samples(500))
-        await store.backup(tmp_path / "copy")
-        await deliver(store)
-    assert names(tmp_path) == ["copy", "state"]
-    (tmp_path / "restored").mkdir()
-    (tmp_path / "copy").rename(tmp_path / "restored" / DATABASE)
-    async with opened(tmp_path / "restored") as store:
-        assert await deliver(store) == 500
-
-
 async def test_a_backup_that_can_not_be_written_harms_nothing(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     state = tmp_path / "state"
@@ -235,16 +222,3 @@ async def test_a_backup_that_can_not_be_written_harms_nothing(tmp_path: Path) ->
     with pytest.raises(ConfigError, match="no store"):
         await reader.backup(tmp_path / "copy")
     await reader.close()
-
-
-async def test_a_write_waits_for_no_reader_and_a_reader_for_no_write(tmp_path: Path) -> None:
-    async with opened(tmp_path) as store, opened(tmp_path / "other"):
-        with closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
-            assert await store.runs.list() == []
-            await store.check()
-            other.execute("ROLLBACK")
-            other.execute("BEGIN")
-            other.execute("SELECT count(*) FROM runs").fetchone()
-            await store.runs.end(ended(started()))
-            other.execute("ROLLBACK")

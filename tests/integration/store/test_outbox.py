@@ -11,7 +11,7 @@ from service.config.settings import StoreSettings
 from service.domain.delivery import Chunk, DeliveryStatus, StoredSample
 from service.domain.runs import Mode, Outcome
 from service.domain.samples import Evidence, Kind, Sample
-from service.store import SeenSeries, Store
+from service.store import Store
 from tests.integration.store.cases import COUNT, DISTRIBUTION, GAUGE, NOW, claim, deliver, keep, samples, started
 
 MINUTE = timedelta(minutes=1)
@@ -42,12 +42,6 @@ async def test_samples_are_claimed_in_chunks_of_one_endpoint(store: Store) -> No
     assert [chunk.mode for chunk in await claim(store)] == [Mode.LIVE]
 
 
-async def test_a_claim_stays_within_its_bounds_but_for_a_first_chunk(store: Store) -> None:
-    await keep(store, started(), samples(3_000))
-    assert len(await store.outbox.claim(NOW, 4_000_000, 2_500)) == 2
-    assert len(await store.outbox.claim(NOW, 10, 10)) == 1
-
-
 async def test_of_claims_at_the_same_time_none_gives_a_chunk_twice(store: Store) -> None:
     await keep(store, started(), samples(5_000))
     claimed: list[int] = []
@@ -60,15 +54,6 @@ async def test_of_claims_at_the_same_time_none_gives_a_chunk_twice(store: Store)
         for _ in range(4):
             tasks.start_soon(take)
     assert len(claimed) == len(set(claimed))
-
-
-async def test_a_released_chunk_waits_for_its_time(store: Store) -> None:
-    await keep(store, started(), samples(1))
-    await store.outbox.release(await claim(store), NOW + MINUTE)
-    assert await claim(store) == []
-    pending = await store.outbox.pending()
-    assert (pending.samples, pending.oldest, pending.next_retry) == (1, NOW, NOW + MINUTE)
-    assert len(await claim(store, NOW + MINUTE)) == 1
 
 
 async def test_what_is_settled_stays_settled(store: Store) -> None:
@@ -118,17 +103,6 @@ async def test_a_run_s_samples_are_read_page_by_page_with_their_evidence(store: 
     assert page[0].tags == {"index": "00995"}
     assert (await store.outbox.samples(run.id, 2_499, 10))[0][0].point.value == 2_499.5
     assert await store.outbox.samples("none") == ([], 0)
-
-
-async def test_the_series_of_runs_are_known_with_their_last_time(store: Store) -> None:
-    await keep(store, started(), samples(2, at=NOW - MINUTE) + samples(1))
-    await store.outbox.put("ci", samples(1, kind="heartbeat"))
-    await keep(store, started(0, "evals"), samples(1))
-    assert sorted(await store.outbox.series(NOW - MINUTE, ["ci"]), key=lambda each: each.tags) == [
-        SeenSeries("ci", GAUGE.name, Kind.GAUGE, ("index:00000",), NOW),
-        SeenSeries("ci", GAUGE.name, Kind.GAUGE, ("index:00001",), NOW - MINUTE),
-    ]
-    assert len(await store.outbox.series(NOW)) == 2
 
 
 # Counts: the intake keeps one of a series and second, the one that came last.

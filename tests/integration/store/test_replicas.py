@@ -318,16 +318,6 @@ async def test_a_change_that_two_notice_is_recorded_once(cluster: Cluster) -> No
         assert len(changes) == number + 1
 
 
-async def test_a_list_of_the_replicas(cluster: Cluster) -> None:
-    one, two = await cluster.join("one"), await cluster.join("two")
-    await begin(one)
-    await two.outbox.put("heartbeat", samples(3))
-    listed = [(each.name, each.version, each.active, each.pending) for each in await members(one).list()]
-    assert listed == [("one", "2.0", 1, 0), ("two", "2.0", 0, 3)]
-    ages = [datetime.now(UTC) - each.seen for each in await members(one).list()]
-    assert all(timedelta(0) <= age < timedelta(seconds=60) for age in ages)
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

@@ -5,8 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from service.domain.alerts import NotifiedState, StateChange
-from service.domain.checks import CHECK_STATE, Check, check_id
+from service.domain.checks import CHECK_STATE, check_id
 from service.domain.delivery import DeliveryStatus
 from service.domain.errors import Unavailable
 from service.domain.runs import Actor, AuditEntry, Cause, LogLine, Mode, Outcome, Pause
@@ -29,12 +28,6 @@ async def test_a_slot_is_claimed_once_and_only_rises(store: Store) -> None:
     assert await store.runs.slots(Mode.SHADOW) == {"ci": NOW + MINUTE}
     await store.runs.end(replace(started(1), id="a", mode=Mode.SHADOW, ended=NOW, outcome=Outcome.FAILED))
     assert [run.id for run in await store.runs.list()] == [started(3).id, started(2).id, "a"]
-
-
-async def test_a_claim_that_is_repeated_after_a_lost_answer_is_a_win(store: Store) -> None:
-    for _ in range(2):
-        assert await claim_slot(store, started(), None, forbids=True)
-    assert len(await store.runs.list()) == 1
 
 
 async def test_forbid_is_enforced_and_costs_no_slot(store: Store) -> None:
@@ -211,24 +204,6 @@ async def test_more_pushes_than_a_run_will_read_are_refused_for_now(store: Store
 # Notifications
 
 
-def change(number: int) -> StateChange:
-    evidence = (Evidence("run 7", at=NOW),)
-    check = Check(KEY, Status.FAIL, "< 5", NOW, 7.0, NOW, "m", evidence)
-    return StateChange("ci", "prod", Status.PASS, number * MINUTE, check)
-
-
-async def test_changes_wait_in_their_order_until_they_are_settled(store: Store) -> None:
-    notified = {KEY: NotifiedState(Status.FAIL, NOW)}
-    await store.states.record_changes("ci", [change(0), change(1)], notified, NOW, 0)
-    assert await store.states.notified("ci") == (notified, 1)
-    pending = await store.states.pending_changes()
-    assert [(each.change, each.at) for each in pending] == [(change(0), NOW), (change(1), NOW)]
-    await store.states.settle_changes([pending[0].id])
-    assert await store.states.pending_changes() == pending[1:]
-    await store.states.record_changes("ci", [], {}, NOW, 1)
-    assert await store.states.notified("ci") == ({}, 2)
-
-
 # History
 
 
@@ -258,13 +233,3 @@ async def test_a_board_reads_cycles_cells_and_hours(store: Store) -> None:
     ]
     assert found.hours == (Hour(NOW, 1.0, 7.0, 7.0, True, 5.0),)
     assert (await store.history.check_histories([5], numbers, NOW))[5].cells == {}
-
-
-async def test_a_cycle_shows_the_status_that_was_sent(store: Store) -> None:
-    """A value that is too old is unknown, though the check knows better; it says nothing of this cycle."""
-    for number in range(2):
-        await keep(store, started(number), checks=[check(Status.PASS)], max_age=MINUTE)
-    (cycle,) = (await store.history.cycles({"ci": 0}, 1))["ci"]
-    number = check_id("ci", KEY)
-    cells = (await store.history.check_histories([number], [cycle.number], NOW))[number].cells
-    assert cells == {cycle.number: Cell("unknown", True, None)}

@@ -119,18 +119,6 @@ def test_no_two_widgets_overlap_and_none_leaves_the_board(key: str) -> None:
     judge(board(key), dashboards.TV_WIDTH if is_tv else widgets.COLUMNS, dashboards.TV_HEIGHT if is_tv else None)
 
 
-def test_the_screen_shows_large_tiles_and_the_heat_map_and_nothing_else() -> None:
-    content = board("tv")
-    assert content["layout_type"] == "free"
-    assert dashboards.TV_WIDTH * 9 == dashboards.TV_HEIGHT * 16
-    assert {one["type"] for one in definitions(content)} == {"query_value", "heatmap"}
-    for widget in content["widgets"]:
-        assert widget["layout"]["width"] * 12 >= 450, "a tile narrower than that is not read from five metres"
-        assert int(widget["definition"]["title_size"]) >= 32
-    crowded = board("tv", catalogue(*(snapshot_check(workflow=f"run {number}") for number in range(50))))
-    assert len(crowded["widgets"]) <= 8
-
-
 class Each(tuple[float, ...]):
     """A value for each group, with Datadog's arithmetic: one by one."""
 
@@ -168,19 +156,6 @@ def test_foreign_words_make_no_link_in_a_note() -> None:
     notes = "".join(one["content"] for one in definitions(board("health", shown)) if one["type"] == "note")
     assert "free" in notes
     assert not re.search(r"(?<!\\)\[[^\]]*(?<!\\)\]\(https://evil", notes)
-
-
-def test_template_variables_are_the_environment_repo_and_workflow() -> None:
-    variables = board("health")["template_variables"]
-    assert [(each["name"], each["defaults"]) for each in variables] == [
-        ("env", ["production"]),
-        ("repo", ["*"]),
-        ("workflow_name", ["*"]),
-    ]
-    for key in ("health", "trends", "collectors", "tv"):
-        names = {each["name"] for each in board(key)["template_variables"]}
-        for query in texts(board(key)):
-            assert set(re.findall(r"\$(\w+)", query)) <= names
 
 
 def test_filters_are_written_as_datadog_keeps_tags() -> None:

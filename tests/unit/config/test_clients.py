@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from service.cli.client import connect
 from service.config.clients import (
     aws_client,
     check_environment,
@@ -118,11 +117,6 @@ def test_no_proxy_takes_hosts_domains_ports_addresses_and_networks(url: str, is_
     assert proxy_for(url, {**environ, "no_proxy": "*"}) is None
 
 
-def test_the_proxy_of_a_scheme_wins_over_that_of_all() -> None:
-    environ = {"ALL_PROXY": "socks5://s:1080", "HTTPS_PROXY": "http://p:3128"}
-    assert (proxy_for("https://a", environ), proxy_for("http://a", environ)) == ("http://p:3128", "socks5://s:1080")
-
-
 @pytest.mark.parametrize(
     ("variable", "value", "reason"),
     [
@@ -199,18 +193,6 @@ async def test_a_proxy_that_does_not_answer_is_named_with_the_way_past_it() -> N
     with pytest.raises(httpx.ConnectError) as caught:
         await get("http://far.test", {"HTTP_PROXY": "http://me:hidden@127.0.0.1:9"})
     assert "through the proxy http://********@127.0.0.1:9: NO_PROXY names" in describe_error(caught.value)
-
-
-def test_a_daemon_that_does_not_answer_may_have_met_what_this_command_did_not_need(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Over plain http no authorities are read."""
-    monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent/ca.pem")
-    with (
-        pytest.raises(Unavailable, match=r"environment SSL_CERT_FILE: /nonexistent/ca\.pem can't be read"),
-        connect("http://127.0.0.1:9") as http,
-    ):
-        http.get("/")
 
 
 def test_what_can_be_used_is_no_problem() -> None:

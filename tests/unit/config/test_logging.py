@@ -10,7 +10,6 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 from urllib.parse import quote
 
@@ -20,7 +19,6 @@ import structlog
 from service.config import logging as logs
 from service.config import masking
 from service.config.settings import Settings
-from service.domain.runs import LogLine
 
 SECRET = "ghp_s3cr3t/token+value"
 
@@ -191,14 +189,6 @@ def test_nothing_that_a_record_holds_makes_logging_fail(
     assert capsys.readouterr().err == ""
 
 
-def test_what_is_remembered_can_be_sent() -> None:
-    """The API and the pages say it in UTF-8."""
-    configured(io.StringIO())
-    structlog.get_logger("service.x").warning("half a pair \ud800", **{"key \udfff": ["\ud800"]})
-    line = logs.buffer.recent(1)[0]
-    assert (line.message, line.fields["key ?"]) == ("half a pair ?", ["?"])
-
-
 def test_our_debug_lines_are_remembered_even_where_the_stream_is_not_shown_them() -> None:
     """With every secret masked, as in the stream."""
     stream = configured(io.StringIO(), level="error")
@@ -269,22 +259,3 @@ sys.exit(3)
 def test_the_last_words_of_a_process_are_not_lost() -> None:
     ended = subprocess.run([sys.executable, "-c", PROGRAM, "500"], capture_output=True, text=True)
     assert (ended.returncode, "last words" in ended.stderr.splitlines()[-1]) == (3, True)
-
-
-def line(message: str, **fields: object) -> LogLine:
-    return LogLine(datetime(2025, 1, 14, tzinfo=UTC), "info", message, fields)
-
-
-def test_the_buffer_keeps_the_last_records_and_those_of_an_open_run_cut_to_a_bearable_length() -> None:
-    buffer = logs.LogBuffer()
-    buffer.add(line("before", run="ci-1"))
-    buffer.open_run("ci-1")
-    for number in range(1_300):
-        buffer.add(line("another's", run="ci-2"))
-        buffer.add(line(str(number), run="ci-1", collector="ci", text="x" * 20_000))
-    assert (len(buffer.recent()), [each.message for each in buffer.recent(2)]) == (1000, ["another's", "1299"])
-    lines = buffer.run_lines("ci-1")
-    assert [each.message for each in lines] == [str(number) for number in range(100, 1_300)]
-    assert (list(lines[0].fields), len(str(lines[0].fields["text"])) < 8100) == (["text"], True)
-    buffer.close_run("ci-1")
-    assert buffer.run_lines("ci-1") == []

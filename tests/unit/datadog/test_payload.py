@@ -99,21 +99,9 @@ def test_distribution_values_of_one_second_travel_as_one_list() -> None:
     ]
 
 
-@pytest.mark.parametrize("kind", [Kind.GAUGE, Kind.DISTRIBUTION])
-def test_a_shadow_s_points_have_names_of_their_own(kind: Kind) -> None:
-    assert series(chunk([point()], kind), prefix="shadow.")[0]["metric"] == "shadow.metta.a"
-
-
 @pytest.mark.parametrize("value", [0.1 + 0.2, 1e300, -5e-324, 1e16, 0.0])
 def test_numbers_arrive_exactly(value: float) -> None:
     assert series(chunk([point(value=value)]))[0]["points"][0]["value"] == value
-
-
-def test_chunks_beyond_the_number_of_points_are_the_rest() -> None:
-    chunks = [chunk([point(at=NOW + number) for number in range(1_000)], number=each) for each in range(12)]
-    payload = encode(chunks)
-    assert ([each.id for each in payload.sent], [each.id for each in payload.rest]) == ([*range(10)], [10, 11])
-    assert payload.samples == MAX_POINTS
 
 
 def noise(seed: int, length: int = 500) -> str:

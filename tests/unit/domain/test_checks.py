@@ -107,23 +107,10 @@ def test_the_three_samples_of_an_acceptance_criterion_are_one_check(
     assert (check.condition, check.status) == (condition, status)
 
 
-def test_a_sample_without_a_tag_of_acceptance_criteria_is_no_check() -> None:
-    for missing in ("job", "criterion", "operator", "target"):
-        tags = {name: text for name, text in ACCEPTANCE.items() if name != missing}
-        assert update_checks([], [Sample(Metric("acceptance.value"), 1, NOW, tags)], [], NOW) == []
-
-
 def test_of_a_checks_samples_the_newest_counts_and_of_equally_new_ones_the_worst() -> None:
     samples = [sample(1, NOW - HOUR, status="fail"), sample(2), sample(3, status="fail"), sample(4, status="unknown")]
     (check,) = update_checks([], samples, [], NOW)
     assert (check.status, check.value, check.since) == (Status.FAIL, 3, NOW)
-
-
-def test_a_state_that_stays_keeps_its_beginning() -> None:
-    (first,) = update_checks([], [sample(1)], [], NOW)
-    (second,) = update_checks([first], [sample(2, NOW + HOUR)], [], NOW + HOUR)
-    (third,) = update_checks([second], [sample(0, NOW + DAY, status="fail")], [], NOW + DAY)
-    assert (second.since, third.since) == (NOW, NOW + DAY)
 
 
 def test_nothing_to_measure_is_unknown_and_what_nobody_measures_is_forgotten_after_a_week() -> None:

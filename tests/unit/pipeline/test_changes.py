@@ -1,6 +1,5 @@
 """Runs of the cause webhook: when they start, what they leave alone, and that none is lost."""
 
-from dataclasses import replace
 from datetime import datetime
 
 import anyio
@@ -150,20 +149,6 @@ async def test_a_failed_change_is_not_tried_again_and_does_not_hide_how_the_poll
         assert [line["event"] for line in it.logs if line["log_level"] == "warning"] == ["run ended"]
         await it.clock.advance(600)
         assert collector.asked == ["poll", "changes", "poll"]
-
-
-async def test_a_change_waits_for_another_replicas_run() -> None:
-    collector = Changing()
-    async with staged(make_job(collector)) as it:
-        await it.clock.advance(1)
-        foreign = replace((await it.runs())[0], id="foreign", outcome=None, ended=None)
-        await it.store.runs.begin(foreign, forbids=True)
-        it.scheduler.start_changes("ci")
-        await it.clock.advance(10)
-        assert collector.asked == ["poll"]
-        await it.store.runs.end(replace(foreign, outcome=Outcome.COMPLETE, ended=it.clock.now()))
-        await it.clock.advance(2)
-        assert collector.asked == ["poll", "changes"]
 
 
 @pytest.mark.parametrize("is_over", [True, False])

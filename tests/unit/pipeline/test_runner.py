@@ -175,18 +175,6 @@ async def test_state_is_stored_with_the_samples_unless_another_run_has_changed_i
     assert seen == [b"50", b"51", b"52"]
 
 
-@pytest.mark.parametrize("cause", [Cause.HTTP, Cause.SIGNAL, Cause.ONCE])
-async def test_every_cause_goes_the_same_way_and_its_log_says_who_asked(cause: Cause) -> None:
-    async with staged(make_job(enabled=False)) as it:
-        await it.scheduler.trigger("ci", cause, Actor("10.0.0.1", "ann", "looks odd"))
-        await it.clock.advance(0)
-        (run,) = await it.runs()
-        assert (run.cause, run.source, run.outcome) == (cause, "10.0.0.1", Outcome.COMPLETE)
-        started, ended = [line for line in it.logs if line["event"] in ("run started", "run ended")]
-        assert (started["cause"], started["actor"], started["asked_because"]) == (cause.value, "ann", "looks odd")
-        assert (ended["outcome"], ended["collected"], ended["samples"]) == ("Complete", 1, run.samples)
-
-
 async def test_a_lasting_fault_is_news_once_and_its_end_too() -> None:
     collector = Scripted([Rejected("limit opens in 9 s"), Rejected("limit opens in 4 s"), Rejected("gone")])
     async with staged(make_job(collector)) as it:
