@@ -58,25 +58,28 @@ class Scope:
     window: str
 
 
-def measure_branch(window: Iterable[Run], scope: Scope) -> list[Finding]:
-    """``window``: the runs whose last attempt started in it."""
-    on_branch = [run for run in window if run.on_branch]
-    conclusive = [run for run in on_branch if run.is_conclusive]
+def measure_branch(window: Iterable[Run], on_branch: Iterable[Sequence[Run]], scope: Scope) -> list[Finding]:
+    """``window``: the runs whose last attempt started in it. ``on_branch``: each workflow's there, the oldest first."""
+    streaks = (find_streak("", runs) for runs in on_branch)
+    first_red = {streak.first.id for streak in streaks if streak}
+    ours = [run for run in window if run.on_branch]
+    conclusive = [run for run in ours if run.is_conclusive]
     failed = [run for run in conclusive if run.conclusion != "success"]
     share = (len(conclusive) - len(failed)) / len(conclusive) if conclusive else None
-    behind = _runs_as_evidence(failed or conclusive)
+    behind = newest(run.as_evidence("first red" if run.id in first_red else "") for run in failed or conclusive)
     summary = f"{len(failed):,} of {count(len(conclusive), 'run')} on {scope.branch} failed in {scope.window}"
+    summary += _name_workflows(failed)
     if not conclusive:
         summary = f"no run on {scope.branch} of {scope.window} has succeeded or failed"
-    cancelled = [run for run in on_branch if run.conclusion == "cancelled"]
-    of_all = f"{len(cancelled):,} of {count(len(on_branch), 'run')} on {scope.branch}"
+    cancelled = [run for run in ours if run.conclusion == "cancelled"]
+    of_all = f"{len(cancelled):,} of {count(len(ours), 'run')} on {scope.branch}"
     return [
         Finding("ci.workflow.success", None if share is None else float(not failed), summary, behind),
         Finding("ci.workflow.success_ratio", share, summary, behind),
         Finding(
             "ci.workflow.cancelled",
             len(cancelled),
-            f"{of_all} {_were(len(cancelled))} cancelled in {scope.window}",
+            f"{of_all} {_were(len(cancelled))} cancelled in {scope.window}{_name_workflows(cancelled)}",
             _runs_as_evidence(cancelled),
         ),
         *_measure_commits("ci.branch.red_share", conclusive, failed, f"failed in {scope.window}", scope.branch),
@@ -111,7 +114,7 @@ def measure_p90(window: Iterable[Run], scope: Scope) -> Finding:
 def measure_flaky(window: Collection[Run], scope: Scope) -> list[Finding]:
     flaky = [run for run in window if run.conclusion == "success" and run.has_failed_before]
     what = f"failed first and succeeded when run again in {scope.window}"
-    summary = f"{len(flaky):,} of {count(len(window), 'run')} {what}"
+    summary = f"{len(flaky):,} of {count(len(window), 'run')} {what}{_name_workflows(flaky)}"
     found = [Finding("ci.workflow.flaky_tests", len(flaky), summary, _runs_as_evidence(flaky))]
     conclusive = [run for run in window if run.on_branch and run.is_conclusive]
     red = {run.head_sha for run in conclusive if run.conclusion != "success"}
@@ -302,6 +305,11 @@ def format_span(span: timedelta) -> str:
 
 def _were(number: int) -> str:
     return "was" if number == 1 else "were"
+
+
+def _name_workflows(runs: Iterable[Run]) -> str:
+    names = {run.name or str(run.workflow_id) for run in runs}
+    return f": {_name_some(names)}" if names else ""
 
 
 def _name_some(files: Collection[str]) -> str:

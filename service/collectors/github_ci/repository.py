@@ -364,7 +364,7 @@ class RepositoryCycle:
         runs, found = self._state.started_since(self._since), self._findings
         # Older runs that are still to be read may have been run again within the window.
         if self._is_known("runs", not self._unseen) and backfill.is_filled(self._state, self._now):
-            found += metrics.measure_branch(runs, self._scope) if has_branch else []
+            found += metrics.measure_branch(runs, self._state.on_branch().values(), self._scope) if has_branch else []
             if self._is_known("durations", not self._runs_without_end()):
                 found.append(metrics.measure_p90(runs, self._scope))
             if self._is_known("flaky runs", not any(run.is_verdict_open for run in runs)):

@@ -340,12 +340,13 @@ async def test_a_sentence_says_what_is_behind_each_number_or_why_there_is_none()
             "ci.workflow.other_failing": "0 of 1 other active workflow failed on main",
             "ci.workflow.success": "0 of 2 runs on main failed in the last 24 h",
             "ci.workflow.success_ratio": "0 of 2 runs on main failed in the last 24 h",
-            "ci.workflow.flaky_tests": "1 of 3 runs failed first and succeeded when run again in the last 24 h",
+            "ci.workflow.flaky_tests": "1 of 3 runs failed first and succeeded when run again in the last 24 h:"
+            " Nightly",
             "ci.branch.red_share": "0 of 2 commits on main failed in the last 24 h",
             "ci.branch.flaky_share": "1 of 2 commits on main failed first and succeeded when run again in the last"
             " 24 h",
             "ci.branch.red_minutes": "no workflow that blocks merges was red on main in the last 24 h",
-            "ci.workflow.cancelled": "1 of 3 runs on main was cancelled in the last 24 h",
+            "ci.workflow.cancelled": "1 of 3 runs on main was cancelled in the last 24 h: Tests",
             "ci.jobs.timed_out": "0 jobs were ended by a time limit in the last 7 days",
             "github.hotfix.count": "1 pull request with the label hotfix was merged in the last 7 days",
             "github.force_merge.count": "1 pull request with the label force_merge was merged in the last 7 days",

@@ -80,7 +80,15 @@ async def test_evidence_names_commit_author_and_what_changed() -> None:
     world, runs = red_world("failure", "success", "failure", "failure")
     runs[2].message = "Make it faster (#7)\n\nCo-authored-by: Someone <someone@example.org>"
     async with staged(world, tests_blocking_merge=[1]) as stage:
-        said, evidence = told(await stage.collect())
+        result = await stage.collect()
+        said, evidence = told(result)
+        (success,) = [each for each in result.samples if each.metric.name.endswith(".success")]
+    assert success.summary == "3 of 4 runs on main failed in the last 24 h: Tests"
+    assert [(each.note, each.commit) for each in success.evidence] == [
+        ("", HASH(3)),
+        ("first red", HASH(2)),
+        ("", HASH(0)),
+    ]
     assert said == (
         "w1.yml is red since 2026-03-04 03:06 UTC, 2 runs in a row, since 0000000 'Make it faster (#7)' by dev2"
     )
