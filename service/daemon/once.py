@@ -9,12 +9,11 @@ import anyio
 from service.config.settings import Settings
 from service.daemon.wiring import Wiring, open_wiring, read_pushes
 from service.domain.delivery import DeliveryStatus
-from service.domain.errors import HealthError
-from service.domain.runs import Actor, Cause, CollectResult, Outcome, PartialFailure, Run, new_run_id
+from service.domain.runs import Actor, Cause, CollectResult, Outcome, Run, new_run_id
 from service.domain.samples import Metric, Sample
 from service.pipeline.enrich import prepare_samples
 from service.pipeline.job import Job
-from service.pipeline.runner import Runner
+from service.pipeline.runner import RunHandle, Runner
 from service.pipeline.scheduler import Scheduler
 from service.store import Store
 
@@ -111,23 +110,17 @@ async def select_jobs(jobs: Iterable[Job], names: Sequence[str] | None) -> tuple
 async def collect_only(jobs: Sequence[Job], wiring: Wiring, progress: Progress) -> list[CollectorPass]:
     """Asks each collector once; keeps and sends nothing."""
     clock, done = wiring.clock, dict[str, CollectorPass]()
-    runner = Runner(wiring.store, clock, wiring.attempts, on_stored=lambda: None)
+    runner = Runner(wiring.store, clock, wiring.attempts, on_stored=lambda: None, retry=False)
 
     async def collect(job: Job) -> None:
-        now, seconds = clock.now(), job.settings.active_deadline.total_seconds()
-        run = Run(new_run_id(job.name, now), job.name, Cause.ONCE, now, attempts=1)
-        try:
-            result = await runner.ask(job, Cause.ONCE, seconds)
-        except (HealthError, TimeoutError) as error:
-            reason = f"not done within {seconds:g} s" if isinstance(error, TimeoutError) else str(error)
-            run = replace(run, ended=clock.now(), outcome=Outcome.FAILED, errors=(PartialFailure(reason),))
-            done[job.name] = CollectorPass(run)
-        else:
-            samples, bad = prepare_samples(job, result.samples, now)
-            errors = (*result.failures, *bad)
-            outcome = Outcome.PARTIAL if errors else Outcome.COMPLETE
-            run = replace(run, ended=clock.now(), outcome=outcome, errors=errors, samples=len(samples))
-            done[job.name] = CollectorPass(run, samples, result)
+        now = clock.now()
+        handle = RunHandle(Run(new_run_id(job.name, now), job.name, Cause.ONCE, now), Actor("once"))
+        result = await runner.attempt(job, handle)
+        samples, bad = prepare_samples(job, result.samples, now)
+        run = replace(handle.run, ended=clock.now(), samples=len(samples))
+        if bad:
+            run = replace(run, outcome=Outcome.PARTIAL, errors=(*run.errors, *bad))
+        done[job.name] = CollectorPass(run, samples, result)
         progress(f"{len(done)} of {len(jobs)} collectors done")
 
     async with anyio.create_task_group() as tasks:

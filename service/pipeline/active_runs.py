@@ -165,7 +165,7 @@ class ActiveRuns:
         except Exception:
             # The last line of defence: a fault of ours in one run must not end the daemon and all other collectors.
             log.exception("a run was lost to an error in the daemon itself", collector=job.name, run=handle.run.id)
-            await self._runner.give_up(handle, "an error in the daemon itself; its log says more")
+            await self._runner.give_up(handle)
         finally:
             self.remove(handle)
         self._on_end(job.name)

@@ -155,7 +155,7 @@ class Runner:
                 self._on_begin(run)
                 result = CollectResult()
                 with handle.cancellable():
-                    result = await self._attempt_until_done(job, handle)
+                    result = await self.attempt(job, handle)
                 if handle.run.outcome is None:
                     ending = handle.ending or Outcome.INTERRUPTED
                     handle.fail(_EARLY[ending], ending)
@@ -165,18 +165,19 @@ class Runner:
             finally:
                 buffer.close_run(run.id)
 
-    async def give_up(self, handle: RunHandle, reason: str) -> None:
+    async def give_up(self, handle: RunHandle) -> None:
         """Ends a run that an error of the daemon's own cut off: as failed, with nothing of what it may have brought."""
         if handle.run.ended:
             return  # the error came after its end was stored
-        handle.fail(reason, Outcome.FAILED)
+        handle.fail("an error in the daemon itself; its log says more", Outcome.FAILED)
         handle.run = replace(handle.run, ended=self._clock.now())
         with anyio.CancelScope(shield=True), suppress(Unavailable):
             await self._store.runs.end(handle.run)
         self._on_end(handle.run)
 
-    async def _attempt_until_done(self, job: Job, handle: RunHandle) -> CollectResult:
-        """Until an attempt succeeds, the fault is of a kind that time can't mend, or the deadline is near."""
+    async def attempt(self, job: Job, handle: RunHandle) -> CollectResult:
+        """Until one succeeds, the fault is of a kind that time can't mend, or the deadline is near. Keeps nothing:
+        the handle's run tells how it went."""
         limit = job.settings.active_deadline.total_seconds()
         if handle.run.cause is Cause.WEBHOOK:
             limit = min(limit, _CHANGE_DEADLINE)
@@ -184,7 +185,7 @@ class Runner:
         while True:
             handle.run = replace(handle.run, attempts=handle.run.attempts + 1)
             try:
-                result = await self.ask(job, handle.run.cause, deadline - self._clock.monotonic())
+                result = await self._ask(job, handle.run.cause, deadline - self._clock.monotonic())
             except TimeoutError:
                 handle.fail(f"not done within {limit:g} s", Outcome.DEADLINE_EXCEEDED)
                 break
@@ -221,7 +222,7 @@ class Runner:
         """What a change's run could not measure, the next scheduled one will: it must not wait for a back-off."""
         return self._retry and run.cause is not Cause.WEBHOOK
 
-    async def ask(self, job: Job, cause: Cause, seconds: float) -> CollectResult:
+    async def _ask(self, job: Job, cause: Cause, seconds: float) -> CollectResult:
         """One attempt. Raises TimeoutError when it takes more than ``seconds``, else what ``ask_collector`` raises."""
         # The deadline is told to the collector, too: a client asks how long it may still wait for a limit to open.
         scope, done = anyio.CancelScope(deadline=anyio.current_time() + seconds), anyio.Event()
