@@ -9,7 +9,6 @@ import pytest
 
 from service.demo.recording import create_app, load_repositories
 from tests.world import NOW, Questions, Simulated, World, generate, served, simulated, truth
-from tests.world.judge import complaints
 
 REPO = "/repos/Metta-AI/metta"
 RUNS = f"{REPO}/actions/runs"
@@ -45,32 +44,6 @@ async def test_a_filtered_list_lags_behind_the_unfiltered_one(http: httpx.AsyncC
             (run,) = await rows(http, url, "workflow_runs")
             assert (run["run_attempt"], run["conclusion"]) == (2, None)
         assert await rows(http, f"{simulation.url}{RUNS}?branch=main&status=completed", "workflow_runs") == []
-
-
-async def test_graphql_and_the_search_count_the_same_when_the_index_is_up_to_date(http: httpx.AsyncClient) -> None:
-    world = generate(6, workflows=3, runs_a_day=3)
-    world.lag = timedelta(0)
-    since = world.now - timedelta(days=7)
-    document = """
-        query { repository(owner: "Metta-AI", name: "metta") {
-            merged: pullRequests(states: MERGED, labels: ["force-merge", "force_merge"], first: 100,
-                                 orderBy: {field: UPDATED_AT, direction: DESC}) { nodes { mergedAt } }
-            bugs: issues(labels: ["bug"], states: OPEN, last: 1) { totalCount nodes { title } }
-            label(name: "BUG") { name } nope: ref(qualifiedName: "refs/heads/nope") { name } defaultBranchRef { name }
-        } }"""
-    search = f'repo:Metta-AI/metta is:pr merged:>={since:%Y-%m-%dT%H:%M:%SZ} label:force-merge,"force_merge"'
-    async with simulated(world) as simulation:
-        headers = {"authorization": "Bearer a"}
-        answer = await http.post(f"{simulation.url}/graphql", json={"query": document}, headers=headers)
-        found = (await http.get(f"{simulation.url}/search/issues", params={"q": search})).json()
-        assert [each for one in simulation.app.asked for each in complaints(one)] == []
-    told = answer.json()["data"]["repository"]
-    numbers = truth(world.repository, world.now, Questions())
-    listed = [node for node in told["merged"]["nodes"] if datetime.fromisoformat(node["mergedAt"]) >= since]
-    assert len(listed) == found["total_count"] == numbers["github.force_merge.count"]
-    assert all(node.keys() == {"mergedAt"} for node in told["merged"]["nodes"])
-    assert told["bugs"]["totalCount"] == numbers["github.bugs.count"]
-    assert (told["label"], told["nope"], told["defaultBranchRef"]) == ({"name": "bug"}, None, {"name": "main"})
 
 
 async def test_the_demo_shows_recorded_runs_as_of_now(http: httpx.AsyncClient) -> None:
