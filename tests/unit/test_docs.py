@@ -71,3 +71,6 @@ def test_readme_or_reference_name_every_setting_variable_and_metric() -> None:
         assert model is not None
         wanted |= set(model.model_fields) - {"api_key", "app_key", "token", "read_token"}
     assert sorted(wanted - named) == []
+    shipped = set(re.findall(r"\w+", (ROOT / "config.yaml").read_text()))
+    secrets = {"webhook_secret"}
+    assert {key for key in wanted if key.islower() and "." not in key} - shipped == secrets
