@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Protocol
 
 import anyio
 import structlog
@@ -24,10 +23,8 @@ _CHANGE_PATIENCE = 5.0  # seconds that who triggers a run waits for one by webho
 _LOOK = 0.5  # seconds between two looks at a run of another replica
 
 
-class Begin(Protocol):
-    """Puts a run on record, and tells whether it may run."""
-
-    def __call__(self, job: Job, handle: RunHandle) -> Awaitable[bool]: ...
+# Puts a run on record, and tells whether it may run.
+Begin = Callable[[Job, RunHandle], Awaitable[bool]]
 
 
 class ActiveRuns:
