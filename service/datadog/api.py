@@ -39,6 +39,8 @@ class DatadogApi:
 
     def __init__(self, url: str, api_key: str, app_key: str) -> None:
         self._keys = (api_key, app_key)
+        if not all(key.isascii() and key.isprintable() for key in self._keys):
+            raise Unauthorized("the API key or the application key holds characters that no key has")
         keys = {"DD-API-KEY": api_key, "DD-APPLICATION-KEY": app_key, "User-Agent": "infra-health"}
         self._client = sync_http_client(os.environ, base_url=url, timeout=_TIMEOUT, headers=keys)
         self._host = self._client.base_url.host
