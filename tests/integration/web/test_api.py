@@ -102,13 +102,6 @@ async def test_a_trigger_answers_202_with_the_runs_address(stage: Stage) -> None
     assert body["run"] == run["id"]
 
 
-async def test_a_waiting_trigger_answers_200_with_the_ended_run(stage: Stage) -> None:
-    answer = await stage.client.post(f"{RUNS}?wait=300")
-    assert (answer.status_code, answer.json()["outcome"]) == (200, "Complete")
-    assert answer.json()["delivery"]["pending"] == answer.json()["samples"]
-    assert answer.headers["location"] == answer.json()["links"]["self"]
-
-
 async def test_a_waiting_trigger_answers_202_when_the_run_is_not_done_by_then(stage: Stage) -> None:
     stage.collectors["ci"].gate = anyio.Event()
     assert (await stage.client.post(f"{RUNS}?wait=0.01")).status_code == 202
@@ -158,14 +151,6 @@ async def test_trigger_all_lists_those_that_run_already(stage: Stage) -> None:
     first, second = answer.json()["runs"]
     assert (first["collector"], first["started"]) == ("ci", True)
     assert (second["id"], second["started"]) == (running.id, False)
-
-
-async def test_a_draining_daemon_starts_nothing(stage: Stage) -> None:
-    await stage.context.scheduler.active.drain(0)
-    answer = await stage.client.post(RUNS)
-    assert problem_of(answer, 503)["type"].endswith("draining")
-    assert int(answer.headers["retry-after"]) > 0
-    problem_of(await stage.client.post("/api/v1/runs"), 503)
 
 
 async def test_pause_and_resume_answer_with_the_collector(stage: Stage) -> None:

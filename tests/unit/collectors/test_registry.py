@@ -76,8 +76,3 @@ class Queue:
         load(file, {}, settings_of)
     with pytest.raises(ConfigError, match="collector type queue: expected_checks: ZeroDivisionError"):
         expected_checks(load_type("queue"), CollectorSettings(type="queue", schedule="@hourly"))
-
-
-def test_a_name_that_nobody_has_is_corrected() -> None:
-    with pytest.raises(ConfigError, match=r"no collector type 'snapshots'; installed: .*; did you mean snapshot\?"):
-        load_type("snapshots")

@@ -12,8 +12,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from service.domain.cron import parse
-from service.domain.runs import Cause, Mode, Run
-from service.store import Claim
+from service.domain.runs import Mode
 from tests.unit.pipeline.stage import Disk, FakeClock, Stage, make_job, staged
 
 UTC_ZONE = ZoneInfo("UTC")
@@ -106,18 +105,3 @@ async def test_no_slot_is_missed_or_run_twice_there_and_back(second: int, slow: 
     await cluster.stop()
     assert len(ran) == len(set(ran)), "a slot was run twice"
     assert ran == list(cluster.expected(start))
-
-
-async def test_a_second_takeover_is_not_misled_by_what_the_first_one_left() -> None:
-    clock = FakeClock(NOON + timedelta(hours=2, minutes=3))
-    disk = Disk()
-    store = disk.open(clock)
-    for mode, slot in ((Mode.LIVE, NOON), (Mode.SHADOW, NOON + timedelta(hours=2))):
-        run = Run(f"old-{mode}", "ci", Cause.SCHEDULE, slot, slot=slot, mode=mode)
-        assert await store.runs.claim_slots([Claim(run, None, forbids=False)]) == [True]
-    changed = make_job(starts_after=NOON - timedelta(minutes=10))
-    async with staged(changed, clock=clock, disk=disk) as it:
-        assert await it.starts() == ["12:00:00", "14:00:00"], "14:00 was run by the CronJob and in shadow"
-        await clock.advance(8 * 60)
-        assert (await it.starts())[2:] == ["14:10:00"]
-        assert it.scheduler.last_slot("ci") == NOON + timedelta(hours=2, minutes=10)
