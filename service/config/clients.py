@@ -45,7 +45,7 @@ def sync_http_client(
     environ: Mapping[str, str] = os.environ,
     *,
     base_url: str,
-    timeout: float | httpx.Timeout = 15.0,
+    timeout: float = 15.0,
     headers: Mapping[str, str] | None = None,
 ) -> httpx.Client:
     """A client for the one server at ``base_url`` (the commands' way to the daemon). Raises as ``http_client``."""
@@ -88,6 +88,14 @@ def suggest_variable(
 def describe_error(error: Exception) -> str:
     """``no answer (ConnectError): All connection attempts failed``."""
     return f"no answer ({type(error).__name__}): {mask_address(str(error))}".removesuffix(": ")
+
+
+def certificate_file(environ: Mapping[str, str] = os.environ) -> str | None:
+    """The file of authorities that SSL_CERT_FILE names, None without it. Raises ConfigError when it can't be used."""
+    path = environ.get("SSL_CERT_FILE") or None
+    if path:
+        _load_authorities("SSL_CERT_FILE", path)
+    return path
 
 
 def check_environment(environ: Mapping[str, str]) -> list[str]:

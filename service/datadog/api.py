@@ -1,30 +1,27 @@
-"""Datadog's API for dashboards, monitors and metadata, as plain JSON. It blocks, so no event loop calls it.
+"""Datadog's API for dashboards, monitors and metadata, through the official client.
 
-https://docs.datadoghq.com/api/latest/
+datadog_api_client is imported where it is used: the daemon does without it. Its calls block, so no event loop calls
+them. Bodies and answers are plain JSON: its models drop what they do not know, and would hide a difference.
 """
 
-import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, Self
+from urllib.parse import urlsplit
 
-import httpx
 import msgspec
 
-from service.config.clients import describe_error, suggest_variable, sync_http_client
-from service.datadog.intake import NOT_SENT, mask_line, read_errors
-from service.domain.errors import HealthError, Rejected, TooLarge, Unauthorized, Unavailable
+from service.config.clients import certificate_file, proxy_for, suggest_variable
+from service.domain.errors import ConfigError, HealthError, Rejected, TooLarge, Unauthorized, Unavailable
 
 Json = dict[str, Any]
 
-_TIMEOUT = httpx.Timeout(30, connect=5)
-_BACK_OFF = (0.5, 1.0, 2.0)  # seconds between the tries
-_MAX_WAIT = 30.0  # seconds, however long the server says
-_HEADERS = {"Content-Type": "application/json"}
-_RETRIED = frozenset({500, 502, 503, 504})
+_CONNECT, _READ = 5.0, 30.0  # seconds; the client has no bound of its own
+_TRIES = 4
+_MAX_WAIT = 30.0  # seconds; the client would sleep however long the server says
+_MAX_REASON = 300  # characters
+_RETRIED = frozenset({429, 500, 502, 503, 504})
 _PAGE = 100
-_PATHS = {"dashboards": "/api/v1/dashboard", "monitors": "/api/v1/monitor"}
 
 
 class NotFound(Rejected):
@@ -32,18 +29,27 @@ class NotFound(Rejected):
 
 
 class DatadogApi:
-    """The API at the base address ``url``. Use it in ``with``. Every method raises HealthError.
-
-    ``kind``: dashboards or monitors.
-    """
+    """The API at the base address ``url``. Use it in ``with``. Every method raises HealthError."""
 
     def __init__(self, url: str, api_key: str, app_key: str) -> None:
-        self._keys = (api_key, app_key)
+        from datadog_api_client.v1.api.dashboards_api import DashboardsApi
+        from datadog_api_client.v1.api.metrics_api import MetricsApi
+        from datadog_api_client.v1.api.monitors_api import MonitorsApi
+        from datadog_api_client.v2.api.metrics_api import MetricsApi as TagsApi
+
+        self._host = urlsplit(url).netloc.rpartition("@")[2]
+        self._url, self._keys = url, (api_key, app_key)
         if not all(key.isascii() and key.isprintable() for key in self._keys):
             raise Unauthorized("the API key or the application key holds characters that no key has")
-        keys = {"DD-API-KEY": api_key, "DD-APPLICATION-KEY": app_key, "User-Agent": "infra-health"}
-        self._client = sync_http_client(os.environ, base_url=url, timeout=_TIMEOUT, headers=keys)
-        self._host = self._client.base_url.host
+        self._client = _client(url, api_key, app_key)
+        self._dashboards = boards = DashboardsApi(self._client)
+        self._monitors = monitors = MonitorsApi(self._client)
+        self._calls: Mapping[str, Sequence[Callable[..., Any]]] = {
+            "dashboards": (boards.create_dashboard, boards.update_dashboard, boards.delete_dashboard),
+            "monitors": (monitors.create_monitor, monitors.update_monitor, monitors.delete_monitor),
+        }
+        self._metrics = MetricsApi(self._client)
+        self._tags = TagsApi(self._client)
 
     def __enter__(self) -> Self:
         return self
@@ -55,14 +61,14 @@ class DatadogApi:
         """The summary of every dashboard: id, title, description, created_at."""
 
         def page(number: int) -> Any:
-            answer = self._object("GET", _PATHS["dashboards"], count=_PAGE, start=number * _PAGE)
-            return answer.get("dashboards")
+            answer = self._call(self._dashboards.list_dashboards, count=_PAGE, start=number * _PAGE)
+            return answer.get("dashboards") if isinstance(answer, dict) else None
 
         return self._pages(page)
 
     def dashboard(self, dashboard_id: str) -> Json:
         """The whole dashboard."""
-        return self._object("GET", f"/api/v1/dashboard/{dashboard_id}")
+        return self._object(self._dashboards.get_dashboard, dashboard_id)
 
     def share_dashboard(self, dashboard_id: str) -> Json:
         """Makes a dashboard of free layout public to whoever knows the address: ``token`` and ``public_url``."""
@@ -72,53 +78,56 @@ class DatadogApi:
             "share_type": "open",
             "global_time": {"live_span": "1h"},
         }
-        return self._object("POST", "/api/v1/dashboard/public", wish)
+        return self._object(self._dashboards.create_public_dashboard, wish)
 
     def shared_dashboard(self, token: str) -> Json:
         """The share with ``token``. Raises NotFound."""
-        return self._object("GET", f"/api/v1/dashboard/public/{token}")
+        return self._object(self._dashboards.get_public_dashboard, token)
 
     def monitors(self, tag: str) -> Iterator[Json]:
         """The monitors with ``tag``."""
-        path = _PATHS["monitors"]
-        return self._pages(lambda number: self._ask("GET", path, monitor_tags=tag, page=number, page_size=_PAGE))
+        return self._pages(
+            lambda number: self._call(self._monitors.list_monitors, monitor_tags=tag, page=number, page_size=_PAGE)
+        )
 
     def create(self, kind: str, content: Json) -> Json:
-        """What Datadog made of it."""
-        return self._object("POST", _PATHS[kind], content)
+        """What Datadog made of it. ``kind``, here and below: dashboards or monitors."""
+        return self._object(self._calls[kind][0], content)
 
     def update(self, kind: str, id: str, content: Json) -> None:
         """Replaces a dashboard; changes the keys of a monitor that ``content`` has."""
-        self._ask("PUT", f"{_PATHS[kind]}/{id}", content)
+        self._call(self._calls[kind][1], id if kind == "dashboards" else int(id), content)
 
     def delete(self, kind: str, id: str) -> None:
         """Raises NotFound where it is gone already, Rejected while somebody's SLO or composite is built on it."""
-        self._ask("DELETE", f"{_PATHS[kind]}/{id}")
+        self._call(self._calls[kind][2], id if kind == "dashboards" else int(id))
 
     def metadata(self, metric: str) -> Json:
         """Type, unit and description. Raises NotFound while Datadog has seen no point of the metric."""
-        return self._object("GET", f"/api/v1/metrics/{metric}")
+        return self._object(self._metrics.get_metric_metadata, metric)
 
     def update_metadata(self, metric: str, facts: Json) -> None:
         """Raises NotFound while Datadog has seen no point of the metric."""
-        self._ask("PUT", f"/api/v1/metrics/{metric}", facts)
+        self._call(self._metrics.update_metric_metadata, metric, facts)
 
     def tag_configuration(self, metric: str) -> Json:
         """Which tags of the metric can be queried, and whether it has percentiles. Raises NotFound."""
-        data = self._object("GET", f"/api/v2/metrics/{metric}/tags").get("data") or {}
+        data = self._object(self._tags.list_tag_configuration_by_name, metric).get("data") or {}
         attributes: Json = data.get("attributes") or {}
         return attributes
 
     def configure_tags(self, metric: str, attributes: Json, *, is_new: bool) -> None:
         """Sets the tag configuration."""
-        if not is_new:
-            attributes = {key: value for key, value in attributes.items() if key != "metric_type"}
-        body = {"data": {"type": "manage_tags", "id": metric, "attributes": attributes}}
-        self._ask("POST" if is_new else "PATCH", f"/api/v2/metrics/{metric}/tags", body)
+        data: Json = {"type": "manage_tags", "id": metric, "attributes": attributes}
+        if is_new:
+            self._call(self._tags.create_tag_configuration, metric, {"data": data})
+            return
+        data["attributes"] = {key: value for key, value in attributes.items() if key != "metric_type"}
+        self._call(self._tags.update_tag_configuration, metric, {"data": data})
 
     def delete_tag_configuration(self, metric: str) -> None:
         """All tags can be queried again, without percentiles. Raises NotFound."""
-        self._ask("DELETE", f"/api/v2/metrics/{metric}/tags")
+        self._call(self._tags.delete_tag_configuration, metric)
 
     def _pages(self, page: Callable[[int], Any]) -> Iterator[Json]:
         known: set[Any] = set()
@@ -133,46 +142,36 @@ class DatadogApi:
             if len(new) < _PAGE:
                 return
 
-    def _object(self, method: str, path: str, body: Json | None = None, **query: int) -> Json:
-        answer = self._ask(method, path, body, **query)
+    def _object(self, call: Callable[..., Any], *args: Any) -> Json:
+        answer = self._call(call, *args)
         if not isinstance(answer, dict):
             raise Rejected(f"{self._host} does not answer with an object; is it Datadog's API?")
         return answer
 
-    def _ask(self, method: str, path: str, body: Json | None = None, **query: str | int) -> Any:
+    def _call(self, call: Callable[..., Any], *args: Any, **named: Any) -> Any:
         """The answer's JSON, None where it has no text."""
-        answer = self._send(method, path, body, query)
-        if not answer.is_success:
-            raise self._translate(answer)
+        from datadog_api_client.exceptions import ApiException, OpenApiException
+        from urllib3.exceptions import HTTPError
+
         try:
-            return msgspec.json.decode(answer.content) if answer.content else None
+            text = call(*args, **named).data
+        except ApiException as error:
+            raise self._translate(error) from None
+        except HTTPError as error:
+            reason = f"{type(error).__name__} {error}{suggest_variable(error, self._url)}"
+            raise Unavailable(self._mask(reason), ambiguous=True) from None
+        except OpenApiException as error:
+            raise Rejected(self._mask(str(error))) from None
+        try:
+            return msgspec.json.decode(text) if text else None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Rejected(f"{self._host} does not answer with JSON; is it Datadog's API?") from error
 
-    def _send(self, method: str, path: str, body: Json | None, query: Json) -> httpx.Response:
-        """The answer, asked for again where that may help; a POST only where it was not taken. No redirect is followed
-        with the keys in hand."""
-        content = None if body is None else msgspec.json.encode(body)
-        for pause in (*_BACK_OFF, None):
-            try:
-                answer = self._client.request(method, path, params=query, content=content, headers=_HEADERS)
-            except httpx.HTTPError as error:
-                if pause is None or (method == "POST" and not isinstance(error, NOT_SENT)):
-                    hint = suggest_variable(error, str(self._client.base_url))
-                    raise Unavailable(self._mask(describe_error(error) + hint), ambiguous=True) from None
-                time.sleep(pause)
-                continue
-            is_retried = answer.status_code == 429 or (method != "POST" and answer.status_code in _RETRIED)
-            if pause is None or not is_retried:
-                break
-            asked = _rate_limit_reset(answer)
-            time.sleep(pause if asked is None else min(asked, _MAX_WAIT))
-        return answer
-
-    def _translate(self, answer: httpx.Response) -> HealthError:
-        errors = read_errors(answer.content)
-        reason = self._mask(f"{answer.status_code} {'; '.join(errors or ()) or answer.reason_phrase}")
-        match answer.status_code:
+    def _translate(self, error: Any) -> HealthError:
+        errors = error.body.get("errors") if isinstance(error.body, dict) else None
+        said = [each if isinstance(each, str) else msgspec.json.encode(each).decode() for each in errors or ()]
+        reason = self._mask(f"{error.status} {'; '.join(said) or error.reason or ''}".rstrip())
+        match error.status:
             case 401 | 403:
                 # A proxy's page is no verdict on the keys.
                 return Unavailable(f"{reason} (a proxy's answer?)") if errors is None else Unauthorized(reason)
@@ -181,15 +180,69 @@ class DatadogApi:
             case 413:
                 return TooLarge(reason)
             case 408 | 429:
-                return Unavailable(reason, retry_after=_rate_limit_reset(answer))
+                return Unavailable(reason, retry_after=_rate_limit_reset(error.headers))
             case status if status >= 500 or status < 400:
                 return Unavailable(reason)
         return Rejected(reason)
 
     def _mask(self, text: str) -> str:
-        return mask_line(f"{self._host}: {text}", *self._keys)
+        for key in filter(None, self._keys):
+            text = text.replace(key, "***")
+        line = " ".join(f"{self._host}: {text}".split())
+        return line if len(line) <= _MAX_REASON else f"{line[:_MAX_REASON]}…"
 
 
-def _rate_limit_reset(answer: httpx.Response) -> float | None:
-    asked = answer.headers.get("x-ratelimit-reset", "")
+def _client(url: str, api_key: str, app_key: str) -> Any:
+    """The official client, reached as the environment's proxies say. Raises ConfigError for one that it can't use."""
+    from datadog_api_client import ApiClient, Configuration
+    from urllib3.exceptions import ProxySchemeUnknown
+
+    keys = {"apiKeyAuth": api_key, "appKeyAuth": app_key}
+    configuration = Configuration(
+        host=url.rstrip("/"),
+        api_key=keys,
+        request_timeout=(_CONNECT, _READ),
+        retry_policy=_retry_policy(),
+        preload_content=False,
+        check_input_type=False,
+        ssl_ca_cert=certificate_file(),
+        is_iac=True,
+    )
+    # Configuration takes keys and site from the environment, too; the settings have had their say on those.
+    configuration.api_key = keys
+    configuration.proxy = proxy_for(url)
+    try:
+        client = ApiClient(configuration)
+    except ProxySchemeUnknown as error:
+        raise ConfigError(f"Datadog's API client takes no proxy but http:// and https:// ones: {error}") from error
+    client.user_agent = f"infra-health {client.user_agent}"
+    return client
+
+
+def _retry_policy() -> Any:
+    from urllib3.util import Retry
+
+    class Bounded(Retry):
+        """Waits as X-RateLimit-Reset says, but not for ever; a POST is sent again only when it was not taken."""
+
+        def get_retry_after(self, response: Any) -> float | None:
+            asked = _rate_limit_reset(response.headers)
+            return None if asked is None else min(asked, _MAX_WAIT)
+
+        def is_retry(self, method: str, status_code: int, has_retry_after: bool = False) -> bool:
+            return status_code == 429 or (method != "POST" and status_code in _RETRIED)
+
+    # ``redirect``: never follow to another address with the keys in hand.
+    return Bounded(
+        total=_TRIES - 1,
+        redirect=0,
+        backoff_factor=0.5,
+        raise_on_status=False,
+        raise_on_redirect=False,
+        allowed_methods={"GET", "PUT", "PATCH", "DELETE"},
+    )
+
+
+def _rate_limit_reset(headers: Mapping[str, str] | None) -> float | None:
+    asked = str((headers or {}).get("X-RateLimit-Reset", ""))
     return float(asked) if asked.isdigit() else None

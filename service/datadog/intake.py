@@ -40,7 +40,7 @@ _MAX_REASON = 300  # characters
 _MAX_SKEW = 60.0  # seconds; Datadog drops what is ten minutes ahead or an hour behind
 
 # The body did not leave this machine whole, so nobody can have taken it.
-NOT_SENT = (
+_NOT_SENT = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
     httpx.PoolTimeout,
@@ -64,7 +64,7 @@ class _Answer:
         self.headers = response.headers
         self.text = text.decode(errors="replace")
         self.is_page = "html" in response.headers.get("content-type", "").lower()
-        self.errors = read_errors(text)
+        self.errors = _errors(text)
 
 
 class Intake:
@@ -152,8 +152,8 @@ class Intake:
             raise Unavailable(f"{self._host}: no answer within {_DEADLINE:.0f} s", ambiguous=True) from error
         except httpx.HTTPError as error:
             self.requests["error"] += 1
-            reason = mask_line(f"{type(error).__name__} {error}", key)
-            raise Unavailable(f"{self._host}: {reason}", ambiguous=not isinstance(error, NOT_SENT)) from error
+            reason = _mask(f"{type(error).__name__} {error}", key)
+            raise Unavailable(f"{self._host}: {reason}", ambiguous=not isinstance(error, _NOT_SENT)) from error
         self.requests[str(answer.status)] += 1
         if not answer.is_page:
             self._compare_clocks(answer.headers.get("date"))
@@ -170,14 +170,14 @@ class Intake:
 
     def _judge(self, answer: _Answer, key: str) -> None:
         status = answer.status
-        said = mask_line("; ".join(answer.errors or ()), key)
+        said = _mask("; ".join(answer.errors or ()), key)
         told = f"{self._host} answered {status}" + (f": {said}" if said else "")
         if status in (200, 202) and not answer.is_page:
             if said:
                 log.warning("the intake took a request with remarks", remarks=said)
             return
         if status in (400, 422) and not answer.is_page:
-            raise Rejected(told if said else f"{told}: {mask_line(answer.text, key)}")
+            raise Rejected(told if said else f"{told}: {_mask(answer.text, key)}")
         if status == 413:
             raise TooLarge(told)
         if status in (401, 403):
@@ -218,8 +218,7 @@ async def _read(response: httpx.Response) -> bytes:
     return bytes(text[:_MAX_ANSWER])
 
 
-def read_errors(text: bytes) -> list[str] | None:
-    """What Datadog's ``{"errors": [...]}`` says, None of another answer."""
+def _errors(text: bytes) -> list[str] | None:
     try:
         answer = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -230,10 +229,8 @@ def read_errors(text: bytes) -> list[str] | None:
     return [error if isinstance(error, str) else msgspec.json.encode(error).decode() for error in errors]
 
 
-def mask_line(text: str, *keys: str) -> str:
-    """``text`` on one line, without the keys, cut to a length that a log line bears."""
+def _mask(text: str, key: str) -> str:
+    """``text`` on one line, without the key, cut to a length that a log line bears."""
     printable = "".join(char if char.isprintable() else " " for char in text[: 10 * _MAX_REASON])
-    for key in filter(None, keys):
-        printable = printable.replace(key, "***")
-    line = " ".join(printable.split())
+    line = " ".join(printable.replace(key, "***").split())
     return line if len(line) <= _MAX_REASON else f"{line[:_MAX_REASON]}…"
