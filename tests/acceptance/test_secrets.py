@@ -37,7 +37,7 @@ def test_five_secrets_are_in_no_page_answer_error_header_or_log(tmp_path: Path) 
 
             def answers() -> Iterator[httpx.Response]:
                 paths = daemon.http.get("/openapi.json", headers=reader).raise_for_status().json()["paths"]
-                places = {"name": "queue", "id": ended["id"], "metric": "nothing"}
+                places = {"name": "queue", "id": ended["id"], "metric": "nothing", "check": "0"}
                 known = [re.sub(r"{(\w+)}", lambda each: places[each[1]], path) for path in paths]
                 pages = ("/", "/tv", "/docs", "/collectors/queue", f"/runs/{ended['id']}", "/checks/queue/0", "/nope")
                 for path in (*known, *pages):
