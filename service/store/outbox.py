@@ -184,6 +184,17 @@ class Outbox:
 
         return await self._database.compute(work), ends[-1] if ends else 0
 
+    async def read_samples(self, run_id: str, use: Callable[[Sequence[StoredSample]], None]) -> None:
+        """Hands all samples of a run to ``use``, in a thread and a chunk at a time: there may be a hundred thousand."""
+        query = sa.select(outbox.c.id).where(outbox.c.run == run_id, _IS_KEPT).order_by(outbox.c.first, outbox.c.id)
+
+        def work(row: Any) -> None:
+            use([StoredSample(point, row.kind, row.status, row.reason) for point in unpack(row.body)])
+
+        for (id_,) in await self._database.fetch(query):
+            for row in await self._database.fetch(sa.select(outbox).where(outbox.c.id == id_)):
+                await self._database.compute(partial(work, row))
+
     async def series(self, since: datetime, collectors: Iterable[str] | None = None) -> list[SeenSeries]:
         """The series of which runs brought samples of that time or later. It reads all their chunks: not for pages."""
         limit = int(since.timestamp())
