@@ -59,7 +59,7 @@ def _print_left_out(collector: dict[str, Any]) -> None:
     """What the collector's last run did not bring."""
     run = collector.get("last_run") or {}
     for error in run.get("errors", ())[:_MAX_EVIDENCE] if run.get("ended") else ():
-        out.print_wrapped(click.style(f"{run['outcome']:<8}", "yellow", bold=True), f"{run['id']}: {error}")
+        out.print_wrapped(click.style(f"{run['outcome']:<7} ", "yellow", bold=True), f"{run['id']}: {error}")
 
 
 _NAMING = ("check", "task", "workflow_name")

@@ -95,7 +95,7 @@ def _print_status(
 def _describe_collector(collector: dict[str, Any]) -> dict[str, str]:
     run, pause, error = collector["last_run"] or {}, collector["pause"], collector["last_error"]
     notes = [collector["note"]]
-    if _is_retrying(collector):
+    if _is_retrying(collector) or run.get("outcome") == "Partial":
         notes += run["errors"]
     elif error:
         # With its age: an old error beside a good run is otherwise taken for a present one.

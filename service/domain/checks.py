@@ -144,11 +144,13 @@ def update_checks(
     judged: Iterable[Check] = (),
     *,
     is_cycle: bool = True,
+    is_complete: bool = False,
 ) -> list[Check]:
     """``known`` after a run that brought ``samples``: newest value first, of equally new ones the worst.
 
     ``no_data``: the checks that had nothing to measure. ``judged``: those of samples with a rule (domain.baseline).
-    Distributions are events, not checks. ``is_cycle``: it was no run by webhook.
+    Distributions are events, not checks. ``is_cycle``: it was no run by webhook. ``is_complete``: nor did it leave
+    anything out, so that what was never measured, and is not asked for any more, is forgotten at once.
     """
     checks = {check.key: check for check in known}
     found: dict[CheckKey, Check] = {}
@@ -170,7 +172,11 @@ def update_checks(
     return [
         check
         for check in checks.values()
-        if check.key in found or now - (check.measured_at or check.since) <= FORGET_AFTER
+        if check.key in found
+        or (
+            now - (check.measured_at or check.since) <= FORGET_AFTER
+            and not (is_complete and is_cycle and check.measured_at is None)
+        )
     ]
 
 

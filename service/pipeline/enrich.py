@@ -61,7 +61,9 @@ def enrich(
     unnamed = dict.fromkeys(_OF_A_CHECK[:2], "none")  # as in a sample's tags, or they would be another check's
     no_data = [replace(each, tags={**unnamed, **job.settings.tags, **each.tags}) for each in result.no_data]
     samples, judged = judge_samples(known_checks, samples, now, is_cycle=is_whole)
-    known = checks.update_checks(known_checks, samples, no_data, now, judged, is_cycle=is_whole)
+    known = checks.update_checks(
+        known_checks, samples, no_data, now, judged, is_cycle=is_whole, is_complete=not (result.failures or errors)
+    )
     untouched = set() if is_whole else {id(check) for check in known_checks}
     shown = [check for check in known if id(check) not in untouched]
     is_many = len(shown) > MANY_CHECKS

@@ -26,6 +26,7 @@ from service.domain import conditions
 from service.domain.runs import NoData
 from service.domain.samples import Evidence, Sample, Status
 
+_FIRST_RED = "first red"
 _RED_MINUTES = "ci.branch.red_minutes"
 _MAX_EVIDENCE, _STREAKS_TOLD, _FILES_NAMED = 20, 2, 3
 _NEVER = datetime.min.replace(tzinfo=UTC)
@@ -66,7 +67,9 @@ def measure_branch(window: Iterable[Run], on_branch: Iterable[Sequence[Run]], sc
     conclusive = [run for run in ours if run.is_conclusive]
     failed = [run for run in conclusive if run.conclusion != "success"]
     share = (len(conclusive) - len(failed)) / len(conclusive) if conclusive else None
-    behind = newest(run.as_evidence("first red" if run.id in first_red else "") for run in failed or conclusive)
+    behind = _culprits_first(
+        newest(run.as_evidence(_FIRST_RED if run.id in first_red else "") for run in failed or conclusive)
+    )
     summary = f"{len(failed):,} of {count(len(conclusive), 'run')} on {scope.branch} failed in {scope.window}"
     summary += _name_workflows(failed)
     if not conclusive:
@@ -160,8 +163,12 @@ def measure_red_minutes(
         summary = f"{scope.branch} was red for {minutes:,.0f} min of {scope.window}, by {by}"
     else:
         summary = f"no workflow that blocks merges was red on {scope.branch} in {scope.window}"
-    behind = (run.as_evidence("" if run.conclusion in FAILED else "failed before") for run in red.runs)
-    return Finding(_RED_MINUTES, minutes, summary, newest(behind))
+    streaks = (find_streak(each.file, each.runs) for each in workflows)
+    notes = {streak.first.id: _FIRST_RED for streak in streaks if streak}
+    behind = (
+        run.as_evidence(notes.get(run.id, "") if run.conclusion in FAILED else "failed before") for run in red.runs
+    )
+    return Finding(_RED_MINUTES, minutes, summary, _culprits_first(newest(behind)))
 
 
 def _find_streaks(workflows: Iterable[WorkflowRuns]) -> list[Streak]:
@@ -281,6 +288,11 @@ def quantile(values: Sequence[float], share: float) -> float:
 def newest(found: Iterable[Evidence]) -> tuple[Evidence, ...]:
     """The few that are shown to who asks why."""
     return tuple(sorted(found, key=lambda each: each.at or _NEVER, reverse=True)[:_MAX_EVIDENCE])
+
+
+def _culprits_first(found: Iterable[Evidence]) -> tuple[Evidence, ...]:
+    """A tile shows the first alone: who broke it, not who came after."""
+    return tuple(sorted(found, key=lambda each: each.note != _FIRST_RED))
 
 
 def _runs_as_evidence(runs: Iterable[Run]) -> tuple[Evidence, ...]:

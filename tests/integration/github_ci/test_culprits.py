@@ -85,8 +85,8 @@ async def test_evidence_names_commit_author_and_what_changed() -> None:
         (success,) = [each for each in result.samples if each.metric.name.endswith(".success")]
     assert success.summary == "3 of 4 runs on main failed in the last 24 h: Tests"
     assert [(each.note, each.commit) for each in success.evidence] == [
-        ("", HASH(3)),
         ("first red", HASH(2)),
+        ("", HASH(3)),
         ("", HASH(0)),
     ]
     assert said == (

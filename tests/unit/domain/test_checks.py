@@ -218,3 +218,11 @@ def test_at_a_takeover_no_slot_is_lost_and_none_runs_twice(
         return None if hour is None else NOW + hour * HOUR
 
     assert first_slot_after(at(live), at(shadow), at(starts_after), mode) == at(expected)
+
+
+def test_what_was_never_measured_and_is_not_asked_for_any_more_is_forgotten_by_a_complete_run() -> None:
+    known = update_checks([], [], [NoData(TAGS, "no snapshot so far has had a check of this name")], NOW)
+    assert update_checks(known, [], [], NOW + HOUR) == known
+    assert update_checks(known, [], [], NOW + HOUR, is_cycle=False, is_complete=True) == known
+    assert update_checks(known, [], [NoData(TAGS)], NOW + HOUR, is_complete=True)
+    assert not update_checks(known, [], [], NOW + HOUR, is_complete=True)
