@@ -110,8 +110,9 @@ class Run(msgspec.Struct, omit_defaults=True, rename=_RUN_KEYS.get):
     of the commit's message, of a run on the branch where it is not its title.
     ``earlier``: earlier attempts by number, as far as they are known. ``reported``: the attempts up to this one were
     sent as durations, or were too old for that. ``looked_into``: the jobs of the attempts up to this one were read;
-    ``cancelled``: those whose annotations are still to be asked for; ``overtime``: those that their limit ended;
-    ``refusals``: times in a row that GitHub did not show them.
+    ``cancelled``: those whose annotations are still to be asked for; ``silent``: those that showed none, to be asked
+    once more in a later cycle; ``overtime``: those that their limit ended. ``refusals``: times in a row that GitHub did
+    not show them.
     """
 
     id: int
@@ -140,6 +141,7 @@ class Run(msgspec.Struct, omit_defaults=True, rename=_RUN_KEYS.get):
     earlier: dict[int, Attempt] = {}
     looked_into: int = 0
     cancelled: list[Job] = []
+    silent: list[Job] = []
     overtime: list[Job] = []
     refusals: int = 0
 

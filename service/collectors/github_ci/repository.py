@@ -119,7 +119,7 @@ class RepositoryCycle:
         self._state = state = begin(stored.state, self._repo, self._settings.branch, self._now)
         self._week = weekly_runs.begin(stored.week, state, self._now, self._since)
         self.told = [fact for fact in facts if state.tells(fact, self._now)]
-        copies = [replace(fact, earlier={}, cancelled=[], overtime=[]) for fact in facts]
+        copies = [replace(fact, earlier={}, cancelled=[], silent=[], overtime=[]) for fact in facts]
         self._hidden += state.take_told(fact.normalize(state.branch) for fact in copies)
         return {run.id: run.attempt for run in state.runs.values() if run.has_ended}
 
@@ -275,6 +275,9 @@ class RepositoryCycle:
         for run in state.open_suspects(now):
             yield Question(_JOBS, partial(timed_out_jobs.look_into, self._actions, run, now, budget))
         yield from [] if is_late else older_runs
+        for run in state.suspects(now):
+            if run.silent:
+                yield Question(_JOBS, partial(timed_out_jobs.look_again, self._actions, run))
         if self._workflows and not state.unknown_workflows(self._workflows.all):
             for id in state.stale_workflows(self._workflows.all, now)[:1]:
                 yield self._question_about_workflow(self._workflows, id)

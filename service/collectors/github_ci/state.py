@@ -67,6 +67,7 @@ class State(msgspec.Struct, tag_field="version", tag=4):
             if known:
                 run.earlier, run.reported, run.refusals = known.earlier, known.reported, known.refusals
                 run.looked_into, run.cancelled, run.overtime = known.looked_into, known.cancelled, known.overtime
+                run.silent = known.silent
                 if not is_same_attempt and known.conclusion:
                     run.earlier[known.attempt] = known.as_attempt()
             if known and is_same_attempt and known.has_ended:

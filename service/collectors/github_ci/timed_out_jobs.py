@@ -1,7 +1,8 @@
 """Jobs that their time limit ended, and the ends of runs that only their jobs know.
 
 GitHub ends a job beyond its ``timeout-minutes`` as ``cancelled``, and only an annotation of its check run tells it from
-other cancellations (``timed_out`` is rare). A finished attempt never changes, so each is looked into once.
+other cancellations (``timed_out`` is rare). A finished attempt never changes, so each is looked into once, and again
+where there was no annotation at all.
 """
 
 from collections.abc import Sequence
@@ -39,13 +40,30 @@ async def look_into(actions: Actions, run: Run, now: datetime, budget: Budget) -
             if not budget.take():
                 break
             job = run.cancelled[0]
-            notes = await actions.annotations(job.id)
-            if any(_TIME_LIMIT in (note.message or "").lower() for note in notes):
-                run.overtime.append(job)
+            if not await _has_annotations(actions, run, job):
+                run.silent.append(job)
             run.cancelled.remove(job)
     except NotFound as error:
         raise Unavailable(f"GitHub shows run {run.id} in its list, but not its jobs: {error}") from error
     run.refusals = 0
+
+
+async def look_again(actions: Actions, run: Run) -> None:
+    """Asks once more for annotations of a job that showed none: an answer that is empty once must not count for a week.
+
+    Raises what ``Github.get`` does.
+    """
+    job = run.silent[0]
+    await _has_annotations(actions, run, job)
+    run.silent.remove(job)
+
+
+async def _has_annotations(actions: Actions, run: Run, job: Job) -> bool:
+    """Whether there are any; a job of which they name the time limit is kept."""
+    notes = await actions.annotations(job.id)
+    if any(_TIME_LIMIT in (note.message or "").lower() for note in notes):
+        run.overtime.append(job)
+    return bool(notes)
 
 
 async def learn_end(actions: Actions, run: Run) -> None:

@@ -8,10 +8,11 @@ import pytest
 
 from service.collectors.github_ci import window
 from service.config.secrets import Secret, mounted_file
+from service.demo.github import Asked, Reply
 from service.demo.github_rows import Pull
 from service.domain.errors import Rejected, Unauthorized, Unavailable
 from service.github.rate_limit import IN_FLIGHT
-from tests.integration.github_ci.stage import CYCLE, DAY, HOUR, PULLS, parts_of, small_world, staged, values_of
+from tests.integration.github_ci.stage import CYCLE, DAY, HOUR, JOBS, PULLS, parts_of, small_world, staged, values_of
 from tests.world import NOW, faults, generate
 
 # One of each kind that the client tells apart: what becomes which is a matter of tests/integration/github.
@@ -97,6 +98,24 @@ async def test_without_the_right_to_read_annotations_the_jobs_are_missing_and_al
         result = await stage.collect()
         assert values_of(result) == stage.truth({})
         assert parts_of(result) == ["jobs ended by their time limit"]
+
+
+async def test_annotations_that_are_empty_once_do_not_count_for_a_week() -> None:
+    asked_before = set[str]()
+
+    def empty_at_first(asked: Asked, true: Reply) -> Reply:
+        is_first = asked.target not in asked_before
+        asked_before.add(asked.target)
+        return Reply.of([]) if is_first else true
+
+    async with staged(generate(7, workflows=3, runs_a_day=12, days=3)) as stage:
+        stage.github.fail("annotations", empty_at_first)
+        for _ in range(12):  # a few are asked for in each cycle, beside all else
+            values = await stage.values()
+            stage.pass_time()
+        stage.pass_time(-CYCLE)
+        assert values == stage.truth()
+        assert values[JOBS] > 0
 
 
 @pytest.mark.parametrize("fault", [faults.html, faults.bad_credentials, faults.not_found, faults.forbidden])
