@@ -381,8 +381,8 @@ class RepositoryCycle:
             first = stuck[0].as_evidence()
             since = f"{stuck[0].started:%Y-%m-%d}"
             self.notes.append(
-                f"{self._repo}: stuck, waiting for more than a day and not counted as queued: {len(stuck)} runs,"
-                f" the oldest since {since} {first.url}".rstrip()
+                f"{self._repo}: stuck, waiting for more than a day and not counted as queued:"
+                f" {metrics.count(len(stuck), 'run')}, the oldest since {since} {first.url}".rstrip()
             )
         # Of what waits behind the window no page tells when it begins.
         since_when = now - min(STUCK_AFTER, self._settings.history_window + MARGIN)

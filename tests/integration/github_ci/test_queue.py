@@ -21,7 +21,7 @@ async def test_what_waits_is_counted_until_it_is_stuck() -> None:
         values = await stage.values()
         assert (values["ci.queue.runs"], round(values["ci.queue.oldest_minutes"])) == (4, 240)
         assert (
-            f"stuck, waiting for more than a day and not counted as queued: 1 runs, the oldest since 2026-02-12"
+            f"stuck, waiting for more than a day and not counted as queued: 1 run, the oldest since 2026-02-12"
             f" https://github.com/Metta-AI/metta/actions/runs/{stuck.id}" in (stage.collector.note or "")
         )
         stage.pass_time(22 * HOUR)
