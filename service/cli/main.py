@@ -31,7 +31,7 @@ _GROUPS: Mapping[str, Mapping[str, str]] = {
     },
     "Configure": {
         "inspect.check": "Validates the configuration: verdict, next runs, series, secrets, warnings.",
-        "inspect.diagnose": "Asks GitHub, Datadog and AWS whether all is there that the daemon needs.",
+        "inspect.diagnose": "Asks GitHub, Datadog, AWS and each source whether all is there that it needs.",
         "run.collect": "Runs collectors once by hand.",
         "inspect.list-workflows": "Lists a repository's workflows, to fill the workflow lists.",
         "publish.publish": "Checks a snapshot as the collector does and publishes it.",

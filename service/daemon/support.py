@@ -8,6 +8,8 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +23,11 @@ from service.config.masking import redact
 from service.config.settings import Settings, describe
 from service.daemon import read_store
 from service.daemon.series import find_collisions
-from service.daemon.wiring import Clients, open_clients
+from service.daemon.wiring import Clients, Wiring, open_clients
 from service.domain.errors import ConfigError, HealthError, Rejected, Unauthorized
+from service.pipeline.clock import SystemClock
+from service.pipeline.job import Job
+from service.pipeline.runner import ask_collector
 from service.store import Refused, Store, find_lock_holder
 
 SUFFIXES = (".tar.gz", ".tgz", ".zip")
@@ -33,6 +38,14 @@ _TIMEOUT = 20.0  # for each question, so that one that hangs keeps no other wait
 _LITTLE_SPACE = 512 * 2**20
 _MAX_SKEW = 60.0
 _STORE_REMEDY = "correct store.url (INFRA_HEALTH_STORE__URL); docs/replicas.md shows how to make user and database"
+
+# What to do when a collector can't read its source, the narrower kind of error first.
+_SOURCE_REMEDIES: Mapping[type[HealthError], str] = {
+    Unauthorized: "let it read there: token_env of an HTTP source; a role with s3:GetObject, s3:ListBucket and the key",
+    ConfigError: "set AWS_REGION, or give the process a role (IRSA) or keys",
+    Rejected: "correct the collector's keys, or what its source brings",
+    HealthError: "does it work by hand? Is the server up, and do DNS and HTTPS_PROXY lead there?",
+}
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -48,12 +61,14 @@ class Finding:
 
 
 async def diagnose(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
-    """Whether all is there that the daemon needs: GitHub, Datadog, AWS, clock, state directory or, where
-    replicas share one, store, in this order.
+    """Whether all is there that the daemon needs: GitHub, its webhook's secret, Datadog, AWS, clock, what each other
+    collector reads, state directory or, where replicas share one, store, in this order.
 
     Raises ConfigError where no client can be built.
     """
-    async with open_clients(settings, environ) as clients:
+    async with open_clients(settings, environ) as clients, anyio.create_task_group() as attempts:
+        wiring = Wiring(environ, SystemClock(), Store.empty(), clients, attempts)
+        jobs = [job for job in wiring.build_jobs(settings) if job.settings.enabled and job.settings.type != "github_ci"]
         api_key, token = clients.credentials.api_key, clients.credentials.github_token
         # What is asked, and the remedy by the kind of error that comes, the narrower kind first.
         questions: dict[str, tuple[Callable[[], Awaitable[Finding]], Mapping[type[HealthError], str]]] = {
@@ -77,13 +92,12 @@ async def diagnose(settings: Settings, environ: Mapping[str, str]) -> list[Findi
             "AWS": (
                 lambda: _check_aws(settings, clients),
                 {
-                    Unauthorized: "let the role s3:GetObject the object and s3:ListBucket the bucket (and decrypt with"
-                    " its key)",
-                    Rejected: "does the pipeline publish there? Correct `source` if not",
                     ConfigError: "set AWS_REGION, or give the process a role (IRSA) or keys",
                     HealthError: "check AWS_REGION, AWS_ENDPOINT_URL, DNS, and HTTPS_PROXY where there is a proxy",
                 },
             ),
+            "webhook secret": (lambda: _check_webhook_secret(clients), {}),
+            **{f"collector {job.name}": (partial(_check_collector, job), _SOURCE_REMEDIES) for job in jobs},
             "state directory": (
                 lambda: _check_store(settings),
                 {
@@ -121,7 +135,9 @@ async def diagnose(settings: Settings, environ: Mapping[str, str]) -> list[Findi
                 tasks.start_soon(ask, name)
         found["clock"] = _check_clock(clients.intake.clock_skew)
         last = "store" if settings.store.url else "state directory"
-        return [found[name] for name in ("GitHub", "Datadog", "AWS", "clock", last)]
+        collectors = [name for name in questions if name.startswith("collector ")]
+        attempts.cancel_scope.cancel()
+    return [found[name] for name in ("GitHub", "webhook secret", "Datadog", "AWS", "clock", *collectors, last)]
 
 
 async def _check_github(settings: Settings, clients: Clients) -> Finding:
@@ -164,10 +180,7 @@ async def _check_datadog(clients: Clients) -> Finding:
 
 
 async def _check_aws(settings: Settings, clients: Clients) -> Finding:
-    """The secrets that are read there, and the snapshots in S3."""
-    from service.collectors.records import MAX_BYTES
-    from service.collectors.snapshot.sources import parse_place, read_place
-
+    """The secrets that are read there."""
     name, names = "AWS", settings.aws.names
     secrets = {names.datadog_api: clients.credentials.api_key, names.github: clients.credentials.github_token}
     for secret in secrets.values():
@@ -178,12 +191,30 @@ async def _check_aws(settings: Settings, clients: Clients) -> Finding:
         return Finding(name, "fail" if is_needed else "warn", "; ".join(troubles), remedy)
     read = [key for key, secret in secrets.items() if "AWS" in secret.source]
     detail = f"read from Secrets Manager: {', '.join(read)}" if read else "no secret has to be read there"
-    sources = {str(getattr(each, "source", "") or "") for each in settings.collectors.values() if each.enabled}
-    seen = []
-    for source in sorted(source for source in sources if source.startswith("s3://")):
-        found = await read_place(parse_place(source), clients.http, MAX_BYTES)
-        seen.append(found.name + (f" of {found.published:%Y-%m-%d %H:%M} UTC" if found.published else ""))
-    return Finding(name, "ok", "; ".join([detail, *([f"seen: {', '.join(seen)}"] if seen else [])]))
+    return Finding(name, "ok", detail)
+
+
+async def _check_webhook_secret(clients: Clients) -> Finding:
+    name, secret = "webhook secret", clients.credentials.webhook_secret
+    if await secret.get():
+        return Finding(name, "ok", f"from {secret.source}; `infra-health webhook test` tries the way")
+    if secret.trouble:
+        return Finding(name, "fail", secret.trouble, secret.remedy)
+    return Finding(name, "ok", "not set: GitHub's deliveries are not taken, runs are polled for")
+
+
+async def _check_collector(job: Job) -> Finding:
+    """Asks it as a run does, and keeps nothing."""
+    name = f"collector {job.name}"
+    if reason := getattr(job.collector, "waits_for", None):
+        return Finding(name, "ok", f"{reason}, or has had one")
+    result = await ask_collector(job, datetime.now(UTC))
+    detail = f"{len(result.samples):,} samples"
+    if result.failures:
+        left_out = max(result.skipped, len(result.failures))
+        remedy = "mend it in the source; the rest is sent all the same"
+        return Finding(name, "warn", f"{detail}, {left_out} left out: {result.failures[0]}", remedy)
+    return Finding(name, "ok", detail)
 
 
 def _check_clock(skew: float | None) -> Finding:

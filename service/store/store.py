@@ -74,6 +74,11 @@ class Store:
         self._lock = lock
 
     @classmethod
+    def empty(cls) -> "Store":
+        """One in memory, for who keeps nothing."""
+        return cls(Failover(engine.open_memory(), _now))
+
+    @classmethod
     async def open(
         cls,
         state_dir: Path,

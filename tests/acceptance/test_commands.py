@@ -292,15 +292,15 @@ def test_diagnose_has_a_line_for_each_and_a_remedy_for_what_is_wrong(here: Place
         wrong = {"DD_API_KEY": "not-the-right-key", "GITHUB_API_URL": "http://127.0.0.1:9"}
         wrong |= {"INFRA_HEALTH_STATE_DIR": str(here.folder / "a-file" / "state")}
         bad = here.run("diagnose", environ=aws | wrong)
-        httpx.put(f"{address}/health/training/1.json", content=b"[]", verify=False, trust_env=False).raise_for_status()
+        record = (here.folder / "training.json").read_bytes()
+        httpx.put(f"{address}/health/training/1.json", content=record, verify=False, trust_env=False).raise_for_status()
         good = here.run("diagnose", environ=aws)
-    names = ("GitHub", "Datadog", "AWS", "clock", "state directory")
+    names = ("GitHub", "webhook secret", "Datadog", "AWS", "clock", "collector training", "collector slow", "state dir")
     assert good.returncode == 0, good.stdout
     assert all(line.startswith(name) for name, line in zip(names, good.stdout.splitlines(), strict=True))
-    assert "seen: s3://health/training/1.json" in good.stdout
     assert f"process {daemon.process.pid}" in good.stdout
     assert bad.returncode == 1
-    github, datadog, s3, _, state = bad.stdout.splitlines()
+    github, _, datadog, _, _, s3, _, state = bad.stdout.splitlines()
     assert "Remedy: check github.api_url" in github
     assert "Remedy: set DD_API_KEY" in datadog
     assert "s3://health/training/: no snapshot is there; publish a snapshot" in s3
