@@ -35,7 +35,7 @@ def list_(options: Options) -> None:
             "type": each["type"],
             "schedule": each["schedule"],
             "in words": each["in_words"],
-            "next run": " ".join(each["next"]) or "disabled",
+            "next run": out.format_time(next(iter(each["next"]), None), "disabled"),
         }
         for each in found
     ]
@@ -151,7 +151,7 @@ async def _look_up_secrets(settings: "Settings", environ: Mapping[str, str]) -> 
 
 
 def _format_schedule(collector: Mapping[str, Any]) -> str:
-    next_runs = ", ".join(collector["next"]) or "disabled"
+    next_runs = ", ".join(map(out.format_time, collector["next"])) or "disabled"
     return f"{collector['name']} ({collector['type']}, {collector['in_words']}): {next_runs}"
 
 

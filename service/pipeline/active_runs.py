@@ -114,7 +114,8 @@ class ActiveRuns:
         """The run once it has ended, None when it has not within ``seconds`` or is unknown. Raises Unavailable."""
         if handle := self._find(run_id):
             await self._clock.wait(handle.done, seconds)
-            return handle.run if handle.run.ended else None
+            # Not before the next one may start: its end is on record a moment earlier.
+            return handle.run if handle.done.is_set() and handle.run.ended else None
         until = self._clock.monotonic() + seconds
         while run := await self._store.runs.run(run_id):
             if run.ended or self._clock.monotonic() >= until or not self._store.owner:

@@ -41,7 +41,8 @@ Labels = tuple[Text, ...]
 # A YAML file gives an id as a number.
 WorkflowEntry = Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)]
 Workflows = tuple[WorkflowEntry, ...]
-Limit = Annotated[timedelta, BeforeValidator(fields.read_duration), Field(gt=timedelta(0))]
+# GitHub runs schedules every five minutes at most; less is a number whose unit was forgotten.
+Limit = Annotated[timedelta, BeforeValidator(fields.read_duration), Field(ge=timedelta(minutes=5))]
 
 
 def _tell_form(value: Any) -> str:
