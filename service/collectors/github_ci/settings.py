@@ -42,7 +42,7 @@ Labels = tuple[Text, ...]
 WorkflowEntry = Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)]
 Workflows = tuple[WorkflowEntry, ...]
 # GitHub runs schedules every five minutes at most; less is a number whose unit was forgotten.
-Limit = Annotated[timedelta, BeforeValidator(fields.read_duration), Field(ge=timedelta(minutes=5))]
+Limit = Annotated[timedelta, Field(ge=timedelta(minutes=5)), BeforeValidator(fields.read_duration)]
 
 
 def _tell_form(value: Any) -> str:
