@@ -98,7 +98,8 @@ class CollectResult:
 class Collector(Protocol):
     """Reads one source. ``metrics`` is the catalogue of what it may emit.
 
-    A collector may also have ``own_values(now) -> Mapping[Metric, float]`` (its health beside ``up`` and
+    A collector may also have ``asks_for(check: Check) -> bool`` (whether its settings still ask for a check that was
+    measured before; else it is forgotten), ``own_values(now) -> Mapping[Metric, float]`` (its health beside ``up`` and
     ``duration``) and ``note: str | None`` (one line for the operator).
     """
 

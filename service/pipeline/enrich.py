@@ -60,6 +60,9 @@ def enrich(
     samples, errors = prepare_samples(job, result.samples, now)
     unnamed = dict.fromkeys(_OF_A_CHECK[:2], "none")  # as in a sample's tags, or they would be another check's
     no_data = [replace(each, tags={**unnamed, **job.settings.tags, **each.tags}) for each in result.no_data]
+    # A collector whose checks the settings name can tell which of them they name no more.
+    if asks_for := getattr(job.collector, "asks_for", None):
+        known_checks = [check for check in known_checks if check.measured_at is None or asks_for(check)]
     samples, judged = judge_samples(known_checks, samples, now, is_cycle=is_whole)
     known = checks.update_checks(
         known_checks, samples, no_data, now, judged, is_cycle=is_whole, is_complete=not (result.failures or errors)

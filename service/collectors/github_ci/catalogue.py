@@ -1,11 +1,12 @@
 """The catalogue of ``github_ci``: each metric with its check, its condition and what it means."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
 from service.collectors.github_ci.settings import GithubCiSettings, Thresholds
 from service.collectors.thresholds import Threshold
+from service.domain.checks import Check
 from service.domain.samples import Kind, Metric, Rule
 
 _NAMESPACE = "metta.infra.cron."
@@ -189,6 +190,21 @@ def expected_checks(settings: GithubCiSettings) -> list[tuple[str, str]]:
     ]
     each += [(_SCHEDULE.metric.name, format_limit(limit)) for limit in settings.expected.values()]
     return each * len(settings.all_repositories)
+
+
+def asks_for(settings: GithubCiSettings, metrics: Collection[str], check: Check) -> bool:
+    """Whether the settings still ask for a check that was measured before. ``metrics``: of ``expected_checks``.
+
+    A workflow that is ``expected`` by another name than its file's may be any.
+    """
+    tags = check.tags
+    is_of_repository = not settings.repositories or tags.get("repo") in settings.all_repositories
+    if not is_of_repository or check.metric not in metrics:
+        return False
+    if check.metric == _SCHEDULE.metric.name:
+        files = {entry.rpartition("/")[2] for entry in settings.expected}
+        return tags["workflow_name"] in files or not all(file.endswith((".yml", ".yaml")) for file in files)
+    return tags.get("label") in (None, settings.tags.get("label"), *settings.bug_sub_labels)
 
 
 def expected_metrics(settings: GithubCiSettings) -> list[str]:

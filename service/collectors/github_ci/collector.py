@@ -19,6 +19,7 @@ from service.collectors.github_ci.catalogue import (
     METRICS,
     QUOTA_LIMIT,
     QUOTA_REMAINING,
+    asks_for,
     expected_checks,
     expected_metrics,
 )
@@ -31,6 +32,7 @@ from service.collectors.github_ci.state import begin, decode, encode
 from service.collectors.github_ci.window import Actions, list_workflows
 from service.collectors.registry import Context
 from service.domain import cron
+from service.domain.checks import Check
 from service.domain.errors import HealthError, Rejected, Unavailable
 from service.domain.runs import CollectResult, PartialFailure
 from service.domain.samples import Metric
@@ -73,6 +75,7 @@ class GithubCi:
         self._state = context.state
         self._deliveries: Deliveries = context.deliveries
         self._schedule = cron.parse(settings.schedule)
+        self._asked = {metric for metric, _ in expected_checks(settings)}
         self.repositories, self.watch = settings.all_repositories, settings.watch_interval
         self._seen: dict[str, set[tuple[int, int]]] = {}  # what ended on the watched page
         self._notes: list[str] = []
@@ -86,6 +89,10 @@ class GithubCi:
     def expected_metrics(settings: GithubCiSettings) -> list[str]:
         """The metrics without a check that these settings ask for, once for each series."""
         return expected_metrics(settings)
+
+    def asks_for(self, check: Check) -> bool:
+        """Whether the settings still ask for a check that was measured before."""
+        return asks_for(self._settings, self._asked, check)
 
     @property
     def note(self) -> str | None:

@@ -1,13 +1,23 @@
 """Workflows that a schedule runs: one that stopped, one that is disabled, a name that means none."""
 
+from typing import Any
+
 import pytest
 
 from service.collectors.github_ci import GithubCi
+from service.domain.checks import update_checks
 from service.domain.runs import CollectResult
 from tests.integration.github_ci.stage import DAY, HOUR, parts_of, small_world, staged
 from tests.world import NOW, World, generate
 from tests.world.truth import schedule_ages
 
+GONE = {
+    "expected": {"metta.infra.cron.ci.workflow.schedule_age"},
+    "tests_blocking_merge": {
+        "metta.infra.cron.ci.workflow.tests_blocking_merge",
+        "metta.infra.cron.ci.branch.red_minutes",
+    },
+}
 AGES = ("metta.infra.cron.ci.workflow.schedule_age", "metta.infra.cron.ci.workflow.schedule_success_age")
 
 
@@ -87,3 +97,15 @@ async def test_the_series_are_counted() -> None:
     async with staged(small_world(), expected={"w2.yml": "26h"}) as stage:
         assert (AGES[0], "< 26") in GithubCi.expected_checks(stage.asked)
         assert AGES[1] in GithubCi.expected_metrics(stage.asked)
+
+
+async def test_a_check_that_the_settings_ask_for_no_more_is_no_check_of_the_collector() -> None:
+    given: dict[str, Any] = {"expected": {"w2.yml": "26h"}, "tests_blocking_merge": ["1"]}
+    async with staged(nightly_world(25), **given) as stage:
+        result = await stage.collect()
+        checks = update_checks([], result.samples, [], NOW)
+        assert all(map(stage.collector.asks_for, checks))
+    for key in given:
+        async with staged(nightly_world(25), **{name: value for name, value in given.items() if name != key}) as stage:
+            gone = {check.metric for check in checks if not stage.collector.asks_for(check)}
+            assert gone == GONE[key]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.domain.checks import CHECK_AGE, CHECK_STATE, CHECK_THRESHOLD, CHECK_VALUE
+from service.domain.checks import CHECK_AGE, CHECK_STATE, CHECK_THRESHOLD, CHECK_VALUE, Check
 from service.domain.runs import CollectResult, NoData
 from service.domain.samples import Evidence, Kind, Metric, Sample, Status
 from service.pipeline.enrich import enrich, own_samples, prepare_samples
@@ -119,6 +119,18 @@ def test_a_check_with_nothing_to_measure_is_unknown_under_the_same_key() -> None
     measured = enrich(job, CollectResult((Sample(METRIC, 1, START, names),)), [], START)
     after = enrich(job, CollectResult(no_data=(NoData(names),)), measured.checks, START)
     assert [check.status for check in after.checks] == [Status.UNKNOWN]
+
+
+def test_what_the_collectors_settings_ask_for_no_more_is_forgotten() -> None:
+    class Settled(Scripted):
+        def asks_for(self, check: Check) -> bool:
+            return check.tags["task"] != "gone"
+
+    asked, gone = Sample(METRIC, 1, START, CHECK), Sample(METRIC, 1, START, CHECK | {"task": "gone"})
+    both = enrich(make_job(), CollectResult((asked, gone)), [], START).checks
+    left = enrich(make_job(Settled()), CollectResult(), both, START)
+    assert [check.tags["task"] for check in left.checks] == [CHECK["task"]]
+    assert {sample.tags["task"] for sample in left.series} == {CHECK["task"]}
 
 
 def test_a_collectors_health_carries_the_replaced_cronjobs_service_and_what_it_says_itself() -> None:
