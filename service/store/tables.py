@@ -22,7 +22,7 @@ from service.domain.samples import Evidence, Kind, Status
 
 T = TypeVar("T")
 
-VERSION_TABLE, REVISION = "alembic_version", "0003"  # the version in migrations/versions that has these tables
+VERSION_TABLE, REVISION = "alembic_version", "0002"  # the version in migrations/versions that has these tables
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

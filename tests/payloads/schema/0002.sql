@@ -8,7 +8,7 @@ CREATE TABLE cycles ( number BIGINT NOT NULL, collector TEXT NOT NULL, run TEXT 
 CREATE INDEX cycles_by_collector ON cycles (collector, number);
 CREATE INDEX cycles_by_run ON cycles (run);
 CREATE TABLE events ( id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, owner TEXT NOT NULL, at BIGINT NOT NULL, change TEXT NOT NULL );
-CREATE TABLE hours ( check_id BIGINT NOT NULL, hour BIGINT NOT NULL, low FLOAT NOT NULL, high FLOAT NOT NULL, last FLOAT NOT NULL, failed BOOLEAN NOT NULL, PRIMARY KEY (check_id, hour) ) WITHOUT ROWID;
+CREATE TABLE hours ( check_id BIGINT NOT NULL, hour BIGINT NOT NULL, low FLOAT NOT NULL, high FLOAT NOT NULL, last FLOAT NOT NULL, failed BOOLEAN NOT NULL, threshold FLOAT, threshold_low FLOAT, PRIMARY KEY (check_id, hour) ) WITHOUT ROWID;
 CREATE TABLE outbox ( id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL, collector TEXT NOT NULL, mode TEXT NOT NULL, kind TEXT NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL, owner TEXT NOT NULL, first INTEGER NOT NULL, samples INTEGER NOT NULL, bytes INTEGER NOT NULL, attempts INTEGER NOT NULL, oldest BIGINT NOT NULL, newest BIGINT NOT NULL, alone BOOLEAN NOT NULL, retry_at BIGINT, settled_at BIGINT, body BLOB NOT NULL );
 CREATE INDEX outbox_by_run ON outbox (run, first);
 CREATE INDEX outbox_by_status ON outbox (status, id, samples);
