@@ -18,12 +18,12 @@ import zstandard
 
 from bench import Measured
 from bench.sink import sink
+from service.clock import SystemClock
 from service.config.secrets import Secret
 from service.config.settings import StoreSettings
 from service.datadog.intake import Intake
 from service.domain.runs import Cause, Outcome, Run
 from service.domain.samples import Metric, Sample
-from service.pipeline.clock import SystemClock
 from service.pipeline.forwarder import Forwarder
 from service.store import Store
 

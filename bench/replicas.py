@@ -12,12 +12,12 @@ import anyio
 import structlog
 
 from bench import Measured
+from service.clock import SystemClock
 from service.config.settings import CollectorSettings, StoreSettings
 from service.daemon.maintenance import follow_replicas
 from service.domain.delivery import DeliveryStatus
 from service.domain.runs import CollectResult, Run
 from service.domain.samples import Metric, Sample
-from service.pipeline.clock import SystemClock
 from service.pipeline.job import Job
 from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Scheduler

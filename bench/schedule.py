@@ -15,10 +15,10 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 
 from bench import Measured
+from service.clock import SystemClock
 from service.config.settings import CollectorSettings, StoreSettings
 from service.domain.runs import CollectResult
 from service.domain.samples import Metric, Sample
-from service.pipeline.clock import SystemClock
 from service.pipeline.job import Job
 from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Scheduler

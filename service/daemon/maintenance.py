@@ -11,10 +11,10 @@ import httpx
 import structlog
 from anyio.abc import TaskGroup
 
+from service.clock import Clock
 from service.config.secrets import Credentials
 from service.domain.delivery import DeliveryStatus
 from service.domain.errors import Unavailable
-from service.pipeline.clock import Clock
 from service.pipeline.forwarder import Forwarder
 from service.pipeline.scheduler import Scheduler
 from service.store import Replicas, Store

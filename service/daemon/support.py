@@ -18,6 +18,7 @@ import anyio
 import anyio.to_thread
 
 from service import __version__
+from service.clock import SystemClock
 from service.config.loader import Loaded
 from service.config.masking import redact
 from service.config.settings import Settings, describe
@@ -25,7 +26,6 @@ from service.daemon import read_store
 from service.daemon.series import find_collisions
 from service.daemon.wiring import Clients, Wiring, open_clients
 from service.domain.errors import ConfigError, HealthError, Rejected, Unauthorized
-from service.pipeline.clock import SystemClock
 from service.pipeline.job import Job
 from service.pipeline.runner import ask_collector
 from service.store import Refused, Store, find_lock_holder

@@ -6,10 +6,10 @@ from datetime import timedelta
 import anyio
 import structlog
 
+from service.clock import Clock
 from service.collectors.github_ci.deliveries import Deliveries
 from service.domain.errors import Unavailable
 from service.domain.runs import ChangeCollector
-from service.pipeline.clock import Clock
 from service.pipeline.job import Job
 from service.pipeline.scheduler import Scheduler
 

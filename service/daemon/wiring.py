@@ -14,6 +14,7 @@ import httpx
 from anyio.abc import TaskGroup
 
 from service import __version__
+from service.clock import Clock, SystemClock
 from service.collectors import registry
 from service.collectors.github_ci.deliveries import Deliveries
 from service.config.clients import http_client
@@ -24,7 +25,6 @@ from service.domain.errors import ConfigError
 from service.domain.runs import Mode
 from service.github.auth import InstallationToken, TokenSource
 from service.github.client import Github
-from service.pipeline.clock import Clock, SystemClock
 from service.pipeline.forwarder import Forwarder
 from service.pipeline.job import Job
 from service.pipeline.scheduler import Scheduler

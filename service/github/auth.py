@@ -15,11 +15,11 @@ import httpx
 import msgspec
 import structlog
 
+from service.clock import Clock
 from service.config.clients import describe_error
 from service.config.masking import mask
 from service.config.secrets import Secret
 from service.domain.errors import HealthError, Unauthorized, Unavailable
-from service.github.rate_limit import Clock
 
 log = structlog.get_logger(__name__)
 

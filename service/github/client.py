@@ -25,11 +25,12 @@ import httpx
 import msgspec
 import zstandard
 
+from service.clock import Clock
 from service.config.clients import retry_after
 from service.config.masking import redact
 from service.domain.errors import Rejected, Unauthorized, Unavailable
 from service.github.auth import HEADERS, Auth, TokenSource, fingerprint
-from service.github.rate_limit import Clock, Quota, RateLimit
+from service.github.rate_limit import Quota, RateLimit
 
 T = TypeVar("T")
 Decode = Callable[[bytes], T]

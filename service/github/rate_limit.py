@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
 
 import anyio
 import structlog
 
+from service.clock import Clock
 from service.config.clients import parse_http_date, retry_after
 from service.domain.errors import Unavailable
 
@@ -26,14 +26,6 @@ RESERVE = 0.1  # of a quota, kept back for the token's other users and for what 
 _MINUTE = 60.0
 # A broken clock on either side must not close a resource for longer than GitHub's window of an hour.
 _LONGEST = 3600.0
-
-
-class Clock(Protocol):
-    """The part of the pipeline's clock that waits here need."""
-
-    def now(self) -> datetime: ...
-    def monotonic(self) -> float: ...
-    async def sleep(self, seconds: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
+from service.clock import Clock
 from service.domain.errors import RunEnded, Unavailable, UnknownRun
 from service.domain.runs import Actor, Cause, Mode, Outcome, Run, new_run_id
-from service.pipeline.clock import Clock
 from service.pipeline.job import Job
 from service.pipeline.runner import RunHandle, Runner
 from service.store import Busy, Store

@@ -19,13 +19,13 @@ import anyio
 import anyio.to_thread
 import structlog
 
+from service.clock import Clock
 from service.datadog.intake import Intake
 from service.datadog.payload import MAX_POINTS, Payload, encode
 from service.domain.delivery import LOST, Chunk, DeliveryStatus, count_points
 from service.domain.errors import Rejected, TooLarge, Unauthorized, Unavailable
 from service.domain.runs import Mode
 from service.domain.samples import MAX_POINT_AGE, MAX_POINT_AHEAD, Kind
-from service.pipeline.clock import Clock
 from service.pipeline.enrich import TOO_EARLY
 from service.store.outbox import Outbox
 

@@ -7,9 +7,9 @@ from functools import partial
 import anyio.to_thread
 import structlog
 
+from service.clock import Clock
 from service.domain.checks import Check, to_samples
 from service.domain.errors import Unavailable
-from service.pipeline.clock import Clock
 from service.pipeline.enrich import MANY_CHECKS, own_samples
 from service.pipeline.job import SUCCESS_AGE, Job
 from service.store import Store

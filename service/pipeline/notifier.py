@@ -11,10 +11,10 @@ from datetime import datetime, timedelta
 import anyio
 import structlog
 
+from service.clock import Clock
 from service.datadog.intake import Intake
 from service.domain.alerts import Event, find_changes, format_change, format_summary
 from service.domain.errors import Rejected, Unauthorized, Unavailable
-from service.pipeline.clock import Clock
 from service.pipeline.job import Job
 from service.store import Store
 

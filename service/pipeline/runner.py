@@ -16,6 +16,7 @@ import anyio.to_thread
 import structlog
 from anyio.abc import TaskGroup
 
+from service.clock import Clock
 from service.config.clients import to_health_error
 from service.config.logging import buffer
 from service.config.masking import redact
@@ -23,7 +24,6 @@ from service.domain.delivery import LOST
 from service.domain.errors import HealthError, Unavailable, Unexpected
 from service.domain.runs import Actor, Cause, ChangeCollector, CollectResult, Outcome, PartialFailure, Run
 from service.domain.samples import Metric
-from service.pipeline.clock import Clock
 from service.pipeline.enrich import Enriched, enrich, own_samples
 from service.pipeline.heartbeat import put_check_series
 from service.pipeline.job import DURATION, POINTS_LOST, SAMPLES, SUCCESS_AGE, UP, Job

@@ -19,6 +19,7 @@ from anyio.abc import TaskGroup
 from apscheduler.executors.debug import DebugExecutor
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
+from service.clock import Clock
 from service.domain.errors import Draining, NotReady, TooManyRuns, Unavailable, UnknownCollector
 from service.domain.runs import (
     Actor,
@@ -32,7 +33,6 @@ from service.domain.runs import (
     first_slot_after,
 )
 from service.pipeline.active_runs import BUSY_PAUSE, ActiveRuns
-from service.pipeline.clock import Clock
 from service.pipeline.job import Job
 from service.pipeline.runner import RunHandle, Runner
 from service.store import Beat, Busy, Claim, Store

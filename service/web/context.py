@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import anyio
 
+from service.clock import Clock
 from service.collectors.github_ci.deliveries import Deliveries
 from service.config.logging import LogBuffer
 from service.config.secrets import Secret
@@ -15,7 +16,6 @@ from service.config.settings import Settings
 from service.datadog.intake import Intake
 from service.domain.runs import Cause, Run
 from service.github.client import Github
-from service.pipeline.clock import Clock
 from service.pipeline.forwarder import Forwarder
 from service.pipeline.job import Job
 from service.pipeline.scheduler import Scheduler

@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Protocol
 
 import anyio
 import msgspec
 
+from service.clock import Clock
 from service.collectors.github_ci.models import Named, Run
 
 MAX_FACTS = 10_000
@@ -27,14 +27,6 @@ _Attempt = tuple[int, int]  # a run's id and an attempt's number
 
 class InvalidDelivery(Exception):
     """The body is not of the event's shape; the message names the field."""
-
-
-class Clock(Protocol):
-    """The part of the pipeline's clock that is needed here."""
-
-    def now(self) -> datetime: ...
-    def monotonic(self) -> float: ...
-    async def wait(self, event: anyio.Event, seconds: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import anyio
 import httpx
 from fastapi import FastAPI
 
+from service.clock import SystemClock
 from service.collectors.github_ci.deliveries import Deliveries
 from service.config.logging import buffer
 from service.config.secrets import Secret
@@ -20,7 +21,6 @@ from service.domain.errors import Rejected
 from service.domain.runs import Actor, Cause, CollectResult, NoData, PartialFailure, Run
 from service.domain.samples import Evidence, Metric, Sample
 from service.github.client import Github
-from service.pipeline.clock import SystemClock
 from service.pipeline.forwarder import Forwarder
 from service.pipeline.job import Job
 from service.pipeline.runner import Runner

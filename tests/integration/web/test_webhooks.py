@@ -17,12 +17,12 @@ from starlette.types import Receive, Scope, Send
 
 from service.cli.main import main
 from service.cli.options import Options
+from service.clock import SystemClock
 from service.collectors.github_ci.deliveries import Deliveries
 from service.collectors.github_ci.models import Named, Run
 from service.config.secrets import Secret, mounted_file
 from service.demo.stage import serve
 from service.domain.runs import Actor, Cause
-from service.pipeline.clock import SystemClock
 from service.web import webhooks
 from service.web.auth import MAX_IN_FLIGHT
 from tests.integration.web.stage import Stage, a_check, problem_of, received, served

@@ -15,10 +15,10 @@ import sqlalchemy as sa
 from anyio.lowlevel import checkpoint
 from structlog.testing import capture_logs
 
+from service.clock import Clock
 from service.config.settings import CollectorSettings, StoreSettings
 from service.domain.runs import CollectResult, Mode, Run
 from service.domain.samples import Metric, Sample
-from service.pipeline.clock import Clock
 from service.pipeline.job import Job
 from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Scheduler

@@ -11,9 +11,9 @@ from typing import Any
 import anyio
 import pytest
 
+from service.clock import SystemClock
 from service.domain.errors import NotReady, Rejected, Unavailable, UnknownCollector
 from service.domain.runs import Actor, Cause, ConcurrencyPolicy, Outcome
-from service.pipeline.clock import SystemClock
 from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Scheduler
 from service.store import Busy, Claim, Store

@@ -8,15 +8,12 @@ import anyio
 
 
 class Clock(Protocol):
-    """Wall time in UTC, monotonic seconds, and sleep."""
+    """Wall time in UTC, monotonic seconds, sleep, and waiting for an event for at most so many seconds."""
 
     def now(self) -> datetime: ...
     def monotonic(self) -> float: ...
     async def sleep(self, seconds: float) -> None: ...
-
-    async def wait(self, event: anyio.Event, seconds: float) -> None:
-        """Until ``event``, at most ``seconds``."""
-        ...
+    async def wait(self, event: anyio.Event, seconds: float) -> None: ...
 
 
 class SystemClock:
