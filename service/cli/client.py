@@ -32,7 +32,7 @@ def find_url(options: "Options") -> str:
         from service.config.document import read_document
 
         try:
-            http = read_document(path).get("http")
+            http = read_document(path).values.get("http")
         except FileNotFoundError:
             raise ConfigError(f"{path}: there is no such file; --url says where the daemon is, too") from None
     settings = http if isinstance(http, Mapping) else {}

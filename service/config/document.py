@@ -4,55 +4,38 @@ YAML's implicit types are left out on purpose: ``version: 1.10`` is no number, `
 ``12:30`` no sexagesimal number. A scalar stays the text that it is, only null is null; the settings' own types read it.
 """
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from service.domain.errors import ConfigError
 
-# In the order of reports: file, environment, command line, defaults; line and column from 1; in words.
-Place = tuple[int, int, int, str]
-
 _TAG = "tag:yaml.org,2002:"
 
-
-class Values(dict[str, Any]):
-    """A mapping that knows where each of its keys was written."""
-
-    def __init__(self, values: Mapping[str, Any] | None = None, places: Mapping[str, Place] | None = None) -> None:
-        super().__init__(values or {})
-        self.places = dict(places or {})
-
-    def merge(self, values: Mapping[str, Any], place: Place, *, if_absent: bool = False) -> None:
-        """Mappings are merged with what is there, anything else replaces it; None changes nothing.
-
-        Raises ValueError where a mapping meets what is none.
-        """
-        for key, value in values.items():
-            known = self.get(key)
-            if isinstance(value, Mapping):
-                if not isinstance(known, Values | None):
-                    raise ValueError(f"{key} is set as a whole ({self.places[key][-1]})")
-                # A copy: with an alias the file may have it in two places.
-                self[key] = inner = Values(known, known and known.places)
-                self.places.setdefault(key, place)
-                inner.merge(value, place, if_absent=if_absent)
-            elif value is not None and not (if_absent and known is not None):
-                self[key], self.places[key] = value, place
+Keys = tuple[str | int, ...]
 
 
-class Items(list[Any]):
-    """A list that knows where each of its items was written."""
+class Place(NamedTuple):
+    """Where a value was given, in the order of reports. ``rank``: file, environment, command line, defaults."""
 
-    places: Sequence[Place] = ()
+    rank: int
+    line: int
+    column: int
+    title: str
 
 
-def read_document(path: Path) -> Values:
+class Document(NamedTuple):
+    """``places``: of each key and each item of a list, by the keys that lead to it."""
+
+    values: dict[str, Any]
+    places: dict[Keys, Place]
+
+
+def read_document(path: Path) -> Document:
     """What the file at ``path`` holds. Raises ConfigError, FileNotFoundError where there is none."""
     try:
-        return parse_document(str(path), path.expanduser().read_bytes().decode("utf-8-sig"))
+        return _parse(str(path), path.expanduser().read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise
     except UnicodeDecodeError as error:
@@ -63,12 +46,14 @@ def read_document(path: Path) -> Values:
         raise ConfigError(f"{path}: can't be read: {reason}") from None
 
 
-def parse_document(title: str, text: str) -> Values:
-    """What ``text`` holds; ``title`` is what messages call it. Raises ConfigError when it is no YAML or no mapping."""
+def _parse(title: str, text: str) -> Document:
+    """Raises ConfigError when ``text`` is no YAML or no mapping. ``title`` is what messages call it."""
+    places: dict[Keys, Place] = {}
     loader = _TextLoader(text)
-    loader.title = title
     try:
-        values = loader.get_single_data()
+        if node := loader.get_single_node():
+            values = loader.construct_document(node)
+            _locate(node, (), places, title)
     except yaml.MarkedYAMLError as error:
         raise ConfigError(title + _explain(error, text.splitlines())) from None
     except (yaml.reader.ReaderError, RecursionError) as error:
@@ -76,42 +61,44 @@ def parse_document(title: str, text: str) -> Values:
         raise ConfigError(f"{title}: {what}") from None
     finally:
         loader.dispose()
-    if not isinstance(values, Values | None):
+    if node and not isinstance(values, dict | None):
         raise ConfigError(f"{title}:1:1: must be a mapping of keys to values")
-    return values or Values()
+    return Document((node and values) or {}, places)
 
 
 # libyaml is ten times as fast; both count lines and columns alike.
 class _TextLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    title = ""
     yaml_implicit_resolvers = {  # noqa: RUF012 - as the base class has it
         first: [(tag, pattern) for tag, pattern in resolvers if tag in (f"{_TAG}null", f"{_TAG}merge")]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
-    def construct_values(self, node: yaml.MappingNode) -> Values:
+    def construct_values(self, node: yaml.MappingNode) -> dict[str, Any]:
         lines: dict[str, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line
             if key.tag != f"{_TAG}merge" and lines.setdefault(str(key.value), line) < line:
                 problem = f"{key.value} is given twice, first in line {lines[key.value] + 1}"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-        values = self.construct_mapping(node, deep=True)
-        # What << brings in stands first, and what is written here replaces it.
-        return Values(values, {self.construct_object(key): self._place(key) for key, _ in node.value})
-
-    def construct_items(self, node: yaml.SequenceNode) -> Items:
-        items = Items(self.construct_sequence(node, deep=True))
-        items.places = [self._place(each) for each in node.value]
-        return items
-
-    def _place(self, node: yaml.Node) -> Place:
-        line, column = node.start_mark.line + 1, node.start_mark.column + 1
-        return 0, line, column, f"{self.title}:{line}:{column}"
+        values: dict[str, Any] = self.construct_mapping(node, deep=True)
+        return values
 
 
 _TextLoader.add_constructor(f"{_TAG}map", _TextLoader.construct_values)
-_TextLoader.add_constructor(f"{_TAG}seq", _TextLoader.construct_items)
+_TextLoader.add_constructor(f"{_TAG}seq", lambda loader, node: loader.construct_sequence(node, deep=True))
+
+
+def _locate(node: yaml.Node, path: Keys, places: dict[Keys, Place], title: str) -> None:
+    """Adds the places of what is in ``node``. What << brings in stands first, and what is written here replaces it."""
+    pairs: list[tuple[str | int, yaml.Node, yaml.Node]] = []
+    if isinstance(node, yaml.MappingNode):
+        pairs = [(key.value, key, value) for key, value in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        pairs = [(number, item, item) for number, item in enumerate(node.value)]
+    for key, written, value in pairs:
+        line, column = written.start_mark.line + 1, written.start_mark.column + 1
+        places[*path, key] = Place(0, line, column, f"{title}:{line}:{column}")
+        _locate(value, (*path, key), places, title)
 
 
 def _explain(error: yaml.MarkedYAMLError, lines: list[str]) -> str:

@@ -21,13 +21,12 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from service.config.document import Place, Values, read_document
+from service.config.document import Document, Keys, Place, read_document
 from service.config.fields import did_you_mean, read_json
 from service.config.masking import MASK, is_secret_name, mask_address
 from service.config.settings import ENVIRONMENT_NAMES, CollectorSettings, Settings, find_keys
 from service.domain.errors import ConfigError
 
-Keys = tuple[str | int, ...]
 SettingsOf = Callable[[str], type[CollectorSettings]]
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -55,8 +54,8 @@ _MESSAGES = {
     **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "must be a whole number"),
 }
 
-_COMMAND_LINE: Place = (2, 0, 0, "command line")
-_DEFAULTS: Place = (3, 0, 0, "defaults")
+_COMMAND_LINE = Place(2, 0, 0, "command line")
+_DEFAULTS = Place(3, 0, 0, "defaults")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,46 +80,27 @@ def load(
     Raises ConfigError with everything that is wrong, a line each, in the order of the file.
     """
     environ = {name: value.strip() for name, value in environ.items() if value.strip()}
-    values, file = _read_file(path, environ)
-    loader = _Loader(values, _ask_once(settings_of))
-    if "collectors" not in values:
-        values.merge({"collectors": _SHIPPED}, _DEFAULTS)
-    loader.put_names(environ)
-    loader.put_variables(environ)
+    document, file = _read_file(path, environ)
+    loader = _Loader(document, settings_of, environ)
+    if "collectors" not in document.values:
+        loader.put((), {"collectors": _SHIPPED}, _DEFAULTS)
+    loader.put_names()
+    loader.put_variables()
     loader.put((), overrides or {}, _COMMAND_LINE)
-    loader.put_legacy_names(environ)
     settings = loader.validate()
     if not settings.collectors:
         loader.warnings.append("no collector is configured: nothing will be collected")
     return Loaded(settings, file, tuple(loader.warnings))
 
 
-def _ask_once(settings_of: SettingsOf) -> SettingsOf:
-    """A type that can't be loaded is not loaded again either, only to fail in the same way."""
-
-    @cache
-    def ask(name: str) -> type[CollectorSettings] | ConfigError:
-        try:
-            return settings_of(name)
-        except ConfigError as error:
-            return error
-
-    def answer(name: str) -> type[CollectorSettings]:
-        if isinstance(found := ask(name), ConfigError):
-            raise found
-        return found
-
-    return answer
-
-
-def _read_file(path: Path | None, environ: Mapping[str, str]) -> tuple[Values, Path | None]:
+def _read_file(path: Path | None, environ: Mapping[str, str]) -> tuple[Document, Path | None]:
     variable = environ.get(f"{_PREFIX}CONFIG")
     chosen = path or Path(variable or "config.yaml")
     try:
         return read_document(chosen), chosen
     except FileNotFoundError:
         if not path and not variable:
-            return Values(), None
+            return Document({}, {}), None
         option = "--config" if path else f"{_PREFIX}CONFIG"
         raise ConfigError(f"{chosen}: there is no such file; {option} names it") from None
 
@@ -128,28 +108,56 @@ def _read_file(path: Path | None, environ: Mapping[str, str]) -> tuple[Values, P
 class _Loader:
     """Lays the values of all sources over those of the file, and collects what is wrong, each with its place."""
 
-    def __init__(self, values: Values, settings_of: SettingsOf) -> None:
+    def __init__(self, document: Document, settings_of: SettingsOf, environ: Mapping[str, str]) -> None:
         self.warnings: list[str] = []
-        self._values = values
-        self._settings_of = settings_of
+        self._values, self._places = document
+        self._environ = environ
         self._problems: dict[tuple[str, str], Place] = {}
 
+        @cache
+        def find_type(name: str) -> type[CollectorSettings] | ConfigError:
+            """One that can't be loaded is not loaded again either, only to fail in the same way."""
+            try:
+                return settings_of(name)
+            except ConfigError as error:
+                return error
+
+        self._find_type = find_type
+
     def put(self, path: tuple[str, ...], value: Any, place: Place, *, if_absent: bool = False) -> None:
+        """Mappings are merged with what is at ``path``, anything else replaces it; None changes nothing."""
         for key in reversed(path):
             value = {key: value}
         try:
-            self._values.merge(value, place, if_absent=if_absent)
+            self._lay(self._values, value, (), place, if_absent)
         except ValueError as error:
             self._report(path, str(error), place)
 
-    def put_names(self, environ: Mapping[str, str]) -> None:
-        for key, variables in ENVIRONMENT_NAMES.items():
-            if variable := next((each for each in variables if each in environ), None):
-                is_legacy = key.startswith("github.")
-                self.put(tuple(key.split(".")), environ[variable], _variable(variable), if_absent=is_legacy)
+    def _lay(self, target: dict[str, Any], values: Mapping[str, Any], at: Keys, place: Place, if_absent: bool) -> None:
+        """Raises ValueError where a mapping meets what is none."""
+        for key, value in values.items():
+            path, known = (*at, key), target.get(key)
+            if isinstance(value, Mapping):
+                if not isinstance(known, dict | None):
+                    raise ValueError(f"{key} is set as a whole ({self._places[path].title})")
+                self._places.setdefault(path, place)
+                # A copy: with an alias the file may have it in two places.
+                target[key] = inner = dict(known or {})
+                self._lay(inner, value, path, place, if_absent)
+            elif value is not None and not (if_absent and known is not None):
+                if isinstance(known, list | dict):  # whose places go with it
+                    self._places = {key: each for key, each in self._places.items() if key[: len(path)] != path}
+                target[key], self._places[path] = value, place
 
-    def put_variables(self, environ: Mapping[str, str]) -> None:
+    def put_names(self) -> None:
+        for key, variables in ENVIRONMENT_NAMES.items():
+            if variable := next((each for each in variables if each in self._environ), None):
+                is_legacy = key.startswith("github.")
+                self.put(tuple(key.split(".")), self._environ[variable], _variable(variable), if_absent=is_legacy)
+
+    def put_variables(self) -> None:
         """INFRA_HEALTH_A__B__C."""
+        environ = self._environ
         variables = {name: name.upper().removeprefix(_PREFIX) for name in environ if name.upper().startswith(_PREFIX)}
         # The more exact name wins, as it comes last.
         for variable, rest in sorted(variables.items(), key=lambda item: (item[1].count("__"), item)):
@@ -173,22 +181,6 @@ class _Loader:
             else:
                 self.put(path, value, _variable(variable))
 
-    def put_legacy_names(self, environ: Mapping[str, str]) -> None:
-        """What the collector types take from the replaced system's environment."""
-        variables = {text: name for name, text in environ.items()}
-        for name, values in self._collectors.items():
-            try:
-                cls = self._settings_of(str(values["type"]))
-                found = cls.legacy_environment(values, environ)
-            except (KeyError, TypeError, ConfigError):
-                continue  # no type, or none that is installed; validation says so
-            except Exception as error:  # noqa: BLE001 - the type may be of another package
-                self._report(("collectors", name), str(error), _variable(""))
-                continue
-            for key, value in found.items():
-                place = _variable(cls.legacy_names.get(key) or variables.get(value, ""))
-                self.put(("collectors", name, *key.split(".")), value, place, if_absent=True)
-
     def validate(self) -> Settings:
         """Raises ConfigError with all that is wrong."""
         validated = {name: self._validate_collector(name, values) for name, values in self._collectors.items()}
@@ -198,7 +190,7 @@ class _Loader:
         settings = self._validate(Settings, values, ())
         if self._problems or settings is None:
             lines = sorted((place, *what) for what, place in self._problems.items())
-            raise ConfigError("\n".join(": ".join(filter(None, (place[3], *what))) for place, *what in lines))
+            raise ConfigError("\n".join(": ".join(filter(None, (place.title, *what))) for place, *what in lines))
         return settings
 
     @property
@@ -218,13 +210,22 @@ class _Loader:
         path: Keys = ("collectors", name)
         if not isinstance(values, dict):
             return self._validate(CollectorSettings, values, path)
+        chosen = self._find_type(str(values["type"])) if "type" in values else ConfigError("is missing")
+        if isinstance(chosen, ConfigError):
+            self._report((*path, "type"), str(chosen))
+            # What all types have can be checked all the same.
+            known = {key: value for key, value in values.items() if key in CollectorSettings.model_fields}
+            return self._validate(CollectorSettings, {**known, "type": "unknown"}, path)
         try:
-            return self._validate(self._settings_of(str(values["type"])), values, path)
-        except (KeyError, ConfigError) as error:
-            self._report((*path, "type"), "is missing" if isinstance(error, KeyError) else str(error))
-        # What all types have can be checked all the same.
-        known = {key: value for key, value in values.items() if key in CollectorSettings.model_fields}
-        return self._validate(CollectorSettings, {**known, "type": "unknown"}, path)
+            legacy = chosen.legacy_environment(values, self._environ)
+        except Exception as error:  # noqa: BLE001 - the type may be of another package
+            self._report(path, str(error), _variable(""))
+            legacy = {}
+        variables = {text: variable for variable, text in self._environ.items()}
+        for key, value in legacy.items():
+            variable = chosen.legacy_names.get(key) or variables.get(value, "")
+            self.put(("collectors", name, *key.split(".")), value, _variable(variable), if_absent=True)
+        return self._validate(chosen, self._collectors[name], path)
 
     def _validate(self, model: type[Model], value: Any, at: Keys) -> Model | None:
         reported = {key for key, _ in self._problems}
@@ -254,9 +255,8 @@ class _Loader:
         place = _DEFAULTS
         for part in location:
             if part in value if isinstance(value, dict) else isinstance(value, list) and isinstance(part, int):
-                places: Any = getattr(value, "places", None)
-                place = places[part] if places else place
                 path, value = (*path, part), value[part]
+                place = self._places.get(path, place)
         return path, value, place
 
 
@@ -285,7 +285,7 @@ def _explain(error: ErrorDetails, path: Keys, value: Any, keys: Sequence[str]) -
 
 
 def _variable(name: str) -> Place:
-    return 1, 0, 0, f"environment {name}".rstrip()
+    return Place(1, 0, 0, f"environment {name}".rstrip())
 
 
 def _dotted(path: Keys) -> str:
