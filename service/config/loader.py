@@ -228,7 +228,6 @@ class _Loader:
         return self._validate(chosen, self._collectors[name], path)
 
     def _validate(self, model: type[Model], value: Any, at: Keys) -> Model | None:
-        reported = {key for key, _ in self._problems}
         try:
             return model.model_validate(value)
         except ValidationError as error:
@@ -236,8 +235,7 @@ class _Loader:
                 path, found, place = self._find((*at, *each["loc"]))
                 if each["type"] == "missing":
                     path += each["loc"][-1:]
-                if _dotted(path) not in reported:
-                    self._report(path, _explain(each, path, found, find_keys(model, each["loc"][:-1])), place)
+                self._report(path, _explain(each, path, found, find_keys(model, each["loc"][:-1])), place)
             return None
         except Exception as error:  # a validator of another package
             raise ConfigError(f"its settings can't be checked: {error!r}") from error

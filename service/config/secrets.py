@@ -35,15 +35,11 @@ _AWS_IDENTITY = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A place that a secret is read from again after ``lifetime`` seconds. ``fetch`` may block.
-
-    ``is_shared``: it is asked for whatever is set nowhere else, so nobody has said that the secret is there.
-    """
+    """A place that a secret is read from again after ``lifetime`` seconds. ``fetch`` may block."""
 
     title: str
     lifetime: float
     fetch: Callable[[str], str]
-    is_shared: bool = False
 
     async def read(self) -> str:
         """The value. Raises Unavailable or ConfigError."""
@@ -64,7 +60,7 @@ def mounted_file(path: Path, variable: str) -> Source:
 
 def aws_secret(name: str) -> Source:
     """NAME in AWS Secrets Manager, or NAME#KEY for one key of a JSON object."""
-    return Source(f"AWS Secrets Manager, {name}", 3600.0, partial(_read_aws, name), is_shared=True)
+    return Source(f"AWS Secrets Manager, {name}", 3600.0, partial(_read_aws, name))
 
 
 class Secret:
@@ -74,7 +70,7 @@ class Secret:
     are asked in order; while all of them fail, the value that is known goes on working.
     ``source`` names where the value came from, never the value; "nowhere" while there is none.
     ``trouble`` says why the last look-up failed, None when it did not; ``may_pass``: time may mend that.
-    That AWS shows none is no trouble of one that ``is_optional``, while there is no value.
+    That its sources have none is no trouble of one that ``is_optional``.
     """
 
     def __init__(
@@ -93,7 +89,7 @@ class Secret:
         self.source = origin if value else "nowhere"
         self.trouble: str | None = None
         self.may_pass = False
-        self._value = value
+        self.known = value  # as of the last look-up, for who can't wait for one
         self._sources = () if value else tuple(sources)
         self._is_optional = is_optional
         self._clock = clock
@@ -108,12 +104,7 @@ class Secret:
     @property
     def is_set(self) -> bool:
         """Whether a value is known now."""
-        return self._value is not None
-
-    @property
-    def known(self) -> str | None:
-        """The value as of the last look-up, for who can't wait for one."""
-        return self._value
+        return self.known is not None
 
     @property
     def missing(self) -> str:
@@ -126,37 +117,36 @@ class Secret:
             async with self._lock:
                 if self._is_due():  # nobody else has looked it up meanwhile
                     await self._look_up()
-        return self._value
+        return self.known
 
     async def ask_again(self) -> bool:
         """Looks the value up anew, since it was refused; True when it changed. A value from the settings can't."""
         async with self._lock:
-            before = self._value
+            before = self.known
             await self._look_up()
-            return self._value != before
+            return self.known != before
 
     def _is_due(self) -> bool:
-        is_wanted = self._value is None and not self._is_optional
+        is_wanted = self.known is None and not self._is_optional
         return self.can_change and (is_wanted or self._clock() >= self._due)
 
     async def _look_up(self) -> None:
-        self._due = self._clock() + _RETRY_SECONDS
         errors: list[Exception] = []
+        lifetime = _RETRY_SECONDS
         for source in self._sources:
             try:
                 value = await source.read()
             except (Unavailable, ConfigError) as error:
-                if self._is_optional and self._value is None and source.is_shared:
-                    # Who has an identity in AWS need not have this secret there.
-                    self._due = self._clock() + _ABSENT_SECONDS
-                else:
-                    errors.append(error)
+                errors.append(error)
                 continue
             mask([value])
-            if (value, source.title) != (self._value, self.source):
+            if (value, source.title) != (self.known, self.source):
                 log.info(f"{self.title} taken over", source=source.title, changed=self.is_set)
-            self._value, self.source, self._due = value, source.title, self._clock() + source.lifetime
+            self.known, self.source, lifetime = value, source.title, source.lifetime
             break
+        if self._is_optional and not self.is_set:
+            errors, lifetime = [], _ABSENT_SECONDS
+        self._due = self._clock() + lifetime
         self.may_pass = any(isinstance(error, Unavailable) for error in errors)
         trouble = "; ".join(map(str, errors)) or None
         if trouble and trouble != self.trouble:
@@ -194,15 +184,16 @@ def credentials(settings: Settings, environ: Mapping[str, str]) -> Credentials:
     def secret(title: str, key: str, name: str = "", file: Path | None = None) -> Secret:
         value: SecretStr | None = attrgetter(key)(settings)
         variables = (*ENVIRONMENT_NAMES.get(key, ()), f"INFRA_HEALTH_{key.replace('.', '__').upper()}")
-        sources = [mounted_file(file, f"{key}_file")] if file else _find_files(variables, environ)
+        files = [mounted_file(file, f"{key}_file")] if file else _find_files(variables, environ)
         remedy = _remedy(variables[0])
         if name:
             remedy += f", or give the process a role that may read {name} in AWS Secrets Manager"
-            sources += [aws_secret(name)] if has_aws else []
+        sources = [*files, aws_secret(name)] if name and has_aws else files
         plain = value.get_secret_value() if value else None
         variable = next((each for each in variables if environ.get(each, "").strip() == plain), "")
         origin = f"environment {variable}" if variable else "the settings file"
-        is_optional = key == "github.webhook_secret"
+        # Who has an identity in AWS need not have this secret there; whoever names a file has it in there.
+        is_optional = key == "github.webhook_secret" and not files
         return Secret(title, remedy, plain, origin=origin, sources=sources, is_optional=is_optional)
 
     app_key = "GitHub App's private key", "github.app.private_key"

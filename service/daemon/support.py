@@ -37,17 +37,32 @@ _MAX_AUDIT_ENTRIES = 200
 _TIMEOUT = 20.0  # for each question, so that one that hangs keeps no other waiting
 _LITTLE_SPACE = 512 * 2**20
 _MAX_SKEW = 60.0
-_STORE_REMEDY = "correct store.url (INFRA_HEALTH_STORE__URL); docs/replicas.md shows how to make user and database"
 
-# What to do when a collector can't read its source, the narrower kind of error first.
-_SOURCE_REMEDIES: Mapping[type[HealthError], str] = {
+Status = Literal["ok", "warn", "fail"]
+# What to do by the kind of error that came, the narrower kind first.
+Remedies = Mapping[type[HealthError], str]
+
+_AWS_REMEDY = "set AWS_REGION, or give the process a role (IRSA) or keys"
+_AWS_REMEDIES: Remedies = {
+    ConfigError: _AWS_REMEDY,
+    HealthError: "check AWS_REGION, AWS_ENDPOINT_URL, DNS, and HTTPS_PROXY where there is a proxy",
+}
+_SOURCE_REMEDIES: Remedies = {
     Unauthorized: "let it read there: token_env of an HTTP source; a role with s3:GetObject, s3:ListBucket and the key",
-    ConfigError: "set AWS_REGION, or give the process a role (IRSA) or keys",
+    ConfigError: _AWS_REMEDY,
     Rejected: "correct the collector's keys, or what its source brings",
     HealthError: "does it work by hand? Is the server up, and do DNS and HTTPS_PROXY lead there?",
 }
-
-Status = Literal["ok", "warn", "fail"]
+_DIRECTORY_REMEDIES: Remedies = {
+    ConfigError: "run the version that wrote it, or set state_dir to another directory",
+    HealthError: "stop the daemon and move state.db aside: the next start makes a new one",
+}
+_STORE_REMEDY = "correct store.url (INFRA_HEALTH_STORE__URL); docs/replicas.md shows how to make user and database"
+_SERVER_REMEDIES: Remedies = {
+    ConfigError: _STORE_REMEDY,
+    Refused: _STORE_REMEDY,
+    HealthError: "does the server run, and do DNS, firewall and sslmode let this host to it?",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,59 +85,34 @@ async def diagnose(settings: Settings, environ: Mapping[str, str]) -> list[Findi
         wiring = Wiring(environ, SystemClock(), Store.empty(), clients, attempts)
         jobs = [job for job in wiring.build_jobs(settings) if job.settings.enabled and job.settings.type != "github_ci"]
         api_key, token = clients.credentials.api_key, clients.credentials.github_token
-        # What is asked, and the remedy by the kind of error that comes, the narrower kind first.
-        questions: dict[str, tuple[Callable[[], Awaitable[Finding]], Mapping[type[HealthError], str]]] = {
-            "GitHub": (
-                lambda: _check_github(settings, clients),
-                {
-                    Unauthorized: token.remedy,
-                    Rejected: "check collectors.*.repo (METTA_GITHUB_REPO), and that the token may read the"
-                    " repository's actions",
-                    HealthError: "check github.api_url, DNS, and HTTPS_PROXY where there is a proxy; then"
-                    " https://www.githubstatus.com",
-                },
-            ),
-            "Datadog": (
-                lambda: _check_datadog(clients),
-                {
-                    Unauthorized: f"{api_key.remedy}; and is DD_SITE the key's site?",
-                    HealthError: "check DD_SITE or DD_URL, DNS, and HTTPS_PROXY",
-                },
-            ),
-            "AWS": (
-                lambda: _check_aws(settings, clients),
-                {
-                    ConfigError: "set AWS_REGION, or give the process a role (IRSA) or keys",
-                    HealthError: "check AWS_REGION, AWS_ENDPOINT_URL, DNS, and HTTPS_PROXY where there is a proxy",
-                },
-            ),
-            "webhook secret": (lambda: _check_webhook_secret(clients), {}),
+        github: Remedies = {
+            Unauthorized: token.remedy,
+            Rejected: "check collectors.*.repo (METTA_GITHUB_REPO), and that the token may read the repository's actions",
+            HealthError: "check github.api_url, DNS, and HTTPS_PROXY where there is a proxy; then"
+            " https://www.githubstatus.com",
+        }
+        datadog: Remedies = {
+            Unauthorized: f"{api_key.remedy}; and is DD_SITE the key's site?",
+            HealthError: "check DD_SITE or DD_URL, DNS, and HTTPS_PROXY",
+        }
+        questions: dict[str, tuple[Callable[[str], Awaitable[Finding]], Remedies]] = {
+            "GitHub": (partial(_check_github, settings, clients), github),
+            "webhook secret": (partial(_check_webhook_secret, clients), {}),
+            "Datadog": (partial(_check_datadog, clients), datadog),
+            "AWS": (partial(_check_aws, settings, clients), _AWS_REMEDIES),
             **{f"collector {job.name}": (partial(_check_collector, job), _SOURCE_REMEDIES) for job in jobs},
-            "state directory": (
-                lambda: _check_store(settings),
-                {
-                    ConfigError: "run the version that wrote it, or set state_dir to another directory",
-                    HealthError: "stop the daemon and move state.db aside: the next start makes a new one",
-                },
-            ),
         }
         if settings.store.url:
-            del questions["state directory"]
-            questions["store"] = (
-                lambda: _check_server(settings),
-                {
-                    ConfigError: _STORE_REMEDY,
-                    Refused: _STORE_REMEDY,
-                    HealthError: "does the server run, and do DNS, firewall and sslmode let this host to it?",
-                },
-            )
+            questions["store"] = partial(_check_server, settings), _SERVER_REMEDIES
+        else:
+            questions["state directory"] = partial(_check_directory, settings), _DIRECTORY_REMEDIES
         found: dict[str, Finding] = {}
 
         async def ask(name: str) -> None:
             check, remedies = questions[name]
             try:
                 with anyio.fail_after(_TIMEOUT):
-                    found[name] = await check()
+                    found[name] = await check(name)
             except TimeoutError:
                 remedy = "is it slow, or does a firewall or proxy swallow the requests?"
                 found[name] = Finding(name, "fail", f"no answer within {_TIMEOUT:g} s", remedy)
@@ -133,15 +123,14 @@ async def diagnose(settings: Settings, environ: Mapping[str, str]) -> list[Findi
         async with anyio.create_task_group() as tasks:
             for name in questions:
                 tasks.start_soon(ask, name)
-        found["clock"] = _check_clock(clients.intake.clock_skew)
-        last = "store" if settings.store.url else "state directory"
-        collectors = [name for name in questions if name.startswith("collector ")]
         attempts.cancel_scope.cancel()
-    return [found[name] for name in ("GitHub", "webhook secret", "Datadog", "AWS", "clock", *collectors, last)]
+    findings = [found[name] for name in questions]
+    findings.insert(findings.index(found["AWS"]) + 1, _check_clock(clients.intake.clock_skew))
+    return findings
 
 
-async def _check_github(settings: Settings, clients: Clients) -> Finding:
-    name, token = "GitHub", clients.credentials.github_token
+async def _check_github(settings: Settings, clients: Clients, name: str) -> Finding:
+    token = clients.credentials.github_token
     collectors = [each for each in settings.collectors.values() if each.type == "github_ci" and each.enabled]
     if not collectors:
         return Finding(name, "ok", "no collector needs it")
@@ -165,8 +154,8 @@ async def _check_github(settings: Settings, clients: Clients) -> Finding:
     return Finding(name, "ok", detail)
 
 
-async def _check_datadog(clients: Clients) -> Finding:
-    name, key = "Datadog", clients.credentials.api_key
+async def _check_datadog(clients: Clients, name: str) -> Finding:
+    key = clients.credentials.api_key
     if not await key.get():
         return Finding(name, "fail", f"no {key.title}", key.remedy)
     try:
@@ -179,9 +168,9 @@ async def _check_datadog(clients: Clients) -> Finding:
     return Finding(name, "ok", f"the key (from {key.source}) is good")
 
 
-async def _check_aws(settings: Settings, clients: Clients) -> Finding:
+async def _check_aws(settings: Settings, clients: Clients, name: str) -> Finding:
     """The secrets that are read there."""
-    name, names = "AWS", settings.aws.names
+    names = settings.aws.names
     secrets = {names.datadog_api: clients.credentials.api_key, names.github: clients.credentials.github_token}
     for secret in secrets.values():
         await secret.get()
@@ -194,8 +183,8 @@ async def _check_aws(settings: Settings, clients: Clients) -> Finding:
     return Finding(name, "ok", detail)
 
 
-async def _check_webhook_secret(clients: Clients) -> Finding:
-    name, secret = "webhook secret", clients.credentials.webhook_secret
+async def _check_webhook_secret(clients: Clients, name: str) -> Finding:
+    secret = clients.credentials.webhook_secret
     if await secret.get():
         return Finding(name, "ok", f"from {secret.source}; `infra-health webhook test` tries the way")
     if secret.trouble:
@@ -203,9 +192,8 @@ async def _check_webhook_secret(clients: Clients) -> Finding:
     return Finding(name, "ok", "not set: GitHub's deliveries are not taken, runs are polled for")
 
 
-async def _check_collector(job: Job) -> Finding:
+async def _check_collector(job: Job, name: str) -> Finding:
     """Asks it as a run does, and keeps nothing."""
-    name = f"collector {job.name}"
     if reason := getattr(job.collector, "waits_for", None):
         return Finding(name, "ok", f"{reason}, or has had one")
     result = await ask_collector(job, datetime.now(UTC))
@@ -227,16 +215,16 @@ def _check_clock(skew: float | None) -> Finding:
     return Finding("clock", "ok", detail)
 
 
-async def _check_server(settings: Settings) -> Finding:
+async def _check_server(settings: Settings, name: str) -> Finding:
     """The database that replicas share."""
     async with read_store(settings) as store:
         if store:
             await store.check()
-    return Finding("store", "ok", "the server of store.url answers")
+    return Finding(name, "ok", "the server of store.url answers")
 
 
-async def _check_store(settings: Settings) -> Finding:
-    name, directory = "state directory", settings.state_dir
+async def _check_directory(settings: Settings, name: str) -> Finding:
+    directory = settings.state_dir
     existing = next(path for path in (directory, *directory.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         remedy = "set state_dir (INFRA_HEALTH_STATE_DIR) to a directory that this user may write to"
@@ -246,16 +234,12 @@ async def _check_store(settings: Settings) -> Finding:
         if store:
             await store.check()
             pending = (await store.outbox.pending()).samples
-    size = await anyio.to_thread.run_sync(_measure, directory)
+    size = sum(path.stat().st_size for path in directory.glob("state.db*"))
     user, free = f"in use by {holder}" if holder else "no daemon uses it", shutil.disk_usage(existing).free
     detail = f"{directory}: {size / 2**20:.1f} MiB, {pending} points wait, {free / 2**30:.1f} GiB free, {user}"
     if free < _LITTLE_SPACE:
         return Finding(name, "warn", detail, "make room: without it nothing can be kept while Datadog is away")
     return Finding(name, "ok", detail)
-
-
-def _measure(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.glob("state.db*"))
 
 
 async def read_local_files(loaded: Loaded, environ: Mapping[str, str]) -> dict[str, str]:
