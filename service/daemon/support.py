@@ -87,7 +87,7 @@ async def diagnose(settings: Settings, environ: Mapping[str, str]) -> list[Findi
         api_key, token = clients.credentials.api_key, clients.credentials.github_token
         github: Remedies = {
             Unauthorized: token.remedy,
-            Rejected: "check collectors.*.repo (METTA_GITHUB_REPO), and that the token may read the repository's actions",
+            Rejected: "check collectors.*.repo (METTA_GITHUB_REPO), and that the token may read its actions",
             HealthError: "check github.api_url, DNS, and HTTPS_PROXY where there is a proxy; then"
             " https://www.githubstatus.com",
         }
