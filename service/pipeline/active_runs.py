@@ -1,5 +1,6 @@
 """The runs that are under way in this process: each begins, waits for those before it, is carried out and ends."""
 
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -19,12 +20,7 @@ log = structlog.get_logger(__name__)
 
 BUSY_PAUSE = 2.0  # seconds until a run is tried again that another replica's run, or a lost store, was in the way of
 _CANCEL_TIMEOUT = 6.0  # seconds that cancelled runs may take in a drain: the attempt's own grace, and the store
-_CHANGE_PATIENCE = 5.0  # seconds that who triggers a run waits for one by webhook
 _LOOK = 0.5  # seconds between two looks at a run of another replica
-
-
-# Puts a run on record, and tells whether it may run.
-Begin = Callable[[Job, RunHandle], Awaitable[bool]]
 
 
 class ActiveRuns:
@@ -39,7 +35,7 @@ class ActiveRuns:
         self._clock = clock
         self._tasks = tasks
         self._on_end = on_end
-        self._handles: dict[str, list[RunHandle]] = {}
+        self._handles = defaultdict[str, list[RunHandle]](list)
 
     def runs(self) -> list[Run]:
         """Those under way; of one collector the oldest first."""
@@ -50,7 +46,7 @@ class ActiveRuns:
 
     def of(self, name: str) -> Sequence[RunHandle]:
         """A collector's, the oldest first."""
-        return tuple(self._handles.get(name, ()))
+        return tuple(self._handles[name])
 
     def add(
         self,
@@ -61,29 +57,28 @@ class ActiveRuns:
         slot: datetime | None = None,
         after: Sequence[RunHandle] = (),
     ) -> RunHandle:
-        """A run that counts as active from here on. With Replace it begins when all those before it have ended."""
+        """A run that counts as active from here on, and is carried out from ``start`` on."""
         now = self._clock.now()
         run = Run(new_run_id(job.name, now), job.name, cause, now, slot=slot, source=actor.source, mode=mode)
-        run = replace(run, owner=self._store.owner)
-        handle = RunHandle(run, actor, self.of(job.name) if job.replaces else after)
-        self._handles.setdefault(job.name, []).append(handle)
+        handle = RunHandle(replace(run, owner=self._store.owner), actor, after)
+        self._handles[job.name].append(handle)
         return handle
 
     def remove(self, handle: RunHandle) -> None:
-        handles = self._handles[handle.run.collector]
-        handles.remove(handle)
-        if not handles:
-            del self._handles[handle.run.collector]
+        self._handles[handle.run.collector].remove(handle)
         handle.done.set()
 
     def repeat(self, job: Job, run: Run) -> None:
         """Carries out a run that was begun in place of a dead replica's."""
         handle = RunHandle(run, Actor(""))
-        self._handles.setdefault(job.name, []).append(handle)
+        self._handles[job.name].append(handle)
         self.start(job, handle)
 
-    def start(self, job: Job, handle: RunHandle, begin: Begin | None = None) -> None:
-        """Carries the run out in the background. Without ``begin`` it is on record already."""
+    def start(
+        self, job: Job, handle: RunHandle, begin: Callable[[Job, RunHandle], Awaitable[bool]] | None = None
+    ) -> None:
+        """Carries the run out in the background. ``begin`` puts it on record, and tells whether it may run; without it
+        it is on record already."""
         self._tasks.start_soon(self._carry_out, job, handle, begin, name=handle.run.id)
 
     async def begin(self, job: Job, handle: RunHandle) -> None:
@@ -92,7 +87,6 @@ class ActiveRuns:
 
     async def begin_after(self, job: Job, handle: RunHandle) -> bool:
         """Begins the run when those before it have ended, on other replicas as well."""
-        self._replace(job, handle)
         await handle.wait_for_others()
         while True:
             try:
@@ -102,13 +96,6 @@ class ActiveRuns:
                 await self._clock.sleep(BUSY_PAUSE)
             else:
                 return True
-
-    async def wait_for_changes(self, name: str) -> None:
-        """Runs by webhook are over in a moment, and measure less than who triggers one wants."""
-        handles = self.of(name)
-        if all(handle.run.cause is Cause.WEBHOOK for handle in handles):
-            for handle in handles:
-                await self._clock.wait(handle.done, _CHANGE_PATIENCE)
 
     async def wait(self, run_id: str, seconds: float) -> Run | None:
         """The run once it has ended, None when it has not within ``seconds`` or is unknown. Raises Unavailable."""
@@ -151,14 +138,14 @@ class ActiveRuns:
     def _find(self, run_id: str) -> RunHandle | None:
         return next((each for each in self.handles() if each.run.id == run_id), None)
 
-    async def _carry_out(self, job: Job, handle: RunHandle, begin: Begin | None) -> None:
+    async def _carry_out(
+        self, job: Job, handle: RunHandle, begin: Callable[[Job, RunHandle], Awaitable[bool]] | None
+    ) -> None:
         """The run to its end."""
         try:
             if begin is None or await begin(job, handle):
-                self._replace(job, handle)
-                await handle.wait_for_others()
-                if job.replaces and self._store.owner:
-                    await self._replace_elsewhere(handle)
+                if job.replaces and handle.run.cause is not Cause.WEBHOOK:
+                    await self._replace_others(handle)
                 await self._runner.run(job, handle)
         except Exception:
             # The last line of defence: a fault of ours in one run must not end the daemon and all other collectors.
@@ -168,16 +155,16 @@ class ActiveRuns:
             self.remove(handle)
         self._on_end(job.name)
 
-    def _replace(self, job: Job, handle: RunHandle) -> None:
-        """Replace ends the runs before this one, once it is sure to run itself. A run by webhook replaces none."""
-        if job.replaces and handle.run.cause is not Cause.WEBHOOK:
-            for other in handle.after:
-                other.cancel(Outcome.REPLACED)
-
-    async def _replace_elsewhere(self, handle: RunHandle) -> None:
-        """Other replicas' runs of the collector end before this one begins."""
+    async def _replace_others(self, handle: RunHandle) -> None:
+        """Ends the runs of the collector before this one, which is sure to run itself by now, and waits for their end:
+        here and on other replicas."""
+        handles = self._handles[handle.run.collector]
+        handle.after = tuple(handles[: handles.index(handle)])
+        for other in handle.after:
+            other.cancel(Outcome.REPLACED)
+        await handle.wait_for_others()
         with handle.cancellable():
-            while True:
+            while self._store.owner:
                 try:
                     if not await self._store.runs.request_replace(handle.run):
                         return

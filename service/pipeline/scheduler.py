@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 
 import anyio
 import anyio.lowlevel
@@ -43,7 +42,8 @@ _LATE = timedelta(seconds=30)  # a slot that starts so much after its time was m
 _MAX_ACTIVE = 8  # runs of one collector, as far as callers start them: Allow and Replace have no bound of their own
 _PATIENCE = timedelta(seconds=2)  # for which the others leave a slot to the replica whose turn it is
 _BEAT = 1.0  # seconds between two signs of life; what is due by then starts, though the machine slept over its alarm
-_MAX_SLEEP = 60.0  # seconds until every job is looked at again: the clock may have stepped back
+_STEP = 0.5  # seconds by which the clock must have been set for every job to be looked at again
+_CHANGE_PATIENCE = 5.0  # seconds that who triggers a run waits for one by webhook
 _JOBS_A_TURN = 50  # jobs that are looked at before the rest of the loop has its turn
 
 
@@ -75,12 +75,11 @@ class Scheduler:
         self._clock = clock
         self._tasks = tasks
         self._slots: dict[Mode, dict[str, datetime]] = {mode: {} for mode in Mode}
+        self._skipped: dict[str, datetime] = {}  # slots that came too late, or at which a collector was not ready
         self._starts: dict[str, datetime] = {}  # when the timer looks at a job next
         self._due: list[tuple[Job, RunHandle, datetime | None]] = []  # runs whose slots are claimed in a moment
-        self._skipped: dict[str, datetime] = {}  # slots at which a collector was not ready
-        self._late: dict[str, datetime] = {}  # slots that came too late to start, and were told
         self._replicas: Sequence[str] = ()
-        self._busy: set[str] = set()  # collectors of which another replica's run is in the way of the next one
+        self._boot_time = 0.0  # of the clock, as the jobs were last looked at: it changes when the clock is set
         self.is_loaded = self._is_first_start = False
 
     async def load(self) -> None:
@@ -106,31 +105,41 @@ class Scheduler:
         )
         alarm.start()
         try:
-            looked, rung, set_for = self._clock.monotonic(), anyio.Event(), None
+            rung, set_for = anyio.Event(), None
             while True:
-                first = min(self._starts.values(), default=None)
+                self.beat = self._clock.monotonic()
+                first = await self.start_due()
                 if first and (first != set_for or rung.is_set()):
                     rung, set_for = anyio.Event(), first
                     alarm.add_job(rung.set, "date", run_date=first, id="next", replace_existing=True)
                 await self._clock.wait(rung, _BEAT)
-                self.beat, now = self._clock.monotonic(), self._clock.now()
-                if self.beat - looked >= _MAX_SLEEP:
-                    looked = self.beat
-                    await self._look_at(self._enabled())
-                else:
-                    await self._look_at([name for name, start in self._starts.items() if start <= now])
         finally:
             alarm.shutdown(wait=False)
 
+    async def start_due(self) -> datetime | None:
+        """Starts what is due by now, and returns when the next start is. Where the clock was set all jobs are looked
+        at."""
+        now = self._clock.now()
+        if abs(now.timestamp() - self._clock.monotonic() - self._boot_time) > _STEP:
+            await self._look_at(self._enabled())
+        else:
+            await self._look_at([name for name, start in self._starts.items() if start <= now])
+        return min(self._starts.values(), default=None)
+
     async def _look_at(self, names: Sequence[str]) -> None:
         """Starts what is due of these jobs and notes when the timer looks at them next."""
+        now = self._clock.now()
+        self._boot_time = now.timestamp() - self._clock.monotonic()
         for number, name in enumerate(names, 1):
             self._starts.pop(name, None)
             self.tick(name)
-            if start := self.next_start(name, self._clock.now()):
-                self._starts[name] = min(start, self._starts.get(name, start))
+            if start := self.next_start(name, now):
+                self._look_again(name, start)
             if not number % _JOBS_A_TURN:
                 await anyio.lowlevel.checkpoint()
+
+    def _look_again(self, name: str, at: datetime) -> None:
+        self._starts[name] = min(at, self._starts.get(name, at))
 
     def tick(self, name: str) -> None:
         """Starts the job's latest missed slot if the rules let it."""
@@ -145,17 +154,16 @@ class Scheduler:
         if slot is None:
             return
         if job.settings.starting_deadline is not None and now - slot > job.settings.starting_deadline and not is_first:
-            if self._late.get(name) != slot:
-                self._late[name], at = slot, slot.isoformat()
-                log.warning("a slot was missed by more than its starting deadline", collector=name, slot=at)
+            self._skipped[name], at = slot, slot.isoformat()
+            log.warning("a slot was missed by more than its starting deadline", collector=name, slot=at)
             return
-        if job.forbids and (self.active.of(name) or name in self._busy):
+        if job.forbids and (self.active.of(name) or self._is_active_elsewhere(name)):
             return  # tried again when the run ends
         if self.waits_for(name):
             self._skipped[name] = slot
             return
         if now - slot < _PATIENCE and not self._is_turn(job):
-            self._starts[name] = slot + job.offset + _PATIENCE
+            self._look_again(name, slot + job.offset + _PATIENCE)
             return
         cause = Cause.START if is_first else Cause.CATCH_UP if now - slot > _LATE else Cause.SCHEDULE
         slots = self._slots[self.mode]
@@ -183,9 +191,8 @@ class Scheduler:
 
         The ids of runs that are this one's on record and that it does not carry out: to be told with the next beat.
         """
-        self._replicas, paused, busy = beat.replicas, self.pauses, self._busy
-        self.elsewhere, self.pauses = beat.active, dict(beat.pauses)
-        self._busy = {run.collector for run in beat.active if run.mode is self.mode}
+        held_up = self.pauses.keys() | {run.collector for run in self.elsewhere}
+        self._replicas, self.elsewhere, self.pauses = beat.replicas, beat.active, dict(beat.pauses)
         for (name, mode), at in beat.slots.items():
             self._slots[mode][name] = max(at, self._slots[mode].get(name, at))
         for handle in self.active.handles():
@@ -196,7 +203,7 @@ class Scheduler:
         for run in beat.repeats:
             if job := self.jobs.get(run.collector):  # a reload may have come between
                 self.active.repeat(job, run)
-        for name in (paused.keys() | busy) - self.pauses.keys() - self._busy:
+        for name in held_up:
             self.tick(name)
         # A run is here before it is on record, and until its end is.
         return beat.own - {handle.run.id for handle in self.active.handles()}
@@ -212,6 +219,9 @@ class Scheduler:
             return False  # a later one has taken its place, and would be replaced by it
         return job.settings.starting_deadline is None or self._clock.now() - run.slot <= job.settings.starting_deadline
 
+    def _is_active_elsewhere(self, name: str) -> bool:
+        return any(run.collector == name and run.mode is self.mode for run in self.elsewhere)
+
     def _is_turn(self, job: Job) -> bool:
         """Whether this replica tries first: the one with the highest hash. It spreads the load, and keeps with one
         process what belongs together; it never decides who may."""
@@ -225,10 +235,11 @@ class Scheduler:
 
         Raises UnknownCollector, Busy, TooManyRuns, NotReady, Draining, Unavailable (the store).
         """
-        job = self._find_job(name)
-        if job.forbids:
-            await self.active.wait_for_changes(name)
-        active = self.active.of(name)
+        job, active = self._find_job(name), self.active.of(name)
+        if job.forbids and all(handle.run.cause is Cause.WEBHOOK for handle in active):
+            for handle in active:  # they are over in a moment, and measure less than who triggers one wants
+                await self._clock.wait(handle.done, _CHANGE_PATIENCE)
+            active = self.active.of(name)
         if self.active.is_draining:
             raise Draining
         if reason := self.waits_for(name):
@@ -284,10 +295,9 @@ class Scheduler:
         """
         job, active = self.jobs.get(name), self.active.of(name)
         is_waiting = any(each.after and each.run.cause is Cause.WEBHOOK for each in active)
-        if job is None or not job.settings.enabled or name in self.pauses or self.active.is_draining or is_waiting:
-            return
-        handle = self.active.add(job, Cause.WEBHOOK, Actor("webhook"), self.mode, after=active)
-        self.active.start(job, handle, self._begin_changes)
+        if job and job.settings.enabled and not (name in self.pauses or self.active.is_draining or is_waiting):
+            handle = self.active.add(job, Cause.WEBHOOK, Actor("webhook"), self.mode, after=active)
+            self.active.start(job, handle, self._begin_changes)
 
     async def cancel(self, run_id: str, actor: Actor) -> None:
         """Asks the run to end as Cancelled. Raises UnknownRun, RunEnded, Unavailable."""
@@ -329,44 +339,39 @@ class Scheduler:
         its run's."""
         await anyio.lowlevel.checkpoint()  # the others of this moment join
         due, self._due = self._due, []
-        claims = [Claim(handle.run, known, job.forbids) for job, handle, known in due]
+        results: Sequence[bool | Busy] = [False] * len(due)
         try:
-            results: Sequence[bool | Exception] = await self._store.runs.claim_slots(claims)
-        except Exception as error:  # noqa: BLE001 - each run says so at its end
-            results = [error] * len(due)
+            results = await self._store.runs.claim_slots(
+                [Claim(each.run, known, job.forbids) for job, each, known in due]
+            )
+        except Unavailable as error:
+            tell = log.debug if self._store.owner else log.error  # of a shared store that is away its beat tells once
+            tell("slots can't be claimed: the store is lost", slots=len(due), reason=str(error))
+        except Exception:
+            log.exception("slots can't be claimed, by an error in the daemon itself")
+        again = self._clock.now() + timedelta(seconds=BUSY_PAUSE)
+        for (job, handle, known), result in zip(due, results, strict=True):
+            if result is True:
+                self.active.start(job, handle)
+                continue
+            # Another replica had the slot, or something was in the way of the run.
+            self.active.remove(handle)
+            slots = self._slots[handle.run.mode]
+            if slots.get(job.name) == handle.run.slot:
+                slots.pop(job.name) if known is None else slots.update({job.name: known})
+            self._look_again(job.name, again)
         if False in results:
             with suppress(Unavailable):  # a beat tells as well
                 await self._load_slots()
-        for (job, handle, known), result in zip(due, results, strict=True):
-            begin = None if result is True else partial(self._return_slot, known, result)
-            self.active.start(job, handle, begin)
-
-    async def _return_slot(self, known: datetime | None, result: bool | Exception, job: Job, handle: RunHandle) -> bool:
-        """Another replica had the slot, or something was in the way of the run: then it is tried again soon."""
-        name, slots = job.name, self._slots[handle.run.mode]
-        if result is False:
-            return False
-        if isinstance(result, Unavailable):
-            tell = log.debug if self._store.owner else log.error  # of a shared store that is away its beat tells once
-            tell("a slot can't be claimed: the store is lost", collector=name, reason=str(result))
-        elif isinstance(result, Exception) and not isinstance(result, Busy):
-            raise result
-        if slots.get(name) == handle.run.slot:
-            slots.pop(name) if known is None else slots.update({name: known})
-        if isinstance(result, Busy) and self._store.owner:
-            self._busy.add(name)  # until a beat shows that the run has ended
-            return False
-        await self._clock.sleep(BUSY_PAUSE)
-        return False
 
     async def _begin_changes(self, job: Job, handle: RunHandle) -> bool:
         """Begins the run where the collector has something to measure after those before it."""
         await handle.wait_for_others()
-        collector, is_stopped = job.collector, handle.ending or self.active.is_draining or job.name in self.pauses
-        if is_stopped or not isinstance(collector, ChangeCollector):
+        is_stopped = handle.ending or self.active.is_draining or job.name in self.pauses
+        if is_stopped or not isinstance(job.collector, ChangeCollector):
             return False
         try:
-            return await collector.has_changes(self._clock.now()) and await self.active.begin_after(job, handle)
+            return await job.collector.has_changes(self._clock.now()) and await self.active.begin_after(job, handle)
         except Unavailable as error:
             log.error("no run by webhook: the store is lost", collector=job.name, reason=str(error))  # noqa: TRY400
             return False

@@ -114,10 +114,16 @@ class FakeClock:
             sleeper[1].set()
             await settle()
         self._move(target - self._elapsed)
+        self._wake()
+        await settle()
 
     def step(self, seconds: float) -> None:
         """The wall clock is set; no time passes."""
         self._now += timedelta(seconds=seconds)
+        self._wake()
+
+    def _wake(self) -> None:
+        """The real timer looks at the clock every second; its stand-in after each step of the test."""
         self.stepped.set()
         self.stepped = anyio.Event()
 
@@ -247,21 +253,17 @@ async def staged(
             if is_loaded:
                 await scheduler.load()
             await scheduler.set_jobs(jobs)
-            tasks.start_soon(_tick_when_due, clock, scheduler)
+            tasks.start_soon(_start_when_due, clock, scheduler)
             await settle()
             yield Stage(clock, disk, store, scheduler, stored, ended, logs)
             tasks.cancel_scope.cancel()
 
 
-async def _tick_when_due(clock: FakeClock, scheduler: Scheduler) -> None:
-    """Stands in for the timer, whose APScheduler reads the machine's own clock. It sees a step of the clock at once."""
+async def _start_when_due(clock: FakeClock, scheduler: Scheduler) -> None:
+    """Stands in for the timer, whose APScheduler reads the machine's own clock."""
     while True:
-        now = clock.now()
-        starts = [start for name in scheduler.jobs if (start := scheduler.next_start(name, now))]
-        pause = min([60.0, *((start - now).total_seconds() for start in starts)])
-        await clock.wait(clock.stepped, pause)
-        for name in scheduler.jobs:
-            scheduler.tick(name)
+        first = await scheduler.start_due()
+        await clock.wait(clock.stepped, (first - clock.now()).total_seconds() if first else 60.0)
 
 
 def values(samples: Sequence[tuple[str, float, dict[str, str]]]) -> dict[str, float]:

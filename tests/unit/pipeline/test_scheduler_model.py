@@ -52,7 +52,10 @@ class ModelRun:
 
 @dataclass
 class Model:
-    """Seconds everywhere. ``wall`` and ``elapsed`` are the two clocks; ``every``: slots count from the last one."""
+    """Seconds everywhere. ``wall`` and ``elapsed`` are the two clocks; ``every``: slots count from the last one.
+
+    ``skipped``: the slot that came too late; whatever the clock does it does not start, but for a restart.
+    """
 
     policy: ConcurrencyPolicy
     deadline: int | None
@@ -61,6 +64,7 @@ class Model:
     wall: int
     elapsed: int = 0
     last: int | None = None
+    skipped: int = 0
     paused: bool = False
     runs: list[ModelRun] = field(default_factory=list)
 
@@ -72,7 +76,8 @@ class Model:
         """The latest slot that has come and was not started."""
         if self.last is None:
             return self.wall if self.every else self.wall // self.period * self.period
-        slot = self.last if self.every else self.last // self.period * self.period
+        slot = max(self.last, self.skipped)
+        slot = slot if self.every else slot // self.period * self.period
         found = None
         while slot + self.period <= self.wall:
             slot += self.period
@@ -85,6 +90,7 @@ class Model:
             return
         is_late = self.deadline is not None and self.wall - slot > self.deadline
         if is_late and self.last is not None:  # the first run, with an empty store, is never too late
+            self.skipped = slot
             return
         if self.active and self.policy is ConcurrencyPolicy.FORBID:
             return
@@ -196,6 +202,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         await self.life
         self.clock.step(down)
         self.model.wall += down
+        self.model.skipped = 0
         for run in self.model.active:
             run.outcome = Outcome.INTERRUPTED
         await self._start()
