@@ -25,7 +25,7 @@ import msgspec
 
 from service.collectors.records import GZIP_MAGIC, Item
 from service.collectors.snapshot.schema import InvalidSnapshot, check_snapshot, snapshot_schema
-from service.collectors.snapshot.sources import Place, S3Object, authorize, open_s3, parse_place
+from service.collectors.snapshot.sources import S3Object, authorize, open_s3, parse_place
 from service.config.clients import describe_error, http_client, refuse_status, retry_after
 from service.config.masking import escape_control_characters, mask_address
 from service.config.secrets import from_environment
@@ -37,7 +37,6 @@ __all__ = ["InvalidSnapshot", "Published", "join_snapshots", "publish", "snapsho
 T = TypeVar("T")
 
 _DAEMON = re.compile(r".*/api/v1/collectors/[^/]+/snapshots/?")
-_DAEMON_TOKEN = "INFRA_HEALTH_TOKEN"  # noqa: S105 - a variable's name
 _TRIES = 5
 _MAX_PAUSE = 30.0
 _between = random.SystemRandom().uniform
@@ -68,7 +67,7 @@ def publish(
 
     ``records``: mappings with the fields of ``snapshot_schema()``, or a snapshot's bytes as they are.
     ``to``: a path, a directory (each snapshot a file of its own), ``s3://BUCKET/KEY`` or ``s3://BUCKET/PREFIX/``, an
-    http(s) address (PUT; POST where that is what it takes), or a daemon's ``/api/v1/collectors/NAME/snapshots``.
+    http(s) address (PUT), or a daemon's ``/api/v1/collectors/NAME/snapshots``.
     ``token_env``: the variable that holds the bearer token; for a daemon INFRA_HEALTH_TOKEN where it is set.
     Where ``to`` ends with ``.gz`` the snapshot is packed. ``name``: what messages call it.
 
@@ -82,16 +81,15 @@ def publish(
         body = gzip.compress(body)
     # In a directory in the order of time.
     file = f"snapshot-{now:%Y%m%dT%H%M%S.%fZ}.json{'.gz' if body.startswith(GZIP_MAGIC) else ''}"
-    place: Place = parse_place(target)
-    run: str | None = None
+    place, run = parse_place(target), None
     if isinstance(place, Path):
         place = place / file if target.endswith("/") or place.is_dir() else place
         _write(place, body)
     elif isinstance(place, S3Object):
         place = S3Object(place.bucket, place.key + file) if target.endswith("/") else place
-        _wait_for(partial(_put, place, body))
+        _try_often(partial(_put, place, body))
     else:
-        run = _wait_for(partial(_send, place, body, token_env, secrets.token_hex(16)))
+        run = _try_often(partial(_send, place, body, token_env, secrets.token_hex(16)))
     return Published(mask_address(str(place)), len(checked), len(body), remarks, run)
 
 
@@ -139,19 +137,15 @@ async def _put(place: S3Object, body: bytes) -> None:
 async def _send(url: httpx.URL, body: bytes, token_env: str | None, key: str) -> str | None:
     """Returns the address of the run where a daemon started one."""
     name, is_daemon = mask_address(str(url)), _DAEMON.fullmatch(url.path) is not None
-    # Only who is named gets a token; a daemon's own variable is for daemons alone.
-    variable = token_env or (_DAEMON_TOKEN if is_daemon else "")
-    token = from_environment(variable, os.environ) if variable else None
-    if token and not token_env and not (token.is_set or token.can_change):
-        token = None
     # A daemon that took it but whose answer was lost knows the key, and does not count it twice.
-    headers = {"Content-Type": _content_type(body), "Idempotency-Key": key, **await authorize(token)}
+    headers = {"Content-Type": _content_type(body), "Idempotency-Key": key}
+    token = from_environment(token_env or "INFRA_HEALTH_TOKEN", os.environ)
+    # Only who is named gets a token; a daemon's own variable is for daemons alone.
+    if token_env or (is_daemon and (token.is_set or token.can_change)):
+        headers |= await authorize(token)
     try:
         async with http_client(timeout=httpx.Timeout(60, connect=10)) as http:
-            for method in ("POST", "PUT") if is_daemon else ("PUT", "POST"):
-                answer = await http.request(method, url, content=body, headers=headers)
-                if answer.status_code != httpx.codes.METHOD_NOT_ALLOWED:
-                    break
+            answer = await http.request("POST" if is_daemon else "PUT", url, content=body, headers=headers)
     except httpx.HTTPError as error:
         raise Unavailable(f"{name}: {describe_error(error)}") from error
     location = answer.headers.get("Location", "")
@@ -159,7 +153,11 @@ async def _send(url: httpx.URL, body: bytes, token_env: str | None, key: str) ->
         return str(url.join(location)) if location and answer.status_code == httpx.codes.ACCEPTED else None
     if answer.has_redirect_location:
         raise Rejected(f"{name} redirects to {mask_address(location)}; publish to where it leads")
-    hint = "; does it need a token (--token-env)?" if answer.status_code in (401, 403) and not token else ""
+    hint = (
+        "; does it need a token (--token-env)?"
+        if answer.status_code in (401, 403) and "Authorization" not in headers
+        else ""
+    )
     told = f"{name}: answered {answer.status_code}{_read_problem(answer) or hint}"
     if answer.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
         raise TooLarge(told)
@@ -187,17 +185,17 @@ def _content_type(body: bytes) -> str:
     return "application/gzip" if body.startswith(GZIP_MAGIC) else "application/json"
 
 
-def _wait_for(attempt: Callable[[], Awaitable[T]]) -> T:
-    """In a thread of its own it works beside an event loop, too (a notebook has one)."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(anyio.run, partial(_retry, attempt)).result()
-
-
-async def _retry(attempt: Callable[[], Awaitable[T]]) -> T:
+def _try_often(attempt: Callable[[], Awaitable[T]]) -> T:
     """While the place is Unavailable it is tried again, with full jitter or as it asks."""
-    for number in range(_TRIES - 1):
-        try:
-            return await attempt()
-        except Unavailable as error:
-            await anyio.sleep(min(max(_between(0.0, 2.0**number), error.retry_after or 0.0), _MAX_PAUSE))
-    return await attempt()
+
+    async def retry() -> T:
+        for number in range(_TRIES - 1):
+            try:
+                return await attempt()
+            except Unavailable as error:
+                await anyio.sleep(min(max(_between(0.0, 2.0**number), error.retry_after or 0.0), _MAX_PAUSE))
+        return await attempt()
+
+    # In a thread of its own it works beside an event loop, too (a notebook has one).
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(anyio.run, retry).result()

@@ -15,8 +15,7 @@ from service.cli.options import Exit, Options, command, complete_collector, exit
 
 if TYPE_CHECKING:
     from service.config.settings import Settings
-    from service.daemon.once import Pass
-    from service.daemon.preview import Preview
+    from service.daemon.once import Pass, Preview
 
 
 class _Ended(BaseException):
@@ -161,7 +160,7 @@ def _report_delivery(result: "Pass", *, quiet: bool) -> bool:
 @click.option("--all", "show_all", is_flag=True, help="Show series that do not change, too.")
 def preview(options: Options, names: tuple[str, ...], show_all: bool) -> None:
     """Nothing is kept, either. Works beside a running daemon."""
-    from service.daemon.preview import preview as preview_collectors
+    from service.daemon.once import preview as preview_collectors
 
     settings = _open(options, names)
     with out.show_progress(quiet=options.quiet) as progress:

@@ -18,9 +18,8 @@ from service.config.loader import Loaded
 from service.config.logging import buffer
 from service.config.masking import mask
 from service.config.settings import Settings, differences, secret_values
-from service.daemon.maintenance import PingKind, Pings, follow_replicas, prune_store, recover_store, refresh_secrets
+from service.daemon import maintenance
 from service.daemon.series import find_collisions
-from service.daemon.webhook_runs import WebhookRuns
 from service.daemon.wiring import Wiring, open_wiring, read_pushes
 from service.domain.errors import ConfigError, Unavailable
 from service.domain.runs import Actor, AuditEntry, Cause, Mode, Outcome, Run
@@ -103,18 +102,18 @@ class Daemon:
         self._tasks = tasks
         self._slots = anyio.CancelScope()  # what makes new work: the timer and the heartbeat
         clients, credentials = wiring.clients, wiring.clients.credentials
-        self._pings = Pings(clients.http, tasks)
+        self._pings = maintenance.Pings(clients.http, tasks)
         self._forwarder = wiring.build_forwarder(settings)
         runner = Runner(
             store,
             clock,
             wiring.attempts,
             on_stored=self._forwarder.notify,
-            on_begin=lambda run: self._ping(run, PingKind.START),
+            on_begin=lambda run: self._ping(run, "/start"),
             on_end=self._run_ended,
         )
         self._scheduler = Scheduler(runner, store, clock, tasks)
-        self._webhook_runs = WebhookRuns(clients.deliveries, self._scheduler, clock)
+        self._webhook_runs = maintenance.WebhookRuns(clients.deliveries, self._scheduler, clock)
         jobs, interval = (lambda: self._scheduler.jobs), settings.datadog.heartbeat
         self._heartbeat = Heartbeat(jobs, store, clock, interval, self._forwarder.notify)
         page_url = settings.http.public_url
@@ -153,8 +152,8 @@ class Daemon:
             await self._scheduler.load()
         http, tasks = self._settings.http, self._tasks
         port: int = await tasks.start(serve, create_app(self._web), http.host, http.port)
-        tasks.start_soon(refresh_secrets, self._clock, self._wiring.clients.credentials)
-        tasks.start_soon(recover_store, self._clock, self._store, self._forwarder)
+        tasks.start_soon(maintenance.refresh_secrets, self._clock, self._wiring.clients.credentials)
+        tasks.start_soon(maintenance.recover_store, self._clock, self._store, self._forwarder)
         await self._begin(jobs) if is_open else tasks.start_soon(self._begin_later, jobs)
         _freeze_objects()
         return port
@@ -165,9 +164,9 @@ class Daemon:
         tasks.start_soon(self._forwarder.run)
         if self._settings.datadog.events:
             tasks.start_soon(self._notifier.run)
-        tasks.start_soon(prune_store, self._clock, self._store, self._forwarder)
+        tasks.start_soon(maintenance.prune_store, self._clock, self._store, self._forwarder)
         if self._store.replicas:
-            tasks.start_soon(follow_replicas, self._clock, self._store.replicas, self._scheduler)
+            tasks.start_soon(maintenance.follow_replicas, self._clock, self._store.replicas, self._scheduler)
             tasks.start_soon(self._watch_pushes)
         await self._set_jobs(jobs)
         tasks.start_soon(self._run_slots)
@@ -264,14 +263,14 @@ class Daemon:
         # A run that gave way or was broken off by our own end says nothing of what it looked at.
         if run.outcome not in (None, Outcome.REPLACED, Outcome.CANCELLED, Outcome.INTERRUPTED):
             is_good = run.outcome.succeeded and self._forwarder.state.trouble is None
-            self._ping(run, PingKind.SUCCESS if is_good else PingKind.FAILURE)
+            self._ping(run, "" if is_good else "/fail")
 
-    def _ping(self, run: Run, kind: PingKind) -> None:
+    def _ping(self, run: Run, ending: maintenance.Ending) -> None:
         if run.cause is Cause.WEBHOOK:
             return  # who watches waits for the schedule's runs
         own = self._settings.collectors.get(run.collector)
         if url := (own and own.heartbeat_url) or self._settings.heartbeat_url:
-            self._pings.send(url.get_secret_value(), kind, run.id)
+            self._pings.send(url.get_secret_value(), ending, run.id)
 
     async def _audit(self, action: str) -> None:
         await self._store.runs.audit(AuditEntry(self._clock.now(), action, _SIGNAL))

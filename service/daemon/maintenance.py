@@ -1,10 +1,11 @@
-"""What goes on beside the path while the daemon runs: store pruned and recovered, replicas followed, secrets renewed, a
-watcher pinged."""
+"""What goes on beside the path while the daemon runs: store pruned and recovered, replicas followed, secrets renewed,
+sources watched for changes, a watcher outside pinged."""
 
 import uuid
 from collections import defaultdict
+from collections.abc import Iterable
 from datetime import timedelta
-from enum import StrEnum
+from typing import Literal
 
 import anyio
 import httpx
@@ -12,10 +13,13 @@ import structlog
 from anyio.abc import TaskGroup
 
 from service.clock import Clock
+from service.collectors.github_ci.deliveries import Deliveries
 from service.config.secrets import Credentials
 from service.domain.delivery import DeliveryStatus
 from service.domain.errors import Unavailable
+from service.domain.runs import ChangeCollector
 from service.pipeline.forwarder import Forwarder
+from service.pipeline.job import Job
 from service.pipeline.scheduler import Scheduler
 from service.store import Replicas, Store
 
@@ -25,6 +29,10 @@ _PRUNE_INTERVAL = 600.0  # seconds, as all of these
 _RECOVER_INTERVAL = 5.0
 _SECRETS_INTERVAL = 60.0
 _AWAY_INTERVAL = 0.5
+_LONGEST_WATCH_PAUSE = 600.0
+
+# Of a ping's address: a run begins, has succeeded, has failed (https://healthchecks.io/docs/http_api/).
+Ending = Literal["/start", "", "/fail"]
 
 _PING_TRIES, _PING_PAUSE = 2, 2.0
 _PING_TIMEOUT = 5.0  # of a try, however slowly it trickles
@@ -80,20 +88,65 @@ async def follow_replicas(clock: Clock, replicas: Replicas, scheduler: Scheduler
             await clock.sleep(replicas.interval)
 
 
-class PingKind(StrEnum):
-    """The value is what follows the address."""
+class WebhookRuns:
+    """Starts runs of the cause webhook: for deliveries and, where none can come, for what watching collectors see."""
 
-    START = "/start"
-    SUCCESS = ""
-    FAILURE = "/fail"
+    def __init__(self, deliveries: Deliveries, scheduler: Scheduler, clock: Clock) -> None:
+        self._deliveries = deliveries
+        self._scheduler = scheduler
+        self._clock = clock
+        self._collectors: dict[str, ChangeCollector] = {}
+        self._changed = anyio.Event()
+
+    def set_jobs(self, jobs: Iterable[Job]) -> None:
+        """The jobs from now on."""
+        enabled = {job.name: job.collector for job in jobs if job.settings.enabled}
+        self._collectors = {name: each for name, each in enabled.items() if isinstance(each, ChangeCollector)}
+        self._deliveries.expect({name: each.repositories for name, each in self._collectors.items()})
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._listen)
+            while True:
+                self._changed = anyio.Event()
+                async with anyio.create_task_group() as watches:
+                    for name, collector in self._collectors.items():
+                        if collector.watch:
+                            watches.start_soon(self._watch, name, collector, collector.watch)
+                    await self._changed.wait()
+                    watches.cancel_scope.cancel()
+
+    async def _listen(self) -> None:
+        while True:
+            self._scheduler.start_changes(await self._deliveries.next_due())
+
+    async def _watch(self, name: str, collector: ChangeCollector, interval: timedelta) -> None:
+        """Looks every ``interval``, after an error more and more seldom. A paused collector looks for nothing."""
+        usual = pause = interval.total_seconds()
+        while True:
+            await self._clock.sleep(pause)
+            if name in self._scheduler.pauses:
+                continue
+            try:
+                await collector.look()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the polls find what is not seen now
+                tell = log.warning if pause == usual else log.debug
+                asked = error.retry_after if isinstance(error, Unavailable) else None
+                pause = min(max(2 * pause, asked or 0.0), _LONGEST_WATCH_PAUSE)
+                tell("the watch is held up; the polls go on", collector=name, reason=str(error), next_in_seconds=pause)
+            else:
+                if pause != usual:
+                    log.info("the watch works again", collector=name)
+                pause = usual
 
 
 class Pings:
     """Pings to a watcher outside, which gets each run's start and end and raises the alarm when it hears nothing.
 
-    URL/start, URL and URL/fail as healthchecks.io takes them (https://healthchecks.io/docs/http_api/), each with the
-    run's own rid, so that runs may overlap. No ping holds up or fails a run. Addresses do not wait for each other; the
-    pings of one arrive in their order, because a start after its success would look like a run that hangs.
+    Each has the run's rid, so that runs may overlap. No ping holds up or fails a run. Addresses do not wait for each
+    other; the pings of one arrive in their order, because a start after its success would look like a run that hangs.
     """
 
     def __init__(self, client: httpx.AsyncClient, tasks: TaskGroup) -> None:
@@ -104,10 +157,10 @@ class Pings:
         self._under_way = 0
         self._idle = anyio.Event()
 
-    def send(self, url: str, kind: PingKind, run: str) -> None:
+    def send(self, url: str, ending: Ending, run: str) -> None:
         """Sends a ping soon."""
         self._under_way += 1
-        self._tasks.start_soon(self._send, url, kind, run, anyio.current_time() + _PING_MAX_AGE)
+        self._tasks.start_soon(self._send, url, ending, run, anyio.current_time() + _PING_MAX_AGE)
 
     async def flush(self, seconds: float) -> None:
         """Returns when none is under way any more, or after ``seconds``."""
@@ -116,11 +169,11 @@ class Pings:
                 self._idle = anyio.Event()
                 await self._idle.wait()
 
-    async def _send(self, url: str, kind: PingKind, run: str, deadline: float) -> None:
+    async def _send(self, url: str, ending: Ending, run: str, deadline: float) -> None:
         async with self._turns[url]:
             reason = f"waited for more than {_PING_MAX_AGE:g} s"
             if anyio.current_time() < deadline:
-                reason = await self._try(f"{url}{kind.value}?rid={uuid.uuid5(_RUN_NAMESPACE, run)}")
+                reason = await self._try(f"{url}{ending}?rid={uuid.uuid5(_RUN_NAMESPACE, run)}")
             if reason and url not in self._unreachable:
                 log.warning("heartbeat_url was not reached; runs go on", reason=reason, run=run)
                 self._unreachable.add(url)

@@ -96,12 +96,6 @@ async def test_an_address_gets_the_snapshot_with_the_token_that_was_named_for_it
     assert json.loads(server.requests[0].body) == [RECORD]
 
 
-async def test_an_address_that_takes_no_put_gets_a_post() -> None:
-    async with scripted(Answer(405), Answer(204)) as server:
-        await sent(server.url)
-    assert [each.method for each in server.requests] == ["PUT", "POST"]
-
-
 async def test_what_may_pass_is_tried_again_with_the_same_key() -> None:
     answers = Answer(503, b"", {"Retry-After": "0"}), HANG_UP, Answer(202, b"", {"Location": "/r/1"})
     async with scripted(*answers) as server:
