@@ -11,7 +11,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator
 
-from service.collectors.selection import Origin
+from service.collectors.records import Origin
 from service.domain.checks import CheckKey
 from service.domain.runs import NoData, PartialFailure
 from service.domain.samples import CHECK_TAGS

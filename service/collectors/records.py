@@ -13,6 +13,7 @@ import math
 import re
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from sys import float_info
@@ -48,6 +49,15 @@ _Url = Annotated[str, Meta(max_length=_MAX_URL, extra_json_schema={"pattern": rf
 _Words = Annotated[str, Meta(max_length=_MAX_WORDS)]
 # From the year 1 to the year 9999, as Python has them.
 _Seconds = Annotated[float, Meta(extra_json_schema={"minimum": -62_135_596_800, "maximum": 253_402_300_799})]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What all records of a collector have in common: tags, and the namespace of their metrics."""
+
+    category: str
+    namespace: str
+    source: str
 
 
 class BadRecord(ValueError):

@@ -4,20 +4,21 @@ Datadog drops points older than an hour in silence, so an older gauge is sent as
 (``max_age``); a count or a distribution would be counted again with every run, so each one is sent once.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from hashlib import blake2b
 from types import MappingProxyType
 
-from service.collectors.records import TEXTS, BadRecord, Baseline, Item, Record
-from service.collectors.thresholds import Thresholds, find_threshold
+from service.collectors.expectation import Seen, find_missing
+from service.collectors.records import MAX_FAILURES, TEXTS, BadRecord, Baseline, Item, Origin, Record
+from service.collectors.thresholds import Thresholds, find_threshold, find_unused
 from service.config.masking import redact
 from service.domain import conditions
 from service.domain.checks import CheckKey, find_condition, measured_key, path_of
 from service.domain.errors import Rejected
-from service.domain.runs import NoData, PartialFailure
+from service.domain.runs import CollectResult, NoData, PartialFailure
 from service.domain.samples import (
     CHECK_TAGS,
     MAX_POINT_AGE,
@@ -40,15 +41,6 @@ _KEPT_NAME = "metta."  # a metric of the whole project has no namespace before i
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """What all records of a collector have in common: tags, and the namespace of their metrics."""
-
-    category: str
-    namespace: str
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
 class Publication:
     """A snapshot as it was published ``at``.
 
@@ -62,107 +54,121 @@ class Publication:
     at: datetime
 
 
-@dataclass(slots=True)
 class Selection:
-    """What became of the records of one publication.
+    """What becomes of the records of one run: samples, checks whose value is too old (``no_data``), failures.
 
-    ``no_data``: checks whose value is too old. ``events``: identity and second of each count and distribution.
-    ``usable``: how many records are sent or were sent before. ``brought``: the checks that the records are of, by their
-    joined names, where these are asked for.
+    ``sent``: the counts and distributions of earlier runs, the second of each by its identity; ``events``: this run's.
+    ``expect``: checks that have to be brought (``expectation``); ``thresholds``: in place of what records say.
     """
 
-    samples: list[Sample] = field(default_factory=list)
-    no_data: list[NoData] = field(default_factory=list)
-    failures: list[PartialFailure] = field(default_factory=list)
-    events: dict[bytes, int] = field(default_factory=dict)
-    usable: int = 0
-    brought: dict[str, set[CheckKey]] = field(default_factory=dict)
+    def __init__(
+        self,
+        origin: Origin,
+        now: datetime,
+        max_age: timedelta,
+        sent: Mapping[bytes, int],
+        expect: Sequence[str] = (),
+        thresholds: Thresholds = MappingProxyType({}),
+    ) -> None:
+        self.samples: list[Sample] = []
+        self.no_data: list[NoData] = []
+        self.failures: list[PartialFailure] = []
+        self.events: dict[bytes, int] = {}
+        self._origin, self._now, self._max_age, self._sent = origin, now, max_age, sent
+        self._expect, self._thresholds = expect, thresholds
+        self._brought: dict[str, set[CheckKey]] = {}  # the checks by their joined names, where the settings name any
 
+    def add(self, records: Iterable[Item | BadRecord], publication: Publication) -> None:
+        """Takes the records of ``read_records``. Raises Rejected when none of them is usable."""
+        failures, positions, usable, position = list[PartialFailure](), dict[bytes, int](), 0, 0
+        for position, record in enumerate(records, 1):
+            if isinstance(record, BadRecord):
+                failures.append(PartialFailure(str(record), f"record {position}"))
+                continue
+            failures += find_refused_tags(record, position)
+            try:
+                self._add(record, publication, positions, position)
+                usable += 1
+            except BadRecord as bad:
+                failures.append(PartialFailure(str(bad), f"record {position}"))
+        if not position:
+            raise Rejected(f"{publication.name} holds no record")
+        if not usable:
+            more = f"; and {len(failures) - 3:,} more" if len(failures) > 3 else ""
+            shown = "; ".join(map(str, failures[:3]))
+            raise Rejected(f"{publication.name}: no usable record among {position:,}: {shown}{more}")
+        self.failures += failures
 
-def to_samples(
-    records: Iterable[Item | BadRecord],
-    publication: Publication,
-    origin: Origin,
-    now: datetime,
-    max_age: timedelta,
-    sent: Mapping[bytes, int],
-    *,
-    thresholds: Thresholds = MappingProxyType({}),
-    with_names: bool = False,
-) -> Selection:
-    """The samples of the records of ``read_records``. ``sent``: the events of earlier runs and publications.
-    ``thresholds``: in place of what records say.
-
-    Raises Rejected when no record is usable, and whatever reading ``records`` raises.
-    """
-    found, positions, position = Selection(), dict[bytes, int](), 0
-    for position, record in enumerate(records, 1):
-        if isinstance(record, BadRecord):
-            found.failures.append(PartialFailure(str(record), f"record {position}"))
-            continue
-        found.failures += find_refused_tags(record, position)
-        tags = _tags_of(record, origin)
+    def _add(self, record: Item, publication: Publication, positions: dict[bytes, int], position: int) -> None:
+        """``positions``: those of this publication's events. Raises BadRecord when it can't be sent."""
+        tags, now = _tags_of(record, self._origin), self._now
         kind = (record.metric_kind if isinstance(record, Record) else record.kind) or Kind.GAUGE
-        rule, judged_by = _find_rule(record, tags), tags
-        if with_names and kind is not Kind.DISTRIBUTION and (key := measured_key(record.metric, tags)):
-            found.brought.setdefault(path_of(key), set()).add(key)
-            if threshold := find_threshold(path_of(key), thresholds):
-                judged_by = {**tags, "condition": threshold.condition}
-                judged_by.pop("status", None)
-                rule = threshold.make_rule()
-        at, measured_at, reason = record.at or min(publication.at, now), None, ""
+        judged_by, rule = self._judge(record, tags, kind)
+        at, measured_at = record.at or min(publication.at, now), None
         age = now - at
         if kind is Kind.GAUGE:
-            if age > max_age:
-                found.no_data.append(NoData(judged_by, f"its value is older than {_format_span(max_age)}"))
-                reason = f"it is {_format_span(age)} old, older than max_age ({_format_span(max_age)})"
-            elif record.at is None or age > MAX_GAUGE_AGE:
+            if age > self._max_age:
+                limit = _format_span(self._max_age)
+                self.no_data.append(NoData(judged_by, f"its value is older than {limit}"))
+                raise BadRecord(f"it is {_format_span(age)} old, older than max_age ({limit})")
+            if record.at is None or age > MAX_GAUGE_AGE:
                 at, measured_at = now, at
         else:
-            event, limit = _identify(record, tags, publication.version), min(MAX_POINT_AGE, max_age)
-            if event in positions:
-                reason = f"metric, tags and timestamp are those of record {positions[event]}"
-            elif event not in sent and age > limit:
-                reason = f"it is {_format_span(age)} old, and a {kind.value} can't be sent after {_format_span(limit)}"
-            elif record.at or publication.version:
-                found.events[event] = int(at.timestamp())
-            positions.setdefault(event, position)
-            if event in sent and not reason:
-                found.usable += 1
-                continue
-        if reason:
-            found.failures.append(PartialFailure(reason, f"record {position}"))
-        else:
-            found.usable += 1
-            metric = _metric(record.metric, origin.namespace, kind)
-            evidence = _find_evidence(record, tags, measured_at or at)
-            summary = _shorten(record.message or "")
-            found.samples.append(
-                Sample(metric, record.value, at, judged_by, measured_at, None, evidence, summary, rule)
-            )
-    if not position:
-        raise Rejected(f"{publication.name} holds no record")
-    if not found.usable:
-        more = f"; and {len(found.failures) - 3:,} more" if len(found.failures) > 3 else ""
-        shown = "; ".join(map(str, found.failures[:3]))
-        raise Rejected(f"{publication.name}: no usable record among {position:,}: {shown}{more}")
-    found.samples = drop_overtaken(found.samples)
-    return found
+            event, limit_age = _identify(record, tags, publication.version), min(MAX_POINT_AGE, self._max_age)
+            if (first := positions.setdefault(event, position)) != position:
+                raise BadRecord(f"metric, tags and timestamp are those of record {first}")
+            if event in self._sent or event in self.events:
+                return
+            if age > limit_age:
+                limit = _format_span(limit_age)
+                raise BadRecord(f"it is {_format_span(age)} old, and a {kind.value} can't be sent after {limit}")
+            if record.at or publication.version:
+                self.events[event] = int(at.timestamp())
+        metric = _metric(record.metric, self._origin.namespace, kind)
+        evidence, summary = _find_evidence(record, tags, measured_at or at), _shorten(record.message or "")
+        self.samples.append(Sample(metric, record.value, at, judged_by, measured_at, None, evidence, summary, rule))
+
+    def _judge(self, record: Item, tags: dict[str, str], kind: Kind) -> tuple[dict[str, str], Rule | None]:
+        """``tags`` with the condition that judges it, and the rule where its check's past does, too."""
+        is_named = bool(self._expect or self._thresholds)
+        if is_named and kind is not Kind.DISTRIBUTION and (key := measured_key(record.metric, tags)):
+            name = path_of(key)
+            self._brought.setdefault(name, set()).add(key)
+            if threshold := find_threshold(name, self._thresholds):
+                own = {tag: value for tag, value in tags.items() if tag != "status"}
+                return own | {"condition": threshold.condition}, threshold.make_rule()
+        return tags, _find_rule(record, tags)
+
+    def to_result(self, seen: Seen, what: str, *, is_whole: bool = True) -> tuple[CollectResult, Seen]:
+        """All of it, without a state, and what ``find_missing`` wants to know next time.
+
+        ``seen``: from the run before. ``what`` brought it, in whole or in part: as for ``find_missing``.
+        """
+        missing = find_missing(self._expect, self._brought, seen, self._origin, what, is_whole=is_whole)
+        unused = find_unused(self._thresholds, self._brought) if is_whole else []
+        failures = [*missing.failures, *unused, *self.failures]
+        result = CollectResult(
+            samples=tuple(_drop_overtaken(self.samples)),
+            failures=tuple(failures[:MAX_FAILURES]),
+            no_data=(*self.no_data, *missing.no_data),
+            skipped=len(failures),
+        )
+        return result, missing.seen
+
+    def remember(self) -> dict[bytes, int]:
+        """What the next run must know was sent: the events of now, and earlier ones that may come again."""
+        oldest = (self._now - self._max_age).timestamp()
+        kept = {event: second for event, second in self._sent.items() if second >= oldest} | self.events
+        return dict(sorted(kept.items(), key=lambda item: item[1])[-_MAX_SENT:]) if len(kept) > _MAX_SENT else kept
 
 
-def drop_overtaken(samples: list[Sample]) -> list[Sample]:
+def _drop_overtaken(samples: list[Sample]) -> list[Sample]:
     """``samples`` without gauges that would overwrite a newer value of their series by being sent as of now."""
     newest: dict[object, datetime] = {}
     if any(sample.measured_at for sample in samples):
         for sample in samples:
             newest[_series(sample)] = max(newest.get(_series(sample), sample.measured), sample.measured)
     return [each for each in samples if not each.measured_at or each.measured_at == newest[_series(each)]]
-
-
-def remember(sent: Mapping[bytes, int], events: Mapping[bytes, int], oldest: datetime) -> dict[bytes, int]:
-    """What the next run must know: ``events`` of now, and of ``sent`` those since ``oldest``, which may come again."""
-    kept = {event: second for event, second in sent.items() if second >= oldest.timestamp()} | dict(events)
-    return dict(sorted(kept.items(), key=lambda item: item[1])[-_MAX_SENT:]) if len(kept) > _MAX_SENT else kept
 
 
 def find_refused_tags(record: Item, position: int) -> Iterator[PartialFailure]:

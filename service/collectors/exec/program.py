@@ -7,14 +7,13 @@ import subprocess
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 import anyio
 import anyio.lowlevel
 import structlog
 from anyio.abc import Process
 
-from service.domain.errors import ConfigError, TooLarge
+from service.domain.errors import ConfigError, TooLarge, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -26,32 +25,14 @@ _TERMINATE_SECONDS = 5.0  # between SIGTERM and SIGKILL
 _PIPE_SECONDS = 1.0  # for whoever holds the pipes open after the program has ended
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """``code``: the exit code, negated the signal that ended it. ``last_lines``: of stderr."""
-
-    stdout: bytes
-    code: int
-    last_lines: tuple[str, ...]
-
-    @property
-    def reason(self) -> str:
-        """How it ended, and what it said last."""
-        name = f"signal {signal.Signals(-self.code).name}" if self.code < 0 else f"exit code {self.code}"
-        return f"ended with {name}{self.said}"
-
-    @property
-    def said(self) -> str:
-        return ": " + " | ".join(self.last_lines) if self.last_lines else ""
-
-
 async def run_program(
     command: Sequence[str], environ: Mapping[str, str], memory: int | None, on_line: Callable[[str], None]
-) -> Ended:
-    """Runs ``command`` to its end. ``memory``: bytes of address space. ``on_line`` gets the first lines of stderr.
+) -> tuple[bytes, str]:
+    """Runs ``command`` to its end: what it printed on stdout, and for messages what it said last on stderr.
 
-    Nothing of its process group is left afterwards. When it is cancelled, the program is told to end first.
-    Raises ConfigError when it can't be started, TooLarge when it prints more than MAX_OUTPUT.
+    ``memory``: bytes of address space. ``on_line`` gets the first lines of stderr. Nothing of its process group is left
+    afterwards. When it is cancelled, the program is told to end first.
+    Raises ConfigError when it can't be started, Unavailable when it fails, TooLarge beyond MAX_OUTPUT.
     """
     try:
         process = await anyio.open_process(
@@ -71,8 +52,12 @@ async def run_program(
                 await run.end()
     if len(run.output) > MAX_OUTPUT:
         raise TooLarge(f"{command[0]} was ended: it printed more than {MAX_OUTPUT // 2**20} MiB")
-    lines = tuple(line.decode(errors="replace")[:500] for line in run.last_lines)
-    return Ended(bytes(run.output), process.returncode or 0, lines)
+    said = " | ".join(line.decode(errors="replace")[:500] for line in run.last_lines)
+    said = f": {said}" if said else ""
+    if code := process.returncode:
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        raise Unavailable(f"{command[0]} ended with {how}{said}")
+    return bytes(run.output), said
 
 
 def _limit_memory(pid: int, size: int) -> None:

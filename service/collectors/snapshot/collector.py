@@ -1,5 +1,6 @@
 """Training and evaluation health from snapshots: from the collector's source or pushed; the newest one counts."""
 
+import dataclasses
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -12,15 +13,13 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
-from service.collectors.expectation import Seen, find_missing
-from service.collectors.records import MAX_FAILURES, BadRecord, Item, read_records
+from service.collectors.expectation import Seen
+from service.collectors.records import BadRecord, Item, read_records
 from service.collectors.registry import Context
-from service.collectors.selection import Publication, Selection, drop_overtaken, remember, to_samples
+from service.collectors.selection import Publication, Selection
 from service.collectors.snapshot.schema import check_snapshot
 from service.collectors.snapshot.settings import ORIGINS, VARIABLES, SnapshotSettings
 from service.collectors.snapshot.sources import FORMS, Place, parse_place, read_place
-from service.collectors.thresholds import find_unused
-from service.domain.checks import CheckKey
 from service.domain.errors import ConfigError, HealthError, Rejected, Unavailable, Unfinished
 from service.domain.runs import CollectResult, PartialFailure
 from service.domain.samples import Metric
@@ -107,9 +106,13 @@ class Snapshot:
         """
         from service.store.states import READ_PUSH
 
+        settings = self._settings
         before = self._state = await self._context.state.read_struct(STATE, State, self._state)
         pushes = await self._find_pushes()
-        failures: list[PartialFailure] = []
+        selection = Selection(
+            *(ORIGINS[settings.category], now, settings.max_age, before.sent),
+            *(settings.expect, settings.thresholds),
+        )
         # Of the pushes that no run has read none may be lost: a count is in one of them only.
         queue = [self._unpack(push, now) for push in pushes if not push.is_read]
         is_whole = False
@@ -121,58 +124,18 @@ class Snapshot:
         except HealthError as error:
             if not pushes:
                 raise
-            failures.append(PartialFailure(f"{error}; {_PUSHED} is used", "source"))
+            selection.failures.append(PartialFailure(f"{error}; {_PUSHED} is used", "source"))
         queue = queue or [self._unpack(pushes[-1], now)]
         self._published = queue[-1][0].at
-        found = await self._select(queue, now, failures)
-        is_whole &= len(found) == len(queue)
-        events = {event: second for each in found for event, second in each.events.items()}
-        sent = remember(before.sent, events, now - self._settings.max_age)
-        brought: dict[str, set[CheckKey]] = {}
-        for name, keys in (item for each in found for item in each.brought.items()):
-            brought.setdefault(name, set()).update(keys)
-        origin, expect = ORIGINS[self._settings.category], self._settings.expect
-        missing = find_missing(expect, brought, before.expected, origin, "snapshot", is_whole=is_whole)
-        unused = find_unused(self._settings.thresholds, brought) if is_whole else []
-        self._state = State(sent, self._state.seen, missing.seen)
+        has_all = await _in_thread(partial(_add_all, queue, selection))
+        result, expected = selection.to_result(before.expected, "snapshot", is_whole=is_whole and has_all)
+        self._state = State(selection.remember(), self._state.seen, expected)
         state: dict[str, bytes | None] = {}
         if self._state != before:
             state[STATE] = await _in_thread(partial(msgspec.msgpack.encode, self._state))
         if pushes and not pushes[-1].is_read:
             state[READ_PUSH] = str(pushes[-1].id).encode()
-        bad = [failure for each in found for failure in each.failures]
-        return CollectResult(
-            samples=tuple(drop_overtaken([sample for each in found for sample in each.samples])),
-            failures=(*failures, *missing.failures, *unused, *bad[:MAX_FAILURES]),
-            no_data=(*(check for each in found for check in each.no_data), *missing.no_data),
-            state=state,
-            skipped=len(bad) + len(failures) + len(missing.failures) + len(unused),
-        )
-
-    async def _select(self, queue: list[Records], now: datetime, failures: list[PartialFailure]) -> list[Selection]:
-        """What comes of each publication; a failure of one of which nothing is usable, Rejected where of all."""
-        found: list[Selection] = []
-        sent, origin = dict(self._state.sent), ORIGINS[self._settings.category]
-        for publication, records in queue:
-            work = partial(
-                to_samples,
-                records,
-                publication,
-                origin,
-                now,
-                self._settings.max_age,
-                sent,
-                thresholds=self._settings.thresholds,
-                with_names=bool(self._settings.expect or self._settings.thresholds),
-            )
-            try:
-                found.append(await _in_thread(work))
-                sent |= found[-1].events
-            except Rejected as error:
-                if not found and publication is queue[-1][0]:
-                    raise
-                failures.append(PartialFailure(str(error)))
-        return found
+        return dataclasses.replace(result, state=state)
 
     async def _read_pushes(self) -> Sequence["Push"]:
         """Those that no run has read and the newest one, the oldest first. Raises Unavailable."""
@@ -224,6 +187,22 @@ class Snapshot:
             first = now
         self._state = replace(self._state, seen=(content.version, first))
         return Publication(content.name, f"{content.version} {first}", content.published or first), records
+
+
+def _add_all(queue: Iterable[Records], selection: Selection) -> bool:
+    """Whether each publication had something usable. Raises Rejected where none had."""
+    refusals: list[Rejected] = []
+    is_any = False
+    for publication, records in queue:
+        try:
+            selection.add(list(records), publication)
+            is_any = True
+        except Rejected as error:
+            refusals.append(error)
+    if not is_any:
+        raise refusals[-1]
+    selection.failures += [PartialFailure(str(refusal)) for refusal in refusals]
+    return not refusals
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ByteSize, Field
 
 from service.collectors.expectation import Entry
-from service.collectors.records import MAX_BYTES, MAX_RECORDS
-from service.collectors.selection import Origin
+from service.collectors.records import MAX_BYTES, MAX_RECORDS, Origin
 from service.collectors.snapshot.sources import parse_place
 from service.collectors.thresholds import Threshold
 from service.config.settings import Bytes, CollectorSettings, Text

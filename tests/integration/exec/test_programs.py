@@ -119,12 +119,12 @@ temp{gpu="0"} 71.5
 # HELP temp Degrees
 temp{gpu="1"} 72 1772625000
 # TYPE requests counter
-requests_total{code="200"} %d
+requests_total{code="200"} %d # {trace_id="c"} 1
 requests_created{code="200"} 1.7e9
 # TYPE build info
 build_info{version="1"} 1
 # TYPE took histogram
-took_bucket{le="1.0"} 3
+took_bucket{le="1.0"} 3 # {trace_id="a # b"} 0.5 1772625000
 took_bucket{le="+Inf"} 4
 took_count 4
 took_sum 5
@@ -180,14 +180,14 @@ async def test_a_counter_is_a_count_of_its_increase_and_what_is_no_number_is_lef
 async def test_a_sample_with_a_time_that_is_none_is_left_out_alone() -> None:
     brought = await printing("a 1 1e300\nb 2\nc NaN\n").run()
     assert values(brought) == {"b": 2}
-    assert [str(each)[:21] for each in brought.failures] == ["metric a: timestamp i", "metric c: the value i"]
+    assert [str(each)[:21] for each in brought.failures] == ["metric a: timestamp i", "metric c: value is no"]
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("hello there", "stdout is no JSON, nor Prometheus text.*: no GPU here$"),
-        ("# TYPE a counter\na_total x\n", "stdout is no JSON, nor OpenMetrics"),
+        ("hello there", "stdout is neither JSON nor Prometheus text nor OpenMetrics.*: no GPU here$"),
+        ("a 1\na_total x\n", "nor OpenMetrics"),
         ("[", "stdout: no valid JSON at line 1"),
         ("[]", "stdout holds no record"),
         ("# only this", "stdout holds no sample"),

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from service.collectors.expectation import Seen, find_missing
+from service.collectors.records import Origin
 from service.collectors.registry import settings_of
-from service.collectors.selection import Origin
 from service.collectors.snapshot import SnapshotSettings
 from service.config.loader import load
 from service.domain.checks import CheckKey, path_of

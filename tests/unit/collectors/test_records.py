@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from jsonschema import Draft202012Validator
 
-from service.collectors.records import read_records
-from service.collectors.selection import Origin, Publication, Selection, remember, to_samples
+from service.collectors.records import Origin, read_records
+from service.collectors.selection import Publication, Selection
 from service.collectors.snapshot import SnapshotSettings
 from service.collectors.snapshot.schema import InvalidSnapshot, check_snapshot, snapshot_schema
-from service.collectors.thresholds import Threshold, find_unused
+from service.collectors.thresholds import Threshold, Thresholds
 from service.domain.errors import HealthError, Rejected, TooLarge, Unfinished
-from service.domain.samples import Evidence, Kind, Rule
+from service.domain.samples import Evidence, Kind, Rule, Sample
 
 NOW = datetime(2025, 1, 14, 15, 30, tzinfo=UTC)
 DAY = timedelta(hours=24)
@@ -46,11 +46,17 @@ def selected(
     sent: dict[bytes, int] | None = None,
     version: str = "1",
     at: datetime = NOW,
+    thresholds: Thresholds | None = None,
     **limits: int,
 ) -> Selection:
     body = snapshot if isinstance(snapshot, bytes) else json.dumps(snapshot).encode()
-    records = read_records(body, "health.json", now, **limits)
-    return to_samples(records, Publication("health.json", version, at), TRAINING, now, DAY, sent or {})
+    selection = Selection(TRAINING, now, DAY, sent or {}, thresholds=thresholds or {})
+    selection.add(read_records(body, "health.json", now, **limits), Publication("health.json", version, at))
+    return selection
+
+
+def samples(selection: Selection) -> list[Sample]:
+    return list(selection.to_result({}, "snapshot")[0].samples)
 
 
 def reasons(result: Selection) -> list[str]:
@@ -179,23 +185,16 @@ def test_a_threshold_of_the_settings_stands_in_place_of_a_record_s_own() -> None
         {**PRINTED, "tags": check},
         {**PRINTED, "metric": "x.value", "tags": acceptance},
     ]
-    body = json.dumps(told).encode()
-
-    def select(sent: dict[bytes, int], **more: Any) -> Selection:
-        publication = Publication("it", "1", NOW)
-        return to_samples(read_records(body, "it", NOW), publication, TRAINING, NOW, DAY, sent, **more)
-
-    found = select({}, thresholds=thresholds, with_names=True)
+    found = selected(told, thresholds=thresholds)
     verdicts = [(each.tags.get("condition"), each.tags.get("status"), each.rule) for each in found.samples]
     assert verdicts == [
         *((">= 0.85x", None, Rule(fail_after=2)), ("> 0.5", "pass", None), ("<= 5", None, None)),
         (">= 0.85x", None, Rule(fail_after=2)),
     ]
-    assert [str(each) for each in find_unused(thresholds, found.brought)] == [
-        'thresholds "arena/*/nothing": no check has such a name'
-    ]
+    result, _ = found.to_result({}, "snapshot")
+    assert [str(each) for each in result.failures] == ['thresholds "arena/*/nothing": no check has such a name']
     # A count that was sent once is the same one with another threshold.
-    assert {each.metric.kind for each in select(found.events).samples} == {Kind.GAUGE}
+    assert {each.metric.kind for each in selected(told, sent=found.events).samples} == {Kind.GAUGE}
 
 
 BAD = [
@@ -437,7 +436,7 @@ def test_after_max_age_a_value_is_not_sent_and_its_check_is_unknown() -> None:
 def test_an_old_value_never_hides_a_newer_one_of_its_series() -> None:
     older, oldest = record(value=2, timestamp=minutes_ago(120), task="another"), record(timestamp=minutes_ago(180))
     result = selected([record(value=3, timestamp=minutes_ago(60), status="fail"), oldest, older])
-    assert sorted(sample.value for sample in result.samples) == [2, 3]
+    assert sorted(sample.value for sample in samples(result)) == [2, 3]
     assert len(result.failures) == 0
 
 
@@ -468,8 +467,9 @@ def test_an_event_without_a_time_is_sent_once_per_publication() -> None:
 
 def test_what_was_sent_is_forgotten_when_it_can_not_come_back() -> None:
     sent = selected([record(metric_kind="count")]).events
-    assert remember({}, sent, NOW) == remember(sent, {}, NOW - DAY) == sent
-    assert remember(sent, {}, NOW) == {}
+    tomorrow = datetime(2025, 1, 15, 15, tzinfo=UTC)
+    assert selected([record()], sent=sent, now=tomorrow).remember() == sent
+    assert selected([record(timestamp=None)], sent=sent, now=tomorrow + timedelta(seconds=1)).remember() == {}
 
 
 # Publishing, and its schema
