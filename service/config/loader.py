@@ -237,8 +237,9 @@ class _Loader:
                     path += each["loc"][-1:]
                 self._report(path, _explain(each, path, found, find_keys(model, each["loc"][:-1])), place)
             return None
-        except Exception as error:  # a validator of another package
-            raise ConfigError(f"its settings can't be checked: {error!r}") from error
+        except Exception as error:  # noqa: BLE001 - a validator of another package
+            self._report((*at, "type"), f"its settings can't be checked: {error!r}")
+            return None
 
     def _report(self, path: Keys, message: str, place: Place | None = None) -> None:
         self._problems[_dotted(path), message] = place or self._find(path)[2]
