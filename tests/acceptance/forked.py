@@ -22,6 +22,15 @@ from typing import Any, NoReturn
 
 ROOT = Path(__file__).parents[2]
 _MODULES = ("daemon.daemon", "daemon.once", "collectors.github_ci", "collectors.snapshot", "collectors.exec")
+# Seconds that the program waits between two tries, in place of ten times as many: a test would only wait as well.
+_PAUSES = {
+    "collectors.github_ci.deliveries": {"FIRST_DELAY": 0.2, "INTERVAL": 1.0},
+    "daemon.daemon": {"_PUSHES_PAUSE": 0.5},
+    "daemon.maintenance": {"_PING_PAUSE": 0.2, "_RECOVER_INTERVAL": 0.5},
+    "daemon.wiring": {"_STOP_TIMEOUT": 0.2},
+    "pipeline.forwarder": {"_MIN_BACKOFF": 0.2, "_MIN_HOLD": 1.0},
+    "pipeline.runner": {"_GRACE": 0.6},
+}
 
 
 class Forked:
@@ -80,6 +89,10 @@ def serve(address: str) -> dict[str, Any]:
     """Returns in each fork, with what it is to do."""
     for name in _MODULES:
         import_module(f"service.{name}")
+    for name, pauses in _PAUSES.items():
+        module = vars(import_module(f"service.{name}"))
+        assert pauses.keys() <= module.keys()
+        module.update(pauses)
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the keepers
     with socket.socket(socket.AF_UNIX) as listener:
