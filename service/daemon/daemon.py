@@ -253,7 +253,7 @@ class Daemon:
         while True:
             await self._clock.sleep(_PUSHES_PAUSE)
             for job in list(self._scheduler.jobs.values()):
-                if job.settings.enabled and self._scheduler.waits_for(job.name):
+                if job.settings.enabled and job.waits_for:
                     with suppress(Unavailable):
                         await read_pushes(job)
 

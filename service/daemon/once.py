@@ -107,8 +107,8 @@ async def select_jobs(jobs: Iterable[Job], names: Sequence[str] | None) -> tuple
     for job in jobs:
         if job.settings.enabled if names is None else job.name in names:
             await read_pushes(job)
-            if reason := getattr(job.collector, "waits_for", None):
-                waiting[job.name] = reason
+            if job.waits_for:
+                waiting[job.name] = job.waits_for
             else:
                 ready.append(job)
     return ready, waiting

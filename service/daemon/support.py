@@ -194,7 +194,7 @@ async def _check_webhook_secret(clients: Clients, name: str) -> Finding:
 
 async def _check_collector(job: Job, name: str) -> Finding:
     """Asks it as a run does, and keeps nothing."""
-    if reason := getattr(job.collector, "waits_for", None):
+    if reason := job.waits_for:
         return Finding(name, "ok", f"{reason}, or has had one")
     result = await ask_collector(job, datetime.now(UTC))
     detail = f"{len(result.samples):,} samples"

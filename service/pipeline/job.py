@@ -53,6 +53,12 @@ class Job:
         return self.settings.concurrency_policy is ConcurrencyPolicy.REPLACE
 
     @property
+    def waits_for(self) -> str | None:
+        """What the collector waits for before it can run ("waiting for a first push"), None when it can."""
+        reason: str | None = getattr(self.collector, "waits_for", None)
+        return reason
+
+    @property
     def offset(self) -> timedelta:
         """How much later than its slots this job starts: below its jitter, by the name, so the same each time."""
         return self.settings.jitter * (zlib.crc32(self.name.encode()) / 2**32)
@@ -61,6 +67,10 @@ class Job:
     def check_tags(self) -> dict[str, str]:
         """What a check's stable series carry beside the check's own tags: nothing that flips."""
         return {"env": self.env, "service": SERVICE}
+
+    def is_too_late(self, slot: datetime, now: datetime) -> bool:
+        """Whether ``slot`` may not start any more."""
+        return self.settings.starting_deadline is not None and now - slot > self.settings.starting_deadline
 
     def find_latest_slot(self, after: datetime | None, now: datetime) -> datetime | None:
         """The latest slot (UTC) later than ``after`` that has come at ``now``, None where there is none.

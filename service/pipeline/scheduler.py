@@ -20,17 +20,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from service.clock import Clock
 from service.domain.errors import Draining, NotReady, TooManyRuns, Unavailable, UnknownCollector
-from service.domain.runs import (
-    Actor,
-    AuditEntry,
-    Cause,
-    ChangeCollector,
-    Mode,
-    Outcome,
-    Pause,
-    Run,
-    first_slot_after,
-)
+from service.domain.runs import Actor, AuditEntry, Cause, ChangeCollector, Mode, Outcome, Pause, Run, first_slot_after
 from service.pipeline.active_runs import BUSY_PAUSE, ActiveRuns
 from service.pipeline.job import Job
 from service.pipeline.runner import RunHandle, Runner
@@ -144,22 +134,21 @@ class Scheduler:
     def tick(self, name: str) -> None:
         """Starts the job's latest missed slot if the rules let it."""
         job = self.jobs.get(name)
-        if not self.is_loaded or self.active.is_draining or name in self.pauses:
-            return
-        if job is None or not job.settings.enabled:
+        if not self.is_loaded or self.active.is_draining or name in self.pauses or not (job and job.settings.enabled):
             return
         now, known = self._clock.now() - job.offset, self._last_slot(job)
         is_first = known is None and self._is_first_start
         slot = job.find_latest_slot(known, now) or (now.replace(microsecond=0) if is_first else None)
         if slot is None:
             return
-        if job.settings.starting_deadline is not None and now - slot > job.settings.starting_deadline and not is_first:
+        if job.is_too_late(slot, now) and not is_first:
             self._skipped[name], at = slot, slot.isoformat()
             log.warning("a slot was missed by more than its starting deadline", collector=name, slot=at)
             return
-        if job.forbids and (self.active.of(name) or self._is_active_elsewhere(name)):
+        elsewhere = any(run.collector == name and run.mode is self.mode for run in self.elsewhere)
+        if job.forbids and (elsewhere or self.active.of(name)):
             return  # tried again when the run ends
-        if self.waits_for(name):
+        if job.waits_for:
             self._skipped[name] = slot
             return
         if now - slot < _PATIENCE and not self._is_turn(job):
@@ -180,11 +169,6 @@ class Scheduler:
     def last_slot(self, name: str) -> datetime | None:
         """The last slot that the job ran in live mode: what CronJobs that take over again need not run."""
         return self._slots[Mode.LIVE].get(name)
-
-    def waits_for(self, name: str) -> str | None:
-        """What the collector waits for before it can run ("waiting for a first push"), None when it can."""
-        reason: str | None = getattr(self.jobs[name].collector, "waits_for", None)
-        return reason
 
     def follow(self, beat: Beat) -> frozenset[str]:
         """Takes over what the replicas of a shared store decided, and does what they ask of this one's runs.
@@ -211,16 +195,11 @@ class Scheduler:
     def may_repeat(self, run: Run) -> bool:
         """Whether a scheduled run that its replica could not end may be carried out again."""
         job = self.jobs.get(run.collector)
-        if run.slot is None or run.mode is not self.mode or self.active.is_draining:
+        is_ours = job and job.settings.enabled and run.mode is self.mode and not self.active.is_draining
+        if not job or not is_ours or run.slot is None or job.is_too_late(run.slot, self._clock.now()):
             return False
-        if job is None or not job.settings.enabled:
-            return False
-        if job.replaces and run.slot < self._slots[run.mode].get(job.name, run.slot):
-            return False  # a later one has taken its place, and would be replaced by it
-        return job.settings.starting_deadline is None or self._clock.now() - run.slot <= job.settings.starting_deadline
-
-    def _is_active_elsewhere(self, name: str) -> bool:
-        return any(run.collector == name and run.mode is self.mode for run in self.elsewhere)
+        # With Replace a later one has taken its place, and would be replaced by it.
+        return not (job.replaces and run.slot < self._slots[run.mode].get(job.name, run.slot))
 
     def _is_turn(self, job: Job) -> bool:
         """Whether this replica tries first: the one with the highest hash. It spreads the load, and keeps with one
@@ -242,8 +221,8 @@ class Scheduler:
             active = self.active.of(name)
         if self.active.is_draining:
             raise Draining
-        if reason := self.waits_for(name):
-            raise NotReady(reason)
+        if job.waits_for:
+            raise NotReady(job.waits_for)
         if active and job.forbids:
             raise Busy(active[-1].run.id)
         if len(active) >= _MAX_ACTIVE:

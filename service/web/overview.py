@@ -220,7 +220,7 @@ def _view(context: AppContext, job: Job, facts: _Facts) -> CollectorView:
     scheduler, name, now = context.scheduler, job.name, context.clock.now()
     last, failure, success = facts.latest.get(name), facts.failures.get(name), facts.successes.get(name)
     delivery, running = facts.delivery.get(last.id, {}) if last else {}, next(iter(facts.active.get(name, ())), None)
-    note = getattr(job.collector, "waits_for", None) or getattr(job.collector, "note", None)
+    note = job.waits_for or getattr(job.collector, "note", None)
     pause, slot = scheduler.pauses.get(name), scheduler.last_slot(name)
     made_of = job, last, delivery, failure, success, running, note, pause, slot
     before, known = context.views.get(name, ((), None))
