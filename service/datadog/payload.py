@@ -12,7 +12,6 @@ import msgspec
 import zstandard
 
 from service.domain.delivery import Chunk, count_points
-from service.domain.errors import TooLarge
 from service.domain.samples import Kind
 
 MAX_POINTS = 10_000
@@ -61,15 +60,15 @@ class Payload:
 def encode(chunks: Sequence[Chunk], prefix: str = "") -> Payload:
     """As many of ``chunks``, all of one endpoint, as one request can hold; each metric's name gets ``prefix``.
 
-    Takes up to 100 ms of CPU at 10,000 points: call it in a thread. Raises TooLarge when the first chunk alone is too
-    large.
+    Takes up to 100 ms of CPU at 10,000 points: call it in a thread. A chunk that is too large alone goes all the same:
+    the answer, 413, halves it.
     """
     taken = _count_fitting(chunks)
     while True:
         sent = chunks[:taken]
         raw, body = _compress(sent, prefix)
         excess = max(len(raw) / MAX_RAW, len(body) / MAX_COMPRESSED, count_points(sent) / MAX_POINTS)
-        if excess <= 1:
+        if excess <= 1 or taken == 1:
             is_distribution = sent[0].kind is Kind.DISTRIBUTION
             return Payload(
                 body,
@@ -78,11 +77,6 @@ def encode(chunks: Sequence[Chunk], prefix: str = "") -> Payload:
                 list(sent),
                 list(chunks[taken:]),
                 count_points(sent),
-            )
-        if taken == 1:
-            raise TooLarge(
-                f"{count_points(sent)} points of {len(raw)} bytes, {len(body)} compressed, are more than the"
-                f" {MAX_POINTS} points of {MAX_RAW} bytes, {MAX_COMPRESSED} compressed, of one request"
             )
         taken = max(1, int(taken / excess * _SPARE))
 

@@ -2,7 +2,7 @@
 
 taken                  delivered
 refused (400, 413)     each chunk alone next, then in halves, until one point is left with the reason
-refused key (401, 403) everything is kept; the key's source is asked again, in growing pauses
+refused key (401, 403) kept; the key's source is asked again with each try
 not now (429, 5xx ...) kept; full jitter back-off, one chunk at a time
 no answer              the same; but the values of a distribution would add up, so they are not sent again
 """
@@ -22,8 +22,8 @@ import structlog
 from service.clock import Clock
 from service.datadog.intake import Intake
 from service.datadog.payload import MAX_POINTS, Payload, encode
-from service.domain.delivery import LOST, Chunk, DeliveryStatus, count_points
-from service.domain.errors import Rejected, TooLarge, Unauthorized, Unavailable
+from service.domain.delivery import LOST, Chunk, DeliveryStatus, Point, count_points
+from service.domain.errors import Rejected, Unauthorized, Unavailable
 from service.domain.runs import Mode
 from service.domain.samples import MAX_POINT_AGE, MAX_POINT_AHEAD, Kind
 from service.pipeline.enrich import TOO_EARLY
@@ -34,7 +34,6 @@ log = structlog.get_logger(__name__)
 MAX_BYTES = 4_000_000  # of JSON, by what the chunks say; the exact limits are the payload's
 
 _MIN_BACKOFF, _MAX_BACKOFF = 2.0, 64.0  # seconds, the first and the last bound
-_MIN_HOLD, _MAX_HOLD = 10.0, 300.0  # seconds, while the key is refused
 _MAX_ASKED = 600.0  # seconds that the intake may ask to wait
 _MAX_REFUSED, _PAUSE = 200, 10.0  # refused requests in a row, then a pause: one 400 for everything costs little
 # After so many 5xx in a row the chunk's own points may be to blame; one that is left alone is tried again much later.
@@ -46,7 +45,7 @@ _random_between = random.SystemRandom().uniform
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """Why nothing can be delivered. ``tries``: in a row that met this kind of it."""
+    """Why nothing can be delivered. ``tries``: in a row that failed."""
 
     reason: str
     since: datetime
@@ -113,7 +112,6 @@ class Forwarder:
         self._news = anyio.Event()
         self._sender = anyio.Lock()
         self._threads = anyio.CapacityLimiter(1)  # hanging collectors in all of the common threads must not stop this
-        self._not_before = 0.0  # monotonic; the intake asked for this pause
         # What the store has to be told of the chunks that were claimed last, before any other is: it may be away.
         self._owed: Callable[[], Awaitable[None]] | None = None
         self._refused = 0  # requests since the last pause
@@ -155,15 +153,11 @@ class Forwarder:
         Tries again after a transient fault while the monotonic time ``until`` allows it; a refused key ends it.
         """
         with anyio.move_on_after(max(0.0, until - self._clock.monotonic())):
-            pause: float | None = max(0.0, self._not_before - self._clock.monotonic())
-            while pause is not None:
-                if self._clock.monotonic() + pause >= until:
+            while (pause := await self._send_all()) is not None:
+                is_refused_key = self.state.outage and self.state.outage.is_refused_key
+                if is_refused_key or self._clock.monotonic() + pause >= until:
                     return False
-                if pause:
-                    await self._clock.sleep(pause)
-                pause = await self._send_all()
-                if self.state.outage and self.state.outage.is_refused_key:
-                    return False
+                await self._clock.sleep(pause)
             return True
         return False
 
@@ -212,11 +206,7 @@ class Forwarder:
         if not (chunks := [rest for chunk in claimed if (rest := await self._select(chunk))]):
             return 0.0
         prefix = self._prefix or "" if chunks[0].mode is Mode.SHADOW else ""
-        try:
-            payload = await anyio.to_thread.run_sync(encode, chunks, prefix, limiter=self._threads)
-        except TooLarge as error:
-            await self._outbox.release(chunks[1:])
-            return await self._refuse(chunks[:1], str(error))
+        payload = await anyio.to_thread.run_sync(encode, chunks, prefix, limiter=self._threads)
         await self._outbox.release(payload.rest)
         return await self._send(payload, scope)
 
@@ -224,44 +214,41 @@ class Forwarder:
         """The part of a chunk that may be sent; the other points come to their end here."""
         now = self._clock.now()
         oldest, newest = (now - MAX_POINT_AGE).timestamp(), (now + MAX_POINT_AHEAD).timestamp()
-        rest: Chunk | None = chunk
-        if chunk.newest > newest:  # of a clock that was ahead and stepped back; the intake would drop them
-            early = [place for place, point in enumerate(chunk.points) if point.at > newest]
-            rest = await self._drop(chunk, early, DeliveryStatus.REJECTED, TOO_EARLY)
-        if rest and rest.oldest < oldest:
-            taken = (
-                () if rest.kind is Kind.DISTRIBUTION else self._historical
-            )  # Historical Metrics can't be on for them
-            old = [
-                place
-                for place, point in enumerate(rest.points)
-                if point.at < oldest and not point.metric.startswith(taken)
-            ]
-            rest = await self._drop(rest, old, DeliveryStatus.EXPIRED, "too old for the intake")
+        any_age = () if chunk.kind is Kind.DISTRIBUTION else self._historical  # which can't be on for distributions
+        # Of a clock that was ahead and stepped back; the intake would drop them.
+        rest = await self._drop(chunk, lambda point: point.at > newest, DeliveryStatus.REJECTED, TOO_EARLY)
+        if rest:
+            reason = "too old for the intake"
+            rest = await self._drop(
+                rest,
+                lambda point: point.at < oldest and not point.metric.startswith(any_age),
+                DeliveryStatus.EXPIRED,
+                reason,
+            )
         if rest and self._max_series:
-            excess, reason = self._find_excess(rest), f"more than {self._max_series} series within an hour"
-            rest = await self._drop(rest, excess, DeliveryStatus.THROTTLED, reason)
+            reason = f"more than {self._max_series} series within an hour"
+            rest = await self._drop(rest, self._is_excess, DeliveryStatus.THROTTLED, reason)
         return rest
 
-    def _find_excess(self, chunk: Chunk) -> list[int]:
-        """The places of points of new series beyond the limit: each series is paid for, and a tag that holds an id can
-        make a million of them. Those that pass already go on passing; one that was silent for an hour makes room.
+    def _is_excess(self, point: Point) -> bool:
+        """Whether the point is of a new series beyond the limit: each series is paid for, and a tag that holds an id
+        can make a million of them. Those that pass already go on passing; one that was silent for an hour makes room.
 
         https://docs.datadoghq.com/account_management/billing/custom_metrics/: distinct series of each hour.
         """
-        now, seen, excess = self._clock.monotonic(), self._seen, []
+        now, seen, series = self._clock.monotonic(), self._seen, (point.metric, point.tags)
         while seen and (oldest := next(iter(seen.items())))[1] <= now - _HOUR:
             del seen[oldest[0]]
-        for place, point in enumerate(chunk.points):
-            series = point.metric, point.tags
-            if seen.pop(series, None) is None and len(seen) >= (self._max_series or 0):
-                excess.append(place)
-            else:
-                seen[series] = now
-        return excess
+        if seen.pop(series, None) is None and len(seen) >= (self._max_series or 0):
+            return True
+        seen[series] = now
+        return False
 
-    async def _drop(self, chunk: Chunk, places: Sequence[int], status: DeliveryStatus, reason: str) -> Chunk | None:
-        """Ends the way of the points at ``places``; the rest of the chunk, None where nothing is left."""
+    async def _drop(
+        self, chunk: Chunk, is_bad: Callable[[Point], bool], status: DeliveryStatus, reason: str
+    ) -> Chunk | None:
+        """Ends the way of the points that are bad; the rest of the chunk, None where nothing is left."""
+        places = [place for place, point in enumerate(chunk.points) if is_bad(point)]
         if not places:
             return chunk
         rest = await self._outbox.drop(chunk, frozenset(places), status, reason)
@@ -289,17 +276,15 @@ class Forwarder:
             return await self._refuse(sent, str(refusal))
         except Unavailable as error:
             self._strikes = self._strikes + 1 if error.answered else 0
+            is_suspect = self._strikes and not self._strikes % _PATIENCE
             if error.ambiguous:
                 await self._give_back(sent, str(error))
-            elif not self._strikes or self._strikes % _PATIENCE:
-                await self._tell(self._outbox.release, sent)
-            elif _is_single(sent):
-                await self._tell(self._outbox.release, sent, self._clock.now() + _ASIDE)
-            else:
+            elif is_suspect and not _is_single(sent):
                 await self._tell(self._outbox.refuse, sent)
+            else:
+                await self._tell(self._outbox.release, sent, self._clock.now() + _ASIDE if is_suspect else None)
             return self._back_off(error)
         self.count(DeliveryStatus.DELIVERED, payload.samples)
-        self.state.pending = max(0, self.state.pending - payload.samples)
         self.state.last_accepted_at = self._clock.now()
         self.state.outage, self._strikes = None, 0
         await self._tell(self._outbox.settle, sent, DeliveryStatus.DELIVERED)
@@ -323,7 +308,7 @@ class Forwarder:
         """The next requests find out which points are to blame: in smaller parts, down to a single one."""
         self._refused += 1
         if _is_single(chunks):
-            await self._drop(chunks[0], [0], DeliveryStatus.REJECTED, reason)
+            await self._drop(chunks[0], lambda point: True, DeliveryStatus.REJECTED, reason)
             self.state.outage = None  # the intake answers, and its answer was about this point
         else:
             await self._tell(self._outbox.refuse, chunks)
@@ -331,17 +316,14 @@ class Forwarder:
 
     def _back_off(self, error: Unavailable | Unauthorized) -> float:
         """Keeps ``error`` as the trouble; seconds until the next try."""
-        before, reason, is_refused_key = self.state.outage, str(error), isinstance(error, Unauthorized)
-        tries = before.tries + 1 if before and before.is_refused_key is is_refused_key else 1
+        before, reason = self.state.outage, str(error)
         if before is None or before.reason != reason:
             log.warning("delivery does not work", reason=reason, pending=self.state.pending)
-        self.state.outage = Outage(reason, before.since if before else self._clock.now(), tries, is_refused_key)
-        growth = 2.0 ** min(tries - 1, 10)
-        if isinstance(error, Unauthorized):
-            return min(_MIN_HOLD * growth, _MAX_HOLD)
-        asked = min(error.retry_after or 0.0, _MAX_ASKED)
-        self._not_before = self._clock.monotonic() + asked
-        return max(asked, self._jitter(0.0, min(_MIN_BACKOFF * growth, _MAX_BACKOFF)), 0.001)
+        since, tries = (before.since, before.tries + 1) if before else (self._clock.now(), 1)
+        self.state.outage = Outage(reason, since, tries, isinstance(error, Unauthorized))
+        asked = (error.retry_after or 0.0) if isinstance(error, Unavailable) else 0.0
+        bound = min(_MIN_BACKOFF * 2.0 ** min(tries - 1, 10), _MAX_BACKOFF)
+        return max(min(asked, _MAX_ASKED), self._jitter(0.0, bound), 0.001)
 
     def _report(self, before: Outage | None, delivered: int) -> None:
         """Says once for many requests what has ended and what was not sent."""

@@ -148,10 +148,10 @@ async def test_a_refused_key_holds_everything_and_delivery_resumes_by_itself_wit
         settled = Settled(it.forwarder)
         async with running(it.forwarder):
             await settled.reached(DELIVERED, 5)
-        assert clock.slept == [10, 20, 40, 80, 160, 300, 300, 300]
+        assert clock.slept == [2, 4, 8, 16, 32, 64, 64, 64]
         assert {state.pending for state in states} == {5}
         assert all("the Datadog API key is refused" in (state.trouble or "") for state in states)
-        assert states[0].next_try_at == START + timedelta(seconds=10)
+        assert states[0].next_try_at == START + timedelta(seconds=2)
         assert it.forwarder.state.trouble is None
         assert it.events(BEGINS, ENDS) == [BEGINS, ENDS]
         (end,) = [line for line in it.logs if line["event"] == ENDS]

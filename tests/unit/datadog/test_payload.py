@@ -13,9 +13,8 @@ from datadog_api_client.model_utils import validate_and_convert_types
 from datadog_api_client.v1.model.distribution_points_payload import DistributionPointsPayload
 from datadog_api_client.v2.model.metric_payload import MetricPayload
 
-from service.datadog.payload import MAX_COMPRESSED, MAX_POINTS, MAX_RAW, Payload, encode
+from service.datadog.payload import MAX_COMPRESSED, MAX_RAW, Payload, encode
 from service.domain.delivery import Chunk, Point
-from service.domain.errors import TooLarge
 from service.domain.runs import Mode
 from service.domain.samples import Kind
 
@@ -133,10 +132,8 @@ def test_raw_bodies_are_bounded_also_where_the_size_was_estimated_too_low() -> N
 
 
 @pytest.mark.parametrize("kind", [Kind.GAUGE, Kind.DISTRIBUTION])
-def test_a_chunk_that_is_too_large_alone_is_refused_whether_raw_or_compressed(kind: Kind) -> None:
+def test_a_chunk_that_is_too_large_alone_goes_alone_whether_raw_or_compressed(kind: Kind) -> None:
     for large in (f"a:{noise(1, 1_200_000)}", f"a:{'x' * MAX_RAW}"):
-        with pytest.raises(TooLarge):
-            encode([chunk([point(tag=large)], kind), chunk([point()], kind)])
-    many = chunk([point(at=number) for number in range(MAX_POINTS + 1)], kind)
-    with pytest.raises(TooLarge, match="10001 points"):
-        encode([many])
+        chunks = [chunk([point(tag=large)], kind), chunk([point()], kind)]
+        payload = encode(chunks)
+        assert (payload.sent, payload.rest) == (chunks[:1], chunks[1:])
