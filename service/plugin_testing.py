@@ -20,7 +20,6 @@ from service.domain.runs import PartialFailure
 from service.domain.samples import Sample
 from service.pipeline.enrich import enrich
 from service.pipeline.job import Job
-from service.pipeline.runner import ask_collector
 
 if TYPE_CHECKING:
     from service.store.states import Push
@@ -72,7 +71,7 @@ class Stage:
             secret = partial(from_environment, environ=environ)
             context = Context(self._name, cast("Any", None), http, own, secret, environ)
             job = Job(self._name, self._type(self._settings, context), self._settings, env="test")
-            result = await ask_collector(job, self.now)
+            result = await job.collect(self.now)
         enriched = enrich(job, result, self._checks, self.now)
         self._checks = enriched.checks
         self.state.values.update(result.state)

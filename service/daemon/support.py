@@ -27,7 +27,6 @@ from service.daemon.series import find_collisions
 from service.daemon.wiring import Clients, Wiring, open_clients
 from service.domain.errors import ConfigError, HealthError, Rejected, Unauthorized
 from service.pipeline.job import Job
-from service.pipeline.runner import ask_collector
 from service.store import Refused, Store, find_lock_holder
 
 SUFFIXES = (".tar.gz", ".tgz", ".zip")
@@ -196,7 +195,7 @@ async def _check_collector(job: Job, name: str) -> Finding:
     """Asks it as a run does, and keeps nothing."""
     if reason := job.waits_for:
         return Finding(name, "ok", f"{reason}, or has had one")
-    result = await ask_collector(job, datetime.now(UTC))
+    result = await job.collect(datetime.now(UTC))
     detail = f"{len(result.samples):,} samples"
     if result.failures:
         left_out = max(result.skipped, len(result.failures))

@@ -177,6 +177,10 @@ class Actor:
     name: str = ""
     reason: str = ""
 
+    def log_fields(self) -> dict[str, str]:
+        fields = {"source": self.source, "actor": self.name, "reason": self.reason}
+        return {name: text for name, text in fields.items() if text}
+
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:

@@ -10,7 +10,8 @@ import structlog
 from service.clock import Clock
 from service.domain.checks import Check, to_samples
 from service.domain.errors import Unavailable
-from service.pipeline.enrich import MANY_CHECKS, own_samples
+from service.domain.samples import Sample
+from service.pipeline.enrich import own_samples
 from service.pipeline.job import SUCCESS_AGE, Job
 from service.store import Store
 
@@ -53,20 +54,13 @@ class Heartbeat:
         somebody for what an operator wants."""
         now = self._clock.now()
         age = {SUCCESS_AGE: max(0.0, (now - last_success).total_seconds())} if last_success else {}
-        samples = own_samples(job, age, now)
         checks = await self._store.runs.checks(job.name)
-        if len(checks) > MANY_CHECKS:
-            await put_check_series(job, checks, self._store, now, with_age=not is_paused)
-        else:
-            samples += to_samples(checks, now, job.settings.max_age, job.check_tags, with_age=not is_paused)
+        samples = own_samples(job, age, now) + await make_series(job, checks, now, with_age=not is_paused)
         if samples:
             await self._store.outbox.put(job.name, samples)
 
 
-async def put_check_series(
-    job: Job, checks: Sequence[Check], store: Store, now: datetime, *, with_age: bool = True
-) -> None:
-    """Stores the stable series of many checks."""
+async def make_series(job: Job, checks: Sequence[Check], now: datetime, *, with_age: bool = True) -> list[Sample]:
+    """The stable series of these checks, of which there may be many."""
     work = partial(to_samples, checks, now, job.settings.max_age, job.check_tags, with_age=with_age)
-    samples = await anyio.to_thread.run_sync(work)
-    await store.outbox.put(job.name, samples)
+    return await anyio.to_thread.run_sync(work)

@@ -1,15 +1,20 @@
 """Jobs: configured collectors, with all that decides when they run and how their samples are tagged."""
 
+import math
 import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Protocol
 
+import anyio
+
+from service.config.clients import to_health_error
 from service.config.settings import CollectorSettings
 from service.domain import cron
 from service.domain.cron import Every, Schedule
-from service.domain.runs import Collector, ConcurrencyPolicy
+from service.domain.errors import HealthError, Unexpected
+from service.domain.runs import Cause, ChangeCollector, Collector, CollectResult, ConcurrencyPolicy
 from service.domain.samples import SERVICE, Metric
 
 UP = Metric("metta.infra.collector.up", help="1 when the last run succeeded, else 0")
@@ -67,6 +72,31 @@ class Job:
     def check_tags(self) -> dict[str, str]:
         """What a check's stable series carry beside the check's own tags: nothing that flips."""
         return {"env": self.env, "service": SERVICE}
+
+    async def collect(self, now: datetime, cause: Cause = Cause.SCHEDULE) -> CollectResult:
+        """What the collector brings, of what changed alone where ``cause`` is webhook.
+
+        Raises HealthError; what it raises otherwise comes as Unexpected.
+        """
+        try:
+            if cause is Cause.WEBHOOK and isinstance(self.collector, ChangeCollector):
+                return await self.collector.collect_changes(now)
+            return await self.collector.collect(now)
+        except anyio.get_cancelled_exc_class() as error:
+            if anyio.current_effective_deadline() == -math.inf:
+                raise  # by its run: the deadline has come, or the daemon ends
+            # It awaited something that was cancelled. Let out, that would end the daemon.
+            raise Unexpected("the collector was cancelled by something of its own") from error
+        except HealthError:
+            raise
+        except Exception as raised:  # a collector may be anybody's code
+            inner = raised
+            while isinstance(inner, ExceptionGroup):  # of one with a task group: what a client said, else the first
+                inner = (inner.subgroup(HealthError) or inner).exceptions[0]
+            if isinstance(inner, HealthError):
+                raise inner from raised
+            text = f"unexpected {type(inner).__name__}: {inner}"
+            raise to_health_error(inner) or Unexpected(text) from raised
 
     def is_too_late(self, slot: datetime, now: datetime) -> bool:
         """Whether ``slot`` may not start any more."""

@@ -3,7 +3,6 @@
 Every cause (schedule, HTTP, signal, --once) comes through ``Runner.run``.
 """
 
-import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,15 +16,14 @@ import structlog
 from anyio.abc import TaskGroup
 
 from service.clock import Clock
-from service.config.clients import to_health_error
 from service.config.logging import buffer
 from service.config.masking import redact
 from service.domain.delivery import LOST
 from service.domain.errors import HealthError, Unavailable, Unexpected
-from service.domain.runs import Actor, Cause, ChangeCollector, CollectResult, Outcome, PartialFailure, Run
+from service.domain.runs import Actor, Cause, CollectResult, Outcome, PartialFailure, Run
 from service.domain.samples import Metric
 from service.pipeline.enrich import Enriched, enrich, own_samples
-from service.pipeline.heartbeat import put_check_series
+from service.pipeline.heartbeat import make_series
 from service.pipeline.job import DURATION, POINTS_LOST, SAMPLES, SUCCESS_AGE, UP, Job
 from service.store import Store
 
@@ -146,12 +144,11 @@ class Runner:
 
     async def run(self, job: Job, handle: RunHandle) -> None:
         """The whole run. Its samples are in the outbox when this returns, whatever the collector did."""
-        run, actor = handle.run, handle.actor
-        asked = {"source": actor.source, "actor": actor.name, "asked_because": actor.reason}
+        run = handle.run
         with structlog.contextvars.bound_contextvars(collector=job.name, run=run.id):
             buffer.open_run(run.id)
             try:
-                log.info("run started", cause=run.cause.value, **{name: text for name, text in asked.items() if text})
+                log.info("run started", cause=run.cause.value, **handle.actor.log_fields())
                 self._on_begin(run)
                 result = CollectResult()
                 with handle.cancellable():
@@ -194,8 +191,10 @@ class Runner:
                 is_news = self._is_news(job.name, reason)
                 if isinstance(error, Unexpected) and is_news:
                     log.exception("the collector raised an unexpected error")
-                # Time may mend it: an unexpected error is given the benefit of the doubt, as a Job's crash is.
-                may_pass = self._retries(handle.run) and isinstance(error, Unavailable | Unexpected)
+                # Time may mend it: an unexpected error is given the benefit of the doubt, as a Job's crash is. What a
+                # change's run could not measure, the next scheduled one will: it must not wait for a back-off.
+                is_retried = self._retry and handle.run.cause is not Cause.WEBHOOK
+                may_pass = is_retried and isinstance(error, Unavailable | Unexpected)
                 if not may_pass or attempt > job.settings.backoff_limit:
                     handle.fail(reason, Outcome.BACKOFF_LIMIT_EXCEEDED if may_pass else Outcome.FAILED)
                     break
@@ -218,12 +217,8 @@ class Runner:
                 return result
         return CollectResult()
 
-    def _retries(self, run: Run) -> bool:
-        """What a change's run could not measure, the next scheduled one will: it must not wait for a back-off."""
-        return self._retry and run.cause is not Cause.WEBHOOK
-
     async def _ask(self, job: Job, cause: Cause, seconds: float) -> CollectResult:
-        """One attempt. Raises TimeoutError when it takes more than ``seconds``, else what ``ask_collector`` raises."""
+        """One attempt. Raises TimeoutError when it takes more than ``seconds``, else a HealthError."""
         # The deadline is told to the collector, too: a client asks how long it may still wait for a limit to open.
         scope, done = anyio.CancelScope(deadline=anyio.current_time() + seconds), anyio.Event()
         answers: list[CollectResult | HealthError] = []
@@ -231,7 +226,7 @@ class Runner:
         async def ask() -> None:
             try:
                 with scope:
-                    answers.append(await ask_collector(job, self._clock.now(), cause))
+                    answers.append(await job.collect(self._clock.now(), cause))
             except HealthError as error:
                 answers.append(error)
             finally:
@@ -266,8 +261,8 @@ class Runner:
                 except Unavailable as error:
                     # A shared store comes back; what was collected waits for it as long as there is room, and time. So
                     # does the end of a run that was cancelled: on record it would be active, and in the way of others.
-                    is_late = handle.ending and self._draining.is_set()
-                    if not self._store.owner or is_late or self._held > _MAX_HELD:
+                    is_last = handle.ending and self._draining.is_set()
+                    if not self._store.owner or is_last or self._held > _MAX_HELD:
                         log.error("the run is not kept: the store is lost", reason=str(error), samples=samples)  # noqa: TRY400
                         handle.run = run
                         self._on_end(run)
@@ -280,7 +275,7 @@ class Runner:
         self._log_end(handle.run, len(enriched.samples))
         with suppress(Unavailable):  # what counts is stored
             if enriched.late:
-                await put_check_series(job, enriched.late, self._store, now)
+                await self._store.outbox.put(job.name, await make_series(job, enriched.late, now))
                 self._on_stored()
             await self._store.runs.save_log(run.id, buffer.run_lines(run.id))
 
@@ -322,12 +317,9 @@ class Runner:
         """The run's second line. ``samples`` are all that it stored, ``collected`` those of the collector itself."""
         facts: dict[str, object] = {"outcome": run.outcome, "seconds": round(run.seconds or 0.0, 3)}
         facts |= {"collected": collected, "samples": run.samples, "attempts": run.attempts}
-        if run.outcome in _EARLY:
-            log.warning("run ended early", **facts, reason=run.error)
-            return
-        if run.cause is Cause.WEBHOOK:
-            tell = log.info if run.error is None else log.warning
-            tell("run ended", **facts, **({"reason": run.error} if run.error else {}))
+        facts |= {"reason": run.error} if run.error else {}
+        if run.outcome in _EARLY or run.cause is Cause.WEBHOOK:  # which say nothing of the scheduled runs to come
+            (log.warning if run.error else log.info)("run ended", **facts)
             return
         if run.outcome is Outcome.COMPLETE:
             log.info("run ended", **facts)
@@ -335,43 +327,15 @@ class Runner:
                 since = over.since.isoformat(timespec="seconds")
                 log.info("the collector works again", after=over.reason, since=since, runs=over.runs)
             return
-        reason = run.error or ""
-        is_news = self._is_news(run.collector, reason)
-        known = self._incidents.setdefault(run.collector, _Incident(reason, self._clock.now()))
-        known.reason, known.runs = reason, known.runs + 1
+        is_news = self._is_news(run.collector, run.error or "")
+        known = self._incidents.setdefault(run.collector, _Incident("", self._clock.now()))
+        known.reason, known.runs = run.error or "", known.runs + 1
         if not is_news:
             log.info("run ended", **facts, failing_since=known.since.isoformat(timespec="seconds"))
         elif run.outcome is Outcome.PARTIAL:
-            log.warning("run ended, some parts are missing", **facts, reason=reason)
+            log.warning("run ended", **facts)
         else:
-            log.error("run failed", **facts, reason=reason)
-
-
-async def ask_collector(job: Job, now: datetime, cause: Cause = Cause.SCHEDULE) -> CollectResult:
-    """What the collector brings, of what changed alone where ``cause`` is webhook.
-
-    Raises HealthError; what it raises otherwise comes as Unexpected.
-    """
-    try:
-        if cause is Cause.WEBHOOK and isinstance(job.collector, ChangeCollector):
-            return await job.collector.collect_changes(now)
-        return await job.collector.collect(now)
-    except anyio.get_cancelled_exc_class() as error:
-        if anyio.current_effective_deadline() == -math.inf:
-            raise  # by its run: the deadline has come, or the daemon ends
-        # It awaited something that was cancelled. Let out, that would end the daemon.
-        raise Unexpected("the collector was cancelled by something of its own") from error
-    except Exception as error:  # a collector may be anybody's code
-        raise _to_health_error(error) from error
-
-
-def _to_health_error(error: Exception) -> HealthError:
-    """A collector with a task group raises groups of groups: of those what a client said, else the first."""
-    while isinstance(error, ExceptionGroup):
-        error = (error.subgroup(HealthError) or error).exceptions[0]
-    if isinstance(error, HealthError):
-        return error
-    return to_health_error(error) or Unexpected(f"unexpected {type(error).__name__}: {error}")
+            log.error("run failed", **facts)
 
 
 def _shorten(text: str) -> str:

@@ -362,8 +362,7 @@ class Scheduler:
     async def _audit(self, action: str, collector: str, actor: Actor, run_id: str = "") -> None:
         """Keeps who did what; what can't be kept is done all the same, and said in the log."""
         if not run_id:  # of a run its own lines say who asked for it
-            who = {"source": actor.source, "actor": actor.name, "reason": actor.reason}
-            log.info(action, collector=collector, **{name: text for name, text in who.items() if text})
+            log.info(action, collector=collector, **actor.log_fields())
         try:
             await self._store.runs.audit(AuditEntry(self._clock.now(), action, actor, collector, run_id))
         except Unavailable as error:
