@@ -26,10 +26,11 @@ _RANGE = re.compile(rf"\s*(?:in\s*\[\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\]|{_NUMBER}\
 
 
 _FACTOR = re.compile(rf"{_NUMBER}x")
-# The forms as a JSON Schema may hold them, too. LIKE_RELATIVE: how a relative one begins, right or wrong.
-_UNSIGNED = r"(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?"
-_FORMS = r"\s*((>=|<=|==|=|>|<)\s*{0}|in\s*\[\s*{0}\s*,\s*{0}\s*\]|{0}\s*\.\.\s*{0})\s*"
-ABSOLUTE, RELATIVE = (_FORMS.format(number) for number in (f"[+-]?{_UNSIGNED}", f"{_UNSIGNED}x"))
+_TIMES = r"((\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?x)"
+_RELATIVE = re.compile(
+    rf"\s*((>=|<=|==|=|>|<)\s*{_TIMES}|in\s*\[\s*{_TIMES}\s*,\s*{_TIMES}\s*\]|{_TIMES}\s*\.\.\s*{_TIMES})\s*"
+)
+# How a relative one begins, right or wrong.
 LIKE_RELATIVE = r"\s*([<>=]|in\s*\[).*[\d.]\s*x\b"
 
 
@@ -72,7 +73,7 @@ def parse(text: str) -> Condition | None:
 @lru_cache(maxsize=4096)
 def is_relative(text: str) -> bool:
     """Whether ``text`` is a condition whose numbers are factors, such as ``in [0.9x, 1.1x]``."""
-    return re.fullmatch(RELATIVE, text) is not None and parse(_FACTOR.sub(r"\1", text)) is not None
+    return _RELATIVE.fullmatch(text) is not None and parse(_FACTOR.sub(r"\1", text)) is not None
 
 
 def resolve(text: str, reference: float) -> str:

@@ -5,21 +5,23 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import anyio
 import anyio.to_thread
 import msgspec
 import structlog
 from msgspec.structs import replace
+from pydantic import AfterValidator, ByteSize, Field
 
-from service.collectors.expectation import Seen
-from service.collectors.records import BadRecord, Item, read_records
+from service.collectors.expectation import Entry, Seen
+from service.collectors.records import MAX_BYTES, MAX_RECORDS, BadRecord, Item, Origin, read_records
 from service.collectors.registry import Context
 from service.collectors.selection import Publication, Selection
 from service.collectors.snapshot.schema import check_snapshot
-from service.collectors.snapshot.settings import ORIGINS, VARIABLES, SnapshotSettings
 from service.collectors.snapshot.sources import FORMS, Place, parse_place, read_place
+from service.collectors.thresholds import Threshold
+from service.config.settings import Bytes, CollectorSettings, Text
 from service.domain.errors import ConfigError, HealthError, Rejected, Unavailable, Unfinished
 from service.domain.runs import CollectResult, PartialFailure
 from service.domain.samples import Metric
@@ -35,12 +37,49 @@ Records = tuple[Publication, Iterable[Item | BadRecord]]
 SNAPSHOT_AGE = Metric(
     "metta.infra.collector.snapshot_age", unit="second", help="Time since the snapshot that was read last was published"
 )
+ORIGINS = {
+    "training": Origin("training", namespace="metta.infra.stablesuite", source="stable_suite"),
+    "evaluation": Origin("evaluation", namespace="metta.infra.cron", source="cron"),
+}
+VARIABLES = {"training": "TRAINING_HEALTH_FILE", "evaluation": "EVAL_HEALTH_FILE"}
 STATE = "snapshot"
 _PUSHED = "the pushed snapshot"
 # A file that is written in place is whole by then, or its writer is gone.
 HALF_WRITTEN_PAUSE = 1.0
 # Two clocks, and dates of whole seconds: so much later than it was first seen is published anew.
 _CLOCK_TOLERANCE = timedelta(minutes=1)
+
+
+def _check_source(address: str) -> str:
+    try:
+        parse_place(address)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+    return address
+
+
+class SnapshotSettings(CollectorSettings):
+    """``source``: where the snapshot is read from (``sources.FORMS``); without one it is pushed.
+
+    ``token_env``: the variable that holds the bearer token of an http(s) source (NAME_FILE: a file that holds it).
+    ``max_bytes`` (once inflated) and ``max_records`` bound what is read. ``expect``: checks that each snapshot has to
+    bring (``expectation``). ``thresholds``: in place of what records say, by ``workflow_name/task/check`` or a pattern.
+    """
+
+    category: Literal["training", "evaluation"]
+    source: Annotated[str, AfterValidator(_check_source)] | None = None
+    token_env: Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")] | None = None
+    expect: tuple[Entry, ...] = ()
+    thresholds: dict[Text, Threshold] = Field(default_factory=dict)
+    max_bytes: Annotated[Bytes, Field(gt=0)] = ByteSize(MAX_BYTES)
+    max_records: Annotated[int, Field(gt=0)] = MAX_RECORDS
+
+    @classmethod
+    def legacy_environment(cls, values: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+        """As the base class says; the category tells which variable names the source."""
+        found = super().legacy_environment(values, environ)
+        variable = VARIABLES.get(str(values.get("category", "")).strip())
+        return found | {"source": environ[variable]} if variable and variable in environ else found
 
 
 class State(msgspec.Struct, frozen=True):
@@ -80,7 +119,9 @@ class Snapshot:
 
     async def load(self) -> bool:
         """Reads whether anything was pushed; whether something was that no run has read. Raises Unavailable."""
-        return any(not push.is_read for push in await self._read_pushes())
+        pushes = await self._context.state.pushes()
+        self._has_pushes = bool(pushes)
+        return any(not push.is_read for push in pushes)
 
     async def accept(self, body: bytes, key: str, now: datetime) -> None:
         """Keeps a pushed snapshot for the next run.
@@ -137,16 +178,10 @@ class Snapshot:
             state[READ_PUSH] = str(pushes[-1].id).encode()
         return dataclasses.replace(result, state=state)
 
-    async def _read_pushes(self) -> Sequence["Push"]:
-        """Those that no run has read and the newest one, the oldest first. Raises Unavailable."""
-        pushes = await self._context.state.pushes()
-        self._has_pushes = bool(pushes)
-        return pushes
-
     async def _find_pushes(self) -> Sequence["Push"]:
-        """As ``_read_pushes``; there is one, or there is a source."""
+        """Those that no run has read and the newest one, the oldest first; where there is a source perhaps none."""
         try:
-            pushes = await self._read_pushes()
+            pushes = await self._context.state.pushes()
         except Unavailable:
             if self._source is None:
                 raise

@@ -9,10 +9,8 @@ import msgspec
 from service.collectors import records
 from service.collectors.records import MARKS, MAX_FAILURES, BadRecord, Item, PrintedSample, Record
 from service.collectors.selection import find_refused_tags
-from service.domain import conditions
 from service.domain.errors import Rejected
 from service.domain.runs import PartialFailure
-from service.domain.samples import Kind
 
 SCHEMA_VERSION = 1
 
@@ -49,29 +47,12 @@ def check_snapshot(
     return items, remarks[:MAX_FAILURES]
 
 
-_NULL = {"type": "null"}
-# The daemon has the verdict, where there is one.
-_JUDGED_HERE = {"properties": {"status": _NULL, "metric_kind": {"not": {"const": Kind.DISTRIBUTION.value}}}}
-
-
-def _has(name: str) -> Mapping[str, Any]:
-    return {"required": [name], "properties": {name: {"not": _NULL}}}
-
-
-def _matches(form: str, *, is_whole: bool = True) -> Mapping[str, Any]:
-    return {"pattern": rf"^{form}(?!\n)$" if is_whole else f"^{form}"}
-
-
 def snapshot_schema() -> Mapping[str, Any]:
-    """JSON Schema 2020-12 of a snapshot. A new version comes only when a valid snapshot would become invalid."""
+    """JSON Schema 2020-12 of a snapshot. A new version comes only when a valid snapshot would become invalid.
+
+    How a condition is written, and what goes with ``baseline`` and ``for``, is for ``check_snapshot`` alone to say.
+    """
     _, components = msgspec.json.schema_components([Record, PrintedSample], ref_template="#/$defs/{name}")
-    relative, comparison = conditions.RELATIVE, f"({conditions.RELATIVE}|{conditions.ABSOLUTE})"
-    not_misspelt = [_matches(relative), {"not": _matches(conditions.LIKE_RELATIVE, is_whole=False)}]
-    components["Record"]["allOf"] = [
-        {"if": _has("baseline"), "then": {"allOf": [_JUDGED_HERE, {"properties": {"condition": _matches(relative)}}]}},
-        {"if": _has("for"), "then": {"allOf": [_JUDGED_HERE, {"properties": {"condition": _matches(comparison)}}]}},
-        {"if": {"properties": {"status": _NULL}}, "then": {"properties": {"condition": {"anyOf": not_misspelt}}}},
-    ]
     is_record = {"anyOf": [{"required": [name]} for name in MARKS]}
     item = {"if": is_record, "then": {"$ref": "#/$defs/Record"}, "else": {"$ref": "#/$defs/PrintedSample"}}
     listed = {"type": "array", "minItems": 1, "items": item}

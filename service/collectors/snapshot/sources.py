@@ -33,22 +33,14 @@ FORMS = (
 _JUST_NOW = timedelta(seconds=5)
 _MAX_OBJECTS = 100_000  # that are listed
 
-# Why an entry of a directory or of a prefix is no snapshot.
+# Why an entry of a directory or of a prefix is no snapshot. By their endings these are none: what is unfinished (.tmp,
+# .part), what stands beside a snapshot (.sha256, .done), and other formats (.csv, .log).
 _SKIPPED = {
     "of a deeper level": re.compile(r"/"),
     "a marker": re.compile(r"^[_#]|_\$folder\$$"),
     "hidden": re.compile(r"^(\.|~\$)"),
-    "of another format": re.compile(
-        r"\.(log|out|err|md|html?|xml|[ct]sv|ya?ml|toml|ini|db|png|jpe?g|svg|pdf|parquet|np[yz]|pth?|ckpt|pkl|safetensors"
-        r"|onnx|py|sh|tar|tgz|zip)(\.(gz|bz2|xz|zst))?$",
-        re.I,
-    ),
-    "unfinished": re.compile(
-        r"(\.(tmp|temp|part|partial|swp|crdownload|filepart|incomplete|inprogress|lock)|~)$", re.I
-    ),
-    # Checksums, signatures, and whatever else stands beside a snapshot under its name with another ending.
-    "beside a snapshot": re.compile(
-        r"\.(md5|sha\d+|crc\w*|asc|sig|etag|done|ok|bak)$|\.(json|jsonl|ndjson)(\.gz)?\.(?!gz$)[a-z]\w*$", re.I
+    "not .json, .jsonl, .ndjson or .txt": re.compile(
+        r"~$|\.(?!((json|jsonl|ndjson|txt)(\.gz)?|gz)$)[a-z]\w*(\.gz)?$", re.I
     ),
 }
 
