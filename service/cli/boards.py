@@ -1,14 +1,14 @@
 """``datadog``: dashboards, monitors and metadata as code. All but ``render`` ask Datadog and need both its keys."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from service.cli.options import Command, Exit, Options, command, exit_with, message
+from service.cli.options import Command, Options, command, message
 from service.cli.output import to_json
 from service.domain.errors import ConfigError, HealthError
 
@@ -46,19 +46,19 @@ def _with_words(command: Command) -> Command:
 
 @command(group=datadog, example="infra-health datadog render monitors")
 @_with_words
-def render(options: Options, what: tuple[str, ...]) -> None:
+async def render(options: Options, what: tuple[str, ...]) -> None:
     """Prints as JSON what a push would write. Needs no key and asks nobody."""
     from service.boards.sync import render as render_objects
 
-    settings, desired = _read_desired(options, what)
+    settings, desired = await _read_desired(options, what)
     click.echo(to_json(render_objects(desired, settings.datadog.env)))
 
 
 @command(group=datadog, example="infra-health datadog diff")
 @_with_words
-def diff(options: Options, what: tuple[str, ...]) -> None:
+async def diff(options: Options, what: tuple[str, ...]) -> None:
     """Shows what a push would change, and changes nothing."""
-    with _open(options, what) as (sync, desired):
+    async with _open(options, what) as (sync, desired):
         found = sync.diff(desired, what)
     options.show([_describe(each) for each in found], lambda: _print_differences(found))
 
@@ -68,11 +68,11 @@ def diff(options: Options, what: tuple[str, ...]) -> None:
 @click.option("--force", is_flag=True, help="Overwrite what was edited by hand.")
 @click.option("--prune", is_flag=True, help="Remove ours of what is not configured any more.")
 @click.option("--share", is_flag=True, help="With tv: make the board public to whoever knows its address; prints it.")
-def push(options: Options, what: tuple[str, ...], force: bool, prune: bool, share: bool) -> None:
+async def push(options: Options, what: tuple[str, ...], force: bool, prune: bool, share: bool) -> bool:
     """Creates what is missing and updates what differs. An object that was edited by hand is left alone."""
     if share and "tv" not in what:
         raise click.UsageError("--share goes with `push tv`")
-    with _open(options, what) as (sync, desired):
+    async with _open(options, what) as (sync, desired):
         done = list(sync.push(sync.diff(desired, what, force=force), prune=prune))
         address = sync.share("tv") if share else None
 
@@ -85,20 +85,20 @@ def push(options: Options, what: tuple[str, ...], force: bool, prune: bool, shar
     options.show({"objects": objects} | ({"public_address": address} if address else {}), print_text)
     if edited := sum(each.action == "edited" for each in done):
         message(f"{edited} edited by hand and left alone; --force overwrites them.", "red")
-    exit_with(Exit.FAILED if edited or any(each.action == "failed" for each in done) else Exit.DONE)
+    return not edited and not any(each.action == "failed" for each in done)
 
 
 @command(group=datadog, example="infra-health datadog delete monitors --yes")
 @_with_words
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def delete(options: Options, what: tuple[str, ...], yes: bool) -> None:
+async def delete(options: Options, what: tuple[str, ...], yes: bool) -> bool:
     """Removes our objects from Datadog, and nobody else's. Points and metrics stay."""
-    with _open(options, what) as (sync, desired):
+    async with _open(options, what) as (sync, desired):
         ours = [each for each in sync.find(desired, what) if each.fingerprint]
         for each in ours:
             message(f"{each.kind} {each.key}: {each.id}")
         if ours and not yes and sys.stdin.isatty() and not click.confirm(f"Remove these {len(ours)}?", err=True):
-            exit_with(Exit.FAILED)
+            return False
         failed = 0
         for each in ours:
             try:
@@ -108,44 +108,39 @@ def delete(options: Options, what: tuple[str, ...], yes: bool) -> None:
                 message(f"{each.kind} {each.key}: {error}", "red")
     text = f"{len(ours) - failed} removed" + (f", {failed} not" if failed else "")
     options.show([{"kind": each.kind, "key": each.key, "id": each.id} for each in ours], lambda: click.echo(text))
-    exit_with(Exit.FAILED if failed else Exit.DONE)
+    return not failed
 
 
-def _read_desired(options: Options, what: Sequence[str]) -> "tuple[Settings, list[Resource]]":
+async def _read_desired(options: Options, what: Sequence[str]) -> "tuple[Settings, list[Resource]]":
     from service.boards.sync import read_desired
 
     # Nothing of ours logs here, and what urllib3 says of its retries ends in our message.
     settings = options.open("error").settings
-    desired, notes = options.run(read_desired, settings, datetime.now(UTC), what)
+    desired, notes = await read_desired(settings, datetime.now(UTC), what)
     for note in notes:
         message(f"note: {note}", "yellow")
     return settings, desired
 
 
-@contextmanager
-def _open(options: Options, what: Sequence[str]) -> "Iterator[tuple[Sync, list[Resource]]]":
+@asynccontextmanager
+async def _open(options: Options, what: Sequence[str]) -> "AsyncIterator[tuple[Sync, list[Resource]]]":
     """Datadog's side and what it shall be. Raises ConfigError where a key is missing."""
     from service.boards.sync import Sync
+    from service.config.secrets import credentials
     from service.datadog.api import DatadogApi
     from service.datadog.intake import intake_url
 
-    settings, desired = _read_desired(options, what)
-    with DatadogApi(intake_url(settings.datadog), *options.run(_read_keys, settings, options.environ())) as api:
-        sync = Sync(api, settings.datadog.env)
-        yield sync, desired
-        for note in sync.notes:
-            message(f"note: {note}", "yellow")
-
-
-async def _read_keys(settings: "Settings", environ: Mapping[str, str]) -> list[str]:
-    from service.config.secrets import credentials
-
-    keys, known = [], credentials(settings, environ)
+    settings, desired = await _read_desired(options, what)
+    keys, known = [], credentials(settings, options.environ())
     for secret in (known.api_key, known.app_key):
         if not (value := await secret.get()):
             raise ConfigError(secret.missing)
         keys.append(value)
-    return keys
+    with DatadogApi(intake_url(settings.datadog), *keys) as api:
+        sync = Sync(api, settings.datadog.env)
+        yield sync, desired
+        for note in sync.notes:
+            message(f"note: {note}", "yellow")
 
 
 def _describe(each: "Difference") -> dict[str, Any]:

@@ -2,20 +2,14 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from service.cli import output as out
 from service.cli.client import connect, find_url
-from service.cli.options import URL, Exit, Options, command, exit_with, message, read_input
+from service.cli.options import URL, Options, command, message, read_input
 from service.domain.errors import ConfigError, HealthError
-
-if TYPE_CHECKING:
-    from service.config.settings import Settings
-    from service.cutover.compare import Difference, Value
 
 _COLOURS = {"unexplained": "red", "explained": "yellow", "same": "green"}
 
@@ -33,7 +27,7 @@ _FLARE_FILES = {
 @command(example="helmfile template | infra-health migrate - -o config.yaml")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write config.yaml here.")
-def migrate(options: Options, sources: tuple[str, ...], output: Path | None) -> None:
+def migrate(options: Options, sources: tuple[str, ...], output: Path | None) -> bool:
     """SOURCE is a file of rendered CronJob manifests (of `helmfile template`, `helm template`, `kubectl get cronjobs -o
     yaml`), or - for standard input. Without -o config.yaml is printed. What has no counterpart stands there as a
     comment, at the end the release of k8s/chart for the helmfile, with what the pods had. A command that is no
@@ -71,7 +65,7 @@ def migrate(options: Options, sources: tuple[str, ...], output: Path | None) -> 
         message(f"{name}: left alone, it runs no collector of ours", "yellow")
     for note in result.notes:
         message(f"note: {note}", "yellow")
-    exit_with(Exit.DONE if result.is_whole else Exit.FAILED)
+    return result.is_whole
 
 
 def _write(path: Path, text: str) -> None:
@@ -99,19 +93,32 @@ def _write(path: Path, text: str) -> None:
 @click.option(
     "--format", "form", type=click.Choice(["table", "json", "markdown"]), default="table", help="How the report looks."
 )
-def compare(options: Options, against: tuple[str, ...], form: str) -> None:
+async def compare(options: Options, against: tuple[str, ...], form: str) -> bool:
     """Each difference is explained by its cause.
 
     Exit code 1: a difference is unexplained. Works beside a running daemon.
     """
-    from service.cutover.compare import COLUMNS, read_baseline
+    from service.cutover import compare as comparison
+    from service.daemon.wiring import open_clients
+    from service.store import Store
 
-    baselines = [read_baseline(read_input(name), name) for name in against]
-    found, notes = options.run(_compare, options.open("error").settings, options.environ(), baselines)
+    baselines = [comparison.read_baseline(read_input(name), name) for name in against]
+    settings = options.open("error").settings
+    found: list[comparison.Difference] = []
+    notes: list[str] = []
+    store = await Store.open_reading(settings.state_dir, settings.store)
+    try:
+        async with open_clients(settings, options.environ()) as clients:
+            for baseline in baselines:  # each file is of a moment of its own
+                differences, more = await comparison.compare(baseline, settings, store, clients.github)
+                found += differences
+                notes += [each for each in more if each not in notes]
+    finally:
+        await store.close()
     found.sort(key=lambda each: (list(_COLOURS).index(each.verdict), each.value.metric))
     counts = Counter(each.verdict for each in found)
     summary = {verdict: counts[verdict] for verdict in reversed(_COLOURS)}
-    rows = [dict(zip(COLUMNS, each.as_row(), strict=True)) for each in found]
+    rows = [dict(zip(comparison.COLUMNS, each.as_row(), strict=True)) for each in found]
 
     def print_report() -> None:
         if form == "table":
@@ -119,7 +126,7 @@ def compare(options: Options, against: tuple[str, ...], form: str) -> None:
             for note in notes:
                 message(note)
             return
-        for row in (COLUMNS, ("---", "---", "---:", "---:", "---"), *(row.values() for row in rows)):
+        for row in (comparison.COLUMNS, ("---", "---", "---:", "---:", "---"), *(row.values() for row in rows)):
             click.echo(f"| {' | '.join(map(_escape_cell, row))} |")
         click.echo("\n" + "\n".join(f"- {note}" for note in notes))
 
@@ -127,29 +134,7 @@ def compare(options: Options, against: tuple[str, ...], form: str) -> None:
     options.show({"summary": summary, "values": [each.as_json() for each in found], "notes": notes}, print_report)
     worst = next((verdict for verdict in _COLOURS if summary[verdict]), "same")
     message(", ".join(f"{number:,} {verdict}" for verdict, number in summary.items()), _COLOURS[worst])
-    exit_with(Exit.FAILED if summary["unexplained"] else Exit.DONE)
-
-
-async def _compare(
-    settings: "Settings", environ: Mapping[str, str], baselines: "Sequence[list[Value]]"
-) -> "tuple[list[Difference], list[str]]":
-    """All files' differences, and the notes on them. Each file is of a moment of its own."""
-    from service.cutover.compare import compare as compare_with_runs
-    from service.daemon.wiring import open_clients
-    from service.store import Store
-
-    found: list[Difference] = []
-    notes: dict[str, None] = {}
-    store = await Store.open_reading(settings.state_dir, settings.store)
-    try:
-        async with open_clients(settings, environ) as clients:
-            for baseline in baselines:
-                differences, more = await compare_with_runs(baseline, settings, store, clients.github)
-                found += differences
-                notes |= dict.fromkeys(more)
-    finally:
-        await store.close()
-    return found, list(notes)
+    return not summary["unexplained"]
 
 
 def _escape_cell(text: str) -> str:
@@ -158,26 +143,25 @@ def _escape_cell(text: str) -> str:
 
 @command(example="infra-health backup state-backup.db")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-def backup(options: Options, file: Path) -> None:
+async def backup(options: Options, file: Path) -> None:
     """The state is the outbox, the runs and what the collectors keep.
 
     To restore: stop the daemon and put FILE in place of state.db in the state directory, without a state.db-wal.
     """
+    import anyio
+
     from service.store import Store
 
     settings = options.open("warning").settings
     if settings.store.url:
         raise ConfigError("the state is in store.url: back that up with the tools of PostgreSQL, such as pg_dump")
 
-    async def copy() -> None:
-        store = await Store.open_reading(settings.state_dir)
-        try:
-            await store.backup(file)
-        finally:
-            await store.close()
-
-    options.run(copy)
-    size = file.stat().st_size
+    store = await Store.open_reading(settings.state_dir)
+    try:
+        await store.backup(file)
+    finally:
+        await store.close()
+    size = (await anyio.Path(file).stat()).st_size
     text = f"{settings.state_dir} is backed up to {file} ({size:,} bytes)"
     options.show({"file": str(file), "bytes": size}, lambda: click.echo(text))
 
@@ -213,7 +197,7 @@ def copy(options: Options, to: str | None) -> None:
 @command(example="infra-health flare support.zip")
 @URL
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-def flare(options: Options, url: str | None, file: Path) -> None:
+async def flare(options: Options, url: str | None, file: Path) -> None:
     """FILE (.tar.gz or .zip) holds settings, state, last runs, recent log, versions.
 
     A running daemon adds what it knows; without one the state directory has to do.
@@ -225,7 +209,7 @@ def flare(options: Options, url: str | None, file: Path) -> None:
     loaded = options.open("error")
     with out.show_progress(quiet=options.quiet) as progress:
         progress("looking at the settings and the state directory")
-        files = options.run(read_local_files, loaded, options.environ())
+        files = await read_local_files(loaded, options.environ())
         url = url or find_url(options)
         progress(f"asking the daemon at {url}")
         try:

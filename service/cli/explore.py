@@ -12,7 +12,7 @@ import click
 
 from service.cli import output as out
 from service.cli.client import Daemon
-from service.cli.options import WATCH, Exit, Options, command, complete_collector, exit_with, message
+from service.cli.options import WATCH, Options, command, complete_collector, message, read_with
 from service.domain.runs import Outcome
 
 _ORDER = ("fail", "unknown", "pass")
@@ -26,7 +26,7 @@ _FOLLOW_INTERVAL = 1
 @click.option("--collector", metavar="NAME", shell_complete=complete_collector, help="Only this collector's checks.")
 @click.option("--exit-code", is_flag=True, help="Exit code 1 when one of these checks fails.")
 @WATCH
-def explain(options: Options, daemon: Daemon, metric: str | None, collector: str | None, exit_code: bool) -> None:
+def explain(options: Options, daemon: Daemon, metric: str | None, collector: str | None, exit_code: bool) -> bool:
     """METRIC is a metric, the last parts of its name (flaky_tests), or a check's name, task, workflow or collector.
 
     Without it: all that is not well.
@@ -50,9 +50,8 @@ def explain(options: Options, daemon: Daemon, metric: str | None, collector: str
     options.show(found, print_checks)
     if metric and not found:
         message(_describe_missing(metric, known), "red")
-        exit_with(Exit.FAILED)
-    if exit_code and any(check["status"] == "fail" for check in found):
-        exit_with(Exit.FAILED)
+        return False
+    return not exit_code or all(check["status"] != "fail" for check in found)
 
 
 def _print_left_out(collector: dict[str, Any]) -> None:
@@ -111,14 +110,11 @@ def _describe_evidence(evidence: dict[str, Any]) -> str:
     return " ".join(filter(None, (note, *parts, commit, author, out.format_time(evidence["at"], ""), evidence["url"])))
 
 
-def _read_since(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
+def _read_since(text: str) -> str:
     """The instant that is so long ago."""
     from service.config.fields import read_duration
 
-    try:
-        return (datetime.now(UTC) - read_duration(text)).isoformat() if text else None
-    except (ValueError, OverflowError) as error:
-        raise click.BadParameter(str(error)) from error
+    return (datetime.now(UTC) - read_duration(text)).isoformat()
 
 
 @command(asks_daemon=True, example="infra-health runs ci -n 5 --outcome Failed --since 2h")
@@ -130,7 +126,9 @@ def _read_since(_: click.Context, __: click.Parameter, text: str | None) -> str 
     metavar="OUTCOME",
     help=f"Only runs that ended so: {', '.join(Outcome)}.",
 )
-@click.option("--since", metavar="AGE", callback=_read_since, help="Only runs that started since, such as 90s, 2h, 1d.")
+@click.option(
+    "--since", metavar="AGE", callback=read_with(_read_since), help="Only runs that started since, such as 90s, 2h, 1d."
+)
 @click.option("-n", "--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many.")
 @WATCH
 def runs(

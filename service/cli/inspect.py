@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from service.cli import output as out
-from service.cli.options import Exit, Options, command, exit_with, message
+from service.cli.options import Options, command, message, read_with
 from service.cli.schedule import find_fires
 from service.domain import cron
 from service.domain.errors import ConfigError, Unavailable
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import httpx
 
     from service.config.settings import CollectorSettings, Settings
-    from service.daemon.series import SeriesForecast
 
 _PING = b'{"zen": "infra-health webhook test"}'
 
@@ -58,17 +57,24 @@ def _describe_schedule(name: str, settings: "CollectorSettings", count: int) -> 
 
 @command(example="infra-health check --resolved")
 @click.option("--resolved", is_flag=True, help="Print every setting as resolved, secrets masked.")
-def check(options: Options, resolved: bool) -> None:
+async def check(options: Options, resolved: bool) -> None:
     from service.config.clients import check_environment
     from service.config.settings import describe
-    from service.daemon.series import find_collisions
+    from service.daemon import read_store
+    from service.daemon.series import find_collisions, forecast_series
 
-    loaded = options.open("error")
+    loaded, now = options.open("error"), datetime.now(UTC)
     settings = loaded.settings
     if problems := check_environment(options.environ()):
         raise ConfigError("\n".join(problems))
+    enabled = {name: each for name, each in settings.collectors.items() if each.enabled}
+    waiting = [name for name, each in enabled.items() if getattr(each, "source", "elsewhere") is None]
+    # Whether a configuration is right does not depend on a server that may be away.
+    async with nullcontext() if settings.store.url else read_store(settings) as store:
+        series = await forecast_series(settings, store, now)
+        waiting = [name for name in waiting if not (store and await store.states.pushes(name))]
+    secrets = await _look_up_secrets(settings, options.environ())
     collectors = [_describe_schedule(name, each, 3) for name, each in settings.collectors.items()]
-    series, waiting, secrets = options.run(_examine, settings, options.environ())
     warnings = [*loaded.warnings, *find_collisions(settings), *filter(None, [series.warning])]
     warnings += [
         f"collectors.{name} has no source: it is waiting for a first push (or name a source)" for name in waiting
@@ -78,8 +84,7 @@ def check(options: Options, resolved: bool) -> None:
             "datadog.api_key is as long as an application key: DD_API_KEY takes the other, of 32 characters"
         )
     # Of github_ci; named here, so that its type need not be.
-    looks = {name: getattr(each, "looks_an_hour", 0) for name, each in settings.collectors.items() if each.enabled}
-    looks = {name: count for name, count in looks.items() if count}
+    looks = {name: count for name, each in enabled.items() if (count := getattr(each, "looks_an_hour", 0))}
 
     def print_text() -> None:
         click.secho("The configuration is valid.", fg="green")
@@ -108,26 +113,6 @@ def check(options: Options, resolved: bool) -> None:
         "notes": warnings,
     }
     options.show(found, print_text)
-
-
-async def _examine(
-    settings: "Settings", environ: Mapping[str, str]
-) -> tuple["SeriesForecast", list[str], list[dict[str, Any]]]:
-    """The series, the enabled collectors without a source that nothing was pushed to yet, and the secrets."""
-    from service.daemon import read_store
-    from service.daemon.series import forecast_series
-
-    waiting = [
-        name
-        for name, each in settings.collectors.items()
-        if each.enabled and getattr(each, "source", "elsewhere") is None
-    ]
-    # Whether a configuration is right does not depend on a server that may be away.
-    async with nullcontext() if settings.store.url else read_store(settings) as store:
-        series = await forecast_series(settings, store, datetime.now(UTC))
-        if store:
-            waiting = [name for name in waiting if not await store.states.pushes(name)]
-    return series, waiting, await _look_up_secrets(settings, environ)
 
 
 async def _look_up_secrets(settings: "Settings", environ: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -175,11 +160,11 @@ def _print_section(title: str, lines: Iterable[str]) -> None:
 
 
 @command(example="infra-health diagnose")
-def diagnose(options: Options) -> None:
+async def diagnose(options: Options) -> bool:
     """It looks at the clock and the state directory, too. One line each, with the remedy."""
     from service.daemon.support import diagnose as find_problems
 
-    findings = options.run(find_problems, options.open("error").settings, options.environ())
+    findings = await find_problems(options.open("error").settings, options.environ())
 
     def print_findings() -> None:
         for each in findings:
@@ -188,55 +173,42 @@ def diagnose(options: Options) -> None:
             out.print_wrapped(f"{each.name:<16}{status}", " ".join(f"{each.detail}{remedy}".split()))
 
     options.show([asdict(each) for each in findings], print_findings)
-    exit_with(Exit.FAILED if any(each.status == "fail" for each in findings) else Exit.DONE)
+    return all(each.status != "fail" for each in findings)
 
 
-def _check_repository(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
+def _read_repository(name: str) -> str:
     from service.collectors.github_ci.settings import check_repository
 
-    try:
-        return check_repository(name) if name else None
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+    return check_repository(name)
 
 
 @command("list-workflows", example="infra-health list-workflows --repo Metta-AI/metta")
 @click.option(
     "--repo",
     metavar="OWNER/NAME",
-    callback=_check_repository,
+    callback=read_with(_read_repository),
     help="Else the repositories of the configured github_ci collectors.",
 )
-def list_workflows(options: Options, repo: str | None) -> None:
+async def list_workflows(options: Options, repo: str | None) -> None:
     """The lists are tests_blocking_merge and benchmarks."""
-    found = options.run(_read_workflows, options.open("warning").settings, options.environ(), repo)
-    rows = [
-        {
-            "repository": each["repo"],
-            "id": str(each["id"]),
-            "name": each["name"],
-            "file": each["path"],
-            "state": each["state"],
-        }
-        for each in found
-    ]
-    options.show(found, lambda: out.print_table(rows, optional=("state", "id", "repository")))
-
-
-async def _read_workflows(settings: "Settings", environ: Mapping[str, str], repo: str | None) -> list[dict[str, Any]]:
     from service.collectors.github_ci import GithubCiSettings, list_workflows
     from service.daemon.wiring import open_clients
 
+    settings = options.open("warning").settings
     collectors = [each for each in settings.collectors.values() if isinstance(each, GithubCiSettings)]
     names = [repo] if repo else sorted({name for each in collectors for name in each.all_repositories})
     if not names:
         raise ConfigError("no github_ci collector is configured; name a repository with --repo OWNER/NAME")
-    async with open_clients(settings, environ) as clients:
-        return [
-            {"repo": name, "id": each.id, "name": each.name, "path": each.path, "state": each.state}
-            for name in names
-            for each in await list_workflows(clients.github, name)
-        ]
+    async with open_clients(settings, options.environ()) as clients:
+        found = [(name, each) for name in names for each in await list_workflows(clients.github, name)]
+    rows = [
+        {"repository": name, "id": str(each.id), "name": each.name, "file": each.path, "state": each.state}
+        for name, each in found
+    ]
+    answer = [
+        {"repo": name, "id": each.id, "name": each.name, "path": each.path, "state": each.state} for name, each in found
+    ]
+    options.show(answer, lambda: out.print_table(rows, optional=("state", "id", "repository")))
 
 
 @click.group(help="docs/webhooks.md says how to set it up.\n\n\b\nExample: infra-health webhook test")
@@ -244,7 +216,7 @@ def webhook() -> None: ...
 
 
 @command(group=webhook, example="infra-health webhook test")
-def test(options: Options) -> None:
+async def test(options: Options) -> bool:
     """Posts a signed ping to http.public_url, as GitHub does, and says what is wrong.
 
     Whether GitHub itself gets there, only GitHub can tell: Settings, Webhooks, Recent Deliveries.
@@ -258,7 +230,7 @@ def test(options: Options) -> None:
     if settings.http.public_url is None:
         raise ConfigError("http.public_url is not set: it is the address that GitHub delivers to")
     known = credentials(settings, environ).webhook_secret
-    keys = [key.strip() for key in (options.run(known.get) or "").split(",") if key.strip()]
+    keys = [key.strip() for key in (await known.get() or "").split(",") if key.strip()]
     if not keys:
         raise ConfigError(known.missing)
     url = f"{settings.http.public_url.rstrip('/')}/api/v1/webhooks/github"
@@ -273,7 +245,7 @@ def test(options: Options) -> None:
     options.show(found, lambda: click.echo(done, nl=bool(done)))
     for text in troubles:
         message(f"{url}: {text}", "red")
-    exit_with(Exit.FAILED if troubles else Exit.DONE)
+    return not troubles
 
 
 def _sign(key: str) -> dict[str, str]:

@@ -4,13 +4,12 @@ import gc
 import os
 import sys
 from collections.abc import Mapping
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 import click
 
-from service.cli.options import Options, command, common, errors_reported, exit_with
+from service.cli.options import Exit, Options, command, common, errors_reported, exit_with
 
 # What each command does, by its module, which is imported when it is used: --help and most commands start light.
 _GROUPS: Mapping[str, Mapping[str, str]] = {
@@ -62,9 +61,6 @@ class LazyCommands(click.Group):
                 setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - as long as we live
         return super().main(*args, **kwargs)
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
@@ -80,18 +76,14 @@ class LazyCommands(click.Group):
             with formatter.section(title):
                 formatter.write_dl([(place.partition(".")[2], does) for place, does in commands.items()])
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            near = get_close_matches(args[0], _COMMANDS, n=1)
-            raise click.UsageError(error.message + (f" Did you mean {near[0]!r}?" if near else ""), ctx) from None
-
 
 @common
-@click.group(cls=LazyCommands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyCommands,
+    commands=_COMMANDS,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option("--once", is_flag=True, help="Run every enabled collector once, concurrently; submit; exit.")
 @click.option("--only", metavar="NAME,...", help="With --once: these collectors only.")
 @click.option("--dry-run", is_flag=True, help="With --once: print the samples as JSON, send and keep nothing.")
@@ -129,9 +121,10 @@ def main(context: click.Context, once: bool, only: str | None, dry_run: bool, st
     with errors_reported():
         from service.cli.run import run_daemon, run_once
 
-        if once:
-            exit_with(run_once(options, names, push=not dry_run, dry_run=dry_run, strict=strict, output=None))
-        exit_with(run_daemon(options))
+        if not once:
+            exit_with(run_daemon(options))
+        if not run_once(options, names, push=not dry_run, dry_run=dry_run, strict=strict, output=None):
+            exit_with(Exit.FAILED)
 
 
 @command(example='eval "$(infra-health completion bash)"')

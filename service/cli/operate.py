@@ -9,16 +9,7 @@ import click
 
 from service.cli import output as out
 from service.cli.client import Daemon, read_answer
-from service.cli.options import (
-    WATCH,
-    Command,
-    Exit,
-    Options,
-    command,
-    complete_collector,
-    exit_with,
-    message,
-)
+from service.cli.options import WATCH, Command, Options, command, complete_collector, message
 from service.domain.errors import Rejected
 
 _REASON = click.option("--reason", help="Kept in the audit log.")
@@ -32,38 +23,28 @@ _POLL_INTERVAL = 0.5
 @click.option("--slots", is_flag=True, help="Only each collector's last slot in live mode, for k8s/cutover.sh.")
 @click.option("--exit-code", is_flag=True, help="Exit code 1 when a check fails.")
 @WATCH
-def status(options: Options, daemon: Daemon, probe: bool, slots: bool, exit_code: bool) -> None:
+def status(options: Options, daemon: Daemon, probe: bool, slots: bool, exit_code: bool) -> bool:
     if probe:
         alive = daemon.http.get("/livez")
         message(alive.json().get("status", alive.reason_phrase))
-        exit_with(Exit.DONE if alive.is_success else Exit.FAILED)
+        return alive.is_success
     collectors = daemon.collectors()
     if slots:
         for each in collectors:
             # As Kubernetes writes times: whole seconds, Z.
             click.echo(f"{each['name']} {(each['last_slot'] or 'none').replace('+00:00', 'Z')}")
-        return
+        return True
     state = daemon.get("state")
     found = {name: state[name] for name in ("checks", "delivery", "quota", "webhooks", "replicas", "mode")}
     found |= {name: daemon.http.get(f"/{path}").json() for name, path in (("version", "version"), ("ready", "readyz"))}
     found["collectors"] = collectors
-    options.show(found, lambda: _print_status(**found))
-    if exit_code and state["checks"]["failing"]:
-        exit_with(Exit.FAILED)
+    options.show(found, lambda: _print_status(found))
+    return not (exit_code and state["checks"]["failing"])
 
 
-def _print_status(
-    checks: dict[str, int],
-    delivery: dict[str, Any],
-    quota: Sequence[dict[str, Any]],
-    webhooks: dict[str, Any] | None,
-    replicas: Sequence[dict[str, Any]],
-    mode: str,
-    version: dict[str, str],
-    ready: dict[str, Any],
-    collectors: Sequence[dict[str, Any]],
-) -> None:
+def _print_status(found: dict[str, Any]) -> None:
     """Begins with what the page begins with."""
+    checks, delivery, webhooks, version = (found[name] for name in ("checks", "delivery", "webhooks", "version"))
     failing, unknown = checks["failing"], checks["unknown"]
     text = f"checks: {checks['passing']} pass, {failing} {'FAIL' if failing else 'fail'}, {unknown} unknown"
     hint = "; `infra-health explain` tells why" if failing or unknown else ""
@@ -72,7 +53,7 @@ def _print_status(
     text = f"delivery: {delivery['state']}, {delivery['pending']:,} points pending"
     text += f", last accepted {out.format_time(delivery['last_accepted'])}"
     click.echo(text + (f"; lost: {lost}" if lost else ""))
-    for each in quota:
+    for each in found["quota"]:
         left = f"{each['remaining']:,} of {each['limit']:,} left until {out.format_time(each['reset_at'])}"
         click.echo(f"GitHub's quota, {each['resource']}: {left}")
     if webhooks:
@@ -80,14 +61,14 @@ def _print_status(
         click.echo(f"{last}, {webhooks['today']:,} today, {webhooks['missed_today']:,} missed")
         if webhooks["hint"]:
             message(webhooks["hint"], "yellow")
-    for each in replicas:
+    for each in found["replicas"]:
         what = f"{each['active']} active, {each['pending']:,} points pending"
         click.echo(f"replica {each['id']} {each['version']}: last beat {out.format_age(each['beat'])}, {what}")
-    up = f"up since {out.format_time(version['started'])}"
-    click.echo(f"{version['name']} {version['version']}, env {version['env']}, mode {mode}, {up}\n")
-    rows = [_describe_collector(each) for each in sorted(collectors, key=_is_retrying, reverse=True)]
+    up = f"mode {found['mode']}, up since {out.format_time(version['started'])}"
+    click.echo(f"{version['name']} {version['version']}, env {version['env']}, {up}\n")
+    rows = [_describe_collector(each) for each in sorted(found["collectors"], key=_is_retrying, reverse=True)]
     out.print_table(rows, optional=("schedule", "next run"), below="note")
-    for each in ready.get("checks", ()):
+    for each in found["ready"].get("checks", ()):
         if each["status"] != "ok":
             message(f"{each['name']}: {each['status']}: {each['detail']}", "yellow")
 
@@ -164,7 +145,7 @@ class _WithWait(click.Command):
 )
 def trigger(
     options: Options, daemon: Daemon, names: tuple[str, ...], every: bool, reason: str | None, wait: int | None
-) -> None:
+) -> bool:
     """With --wait it shows the progress and the result."""
     until = time.monotonic() + (wait or 0)
 
@@ -183,7 +164,7 @@ def trigger(
         runs = [_wait_for_end(daemon, each["id"], until, options.quiet) for each in runs]
         is_good = is_good and all(each["outcome"] in _SUCCESSES for each in runs)
     _show_each(options, runs, every or len(names) > 1, _describe_run)
-    exit_with(Exit.DONE if is_good else Exit.FAILED)
+    return is_good
 
 
 def _wait_for_end(daemon: Daemon, run_id: str, until: float, quiet: bool) -> dict[str, Any]:
@@ -217,21 +198,21 @@ def _describe_run(run: dict[str, Any]) -> str:
 @command(asks_daemon=True, example='infra-health pause ci --reason "GitHub maintenance"')
 @_with_names
 @_REASON
-def pause(options: Options, daemon: Daemon, names: tuple[str, ...], every: bool, reason: str | None) -> None:
-    _post_for_collectors(options, daemon, names, every, "pause", reason)
+def pause(options: Options, daemon: Daemon, names: tuple[str, ...], every: bool, reason: str | None) -> bool:
+    return _post_for_collectors(options, daemon, names, every, "pause", reason)
 
 
 @command(asks_daemon=True, example="infra-health resume --all")
 @_with_names
 @_REASON
-def resume(options: Options, daemon: Daemon, names: tuple[str, ...], every: bool, reason: str | None) -> None:
+def resume(options: Options, daemon: Daemon, names: tuple[str, ...], every: bool, reason: str | None) -> bool:
     """The latest slot that one missed starts at once."""
-    _post_for_collectors(options, daemon, names, every, "resume", reason)
+    return _post_for_collectors(options, daemon, names, every, "resume", reason)
 
 
 def _post_for_collectors(
     options: Options, daemon: Daemon, names: Sequence[str], every: bool, action: str, reason: str | None
-) -> None:
+) -> bool:
     if every:
         names = [each["name"] for each in daemon.collectors()]
     collectors, is_good = _ask_each(
@@ -242,7 +223,7 @@ def _post_for_collectors(
         return f"{each['name']}: {_describe_state(each)}, next run: {out.format_time(each['next_run'], 'none')}"
 
     _show_each(options, collectors, every or len(names) > 1, describe)
-    exit_with(Exit.DONE if is_good else Exit.FAILED)
+    return is_good
 
 
 def _ask_each(names: Sequence[str], ask: Callable[[str], dict[str, Any]]) -> tuple[list[dict[str, Any]], bool]:

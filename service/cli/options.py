@@ -4,7 +4,7 @@ import inspect
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from service.demo.stage import Stage
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-Value = TypeVar("Value")
 
 _WATCH_INTERVAL = 2
 _COMPLETION_TIMEOUT = 0.5
@@ -93,12 +92,6 @@ class Options:
         loaded = self.load()
         self.start_logs(loaded, level)
         return loaded
-
-    def run(self, function: Callable[..., Awaitable[Value]], *arguments: Any) -> Value:
-        """Runs a coroutine function to its end."""
-        import anyio
-
-        return anyio.run(function, *arguments)
 
     def show(self, value: Any, print_text: Callable[[], None]) -> None:
         """A command's result: as JSON where asked for, else as text. Raises Unavailable when stdout takes no more."""
@@ -206,31 +199,31 @@ def command(
     group: click.Group | None = None,
     cls: type[click.Command] = click.Command,
     asks_daemon: bool = False,
-) -> Callable[[Callable[..., None]], click.Command]:
-    """A command with the common options: its function gets ``Options`` first, its errors are reported.
+) -> Callable[[Callable[..., Any]], click.Command]:
+    """A command with the common options; its errors are reported.
 
-    What it does in a sentence stands in ``service.cli.main``; the function's docstring, if any, says more.
+    Its function gets ``Options`` first, may be a coroutine function, and returns False where the exit code is 1. What
+    it does in a sentence stands in ``service.cli.main``; the function's docstring, if any, says more.
     ``asks_daemon``: it has ``--url``, and gets the ``Daemon`` as its second argument.
     """
 
-    def decorate(function: Callable[..., None]) -> click.Command:
+    def decorate(function: Callable[..., Any]) -> click.Command:
         @click.pass_obj
-        def run(options: Options, /, **arguments: Any) -> None:
-            with errors_reported():
-                if not asks_daemon:
-                    function(options, **arguments)
-                    return
-                from service.cli.client import connect, find_url
+        def run(options: Options, /, *, watch: bool = False, **arguments: Any) -> None:
+            with errors_reported(), ExitStack() as exits:
+                show = partial(function, options)
+                if asks_daemon:
+                    from service.cli.client import connect, find_url
 
-                watch = arguments.pop("watch", False)
+                    url = arguments.pop("url") or find_url(options)
+                    show = partial(show, exits.enter_context(connect(url)))
                 if watch and arguments.get("exit_code"):
                     raise click.UsageError("--watch and --exit-code exclude each other")
-                with connect(arguments.pop("url") or find_url(options)) as daemon:
-                    show = partial(function, options, daemon, **arguments)
-                    if watch:
-                        _repeat(show)
-                    else:
-                        show()
+                show = partial(show, **arguments)
+                if watch:
+                    _repeat(show)
+                elif _carry_out(show) is False:
+                    exit_with(Exit.FAILED)
 
         run.__dict__.update(function.__dict__)  # click's decorators keep the parameters there
         text = f"{inspect.getdoc(function) or ''}\n\n\b\nExample: {example}"
@@ -240,13 +233,34 @@ def command(
     return decorate
 
 
-def _repeat(show: Callable[[], None]) -> None:
+def _carry_out(show: Callable[[], Any]) -> Any:
+    done = show()
+    if not inspect.iscoroutine(done):
+        return done
+    import anyio
+
+    return anyio.run(lambda: done)
+
+
+def _repeat(show: Callable[[], object]) -> None:
     """Shows it on a clear screen again and again, until Ctrl-C, which ends it well."""
     with suppress(KeyboardInterrupt):
         while True:
             click.clear()  # of a terminal; a pipe gets one after the other
             show()
             time.sleep(_WATCH_INTERVAL)
+
+
+def read_with(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
+    """The callback of an option whose text is read by ``parse``, which raises ValueError or OverflowError."""
+
+    def read(_: click.Context, __: click.Parameter, text: str | None) -> Any:
+        try:
+            return parse(text) if text else None
+        except (ValueError, OverflowError) as error:
+            raise click.BadParameter(str(error)) from None
+
+    return read
 
 
 def complete_collector(context: click.Context, parameter: click.Parameter, incomplete: str) -> "list[CompletionItem]":

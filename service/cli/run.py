@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from service.cli import output as out
-from service.cli.options import Exit, Options, command, complete_collector, exit_with, message, refuse_unknown
+from service.cli.options import Exit, Options, command, complete_collector, message, refuse_unknown
 
 if TYPE_CHECKING:
     from service.config.settings import Settings
@@ -39,6 +39,8 @@ def run_daemon(options: Options) -> int:
 
 
 def _run_daemon(options: Options) -> int:
+    import anyio
+
     from service.daemon.daemon import run_daemon as run
 
     overrides: dict[str, Any] = {}
@@ -54,7 +56,7 @@ def _run_daemon(options: Options) -> int:
             message(f"\n  The status page: {url}\n  Ctrl-C ends the demo.\n", bold=True)
             options.stage.deliver_to(url)
 
-    return options.run(run, lambda: options.load(overrides), loaded, options.environ(), announce)
+    return anyio.run(run, lambda: options.load(overrides), loaded, options.environ(), announce)
 
 
 def _collect_garbage() -> None:
@@ -77,17 +79,19 @@ def _is_port_taken(port: int) -> bool:
 @click.option("--strict", is_flag=True, help="A partial run (parts or records left out) exits 1, too.")
 def collect(
     options: Options, names: tuple[str, ...], push: bool, dry_run: bool, output: Path | None, strict: bool
-) -> None:
+) -> bool:
     """With neither --push nor --dry-run nothing is sent."""
     if push and dry_run:
         raise click.UsageError("--push and --dry-run exclude each other")
-    exit_with(run_once(options, names, push=push, dry_run=dry_run, strict=strict, output=output))
+    return run_once(options, names, push=push, dry_run=dry_run, strict=strict, output=output)
 
 
 def run_once(
     options: Options, names: Sequence[str] | None, *, push: bool, dry_run: bool, strict: bool, output: Path | None
-) -> int:
-    """One pass; prints what it brought and returns the exit code. Raises ConfigError."""
+) -> bool:
+    """One pass; prints what it brought. Whether that is good enough for exit code 0. Raises ConfigError."""
+    import anyio
+
     from service.daemon.once import run_pass
 
     settings = _open(options, names or ())
@@ -109,7 +113,7 @@ def run_once(
         is_good = _report_collectors(result, strict) & _report_delivery(result, quiet=options.quiet or not push)
         return Exit.DONE if is_good else Exit.FAILED
 
-    return options.run(run_pass, settings, options.environ(), names, push, progress, report)
+    return anyio.run(run_pass, settings, options.environ(), names, push, progress, report) == Exit.DONE
 
 
 def _open(options: Options, names: Sequence[str]) -> "Settings":
@@ -158,13 +162,13 @@ def _report_delivery(result: "Pass", *, quiet: bool) -> bool:
 @command(example="infra-health preview training")
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_collector)
 @click.option("--all", "show_all", is_flag=True, help="Show series that do not change, too.")
-def preview(options: Options, names: tuple[str, ...], show_all: bool) -> None:
+async def preview(options: Options, names: tuple[str, ...], show_all: bool) -> bool:
     """Nothing is kept, either. Works beside a running daemon."""
     from service.daemon.once import preview as preview_collectors
 
     settings = _open(options, names)
     with out.show_progress(quiet=options.quiet) as progress:
-        found = options.run(preview_collectors, settings, options.environ(), list(names) or None, progress)
+        found = await preview_collectors(settings, options.environ(), list(names) or None, progress)
 
     def print_previews() -> None:
         for each in found:
@@ -175,8 +179,7 @@ def preview(options: Options, names: tuple[str, ...], show_all: bool) -> None:
         if each.run.error:
             message(f"{each.run.collector}: {each.run.outcome}: {each.run.error}", "yellow")
     message("Nothing was sent or kept.")
-    is_good = all(each.run.outcome and each.run.outcome.succeeded for each in found)
-    exit_with(Exit.DONE if is_good else Exit.FAILED)
+    return all(each.run.outcome and each.run.outcome.succeeded for each in found)
 
 
 def _print_preview(preview: "Preview", show_all: bool) -> None:

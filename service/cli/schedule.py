@@ -1,74 +1,79 @@
 """``schedule``: when a collector, or an expression that one thinks of, fires next."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from statistics import median
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import click
 
 from service.cli import output as out
-from service.cli.options import Options, command, complete_collector, message, refuse_unknown
+from service.cli.options import Options, command, complete_collector, message, read_with, refuse_unknown
+from service.config.fields import read_time_zone
 from service.daemon import read_store
 from service.domain import cron
-
-if TYPE_CHECKING:
-    from service.config.settings import Settings
+from service.domain.runs import Mode, Run
 
 _RECENT_RUNS = 50  # whose median is the usual duration
 _POLICY_NOTES = {"Forbid": "it waits for that run's end", "Allow": "both run", "Replace": "it ends that run"}
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """One schedule. ``last_slot``: its collector's; ``usual``: how long its runs last, None when that is not known."""
-
-    collector: str | None
-    schedule: cron.Schedule
-    time_zone: ZoneInfo
-    policy: str = ""
-    last_slot: datetime | None = None
-    usual: timedelta | None = None
-
-
-def _read_time(_: click.Context, __: click.Parameter, text: str | None) -> datetime:
+def _read_time(text: str) -> datetime:
     try:
-        return datetime.fromisoformat(text) if text else datetime.now(UTC)
+        return datetime.fromisoformat(text)
     except ValueError:
-        example = "such as 2025-03-09T01:30 or 2025-03-09T06:30:00Z"
-        raise click.BadParameter(f'"{text}" is no time {example}') from None
+        raise ValueError(f'"{text}" is no time such as 2025-03-09T01:30 or 2025-03-09T06:30:00Z') from None
+
+
+def _read_what(text: str) -> str | cron.Schedule:
+    return cron.parse(text) if text.startswith("@") or len(text.split()) > 1 else text
 
 
 @command(example='infra-health schedule "30 1 * * *" --time-zone America/New_York')
-@click.argument("what", metavar="[NAME or EXPRESSION]", required=False, shell_complete=complete_collector)
-@click.option("--time-zone", metavar="ZONE", help="Such as America/New_York; else the collector's, else UTC.")
+@click.argument(
+    "what",
+    metavar="[NAME or EXPRESSION]",
+    required=False,
+    callback=read_with(_read_what),
+    shell_complete=complete_collector,
+)
+@click.option(
+    "--time-zone",
+    "zone",
+    metavar="ZONE",
+    callback=read_with(read_time_zone),
+    help="Such as America/New_York; else the collector's, else UTC.",
+)
 @click.option(
     "--at",
     metavar="TIME",
-    callback=_read_time,
+    callback=read_with(_read_time),
     help="Fires after this time (ISO 8601, local where it has no offset); else now.",
 )
 @click.option("--count", type=click.IntRange(1, 1000), default=10, show_default=True, help="How many.")
-def schedule(options: Options, what: str | None, time_zone: str | None, at: datetime, count: int) -> None:
+async def schedule(
+    options: Options, what: str | cron.Schedule | None, zone: ZoneInfo | None, at: datetime | None, count: int
+) -> None:
     """Of one collector, of all of them, or of an expression ("*/10 * * * *", @hourly, "@every 90s").
 
     What daylight saving skips or repeats is marked, and where a run usually is not done when the next one is due.
     """
-    from service.config.fields import read_time_zone
-
-    try:
-        zone = read_time_zone(time_zone) if time_zone else None
-        if what and (what.startswith("@") or len(what.split()) > 1):
-            plans = [_Plan(None, cron.parse(what), zone or ZoneInfo("UTC"))]
-        else:
-            settings = options.open("warning").settings
-            refuse_unknown(settings, [what] if what else ())
-            plans = options.run(_plan_collectors, settings, what, zone)
-    except ValueError as error:  # a CronError is one
-        raise click.BadParameter(str(error)) from error
-    results = [_describe_plan(plan, at if at.tzinfo else at.replace(tzinfo=plan.time_zone), count) for plan in plans]
-    options.show(results, lambda: _print(results))
+    after = at or datetime.now(UTC)
+    if not (what is None or isinstance(what, str)):
+        found = [_describe(what, zone or ZoneInfo("UTC"), after, count)]
+    else:
+        settings = options.open("warning").settings
+        refuse_unknown(settings, [what] if what else ())
+        found = []
+        async with read_store(settings) as store:
+            slots = await store.runs.slots(Mode.LIVE) if store else {}
+            for name, each in settings.collectors.items():
+                if what in (None, name):
+                    runs = await store.runs.list(name, limit=_RECENT_RUNS) if store else []
+                    own = name, each.concurrency_policy.value, slots.get(name), _find_usual(runs)
+                    found.append(_describe(cron.parse(each.schedule), zone or each.time_zone, after, count, *own))
+    options.show(found, lambda: _print(found))
 
 
 def find_fires(schedule: cron.Schedule, zone: ZoneInfo, after: datetime, count: int) -> list[datetime]:
@@ -80,75 +85,72 @@ def find_fires(schedule: cron.Schedule, zone: ZoneInfo, after: datetime, count: 
     return fires
 
 
-async def _plan_collectors(settings: "Settings", name: str | None, zone: ZoneInfo | None) -> list[_Plan]:
-    from statistics import median
-
-    from service.domain.runs import Mode
-
-    plans = []
-    async with read_store(settings) as store:
-        slots = await store.runs.slots(Mode.LIVE) if store else {}
-        for key, each in settings.collectors.items():
-            if name not in (None, key):
-                continue
-            runs = await store.runs.list(key, limit=_RECENT_RUNS) if store else []
-            seconds = [run.seconds for run in runs if run.seconds is not None and run.outcome and run.outcome.succeeded]
-            usual = timedelta(seconds=median(seconds)) if seconds else None
-            policy, found = each.concurrency_policy.value, cron.parse(each.schedule)
-            plans.append(_Plan(key, found, zone or each.time_zone, policy, slots.get(key), usual))
-    return plans
+def _find_usual(runs: Sequence[Run]) -> timedelta | None:
+    """How long a run lasts that succeeds; None where none has."""
+    seconds = [run.seconds for run in runs if run.seconds is not None and run.outcome and run.outcome.succeeded]
+    return timedelta(seconds=median(seconds)) if seconds else None
 
 
-def _describe_plan(plan: _Plan, after: datetime, count: int) -> dict[str, Any]:
-    if isinstance(plan.schedule, cron.Every) and plan.last_slot and plan.last_slot < after:
+def _describe(
+    schedule: cron.Schedule,
+    zone: ZoneInfo,
+    after: datetime,
+    count: int,
+    collector: str | None = None,
+    policy: str = "",
+    last_slot: datetime | None = None,
+    usual: timedelta | None = None,
+) -> dict[str, Any]:
+    """The next fires, with what is odd about each. ``policy`` and what follows it: the collector's."""
+    if after.tzinfo is None:
+        after = after.replace(tzinfo=zone)
+    if isinstance(schedule, cron.Every) and last_slot and last_slot < after:
         # A period counts on from the last slot.
-        after = plan.schedule.latest(plan.last_slot, after, plan.time_zone) or plan.last_slot
-    fires = find_fires(plan.schedule, plan.time_zone, after, count)
+        after = schedule.latest(last_slot, after, zone) or last_slot
+    fires: list[dict[str, Any]] = []
+    before = after
+    for at in find_fires(schedule, zone, after, count):
+        skipped, repetition = list(_find_skipped(schedule, zone, before, at)), _repetition(at)
+        # In UTC: the difference of two local times is that of their clocks' hands.
+        overlaps = bool(fires and usual and at.astimezone(UTC) - before.astimezone(UTC) < usual)
+        notes = []
+        if skipped:
+            first, last = f"{skipped[0]:%Y-%m-%d %H:%M}", f"{skipped[-1]:%Y-%m-%d %H:%M}"
+            times = first if first == last else f"{first} to {last} ({len(skipped)} times)"
+            notes.append(f"before it {times} does not exist: the clock is set forward")
+        if repetition:
+            notes.append(f"the clock shows this time twice: {'first' if repetition == 1 else 'second'} time")
+        if overlaps:
+            notes.append(f"the run before usually lasts longer: {_POLICY_NOTES[policy]} ({policy})")
+        fires.append(
+            {
+                "local": at.isoformat(timespec="seconds"),
+                "utc": at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+                "skipped": [each.isoformat(timespec="seconds") for each in skipped],
+                "repeated": repetition,
+                "overlaps": overlaps,
+                "notes": notes,
+            }
+        )
+        before = at
     return {
-        "collector": plan.collector,
-        "schedule": plan.schedule.expression,
-        "in_words": plan.schedule.describe(),
-        "time_zone": str(plan.time_zone),
-        "usual_seconds": plan.usual.total_seconds() if plan.usual else None,
-        "fires": [
-            _describe_fire(plan, before, at, is_first=before is after)
-            for before, at in zip([after, *fires], fires, strict=False)
-        ],
+        "collector": collector,
+        "schedule": schedule.expression,
+        "in_words": schedule.describe(),
+        "time_zone": str(zone),
+        "usual_seconds": usual.total_seconds() if usual else None,
+        "fires": fires,
     }
 
 
-def _describe_fire(plan: _Plan, before: datetime, at: datetime, *, is_first: bool) -> dict[str, Any]:
-    """``before``: the fire before this one, of the first one the time after which fires were asked for."""
-    skipped, repetition = list(_find_skipped(plan, before, at)), _repetition(at)
-    # In UTC: the difference of two local times is that of their clocks' hands.
-    overlaps = bool(not is_first and plan.usual and at.astimezone(UTC) - before.astimezone(UTC) < plan.usual)
-    notes = []
-    if skipped:
-        first, last = f"{skipped[0]:%Y-%m-%d %H:%M}", f"{skipped[-1]:%Y-%m-%d %H:%M}"
-        times = first if first == last else f"{first} to {last} ({len(skipped)} times)"
-        notes.append(f"before it {times} does not exist: the clock is set forward")
-    if repetition:
-        notes.append(f"the clock shows this time twice: {'first' if repetition == 1 else 'second'} time")
-    if overlaps:
-        notes.append(f"the run before usually lasts longer: {_POLICY_NOTES[plan.policy]} ({plan.policy})")
-    return {
-        "local": at.isoformat(timespec="seconds"),
-        "utc": at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        "skipped": [each.isoformat(timespec="seconds") for each in skipped],
-        "repeated": repetition,
-        "overlaps": overlaps,
-        "notes": notes,
-    }
-
-
-def _find_skipped(plan: _Plan, before: datetime, at: datetime) -> Iterator[datetime]:
+def _find_skipped(schedule: cron.Schedule, zone: ZoneInfo, before: datetime, at: datetime) -> Iterator[datetime]:
     """Local times between two fires that are due but do not exist."""
-    if isinstance(plan.schedule, cron.Every):
+    if isinstance(schedule, cron.Every):
         return
-    wall: datetime | None = before.astimezone(plan.time_zone).replace(tzinfo=UTC)
-    while (wall := wall and plan.schedule.next(wall, ZoneInfo("UTC"))) and wall < at.replace(tzinfo=UTC):
-        local = wall.replace(tzinfo=plan.time_zone)
-        if local.astimezone(UTC).astimezone(plan.time_zone).replace(tzinfo=None) != local.replace(tzinfo=None):
+    wall: datetime | None = before.astimezone(zone).replace(tzinfo=UTC)
+    while (wall := wall and schedule.next(wall, ZoneInfo("UTC"))) and wall < at.replace(tzinfo=UTC):
+        local = wall.replace(tzinfo=zone)
+        if local.astimezone(UTC).astimezone(zone).replace(tzinfo=None) != local.replace(tzinfo=None):
             yield local.replace(tzinfo=None)
 
 
