@@ -153,11 +153,7 @@ async def _send(url: httpx.URL, body: bytes, token_env: str | None, key: str) ->
         return str(url.join(location)) if location and answer.status_code == httpx.codes.ACCEPTED else None
     if answer.has_redirect_location:
         raise Rejected(f"{name} redirects to {mask_address(location)}; publish to where it leads")
-    hint = (
-        "; does it need a token (--token-env)?"
-        if answer.status_code in (401, 403) and "Authorization" not in headers
-        else ""
-    )
+    hint = "; does it need another token (--token-env)?" if answer.status_code in (401, 403) else ""
     told = f"{name}: answered {answer.status_code}{_read_problem(answer) or hint}"
     if answer.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
         raise TooLarge(told)

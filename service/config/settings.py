@@ -1,6 +1,6 @@
 """The settings: what each key means, its bounds and its default. Where values come from is in ``loader``."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import cache
@@ -269,12 +269,12 @@ def shadow_prefix(settings: Settings) -> str | None:
 
 def describe(section: Section) -> dict[str, Any]:
     """The settings as plain data to print: secrets as ``********``, null where there is none; durations as ``5m``."""
-    return {name: _plain(name, value) for name, value in section}
+    return {name: _plain(name, value) for name, value in section.model_dump(by_alias=True).items()}
 
 
 def secret_values(section: Section) -> Iterator[str]:
     """Every secret in the settings, those in addresses included, for ``masking.mask``."""
-    for _, value in _leaves(section):
+    for value in _leaves(section.model_dump()).values():
         if isinstance(value, SecretStr):
             yield value.get_secret_value()
         elif isinstance(value, str):
@@ -283,31 +283,23 @@ def secret_values(section: Section) -> Iterator[str]:
 
 def differences(before: Section, after: Section) -> dict[str, str]:
     """The keys whose values differ, dotted, with both values as ``describe`` shows them: ``15m -> 30m``."""
-    old, new = dict(_leaves(before)), dict(_leaves(after))
+    old, new = (_leaves(section.model_dump(by_alias=True)) for section in (before, after))
     changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     return {key: f"{_plain(key, old.get(key))} -> {_plain(key, new.get(key))}" for key in changed}
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of a section and of what is in it, with their dotted keys."""
-    if isinstance(value, Section | dict):
-        for key, part in _items(value):
-            yield from _leaves(part, f"{path}.{key}".lstrip("."))
-    else:
-        yield path, value
-
-
-def _items(value: Section | dict[str, Any]) -> Iterable[tuple[str, Any]]:
-    """By their keys in the file."""
-    if isinstance(value, dict):
-        return value.items()
-    return [(type(value).model_fields[name].alias or name, part) for name, part in value]
+def _leaves(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """The values of a section and of what is in it, by their dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _leaves(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
+    return found
 
 
 def _plain(key: str, value: Any) -> Any:
     match value:
-        case Section() | dict():
-            return {name: _plain(name, part) for name, part in _items(value)}
+        case dict():
+            return {name: _plain(name, part) for name, part in value.items()}
         case list() | tuple() | set() | frozenset():
             return [_plain(key, part) for part in value]
         case None | bool() | float():

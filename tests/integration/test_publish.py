@@ -108,7 +108,7 @@ async def test_what_may_pass_is_tried_again_with_the_same_key() -> None:
 @pytest.mark.parametrize(
     ("answer", "error", "message"),
     [
-        (Answer(401), Unauthorized, r"answered 401; does it need a token \(--token-env\)"),
+        (Answer(401), Unauthorized, r"answered 401; does it need another token \(--token-env\)"),
         (Answer(413), TooLarge, "answered 413"),
         (
             Answer(
