@@ -20,15 +20,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener
 from queue import Full, Queue
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import Any, Final, TextIO
 
 import structlog
 
 from service.config.masking import escape_control_characters, redact
+from service.config.settings import DatadogSettings, Settings
 from service.domain.runs import LogLine
-
-if TYPE_CHECKING:
-    from service.config.settings import Settings
 
 _QUEUE_LINES = 10_000
 _FLUSH_SECONDS = 2.0
@@ -83,7 +81,7 @@ buffer: Final = LogBuffer()
 
 
 def configure(
-    settings: "Settings | None", environ: Mapping[str, str], *, level: str | None = None, stream: TextIO | None = None
+    settings: Settings, environ: Mapping[str, str], *, level: str | None = None, stream: TextIO | None = None
 ) -> None:
     """Sends all logs to ``stream`` (stderr), from ``level`` on (default: ``log.level``); libraries from WARNING on,
     with debug from INFO on. Call it again to change anything.
@@ -92,9 +90,8 @@ def configure(
     The format ``auto`` is console on a terminal and JSON elsewhere.
     """
     stream = stream or sys.stderr
-    form = settings.log.format if settings else "auto"
-    shown = logging.getLevelNamesMapping()[(level or (settings.log.level if settings else "info")).upper()]
-    is_console = form == "console" or (form == "auto" and stream.isatty())
+    shown = logging.getLevelNamesMapping()[(level or settings.log.level).upper()]
+    is_console = settings.log.format == "console" or (settings.log.format == "auto" and stream.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -111,9 +108,8 @@ def configure(
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.stdlib.PositionalArgumentsFormatter(),
             _add_error,
-            lambda _, __, event: _clean(event),
             _remember,
-            _console(stream, environ) if is_console else _json(settings),
+            _console(stream, environ) if is_console else _json(settings.datadog),
         ],
     )
     root = logging.getLogger()
@@ -236,6 +232,7 @@ def _clean(value: Any, depth: int = 0) -> Any:
 
 
 def _remember(_: Any, __: str, event: Event) -> Event:
+    event = _clean(event)
     fields = {name: value for name, value in event.items() if name not in ("event", "level")}
     buffer.add(LogLine(datetime.now(UTC), str(event["level"]), str(event["event"]), fields))
     return event
@@ -258,9 +255,8 @@ def _console(stream: TextIO, environ: Mapping[str, str]) -> structlog.typing.Pro
     return render_line
 
 
-def _json(settings: "Settings | None") -> structlog.typing.Processor:
-    about = settings and settings.datadog
-    names = {"service": about.service, "dd.env": about.env, "dd.version": about.version} if about else {}
+def _json(settings: DatadogSettings) -> structlog.typing.Processor:
+    names = {"service": settings.service, "dd.env": settings.env, "dd.version": settings.version}
 
     def render_line(_: Any, __: str, event: Event) -> str:
         record: dict[str, Any] = {

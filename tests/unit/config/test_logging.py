@@ -247,7 +247,8 @@ def test_a_pipe_that_nobody_reads_holds_nobody_up_and_what_was_dropped_is_counte
 PROGRAM = """
 import structlog, sys
 from service.config import logging as logs
-logs.configure(None, {})
+from service.config.settings import Settings
+logs.configure(Settings(collectors={}), {})
 log = structlog.get_logger("service.x")
 for number in range(int(sys.argv[1])):
     log.info("tick", number=number)
