@@ -4,6 +4,7 @@ YAML's implicit types are left out on purpose: ``version: 1.10`` is no number, `
 ``12:30`` no sexagesimal number. A scalar stays the text that it is, only null is null; the settings' own types read it.
 """
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import yaml
 from service.domain.errors import ConfigError
 
 _TAG = "tag:yaml.org,2002:"
+_HINT = 'quote what begins with * @ ! & or % (schedule: "*/10 * * * *"), close quotes and brackets, indent with blanks'
 
 Keys = tuple[str | int, ...]
 
@@ -55,7 +57,7 @@ def _parse(title: str, text: str) -> Document:
             values = loader.construct_document(node)
             _locate(node, (), places, title)
     except yaml.MarkedYAMLError as error:
-        raise ConfigError(title + _explain(error, text.splitlines())) from None
+        raise ConfigError(title + _explain(error)) from None
     except (yaml.reader.ReaderError, RecursionError) as error:
         what = "is nested too deeply" if isinstance(error, RecursionError) else "holds a control character"
         raise ConfigError(f"{title}: {what}") from None
@@ -101,22 +103,13 @@ def _locate(node: yaml.Node, path: Keys, places: dict[Keys, Place], title: str) 
         _locate(value, (*path, key), places, title)
 
 
-def _explain(error: yaml.MarkedYAMLError, lines: list[str]) -> str:
+def _explain(error: yaml.MarkedYAMLError) -> str:
     """Where and why the text is no YAML; without the names that the parser tells, which could be a secret."""
-    context, problem = str(error.context or ""), str(error.problem or "")
-    mark = error.problem_mark or error.context_mark
-    character = lines[mark.line][mark.column :][:1] if mark and mark.line < len(lines) else ""
-    what = f"is no YAML here: {problem}" + (f" ({context})" if context else "")
-    if "given twice" in problem:
-        what = problem
-    elif "tab character" in problem or character == "\t":
-        what = "indent with blanks, not with tabs"
-    elif "start any token" in problem:
-        what = f"a value that begins with {character} must be quoted"
-    elif "constructor for the tag" in problem:
-        what = "a YAML tag (!) is not supported here; quote a value that begins with !"
-    elif "alias" in context or "alias" in problem:
-        mark, what = error.context_mark or mark, 'a value that begins with * must be quoted: schedule: "*/10 * * * *"'
-    elif "quoted scalar" in context and "end of" in problem:
-        mark, what = error.context_mark or mark, "a quote is opened here but not closed"
+    is_scanning = str(error.context or "").startswith(
+        "while scanning a"
+    )  # from where on; else what is in the way counts
+    mark = (error.context_mark if is_scanning else None) or error.problem_mark or error.context_mark
+    what = re.sub("['\"].*['\"]", "...", str(error.problem))
+    if "given twice" not in what:
+        what = f"is no YAML here: {what}; {_HINT}"
     return f":{mark.line + 1}:{mark.column + 1}: {what}" if mark else f": {what}"

@@ -181,13 +181,14 @@ class TestTheFile:
         result = load(Path("c.yaml"), environ, settings_of)
         assert (result.settings.datadog.env, result.file) == ("c.yaml", Path("c.yaml"))
 
-    @pytest.mark.parametrize(
-        ("path", "environ", "asker"),
-        [(Path("gone.yaml"), {}, "--config"), (None, {"INFRA_HEALTH_CONFIG": "gone.yaml"}, "INFRA_HEALTH_CONFIG")],
-    )
-    def test_one_that_was_named_must_be_there(self, path: Path | None, environ: dict[str, str], asker: str) -> None:
-        with pytest.raises(ConfigError, match=f"^gone.yaml: there is no such file; {asker} names it$"):
-            load(path, environ, settings_of)
+    def test_one_that_was_named_must_be_there(self) -> None:
+        gone = "gone.yaml"
+        for path, environ, asker in (
+            (Path(gone), {}, "--config"),
+            (None, {"INFRA_HEALTH_CONFIG": gone}, "INFRA_HEALTH_CONFIG"),
+        ):
+            with pytest.raises(ConfigError, match=f"^gone.yaml: there is no such file; {asker} names it$"):
+                load(path, environ, settings_of)
 
     def test_text_that_is_not_utf8(self) -> None:
         Path("config.yaml").write_bytes(b"datadog:\n  env: caf\xe9\n")
@@ -197,11 +198,11 @@ class TestTheFile:
     @pytest.mark.parametrize(
         ("text", "told"),
         [
-            ("a:\n  schedule: @hourly\n", "2:13: a value that begins with @ must be quoted"),
-            ("a:\n  schedule: */10 * * * *\n", "2:13: a value that begins with * must be quoted: "),
-            ("a: {schedule: * * * * *}\n", "1:15: a value that begins with * must be quoted: "),
-            ("a:\n\tb: 1\n", "2:1: indent with blanks, not with tabs"),
-            ("a: 1\nb: 'x\nc: 2\n", "2:4: a quote is opened here but not closed"),
+            ("a:\n  schedule: @hourly\n", "2:13: is no YAML here: found character that cannot start any token; quote"),
+            ("a:\n  schedule: */10 * * * *\n", "2:13: is no YAML here: "),
+            ("a: {schedule: * * * * *}\n", "1:15: is no YAML here: "),
+            ("a:\n\tb: 1\n", "2:1: is no YAML here: "),
+            ("a: 1\nb: 'x\nc: 2\n", "2:4: is no YAML here: found unexpected end of stream"),
             ("a: [1, 2\n", "2:1: is no YAML here: "),
             ("a: b: c\n", "1:5: is no YAML here: mapping values are not allowed"),
             ("- a\n", "1:1: must be a mapping of keys to values"),
@@ -211,13 +212,16 @@ class TestTheFile:
             ("a: \x01\n", " holds a control character"),
             ("a: {b: 1}\nc: {}\na:\n  b: 1\n", "3:1: a is given twice, first in line 1"),
             ("a: &a [*a]\n", "1:4: is no YAML here: found unconstructable recursive node"),
-            ("a: !!python/object:os.system {}\n", "1:4: a YAML tag (!) is not supported here"),
-            ("a: !env TOKEN\n", "1:4: a YAML tag (!) is not supported here"),
+            (
+                "a: !!python/object:os.system {}\n",
+                "1:4: is no YAML here: could not determine a constructor for the tag",
+            ),
         ],
     )
-    def test_what_is_no_yaml_is_told_with_its_place(self, text: str, told: str) -> None:
+    def test_what_is_no_yaml_is_told_with_its_place_and_how_to_mend_it(self, text: str, told: str) -> None:
         (error,) = errors(text)
         assert error.startswith(f"config.yaml:{told}")
+        assert ('schedule: "*/10 * * * *"' in error) == ("no YAML" in error)
 
     def test_anchors_and_merge_keys_work_and_keep_the_place(self) -> None:
         text = """
@@ -318,11 +322,6 @@ class TestMistakes:
         assert re.match(r"config\.yaml:5:\d+: collectors\.ci\.", error)
         assert told in error
 
-    @pytest.mark.parametrize("name", ["CI", "-a", "a-", "a.b", "ä", "x" * 53, "'a b'"])
-    def test_a_collectors_name_that_no_address_can_carry(self, name: str) -> None:
-        (error,) = errors(f'collectors:\n  {name}: {{type: github_ci, schedule: "@hourly"}}\n')
-        assert "a collector's name has at most 52" in error
-
     @pytest.mark.parametrize(
         ("stanza", "told"),
         [
@@ -346,11 +345,17 @@ class TestMistakes:
             ("aws: {secrets: maybe}", "must be 'auto', 'on' or 'off'"),
             ("collectors: [ci]", "collectors: must be a mapping of keys to values, not a list"),
             ("collectors: {x: {type: github-ci, schedule: '@daily', repo: a/b}}", '"github-ci" is no collector type'),
+            *(
+                (
+                    f"collectors: {{{name}: {{type: github_ci, schedule: '@hourly'}}}}",
+                    "a collector's name has at most 52",
+                )
+                for name in ("CI", "-a", "a-", "a.b", "ä", "x" * 53, "'a b'")
+            ),
         ],
     )
     def test_of_a_section(self, stanza: str, told: str) -> None:
-        text = f"{stanza}\n"
-        (error,) = errors(text)
+        (error,) = errors(f"{stanza}\n")
         assert error.startswith("config.yaml:1:")
         assert told in error
 
@@ -494,20 +499,10 @@ class TestSecrets:
             assert "hidden" not in "".join(errors(text))
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("90", 90),
-        (90, 90),
-        (0.5, 0.5),
-        ("90s", 90),
-        ("5m", 300),
-        ("2h", 7200),
-        ("1d", 86400),
-        ("1h30m", 5400),
-        ("0", 0),
-    ],
-)
+DURATIONS = {"90": 90, "90s": 90, "5m": 300, "2h": 7200, "1d": 86400, "1h30m": 5400, "0": 0, 90: 90, 0.5: 0.5}
+
+
+@pytest.mark.parametrize(("text", "seconds"), DURATIONS.items())
 def test_durations_are_read_and_written(text: object, seconds: float) -> None:
     value = read_duration(text)
     assert value == timedelta(seconds=seconds)
