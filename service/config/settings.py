@@ -41,8 +41,6 @@ ENVIRONMENT_NAMES = {
     "github.user_agent": ("GITHUB_USER_AGENT",),
 }
 SHADOW_PREFIX = "shadow."
-# Beyond this many times ``max_series`` delivery holds back what is new.
-SERIES_FACTOR = 10
 
 Text = Annotated[str, Field(min_length=1)]
 Url = Annotated[str, AfterValidator(fields.check_url)]
@@ -254,14 +252,6 @@ class Settings(Section):
     state_dir: File = Field(default_factory=_default_state_dir)
 
 
-def max_series_per_hour(settings: Settings) -> int | None:
-    """How many series an hour may leave; None where the operator has set no ``max_series``: then all may.
-
-    A bound that nobody has set must not part a team from its points: without one there is the warning alone.
-    """
-    return settings.max_series * SERIES_FACTOR if "max_series" in settings.model_fields_set else None
-
-
 def shadow_prefix(settings: Settings) -> str | None:
     """What stands before the names of stored metrics in shadow mode, also where none is sent; None when live."""
     return (settings.shadow_prefix or SHADOW_PREFIX) if settings.mode is Mode.SHADOW else None
@@ -320,12 +310,9 @@ def find_keys(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
     """The keys that the section at ``path`` of ``model`` may have; what is no field of it leads no further."""
     for part in path:
         field = model.model_fields.get(str(part))
-        kinds = (
-            *_kinds(model, str(part)),
-            *get_args(field and field.annotation),
-        )  # a section, or a mapping to sections
-        sections = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        model = sections[0] if sections else model
+        # Of a field that is a section, or a mapping to sections.
+        kinds = (*_kinds(model, str(part)), *get_args(field and field.annotation))
+        model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
     return [field.alias or name for name, field in model.model_fields.items()]
 
 

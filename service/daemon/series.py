@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from service.collectors.registry import expected_checks, expected_metrics, load_type
-from service.config.settings import Settings, max_series_per_hour, shadow_prefix
+from service.config.settings import Settings, shadow_prefix
 from service.domain import conditions
 from service.domain.checks import CHECK_AGE, CHECK_METRICS, CHECK_STATE, CHECK_THRESHOLD, CHECK_VALUE
 from service.domain.samples import Kind
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _LOOK_BACK = timedelta(hours=24)
 # https://docs.datadoghq.com/metrics/distributions/: count, sum, min, max and average of each combination of tags.
 _BILLED_PER_DISTRIBUTION = 5
+# Beyond this many times ``max_series`` delivery holds back what is new.
+_HELD_BACK_FACTOR = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,14 @@ class SeriesForecast:
         if self.unknown:
             text += f"; not counted is what {', '.join(self.unknown)} will measure: no run of it is stored yet"
         return text
+
+
+def max_series_per_hour(settings: Settings) -> int | None:
+    """How many series an hour may leave; None where the operator has set no ``max_series``: then all may.
+
+    A bound that nobody has set must not part a team from its points: without one there is the warning alone.
+    """
+    return settings.max_series * _HELD_BACK_FACTOR if "max_series" in settings.model_fields_set else None
 
 
 async def forecast_series(settings: Settings, store: "Store | None", now: datetime) -> SeriesForecast:

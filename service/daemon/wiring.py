@@ -19,7 +19,8 @@ from service.collectors import registry
 from service.collectors.github_ci.deliveries import Deliveries
 from service.config.clients import http_client
 from service.config.secrets import Credentials, credentials, from_environment
-from service.config.settings import Settings, max_series_per_hour, shadow_prefix
+from service.config.settings import Settings, shadow_prefix
+from service.daemon.series import max_series_per_hour
 from service.datadog.intake import Intake, intake_url
 from service.domain.errors import ConfigError
 from service.domain.runs import Mode
