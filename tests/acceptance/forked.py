@@ -28,7 +28,7 @@ _PAUSES = {
     "daemon.daemon": {"_PUSHES_PAUSE": 0.5},
     "daemon.maintenance": {"_PING_PAUSE": 0.2, "_RECOVER_INTERVAL": 0.5},
     "daemon.wiring": {"_STOP_TIMEOUT": 0.2},
-    "pipeline.forwarder": {"_MIN_BACKOFF": 0.2, "_MIN_HOLD": 1.0},
+    "pipeline.forwarder": {"_MIN_BACKOFF": 0.2},
     "pipeline.runner": {"_GRACE": 0.6},
 }
 
