@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -123,8 +123,12 @@ def installed_names() -> list[str]:
     return sorted({point.name for point in entry_points(group=GROUP)})
 
 
+@cache
 def load_type(name: str) -> CollectorType:
-    """The type of that name. Imports no other. Raises ConfigError."""
+    """The type of that name. Imports no other. Raises ConfigError.
+
+    To find an entry point takes 10 to 50 ms, and a thousand collectors are of a few types.
+    """
     points = list(entry_points(group=GROUP, name=name))
     if not points:
         names = installed_names()

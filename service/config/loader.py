@@ -14,7 +14,6 @@ import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -112,34 +111,22 @@ class _Loader:
         self.warnings: list[str] = []
         self._values, self._places = document
         self._environ = environ
+        self._settings_of = settings_of
         self._problems: dict[tuple[str, str], Place] = {}
-
-        @cache
-        def find_type(name: str) -> type[CollectorSettings] | ConfigError:
-            """One that can't be loaded is not loaded again either, only to fail in the same way."""
-            try:
-                return settings_of(name)
-            except ConfigError as error:
-                return error
-
-        self._find_type = find_type
 
     def put(self, path: tuple[str, ...], value: Any, place: Place, *, if_absent: bool = False) -> None:
         """Mappings are merged with what is at ``path``, anything else replaces it; None changes nothing."""
         for key in reversed(path):
             value = {key: value}
-        try:
-            self._lay(self._values, value, (), place, if_absent)
-        except ValueError as error:
-            self._report(path, str(error), place)
+        self._lay(self._values, value, (), place, if_absent)
 
     def _lay(self, target: dict[str, Any], values: Mapping[str, Any], at: Keys, place: Place, if_absent: bool) -> None:
-        """Raises ValueError where a mapping meets what is none."""
         for key, value in values.items():
             path, known = (*at, key), target.get(key)
             if isinstance(value, Mapping):
                 if not isinstance(known, dict | None):
-                    raise ValueError(f"{key} is set as a whole ({self._places[path].title})")
+                    self._report(path, f"is set as a whole ({self._places[path].title})", place)
+                    continue
                 self._places.setdefault(path, place)
                 # A copy: with an alias the file may have it in two places.
                 target[key] = inner = dict(known or {})
@@ -210,9 +197,10 @@ class _Loader:
         path: Keys = ("collectors", name)
         if not isinstance(values, dict):
             return self._validate(CollectorSettings, values, path)
-        chosen = self._find_type(str(values["type"])) if "type" in values else ConfigError("is missing")
-        if isinstance(chosen, ConfigError):
-            self._report((*path, "type"), str(chosen))
+        try:
+            chosen = self._settings_of(str(values["type"]))
+        except (KeyError, ConfigError) as error:
+            self._report((*path, "type"), "is missing" if isinstance(error, KeyError) else str(error))
             # What all types have can be checked all the same.
             known = {key: value for key, value in values.items() if key in CollectorSettings.model_fields}
             return self._validate(CollectorSettings, {**known, "type": "unknown"}, path)

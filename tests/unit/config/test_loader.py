@@ -422,7 +422,7 @@ class TestTheEnvironment:
             "environment DD_SITE: datadog.site: must be a site such as datadoghq.com, datadoghq.eu "
             'or us5.datadoghq.com, not "https://x"',
             'environment INFRA_HEALTH_AWS: aws: must be a mapping of keys to values, not "no"',
-            "environment INFRA_HEALTH_AWS__SECRETS: aws.secrets: aws is set as a whole (environment INFRA_HEALTH_AWS)",
+            "environment INFRA_HEALTH_AWS__SECRETS: aws: is set as a whole (environment INFRA_HEALTH_AWS)",
             "environment INFRA_HEALTH_COLLECTORS__CII__REPO: collectors.cii.repo: there is no collector cii; "
             "did you mean ci?",
             "environment INFRA_HEALTH_COLLECTORS__CI__THRESHOLDS__HOTFX: collectors.ci.thresholds.hotfx: "
