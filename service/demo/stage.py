@@ -51,8 +51,6 @@ def stage() -> Iterator[Stage]:
 
     now = datetime.now(UTC)
     github, datadog = create_app(), SimulatedDatadog(api_keys={_API_KEY})
-    datadog.app_keys = {_APP_KEY}
-    datadog.has_all_metrics = True  # `datadog push` is a process, and so a stage, of its own
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="infra-health-demo-")))
         github_url, intake_url = stack.enter_context(serve(github, datadog))
