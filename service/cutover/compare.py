@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
+from service.collectors.github_ci.actions import list_workflows
 from service.collectors.github_ci.pull_requests import Group, count
 from service.collectors.github_ci.settings import GithubCiSettings
 from service.collectors.github_ci.state import State, decode
-from service.collectors.github_ci.window import list_workflows
 from service.config.settings import Settings
 from service.cutover.legacy_rules import METRICS, Cause, Facts, find_causes, is_alike
 from service.domain.checks import name_of

@@ -16,8 +16,9 @@ from statistics import fmean
 import msgspec
 
 from service.collectors.github_ci.metrics import quantile
-from service.collectors.github_ci.models import Run, Workflow, WorkflowLists
+from service.collectors.github_ci.models import Run, Workflow
 from service.collectors.github_ci.settings import GithubCiSettings
+from service.collectors.github_ci.workflows import WorkflowLists
 
 _NAMESPACE = "metta.infra.cron."
 _FIRST_PAGE = 30  # workflows

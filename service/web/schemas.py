@@ -374,11 +374,11 @@ class WorkflowView(View):
 
 
 class WeekView(View):
-    """Of which time a repository's runs are known. ``until``: as of the last poll, null while older runs are still to
-    be read, and no workflow is told."""
+    """Of which time a repository's runs are known. ``until``: as of the last poll. Both are null while older runs are
+    still to be read, and no workflow is told."""
 
     repo: str
-    since: Instant
+    since: Instant | None
     until: Instant | None
 
 

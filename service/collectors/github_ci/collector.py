@@ -13,23 +13,21 @@ import msgspec
 import structlog
 
 from service.collectors.github_ci import weekly_runs
-from service.collectors.github_ci.backfill import Budget
+from service.collectors.github_ci.actions import Actions, Budget, explains, list_workflows
 from service.collectors.github_ci.catalogue import (
     CHECK_TAGS,
     METRICS,
     QUOTA_LIMIT,
     QUOTA_REMAINING,
-    asks_for,
     expected_checks,
     expected_metrics,
 )
 from service.collectors.github_ci.deliveries import Deliveries
-from service.collectors.github_ci.models import WorkflowLists
 from service.collectors.github_ci.pull_requests import is_branch, is_label
-from service.collectors.github_ci.repository import CYCLE_POINTS, RepositoryCycle, Stored, explains
+from service.collectors.github_ci.repository import CYCLE_POINTS, RepositoryCycle, Stored
 from service.collectors.github_ci.settings import LABELS, LISTS, GithubCiSettings
 from service.collectors.github_ci.state import begin, decode, encode
-from service.collectors.github_ci.window import Actions, list_workflows
+from service.collectors.github_ci.workflows import WorkflowLists, describe_missing
 from service.collectors.registry import Context
 from service.domain import cron
 from service.domain.checks import Check
@@ -67,6 +65,7 @@ class GithubCi:
     metrics = METRICS
     own_metrics = (QUOTA_REMAINING, QUOTA_LIMIT)
     check_tags = CHECK_TAGS
+    expected_checks, expected_metrics = staticmethod(expected_checks), staticmethod(expected_metrics)
 
     def __init__(self, settings: GithubCiSettings, context: Context) -> None:
         self._name = context.name
@@ -80,19 +79,12 @@ class GithubCi:
         self._seen: dict[str, set[tuple[int, int]]] = {}  # what ended on the watched page
         self._notes: list[str] = []
 
-    @staticmethod
-    def expected_checks(settings: GithubCiSettings) -> list[tuple[str, str]]:
-        """Metric and condition of each check that these settings ask for."""
-        return expected_checks(settings)
-
-    @staticmethod
-    def expected_metrics(settings: GithubCiSettings) -> list[str]:
-        """The metrics without a check that these settings ask for, once for each series."""
-        return expected_metrics(settings)
-
     def asks_for(self, check: Check) -> bool:
         """Whether the settings still ask for a check that was measured before."""
-        return asks_for(self._settings, self._asked, check)
+        tags, settings = check.tags, self._settings
+        is_of_repository = not settings.repositories or tags.get("repo") in settings.all_repositories
+        labels = (None, settings.tags.get("label"), *settings.bug_sub_labels)
+        return check.metric in self._asked and is_of_repository and tags.get("label") in labels
 
     @property
     def note(self) -> str | None:
@@ -227,14 +219,13 @@ class GithubCi:
         return result
 
     def _has_quota(self, spent: Usage, interval: timedelta) -> bool:
-        """Whether the quota lasts for one more: where all of them are too many for it, a cycle's share of it."""
+        """Whether a cycle's share of the quota, and what is left of it, last for one more."""
         quota = self._github.quota.get("core")
         if quota is None:
             return True
         share = quota.limit * (1 - _RESERVE) * (interval / _HOUR)
-        is_enough_for_all = _STEADY_POINTS * len(self._settings.all_repositories) <= share
-        is_within_share = is_enough_for_all or spent.points["core"] + _STEADY_POINTS <= share
-        return is_within_share and quota.remaining - _STEADY_POINTS >= quota.limit * _RESERVE
+        left = min(share - spent.points["core"], quota.remaining - quota.limit * _RESERVE)
+        return left >= _STEADY_POINTS
 
     def _join(
         self, results: Mapping[str, CollectResult | HealthError], state: Mapping[str, bytes | None]
@@ -264,7 +255,10 @@ async def check_settings(github: Github, settings: GithubCiSettings) -> tuple[st
         listed = await list_workflows(github, repo)
         seen.append(f"{repo}: {len(listed)} workflows")
         meant = WorkflowLists({name: getattr(settings, name) for name in LISTS}, listed)
-        absent = [*meant.missing.values(), *meant.find_expected(settings.expected)[1]]
+        absent = [
+            *meant.missing.values(),
+            *(describe_missing(each) for each in settings.expected if not meant.find(each)),
+        ]
         problems += [f"{repo}: {each}" for each in absent]
         if not await is_branch(github, repo, settings.branch):
             problems.append(f"{repo} has no branch {settings.branch!r}: correct branch")

@@ -8,14 +8,22 @@ runs without a verdict (cancelled, skipped, unfinished) lie between it and the l
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import chain, takewhile, zip_longest
 
-from service.collectors.github_ci.models import BEGINNING, Run, format_time, make_evidence
+from service.collectors.github_ci.models import (
+    BEGINNING,
+    MAX_EVIDENCE,
+    Run,
+    WorkflowRuns,
+    format_time,
+    make_evidence,
+    name_some,
+)
 from service.domain.samples import Evidence
 
 _COUNTED = 50  # runs in a row; of longer streaks only that they are longer is kept
 _GAP_KEPT = 5  # one would do as long as it is not run again
-_TITLE = 60
+_TITLE, _TOLD = 60, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,27 @@ def find_streak(file: str, runs: Sequence[Run]) -> Streak | None:
     green, first = conclusive[-len(red) - 1] if len(red) < len(conclusive) else None, red[-1]
     has_gap = green is not None and any(green.age_key < run.age_key < first.age_key for run in runs)
     return Streak(file, first, red[0], len(red), green, has_gap)
+
+
+def find_streaks(workflows: Iterable[WorkflowRuns]) -> list[Streak]:
+    """Of those that are red, the last one that became so first."""
+    found = (find_streak(each.file, each.runs) for each in workflows)
+    return sorted((each for each in found if each), key=lambda each: each.first.age_key, reverse=True)
+
+
+def describe_streaks(streaks: Sequence[Streak], number: str, branch: str) -> str:
+    """``number``: how many of how many workflows they are."""
+    if len(streaks) == 1:
+        return f"{streaks[0].file} is red {streaks[0].describe()}"
+    told = [f"{each.file} {each.describe()}" for each in streaks[:_TOLD]]
+    more = [name_some(each.file for each in streaks[_TOLD:])] if len(streaks) > _TOLD else []
+    return f"{number} are red on {branch}: {'; '.join(told + more)}"
+
+
+def as_evidence(streaks: Iterable[Streak]) -> tuple[Evidence, ...]:
+    """First how each began: where little is shown, that is it."""
+    groups = zip_longest(*(each.as_evidence() for each in streaks))
+    return tuple(filter(None, chain.from_iterable(groups)))[:MAX_EVIDENCE]
 
 
 def select_runs(runs: Sequence[Run]) -> Iterable[Run]:

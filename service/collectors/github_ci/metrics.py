@@ -7,29 +7,32 @@ Sentences begin with a small letter and have no full stop: they stand alone, or 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from itertools import chain, zip_longest
+from datetime import datetime, timedelta
 
+from service.collectors.github_ci import culprits
 from service.collectors.github_ci.catalogue import (
     CATALOGUE,
-    PLAIN,
+    SCHEDULE_AGE,
     SUCCESS_AGE,
     find_rule,
     format_condition,
     format_limit,
 )
-from service.collectors.github_ci.culprits import Streak, find_streak
-from service.collectors.github_ci.models import FAILED, Expected, Run, WorkflowRuns, format_time, make_evidence
+from service.collectors.github_ci.models import (
+    FAILED,
+    Run,
+    Workflow,
+    WorkflowRuns,
+    format_time,
+    make_evidence,
+    name_some,
+    newest,
+)
 from service.collectors.github_ci.red_time import measure_red_time
 from service.collectors.github_ci.settings import GithubCiSettings
 from service.domain import conditions
 from service.domain.runs import NoData
 from service.domain.samples import Evidence, Sample, Status
-
-_FIRST_RED = "first red"
-_RED_MINUTES = "ci.branch.red_minutes"
-_MAX_EVIDENCE, _STREAKS_TOLD, _FILES_NAMED = 20, 2, 3
-_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,32 +62,24 @@ class Scope:
     window: str
 
 
-def measure_branch(window: Iterable[Run], on_branch: Iterable[Sequence[Run]], scope: Scope) -> list[Finding]:
-    """``window``: the runs whose last attempt started in it. ``on_branch``: each workflow's there, the oldest first."""
-    streaks = (find_streak("", runs) for runs in on_branch)
-    first_red = {streak.first.id for streak in streaks if streak}
+def measure_branch(window: Iterable[Run], scope: Scope) -> list[Finding]:
+    """``window``: the runs whose last attempt started in it."""
     ours = [run for run in window if run.on_branch]
     conclusive = [run for run in ours if run.is_conclusive]
     failed = [run for run in conclusive if run.conclusion != "success"]
     share = (len(conclusive) - len(failed)) / len(conclusive) if conclusive else None
-    behind = _culprits_first(
-        newest(run.as_evidence(_FIRST_RED if run.id in first_red else "") for run in failed or conclusive)
-    )
-    summary = f"{len(failed):,} of {count(len(conclusive), 'run')} on {scope.branch} failed in {scope.window}"
-    summary += _name_workflows(failed)
-    if not conclusive:
-        summary = f"no run on {scope.branch} of {scope.window} has succeeded or failed"
+    summary = f"no run on {scope.branch} of {scope.window} has succeeded or failed"
+    if conclusive:
+        summary = f"{len(failed):,} of {count(len(conclusive), 'run')} on {scope.branch} failed in {scope.window}"
+        summary += _name_workflows(failed)
+    behind = _as_evidence(failed or conclusive)
     cancelled = [run for run in ours if run.conclusion == "cancelled"]
-    of_all = f"{len(cancelled):,} of {count(len(ours), 'run')} on {scope.branch}"
+    told = f"{len(cancelled):,} of {count(len(ours), 'run')} on {scope.branch} {_were(len(cancelled))}"
+    told += f" cancelled in {scope.window}{_name_workflows(cancelled)}"
     return [
         Finding("ci.workflow.success", None if share is None else float(not failed), summary, behind),
         Finding("ci.workflow.success_ratio", share, summary, behind),
-        Finding(
-            "ci.workflow.cancelled",
-            len(cancelled),
-            f"{of_all} {_were(len(cancelled))} cancelled in {scope.window}{_name_workflows(cancelled)}",
-            _runs_as_evidence(cancelled),
-        ),
+        Finding("ci.workflow.cancelled", len(cancelled), told, _as_evidence(cancelled)),
         *_measure_commits("ci.branch.red_share", conclusive, failed, f"failed in {scope.window}", scope.branch),
     ]
 
@@ -96,7 +91,7 @@ def _measure_commits(
     commits = {run.head_sha for run in conclusive if run.head_sha}
     found = {run.head_sha for run in chosen if run.head_sha}
     summary = f"{len(found):,} of {count(len(commits), 'commit')} on {branch} {what}"
-    return [Finding(name, len(found) / len(commits), summary, _runs_as_evidence(chosen))] if commits else []
+    return [Finding(name, len(found) / len(commits), summary, _as_evidence(chosen))] if commits else []
 
 
 def measure_p90(window: Iterable[Run], scope: Scope) -> Finding:
@@ -111,14 +106,14 @@ def measure_p90(window: Iterable[Run], scope: Scope) -> Finding:
         f" the longest {longest.minutes:,.1f} min ({longest.name or longest.workflow_id})"
     )
     slow = [run for run in pre_merge if run.minutes >= p90]
-    return Finding("ci.workflow.duration.p90", p90, summary, _runs_as_evidence(slow))
+    return Finding("ci.workflow.duration.p90", p90, summary, _as_evidence(slow))
 
 
 def measure_flaky(window: Collection[Run], scope: Scope) -> list[Finding]:
     flaky = [run for run in window if run.conclusion == "success" and run.has_failed_before]
     what = f"failed first and succeeded when run again in {scope.window}"
     summary = f"{len(flaky):,} of {count(len(window), 'run')} {what}{_name_workflows(flaky)}"
-    found = [Finding("ci.workflow.flaky_tests", len(flaky), summary, _runs_as_evidence(flaky))]
+    found = [Finding("ci.workflow.flaky_tests", len(flaky), summary, _as_evidence(flaky))]
     conclusive = [run for run in window if run.on_branch and run.is_conclusive]
     red = {run.head_sha for run in conclusive if run.conclusion != "success"}
     mended = [run for run in flaky if run.on_branch and run.head_sha not in red]
@@ -127,25 +122,25 @@ def measure_flaky(window: Collection[Run], scope: Scope) -> list[Finding]:
 
 def measure_list(name: str, workflows: Sequence[WorkflowRuns], branch: str) -> Finding:
     """1 when every workflow's latest conclusive run succeeded; None until each has one."""
-    latest = [(each.file, [run for run in each.runs if run.is_conclusive][-1:]) for each in workflows]
-    if unknown := [file for file, run in latest if not run]:
-        summary = f"no run of {_name_some(unknown)} on {branch} has succeeded or failed yet"
+    latest = {each.file: [run for run in each.runs if run.is_conclusive][-1:] for each in workflows}
+    if unknown := [file for file, run in latest.items() if not run]:
+        summary = f"no run of {name_some(unknown)} on {branch} has succeeded or failed yet"
         return Finding(f"ci.workflow.{name}", None, summary)
-    if streaks := _find_streaks(workflows):
-        summary = _describe_streaks(streaks, f"{len(streaks)} of {count(len(workflows), 'workflow')}", branch)
-    else:
-        which = latest[0][0] if len(latest) == 1 else f"each of {len(latest)} workflows"
-        summary = f"the latest run of {which} on {branch} succeeded"
-    behind = _streaks_as_evidence(streaks) or _runs_as_evidence(run for _, runs in latest for run in runs)
-    return Finding(f"ci.workflow.{name}", float(not streaks), summary, behind)
+    if streaks := culprits.find_streaks(workflows):
+        number = f"{len(streaks)} of {count(len(workflows), 'workflow')}"
+        told, behind = culprits.describe_streaks(streaks, number, branch), culprits.as_evidence(streaks)
+        return Finding(f"ci.workflow.{name}", 0, told, behind)
+    which = workflows[0].file if len(workflows) == 1 else f"each of {len(workflows)} workflows"
+    behind = _as_evidence(run for runs in latest.values() for run in runs)
+    return Finding(f"ci.workflow.{name}", 1, f"the latest run of {which} on {branch} succeeded", behind)
 
 
 def measure_others(workflows: Sequence[WorkflowRuns], branch: str) -> Finding:
     """How many workflows' latest conclusive run did not succeed; one that never had any is not failing."""
-    streaks = _find_streaks(workflows)
+    streaks = culprits.find_streaks(workflows)
     number = f"{len(streaks)} of {count(len(workflows), 'other active workflow')}"
-    summary = _describe_streaks(streaks, number, branch) if streaks else f"{number} failed on {branch}"
-    return Finding("ci.workflow.other_failing", len(streaks), summary, _streaks_as_evidence(streaks))
+    told = culprits.describe_streaks(streaks, number, branch) if streaks else f"{number} failed on {branch}"
+    return Finding("ci.workflow.other_failing", len(streaks), told, culprits.as_evidence(streaks))
 
 
 def measure_red_minutes(
@@ -155,40 +150,15 @@ def measure_red_minutes(
     red = measure_red_time(workflows, reach, since, now)
     if red.span is None:
         summary = f"when an attempt on {scope.branch} of {scope.window} ended, or what was before it, is not known"
-        return Finding(_RED_MINUTES, None, summary)
+        return Finding("ci.branch.red_minutes", None, summary)
     minutes = red.span / timedelta(minutes=1)
+    summary = f"no workflow that blocks merges was red on {scope.branch} in {scope.window}"
     if red.runs:
         ids = {run.id for run in red.runs}
-        by = _name_some([each.file for each in workflows if any(run.id in ids for run in each.runs)])
+        by = name_some(each.file for each in workflows if any(run.id in ids for run in each.runs))
         summary = f"{scope.branch} was red for {minutes:,.0f} min of {scope.window}, by {by}"
-    else:
-        summary = f"no workflow that blocks merges was red on {scope.branch} in {scope.window}"
-    streaks = (find_streak(each.file, each.runs) for each in workflows)
-    notes = {streak.first.id: _FIRST_RED for streak in streaks if streak}
-    behind = (
-        run.as_evidence(notes.get(run.id, "") if run.conclusion in FAILED else "failed before") for run in red.runs
-    )
-    return Finding(_RED_MINUTES, minutes, summary, _culprits_first(newest(behind)))
-
-
-def _find_streaks(workflows: Iterable[WorkflowRuns]) -> list[Streak]:
-    """Those that are red, the last one that became so first."""
-    found = (find_streak(each.file, each.runs) for each in workflows)
-    return sorted((each for each in found if each), key=lambda each: each.first.age_key, reverse=True)
-
-
-def _describe_streaks(streaks: Sequence[Streak], number: str, branch: str) -> str:
-    if len(streaks) == 1:
-        return f"{streaks[0].file} is red {streaks[0].describe()}"
-    told = [f"{each.file} {each.describe()}" for each in streaks[:_STREAKS_TOLD]]
-    more = [_name_some([each.file for each in streaks[_STREAKS_TOLD:]])] if len(streaks) > _STREAKS_TOLD else []
-    return f"{number} are red on {branch}: {'; '.join(told + more)}"
-
-
-def _streaks_as_evidence(streaks: Sequence[Streak]) -> tuple[Evidence, ...]:
-    """First how each began: where little is shown, that is it."""
-    groups = zip_longest(*(each.as_evidence() for each in streaks))
-    return tuple(filter(None, chain.from_iterable(groups)))[:_MAX_EVIDENCE]
+    behind = newest(run.as_evidence("" if run.conclusion in FAILED else "failed before") for run in red.runs)
+    return Finding("ci.branch.red_minutes", minutes, summary, behind)
 
 
 def measure_queue(waiting: Sequence[Run], now: datetime) -> list[Finding]:
@@ -196,43 +166,33 @@ def measure_queue(waiting: Sequence[Run], now: datetime) -> list[Finding]:
     states = Counter(run.status or "" for run in waiting).most_common()
     summary = f"{count(len(waiting), 'run')} {'waits' if len(waiting) == 1 else 'wait'} now"
     summary += f" ({', '.join(f'{number:,} {state}' for state, number in states)})" if waiting else ""
-    found = [Finding("ci.queue.runs", len(waiting), summary, _runs_as_evidence(waiting))]
+    found = [Finding("ci.queue.runs", len(waiting), summary, _as_evidence(waiting))]
     if waiting:
         first = waiting[0]
         minutes = max(0.0, (now - first.started).total_seconds() / 60)
         summary = f"a run of {first.name or first.workflow_id} is {first.status} since {format_time(first.started)}"
-        found.append(Finding("ci.queue.oldest_minutes", minutes, summary, _runs_as_evidence(waiting[:1])))
+        found.append(Finding("ci.queue.oldest_minutes", minutes, summary, _as_evidence(waiting[:1])))
     return found
 
 
-def measure_schedule(expected: Expected, last: Run | None, succeeded: Run | None, now: datetime) -> list[Finding]:
+def measure_schedule(
+    workflow: Workflow, limit: timedelta, last: Run | None, succeeded: Run | None, now: datetime
+) -> list[Finding]:
     """Of the newest run that a schedule began, and of the newest of them that succeeded. A disabled workflow fails."""
-    file, tags = expected.workflow.file, {"workflow_name": expected.workflow.file}
-    behind = _runs_as_evidence([last] if last else [])
+    file, tags = workflow.file, {"workflow_name": workflow.file}
+    age, behind, status = None, _as_evidence([last] if last else []), None
     summary = f"no schedule has run {file}, as far as runs are read"
     if last:
-        outcome = last.conclusion or "not ended yet"
+        age, outcome = _hours_since(last, now), last.conclusion or "not ended yet"
         summary = f"a schedule last began a run of {file} at {format_time(last.created)} ({outcome})"
-    if expected.is_disabled:
-        behind = (make_evidence(expected.workflow.name, None, None, expected.workflow.state), *behind)
-        summary = f"{file} is {expected.workflow.state}; {summary}"
-    found = [
-        Finding(
-            "ci.workflow.schedule_age",
-            _hours_since(last, now) if last else None,
-            summary,
-            behind,
-            tags,
-            condition=format_limit(expected.limit),
-            status=Status.FAIL if expected.is_disabled else None,
-        )
-    ]
+    if not workflow.is_active:
+        behind, status = (make_evidence(workflow.name, None, None, workflow.state), *behind), Status.FAIL
+        summary = f"{file} is {workflow.state}; {summary}"
+    condition = format_limit(limit)
+    found = [Finding(SCHEDULE_AGE, age, summary, behind, tags, condition=condition, status=status)]
     if succeeded:
-        summary = (
-            f"the last run of {file} that a schedule began and that succeeded is of {format_time(succeeded.created)}"
-        )
-        hours = _hours_since(succeeded, now)
-        found.append(Finding(SUCCESS_AGE, hours, summary, _runs_as_evidence([succeeded]), tags))
+        told = f"the last run of {file} that a schedule began and that succeeded is of {format_time(succeeded.created)}"
+        found.append(Finding(SUCCESS_AGE, _hours_since(succeeded, now), told, _as_evidence([succeeded]), tags))
     return found
 
 
@@ -258,22 +218,8 @@ def measure_durations(ended: Iterable[Run], names: Mapping[int, str]) -> list[Fi
         workflow, conclusion = names.get(run.workflow_id) or run.name or str(run.workflow_id), run.conclusion or ""
         tags = {"workflow": workflow, "kind": run.kind, "conclusion": conclusion}
         summary = f"a run of {workflow} took {run.minutes:,.1f} min"
-        found.append(Finding("ci.workflow.duration", run.minutes, summary, _runs_as_evidence([run]), tags, run.updated))
+        found.append(Finding("ci.workflow.duration", run.minutes, summary, _as_evidence([run]), tags, run.updated))
     return found
-
-
-def measure_labelled(
-    name: str, number: int, labels: Sequence[str], evidence: Iterable[Evidence], since: timedelta | None
-) -> Finding:
-    """Pull requests with one of the ``labels``, merged within ``since``; without it open issues with all of them."""
-    if since:
-        summary = f"{count(number, 'pull request')} with the label {' or '.join(labels)} {_were(number)} merged"
-        summary += f" in {format_span(since)}"
-    else:
-        have = f"{'has' if number == 1 else 'have'} the {'label' if len(labels) == 1 else 'labels'}"
-        summary = f"{count(number, 'open issue')} {have} {' and '.join(labels)}"
-    tags = {"label": labels[-1]} if not since and len(labels) > 1 else {}
-    return Finding(name, number, summary, newest(evidence), tags)
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -285,17 +231,7 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[lower] + (ordered[upper] - ordered[lower]) * (rank - lower)
 
 
-def newest(found: Iterable[Evidence]) -> tuple[Evidence, ...]:
-    """The few that are shown to who asks why."""
-    return tuple(sorted(found, key=lambda each: each.at or _NEVER, reverse=True)[:_MAX_EVIDENCE])
-
-
-def _culprits_first(found: Iterable[Evidence]) -> tuple[Evidence, ...]:
-    """A tile shows the first alone: who broke it, not who came after."""
-    return tuple(sorted(found, key=lambda each: each.note != _FIRST_RED))
-
-
-def _runs_as_evidence(runs: Iterable[Run]) -> tuple[Evidence, ...]:
+def _as_evidence(runs: Iterable[Run]) -> tuple[Evidence, ...]:
     return newest(run.as_evidence() for run in runs)
 
 
@@ -320,15 +256,8 @@ def _were(number: int) -> str:
 
 
 def _name_workflows(runs: Iterable[Run]) -> str:
-    names = {run.name or str(run.workflow_id) for run in runs}
-    return f": {_name_some(names)}" if names else ""
-
-
-def _name_some(files: Collection[str]) -> str:
-    """A few of them, and how many more there are."""
-    shown = sorted(files)[:_FILES_NAMED]
-    more = len(files) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
+    names = name_some(run.name or str(run.workflow_id) for run in runs)
+    return f": {names}" if names else ""
 
 
 def to_samples(
@@ -339,30 +268,19 @@ def to_samples(
     ``tags``: more of them for each sample.
     """
     samples, no_data = [], []
-    order = {name: place for place, name in enumerate((*CATALOGUE, *PLAIN))}
+    order = {name: place for place, name in enumerate(CATALOGUE)}
     for finding in sorted(findings, key=lambda finding: order[finding.name]):
-        value, evidence, summary = finding.value, finding.evidence, finding.summary
-        if (plain := PLAIN.get(finding.name)) and value is not None:
-            full = {"source": "cron", **tags, **finding.tags}
-            samples.append(Sample(plain, float(value), now, full, evidence=evidence, summary=summary))
-            continue
-        checked = CATALOGUE[finding.name]
-        condition = finding.condition or format_condition(finding.name, settings.thresholds)
-        parsed = conditions.parse(condition)
-        verdict = parsed.status(value) if parsed and value is not None else Status.UNKNOWN
-        status = finding.status or verdict
-        full = {
-            "source": "cron",
-            **checked.tags,
-            "condition": condition,
-            "status": status.value,
-            **tags,
-            **finding.tags,
-        }
+        value, checked = finding.value, CATALOGUE[finding.name]
+        verdict = {}
+        if checked.is_check:
+            condition = finding.condition or format_condition(finding.name, settings.thresholds)
+            parsed = conditions.parse(condition)
+            status = parsed.status(value) if parsed and value is not None else Status.UNKNOWN
+            verdict = {"condition": condition, "status": (finding.status or status).value}
+        full = {"source": "cron", **checked.tags, **verdict, **tags, **finding.tags}
         if value is None:
-            no_data.append(NoData(full, summary))
+            no_data.append(NoData(full, finding.summary))
         else:
-            at = finding.at or now
-            rule = find_rule(finding.name, settings)
-            samples.append(Sample(checked.metric, float(value), at, full, None, None, evidence, summary, rule))
+            at, behind, rule = finding.at or now, finding.evidence, find_rule(finding.name, settings)
+            samples.append(Sample(checked.metric, float(value), at, full, None, None, behind, finding.summary, rule))
     return tuple(samples), tuple(no_data)

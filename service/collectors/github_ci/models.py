@@ -4,7 +4,7 @@ https://docs.github.com/rest/actions/workflow-runs, workflow-jobs and workflows
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, NamedTuple
@@ -21,7 +21,8 @@ WAITING = frozenset({"queued", "waiting", "pending", "requested"})
 PRE_MERGE = frozenset({"pull_request", "pull_request_target", "merge_group"})
 BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 STUCK_AFTER = timedelta(hours=24)  # GitHub leaves some runs queued for weeks
-_LONGEST_TEXT = 160
+MAX_EVIDENCE = 20
+_LONGEST_TEXT, _NAMED = 160, 3
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}")
 
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -59,6 +60,10 @@ class Workflow(msgspec.Struct, frozen=True, rename={"created": "created_at"}):
     def is_meant_by(self, entry: str) -> bool:
         """By id, name, path or file name. The name of a broken file is its path."""
         return entry in (str(self.id), self.name, self.path, self.path.rpartition("/")[2])
+
+    @property
+    def is_active(self) -> bool:
+        return self.state == "active"
 
     @property
     def file(self) -> str:
@@ -193,9 +198,13 @@ class Run(msgspec.Struct, omit_defaults=True, rename=_RUN_KEYS.get):
 
     @property
     def is_open(self) -> bool:
-        """Whether jobs of a suspect are still to be read. While it is run again, the attempts before are over."""
-        over = self.attempt if self.conclusion else self.attempt - 1
-        return self.is_suspect and (self.looked_into < over or bool(self.cancelled))
+        """Whether jobs of a suspect are still to be read."""
+        return self.is_suspect and (self.looked_into < self.attempts_over or bool(self.cancelled))
+
+    @property
+    def attempts_over(self) -> int:
+        """While it is run again, the attempts before are over."""
+        return self.attempt if self.conclusion else self.attempt - 1
 
     @property
     def kind(self) -> str:
@@ -251,6 +260,14 @@ class Run(msgspec.Struct, omit_defaults=True, rename=_RUN_KEYS.get):
         return replace(shown, commit=self.head_sha or "", author=self.author, note=note)
 
 
+class WorkflowRuns(NamedTuple):
+    """A workflow's runs on the branch, the oldest first. ``created``: when the workflow was, as far as is known."""
+
+    file: str
+    runs: Sequence[Run]
+    created: datetime = BEGINNING
+
+
 class RunPage(msgspec.Struct):
     """``total_count`` differs by a few from answer to answer: good to doubt an empty page, never to count with."""
 
@@ -275,72 +292,13 @@ def make_evidence(
     return Evidence(shorten(title), link, at, conclusion, shorten(workflow), note=note)
 
 
-class WorkflowRuns(NamedTuple):
-    """A workflow's runs on the branch, the oldest first. ``created``: when the workflow was, as far as is known."""
-
-    file: str
-    runs: Sequence[Run]
-    created: datetime = BEGINNING
+def newest(found: Iterable[Evidence]) -> tuple[Evidence, ...]:
+    """The few that are shown to who asks why."""
+    return tuple(sorted(found, key=lambda each: each.at or BEGINNING, reverse=True)[:MAX_EVIDENCE])
 
 
-class Expected(NamedTuple):
-    """A workflow that a schedule should run, and the longest time between two of these runs."""
-
-    workflow: Workflow
-    limit: timedelta
-
-    @property
-    def is_disabled(self) -> bool:
-        """GitHub disables the schedules of a repository without activity for 60 days."""
-        return self.workflow.state != "active"
-
-
-class WorkflowLists:
-    """What the settings' ``lists`` mean among the workflows that are ``listed``, and which are the ``others``.
-
-    A name that repeats means all of that name; an id that GitHub does not list may still have runs.
-    ``missing``: by list, what to tell of an entry that means no workflow. ``asleep``: those on no list that GitHub
-    disabled for inactivity. ``disabled``: those on a list that no event starts any more.
-    """
-
-    def __init__(self, lists: Mapping[str, Sequence[str]], listed: Sequence[Workflow]) -> None:
-        self._listed = listed
-        self.names = {each.id: each.name for each in listed}
-        self._by_id = {each.id: each for each in listed}
-        self.missing: dict[str, str] = {}
-        self.ids: dict[str, set[int]] = {name: set() for name in lists}
-        for name, entry in ((name, entry) for name, entries in lists.items() for entry in entries):
-            meant = {each.id for each in listed if each.is_meant_by(entry)}
-            if not meant and re.fullmatch("[0-9]{1,18}", entry):
-                meant = {int(entry)}
-            if not meant:
-                self.missing.setdefault(name, describe_missing(entry))
-            self.ids[name] |= meant
-        on_lists: set[int] = set().union(*self.ids.values())
-        self.others = {each.id for each in listed if each.state == "active"} - on_lists
-        self.asleep = {each.id for each in listed if each.state == "disabled_inactivity"} - on_lists
-        self.all = [*sorted(on_lists), *sorted(self.others)]
-        self.disabled = [each for each in listed if each.id in on_lists and each.state != "active"]
-
-    def find_expected(self, expected: Mapping[str, timedelta]) -> tuple[list[Expected], list[str]]:
-        """The workflows that are ``expected`` to run by schedule, and what to tell of names that mean none."""
-        found: dict[int, Expected] = {}
-        missing = []
-        for entry, limit in expected.items():
-            meant = {each.id: Expected(each, limit) for each in self._listed if each.is_meant_by(entry)}
-            found |= meant
-            missing += [] if meant else [describe_missing(entry)]
-        return list(found.values()), missing
-
-    def join(self, ids: Iterable[int], runs: Mapping[int, Sequence[Run]]) -> list[WorkflowRuns]:
-        """The workflows of these ``ids`` with their ``runs``."""
-        rows = (self._by_id.get(id) or Workflow(id, "") for id in ids)
-        return [WorkflowRuns(row.file, runs.get(row.id, ()), row.created) for row in rows]
-
-    def list_of(self, id: int) -> str | None:
-        """The list that means a workflow."""
-        return next((name for name, ids in self.ids.items() if id in ids), None)
-
-
-def describe_missing(entry: str) -> str:
-    return f'no workflow has the name, file name, path or id "{entry}": `infra-health list-workflows` shows them all'
+def name_some(names: Iterable[str]) -> str:
+    """A few of them, and how many more there are."""
+    ordered = sorted(set(names))
+    more = len(ordered) - _NAMED
+    return ", ".join(ordered[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -5,7 +5,6 @@ name that means nothing must not read as 0.
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -13,9 +12,13 @@ from urllib.parse import quote
 
 import msgspec
 
-from service.collectors.github_ci.models import Named, Time, make_evidence
+from service.collectors.github_ci import metrics
+from service.collectors.github_ci.actions import explains
+from service.collectors.github_ci.metrics import Finding
+from service.collectors.github_ci.models import Named, Time, make_evidence, newest
+from service.collectors.github_ci.settings import LABELS, GithubCiSettings
 from service.collectors.github_ci.state import State
-from service.domain.errors import Rejected, Unauthorized, Unavailable
+from service.domain.errors import HealthError, Rejected, Unauthorized, Unavailable
 from service.domain.samples import Evidence
 from service.github.client import Github, NotFound, Refused
 
@@ -54,6 +57,67 @@ class Answer:
     has_branch: bool | None = None
     labels: dict[str, bool] = field(default_factory=dict)
     default_branch: str = ""
+
+
+@dataclass(slots=True)
+class Labelled:
+    """What an answer comes to. ``failures`` by part; ``notes`` for the operator."""
+
+    answer: Answer
+    findings: list[Finding] = field(default_factory=list)
+    failures: dict[str, HealthError] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+async def measure(github: Github, state: State, settings: GithubCiSettings, now: datetime) -> Labelled:
+    """Raises the worst error where nothing could be counted."""
+    since = now - settings.weekly_window
+    groups = {name: Group(getattr(settings, key), since) for name, key in LABELS.items()}
+    if settings.bug_label:
+        bugs = [(settings.bug_label,), *((settings.bug_label, label) for label in settings.bug_sub_labels)]
+        groups |= {f"bugs_{place}": Group(labels) for place, labels in enumerate(bugs)}
+    groups = {name: group for name, group in groups.items() if group.labels}
+    answer = await count(github, state, groups)
+    if groups and len(answer.errors) == len(groups):
+        raise max(answer.errors.values(), key=explains)
+    found = Labelled(answer, failures={f"pull requests, {name}": error for name, error in answer.errors.items()})
+    for name in answer.counts:
+        try:
+            await _measure_group(github, state.repo, settings, name, groups[name], found)
+        except (Unavailable, Rejected) as error:
+            found.failures[f"pull requests, {name}"] = error
+    return found
+
+
+async def _measure_group(
+    github: Github, repo: str, settings: GithubCiSettings, name: str, group: Group, found: Labelled
+) -> None:
+    """Labels that are not there count nothing: one of a group is enough, of a bug's both are needed."""
+    counted, told, labels = found.answer.counts[name], found.answer.labels, group.labels
+    is_sub = not group.since and len(labels) > 1
+    metric, tags = f"github.{name if group.since else 'bugs'}.count", {"label": labels[-1]} if is_sub else {}
+    absent = []
+    for label in () if counted.count else labels:
+        if not (told[label] if label in told else await is_label(github, repo, label)):
+            absent.append(label)
+    if not absent or (group.since and len(absent) < len(labels)):
+        summary = _summarize(counted.count, labels, settings.weekly_window if group.since else None)
+        found.findings.append(Finding(metric, counted.count, summary, newest(counted.evidence), tags))
+        return
+    key = LABELS.get(name, "bug_sub_labels" if is_sub else "bug_label")
+    reason = f"{repo} has no label {' or '.join(map(repr, absent))}: correct {key}, or create it"
+    if key in settings.model_fields_set:
+        raise Rejected(reason)
+    found.notes.append(reason)  # a default that means nothing here
+    found.findings.append(Finding(metric, None, reason, tags=tags))
+
+
+def _summarize(number: int, labels: Sequence[str], window: timedelta | None) -> str:
+    if window:
+        told = f"{metrics.count(number, 'pull request')} with the label {' or '.join(labels)}"
+        return f"{told} {'was' if number == 1 else 'were'} merged in {metrics.format_span(window)}"
+    have = f"{'has' if number == 1 else 'have'} the {'label' if len(labels) == 1 else 'labels'}"
+    return f"{metrics.count(number, 'open issue')} {have} {' and '.join(labels)}"
 
 
 class _Item(msgspec.Struct, rename="camel"):
@@ -223,8 +287,6 @@ async def _search(github: Github, repo: str, group: Group) -> Counted:
 
 
 def _quote(label: str) -> str:
-    if re.fullmatch(r"[A-Za-z0-9_.-]+", label):
-        return label
     escaped = label.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 

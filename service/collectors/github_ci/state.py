@@ -13,7 +13,7 @@ import msgspec
 import zstandard
 
 from service.collectors.github_ci import culprits
-from service.collectors.github_ci.models import Run
+from service.collectors.github_ci.models import BEGINNING, Run
 from service.domain.samples import MAX_POINT_AGE
 
 MARGIN = timedelta(hours=3)  # behind the window, where most re-runs come from
@@ -26,8 +26,7 @@ _UNFINISHED_KEPT = 200
 # More than one, so that the next older run is known when the latest is run again or deleted.
 _LATEST_KEPT = 3
 _MAX_BYTES = 256 * 1024 * 1024
-# How long it holds what a workflow's own list told: that there is no run, and which is the latest.
-_NEGATIVE_LIFE, _POSITIVE_LIFE = timedelta(minutes=55), timedelta(hours=23)
+_ASKED_AGAIN_AFTER = timedelta(minutes=55)  # for so long it holds what a workflow's own list told
 
 T = TypeVar("T")
 
@@ -50,7 +49,7 @@ class State(msgspec.Struct, tag_field="version", tag=4):
     front: int = 0
     page: int = 0
     depth: int = 0
-    turned_at: datetime | None = None
+    turned_at: datetime = BEGINNING
     asked: dict[int, datetime] = {}
     was_whole: bool = False
     without_lists: int = 0
@@ -160,23 +159,15 @@ class State(msgspec.Struct, tag_field="version", tag=4):
     def unknown_workflows(self, workflows: Collection[int]) -> list[int]:
         """Those whose latest run no list of all runs has shown, nor their own."""
         latest, reach = self.latest(), self.reach
-        return [
-            each
-            for each in workflows
-            if each not in self.asked and (each not in latest or reach is None or latest[each].created < reach)
-        ]
+        shown = {id for id, run in latest.items() if reach and run.created >= reach}
+        return [each for each in workflows if each not in self.asked and each not in shown]
 
     def stale_workflows(self, workflows: Collection[int], now: datetime) -> list[int]:
         """Those whose own list was asked so long ago that it is worth another look, longest ago first."""
         latest = self.latest()
-        due = [
-            each
-            for each in workflows
-            if each in self.asked
-            and now - self.asked[each] > (_POSITIVE_LIFE if each in latest else _NEGATIVE_LIFE)
-            and (each not in latest or latest[each].created < now - RERUN_WITHIN)
-        ]
-        return sorted(due, key=self.asked.__getitem__)
+        shown = {id for id, run in latest.items() if run.created >= now - RERUN_WITHIN}
+        due = {each for each in workflows if each in self.asked and now - self.asked[each] > _ASKED_AGAIN_AFTER}
+        return sorted(due - shown, key=self.asked.__getitem__)
 
     def take_ended(self, attempts: Iterable[Run], now: datetime, left: Collection[int] = ()) -> list[Run]:
         """The attempts that ended within the last 55 minutes and were not reported before: ``attempts``, earlier ones

@@ -49,29 +49,27 @@ class WorkflowWeek:
     url: str
 
 
-class WeeklyRuns(msgspec.Struct, tag_field="version", tag=1):
+class WeeklyRuns(msgspec.Struct, tag_field="version", tag=2):
     """What is known of one repository's week. ``names``: of the workflows, by id. ``url``: GitHub's page of the runs.
 
-    ``since``: every run whose last attempt began since then is known, as of ``until``, the last poll. That is None
-    while older runs are still to be read: those that were run again would be missing.
+    ``until``: the last poll; None while older runs are still to be read: those that were run again would be missing.
     """
 
     repo: str
     branch: str
-    since: datetime
     until: datetime | None = None
     url: str = ""
     names: dict[int, str] = {}
     runs: dict[int, EndedRun] = {}
 
-    def take(self, runs: Iterable[Run]) -> None:
+    def take(self, runs: Iterable[Run], now: datetime) -> None:
         """Keeps what ended, never backwards: a run that was forgotten may be told anew as it was, or with a later end.
         CPU work."""
         for run in runs:
             known = self.runs.get(run.id)
             if known and known.attempt > run.attempt:
                 continue
-            if run.started < self.since or not run.kind or not run.is_conclusive:
+            if run.started < now - WEEK or not run.kind or not run.is_conclusive:
                 if known:
                     del self.runs[run.id]
                 continue
@@ -85,15 +83,15 @@ class WeeklyRuns(msgspec.Struct, tag_field="version", tag=1):
 
     def close(self, now: datetime, names: Mapping[int, str], *, is_whole: bool) -> None:
         """Ends a poll at ``now``. ``is_whole``: no older run is left to be read."""
-        self.since, self.until = max(self.since, now - WEEK), now if is_whole else None
-        first = self.since.timestamp()
+        self.until = now if is_whole else None
+        first = (now - WEEK).timestamp()
         self.runs = {id: run for id, run in self.runs.items() if run.started >= first}
         used = {run.workflow for run in self.runs.values()}
         self.names = {id: name for id, name in {**self.names, **names}.items() if id in used}
 
     @property
-    def is_complete(self) -> bool:
-        return self.until is not None and self.since <= self.until - WEEK
+    def since(self) -> datetime | None:
+        return self.until and self.until - WEEK
 
     def summarize(self) -> list[WorkflowWeek]:
         """The workflows in any order; none while the week can't be told. CPU work."""
@@ -128,12 +126,13 @@ def read_all(stored: Iterable[bytes], by: Order) -> tuple[list[WeeklyRuns], list
     return found, workflows
 
 
-def begin(stored: bytes | None, state: State, now: datetime, since: datetime) -> WeeklyRuns:
-    """What was stored for this branch, an empty one else. ``state``: as it was before this cycle, which holds the runs
-    that began since ``since``; where all is to be read anew, so is the week."""
+def begin(stored: bytes | None, state: State) -> WeeklyRuns:
+    """What was stored for this branch, an empty one else. ``state``: as it was before this cycle; where all is to be
+    read anew, so is the week, and the other way round."""
     known = decode(stored, WeeklyRuns)
     if known is None or (known.repo, known.branch) != (state.repo, state.branch):
-        known = WeeklyRuns(state.repo, state.branch, max(since, now - WEEK))
+        known = WeeklyRuns(state.repo, state.branch)
+        state.restart()
     if state.is_cold:
-        known.since, known.until = now - WEEK, None
+        known.until = None
     return known

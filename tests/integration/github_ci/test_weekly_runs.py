@@ -76,20 +76,6 @@ async def test_p90_is_missing_while_an_end_is_not_known_and_stays_what_was_seen_
         assert told(stage) == [("Nightly", 2, 0, 5.0, 1), ("Tests", 1, 0, 5.0, 0)]
 
 
-async def test_what_an_older_version_left_tells_since_when_its_runs_are_known() -> None:
-    world = generate(3, workflows=4, runs_a_day=40, days=40, ahead=DAY)
-    async with staged(world) as stage:
-        await stage.collect()
-        del stage.state.kept[KEY + "Metta-AI/metta"]
-        stage.pass_time()
-        await stage.collect()
-        since = world.now - DAY
-        assert kept(stage).since == since
-        recent = [run for run in world.repository.runs if run.seen(world.now)[-1].started >= since]
-        world.repository.runs[:] = recent
-        assert told(stage) == week(world.repository, world.now)
-
-
 async def test_no_table_while_older_runs_are_to_be_read_and_none_anew_while_github_is_away() -> None:
     world = generate(8, workflows=4, runs_a_day=100, days=40, ahead=DAY)
     async with staged(world) as stage:

@@ -1,23 +1,22 @@
-"""What is asked beside the window: one budget, questions in the order of their worth, older runs page by page.
+"""The list of all runs: the window at its front in every cycle; what is behind it at a cold start, then in rotation.
 
-A re-run keeps its old place in the list, so each page of the last 30 days is read again within six hours.
+It is newest first and grows at its front: a run that arrives meanwhile pushes others down, so that one comes twice but
+none is left out. A re-run keeps its old place, so each page of the last 30 days is read again within six hours.
 """
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import anyio
 import anyio.to_thread
 
+from service.collectors.github_ci.actions import LAST_PAGE, Actions, Budget, Page
 from service.collectors.github_ci.models import Run
 from service.collectors.github_ci.state import MARGIN, RERUN_WITHIN, WEEK, State
-from service.collectors.github_ci.window import Actions, Page
 from service.domain.errors import Rejected, Unavailable
+from service.github.client import NotFound
 
-_QUESTIONS_AT_ONCE = 12  # GitHub's secondary limit begins at 100 concurrent requests of all our token's users
-_FAILURES = 3  # of one part in a cycle; an error loop once burned a whole quota
 _PAGES_AT_ONCE = 8
 _PASS = timedelta(hours=5, minutes=30)  # half an hour is left for a cycle that fails
 # How old a run can be that was run again within the week.
@@ -27,52 +26,31 @@ _LATE = timedelta(hours=1)
 _CATCH_UP = timedelta(hours=2)
 
 
-class Budget:
-    """``left``: requests that a cycle may still send, each counted as a point; never more than ``parent`` has left."""
+async def read_window(actions: Actions, state: State, now: datetime, window: timedelta) -> list[int]:
+    """Brings the window's runs up to date. Returns the ids of known runs that the list should show but does not.
 
-    def __init__(self, left: int, parent: "Budget | None" = None) -> None:
-        self.left: int = left if parent is None else min(left, parent.left)
-        self._parent = parent
-
-    def take(self) -> bool:
-        """One request may be sent, if there is one left."""
-        if self.left <= 0 or (self._parent and not self._parent.take()):
-            return False
-        self.left -= 1
-        return True
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """``ask`` sends one request, and takes what more it needs. ``part``: what is missing if it fails."""
-
-    part: str
-    ask: Callable[[], Awaitable[None]]
-
-
-async def ask_in_order(budget: Budget, questions: Iterable[Question]) -> dict[str, Unavailable | Rejected]:
-    """Asks as many as the budget allows, some at once. Returns the first error of each part that had one.
-
-    What does not fit waits for the next cycle.
+    Raises Unavailable, Rejected and Unauthorized when the window can't be read whole.
     """
-    waiting = iter(questions)
-    errors: dict[str, list[Unavailable | Rejected]] = {}
-
-    async def work() -> None:
-        for question in waiting:
-            if len(errors.get(question.part, ())) >= _FAILURES:
-                continue
-            if not budget.take():
-                return
-            try:
-                await question.ask()
-            except (Unavailable, Rejected) as error:
-                errors.setdefault(question.part, []).append(error)
-
-    async with anyio.create_task_group() as tasks:
-        for _ in range(_QUESTIONS_AT_ONCE):
-            tasks.start_soon(work)
-    return {part: found[0] for part, found in errors.items()}
+    horizon = now - window - MARGIN
+    seen: set[int] = set()
+    number, oldest = 0, now
+    while oldest >= horizon:
+        number += 1
+        page = await actions.page(number, cached=True)
+        state.take(page.runs)
+        seen.update(run.id for run in page.runs)
+        oldest = page.oldest
+        if number >= LAST_PAGE and page.runs[-1].created >= horizon:
+            raise Rejected(f"the window holds more runs than GitHub lists ({number} pages read)")
+    if not seen:
+        if state.runs:
+            raise Unavailable(f"GitHub's list of runs is empty though it showed {len(state.runs)} of them before")
+        return []
+    state.reach = min(state.reach or now, oldest)
+    state.read_at, state.front = now, number
+    state.page = max(state.page, number + 1)
+    state.depth = number if page.is_last else max(state.depth, number + 1)
+    return state.take_absent(state.created_between(oldest) - seen, now)
 
 
 async def fill(actions: Actions, state: State, now: datetime, trim: Callable[[], None], budget: Budget) -> None:
@@ -117,23 +95,20 @@ def is_filled(state: State, now: datetime) -> bool:
     return state.reach is not None and state.reach <= now - _DEEP
 
 
-def is_late(state: State, now: datetime) -> bool:
-    """Whether older pages have waited so long that they go first: without an old re-run a number is wrong."""
-    return state.turned_at is not None and now - state.turned_at > _LATE + _PASS / max(1, state.depth)
-
-
 def pages_due(state: State, now: datetime) -> int:
     """How many older pages are to be read now, so that each is read again within a pass."""
-    if state.turned_at is None or state.reach is None or (state.depth and state.depth <= state.front):
-        return 0
-    return int((now - state.turned_at) / (_PASS / max(1, state.depth - state.front)))
+    return 0 if state.depth <= state.front else int((now - state.turned_at) / _time_of_page(state))
+
+
+def is_late(state: State, now: datetime) -> bool:
+    """Whether older pages have waited so long that they go first: without an old re-run a number is wrong."""
+    return now - state.turned_at > _LATE + _time_of_page(state)
 
 
 async def read_older_page(actions: Actions, state: State, now: datetime) -> list[int]:
     """The next page of the rotation. Returns the ids of known runs that should be on it but are not."""
     page = await actions.page(state.page, cached=state.depth <= _SHALLOW)
-    step = _PASS / max(1, state.depth - state.front)
-    state.turned_at = max((state.turned_at or now) + step, now - _CATCH_UP)
+    state.turned_at = max(state.turned_at + _time_of_page(state), now - _CATCH_UP)
     # A page is one piece of the list, so it holds whatever was created between its first and its last run.
     between = state.created_between(page.runs[-1].created, page.runs[0].created) if page.runs else set()
     absent = state.take_absent(between - {run.id for run in page.runs}, now)
@@ -141,6 +116,10 @@ async def read_older_page(actions: Actions, state: State, now: datetime) -> list
     if page.is_last or page.oldest < now - RERUN_WITHIN - _PASS - MARGIN:
         state.page = state.front + 1
     return absent
+
+
+def _time_of_page(state: State) -> timedelta:
+    return _PASS / max(1, state.depth - state.front)
 
 
 def _take_page(state: State, page: Page, now: datetime) -> None:
@@ -151,15 +130,20 @@ def _take_page(state: State, page: Page, now: datetime) -> None:
     state.depth = page.number if page.is_last else math.ceil(page.number * (RERUN_WITHIN / age))
 
 
+async def ask_unseen(actions: Actions, state: State, id: int) -> None:
+    """A known run that its list does not show any more: it was deleted, or the list lags. Raises what ``Github.get``
+    does, but NotFound."""
+    try:
+        state.take([await actions.run(id)])
+    except NotFound:
+        state.forget(id)
+
+
 def unfinished_behind(state: State, now: datetime, window: timedelta) -> list[Run]:
     """Runs behind the window's pages that began to run again in it, the last ones first: no page shows how they end.
 
     Others, and what waits for a day, are left to the rotation: some stay queued for weeks.
     """
     horizon = now - window - MARGIN
-    found = [
-        run
-        for run in state.runs.values()
-        if run.conclusion is None and run.created < horizon and run.started >= horizon and not run.is_stuck(now)
-    ]
-    return sorted(found, key=lambda run: run.started, reverse=True)
+    found = [run for run in state.started_since(horizon) if run.conclusion is None and run.created < horizon]
+    return sorted((run for run in found if not run.is_stuck(now)), key=lambda run: run.started, reverse=True)

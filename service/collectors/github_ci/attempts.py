@@ -1,4 +1,4 @@
-"""Jobs that their time limit ended, and the ends of runs that only their jobs know.
+"""What the list does not show of a run: earlier attempts, its end, and the jobs that their time limit ended.
 
 GitHub ends a job beyond its ``timeout-minutes`` as ``cancelled``, and only an annotation of its check run tells it from
 other cancellations (``timed_out`` is rare). A finished attempt never changes, so each is looked into once, and again
@@ -8,16 +8,38 @@ where there was no annotation at all.
 from collections.abc import Sequence
 from datetime import datetime
 
-from service.collectors.github_ci.backfill import Budget
+from service.collectors.github_ci.actions import Actions, Budget
 from service.collectors.github_ci.models import Job, Run
-from service.collectors.github_ci.state import WEEK
-from service.collectors.github_ci.window import Actions
+from service.collectors.github_ci.state import PLAUSIBLE, WEEK
 from service.domain.errors import Unavailable
+from service.domain.samples import MAX_POINT_AGE
 from service.github.client import NotFound
 
 # GitHub's own words: https://github.com/actions/runner, "The job has exceeded the maximum execution time of 6h0m0s"
 _TIME_LIMIT = "exceeded the maximum execution time"
 _BELIEVED = 3  # contradicted answers
+
+
+def unknown_attempts(run: Run, now: datetime) -> list[int]:
+    """Earlier attempts that decide a number, the last first: whether the run is flaky, or how long an attempt took that
+    ended within 55 minutes and gave way to the next one before it was seen."""
+    unknown = [number for number in range(run.attempt - 1, 0, -1) if number not in run.earlier]
+    if run.is_verdict_open:
+        return unknown
+    is_fresh = run.kind and run.started >= now - MAX_POINT_AGE
+    return [number for number in unknown if number > run.reported] if is_fresh else []
+
+
+async def ask_attempts(actions: Actions, run: Run, now: datetime) -> list[Run]:
+    """Asks for these attempts, a request each. Raises what ``Github.get`` does."""
+    found = []
+    while unknown := unknown_attempts(run, now):
+        attempt = await actions.attempt(run, unknown[0])
+        # GitHub may have moved it since.
+        attempt.has_known_end = attempt.updated <= min(run.started, attempt.started + PLAUSIBLE)
+        run.earlier[attempt.attempt] = attempt.as_attempt()
+        found.append(attempt)
+    return found
 
 
 async def look_into(actions: Actions, run: Run, now: datetime, budget: Budget) -> None:
@@ -26,7 +48,7 @@ async def look_into(actions: Actions, run: Run, now: datetime, budget: Budget) -
     A 404 of a run that its list shows is no deletion: the run is left open. Raises what ``Github.get`` does.
     """
     run.refusals += 1
-    over = run.attempt if run.conclusion else run.attempt - 1
+    over = run.attempts_over
     try:
         if run.looked_into < over:
             jobs = await actions.jobs(run.id, was_refused=run.refusals > 1)
@@ -64,6 +86,12 @@ async def _has_annotations(actions: Actions, run: Run, job: Job) -> bool:
     if any(_TIME_LIMIT in (note.message or "").lower() for note in notes):
         run.overtime.append(job)
     return bool(notes)
+
+
+def lacks_end(run: Run, now: datetime) -> bool:
+    """Whether a duration is wanted that is not known."""
+    is_wanted = run.kind == "pre_merge" or (run.kind and run.updated >= now - MAX_POINT_AGE)
+    return bool(run.conclusion and not run.has_known_end and is_wanted)
 
 
 async def learn_end(actions: Actions, run: Run) -> None:

@@ -1,0 +1,190 @@
+"""GitHub Actions as it is asked: its lists page by page, and the budget of requests that each cycle has for them.
+
+Filtered lists come from a search index that lags, so they are no substitute for the list of all runs.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+import anyio
+
+from service.collectors.github_ci.models import (
+    BEGINNING,
+    Annotation,
+    Job,
+    JobPage,
+    Run,
+    RunPage,
+    Workflow,
+    WorkflowPage,
+)
+from service.domain.errors import HealthError, Rejected, Unauthorized, Unavailable
+from service.github.client import Github
+
+PER_PAGE = 100  # GitHub's most
+LAST_PAGE = 390  # GitHub answers 422 beyond about 40,000 runs
+# GitHub was seen to answer 502 for more jobs a page on huge runs, and of some runs for any page that is large.
+_JOBS_PER_PAGE, _FEW_JOBS_PER_PAGE = 80, 30
+# total_count differs by a few from answer to answer. A page that lacks more than this breaks off.
+_COUNTS_DIFFER = 20
+_SLIM: Mapping[str, str | int] = {"exclude_pull_requests": "true"}
+_QUESTIONS_AT_ONCE = 12  # GitHub's secondary limit begins at 100 concurrent requests of all our token's users
+_FAILURES = 3  # of one part in a cycle; an error loop once burned a whole quota
+
+
+class Page(NamedTuple):
+    """``is_last``: there are no older runs, or none that GitHub lists."""
+
+    number: int
+    runs: list[Run]
+    is_last: bool
+
+    @property
+    def oldest(self) -> datetime:
+        """Every run created after this is on the page or on one before it."""
+        return BEGINNING if self.is_last or not self.runs else self.runs[-1].created
+
+
+class Actions:
+    """The runs of ``repo``, "on the branch" meaning ``branch``. Every method raises what ``Github.get`` does.
+
+    ``has_shown_jobs``: GitHub showed jobs of some run, so that one without any can be believed.
+    """
+
+    def __init__(self, github: Github, repo: str, branch: str) -> None:
+        self.has_shown_jobs = False
+        self._github = github
+        self._repo = f"/repos/{repo}"
+        self._branch = branch
+        self._total = 0  # the most that was counted since the first page
+
+    async def page(self, number: int, *, cached: bool) -> Page:
+        """A page of the list of all runs. Raises Unavailable, too, when it is empty against its own count."""
+        answer = await self._read_page(number, cached=cached)
+        runs = [row.normalize(self._branch) for row in answer.workflow_runs]
+        self._total = answer.total_count if number == 1 else max(self._total, answer.total_count)
+        breaks_off = len(runs) < PER_PAGE and self._total > PER_PAGE * (number - 1) + len(runs) + _COUNTS_DIFFER
+        if breaks_off and not runs:
+            raise Unavailable(f"GitHub's list of runs ends at page {number} though it counts {self._total} runs")
+        return Page(number, runs, number >= LAST_PAGE or (len(runs) < PER_PAGE and not breaks_off))
+
+    async def newest_ended(self) -> list[Run]:
+        """Those of the first page that have ended, the oldest first, as GitHub tells them."""
+        answer = await self._read_page(1, cached=True)
+        return [run for run in reversed(answer.workflow_runs) if run.has_ended and run.status in (None, "completed")]
+
+    async def _read_page(self, number: int, *, cached: bool) -> RunPage:
+        params = {**_SLIM, "per_page": PER_PAGE, "page": number}
+        return await self._github.get(f"{self._repo}/actions/runs", RunPage, params=params, cached=cached)
+
+    async def run(self, id: int) -> Run:
+        row = await self._github.get(f"{self._repo}/actions/runs/{id}", Run, params=_SLIM, cached=True)
+        return row.normalize(self._branch)
+
+    async def attempt(self, run: Run, number: int) -> Run:
+        """The run as of an earlier attempt."""
+        path = f"{self._repo}/actions/runs/{run.id}/attempts/{number}"
+        attempt = (await self._github.get(path, Run, params=_SLIM)).normalize(self._branch)
+        attempt.attempt, attempt.on_branch = number, run.on_branch
+        return attempt
+
+    async def of_workflow(self, id: int, count: int, page: int, *, on_branch: bool) -> list[Run]:
+        """``count`` runs of one workflow, on the branch alone (from an index that may lag) or on any."""
+        params: dict[str, str | int] = {**_SLIM, "per_page": count, "page": page}
+        if on_branch:
+            params["branch"] = self._branch
+        path = f"{self._repo}/actions/workflows/{id}/runs"
+        answer = await self._github.get(path, RunPage, params=params, cached=True)
+        if not answer.workflow_runs and answer.total_count > count * (page - 1) + _COUNTS_DIFFER:
+            raise Unavailable(f"GitHub counts {answer.total_count} runs of workflow {id} but shows none")
+        return [row.normalize(self._branch) for row in answer.workflow_runs]
+
+    async def jobs(self, run: int, *, was_refused: bool) -> list[Job]:
+        """The jobs of all attempts. ``was_refused``: GitHub did not show them before, so smaller pages are tried."""
+        size = _FEW_JOBS_PER_PAGE if was_refused else _JOBS_PER_PAGE
+        found: list[Job] = []
+        is_last, number = False, 0
+        while not is_last:
+            number += 1
+            params: Mapping[str, str | int] = {"filter": "all", "per_page": size, "page": number}
+            page = await self._github.get(f"{self._repo}/actions/runs/{run}/jobs", JobPage, params=params)
+            found += page.jobs
+            is_last = len(page.jobs) < size
+        if len(found) < page.total_count:
+            raise Unavailable(f"GitHub counts {page.total_count} jobs of run {run} but shows {len(found)}")
+        self.has_shown_jobs = self.has_shown_jobs or bool(found)
+        return found
+
+    async def annotations(self, job: int) -> list[Annotation]:
+        path = f"{self._repo}/check-runs/{job}/annotations"
+        return await self._github.get(path, list[Annotation], params={"per_page": PER_PAGE})
+
+
+async def list_workflows(github: Github, repo: str) -> list[Workflow]:
+    """All workflows of ``repo``, the disabled ones included. Raises what ``Github.get`` does."""
+    found: dict[int, Workflow] = {}
+    is_last, number = False, 0
+    while not is_last:
+        number += 1
+        params = {"per_page": PER_PAGE, "page": number}
+        page = await github.get(f"/repos/{repo}/actions/workflows", WorkflowPage, params=params, cached=True)
+        found |= {each.id: each for each in page.workflows}
+        is_last = len(page.workflows) < PER_PAGE
+    if len(found) < page.total_count:
+        raise Unavailable(f"GitHub counts {page.total_count} workflows but shows {len(found)}")
+    return list(found.values())
+
+
+class Budget:
+    """``left``: requests that a cycle may still send, each counted as a point; never more than ``parent`` has left."""
+
+    def __init__(self, left: int, parent: "Budget | None" = None) -> None:
+        self.left: int = left if parent is None else min(left, parent.left)
+        self._parent = parent
+
+    def take(self) -> bool:
+        """One request may be sent, if there is one left."""
+        if self.left <= 0 or (self._parent and not self._parent.take()):
+            return False
+        self.left -= 1
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """``ask`` sends one request, and takes what more it needs. ``part``: what is missing if it fails."""
+
+    part: str
+    ask: Callable[[], Awaitable[None]]
+
+
+async def ask_in_order(budget: Budget, questions: Iterable[Question]) -> dict[str, Unavailable | Rejected]:
+    """Asks as many as the budget allows, some at once. Returns the first error of each part that had one.
+
+    What does not fit waits for the next cycle.
+    """
+    waiting = iter(questions)
+    errors: dict[str, list[Unavailable | Rejected]] = {}
+
+    async def work() -> None:
+        for question in waiting:
+            if len(errors.get(question.part, ())) >= _FAILURES:
+                continue
+            if not budget.take():
+                return
+            try:
+                await question.ask()
+            except (Unavailable, Rejected) as error:
+                errors.setdefault(question.part, []).append(error)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(_QUESTIONS_AT_ONCE):
+            tasks.start_soon(work)
+    return {part: found[0] for part, found in errors.items()}
+
+
+def explains(error: HealthError) -> int:
+    """Which of several errors to raise: refused credentials explain more than a refusal, that more than an outage."""
+    return 2 if isinstance(error, Unauthorized) else 1 if isinstance(error, Rejected) else 0
