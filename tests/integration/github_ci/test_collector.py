@@ -212,7 +212,9 @@ async def test_a_disabled_workflow_counts_only_when_it_is_listed(state: str) -> 
     world.add_run(2, NOW - timedelta(minutes=30), "failure")
     async with staged(world) as stage:
         assert (await stage.values())["ci.workflow.other_failing"] == 0
-        told = f"{world.repository.name}: w2.yml is disabled_inactivity: red when GitHub disabled it, and counted no more"
+        told = (
+            f"{world.repository.name}: w2.yml is disabled_inactivity: red when GitHub disabled it, and counted no more"
+        )
         assert (stage.collector.note == told) is (state == "disabled_inactivity")
     async with staged(world, benchmarks=["Nightly"]) as stage:
         assert (await stage.values())["ci.workflow.benchmarks"] == 0
