@@ -1,11 +1,5 @@
 """GitHub's API: one client for REST and GraphQL that asks no more, no faster and no other host than GitHub allows.
 
-    Rejected
-    ├── Refused          GitHub said no: 400, 403 (no limit), 422, 451, a GraphQL document that it does not take
-    │   └── NotFound     404, 410, GraphQL's NOT_FOUND: not there, or the token may not see it
-    └── Unauthorized     401: nothing is sent until the token changes
-    Unavailable          a limit (``retry_after``), 5xx, a cut-off body, HTML, JSON of another shape: time may mend it
-
 ``github.get("/repos/o/r/actions/runs", RunPage, params={"page": 1}, cached=True)``
 """
 
@@ -17,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anyio
 import anyio.to_thread
@@ -29,8 +23,11 @@ from service.clock import Clock
 from service.config.clients import retry_after
 from service.config.masking import redact
 from service.domain.errors import Rejected, Unauthorized, Unavailable
+from service.github.answers import Exhausted, NotFound, Refused, find_way_out, read_graphql, read_message
 from service.github.auth import HEADERS, Auth, TokenSource, fingerprint
 from service.github.rate_limit import Quota, RateLimit
+
+__all__ = ["Github", "NotFound", "Refused", "Usage", "count_usage"]
 
 T = TypeVar("T")
 Decode = Callable[[bytes], T]
@@ -44,26 +41,6 @@ _REDIRECTS = 5
 _MOVED = 1000  # addresses that are remembered
 _PERMANENT = (301, 308)
 _NOT_THE_API = "is GITHUB_API_URL the address of the API (on an Enterprise server https://HOST/api/v3)?"
-
-
-class Refused(Rejected):
-    """GitHub answered with ``status`` 4xx, and time won't mend it. A GraphQL document that it does not take: 422."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class NotFound(Refused):
-    """There is no such thing, or the token may not see it: GitHub does not tell which."""
-
-
-class Spent(Unavailable):
-    """The caller has spent what it may: see ``count_usage``. GitHub was not asked."""
-
-
-class _Exhausted(Exception):
-    """GraphQL tells a limit that is used up in a 200."""
 
 
 @dataclass(slots=True)
@@ -86,8 +63,8 @@ _usages: ContextVar[tuple[Usage, ...]] = ContextVar("usages", default=())
 def count_usage(limit: float = math.inf) -> Iterator[Usage]:
     """Counts what is asked of GitHub within, also by tasks that are started within (a cycle's tally).
 
-    Once ``limit`` points are spent, what else is asked within raises Spent; of requests that are made at the same time
-    some may be beyond it.
+    Once ``limit`` points are spent, what else is asked within raises Unavailable; of requests that are made at the same
+    time some may be beyond it.
     """
     usage = Usage(limit)
     token = _usages.set((*_usages.get(), usage))
@@ -99,27 +76,42 @@ def count_usage(limit: float = math.inf) -> Iterator[Usage]:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """``resource``: the primary limit that pays."""
+    """``resource``: the primary limit that pays. ``content``: GraphQL's."""
 
-    method: str
     url: httpx.URL
     resource: str
     is_cached: bool = False
     content: bytes | None = None
+
+    @property
+    def method(self) -> str:
+        return "POST" if self.content else "GET"
 
     def __str__(self) -> str:
         return f"{self.method} {self.url.path}"
 
 
 @dataclass(frozen=True, slots=True)
+class _Entry:
+    """A body and the validator under which GitHub would send it again."""
+
+    etag: str
+    packed: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class _Answer:
-    """``entry``: what a 304 confirms."""
+    """``key``: of the cache; ``entry``: what a 304 confirms."""
 
     status: int
     headers: httpx.Headers
     body: bytes
-    url: httpx.URL
-    entry: "_Entry | None"
+    key: _Key
+    entry: _Entry | None
+
+    @property
+    def has_value(self) -> bool:
+        return self.entry is not None or 200 <= self.status < 300
 
 
 class Github:
@@ -184,12 +176,7 @@ class Github:
         return await self._auth.token() is not None
 
     async def get(
-        self,
-        path: str,
-        type: type[T],
-        *,
-        params: Mapping[str, str | int] | None = None,
-        cached: bool = False,
+        self, path: str, type: type[T], *, params: Mapping[str, str | int] | None = None, cached: bool = False
     ) -> T:
         """The JSON at ``path`` ("/repos/o/r/actions/runs") as ``type`` (msgspec), decoded in a thread.
 
@@ -200,7 +187,7 @@ class Github:
         if params:
             url = url.copy_merge_params({name: str(value) for name, value in params.items()})
         resource = "search" if path.startswith("/search/") else "core"
-        return await self._ask(_Request("GET", url, resource, cached), partial(msgspec.json.decode, type=type))
+        return await self._ask(_Request(url, resource, cached), partial(msgspec.json.decode, type=type))
 
     async def graphql(self, query: str, type: type[T]) -> T:
         """``data`` of the answer as ``type``. GitHub wants a token for this: see ``has_token``.
@@ -211,13 +198,12 @@ class Github:
         is used up or there is no data at all.
         """
         content = msgspec.json.encode({"query": query})
-        request = _Request("POST", self._graphql, "graphql", content=content)
-        return await self._ask(request, partial(_graphql_data, type))
+        return await self._ask(_Request(self._graphql, "graphql", content=content), partial(read_graphql, type))
 
     async def _ask(self, request: _Request, decode: Decode[T]) -> T:
         for back_off in _BACK_OFF:
             if any(usage.left < 1 for usage in _usages.get()):
-                raise Spent(f"{request} is not asked: it would cost more points than this run may spend")
+                raise Unavailable(f"{request} is not asked: it would cost more points than this run may spend")
             try:
                 result = await self._try(request, decode)
             except Unauthorized as error:
@@ -238,31 +224,48 @@ class Github:
 
     async def _try(self, request: _Request, decode: Decode[T]) -> T:
         token = await self._auth.token()
-        path, _, query = request.url.raw_path.partition(b"?")
-        known = self._moved.get(path)
-        url = request.url.copy_with(raw_path=known + b"?" * bool(query) + query) if known else request.url
+        answer = await self._follow(request, token)
+        if not answer.has_value:
+            self._keep(answer.key, None)
+            await self._raise_refusal(request, answer, token)
+        self._limit.note_success()
+        etag = answer.headers.get("etag") if request.is_cached and not answer.entry else None
         try:
-            answer, moved = await self._follow(request, url, token)
-            result = await self._result(request, answer, token, decode)
-        except Rejected as error:
-            # What moved may be back or elsewhere by now: once more at the address that we were given.
-            if self._moved.pop(path, None) and not isinstance(error, Unauthorized):
-                raise Unavailable(f"{error}; asked for again at its old address", retry_after=0.0) from error
-            raise
-        if moved and len(self._moved) < _MOVED:
-            self._moved[path] = answer.url.raw_path.partition(b"?")[0]
+            source = answer.entry or answer.body
+            result, new = await anyio.to_thread.run_sync(_decode, source, etag, decode, limiter=self._decoding)
+        except Exhausted:
+            wait = self._limit.exhaust(request.resource, answer.headers)
+            raise Unavailable(f"GitHub's {request.resource} limit is used up", retry_after=wait) from None
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            self._keep(answer.key, None)
+            kind = redact(answer.headers.get("content-type", "no type").partition(";")[0])[:60]
+            hint = f"; {_NOT_THE_API}" if kind == "text/html" else ""
+            raise Unavailable(
+                f"GitHub answered {answer.status} to {request}, but not with what it should be "
+                f"({len(answer.body)} bytes of {kind}): {redact(str(error))[:200]}{hint}"
+            ) from error
+        if kept := new or answer.entry:
+            self._keep(answer.key, kept)
         return result
 
-    async def _follow(self, request: _Request, url: httpx.URL, token: str | None) -> tuple[_Answer, bool]:
-        """The answer at the end of the redirects, none of which leaves GitHub's server; whether it moved for good."""
-        statuses: list[int] = []
+    async def _follow(self, request: _Request, token: str | None) -> _Answer:
+        """The answer at the end of the redirects, none of which leaves GitHub's server.
+
+        What moved for good is asked for at its new address, until that does not answer well.
+        """
+        path, mark, query = request.url.raw_path.partition(b"?")
+        url = request.url.copy_with(raw_path=self._moved.get(path, path) + mark + query)
+        is_permanent = True
         for _ in range(_REDIRECTS + 1):
             answer = await self._send(request, url, token)
             if answer.status not in (*_PERMANENT, 302, 307):
-                return answer, bool(statuses) and set(statuses) <= set(_PERMANENT)
-            if request.method != "GET" and answer.status in (301, 302):
-                break  # would turn the question into a GET
-            statuses.append(answer.status)
+                place = url.raw_path.partition(b"?")[0]
+                if not answer.has_value:
+                    self._moved.pop(path, None)
+                elif is_permanent and place != path and len(self._moved) < _MOVED:
+                    self._moved[path] = place
+                return answer
+            is_permanent = is_permanent and answer.status in _PERMANENT
             location = answer.headers.get("location", "")
             try:
                 target = url.join(location).copy_with(fragment=None)
@@ -273,6 +276,8 @@ class Github:
                     f"GitHub redirects {request} to another server ({target.scheme}://{target.host or '?'}); the token "
                     "must not go there: set GITHUB_API_URL if GitHub moved"
                 )
+            if request.content:
+                break  # most redirects would turn the question into a GET
             url = target
         raise Rejected(f"GitHub redirects {request} to no answer")
 
@@ -282,8 +287,8 @@ class Github:
             headers["authorization"] = f"Bearer {token}"
         if request.content:
             headers["content-type"] = "application/json"
-        entry = self._cache.get((fingerprint(token), str(url)))
-        if entry:
+        key = fingerprint(token), str(url)
+        if entry := self._cache.get(key):
             headers["if-none-match"] = entry.etag
         status = "error"
         async with self._limit.turn(request.resource):
@@ -305,36 +310,9 @@ class Github:
                     usage.requests += 1
                     usage.points[request.resource] += not is_free
         self._limit.note(request.resource, response.status_code, response.headers)
-        return _Answer(response.status_code, response.headers, body, url, entry)
+        return _Answer(response.status_code, response.headers, body, key, entry if status == "304" else None)
 
-    async def _result(self, request: _Request, answer: _Answer, token: str | None, decode: Decode[T]) -> T:
-        """What the answer stands for: a value or an error."""
-        key = fingerprint(token), str(answer.url)
-        entry = answer.entry if answer.status == 304 else None
-        if entry is None and not 200 <= answer.status < 300:
-            self._keep(key, None)
-            await self._raise_refusal(request, answer, token)
-        self._limit.note_success()
-        etag = answer.headers.get("etag") if request.is_cached and not entry else None
-        try:
-            source = entry or answer.body
-            result, new = await anyio.to_thread.run_sync(_decode, source, etag, decode, limiter=self._decoding)
-        except _Exhausted:
-            wait = self._limit.exhaust(request.resource, answer.headers)
-            raise Unavailable(f"GitHub's {request.resource} limit is used up", retry_after=wait) from None
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-            self._keep(key, None)
-            kind = redact(answer.headers.get("content-type", "no type").partition(";")[0])[:60]
-            raise Unavailable(
-                f"GitHub answered {answer.status} to {request}, but not with what it should be "
-                f"({len(answer.body)} bytes of {kind}): {redact(str(error))[:200]}"
-                f"{'; ' * (kind == 'text/html')}{_NOT_THE_API * (kind == 'text/html')}"
-            ) from error
-        if new or entry:
-            self._keep(key, new or entry)
-        return result
-
-    def _keep(self, key: _Key, entry: "_Entry | None") -> None:
+    def _keep(self, key: _Key, entry: _Entry | None) -> None:
         """In place of what was kept under ``key``; what was used longest ago goes."""
         known = self._cache.pop(key, None)
         self._cached_bytes -= len(known.packed) if known else 0
@@ -345,8 +323,7 @@ class Github:
             self._cached_bytes -= len(self._cache.popitem(last=False)[1].packed)
 
     async def _raise_refusal(self, request: _Request, answer: _Answer, token: str | None) -> None:
-        status = answer.status
-        message = redact(_said(answer.body))
+        status, message = answer.status, read_message(answer.body)
         said = f"GitHub answered {status}{': ' if message else ''}{message} ({request})"
         # REST tells whether a token is good; a server without GraphQL for it must not stop everything.
         if status == 401 and request.resource != "graphql":
@@ -357,76 +334,18 @@ class Github:
         if wait is not None:
             raise Unavailable(said, retry_after=wait)
         if status >= 500 or status in (304, 408):
-            raise Unavailable(said, retry_after=retry_after(answer.headers, self._clock.now()), answered=status >= 500)
+            raise Unavailable(said, retry_after=retry_after(answer.headers, self._clock.now()))
         if status in (404, 410):
             hint = "there is no such thing, or the token may not see it" if message else _NOT_THE_API
             raise NotFound(f"{said}: {hint}", status)
-        raise Refused(said + _way_out(answer.headers), status)
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """A body and the validator under which GitHub would send it again."""
-
-    etag: str
-    packed: bytes
-
-
-class _Said(msgspec.Struct):
-    """What GitHub says of a refusal, and the answers of GraphQL."""
-
-    message: str = ""
-    errors: Any = None  # GitHub's own are objects, but not all are
-    data: msgspec.Raw = msgspec.Raw()
-
-    def all(self, key: str) -> list[str]:
-        """What the errors have as ``key``."""
-        errors = self.errors if isinstance(self.errors, list) else ()
-        values = [error.get(key) for error in errors if isinstance(error, dict)]
-        return [value for value in values if isinstance(value, str)]
-
-    def __str__(self) -> str:
-        return " ".join(" ".join([self.message, *self.all("message")]).split())[:300]
-
-
-def _graphql_data(type: type[T], body: bytes) -> T:
-    said = msgspec.json.decode(body, type=_Said)
-    if "RATE_LIMITED" in said.all("type"):
-        raise _Exhausted
-    if "NOT_FOUND" in said.all("type"):
-        raise NotFound(f"GitHub's GraphQL: {said}: there is no such thing, or the token may not see it", 404)
-    if "FORBIDDEN" in said.all("type"):
-        raise Refused(f"GitHub's GraphQL: {said}", 403)
-    if not said.data and said.errors:
-        raise Refused(f"GitHub's GraphQL: {said}", 422)
-    if not said.data or said.data == b"null":
-        raise Unavailable(f"GitHub's GraphQL has no answer: {said}")
-    return msgspec.json.decode(said.data, type=type)
-
-
-def _way_out(headers: httpx.Headers) -> str:
-    """What GitHub says in headers of who may: https://docs.github.com/rest/using-the-rest-api/troubleshooting-the-rest-api"""
-    _, _, address = redact(headers.get("x-github-sso", "")).partition("url=")
-    if address:
-        return f"; authorize the token at {address.partition('?')[0]}"
-    needed = redact(headers.get("x-accepted-github-permissions", ""))
-    return f"; the token needs the permission {needed}" if needed else ""
-
-
-def _said(body: bytes) -> str:
-    """Empty for a proxy's page."""
-    try:
-        return str(msgspec.json.decode(body[:65_536], type=_Said))
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return ""
+        raise Refused(said + find_way_out(answer.headers), status)
 
 
 def _decode(source: bytes | _Entry, etag: str | None, decode: Decode[T]) -> tuple[T, _Entry | None]:
     """The value, and what the cache keeps under ``etag``. CPU work."""
     if isinstance(source, _Entry):
-        body = zstandard.ZstdDecompressor().decompress(source.packed, max_output_size=_LONGEST_BODY)
-        return decode(body), None
-    packed = zstandard.ZstdCompressor(level=1).compress(source) if etag else b""
+        return decode(zstandard.decompress(source.packed, max_output_size=_LONGEST_BODY)), None
+    packed = zstandard.compress(source, 1) if etag else b""
     # A copy: zstandard gives what it made in a buffer for the worst case, which stays as large as the body.
     return decode(source), _Entry(etag, bytes(memoryview(packed))) if etag else None
 

@@ -256,6 +256,8 @@ async def test_a_remembered_redirect_that_leads_nowhere_is_forgotten(server: Sim
     await github.get("/repos/old/name/actions/runs", Total)
     server.fail(RUNS, faults.not_found)
     server.fail("/repos/old/name", redirect(WORKFLOWS))
+    with pytest.raises(NotFound):
+        await github.get("/repos/old/name/actions/runs", Total)
     assert (await github.get("/repos/old/name/actions/runs", Total)).total_count == 0
 
 
