@@ -19,7 +19,7 @@ from service.collectors import registry
 from service.collectors.github_ci.deliveries import Deliveries
 from service.config.clients import http_client
 from service.config.secrets import Credentials, credentials, from_environment
-from service.config.settings import Settings, shadow_prefix
+from service.config.settings import Settings
 from service.daemon.series import max_series_per_hour
 from service.datadog.intake import Intake, intake_url
 from service.domain.errors import ConfigError
@@ -114,8 +114,8 @@ class Wiring:
     def set_mode(self, settings: Settings, scheduler: Scheduler, forwarder: Forwarder) -> None:
         """Live or shadow, for what runs and is sent from now on."""
         scheduler.mode = self.store.mode = settings.mode
-        is_withheld = settings.mode is Mode.SHADOW and settings.shadow_prefix is None
-        forwarder.set_shadow(shadow_prefix(settings), is_withheld=is_withheld)
+        is_shadow, prefix = settings.mode is Mode.SHADOW, settings.shadow_prefix
+        forwarder.set_shadow(prefix if is_shadow else None, is_withheld=is_shadow and prefix is None)
 
 
 @asynccontextmanager

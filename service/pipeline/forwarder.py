@@ -47,10 +47,9 @@ _random_between = random.SystemRandom().uniform
 class Outage:
     """Why nothing can be delivered. ``tries``: in a row that failed."""
 
-    reason: str
+    error: Unavailable | Unauthorized
     since: datetime
     tries: int
-    is_refused_key: bool
 
 
 @dataclass(slots=True)
@@ -72,7 +71,7 @@ class ForwarderState:
     @property
     def trouble(self) -> str | None:
         """Why nothing can be delivered now, None while it can."""
-        return self.outage.reason if self.outage else None
+        return str(self.outage.error) if self.outage else None
 
     @property
     def lost(self) -> Mapping[DeliveryStatus, int]:
@@ -117,11 +116,9 @@ class Forwarder:
         self._refused = 0  # requests since the last pause
         self._strikes = 0  # requests in a row that were answered with 5xx
         self._dropped: Counter[str] = Counter()  # points that no line has told of, by metric and reason
-        self._throttled: Counter[str] = Counter()  # the same; told once an hour, as the same series come with each run
-        self._next_report = 0.0  # monotonic
 
     def set_shadow(self, prefix: str | None, is_withheld: bool) -> None:
-        """``prefix``: put before the names of what was collected in shadow mode; ``is_withheld``: it is not sent."""
+        """``prefix``: put before the names of what was collected in shadow mode; without one it is not sent."""
         self._prefix = prefix
         self.state.is_withheld = is_withheld
 
@@ -154,7 +151,7 @@ class Forwarder:
         """
         with anyio.move_on_after(max(0.0, until - self._clock.monotonic())):
             while (pause := await self._send_all()) is not None:
-                is_refused_key = self.state.outage and self.state.outage.is_refused_key
+                is_refused_key = self.state.outage and isinstance(self.state.outage.error, Unauthorized)
                 if is_refused_key or self._clock.monotonic() + pause >= until:
                     return False
                 await self._clock.sleep(pause)
@@ -164,9 +161,8 @@ class Forwarder:
     async def _send_all(self) -> float | None:
         """Request after request; seconds until the next one is due, None when nothing is pending."""
         async with self._sender:
-            before, delivered = self.state.outage, self.state.counts[DeliveryStatus.DELIVERED]
-            self.state.next_try_at = None
-            self._refused = 0
+            before = self.state.outage
+            self.state.next_try_at, self._refused = None, 0
             try:
                 pause: float | None = 0.0
                 while pause == 0.0:
@@ -180,7 +176,7 @@ class Forwarder:
             except Unavailable as error:  # of the store
                 pause = self._back_off(error)
             finally:
-                self._report(before, self.state.counts[DeliveryStatus.DELIVERED] - delivered)
+                self._report(before)
             if pause is not None:
                 self.state.next_try_at = self._clock.now() + timedelta(seconds=pause)
             return pause
@@ -200,12 +196,13 @@ class Forwarder:
                 return 0.0
             return (pending.next_retry - self._clock.now()).total_seconds() if pending.next_retry else _PAUSE
         self._owed = partial(self._outbox.release, claimed)
-        if claimed[0].mode is Mode.SHADOW and (self.state.is_withheld or self._prefix is None):
+        is_shadow = claimed[0].mode is Mode.SHADOW
+        if is_shadow and self._prefix is None:
             await self._outbox.settle(claimed, DeliveryStatus.THROTTLED, "shadow mode: nothing is sent")
             return 0.0
         if not (chunks := [rest for chunk in claimed if (rest := await self._select(chunk))]):
             return 0.0
-        prefix = self._prefix or "" if chunks[0].mode is Mode.SHADOW else ""
+        prefix = self._prefix or "" if is_shadow else ""
         payload = await anyio.to_thread.run_sync(encode, chunks, prefix, limiter=self._threads)
         await self._outbox.release(payload.rest)
         return await self._send(payload, scope)
@@ -215,16 +212,13 @@ class Forwarder:
         now = self._clock.now()
         oldest, newest = (now - MAX_POINT_AGE).timestamp(), (now + MAX_POINT_AHEAD).timestamp()
         any_age = () if chunk.kind is Kind.DISTRIBUTION else self._historical  # which can't be on for distributions
-        # Of a clock that was ahead and stepped back; the intake would drop them.
+
+        def is_old(point: Point) -> bool:
+            return point.at < oldest and not point.metric.startswith(any_age)
+
+        # Of a clock that was ahead and stepped back; the intake would drop it.
         rest = await self._drop(chunk, lambda point: point.at > newest, DeliveryStatus.REJECTED, TOO_EARLY)
-        if rest:
-            reason = "too old for the intake"
-            rest = await self._drop(
-                rest,
-                lambda point: point.at < oldest and not point.metric.startswith(any_age),
-                DeliveryStatus.EXPIRED,
-                reason,
-            )
+        rest = rest and await self._drop(rest, is_old, DeliveryStatus.EXPIRED, "too old for the intake")
         if rest and self._max_series:
             reason = f"more than {self._max_series} series within an hour"
             rest = await self._drop(rest, self._is_excess, DeliveryStatus.THROTTLED, reason)
@@ -253,8 +247,7 @@ class Forwarder:
             return chunk
         rest = await self._outbox.drop(chunk, frozenset(places), status, reason)
         self.count(status, len(places))
-        dropped = self._throttled if status is DeliveryStatus.THROTTLED else self._dropped
-        dropped.update(f"{chunk.points[place].metric}: {reason}" for place in places)
+        self._dropped.update(f"{chunk.points[place].metric}: {reason}" for place in places)
         return rest
 
     async def _send(self, payload: Payload, scope: anyio.CancelScope) -> float:
@@ -279,7 +272,7 @@ class Forwarder:
             is_suspect = self._strikes and not self._strikes % _PATIENCE
             if error.ambiguous:
                 await self._give_back(sent, str(error))
-            elif is_suspect and not _is_single(sent):
+            elif is_suspect and count_points(sent) > 1:
                 await self._tell(self._outbox.refuse, sent)
             else:
                 await self._tell(self._outbox.release, sent, self._clock.now() + _ASIDE if is_suspect else None)
@@ -307,7 +300,7 @@ class Forwarder:
     async def _refuse(self, chunks: Sequence[Chunk], reason: str) -> float:
         """The next requests find out which points are to blame: in smaller parts, down to a single one."""
         self._refused += 1
-        if _is_single(chunks):
+        if count_points(chunks) == 1:
             await self._drop(chunks[0], lambda point: True, DeliveryStatus.REJECTED, reason)
             self.state.outage = None  # the intake answers, and its answer was about this point
         else:
@@ -316,29 +309,20 @@ class Forwarder:
 
     def _back_off(self, error: Unavailable | Unauthorized) -> float:
         """Keeps ``error`` as the trouble; seconds until the next try."""
-        before, reason = self.state.outage, str(error)
-        if before is None or before.reason != reason:
-            log.warning("delivery does not work", reason=reason, pending=self.state.pending)
+        before = self.state.outage
+        if self.state.trouble != str(error):
+            log.warning("delivery does not work", reason=str(error), pending=self.state.pending)
         since, tries = (before.since, before.tries + 1) if before else (self._clock.now(), 1)
-        self.state.outage = Outage(reason, since, tries, isinstance(error, Unauthorized))
+        self.state.outage = Outage(error, since, tries)
         asked = (error.retry_after or 0.0) if isinstance(error, Unavailable) else 0.0
         bound = min(_MIN_BACKOFF * 2.0 ** min(tries - 1, 10), _MAX_BACKOFF)
         return max(min(asked, _MAX_ASKED), self._jitter(0.0, bound), 0.001)
 
-    def _report(self, before: Outage | None, delivered: int) -> None:
+    def _report(self, before: Outage | None) -> None:
         """Says once for many requests what has ended and what was not sent."""
         if before and self.state.outage is None:
             lasted = round((self._clock.now() - before.since).total_seconds())
-            log.info("delivery works again", reason=before.reason, seconds=lasted, points=delivered)
-        if self._dropped:
-            reasons = dict(self._dropped.most_common(_MAX_SHOWN))
+            log.info("delivery works again", reason=str(before.error), seconds=lasted)
+        if reasons := dict(self._dropped.most_common(_MAX_SHOWN)):
             log.warning("points are not sent", points=self._dropped.total(), reasons=reasons)
-        if self._throttled and self._clock.monotonic() >= self._next_report:
-            self._next_report = self._clock.monotonic() + _HOUR
-            log.error("too many series: points are not sent", reasons=dict(self._throttled.most_common(_MAX_SHOWN)))
         self._dropped.clear()
-        self._throttled.clear()
-
-
-def _is_single(chunks: Sequence[Chunk]) -> bool:
-    return len(chunks) == 1 and len(chunks[0].points) == 1

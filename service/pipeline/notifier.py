@@ -53,8 +53,7 @@ class Notifier:
         self._seen: set[str] = set()
         self._due: set[str] = set()
         self._news = anyio.Event()
-        self._sent: list[datetime] = []  # events of one change, within the last hour
-        self._summary_at: datetime | None = None
+        self._sent: list[datetime] = []  # events within the last hour
         self._unsettled: list[int] = []  # changes that are sent, but the store does not know yet
         self._failures = 0
         self._not_before = 0.0  # monotonic
@@ -117,15 +116,15 @@ class Notifier:
         pending = [each for each in pending if now - each.at <= MAX_EVENT_AGE]
         self._sent = [at for at in self._sent if now - at < _HOUR]
         room = MAX_EVENTS - len(self._sent)
-        for each in pending[:room]:  # in their order, so that no check's last event is of an earlier change
+        for each in pending[: max(0, room)]:  # in their order, so that no check's last event is of an earlier change
             event = format_change(each.change, self._page_url)
             if not await self._send(replace(event, at=max(event.at, now - MAX_EVENT_AGE)), [each.id]):
                 return
             self._sent.append(now)
-        if (others := pending[room:]) and (self._summary_at is None or now - self._summary_at >= _HOUR):
+        if (others := pending[max(0, room) :]) and len(self._sent) == MAX_EVENTS:
             event = format_summary([each.change for each in others], self._page_url, now)
             if await self._send(event, [each.id for each in others]):
-                self._summary_at = now
+                self._sent.append(now)
 
     async def _send(self, event: Event, ids: list[int]) -> bool:
         """Whether the next one can be tried now."""

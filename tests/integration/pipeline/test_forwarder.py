@@ -339,7 +339,7 @@ async def test_series_beyond_the_limit_are_held_back_and_known_ones_go_on(tmp_pa
         assert await it.forwarder.flush(SOON)
         assert await it.statuses() == {DELIVERED: 8 + 10 + 3, THROTTLED: 2}
         assert it.forwarder.state.lost == {THROTTLED: 2}
-        (line,) = [line for line in it.logs if "too many series" in line["event"]]
+        (line,) = [line for line in it.logs if line["event"] == "points are not sent"]
         assert len(line["reasons"]) == 2
         found, _ = await it.store.outbox.samples(run.id, 0, 100)
         reasons = {each.reason for each in found if each.status is THROTTLED}
