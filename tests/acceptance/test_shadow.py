@@ -43,7 +43,7 @@ def test_series_beyond_ten_times_the_bound_are_held_back_and_shown(here: Place) 
         held = run["delivery"]["throttled"]
         assert (run["delivery"]["delivered"], held) == (50, run["samples"] - 50)
         assert f'infra_health_points_total{{status="throttled"}} {held}.0' in daemon.http.get("/metrics").text
-        assert any("too many series" in record["message"] for record in daemon.records)
+        assert any("series within an hour" in str(record.get("reasons")) for record in daemon.records)
         assert "of a series beyond ten times max_series" in daemon.http.get("/").raise_for_status().text
     assert "more than max_series (5)" in here.run("check").stdout
     once = here.run("--once")
