@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from service.cli.options import Exit, Options, command, common, errors_reported, exit_with
+from service.cli.options import Exit, Options, command, common, errors_reported
 
 # What each command does, by its module, which is imported when it is used: --help and most commands start light.
 _GROUPS: Mapping[str, Mapping[str, str]] = {
@@ -122,9 +122,9 @@ def main(context: click.Context, once: bool, only: str | None, dry_run: bool, st
         from service.cli.run import run_daemon, run_once
 
         if not once:
-            exit_with(run_daemon(options))
+            context.exit(run_daemon(options))
         if not run_once(options, names, push=not dry_run, dry_run=dry_run, strict=strict, output=None):
-            exit_with(Exit.FAILED)
+            context.exit(Exit.FAILED)
 
 
 @command(example='eval "$(infra-health completion bash)"')

@@ -111,16 +111,30 @@ def _describe_state(collector: dict[str, Any]) -> str:
     return "paused" if collector["paused"] else "waiting"
 
 
-def _refuse_ambiguous(context: click.Context, _: click.Parameter, every: bool) -> bool:
-    if every == bool(context.params["names"]):
+def _refuse_ambiguous(context: click.Context, _: click.Parameter, is_all: bool) -> None:
+    if is_all == bool(context.params["names"]):
         raise click.UsageError("name collectors, or all of them with --all", context)
-    return every
 
 
 def _with_names(command: Command) -> Command:
-    every = click.option("--all", "every", is_flag=True, callback=_refuse_ambiguous, help="All that are configured.")
-    names = click.argument("names", nargs=-1, is_eager=True, metavar="NAME...", shell_complete=complete_collector)
-    return names(every(command))
+    """``names``: each once; none of them means all."""
+    names = click.argument(
+        "names",
+        nargs=-1,
+        is_eager=True,
+        metavar="NAME...",
+        callback=lambda _, __, given: tuple(dict.fromkeys(given)),
+        shell_complete=complete_collector,
+    )
+    is_all = click.option(
+        "--all",
+        "is_all",
+        is_flag=True,
+        callback=_refuse_ambiguous,
+        expose_value=False,
+        help="All that are configured.",
+    )
+    return names(is_all(command))
 
 
 class _WithWait(click.Command):
@@ -143,9 +157,7 @@ class _WithWait(click.Command):
     metavar="[SECONDS]",
     help=f"Wait for the end, {_WAIT} s unless told, of a run that is active already, too; the exit code is the runs'.",
 )
-def trigger(
-    options: Options, daemon: Daemon, names: tuple[str, ...], every: bool, reason: str | None, wait: int | None
-) -> bool:
+def trigger(options: Options, daemon: Daemon, names: tuple[str, ...], reason: str | None, wait: int | None) -> bool:
     """With --wait it shows the progress and the result."""
     until = time.monotonic() + (wait or 0)
 
@@ -156,14 +168,12 @@ def trigger(
             return {"id": active}
         return read_answer(answer)
 
-    if every:
-        runs, is_good = read_answer(daemon.post("runs", reason=reason))["runs"], True
-    else:
-        runs, is_good = _ask_each(names, run)
+    runs = _ask_each(names, run) if names else read_answer(daemon.post("runs", reason=reason))["runs"]
+    is_good = len(runs) >= len(names)
     if wait is not None:
         runs = [_wait_for_end(daemon, each["id"], until, options.quiet) for each in runs]
         is_good = is_good and all(each["outcome"] in _SUCCESSES for each in runs)
-    _show_each(options, runs, every or len(names) > 1, _describe_run)
+    _show_each(options, runs, names, _describe_run)
     return is_good
 
 
@@ -198,47 +208,42 @@ def _describe_run(run: dict[str, Any]) -> str:
 @command(asks_daemon=True, example='infra-health pause ci --reason "GitHub maintenance"')
 @_with_names
 @_REASON
-def pause(options: Options, daemon: Daemon, names: tuple[str, ...], every: bool, reason: str | None) -> bool:
-    return _post_for_collectors(options, daemon, names, every, "pause", reason)
+def pause(options: Options, daemon: Daemon, names: tuple[str, ...], reason: str | None) -> bool:
+    return _change(options, daemon, names, "pause", reason)
 
 
 @command(asks_daemon=True, example="infra-health resume --all")
 @_with_names
 @_REASON
-def resume(options: Options, daemon: Daemon, names: tuple[str, ...], every: bool, reason: str | None) -> bool:
+def resume(options: Options, daemon: Daemon, names: tuple[str, ...], reason: str | None) -> bool:
     """The latest slot that one missed starts at once."""
-    return _post_for_collectors(options, daemon, names, every, "resume", reason)
+    return _change(options, daemon, names, "resume", reason)
 
 
-def _post_for_collectors(
-    options: Options, daemon: Daemon, names: Sequence[str], every: bool, action: str, reason: str | None
-) -> bool:
-    if every:
-        names = [each["name"] for each in daemon.collectors()]
-    collectors, is_good = _ask_each(
-        names, lambda name: read_answer(daemon.post("collectors", name, action, reason=reason))
-    )
+def _change(options: Options, daemon: Daemon, names: Sequence[str], action: str, reason: str | None) -> bool:
+    asked = names or [each["name"] for each in daemon.collectors()]
+    found = _ask_each(asked, lambda name: read_answer(daemon.post("collectors", name, action, reason=reason)))
 
     def describe(each: dict[str, Any]) -> str:
         return f"{each['name']}: {_describe_state(each)}, next run: {out.format_time(each['next_run'], 'none')}"
 
-    _show_each(options, collectors, every or len(names) > 1, describe)
-    return is_good
+    _show_each(options, found, names, describe)
+    return len(found) == len(asked)
 
 
-def _ask_each(names: Sequence[str], ask: Callable[[str], dict[str, Any]]) -> tuple[list[dict[str, Any]], bool]:
-    """The daemon's answers, and whether it refused none: what it says of one keeps it from no other."""
+def _ask_each(names: Sequence[str], ask: Callable[[str], dict[str, Any]]) -> list[dict[str, Any]]:
+    """The daemon's answers: what it refuses of one collector keeps it from no other."""
     answers = []
-    for name in dict.fromkeys(names):
+    for name in names:
         try:
             answers.append(ask(name))
         except Rejected as error:
             message(f"{name}: {error}" if len(names) > 1 else str(error), "red")
-    return answers, len(answers) == len(set(names))
+    return answers
 
 
 def _show_each(
-    options: Options, answers: Sequence[dict[str, Any]], is_list: bool, describe: Callable[[dict[str, Any]], str]
+    options: Options, answers: Sequence[dict[str, Any]], names: Sequence[str], describe: Callable[[dict[str, Any]], str]
 ) -> None:
     """One line each; as JSON a list, or the answer itself where one name was given."""
 
@@ -246,8 +251,10 @@ def _show_each(
         for each in answers:
             out.print_wrapped("", describe(each))
 
-    if answers or is_list:
-        options.show(answers if is_list else answers[0], print_lines)
+    if len(names) != 1:
+        options.show(answers, print_lines)
+    elif answers:
+        options.show(answers[0], print_lines)
 
 
 @command(asks_daemon=True, example="infra-health cancel ci-20250114T150000-3f9a2c")

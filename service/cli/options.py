@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -78,19 +78,15 @@ class Options:
         environ = self.environ()
         return load(self.stage.config if self.stage else self.config, environ, settings_of, overrides)
 
-    def start_logs(self, loaded: "Loaded", level: str | None) -> None:
-        """Logs to stderr; ``level`` is the command's own default, which -q and -v change."""
+    def open(self, level: str | None, overrides: Mapping[str, Any] | None = None) -> "Loaded":
+        """The settings, with logs on stderr of ``level`` where neither -q nor -v is given. Raises ConfigError."""
         from service.config import logging, masking
         from service.config.settings import secret_values
 
-        settings, environ = loaded.settings, self.environ()
-        masking.mask([*secret_values(settings), *masking.secrets_in_environment(environ)])
-        logging.configure(settings, environ, level="error" if self.quiet else "debug" if self.verbose else level)
-
-    def open(self, level: str) -> "Loaded":
-        """The settings, with logs of them on stderr. Raises ConfigError."""
-        loaded = self.load()
-        self.start_logs(loaded, level)
+        loaded, environ = self.load(overrides), self.environ()
+        masking.mask([*secret_values(loaded.settings), *masking.secrets_in_environment(environ)])
+        level = "error" if self.quiet else "debug" if self.verbose else level
+        logging.configure(loaded.settings, environ, level=level)
         return loaded
 
     def show(self, value: Any, print_text: Callable[[], None]) -> None:
@@ -129,12 +125,6 @@ def read_input(name: str, remedy: str = "") -> bytes:
         raise ConfigError(f"{name} can't be read: {error.strerror or error}{remedy and f'; {remedy}'}") from error
 
 
-def exit_with(code: int) -> NoReturn:
-    """Ends the command."""
-    click.get_current_context().exit(code)
-    raise AssertionError("exit returns never")
-
-
 @contextmanager
 def errors_reported() -> Iterator[None]:
     """Turns the errors that a user can mend into one message and the right exit code."""
@@ -147,11 +137,11 @@ def errors_reported() -> Iterator[None]:
         if not isinstance(error, HealthError):
             raise
         message(str(error), "red")
-        exit_with(Exit.CONFIG if isinstance(error, ConfigError) else Exit.FAILED)
+        raise click.exceptions.Exit(Exit.CONFIG if isinstance(error, ConfigError) else Exit.FAILED) from error
     except BrokenPipeError:
         # The reader of our output (head, less) is gone: nothing is left to say.
         sys.stderr.close()
-        exit_with(Exit.DONE)
+        raise click.exceptions.Exit(Exit.DONE) from None
 
 
 def _common_option(*names: str, **attributes: Any) -> Callable[[Command], Command]:
@@ -223,7 +213,7 @@ def command(
                 if watch:
                     _repeat(show)
                 elif _carry_out(show) is False:
-                    exit_with(Exit.FAILED)
+                    raise click.exceptions.Exit(Exit.FAILED)
 
         run.__dict__.update(function.__dict__)  # click's decorators keep the parameters there
         text = f"{inspect.getdoc(function) or ''}\n\n\b\nExample: {example}"

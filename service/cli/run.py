@@ -6,7 +6,7 @@ import socket
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -43,12 +43,10 @@ def _run_daemon(options: Options) -> int:
 
     from service.daemon.daemon import run_daemon as run
 
-    overrides: dict[str, Any] = {}
-    loaded = options.load(overrides)
-    if options.stage and _is_port_taken(loaded.settings.http.port):
-        overrides = {"http": {"port": 0}}
-        loaded = options.load(overrides)
-    options.start_logs(loaded, None)
+    # The demo moves aside where something listens on its port; a real daemon must not.
+    is_taken = options.demo and _is_port_taken(options.load().settings.http.port)
+    overrides = {"http": {"port": 0}} if is_taken else {}
+    loaded = options.open(None, overrides)
     _collect_garbage()
 
     def announce(url: str) -> None:
@@ -66,7 +64,7 @@ def _collect_garbage() -> None:
 
 
 def _is_port_taken(port: int) -> bool:
-    """Whether something else on this machine listens there: the demo moves aside, a real daemon must not."""
+    """Whether something else on this machine listens there."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 

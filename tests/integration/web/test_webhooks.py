@@ -16,10 +16,10 @@ from starlette.responses import HTMLResponse
 from starlette.types import Receive, Scope, Send
 
 from service.cli.main import main
-from service.cli.options import Options
 from service.clock import SystemClock
 from service.collectors.github_ci.deliveries import Deliveries
 from service.collectors.github_ci.models import Named, Run
+from service.config import logging
 from service.config.secrets import Secret, mounted_file
 from service.demo.stage import serve
 from service.domain.runs import Actor, Cause
@@ -274,7 +274,7 @@ async def test_no_header_of_a_delivery_is_told(tmp_path: Path, noted: Noted) -> 
 async def test_the_command_says_what_is_wrong_on_the_way(
     tmp_path: Path, noted: Noted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Options, "start_logs", lambda *arguments, **settings: None)  # those of this process stay
+    monkeypatch.setattr(logging, "configure", lambda *arguments, **settings: None)  # those of this process stay
     config = tmp_path / "config.yaml"
 
     async def ping(stage: Stage, here: str = SECRET, port: int | None = None) -> tuple[int, str]:
@@ -299,7 +299,7 @@ async def test_the_command_says_what_is_wrong_on_the_way(
 
 
 async def test_the_command_takes_no_login_page_for_the_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Options, "start_logs", lambda *arguments, **settings: None)  # those of this process stay
+    monkeypatch.setattr(logging, "configure", lambda *arguments, **settings: None)  # those of this process stay
 
     async def log_in(scope: Scope, receive: Receive, send: Send) -> None:
         await HTMLResponse("<html>Log in")(scope, receive, send)
