@@ -1,11 +1,11 @@
 """What boards and monitors show: from the configuration where a type knows its checks, else from the store."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from service.collectors.registry import CollectorType, expected_checks, load_type
+from service.collectors.registry import expected_checks, load_type
 from service.config.settings import CollectorSettings, Settings
 from service.domain import conditions, cron
 from service.domain.checks import CHECK_METRICS, Check
@@ -159,22 +159,41 @@ def _add_collector(
     name: str,
     settings: CollectorSettings,
     known: Sequence[Check],
-    sent: dict[str, Metric],
+    sent: Mapping[str, Metric],
     every: timedelta,
 ) -> bool:
-    """Adds a collector to what was ``found``; whether it has checks. ``sent``: its metrics that the store has."""
+    """Adds a collector to what was ``found``; whether it has checks: those that the settings ask for; of a type that
+    does not say which, and of what has no fixed place, those that the store has. ``sent``: its metrics in the store.
+    """
     kind = load_type(settings.type)
     own: dict[str, Metric] = {each.name.rpartition(".")[2]: each for each in getattr(kind, "own_metrics", ())}
     quota = (own["quota_remaining"], own["quota_limit"]) if "quota_remaining" in own else None
     found.collectors.append(CollectorPanel(name, every, quota))
     # An outside type may name its metrics only once it is built.
-    metrics = sent | {each.name: each for each in (kind.metrics if isinstance(kind.metrics, tuple) else ())}
+    metrics = {**sent, **{each.name: each for each in (kind.metrics if isinstance(kind.metrics, tuple) else ())}}
     max_age = settings.max_age if getattr(kind, "carries_values", False) else timedelta(0)
-    panels, there = [], {each.key: each for each in found.checks}
-    for metric, title, tags, condition, groups in _find_checks(kind, settings, known):
-        measured = metrics.get(metric, Metric(metric))
-        panel = CheckPanel(title, measured, tags, condition, every, groups, max_age, settings.notify_after)
-        panels.append(panel)
+    groups: dict[tuple[str, ...], set[str]] = {}
+    for each in known:
+        groups.setdefault(_place(each.tags), set()).update({"label", "repo"} & each.tags.keys())
+    repo = {"repo"} if "repo" in settings.tags or getattr(settings, "repositories", None) else set()
+    places: Mapping[str, dict[str, str]] = getattr(kind, "check_tags", {})
+    panels: list[CheckPanel] = []
+
+    def add(metric: str, title: str, place: tuple[str, ...], condition: str, split: Set[str]) -> None:
+        measured, tags = metrics.get(metric, Metric(metric)), dict(zip(CHECK_TAGS, place, strict=True))
+        panels.append(CheckPanel(title, measured, tags, condition, every, split, max_age, settings.notify_after))
+
+    expected = [(metric, condition) for metric, condition in expected_checks(kind, settings) if metric in places]
+    for metric, condition in expected:
+        place = _place(places[metric])
+        add(metric, f"{place[2]} / {place[3]}", place, condition, groups.get(place, set()) | repo)
+    for each in sorted(known, key=lambda each: (each.metric, each.key)):
+        # One without a metric was never measured; of those that the settings name one is drawn already.
+        if each.metric and not (expected and each.metric in places):
+            place = _place(each.tags)
+            add(each.metric, f"{each.metric.rpartition('.')[2]} ({place[1]})", place, each.condition, groups[place])
+    there = {each.key: each for each in found.checks}
+    for panel in panels:
         there[panel.key] = panel.merge(there.get(panel.key, panel))
     found.checks = list(there.values())
     category = getattr(settings, "category", None) or next((panel.category for panel in panels), "")
@@ -185,25 +204,5 @@ def _add_collector(
     return bool(panels)
 
 
-def _find_checks(
-    kind: CollectorType, settings: CollectorSettings, known: Sequence[Check]
-) -> Iterator[tuple[str, str, dict[str, str], str, Set[str]]]:
-    """Metric, title, CHECK_TAGS, condition and groups of the checks that the settings ask for; of a type that does not
-    say which, and of what has no fixed place, those that the store has."""
-    groups: dict[tuple[str, ...], set[str]] = {}
-    for each in known:
-        place = tuple(each.tags[name] for name in CHECK_TAGS)
-        groups.setdefault(place, set()).update({"label", "repo"} & each.tags.keys())
-    places: Mapping[str, dict[str, str]] = getattr(kind, "check_tags", {})
-    repo = {"repo"} if "repo" in settings.tags or getattr(settings, "repositories", None) else set()
-    expected = [(metric, condition) for metric, condition in expected_checks(kind, settings) if metric in places]
-    for metric, condition in expected:
-        tags = {name: places[metric][name] for name in CHECK_TAGS}
-        split = groups.get(tuple(tags.values()), set()) | repo
-        yield metric, f"{tags['task']} / {tags['check']}", tags, condition, split
-    for each in sorted(known, key=lambda each: (each.metric, each.key)):
-        # One without a metric was never measured; of those that the settings name one is drawn already.
-        if each.metric and not (expected and each.metric in places):
-            tags = {name: each.tags[name] for name in CHECK_TAGS}
-            title = f"{each.metric.rpartition('.')[2]} ({tags['workflow_name']})"
-            yield each.metric, title, tags, each.condition, groups[tuple(tags.values())]
+def _place(tags: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(tags[name] for name in CHECK_TAGS)

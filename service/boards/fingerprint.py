@@ -65,7 +65,8 @@ def describe_changes(actual: Any, desired: Any) -> list[str]:
         start = max(0, same - _BEFORE) if max(map(len, texts)) > _SHOWN else 0
         old, new = (f"{'…' if start else ''}{each[start:][:_SHOWN]}" for each in texts)
         found.append(f"{path}: {old} -> {new}")
-    return [*found[:_MAX_CHANGES], *([f"and {len(found) - _MAX_CHANGES} more"] if len(found) > _MAX_CHANGES else [])]
+    more = len(found) - _MAX_CHANGES
+    return found[:_MAX_CHANGES] + ([f"and {more} more"] if more > 0 else [])
 
 
 def _find_changes(actual: Any, desired: Any, path: str) -> Iterator[tuple[str, Any, Any]]:

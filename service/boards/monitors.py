@@ -33,8 +33,8 @@ def build_monitors(catalogue: Catalogue) -> dict[str, Monitor]:
             found[f"{section}.{_slug(collector.name)}"] = monitor
     for category in catalogue.categories:
         if checks := catalogue.checks_of(category):
-            found[f"checks.{_slug(category)}"] = _check_failing(catalogue, category, checks)
-            found[f"missing.{_slug(category)}"] = _check_missing(catalogue, category, checks)
+            for section, monitor in _of_checks(catalogue, category, checks).items():
+                found[f"{section}.{_slug(category)}"] = monitor
     return found
 
 
@@ -90,16 +90,29 @@ def _collector_health(catalogue: Catalogue, collector: CollectorPanel) -> dict[s
     return {"collector-down": down, "points-lost": lost, "quota-low": low}
 
 
-def _check_failing(catalogue: Catalogue, category: str, checks: list[CheckPanel]) -> Monitor:
-    """It alerts for each check on its own and takes in new ones without a push.
+def _of_checks(catalogue: Catalogue, category: str, checks: list[CheckPanel]) -> dict[str, Monitor]:
+    """Each alerts for every check on its own and takes in new ones without a push.
 
-    Its window is that of the checks which are measured most often: a failing state is sent again until it is measured
-    anew, so that a weekly check alerts in this time, too, and an hourly one never waits for it. It waits for those that
-    are to be waited for (``notify_after``).
+    A check is missing that is unknown, or whose value is older than three of its intervals. What is unknown by nature
+    (no threshold is set) has no age, and of series that are not there no sum is made; nor has a check of a paused
+    collector.
+
+    The window is that of the checks which are measured most often: a state is sent again until it is measured anew, so
+    that a weekly check alerts in this time, too, and an hourly one never waits for it. It waits for those that are to
+    be waited for (``notify_after``).
     """
-    length = _patience(checks)
-    name, state, _ = _each_check(catalogue, category, checks)
-    return _monitor(
+    asked = [_window(each.every, each.notify_after) for each in checks if each.notify_after > 1]
+    length = max([_window(min(each.every for each in checks)), *asked])
+    oldest = max(max(_STALE_INTERVALS * each.every, each.max_age) for each in checks)
+    # A series without the tag would be in no group, so only what all checks have tells them apart. Not the label: the
+    # total of all labels has none.
+    extra = sorted(frozenset.intersection(*(frozenset(each.groups) for each in checks)) - {"label"})
+    by, tags = [*CHECK_TAGS[1:], *extra], {"env": catalogue.env, "workflow_category": category}
+    name = f"**{_CHECK}**" + "".join(f" ({each} {{{{{each}.name}}}})" for each in extra)
+    state, age = (query("max", metric, tags=tags, by=by) for metric in (CHECK_STATE, CHECK_AGE))
+    # The window of a check that has just appeared holds but its first states: it gets its time, too.
+    options = {"new_group_delay": int(length.total_seconds())}
+    failing = _monitor(
         catalogue,
         "check-failing",
         f"{_CHECK} fails",
@@ -107,21 +120,9 @@ def _check_failing(catalogue: Catalogue, category: str, checks: list[CheckPanel]
         f"min({_last(length)}):1 - abs({state} - 1) >= 1",
         alert=f"{name} has been failing for {format_duration(length)}.",
         recovery=f"{name} no longer fails.",
-        # The window of a check that has just appeared holds but its first states: it gets its time, too.
-        options={"new_group_delay": int(length.total_seconds())},
+        options=options,
     )
-
-
-def _check_missing(catalogue: Catalogue, category: str, checks: list[CheckPanel]) -> Monitor:
-    """It alerts for each check that is unknown, or whose value is older than three of its intervals.
-
-    What is unknown by nature (no threshold is set) has no age, and of series that are not there no sum is made; nor has
-    a check of a paused collector.
-    """
-    length = _patience(checks)
-    oldest = max(max(_STALE_INTERVALS * each.every, each.max_age) for each in checks)
-    name, state, age = _each_check(catalogue, category, checks)
-    return _monitor(
+    missing = _monitor(
         catalogue,
         "check-missing",
         f"{_CHECK} is missing",
@@ -130,22 +131,9 @@ def _check_missing(catalogue: Catalogue, category: str, checks: list[CheckPanel]
         alert=f"{name} has been unknown for {format_duration(length)}, or its value is older than"
         f" {format_duration(oldest)}: nothing says whether it holds.",
         recovery=f"{name} is measured again.",
-        options={"new_group_delay": int(length.total_seconds())},
+        options=options,
     )
-
-
-def _each_check(catalogue: Catalogue, category: str, checks: list[CheckPanel]) -> tuple[str, str, str]:
-    """How an alert names a check of the category, and the queries of its state and of its age."""
-    # A series without the tag would be in no group, so only what all checks have tells them apart. Not the label: the
-    # total of all labels has none.
-    extra = sorted(frozenset.intersection(*(frozenset(each.groups) for each in checks)) - {"label"})
-    by, tags = [*CHECK_TAGS[1:], *extra], {"env": catalogue.env, "workflow_category": category}
-    where = "".join(f" ({name} {{{{{name}.name}}}})" for name in extra)
-    return (
-        f"**{_CHECK}**{where}",
-        query("max", CHECK_STATE, tags=tags, by=by),
-        query("max", CHECK_AGE, tags=tags, by=by),
-    )
+    return {"checks": failing, "missing": missing}
 
 
 def _monitor(
@@ -181,12 +169,6 @@ def _monitor(
 def _window(every: timedelta, cycles: int = 1) -> timedelta:
     """``cycles`` and one more: long enough to hold two measurements, and never shorter than two heartbeats."""
     return min(max((cycles + 1) * every, _SHORTEST), _LONGEST)
-
-
-def _patience(checks: list[CheckPanel]) -> timedelta:
-    """How long a state of a check of one category must have held."""
-    asked = [_window(each.every, each.notify_after) for each in checks if each.notify_after > 1]
-    return max([_window(min(each.every for each in checks)), *asked])
 
 
 def _last(length: timedelta) -> str:

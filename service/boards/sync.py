@@ -165,20 +165,18 @@ class Sync:
             try:
                 if each.action == "unwanted" and each.actual and prune:
                     self.delete(each.actual)
-                    yield replace(each, action="removed")
+                    each = replace(each, action="removed")
                 elif each.desired and each.action in ("create", "update"):
                     id = self._write(each.desired, each.actual)
-                    yield replace(each, action="updated" if each.actual else "created", id=id)
-                else:
-                    yield each
+                    each = replace(each, action="updated" if each.actual else "created", id=id)
             except (Unauthorized, Unavailable):
                 raise
             except HealthError as error:
+                each = replace(each, action="failed", reason=str(error))
                 if isinstance(error, NotFound) and each.kind == "metadata":
                     reason = "Datadog has no point of it so far; push again when it has"
-                    yield replace(each, action="waiting", reason=reason)
-                else:
-                    yield replace(each, action="failed", reason=str(error))
+                    each = replace(each, action="waiting", reason=reason)
+            yield each
 
     def delete(self, actual: Resource) -> None:
         """Removes one of ours. Raises HealthError; what is gone already is no error."""
