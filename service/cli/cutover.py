@@ -65,7 +65,7 @@ def migrate(options: Options, sources: tuple[str, ...], output: Path | None) -> 
         message(f"{name}: left alone, it runs no collector of ours", "yellow")
     for note in result.notes:
         message(f"note: {note}", "yellow")
-    return result.is_whole
+    return bool(result.stanzas) and not any(stanza.problem for stanza in result.stanzas)
 
 
 def _write(path: Path, text: str) -> None:

@@ -81,21 +81,16 @@ class Migration:
     values: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    @property
-    def is_whole(self) -> bool:
-        return bool(self.stanzas) and not any(stanza.problem for stanza in self.stanzas)
-
 
 def read_cronjobs(content: bytes, title: str) -> list[dict[str, Any]]:
     """The CronJobs among the manifests of a file. Raises ConfigError."""
     try:
         found = [item for item in _objects(yaml.safe_load_all(content)) if item.get("kind") == "CronJob"]
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise ConfigError(f"{title}{where}: is no YAML: {error.problem or error.context}; {REMEDY}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"{title}: is no YAML that can be read ({type(error).__name__}); {REMEDY}") from None
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or getattr(error, "context", None) or type(error).__name__
+        raise ConfigError(f"{title}{where}: is no YAML: {problem}; {REMEDY}") from None
     if not found:
         raise ConfigError(f"{title}: holds no CronJob; {REMEDY}")
     return found
@@ -265,9 +260,8 @@ def _take_settings(stanza: Stanza, variables: Mapping[str, str]) -> None:
 def _choose_name(name: str, cronjob: str, stanzas: Iterable[Stanza]) -> str:
     """Two CronJobs of one collector (two repositories) become two: the later one by its CronJob's name."""
     taken = [stanza.name for stanza in stanzas]
-    name = f"{name}-{cronjob}" if name in taken else name
-    name = re.sub("[^a-z0-9]+", "-", name.lower())[:48].strip("-")
-    return next(each for each in (name, *(f"{name}-{number}" for number in range(2, 999))) if each not in taken)
+    name = re.sub("[^a-z0-9]+", "-", (f"{name}-{cronjob}" if name in taken else name).lower())[:48].strip("-")
+    return f"{name}-{len(taken)}" if name in taken else name
 
 
 def _take(item: dict[str, Any], path: str) -> dict[str, Any]:
@@ -300,8 +294,8 @@ def to_config(migration: Migration) -> str:
     if datadog := migration.values.get("datadog"):
         blocks.append(_dump({"datadog": datadog}))
     if migration.others:
-        told = ["What these CronJobs run is known to their images alone, or names a secret in the manifest:"]
-        blocks.append(_comment("\n".join(told + [f"- {cronjob}: {command}" for cronjob, command in migration.others])))
+        told = "What these CronJobs run is known to their images alone, or names a secret in the manifest:"
+        blocks.append(_comment("\n- ".join([told, *map(": ".join, migration.others)])))
     pairs = " ".join(f"{stanza.cronjob}={stanza.name}" for stanza in live)
     notes = [
         "The release of k8s/chart for the CronJobs' helmfile (docs/cutover.md); this file is its infra-health.yaml:",
@@ -329,16 +323,16 @@ def to_release(migration: Migration) -> str:
 class _Dumper(yaml.SafeDumper):
     """Quotes text unless it begins like a word: 1e3 is text to PyYAML, but a number to Kubernetes."""
 
-    def represent_text(self, text: str) -> yaml.Node:
+    def represent_str(self, text: str) -> yaml.ScalarNode:
         is_plain = re.fullmatch(r"[A-Za-z][\w./-]+", text)
         return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if is_plain else '"')
 
 
-_Dumper.add_representer(str, _Dumper.represent_text)
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def _dump(value: Any) -> str:
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1_000, default_flow_style=False)
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1_000)
 
 
 def _flow(value: Any) -> str:
