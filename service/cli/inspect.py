@@ -167,10 +167,11 @@ async def diagnose(options: Options) -> bool:
     findings = await find_problems(options.open("error").settings, options.environ())
 
     def print_findings() -> None:
+        width = max(len(each.name) for each in findings) + 1
         for each in findings:
             status = click.style(f"{each.status:<5}", out.COLOURS[each.status])
             remedy = f". Remedy: {each.remedy}" if each.remedy else ""
-            out.print_wrapped(f"{each.name:<16}{status}", " ".join(f"{each.detail}{remedy}".split()))
+            out.print_wrapped(f"{each.name:<{width}}{status}", " ".join(f"{each.detail}{remedy}".split()))
 
     options.show([asdict(each) for each in findings], print_findings)
     return all(each.status != "fail" for each in findings)

@@ -1,6 +1,6 @@
-"""A simulated GitHub: REST and GraphQL over rows, with GitHub's paging, ETags, limits and lagging search index.
+"""A simulated GitHub: REST and GraphQL over rows, with GitHub's paging, ETags, limits and lagging index of runs.
 
-The demo feeds it recorded rows; tests and the bench generated ones, and faults around it (tests/world).
+The demo feeds it recorded rows; tests and the bench generated ones, and the search and faults around it (tests/world).
 """
 
 import json
@@ -18,7 +18,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from service.demo.github_rows import Issue, Json, Pull, Repository, Run, carries
+from service.demo.github_rows import Json, Repository, Run, carries
 
 _DOCUMENTED = {"documentation_url": "https://docs.github.com/rest"}
 _EXHAUSTED = {"message": "API rate limit exceeded for this token.", **_DOCUMENTED}
@@ -125,7 +125,7 @@ class SimulatedGithub:
             if asked.resource == "graphql":
                 return Reply.of({"errors": [{"type": "RATE_LIMITED", **_EXHAUSTED}]})
             return Reply.of(_EXHAUSTED, 403)
-        reply = self._answer(asked)
+        reply = self.answer(asked)
         if asked.method == "GET" and reply.status == 200:
             # A validator belongs to the token that it was given to.
             etag = f'W/"{sha256(reply.body + asked.token.encode()).hexdigest()}"'
@@ -158,15 +158,14 @@ class SimulatedGithub:
             "x-ratelimit-resource": asked.resource,
         }
 
-    def _answer(self, asked: Asked) -> Reply:
+    def answer(self, asked: Asked) -> Reply:
+        """What the rows say, whatever the limits."""
         path, _, text = asked.target.removeprefix(self.base).partition("?")
         query = dict(parse_qsl(text, keep_blank_values=True))
         repository: Repository | None = None
         match [unquote(part) for part in path.strip("/").split("/")]:
             case ["graphql"] | ["api", "graphql"]:
                 return Reply.of(self._graphql(asked.document))
-            case ["search", "issues"]:
-                return self._search(query)
             case ["repos", owner, name, *rest]:
                 repository = self.repositories.get(f"{owner}/{name}".lower())
             case ["repositories", number, *rest]:
@@ -227,24 +226,6 @@ class SimulatedGithub:
                 notes = [{"annotation_level": "failure", "message": job.annotation}] if job.annotation else []
                 return _Rows("", notes, dict)
         return None
-
-    def _search(self, query: Mapping[str, str]) -> Reply:
-        """Merged pull requests and open issues, as the lagging index knows them; ``label:a,b`` means a or b."""
-        at = self.clock() - self.lag
-        rows: list[Pull] | list[Issue]
-        terms = re.findall(r'(\w+):((?:"(?:[^"\\]|\\.)*"|[^\s"])+)', query.get("q", ""))
-        found = dict(terms)
-        repository = self.repositories.get(found.get("repo", "").lower())
-        if repository is None:
-            return Reply.refusal(422, "The listed users and repositories cannot be searched")
-        wanted = [set(re.findall(r'[^",\\]+', value)) for key, value in terms if key == "label"]
-        if ("is", "issue") in terms:
-            rows = [each for each in repository.open_issues(at) if all(carries(each, names) for names in wanted)]
-        else:
-            since = datetime.fromisoformat(found["merged"].removeprefix(">="))
-            rows = [each for each in repository.merged(wanted[0], at) if each.merged and each.merged >= since]
-        items = [{"number": each.number, "title": each.title} for each in rows[: int(query.get("per_page", 30))]]
-        return Reply.of({"total_count": len(rows), "incomplete_results": False, "items": items})
 
     def _graphql(self, document: str) -> Json:
         """Whole objects, whatever was selected of them, for documents with one repository and no variables."""

@@ -6,11 +6,12 @@ import re
 import socket
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import parse_qsl
 
 import anyio
 import httpx
@@ -19,7 +20,7 @@ from starlette.types import ASGIApp, Message
 
 from service.config.secrets import Secret
 from service.demo.github import Asked, Reply, SimulatedGithub
-from service.demo.github_rows import Json, stamp
+from service.demo.github_rows import Issue, Json, Pull, carries, stamp
 from service.github.auth import TokenSource
 from service.github.client import Github
 from tests.world.faults import HUNG, Fault
@@ -94,6 +95,28 @@ class FaultyGithub(SimulatedGithub):
             token = f"ghs_simulated{self._installation_tokens}"
             return Reply.of({"token": token, "expires_at": stamp(self.clock() + timedelta(hours=1))}, 201)
         return None
+
+    def answer(self, asked: Asked) -> Reply:
+        path, _, text = asked.target.removeprefix(self.base).partition("?")
+        return self._search(dict(parse_qsl(text))) if path == "/search/issues" else super().answer(asked)
+
+    def _search(self, query: Mapping[str, str]) -> Reply:
+        """Merged pull requests and open issues, as the lagging index knows them; ``label:a,b`` means a or b."""
+        at = self.clock() - self.lag
+        rows: list[Pull] | list[Issue]
+        terms = re.findall(r'(\w+):((?:"(?:[^"\\]|\\.)*"|[^\s"])+)', query.get("q", ""))
+        found = dict(terms)
+        repository = self.repositories.get(found.get("repo", "").lower())
+        if repository is None:
+            return Reply.refusal(422, "The listed users and repositories cannot be searched")
+        wanted = [set(re.findall(r'[^",\\]+', value)) for key, value in terms if key == "label"]
+        if ("is", "issue") in terms:
+            rows = [each for each in repository.open_issues(at) if all(carries(each, names) for names in wanted)]
+        else:
+            since = datetime.fromisoformat(found["merged"].removeprefix(">="))
+            rows = [each for each in repository.merged(wanted[0], at) if each.merged and each.merged >= since]
+        items = [{"number": each.number, "title": each.title} for each in rows[: int(query.get("per_page", 30))]]
+        return Reply.of({"total_count": len(rows), "incomplete_results": False, "items": items})
 
     def _graphql(self, document: str) -> Json:
         if unknown := [name for name in self.unknown_fields if f"{name}(" in document]:
