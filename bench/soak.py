@@ -45,7 +45,7 @@ from service.pipeline.notifier import Notifier
 from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Scheduler
 from service.store import Store
-from service.store.engine import DATABASE
+from service.store.directory import DATABASE
 from tests.world import InProcess, Simulated, World, faults, generate
 
 IS_LONG = True  # minutes: not among those that run when none is named

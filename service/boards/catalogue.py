@@ -123,7 +123,7 @@ async def read_catalogue(settings: Settings, now: datetime) -> tuple[Catalogue, 
     enabled = {name: each for name, each in settings.collectors.items() if each.enabled}
     store = await Store.open_reading(settings.state_dir, settings.store)
     try:
-        known = await store.runs.checks_of(list(enabled))
+        known = await store.checks.read_all(list(enabled))
         seen = await store.outbox.series(now - _SEEN_WITHIN, list(enabled))
     finally:
         await store.close()

@@ -143,25 +143,18 @@ def _escape_cell(text: str) -> str:
 
 @command(example="infra-health backup state-backup.db")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-async def backup(options: Options, file: Path) -> None:
+def backup(options: Options, file: Path) -> None:
     """The state is the outbox, the runs and what the collectors keep.
 
     To restore: stop the daemon and put FILE in place of state.db in the state directory, without a state.db-wal.
     """
-    import anyio
-
-    from service.store import Store
+    from service.store.directory import back_up
 
     settings = options.open("warning").settings
     if settings.store.url:
         raise ConfigError("the state is in store.url: back that up with the tools of PostgreSQL, such as pg_dump")
-
-    store = await Store.open_reading(settings.state_dir)
-    try:
-        await store.backup(file)
-    finally:
-        await store.close()
-    size = (await anyio.Path(file).stat()).st_size
+    back_up(settings.state_dir, file)
+    size = file.stat().st_size
     text = f"{settings.state_dir} is backed up to {file} ({size:,} bytes)"
     options.show({"file": str(file), "bytes": size}, lambda: click.echo(text))
 
@@ -180,7 +173,7 @@ def copy(options: Options, to: str | None) -> None:
     The daemon must be stopped; the store in state_dir stays as it is. All or nothing, and only into an empty database.
     """
     from service.config.masking import mask, secrets_in_address
-    from service.store.copy import copy_store
+    from service.store.directory import copy_store
 
     settings = options.open("warning").settings
     if to is None:

@@ -122,7 +122,7 @@ async def compare(
             value = Value(sample.point.metric, sample.point.value, sample.tags, sample.at, name)
             if sample.kind is not Kind.DISTRIBUTION and not value.metric.startswith(_OWN):
                 current.setdefault(value.key, value)
-        absent = {check.metric for check in await store.runs.checks(name) if check.status is Status.UNKNOWN}
+        absent = {check.metric for check in await store.checks.read(name) if check.status is Status.UNKNOWN}
         if isinstance(collector, GithubCiSettings):
             absent |= METRICS  # a check that never had a value has no metric yet
             if known := await _find_facts(store, github, collector, run, notes):

@@ -222,7 +222,7 @@ async def preview(
         store, clock = wiring.store, wiring.clock
         jobs, _ = await select_jobs(wiring.build_jobs(settings), names)
         for job, done in zip(jobs, await collect_only(jobs, wiring, progress), strict=True):
-            enriched = enrich(job, done.result, await store.runs.checks(job.name), clock.now())
+            enriched = enrich(job, done.result, await store.checks.read(job.name), clock.now())
             samples = [*enriched.samples, *enriched.series]
             before, stored = await _read_last_success(store, job.name)
             previews.append(Preview(done.run, before, samples, compare_series(samples, stored)))

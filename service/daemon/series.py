@@ -103,7 +103,7 @@ async def forecast_series(settings: Settings, store: "Store | None", now: dateti
     """
     enabled = {name: each for name, each in settings.collectors.items() if each.enabled}
     seen = await store.outbox.series(now - _LOOK_BACK, enabled) if store else []
-    measured = await store.runs.checks_of(list(enabled)) if store else {}
+    measured = await store.checks.read_all(list(enabled)) if store else {}
     prefix = shadow_prefix(settings) or ""
     metrics: list[MetricSeries] = []
     unknown = []

@@ -271,11 +271,11 @@ async def read_local_files(loaded: Loaded, environ: Mapping[str, str]) -> dict[s
 
 async def _read_state(store: Store, names: list[str]) -> dict[str, Any]:
     runs = await store.runs.list(limit=_MAX_RUNS)
-    checks = await store.runs.checks_of(names)
+    checks = await store.checks.read_all(names)
     return {
         "state.json": {
             "pending": asdict(await store.outbox.pending()),
-            "last_slots": await store.runs.slots(store.mode),
+            "last_slots": await store.runs.slots(store.outbox.mode),
             "pauses": {name: asdict(pause) for name, pause in (await store.runs.pauses()).items()},
             "last_successes": await store.runs.last_successes(),
             "audit": [asdict(entry) for entry in await store.runs.audit_entries(_MAX_AUDIT_ENTRIES)],

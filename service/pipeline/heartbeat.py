@@ -54,7 +54,7 @@ class Heartbeat:
         somebody for what an operator wants."""
         now = self._clock.now()
         age = {SUCCESS_AGE: max(0.0, (now - last_success).total_seconds())} if last_success else {}
-        checks = await self._store.runs.checks(job.name)
+        checks = await self._store.checks.read(job.name)
         samples = own_samples(job, age, now) + await make_series(job, checks, now, with_age=not is_paused)
         if samples:
             await self._store.outbox.put(job.name, samples)

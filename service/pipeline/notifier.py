@@ -90,9 +90,9 @@ class Notifier:
             await self._send_pending()
 
     async def _record_changes(self, job: Job) -> None:
-        now, states = self._clock.now(), self._store.states
-        checks = await self._store.runs.checks(job.name)
-        notified, revision = await states.notified(job.name)
+        now, store = self._clock.now(), self._store.checks
+        checks = await store.read(job.name)
+        notified, revision = await store.notified(job.name)
         changes, current = find_changes(
             job.name,
             job.env,
@@ -104,12 +104,12 @@ class Notifier:
             interval=timedelta(seconds=job.schedule.interval(now, job.settings.time_zone)),
         )
         if current != notified:
-            await states.record_changes(job.name, [] if self.is_silent else changes, current, now, revision)
+            await store.record_changes(job.name, [] if self.is_silent else changes, current, now, revision)
 
     async def _send_pending(self) -> None:
         await self._settle()
         now = self._clock.now()
-        pending = await self._store.states.pending_changes()
+        pending = await self._store.checks.pending_changes()
         if old := [each.id for each in pending if now - each.at > MAX_EVENT_AGE]:
             log.warning("changes of checks are dropped: too old for Datadog", changes=len(old))
             await self._settle(old)
@@ -149,5 +149,5 @@ class Notifier:
         """While the store does not take what was sent, nothing more is, so that nothing is sent twice."""
         self._unsettled += ids
         if self._unsettled:
-            await self._store.states.settle_changes(self._unsettled)
+            await self._store.checks.settle_changes(self._unsettled)
             self._unsettled.clear()

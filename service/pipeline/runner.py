@@ -281,7 +281,7 @@ class Runner:
 
     async def _end_run(self, job: Job, run: Run, result: CollectResult, now: datetime) -> tuple[Run, Enriched]:
         """The run as it is stored, with its samples. Raises Unavailable."""
-        known = await self._store.runs.checks(job.name)
+        known = await self._store.checks.read(job.name)
         is_change = run.cause is Cause.WEBHOOK
         work = partial(enrich, job, result, known, now, is_whole=not is_change)
         is_large = len(result.samples) + len(known) > _MANY_SAMPLES

@@ -15,7 +15,7 @@ import zstandard
 
 from service.domain.delivery import CHUNK_SAMPLES, DeliveryStatus, Point, to_point
 from service.domain.samples import Kind, Sample, normalize_tag
-from service.store.tables import count_seconds, outbox
+from service.store.tables import count_seconds, lock, outbox
 
 DUE = (DeliveryStatus.PENDING, DeliveryStatus.SENDING)
 
@@ -61,8 +61,7 @@ def insert_batch(connection: sa.Connection, batch: Batch) -> None:
     its own, the next that is free or, where that is too far, counts are summed."""
     rows = batch.rows
     if batch.counts:
-        if connection.dialect.name != "sqlite":
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_COUNTS_LOCK)))
+        lock(connection, _COUNTS_LOCK)
         taken = {(row.series, row.second) for row in connection.execute(_SECONDS_SINCE, {"first": batch.counts[0].at})}
         counts, seconds = assign_seconds(batch.counts, taken)
         connection.execute(count_seconds.insert(), [{"series": series, "second": at} for series, at in seconds])
@@ -133,24 +132,19 @@ def shrink_outbox(connection: sa.Connection, size: sa.ColumnElement[int], limit:
     return sum(connection.scalars(expire.returning(outbox.c.samples)))
 
 
-def recover_sending(
-    connection: sa.Connection, now: datetime, reason: str, abandoned: sa.ColumnElement[bool] | None = None
-) -> int:
+def recover_sending(connection: sa.Connection, now: datetime, reason: str, abandoned: sa.ColumnElement[bool]) -> int:
     """What was being sent when the answer got lost: gauges and counts are sent again, distributions would count twice.
 
-    ``abandoned``: the chunks that are meant; None: all. How many samples became unknown.
+    ``abandoned``: the chunks that are meant. How many samples became unknown.
     """
-    is_sending = outbox.c.status == DeliveryStatus.SENDING
-    if abandoned is not None:
-        is_sending &= abandoned
+    is_sending = (outbox.c.status == DeliveryStatus.SENDING) & abandoned
     # Told apart in each statement: one that still takes itself for alive may mark a chunk between them.
-    is_once = is_sending & (outbox.c.kind == Kind.DISTRIBUTION)
-    is_again = is_sending & (outbox.c.kind != Kind.DISTRIBUTION)
-    samples = connection.execute(sa.select(sa.func.sum(outbox.c.samples)).where(is_once)).scalar()
+    is_distribution = outbox.c.kind == Kind.DISTRIBUTION
     lost = {"status": DeliveryStatus.UNKNOWN, "reason": reason, "settled_at": now}
-    connection.execute(outbox.update().where(is_once).values(lost))
-    connection.execute(outbox.update().where(is_again).values(status=DeliveryStatus.PENDING))
-    return samples or 0
+    end = outbox.update().where(is_sending, is_distribution).values(lost)
+    unknown: int = sum(connection.scalars(end.returning(outbox.c.samples)))
+    connection.execute(outbox.update().where(is_sending, ~is_distribution).values(status=DeliveryStatus.PENDING))
+    return unknown
 
 
 def _to_rows(kind: Kind, points: Sequence[Point], first: int, facts: dict[str, str]) -> Iterable[dict[str, Any]]:

@@ -1,6 +1,5 @@
-"""The database below the store: its file or server, its transactions, and what its errors mean for us."""
+"""The database below the store: in a file, in memory or on a server; its transactions, its tables, its errors."""
 
-import fcntl
 import os
 import re
 import socket
@@ -8,8 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from datetime import UTC, datetime
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +23,6 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-DATABASE, LOCK = "state.db", "lock"  # the files of a state directory
 GONE = "it was removed or replaced"
 READERS = 3  # connections beside the one that writes
 _BUSY_SECONDS = 5.0
@@ -39,13 +36,13 @@ _REFUSED = re.compile(
     r"|invalid connection option|invalid \w+ value: "
 )
 _READ_ONLY = "25006"  # what was the primary is a standby now
-_REMEDY = "make it writable for this user, or set state_dir (INFRA_HEALTH_STATE_DIR) to another directory"
+MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 class Database:
     """``where``: for messages, without a password. ``damage``: what is wrong with the file, once that was met.
 
-    ``writers``: how many transactions may write at a time. ``is_shared``: other processes write to it, too.
+    ``is_shared``: on a server; other processes write to it, too.
     """
 
     def __init__(self, engine: sa.Engine, where: str, file: Path | None = None) -> None:
@@ -53,7 +50,6 @@ class Database:
         self.where = where
         self.damage: str | None = None
         self.is_shared = not is_sqlite
-        self.writers = 1 if is_sqlite else READERS
         self._engine = engine
         self._writer: sa.Engine = engine.execution_options(is_writer=True)
         self._reader: sa.Engine = engine.execution_options(postgresql_readonly=True)
@@ -83,25 +79,23 @@ class Database:
 
     def _run(self, engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
         try:
-            with self._turn, engine.connect() as connection, self._watch(connection), connection.begin():
-                return work(connection)
+            with self._turn, engine.connect() as connection:
+                watch = _cut_when_late(connection) if self.is_shared else nullcontext()
+                with watch, connection.begin():
+                    return work(connection)
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
             origin = getattr(error, "orig", None)
-            cause = str(origin or error).strip()  # str(error) of the former has the statement and its values
+            cause = " ".join(str(origin or error).split())  # str(error) of the former has the statement and its values
             # https://sqlite.org/rescode.html, primary codes. A file that was emptied has no tables.
             code = getattr(origin, "sqlite_errorcode", 0) & 0xFF
             if self.is_shared and _REFUSED.search(cause):
                 told = getattr(getattr(origin, "diag", None), "message_primary", None) or cause  # without the statement
-                raise Refused(f"store.url: the server refuses: {' '.join(told.split())}") from error
+                raise Refused(f"store.url: the server refuses: {told}") from error
             if isinstance(error, (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError)):
                 raise  # our own code is wrong, or counts on it
             if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "no such table" in cause:
                 self.damage = cause
-            cause = " ".join(cause.split())
             raise Unavailable(f"the state database is unavailable: {self.where} ({cause})") from error
-
-    def _watch(self, connection: sa.Connection) -> AbstractContextManager[None]:
-        return _cut_when_late(connection) if self.is_shared else nullcontext()
 
 
 class Refused(Unavailable):
@@ -157,9 +151,7 @@ def prepare(database: Database) -> Database:
     if revision is None:
         database.write(create)
     elif not is_served(database, revision):
-        from service.store import migrations
-
-        database.write(lambda connection: migrations.upgrade(connection, revision, database.where))
+        database.write(lambda connection: upgrade(connection, revision, database.where))
     return database
 
 
@@ -174,13 +166,19 @@ def is_served(database: Database, revision: str | None) -> bool:
     )
 
 
+def require_served(database: Database) -> Database:
+    """Raises Unavailable where this version does not work with the tables as they are."""
+    if not is_served(database, revision := database.read(read_revision)):
+        raise Unavailable(f"{database.where} is of another version ({revision or 'unknown'}, not {tables.REVISION})")
+    return database
+
+
 def create(connection: sa.Connection) -> None:
     """The tables of this version, where there are none."""
     is_sqlite = connection.dialect.name == "sqlite"
-    if not is_sqlite:
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATE_LOCK)))
-        if sa.inspect(connection).has_table(tables.VERSION_TABLE):
-            return
+    tables.lock(connection, _CREATE_LOCK)
+    if read_revision(connection):
+        return
     tables.meta.create_all(connection, checkfirst=False)
     if not is_sqlite:
         for table in ("outbox", "replicas"):  # small, and each row changes several times
@@ -193,6 +191,23 @@ def create(connection: sa.Connection) -> None:
         first = sa.text("INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :id)")
         rising = [table.name for table in tables.meta.sorted_tables if table.dialect_options["sqlite"]["autoincrement"]]
         connection.execute(first, [{"name": name, "id": time.time_ns() // 1_000_000} for name in rising])
+
+
+def upgrade(connection: sa.Connection, revision: str, where: str) -> None:
+    """Brings tables of ``revision`` to this version. Raises ConfigError when that is a newer one."""
+    from alembic.config import Config
+    from alembic.runtime.environment import EnvironmentContext
+    from alembic.script import ScriptDirectory
+
+    script = ScriptDirectory(MIGRATIONS, version_locations=[MIGRATIONS])
+    if revision not in {version.revision for version in script.walk_revisions()}:
+        raise ConfigError(
+            f"{where} was written by a newer infra-health (schema {revision}, this one knows {tables.REVISION}): run "
+            "that version again, or give this one a store of its own"
+        )
+    with EnvironmentContext(Config(), script, fn=lambda current, _: script._upgrade_revs("head", current)) as context:
+        context.configure(connection=connection)
+        context.run_migrations()
 
 
 def read_revision(connection: sa.Connection) -> str | None:
@@ -240,107 +255,9 @@ def _leave_read_only(context: sa.engine.ExceptionContext) -> None:
         context.is_disconnect = True
 
 
-# The state directory
-
-
-def lock_directory(directory: Path) -> int:
-    """The right to write to a state directory until the returned file is closed, by death at the latest.
-
-    Makes the directory (0700) where it is missing. Raises ConfigError: another process has it, or it can't be used.
-    """
-    with translate(directory):
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    if holder := _try_lock(file, fcntl.LOCK_EX):
-        os.close(file)
-        raise ConfigError(
-            f"the state directory {directory} is in use by {holder}: stop it, or set state_dir to another directory"
-        )
-    os.ftruncate(file, 0)
-    os.pwrite(file, b"%d\n" % os.getpid(), 0)
-    return file
-
-
-def find_lock_holder(directory: Path) -> str | None:
-    """Who writes to the state directory now, None where nobody does. Changes nothing. Raises ConfigError."""
-    path = directory / LOCK
-    if not path.exists():
-        return None
-    with translate(path):
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return _try_lock(file, fcntl.LOCK_SH)
-    finally:
-        os.close(file)
-
-
-def _try_lock(file: int, kind: int) -> str | None:
-    """Who has the lock, None where it is taken now."""
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return f"process {os.pread(file, 100, 0).decode().strip() or 'unknown'}"
-    return None
-
-
-@contextmanager
-def translate(path: Path, remedy: str = _REMEDY) -> Iterator[None]:
-    """Raises what the operating system and SQLite say of ``path`` as ConfigError."""
-    try:
-        yield
-    except (OSError, sqlite3.Error) as error:
-        raise ConfigError(f"{path} can't be used ({getattr(error, 'strerror', None) or error}): {remedy}") from error
-
-
-def open_database(path: Path, now: datetime, damage: str | None = None) -> Database:
-    """The database of ``path``, to write; one that can't be used is set aside. For the holder of the lock.
-
-    ``damage``: what is wrong with it, as far as that is known. Raises ConfigError or Unavailable.
-    """
-    _create_file(path)
-    if reason := _find_damage(path) if damage in (None, GONE) else damage:
-        kept = path.with_name(f"{path.name}.damaged-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}")
-        for suffix in ("-wal", "-shm", ""):  # the log first: one left behind would be taken for the new file's
-            with suppress(FileNotFoundError):
-                path.with_name(path.name + suffix).replace(kept.with_name(kept.name + suffix))
-        log.warning("the state database can't be used: set aside, a new one starts", file=str(kept), reason=reason)
-        _create_file(path)
-    return prepare(open_file(path))
-
-
-def _create_file(path: Path) -> None:
-    """An empty database (0600) where there is none; SQLite gives its -wal and -shm the same mode.
-
-    Only for the holder of the lock: to close a file drops all locks that this process has on it, SQLite's included.
-    """
-    with translate(path):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-
-
 def _identify(path: Path | None) -> tuple[int, int] | None:
     try:
         status = path.stat() if path else None
     except OSError:
         return None
     return status and (status.st_dev, status.st_ino)
-
-
-def _find_damage(path: Path) -> str | None:
-    """Why the file can't be a store of any version, None when all is well. Raises Unavailable."""
-
-    def check(connection: sa.Connection) -> str | None:
-        verdict: str = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
-        names = sa.inspect(connection).get_table_names()
-        if verdict == "ok" and names and (tables.VERSION_TABLE not in names or "cells" in names):
-            return "it has the tables of another program or of an early version"
-        return None if verdict == "ok" else verdict
-
-    database = open_file(path)
-    try:
-        return database.read(check)
-    except Unavailable:
-        if not database.damage:
-            raise
-        return database.damage
-    finally:
-        database.close()

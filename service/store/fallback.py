@@ -16,7 +16,7 @@ from service.domain.samples import Kind
 from service.store import tables
 from service.store.chunks import recover_sending, shrink_outbox
 from service.store.engine import READERS, Database, open_memory, prepare
-from service.store.tables import cycles, from_row, hours, outbox, runs
+from service.store.tables import copy_rows, cycles, from_row, hours, outbox, runs, upsert
 
 log = structlog.get_logger(__name__)
 
@@ -35,8 +35,8 @@ _WRITTEN_ONLY = (tables.audit, tables.run_logs)
 class Failover:
     """The transactions of the store, in worker threads of its own: on ``disk`` or, while that is away, in memory.
 
-    ``reopen``: opens the disk anew after this damage; None: there is no falling back. ``is_prepared``: a shared
-    database that has the tables of this version.
+    ``reopen``: opens the disk anew after this damage; None: there is no falling back. ``owner``: the replica that this
+    process is, empty with a store of its own. ``is_prepared``: a shared database that has the tables of this version.
     """
 
     def __init__(
@@ -44,19 +44,17 @@ class Failover:
         disk: Database,
         clock: Callable[[], datetime],
         reopen: Callable[[str], Database] | None = None,
-        *,
-        is_prepared: bool = False,
     ) -> None:
-        self.trouble: str | None = None
-        self.where = disk.where
-        self.is_shared = disk.is_shared
-        self.is_prepared = is_prepared or not disk.is_shared  # a server may be away when the daemon starts
-        self._clock = clock
+        self.trouble: str | None = None  # why runs go on in memory
+        self.owner = ""
+        self.where, self.is_shared = disk.where, disk.is_shared
+        self.is_prepared = not disk.is_shared  # a server may be away when the daemon starts
+        self.clock = clock
         self._disk = disk
         self._reopen = reopen
         self._memory: Database | None = None
         self._complete: set[sa.Table] = set()  # those of which all rows went along that concern memory
-        self._writes = anyio.CapacityLimiter(disk.writers)
+        self._writes = anyio.CapacityLimiter(READERS if disk.is_shared else 1)
         self._reads = anyio.CapacityLimiter(READERS)
         self._encodes = anyio.CapacityLimiter(1)
 
@@ -107,27 +105,29 @@ class Failover:
             await anyio.to_thread.run_sync(self._disk.close, limiter=self._writes)
 
     def _write(self, work: Callable[[sa.Connection], T]) -> T:
-        if not self.is_prepared:
-            raise Unavailable(f"{self._disk.where} has not answered yet")
-        if self._memory is None:
+        database = self._pick()
+        if database is self._disk:
             try:
-                return self._disk.write(work)
+                return database.write(work)
             except Unavailable as error:
                 if self._reopen is None:
                     raise
-                self._memory = self._fall_back(str(error))
+                database = self._memory = self._fall_back(str(error))
 
         def bounded(connection: sa.Connection) -> T:
             result = work(connection)
-            shrink_outbox(connection, outbox.c.samples, MAX_SAMPLES, self._clock())
+            shrink_outbox(connection, outbox.c.samples, MAX_SAMPLES, self.clock())
             return result
 
-        return self._memory.write(bounded)
+        return database.write(bounded)
 
     def _read(self, work: Callable[[sa.Connection], T]) -> T:
+        return self._pick().read(work)
+
+    def _pick(self) -> Database:
         if not self.is_prepared:
-            raise Unavailable(f"{self._disk.where} has not answered yet")
-        return (self._memory or self._disk).read(work)
+            raise Unavailable(f"{self.where} has not answered yet")
+        return self._memory or self._disk
 
     def _fall_back(self, reason: str) -> Database:
         """A database in memory with what the disk can still be asked for."""
@@ -136,10 +136,12 @@ class Failover:
         for table in tables.meta.sorted_tables:
             if table not in _WRITTEN_ONLY:
                 with suppress(Unavailable):
-                    rows = self._disk.read(partial(_read_rows, _select_needed(table)))
-                    memory.write(partial(_write_rows, table, rows))
+                    memory.write(partial(self._take_along, table))
                     self._complete.add(table)
         return memory
+
+    def _take_along(self, table: sa.Table, memory: sa.Connection) -> None:
+        self._disk.read(lambda disk: copy_rows(_select_needed(table), disk, upsert(table), memory))
 
     def _recover(self) -> bool:
         memory = self._memory = self._memory or self._fall_back(f"the state database is damaged: {self._disk.where}")
@@ -158,15 +160,13 @@ class Failover:
     def _copy_back(self, memory: sa.Connection, disk: sa.Connection) -> None:
         if outbox not in self._complete:
             # What was claimed did not go along, so its answers found no row.
-            recover_sending(disk, self._clock(), "its answer came while the store was lost")
+            recover_sending(disk, self.clock(), "its answer came while the store was lost", sa.true())
         for table in tables.meta.sorted_tables:
             if table in self._complete and table not in (*_RECORDS, outbox):
                 disk.execute(table.delete())  # nobody else has written to it meanwhile
-            query = sa.select(table)
             # An active run only once others have ended.
-            _write_rows(
-                table, _read_rows(query.order_by(runs.c.outcome.desc()) if table is runs else query, memory), disk
-            )
+            query = sa.select(table).order_by(runs.c.outcome.desc()) if table is runs else sa.select(table)
+            copy_rows(query, memory, upsert(table), disk)
 
 
 def _select_needed(table: sa.Table) -> sa.Select[Any]:
@@ -180,12 +180,3 @@ def _select_needed(table: sa.Table) -> sa.Select[Any]:
         query = query.where((table.c.status == DeliveryStatus.SENDING) | is_pending)
         return query.order_by(table.c.status.desc(), table.c.id).limit(MAX_SAMPLES // CHUNK_SAMPLES)
     return query
-
-
-def _read_rows(query: sa.Select[Any], connection: sa.Connection) -> list[dict[str, Any]]:
-    return [dict(row) for row in connection.execute(query).mappings()]
-
-
-def _write_rows(table: sa.Table, rows: Sequence[Mapping[str, Any]], connection: sa.Connection) -> None:
-    if rows:
-        connection.execute(tables.upsert(table), rows)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from itertools import accumulate
 from typing import Any
 
 import sqlalchemy as sa
@@ -50,6 +49,13 @@ _SUM_LOST = (
 )
 
 
+_OF_RUN = (
+    sa.select(outbox.c.id, outbox.c.samples)
+    .where(outbox.c.run == bindparam("run"), _IS_KEPT)
+    .order_by(outbox.c.first, outbox.c.id)
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Pending:
     """``oldest``: the time of the oldest pending sample. ``next_retry``: when the first of the chunks that wait for a
@@ -74,20 +80,16 @@ class SeenSeries:
 class Outbox:
     """A part of the Store. Chunks stay as the record of their run's samples once they are settled.
 
-    ``owner``: the replica that sends them: the one that collected them, as long as it lives.
+    A replica claims those that it collected or inherited. ``mode``: of samples of no run.
     """
 
-    def __init__(
-        self, database: Failover, clock: Callable[[], datetime], mode: Callable[[], Mode], owner: Callable[[], str]
-    ) -> None:
+    def __init__(self, database: Failover) -> None:
+        self.mode = Mode.LIVE
         self._database = database
-        self._clock = clock
-        self._mode = mode
-        self._owner = owner
 
     async def put(self, collector: str, samples: Sequence[Sample]) -> None:
         """Keeps samples of no run; they leave once they are delivered."""
-        facts = {"run": "", "collector": collector, "mode": self._mode().value, "owner": self._owner()}
+        facts = {"run": "", "collector": collector, "mode": self.mode.value, "owner": self._database.owner}
         batch = await self._database.compute(partial(to_batch, samples, facts))
         await self._database.write(lambda connection: insert_batch(connection, batch))
 
@@ -101,7 +103,7 @@ class Outbox:
         """
 
         def work(connection: sa.Connection) -> Sequence[Any]:
-            facts = {"now": now, "me": self._owner()}
+            facts = {"now": now, "me": self._database.owner}
             due = connection.execute(_CLAIMABLE, {**facts, "is_alone": False, "most": _CANDIDATES}).all()
             due = due or connection.execute(_CLAIMABLE, {**facts, "is_alone": True, "most": 1}).all()
             ids = _choose(due, max_bytes, max_samples)
@@ -118,7 +120,7 @@ class Outbox:
         """Makes chunks pending again that are marked though the answer of their ``claim`` was lost. Whether there were
         any. For the one that sends, while it has claimed nothing."""
         lost = outbox.update().where(outbox.c.status == _SENDING, _IS_OURS).values(status=_PENDING)
-        me = {"me": self._owner()}
+        me = {"me": self._database.owner}
         return await self._database.write(lambda connection: connection.execute(lost, me).rowcount > 0)
 
     async def settle(self, chunks: Sequence[Chunk], status: DeliveryStatus, reason: str = "") -> None:
@@ -147,7 +149,7 @@ class Outbox:
         return replace(chunk, points=rest, oldest=rest[0].at, newest=rest[-1].at)
 
     async def pending(self) -> Pending:
-        samples, oldest, next_retry = (await self._database.fetch(_SUM_PENDING, {"me": self._owner()}))[0]
+        samples, oldest, next_retry = (await self._database.fetch(_SUM_PENDING, {"me": self._database.owner}))[0]
         return Pending(samples or 0, None if oldest is None else datetime.fromtimestamp(oldest, UTC), next_retry)
 
     async def lost(self, collector: str, since: datetime) -> dict[DeliveryStatus, int]:
@@ -167,33 +169,28 @@ class Outbox:
 
     async def samples(self, run_id: str, offset: int = 0, limit: int = 100) -> tuple[list[StoredSample], int]:
         """A page of a run's samples, sorted by kind, time and series, and how many are on record in all."""
-        query = sa.select(outbox.c.id, outbox.c.samples).where(outbox.c.run == run_id, _IS_KEPT)
-        kept = await self._database.fetch(query.order_by(outbox.c.first, outbox.c.id))
-        ends = list(accumulate(row.samples for row in kept))
-        starts = {row.id: end - row.samples for row, end in zip(kept, ends, strict=True)}
-        ids = [row.id for row, end in zip(kept, ends, strict=True) if end > offset and starts[row.id] < offset + limit]
-        rows = {row.id: row for row in await self._database.fetch(sa.select(outbox).where(outbox.c.id.in_(ids)))}
-
-        def work() -> list[StoredSample]:
-            return [
-                StoredSample(point, rows[id_].kind, rows[id_].status, rows[id_].reason)
-                for id_ in ids
-                if id_ in rows
-                for point in unpack(rows[id_].body)[max(0, offset - starts[id_]) : offset + limit - starts[id_]]
-            ]
-
-        return await self._database.compute(work), ends[-1] if ends else 0
+        page: list[StoredSample] = []
+        total = 0
+        for id_, count in await self._database.fetch(_OF_RUN, {"run": run_id}):
+            start, total = total, total + count
+            if start < offset + limit and total > offset:
+                page += (await self._read(id_))[max(0, offset - start) : offset + limit - start]
+        return page, total
 
     async def read_samples(self, run_id: str, use: Callable[[Sequence[StoredSample]], None]) -> None:
         """Hands all samples of a run to ``use``, in a thread and a chunk at a time: there may be a hundred thousand."""
-        query = sa.select(outbox.c.id).where(outbox.c.run == run_id, _IS_KEPT).order_by(outbox.c.first, outbox.c.id)
+        for id_, _ in await self._database.fetch(_OF_RUN, {"run": run_id}):
+            samples = await self._read(id_)
+            await self._database.compute(partial(use, samples))
 
-        def work(row: Any) -> None:
-            use([StoredSample(point, row.kind, row.status, row.reason) for point in unpack(row.body)])
+    async def _read(self, id_: int) -> list[StoredSample]:
+        """Of one chunk."""
+        rows = await self._database.fetch(sa.select(outbox).where(outbox.c.id == id_))
 
-        for (id_,) in await self._database.fetch(query):
-            for row in await self._database.fetch(sa.select(outbox).where(outbox.c.id == id_)):
-                await self._database.compute(partial(work, row))
+        def work() -> list[StoredSample]:
+            return [StoredSample(point, row.kind, row.status, row.reason) for row in rows for point in unpack(row.body)]
+
+        return await self._database.compute(work)
 
     async def series(self, since: datetime, collectors: Iterable[str] | None = None) -> list[SeenSeries]:
         """The series of which runs brought samples of that time or later. It reads all their chunks: not for pages."""
@@ -221,11 +218,11 @@ class Outbox:
         ]
 
     def _settled(self, status: DeliveryStatus, reason: str) -> dict[str, Any]:
-        return {"status": status, "reason": reason, "settled_at": self._clock(), "retry_at": None}
+        return {"status": status, "reason": reason, "settled_at": self._database.clock(), "retry_at": None}
 
     def _is_nobody_elses(self) -> sa.ColumnElement[bool]:
         """Another replica may have inherited a chunk meanwhile and be sending it: then it must not become pending."""
-        return outbox.c.owner.not_in(sa.select(replicas.c.id).where(replicas.c.id != self._owner()))
+        return outbox.c.owner.not_in(sa.select(replicas.c.id).where(replicas.c.id != self._database.owner))
 
     async def _change(self, chunks: Sequence[Chunk], values: dict[str, Any]) -> None:
         """Gives ``values`` to those of the chunks that are still due."""
@@ -256,9 +253,7 @@ class Outbox:
 
         def work(connection: sa.Connection) -> None:
             is_whole = outbox.c.samples == len(chunk.points)  # else a repeat would move the others once more
-            change = outbox.update().where(outbox.c.id == chunk.id, _IS_DUE, is_whole)
-            if kept_values:
-                change = change.where(self._is_nobody_elses())
+            change = outbox.update().where(outbox.c.id == chunk.id, _IS_DUE, is_whole, self._is_nobody_elses())
             change = change.values(packed[0] | kept_values)
             for row in connection.execute(change.returning(outbox)).mappings().all():
                 own = {"first": row["first"] + len(kept), **packed[1], **moved_values}

@@ -60,18 +60,11 @@ class Beat:
 
 
 class Replicas:
-    """A part of the Store. ``id``: this process's, another one at each start; empty until ``join``.
+    """A part of the Store. ``name``: of the pod, for people. Each method raises Unavailable."""
 
-    ``name``: of the pod, for people. Each method raises Unavailable.
-    """
-
-    def __init__(
-        self, database: Failover, clock: Callable[[], datetime], name: str, version: str, *, dead_after: timedelta
-    ) -> None:
-        self.id = ""
+    def __init__(self, database: Failover, name: str, version: str, *, dead_after: timedelta) -> None:
         self._database = database
-        self._clock = clock
-        self.name, self._version = name, version
+        self._name, self._version = name, version
         self._dead_after = dead_after
         self._beaten = float("-inf")  # monotonic time of the last beat
 
@@ -80,12 +73,17 @@ class Replicas:
         """Seconds between two beats."""
         return self._dead_after.total_seconds() / BEATS
 
+    @property
+    def id(self) -> str:
+        """This process's, another one at each start; empty until ``join``."""
+        return self._database.owner
+
     async def join(self) -> None:
         """From here on this process is one of the replicas."""
-        id_ = f"{self.name}-{secrets.token_hex(3)}"
-        facts = {"id": id_, "name": self.name, "version": self._version, "started": database_now()}
+        id_ = f"{self._name}-{secrets.token_hex(3)}"
+        facts = {"id": id_, "name": self._name, "version": self._version, "started": database_now()}
         await self._database.execute(replicas.insert().values(**facts, seen=database_now()))
-        self.id = id_
+        self._database.owner = id_
 
     async def beat(self, may_repeat: Callable[[Run], bool], lost: Collection[str] = ()) -> Beat:
         """Shows that this process lives, and takes over what the dead left, all in one transaction.
@@ -140,7 +138,7 @@ class Replicas:
         self, connection: sa.Connection, may_repeat: Callable[[Run], bool], lost: Collection[str]
     ) -> tuple[Run, ...]:
         """Takes over whatever belongs to nobody. The runs that are to be carried out again."""
-        now = self._clock()
+        now = self._database.clock()
         living = sa.select(replicas.c.id)
         orphaned = runs.c.owner.not_in(living)
         ended = interrupt_active(connection, now, orphaned, "the replica that carried it out died")

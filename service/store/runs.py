@@ -1,4 +1,4 @@
-"""Runs: claimed, begun and ended; and what is kept beside them: slots, pauses, logs, checks, the audit log."""
+"""Runs: claimed, begun and ended; and what is kept beside them: slots, pauses, logs, the audit log."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,51 +15,49 @@ from service.domain.errors import Unavailable
 from service.domain.runs import AuditEntry, Cause, LogLine, Mode, Outcome, PartialFailure, Pause, Run
 from service.domain.samples import Sample
 from service.store import tables
+from service.store.checks import add_cycle
 from service.store.chunks import DUE, Batch, insert_batch, to_batch
 from service.store.fallback import Failover
-from service.store.history import add_cycle
 from service.store.states import write_state
-from service.store.tables import Instant, database_now, from_row, insert, outbox, replicas, runs, slots, to_row, upsert
+from service.store.tables import (
+    INSTANT,
+    database_now,
+    from_row,
+    insert,
+    lock,
+    outbox,
+    replicas,
+    runs,
+    slots,
+    to_row,
+    upsert,
+)
 
 HistoryLimits = Mapping[str, tuple[int | None, int | None]]  # of a collector: failed runs, successful runs
 
-_MAX_EVIDENCE = 50  # of a check; newest first, so the oldest go
 _CLOCK_SKEW = timedelta(seconds=1)
 _STEP = 500  # runs that one transaction deletes
+_SLOTS_LOCK = 0x1F4EA19  # replicas give collectors their first slots one after the other
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 _BEGIN = insert(runs).on_conflict_do_nothing().returning(runs.c.id)
 _FIND = sa.select(runs).where(runs.c.id == bindparam("run"))
-_DELETE = runs.delete().where(runs.c.id == bindparam("run"))
 _FIND_BUSY = sa.select(runs.c.id).where(
     runs.c.collector == bindparam("name"),
     runs.c.mode == bindparam("of_mode", type_=runs.c.mode.type),
     runs.c.outcome.is_(None) & runs.c.forbids,
 )
-_raise = insert(slots)
-# It must hold what is known: two replicas that count @every from their own start would each see a later one for ever.
-_RAISE_SLOT = _raise.on_conflict_do_update(
-    index_elements=["collector", "mode"],
-    set_={"at": _raise.excluded.at},
-    where=(slots.c.at == bindparam("known", type_=Instant())) & (slots.c.at < _raise.excluded.at),
-)
+_IN_NAMES: sa.BindParameter[Any] = bindparam("names", expanding=True)
+# In one order, or two replicas would wait for each other's rows.
+_LOCK_SLOTS = sa.select(slots).where(slots.c.collector.in_(_IN_NAMES)).order_by(slots.c.collector).with_for_update()
+_PAUSED = sa.select(tables.pauses.c.collector).where(tables.pauses.c.collector.in_(_IN_NAMES))
+_ON_RECORD = sa.select(runs.c.id).where(runs.c.id.in_(bindparam("ids", expanding=True)))
 _end = insert(runs)
 _END = _end.on_conflict_do_update(
     index_elements=["id"],
     set_={name: _end.excluded[name] for name in ("outcome", "ended", "attempts", "errors", "samples")},
     where=runs.c.outcome.is_(None) & (runs.c.owner == _end.excluded.owner),
 ).returning(runs.c.id)
-_FORGET_CHECKS = (
-    tables.checks.delete()
-    .where(tables.checks.c.collector == bindparam("name"))
-    .returning(tables.checks.c.key, tables.checks.c.measured_at)
-)
-_CHECKS = (
-    sa.select(tables.checks)
-    .where(tables.checks.c.collector.in_(bindparam("names", expanding=True)))
-    .order_by(tables.checks.c.collector, tables.checks.c.key)
-)
-_PAUSED = sa.select(tables.pauses.c.collector).where(tables.pauses.c.collector.in_(bindparam("names", expanding=True)))
 
 
 class Busy(Exception):
@@ -99,39 +97,44 @@ class Runs:
         had it. A repeat with the same run is a win.
         """
 
+        ids = [claim.run.id for claim in claims]
+        names = {"names": [claim.run.collector for claim in claims]}
+
         def work(connection: sa.Connection) -> dict[str, bool | Busy]:
             _require_replica(connection, claims[0].run.owner)
-            paused = set(connection.scalars(_PAUSED, {"names": [claim.run.collector for claim in claims]}))
-            latest = _find_latest_slot(connection)
+            if any(claim.known is None for claim in claims):  # there may be no row yet that could be locked
+                lock(connection, _SLOTS_LOCK)
+            held = {(row.collector, row.mode): row.at for row in connection.execute(_LOCK_SLOTS, names)}
+            paused, latest = set(connection.scalars(_PAUSED, names)), _find_latest_slot(connection)
 
-            def is_open(claim: Claim) -> bool:
-                return claim.run.collector not in paused and (claim.run.slot is None or claim.run.slot <= latest)
+            def is_open(run: Run, known: datetime | None) -> bool:
+                # It must hold what is known: two replicas that count @every from their own start would each see a later
+                # one for ever.
+                is_due = run.slot is not None and (known is None or known < run.slot) and run.slot <= latest
+                return is_due and held.get((run.collector, run.mode)) == known and run.collector not in paused
 
-            # In one order, or two replicas would wait for each other's rows. The runs come first, because a run that is
-            # active must cost none its slot; and in one statement, because 200 slots of a minute start at once.
-            in_order = [claim for claim in sorted(claims, key=lambda claim: claim.run.collector) if is_open(claim)]
-            rows = [{**to_row(claim.run), "forbids": claim.forbids} for claim in in_order]
-            begun = set(connection.scalars(_BEGIN, rows)) if rows else set()
-            won = _raise_slots(connection, [claim for claim in in_order if claim.run.id in begun])
-            for run_id in begun - won:
-                connection.execute(_DELETE, {"run": run_id})
-            return {
-                claim.run.id: claim.run.id in won
-                if claim.run.id in begun
-                else _find_busy(connection, claim.run) or True
-                for claim in in_order
-            }
+            # The runs come first, because a run that is active must cost none its slot; and in one statement, because
+            # 200 slots of a minute start at once.
+            wanted = [{**to_row(run), "forbids": forbids} for run, known, forbids in claims if is_open(run, known)]
+            begun = set(connection.scalars(_BEGIN, wanted)) if wanted else set()
+            if begun:
+                won = [claim.run for claim in claims if claim.run.id in begun]
+                facts = [{"collector": run.collector, "mode": run.mode, "at": run.slot} for run in won]
+                connection.execute(upsert(slots), facts)
+            busy = {row["id"]: _find_busy(connection, row) for row in wanted if row["id"] not in begun}
+            return busy | dict.fromkeys(connection.scalars(_ON_RECORD, {"ids": ids}), True)
 
         results = await self._database.write(work)
-        return [results.get(claim.run.id, False) for claim in claims]
+        return [results.get(run_id, False) for run_id in ids]
 
     async def begin(self, run: Run, *, forbids: bool) -> None:
         """Keeps a run that no slot asked for. Raises Busy."""
 
         def work(connection: sa.Connection) -> Busy | None:
             _require_replica(connection, run.owner)
-            is_new = connection.execute(_BEGIN, {**to_row(run), "forbids": forbids}).first()
-            return None if is_new else _find_busy(connection, run)
+            row = {**to_row(run), "forbids": forbids}
+            is_begun = connection.execute(_BEGIN, row).first() or connection.execute(_FIND, {"run": run.id}).first()
+            return None if is_begun else _find_busy(connection, row)
 
         if busy := await self._database.write(work):
             raise busy
@@ -158,12 +161,7 @@ class Runs:
                 known = connection.execute(_FIND, {"run": run.id}).one()
                 return bool(known.outcome == run.outcome)
             insert_batch(connection, batch)
-            before: dict[Any, Any] = {}
-            if checks is not None:
-                before = dict(map(tuple, connection.execute(_FORGET_CHECKS, {"name": run.collector})))
-                if checks:
-                    connection.execute(upsert(tables.checks), [_to_check_row(run.collector, each) for each in checks])
-            add_cycle(connection, run, checks or (), before, max_age)
+            add_cycle(connection, run, checks, max_age)
             write_state(connection, run.collector, state, revisions)
             return True
 
@@ -195,8 +193,10 @@ class Runs:
         def work(connection: sa.Connection) -> bool:
             if connection.dialect.name == "sqlite":
                 return True
-            turn = _raise.values(row).on_conflict_do_update(
-                index_elements=["collector", "mode"], set_={"at": database_now()}, where=is_due
+            turn = (
+                insert(slots)
+                .values(row)
+                .on_conflict_do_update(index_elements=["collector", "mode"], set_={"at": database_now()}, where=is_due)
             )
             return connection.execute(turn.returning(slots.c.collector)).first() is not None
 
@@ -219,19 +219,6 @@ class Runs:
     async def last_failures(self, collector: str | None = None) -> dict[str, Run]:
         """The last run of each collector (or of this one) that ended without success."""
         return await self._newest(tables.FAILED, collector)
-
-    async def checks(self, collector: str) -> list[Check]:
-        return (await self.checks_of([collector])).get(collector, [])
-
-    async def checks_of(self, collectors: Sequence[str]) -> dict[str, list[Check]]:
-        found: dict[str, list[Check]] = {}
-
-        def work(connection: sa.Connection) -> None:
-            for row in connection.execute(_CHECKS, {"names": collectors}):
-                found.setdefault(row.collector, []).append(from_row(Check, row))
-
-        await self._database.read(work)
-        return found
 
     async def pauses(self) -> dict[str, Pause]:
         return {pause.collector: pause for pause in await self._database.load(Pause, sa.select(tables.pauses))}
@@ -350,33 +337,11 @@ def _find_latest_slot(connection: sa.Connection) -> datetime:
     """No slot beyond this one can have come. Replicas' clocks differ: the database's decides."""
     if connection.dialect.name == "sqlite":
         return datetime.max.replace(tzinfo=UTC)
-    return connection.execute(sa.select(sa.type_coerce(database_now(), Instant()))).scalar_one() + _CLOCK_SKEW
+    now: datetime = connection.execute(sa.select(sa.type_coerce(database_now(), INSTANT))).scalar_one()
+    return now + _CLOCK_SKEW
 
 
-def _raise_slots(connection: sa.Connection, claims: Sequence[Claim]) -> set[str]:
-    """The ids of the runs that have their slots now."""
-    rows = {
-        run.id: {"collector": run.collector, "mode": run.mode, "at": run.slot, "known": known}
-        for run, known, _ in claims
-    }
-    if len(rows) > 1:
-        # All at once, which takes a fifth of the time; one by one where the driver did not count all of them.
-        with connection.begin_nested() as together:
-            raised = connection.execute(_RAISE_SLOT, list(rows.values()), execution_options={"preserve_rowcount": True})
-            if raised.rowcount == len(rows):
-                return set(rows)
-            together.rollback()
-    ask = _RAISE_SLOT.returning(slots.c.at)
-    return {run_id for run_id, row in rows.items() if connection.execute(ask, row).first()}
-
-
-def _find_busy(connection: sa.Connection, run: Run) -> Busy | None:
-    """What is in the way of a run, None where it is on record itself."""
-    if connection.execute(_FIND, {"run": run.id}).first():
-        return None
-    busy = connection.execute(_FIND_BUSY, {"name": run.collector, "of_mode": run.mode}).first()
+def _find_busy(connection: sa.Connection, row: Mapping[str, Any]) -> Busy:
+    """The run that is in the way of the one of ``row``."""
+    busy = connection.execute(_FIND_BUSY, {"name": row["collector"], "of_mode": row["mode"]}).first()
     return Busy(busy.id if busy else "")
-
-
-def _to_check_row(collector: str, check: Check) -> dict[str, Any]:
-    return {**to_row(check), "collector": collector, "evidence": check.evidence[:_MAX_EVIDENCE]}

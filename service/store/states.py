@@ -1,25 +1,21 @@
-"""What collectors want to know next time, snapshots that were pushed to them, and changes of checks to be notified."""
+"""What collectors want to know next time, and snapshots that were pushed to them."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
-from service.domain.alerts import NotifiedState, StateChange
-from service.domain.checks import CheckKey
 from service.domain.errors import Unavailable
 from service.store.fallback import Failover
-from service.store.tables import events, insert, pushes, state, to_json
+from service.store.tables import insert, pushes, state
 
 # A run that writes this key says with it which push it has read last (``str(push.id).encode()``): in the transaction
 # of the run's end, older ones leave. The newest one stays, read or not.
 READ_PUSH = "push"
 MAX_PUSHES = 50  # unread ones, of a collector
-_NOTIFIED = "$notified"  # a key of our own among the collector's
 _RETRY_AFTER = 5.0
 
 _OF_COLLECTOR = pushes.c.collector == bindparam("name")
@@ -33,7 +29,6 @@ _WRITE = _write.on_conflict_do_update(
     set_={"value": _write.excluded.value, "revision": state.c.revision + 1},
     where=sa.func.coalesce(bindparam("expected", type_=sa.BigInteger), state.c.revision) == state.c.revision,
 ).returning(state.c.key)
-_decode_notified = msgspec.json.Decoder(list[tuple[CheckKey, NotifiedState]]).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +42,11 @@ class Push:
     is_read: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PendingChange:
-    """``at``: when the change was noticed."""
-
-    id: int
-    at: datetime
-    change: StateChange
-
-
 class States:
-    """A part of the Store. ``owner``: the replica that sends a change: the one that noticed it, as long as it lives."""
+    """A part of the Store."""
 
-    def __init__(self, database: Failover, owner: Callable[[], str] = lambda: "") -> None:
+    def __init__(self, database: Failover) -> None:
         self._database = database
-        self._owner = owner
 
     async def read(self, collector: str, key: str) -> tuple[bytes | None, int]:
         """The value and its revision, which the end of a run wants back; None and 0 where there is none."""
@@ -102,41 +87,6 @@ class States:
         """Those that no run has read and the newest one, oldest first."""
         wanted = sa.select(pushes).where(_OF_COLLECTOR, ~pushes.c.is_read | (pushes.c.id == _NEWEST))
         return await self._database.load(Push, wanted.order_by(pushes.c.id), {"name": collector})
-
-    async def notified(self, collector: str) -> tuple[dict[CheckKey, NotifiedState], int]:
-        """Which state of each check was notified last, and the revision of that."""
-        value, revision = await self.read(collector, _NOTIFIED)
-        return dict(_decode_notified(value)) if value else {}, revision
-
-    async def record_changes(
-        self,
-        collector: str,
-        changes: Iterable[StateChange],
-        states: Mapping[CheckKey, NotifiedState],
-        now: datetime,
-        revision: int,
-    ) -> None:
-        """Keeps in one transaction what is notified from now on (all of the collector's) and the changes to send.
-
-        Where what was notified before has not that ``revision`` any more, another replica noticed them first.
-        """
-        notified = {_NOTIFIED: to_json(list(states.items())).encode()}
-        new = [{"owner": self._owner(), "at": now, "change": change} for change in changes]
-
-        def work(connection: sa.Connection) -> None:
-            if write_state(connection, collector, notified, {_NOTIFIED: revision}) and new:
-                connection.execute(events.insert(), new)
-
-        await self._database.write(work)
-
-    async def pending_changes(self) -> list[PendingChange]:
-        """Oldest first."""
-        ours = sa.select(events).where(events.c.owner == self._owner())
-        return await self._database.load(PendingChange, ours.order_by(events.c.id))
-
-    async def settle_changes(self, ids: Iterable[int]) -> None:
-        """Forgets changes: they were sent, or dropped."""
-        await self._database.execute(events.delete().where(events.c.id.in_(list(ids))))
 
 
 def write_state(

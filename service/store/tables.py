@@ -4,6 +4,7 @@ Instants are microseconds since the epoch; those of samples are whole seconds.
 """
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cache
@@ -24,8 +25,10 @@ T = TypeVar("T")
 
 VERSION_TABLE, REVISION = "alembic_version", "0002"  # the version in migrations/versions that has these tables
 
+_STEP = 500  # rows that are copied at a time
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
 class Text(sa.TypeDecorator[str]):
@@ -40,56 +43,25 @@ class Text(sa.TypeDecorator[str]):
         return value.replace("\0", "").encode(errors="replace").decode()
 
 
-class Instant(sa.TypeDecorator[datetime]):
-    """An aware datetime as microseconds since the epoch."""
+class Converted(sa.TypeDecorator[Any]):
+    """A column of ``impl`` with values of another type; None is NULL."""
 
-    impl = BigInteger
+    impl = sa.Text
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> int | None:
-        return None if value is None else to_micros(value)
+    def __init__(self, impl: Any, encode: Callable[[Any], Any], decode: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.impl, self.encode, self.decode = impl, encode, decode
 
-    def process_result_value(self, value: int | None, dialect: sa.Dialect) -> datetime | None:
-        return None if value is None else _EPOCH + timedelta(microseconds=value)
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
+        return None if value is None else self.encode(value)
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
+        return None if value is None else self.decode(value)
 
 
 def to_micros(at: datetime) -> int:
     return (at - _EPOCH) // _MICROSECOND
-
-
-class Word(sa.TypeDecorator[Any]):
-    """A member of an enumeration of strings."""
-
-    impl = sa.Text
-    cache_ok = True
-
-    def __init__(self, type: type[StrEnum]) -> None:
-        super().__init__()
-        self.type = type
-
-    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
-        return None if value is None else str(value)
-
-    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> StrEnum | None:
-        return None if value is None else self.type(value)
-
-
-class Json(sa.TypeDecorator[Any]):
-    """A value of ``type`` as JSON text."""
-
-    impl = sa.Text
-    cache_ok = True
-
-    def __init__(self, type: Any) -> None:
-        super().__init__()
-        self.type = type
-        self._decode = msgspec.json.Decoder(type).decode
-
-    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str:
-        return to_json(value)
-
-    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:
-        return None if value is None else self._decode(value)
 
 
 def to_json(value: Any) -> str:
@@ -101,7 +73,16 @@ def to_json(value: Any) -> str:
         return text.encode(errors="replace").decode()
 
 
-_encode = msgspec.json.Encoder(enc_hook=str).encode
+INSTANT = Converted(BigInteger(), to_micros, lambda micros: _EPOCH + timedelta(microseconds=micros))
+
+
+def _word(type: type[StrEnum]) -> Converted:
+    return Converted(sa.Text(), str, type)
+
+
+def _json(type: Any) -> Converted:
+    return Converted(sa.Text(), to_json, msgspec.json.Decoder(type).decode)
+
 
 meta = sa.MetaData()
 SUCCEEDED = sa.text("outcome IN ('Complete', 'Partial')")
@@ -127,16 +108,16 @@ runs = sa.Table(
     meta,
     *_columns(Text, "id", key=True),
     *_columns(Text, "collector"),
-    *_columns(Word(Mode), "mode"),
-    *_columns(Word(Cause), "cause"),
+    *_columns(_word(Mode), "mode"),
+    *_columns(_word(Cause), "cause"),
     *_columns(Text, "source", "owner"),
-    *_columns(Word(Outcome), "cancel", null=True),  # with which its owner is asked to end it
-    *_columns(Word(Outcome), "outcome", null=True),  # NULL: active
-    *_columns(Instant, "started"),
-    *_columns(Instant, "slot", "ended", null=True),
+    *_columns(_word(Outcome), "cancel", null=True),  # with which its owner is asked to end it
+    *_columns(_word(Outcome), "outcome", null=True),  # NULL: active
+    *_columns(INSTANT, "started"),
+    *_columns(INSTANT, "slot", "ended", null=True),
     *_columns(Boolean, "forbids"),
     *_columns(Integer, "attempts", "samples"),
-    *_columns(Json(tuple[PartialFailure, ...]), "errors"),
+    *_columns(_json(tuple[PartialFailure, ...]), "errors"),
     # Forbid, enforced.
     _partial("runs_active", "collector", "mode", where=sa.text("outcome IS NULL AND forbids"), unique=True),
     Index("runs_by_start", "started", "id"),
@@ -148,35 +129,35 @@ slots = sa.Table(
     "slots",
     meta,
     *_columns(Text, "collector", key=True),
-    *_columns(Word(Mode), "mode", key=True),
-    *_columns(Instant, "at"),
+    *_columns(_word(Mode), "mode", key=True),
+    *_columns(INSTANT, "at"),
 )
 pauses = sa.Table(
-    "pauses", meta, *_columns(Text, "collector", key=True), *_columns(Instant, "at"), *_columns(Json(Actor), "actor")
+    "pauses", meta, *_columns(Text, "collector", key=True), *_columns(INSTANT, "at"), *_columns(_json(Actor), "actor")
 )
 audit = sa.Table(
     "audit",
     meta,
     _rising(),
-    *_columns(Instant, "at"),
+    *_columns(INSTANT, "at"),
     *_columns(Text, "action", "collector", "run"),
-    *_columns(Json(Actor), "actor"),
+    *_columns(_json(Actor), "actor"),
     sqlite_autoincrement=True,
 )
-run_logs = sa.Table("run_logs", meta, *_columns(Text, "run", key=True), *_columns(Json(list[LogLine]), "lines"))
+run_logs = sa.Table("run_logs", meta, *_columns(Text, "run", key=True), *_columns(_json(list[LogLine]), "lines"))
 outbox = sa.Table(
     "outbox",
     meta,
     _rising(),
     *_columns(Text, "run", "collector"),  # run: empty where of none
-    *_columns(Word(Mode), "mode"),
-    *_columns(Word(Kind), "kind"),
-    *_columns(Word(DeliveryStatus), "status"),
+    *_columns(_word(Mode), "mode"),
+    *_columns(_word(Kind), "kind"),
+    *_columns(_word(DeliveryStatus), "status"),
     *_columns(Text, "reason", "owner"),
     *_columns(Integer, "first", "samples", "bytes", "attempts"),  # first: its place in the run; bytes: of its JSON
     *_columns(BigInteger, "oldest", "newest"),
     *_columns(Boolean, "alone"),
-    *_columns(Instant, "retry_at", "settled_at", null=True),
+    *_columns(INSTANT, "retry_at", "settled_at", null=True),
     *_columns(LargeBinary, "body"),  # list[Point], msgpack and zstd; empty once it has had its time
     Index("outbox_by_status", "status", "id", "samples"),
     Index("outbox_by_run", "run", "first"),
@@ -195,17 +176,17 @@ checks = sa.Table(
     "checks",
     meta,
     *_columns(Text, "collector", key=True),
-    *_columns(Json(CheckKey), "key", key=True),
-    *_columns(Word(Status), "status"),
+    *_columns(_json(CheckKey), "key", key=True),
+    *_columns(_word(Status), "status"),
     *_columns(Text, "condition", "metric"),
     *_columns(Float, "value", null=True),
-    *_columns(Instant, "since"),
-    *_columns(Instant, "measured_at", null=True),
-    *_columns(Json(tuple[Evidence, ...]), "evidence"),
+    *_columns(INSTANT, "since"),
+    *_columns(INSTANT, "measured_at", null=True),
+    *_columns(_json(tuple[Evidence, ...]), "evidence"),
     Column("summary", Text, nullable=False, server_default=sa.text("''")),
     Column("is_missing", Boolean, nullable=False, server_default=sa.text("false")),
     Column("cycles", Integer, nullable=False, server_default=sa.text("0")),
-    *_columns(Json(Past | None), "past", null=True),
+    *_columns(_json(Past | None), "past", null=True),
 )
 cycles = sa.Table(
     "cycles",
@@ -214,7 +195,7 @@ cycles = sa.Table(
     *_columns(Text, "collector", "run"),
     *_columns(Float, "start", "seconds"),
     *_columns(Text, "outcome"),
-    *_columns(Json(dict[int, tuple[str, bool, float | None]]), "cells"),  # by domain.checks.check_id: history.Cell
+    *_columns(_json(dict[int, tuple[str, bool, float | None]]), "cells"),  # by domain.checks.check_id: history.Cell
     Index("cycles_by_collector", "collector", "number"),
     Index("cycles_by_run", "run"),
 )
@@ -239,7 +220,7 @@ pushes = sa.Table(
     meta,
     _rising(),
     *_columns(Text, "collector", "key"),
-    *_columns(Instant, "at"),
+    *_columns(INSTANT, "at"),
     *_columns(Boolean, "is_read"),
     *_columns(LargeBinary, "body"),
     Index("pushes_by_collector", "collector", "id"),
@@ -250,8 +231,8 @@ events = sa.Table(
     meta,
     _rising(),
     *_columns(Text, "owner"),
-    *_columns(Instant, "at"),
-    *_columns(Json(StateChange), "change"),
+    *_columns(INSTANT, "at"),
+    *_columns(_json(StateChange), "change"),
     sqlite_autoincrement=True,
 )
 replicas = sa.Table(
@@ -259,7 +240,7 @@ replicas = sa.Table(
     meta,
     *_columns(Text, "id", key=True),
     *_columns(Text, "name", "version"),
-    *_columns(Instant, "started", "seen"),  # by the clock of the database
+    *_columns(INSTANT, "started", "seen"),  # by the clock of the database
 )
 
 # alembic's own; here so that a fresh store needs no alembic.
@@ -269,6 +250,12 @@ version = sa.Table(VERSION_TABLE, sa.MetaData(), Column("version_num", sa.String
 def database_now() -> sa.ColumnElement[int]:
     """The instant by PostgreSQL's clock, which all replicas share, while the statement runs."""
     return sa.literal_column("(extract(epoch FROM clock_timestamp()) * 1000000)::bigint", BigInteger)
+
+
+def lock(connection: sa.Connection, number: int) -> None:
+    """Until the transaction ends no other replica has the same lock; SQLite has one writer anyway."""
+    if connection.dialect.name != "sqlite":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
 
 
 def from_row(type: type[T], row: Any) -> T:
@@ -290,3 +277,12 @@ def upsert(table: sa.Table) -> sa.Insert:
     if not changed:
         return statement.on_conflict_do_nothing()
     return statement.on_conflict_do_update(index_elements=keys, set_=changed)
+
+
+def copy_rows(query: sa.Select[Any], reading: sa.Connection, statement: sa.Insert, writing: sa.Connection) -> int:
+    """Writes what ``query`` finds; how many rows."""
+    count = 0
+    for rows in reading.execute(query).mappings().partitions(_STEP):
+        writing.execute(statement, [dict(row) for row in rows])
+        count += len(rows)
+    return count

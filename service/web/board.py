@@ -101,9 +101,9 @@ async def read_board(
 
 async def read_history(context: AppContext, name: str, check: int) -> tuple[list[Cycle], CheckHistory]:
     """The collector's last cycles, and what is known of its check. Raises Unavailable."""
-    history = context.store.history
-    cycles = (await history.cycles({name: 0})).get(name, [])
-    found = await history.check_histories([check], [each.number for each in cycles], context.clock.now() - REACH)
+    checks = context.store.checks
+    cycles = (await checks.cycles([name])).get(name, [])
+    found = await checks.histories([check], [each.number for each in cycles], context.clock.now() - REACH)
     return cycles, found[check]
 
 
@@ -162,11 +162,11 @@ async def _draw_all(context: AppContext, pictures: Iterable[Picture]) -> dict[Pi
 
 
 async def _draw_piece(context: AppContext, wanted: Mapping[str, Sequence[Picture]]) -> dict[Picture, Chart]:
-    history = context.store.history
-    cycles = await history.cycles(dict.fromkeys(wanted, 0), charts.BARS)
+    checks = context.store.checks
+    cycles = await checks.cycles(wanted, charts.BARS)
     ids = {id for pictures in wanted.values() for picture in pictures for id in picture.ids}
     numbers = [cycle.number for each in cycles.values() for cycle in each] if ids else []
-    histories = await history.check_histories(ids, numbers, context.clock.now() - REACH)
+    histories = await checks.histories(ids, numbers, context.clock.now() - REACH)
 
     def draw() -> dict[Picture, Chart]:
         first = {name: _find_column(context, name, each) for name, each in cycles.items()}

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from service.domain import conditions
 from service.domain.samples import Status
-from service.store.history import Cell, Cycle, Hour
+from service.store.checks import Cell, Cycle, Hour
 from service.web.schemas import format_number, tone
 
 BARS = 60

@@ -83,7 +83,7 @@ async def _read_all_checks(context: AppContext, jobs: Mapping[str, Job]) -> dict
     """Anew only those of collectors that had a cycle since, or with a value that is too old by now: to read the checks
     of a thousand collectors takes as long as all the rest."""
     now, changes = context.clock.now(), context.changes.copy()
-    cycles = await context.store.history.last_cycles(list(jobs))
+    cycles = await context.store.checks.last_cycles(list(jobs))
     known = {
         name: each
         for name, each in context.checks.items()
@@ -92,7 +92,7 @@ async def _read_all_checks(context: AppContext, jobs: Mapping[str, Job]) -> dict
         and now <= each.until
     }
     behind = {name: job for name, job in jobs.items() if name not in known}
-    found = await context.store.runs.checks_of(list(behind)) if behind else {}
+    found = await context.store.checks.read_all(list(behind)) if behind else {}
 
     def work() -> None:
         for name, job in behind.items():
@@ -115,7 +115,7 @@ async def read_collector(context: AppContext, name: str) -> CollectorView:
 
 async def read_checks(context: AppContext, name: str) -> list[CheckView]:
     """The collector's checks as of now. Raises UnknownCollector or Unavailable."""
-    job, checks = find_job(context, name), await context.store.runs.checks(name)
+    job, checks = find_job(context, name), await context.store.checks.read(name)
     return await anyio.to_thread.run_sync(_judge, context, job, checks, limiter=context.threads)
 
 

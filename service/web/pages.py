@@ -261,7 +261,7 @@ def _load_templates() -> "jinja2.Environment":
 
 async def _read_forgotten(context: AppContext, run_id: str) -> RunView:
     """What is still known of a run whose record has had its time. Raises Problem 404."""
-    found = await context.store.history.cycle(run_id)
+    found = await context.store.checks.cycle(run_id)
     if found is None:
         raise unknown_run(run_id)
     name, cycle = found

@@ -18,7 +18,7 @@ __all__ = ["postgres_server", "postgres_url"]
 @pytest.fixture(params=["file", "memory", "postgresql"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     if request.param == "memory":
-        memory = Store(Failover(open_memory(), lambda: NOW), lambda: NOW, StoreSettings())
+        memory = Store(Failover(open_memory(), lambda: NOW), StoreSettings())
         yield memory
         await memory.close()
         return

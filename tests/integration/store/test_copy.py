@@ -6,7 +6,7 @@ import pytest
 
 from service.domain.errors import ConfigError
 from service.domain.runs import Actor, Mode, Pause
-from service.store.copy import copy_store
+from service.store.directory import copy_store
 from tests.integration.store.cases import DISTRIBUTION, NOW, check, claim, claim_slot, keep, opened, samples, started
 
 
@@ -23,7 +23,7 @@ async def test_what_the_next_process_needs_goes_along(tmp_path: Path, postgres_u
     async with opened(tmp_path / "none", url=postgres_url) as shared:
         assert await shared.runs.slots(Mode.LIVE) == {"ci": started(1).slot}
         assert (await shared.runs.pauses())["evals"].actor.reason == "a quiet night"
-        assert await shared.runs.checks("ci") == [check()]
+        assert await shared.checks.read("ci") == [check()]
         assert await shared.states.read("ci", "k") == (b"1", 1)
         sent = [point for _ in range(2) for chunk in await claim(shared) for point in chunk.points]
         assert len(sent) == 1503

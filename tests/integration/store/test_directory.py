@@ -15,7 +15,7 @@ from service.domain.delivery import DeliveryStatus
 from service.domain.errors import ConfigError, Unavailable
 from service.domain.runs import Outcome
 from service.store import Store, find_lock_holder
-from service.store.engine import DATABASE
+from service.store.directory import DATABASE, back_up
 from tests.integration.store.cases import DISTRIBUTION, NOW, claim, deliver, keep, opened, samples, started
 
 HOLDER = """
@@ -60,7 +60,7 @@ async def test_the_directory_and_its_files_are_for_their_owner_only(tmp_path: Pa
     state = tmp_path / "new" / "state"
     async with opened(state) as store:
         await keep(store, started())
-        await store.backup(tmp_path / "copy")
+        back_up(state, tmp_path / "copy")
         assert state.stat().st_mode & 0o777 == 0o700
         modes = {path.name: path.stat().st_mode & 0o777 for path in state.iterdir()}
         assert modes == dict.fromkeys((DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", "lock"), 0o600)
@@ -96,7 +96,7 @@ async def test_what_was_under_way_when_the_process_died_is_settled_at_the_next_s
         assert run
         assert (run.outcome, run.ended) == (Outcome.INTERRUPTED, NOW + timedelta(hours=1))
         assert run.error == "the daemon ended before the run did"
-        assert [cycle.outcome for cycle in (await store.history.cycles({"ci": 0}))["ci"]] == ["Complete", "Interrupted"]
+        assert [cycle.outcome for cycle in (await store.checks.cycles(["ci"]))["ci"]] == ["Complete", "Interrupted"]
         assert await store.outbox.counts([done.id]) == {done.id: {DeliveryStatus.PENDING: 3, DeliveryStatus.UNKNOWN: 2}}
         assert await store.outbox.lost("ci", NOW) == {DeliveryStatus.UNKNOWN: 2}
         await store.runs.begin(started(2), forbids=True)
@@ -215,10 +215,8 @@ async def test_a_backup_that_can_not_be_written_harms_nothing(tmp_path: Path) ->
         await keep(store, started(), samples(1))
         for target in (tmp_path / "nowhere" / "copy", tmp_path / "folder", state / DATABASE):
             with pytest.raises(ConfigError, match=str(target)):
-                await store.backup(target)
+                back_up(state, target)
         assert await deliver(store) == 1
     assert names(tmp_path) == ["folder", "state"]
-    reader = await Store.open_reading(tmp_path / "never")
     with pytest.raises(ConfigError, match="no store"):
-        await reader.backup(tmp_path / "copy")
-    await reader.close()
+        back_up(tmp_path / "never", tmp_path / "copy")

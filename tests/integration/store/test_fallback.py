@@ -16,7 +16,7 @@ from service.domain.delivery import DeliveryStatus
 from service.domain.errors import Unavailable
 from service.domain.runs import Actor, AuditEntry, Mode, Pause
 from service.domain.samples import Status
-from service.store.engine import DATABASE
+from service.store.directory import DATABASE
 from tests.integration.store.cases import (
     DISTRIBUTION,
     KEY,
@@ -64,7 +64,7 @@ async def test_runs_go_on_in_memory_and_come_to_the_disk_later(tmp_path: Path) -
                 await store.check()
             # The same answers as from the disk.
             assert await store.runs.slots(Mode.LIVE) == {"ci": NOW + MINUTE}
-            assert await store.runs.checks("ci") == [check()]
+            assert await store.checks.read("ci") == [check()]
             assert await store.states.read("ci", "k") == (b"1", 1)
             assert {run.id for run in await store.runs.list()} == {
                 started().id,
@@ -75,7 +75,7 @@ async def test_runs_go_on_in_memory_and_come_to_the_disk_later(tmp_path: Path) -
             await keep(store, started(1), samples(2), checks=[check(Status.FAIL, 9.0)], state={"k": b"2", "gone": None})
             assert await claim_slot(store, started(2), NOW + MINUTE, forbids=True)
             await store.runs.resume("evals")
-            await store.states.record_changes("ci", [], {KEY: NotifiedState(Status.FAIL, NOW)}, NOW, 0)
+            await store.checks.record_changes("ci", [], {KEY: NotifiedState(Status.FAIL, NOW)}, NOW, 0)
             await store.runs.audit(AuditEntry(NOW, "resume", Actor("signal")))
             assert not await store.recover()
         assert await store.recover()
@@ -85,13 +85,13 @@ async def test_runs_go_on_in_memory_and_come_to_the_disk_later(tmp_path: Path) -
     async with opened(tmp_path) as store:
         assert len(await store.runs.list()) == 4
         assert await store.runs.slots(Mode.LIVE) == {"ci": NOW + 2 * MINUTE}
-        assert await store.runs.checks("ci") == [check(Status.FAIL, 9.0)]
+        assert await store.checks.read("ci") == [check(Status.FAIL, 9.0)]
         assert await store.states.read("ci", "k") == (b"2", 2)
         assert await store.states.read("ci", "gone") == (None, 2)
         assert await store.runs.pauses() == {}
-        assert await store.states.notified("ci") == ({KEY: NotifiedState(Status.FAIL, NOW)}, 1)
+        assert await store.checks.notified("ci") == ({KEY: NotifiedState(Status.FAIL, NOW)}, 1)
         assert [entry.action for entry in await store.runs.audit_entries()] == ["resume"]
-        assert len((await store.history.cycles({"ci": 0, "evals": 0}))["ci"]) == 3
+        assert len((await store.checks.cycles(["ci", "evals"]))["ci"]) == 3
         assert await deliver(store) == 6
 
 

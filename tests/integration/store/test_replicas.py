@@ -142,7 +142,7 @@ async def test_one_that_was_taken_for_dead_begins_and_leaves_nothing(cluster: Cl
     assert not await one.runs.end(ended(run, count=1), samples(1), [check()], {"key": b"value"})
     assert (await find(two, run)).outcome is Outcome.INTERRUPTED
     assert await two.outbox.counts([run.id]) == {run.id: {}}
-    assert (await two.runs.checks("ci"), await two.states.read("ci", "key")) == ([], (None, 0))
+    assert (await two.checks.read("ci"), await two.states.read("ci", "key")) == ([], (None, 0))
 
     seen = await beat(one)
     assert seen.is_new
@@ -158,7 +158,7 @@ async def test_what_a_dead_replica_left_is_the_inheritors(cluster: Cluster) -> N
     await one.runs.end(ended(sent, count=7), [*samples(3), *samples(4, DISTRIBUTION)])
     assert len([*await claim(one), *await claim(one)]) == 2
     await one.runs.end(ended(waiting, count=2), samples(2, DISTRIBUTION))
-    await one.states.record_changes("ci", [change()], {KEY: NotifiedState(Status.FAIL, now())}, now(), 0)
+    await one.checks.record_changes("ci", [change()], {KEY: NotifiedState(Status.FAIL, now())}, now(), 0)
     assert await claim(two) == []
 
     seen = await cluster.bury(one, two, lambda run: False)
@@ -170,9 +170,9 @@ async def test_what_a_dead_replica_left_is_the_inheritors(cluster: Cluster) -> N
         waiting.id: {DeliveryStatus.PENDING: 2},
     }
     assert (await two.outbox.pending()).samples == 5
-    assert [each.change for each in await two.states.pending_changes()] == [change()]
+    assert [each.change for each in await two.checks.pending_changes()] == [change()]
     assert not await claim(one)
-    assert not await one.states.pending_changes()
+    assert not await one.checks.pending_changes()
     assert await deliver(two) == 5
 
 
@@ -308,13 +308,13 @@ def change() -> StateChange:
 async def test_a_change_that_two_notice_is_recorded_once(cluster: Cluster) -> None:
     one, two = await cluster.join("one"), await cluster.join("two")
     for number in range(2):
-        (_, revision), (_, same) = await one.states.notified("ci"), await two.states.notified("ci")
+        (_, revision), (_, same) = await one.checks.notified("ci"), await two.checks.notified("ci")
         assert revision == same == number
         states = {KEY: NotifiedState(Status.FAIL, now())}
         await asyncio.gather(
-            *(store.states.record_changes("ci", [change()], states, now(), revision) for store in (one, two))
+            *(store.checks.record_changes("ci", [change()], states, now(), revision) for store in (one, two))
         )
-        changes = [*await one.states.pending_changes(), *await two.states.pending_changes()]
+        changes = [*await one.checks.pending_changes(), *await two.checks.pending_changes()]
         assert len(changes) == number + 1
 
 

@@ -60,7 +60,7 @@ async def test_an_ended_run_is_kept_with_all_that_it_brought(store: Store) -> No
     done = ended(started(), Outcome.PARTIAL, 2)
     await store.runs.end(done, samples(2), [check()], {"cursor": b"7"})
     assert await store.runs.run(done.id) == done
-    assert await store.runs.checks("ci") == [check()]
+    assert await store.checks.read("ci") == [check()]
     assert await store.states.read("ci", "cursor") == (b"7", 1)
     assert await store.outbox.counts([done.id]) == {done.id: {DeliveryStatus.PENDING: 2}}
 
@@ -115,7 +115,7 @@ async def test_runs_by_webhook_push_no_other_out_draw_no_bar_and_say_nothing_of_
     assert await store.runs.latest() == {"ci": failed}
     assert await store.runs.last_failures() == {"ci": failed}
     assert await store.runs.last_successes() == {"ci": polled.ended}
-    assert [cycle.run for cycle in (await store.history.cycles({"ci": 0}))["ci"]] == [polled.id, failed.id]
+    assert [cycle.run for cycle in (await store.checks.cycles(["ci"]))["ci"]] == [polled.id, failed.id]
 
 
 async def test_pauses_audit_and_logs_are_kept(store: Store) -> None:
@@ -143,7 +143,7 @@ async def test_text_from_anywhere_is_taken(store: Store) -> None:
     odd = replace(check(), condition="a\0\ud83d", evidence=(Evidence("\ud83d"),))
     sample = Sample(CHECK_STATE, 1, NOW, {"t": "\ud83d"}, evidence=(Evidence("\ud83d"),))
     await keep(store, started(), [sample], checks=[odd])
-    assert (await store.runs.checks("ci"))[0].condition == "a?"
+    assert (await store.checks.read("ci"))[0].condition == "a?"
     assert await deliver(store) == 1
 
 
@@ -213,18 +213,17 @@ async def test_a_board_reads_cycles_cells_and_hours(store: Store) -> None:
     for minute, (status, value, measured) in enumerate(values):
         of_run = check(status, value, NOW + measured * MINUTE)
         await keep(store, started(minute), checks=[of_run])
-    last = await store.history.last_cycles(["ci", "evals"])
-    cycles = (await store.history.cycles({"ci": 0, "evals": 0}))["ci"]
+    last = await store.checks.last_cycles(["ci", "evals"])
+    cycles = (await store.checks.cycles(["ci", "evals"]))["ci"]
     assert [cycle.run for cycle in cycles] == [started(minute).id for minute in range(4)]
     assert last == {"ci": cycles[-1].number}
     assert (cycles[1].started, cycles[1].seconds, cycles[1].outcome) == (NOW + MINUTE, 9.0, "Complete")
-    assert await store.history.cycles({"ci": cycles[2].number}) == {"ci": cycles[3:]}
-    assert (await store.history.cycles({"ci": 0}, 2))["ci"] == cycles[2:]
-    assert await store.history.cycle(cycles[2].run) == ("ci", cycles[2])
-    assert await store.history.cycle("none") is None
+    assert (await store.checks.cycles(["ci"], 2))["ci"] == cycles[2:]
+    assert await store.checks.cycle(cycles[2].run) == ("ci", cycles[2])
+    assert await store.checks.cycle("none") is None
 
     numbers = [cycle.number for cycle in cycles]
-    found = (await store.history.check_histories([number], numbers, NOW))[number]
+    found = (await store.checks.histories([number], numbers, NOW))[number]
     assert [found.cells[each] for each in numbers] == [
         Cell("pass", False, 1.0),
         Cell("fail", False, 7.0),
@@ -232,4 +231,4 @@ async def test_a_board_reads_cycles_cells_and_hours(store: Store) -> None:
         Cell("unknown", False, None),
     ]
     assert found.hours == (Hour(NOW, 1.0, 7.0, 7.0, True, 5.0),)
-    assert (await store.history.check_histories([5], numbers, NOW))[5].cells == {}
+    assert (await store.checks.histories([5], numbers, NOW))[5].cells == {}

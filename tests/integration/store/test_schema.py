@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from service.store import migrations, tables
-from service.store.engine import Database, create, open_file, open_memory, open_server
+from service.store import tables
+from service.store.engine import MIGRATIONS, Database, create, open_file, open_memory, open_server, upgrade
 
 SCHEMAS = sorted((Path(__file__).parents[2] / "payloads" / "schema").glob("*.sql"))
 
@@ -38,7 +37,7 @@ def test_a_store_of_each_released_version_comes_to_the_tables_of_a_new_one(tmp_p
     with closing(sqlite3.connect(tmp_path / "old")) as connection:
         connection.executescript(schema.read_text())
     old, new = open_file(tmp_path / "old"), open_memory()
-    old.write(lambda connection: migrations.upgrade(connection, schema.stem, "here"))
+    old.write(lambda connection: upgrade(connection, schema.stem, "here"))
     assert described(old) == described(new)
     assert differences(old) == []
     assert old.read(lambda connection: connection.execute(sa.select(tables.version)).scalar()) == tables.REVISION
@@ -47,9 +46,7 @@ def test_a_store_of_each_released_version_comes_to_the_tables_of_a_new_one(tmp_p
 
 
 def test_the_tables_of_each_version_are_among_the_payloads() -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-    script = ScriptDirectory.from_config(config)
+    script = ScriptDirectory(MIGRATIONS, version_locations=[MIGRATIONS])
     assert script.get_current_head() == tables.REVISION
     assert {version.revision for version in script.walk_revisions()} == {path.stem for path in SCHEMAS}
 

@@ -22,8 +22,8 @@ from service.domain.samples import Metric, Sample
 from service.pipeline.job import Job
 from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Scheduler
-from service.store import Store, tables
-from service.store import store as store_module
+from service.store import Store, is_unused, tables
+from service.store.directory import take_over
 from service.store.engine import open_memory
 from service.store.fallback import Failover
 
@@ -221,9 +221,9 @@ class Disk:
 
     def open(self, clock: Clock) -> Store:
         """The store as a new process finds it."""
-        is_empty = self.database.read(store_module.is_unused)
-        self.database.write(partial(store_module.take_over, clock.now()))
-        return Store(Failover(self.database, clock.now), clock.now, StoreSettings(), is_empty=is_empty)
+        is_empty = self.database.read(is_unused)
+        self.database.write(partial(take_over, clock.now()))
+        return Store(Failover(self.database, clock.now), StoreSettings(), is_empty=is_empty)
 
 
 @asynccontextmanager
@@ -244,7 +244,7 @@ async def staged(
     with capture_logs() as logs, without_threads():
         async with anyio.create_task_group() as tasks:
             store = disk.open(clock)
-            store.mode = mode
+            store.outbox.mode = mode
             runner = Runner(
                 store, clock, tasks, on_stored=lambda: stored.append(clock.now()), on_end=ended.append, retry=retry
             )

@@ -52,13 +52,13 @@ async def test_a_change_is_measured_at_once_and_the_rest_keeps_its_state() -> No
     async with staged(make_job(collector)) as it:
         await it.clock.advance(1)
         polled = (await it.runs())[-1]
-        (kept,) = [check for check in await it.store.runs.checks("ci") if check.tags["check"] == "other"]
+        (kept,) = [check for check in await it.store.checks.read("ci") if check.tags["check"] == "other"]
         await it.clock.advance(60)
         it.scheduler.start_changes("ci")
         await settle()
         run = (await it.runs())[-1]
         assert (run.cause, run.source, run.outcome, run.slot) == (Cause.WEBHOOK, "webhook", Outcome.COMPLETE, None)
-        checks = {check.tags["check"]: check for check in await it.store.runs.checks("ci")}
+        checks = {check.tags["check"]: check for check in await it.store.checks.read("ci")}
         assert checks["other"] == kept
         assert (checks["passing"].status, checks["passing"].measured_at) == ("fail", it.clock.now())
         # Only what was measured; nothing of the collector's health, which its polls decide.

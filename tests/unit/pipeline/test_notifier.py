@@ -15,7 +15,7 @@ from service.domain.errors import Rejected, Unauthorized, Unavailable
 from service.domain.runs import Cause, Outcome, Run, new_run_id
 from service.domain.samples import Status
 from service.pipeline.notifier import MAX_EVENT_AGE, MAX_EVENTS, Notifier
-from service.store.states import States
+from service.store.checks import Checks
 from tests.unit.pipeline.stage import START, Disk, FakeClock, make_job, settle, without_threads
 
 PASS, FAIL = Status.PASS, Status.FAIL
@@ -204,7 +204,7 @@ async def test_while_the_store_is_lost_nothing_is_sent_twice(monkeypatch: pytest
     async with here() as it:
         await it.run_ends(make_check(PASS))
         with monkeypatch.context() as broken:
-            broken.setattr(States, "settle_changes", fail)
+            broken.setattr(Checks, "settle_changes", fail)
             with pytest.raises(Unavailable):
                 await it.run_ends(make_check(FAIL))
             with pytest.raises(Unavailable):

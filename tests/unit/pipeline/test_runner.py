@@ -195,6 +195,6 @@ async def test_the_series_of_many_checks_follow_their_run() -> None:
     async with staged(make_job(Scripted([CollectResult(many)]), enabled=False)) as it:
         run = await it.scheduler.trigger("ci", Cause.HTTP, Actor("here"))
         await it.scheduler.active.wait(run.id, 10)
-        assert len(await it.store.runs.checks("ci")) == count
+        assert len(await it.store.checks.read("ci")) == count
         assert CHECK_STATE.name not in values(await it.samples(run))
         assert (await it.store.outbox.pending()).samples == len(await it.samples(run)) + 4 * count
