@@ -49,6 +49,7 @@ _SUM_LOST = (
 )
 
 
+_FIND = sa.select(outbox).where(outbox.c.id == bindparam("chunk"))
 _OF_RUN = (
     sa.select(outbox.c.id, outbox.c.samples)
     .where(outbox.c.run == bindparam("run"), _IS_KEPT)
@@ -185,7 +186,7 @@ class Outbox:
 
     async def _read(self, id_: int) -> list[StoredSample]:
         """Of one chunk."""
-        rows = await self._database.fetch(sa.select(outbox).where(outbox.c.id == id_))
+        rows = await self._database.fetch(_FIND, {"chunk": id_})
 
         def work() -> list[StoredSample]:
             return [StoredSample(point, row.kind, row.status, row.reason) for row in rows for point in unpack(row.body)]

@@ -96,7 +96,6 @@ class Runs:
         A slot is won when the one on record is still ``known`` and rises; then the run is begun. False: somebody else
         had it. A repeat with the same run is a win.
         """
-
         ids = [claim.run.id for claim in claims]
         names = {"names": [claim.run.collector for claim in claims]}
 
@@ -121,8 +120,9 @@ class Runs:
                 won = [claim.run for claim in claims if claim.run.id in begun]
                 facts = [{"collector": run.collector, "mode": run.mode, "at": run.slot} for run in won]
                 connection.execute(upsert(slots), facts)
-            busy = {row["id"]: _find_busy(connection, row) for row in wanted if row["id"] not in begun}
-            return busy | dict.fromkeys(connection.scalars(_ON_RECORD, {"ids": ids}), True)
+            results = {row["id"]: row["id"] in begun or _find_busy(connection, row) for row in wanted}
+            others = [run_id for run_id in ids if run_id not in results]
+            return results | dict.fromkeys(connection.scalars(_ON_RECORD, {"ids": others}) if others else (), True)
 
         results = await self._database.write(work)
         return [results.get(run_id, False) for run_id in ids]

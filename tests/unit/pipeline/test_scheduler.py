@@ -17,6 +17,7 @@ from service.domain.runs import Actor, Cause, ConcurrencyPolicy, Outcome
 from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Scheduler
 from service.store import Busy, Claim, Store
+from service.store.checks import Checks
 from service.store.runs import Runs
 from tests.unit.pipeline.stage import START, Disk, Gate, Scripted, make_job, settle, staged
 
@@ -270,12 +271,12 @@ async def test_replace_ends_a_run_only_when_the_next_one_has_its_slot(monkeypatc
         assert [run.outcome for run in await it.runs()] == [Outcome.REPLACED, None]
 
 
-@pytest.mark.parametrize("broken", ["last_successes", "checks"])
-async def test_an_error_of_our_own_ends_its_run_alone(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("part", "broken"), [(Runs, "last_successes"), (Checks, "read")])
+async def test_an_error_of_our_own_ends_its_run_alone(part: type, broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def fail(*_: object) -> None:
         raise ArithmeticError
 
-    monkeypatch.setattr(Runs, broken, fail)
+    monkeypatch.setattr(part, broken, fail)
     async with staged(make_job(Scripted([Rejected("no")]))) as it:
         assert not it.scheduler.active.runs()
         await it.clock.advance(5 * 60)
