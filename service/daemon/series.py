@@ -1,8 +1,8 @@
 """How many series a configuration makes in Datadog, where each one is paid for."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -26,19 +26,14 @@ _HELD_BACK_FACTOR = 10
 
 @dataclass(frozen=True, slots=True)
 class MetricSeries:
-    """``tags``: of a distribution, how many values each tag has that tells its series apart."""
-
     collector: str
     metric: str
     count: int
-    tags: Mapping[str, int] = field(default_factory=dict)
     is_distribution: bool = False
 
     def __str__(self) -> str:
-        notes = [f"{number} {tag}" for tag, number in self.tags.items()]
-        if self.is_distribution:
-            notes.append(f"a distribution, billed as {self.count * _BILLED_PER_DISTRIBUTION}")
-        return f"{self.collector}: {self.metric} {self.count}" + (f" ({', '.join(notes)})" if notes else "")
+        note = f" (a distribution, billed as {self.count * _BILLED_PER_DISTRIBUTION})" if self.is_distribution else ""
+        return f"{self.collector}: {self.metric} {self.count}{note}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +70,7 @@ class SeriesForecast:
         return text + limit
 
     def as_json(self) -> dict[str, Any]:
-        metrics = [
-            {"collector": each.collector, "metric": each.metric, "series": each.count, "tags": dict(each.tags)}
-            for each in self.metrics
-        ]
+        metrics = [{"collector": each.collector, "metric": each.metric, "series": each.count} for each in self.metrics]
         return {"total": self.total, "max": self.max, "collectors": dict(self.totals), "metrics": metrics}
 
     def __str__(self) -> str:
@@ -120,31 +112,18 @@ async def forecast_series(settings: Settings, store: "Store | None", now: dateti
         counts += Counter(expected_metrics(loaded, collector))
         # Without a catalogue only what was sent tells which metrics there are beside the checks'.
         ours = {*counts, *(metric.name for metric in CHECK_METRICS)}
-        distributions: dict[str, list[tuple[str, ...]]] = defaultdict(list)
+        distributions: Counter[str] = Counter()
         for each in seen:
             metric = each.metric.removeprefix(prefix)
             if each.collector == name and each.kind is Kind.DISTRIBUTION:
-                distributions[metric].append(each.tags)
+                distributions[metric] += 1
             elif each.collector == name and not loaded.metrics and metric not in ours:
                 counts[metric] += 1
         if not checks and ours >= counts.keys():
             unknown.append(name)
         metrics += [MetricSeries(name, metric, count) for metric, count in counts.items() if count]
-        metrics += [
-            MetricSeries(name, metric, len(series), _count_values(series), is_distribution=True)
-            for metric, series in distributions.items()
-        ]
+        metrics += [MetricSeries(name, metric, count, True) for metric, count in distributions.items()]
     return SeriesForecast(tuple(metrics), tuple(unknown), settings.max_series, max_series_per_hour(settings))
-
-
-def _count_values(series: Iterable[tuple[str, ...]]) -> dict[str, int]:
-    """How many values each tag has, of those that have more than one."""
-    values: dict[str, set[str]] = defaultdict(set)
-    for tags in series:
-        for tag in tags:
-            name, _, value = tag.partition(":")
-            values[name].add(value)
-    return {name: len(distinct) for name, distinct in values.items() if len(distinct) > 1}
 
 
 def find_collisions(settings: Settings) -> list[str]:
