@@ -71,16 +71,6 @@ def read_instant(value: datetime | None) -> datetime | None:
     return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
 
 
-def read_metric_prefix(value: Any) -> str | None:
-    """What stands before a metric's name; empty, null and "none" mean that nothing is sent at all."""
-    text = "" if value is None else str(value).strip()
-    if text.lower() in ("", "none"):
-        return None
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.]{0,49}", text):
-        raise ValueError('must begin with a letter and have letters, digits, _ and . only; "" sends nothing')
-    return text
-
-
 def read_time_zone(value: Any) -> ZoneInfo:
     """The IANA time zone of that name."""
     name = str(value).strip()

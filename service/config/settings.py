@@ -40,7 +40,6 @@ ENVIRONMENT_NAMES = {
     "github.api_url": ("GITHUB_API_URL",),
     "github.user_agent": ("GITHUB_USER_AGENT",),
 }
-SHADOW_PREFIX = "shadow."
 
 Text = Annotated[str, Field(min_length=1)]
 Url = Annotated[str, AfterValidator(fields.check_url)]
@@ -57,6 +56,10 @@ CollectorName = Annotated[
         r"(?=.{1,52}$)[a-z0-9]([-a-z0-9_]*[a-z0-9])?",
         "a collector's name has at most 52 small letters, digits, - and _, with a letter or digit at both ends",
     ),
+]
+MetricPrefix = Annotated[
+    str,
+    fields.matching(r"([A-Za-z][\w.]{0,48}[._])?", 'must be a word with . or _ behind it; "" sends nothing'),
 ]
 TagName = Annotated[str, AfterValidator(fields.check_tag_name)]
 TagValue = Annotated[str, fields.matching(r"(?s).{1,200}", "a tag's value has 1 to 200 characters")]
@@ -246,15 +249,10 @@ class Settings(Section):
     log: LogSettings = LogSettings()
     store: StoreSettings = StoreSettings()
     mode: Mode = Mode.LIVE
-    shadow_prefix: Annotated[str | None, BeforeValidator(fields.read_metric_prefix)] = SHADOW_PREFIX
+    shadow_prefix: MetricPrefix = "shadow."
     max_series: Annotated[int, Field(ge=1)] = 100
     heartbeat_url: PingUrl | None = None
     state_dir: File = Field(default_factory=_default_state_dir)
-
-
-def shadow_prefix(settings: Settings) -> str | None:
-    """What stands before the names of stored metrics in shadow mode, also where none is sent; None when live."""
-    return (settings.shadow_prefix or SHADOW_PREFIX) if settings.mode is Mode.SHADOW else None
 
 
 def describe(section: Section) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from service.collectors.registry import expected_checks, expected_metrics, load_type
-from service.config.settings import Settings, shadow_prefix
+from service.config.settings import Settings
 from service.domain import conditions
 from service.domain.checks import CHECK_AGE, CHECK_METRICS, CHECK_STATE, CHECK_THRESHOLD, CHECK_VALUE
 from service.domain.samples import Kind
@@ -96,7 +96,6 @@ async def forecast_series(settings: Settings, store: "Store | None", now: dateti
     enabled = {name: each for name, each in settings.collectors.items() if each.enabled}
     seen = await store.outbox.series(now - _LOOK_BACK, enabled) if store else []
     measured = await store.checks.read_all(list(enabled)) if store else {}
-    prefix = shadow_prefix(settings) or ""
     metrics: list[MetricSeries] = []
     unknown = []
     for name, collector in enabled.items():
@@ -114,11 +113,10 @@ async def forecast_series(settings: Settings, store: "Store | None", now: dateti
         ours = {*counts, *(metric.name for metric in CHECK_METRICS)}
         distributions: Counter[str] = Counter()
         for each in seen:
-            metric = each.metric.removeprefix(prefix)
             if each.collector == name and each.kind is Kind.DISTRIBUTION:
-                distributions[metric] += 1
-            elif each.collector == name and not loaded.metrics and metric not in ours:
-                counts[metric] += 1
+                distributions[each.metric] += 1
+            elif each.collector == name and not loaded.metrics and each.metric not in ours:
+                counts[each.metric] += 1
         if not checks and ours >= counts.keys():
             unknown.append(name)
         metrics += [MetricSeries(name, metric, count) for metric, count in counts.items() if count]

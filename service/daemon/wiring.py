@@ -114,7 +114,7 @@ class Wiring:
     def set_mode(self, settings: Settings, scheduler: Scheduler, forwarder: Forwarder) -> None:
         """Live or shadow, for what runs and is sent from now on."""
         scheduler.mode = self.store.outbox.mode = settings.mode
-        is_shadow, prefix = settings.mode is Mode.SHADOW, settings.shadow_prefix
+        is_shadow, prefix = settings.mode is Mode.SHADOW, settings.shadow_prefix or None
         forwarder.set_shadow(prefix if is_shadow else None, is_withheld=is_shadow and prefix is None)
 
 
