@@ -61,17 +61,12 @@ async def get(url: str, environ: Mapping[str, str]) -> str:
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
-async def test_a_proxy_is_asked_for_what_is_not_excepted(variable: str) -> None:
-    """With a scheme or without one."""
+@pytest.mark.parametrize(("scheme", "line"), [("", "GET http://far.test/a"), ("socks5://", "socks GET /a")])
+async def test_a_proxy_is_asked_for_what_is_not_excepted(variable: str, scheme: str, line: str) -> None:
     async with proxy() as (port, asked):
-        assert await get("http://far.test/a", {variable: f"127.0.0.1:{port}", "NO_PROXY": NO_PROXY}) == "ok"
-    assert asked == [b"GET http://far.test/a HTTP/1.1"]
-
-
-async def test_a_socks_proxy_works() -> None:
-    async with proxy() as (port, asked):
-        assert await get("http://far.test/a", {"ALL_PROXY": f"socks5://127.0.0.1:{port}"}) == "ok"
-    assert asked == [b"socks GET /a HTTP/1.1"]
+        environ = {variable: f"{scheme}127.0.0.1:{port}", "NO_PROXY": NO_PROXY}
+        assert await get("http://far.test/a", environ) == "ok"
+    assert asked == [f"{line} HTTP/1.1".encode()]
 
 
 async def test_this_machine_is_asked_directly() -> None:

@@ -17,14 +17,6 @@ from tests.aws import moto, reach
 HOUR = 3600.0
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     with moto() as address:
@@ -41,9 +33,9 @@ async def aws(server: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any
         yield client
 
 
-def known(environ: dict[str, str], tmp_path: Path, **names: str) -> Credentials:
+def known(environ: dict[str, str], tmp_path: Path, text: str = "") -> Credentials:
     config = tmp_path / "config.yaml"
-    config.write_text("collectors: {}\naws: {names: {" + ", ".join(f'{k}: "{v}"' for k, v in names.items()) + "}}\n")
+    config.write_text(f"collectors: {{}}\n{text}\n")
     return credentials(load(config, environ, lambda name: CollectorSettings).settings, environ)
 
 
@@ -92,19 +84,19 @@ async def test_a_secret_is_read_again_after_an_hour_and_when_it_was_refused(
     aws: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While AWS is away the known one goes on working."""
-    clock = Clock()
+    clock = [1000.0]
     await aws.create_secret(Name="key", SecretString="first-secret")
-    secret = Secret("key", "set it", sources=[aws_secret("key")], clock=clock)
+    secret = Secret("key", "set it", sources=[aws_secret("key")], clock=lambda: clock[0])
     assert await secret.get() == "first-secret"
     await aws.put_secret_value(SecretId="key", SecretString="second-secret")
-    clock.seconds += HOUR - 1
+    clock[0] += HOUR - 1
     assert await secret.get() == "first-secret"
-    clock.seconds += 1
+    clock[0] += 1
     assert await secret.get() == "second-secret"
     await aws.put_secret_value(SecretId="key", SecretString="third")
     assert [await secret.ask_again(), await secret.get(), await secret.ask_again()] == [True, "third", False]
     reach("http://127.0.0.1:9", monkeypatch)
-    clock.seconds += HOUR
+    clock[0] += HOUR
     assert await secret.get() == "third"
     assert (secret.source, secret.may_pass) == ("AWS Secrets Manager, key", True)
     assert "no answer" in (secret.trouble or "")
@@ -128,15 +120,15 @@ async def test_plain_and_json_secrets_are_read_and_what_is_none_is_named_without
 
 async def test_the_names_in_aws_can_be_set(aws: Any, server: str, tmp_path: Path) -> None:
     await aws.create_secret(Name="prod", SecretString='{"dd": "api", "gh": "token"}')
-    found = known({"AWS_ENDPOINT_URL": server}, tmp_path, datadog_api="prod#dd", github="prod#gh")
+    found = known({"AWS_ENDPOINT_URL": server}, tmp_path, 'aws: {names: {datadog_api: "prod#dd", github: "prod#gh"}}')
     assert (await found.api_key.get(), await found.github_token.get()) == ("api", "token")
 
 
 async def test_a_mounted_file_that_is_replaced_is_taken_over(tmp_path: Path) -> None:
     """One that is gone, or stands in the quotes that shells leave behind, is named; the known value goes on working."""
-    clock, path = Clock(), tmp_path / "token"
+    clock, path = [1000.0], tmp_path / "token"
     path.write_text("first-secret\n")
-    secret = Secret("token", "set it", sources=[mounted_file(path, "TOKEN_FILE")], clock=clock)
+    secret = Secret("token", "set it", sources=[mounted_file(path, "TOKEN_FILE")], clock=lambda: clock[0])
     assert await secret.get() == "first-secret"
     path.write_text("second-secret\n")
     assert await secret.ask_again()
@@ -150,7 +142,7 @@ async def test_a_mounted_file_that_is_replaced_is_taken_over(tmp_path: Path) -> 
         path.unlink()
         if text is not None:
             path.write_text(text)
-        clock.seconds += 60
+        clock[0] += 60
         assert await secret.get() == value
         assert (secret.trouble or "").endswith(trouble)
         assert bool(secret.trouble) is bool(trouble)
@@ -175,17 +167,15 @@ async def test_a_token_is_named_by_its_variable(tmp_path: Path) -> None:
 
 async def test_the_key_of_a_github_app_is_a_secret_like_the_others(aws: Any, server: str, tmp_path: Path) -> None:
     await aws.create_secret(Name="github/app-private-key", SecretString="first-secret")
-    config = tmp_path / "config.yaml"
-    config.write_text("collectors: {}\ngithub: {app: {id: 42, installation_id: 77}}\n")
-    environ = {"AWS_ENDPOINT_URL": server}
-    key = credentials(load(config, environ, lambda name: CollectorSettings).settings, environ).github_app_key
+    app, environ = "github: {app: {id: 42, installation_id: 77}}", {"AWS_ENDPOINT_URL": server}
+    key = known(environ, tmp_path, app).github_app_key
     assert key
     assert (await key.get(), key.source) == ("first-secret", "AWS Secrets Manager, github/app-private-key")
     await aws.put_secret_value(SecretId="github/app-private-key", SecretString="second-secret")
     assert await key.ask_again()
     assert await key.get() == "second-secret"
-    environ["INFRA_HEALTH_GITHUB__APP__PRIVATE_KEY_FILE"] = str(tmp_path / "key.pem")
     (tmp_path / "key.pem").write_text("from a file")
-    key = credentials(load(config, environ, lambda name: CollectorSettings).settings, environ).github_app_key
+    environ["INFRA_HEALTH_GITHUB__APP__PRIVATE_KEY_FILE"] = str(tmp_path / "key.pem")
+    key = known(environ, tmp_path, app).github_app_key
     assert key
     assert await key.get() == "from a file"
