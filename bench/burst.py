@@ -1,5 +1,6 @@
 """30,000 samples with long tags in one run of the daemon: how quickly its probe answers meanwhile, and its memory."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,28 +14,11 @@ from statistics import quantiles
 import httpx
 import yaml
 
-from bench import Measured
+from bench import Measured, read_memory
 from bench.daemon import client
 from bench.sink import sink
 
 SAMPLES = 30_000
-_COLLECTOR = """
-from service.plugin import CollectorSettings, CollectResult, Metric, Sample
-
-METRIC = Metric("metta.infra.bench.burst")
-TEXTS = {f"text{number}": "x" * 190 for number in range(8)}
-
-
-class Burst:
-    Settings = CollectorSettings
-    metrics = (METRIC,)
-
-    def __init__(self, settings, context):
-        pass
-
-    async def collect(self, now):
-        return CollectResult(tuple(Sample(METRIC, number, now, {"n": str(number), **TEXTS}) for number in range(%d)))
-"""
 
 
 def run() -> Iterable[Measured]:
@@ -49,7 +33,7 @@ def run() -> Iterable[Measured]:
                 began = time.monotonic()
                 busy = _latencies(probe, lambda: not _is_done(http))
                 taken = time.monotonic() - began
-            peak = _peak(process.pid)
+            peak = read_memory("VmHWM", process.pid)
         finally:
             process.kill()
             process.wait()
@@ -62,21 +46,19 @@ def run() -> Iterable[Measured]:
 
 
 def _start(folder: Path, intake: str) -> "subprocess.Popen[bytes]":
-    (folder / "burst-1.0.dist-info").mkdir()
-    (folder / "bench_burst.py").write_text(_COLLECTOR % SAMPLES)
-    (folder / "burst-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: burst\nVersion: 1.0\n")
-    (folder / "burst-1.0.dist-info" / "entry_points.txt").write_text(
-        "[infra_health.collectors]\nburst = bench_burst:Burst\n"
-    )
+    tags = {f"text{number}": "x" * 190 for number in range(4)}
+    samples = [{"metric": "metta.infra.bench.burst", "value": n, "tags": {"n": str(n), **tags}} for n in range(SAMPLES)]
+    (folder / "burst.json").write_text(json.dumps(samples))
+    collector = {"type": "snapshot", "category": "training", "schedule": "0 0 1 1 *", "starting_deadline": "1s"}
     config = {
-        "collectors": {"burst": {"type": "burst", "schedule": "0 0 1 1 *", "starting_deadline": "1s"}},
+        "collectors": {"burst": {**collector, "source": str(folder / "burst.json")}},
         "http": {"host": "127.0.0.1", "port": 0},
         "log": {"format": "json"},
         "state_dir": str(folder / "state"),
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("DD_", "AWS_"))}
-    environ |= {"DD_URL": intake, "DD_API_KEY": "0" * 32, "PYTHONPATH": f"{folder}:{Path.cwd()}"}
+    environ |= {"DD_URL": intake, "DD_API_KEY": "0" * 32, "PYTHONPATH": str(Path.cwd())}
     with (folder / "log").open("w") as log:
         return subprocess.Popen([sys.executable, "-m", "service"], cwd=folder, env=environ, stderr=log)
 
@@ -99,8 +81,3 @@ def _latencies(probe: httpx.Client, while_: Callable[[], bool]) -> list[float]:
 def _is_done(http: httpx.Client) -> bool:
     runs = http.get("/api/v1/runs").raise_for_status().json()["runs"]
     return bool(runs and runs[0]["ended"] and runs[0]["delivery"]["delivered"] == runs[0]["samples"])
-
-
-def _peak(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024

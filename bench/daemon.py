@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from bench import Measured
+from bench import Measured, read_memory
 from service.demo.stage import Stage, stage
 
 CYCLES = 100
@@ -34,7 +34,7 @@ def run() -> Iterable[Measured]:
             for _ in range(CYCLES):
                 for name in ("ci", "ci-phishbench", "training", "eval"):
                     http.post(f"/api/v1/collectors/{name}/runs?wait=30").raise_for_status()
-            resident = _resident(daemon.pid)
+            resident = read_memory("VmRSS", daemon.pid)
             # Idle: nothing is due for hours, only the beats of the timer and the heartbeat are left.
             before = _cpu_seconds(daemon.pid)
             time.sleep(IDLE_SECONDS)
@@ -88,11 +88,6 @@ def _pod() -> tuple[float, float]:
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return time.monotonic() - began, int(done.stdout) / 1024
-
-
-def _resident(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
 def _cpu_seconds(pid: int) -> float:

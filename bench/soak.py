@@ -29,7 +29,7 @@ import httpx
 import structlog
 from anyio.lowlevel import checkpoint
 
-from bench import Measured
+from bench import Measured, read_memory
 from service.collectors.github_ci import GithubCiSettings
 from service.collectors.github_ci.deliveries import Deliveries
 from service.collectors.snapshot import SnapshotSettings
@@ -312,6 +312,6 @@ def _kept(state: Path) -> float:
 
 def _mark(state: Path) -> Mark:
     gc.collect()
-    resident = int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
+    resident = read_memory("VmRSS")
     stored = sum(each.stat().st_size for each in state.iterdir()) / 2**20
     return Mark(round(resident, 1), round(stored, 2), len(asyncio.all_tasks()))
