@@ -24,27 +24,16 @@ _DESCRIPTORS = {
 }
 # What Go calls white space; Python counts U+001C to U+001F too.
 _FIELD = re.compile(r"[^\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+")
-_NUMBER = re.compile(r"[+-]?[0-9]+")
+_NUMBER = re.compile(r"\+?0*([0-9]{1,19})")  # the original takes what 64 bits can hold
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 
 # Durations as Go writes them, in nanoseconds: https://pkg.go.dev/time#ParseDuration
-_DURATION = re.compile(r"([0-9]*)(?:\.([0-9]*))?([^.0-9]*)")
 _SECOND = 1_000_000_000
-_UNITS = {"h": 3600 * _SECOND, "m": 60 * _SECOND, "s": _SECOND, "ms": 1_000_000, "us": 1_000, "ns": 1}
+_UNITS = {"h": 3600 * _SECOND, "ms": 1_000_000, "m": 60 * _SECOND, "s": _SECOND, "us": 1_000, "ns": 1}
 _UNITS |= {"µs": 1_000, "μs": 1_000}  # the micro sign, and the Greek letter
-_MAX_DURATION = (1 << 63) - 1
-
-
-class CronError(ValueError):
-    """The expression can't be read: what is wrong, where, and what to write instead.
-
-    ``column``: where, in characters from 1.
-    """
-
-    def __init__(self, message: str, column: int) -> None:
-        super().__init__(f"{message} (column {column})")
-        self.column = column
+_PART = r"(?=\.?[0-9])0*([0-9]{0,19})(?:\.([0-9]*))?(" + "|".join(_UNITS) + ")"
+_DURATION = re.compile(rf"([+-]?)(0|(?:{_PART})+)")
 
 
 class Schedule(ABC):
@@ -135,15 +124,20 @@ class Every(Schedule):
 
 
 def parse(expression: str) -> Schedule:
-    """Reads five fields, a descriptor (``@daily``) or ``@every DURATION``. Raises CronError."""
+    """Reads five fields, a descriptor (``@daily``) or ``@every DURATION``. Raises ValueError with what is wrong."""
     if "TZ" in expression or expression.startswith(("tz=", "cron_tz=")):
-        column = max(0, expression.find("TZ")) + 1
-        raise CronError("a time zone does not belong into the expression; set time_zone beside it", column)
+        raise ValueError("a time zone does not belong into the expression; set time_zone beside it")
     if expression.startswith("@every "):
-        return Every(expression, max(1, _parse_duration(expression, len("@every ")) // _SECOND))
+        return Every(expression, max(1, _parse_duration(expression.removeprefix("@every ")) // _SECOND))
     if expression.startswith("@") and expression not in _DESCRIPTORS:
-        raise CronError(f"{_quote(expression)} is not known; {_suggest_descriptor(expression)}", 1)
-    return Calendar(expression, _parse_fields(_DESCRIPTORS.get(expression, expression)))
+        raise ValueError(f"{expression!r:.40} is not known; there are {', '.join(_DESCRIPTORS)} and @every DURATION")
+    parts = _FIELD.findall(_DESCRIPTORS.get(expression, expression))
+    if len(parts) != len(_FIELDS):
+        names = "minute, hour, day of month, month and day of week"
+        raise ValueError(f"there are {len(parts)} fields instead of five ({names}), as in */10 * * * *")
+    minutes, hours, days, months, weekdays = map(_Field.parse, _FIELDS, parts)
+    both = days[1] or weekdays[1]
+    return Calendar(expression, Fields(minutes[0], hours[0], days[0], months[0], weekdays[0], both))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,42 +153,38 @@ class _Field:
     def all(self) -> int:
         return (2 << self.most) - (1 << self.least)
 
-    def members(self, part: str) -> tuple[int, bool]:
-        """The bits of one part of a list, and whether it is a star that leaves the field unrestricted.
+    def parse(self, text: str) -> tuple[int, bool]:
+        """The bits of a list, and whether a star in it leaves the field unrestricted."""
+        bits, is_unrestricted = 0, False
+        for part in filter(None, text.split(",")):
+            try:
+                members, is_star = self._members(part)
+            except ValueError as error:
+                raise ValueError(f"{self.title} {part!r:.40}: {error}") from None
+            bits, is_unrestricted = bits | members, is_unrestricted or is_star
+        return bits, is_unrestricted
 
-        Raises ValueError with what is wrong.
-        """
+    def _members(self, part: str) -> tuple[int, bool]:
         span, *steps = part.split("/")
         low, *highs = span.split("-")
-        is_star = low in ("*", "?")
-        if len(steps) > 1:
-            raise ValueError("there are too many slashes; write RANGE/STEP")
-        if is_star:
-            first, last = self.least, self.most  # whatever follows a star and a hyphen counts for nothing
-        elif len(highs) > 1:
-            raise ValueError("there are too many hyphens; write FROM-TO")
-        else:
-            first = self.number(low)
-            last = self.number(highs[0]) if highs else self.most if steps else first
-        step = _integer(steps[0], "the step after /") if steps else 1
+        is_star = low in ("*", "?")  # whatever follows it and a hyphen counts for nothing
+        if len(steps) > 1 or (len(highs) > 1 and not is_star):
+            raise ValueError("write FROM-TO/STEP")
+        first = self.least if is_star else self._number(low)
+        last = self.most if is_star or (steps and not highs) else self._number(highs[0]) if highs else first
+        step = _integer(steps[0]) if steps else 1
         if step < 1:
-            raise ValueError(f"the step is {step}; it must be 1 or more")
-        for number in (first, last):
-            if not self.least <= number <= self.most:
-                hint = "; Sunday is 0" if self is _WEEKDAY and number == 7 else ""
-                raise ValueError(f"{number} is not within {self.least} to {self.most}{hint}")
+            raise ValueError("the step must be 1 or more")
+        if outside := [number for number in (first, last) if not self.least <= number <= self.most]:
+            hint = "; Sunday is 0" if self is _WEEKDAY else ""
+            raise ValueError(f"{outside[0]} is not within {self.least} to {self.most}{hint}")
         if first > last:
-            raise ValueError(f"the range runs backwards; write {low}-{self.most},{self.least}-{highs[0]}")
+            raise ValueError("the range runs backwards")
         return sum(1 << member for member in range(first, last + 1, step)), is_star and step == 1
 
-    def number(self, text: str) -> int:
+    def _number(self, text: str) -> int:
         word = text.lower()
-        if word in self.names:
-            return self.least + self.names.index(word)
-        if not text or _NUMBER.fullmatch(text):
-            return _integer(text, "a number")
-        names = f" or {self.names[0].upper()}-{self.names[-1].upper()}" if self.names else ""
-        raise ValueError(f"{_quote(text)} is not a number from {self.least} to {self.most}{names}")
+        return self.least + self.names.index(word) if word in self.names else _integer(text)
 
 
 _DAY = _Field("day of month", 1, 31)
@@ -203,80 +193,23 @@ _WEEKDAY = _Field("day of week", 0, 6, _WEEKDAYS)
 _FIELDS = (_Field("minute", 0, 59), _Field("hour", 0, 23), _DAY, _MONTH, _WEEKDAY)
 
 
-def _parse_fields(expression: str) -> Fields:
-    found = list(_FIELD.finditer(expression))
-    if len(found) != len(_FIELDS):
-        raise _wrong_count(expression, found)
-    bits, stars = [0] * len(_FIELDS), [False] * len(_FIELDS)
-    for index, (field, match) in enumerate(zip(_FIELDS, found, strict=True)):
-        column = match.start() + 1
-        for part in match[0].split(","):
-            if part:
-                try:
-                    members, is_star = field.members(part)
-                except ValueError as error:
-                    raise CronError(f"{field.title} {_quote(part)}: {error}", column) from None
-                bits[index] |= members
-                stars[index] |= is_star
-            column += len(part) + 1
-    minutes, hours, days, months, weekdays = bits
-    return Fields(minutes, hours, days, months, weekdays, both=stars[2] or stars[4])
+def _integer(text: str) -> int:
+    if (digits := _NUMBER.fullmatch(text)) and int(digits[1]) < 1 << 63:
+        return int(digits[1])
+    raise ValueError(f"{text!r:.40} is not a number")
 
 
-def _wrong_count(expression: str, found: list[re.Match[str]]) -> CronError:
-    if not found:
-        return CronError("the expression is empty; write five fields, for example */10 * * * *", 1)
-    if found[0][0].startswith("@"):
-        return CronError("a descriptor must begin in the first column; remove the space before it", 1)
-    text = f"there are {len(found)} fields instead of five (minute, hour, day of month, month and day of week)"
-    if len(found) < len(_FIELDS):
-        return CronError(text, len(expression) + 1)
-    return CronError(text + "; seconds are not supported" * (len(found) == 6), found[5].start() + 1)
-
-
-def _suggest_descriptor(text: str) -> str:
-    plain = text.strip().lower()
-    if plain in _DESCRIPTORS:
-        return f"write {plain}, in lower case and without spaces"
-    if plain.startswith("@every"):
-        return "write @every and a duration, for example @every 90s"
-    return f"there are {', '.join(_DESCRIPTORS)} and @every"
-
-
-def _parse_duration(text: str, at: int) -> int:
-    """Nanoseconds of the duration that begins at ``at``: a sign, then numbers with a unit each; ``0`` needs none."""
-    sign = -1 if text[at:].startswith("-") else 1
-    begin = at + text[at:].startswith(("+", "-"))
-    if text[begin:] == "0":
-        return 0
-    if not text[begin:]:
-        raise CronError("@every: there is no duration; write one such as 90s or 1h30m", len(text) + 1)
-    total, at = 0, begin
-    while at < len(text):
-        match = _DURATION.match(text, at)
-        whole, fraction, unit = match.groups(default="") if match else ("", "", "")
-        if not whole and not fraction:
-            raise CronError(f"@every: {text[at:]!r} does not begin with a number; write 90s or 1h30m", at + 1)
-        if unit not in _UNITS:
-            what = f"{unit!r} is no unit" if unit else "the unit is missing"
-            raise CronError(f"@every: {what}; the units are h, m, s, ms, us and ns", at + len(whole) + 1)
-        # Go, too, computes a fraction in floating point; 18 digits are what its 63 bits can hold.
-        size, digits, whole = _UNITS[unit], fraction[:18], whole.lstrip("0")
-        total += int(whole[:20] or "0") * size + int(int(digits or "0") * (size / 10 ** len(digits)))
-        if total > _MAX_DURATION + (sign < 0) or len(whole) > 20:
-            raise CronError("@every: the duration is too long; at most 2562047h47m", begin + 1)
-        at += len(match[0]) if match else 0
-    return sign * total
-
-
-def _integer(text: str, title: str) -> int:
-    if not _NUMBER.fullmatch(text):
-        raise ValueError(f"{title} {_quote(text)} is not a number" if text else f"{title} is missing")
-    digits = text.lstrip("+-0") or "0"
-    # Beyond 64 bits the original refuses a number; Python itself refuses to read those of thousands of digits.
-    if len(digits) > 19 or int(digits) >= 1 << 63:
-        raise ValueError("the number is too large")
-    return -int(digits) if text.startswith("-") else int(digits)
+def _parse_duration(text: str) -> int:
+    """Nanoseconds: a sign, then numbers with a unit each; ``0`` needs none."""
+    total = 0
+    if match := _DURATION.fullmatch(text):
+        for whole, fraction, unit in re.findall(_PART, match[2]):
+            # Go, too, computes a fraction in floating point; 18 digits are what its 63 bits can hold.
+            size, digits = _UNITS[unit], fraction[:18]
+            total += int(whole or "0") * size + int(int(digits or "0") * (size / 10 ** len(digits)))
+    if match is None or total >= 1 << 63:
+        raise ValueError(f"{text!r:.40} is no duration of at most 2562047h; write one such as 90s or 1h30m")
+    return -total if match[1] == "-" else total
 
 
 def _single(bits: int) -> int | None:
@@ -303,8 +236,3 @@ def _local(instant: int, zone: ZoneInfo) -> datetime | None:
         return datetime.fromtimestamp(instant, zone)
     except (ValueError, OverflowError):
         return None
-
-
-def _quote(text: str) -> str:
-    """For a message; long ones are cut."""
-    return repr(text if len(text) <= 40 else text[:39] + "…")
