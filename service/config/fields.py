@@ -6,7 +6,7 @@ The readers raise ValueError with what is wrong; none names a value that may be 
 import json
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,6 @@ def read_json(text: str) -> Any:
         return json.loads(text, parse_int=str, parse_float=str)
     except ValueError as error:
         raise ValueError(f"is no JSON: {error}") from error
-
-
-def read_instant(value: datetime | None) -> datetime | None:
-    """An instant without a zone is UTC."""
-    return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
 
 
 def read_time_zone(value: Any) -> ZoneInfo:

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ByteSize,
@@ -122,7 +123,7 @@ class CollectorSettings(Section):
     max_age: Positive = timedelta(hours=24)
     notify_after: Annotated[int, Field(ge=1)] = 1
     heartbeat_url: PingUrl | None = None
-    starts_after: Annotated[datetime | None, AfterValidator(fields.read_instant)] = None
+    starts_after: AwareDatetime | None = None
     successful_runs_history_limit: Annotated[int, Field(ge=0)] | None = None
     failed_runs_history_limit: Annotated[int, Field(ge=0)] | None = None
     tags: dict[TagName, TagValue] = {}

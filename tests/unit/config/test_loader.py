@@ -7,7 +7,6 @@ from datetime import timedelta
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar
-from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
@@ -18,7 +17,6 @@ from service.config.fields import format_duration, read_duration
 from service.config.loader import Loaded, load
 from service.config.settings import CollectorSettings, Section, Settings, describe, differences, secret_values
 from service.domain.errors import ConfigError
-from service.domain.runs import ConcurrencyPolicy
 
 
 class Thresholds(Section):
@@ -172,23 +170,17 @@ class TestWhichValueWins:
 
 class TestTheFile:
     def test_the_chosen_one(self, folder: Path) -> None:
-        """--config, else INFRA_HEALTH_CONFIG, else ./config.yaml."""
+        """--config, else INFRA_HEALTH_CONFIG, else ./config.yaml; one that was named must be there."""
         for name in ("config.yaml", "b.yaml", "c.yaml"):
             Path(name).write_text(f"datadog: {{env: {name}}}\n")
-        environ = {"INFRA_HEALTH_CONFIG": str(folder / "b.yaml")}
+        environ, gone = {"INFRA_HEALTH_CONFIG": str(folder / "b.yaml")}, {"INFRA_HEALTH_CONFIG": "gone.yaml"}
         assert load(None, {}, settings_of).settings.datadog.env == "config.yaml"
         assert load(None, environ, settings_of).settings.datadog.env == "b.yaml"
         result = load(Path("c.yaml"), environ, settings_of)
         assert (result.settings.datadog.env, result.file) == ("c.yaml", Path("c.yaml"))
-
-    def test_one_that_was_named_must_be_there(self) -> None:
-        gone = "gone.yaml"
-        for path, environ, asker in (
-            (Path(gone), {}, "--config"),
-            (None, {"INFRA_HEALTH_CONFIG": gone}, "INFRA_HEALTH_CONFIG"),
-        ):
-            with pytest.raises(ConfigError, match=f"^gone.yaml: there is no such file; {asker} names it$"):
-                load(path, environ, settings_of)
+        for path, variables, option in ((Path("gone.yaml"), {}, "--config"), (None, gone, "INFRA_HEALTH_CONFIG")):
+            with pytest.raises(ConfigError, match=f"^gone.yaml: there is no such file; {option} names it$"):
+                load(path, variables, settings_of)
 
     def test_text_that_is_not_utf8(self) -> None:
         Path("config.yaml").write_bytes(b"datadog:\n  env: caf\xe9\n")
@@ -300,6 +292,7 @@ class TestMistakes:
             ("time_zone: ../etc/passwd", '"../etc/passwd" is no IANA time zone'),
             ("active_deadline: 0", 'must be greater than 0 seconds, not "0"'),
             ("active_deadline: 99999999999d", "is too long"),
+            ("starts_after: 2026-01-31T12:00:00", 'must have timezone info, not "2026-01-31T12:00:00"'),
             ("jitter:", "jitter: has no value: give one or remove the key"),
             ("backoff_limit: -1", 'must be greater than or equal to 0, not "-1"'),
             ("backoff_limit: 0x10", 'must be a whole number, not "0x10"'),
@@ -370,10 +363,7 @@ class TestTheEnvironment:
                 "INFRA_HEALTH_COLLECTORS__MY_CI__TYPE": "github_ci",
                 "INFRA_HEALTH_COLLECTORS__MY_CI__REPO": "a/b",
                 "INFRA_HEALTH_COLLECTORS__MY_CI__ENABLED": "false",
-                "INFRA_HEALTH_COLLECTORS__MY_CI__SCHEDULE": "*/5 * * * *",
-                "INFRA_HEALTH_COLLECTORS__MY_CI__TIME_ZONE": "America/New_York",
                 "INFRA_HEALTH_COLLECTORS__MY_CI__ACTIVE_DEADLINE": "90",
-                "INFRA_HEALTH_COLLECTORS__MY_CI__CONCURRENCY_POLICY": "Replace",
                 "INFRA_HEALTH_COLLECTORS__MY_CI__BENCHMARKS": '[159541672, "a, b"]',
                 "INFRA_HEALTH_COLLECTORS__MY_CI__THRESHOLDS__HOTFIX": "2.5",
                 "INFRA_HEALTH_COLLECTORS__MY_CI__TAGS": '{"team": "x", "level": 3}',
@@ -386,12 +376,10 @@ class TestTheEnvironment:
         found = ci(chosen, "my-ci")
         assert found == Repository(
             type="github_ci",
-            schedule="*/5 * * * *",
-            time_zone=ZoneInfo("America/New_York"),
+            schedule="@hourly",
             repo="a/b",
             enabled=False,
             active_deadline=timedelta(seconds=90),
-            concurrency_policy=ConcurrencyPolicy.REPLACE,
             benchmarks=("159541672", "a, b"),
             thresholds=Thresholds(hotfix=2.5),
             tags={"team": "y", "level": "3"},

@@ -111,15 +111,6 @@ def test_the_level_is_ours_and_debug_lets_libraries_speak(level: str, seen: set[
     assert {record["message"] for record in records(stream)} == seen
 
 
-def test_collector_and_run_come_by_context_into_every_record() -> None:
-    """A library's line within a run says which run."""
-    stream = configured(io.StringIO())
-    with structlog.contextvars.bound_contextvars(collector="ci", run="ci-1"):
-        structlog.get_logger("service.x").info("ours")
-        logging.getLogger("httpx").warning("theirs")
-    assert [(record["collector"], record["run"]) for record in records(stream)] == [("ci", "ci-1")] * 2
-
-
 @pytest.mark.parametrize("format", ["json", "console"])
 def test_a_secret_appears_in_no_form(format: Literal["json", "console"]) -> None:
     """Messages, fields, keys, nested values, tracebacks, libraries' records; plain, URL-encoded, HTTP Basic."""
