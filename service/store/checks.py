@@ -142,33 +142,40 @@ class Checks:
         query = sa.select(cycles.c.collector, sa.func.max(cycles.c.number)).where(cycles.c.collector.in_(collectors))
         return dict(map(tuple, await self._database.fetch(query.group_by(cycles.c.collector))))
 
-    async def cycles(self, collectors: Collection[str], limit: int = CYCLES) -> dict[str, list[Cycle]]:
-        """The last ``limit`` cycles of each of these collectors that has any, oldest first."""
-        found: dict[str, list[Cycle]] = defaultdict(list)
-        for collector, *fields in await self._database.fetch(_CYCLES.where(cycles.c.collector.in_(collectors))):
-            found[collector].append(Cycle(*fields))
-        return {collector: of_it[-limit:] for collector, of_it in found.items()}
-
     async def cycle(self, run_id: str) -> tuple[str, Cycle] | None:
         """The collector and the cycle of a run, whether its record is kept or not."""
         for collector, *fields in await self._database.fetch(_CYCLES.where(cycles.c.run == run_id)):
             return collector, Cycle(*fields)
         return None
 
-    async def histories(self, ids: Collection[int], numbers: Sequence[int], since: datetime) -> dict[int, CheckHistory]:
-        """What is known of these checks (domain.checks.check_id) in the cycles of these numbers, and their hours from
-        ``since`` on."""
-        in_cells: dict[int, dict[int, Cell]] = {each: {} for each in ids}
-        in_hours: dict[int, list[Hour]] = {each: [] for each in ids}
-        of_cycles = sa.select(cycles.c.number, cycles.c.cells).where(cycles.c.number.in_(numbers))
-        for row in await self._database.fetch(of_cycles):
-            for check in in_cells.keys() & row.cells.keys():
-                in_cells[check][row.number] = Cell(*row.cells[check])
+    async def histories(
+        self, collectors: Collection[str], wanted: Mapping[str, Collection[int]], since: datetime, limit: int = CYCLES
+    ) -> tuple[dict[str, list[Cycle]], dict[int, CheckHistory]]:
+        """The last ``limit`` cycles of each collector, oldest first, and what is known of the checks ``wanted`` in them
+        (domain.checks.check_id, by collector), their hours from ``since`` on."""
+        of_collectors = _CYCLES.where(cycles.c.collector.in_(collectors))
+        of_cycles = sa.select(cycles.c.collector, cycles.c.number, cycles.c.cells)
+        of_cycles = of_cycles.where(cycles.c.collector.in_(wanted))
+        ids = {id for each in wanted.values() for id in each}
         of_checks = sa.select(hours).where(hours.c.check_id.in_(ids), hours.c.hour >= int(since.timestamp()) // _HOUR)
-        for row in await self._database.fetch(of_checks.order_by(hours.c.hour)):
-            at = datetime.fromtimestamp(row.hour * _HOUR, UTC)
-            in_hours[row.check_id].append(Hour(at, *row[2:]))
-        return {each: CheckHistory(in_cells[each], tuple(in_hours[each])) for each in in_cells}
+
+        def work(connection: sa.Connection) -> tuple[dict[str, list[Cycle]], dict[int, CheckHistory]]:
+            found: dict[str, list[Cycle]] = defaultdict(list)
+            for collector, *fields in connection.execute(of_collectors):
+                found[collector].append(Cycle(*fields))
+            found = {collector: of_it[-limit:] for collector, of_it in found.items()}
+            first = min((of_it[0].number for of_it in found.values()), default=0)
+            in_cells: dict[int, dict[int, Cell]] = {each: {} for each in ids}
+            for collector, number, cells in connection.execute(of_cycles.where(cycles.c.number >= first)):
+                for check in wanted[collector]:
+                    if check in cells:
+                        in_cells[check][number] = Cell(*cells[check])
+            in_hours: dict[int, list[Hour]] = {each: [] for each in ids}
+            for check, hour, *values in connection.execute(of_checks.order_by(hours.c.hour)):
+                in_hours[check].append(Hour(datetime.fromtimestamp(hour * _HOUR, UTC), *values))
+            return found, {each: CheckHistory(in_cells[each], tuple(in_hours[each])) for each in ids}
+
+        return await self._database.read(work)
 
     async def notified(self, collector: str) -> tuple[dict[CheckKey, NotifiedState], int]:
         """Which state of each check was notified last, and the revision of that."""

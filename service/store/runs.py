@@ -213,8 +213,8 @@ class Runs:
 
     async def last_successes(self, collector: str | None = None) -> dict[str, datetime]:
         """When the last run of each collector (or of this one) that succeeded ended."""
-        found = await self._newest(tables.SUCCEEDED, collector)
-        return {name: run.ended for name, run in found.items() if run.ended}
+        query = sa.select(runs.c.collector, runs.c.ended).where(_is_newest(tables.SUCCEEDED, collector))
+        return dict(map(tuple, await self._database.fetch(query)))
 
     async def last_failures(self, collector: str | None = None) -> dict[str, Run]:
         """The last run of each collector (or of this one) that ended without success."""
@@ -246,16 +246,7 @@ class Runs:
         return await self._database.load(AuditEntry, newest)
 
     async def _newest(self, wanted: sa.ColumnElement[bool] | sa.TextClause, collector: str | None) -> dict[str, Run]:
-        """Each collector's newest run that is ``wanted``: a look into the index for each, no walk over all."""
-        is_asked = sa.true() if collector is None else runs.c.collector == collector
-        names = sa.select(runs.c.collector).where(is_asked).distinct().subquery()
-        each = runs.alias()
-        newest = sa.select(each.c.id).where(
-            each.c.collector == names.c.collector, wanted, each.c.cause != Cause.WEBHOOK
-        )
-        newest = newest.order_by(each.c.started.desc(), each.c.id.desc()).limit(1).correlate(names)
-        ids = sa.select(newest.scalar_subquery()).select_from(names)
-        found = await self._database.load(Run, sa.select(runs).where(runs.c.id.in_(ids)))
+        found = await self._database.load(Run, sa.select(runs).where(_is_newest(wanted, collector)))
         return {run.collector: run for run in found}
 
     async def list(
@@ -279,6 +270,16 @@ class Runs:
             last = sa.select(runs.c.started, runs.c.id).where(runs.c.id == before)
             query = query.where(sa.tuple_(runs.c.started, runs.c.id) < last.scalar_subquery())
         return await self._database.load(Run, query)
+
+
+def _is_newest(wanted: sa.ColumnElement[bool] | sa.TextClause, collector: str | None) -> sa.ColumnElement[bool]:
+    """Each collector's newest run that is ``wanted``: a look into the index for each, no walk over all."""
+    is_asked = sa.true() if collector is None else runs.c.collector == collector
+    names = sa.select(runs.c.collector).where(is_asked).distinct().subquery()
+    each = runs.alias()
+    newest = sa.select(each.c.id).where(each.c.collector == names.c.collector, wanted, each.c.cause != Cause.WEBHOOK)
+    newest = newest.order_by(each.c.started.desc(), each.c.id.desc()).limit(1).correlate(names)
+    return runs.c.id.in_(sa.select(newest.scalar_subquery()).select_from(names))
 
 
 def interrupt_active(

@@ -4,10 +4,11 @@ Instants are microseconds since the epoch; those of samples are whole seconds.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cache
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import msgspec
@@ -260,7 +261,12 @@ def lock(connection: sa.Connection, number: int) -> None:
 
 def from_row(type: type[T], row: Any) -> T:
     """A row as a dataclass whose fields are columns of these names."""
-    return type(*(getattr(row, name) for name in type.__dataclass_fields__))  # type: ignore[attr-defined]
+    return type(*_read_fields(type)(row))  # type: ignore[arg-type]  # a class is hashable
+
+
+@cache
+def _read_fields(type: Hashable) -> Callable[[Any], Iterable[Any]]:
+    return attrgetter(*type.__dataclass_fields__)  # type: ignore[attr-defined]
 
 
 def to_row(value: Any) -> dict[str, Any]:

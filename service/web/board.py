@@ -9,18 +9,20 @@ from typing import Literal, NamedTuple, TypeVar
 import anyio
 import anyio.to_thread
 
+from service.domain.samples import Status
 from service.store import CheckHistory, Cycle
 from service.web import charts
 from service.web.charts import Cells, Chart
 from service.web.context import AppContext
+from service.web.overview import CurrentCheck
 from service.web.schemas import CheckView
 
 Item = TypeVar("Item")
 
 REACH = timedelta(days=7)
-_SEVERITY = {"fail": 0, "unknown": 1, "pass": 2}
+_SEVERITY = {Status.FAIL: 0, Status.UNKNOWN: 1, Status.PASS: 2}
+_TASK = ("workflow_category", "workflow_name", "task", "repo")  # what the checks of one row have in common
 _SCREEN_CELLS = 24
-_PIECE = 10  # collectors whose history is read at once: it comes as thousands of objects, which take the loop's time
 _MAX_COLUMN = 100_000  # browsers draw with few digits
 _MAX_KNOWN = 256  # collectors whose charts are kept
 
@@ -74,7 +76,7 @@ class Board:
 
 async def read_board(
     context: AppContext,
-    checks: Sequence[CheckView],
+    checks: Sequence[CurrentCheck],
     full: Iterable[str] = (),
     *,
     rows: int = 0,
@@ -84,12 +86,13 @@ async def read_board(
     """The worst of these checks, so many rows and tiles of them, and the runs of the collectors ``full``."""
 
     def pick() -> tuple[Board, list[Picture]]:
-        by_task: dict[tuple[str, ...], list[CheckView]] = {}
-        for check in checks if rows else ():
-            names = ("workflow_category", "workflow_name", "task", "repo")
-            by_task.setdefault((check.collector, *(check.tags.get(name, "") for name in names)), []).append(check)
-        shown = find_worst(list(by_task.values()), rows, lambda row: min(map(_severity, row)))
-        shown_rows, shown_tiles = [sorted(row, key=_severity) for row in shown], sorted(checks, key=_severity)[:tiles]
+        by_task: dict[tuple[str, ...], list[CurrentCheck]] = {}
+        for each in checks if rows else ():
+            tags = each.check.tags
+            by_task.setdefault((each.collector, *(tags.get(name, "") for name in _TASK)), []).append(each)
+        worst_rows = find_worst(list(by_task.values()), rows, lambda row: min(map(_severity, row)))
+        shown_rows = [_view(sorted(row, key=_severity)) for row in worst_rows]
+        shown_tiles = _view(sorted(checks, key=_severity)[:tiles])
         pictures = [*(Picture("bars", name) for name in full), *map(_to_heat, shown_rows)]
         pictures += map(_to_screen if is_screen else _to_curve, shown_tiles)
         left = len(by_task) - len(shown_rows), len(checks) - len(shown_tiles)
@@ -101,10 +104,8 @@ async def read_board(
 
 async def read_history(context: AppContext, name: str, check: int) -> tuple[list[Cycle], CheckHistory]:
     """The collector's last cycles, and what is known of its check. Raises Unavailable."""
-    checks = context.store.checks
-    cycles = (await checks.cycles([name])).get(name, [])
-    found = await checks.histories([check], [each.number for each in cycles], context.clock.now() - REACH)
-    return cycles, found[check]
+    cycles, found = await context.store.checks.histories([name], {name: [check]}, context.clock.now() - REACH)
+    return cycles.get(name, []), found[check]
 
 
 def find_worst(items: Sequence[Item], most: int, severity: Callable[[Item], int]) -> list[Item]:
@@ -118,7 +119,11 @@ def to_cells(cycles: Iterable[Cycle], histories: Sequence[CheckHistory]) -> Cell
     return [(cycle, charts.worst([each.cells.get(cycle.number) for each in histories])) for cycle in cycles]
 
 
-def _severity(check: CheckView) -> int:
+def _view(checks: Iterable[CurrentCheck]) -> list[CheckView]:
+    return [CheckView.model_validate(each) for each in checks]
+
+
+def _severity(check: CurrentCheck) -> int:
     """Less is worse."""
     return _SEVERITY[check.status]
 
@@ -149,10 +154,8 @@ async def _draw_all(context: AppContext, pictures: Iterable[Picture]) -> dict[Pi
             drawn[picture] = known[picture]
         else:
             missing[name].append(picture)
-    names = list(missing)
-    for start in range(0, len(names), _PIECE):
-        piece = {name: missing[name] for name in names[start : start + _PIECE]}
-        drawn |= await _draw_piece(context, piece)
+    if missing:
+        drawn |= await _draw_missing(context, missing)
     for name, wanted in missing.items():
         if name in context.charts:
             context.charts[name][1].update({picture: drawn[picture] for picture in wanted})
@@ -161,12 +164,10 @@ async def _draw_all(context: AppContext, pictures: Iterable[Picture]) -> dict[Pi
     return drawn
 
 
-async def _draw_piece(context: AppContext, wanted: Mapping[str, Sequence[Picture]]) -> dict[Picture, Chart]:
-    checks = context.store.checks
-    cycles = await checks.cycles(wanted, charts.BARS)
-    ids = {id for pictures in wanted.values() for picture in pictures for id in picture.ids}
-    numbers = [cycle.number for each in cycles.values() for cycle in each] if ids else []
-    histories = await checks.histories(ids, numbers, context.clock.now() - REACH)
+async def _draw_missing(context: AppContext, wanted: Mapping[str, Sequence[Picture]]) -> dict[Picture, Chart]:
+    checks = {name: {id for each in pictures for id in each.ids} for name, pictures in wanted.items()}
+    asked = {name: ids for name, ids in checks.items() if ids}
+    cycles, histories = await context.store.checks.histories(wanted, asked, context.clock.now() - REACH, charts.BARS)
 
     def draw() -> dict[Picture, Chart]:
         first = {name: _find_column(context, name, each) for name, each in cycles.items()}

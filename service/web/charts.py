@@ -14,7 +14,7 @@ from urllib.parse import quote
 from service.domain import conditions
 from service.domain.samples import Status
 from service.store.checks import Cell, Cycle, Hour
-from service.web.schemas import format_number, tone
+from service.web.formats import format_clock, format_number, tone
 
 BARS = 60
 _BAR, _BAR_HEIGHT = 5, 30
@@ -59,17 +59,7 @@ def bars(cycles: Sequence[Cycle], first: int = 0) -> Chart:
     width, left = BARS * _BAR, (first + len(shown) - BARS) * _BAR
     parts = [f'<path class="ground" d="M{left} {_BAR_HEIGHT - 1}h{width}v1h-{width}z"/>']
     for column, cycle in enumerate(shown, first):
-        x, height = column * _BAR, max(_SHORTEST, round(cycle.seconds / longest * _BAR_HEIGHT))
-        # The whole column is the target; the bar in it may be a few pixels high.
-        parts.append(
-            _link(
-                cycle,
-                f'<path class="hit" d="M{x} 0h{_BAR}v{_BAR_HEIGHT}h-{_BAR}z"/>'
-                f'<path class="{tone(cycle.outcome)}" d="M{x} {_BAR_HEIGHT}v-{height}h{_BAR - 1}v{height}z">'
-                f"<title>{cycle.started:%Y-%m-%d %H:%M:%S} UTC {escape(cycle.outcome)} "
-                f"{format_number(round(cycle.seconds, 1))} s</title></path>",
-            )
-        )
+        parts.append(_bar(column * _BAR, max(_SHORTEST, round(cycle.seconds / longest * _BAR_HEIGHT)), cycle))
     counts = Counter(cycle.outcome for cycle in reversed(shown))
     words = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
     return Chart(
@@ -89,8 +79,7 @@ def heat_row(cells: Cells, columns: int = CELLS, first: int = 0, *, links: bool 
     parts = [f'<path class="ground" d="M{begin} {_CELL_HEIGHT // 2}h{len(shown) * _CELL}v1H{begin}z"/>']
     for column, (cycle, cell) in enumerate(shown, first):
         if cell:
-            square = _square(column * _CELL, cycle, cell)
-            parts.append(_link(cycle, square) if links else square)
+            parts.append(_square(column * _CELL, cycle, cell, links))
     return Chart(_draw("heat", left, width, _CELL_HEIGHT, parts), _describe_cells([cell for _, cell in shown if cell]))
 
 
@@ -165,16 +154,21 @@ def _describe_curve(curve: Sequence[Point]) -> str:
     return f"{reach}: {format_number(low)} to {format_number(high)}, last {format_number(curve[-1].last)}"
 
 
-def _link(cycle: Cycle, markup: str) -> str:
-    return f'<a href="/runs/{_quote(cycle.run)}" tabindex="-1">{markup}</a>'
+# Of a chart that goes on, all but the newest pieces are drawn already.
+@lru_cache(maxsize=8192)
+def _bar(x: int, height: int, cycle: Cycle) -> str:
+    # The whole column is the target; the bar in it may be a few pixels high.
+    return _link(
+        cycle,
+        f'<path class="hit" d="M{x} 0h{_BAR}v{_BAR_HEIGHT}h-{_BAR}z"/>'
+        f'<path class="{tone(cycle.outcome)}" d="M{x} {_BAR_HEIGHT}v-{height}h{_BAR - 1}v{height}z">'
+        f"<title>{format_clock(cycle.started)} UTC {escape(cycle.outcome)} "
+        f"{format_number(round(cycle.seconds, 1))} s</title></path>",
+    )
 
 
-@lru_cache(maxsize=4096)  # a run stands in the row of each task
-def _quote(run: str) -> str:
-    return quote(run, safe="")
-
-
-def _square(x: int, cycle: Cycle, cell: Cell) -> str:
+@lru_cache(maxsize=8192)
+def _square(x: int, cycle: Cycle, cell: Cell, links: bool) -> str:
     # A failure is larger, too, for who sees no red.
     inset = 0 if cell.status == Status.FAIL else 2
     side, height = _CELL - 1, _CELL_HEIGHT - 2 * inset
@@ -182,10 +176,15 @@ def _square(x: int, cycle: Cycle, cell: Cell) -> str:
     kind = "carried" if cell.carried and status == "pass" else status
     value = "" if cell.value is None else f" {format_number(cell.value)}"
     carried = ", carried" if cell.carried else ""
-    return (
+    square = (
         f'<path class="{kind}" d="M{x} {inset}h{side}v{height}h-{side}z">'
-        f"<title>{cycle.ended:%Y-%m-%d %H:%M:%S} UTC {status}{value}{carried}</title></path>"
+        f"<title>{format_clock(cycle.ended)} UTC {status}{value}{carried}</title></path>"
     )
+    return _link(cycle, square) if links else square
+
+
+def _link(cycle: Cycle, markup: str) -> str:
+    return f'<a href="/runs/{quote(cycle.run, safe="")}" tabindex="-1">{markup}</a>'
 
 
 Place = Callable[[datetime | None, float], tuple[float, float]]

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
@@ -23,7 +23,10 @@ from service.store import Store
 from service.web.charts import Chart
 from service.web.delta import Renderings
 from service.web.prometheus import Telemetry
-from service.web.schemas import CheckView, CollectorView, Info
+from service.web.schemas import Info
+
+if TYPE_CHECKING:
+    from service.web.overview import CurrentCheck
 
 T = TypeVar("T")
 
@@ -78,7 +81,7 @@ class KnownChecks:
     cycle: int | None
     changes: int
     until: datetime
-    views: list[CheckView]
+    checks: list["CurrentCheck"]
 
 
 @dataclass
@@ -114,9 +117,8 @@ class AppContext:
         self.telemetry = Telemetry(self.info.version, self.info.commit)
         self.cache = Cache(self.clock)
         self.checks: dict[str, KnownChecks] = {}
-        # Each is made anew only when what it was made of has changed.
-        self.views: dict[str, tuple[tuple[Any, ...], CollectorView]] = {}
-        self.lines: dict[str, tuple[CollectorView, str]] = {}
+        # By collector: when it starts next, as long as this is its job and its last slot.
+        self.next_runs: dict[str, tuple[Job, datetime | None, datetime | None]] = {}
         self.charts: dict[str, tuple[int | None, dict[Any, Chart]]] = {}  # by collector, as of its last cycle (board)
         self.columns: dict[str, dict[int, int]] = {}  # by collector and the number of the cycle
         self.renderings = Renderings()

@@ -12,25 +12,23 @@ import anyio.to_thread
 
 from service.collectors.github_ci import weekly_runs
 from service.collectors.github_ci.weekly_runs import Order, WeeklyRuns, WorkflowWeek
-from service.domain.checks import Check
+from service.domain.checks import Check, check_id, status_at
 from service.domain.delivery import LOST, DeliveryStatus
 from service.domain.errors import Unavailable, UnknownCollector
-from service.domain.runs import Mode, Run
+from service.domain.runs import Mode, Pause, Run
+from service.domain.samples import Metric, Status
 from service.github.rate_limit import Quota
 from service.pipeline.job import Job
 from service.store import Replica
 from service.web.context import OVERVIEW, AppContext, KnownChecks
+from service.web.formats import RUNNING, describe_schedule, explain, summarize, tone
 from service.web.schemas import (
     CheckCounts,
-    CheckView,
     CollectorCounts,
-    CollectorView,
     DeliveryView,
     Health,
     HealthCheck,
-    LastError,
     NextRun,
-    PauseView,
     QuotaView,
     ReplicaView,
     RunView,
@@ -45,18 +43,125 @@ _SILENCE = timedelta(days=1)  # of GitHub's webhook
 
 
 @dataclass(frozen=True, slots=True)
+class CurrentCollector:
+    """One configured collector now. ``delivery``: of its last run; ``running``: the id of the active one.
+
+    ``last_slot``: the last one that was run in live mode. ``note``: what its operator should know.
+    """
+
+    job: Job
+    last: Run | None
+    delivery: Mapping[DeliveryStatus, int]
+    last_success: datetime | None
+    last_failure: Run | None
+    running: str | None
+    pause: Pause | None
+    next_run: datetime | None
+    last_slot: datetime | None
+    note: str | None
+
+    @property
+    def name(self) -> str:
+        return self.job.name
+
+    @property
+    def schedule_in_words(self) -> str:
+        return describe_schedule(self.job.schedule.expression)
+
+    @property
+    def paused(self) -> bool:
+        return self.pause is not None
+
+    @property
+    def max_attempts(self) -> int:
+        """Of a run, before it fails."""
+        return self.job.settings.backoff_limit + 1
+
+    @property
+    def last_run(self) -> RunView | None:
+        return RunView.of(self.last, self.delivery) if self.last else None
+
+    @property
+    def samples(self) -> int:
+        return self.last.samples if self.last else 0
+
+    @property
+    def is_failing(self) -> bool:
+        """By the last run that ended: a run under way does not make a failing collector well."""
+        last, failure = self.last, self.last_failure
+        if not self.job.settings.enabled or last is None:
+            return False
+        if last.ended and last.outcome:
+            return tone(last.outcome) == "bad"
+        return bool(failure and failure.ended and (self.last_success is None or failure.ended > self.last_success))
+
+    @property
+    def is_retrying(self) -> bool:
+        """Between two attempts of a run, or in a further one."""
+        return self.last is not None and self.last.ended is None and bool(self.last.errors)
+
+    @property
+    def state(self) -> tuple[str, str]:
+        """What to call it, and its tone."""
+        last = self.last
+        if last and self.is_retrying:
+            return f"Retrying (attempt {last.attempts} of {self.max_attempts})", "warn"
+        if self.running:
+            return "Running", "busy"
+        if not self.job.settings.enabled:
+            return "Disabled", "idle"
+        if self.pause:
+            return "Paused", "warn"
+        if last is None:
+            return "No run yet", "idle"
+        outcome = last.outcome if last.ended and last.outcome else RUNNING
+        colour = tone(outcome)
+        return {"good": "Healthy", "bad": "Failing"}.get(colour, outcome), colour
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentCheck:
+    """A check now: its ``status`` is unknown once its value is too old, and ``since`` then.
+
+    ``catalogued``: its metric as the collector describes it, None where it does not.
+    """
+
+    collector: str
+    check: Check
+    catalogued: Metric | None
+    status: Status
+    since: datetime
+
+    @property
+    def id(self) -> int:
+        return check_id(self.collector, self.check.key)
+
+    @property
+    def why(self) -> str:
+        return explain(self.check, self.status)
+
+    @property
+    def summary(self) -> str:
+        return summarize(self.check, self.catalogued, self.status)
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
     """The daemon at one instant. ``collectors`` and ``checks`` by the collector's name, in the configured order."""
 
     state: State
-    collectors: Mapping[str, CollectorView]
-    checks: Mapping[str, Sequence[CheckView]]
+    collectors: Mapping[str, CurrentCollector]
+    checks: Mapping[str, Sequence[CurrentCheck]]
 
-    def collector(self, name: str) -> CollectorView:
+    def collector(self, name: str) -> CurrentCollector:
         """Raises UnknownCollector."""
-        if view := self.collectors.get(name):
-            return view
+        if found := self.collectors.get(name):
+            return found
         raise UnknownCollector(name, self.collectors)
+
+    @property
+    def every_check(self) -> list[CurrentCheck]:
+        return [check for each in self.checks.values() for check in each]
 
 
 async def read_overview(context: AppContext) -> Overview:
@@ -79,7 +184,7 @@ async def read_overview(context: AppContext) -> Overview:
     return await context.cache.get(OVERVIEW, read)
 
 
-async def _read_all_checks(context: AppContext, jobs: Mapping[str, Job]) -> dict[str, list[CheckView]]:
+async def _read_all_checks(context: AppContext, jobs: Mapping[str, Job]) -> dict[str, list[CurrentCheck]]:
     """Anew only those of collectors that had a cycle since, or with a value that is too old by now: to read the checks
     of a thousand collectors takes as long as all the rest."""
     now, changes = context.clock.now(), context.changes.copy()
@@ -96,24 +201,24 @@ async def _read_all_checks(context: AppContext, jobs: Mapping[str, Job]) -> dict
 
     def work() -> None:
         for name, job in behind.items():
-            views = _judge(context, job, found.get(name, ()))
-            ends = [view.measured_at + job.settings.max_age for view in views if view.measured_at]
+            checks = _judge(context, job, found.get(name, ()))
+            ends = [each.check.measured_at + job.settings.max_age for each in checks if each.check.measured_at]
             # Another replica's runs by webhook are told by nobody here.
             ends += [now + _SHARED_LIFE] if context.settings.store.url else []
             until = min((end for end in ends if end >= now), default=datetime.max.replace(tzinfo=UTC))
-            known[name] = KnownChecks(job, cycles.get(name), changes[name], until, views)
+            known[name] = KnownChecks(job, cycles.get(name), changes[name], until, checks)
 
     await anyio.to_thread.run_sync(work, limiter=context.threads)
     context.checks = known
-    return {name: known[name].views for name in jobs}
+    return {name: known[name].checks for name in jobs}
 
 
-async def read_collector(context: AppContext, name: str) -> CollectorView:
+async def read_collector(context: AppContext, name: str) -> CurrentCollector:
     """As of now. Raises UnknownCollector or Unavailable."""
     return _view(context, find_job(context, name), await _read_facts(context, name))
 
 
-async def read_checks(context: AppContext, name: str) -> list[CheckView]:
+async def read_checks(context: AppContext, name: str) -> list[CurrentCheck]:
     """The collector's checks as of now. Raises UnknownCollector or Unavailable."""
     job, checks = find_job(context, name), await context.store.checks.read(name)
     return await anyio.to_thread.run_sync(_judge, context, job, checks, limiter=context.threads)
@@ -215,58 +320,44 @@ async def _read_facts(context: AppContext, name: str | None = None) -> _Facts:
     return _Facts(latest, delivery, successes, failures, active)
 
 
-def _view(context: AppContext, job: Job, facts: _Facts) -> CollectorView:
-    """The same one while nothing has changed: of a thousand collectors, few do so within a second."""
+def _view(context: AppContext, job: Job, facts: _Facts) -> CurrentCollector:
     scheduler, name, now = context.scheduler, job.name, context.clock.now()
-    last, failure, success = facts.latest.get(name), facts.failures.get(name), facts.successes.get(name)
-    delivery, running = facts.delivery.get(last.id, {}) if last else {}, next(iter(facts.active.get(name, ())), None)
-    note = job.waits_for or getattr(job.collector, "note", None)
-    pause, slot = scheduler.pauses.get(name), scheduler.last_slot(name)
-    made_of = job, last, delivery, failure, success, running, note, pause, slot
-    before, known = context.views.get(name, ((), None))
-    if known and before == made_of and (known.next_run is None or now < known.next_run):
-        return known
-    # Without validation: these are values of our own, and there may be a thousand.
-    view = CollectorView.model_construct(
-        name=name,
-        type=job.settings.type,
-        schedule=job.schedule.expression,
-        schedule_in_words=job.schedule.describe(),
-        time_zone=str(job.settings.time_zone),
-        service=job.settings.service,
-        enabled=job.settings.enabled,
-        paused=pause is not None,
-        pause=PauseView(at=pause.at, by=pause.actor.name or pause.actor.source, reason=pause.actor.reason)
-        if pause
-        else None,
-        max_attempts=job.settings.backoff_limit + 1,
-        running=running,
-        next_run=scheduler.next_start(name, now) if job.settings.enabled and not pause else None,
+    last, pause, slot = facts.latest.get(name), scheduler.pauses.get(name), scheduler.last_slot(name)
+    *known_for, next_run = context.next_runs.get(name, (None, None, now))
+    if known_for != [job, slot] or (next_run and now >= next_run):
+        next_run = scheduler.next_start(name, now)
+        context.next_runs[name] = job, slot, next_run
+    return CurrentCollector(
+        job=job,
+        last=last,
+        delivery=facts.delivery.get(last.id, {}) if last else {},
+        last_success=facts.successes.get(name),
+        last_failure=facts.failures.get(name),
+        running=next(iter(facts.active.get(name, ())), None),
+        pause=pause,
+        next_run=next_run if job.settings.enabled and not pause else None,
         last_slot=slot,
-        last_run=RunView.of(last, delivery) if last else None,
-        last_success=success,
-        last_error=LastError(
-            run=failure.id, at=failure.ended or failure.started, errors=tuple(map(str, failure.errors))
-        )
-        if failure
-        else None,
-        samples=last.samples if last else 0,
-        note=note,
+        note=job.waits_for or getattr(job.collector, "note", None),
     )
-    context.views[name] = made_of, view
-    return view
 
 
-def _judge(context: AppContext, job: Job, checks: Iterable[Check]) -> list[CheckView]:
-    catalogue, now = {metric.name: metric for metric in job.collector.metrics}, context.clock.now()
-    return [CheckView.of(job.name, check, catalogue.get(check.metric), now, job.settings.max_age) for check in checks]
+def _judge(context: AppContext, job: Job, checks: Iterable[Check]) -> list[CurrentCheck]:
+    catalogue = {metric.name: metric for metric in job.collector.metrics}
+    now, max_age = context.clock.now(), job.settings.max_age
+    found = []
+    for check in checks:
+        status, since = status_at(check, now, max_age), check.since
+        if status is not check.status and check.measured_at:
+            since = check.measured_at + max_age
+        found.append(CurrentCheck(job.name, check, catalogue.get(check.metric), status, since))
+    return found
 
 
 def _sum_up(
     context: AppContext,
     facts: _Facts,
-    collectors: Mapping[str, CollectorView],
-    checks: Mapping[str, Sequence[CheckView]],
+    collectors: Mapping[str, CurrentCollector],
+    checks: Mapping[str, Sequence[CurrentCheck]],
     replicas: Sequence[Replica],
     warnings: Sequence[HealthCheck],
 ) -> State:
@@ -282,7 +373,9 @@ def _sum_up(
             running=sum(each.running is not None for each in views),
             paused=sum(each.paused for each in views),
         ),
-        checks=CheckCounts(passing=statuses["pass"], failing=statuses["fail"], unknown=statuses["unknown"]),
+        checks=CheckCounts(
+            passing=statuses[Status.PASS], failing=statuses[Status.FAIL], unknown=statuses[Status.UNKNOWN]
+        ),
         active=sorted(chain.from_iterable(facts.active.values()))[:_MAX_ACTIVE],
         next_run=NextRun(collector=coming[1], at=coming[0]) if coming else None,
         delivery=DeliveryView(
@@ -301,8 +394,8 @@ def _sum_up(
     # Not with the clock, nor with how far a quota has run down and how much was delivered.
     volatile = {"now", "quota", "webhooks", "replicas"}
     shown = [state.model_dump_json(exclude=volatile), *(each.resource for each in state.quota if each.empty_at)]
-    shown += [f"{each.name} {each.pause} {each.schedule} {each.last_run and each.last_run.id}" for each in views]
-    shown += [f"{each.name} {each.last_run}" for each in views if each.is_retrying]
+    shown += [f"{each.name} {each.pause} {each.job.schedule.expression} {each.last and each.last.id}" for each in views]
+    shown += [f"{each.name} {each.last}" for each in views if each.is_retrying]
     shown += [each.id for each in replicas]
     shown += [f"{name} {count}" for name, count in context.changes.items()]
     revision = blake2b("\0".join(shown).encode(errors="replace"), digest_size=8).hexdigest()

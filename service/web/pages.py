@@ -1,8 +1,6 @@
 """The pages: rendered on the server, each at most once a second, and read by all from memory."""
 
-import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from html import escape
 from http import HTTPStatus
@@ -14,23 +12,33 @@ import anyio.to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service.collectors.github_ci.weekly_runs import Order
-from service.domain.samples import LINK, Status
+from service.domain.samples import Status
 from service.web import charts, delta
 from service.web.auth import is_expected
 from service.web.board import find_worst, read_board, read_history, to_cells
 from service.web.context import AppContext
-from service.web.overview import Overview, read_overview, read_run, read_week, view_runs
+from service.web.formats import (
+    format_ago,
+    format_clock,
+    format_number,
+    format_sentence,
+    format_span,
+    format_time,
+    link_host,
+    tone,
+)
+from service.web.overview import CurrentCheck, CurrentCollector, Overview, read_overview, read_run, read_week, view_runs
 from service.web.problems import Problem, unknown_run
 from service.web.routes import Before, ContextDep, Limit, Offset, PageLimit, read_run_log, refuse_unknown_query
 from service.web.samples import read_sample_pages
-from service.web.schemas import CheckView, CollectorView, RunView, format_number, format_sentence, tone
+from service.web.schemas import CheckView, RunView
 
 if TYPE_CHECKING:
     import jinja2
 
 _RECENT_RUNS = 10
 # More than this and a page is no board any more: the worst are shown, the others are on their collectors' pages.
-_MOST, _MOST_OF_MANY = 100, 40
+_MOST, _MOST_OF_MANY = 100, 30
 # What the office screen holds in letters that are read from five metres: columns and lines, from few checks to many.
 _TV_GRIDS = ((1, 1), (2, 1), (2, 2), (3, 2), (4, 2), (4, 3), (5, 3), (5, 4))
 _TV_TILES = 20
@@ -46,20 +54,21 @@ class Filters(NamedTuple):
     category: str = ""
     collector: str = ""
 
-    def match(self, check: CheckView) -> bool:
-        text = " ".join((check.collector, check.metric, *check.tags.values()))
+    def match(self, each: CurrentCheck) -> bool:
+        tags = each.check.tags
+        text = " ".join((each.collector, each.check.metric, *tags.values()))
         return (
             self.q.lower() in text.lower()
-            and self.status in ("", check.status)
-            and self.category in ("", check.tags.get("workflow_category"))
-            and self.collector in ("", check.collector)
+            and self.status in ("", each.status)
+            and self.category in ("", tags.get("workflow_category"))
+            and self.collector in ("", each.collector)
         )
 
-    def match_self(self, view: CollectorView) -> bool:
+    def match_self(self, each: CurrentCollector) -> bool:
         """Whether a collector is meant itself, whatever checks it has."""
-        is_meant = self.status == "" or (self.status == "fail" and (view.is_failing or view.is_retrying))
+        is_meant = self.status == "" or (self.status == "fail" and (each.is_failing or each.is_retrying))
         return (
-            is_meant and not self.category and self.collector in ("", view.name) and self.q.lower() in view.name.lower()
+            is_meant and not self.category and self.collector in ("", each.name) and self.q.lower() in each.name.lower()
         )
 
 
@@ -80,13 +89,13 @@ async def index(
     filters = Filters(q, status, category, collector)
 
     async def read(overview: Overview) -> dict[str, Any]:
-        every = [check for each in overview.checks.values() for check in each]
+        every = overview.every_check
         checks = [check for check in every if filters.match(check)]
         named = {check.collector for check in checks}
         collectors = [each for each in overview.collectors.values() if each.name in named or filters.match_self(each)]
         most = _MOST_OF_MANY if len(collectors) > _MOST else _MOST
         full = find_worst(collectors, most, _concern)
-        full.sort(key=lambda view: min(_concern(view), 2))
+        full.sort(key=lambda each: min(_concern(each), 2))
         names = dict.fromkeys(each.name for each in full)
         others = [each for each in collectors if each.name not in names]
         return {
@@ -94,14 +103,14 @@ async def index(
             "is_filtered": any(filters),
             "choices": {
                 "status": list(Status),
-                "category": sorted({check.tags.get("workflow_category", "") for check in every} - {""}),
+                "category": sorted({each.check.tags.get("workflow_category", "") for each in every} - {""}),
                 "collector": list(overview.collectors),
             },
-            "worst_checks": [check for check in every if check.status == "fail"][:3],
+            "worst_checks": [CheckView.model_validate(check) for check in every if check.status is Status.FAIL][:3],
             "board": await read_board(context, checks, names, rows=most, tiles=most),
             "full": full,
             "others": others,
-            "write_lines": lambda: _write_lines(others, context.lines),
+            "write_lines": lambda: "\n  ".join(map(_write_line, others)),
             "runs": await view_runs(context, await context.store.runs.list(limit=_RECENT_RUNS)),
         }
 
@@ -111,8 +120,7 @@ async def index(
 @router.get("/tv")
 async def screen(request: Request, context: ContextDep) -> Response:
     async def read(overview: Overview) -> dict[str, Any]:
-        checks = [check for each in overview.checks.values() for check in each]
-        board = await read_board(context, checks, tiles=_TV_TILES, is_screen=True)
+        board = await read_board(context, overview.every_check, tiles=_TV_TILES, is_screen=True)
         return {
             "board": board,
             "grid": next((each for each in _TV_GRIDS if each[0] * each[1] >= len(board.tiles)), _TV_GRIDS[-1]),
@@ -131,11 +139,11 @@ async def collector(
     by: Order = "failures",
 ) -> Response:
     async def read(overview: Overview) -> dict[str, Any]:
-        view = overview.collector(name)
+        current = overview.collector(name)
         found = await context.store.runs.list(name, limit=limit + 1, before=before)
         weeks, workflows = await read_week(context, name, by)
         return {
-            "collector": view,
+            "collector": current,
             "weeks": weeks,
             "workflows": workflows,
             "by": by,
@@ -156,7 +164,7 @@ async def check(request: Request, context: ContextDep, name: str, id: str) -> Re
         found = [each for each in overview.checks[name] if f"{each.id:x}" == id]
         if not found:
             raise Problem(404, f"{name} has no such check (any more).", "unknown-check")
-        view = found[0]
+        view = CheckView.model_validate(found[0])
         cycles, known = await read_history(context, name, view.id)
         cells = to_cells(cycles[-charts.BARS :], [known])
         return {
@@ -255,7 +263,7 @@ def _load_templates() -> "jinja2.Environment":
         "number": format_number,
         "sentence": format_sentence,
     }
-    templates.globals |= {"time": format_time, "ago": format_ago, "describe_state": describe_state, "tone": tone}
+    templates.globals |= {"time": format_time, "ago": format_ago, "tone": tone}
     return templates
 
 
@@ -276,92 +284,19 @@ async def _read_forgotten(context: AppContext, run_id: str) -> RunView:
     )
 
 
-def _write_lines(collectors: Iterable[CollectorView], known: dict[str, tuple[CollectorView, str]]) -> str:
-    """The rows of a table; by hand, because a thousand of them take a template 60 ms."""
-    lines = []
-    for view in collectors:
-        last, line = known.get(view.name, (None, ""))
-        if last is not view:
-            line = _write_line(view)
-            known[view.name] = view, line
-        lines.append(line)
-    return _Markup("\n  ".join(lines))
-
-
-def _write_line(collector: CollectorView) -> str:
-    name, (label, colour) = collector.name, describe_state(collector)
+def _write_line(collector: CurrentCollector) -> str:
+    """A row of a table; by hand, because a thousand of them take a template 60 ms."""
+    name, (label, colour) = collector.name, collector.state
     return (
         f'<tr><th scope="row"><a href="/collectors/{quote(name)}">{escape(name)}</a></th>'
-        f'<td><span class="badge {colour}">{escape(label)}</span></td><td>{escape(collector.schedule_in_words)}</td>\n'
+        f'<td><span class="badge {colour}">{label}</span></td><td>{escape(collector.schedule_in_words)}</td>\n'
         f"    <td>{format_ago(collector.next_run) if collector.next_run else '–'}</td>\n"
         f"    <td>{format_ago(collector.last_success) if collector.last_success else 'never'}</td></tr>"
     )
 
 
-def _concern(collector: CollectorView) -> int:
+def _concern(collector: CurrentCollector) -> int:
     """Less is worse."""
     if collector.is_retrying or collector.is_failing:
         return 0 if collector.is_retrying else 1
-    return {"warn": 2, "busy": 3}.get(describe_state(collector)[1], 4)
-
-
-def describe_state(collector: CollectorView) -> tuple[str, str]:
-    """What to call the collector's state, and its tone."""
-    last = collector.last_run
-    if last and collector.is_retrying:
-        return f"Retrying (attempt {last.attempts} of {collector.max_attempts})", "warn"
-    if collector.running:
-        return "Running", "busy"
-    if not collector.enabled:
-        return "Disabled", "idle"
-    if collector.paused:
-        return "Paused", "warn"
-    if last is None:
-        return "No run yet", "idle"
-    colour = tone(last.outcome)
-    return {"good": "Healthy", "bad": "Failing"}.get(colour, last.outcome), colour
-
-
-def format_span(seconds: float) -> str:
-    """A length of time in its two largest units: ``40 ms``, ``4.4 s``, ``1 min 5 s``, ``3 d 2 h``."""
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    for unit, size, lesser, lesser_size in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
-        if whole >= size:
-            count, rest = divmod(whole, size)
-            return f"{count} {unit} {rest // lesser_size} {lesser}" if rest >= lesser_size else f"{count} {unit}"
-    return f"{whole} s"
-
-
-def format_clock(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat(" ")[:19]
-
-
-class _Markup(str):
-    """Markup of ours, which is not escaped."""
-
-    __slots__ = ()
-
-    def __html__(self) -> str:
-        return self
-
-
-def format_time(at: datetime) -> str:
-    """The instant, and beside it how long ago that is, which the browser fills in."""
-    clock = format_clock(at)
-    return _Markup(f'<time datetime="{at.isoformat()}">{clock}</time> <small data-time="{at.isoformat()}"></small>')
-
-
-def format_ago(at: datetime) -> str:
-    """The instant; the browser says instead how long ago it was."""
-    clock = format_clock(at)
-    return _Markup(f'<time datetime="{at.isoformat()}" data-time title="{clock} UTC">{clock}</time>')
-
-
-def link_host(url: str) -> str:
-    """Where an address leads, for who is asked to follow it; empty where it is to be no link."""
-    found = re.fullmatch(LINK, url)
-    return found[1] if found else ""
+    return {"warn": 2, "busy": 3}.get(collector.state[1], 4)

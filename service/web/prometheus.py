@@ -26,8 +26,7 @@ from service.domain.runs import Cause, Outcome, Run
 
 if TYPE_CHECKING:
     from service.web.context import AppContext
-    from service.web.overview import Overview
-    from service.web.schemas import CheckView
+    from service.web.overview import CurrentCheck, Overview
 
 PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -81,7 +80,7 @@ class Telemetry:
         self.registry = CollectorRegistry()
         self.lags: deque[float] = deque(maxlen=_LAGS)
         self.runs: dict[str, _Runs] = {}
-        self.check_lines: dict[str, tuple[Sequence[CheckView], tuple[str, ...]]] = {}
+        self.check_lines: dict[str, tuple[Sequence[CurrentCheck], tuple[str, ...]]] = {}
         own: dict[str, Any] = {"namespace": "infra_health", "registry": self.registry}
         text = "Time from a slot to its run's start"
         self._lateness = Histogram("run_start_lateness_seconds", text, buckets=_LATENESSES, **own)
@@ -195,12 +194,13 @@ def _of_overview(context: "AppContext", overview: "Overview") -> Iterator[_Famil
         yield f"check_{field}", "gauge", what, [text[at] for text in lines]
 
 
-def _write_checks(collector: str, checks: "Sequence[CheckView]") -> tuple[str, str, str]:
+def _write_checks(collector: str, checks: "Sequence[CurrentCheck]") -> tuple[str, str, str]:
     """The lines of state, value and threshold."""
     states, values, thresholds = [], [], []
-    for check in checks:
-        labels = {"collector": collector, **{label: check.tags.get(label, "") for label in _CHECK_LABELS}}
-        states.append(_line("infra_health_check_state", labels, _STATES[check.status]))
+    for each in checks:
+        check, tags = each.check, each.check.tags
+        labels = {"collector": collector, **{label: tags.get(label, "") for label in _CHECK_LABELS}}
+        states.append(_line("infra_health_check_state", labels, _STATES[each.status]))
         if check.value is not None:
             values.append(_line("infra_health_check_value", labels, check.value))
         if condition := conditions.parse(check.limit):

@@ -18,6 +18,7 @@ from service.domain.runs import Actor, Cause, Outcome, Run
 from service.web.board import read_history
 from service.web.context import AppContext
 from service.web.overview import (
+    CurrentCheck,
     check_life,
     check_readiness,
     find_job,
@@ -202,13 +203,14 @@ async def state(context: ContextDep) -> State:
 async def collectors(context: ContextDep) -> Response:
     """All collectors with schedule, next run, last run, last error"""
     overview = await read_overview(context)
-    return await _respond(context, lambda: Collectors(collectors=list(overview.collectors.values())))
+    views = {"collectors": list(overview.collectors.values())}
+    return await _respond(context, lambda: Collectors.model_validate(views))
 
 
 @api.get("/collectors/{name}", responses=problems(404))
 async def collector(context: ContextDep, name: str) -> CollectorView:
     """One collector"""
-    return await read_collector(context, name)
+    return CollectorView.model_validate(await read_collector(context, name))
 
 
 @api.get("/collectors/{name}/checks", response_model=Checks, responses=problems(404))
@@ -260,11 +262,18 @@ async def check_history(context: ContextDep, name: str, check: str) -> CheckHist
 async def _find_checks(
     request: Request, context: AppContext, name: str, metric: str, offset: int, limit: int
 ) -> Response:
-    found = [check for check in await read_checks(context, name) if not metric or check.is_named(metric)]
+    found = [check for check in await read_checks(context, name) if not metric or _is_named(check, metric)]
     if metric and not found:
         raise Problem(404, f"Collector {name} has no check of {metric!r}.", "unknown-check")
-    shown, following = found[offset : offset + limit], _next_page(request, offset, limit, len(found))
-    return await _respond(context, lambda: Checks(checks=shown, total=len(found), next=following))
+    values = {"checks": found[offset : offset + limit], "total": len(found)}
+    values["next"] = _next_page(request, offset, limit, len(found))
+    return await _respond(context, lambda: Checks.model_validate(values))
+
+
+def _is_named(current: CurrentCheck, name: str) -> bool:
+    """Whether ``name`` means this check: its metric, the last parts of that, or the check's own name."""
+    metric, tags = current.check.metric, current.check.tags
+    return name in (metric, tags.get("check")) or metric.endswith(f".{name}")
 
 
 @api.get("/log")
@@ -406,7 +415,7 @@ async def pause(context: ContextDep, name: str, actor: ActorDep) -> CollectorVie
     """Suspends the schedule, across restarts, too"""
     await context.scheduler.pause(name, actor)
     context.changed()
-    return await read_collector(context, name)
+    return CollectorView.model_validate(await read_collector(context, name))
 
 
 @api.post("/collectors/{name}/resume", responses=problems(403, 404), openapi_extra=_REASON)
@@ -414,7 +423,7 @@ async def resume(context: ContextDep, name: str, actor: ActorDep) -> CollectorVi
     """Resumes the schedule; the latest slot that was missed starts at once"""
     await context.scheduler.resume(name, actor)
     context.changed()
-    return await read_collector(context, name)
+    return CollectorView.model_validate(await read_collector(context, name))
 
 
 async def _wait_for(request: Request, context: AppContext, run_id: str, seconds: float) -> Run | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
@@ -17,45 +17,18 @@ from pydantic import (
     computed_field,
 )
 
-from service.domain import conditions
-from service.domain.checks import Check, check_id, status_at
+from service.domain.checks import check_id
 from service.domain.delivery import DeliveryStatus
-from service.domain.runs import Outcome, Run
-from service.domain.samples import Evidence, Metric, Status
+from service.domain.runs import Run
+from service.domain.samples import Evidence
+from service.web.formats import RUNNING
 
 API = "/api/v1"
-RUNNING = "Running"
 
 Instant = Annotated[AwareDatetime, AfterValidator(lambda at: at.astimezone(UTC))]
 HealthStatus = Literal["ok", "warn", "fail"]
 Counts = Mapping[DeliveryStatus, int]
-
-_TONES: Mapping[str, str] = {
-    RUNNING: "busy",
-    Outcome.COMPLETE: "good",
-    Outcome.PARTIAL: "warn",
-    Outcome.REPLACED: "warn",
-    Outcome.CANCELLED: "warn",
-    Outcome.INTERRUPTED: "warn",
-}
-
-
-def tone(outcome: str) -> str:
-    """The colour and sign of the style sheet for a run's outcome; the word beside it says the same."""
-    return _TONES.get(outcome, "bad")
-
-
-def format_number(value: float, digits: int = 6) -> str:
-    """As people write it: ``41,000``, ``0.916667``; only what has more than 15 digits as a power of ten."""
-    if abs(value) >= 1e15:
-        return f"{value:.4g}"
-    is_whole = value == round(value) or abs(value) >= 10 ** (digits - 1)
-    return f"{value + 0.0:,.0f}" if is_whole else f"{value:,.{digits}g}"
-
-
-def format_sentence(text: str) -> str:
-    """With a capital where the first word is one, and no name such as ``tests.yml``."""
-    return text[:1].upper() + text[1:] if text.partition(" ")[0].isalpha() else text
+Errors = tuple[Annotated[str, BeforeValidator(str)], ...]
 
 
 def run_address(run_id: str) -> str:
@@ -136,7 +109,7 @@ class RunView(View):
     replica: str = Field("", validation_alias="owner")
     attempts: int = 0
     outcome: Annotated[str, BeforeValidator(lambda outcome: outcome or RUNNING)] = RUNNING
-    errors: tuple[Annotated[str, BeforeValidator(str)], ...] = ()
+    errors: Errors = ()
     samples: int = 0
     delivery: Counts = {}
 
@@ -162,17 +135,17 @@ class RunView(View):
 class LastError(View):
     """What went wrong last, with the run that says more."""
 
-    run: str
-    at: Instant
-    errors: tuple[str, ...]
+    run: str = Field(validation_alias="id")
+    at: Instant = Field(validation_alias="ended")
+    errors: Errors
 
 
 class PauseView(View):
     """Since when a schedule is suspended, ``by`` whom (the name they gave, else their address) and why."""
 
     at: Instant
-    by: str
-    reason: str
+    by: Annotated[str, BeforeValidator(lambda actor: actor.name or actor.source)] = Field(validation_alias="actor")
+    reason: str = Field(validation_alias=AliasPath("actor", "reason"))
 
 
 class CollectorView(View):
@@ -185,12 +158,12 @@ class CollectorView(View):
     """
 
     name: str
-    type: str
-    schedule: str
+    type: str = Field(validation_alias=AliasPath("job", "settings", "type"))
+    schedule: str = Field(validation_alias=AliasPath("job", "schedule", "expression"))
     schedule_in_words: str
-    time_zone: str
-    service: str
-    enabled: bool
+    time_zone: Annotated[str, BeforeValidator(str)] = Field(validation_alias=AliasPath("job", "settings", "time_zone"))
+    service: str = Field(validation_alias=AliasPath("job", "settings", "service"))
+    enabled: bool = Field(validation_alias=AliasPath("job", "settings", "enabled"))
     paused: bool
     pause: PauseView | None = None
     max_attempts: int = 1
@@ -199,7 +172,7 @@ class CollectorView(View):
     last_slot: Instant | None = None
     last_run: RunView | None = None
     last_success: Instant | None = None
-    last_error: LastError | None = None
+    last_error: LastError | None = Field(None, validation_alias="last_failure")
     samples: int = 0
     note: str | None = None
 
@@ -210,22 +183,6 @@ class CollectorView(View):
         address = f"{API}/collectors/{name}"
         acts = {act: f"{address}/{act}" for act in ("pause", "resume")}
         return {"self": address, "run": f"{address}/runs", "history": f"{API}/runs?collector={name}", **acts}
-
-    @property
-    def is_failing(self) -> bool:
-        """By the last run that ended: a run under way does not make a failing collector well."""
-        last, error = self.last_run, self.last_error
-        if not self.enabled or last is None:
-            return False
-        if last.ended:
-            return tone(last.outcome) == "bad"
-        return error is not None and (self.last_success is None or error.at > self.last_success)
-
-    @property
-    def is_retrying(self) -> bool:
-        """Between two attempts of a run, or in a further one."""
-        last = self.last_run
-        return last is not None and last.ended is None and bool(last.errors)
 
 
 class Triggered(View):
@@ -266,41 +223,19 @@ class CheckView(View):
     """
 
     collector: str
-    metric: str
-    help: str = ""
-    unit: str = ""
-    tags: Mapping[str, str]
+    metric: str = Field(validation_alias=AliasPath("check", "metric"))
+    help: str = Field("", validation_alias=AliasPath("catalogued", "help"))
+    unit: str = Field("", validation_alias=AliasPath("catalogued", "unit"))
+    tags: Mapping[str, str] = Field(validation_alias=AliasPath("check", "tags"))
     status: Literal["pass", "fail", "unknown"]
-    value: float | None = None
-    condition: str
-    limit: str = ""
+    value: float | None = Field(None, validation_alias=AliasPath("check", "value"))
+    condition: str = Field(validation_alias=AliasPath("check", "condition"))
+    limit: str = Field("", validation_alias=AliasPath("check", "limit"))
     why: str
     summary: str = ""
     since: Instant
-    measured_at: Instant | None = None
-    evidence: tuple[Evidence, ...] = ()
-
-    @classmethod
-    def of(cls, collector: str, check: Check, metric: Metric | None, now: datetime, max_age: timedelta) -> "CheckView":
-        status = status_at(check, now, max_age)
-        is_stale = status is not check.status and check.measured_at is not None
-        # Without validation: these are values of our own, and there may be thousands.
-        return cls.model_construct(
-            collector=collector,
-            metric=check.metric,
-            help=metric.help if metric else "",
-            unit=metric.unit if metric else "",
-            tags=check.tags,
-            status=status.value,
-            value=check.value,
-            condition=check.condition,
-            limit=check.limit,
-            why=_explain(check, status),
-            summary=_summarize(check, metric, status),
-            since=check.measured_at + max_age if is_stale and check.measured_at else check.since,
-            measured_at=check.measured_at,
-            evidence=check.evidence,
-        )
+    measured_at: Instant | None = Field(None, validation_alias=AliasPath("check", "measured_at"))
+    evidence: tuple[Evidence, ...] = Field((), validation_alias=AliasPath("check", "evidence"))
 
     @property
     def id(self) -> int:
@@ -316,10 +251,6 @@ class CheckView(View):
     def links(self) -> dict[str, str]:
         history = f"{API}/collectors/{quote(self.collector, safe='')}/history/{self.id:x}"
         return {"history": history, "page": self.href}
-
-    def is_named(self, name: str) -> bool:
-        """Whether ``name`` means this check: its metric, the last parts of that, or the check's own name."""
-        return name in (self.metric, self.tags.get("check")) or self.metric.endswith(f".{name}")
 
     def detail(self, *names: str) -> str:
         """What tells the check from its neighbours, by these tags."""
@@ -528,37 +459,3 @@ class Workflows(View):
     workflows: Sequence[WorkflowView]
     total: int
     next: str | None = None
-
-
-def _summarize(check: Check, metric: Metric | None, status: Status) -> str:
-    """What there is to say of a check at first; made of what its metric is where its collector says nothing."""
-    why, tags = _explain(check, status), check.tags
-    if check.summary:
-        is_old = status is Status.UNKNOWN and check.status is not Status.UNKNOWN
-        return f"{check.summary}; {why}" if is_old else check.summary
-    if check.measured_at is None:
-        return why
-    named = " of ".join(dict.fromkeys((tags["check"], tags["task"]))).replace("_", " ")
-    return f"{metric.help.partition(';')[0] if metric and metric.help else named}: {why}"
-
-
-def _explain(check: Check, status: Status) -> str:
-    if check.value is None or check.measured_at is None:
-        reason = check.summary or "its source has no data for it, or none that is recent enough"
-        return f"nothing was measured yet: {reason}"
-    condition, written = conditions.parse(check.limit), check.condition.strip()
-    value = format_number(check.value)
-    if status is Status.UNKNOWN:
-        if check.status is not Status.UNKNOWN:
-            return "the value is too old to judge by"
-        if check.is_missing:
-            return check.summary or "nothing was measured lately"
-        if check.past:
-            return f"{value} has no verdict: its earlier values make no number of {written}"
-        return f"{value} has no verdict: {'its source gives none' if condition else 'no threshold is set'}"
-    if condition and (check.past or condition.status(check.value) is status):
-        holds = condition.status(check.value) is Status.PASS
-        limit = f" ({check.limit.strip()})" if check.limit != check.condition else ""
-        late = "" if holds is (status is Status.PASS) else ", but not often enough in a row to fail"
-        return f"{value} is{'' if holds else ' not'} {written}{limit}{late}"
-    return f"the source says {status.value} of {value}"

@@ -96,7 +96,10 @@ async def test_what_was_under_way_when_the_process_died_is_settled_at_the_next_s
         assert run
         assert (run.outcome, run.ended) == (Outcome.INTERRUPTED, NOW + timedelta(hours=1))
         assert run.error == "the daemon ended before the run did"
-        assert [cycle.outcome for cycle in (await store.checks.cycles(["ci"]))["ci"]] == ["Complete", "Interrupted"]
+        assert [cycle.outcome for cycle in (await store.checks.histories(["ci"], {}, NOW))[0]["ci"]] == [
+            "Complete",
+            "Interrupted",
+        ]
         assert await store.outbox.counts([done.id]) == {done.id: {DeliveryStatus.PENDING: 3, DeliveryStatus.UNKNOWN: 2}}
         assert await store.outbox.lost("ci", NOW) == {DeliveryStatus.UNKNOWN: 2}
         await store.runs.begin(started(2), forbids=True)

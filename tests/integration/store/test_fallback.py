@@ -91,7 +91,7 @@ async def test_runs_go_on_in_memory_and_come_to_the_disk_later(tmp_path: Path) -
         assert await store.runs.pauses() == {}
         assert await store.checks.notified("ci") == ({KEY: NotifiedState(Status.FAIL, NOW)}, 1)
         assert [entry.action for entry in await store.runs.audit_entries()] == ["resume"]
-        assert len((await store.checks.cycles(["ci", "evals"]))["ci"]) == 3
+        assert len((await store.checks.histories(["ci", "evals"], {}, NOW))[0]["ci"]) == 3
         assert await deliver(store) == 6
 
 

@@ -115,7 +115,7 @@ async def test_runs_by_webhook_push_no_other_out_draw_no_bar_and_say_nothing_of_
     assert await store.runs.latest() == {"ci": failed}
     assert await store.runs.last_failures() == {"ci": failed}
     assert await store.runs.last_successes() == {"ci": polled.ended}
-    assert [cycle.run for cycle in (await store.checks.cycles(["ci"]))["ci"]] == [polled.id, failed.id]
+    assert [cycle.run for cycle in (await store.checks.histories(["ci"], {}, NOW))[0]["ci"]] == [polled.id, failed.id]
 
 
 async def test_pauses_audit_and_logs_are_kept(store: Store) -> None:
@@ -214,16 +214,16 @@ async def test_a_board_reads_cycles_cells_and_hours(store: Store) -> None:
         of_run = check(status, value, NOW + measured * MINUTE)
         await keep(store, started(minute), checks=[of_run])
     last = await store.checks.last_cycles(["ci", "evals"])
-    cycles = (await store.checks.cycles(["ci", "evals"]))["ci"]
+    cycles = (await store.checks.histories(["ci", "evals"], {}, NOW))[0]["ci"]
     assert [cycle.run for cycle in cycles] == [started(minute).id for minute in range(4)]
     assert last == {"ci": cycles[-1].number}
     assert (cycles[1].started, cycles[1].seconds, cycles[1].outcome) == (NOW + MINUTE, 9.0, "Complete")
-    assert (await store.checks.cycles(["ci"], 2))["ci"] == cycles[2:]
+    assert (await store.checks.histories(["ci"], {}, NOW, 2))[0]["ci"] == cycles[2:]
     assert await store.checks.cycle(cycles[2].run) == ("ci", cycles[2])
     assert await store.checks.cycle("none") is None
 
     numbers = [cycle.number for cycle in cycles]
-    found = (await store.checks.histories([number], numbers, NOW))[number]
+    found = (await store.checks.histories(["ci"], {"ci": [number]}, NOW))[1][number]
     assert [found.cells[each] for each in numbers] == [
         Cell("pass", False, 1.0),
         Cell("fail", False, 7.0),
@@ -231,4 +231,4 @@ async def test_a_board_reads_cycles_cells_and_hours(store: Store) -> None:
         Cell("unknown", False, None),
     ]
     assert found.hours == (Hour(NOW, 1.0, 7.0, 7.0, True, 5.0),)
-    assert (await store.checks.histories([5], numbers, NOW))[5].cells == {}
+    assert (await store.checks.histories(["ci"], {"ci": [5]}, NOW))[1][5].cells == {}

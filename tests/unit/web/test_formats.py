@@ -2,8 +2,7 @@
 
 import pytest
 
-from service.web.pages import format_span, link_host
-from service.web.schemas import format_number
+from service.web.formats import format_number, format_span, link_host
 
 
 @pytest.mark.parametrize(
