@@ -5,7 +5,7 @@
 
 import math
 import random
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,7 +17,6 @@ import anyio
 import anyio.to_thread
 import httpx
 import msgspec
-import zstandard
 
 from service.clock import Clock
 from service.config.clients import retry_after
@@ -25,16 +24,17 @@ from service.config.masking import redact
 from service.domain.errors import Rejected, Unauthorized, Unavailable
 from service.github.answers import Exhausted, NotFound, Refused, find_way_out, read_graphql, read_message
 from service.github.auth import HEADERS, Auth, TokenSource, fingerprint
+from service.github.etags import Entry, EtagCache, Key, decode_body
 from service.github.rate_limit import Quota, RateLimit
 
 __all__ = ["Github", "NotFound", "Refused", "Usage", "count_usage"]
 
 T = TypeVar("T")
 Decode = Callable[[bytes], T]
-_Key = tuple[str, str]  # a token's fingerprint and an address: GitHub's ETags belong to the token
 
 _BACK_OFF = (0.5, 1.0, math.inf)  # seconds; the third try is the last
 _TIMEOUT = httpx.Timeout(15, connect=5, pool=None)
+_PATIENCE = 6.25  # seconds: the longest wait that a call sits out itself
 _WHOLE_ANSWER = 60.0  # seconds; httpx bounds each read, and a body may trickle
 _LONGEST_BODY = 32 * 1024 * 1024
 _REDIRECTS = 5
@@ -92,22 +92,14 @@ class _Request:
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    """A body and the validator under which GitHub would send it again."""
-
-    etag: str
-    packed: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class _Answer:
     """``key``: of the cache; ``entry``: what a 304 confirms."""
 
     status: int
     headers: httpx.Headers
     body: bytes
-    key: _Key
-    entry: _Entry | None
+    key: Key
+    entry: Entry | None
 
     @property
     def has_value(self) -> bool:
@@ -117,8 +109,8 @@ class _Answer:
 class Github:
     """Asks GitHub at ``api_url`` (``https://api.github.com``, ``https://HOST/api/v3``) with the token of ``source``.
 
-    ``patience``: the longest wait in seconds that a call sits out itself; it never waits beyond the caller's deadline
-    (anyio's), but raises Unavailable with ``retry_after``. ``cache_bytes``: of answers kept by their ETags, packed.
+    A call sits out a wait of some seconds, but none beyond the caller's deadline (anyio's): it raises Unavailable with
+    ``retry_after``. ``cache_bytes``: of answers kept by their ETags, packed.
     ``requests``: answers so far by status, "error" where none came.
     ``expect``, ``spare``, ``shortage``: what may be spent on questions that can wait, see RateLimit.
     """
@@ -130,7 +122,6 @@ class Github:
         client: httpx.AsyncClient,
         clock: Clock,
         *,
-        patience: float = 5.0,
         points_a_minute: int = 900,
         cache_bytes: int = 8 * 1024 * 1024,
     ) -> None:
@@ -141,12 +132,10 @@ class Github:
         self._graphql = httpx.URL((base.removesuffix("/v3") if base.endswith("/api/v3") else base) + "/graphql")
         self._client = client
         self._clock = clock
-        self._patience = patience
         self._auth = Auth(source, clock)
         self._limit = RateLimit(clock, points_a_minute)
         self.expect = self._limit.expect
-        self._cache: OrderedDict[_Key, _Entry] = OrderedDict()  # the bodies used last
-        self._cache_bytes, self._cached_bytes = cache_bytes, 0
+        self._cache = EtagCache(cache_bytes)
         # A page of runs is a megabyte: one at a time bounds the memory and costs no time.
         self._decoding = anyio.CapacityLimiter(1)
         self._moved: dict[bytes, bytes] = {}
@@ -214,7 +203,7 @@ class Github:
                 # Spread, so that twenty requests that failed together don't come back together.
                 wait = (back_off if error.retry_after is None else error.retry_after) * random.uniform(1.0, 1.25)  # noqa: S311 - no secret
                 left = anyio.current_effective_deadline() - anyio.current_time()
-                if back_off == math.inf or wait > min(self._patience * 1.25, left):
+                if back_off == math.inf or wait > min(_PATIENCE, left):
                     raise
                 await self._clock.sleep(wait)
             else:
@@ -226,26 +215,27 @@ class Github:
         token = await self._auth.token()
         answer = await self._follow(request, token)
         if not answer.has_value:
-            self._keep(answer.key, None)
+            self._cache.keep(answer.key, None)
             await self._raise_refusal(request, answer, token)
         self._limit.note_success()
         etag = answer.headers.get("etag") if request.is_cached and not answer.entry else None
         try:
-            source = answer.entry or answer.body
-            result, new = await anyio.to_thread.run_sync(_decode, source, etag, decode, limiter=self._decoding)
+            result, kept = await anyio.to_thread.run_sync(
+                decode_body, answer.entry or answer.body, etag, decode, _LONGEST_BODY, limiter=self._decoding
+            )
         except Exhausted:
             wait = self._limit.exhaust(request.resource, answer.headers)
             raise Unavailable(f"GitHub's {request.resource} limit is used up", retry_after=wait) from None
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-            self._keep(answer.key, None)
+            self._cache.keep(answer.key, None)
             kind = redact(answer.headers.get("content-type", "no type").partition(";")[0])[:60]
             hint = f"; {_NOT_THE_API}" if kind == "text/html" else ""
             raise Unavailable(
                 f"GitHub answered {answer.status} to {request}, but not with what it should be "
                 f"({len(answer.body)} bytes of {kind}): {redact(str(error))[:200]}{hint}"
             ) from error
-        if kept := new or answer.entry:
-            self._keep(answer.key, kept)
+        if kept:
+            self._cache.keep(answer.key, kept)
         return result
 
     async def _follow(self, request: _Request, token: str | None) -> _Answer:
@@ -312,16 +302,6 @@ class Github:
         self._limit.note(request.resource, response.status_code, response.headers)
         return _Answer(response.status_code, response.headers, body, key, entry if status == "304" else None)
 
-    def _keep(self, key: _Key, entry: _Entry | None) -> None:
-        """In place of what was kept under ``key``; what was used longest ago goes."""
-        known = self._cache.pop(key, None)
-        self._cached_bytes -= len(known.packed) if known else 0
-        if entry:
-            self._cache[key] = entry
-            self._cached_bytes += len(entry.packed)
-        while self._cached_bytes > self._cache_bytes:
-            self._cached_bytes -= len(self._cache.popitem(last=False)[1].packed)
-
     async def _raise_refusal(self, request: _Request, answer: _Answer, token: str | None) -> None:
         status, message = answer.status, read_message(answer.body)
         said = f"GitHub answered {status}{': ' if message else ''}{message} ({request})"
@@ -339,15 +319,6 @@ class Github:
             hint = "there is no such thing, or the token may not see it" if message else _NOT_THE_API
             raise NotFound(f"{said}: {hint}", status)
         raise Refused(said + find_way_out(answer.headers), status)
-
-
-def _decode(source: bytes | _Entry, etag: str | None, decode: Decode[T]) -> tuple[T, _Entry | None]:
-    """The value, and what the cache keeps under ``etag``. CPU work."""
-    if isinstance(source, _Entry):
-        return decode(zstandard.decompress(source.packed, max_output_size=_LONGEST_BODY)), None
-    packed = zstandard.compress(source, 1) if etag else b""
-    # A copy: zstandard gives what it made in a buffer for the worst case, which stays as large as the body.
-    return decode(source), _Entry(etag, bytes(memoryview(packed))) if etag else None
 
 
 async def _read_body(response: httpx.Response) -> bytes:

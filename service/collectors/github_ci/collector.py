@@ -12,16 +12,9 @@ import anyio.to_thread
 import msgspec
 import structlog
 
-from service.collectors.github_ci import weekly_runs
+from service.collectors.github_ci import catalogue, weekly_runs
 from service.collectors.github_ci.actions import Actions, Budget, explains, list_workflows
-from service.collectors.github_ci.catalogue import (
-    CHECK_TAGS,
-    METRICS,
-    QUOTA_LIMIT,
-    QUOTA_REMAINING,
-    expected_checks,
-    expected_metrics,
-)
+from service.collectors.github_ci.catalogue import QUOTA_LIMIT, QUOTA_REMAINING
 from service.collectors.github_ci.deliveries import Deliveries
 from service.collectors.github_ci.pull_requests import is_branch, is_label
 from service.collectors.github_ci.repository import CYCLE_POINTS, RepositoryCycle, Stored
@@ -62,10 +55,10 @@ class GithubCi:
     """
 
     Settings = GithubCiSettings
-    metrics = METRICS
+    metrics, check_tags = catalogue.METRICS, catalogue.CHECK_TAGS
     own_metrics = (QUOTA_REMAINING, QUOTA_LIMIT)
-    check_tags = CHECK_TAGS
-    expected_checks, expected_metrics = staticmethod(expected_checks), staticmethod(expected_metrics)
+    expected_checks = staticmethod(catalogue.expected_checks)
+    expected_metrics = staticmethod(catalogue.expected_metrics)
 
     def __init__(self, settings: GithubCiSettings, context: Context) -> None:
         self._name = context.name
@@ -74,7 +67,7 @@ class GithubCi:
         self._state = context.state
         self._deliveries: Deliveries = context.deliveries
         self._schedule = cron.parse(settings.schedule)
-        self._asked = {metric for metric, _ in expected_checks(settings)}
+        self._asked = {metric for metric, _ in catalogue.expected_checks(settings)}
         self.repositories, self.watch = settings.all_repositories, settings.watch_interval
         self._seen: dict[str, set[tuple[int, int]]] = {}  # what ended on the watched page
         self._notes: list[str] = []

@@ -14,11 +14,12 @@ import msgspec
 
 from service.collectors.github_ci import metrics
 from service.collectors.github_ci.actions import explains
+from service.collectors.github_ci.measurement import Measurement
 from service.collectors.github_ci.metrics import Finding
-from service.collectors.github_ci.models import Named, Time, make_evidence, newest
-from service.collectors.github_ci.settings import LABELS, GithubCiSettings
+from service.collectors.github_ci.models import Named, Text, Time, make_evidence, newest
+from service.collectors.github_ci.settings import LABELS
 from service.collectors.github_ci.state import State
-from service.domain.errors import HealthError, Rejected, Unauthorized, Unavailable
+from service.domain.errors import Rejected, Unauthorized, Unavailable
 from service.domain.samples import Evidence
 from service.github.client import Github, NotFound, Refused
 
@@ -49,67 +50,54 @@ class Counted:
 class Answer:
     """``counts`` and ``errors`` by the groups' names.
 
-    ``has_branch``, ``labels``: whether they are there, as far as GraphQL told; ``default_branch``: "" where it did not.
+    ``has_branch``, ``labels``: whether they are there, as far as GraphQL told.
     """
 
     counts: dict[str, Counted] = field(default_factory=dict)
     errors: dict[str, Unavailable | Rejected] = field(default_factory=dict)
     has_branch: bool | None = None
     labels: dict[str, bool] = field(default_factory=dict)
-    default_branch: str = ""
 
 
-@dataclass(slots=True)
-class Labelled:
-    """What an answer comes to. ``failures`` by part; ``notes`` for the operator."""
-
-    answer: Answer
-    findings: list[Finding] = field(default_factory=list)
-    failures: dict[str, HealthError] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-
-async def measure(github: Github, state: State, settings: GithubCiSettings, now: datetime) -> Labelled:
-    """Raises the worst error where nothing could be counted."""
-    since = now - settings.weekly_window
+async def measure(github: Github, known: Measurement) -> Answer:
+    """Adds what is measured to ``known``. Raises the worst error where nothing could be counted."""
+    settings, repo = known.settings, known.state.repo
+    since = known.now - settings.weekly_window
     groups = {name: Group(getattr(settings, key), since) for name, key in LABELS.items()}
     if settings.bug_label:
         bugs = [(settings.bug_label,), *((settings.bug_label, label) for label in settings.bug_sub_labels)]
         groups |= {f"bugs_{place}": Group(labels) for place, labels in enumerate(bugs)}
     groups = {name: group for name, group in groups.items() if group.labels}
-    answer = await count(github, state, groups)
+    answer = await count(github, known.state, groups)
     if groups and len(answer.errors) == len(groups):
         raise max(answer.errors.values(), key=explains)
-    found = Labelled(answer, failures={f"pull requests, {name}": error for name, error in answer.errors.items()})
-    for name in answer.counts:
+    for name, counted in answer.counts.items():
+        group, absent = groups[name], list[str]()
         try:
-            await _measure_group(github, state.repo, settings, name, groups[name], found)
+            for label in () if counted.count else group.labels:
+                if not (answer.labels[label] if label in answer.labels else await is_label(github, repo, label)):
+                    absent.append(label)
+            known.findings.append(_measure_group(name, group, counted, absent, known))
         except (Unavailable, Rejected) as error:
-            found.failures[f"pull requests, {name}"] = error
-    return found
+            answer.errors[name] = error
+    known.failures |= {f"pull requests, {name}": error for name, error in answer.errors.items()}
+    return answer
 
 
-async def _measure_group(
-    github: Github, repo: str, settings: GithubCiSettings, name: str, group: Group, found: Labelled
-) -> None:
+def _measure_group(name: str, group: Group, counted: Counted, absent: Sequence[str], known: Measurement) -> Finding:
     """Labels that are not there count nothing: one of a group is enough, of a bug's both are needed."""
-    counted, told, labels = found.answer.counts[name], found.answer.labels, group.labels
+    settings, labels = known.settings, group.labels
     is_sub = not group.since and len(labels) > 1
     metric, tags = f"github.{name if group.since else 'bugs'}.count", {"label": labels[-1]} if is_sub else {}
-    absent = []
-    for label in () if counted.count else labels:
-        if not (told[label] if label in told else await is_label(github, repo, label)):
-            absent.append(label)
     if not absent or (group.since and len(absent) < len(labels)):
         summary = _summarize(counted.count, labels, settings.weekly_window if group.since else None)
-        found.findings.append(Finding(metric, counted.count, summary, newest(counted.evidence), tags))
-        return
+        return Finding(metric, counted.count, summary, newest(counted.evidence), tags)
     key = LABELS.get(name, "bug_sub_labels" if is_sub else "bug_label")
-    reason = f"{repo} has no label {' or '.join(map(repr, absent))}: correct {key}, or create it"
+    reason = f"{known.state.repo} has no label {' or '.join(map(repr, absent))}: correct {key}, or create it"
     if key in settings.model_fields_set:
         raise Rejected(reason)
-    found.notes.append(reason)  # a default that means nothing here
-    found.findings.append(Finding(metric, None, reason, tags=tags))
+    known.notes.append(reason)  # a default that means nothing here
+    return Finding(metric, None, reason, tags=tags)
 
 
 def _summarize(number: int, labels: Sequence[str], window: timedelta | None) -> str:
@@ -121,8 +109,8 @@ def _summarize(number: int, labels: Sequence[str], window: timedelta | None) -> 
 
 
 class _Item(msgspec.Struct, rename="camel"):
-    title: str | None = None
-    url: str | None = None
+    title: Text = None
+    url: Text = None
     merged_at: Time | None = None
     updated_at: Time | None = None
     created_at: Time | None = None
@@ -134,9 +122,8 @@ class _PageInfo(msgspec.Struct, rename="camel"):
 
 
 class _Field(msgspec.Struct, rename="camel"):
-    """A list of pull requests or issues, a branch, or a label."""
+    """A list of pull requests or issues; empty for a branch or a label."""
 
-    name: str = ""
     total_count: int | None = None
     nodes: list[_Item] | None = None
     page_info: _PageInfo | None = None
@@ -183,16 +170,12 @@ async def count(github: Github, state: State, groups: Mapping[str, Group]) -> An
 async def _count_by_lists(github: Github, repo: str, branch: str, groups: Mapping[str, Group]) -> Answer:
     wanted = sorted({label for group in groups.values() for label in group.labels})
     labels = {f"label_{place}": label for place, label in enumerate(wanted)}
-    fields = [f"branch: ref(qualifiedName: {_json(f'refs/heads/{branch}')}) {{ name }}", "defaultBranchRef { name }"]
+    fields = [f"branch: ref(qualifiedName: {_json(f'refs/heads/{branch}')}) {{ name }}"]
     fields += [f"{key}: label(name: {_json(label)}) {{ name }}" for key, label in labels.items()]
     fields += [text for name, group in groups.items() for text in _lists(name, group)]
     told = await _ask(github, repo, fields)
-    default = told.get("defaultBranchRef")
-    answer = Answer(
-        has_branch=told.get("branch") is not None,
-        labels={label: told.get(key) is not None for key, label in labels.items()},
-        default_branch=default.name if default else "",
-    )
+    found = {label: told.get(key) is not None for key, label in labels.items()}
+    answer = Answer(has_branch=told.get("branch") is not None, labels=found)
     for name, group in groups.items():
         try:
             if group.since:

@@ -158,11 +158,7 @@ class RepositoryCycle:
 
     async def _count_pull_requests(self) -> None:
         with self._part("pull requests"):
-            counted = await pull_requests.measure(self._github, self._state, self._settings, self._now)
-            self._answer = counted.answer
-            self._known.findings += counted.findings
-            self._failures |= counted.failures
-            self.notes += counted.notes
+            self._answer = await pull_requests.measure(self._github, self._known)
 
     async def _check_branch(self) -> None:
         """Where GraphQL tells of no branches, runs of the window are proof of one, too."""
@@ -171,9 +167,7 @@ class RepositoryCycle:
             if is_there is None:
                 is_there = self._known.shows_branch or await pull_requests.is_branch(self._github, self._repo, branch)
             if not is_there:
-                default = self._answer.default_branch
-                hint = f" (its default branch is {default!r})" if default else ""
-                raise Rejected(f"{self._repo} has no branch {branch!r}{hint}: correct branch")
+                raise Rejected(f"{self._repo} has no branch {branch!r}: correct branch")
 
     # What is asked beside it
 
