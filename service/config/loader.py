@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -23,7 +23,7 @@ from pydantic_core import ErrorDetails
 from service.config.document import Document, Keys, Place, read_document
 from service.config.fields import did_you_mean, read_json
 from service.config.masking import MASK, is_secret_name, mask_address
-from service.config.settings import ENVIRONMENT_NAMES, CollectorSettings, Settings, find_keys
+from service.config.settings import ENVIRONMENT_NAMES, CollectorSettings, Settings, field_kinds
 from service.domain.errors import ConfigError
 
 SettingsOf = Callable[[str], type[CollectorSettings]]
@@ -223,7 +223,7 @@ class _Loader:
                 path, found, place = self._find((*at, *each["loc"]))
                 if each["type"] == "missing":
                     path += each["loc"][-1:]
-                self._report(path, _explain(each, path, found, find_keys(model, each["loc"][:-1])), place)
+                self._report(path, _explain(each, path, found, _find_keys(model, each["loc"][:-1])), place)
             return None
         except Exception as error:  # noqa: BLE001 - a validator of another package
             self._report((*at, "type"), f"its settings can't be checked: {error!r}")
@@ -269,6 +269,16 @@ def _explain(error: ErrorDetails, path: Keys, value: Any, keys: Sequence[str]) -
         return message
     text = "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list) else ""
     return f"{message}, not {text or json.dumps(mask_address(str(value))[:60], ensure_ascii=False)}"
+
+
+def _find_keys(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    """The keys that the section at ``path`` of ``model`` may have; what is no field of it leads no further."""
+    for part in path:
+        field = model.model_fields.get(str(part))
+        # Of a field that is a section, or a mapping to sections.
+        kinds = (*field_kinds(model, str(part)), *get_args(field and field.annotation))
+        model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _variable(name: str) -> Place:

@@ -1,6 +1,6 @@
 """The settings: what each key means, its bounds and its default. Where values come from is in ``loader``."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import cache
@@ -85,7 +85,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _from_text(cls, value: Any, info: ValidationInfo) -> Any:
-        kinds = _kinds(cls, info.field_name or "")
+        kinds = field_kinds(cls, info.field_name or "")
         is_mapping = any(issubclass(kind, dict | BaseModel) for kind in kinds)
         is_list = any(issubclass(kind, list | tuple | set | frozenset) for kind in kinds)
         if timedelta in kinds and value is not None:
@@ -261,13 +261,20 @@ def describe(section: Section) -> dict[str, Any]:
     return {name: _plain(name, value) for name, value in section.model_dump(by_alias=True).items()}
 
 
-def secret_values(section: Section) -> Iterator[str]:
+def secret_values(value: Any) -> Iterator[str]:
     """Every secret in the settings, those in addresses included, for ``masking.mask``."""
-    for value in _leaves(section.model_dump()).values():
-        if isinstance(value, SecretStr):
+    match value:
+        case SecretStr():
             yield value.get_secret_value()
-        elif isinstance(value, str):
+        case str():
             yield from secrets_in_address(value)
+        case BaseModel():  # no dump: a field may be left out of that
+            yield from secret_values([part for _, part in value])
+        case dict():
+            yield from secret_values(list(value.values()))
+        case list() | tuple() | set() | frozenset():
+            for part in value:
+                yield from secret_values(part)
 
 
 def differences(before: Section, after: Section) -> dict[str, str]:
@@ -277,7 +284,7 @@ def differences(before: Section, after: Section) -> dict[str, str]:
     return {key: f"{_plain(key, old.get(key))} -> {_plain(key, new.get(key))}" for key in changed}
 
 
-def _leaves(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+def _leaves(values: dict[str, Any], path: str = "") -> dict[str, Any]:
     """The values of a section and of what is in it, by their dotted keys."""
     found: dict[str, Any] = {}
     for key, value in values.items():
@@ -305,18 +312,8 @@ def _plain(key: str, value: Any) -> Any:
             return MASK if is_secret else mask_address(str(value))
 
 
-def find_keys(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
-    """The keys that the section at ``path`` of ``model`` may have; what is no field of it leads no further."""
-    for part in path:
-        field = model.model_fields.get(str(part))
-        # Of a field that is a section, or a mapping to sections.
-        kinds = (*_kinds(model, str(part)), *get_args(field and field.annotation))
-        model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
 @cache
-def _kinds(model: type[BaseModel], field: str) -> frozenset[type]:
+def field_kinds(model: type[BaseModel], field: str) -> frozenset[type]:
     """The types that a field may hold, none where ``model`` has no such field; ``list[str]`` as list."""
 
     def find(annotation: Any) -> Iterator[type]:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 import yaml
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 
 from service.collectors import registry
 from service.config.fields import format_duration, read_duration
@@ -30,6 +30,7 @@ class Repository(CollectorSettings):
     benchmarks: tuple[str, ...] = ()
     thresholds: Thresholds = Thresholds()
     password: str | None = None
+    keys: tuple[SecretStr, ...] = Field((), exclude=True)
     legacy_names: ClassVar[Mapping[str, str]] = {
         "repo": "METTA_GITHUB_REPO",
         "window": "CI_HISTORY_WINDOW_HOURS",
@@ -448,8 +449,12 @@ def test_a_user_without_a_home_has_a_state_directory(monkeypatch: pytest.MonkeyP
 
 class TestSecrets:
     def test_blanks_around_a_secret_are_left_out(self) -> None:
-        chosen = settings(CI + "github:\n  token: |\n    abc\n\n", {"DD_API_KEY": " key\n"})
-        assert sorted(secret_values(chosen)) == ["abc", "key"]
+        text = (
+            CI.replace("{type", "{keys: [own], benchmarks: ['http://a:password@b'], type")
+            + "github:\n  token: |\n    abc\n\n"
+        )
+        chosen = settings(text, {"DD_API_KEY": " key\n"})
+        assert {*secret_values(chosen)} == {"abc", "key", "own", "a:password", "password"}
 
     def test_they_are_masked_when_the_settings_are_printed(self) -> None:
         text = """
