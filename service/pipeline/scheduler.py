@@ -76,7 +76,7 @@ class Scheduler:
         """Reads what outlives a restart, last slots and pauses; from here on schedules count. Raises Unavailable."""
         await self._load_slots()
         self.pauses = await self._store.runs.pauses()
-        self._is_first_start = self._store.is_empty
+        self._is_first_start = await self._store.is_unused()
         self.is_loaded = True
 
     async def set_jobs(self, jobs: Iterable[Job]) -> None:

@@ -14,12 +14,12 @@ import structlog
 
 from service.domain.errors import ConfigError, HealthError, Unavailable
 from service.store import directory, engine, tables
-from service.store.checks import Cell, CheckHistory, Checks, Cycle, Hour
+from service.store.checks import Checks
 from service.store.chunks import shrink_outbox
 from service.store.directory import find_lock_holder
 from service.store.engine import Refused
 from service.store.fallback import Failover
-from service.store.outbox import Outbox, SeenSeries, empty_chunks
+from service.store.outbox import Outbox, empty_chunks
 from service.store.replicas import Beat, Replica, Replicas
 from service.store.runs import Busy, Claim, HistoryLimits, Runs, delete_runs
 from service.store.states import States
@@ -30,18 +30,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Beat",
     "Busy",
-    "Cell",
-    "CheckHistory",
     "Claim",
-    "Cycle",
-    "Hour",
     "Refused",
     "Replica",
     "Replicas",
-    "SeenSeries",
     "Store",
     "find_lock_holder",
-    "is_unused",
 ]
 
 log = structlog.get_logger(__name__)
@@ -58,7 +52,7 @@ class Store:
     """Open one with ``open`` (one process a directory) or ``open_reading``; ``close`` it.
 
     ``history_limits``: of collectors with limits of their own, (failed, successful) runs that are kept, None where the
-    general one holds. ``is_empty``: nothing was ever run with it before it was opened.
+    general one holds.
     Every method raises Unavailable when neither the disk nor the memory beside it can do it.
     """
 
@@ -68,11 +62,9 @@ class Store:
         limits: "StoreSettings | None" = None,
         *,
         lock: FileIO | None = None,
-        is_empty: bool = True,
         replicas: Replicas | None = None,
     ) -> None:
         self.history_limits: HistoryLimits = {}
-        self.is_empty = is_empty
         self.replicas = replicas
         self.outbox = Outbox(database)
         self.runs = Runs(database)
@@ -123,13 +115,12 @@ class Store:
             lock = directory.lock_directory(state_dir)
             try:
                 disk = directory.open_database(path, clock())
-                is_empty = disk.read(is_unused)
                 disk.write(partial(directory.take_over, clock()))
             except BaseException:
                 lock.close()
                 raise
             database = Failover(disk, clock, lambda damage: directory.open_database(path, clock(), damage))
-            return cls(database, limits, lock=lock, is_empty=is_empty)
+            return cls(database, limits, lock=lock)
 
         return await anyio.to_thread.run_sync(work)
 
@@ -147,7 +138,7 @@ class Store:
                 disk = directory.open_reading(state_dir / directory.DATABASE)
             database = Failover(disk, _now)
             database.is_prepared = True
-            return cls(database, is_empty=disk.read(is_unused))
+            return cls(database)
 
         return await anyio.to_thread.run_sync(work)
 
@@ -176,6 +167,11 @@ class Store:
         if self.trouble:
             raise Unavailable(self.trouble)
         await self._database.fetch(sa.select(sa.func.count()).select_from(tables.pauses))
+
+    async def is_unused(self) -> bool:
+        """Whether nothing was ever run with it."""
+        is_used = sa.exists(sa.select(tables.slots)) | sa.exists(sa.select(tables.runs))
+        return not (await self._database.fetch(sa.select(is_used)))[0][0]
 
     async def recover(self) -> bool:
         """Where runs go on in memory, takes them to the disk if that works again; a damaged file is set aside.
@@ -213,7 +209,6 @@ class Store:
 
     async def _join(self) -> None:
         await self._database.prepare()
-        self.is_empty = await self._database.read(is_unused)
         if self.replicas:
             await self.replicas.join()
 
@@ -231,12 +226,6 @@ def _open_server(limits: "StoreSettings | None") -> engine.Database | None:
     if limits is None or limits.url is None:
         return None
     return engine.open_server(limits.url.get_secret_value(), is_pooled=limits.pooled)
-
-
-def is_unused(connection: sa.Connection) -> bool:
-    """Whether nothing was ever run with it."""
-    used = sa.exists(sa.select(tables.slots)) | sa.exists(sa.select(tables.runs))
-    return not connection.execute(sa.select(used)).scalar()
 
 
 def _delete_old_rows(connection: sa.Connection, now: datetime, before: datetime) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
@@ -47,8 +47,6 @@ _SUM_LOST = (
     .where(LOST, outbox.c.collector == bindparam("name"), outbox.c.settled_at >= bindparam("since"), ~_IS_WITHHELD)
     .group_by(outbox.c.status)
 )
-
-
 _FIND = sa.select(outbox).where(outbox.c.id == bindparam("chunk"))
 _OF_RUN = (
     sa.select(outbox.c.id, outbox.c.samples)
@@ -67,15 +65,13 @@ class Pending:
     next_retry: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SeenSeries:
-    """A series that runs brought samples of. ``last``: the time of the newest."""
+class SeenSeries(NamedTuple):
+    """A series that runs brought samples of."""
 
     collector: str
     metric: str
     kind: Kind
     tags: tuple[str, ...]
-    last: datetime
 
 
 class Outbox:
@@ -193,30 +189,26 @@ class Outbox:
 
         return await self._database.compute(work)
 
-    async def series(self, since: datetime, collectors: Iterable[str] | None = None) -> list[SeenSeries]:
-        """The series of which runs brought samples of that time or later. It reads all their chunks: not for pages."""
+    async def series(self, since: datetime, collectors: Iterable[str]) -> list[SeenSeries]:
+        """The series of which these collectors' runs brought samples of that time or later.
+
+        It reads all their chunks: not for pages.
+        """
         limit = int(since.timestamp())
-        wanted = [outbox.c.run != "", outbox.c.newest >= limit, _IS_KEPT]
-        if collectors is not None:
-            wanted.append(outbox.c.collector.in_(list(collectors)))
-        found: dict[tuple[str, Kind, str, tuple[str, ...]], int] = {}
+        found: dict[SeenSeries, None] = {}
 
         def add(rows: Sequence[Any]) -> None:
             for row in rows:
-                for point in unpack(row.body):
-                    if point.at >= limit:
-                        key = row.collector, row.kind, point.metric, point.tags
-                        found[key] = max(found.get(key, 0), point.at)
+                points = (point for point in unpack(row.body) if point.at >= limit)
+                found.update((SeenSeries(row.collector, each.metric, row.kind, each.tags), None) for each in points)
 
-        rows = sa.select(outbox).where(*wanted).order_by(outbox.c.id).limit(_PAGE)
+        wanted = (outbox.c.run != "") & (outbox.c.newest >= limit) & outbox.c.collector.in_(collectors) & _IS_KEPT
+        rows = sa.select(outbox).where(wanted).order_by(outbox.c.id).limit(_PAGE)
         last = 0
         while page := await self._database.fetch(rows.where(outbox.c.id > last)):
             await self._database.compute(partial(add, page))
             last = page[-1].id
-        return [
-            SeenSeries(collector, metric, kind, tags, datetime.fromtimestamp(at, UTC))
-            for (collector, kind, metric, tags), at in found.items()
-        ]
+        return list(found)
 
     def _settled(self, status: DeliveryStatus, reason: str) -> dict[str, Any]:
         return {"status": status, "reason": reason, "settled_at": self._database.clock(), "retry_at": None}

@@ -181,26 +181,18 @@ class Runs:
     async def _request_end(self, outcome: Outcome, wanted: sa.ColumnElement[bool]) -> bool:
         asked = runs.update().where(runs.c.outcome.is_(None), wanted)
         asked = asked.values(cancel=sa.func.coalesce(runs.c.cancel, outcome.value))
-        ids = await self._database.write(lambda connection: list(connection.scalars(asked.returning(runs.c.id))))
-        return bool(ids)
+        return await self._database.write(lambda connection: connection.execute(asked).rowcount > 0)
 
     async def claim_turn(self, name: str, interval: timedelta) -> bool:
         """Whether what one of all replicas does every ``interval`` is this one's to do now."""
-        row = {"collector": f"${name}", "mode": Mode.LIVE, "at": database_now()}
+        if not self._database.is_shared:
+            return True
+        turn = insert(slots).values(collector=f"${name}", mode=Mode.LIVE, at=database_now())
         # A little less than the interval: replicas don't sleep equally long.
         is_due = slots.c.at <= database_now() - (0.9 * interval) // timedelta(microseconds=1)
-
-        def work(connection: sa.Connection) -> bool:
-            if connection.dialect.name == "sqlite":
-                return True
-            turn = (
-                insert(slots)
-                .values(row)
-                .on_conflict_do_update(index_elements=["collector", "mode"], set_={"at": database_now()}, where=is_due)
-            )
-            return connection.execute(turn.returning(slots.c.collector)).first() is not None
-
-        return await self._database.write(work)
+        turn = turn.on_conflict_do_update(index_elements=slots.primary_key, set_={"at": database_now()}, where=is_due)
+        won = turn.returning(slots.c.at)
+        return await self._database.write(lambda connection: connection.execute(won).first() is not None)
 
     async def run(self, run_id: str) -> Run | None:
         found = await self._database.load(Run, _FIND, {"run": run_id})
@@ -288,14 +280,16 @@ def interrupt_active(
     """Ends the active runs that are ``abandoned``. Those that nobody had asked to end, each with whether its policy was
     Forbid."""
     query = sa.select(runs).where(runs.c.outcome.is_(None), abandoned).with_for_update(skip_locked=True)
-    rows = connection.execute(query).all()
-    for run in (from_row(Run, row) for row in rows):
-        errors = (*run.errors, PartialFailure(reason))
+    unasked = []
+    for row in connection.execute(query).all():
+        run = from_row(Run, row)
         ended = max(run.started, now)  # whatever the clock did
-        done = replace(run, outcome=Outcome.INTERRUPTED, ended=ended, errors=errors)
+        done = replace(run, outcome=Outcome.INTERRUPTED, ended=ended, errors=(*run.errors, PartialFailure(reason)))
         connection.execute(_END, {**to_row(done), "forbids": False})
         add_cycle(connection, done)
-    return [(from_row(Run, row), row.forbids) for row in rows if row.cancel is None]
+        if row.cancel is None:
+            unasked.append((run, row.forbids))
+    return unasked
 
 
 def delete_runs(connection: sa.Connection, keep_failed: int, keep_ended: int, own: HistoryLimits) -> int:
@@ -314,9 +308,7 @@ def delete_runs(connection: sa.Connection, keep_failed: int, keep_ended: int, ow
     gone = []
     for row in connection.execute(sa.select(ranked).where(ranked.c.place > max(1, least), ~waits)):
         limit = own.get(row.collector, (None, None))[row.is_good]
-        if limit is None:
-            limit = (keep_failed, keep_ended)[row.is_good]
-        if row.place > max(1, limit):
+        if row.place > max(1, (keep_failed, keep_ended)[row.is_good] if limit is None else limit):
             gone.append(row.id)
     for column in (outbox.c.run, tables.run_logs.c.run, runs.c.id):
         connection.execute(column.table.delete().where(column.in_(gone[:_STEP])))

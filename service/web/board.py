@@ -10,7 +10,7 @@ import anyio
 import anyio.to_thread
 
 from service.domain.samples import Status
-from service.store import CheckHistory, Cycle
+from service.store.checks import CheckHistory, Cycle
 from service.web import charts
 from service.web.charts import Cells, Chart
 from service.web.context import AppContext

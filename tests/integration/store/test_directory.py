@@ -86,12 +86,12 @@ async def test_a_database_that_can_not_be_a_file_is_a_matter_of_configuration(tm
 
 async def test_what_was_under_way_when_the_process_died_is_settled_at_the_next_start(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
-        assert store.is_empty
+        assert await store.is_unused()
         done = await keep(store, started(), samples(3) + samples(2, DISTRIBUTION))
         await store.runs.begin(started(1), forbids=True)
         assert {len(await claim(store)), len(await claim(store))} == {1}
     async with opened(tmp_path, NOW + timedelta(hours=1)) as store:
-        assert not store.is_empty
+        assert not await store.is_unused()
         run = await store.runs.run(started(1).id)
         assert run
         assert (run.outcome, run.ended) == (Outcome.INTERRUPTED, NOW + timedelta(hours=1))
@@ -110,7 +110,7 @@ async def test_what_was_under_way_when_the_process_died_is_settled_at_the_next_s
 
 async def test_a_store_that_is_not_there_reads_as_an_empty_one(tmp_path: Path) -> None:
     reader = await Store.open_reading(tmp_path / "never")
-    assert reader.is_empty
+    assert await reader.is_unused()
     assert await reader.runs.latest() == {}
     assert await claim(reader) == []
     await reader.check()

@@ -10,7 +10,8 @@ from service.domain.delivery import DeliveryStatus
 from service.domain.errors import Unavailable
 from service.domain.runs import Actor, AuditEntry, Cause, LogLine, Mode, Outcome, Pause
 from service.domain.samples import Evidence, Sample, Status
-from service.store import Busy, Cell, Claim, Hour, Store
+from service.store import Busy, Claim, Store
+from service.store.checks import Cell, Hour
 from service.store.states import MAX_PUSHES, READ_PUSH
 from tests.integration.store.cases import KEY, NOW, check, claim_slot, deliver, ended, keep, samples, started
 

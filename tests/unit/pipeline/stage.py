@@ -22,7 +22,7 @@ from service.domain.samples import Metric, Sample
 from service.pipeline.job import Job
 from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Scheduler
-from service.store import Store, is_unused, tables
+from service.store import Store, tables
 from service.store.directory import take_over
 from service.store.engine import open_memory
 from service.store.fallback import Failover
@@ -221,9 +221,8 @@ class Disk:
 
     def open(self, clock: Clock) -> Store:
         """The store as a new process finds it."""
-        is_empty = self.database.read(is_unused)
         self.database.write(partial(take_over, clock.now()))
-        return Store(Failover(self.database, clock.now), StoreSettings(), is_empty=is_empty)
+        return Store(Failover(self.database, clock.now), StoreSettings())
 
 
 @asynccontextmanager

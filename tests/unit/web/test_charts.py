@@ -8,7 +8,7 @@ import pytest
 
 from service.domain.runs import Outcome
 from service.domain.samples import Status
-from service.store import Cell, Cycle, Hour
+from service.store.checks import Cell, Cycle, Hour
 from service.web import charts
 from service.web.delta import compare_lines
 
