@@ -42,10 +42,7 @@ log = structlog.get_logger(__name__)
 
 _MAX_AUDIT = 10_000
 _COUNTS_KEPT = timedelta(hours=2)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
+_now = partial(datetime.now, UTC)
 
 
 class Store:

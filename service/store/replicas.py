@@ -18,8 +18,8 @@ from service.domain.runs import Cause, Mode, Outcome, Pause, Run, new_run_id
 from service.store import tables
 from service.store.chunks import DUE, recover_sending
 from service.store.fallback import Failover
-from service.store.runs import interrupt_active
-from service.store.tables import database_now, events, from_row, insert, outbox, replicas, runs, slots, to_row
+from service.store.runs import begin_run, interrupt_active
+from service.store.tables import database_now, events, from_row, outbox, replicas, runs, slots
 
 log = structlog.get_logger(__name__)
 
@@ -106,13 +106,12 @@ class Replicas:
             return self._look(connection, repeats)
 
         seen = await self._database.write(work)
-        is_new = seen is None
         if seen is None:
             log.warning("this replica was silent for too long and taken for dead: it goes on as a new one")
             await self.join()
-            seen = await self._database.write(lambda connection: self._look(connection, ()))
+            seen = replace(await self._database.write(lambda tx: self._look(tx, ())), is_new=True)
         self._beaten = time.monotonic()
-        return replace(seen, is_new=is_new)
+        return seen
 
     async def leave(self) -> None:
         """What waits is anybody's from here on, at once."""
@@ -154,30 +153,22 @@ class Replicas:
             # A repeat is never repeated: at the end at most one run of a slot completes.
             if run.slot is None or run.cause is Cause.RETRY or not may_repeat(run):
                 continue
-            again = Run(
-                new_run_id(run.collector, now), run.collector, Cause.RETRY, now, run.slot, mode=run.mode, owner=self.id
-            )
-            begun = insert(runs).values(**to_row(again), forbids=forbids, cancel=None)
-            if connection.execute(begun.on_conflict_do_nothing().returning(runs.c.id)).first():
+            id_ = new_run_id(run.collector, now)
+            again = Run(id_, run.collector, Cause.RETRY, now, run.slot, mode=run.mode, owner=self.id)
+            if begin_run(connection, again, forbids):
                 repeats.append(again)
         return tuple(repeats)
 
     def _look(self, connection: sa.Connection, repeats: tuple[Run, ...]) -> Beat:
-        active, own, cancelled = [], set(), {}
-        for row in connection.execute(sa.select(runs).where(runs.c.outcome.is_(None))):
-            if row.owner != self.id:
-                active.append(from_row(Run, row))
-                continue
-            own.add(row.id)
-            if row.cancel:
-                cancelled[row.id] = row.cancel
+        active = connection.execute(sa.select(runs).where(runs.c.outcome.is_(None))).all()
+        own = [row for row in active if row.owner == self.id]
         return Beat(
             replicas=tuple(connection.scalars(sa.select(replicas.c.id).order_by(replicas.c.id))),
             is_new=False,
             slots={(row.collector, row.mode): row.at for row in connection.execute(sa.select(slots))},
             pauses={row.collector: from_row(Pause, row) for row in connection.execute(sa.select(tables.pauses))},
-            active=tuple(active),
-            own=frozenset(own),
-            cancelled=cancelled,
+            active=tuple(from_row(Run, row) for row in active if row.owner != self.id),
+            own=frozenset(row.id for row in own),
+            cancelled={row.id: row.cancel for row in own if row.cancel},
             repeats=repeats,
         )

@@ -19,19 +19,7 @@ from service.store.checks import add_cycle
 from service.store.chunks import DUE, Batch, insert_batch, to_batch
 from service.store.fallback import Failover
 from service.store.states import write_state
-from service.store.tables import (
-    INSTANT,
-    database_now,
-    from_row,
-    insert,
-    lock,
-    outbox,
-    replicas,
-    runs,
-    slots,
-    to_row,
-    upsert,
-)
+from service.store.tables import database_now, from_row, insert, outbox, replicas, runs, slots, to_row, upsert
 
 HistoryLimits = Mapping[str, tuple[int | None, int | None]]  # of a collector: failed runs, successful runs
 
@@ -102,7 +90,7 @@ class Runs:
         def work(connection: sa.Connection) -> dict[str, bool | Busy]:
             _require_replica(connection, claims[0].run.owner)
             if any(claim.known is None for claim in claims):  # there may be no row yet that could be locked
-                lock(connection, _SLOTS_LOCK)
+                tables.lock(connection, _SLOTS_LOCK)
             held = {(row.collector, row.mode): row.at for row in connection.execute(_LOCK_SLOTS, names)}
             paused, latest = set(connection.scalars(_PAUSED, names)), _find_latest_slot(connection)
 
@@ -114,13 +102,15 @@ class Runs:
 
             # The runs come first, because a run that is active must cost none its slot; and in one statement, because
             # 200 slots of a minute start at once.
-            wanted = [{**to_row(run), "forbids": forbids} for run, known, forbids in claims if is_open(run, known)]
-            begun = set(connection.scalars(_BEGIN, wanted)) if wanted else set()
-            if begun:
-                won = [claim.run for claim in claims if claim.run.id in begun]
-                facts = [{"collector": run.collector, "mode": run.mode, "at": run.slot} for run in won]
-                connection.execute(upsert(slots), facts)
-            results = {row["id"]: row["id"] in begun or _find_busy(connection, row) for row in wanted}
+            wanted = [(run, forbids) for run, known, forbids in claims if is_open(run, known)]
+            rows = [{**to_row(run), "forbids": forbids} for run, forbids in wanted]
+            begun = set(connection.scalars(_BEGIN, rows)) if rows else set()
+            won = [
+                {"collector": run.collector, "mode": run.mode, "at": run.slot} for run, _ in wanted if run.id in begun
+            ]
+            if won:
+                connection.execute(upsert(slots), won)
+            results = {run.id: run.id in begun or _find_busy(connection, run) for run, _ in wanted}
             others = [run_id for run_id in ids if run_id not in results]
             return results | dict.fromkeys(connection.scalars(_ON_RECORD, {"ids": others}) if others else (), True)
 
@@ -132,9 +122,7 @@ class Runs:
 
         def work(connection: sa.Connection) -> Busy | None:
             _require_replica(connection, run.owner)
-            row = {**to_row(run), "forbids": forbids}
-            is_begun = connection.execute(_BEGIN, row).first() or connection.execute(_FIND, {"run": run.id}).first()
-            return None if is_begun else _find_busy(connection, row)
+            return None if begin_run(connection, run, forbids) else _find_busy(connection, run)
 
         if busy := await self._database.write(work):
             raise busy
@@ -274,6 +262,12 @@ def _is_newest(wanted: sa.ColumnElement[bool] | sa.TextClause, collector: str | 
     return runs.c.id.in_(sa.select(newest.scalar_subquery()).select_from(names))
 
 
+def begin_run(connection: sa.Connection, run: Run, forbids: bool) -> bool:
+    """Whether the run is on record now: it was there already, or no other one is in its way."""
+    is_new = connection.execute(_BEGIN, {**to_row(run), "forbids": forbids}).first()
+    return bool(is_new or connection.execute(_FIND, {"run": run.id}).first())
+
+
 def interrupt_active(
     connection: sa.Connection, now: datetime, abandoned: sa.ColumnElement[bool], reason: str
 ) -> list[tuple[Run, bool]]:
@@ -330,11 +324,11 @@ def _find_latest_slot(connection: sa.Connection) -> datetime:
     """No slot beyond this one can have come. Replicas' clocks differ: the database's decides."""
     if connection.dialect.name == "sqlite":
         return datetime.max.replace(tzinfo=UTC)
-    now: datetime = connection.execute(sa.select(sa.type_coerce(database_now(), INSTANT))).scalar_one()
+    now: datetime = connection.execute(sa.select(sa.type_coerce(database_now(), tables.INSTANT))).scalar_one()
     return now + _CLOCK_SKEW
 
 
-def _find_busy(connection: sa.Connection, row: Mapping[str, Any]) -> Busy:
-    """The run that is in the way of the one of ``row``."""
-    busy = connection.execute(_FIND_BUSY, {"name": row["collector"], "of_mode": row["mode"]}).first()
+def _find_busy(connection: sa.Connection, run: Run) -> Busy:
+    """What is in the way of ``run``."""
+    busy = connection.execute(_FIND_BUSY, {"name": run.collector, "of_mode": run.mode}).first()
     return Busy(busy.id if busy else "")
