@@ -161,7 +161,12 @@ def back_up(directory: Path, target: Path) -> None:
             part.unlink(missing_ok=True)
             os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as source:
-                source.execute("VACUUM INTO ?", (str(part),))
+                try:
+                    source.execute("VACUUM INTO ?", (str(part),))
+                except sqlite3.OperationalError:  # of the target, such as a full disk
+                    raise
+                except sqlite3.DatabaseError as error:
+                    raise Unavailable(f"the state database is unavailable: {path} ({error})") from error
             part.replace(target)
     finally:
         with suppress(OSError):

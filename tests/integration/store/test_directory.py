@@ -149,7 +149,9 @@ async def test_a_damaged_database_is_set_aside_and_a_new_one_starts(tmp_path: Pa
     database.write_bytes(broken)
     if damage != "an early version":
         with pytest.raises(Unavailable):
-            await Store.open_reading(tmp_path)
+            await (await Store.open_reading(tmp_path)).is_unused()
+        with pytest.raises(Unavailable, match=r"unavailable: .*/state\.db"):
+            back_up(tmp_path, tmp_path / "copy")
 
     async with opened(tmp_path, NOW + timedelta(seconds=5)) as store:
         assert await store.runs.list() == []
@@ -160,16 +162,24 @@ async def test_a_damaged_database_is_set_aside_and_a_new_one_starts(tmp_path: Pa
         assert await deliver(store) == 2
 
 
-@pytest.mark.parametrize("what", ["emptied", "cut", "removed", "replaced"])
+@pytest.mark.parametrize("what", ["emptied", "cut", "torn", "removed", "replaced"])
 async def test_a_file_that_others_spoil_in_use_costs_no_restart(tmp_path: Path, what: str) -> None:
     """What runs need goes on; what waited is kept where it can still be read."""
     database = tmp_path / DATABASE
     async with opened(tmp_path) as store:
         await keep(store, started(), samples(2_000), state={"k": b"1"})
     other = database.read_bytes()
+    with closing(sqlite3.connect(database)) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'runs_by_start'").fetchone()
     async with opened(tmp_path) as store:
         if what == "emptied":
             os.truncate(database, 0)
+        elif what == "torn":
+            with database.open("r+b") as file:
+                file.seek(4096 * (page - 1))
+                file.write(b"\xff" * 4096)
+            assert await store.runs.list() == []
+            assert "malformed" in str(store.trouble)
         elif what == "cut":
             os.truncate(database, 8192)
         elif what == "removed":

@@ -16,7 +16,6 @@ from service.domain.delivery import DeliveryStatus
 from service.domain.errors import Unavailable
 from service.domain.runs import Actor, AuditEntry, Mode, Pause
 from service.domain.samples import Status
-from service.store.directory import DATABASE
 from tests.integration.store.cases import (
     DISTRIBUTION,
     KEY,
@@ -157,22 +156,3 @@ async def test_a_disk_that_becomes_full_within_a_transaction_loses_nothing(tmp_p
         assert await store.recover()
         sa.event.remove(sa.Engine, "begin", bound_size)
         assert await deliver(store) == 3_000
-
-
-async def test_a_page_that_is_damaged_in_use_costs_no_restart(tmp_path: Path) -> None:
-    """The damaged file is set aside; what runs need goes on in a new one."""
-    async with opened(tmp_path) as store:
-        await keep(store, started(), samples(500), state={"k": b"1"})
-    with sqlite3.connect(tmp_path / DATABASE) as connection:
-        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'runs_by_start'").fetchone()
-    async with opened(tmp_path) as store:
-        with (tmp_path / DATABASE).open("r+b") as file:
-            file.seek(4096 * (page - 1))
-            file.write(b"\xff" * 4096)
-        assert await store.runs.list() == []
-        assert "malformed" in str(store.trouble)
-        assert await store.recover()
-        assert await store.states.read("ci", "k") == (b"1", 1)
-        await keep(store, started(1), samples(3))
-        assert await deliver(store) == 503
-    assert (tmp_path / f"{DATABASE}.damaged-20250114T150000Z").exists()

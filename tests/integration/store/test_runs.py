@@ -202,9 +202,6 @@ async def test_more_pushes_than_a_run_will_read_are_refused_for_now(store: Store
         await store.states.add_push("other", "a", b"x", NOW, max_bytes=-1)
 
 
-# Notifications
-
-
 # History
 
 
