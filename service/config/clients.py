@@ -53,13 +53,9 @@ def sync_http_client(
     # Loading the authorities costs 20 ms and more; without any of them TLS would refuse every server.
     is_plain = base_url.startswith("http://") and not (proxy or "").startswith("https:")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if is_plain else _ssl_context(environ)
+    through = _proxy(proxy, context)
     return httpx.Client(
-        base_url=base_url,
-        verify=context,
-        proxy=_proxy(proxy, context),
-        timeout=timeout,
-        headers=dict(headers or {}),
-        trust_env=False,
+        base_url=base_url, verify=context, proxy=through, timeout=timeout, headers=headers, trust_env=False
     )
 
 
@@ -150,9 +146,10 @@ def to_health_error(error: Exception) -> HealthError | None:
         told = f"{mask_address(str(answer.url))}: answered {answer.status_code}"
         return refuse_status(answer.status_code, told, retry_after(answer.headers, datetime.now(UTC)))
     if isinstance(error, httpx.RequestError):
-        # It knows its request unless it was raised by hand.
-        request: httpx.Request | None = getattr(error, "_request", None)
-        place = f"{mask_address(str(request.url))}: " if request else ""
+        try:
+            place = f"{mask_address(str(error.request.url))}: "
+        except RuntimeError:  # raised by hand, of no request
+            place = ""
         return Unavailable(f"{place}{describe_error(error)}")
     return None
 
