@@ -4,7 +4,7 @@ import inspect
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -70,20 +70,20 @@ class Options:
         own = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_IN_THE_DEMO)}
         return own | self.stage.environ
 
-    def load(self, overrides: Mapping[str, Any] | None = None) -> "Loaded":
+    def load(self) -> "Loaded":
         """The settings. Raises ConfigError."""
         from service.collectors.registry import settings_of
         from service.config.loader import load
 
         environ = self.environ()
-        return load(self.stage.config if self.stage else self.config, environ, settings_of, overrides)
+        return load(self.stage.config if self.stage else self.config, environ, settings_of)
 
-    def open(self, level: str | None, overrides: Mapping[str, Any] | None = None) -> "Loaded":
+    def open(self, level: str | None) -> "Loaded":
         """The settings, with logs on stderr of ``level`` where neither -q nor -v is given. Raises ConfigError."""
         from service.config import logging, masking
         from service.config.settings import secret_values
 
-        loaded, environ = self.load(overrides), self.environ()
+        loaded, environ = self.load(), self.environ()
         masking.mask([*secret_values(loaded.settings), *masking.secrets_in_environment(environ)])
         level = "error" if self.quiet else "debug" if self.verbose else level
         logging.configure(loaded.settings, environ, level=level)

@@ -44,9 +44,9 @@ def _run_daemon(options: Options) -> int:
     from service.daemon.daemon import run_daemon as run
 
     # The demo moves aside where something listens on its port; a real daemon must not.
-    is_taken = options.demo and _is_port_taken(options.load().settings.http.port)
-    overrides = {"http": {"port": 0}} if is_taken else {}
-    loaded = options.open(None, overrides)
+    if options.demo and _is_port_taken(options.load().settings.http.port) and options.stage:
+        options.stage.environ["INFRA_HEALTH_HTTP__PORT"] = "0"
+    loaded = options.open(None)
     _collect_garbage()
 
     def announce(url: str) -> None:
@@ -54,7 +54,7 @@ def _run_daemon(options: Options) -> int:
             message(f"\n  The status page: {url}\n  Ctrl-C ends the demo.\n", bold=True)
             options.stage.deliver_to(url)
 
-    return anyio.run(run, lambda: options.load(overrides), loaded, options.environ(), announce)
+    return anyio.run(run, options.load, loaded, options.environ(), announce)
 
 
 def _collect_garbage() -> None:

@@ -19,7 +19,7 @@ Keys = tuple[str | int, ...]
 
 
 class Place(NamedTuple):
-    """Where a value was given, in the order of reports. ``rank``: file, environment, command line, defaults."""
+    """Where a value was given, in the order of reports. ``rank``: file, environment, defaults."""
 
     rank: int
     line: int

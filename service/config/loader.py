@@ -1,6 +1,5 @@
 """Where the settings come from, and which value wins.
 
-    command line                              ``overrides``
     INFRA_HEALTH_A__B__C                      any key
     DD_*, DATADOG_*                           the keys of ``datadog``
     config.yaml                               else the three shipped collectors
@@ -53,8 +52,7 @@ _MESSAGES = {
     **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "must be a whole number"),
 }
 
-_COMMAND_LINE = Place(2, 0, 0, "command line")
-_DEFAULTS = Place(3, 0, 0, "defaults")
+_DEFAULTS = Place(2, 0, 0, "defaults")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +64,11 @@ class Loaded:
     warnings: tuple[str, ...]
 
 
-def load(
-    path: Path | None,
-    environ: Mapping[str, str],
-    settings_of: SettingsOf,
-    overrides: Mapping[str, Any] | None = None,
-) -> Loaded:
+def load(path: Path | None, environ: Mapping[str, str], settings_of: SettingsOf) -> Loaded:
     """The settings from ``path`` (else INFRA_HEALTH_CONFIG, else ./config.yaml, which may be absent) and the rest.
 
     ``settings_of``: the settings of a collector type; it raises ConfigError for one that is not installed.
-    ``overrides``: nested as the file is; None means not given. Empty variables count as not set.
+    Empty variables count as not set.
     Raises ConfigError with everything that is wrong, a line each, in the order of the file.
     """
     environ = {name: value.strip() for name, value in environ.items() if value.strip()}
@@ -85,7 +78,6 @@ def load(
         loader.put((), {"collectors": _SHIPPED}, _DEFAULTS)
     loader.put_names()
     loader.put_variables()
-    loader.put((), overrides or {}, _COMMAND_LINE)
     settings = loader.validate()
     if not settings.collectors:
         loader.warnings.append("no collector is configured: nothing will be collected")

@@ -82,7 +82,7 @@ def test_another_shape_is_told_with_its_place(type: str, entry: str, tmp_path: P
     file = tmp_path / "config.yaml"
     file.write_text(f'collectors:\n  x: {{type: {type}, schedule: "@daily",\n    expect: [a/b/c, {entry}]}}\n')
     with pytest.raises(ConfigError) as raised:
-        load(file, {}, settings_of, {})
+        load(file, {}, settings_of)
     (error,) = str(raised.value).splitlines()
     assert "config.yaml:3:21: collectors.x.expect" in error
     assert 'must be workflow_name/task/check, or a pattern such as "nightly/*"' in error

@@ -36,7 +36,7 @@ def test_a_mistake_is_told_with_its_place(type: str, text: str, error: str, tmp_
     file = tmp_path / "config.yaml"
     file.write_text(f'collectors:\n  x: {{type: {type}, schedule: "@daily",\n    thresholds: {text}}}\n')
     with pytest.raises(ConfigError) as raised:
-        load(file, {}, settings_of, {})
+        load(file, {}, settings_of)
     (line,) = str(raised.value).splitlines()
     assert "config.yaml:3:" in line
     assert ": collectors.x.thresholds.a" in line

@@ -69,18 +69,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def loaded(text: str = CI, environ: Mapping[str, str] | None = None, **overrides: Any) -> Loaded:
+def loaded(text: str = CI, environ: Mapping[str, str] | None = None) -> Loaded:
     Path("config.yaml").write_text(textwrap.dedent(text), encoding="utf-8")
-    return load(None, environ or {}, settings_of, overrides)
+    return load(None, environ or {}, settings_of)
 
 
-def settings(text: str = CI, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
-    return loaded(text, environ, **overrides).settings
+def settings(text: str = CI, environ: Mapping[str, str] | None = None) -> Settings:
+    return loaded(text, environ).settings
 
 
-def errors(text: str = CI, environ: Mapping[str, str] | None = None, **overrides: Any) -> list[str]:
+def errors(text: str = CI, environ: Mapping[str, str] | None = None) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        loaded(text, environ, **overrides)
+        loaded(text, environ)
     return str(caught.value).splitlines()
 
 
@@ -103,7 +103,7 @@ class TestWhichValueWins:
         assert settings("http: {port: 9000}\n").http.port == 9000
 
     def test_the_order_of_the_sources(self) -> None:
-        """Command line, INFRA_HEALTH_*, DD_*, file, defaults: each wins over what comes after it."""
+        """INFRA_HEALTH_*, DD_*, file, defaults: each wins over what comes after it."""
         text = CI + "datadog: {site: file.example}\n"
         environ = {"DD_SITE": "dd.example"}
         nested = environ | {"INFRA_HEALTH_DATADOG__SITE": "own.example"}
@@ -111,7 +111,6 @@ class TestWhichValueWins:
         assert settings(text).datadog.site == "file.example"
         assert settings(text, environ).datadog.site == "dd.example"
         assert settings(text, nested).datadog.site == "own.example"
-        assert settings(text, nested, datadog={"site": "cli.example"}).datadog.site == "cli.example"
 
     @pytest.mark.parametrize(
         ("environ", "key", "value", "of_the_file"),
@@ -267,7 +266,7 @@ class TestMistakes:
             http: {port: 70000}
             """
         environ = {"INFRA_HEALTH_LOG__LEVEL": "loud"}
-        assert [error.split(": ", 2)[:2] for error in errors(text, environ, http={"host": "http://x"})] == [
+        assert [error.split(": ", 2)[:2] for error in errors(text, environ)] == [
             ["config.yaml:1:1", "gihub"],
             ["config.yaml:4:5", "collectors.ci.type"],
             ["config.yaml:5:5", "collectors.ci.schedule"],
@@ -280,7 +279,6 @@ class TestMistakes:
             ["config.yaml:11:3", "collectors.empty"],
             ["config.yaml:12:8", "http.port"],
             ["environment INFRA_HEALTH_LOG__LEVEL", "log.level"],
-            ["command line", "http.host"],
         ]
 
     @pytest.mark.parametrize(
