@@ -1,17 +1,13 @@
 """The application put together: guard, API, pages, documentation."""
 
 import re
-from pathlib import Path
 from typing import Any
 
-import anyio
-import fastapi_offline
-from fastapi import FastAPI, Response
+from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from starlette.responses import FileResponse
-from starlette.staticfiles import StaticFiles
 
-from service.web import pages, routes, webhooks
+from service.web import assets, pages, routes, webhooks
+from service.web.assets import Compress
 from service.web.auth import WEBHOOK, Guard
 from service.web.context import AppContext
 from service.web.problems import Catch, handle_problems
@@ -19,9 +15,6 @@ from service.web.schemas import API, ProblemView, Reason
 
 __all__ = ["AppContext", "create_app"]
 
-_HERE = Path(__file__).parent
-_SWAGGER = Path(fastapi_offline.__file__).parent / "static"
-_INLINE_IMAGE = re.compile(r'url\((?:"data:(?:[^"\\]|\\.)*"|data:[^)]*)\)')
 _SECURITY_SCHEMES = {
     "write": {"type": "http", "scheme": "bearer", "description": "INFRA_HEALTH_TOKEN"},
     "read": {
@@ -48,14 +41,11 @@ def create_app(context: AppContext) -> FastAPI:
     app.state.context = context
     app.state.routes = []
     receiver = webhooks.create_router(context.webhook_secret, context.deliveries)
-    for router in (routes.health, routes.guarded, routes.api, receiver, pages.router):
+    for router in (routes.health, routes.guarded, routes.api, receiver, pages.router, assets.router):
         app.include_router(router)
         app.state.routes += router.routes
-    app.add_api_route("/docs", _docs, include_in_schema=False)
-    app.add_api_route("/static/swagger/swagger-ui.css", _docs_style, include_in_schema=False)
-    app.mount("/static/swagger", StaticFiles(directory=_SWAGGER))
-    app.mount("/static", StaticFiles(directory=_HERE / "static"))
     handle_problems(app)
+    app.add_middleware(Compress, threads=context.threads)
     app.add_middleware(Catch)
     app.add_middleware(
         Guard,
@@ -67,16 +57,6 @@ def create_app(context: AppContext) -> FastAPI:
     make_document = app.openapi
     app.openapi = lambda: app.openapi_schema or _complete(make_document())  # type: ignore[method-assign]  # as FastAPI documents
     return app
-
-
-async def _docs() -> Response:
-    return FileResponse(_HERE / "templates" / "docs.html")
-
-
-async def _docs_style() -> Response:
-    """Swagger's style without its inline images (a clipboard, an arrow), which the page's policy does not allow."""
-    style = await anyio.Path(_SWAGGER / "swagger-ui.css").read_text()
-    return Response(_INLINE_IMAGE.sub("none", style), media_type="text/css")
 
 
 def _operation_id(route: APIRoute) -> str:

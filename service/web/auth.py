@@ -285,10 +285,13 @@ def _unauthorized(detail: str, more: str = "") -> Problem:
 
 
 def _with_security_headers(send: Send) -> Send:
+    """What says nothing of caches is kept by none."""
+
     async def secured(message: Message) -> None:
         if message["type"] == "http.response.start":
-            own = [header for header in message.get("headers", ()) if header[0].lower() != b"cache-control"]
-            message = {**message, "headers": [*own, *SECURITY_HEADERS]}
+            own = list(message.get("headers", ()))
+            given = {name.lower() for name, _ in own}
+            message = {**message, "headers": [*own, *(each for each in SECURITY_HEADERS if each[0] not in given)]}
         await send(message)
 
     return secured

@@ -84,7 +84,7 @@ def heat_row(cells: Cells, columns: int = CELLS, first: int = 0, *, links: bool 
 
 
 def _draw(kind: str, left: int, width: int, height: int, parts: Sequence[str]) -> str:
-    """Each part in a line of its own, so that of a chart that goes on few lines are new (web.delta)."""
+    """Each part in a line of its own, so that of a chart that goes on few lines are new (context.Renderings)."""
     lines = "\n".join(parts)
     return (
         f'<svg class="{kind}" viewBox="{left} 0 {width} {height}" aria-hidden="true" focusable="false">{lines}\n</svg>'

@@ -1,9 +1,12 @@
 """The daemon as the web sees and changes it, and what is made for one caller and serves all who ask within a second."""
 
+import gzip
+import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -21,7 +24,6 @@ from service.pipeline.job import Job
 from service.pipeline.scheduler import Scheduler
 from service.store import Store
 from service.web.charts import Chart
-from service.web.delta import Renderings
 from service.web.prometheus import Telemetry
 from service.web.schemas import Info
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 OVERVIEW = "overview"  # its key in the cache
+_MOST_RENDERINGS = 32  # that are kept, packed to about a tenth
 _LIFE = 1.0  # seconds for which what was made is shown to whoever asks
 
 
@@ -70,6 +73,44 @@ class _Entry:
     value: Any = None
     made_at: float = float("-inf")
     lock: anyio.Lock = field(default_factory=anyio.Lock)
+
+
+class Renderings:
+    """The last pages that were rendered, by what they hold, packed: what is sent, and what an open page has."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, bytes] = {}
+
+    def keep(self, page: bytes) -> tuple[str, bytes]:
+        """Its entity tag, by which ``compare`` knows it, and the page packed. CPU work."""
+        tag = f'W/"{blake2b(page, digest_size=9).hexdigest()}"'
+        self._kept[tag] = self._kept.pop(tag, b"") or gzip.compress(page, 1)
+        for old in list(self._kept)[:-_MOST_RENDERINGS]:
+            del self._kept[old]
+        return tag, self._kept[tag]
+
+    def compare(self, tag: str, page: bytes) -> bytes | None:
+        """A JSON list that makes ``page`` of the one with this tag: new lines, and ``[first, count]`` for lines that
+        it has already. None where that one is not kept any more. CPU work."""
+        if (packed := self._kept.get(tag)) is None:
+            return None
+        old = gzip.decompress(packed).decode().split("\n")
+        return json.dumps(compare_lines(old, page.decode().split("\n")), separators=(",", ":")).encode()
+
+
+def compare_lines(old: Sequence[str], new: Sequence[str]) -> list[str | list[int]]:
+    """As few steps as a look at each line finds."""
+    places = {line: place for place, line in enumerate(old)}
+    steps: list[str | list[int]] = []
+    for line in new:
+        last = steps[-1] if steps else ""
+        if isinstance(last, list) and sum(last) < len(old) and old[sum(last)] == line:
+            last[1] += 1
+        elif (place := places.get(line)) is not None and len(line) > 8:
+            steps.append([place, 1])
+        else:
+            steps.append(line)
+    return steps
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The pages: rendered on the server, each at most once a second, and read by all from memory."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from html import escape
 from http import HTTPStatus
@@ -13,7 +13,8 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service.collectors.github_ci.weekly_runs import Order
 from service.domain.samples import Status
-from service.web import charts, delta
+from service.web import assets, charts
+from service.web.assets import accepts_gzip
 from service.web.auth import is_expected
 from service.web.board import find_worst, read_board, read_history, to_cells
 from service.web.context import AppContext
@@ -36,6 +37,7 @@ from service.web.schemas import CheckView, RunView
 if TYPE_CHECKING:
     import jinja2
 
+_METHOD = "lines"  # of telling changes, in A-IM and IM
 _RECENT_RUNS = 10
 # More than this and a page is no board any more: the worst are shown, the others are on their collectors' pages.
 _MOST, _MOST_OF_MANY = 100, 30
@@ -208,7 +210,7 @@ async def _page(
 ) -> Response:
     """``read``: the template's values from an overview. Raises Unavailable, and what ``read`` does."""
 
-    async def make() -> tuple[bytes, str]:
+    async def make() -> tuple[bytes, str, bytes]:
         overview = await read_overview(context)
         values = {
             "info": context.info,
@@ -216,32 +218,31 @@ async def _page(
             "now": overview.state.now,
             "collectors": list(overview.collectors.values()),
             "writes": "token" if is_expected(context.token) else "refused" if context.in_cluster else "local",
-            "link_host": link_host,
             **await read(overview),
         }
 
-        def work() -> tuple[bytes, str]:
-            page = _render(template, values)
-            return page, context.renderings.keep(page)
+        def work() -> tuple[bytes, str, bytes]:
+            page = _load_templates().get_template(template).render(values).encode(errors="replace")
+            return page, *context.renderings.keep(page)
 
         # Hundreds of rows take longer than the loop may stand still.
         return await anyio.to_thread.run_sync(work, limiter=context.threads)
 
     address = f"{request.scope['path']}?{urlencode(sorted(request.query_params.items()))}"
-    page, tag = await context.cache.get(address, make)
-    known = request.headers.get("if-none-match", "") if request.headers.get("a-im") == delta.METHOD else ""
+    page, tag, packed = await context.cache.get(address, make)
+    # What has changed between two renderings: https://www.rfc-editor.org/rfc/rfc3229 (A-IM, 226 IM Used).
+    known = request.headers.get("if-none-match", "") if request.headers.get("a-im") == _METHOD else ""
 
     async def compare() -> bytes | None:
         return await anyio.to_thread.run_sync(context.renderings.compare, known, page, limiter=context.threads)
 
     if known and (changes := await context.cache.get(f"{address} {known} {tag}", compare)) is not None:
-        headers = {"etag": tag, "im": delta.METHOD, "delta-base": known}
+        headers = {"etag": tag, "im": _METHOD, "delta-base": known}
         return Response(changes, HTTPStatus.IM_USED, headers, "application/json")
-    return Response(page, headers={"etag": tag}, media_type="text/html")
-
-
-def _render(template: str, values: Mapping[str, Any]) -> bytes:
-    return _load_templates().get_template(template).render(values).encode(errors="replace")
+    headers = {"etag": tag, "vary": "accept-encoding"}
+    if accepts_gzip(request.headers):
+        return Response(packed, headers=headers | {"content-encoding": "gzip"}, media_type="text/html")
+    return Response(page, headers=headers, media_type="text/html")
 
 
 @lru_cache(maxsize=1)
@@ -264,6 +265,7 @@ def _load_templates() -> "jinja2.Environment":
         "sentence": format_sentence,
     }
     templates.globals |= {"time": format_time, "ago": format_ago, "tone": tone}
+    templates.globals |= {"link_host": link_host, "static": assets.address_of}
     return templates
 
 

@@ -185,7 +185,8 @@ async def test_every_answer_carries_the_security_headers(tmp_path: Path) -> None
             assert "data:" not in policy
             assert headers["x-content-type-options"] == "nosniff"
             assert headers["referrer-policy"] == "no-referrer"
-            assert headers["cache-control"] == "no-store"
+            is_file = path in ("/static/page.css", "/docs")
+            assert headers["cache-control"] == ("private, no-cache" if is_file else "no-store")
             assert "server" not in headers
 
 

@@ -384,3 +384,27 @@ async def test_the_page_warns_of_what_is_wrong(stage: Stage, monkeypatch: pytest
     assert "config.yaml:3:1" in page.words
     assert "the disk is full" in page.words
     assert stage.clock.at == START + timedelta(0)
+
+
+async def test_a_browser_keeps_the_files_of_a_version_and_all_texts_come_packed_for_who_accepts_it(
+    stage: Stage,
+) -> None:
+    await stage.run()
+    page = await read(stage, "/")
+    files = [link["href"] for link in page.all("link")] + [script["src"] for script in page.all("script")]
+    for path in (*filter(None, files), "/", "/docs", "/metrics", "/openapi.json", "/api/v1/collectors"):
+        packed = await stage.client.get(path)
+        assert packed.headers["content-encoding"] == "gzip"
+        assert packed.headers["vary"] == "accept-encoding"
+        plain = await stage.client.get(path, headers={"accept-encoding": "identity"})
+        assert "content-encoding" not in plain.headers
+        assert path == "/metrics" or plain.content == packed.content
+        assert int(plain.headers["content-length"]) == len(plain.content) > int(packed.headers["content-length"])
+        is_kept = path in files
+        assert packed.headers["cache-control"].startswith(
+            "private, max-age=" if is_kept else ("no-store", "private, no-")
+        )
+    asset = await stage.client.get("/static/page.js?v=older")
+    assert asset.headers["cache-control"] == "private, no-cache"
+    again = await stage.client.get("/static/page.js", headers={"if-none-match": asset.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")

@@ -10,7 +10,7 @@ from service.domain.runs import Outcome
 from service.domain.samples import Status
 from service.store.checks import Cell, Cycle, Hour
 from service.web import charts
-from service.web.delta import compare_lines
+from service.web.context import compare_lines
 
 NOW = datetime(2025, 1, 14, 15, tzinfo=UTC)
 
