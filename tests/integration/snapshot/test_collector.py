@@ -12,7 +12,6 @@ import anyio
 import pytest
 
 from service.collectors.snapshot import SNAPSHOT_AGE
-from service.collectors.snapshot.schema import InvalidSnapshot
 from service.domain.errors import ConfigError, Rejected, TooLarge, Unauthorized
 from service.domain.runs import CollectResult
 from tests.integration.snapshot.conftest import Collectors
@@ -48,13 +47,6 @@ async def test_a_snapshot_file_becomes_samples_until_it_is_too_old(collectors: C
         await collectors.make(path, max_bytes="100").collect(NOW)
     with pytest.raises(TooLarge, match="more than 1 records"):
         await collectors.make(path, max_records=1).collect(NOW)
-
-
-async def test_a_bad_record_makes_a_partial_run(collectors: Collectors, tmp_path: Path) -> None:
-    (tmp_path / "eval.json").write_bytes(snapshot_of({}, {"value": "x"}))
-    result = await collectors.make(str(tmp_path / "eval.json")).collect(datetime.now(UTC))
-    assert (len(result.samples), result.skipped) == (1, 1)
-    assert str(result.failures[0]) == "record 2: Expected `float`, got `str` - at `$.value`"
 
 
 async def test_a_file_that_is_whole_a_second_later_is_read(collectors: Collectors, tmp_path: Path) -> None:
@@ -291,16 +283,6 @@ async def test_a_push_that_comes_while_a_run_reads_is_left_for_the_next_one(coll
     assert await snapshot.load()
     assert [values(first), values(await collectors.run(snapshot, NOW))] == [[1], [2]]
     assert not await snapshot.load()
-
-
-async def test_a_push_with_a_bad_record_is_refused_whole(collectors: Collectors) -> None:
-    snapshot = collectors.make(None)
-    with pytest.raises(InvalidSnapshot, match=r"1 of 2 records are bad:\n  record 2: Expected `float`") as raised:
-        await snapshot.accept(snapshot_of({}, {"value": "x"}), "a", NOW)
-    assert (raised.value.count, raised.value.failures[0].part) == (1, "record 2")
-    with pytest.raises(Rejected, match="holds no record"):
-        await snapshot.accept(b"[]", "a", NOW)
-    assert snapshot.waits_for
 
 
 async def test_the_bearer_token_is_looked_up_again_when_it_is_refused(

@@ -489,7 +489,7 @@ FIELDS: dict[str, list[Any]] = {
     "metric": ["metta.x", ".", "x\n", "a-b", "é", "", "m" * 170, "m" * 171],
     "workflow_name": [" ", "\n", "\x1f", "\x85", "a\n"],
     "check": ["", "ä"],
-    "condition": ["none", "", ">= 0.85x", "0.9x..1x", "< 2 x", "in [1x, 2]", "> 3 xlarge", "=.5x\n"],
+    "condition": ["none", "", ">= 0.85x", "< 2 x"],
     "baseline": [{"of": "median", "last": 5.0, "skip": 100}, {"last": 101}, {"every": 1}],
     "for": [1, 2.0, 100, 101, 0],
     "value": [-0.0, 1e308, 10**308, 10**309, -(10**320)],
