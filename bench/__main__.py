@@ -8,8 +8,6 @@ from dataclasses import asdict
 from types import ModuleType
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 import bench
 from bench import Measured
@@ -24,15 +22,15 @@ def found() -> dict[str, ModuleType]:
     return {name: module for name, module in modules.items() if hasattr(module, "run")}
 
 
-def table(figures: Iterable[Measured]) -> Table:
-    drawn = Table()
-    drawn.add_column()
-    for heading in ("ratio", "ours", "baseline"):
-        drawn.add_column(heading, justify="right")
-    for figure in sorted(figures, key=lambda figure: (not figure.counted, figure.ratio is None)):
-        baseline = "" if figure.baseline is None else _number(figure.baseline, figure.unit)
-        drawn.add_row(figure.name, _ratio(figure.ratio), _number(figure.ours, figure.unit), baseline)
-    return drawn
+def print_table(figures: Iterable[Measured]) -> None:
+    rows = [("", "ratio", "ours", "baseline")]
+    for each in sorted(figures, key=lambda figure: (not figure.counted, figure.ratio is None)):
+        baseline = "" if each.baseline is None else _number(each.baseline, each.unit)
+        rows.append((each.name, _ratio(each.ratio), _number(each.ours, each.unit), baseline))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, *numbers in rows:
+        told = "  ".join(f"{number:>{width}}" for number, width in zip(numbers, widths[1:], strict=True))
+        click.echo(f"  {name:<{widths[0]}}  {told}".rstrip())
 
 
 def _ratio(ratio: float | None) -> str:
@@ -55,7 +53,6 @@ def main(names: tuple[str, ...], as_json: bool) -> None:
     benches = found()
     if unknown := set(names) - set(benches):
         raise click.UsageError(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(benches)}")
-    console = Console()
     for name in names or [name for name, module in benches.items() if not hasattr(module, "IS_LONG")]:
         module = benches[name]
         run: Run = module.run
@@ -64,9 +61,8 @@ def main(names: tuple[str, ...], as_json: bool) -> None:
             for figure in figures:
                 print(json.dumps({"bench": name, **asdict(figure), "ratio": figure.ratio}))
             continue
-        console.print(f"[bold]{name}[/bold]  {(module.__doc__ or '').strip().splitlines()[0]}", soft_wrap=True)
-        console.print(table(figures))
-        console.print()
+        click.echo(f"{name}: {(module.__doc__ or '').partition(chr(10))[0]}")
+        print_table(figures)
 
 
 if __name__ == "__main__":
