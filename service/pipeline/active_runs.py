@@ -29,13 +29,16 @@ class ActiveRuns:
     def __init__(
         self, runner: Runner, store: Store, clock: Clock, tasks: TaskGroup, *, on_end: Callable[[str], None]
     ) -> None:
-        self.is_draining = False
         self._runner = runner
         self._store = store
         self._clock = clock
         self._tasks = tasks
         self._on_end = on_end
         self._handles = defaultdict[str, list[RunHandle]](list)
+
+    @property
+    def is_draining(self) -> bool:
+        return self._runner.draining.is_set()
 
     def runs(self) -> list[Run]:
         """Those under way; of one collector the oldest first."""
@@ -125,8 +128,7 @@ class ActiveRuns:
     async def drain(self, seconds: float) -> None:
         """Nothing new starts, no further attempt either; attempts under way get ``seconds``, then their runs are
         cancelled and kept as Interrupted."""
-        self.is_draining = True
-        self._runner.drain()
+        self._runner.draining.set()
         # Cancelled runs still store what they know; one that can't be stopped is left to the end of the process.
         for patience in (seconds, _CANCEL_TIMEOUT):
             with anyio.move_on_after(patience):

@@ -1,7 +1,4 @@
-"""One run, from its stored start to its stored samples: attempts, back-off, deadline, outcome, two log lines.
-
-Every cause (schedule, HTTP, signal, --once) comes through ``Runner.run``.
-"""
+"""One run, from its stored start to its stored samples: attempts, back-off, deadline, outcome, two log lines."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +15,6 @@ from anyio.abc import TaskGroup
 from service.clock import Clock
 from service.config.logging import buffer
 from service.config.masking import redact
-from service.domain.delivery import LOST
 from service.domain.errors import HealthError, Unavailable, Unexpected
 from service.domain.runs import Actor, Cause, CollectResult, Outcome, PartialFailure, Run
 from service.domain.samples import Metric
@@ -76,15 +72,7 @@ class RunHandle:
                 await other.done.wait()
         self.after = ()
 
-    def succeed(self, result: CollectResult) -> None:
-        """It brought ``result``: whole, or partial with what was left out."""
-        errors = [PartialFailure(_shorten(each.reason), _shorten(each.part)) for each in result.failures]
-        if (more := result.skipped - len(errors)) > 0:
-            errors.append(PartialFailure(f"and {more} more left out"))
-        self.run = replace(self.run, outcome=Outcome.PARTIAL if errors else Outcome.COMPLETE, errors=tuple(errors))
-
     def fail(self, reason: str, outcome: Outcome) -> None:
-        """It brought nothing."""
         self.run = replace(self.run, outcome=outcome, errors=(PartialFailure(reason),))
 
     @contextmanager
@@ -111,7 +99,8 @@ class Runner:
 
     ``attempts`` owns the attempts: one that ignores its cancellation is left there instead of holding up its run.
     ``on_stored``: there is something to send. ``on_begin``, ``on_end``: a run starts, a run has ended and is stored.
-    ``retry``: whether there is more than one attempt.
+    ``retry``: whether there is more than one attempt. ``draining``: the daemon ends: attempts under way go on, no other
+    one begins.
     """
 
     def __init__(
@@ -132,15 +121,11 @@ class Runner:
         self._on_begin = on_begin
         self._on_end = on_end
         self._retry = retry
-        self._draining = anyio.Event()
+        self.draining = anyio.Event()
         self._held = 0  # samples of ended runs that a store which is away has not taken yet
         self._incidents: dict[str, _Incident] = {}
         # A thread of its own: collectors that hang in all of the common ones must not stop others' runs.
         self._threads = anyio.CapacityLimiter(1)
-
-    def drain(self) -> None:
-        """The daemon ends: attempts under way go on, no other one begins."""
-        self._draining.set()
 
     async def run(self, job: Job, handle: RunHandle) -> None:
         """The whole run. Its samples are in the outbox when this returns, whatever the collector did."""
@@ -193,27 +178,30 @@ class Runner:
                     log.exception("the collector raised an unexpected error")
                 # Time may mend it: an unexpected error is given the benefit of the doubt, as a Job's crash is. What a
                 # change's run could not measure, the next scheduled one will: it must not wait for a back-off.
-                is_retried = self._retry and handle.run.cause is not Cause.WEBHOOK
-                may_pass = is_retried and isinstance(error, Unavailable | Unexpected)
+                is_change = handle.run.cause is Cause.WEBHOOK
+                may_pass = self._retry and not is_change and isinstance(error, Unavailable | Unexpected)
                 if not may_pass or attempt > job.settings.backoff_limit:
                     handle.fail(reason, Outcome.BACKOFF_LIMIT_EXCEEDED if may_pass else Outcome.FAILED)
                     break
                 asked = error.retry_after if isinstance(error, Unavailable) else None
                 pause = max(min(_FIRST_PAUSE * 2.0 ** (attempt - 1), _MAX_PAUSE), asked or 0.0)
                 if self._clock.monotonic() + pause >= deadline:
-                    reason = f"{reason} (the next attempt would come after the deadline)"
-                    handle.fail(reason, Outcome.DEADLINE_EXCEEDED)
+                    handle.fail(f"{reason} (the next attempt would come after the deadline)", Outcome.DEADLINE_EXCEEDED)
                     break
                 handle.run = replace(handle.run, errors=(PartialFailure(reason),))
                 # A reason that is known already is in the run's own log alone.
                 tell = log.warning if is_news else log.debug
                 tell("attempt failed", attempt=attempt, reason=reason, next_in_seconds=pause)
-                await self._clock.wait(self._draining, pause)
-                if self._draining.is_set():
+                await self._clock.wait(self.draining, pause)
+                if self.draining.is_set():
                     handle.fail(f"{reason} (the daemon ended before the next attempt)", Outcome.INTERRUPTED)
                     break
             else:
-                handle.succeed(result)
+                errors = [PartialFailure(_shorten(each.reason), _shorten(each.part)) for each in result.failures]
+                if (more := result.skipped - len(errors)) > 0:
+                    errors.append(PartialFailure(f"and {more} more left out"))
+                outcome = Outcome.PARTIAL if errors else Outcome.COMPLETE
+                handle.run = replace(handle.run, outcome=outcome, errors=tuple(errors))
                 return result
         return CollectResult()
 
@@ -242,11 +230,10 @@ class Runner:
                     await self._clock.wait(done, _GRACE)
                 if not done.is_set():
                     log.error("the collector ignores its cancellation; the run goes on without it")
-        if not answers:
-            raise TimeoutError
-        if isinstance(answers[0], HealthError):
-            raise answers[0]
-        return answers[0]
+        answer = answers[0] if answers else TimeoutError()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     async def _store_run(self, job: Job, handle: RunHandle, result: CollectResult) -> None:
         """Stores the ended run with what it brought, and then its log."""
@@ -261,7 +248,7 @@ class Runner:
                 except Unavailable as error:
                     # A shared store comes back; what was collected waits for it as long as there is room, and time. So
                     # does the end of a run that was cancelled: on record it would be active, and in the way of others.
-                    is_last = handle.ending and self._draining.is_set()
+                    is_last = handle.ending and self.draining.is_set()
                     if not self._store.owner or is_last or self._held > _MAX_HELD:
                         log.error("the run is not kept: the store is lost", reason=str(error), samples=samples)  # noqa: TRY400
                         handle.run = run
@@ -299,14 +286,13 @@ class Runner:
         return run, enriched
 
     async def _measure_health(self, job: Job, run: Run, collected: int, now: datetime) -> dict[Metric, float]:
-        succeeded = run.outcome is not None and run.outcome.succeeded
+        succeeded = bool(run.outcome and run.outcome.succeeded)
         values = {UP: float(succeeded), DURATION: run.seconds or 0.0, SAMPLES: float(collected)}
         successes = {job.name: now} if succeeded else await self._store.runs.last_successes(job.name)
         if last := successes.get(job.name):
             values[SUCCESS_AGE] = max(0.0, (now - last).total_seconds())
         lost = await self._store.outbox.lost(job.name, now - timedelta(hours=24))
-        values[POINTS_LOST] = float(sum(lost.get(status, 0) for status in LOST))
-        return values
+        return {**values, POINTS_LOST: float(sum(lost.values()))}
 
     def _is_news(self, name: str, reason: str) -> bool:
         """Whether this is not what the collector's runs before have ended with."""
