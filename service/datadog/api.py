@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from service.config.clients import certificate_file, proxy_for, suggest_variable
+from service.config.clients import certificate_file, proxy_for, refuse_status, suggest_variable
+from service.datadog.intake import find_errors, mask
 from service.domain.errors import ConfigError, HealthError, Rejected, TooLarge, Unauthorized, Unavailable
 
 Json = dict[str, Any]
@@ -19,7 +20,6 @@ Json = dict[str, Any]
 _CONNECT, _READ = 5.0, 30.0  # seconds; the client has no bound of its own
 _TRIES = 4
 _MAX_WAIT = 30.0  # seconds; the client would sleep however long the server says
-_MAX_REASON = 300  # characters
 _RETRIED = frozenset({429, 500, 502, 503, 504})
 _PAGE = 100
 
@@ -168,9 +168,8 @@ class DatadogApi:
             raise Rejected(f"{self._host} does not answer with JSON; is it Datadog's API?") from error
 
     def _translate(self, error: Any) -> HealthError:
-        errors = error.body.get("errors") if isinstance(error.body, dict) else None
-        said = [each if isinstance(each, str) else msgspec.json.encode(each).decode() for each in errors or ()]
-        reason = self._mask(f"{error.status} {'; '.join(said) or error.reason or ''}".rstrip())
+        errors = find_errors(error.body)
+        reason = self._mask(f"{error.status} {'; '.join(errors or ()) or error.reason or ''}".rstrip())
         match error.status:
             case 401 | 403:
                 # A proxy's page is no verdict on the keys.
@@ -179,17 +178,13 @@ class DatadogApi:
                 return NotFound(reason)
             case 413:
                 return TooLarge(reason)
-            case 408 | 429:
-                return Unavailable(reason, retry_after=_rate_limit_reset(error.headers))
-            case status if status >= 500 or status < 400:
+            case status if status < 400:
                 return Unavailable(reason)
-        return Rejected(reason)
+            case status:
+                return refuse_status(status, reason, _rate_limit_reset(error.headers))
 
     def _mask(self, text: str) -> str:
-        for key in filter(None, self._keys):
-            text = text.replace(key, "***")
-        line = " ".join(f"{self._host}: {text}".split())
-        return line if len(line) <= _MAX_REASON else f"{line[:_MAX_REASON]}…"
+        return mask(f"{self._host}: {text}", *self._keys)
 
 
 def _client(url: str, api_key: str, app_key: str) -> Any:

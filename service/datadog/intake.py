@@ -56,17 +56,6 @@ def intake_url(settings: DatadogSettings) -> str:
     return settings.url or f"https://api.{settings.site}"
 
 
-class _Answer:
-    """An answer, read as far as it matters. ``errors``: what Datadog's ``{"errors": [...]}`` says, None of another."""
-
-    def __init__(self, response: httpx.Response, text: bytes) -> None:
-        self.status = response.status_code
-        self.headers = response.headers
-        self.text = text.decode(errors="replace")
-        self.is_page = "html" in response.headers.get("content-type", "").lower()
-        self.errors = _errors(text)
-
-
 class Intake:
     """The intake at the base address ``url``, asked through ``client``, which whoever built it closes.
 
@@ -93,9 +82,10 @@ class Intake:
 
     async def send(self, payload: Payload) -> None:
         """Returns when the intake took ``payload``. Raises Unavailable, Rejected, Unauthorized or TooLarge."""
-        path = _DISTRIBUTIONS if payload.kind is Kind.DISTRIBUTION else _SERIES
+        is_distribution = payload.kind is Kind.DISTRIBUTION
+        path, encoding = (_DISTRIBUTIONS, "deflate") if is_distribution else (_SERIES, "zstd1")
         try:
-            await self._ask("POST", path, payload.body, {"Content-Encoding": payload.content_encoding})
+            await self._ask("POST", path, payload.body, {"Content-Encoding": encoding})
         except HealthError as error:
             # A body that was refused says nothing about the next one.
             self.trouble = None if isinstance(error, Rejected) and not isinstance(error, Unauthorized) else str(error)
@@ -136,28 +126,23 @@ class Intake:
     async def _ask_once(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> None:
         key = await self._usable_key()
         sent = {"DD-API-KEY": key, "Content-Type": "application/json", "Accept-Encoding": "identity", **headers}
-        request = self._client.build_request(
-            method, self._url + path, content=body or None, headers=sent, timeout=_TIMEOUT
-        )
+        url, content = self._url + path, body or None
         try:
             with anyio.fail_after(_DEADLINE):
                 # A redirect is never followed with the key in hand.
-                response = await self._client.send(request, stream=True, follow_redirects=False)
-                try:
-                    answer = _Answer(response, await _read(response))
-                finally:
-                    await response.aclose()
+                async with self._client.stream(
+                    method, url, content=content, headers=sent, timeout=_TIMEOUT, follow_redirects=False
+                ) as response:
+                    text = await _read(response)
         except TimeoutError as error:
             self.requests["error"] += 1
             raise Unavailable(f"{self._host}: no answer within {_DEADLINE:.0f} s", ambiguous=True) from error
         except httpx.HTTPError as error:
             self.requests["error"] += 1
-            reason = _mask(f"{type(error).__name__} {error}", key)
+            reason = mask(f"{type(error).__name__} {error}", key)
             raise Unavailable(f"{self._host}: {reason}", ambiguous=not isinstance(error, _NOT_SENT)) from error
-        self.requests[str(answer.status)] += 1
-        if not answer.is_page:
-            self._compare_clocks(answer.headers.get("date"))
-        self._judge(answer, key)
+        self.requests[str(response.status_code)] += 1
+        self._judge(response, text, key)
 
     async def _usable_key(self) -> str:
         key = (await self._key.get() or "").strip()
@@ -168,27 +153,30 @@ class Intake:
             raise Unauthorized(f"the {self._key.title} holds characters that no key has")
         return key
 
-    def _judge(self, answer: _Answer, key: str) -> None:
-        status = answer.status
-        said = _mask("; ".join(answer.errors or ()), key)
+    def _judge(self, response: httpx.Response, text: bytes, key: str) -> None:
+        status, headers, errors = response.status_code, response.headers, _decode_errors(text)
+        is_page = "html" in headers.get("content-type", "").lower()
+        if not is_page:
+            self._compare_clocks(headers.get("date"))
+        said = mask("; ".join(errors or ()), key)
         told = f"{self._host} answered {status}" + (f": {said}" if said else "")
-        if status in (200, 202) and not answer.is_page:
+        if status in (200, 202) and not is_page:
             if said:
                 log.warning("the intake took a request with remarks", remarks=said)
             return
-        if status in (400, 422) and not answer.is_page:
-            raise Rejected(told if said else f"{told}: {_mask(answer.text, key)}")
+        if status in (400, 422) and not is_page:
+            raise Rejected(told if said else f"{told}: {mask(text.decode(errors='replace'), key)}")
         if status == 413:
             raise TooLarge(told)
         if status in (401, 403):
-            if answer.errors is None:
+            if errors is None:
                 raise Unavailable(f"{told}, but not as Datadog does: is a proxy in between?")
             raise Unauthorized(f"{told}; the {self._key.title} is refused")
         if status < 400 or status in (404, 405):
             raise Unavailable(f"{told}, which no intake does: is DD_URL right?")
         # Datadog puts the seconds to wait in X-RateLimit-Reset, others in Retry-After.
-        wait = retry_after(answer.headers, self._now(), "x-ratelimit-reset") if status == 429 else None
-        wait = retry_after(answer.headers, self._now()) if wait is None else wait
+        wait = retry_after(headers, self._now(), "x-ratelimit-reset") if status == 429 else None
+        wait = retry_after(headers, self._now()) if wait is None else wait
         raise Unavailable(told, retry_after=wait, answered=status >= 500)
 
     def _compare_clocks(self, date: str | None) -> None:
@@ -218,19 +206,25 @@ async def _read(response: httpx.Response) -> bytes:
     return bytes(text[:_MAX_ANSWER])
 
 
-def _errors(text: bytes) -> list[str] | None:
+def _decode_errors(text: bytes) -> list[str] | None:
     try:
-        answer = msgspec.json.decode(text)
+        return find_errors(msgspec.json.decode(text))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def find_errors(answer: object) -> list[str] | None:
+    """What ``{"errors": [...]}`` says, which is how Datadog refuses; None of another answer."""
     errors = answer.get("errors") if isinstance(answer, dict) else None
     if not isinstance(errors, list):
         return None
     return [error if isinstance(error, str) else msgspec.json.encode(error).decode() for error in errors]
 
 
-def _mask(text: str, key: str) -> str:
-    """``text`` on one line, without the key, cut to a length that a log line bears."""
-    printable = "".join(char if char.isprintable() else " " for char in text[: 10 * _MAX_REASON])
-    line = " ".join(printable.replace(key, "***").split())
+def mask(text: str, *keys: str) -> str:
+    """``text`` on one line, without the keys, cut to a length that a log line bears."""
+    line = "".join(char if char.isprintable() else " " for char in text[: 10 * _MAX_REASON])
+    for key in filter(None, keys):
+        line = line.replace(key, "***")
+    line = " ".join(line.split())
     return line if len(line) <= _MAX_REASON else f"{line[:_MAX_REASON]}…"

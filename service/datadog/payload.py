@@ -44,17 +44,12 @@ class _Distribution(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """One request. ``sent``: the chunks in ``body``; ``rest``: those that did not fit.
-
-    ``kind``: distribution, or gauge for a body of gauges and counts. ``samples``: how many points ``sent`` holds.
-    """
+    """One request. ``sent``: the chunks in ``body``; ``rest``: those that did not fit. ``kind``: of the first."""
 
     body: bytes
-    content_encoding: str
     kind: Kind
-    sent: list[Chunk]
-    rest: list[Chunk]
-    samples: int
+    sent: Sequence[Chunk]
+    rest: Sequence[Chunk]
 
 
 def encode(chunks: Sequence[Chunk], prefix: str = "") -> Payload:
@@ -63,33 +58,14 @@ def encode(chunks: Sequence[Chunk], prefix: str = "") -> Payload:
     Takes up to 100 ms of CPU at 10,000 points: call it in a thread. A chunk that is too large alone goes all the same:
     the answer, 413, halves it.
     """
-    taken = _count_fitting(chunks)
+    taken = len(chunks)
     while True:
         sent = chunks[:taken]
         raw, body = _compress(sent, prefix)
         excess = max(len(raw) / MAX_RAW, len(body) / MAX_COMPRESSED, count_points(sent) / MAX_POINTS)
         if excess <= 1 or taken == 1:
-            is_distribution = sent[0].kind is Kind.DISTRIBUTION
-            return Payload(
-                body,
-                "deflate" if is_distribution else "zstd1",
-                Kind.DISTRIBUTION if is_distribution else Kind.GAUGE,
-                list(sent),
-                list(chunks[taken:]),
-                count_points(sent),
-            )
+            return Payload(body, sent[0].kind, sent, chunks[taken:])
         taken = max(1, int(taken / excess * _SPARE))
-
-
-def _count_fitting(chunks: Sequence[Chunk]) -> int:
-    """How many fit by what is known of each: their points, and about how long their JSON is; at least one."""
-    points = size = 0
-    for number, chunk in enumerate(chunks):
-        points += len(chunk.points)
-        size += chunk.bytes
-        if number and (points > MAX_POINTS or size > MAX_RAW):
-            return number
-    return len(chunks)
 
 
 def _compress(chunks: Sequence[Chunk], prefix: str) -> tuple[bytes, bytes]:

@@ -277,7 +277,7 @@ class Forwarder:
             else:
                 await self._tell(self._outbox.release, sent, self._clock.now() + _ASIDE if is_suspect else None)
             return self._back_off(error)
-        self.count(DeliveryStatus.DELIVERED, payload.samples)
+        self.count(DeliveryStatus.DELIVERED, count_points(sent))
         self.state.last_accepted_at = self._clock.now()
         self.state.outage, self._strikes = None, 0
         await self._tell(self._outbox.settle, sent, DeliveryStatus.DELIVERED)

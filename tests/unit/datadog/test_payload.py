@@ -117,7 +117,7 @@ def test_what_compresses_badly_travels_in_several_bodies_within_the_limits() -> 
         payload = encode(pending)
         assert len(payload.body) <= MAX_COMPRESSED
         assert [*payload.sent, *payload.rest] == pending
-        pending, bodies = payload.rest, bodies + 1
+        pending, bodies = list(payload.rest), bodies + 1
     assert 2 <= bodies <= 5
 
 
