@@ -84,11 +84,9 @@ class Queue:
 
     async def collect(self, now):
         order = self.order.read_text().strip()
-        if order == "leak all":
+        if order == "leak":
             told = " ".join(value for name, value in os.environ.items() if name.endswith(("_TOKEN", "_KEY")))
             raise RuntimeError("refused: " + told)
-        if order == "leak":
-            raise RuntimeError("refused: " + os.environ["GITHUB_TOKEN"])
         while order == "ignore":
             with anyio.CancelScope(shield=True):
                 await anyio.sleep(0.05)
@@ -110,7 +108,7 @@ def add_hostile(here: Place) -> None:
 
 
 def add_queue(here: Place, order: str, **settings: Any) -> Path:
-    """Adds ``queue``, which does as the file says: go, leak (a failure with a secret in it), leak all, hang, ignore."""
+    """Adds ``queue``, which does as the file says: go, leak (all secrets in one error), hang, ignore."""
     file = here.folder / "order"
     file.write_text(order)
     _install(here, "queue", _QUEUE, "Queue", {"schedule": "0 * * * *", "order": str(file), **settings})

@@ -4,12 +4,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.program import Place, place
+from tests.acceptance.program import Place
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,12 +31,6 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join((str(target), str(ROOT)))}
     subprocess.run(tests, check=True, timeout=60, cwd=sources, env=environ)
     return target
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Place]:
-    with place(tmp_path) as it:
-        yield it
 
 
 @pytest.fixture

@@ -2,12 +2,9 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from tests.acceptance.program import SNAPSHOT, Place, place, wait_for
+from tests.acceptance.program import SNAPSHOT, Place, wait_for
 
 TAGS = {
     "job": "arena",
@@ -21,12 +18,6 @@ HANGING = (
     "import subprocess, sys; child = subprocess.Popen(['sleep', '99'])\n"
     "print(child.pid, file=open(sys.argv[1], 'w'), flush=True); child.wait()"
 )
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Place]:
-    with place(tmp_path) as it:
-        yield it
 
 
 def test_a_program_is_a_collector_of_the_daemon(here: Place) -> None:

@@ -3,8 +3,6 @@
 import resource
 import time
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 from random import Random
 
 import anyio
@@ -13,15 +11,9 @@ import pytest
 from service.domain.delivery import DeliveryStatus
 from service.store import Store
 from tests.acceptance.load import add_load
-from tests.acceptance.program import Place, place, wait_for
+from tests.acceptance.program import Place, wait_for
 
 KILLS = 5
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Place]:
-    with place(tmp_path) as it:
-        yield it
 
 
 Key = tuple[str, frozenset[str], int, float]  # metric, tags, second, value (each its own)

@@ -7,7 +7,6 @@ import socket
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,56 +60,6 @@ def test_a_pushed_snapshot_is_delivered_and_outlives_a_restart(here: Place) -> N
     assert json.loads(here.run("collect", "training", "--dry-run").stdout)[0]["value"] == 0.92
 
 
-def test_a_drop_against_the_median_of_before_fails_in_the_second_snapshot_across_a_restart(here: Place) -> None:
-    begin = datetime.now(UTC) - timedelta(minutes=20)
-
-    def publish(daemon: Daemon, *values: float) -> dict[str, Any]:
-        """The check after a run for these values, a minute apart; a value that was published before has its time."""
-        changes = {
-            "status": None,
-            "condition": ">= 0.85x",
-            "for": 2,
-            "message": "8 ranks",
-            "url": "https://ci.example/8",
-        }
-        stamps = [(begin + timedelta(minutes=minute)).isoformat() for minute in range(len(values))]
-        records = [
-            SNAPSHOT | changes | {"value": value, "timestamp": at} for value, at in zip(values, stamps, strict=True)
-        ]
-        run = daemon.get(push(daemon, records).raise_for_status().headers["Location"])["id"]
-        wait_for(lambda: daemon.get(f"/api/v1/runs/{run}")["ended"], daemon)
-        (check,) = daemon.get("/api/v1/collectors/training/checks")["checks"]
-        assert isinstance(check, dict)
-        return check
-
-    before = [14.0, 16.0, 15.3, 15.0, 15.6]
-    with here.daemon() as daemon:
-        few = publish(daemon, *before)
-        assert (few["status"], few["limit"]) == ("unknown", "")
-        assert few["summary"] == "4 earlier values to compare 15.6 with, a median takes 5; 8 ranks"
-        assert daemon.end() == 0
-    with here.daemon() as daemon:
-        assert publish(daemon, *before, 15.3)["status"] == "pass"
-        assert publish(daemon, *before, 15.3, 12.1)["status"] == "pass"
-        assert publish(daemon, *before, 15.3, 12.1)["status"] == "pass", "the same value again"
-        failed = publish(daemon, *before, 15.3, 12.1, 12.2)
-        assert (failed["status"], failed["condition"], failed["limit"]) == ("fail", ">= 0.85x", ">= 13.005")
-        assert failed["why"] == "12.2 is not >= 0.85x (>= 13.005)"
-        said = here.run("explain", "hearts", environ={"INFRA_HEALTH_URL": str(daemon.http.base_url)}).stdout
-        assert "12.2 against a median of 15.3 of the last 7 values; 2 failures in a row; 8 ranks" in said
-        assert "12.2 is not >= 0.85x (>= 13.005), fail since" in said
-        assert "verdict   as its condition says" in said
-        assert "https://ci.example/8" in said
-        assert 'infra_health_check_threshold{check="reward_threshold"' in daemon.http.get("/metrics").text
-        daemon.wait_until_quiet()
-        assert daemon.end() == 0
-    of_check = [point for point in here.intake.points if "check:reward_threshold" in point.tags]
-    assert [point.value for point in of_check if point.metric == "metta.infra.check.threshold"][-1] == 13.005
-    sent = [point for point in of_check if point.metric.endswith(".hearts") and "condition:>= 0.85x" in point.tags]
-    statuses = {point.value: tag for point in sent for tag in point.tags if tag.startswith("status:")}
-    assert (statuses[15.3], statuses[12.1], statuses[12.2]) == ("status:pass", "status:pass", "status:fail")
-
-
 def test_what_was_pushed_right_before_a_kill_is_sent_after_the_restart_once(here: Place) -> None:
     here.config["collectors"]["training"]["schedule"] = "0 0 1 1 *"
     here.write_config()
@@ -127,22 +76,13 @@ def test_what_was_pushed_right_before_a_kill_is_sent_after_the_restart_once(here
     assert known[0] == known[1], "none for the second restart"
 
 
-def test_what_is_refused_is_said_and_of_snapshots_that_are_pushed_at_once_none_is_lost(here: Place) -> None:
+def test_of_snapshots_that_are_pushed_at_once_none_is_lost_and_a_bad_one_is_told(here: Place) -> None:
     """Whatever was answered 202 arrives, though a run may begin after several of them came."""
     with here.daemon() as daemon:
         bad = push(daemon, [SNAPSHOT, SNAPSHOT | {"value": "x"}])
-        assert (bad.status_code, bad.headers["content-type"]) == (422, "application/problem+json")
         (error,) = bad.json()["errors"]
-        assert (error["where"], "value" in error["what"]) == ("record 2", True)
-        assert push(daemon, b'[{"metric"').status_code == 422
-        assert push(daemon, b"[]").status_code == 422
+        assert (bad.status_code, error["where"], "value" in error["what"]) == (422, "record 2", True)
         assert push(daemon, gzip.compress(b" " * 70_000_000)).status_code == 413
-        assert push(daemon, [SNAPSHOT], token="wrong").status_code == 401
-        assert daemon.http.post(PUSH, json=[SNAPSHOT]).status_code == 401
-        auth = {"Authorization": "Bearer first-token"}
-        unknown = daemon.http.post(PUSH.replace("training", "none"), headers=auth).json()
-        assert unknown["type"].endswith("unknown-collector")
-        assert daemon.get("/api/v1/runs")["runs"] == []
         # A series each: those of one series and second would arrive as their sum.
         count = SNAPSHOT | {"metric_kind": "count"}
         bodies = [[count | {"value": float(number), "tags": {"part": str(number)}}] for number in range(12)]
@@ -156,19 +96,15 @@ def test_publish_to_the_daemon_prints_the_run_and_bad_records_are_published_nowh
     here.write_snapshot(json.dumps(SNAPSHOT | {"check": "b"}), "b.json")
     with here.daemon() as daemon:
         address = f"{str(daemon.http.base_url).rstrip('/')}{PUSH}"
-        token = {"INFRA_HEALTH_TOKEN": "first-token"}
-        done = here.json("publish", "a.json", "b.json", "--to", address, environ=token)
+        done = here.json("publish", "a.json", "b.json", "--to", address, environ={"INFRA_HEALTH_TOKEN": "first-token"})
         assert done["records"] == 2
         wait_for(lambda: daemon.get(httpx.URL(done["run"]).path)["outcome"] == "Complete", daemon)
     here.write_snapshot([SNAPSHOT | {"task": ""}], "bad.json")
     refused = here.run("publish", "bad.json", "--to", "target.json")
-    assert refused.returncode == 1
-    assert "bad.json: 1 of 1 records are bad:\n  record 1: " in refused.stderr
+    assert (refused.returncode, "bad.json: 1 of 1 records are bad:\n  record 1: " in refused.stderr) == (1, True)
     assert not (here.folder / "target.json").exists()
     assert here.run("publish", "a.json", "--to", "out/").returncode == 78
-    assert here.run("publish", "a.json").returncode == 2
-    schema = json.loads(here.run("publish", "--schema").stdout)
-    assert schema["$id"] == "urn:infra-health:schema:snapshot:1"
+    assert json.loads(here.run("publish", "--schema").stdout)["$id"] == "urn:infra-health:schema:snapshot:1"
 
 
 def test_tokens_and_keys_that_are_replaced_on_disk_are_taken_over(here: Place) -> None:

@@ -8,8 +8,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -21,21 +19,14 @@ import httpx
 from click.testing import CliRunner
 
 from service.cli.main import main
+from tests.acceptance.forked import ROOT, Forked
 
 FOLDER = Path(__file__).parent
 COMMANDS = (
     *("", "status", "trigger", "pause", "resume", "cancel", "explain", "runs", "logs", "list", "schedule", "preview"),
     *("check", "diagnose", "collect", "list-workflows", "publish", "completion", "migrate", "compare", "backup"),
-    *(
-        "flare",
-        "webhook",
-        "webhook test",
-        "datadog",
-        "datadog render",
-        "datadog diff",
-        "datadog push",
-        "datadog delete",
-    ),
+    *("flare", "webhook", "webhook test"),
+    *("datadog", "datadog render", "datadog diff", "datadog push", "datadog delete"),
 )
 # What differs from machine to machine, or from run to run.
 _VOLATILE = ("state_dir", "next", "secrets")
@@ -44,8 +35,12 @@ _VOLATILE = ("state_dir", "next", "secrets")
 def run(*arguments: str, home: str) -> str:
     environ = {"PATH": os.environ["PATH"], "HOME": home, "NO_COLOR": "1", "COLUMNS": "100"}
     environ |= {"INFRA_HEALTH_STATE_DIR": f"{home}/state", "DD_API_KEY": "abcdefgh"}
-    command = [sys.executable, "-m", "service", *arguments]
-    return subprocess.run(command, env=environ, check=True, capture_output=True, text=True, timeout=60).stdout
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        code = Forked(arguments, ROOT, environ, stdout.fileno(), stderr.fileno()).wait(60)
+        stdout.seek(0)
+        stderr.seek(0)
+        assert code == 0, stderr.read()
+        return stdout.read()
 
 
 def help_of(command: str) -> str:
@@ -61,19 +56,21 @@ def demo(home: str) -> Iterator[httpx.Client]:
     """The demo's daemon, with a run of each collector behind it."""
     environ = {"PATH": os.environ["PATH"], "HOME": home}
     environ |= {"INFRA_HEALTH_HTTP__PORT": "0", "INFRA_HEALTH_LOG__FORMAT": "json"}
-    command = [sys.executable, "-m", "service", "--demo"]
-    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr
-        try:
-            address = next(match[1] for line in process.stderr if (match := re.search(r"status page: (\S+)", line)))
+    reading, writing = os.pipe()
+    process = Forked(["--demo"], ROOT, environ, 1, writing)
+    os.close(writing)
+    try:
+        with os.fdopen(reading) as stderr:
+            address = next(match[1] for line in stderr if (match := re.search(r"status page: (\S+)", line)))
             with httpx.Client(base_url=address, timeout=10, verify=False, trust_env=False) as client:
                 while not all(each["last_run"] and each["last_run"]["ended"] for each in _collectors(client)):
                     time.sleep(0.1)
                 yield client
-        finally:
             process.send_signal(signal.SIGINT)
-            process.communicate()
-            assert process.returncode == 0, "Ctrl-C ends the demo well"
+            stderr.read()
+        assert process.wait(60) == 0, "Ctrl-C ends the demo well"
+    finally:
+        process.kill()
 
 
 def _collectors(client: httpx.Client) -> list[dict[str, Any]]:
