@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import pytest
@@ -123,12 +123,15 @@ class Place:
         return json.loads(done.stdout)
 
     @contextmanager
-    def start(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-        """The program while it goes on, its streams in pipes; killed at the end where the test did not end it."""
-        command, pipe = [sys.executable, "-m", "service", *arguments], subprocess.PIPE
-        with subprocess.Popen(command, cwd=self.folder, env=self._environ(None), stdout=pipe, stderr=pipe) as process:
+    def start(self, *arguments: str) -> Iterator[tuple[Forked, IO[str], IO[str]]]:
+        """The program while it goes on, with its streams; killed at the end where the test did not end it."""
+        (stdout, its_stdout), (stderr, its_stderr) = os.pipe(), os.pipe()
+        process = Forked(arguments, self.folder, self._environ(None), its_stdout, its_stderr)
+        os.close(its_stdout)
+        os.close(its_stderr)
+        with os.fdopen(stdout) as out, os.fdopen(stderr) as err:
             try:
-                yield process
+                yield process, out, err
             finally:
                 process.kill()
 
