@@ -120,7 +120,7 @@ def test_a_collector_is_paused_and_resumed_by_keyboard(reader: Reader, stage: St
     # The button in the place of the old one has the focus.
     expect(card.get_by_role("button", name="Resume ci")).to_be_focused()
     reader.page.keyboard.press("Enter")
-    expect(card.locator(".countdown")).to_be_visible()
+    expect(card.get_by_role("button", name="Pause ci")).to_be_visible()
     assert not stage.get("/api/v1/collectors/ci")["paused"]
 
 
