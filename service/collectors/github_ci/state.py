@@ -22,6 +22,7 @@ RERUN_WITHIN = timedelta(days=30)  # GitHub lets a run be run again for so long
 _LONGEST_RUN = timedelta(days=35)  # https://docs.github.com/actions/reference/limits: waiting included
 PLAUSIBLE = timedelta(hours=1)  # between an end and updated_at, or a beginning and it
 _CLOCKS_DIFFER = timedelta(minutes=5)
+_FEW_CYCLES = timedelta(minutes=35)  # what came while they failed is more than a steady cycle looks into
 _UNFINISHED_KEPT = 200
 # More than one, so that the next older run is known when the latest is run again or deleted.
 _LATEST_KEPT = 3
@@ -235,6 +236,8 @@ def begin(stored: bytes | None, repo: str, branch: str, now: datetime) -> State:
         return State(repo, branch, turned_at=now)
     if state.read_at is None or now - state.read_at > MARGIN:
         state.restart()
+    elif now - state.read_at > _FEW_CYCLES:
+        state.was_whole = False
     return state
 
 

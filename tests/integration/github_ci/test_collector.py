@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from service.collectors.github_ci import list_workflows
 from service.demo.github_rows import Attempt, Issue, Job, Pull
 from service.domain.samples import Kind, Rule
 from tests.integration.github_ci.stage import (
@@ -227,13 +226,6 @@ async def test_a_name_that_repeats_means_all_workflows_of_that_name() -> None:
     world.add_run(2, NOW - timedelta(minutes=30), "failure")
     async with staged(world, tests_blocking_merge=["Tests"]) as stage:
         assert (await stage.values())["ci.workflow.tests_blocking_merge"] == 0
-
-
-async def test_workflows_are_listed_beyond_the_first_page() -> None:
-    world = generate(1, workflows=230, runs_a_day=1)
-    async with staged(world) as stage:
-        found = await list_workflows(stage.client, world.repository.name)
-        assert [each.id for each in found] == [each.id for each in world.repository.workflows]
 
 
 async def test_pull_requests_are_counted_beyond_a_page_and_before_the_search_knows_them() -> None:

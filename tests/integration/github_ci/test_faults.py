@@ -93,14 +93,6 @@ async def test_what_explains_most_is_raised_when_there_is_nothing_to_be_had() ->
             await stage.collect()
 
 
-async def test_without_the_right_to_read_annotations_the_jobs_are_missing_and_all_else_is_there() -> None:
-    async with staged(small_world()) as stage:
-        stage.github.fail("annotations", faults.forbidden)
-        result = await stage.collect()
-        assert values_of(result) == stage.truth({})
-        assert parts_of(result) == ["jobs ended by their time limit"]
-
-
 async def test_annotations_that_are_empty_once_do_not_count_for_a_week() -> None:
     asked_before = set[str]()
 
@@ -119,7 +111,7 @@ async def test_annotations_that_are_empty_once_do_not_count_for_a_week() -> None
         assert values[JOBS] > 0
 
 
-@pytest.mark.parametrize("fault", [faults.html, faults.bad_credentials, faults.not_found, faults.forbidden])
+@pytest.mark.parametrize("fault", [faults.html, faults.bad_credentials, faults.not_found])
 async def test_a_passing_trouble_of_graphql_leaves_numbers_out_and_a_lasting_one_is_worked_around(
     fault: faults.Fault,
 ) -> None:

@@ -13,7 +13,7 @@ MINUTE, START = timedelta(minutes=1), NOW.replace(microsecond=0)
 CHECK = f"metta.infra.cron.{RED_MINUTES}"
 
 
-@pytest.mark.parametrize("seed", [0, 1, 4])
+@pytest.mark.parametrize("seed", [1, 4])
 async def test_they_equal_the_truth_and_who_has_watched_for_a_day_knows_them(seed: int) -> None:
     rng = random.Random(seed)
     world = generate(seed, workflows=6, runs_a_day=12, days=33, ahead=2 * DAY)

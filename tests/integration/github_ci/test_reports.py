@@ -29,7 +29,7 @@ def durations_of(result: CollectResult) -> list[float]:
 # A negative answer that others contradict is no lasting fact
 
 
-@pytest.mark.parametrize("fault", [faults.not_found, faults.empty_list, faults.nothing_found])
+@pytest.mark.parametrize("fault", [faults.not_found, faults.nothing_found])
 async def test_a_404_of_a_run_that_the_list_still_shows_is_no_deletion(fault: faults.Fault) -> None:
     world = generate(7, workflows=12, runs_a_day=30, days=8)
     for run in world.repository.runs:  # a cancelled run may have no jobs; none that failed can
@@ -53,7 +53,7 @@ async def test_a_404_of_a_run_that_the_list_still_shows_is_no_deletion(fault: fa
         assert values == stage.truth()
 
 
-@pytest.mark.parametrize("fault", [faults.not_found, faults.empty_list, faults.nothing_found])
+@pytest.mark.parametrize("fault", [faults.not_found, faults.nothing_found])
 @pytest.mark.parametrize("times", [1, 100])
 async def test_an_empty_list_of_a_workflow_does_not_hide_its_failure(fault: faults.Fault, times: int) -> None:
     world = small_world()
@@ -67,31 +67,6 @@ async def test_an_empty_list_of_a_workflow_does_not_hide_its_failure(fault: faul
         stage.github.faults.remove(outage)
         stage.pass_time()
         assert (await stage.values())["ci.workflow.other_failing"] == 1
-
-
-@pytest.mark.parametrize("fault", [faults.empty_list, faults.nothing_found])
-async def test_an_empty_first_page_is_no_empty_repository(fault: faults.Fault) -> None:
-    world = small_world()
-    async with staged(world, tests_blocking_merge=["Tests"]) as stage:
-        for _ in range(2):  # at a cold start, and later
-            world.add_run(1, world.now.replace(microsecond=0) - timedelta(minutes=6), "success")
-            outage = stage.github.fail(r"actions/runs\?", fault)
-            result = await stage.collect()
-            assert values_of(result).items() <= stage.truth().items()
-            assert "ci.workflow.cancelled" not in values_of(result)
-            assert "runs" in parts_of(result)
-            stage.github.faults.remove(outage)
-            stage.pass_time()
-            assert await stage.values() == stage.truth()
-            stage.pass_time()
-
-
-async def test_no_workflows_though_there_are_runs_is_doubted() -> None:
-    async with staged(small_world()) as stage:
-        stage.github.fail(r"actions/workflows\?", faults.nothing_found)
-        result = await stage.collect()
-        assert "ci.workflow.other_failing" not in values_of(result)
-        assert parts_of(result) == ["workflows"]
 
 
 async def test_a_run_that_is_gone_and_comes_back_is_no_second_duration() -> None:

@@ -8,7 +8,6 @@ import pytest
 from msgspec.structs import replace
 
 from service.collectors.github_ci.culprits import find_streak
-from service.collectors.github_ci.metrics import quantile
 from service.collectors.github_ci.models import Commit, Named, Run
 from service.collectors.github_ci.state import MARGIN, State, begin, decode, encode
 
@@ -35,15 +34,6 @@ def test_a_run_that_was_approved_ends_when_it_ends() -> None:
     assert (state.runs[1].updated, state.runs[1].has_known_end) == (NOW - 2 * MINUTE, True)
 
 
-def test_what_a_workflow_was_when_the_window_began_is_kept() -> None:
-    in_it = [run(number, NOW - number * HOUR) for number in range(1, 9)]
-    slow = run(31, NOW - 31 * HOUR)
-    slow.updated = NOW - 25 * HOUR  # it ended close to the window
-    state = state_with(*in_it, slow, run(40, NOW - 40 * HOUR), run(41, NOW - 41 * HOUR))
-    state.trim(NOW, DAY)
-    assert sorted(state.runs) == [*range(1, 9), 31, 40]
-
-
 def test_the_state_is_the_same_after_the_store() -> None:
     state = state_with(run(1), run(2, conclusion="failure"))
     assert decode(encode(state), State) == state
@@ -52,11 +42,6 @@ def test_the_state_is_the_same_after_the_store() -> None:
     late = begin(encode(state), "o/r", "main", NOW + MARGIN)
     assert late.reach is None
     assert late.runs
-
-
-@pytest.mark.parametrize("stored", [None, b"", b"x", encode(State("o/r", "main"))[:-3]])
-def test_what_can_not_be_decoded_is_none(stored: bytes | None) -> None:
-    assert decode(stored, State) is None
 
 
 @pytest.mark.parametrize(
@@ -96,13 +81,8 @@ def test_what_changed_is_shown_on_the_host_of_the_runs(url: str | None, green: s
     assert [each.url for each in streak.as_evidence() if each.note == "compare"] == ([compare] if compare else [])
 
 
-def test_the_quantile_lies_between_the_closest_ranks() -> None:
-    assert quantile([4, 1, 3, 2], 0.9) == pytest.approx(3.7)
-    assert quantile([5], 0.9) == 5
-
-
 @pytest.mark.parametrize("is_backwards", [False, True])
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(10))
 def test_what_is_kept_tells_the_streak_that_all_runs_tell(seed: int, is_backwards: bool) -> None:
     """Read a few runs at a time: as time passes, or backwards as a cold start does; runs are run again meanwhile."""
     rng = random.Random(seed)
