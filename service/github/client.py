@@ -22,12 +22,12 @@ from service.clock import Clock
 from service.config.clients import retry_after
 from service.config.masking import redact
 from service.domain.errors import Rejected, Unauthorized, Unavailable
-from service.github.answers import Exhausted, NotFound, Refused, find_way_out, read_graphql, read_message
+from service.github.answers import Exhausted, NotFound, Refused, Spent, find_way_out, read_graphql, read_message
 from service.github.auth import HEADERS, Auth, TokenSource, fingerprint
 from service.github.etags import Entry, EtagCache, Key, decode_body
 from service.github.rate_limit import Quota, RateLimit
 
-__all__ = ["Github", "NotFound", "Refused", "Usage", "count_usage"]
+__all__ = ["Github", "NotFound", "Refused", "Spent", "Usage", "count_usage", "points_left"]
 
 T = TypeVar("T")
 Decode = Callable[[bytes], T]
@@ -45,7 +45,10 @@ _NOT_THE_API = "is GITHUB_API_URL the address of the API (on an Enterprise serve
 
 @dataclass(slots=True)
 class Usage:
-    """Requests, and quota points (a 304 is free) by resource: core, search, graphql. ``limit``: of all points."""
+    """Requests, and quota points (a 304 is free) by resource: core, search, graphql. ``limit``: of all points.
+
+    What is under way is counted as a point.
+    """
 
     limit: float = math.inf
     requests: int = 0
@@ -59,14 +62,18 @@ class Usage:
 _usages: ContextVar[tuple[Usage, ...]] = ContextVar("usages", default=())
 
 
+def points_left() -> float:
+    """How many may still be spent here, see ``count_usage``."""
+    return min((usage.left for usage in _usages.get()), default=math.inf)
+
+
 @contextmanager
-def count_usage(limit: float = math.inf) -> Iterator[Usage]:
+def count_usage(usage: Usage | None = None) -> Iterator[Usage]:
     """Counts what is asked of GitHub within, also by tasks that are started within (a cycle's tally).
 
-    Once ``limit`` points are spent, what else is asked within raises Unavailable; of requests that are made at the same
-    time some may be beyond it.
+    Once the limit of ``usage`` is spent, what else is asked within raises Spent. Tallies nest.
     """
-    usage = Usage(limit)
+    usage = usage or Usage()
     token = _usages.set((*_usages.get(), usage))
     try:
         yield usage
@@ -191,10 +198,10 @@ class Github:
 
     async def _ask(self, request: _Request, decode: Decode[T]) -> T:
         for back_off in _BACK_OFF:
-            if any(usage.left < 1 for usage in _usages.get()):
-                raise Unavailable(f"{request} is not asked: it would cost more points than this run may spend")
             try:
                 result = await self._try(request, decode)
+            except Spent:
+                raise
             except Unauthorized as error:
                 self._trouble = str(error)
                 raise
@@ -280,25 +287,30 @@ class Github:
         key = fingerprint(token), str(url)
         if entry := self._cache.get(key):
             headers["if-none-match"] = entry.etag
-        status = "error"
-        async with self._limit.turn(request.resource):
-            try:
+        if points_left() < 1:
+            raise Spent(f"{request} is not asked: it would cost more points than this run may spend")
+        usages, status = _usages.get(), ""
+        for usage in usages:
+            usage.points[request.resource] += 1
+        try:
+            async with self._limit.turn(request.resource):
+                status = "error"
                 with anyio.fail_after(_WHOLE_ANSWER):
                     async with self._client.stream(
                         request.method, url, headers=headers, content=request.content, timeout=_TIMEOUT
                     ) as response:
                         body = await _read_body(response)
                 status = str(response.status_code)
-            except (httpx.HTTPError, TimeoutError) as error:
-                reason = redact(str(error)) or type(error).__name__
-                raise Unavailable(f"GitHub did not answer {request}: {reason}") from error
-            finally:
-                self.requests[status] += 1
-                # https://docs.github.com/rest/using-the-rest-api/best-practices-for-using-the-rest-api#use-conditional-requests
-                is_free = status == "error" or (status == "304" and token)
-                for usage in _usages.get():
-                    usage.requests += 1
-                    usage.points[request.resource] += not is_free
+        except (httpx.HTTPError, TimeoutError) as error:
+            reason = redact(str(error)) or type(error).__name__
+            raise Unavailable(f"GitHub did not answer {request}: {reason}") from error
+        finally:
+            self.requests[status] += bool(status)
+            # https://docs.github.com/rest/using-the-rest-api/best-practices-for-using-the-rest-api#use-conditional-requests
+            is_free = status in ("", "error") or (status == "304" and token)
+            for usage in usages:
+                usage.requests += bool(status)
+                usage.points[request.resource] -= bool(is_free)
         self._limit.note(request.resource, response.status_code, response.headers)
         return _Answer(response.status_code, response.headers, body, key, entry if status == "304" else None)
 

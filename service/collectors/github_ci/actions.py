@@ -1,4 +1,4 @@
-"""GitHub Actions as it is asked: its lists page by page, and the budget of requests that each cycle has for them.
+"""GitHub Actions as it is asked: its lists page by page, and questions in the order of their worth.
 
 Filtered lists come from a search index that lags, so they are no substitute for the list of all runs.
 """
@@ -21,7 +21,7 @@ from service.collectors.github_ci.models import (
     WorkflowPage,
 )
 from service.domain.errors import HealthError, Rejected, Unauthorized, Unavailable
-from service.github.client import Github
+from service.github.client import Github, Spent
 
 PER_PAGE = 100  # GitHub's most
 LAST_PAGE = 390  # GitHub answers 422 beyond about 40,000 runs
@@ -137,33 +137,18 @@ async def list_workflows(github: Github, repo: str) -> list[Workflow]:
     return list(found.values())
 
 
-class Budget:
-    """``left``: requests that a cycle may still send, each counted as a point; never more than ``parent`` has left."""
-
-    def __init__(self, left: int, parent: "Budget | None" = None) -> None:
-        self.left: int = left if parent is None else min(left, parent.left)
-        self._parent = parent
-
-    def take(self) -> bool:
-        """One request may be sent, if there is one left."""
-        if self.left <= 0 or (self._parent and not self._parent.take()):
-            return False
-        self.left -= 1
-        return True
-
-
 @dataclass(frozen=True, slots=True)
 class Question:
-    """``ask`` sends one request, and takes what more it needs. ``part``: what is missing if it fails."""
+    """``part``: what is missing if it fails."""
 
     part: str
     ask: Callable[[], Awaitable[None]]
 
 
-async def ask_in_order(budget: Budget, questions: Iterable[Question]) -> dict[str, Unavailable | Rejected]:
-    """Asks as many as the budget allows, some at once. Returns the first error of each part that had one.
+async def ask_in_order(questions: Iterable[Question]) -> dict[str, Unavailable | Rejected]:
+    """Asks some at once, until as many points are spent as may be (``count_usage``): the rest waits for the next cycle.
 
-    What does not fit waits for the next cycle.
+    Returns the first error of each part that had one.
     """
     waiting = iter(questions)
     errors: dict[str, list[Unavailable | Rejected]] = {}
@@ -172,10 +157,10 @@ async def ask_in_order(budget: Budget, questions: Iterable[Question]) -> dict[st
         for question in waiting:
             if len(errors.get(question.part, ())) >= _FAILURES:
                 continue
-            if not budget.take():
-                return
             try:
                 await question.ask()
+            except Spent:
+                return
             except (Unavailable, Rejected) as error:
                 errors.setdefault(question.part, []).append(error)
 

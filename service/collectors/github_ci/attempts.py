@@ -5,15 +5,16 @@ other cancellations (``timed_out`` is rare). A finished attempt never changes, s
 where there was no annotation at all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 
-from service.collectors.github_ci.actions import Actions, Budget
+from service.collectors.github_ci.actions import Actions
 from service.collectors.github_ci.models import Job, Run
 from service.collectors.github_ci.state import PLAUSIBLE, WEEK
-from service.domain.errors import Unavailable
+from service.domain.errors import Rejected, Unavailable
 from service.domain.samples import MAX_POINT_AGE
-from service.github.client import NotFound
+from service.github.client import NotFound, Spent
 
 # GitHub's own words: https://github.com/actions/runner, "The job has exceeded the maximum execution time of 6h0m0s"
 _TIME_LIMIT = "exceeded the maximum execution time"
@@ -42,31 +43,40 @@ async def ask_attempts(actions: Actions, run: Run, now: datetime) -> list[Run]:
     return found
 
 
-async def look_into(actions: Actions, run: Run, now: datetime, budget: Budget) -> None:
-    """Reads a suspect's jobs, then as far as the budget goes the annotations of those that were cancelled.
+async def look_into(actions: Actions, run: Run, now: datetime) -> None:
+    """Reads a suspect's jobs, then the annotations of those that were cancelled.
 
     A 404 of a run that its list shows is no deletion: the run is left open. Raises what ``Github.get`` does.
     """
-    run.refusals += 1
     over = run.attempts_over
-    try:
+    with _counting_refusals(run):
         if run.looked_into < over:
-            jobs = await actions.jobs(run.id, was_refused=run.refusals > 1)
+            jobs = await actions.jobs(run.id, was_refused=run.refusals > 0)
             # A run that was cancelled while it waited has none; that is believed while other runs show theirs.
             is_idle = (run.attempt, run.conclusion) == (1, "cancelled")
-            if not jobs and not (is_idle and (actions.has_shown_jobs or run.refusals > _BELIEVED)):
+            if not jobs and not (is_idle and (actions.has_shown_jobs or run.refusals >= _BELIEVED)):
                 raise Unavailable(f"GitHub shows no job of run {run.id}, which ended as {run.conclusion}")
             _take_jobs(run, over, jobs, now)
             _take_end(run, jobs)
         while run.cancelled:
-            if not budget.take():
-                break
             job = run.cancelled[0]
             if not await _has_annotations(actions, run, job):
                 run.silent.append(job)
             run.cancelled.remove(job)
-    except NotFound as error:
-        raise Unavailable(f"GitHub shows run {run.id} in its list, but not its jobs: {error}") from error
+
+
+@contextmanager
+def _counting_refusals(run: Run) -> Iterator[None]:
+    """In a row. Raises Unavailable in place of NotFound."""
+    try:
+        yield
+    except Spent:
+        raise  # it was not asked for
+    except (Unavailable, Rejected) as error:
+        run.refusals += 1
+        if isinstance(error, NotFound):
+            raise Unavailable(f"GitHub shows run {run.id} in its list, but not its jobs: {error}") from error
+        raise
     run.refusals = 0
 
 
@@ -96,12 +106,11 @@ def lacks_end(run: Run, now: datetime) -> bool:
 
 async def learn_end(actions: Actions, run: Run) -> None:
     """The end of a run whose updated_at can't be believed. Raises what ``Github.get`` does."""
-    run.refusals += 1
-    jobs = await actions.jobs(run.id, was_refused=run.refusals > 1)
-    if not jobs and run.conclusion != "startup_failure":
-        raise Unavailable(f"GitHub shows no job of run {run.id}, which ended as {run.conclusion}")
-    run.refusals = 0
-    _take_end(run, jobs)
+    with _counting_refusals(run):
+        jobs = await actions.jobs(run.id, was_refused=run.refusals > 0)
+        if not jobs and run.conclusion != "startup_failure":
+            raise Unavailable(f"GitHub shows no job of run {run.id}, which ended as {run.conclusion}")
+        _take_end(run, jobs)
 
 
 def _take_jobs(run: Run, until: int, jobs: Sequence[Job], now: datetime) -> None:

@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from service.collectors.github_ci import catalogue, weekly_runs
-from service.collectors.github_ci.actions import Actions, Budget, explains, list_workflows
+from service.collectors.github_ci.actions import Actions, explains, list_workflows
 from service.collectors.github_ci.catalogue import QUOTA_LIMIT, QUOTA_REMAINING
 from service.collectors.github_ci.deliveries import Deliveries
 from service.collectors.github_ci.pull_requests import is_branch, is_label
@@ -142,10 +142,10 @@ class GithubCi:
         """Samples as of ``now`` of what deliveries told, for few points; the polls measure what they did not."""
         results: dict[str, CollectResult | HealthError] = {}
         limit = min(_CHANGE_POINTS, self._github.spare)
-        with count_usage(limit) as usage:  # exact, as one request follows the other
+        with count_usage(Usage(limit)) as usage:
             for repo in self.repositories:
                 if facts := self._deliveries.facts(self._name, repo):
-                    cycle = self._cycle(repo, Budget(0), now)
+                    cycle = self._cycle(repo, Usage(0), now)
                     result = await cycle.collect_changes(await self._read(repo), facts, usage)
                     self._deliveries.settle(self._name, repo, cycle.told)
                     if result:
@@ -162,7 +162,7 @@ class GithubCi:
         waiting = sorted(repositories, key=lambda repo: rotation.asked.get(repo, never), reverse=True)
         interval = timedelta(seconds=self._schedule.interval(now, self._settings.time_zone))
         self._github.expect(self._name, _STEADY_POINTS * len(repositories) * (_HOUR / interval))
-        budget = Budget(max(CYCLE_POINTS, _POINTS_OF_MANY * len(repositories)))
+        shared = Usage(max(CYCLE_POINTS, _POINTS_OF_MANY * len(repositories)))
         busy: set[str] = set()
         self._notes = []
 
@@ -171,7 +171,7 @@ class GithubCi:
                 repo = waiting.pop()
                 busy.add(repo)
                 rotation.asked[repo] = now
-                cycle = self._cycle(repo, budget, now)
+                cycle = self._cycle(repo, shared, now)
                 try:
                     results[repo] = await self._poll(repo, cycle)
                 except HealthError as error:
@@ -197,9 +197,9 @@ class GithubCi:
                 f"a sweep of all takes about {cycles * interval / timedelta(minutes=1):.0f} minutes",
             )
 
-    def _cycle(self, repo: str, budget: Budget, now: datetime) -> RepositoryCycle:
+    def _cycle(self, repo: str, shared: Usage, now: datetime) -> RepositoryCycle:
         tags = {"repo": repo} if self._settings.repositories else {}
-        return RepositoryCycle(repo, self._settings, self._github, budget, now, tags)
+        return RepositoryCycle(repo, self._settings, self._github, shared, now, tags)
 
     async def _read(self, repo: str) -> Stored:
         return Stored(await self._state.read(repo), await self._state.read(weekly_runs.KEY + repo))

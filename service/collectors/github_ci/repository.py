@@ -3,6 +3,7 @@
 Between the cycles what deliveries told is measured.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -14,7 +15,7 @@ import anyio.to_thread
 from msgspec.structs import replace
 
 from service.collectors.github_ci import attempts, measurement, metrics, pull_requests, run_list, weekly_runs, workflows
-from service.collectors.github_ci.actions import Actions, Budget, Question, ask_in_order, explains, list_workflows
+from service.collectors.github_ci.actions import Actions, Question, ask_in_order, explains, list_workflows
 from service.collectors.github_ci.measurement import Measurement
 from service.collectors.github_ci.models import Run
 from service.collectors.github_ci.settings import LISTS, GithubCiSettings
@@ -28,6 +29,7 @@ CYCLE_POINTS = 248
 # Of a steady cycle of a usual repository: 300 runs a day, any number of workflows.
 _STEADY_REQUESTS, _STEADY_POINTS, _USUAL_PAGES = 10, 8, 4
 _BACKLOG = 30  # runs to be looked into; more than these are no steady state
+_LATE = timedelta(hours=1)
 _MISSED_AFTER = timedelta(minutes=2)
 
 
@@ -41,7 +43,7 @@ class Stored(NamedTuple):
 class RepositoryCycle:
     """Collects the metrics of ``repo`` once. ``tags``: more of them on every sample.
 
-    ``budget``: what all repositories together may spend on questions. ``notes``: what the operator should know.
+    ``shared``: what all repositories together may spend on questions. ``notes``: what the operator should know.
     ``told``: the facts that were in the stored state. ``missed``: id and attempt of what no delivery told in time.
     """
 
@@ -50,12 +52,12 @@ class RepositoryCycle:
         repo: str,
         settings: GithubCiSettings,
         github: Github,
-        budget: Budget,
+        shared: Usage,
         now: datetime,
         tags: Mapping[str, str],
     ) -> None:
         self._repo, self._settings, self._github, self._now, self._tags = repo, settings, github, now, tags
-        self._shared_budget = budget
+        self._shared = shared
         self._actions = Actions(github, repo, settings.branch)
         self._answer = pull_requests.Answer()
         self.notes: list[str] = []
@@ -173,36 +175,36 @@ class RepositoryCycle:
 
     async def _ask_what_is_unknown(self, usage: Usage) -> None:
         """First what decides a number of this cycle, then what can wait; what that brings may decide one, too."""
-        state = self._state
-        self._shared_budget.left = min(self._shared_budget.left, self._github.spare)
-        budget = Budget(CYCLE_POINTS - usage.points.total(), self._shared_budget)
+        state, shared = self._state, self._shared
+        shared.limit = min(shared.limit, shared.points.total() + self._github.spare)
+        own = Usage(CYCLE_POINTS - usage.points.total())
         deadline = (anyio.current_time() + anyio.current_effective_deadline()) / 2
-        with anyio.CancelScope(deadline=deadline) as half:
+        with anyio.CancelScope(deadline=deadline) as half, count_usage(shared), count_usage(own):
             if not state.is_cold:
                 with self._part(measurement.OLDER_RUNS):
-                    await run_list.fill(self._actions, state, self._now, self._trim, budget)
-            await self._ask(budget, self._urgent_questions())
+                    await run_list.fill(self._actions, state, self._now, self._trim)
+            await self._ask(self._urgent_questions())
             if not state.is_cold:
-                limited = self._limit_steady(budget, usage)
-                await self._ask(limited, self._optional_questions(limited))
-                await self._ask(budget, self._urgent_questions())
+                with count_usage(Usage(self._limit_steady(usage))):
+                    await self._ask(self._optional_questions())
+                await self._ask(self._urgent_questions())
         if half.cancelled_caught:
             slow = Unavailable("GitHub answers too slowly to read all in one run")
             self._failures.setdefault(measurement.OLDER_RUNS, slow)
 
-    def _limit_steady(self, budget: Budget, usage: Usage) -> Budget:
-        """Once the week is read, what can wait comes a little at a time."""
-        state = self._state
-        if not state.was_whole or len(state.open_suspects(self._now)) > _BACKLOG:
-            return budget
+    def _limit_steady(self, usage: Usage) -> float:
+        """Points. Once the week is read, what can wait comes a little at a time."""
+        state, waiting = self._state, self._state.open_suspects(self._now)
+        is_late = any(run.updated < self._now - _LATE for run in waiting)  # one of very many jobs takes many points
+        if not state.was_whole or is_late or len(waiting) > _BACKLOG:
+            return math.inf
         points, requests = usage.points.total(), usage.requests
         if state.front > _USUAL_PAGES:
-            return Budget(3 * state.front - points, budget)
-        return Budget(min(_STEADY_POINTS - points, _STEADY_REQUESTS - requests), budget)
+            return 3 * state.front - points
+        return min(_STEADY_POINTS - points, _STEADY_REQUESTS - requests)
 
-    async def _ask(self, budget: Budget, questions: Iterator[Question]) -> None:
-        open_ones = [each for each in questions if each.part not in self._failures]
-        self._failures |= await ask_in_order(budget, open_ones)
+    async def _ask(self, questions: Iterator[Question]) -> None:
+        self._failures |= await ask_in_order([each for each in questions if each.part not in self._failures])
 
     def _urgent_questions(self) -> Iterator[Question]:
         """What decides a number of this cycle, in the order of its worth."""
@@ -218,14 +220,14 @@ class RepositoryCycle:
             for id in self._state.unknown_workflows(lists.all):
                 yield self._question_about_workflow(lists, id)
 
-    def _optional_questions(self, budget: Budget) -> Iterator[Question]:
+    def _optional_questions(self) -> Iterator[Question]:
         """What can wait for another cycle, in the order of its worth."""
         state, now, lists = self._state, self._now, self._known.workflows
         due, is_late = run_list.pages_due(state, now), run_list.is_late(state, now)
-        older_runs = [Question(measurement.OLDER_RUNS, partial(self._read_older, due, budget))] if due else []
+        older_runs = [Question(measurement.OLDER_RUNS, partial(self._read_older, due))] if due else []
         yield from older_runs if is_late else []
         for run in state.open_suspects(now):
-            yield Question(measurement.JOBS, partial(attempts.look_into, self._actions, run, now, budget))
+            yield Question(measurement.JOBS, partial(attempts.look_into, self._actions, run, now))
         yield from [] if is_late else older_runs
         for run in state.suspects(now):
             if run.silent:
@@ -249,8 +251,6 @@ class RepositoryCycle:
     async def _ask_attempts(self, run: Run) -> None:
         self._known.hidden += await attempts.ask_attempts(self._actions, run, self._now)
 
-    async def _read_older(self, count: int, budget: Budget) -> None:
-        for place in range(count):
-            if place and not budget.take():
-                return
+    async def _read_older(self, count: int) -> None:
+        for _ in range(count):
             self._known.unseen += await run_list.read_older_page(self._actions, self._state, self._now)

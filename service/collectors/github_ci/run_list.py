@@ -11,11 +11,11 @@ from datetime import datetime, timedelta
 import anyio
 import anyio.to_thread
 
-from service.collectors.github_ci.actions import LAST_PAGE, Actions, Budget, Page
+from service.collectors.github_ci.actions import LAST_PAGE, Actions, Page
 from service.collectors.github_ci.models import Run
 from service.collectors.github_ci.state import MARGIN, RERUN_WITHIN, WEEK, State
 from service.domain.errors import Rejected, Unavailable
-from service.github.client import NotFound
+from service.github.client import NotFound, Spent, points_left
 
 _PAGES_AT_ONCE = 8
 _PASS = timedelta(hours=5, minutes=30)  # half an hour is left for a cycle that fails
@@ -53,19 +53,21 @@ async def read_window(actions: Actions, state: State, now: datetime, window: tim
     return state.take_absent(state.created_between(oldest) - seen, now)
 
 
-async def fill(actions: Actions, state: State, now: datetime, trim: Callable[[], None], budget: Budget) -> None:
+async def fill(actions: Actions, state: State, now: datetime, trim: Callable[[], None]) -> None:
     """A cold start reads all runs that may have been run again within the week: without them a number may be wrong.
 
-    Eight pages at once; where four fifths of the budget end, the next cycle goes on: what decides the window's numbers
-    must be asked, too. ``trim``: forgets runs; CPU work. Raises what ``Actions.page`` does.
+    Eight pages at once; where four fifths of the points that are left end, the next cycle goes on: what decides the
+    window's numbers must be asked, too. ``trim``: forgets runs; CPU work. Raises what ``Actions.page`` does.
     """
-    kept = budget.left // 5
+    kept = points_left() // 5
     while not is_filled(state, now):
         state.turned_at = now
-        numbers = range(state.page, state.page + min(_PAGES_AT_ONCE, budget.left - kept))
-        if not numbers:
+        count = int(min(_PAGES_AT_ONCE, points_left() - kept))
+        if count < 1:
             return
-        for page in await _read_pages(actions, [number for number in numbers if budget.take()]):
+        for page in await _read_pages(actions, range(state.page, state.page + count)):
+            if isinstance(page, Spent):
+                return
             if isinstance(page, Exception):
                 raise page
             _take_page(state, page, now)
