@@ -18,7 +18,7 @@ from service.boards.monitors import build_monitors
 from service.config.settings import Settings
 from service.datadog.api import DatadogApi, NotFound
 from service.domain.errors import HealthError, Rejected, Unauthorized, Unavailable
-from service.domain.samples import normalize_tag_value
+from service.domain.samples import normalize_tag
 
 Content = dict[str, Any]
 
@@ -111,7 +111,7 @@ def render(desired: Iterable[Resource], env: str) -> dict[str, list[Content]]:
     found: dict[str, list[Content]] = {}
     for each in desired:
         name = {"metric": each.key} if each.kind == "metadata" else {}
-        found.setdefault(each.kind, []).append(name | _mark(each, normalize_tag_value("env", env)))
+        found.setdefault(each.kind, []).append(name | _mark(each, normalize_tag("env", env).removeprefix("env:")))
     return found
 
 
@@ -139,7 +139,7 @@ class Sync:
     def __init__(self, api: DatadogApi, env: str) -> None:
         self.notes: list[str] = []
         self._api = api
-        self._env = normalize_tag_value("env", env)
+        self._env = normalize_tag("env", env).removeprefix("env:")
 
     def diff(self, desired: Sequence[Resource], words: Sequence[str] = (), *, force: bool = False) -> list[Difference]:
         """A difference for each that is desired and each of ours that nobody wants any more. Raises HealthError."""

@@ -34,6 +34,14 @@ _UNITS = {"h": 3600 * _SECOND, "ms": 1_000_000, "m": 60 * _SECOND, "s": _SECOND,
 _UNITS |= {"µs": 1_000, "μs": 1_000}  # the micro sign, and the Greek letter
 _PART = r"(?=\.?[0-9])0*([0-9]{0,19})(?:\.([0-9]*))?(" + "|".join(_UNITS) + ")"
 _DURATION = re.compile(rf"([+-]?)(0|(?:{_PART})+)")
+# Steps that divide an hour, or a day, evenly: others start anew with it.
+_IN_WORDS = (
+    (r"\* \* \* \* \*", "every minute"),
+    (r"\*/([2-6]|10|12|15|20|30) \* \* \* \*", "every {} minutes"),
+    (r"(\d+) \* \* \* \*", "every hour at minute {}"),
+    (r"(\d+) \*/([2-4]|6|8|12) \* \* \*", "every {1} hours at minute {0}"),
+    (r"(\d+) (\d+) \* \* \*", "every day at {1:0>2}:{0:0>2}"),
+)
 
 
 class Schedule(ABC):
@@ -87,18 +95,9 @@ class Calendar(Schedule):
         return datetime.fromtimestamp(fire, zone)
 
     def describe(self) -> str:
-        fields = self.fields
-        if (fields.days, fields.months, fields.weekdays) != (_DAY.all, _MONTH.all, _WEEKDAY.all):
-            return self.expression
-        minute, minutes = _single(fields.minutes), _distance(fields.minutes, 60)
-        hour, hours = _single(fields.hours), _distance(fields.hours, 24)
-        if minutes and hours == 1:
-            return "every minute" if minutes == 1 else f"every {minutes} minutes"
-        if minute is not None and hours:
-            return f"every {'hour' if hours == 1 else f'{hours} hours'} at minute {minute}"
-        if minute is not None and hour is not None:
-            return f"every day at {hour:02}:{minute:02}"
-        return self.expression
+        text = " ".join(_DESCRIPTORS.get(self.expression, self.expression).split())
+        found = ((re.fullmatch(pattern, text), words) for pattern, words in _IN_WORDS)
+        return next((words.format(*match.groups()) for match, words in found if match), self.expression)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +148,6 @@ class _Field:
     most: int
     names: tuple[str, ...] = ()
 
-    @property
-    def all(self) -> int:
-        return (2 << self.most) - (1 << self.least)
-
     def parse(self, text: str) -> tuple[int, bool]:
         """The bits of a list, and whether a star in it leaves the field unrestricted."""
         bits, is_unrestricted = 0, False
@@ -187,10 +182,14 @@ class _Field:
         return self.least + self.names.index(word) if word in self.names else _integer(text)
 
 
-_DAY = _Field("day of month", 1, 31)
-_MONTH = _Field("month", 1, 12, _MONTHS)
 _WEEKDAY = _Field("day of week", 0, 6, _WEEKDAYS)
-_FIELDS = (_Field("minute", 0, 59), _Field("hour", 0, 23), _DAY, _MONTH, _WEEKDAY)
+_FIELDS = (
+    _Field("minute", 0, 59),
+    _Field("hour", 0, 23),
+    _Field("day of month", 1, 31),
+    _Field("month", 1, 12, _MONTHS),
+    _WEEKDAY,
+)
 
 
 def _integer(text: str) -> int:
@@ -210,17 +209,6 @@ def _parse_duration(text: str) -> int:
     if match is None or total >= 1 << 63:
         raise ValueError(f"{text!r:.40} is no duration of at most 2562047h; write one such as 90s or 1h30m")
     return -total if match[1] == "-" else total
-
-
-def _single(bits: int) -> int | None:
-    """The only member, None when there are more."""
-    return bits.bit_length() - 1 if bits.bit_count() == 1 else None
-
-
-def _distance(bits: int, size: int) -> int | None:
-    """The even distance of the members from 0 to ``size``, None where they are not spread so."""
-    step = size // bits.bit_count() if bits.bit_count() > 1 else size
-    return step if step < size and bits == sum(1 << member for member in range(0, size, step)) else None
 
 
 def _instant(at: datetime) -> int:

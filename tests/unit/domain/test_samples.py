@@ -13,7 +13,6 @@ from service.domain.samples import (
     normalize_metric_name,
     normalize_tag,
     normalize_tag_name,
-    normalize_tag_value,
 )
 
 
@@ -76,7 +75,6 @@ def test_whatever_a_tag_is_it_is_one_that_an_intake_takes_or_none(name: str, val
 )
 def test_a_filter_is_written_as_datadog_stores_the_tag(name: str, value: str, stored: str) -> None:
     assert normalize_tag(name, value) == stored
-    assert normalize_tag_value(name, value) == stored.partition(":")[2]
 
 
 @pytest.mark.parametrize("name", ["Workflow name", "workflow_name", " WORKFLOW  NAME "])
