@@ -26,10 +26,10 @@ import msgspec
 from service.collectors.records import GZIP_MAGIC, Item
 from service.collectors.snapshot.schema import InvalidSnapshot, check_snapshot, snapshot_schema
 from service.collectors.snapshot.sources import S3Object, authorize, open_s3, parse_place
-from service.config.clients import describe_error, http_client, refuse_status, retry_after
+from service.config.clients import describe_error, http_client, refuse_answer
 from service.config.masking import escape_control_characters, mask_address
 from service.config.secrets import from_environment
-from service.domain.errors import ConfigError, Rejected, TooLarge, Unavailable
+from service.domain.errors import ConfigError, Rejected, Unavailable
 from service.domain.runs import PartialFailure
 
 __all__ = ["InvalidSnapshot", "Published", "join_snapshots", "publish", "snapshot_schema"]
@@ -154,10 +154,7 @@ async def _send(url: httpx.URL, body: bytes, token_env: str | None, key: str) ->
     if answer.has_redirect_location:
         raise Rejected(f"{name} redirects to {mask_address(location)}; publish to where it leads")
     hint = "; does it need another token (--token-env)?" if answer.status_code in (401, 403) else ""
-    told = f"{name}: answered {answer.status_code}{_read_problem(answer) or hint}"
-    if answer.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
-        raise TooLarge(told)
-    raise refuse_status(answer.status_code, told, retry_after(answer.headers, datetime.now(UTC)))
+    raise refuse_answer(answer, f"{name}: answered {answer.status_code}{_read_problem(answer) or hint}")
 
 
 class _Problem(msgspec.Struct):

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from service.config.masking import MASK, mask_address
-from service.domain.errors import ConfigError, HealthError, Rejected, Unauthorized, Unavailable
+from service.domain.errors import ConfigError, HealthError, Rejected, TooLarge, Unauthorized, Unavailable
 
 _S3_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
@@ -136,15 +136,19 @@ def refuse_status(status: int, told: str, wait: float | None = None) -> HealthEr
         return Unauthorized(told)
     if status in (408, 429) or status >= 500:
         return Unavailable(told, retry_after=wait)
-    return Rejected(told)
+    return TooLarge(told) if status == httpx.codes.REQUEST_ENTITY_TOO_LARGE else Rejected(told)
+
+
+def refuse_answer(answer: httpx.Response, told: str) -> HealthError:
+    """``refuse_status`` with what the answer asks to wait."""
+    return refuse_status(answer.status_code, told, retry_after(answer.headers, datetime.now(UTC)))
 
 
 def to_health_error(error: Exception) -> HealthError | None:
     """What an error of httpx means to whoever let it out (collectors of other packages); None for any other error."""
     if isinstance(error, httpx.HTTPStatusError):
         answer = error.response
-        told = f"{mask_address(str(answer.url))}: answered {answer.status_code}"
-        return refuse_status(answer.status_code, told, retry_after(answer.headers, datetime.now(UTC)))
+        return refuse_answer(answer, f"{mask_address(str(answer.url))}: answered {answer.status_code}")
     if isinstance(error, httpx.RequestError):
         try:
             place = f"{mask_address(str(error.request.url))}: "

@@ -18,7 +18,7 @@ import anyio.to_thread
 import httpx
 import structlog
 
-from service.config.clients import aws_client, describe_error, parse_http_date, refuse_status, retry_after
+from service.config.clients import aws_client, describe_error, parse_http_date, refuse_answer, refuse_status
 from service.config.masking import mask_address
 from service.config.secrets import Secret
 from service.domain.errors import ConfigError, Rejected, TooLarge, Unauthorized, Unavailable, Unfinished
@@ -226,8 +226,7 @@ async def _read_url(url: httpx.URL, http: httpx.AsyncClient, max_bytes: int, tok
         raise _nothing_there(name, f"nothing is there ({status})")
     if status != httpx.codes.OK:
         hint = "; does it need a token_env?" if status in (401, 403) else ""
-        wait = retry_after(answer.headers, datetime.now(UTC))
-        raise refuse_status(status, f"{name}: answered {status}{hint}", wait)
+        raise refuse_answer(answer, f"{name}: answered {status}{hint}")
     # A server that dates its answer as it makes it says nothing about the content's age.
     published = parse_http_date(answer.headers.get("Last-Modified", ""))
     asked = parse_http_date(answer.headers.get("Date", "")) or datetime.now(UTC)
