@@ -147,11 +147,8 @@ def open_server(url: str, *, is_pooled: bool = False) -> Database:
 
 def prepare(database: Database) -> Database:
     """Makes the tables where there are none, or brings them to this version. Raises ConfigError or Unavailable."""
-    revision = database.read(read_revision)
-    if revision is None:
-        database.write(create)
-    elif not is_served(database, revision):
-        database.write(lambda connection: upgrade(connection, revision, database.where))
+    if not is_served(database, database.read(read_revision)):
+        database.write(lambda connection: upgrade(connection, database.where))
     return database
 
 
@@ -174,27 +171,29 @@ def require_served(database: Database) -> Database:
 
 
 def create(connection: sa.Connection) -> None:
-    """The tables of this version, where there are none."""
-    is_sqlite = connection.dialect.name == "sqlite"
-    tables.lock(connection, _CREATE_LOCK)
-    if read_revision(connection):
-        return
+    """The tables of this version."""
     tables.meta.create_all(connection, checkfirst=False)
-    if not is_sqlite:
-        for table in ("outbox", "replicas"):  # small, and each row changes several times
-            connection.execute(sa.text(f"ALTER TABLE {table} SET (autovacuum_vacuum_scale_factor = 0.02)"))
     tables.version.create(connection)
     connection.execute(tables.version.insert().values(version_num=tables.REVISION))
-    if is_sqlite:
+    if connection.dialect.name == "sqlite":
         # No two databases of a directory use the same ids: not the new file after a damaged one, of which a chunk may
         # be under way, nor the memory beside a full disk, to which its rows come back.
         first = sa.text("INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :id)")
         rising = [table.name for table in tables.meta.sorted_tables if table.dialect_options["sqlite"]["autoincrement"]]
         connection.execute(first, [{"name": name, "id": time.time_ns() // 1_000_000} for name in rising])
+    else:
+        for table in ("outbox", "replicas"):  # small, and each row changes several times
+            connection.execute(sa.text(f"ALTER TABLE {table} SET (autovacuum_vacuum_scale_factor = 0.02)"))
 
 
-def upgrade(connection: sa.Connection, revision: str, where: str) -> None:
-    """Brings tables of ``revision`` to this version. Raises ConfigError when that is a newer one."""
+def upgrade(connection: sa.Connection, where: str) -> None:
+    """Brings the tables to this version, or makes them. Raises ConfigError when they are of a newer one."""
+    tables.lock(connection, _CREATE_LOCK)
+    revision = read_revision(connection)
+    if revision is None:
+        create(connection)
+    if revision in (None, tables.REVISION):  # the latter by another replica that starts at the same time
+        return
     from alembic.config import Config
     from alembic.runtime.environment import EnvironmentContext
     from alembic.script import ScriptDirectory

@@ -37,7 +37,7 @@ def test_a_store_of_each_released_version_comes_to_the_tables_of_a_new_one(tmp_p
     with closing(sqlite3.connect(tmp_path / "old")) as connection:
         connection.executescript(schema.read_text())
     old, new = open_file(tmp_path / "old"), open_memory()
-    old.write(lambda connection: upgrade(connection, schema.stem, "here"))
+    old.write(lambda connection: upgrade(connection, "here"))
     assert described(old) == described(new)
     assert differences(old) == []
     assert old.read(lambda connection: connection.execute(sa.select(tables.version)).scalar()) == tables.REVISION
