@@ -28,6 +28,7 @@ from service.domain.errors import HealthError, Rejected, Unavailable
 from service.domain.runs import CollectResult, PartialFailure
 from service.domain.samples import Metric
 from service.github.client import Github, Usage, count_usage
+from service.github.rate_limit import RESERVE
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +39,6 @@ _STEADY_POINTS = 3  # of what a repository's cycle can't do without: pages of ru
 _POINTS_OF_MANY = 13  # a cycle and repository
 _CHANGE_POINTS = 4  # a run by webhook, whatever came
 _NOTES = 5  # that are shown
-_RESERVE = 0.1  # of the quota, for the token's other users
 _HOUR = timedelta(hours=1)
 
 
@@ -92,10 +92,8 @@ class GithubCi:
         """Samples as of ``now``. Raises the worst error when all repositories failed."""
         rotation = decode(await self._state.read(_ROTATION), Rotation) or Rotation()
         gone = rotation.asked.keys() - set(self.repositories)
-        for repo in gone:
-            del rotation.asked[repo]
-        results: dict[str, CollectResult | HealthError] = {}
-        await self._ask_in_turn(rotation, now, results)
+        rotation.asked = {repo: at for repo, at in rotation.asked.items() if repo not in gone}
+        results = await self._ask_in_turn(rotation, now)
         errors = [each for each in results.values() if isinstance(each, HealthError)]
         if errors and len(errors) == len(results):
             raise max(errors, key=explains)
@@ -141,8 +139,7 @@ class GithubCi:
     async def collect_changes(self, now: datetime) -> CollectResult:
         """Samples as of ``now`` of what deliveries told, for few points; the polls measure what they did not."""
         results: dict[str, CollectResult | HealthError] = {}
-        limit = min(_CHANGE_POINTS, self._github.spare)
-        with count_usage(Usage(limit)) as usage:
+        with count_usage(Usage(min(_CHANGE_POINTS, self._github.spare))) as usage:
             for repo in self.repositories:
                 if facts := self._deliveries.facts(self._name, repo):
                     cycle = self._cycle(repo, Usage(0), now)
@@ -152,12 +149,10 @@ class GithubCi:
                         results[repo] = result
         return self._join(results, {})
 
-    async def _ask_in_turn(
-        self, rotation: Rotation, now: datetime, results: dict[str, CollectResult | HealthError]
-    ) -> None:
+    async def _ask_in_turn(self, rotation: Rotation, now: datetime) -> dict[str, CollectResult | HealthError]:
         """Asks the repositories that waited longest, some at once, as many as the quota and the time allow."""
         start, end = anyio.current_time(), anyio.current_effective_deadline()
-        repositories = self.repositories
+        repositories, results = self.repositories, dict[str, CollectResult | HealthError]()
         never = datetime.fromtimestamp(0, now.tzinfo)
         waiting = sorted(repositories, key=lambda repo: rotation.asked.get(repo, never), reverse=True)
         interval = timedelta(seconds=self._schedule.interval(now, self._settings.time_zone))
@@ -190,12 +185,10 @@ class GithubCi:
         for repo in busy:
             results[repo] = Unavailable("GitHub answers for it too slowly")
         if waiting:
-            cycles = math.ceil(len(repositories) / max(1, len(results)))
-            self._notes.insert(
-                0,
-                f"{len(results)} of {len(repositories)} repositories in this cycle: GitHub's quota allows no more; "
-                f"a sweep of all takes about {cycles * interval / timedelta(minutes=1):.0f} minutes",
-            )
+            minutes = math.ceil(len(repositories) / max(1, len(results))) * interval / timedelta(minutes=1)
+            told = f"{len(results)} of {len(repositories)} repositories in this cycle: GitHub's quota allows no more"
+            self._notes.insert(0, f"{told}; a sweep of all takes about {minutes:.0f} minutes")
+        return results
 
     def _cycle(self, repo: str, shared: Usage, now: datetime) -> RepositoryCycle:
         tags = {"repo": repo} if self._settings.repositories else {}
@@ -212,13 +205,14 @@ class GithubCi:
         return result
 
     def _has_quota(self, spent: Usage, interval: timedelta) -> bool:
-        """Whether a cycle's share of the quota, and what is left of it, last for one more."""
+        """Whether the quota lasts for one more: where all of them are too many for it, a cycle's share of it."""
         quota = self._github.quota.get("core")
         if quota is None:
             return True
-        share = quota.limit * (1 - _RESERVE) * (interval / _HOUR)
-        left = min(share - spent.points["core"], quota.remaining - quota.limit * _RESERVE)
-        return left >= _STEADY_POINTS
+        share = quota.limit * (1 - RESERVE) * (interval / _HOUR)
+        is_enough_for_all = _STEADY_POINTS * len(self.repositories) <= share
+        is_within_share = is_enough_for_all or spent.points["core"] + _STEADY_POINTS <= share
+        return is_within_share and quota.remaining - _STEADY_POINTS >= quota.limit * RESERVE
 
     def _join(
         self, results: Mapping[str, CollectResult | HealthError], state: Mapping[str, bytes | None]
