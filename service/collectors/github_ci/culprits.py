@@ -116,7 +116,7 @@ def select_runs(runs: Sequence[Run]) -> Iterable[Run]:
 
 
 def _describe_commit(run: Run) -> str:
-    title = run.commit_title
+    title = run.title or ""
     title = f"{title[: _TITLE - 1]}…" if len(title) > _TITLE else title
     parts = _shorten(run), f"'{title}'" if title else "", f"by {run.author}" if run.author else ""
     return " ".join(filter(None, parts)) or f"run {run.id}"

@@ -111,8 +111,8 @@ class Run(msgspec.Struct, omit_defaults=True, rename=_RUN_KEYS.get):
     ``conclusion`` is None while it is unfinished. ``updated``: the attempt's end as it was first seen, for GitHub moves
     updated_at long after (an annotation).
     ``has_known_end``: whether ``updated`` can be believed; else its jobs say when it ended.
-    ``author``: who made the commit, as Git has the name, else whose account began the run. ``subject``: the first line
-    of the commit's message, of a run on the branch where it is not its title.
+    ``author``: who made the commit, as Git has the name, else whose account began the run. ``title``: of a run on the
+    branch the first line of the commit's message.
     ``earlier``: earlier attempts by number, as far as they are known. ``reported``: the attempts up to this one were
     sent as durations, or were too old for that. ``looked_into``: the jobs of the attempts up to this one were read;
     ``cancelled``: those whose annotations are still to be asked for; ``silent``: those that showed none, to be asked
@@ -136,7 +136,6 @@ class Run(msgspec.Struct, omit_defaults=True, rename=_RUN_KEYS.get):
     head_sha: Text = None
     head_branch: Text = None
     author: str = ""
-    subject: str = ""
     actor: Named | None = None
     head_commit: Commit | None = None
     repository: Named | None = None
@@ -170,8 +169,8 @@ class Run(msgspec.Struct, omit_defaults=True, rename=_RUN_KEYS.get):
         names = commit and commit.author and commit.author.name, self.actor and self.actor.login
         self.author = next((name for name in names if name and "@" not in name), "")[:_LONGEST_TEXT]
         if self.on_branch and commit and commit.message:
-            subject = shorten(commit.message.partition("\n")[0].strip())
-            self.subject = "" if subject == shorten(self.title) else subject
+            self.title = commit.message.partition("\n")[0].strip()
+        self.title = shorten(self.title)
         self.actor = self.head_commit = None
 
     @property
@@ -245,18 +244,12 @@ class Run(msgspec.Struct, omit_defaults=True, rename=_RUN_KEYS.get):
             began = attempt.started
         return began
 
-    @property
-    def commit_title(self) -> str:
-        return self.subject or shorten(self.title)
-
     def as_attempt(self) -> Attempt:
         """Its last attempt, once another one takes its place."""
         return Attempt(self.conclusion or "none", self.started, self.updated if self.has_known_end else None)
 
     def as_evidence(self, note: str = "") -> Evidence:
-        """With a ``note`` it is shown for its commit."""
-        title = self.commit_title if note else self.title
-        shown = make_evidence(title, self.url, self.updated, self.conclusion or "", self.name)
+        shown = make_evidence(self.title, self.url, self.updated, self.conclusion or "", self.name)
         return replace(shown, commit=self.head_sha or "", author=self.author, note=note)
 
 

@@ -32,7 +32,7 @@ _ASKED_AGAIN_AFTER = timedelta(minutes=55)  # for so long it holds what a workfl
 T = TypeVar("T")
 
 
-class State(msgspec.Struct, tag_field="version", tag=4):
+class State(msgspec.Struct, tag_field="version", tag=5):
     """``reach``: every run created since then was read; None: nothing is known. ``read_at``: when the window was.
 
     ``front``: pages of the window. ``page``: the next one behind it. ``depth``: the page that reaches 30 days back.

@@ -58,7 +58,7 @@ def test_who_made_the_commit_is_named_without_an_address(name: str | None, login
     told = Run(1, 7, title="Nightly", head_branch="main", head_commit=commit, actor=Named(login=login))
     run = told.normalize("main")
     assert (run.author, run.head_commit, run.actor) == (author, None, None)
-    assert run.commit_title == "Ask (e-mail address) about actions/checkout@v4.1"
+    assert run.title == "Ask (e-mail address) about actions/checkout@v4.1"
 
 
 @pytest.mark.parametrize(
