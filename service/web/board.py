@@ -1,10 +1,9 @@
-"""The board: which checks a page shows, and their charts, each drawn once a cycle of its collector."""
+"""The board: which checks a page shows, and their charts."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, NamedTuple, TypeVar
+from typing import TypeVar
 
 import anyio
 import anyio.to_thread
@@ -24,20 +23,6 @@ _SEVERITY = {Status.FAIL: 0, Status.UNKNOWN: 1, Status.PASS: 2}
 _TASK = ("workflow_category", "workflow_name", "task", "repo")  # what the checks of one row have in common
 _SCREEN_CELLS = 24
 _MAX_COLUMN = 100_000  # browsers draw with few digits
-_MAX_KNOWN = 256  # collectors whose charts are kept
-
-
-class Picture(NamedTuple):
-    """One chart: of which checks of a collector (ids), and for a curve its threshold and colour.
-
-    ``bars``: its runs; ``heat``: its last cycles; ``screen``: those that the office screen has room for.
-    """
-
-    kind: Literal["bars", "heat", "screen", "curve"]
-    collector: str
-    ids: tuple[int, ...] = ()
-    condition: str = ""
-    status: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +30,16 @@ class Board:
     """What a page shows of checks, worst first; the templates call its methods.
 
     ``rows``: of the heat map, the checks of one task each. ``rows_left``, ``tiles_left``: how many are not shown.
+    ``columns``: of each collector's first cycle here.
     """
 
     rows: Sequence[Sequence[CheckView]]
     tiles: Sequence[CheckView]
     rows_left: int
     tiles_left: int
-    charts: Mapping[Picture, Chart]
+    cycles: Mapping[str, Sequence[Cycle]]
+    histories: Mapping[int, CheckHistory]
+    columns: Mapping[str, int]
 
     @property
     def groups(self) -> dict[str, list[Sequence[CheckView]]]:
@@ -62,44 +50,50 @@ class Board:
         return groups
 
     def bars(self, collector: str) -> Chart:
-        return self.charts[Picture("bars", collector)]
+        """Its last runs."""
+        return charts.bars(self.cycles.get(collector, ()), self.columns.get(collector, 0))
 
     def heat(self, row: Sequence[CheckView]) -> Chart:
-        return self.charts[_to_heat(row)]
+        """Their last cycles."""
+        return charts.heat_row(self._cells(row), first=self.columns.get(row[0].collector, 0))
 
     def screen(self, check: CheckView) -> Chart:
-        return self.charts[_to_screen(check)]
+        """Those that the office screen has room for."""
+        return charts.heat_row(self._cells([check]), _SCREEN_CELLS, self.columns.get(check.collector, 0), links=False)
 
     def curve(self, check: CheckView) -> Chart:
-        return self.charts[_to_curve(check)]
+        curve = charts.to_curve(self._cells([check]), self.histories[check.id].hours)
+        return charts.sparkline(curve, check.limit, check.status)
+
+    def _cells(self, row: Sequence[CheckView]) -> Cells:
+        return to_cells(self.cycles.get(row[0].collector, ()), [self.histories[check.id] for check in row])
 
 
 async def read_board(
-    context: AppContext,
-    checks: Sequence[CurrentCheck],
-    full: Iterable[str] = (),
-    *,
-    rows: int = 0,
-    tiles: int = 0,
-    is_screen: bool = False,
+    context: AppContext, checks: Sequence[CurrentCheck], full: Iterable[str] = (), *, rows: int = 0, tiles: int = 0
 ) -> Board:
-    """The worst of these checks, so many rows and tiles of them, and the runs of the collectors ``full``."""
+    """The worst of these checks, so many rows and tiles of them, and the runs of the collectors ``full``.
 
-    def pick() -> tuple[Board, list[Picture]]:
+    Raises Unavailable.
+    """
+
+    def pick() -> tuple[list[list[CheckView]], list[CheckView], int]:
         by_task: dict[tuple[str, ...], list[CurrentCheck]] = {}
         for each in checks if rows else ():
             tags = each.check.tags
             by_task.setdefault((each.collector, *(tags.get(name, "") for name in _TASK)), []).append(each)
-        worst_rows = find_worst(list(by_task.values()), rows, lambda row: min(map(_severity, row)))
-        shown_rows = [_view(sorted(row, key=_severity)) for row in worst_rows]
-        shown_tiles = _view(sorted(checks, key=_severity)[:tiles])
-        pictures = [*(Picture("bars", name) for name in full), *map(_to_heat, shown_rows)]
-        pictures += map(_to_screen if is_screen else _to_curve, shown_tiles)
-        left = len(by_task) - len(shown_rows), len(checks) - len(shown_tiles)
-        return Board(shown_rows, shown_tiles, *left, {}), pictures
+        worst = find_worst(list(by_task.values()), rows, lambda row: min(map(_severity, row)))
+        shown = [_view(sorted(row, key=_severity)) for row in worst]
+        return shown, _view(sorted(checks, key=_severity)[:tiles]), len(by_task) - len(shown)
 
-    board, pictures = await anyio.to_thread.run_sync(pick, limiter=context.threads)
-    return Board(board.rows, board.tiles, board.rows_left, board.tiles_left, await _draw_all(context, pictures))
+    shown_rows, shown_tiles, rows_left = await anyio.to_thread.run_sync(pick, limiter=context.threads)
+    ids: dict[str, set[int]] = {}
+    for check in (*(check for row in shown_rows for check in row), *shown_tiles):
+        ids.setdefault(check.collector, set()).add(check.id)
+    names = {*full, *ids}
+    cycles, histories = await context.store.checks.histories(names, ids, context.clock.now() - REACH, charts.BARS)
+    columns = {name: _find_column(context, name, each) for name, each in cycles.items()}
+    return Board(shown_rows, shown_tiles, rows_left, len(checks) - len(shown_tiles), cycles, histories, columns)
 
 
 async def read_history(context: AppContext, name: str, check: int) -> tuple[list[Cycle], CheckHistory]:
@@ -128,58 +122,6 @@ def _severity(check: CurrentCheck) -> int:
     return _SEVERITY[check.status]
 
 
-def _to_heat(row: Sequence[CheckView]) -> Picture:
-    return Picture("heat", row[0].collector, tuple(check.id for check in row))
-
-
-def _to_screen(check: CheckView) -> Picture:
-    return Picture("screen", check.collector, (check.id,))
-
-
-def _to_curve(check: CheckView) -> Picture:
-    return Picture("curve", check.collector, (check.id,), check.limit, check.status)
-
-
-async def _draw_all(context: AppContext, pictures: Iterable[Picture]) -> dict[Picture, Chart]:
-    """From memory where the collector had no cycle since. Raises Unavailable."""
-    drawn: dict[Picture, Chart] = {}
-    missing: dict[str, list[Picture]] = defaultdict(list)
-    for picture in pictures:
-        name, checks = picture.collector, context.checks.get(picture.collector)
-        cycle, known = context.charts.pop(name, (None, {}))
-        if checks is None or checks.cycle != cycle:
-            cycle, known = checks.cycle if checks else None, {}
-        context.charts[name] = cycle, known  # those that were used last stand at the end
-        if picture in known:
-            drawn[picture] = known[picture]
-        else:
-            missing[name].append(picture)
-    if missing:
-        drawn |= await _draw_missing(context, missing)
-    for name, wanted in missing.items():
-        if name in context.charts:
-            context.charts[name][1].update({picture: drawn[picture] for picture in wanted})
-    for name in list(context.charts)[:-_MAX_KNOWN]:
-        del context.charts[name]
-    return drawn
-
-
-async def _draw_missing(context: AppContext, wanted: Mapping[str, Sequence[Picture]]) -> dict[Picture, Chart]:
-    checks = {name: {id for each in pictures for id in each.ids} for name, pictures in wanted.items()}
-    asked = {name: ids for name, ids in checks.items() if ids}
-    cycles, histories = await context.store.checks.histories(wanted, asked, context.clock.now() - REACH, charts.BARS)
-
-    def draw() -> dict[Picture, Chart]:
-        first = {name: _find_column(context, name, each) for name, each in cycles.items()}
-        return {
-            picture: _draw(picture, cycles.get(name, ()), [histories[id] for id in picture.ids], first.get(name, 0))
-            for name, pictures in wanted.items()
-            for picture in pictures
-        }
-
-    return await anyio.to_thread.run_sync(draw, limiter=context.threads)
-
-
 def _find_column(context: AppContext, name: str, cycles: Sequence[Cycle]) -> int:
     """Of the first of these cycles: each keeps the column that it had in the charts before."""
     known = context.columns.get(name, {})
@@ -187,16 +129,3 @@ def _find_column(context: AppContext, name: str, cycles: Sequence[Cycle]) -> int
     first = first if first < _MAX_COLUMN else 0
     context.columns[name] = {cycle.number: first + place for place, cycle in enumerate(cycles)}
     return first
-
-
-def _draw(picture: Picture, cycles: Sequence[Cycle], histories: Sequence[CheckHistory], first: int) -> Chart:
-    match picture.kind:
-        case "bars":
-            return charts.bars(cycles, first)
-        case "heat":
-            return charts.heat_row(to_cells(cycles, histories), first=first)
-        case "screen":
-            return charts.heat_row(to_cells(cycles, histories), _SCREEN_CELLS, first, links=False)
-        case "curve":
-            curve = charts.to_curve(to_cells(cycles, histories), histories[0].hours)
-            return charts.sparkline(curve, picture.condition, picture.status)

@@ -23,7 +23,6 @@ from service.pipeline.forwarder import Forwarder
 from service.pipeline.job import Job
 from service.pipeline.scheduler import Scheduler
 from service.store import Store
-from service.web.charts import Chart
 from service.web.prometheus import Telemetry
 from service.web.schemas import Info
 
@@ -160,7 +159,6 @@ class AppContext:
         self.checks: dict[str, KnownChecks] = {}
         # By collector: when it starts next, as long as this is its job and its last slot.
         self.next_runs: dict[str, tuple[Job, datetime | None, datetime | None]] = {}
-        self.charts: dict[str, tuple[int | None, dict[Any, Chart]]] = {}  # by collector, as of its last cycle (board)
         self.columns: dict[str, dict[int, int]] = {}  # by collector and the number of the cycle
         self.renderings = Renderings()
         self.changes: Counter[str] = Counter()  # runs by webhook, which are no cycles, by collector

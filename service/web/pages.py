@@ -122,7 +122,7 @@ async def index(
 @router.get("/tv")
 async def screen(request: Request, context: ContextDep) -> Response:
     async def read(overview: Overview) -> dict[str, Any]:
-        board = await read_board(context, overview.every_check, tiles=_TV_TILES, is_screen=True)
+        board = await read_board(context, overview.every_check, tiles=_TV_TILES)
         return {
             "board": board,
             "grid": next((each for each in _TV_GRIDS if each[0] * each[1] >= len(board.tiles)), _TV_GRIDS[-1]),

@@ -80,7 +80,6 @@ class Telemetry:
         self.registry = CollectorRegistry()
         self.lags: deque[float] = deque(maxlen=_LAGS)
         self.runs: dict[str, _Runs] = {}
-        self.check_lines: dict[str, tuple[Sequence[CurrentCheck], tuple[str, ...]]] = {}
         own: dict[str, Any] = {"namespace": "infra_health", "registry": self.registry}
         text = "Time from a slot to its run's start"
         self._lateness = Histogram("run_start_lateness_seconds", text, buckets=_LATENESSES, **own)
@@ -176,14 +175,7 @@ def _of_overview(context: "AppContext", overview: "Overview") -> Iterator[_Famil
     yield gauge(success, "When the last successful run ended", values=successes)
     yield gauge("collector_next_run_timestamp_seconds", "When the schedule fires next", values=starts)
     yield gauge("collector_interval_seconds", "Time between two slots", values=intervals)
-    known = context.telemetry.check_lines
-    lines = []
-    for name, checks in overview.checks.items():
-        of, text = known.get(name, (None, ()))
-        if of is not checks:
-            text = _write_checks(name, checks)
-            known[name] = checks, text
-        lines.append(text)
+    lines = [_write_checks(name, checks) for name, checks in overview.checks.items()]
     for at, (field, what) in enumerate(
         (
             ("state", "0 pass, 1 fail, 2 unknown"),
