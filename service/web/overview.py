@@ -13,33 +13,20 @@ import anyio.to_thread
 from service.collectors.github_ci import weekly_runs
 from service.collectors.github_ci.weekly_runs import Order, WeeklyRuns, WorkflowWeek
 from service.domain.checks import Check, check_id, status_at
-from service.domain.delivery import LOST, DeliveryStatus
-from service.domain.errors import Unavailable, UnknownCollector
-from service.domain.runs import Mode, Pause, Run
+from service.domain.delivery import DeliveryStatus
+from service.domain.errors import UnknownCollector
+from service.domain.runs import Pause, Run
 from service.domain.samples import Metric, Status
-from service.github.rate_limit import Quota
 from service.pipeline.job import Job
 from service.store import Replica
+from service.web import state as states
 from service.web.context import OVERVIEW, AppContext, KnownChecks
 from service.web.formats import RUNNING, describe_schedule, explain, summarize, tone
-from service.web.schemas import (
-    CheckCounts,
-    CollectorCounts,
-    DeliveryView,
-    Health,
-    HealthCheck,
-    NextRun,
-    QuotaView,
-    ReplicaView,
-    RunView,
-    State,
-    WebhookView,
-)
+from service.web.schemas import HealthCheck, RunView
+from service.web.state import State
 
-_BEAT_LOST = 15.0  # seconds without a sign of life of the scheduler, which gives one every second
 _MAX_ACTIVE = 20
 _SHARED_LIFE = timedelta(seconds=15)  # of checks that were read from a store that replicas share
-_SILENCE = timedelta(days=1)  # of GitHub's webhook
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +159,7 @@ async def read_overview(context: AppContext) -> Overview:
         facts = await _read_facts(context)
         replicas = await context.store.replicas.list() if context.store.replicas else []
         checks = await _read_all_checks(context, jobs)
-        warnings = [check for check in (await check_readiness(context)).checks if check.status != "ok"]
+        warnings = [check for check in (await states.check_readiness(context)).checks if check.status != "ok"]
 
         def work() -> Overview:
             collectors = {name: _view(context, job, facts) for name, job in jobs.items()}
@@ -257,43 +244,6 @@ async def view_runs(context: AppContext, runs: Sequence[Run]) -> list[RunView]:
     return [RunView.of(active.get(run.id, run), counts.get(run.id, {})) for run in runs]
 
 
-def check_life(context: AppContext) -> Health:
-    """Whether the event loop and the scheduler beat. No thread, no store, no network: it answers under any load."""
-    silence = context.clock.monotonic() - context.scheduler.beat
-    detail = f"the scheduler has not beaten for {silence:.0f} s" if silence >= _BEAT_LOST else ""
-    return Health(
-        ok=not detail, checks=(HealthCheck(name="scheduler", status="fail" if detail else "ok", detail=detail),)
-    )
-
-
-async def check_readiness(context: AppContext) -> Health:
-    """Not ok while the store is lost, which nothing can do without; what time or an operator mends is a warning."""
-    try:
-        await context.store.check()
-        lost = None
-    except Unavailable as error:
-        lost = str(error)
-    refused, forwarder, github = context.reload_error, context.forwarder.state, context.github
-    troubles = {
-        "configuration": refused and f"the last reload was refused, what held before it holds: {refused}",
-        "datadog": forwarder.trouble,
-        "github": github.trouble or github.shortage,
-        "aws": "; ".join(filter(None, (secret.trouble for secret in context.secrets))),
-    }
-    if context.scheduler.mode is Mode.SHADOW:
-        what = "nothing is sent" if forwarder.is_withheld else "metrics have names of their own"
-        troubles["mode"] = f"shadow: {what}"
-    warnings = [
-        HealthCheck(name=name, status="warn" if trouble else "ok", detail=trouble or "")
-        for name, trouble in troubles.items()
-    ]
-    # A server that is away must not take all replicas' pages with it.
-    is_bearable = context.store.replicas is not None and context.store.is_prepared
-    status = "ok" if lost is None else "warn" if is_bearable else "fail"
-    store = HealthCheck(name="store", status=status, detail=lost or "")
-    return Health(ok=status != "fail", checks=(store, *warnings))
-
-
 @dataclass(frozen=True, slots=True)
 class _Facts:
     """What is on record of collectors, by name; ``delivery``: of their latest runs, by id."""
@@ -363,32 +313,25 @@ def _sum_up(
 ) -> State:
     views, statuses = collectors.values(), Counter(check.status for each in checks.values() for check in each)
     coming = min(((each.next_run, each.name) for each in views if each.next_run), default=None)
-    forwarder = context.forwarder.state
+    now = context.clock.now()
     state = State(
-        now=context.clock.now(),
+        now=now,
         mode=context.scheduler.mode,
-        collectors=CollectorCounts(
+        collectors=states.CollectorCounts(
             total=len(views),
             failing=sum(each.is_failing for each in views),
             running=sum(each.running is not None for each in views),
             paused=sum(each.paused for each in views),
         ),
-        checks=CheckCounts(
+        checks=states.CheckCounts(
             passing=statuses[Status.PASS], failing=statuses[Status.FAIL], unknown=statuses[Status.UNKNOWN]
         ),
         active=sorted(chain.from_iterable(facts.active.values()))[:_MAX_ACTIVE],
-        next_run=NextRun(collector=coming[1], at=coming[0]) if coming else None,
-        delivery=DeliveryView(
-            state="trouble" if forwarder.trouble else "pending" if forwarder.pending else "ok",
-            last_accepted=forwarder.last_accepted_at,
-            pending=forwarder.pending,
-            lost={status: forwarder.lost.get(status, 0) for status in LOST},
-            trouble=forwarder.trouble,
-            next_try=forwarder.next_try_at,
-        ),
-        quota=[_forecast(*each, context.clock.now()) for each in context.github.quota.items()],
-        webhooks=_view_webhooks(context) if context.webhook_secret.is_set else None,
-        replicas=[ReplicaView.model_validate(each) for each in replicas],
+        next_run=states.NextRun(collector=coming[1], at=coming[0]) if coming else None,
+        delivery=states.view_delivery(context),
+        quota=[states.forecast(*each, now) for each in context.github.quota.items()],
+        webhooks=states.view_webhooks(context),
+        replicas=[states.ReplicaView.model_validate(each) for each in replicas],
         warnings=warnings,
     )
     # Not with the clock, nor with how far a quota has run down and how much was delivered.
@@ -400,33 +343,3 @@ def _sum_up(
     shown += [f"{name} {count}" for name, count in context.changes.items()]
     revision = blake2b("\0".join(shown).encode(errors="replace"), digest_size=8).hexdigest()
     return state.model_copy(update={"revision": revision})
-
-
-def _view_webhooks(context: AppContext) -> WebhookView:
-    summary, hint = context.deliveries.summary(), None
-    silence = context.clock.now() - (summary.last_at or context.info.started)
-    if summary.last_at is None and any(result == "unsigned" for _, result in summary.by_result):
-        hint = "deliveries come, but are signed with another secret; does GITHUB_WEBHOOK_SECRET hold GitHub's?"
-    elif silence >= _SILENCE:
-        hint = "no delivery for a day; is the webhook active, and does GitHub reach this address (docs/webhooks.md)?"
-    return WebhookView(last=summary.last_at, today=summary.today, missed_today=summary.missed_today, hint=hint)
-
-
-def _forecast(resource: str, quota: Quota, now: datetime) -> QuotaView:
-    """One of GitHub's limits, and what becomes of it by its reset if it is spent on as it was."""
-    ahead = (quota.reset_at - now).total_seconds()
-    remaining = quota.remaining if ahead > 0 else quota.limit
-    # https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api
-    window = 60.0 if resource in ("search", "code_search") else 3600.0
-    # Spent in one go at the window's start, a cycle's requests are no rate: at least ten minutes are assumed.
-    rate = (quota.limit - remaining) / max(window - ahead, min(600.0, window))
-    left = remaining - rate * max(ahead, 0.0)
-    is_short = left < 0 or not remaining
-    return QuotaView(
-        resource=resource,
-        limit=quota.limit,
-        remaining=remaining,
-        reset_at=quota.reset_at,
-        left_at_reset=max(0, int(left)),
-        empty_at=now + timedelta(seconds=remaining / rate if remaining else 0) if is_short else None,
-    )

@@ -1,7 +1,7 @@
 """The API, the probes and /metrics: one typed function a call."""
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from http import HTTPStatus
@@ -15,44 +15,24 @@ from pydantic import AwareDatetime, BeforeValidator, JsonValue, ValidationError
 from service.collectors.github_ci.weekly_runs import Order
 from service.domain.errors import Unavailable
 from service.domain.runs import Actor, Cause, Outcome, Run
+from service.web import overview, schemas
 from service.web.board import read_history
 from service.web.context import AppContext
-from service.web.overview import (
-    CurrentCheck,
-    check_life,
-    check_readiness,
-    find_job,
-    read_checks,
-    read_collector,
-    read_overview,
-    read_run,
-    read_week,
-    view_runs,
-)
+from service.web.overview import find_job, read_checks, read_collector, read_overview, read_run, view_runs
 from service.web.problems import MEDIA_TYPE, Problem, invalid, unknown_run
 from service.web.prometheus import OPENMETRICS, PLAIN, write_metrics
 from service.web.schemas import (
     API,
     CheckHistoryView,
-    Checks,
-    Collectors,
     CollectorView,
-    CycleView,
     Health,
-    HourView,
-    Info,
     Log,
     Reason,
-    Runs,
     RunView,
-    Samples,
-    State,
     Triggered,
-    TriggeredRuns,
-    View,
-    Workflows,
     run_address,
 )
+from service.web.state import State, check_life, check_readiness
 
 _MAX_ACTOR = _MAX_KEY = 200  # characters
 _LOOK = 1.0  # seconds between two looks whether a waiting caller is still there
@@ -170,17 +150,17 @@ async def metrics(request: Request, context: ContextDep) -> Response:
     media_type = OPENMETRICS if "application/openmetrics-text" in request.headers.get("accept", "") else PLAIN
 
     async def make() -> bytes:
-        overview = None
+        known = None
         with suppress(Unavailable):  # what can't be known while the store is lost is left out
-            overview = await read_overview(context)
+            known = await read_overview(context)
         # Thousands of lines take longer than the loop may stand still.
-        return await anyio.to_thread.run_sync(write_metrics, context, overview, media_type, limiter=context.threads)
+        return await anyio.to_thread.run_sync(write_metrics, context, known, media_type, limiter=context.threads)
 
     return Response(await context.cache.get(media_type, make), headers={"content-type": media_type})
 
 
 @guarded.get("/version")
-async def version(context: ContextDep) -> Info:
+async def version(context: ContextDep) -> schemas.Info:
     """What runs"""
     return context.info
 
@@ -199,12 +179,11 @@ async def state(context: ContextDep) -> State:
     return (await read_overview(context)).state
 
 
-@api.get("/collectors", response_model=Collectors)
+@api.get("/collectors", response_model=schemas.Collectors)
 async def collectors(context: ContextDep) -> Response:
     """All collectors with schedule, next run, last run, last error"""
-    overview = await read_overview(context)
-    views = {"collectors": list(overview.collectors.values())}
-    return await _respond(context, lambda: Collectors.model_validate(views))
+    found = (await read_overview(context)).collectors.values()
+    return await _respond(context, schemas.Collectors, collectors=list(found))
 
 
 @api.get("/collectors/{name}", responses=problems(404))
@@ -213,7 +192,7 @@ async def collector(context: ContextDep, name: str) -> CollectorView:
     return CollectorView.model_validate(await read_collector(context, name))
 
 
-@api.get("/collectors/{name}/checks", response_model=Checks, responses=problems(404))
+@api.get("/collectors/{name}/checks", response_model=schemas.Checks, responses=problems(404))
 async def checks(
     request: Request, context: ContextDep, name: str, offset: Offset = 0, limit: PageLimit = 100
 ) -> Response:
@@ -221,7 +200,7 @@ async def checks(
     return await _find_checks(request, context, name, "", offset, limit)
 
 
-@api.get("/collectors/{name}/checks/{metric}", response_model=Checks, responses=problems(404))
+@api.get("/collectors/{name}/checks/{metric}", response_model=schemas.Checks, responses=problems(404))
 async def checks_of_metric(
     request: Request, context: ContextDep, name: str, metric: str, offset: Offset = 0, limit: PageLimit = 100
 ) -> Response:
@@ -229,7 +208,7 @@ async def checks_of_metric(
     return await _find_checks(request, context, name, metric, offset, limit)
 
 
-@api.get("/collectors/{name}/workflows", response_model=Workflows, responses=problems(404))
+@api.get("/collectors/{name}/workflows", response_model=schemas.Workflows, responses=problems(404))
 async def workflows(
     request: Request,
     context: ContextDep,
@@ -239,10 +218,11 @@ async def workflows(
     limit: PageLimit = 100,
 ) -> Response:
     """The last seven days of the workflows that it reads: runs, failures, durations, re-runs; the worst first"""
-    weeks, found = await read_week(context, name, by)
-    values = {"repositories": weeks, "workflows": found[offset : offset + limit], "total": len(found)}
-    values["next"] = _next_page(request, offset, limit, len(found))
-    return await _respond(context, lambda: Workflows.model_validate(values))
+    weeks, found = await overview.read_week(context, name, by)
+    shown, following = found[offset : offset + limit], _next_page(request, offset, limit, len(found))
+    return await _respond(
+        context, schemas.Workflows, repositories=weeks, workflows=shown, total=len(found), next=following
+    )
 
 
 @api.get("/collectors/{name}/history/{check}", response_model=CheckHistoryView, responses=problems(404))
@@ -254,8 +234,8 @@ async def check_history(context: ContextDep, name: str, check: str) -> CheckHist
     cycles, known = await read_history(context, name, found[0].id)
     cells = [(cycle, known.cells[cycle.number]) for cycle in cycles if cycle.number in known.cells]
     return CheckHistoryView(
-        hours=[HourView.model_validate(each) for each in known.hours],
-        cycles=[CycleView(run=cycle.run, at=cycle.ended, **cell._asdict()) for cycle, cell in cells],
+        hours=[schemas.HourView.model_validate(each) for each in known.hours],
+        cycles=[schemas.CycleView(run=cycle.run, at=cycle.ended, **cell._asdict()) for cycle, cell in cells],
     )
 
 
@@ -265,12 +245,11 @@ async def _find_checks(
     found = [check for check in await read_checks(context, name) if not metric or _is_named(check, metric)]
     if metric and not found:
         raise Problem(404, f"Collector {name} has no check of {metric!r}.", "unknown-check")
-    values = {"checks": found[offset : offset + limit], "total": len(found)}
-    values["next"] = _next_page(request, offset, limit, len(found))
-    return await _respond(context, lambda: Checks.model_validate(values))
+    shown, following = found[offset : offset + limit], _next_page(request, offset, limit, len(found))
+    return await _respond(context, schemas.Checks, checks=shown, total=len(found), next=following)
 
 
-def _is_named(current: CurrentCheck, name: str) -> bool:
+def _is_named(current: overview.CurrentCheck, name: str) -> bool:
     """Whether ``name`` means this check: its metric, the last parts of that, or the check's own name."""
     metric, tags = current.check.metric, current.check.tags
     return name in (metric, tags.get("check")) or metric.endswith(f".{name}")
@@ -294,7 +273,7 @@ async def runs(
     since: Since = None,
     limit: Limit = 50,
     before: Before = None,
-) -> Runs:
+) -> schemas.Runs:
     """Runs, newest first; `next` leads to the older ones"""
     if collector is not None:
         find_job(context, collector)
@@ -303,7 +282,7 @@ async def runs(
     # One more than asked for tells whether there are older ones.
     found = await context.store.runs.list(collector, outcome=outcome, since=since, limit=limit + 1, before=before)
     views = await view_runs(context, found[:limit])
-    return Runs(runs=views, next=_address(request, before=views[-1].id) if len(found) > limit else None)
+    return schemas.Runs(runs=views, next=_address(request, before=views[-1].id) if len(found) > limit else None)
 
 
 @api.get("/runs/{id}", responses=problems(404))
@@ -314,15 +293,15 @@ async def run(context: ContextDep, id: str) -> RunView:
     raise unknown_run(id)
 
 
-@api.get("/runs/{id}/samples", response_model=Samples, responses=problems(404))
+@api.get("/runs/{id}/samples", response_model=schemas.Samples, responses=problems(404))
 async def samples(
     request: Request, context: ContextDep, id: str, offset: Offset = 0, limit: PageLimit = 100
 ) -> Response:
     """What the run collected, and what became of each point"""
     await run(context, id)
     found, total = await context.store.outbox.samples(id, offset, limit)
-    values = {"samples": found, "total": total, "next": _next_page(request, offset, limit, total)}
-    return await _respond(context, lambda: Samples.model_validate(values))
+    following = _next_page(request, offset, limit, total)
+    return await _respond(context, schemas.Samples, samples=found, total=total, next=following)
 
 
 @api.get("/runs/{id}/log", responses=problems(404))
@@ -363,11 +342,11 @@ async def run_collector(
 
 
 @api.post("/runs", status_code=202, responses=problems(403), openapi_extra=_REASON)
-async def run_all(context: ContextDep, actor: ActorDep) -> TriggeredRuns:
+async def run_all(context: ContextDep, actor: ActorDep) -> schemas.TriggeredRuns:
     """Runs all enabled collectors now; tells also which were active already"""
     triggered = await context.scheduler.trigger_all(Cause.HTTP, actor)
     context.changed()
-    return TriggeredRuns.model_validate({"runs": triggered})
+    return schemas.TriggeredRuns.model_validate({"runs": triggered})
 
 
 @api.post("/runs/{id}/cancel", status_code=202, responses=problems(403, 404, 409), openapi_extra=_REASON)
@@ -448,9 +427,11 @@ def _place(places: anyio.Semaphore, detail: str) -> Iterator[None]:
         places.release()
 
 
-async def _respond(context: AppContext, make: Callable[[], View]) -> Response:
+async def _respond(context: AppContext, model: type[schemas.View], **values: Any) -> Response:
     """Hundreds of rows take longer than the loop may stand still, but a thread gives it its turns."""
-    text = await anyio.to_thread.run_sync(lambda: make().model_dump_json(), limiter=context.threads)
+    text = await anyio.to_thread.run_sync(
+        lambda: model.model_validate(values).model_dump_json(), limiter=context.threads
+    )
     return Response(text, media_type="application/json")
 
 
