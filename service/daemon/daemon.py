@@ -258,7 +258,7 @@ class Daemon:
                         await read_pushes(job)
 
     def _run_ended(self, run: Run) -> None:
-        self._web.run_ended(run)
+        self._web.telemetry.run_ended(run)
         self._notifier.check_soon(run.collector)
         # A run that gave way or was broken off by our own end says nothing of what it looked at.
         if run.outcome not in (None, Outcome.REPLACED, Outcome.CANCELLED, Outcome.INTERRUPTED):

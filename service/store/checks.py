@@ -137,11 +137,6 @@ class Checks:
 
         return await self._database.read(work)
 
-    async def last_cycles(self, collectors: Sequence[str]) -> dict[str, int]:
-        """The number of each collector's last cycle: what was read since then is still all there is."""
-        query = sa.select(cycles.c.collector, sa.func.max(cycles.c.number)).where(cycles.c.collector.in_(collectors))
-        return dict(map(tuple, await self._database.fetch(query.group_by(cycles.c.collector))))
-
     async def cycle(self, run_id: str) -> tuple[str, Cycle] | None:
         """The collector and the cycle of a run, whether its record is kept or not."""
         for collector, *fields in await self._database.fetch(_CYCLES.where(cycles.c.run == run_id)):

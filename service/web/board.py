@@ -22,7 +22,6 @@ REACH = timedelta(days=7)
 _SEVERITY = {Status.FAIL: 0, Status.UNKNOWN: 1, Status.PASS: 2}
 _TASK = ("workflow_category", "workflow_name", "task", "repo")  # what the checks of one row have in common
 _SCREEN_CELLS = 24
-_MAX_COLUMN = 100_000  # browsers draw with few digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,6 @@ class Board:
     """What a page shows of checks, worst first; the templates call its methods.
 
     ``rows``: of the heat map, the checks of one task each. ``rows_left``, ``tiles_left``: how many are not shown.
-    ``columns``: of each collector's first cycle here.
     """
 
     rows: Sequence[Sequence[CheckView]]
@@ -39,7 +37,6 @@ class Board:
     tiles_left: int
     cycles: Mapping[str, Sequence[Cycle]]
     histories: Mapping[int, CheckHistory]
-    columns: Mapping[str, int]
 
     @property
     def groups(self) -> dict[str, list[Sequence[CheckView]]]:
@@ -51,15 +48,15 @@ class Board:
 
     def bars(self, collector: str) -> Chart:
         """Its last runs."""
-        return charts.bars(self.cycles.get(collector, ()), self.columns.get(collector, 0))
+        return charts.bars(self.cycles.get(collector, ()))
 
     def heat(self, row: Sequence[CheckView]) -> Chart:
         """Their last cycles."""
-        return charts.heat_row(self._cells(row), first=self.columns.get(row[0].collector, 0))
+        return charts.heat_row(self._cells(row))
 
     def screen(self, check: CheckView) -> Chart:
         """Those that the office screen has room for."""
-        return charts.heat_row(self._cells([check]), _SCREEN_CELLS, self.columns.get(check.collector, 0), links=False)
+        return charts.heat_row(self._cells([check]), _SCREEN_CELLS, links=False)
 
     def curve(self, check: CheckView) -> Chart:
         curve = charts.to_curve(self._cells([check]), self.histories[check.id].hours)
@@ -92,8 +89,7 @@ async def read_board(
         ids.setdefault(check.collector, set()).add(check.id)
     names = {*full, *ids}
     cycles, histories = await context.store.checks.histories(names, ids, context.clock.now() - REACH, charts.BARS)
-    columns = {name: _find_column(context, name, each) for name, each in cycles.items()}
-    return Board(shown_rows, shown_tiles, rows_left, len(checks) - len(shown_tiles), cycles, histories, columns)
+    return Board(shown_rows, shown_tiles, rows_left, len(checks) - len(shown_tiles), cycles, histories)
 
 
 async def read_history(context: AppContext, name: str, check: int) -> tuple[list[Cycle], CheckHistory]:
@@ -120,12 +116,3 @@ def _view(checks: Iterable[CurrentCheck]) -> list[CheckView]:
 def _severity(check: CurrentCheck) -> int:
     """Less is worse."""
     return _SEVERITY[check.status]
-
-
-def _find_column(context: AppContext, name: str, cycles: Sequence[Cycle]) -> int:
-    """Of the first of these cycles: each keeps the column that it had in the charts before."""
-    known = context.columns.get(name, {})
-    first = next((known[cycle.number] - place for place, cycle in enumerate(cycles) if cycle.number in known), 0)
-    first = first if first < _MAX_COLUMN else 0
-    context.columns[name] = {cycle.number: first + place for place, cycle in enumerate(cycles)}
-    return first

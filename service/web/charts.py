@@ -48,47 +48,37 @@ class Point(NamedTuple):
     failed: bool
 
 
-def bars(cycles: Sequence[Cycle], first: int = 0) -> Chart:
-    """The last runs, newest at the right: height is duration, colour is outcome, a click opens the run.
-
-    ``first``: the column of the first of them; a cycle that keeps its column is drawn the same by the next chart.
-    """
+def bars(cycles: Sequence[Cycle]) -> Chart:
+    """The last runs, newest at the right: height is duration, colour is outcome, a click opens the run."""
     shown = cycles[-BARS:]
-    first += len(cycles) - len(shown)
     longest = max((cycle.seconds for cycle in shown), default=0.0) or 1.0
-    width, left = BARS * _BAR, (first + len(shown) - BARS) * _BAR
-    parts = [f'<path class="ground" d="M{left} {_BAR_HEIGHT - 1}h{width}v1h-{width}z"/>']
-    for column, cycle in enumerate(shown, first):
-        parts.append(_bar(column * _BAR, max(_SHORTEST, round(cycle.seconds / longest * _BAR_HEIGHT)), cycle))
+    width = BARS * _BAR
+    parts = [f'<path class="ground" d="M0 {_BAR_HEIGHT - 1}h{width}v1h-{width}z"/>']
+    for column, cycle in enumerate(shown, BARS - len(shown)):
+        height = max(_SHORTEST, round(cycle.seconds / longest * _BAR_HEIGHT))
+        parts.append(f'<a transform="translate({column * _BAR})"{_bar(height, cycle)}</a>')
     counts = Counter(cycle.outcome for cycle in reversed(shown))
     words = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
     return Chart(
-        _draw("bars", left, width, _BAR_HEIGHT, parts), f"last {len(shown)} runs: {words}" if shown else "no runs yet"
+        _draw("bars", width, _BAR_HEIGHT, parts), f"last {len(shown)} runs: {words}" if shown else "no runs yet"
     )
 
 
-def heat_row(cells: Cells, columns: int = CELLS, first: int = 0, *, links: bool = True) -> Chart:
-    """One square a cycle, newest at the right: what the check said, and whether the value was measured anew.
-
-    ``first``: as for bars.
-    """
+def heat_row(cells: Cells, columns: int = CELLS, *, links: bool = True) -> Chart:
+    """One square a cycle, newest at the right: what the check said, and whether the value was measured anew."""
     shown = cells[-columns:]
-    first += len(cells) - len(shown)
-    width, left = columns * _CELL, (first + len(shown) - columns) * _CELL
-    begin = first * _CELL
-    parts = [f'<path class="ground" d="M{begin} {_CELL_HEIGHT // 2}h{len(shown) * _CELL}v1H{begin}z"/>']
+    width, first = columns * _CELL, columns - len(shown)
+    parts = [f'<path class="ground" d="M{first * _CELL} {_CELL_HEIGHT // 2}H{width}v1H{first * _CELL}z"/>']
+    tag = "a" if links else "g"
     for column, (cycle, cell) in enumerate(shown, first):
         if cell:
-            parts.append(_square(column * _CELL, cycle, cell, links))
-    return Chart(_draw("heat", left, width, _CELL_HEIGHT, parts), _describe_cells([cell for _, cell in shown if cell]))
+            parts.append(f'<{tag} transform="translate({column * _CELL})"{_square(cycle, cell, links)}</{tag}>')
+    return Chart(_draw("heat", width, _CELL_HEIGHT, parts), _describe_cells([cell for _, cell in shown if cell]))
 
 
-def _draw(kind: str, left: int, width: int, height: int, parts: Sequence[str]) -> str:
-    """Each part in a line of its own, so that of a chart that goes on few lines are new (context.Renderings)."""
-    lines = "\n".join(parts)
-    return (
-        f'<svg class="{kind}" viewBox="{left} 0 {width} {height}" aria-hidden="true" focusable="false">{lines}\n</svg>'
-    )
+def _draw(kind: str, width: int, height: int, parts: Sequence[str]) -> str:
+    head = f'<svg class="{kind}" viewBox="0 0 {width} {height}" aria-hidden="true" focusable="false">'
+    return f"{head}{''.join(parts)}</svg>"
 
 
 def worst(cells: Sequence[Cell | None]) -> Cell | None:
@@ -154,21 +144,20 @@ def _describe_curve(curve: Sequence[Point]) -> str:
     return f"{reach}: {format_number(low)} to {format_number(high)}, last {format_number(curve[-1].last)}"
 
 
-# Of a chart that goes on, all but the newest pieces are drawn already.
+# Of a chart that goes on, all but the newest pieces are drawn already: each begins within its tag, and stands at 0.
 @lru_cache(maxsize=8192)
-def _bar(x: int, height: int, cycle: Cycle) -> str:
+def _bar(height: int, cycle: Cycle) -> str:
     # The whole column is the target; the bar in it may be a few pixels high.
-    return _link(
-        cycle,
-        f'<path class="hit" d="M{x} 0h{_BAR}v{_BAR_HEIGHT}h-{_BAR}z"/>'
-        f'<path class="{tone(cycle.outcome)}" d="M{x} {_BAR_HEIGHT}v-{height}h{_BAR - 1}v{height}z">'
+    return (
+        f'{_link(cycle)}><path class="hit" d="M0 0h{_BAR}v{_BAR_HEIGHT}h-{_BAR}z"/>'
+        f'<path class="{tone(cycle.outcome)}" d="M0 {_BAR_HEIGHT}v-{height}h{_BAR - 1}v{height}z">'
         f"<title>{format_clock(cycle.started)} UTC {escape(cycle.outcome)} "
-        f"{format_number(round(cycle.seconds, 1))} s</title></path>",
+        f"{format_number(round(cycle.seconds, 1))} s</title></path>"
     )
 
 
 @lru_cache(maxsize=8192)
-def _square(x: int, cycle: Cycle, cell: Cell, links: bool) -> str:
+def _square(cycle: Cycle, cell: Cell, links: bool) -> str:
     # A failure is larger, too, for who sees no red.
     inset = 0 if cell.status == Status.FAIL else 2
     side, height = _CELL - 1, _CELL_HEIGHT - 2 * inset
@@ -176,15 +165,14 @@ def _square(x: int, cycle: Cycle, cell: Cell, links: bool) -> str:
     kind = "carried" if cell.carried and status == "pass" else status
     value = "" if cell.value is None else f" {format_number(cell.value)}"
     carried = ", carried" if cell.carried else ""
-    square = (
-        f'<path class="{kind}" d="M{x} {inset}h{side}v{height}h-{side}z">'
+    return (
+        f'{_link(cycle) if links else ""}><path class="{kind}" d="M0 {inset}h{side}v{height}h-{side}z">'
         f"<title>{format_clock(cycle.ended)} UTC {status}{value}{carried}</title></path>"
     )
-    return _link(cycle, square) if links else square
 
 
-def _link(cycle: Cycle, markup: str) -> str:
-    return f'<a href="/runs/{quote(cycle.run, safe="")}" tabindex="-1">{markup}</a>'
+def _link(cycle: Cycle) -> str:
+    return f' href="/runs/{quote(cycle.run, safe="")}" tabindex="-1"'
 
 
 Place = Callable[[datetime | None, float], tuple[float, float]]

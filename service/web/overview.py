@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from hashlib import blake2b
 from itertools import chain
 
@@ -20,13 +20,12 @@ from service.domain.samples import Metric, Status
 from service.pipeline.job import Job
 from service.store import Replica
 from service.web import state as states
-from service.web.context import OVERVIEW, AppContext, KnownChecks
+from service.web.context import OVERVIEW, AppContext
 from service.web.formats import RUNNING, describe_schedule, explain, summarize, tone
 from service.web.schemas import HealthCheck, RunView
 from service.web.state import State
 
 _MAX_ACTIVE = 20
-_SHARED_LIFE = timedelta(seconds=15)  # of checks that were read from a store that replicas share
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,46 +157,18 @@ async def read_overview(context: AppContext) -> Overview:
         jobs = dict(context.scheduler.jobs)
         facts = await _read_facts(context)
         replicas = await context.store.replicas.list() if context.store.replicas else []
-        checks = await _read_all_checks(context, jobs)
+        found = await context.store.checks.read_all(list(jobs))
         warnings = [check for check in (await states.check_readiness(context)).checks if check.status != "ok"]
 
         def work() -> Overview:
             collectors = {name: _view(context, job, facts) for name, job in jobs.items()}
+            checks = {name: _judge(context, job, found.get(name, ())) for name, job in jobs.items()}
             return Overview(_sum_up(context, facts, collectors, checks, replicas, warnings), collectors, checks)
 
         # Of a thousand collectors it takes longer than the loop may stand still.
         return await anyio.to_thread.run_sync(work, limiter=context.threads)
 
     return await context.cache.get(OVERVIEW, read)
-
-
-async def _read_all_checks(context: AppContext, jobs: Mapping[str, Job]) -> dict[str, list[CurrentCheck]]:
-    """Anew only those of collectors that had a cycle since, or with a value that is too old by now: to read the checks
-    of a thousand collectors takes as long as all the rest."""
-    now, changes = context.clock.now(), context.changes.copy()
-    cycles = await context.store.checks.last_cycles(list(jobs))
-    known = {
-        name: each
-        for name, each in context.checks.items()
-        if each.job is jobs.get(name)
-        and (each.cycle, each.changes) == (cycles.get(name), changes[name])
-        and now <= each.until
-    }
-    behind = {name: job for name, job in jobs.items() if name not in known}
-    found = await context.store.checks.read_all(list(behind)) if behind else {}
-
-    def work() -> None:
-        for name, job in behind.items():
-            checks = _judge(context, job, found.get(name, ()))
-            ends = [each.check.measured_at + job.settings.max_age for each in checks if each.check.measured_at]
-            # Another replica's runs by webhook are told by nobody here.
-            ends += [now + _SHARED_LIFE] if context.settings.store.url else []
-            until = min((end for end in ends if end >= now), default=datetime.max.replace(tzinfo=UTC))
-            known[name] = KnownChecks(job, cycles.get(name), changes[name], until, checks)
-
-    await anyio.to_thread.run_sync(work, limiter=context.threads)
-    context.checks = known
-    return {name: known[name].checks for name in jobs}
 
 
 async def read_collector(context: AppContext, name: str) -> CurrentCollector:
@@ -311,7 +282,8 @@ def _sum_up(
     replicas: Sequence[Replica],
     warnings: Sequence[HealthCheck],
 ) -> State:
-    views, statuses = collectors.values(), Counter(check.status for each in checks.values() for check in each)
+    views, every = collectors.values(), list(chain.from_iterable(checks.values()))
+    statuses = Counter(check.status for check in every)
     coming = min(((each.next_run, each.name) for each in views if each.next_run), default=None)
     now = context.clock.now()
     state = State(
@@ -340,6 +312,7 @@ def _sum_up(
     shown += [f"{each.name} {each.pause} {each.job.schedule.expression} {each.last and each.last.id}" for each in views]
     shown += [f"{each.name} {each.last}" for each in views if each.is_retrying]
     shown += [each.id for each in replicas]
-    shown += [f"{name} {count}" for name, count in context.changes.items()]
+    # A run by webhook is none of these, but it brings values.
+    shown += [str(max((each.check.measured_at for each in every if each.check.measured_at), default=""))]
     revision = blake2b("\0".join(shown).encode(errors="replace"), digest_size=8).hexdigest()
     return state.model_copy(update={"revision": revision})

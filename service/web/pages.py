@@ -1,9 +1,9 @@
 """The pages: rendered on the server, each at most once a second, and read by all from memory."""
 
+import gzip
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from html import escape
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from urllib.parse import quote, urlencode
 
@@ -37,7 +37,6 @@ from service.web.schemas import CheckView, RunView
 if TYPE_CHECKING:
     import jinja2
 
-_METHOD = "lines"  # of telling changes, in A-IM and IM
 _RECENT_RUNS = 10
 # More than this and a page is no board any more: the worst are shown, the others are on their collectors' pages.
 _MOST, _MOST_OF_MANY = 100, 30
@@ -210,7 +209,7 @@ async def _page(
 ) -> Response:
     """``read``: the template's values from an overview. Raises Unavailable, and what ``read`` does."""
 
-    async def make() -> tuple[bytes, str, bytes]:
+    async def make() -> tuple[bytes, bytes]:
         overview = await read_overview(context)
         values = {
             "info": context.info,
@@ -221,25 +220,16 @@ async def _page(
             **await read(overview),
         }
 
-        def work() -> tuple[bytes, str, bytes]:
+        def work() -> tuple[bytes, bytes]:
             page = _load_templates().get_template(template).render(values).encode(errors="replace")
-            return page, *context.renderings.keep(page)
+            return page, gzip.compress(page, 1)
 
         # Hundreds of rows take longer than the loop may stand still.
         return await anyio.to_thread.run_sync(work, limiter=context.threads)
 
     address = f"{request.scope['path']}?{urlencode(sorted(request.query_params.items()))}"
-    page, tag, packed = await context.cache.get(address, make)
-    # What has changed between two renderings: https://www.rfc-editor.org/rfc/rfc3229 (A-IM, 226 IM Used).
-    known = request.headers.get("if-none-match", "") if request.headers.get("a-im") == _METHOD else ""
-
-    async def compare() -> bytes | None:
-        return await anyio.to_thread.run_sync(context.renderings.compare, known, page, limiter=context.threads)
-
-    if known and (changes := await context.cache.get(f"{address} {known} {tag}", compare)) is not None:
-        headers = {"etag": tag, "im": _METHOD, "delta-base": known}
-        return Response(changes, HTTPStatus.IM_USED, headers, "application/json")
-    headers = {"etag": tag, "vary": "accept-encoding"}
+    page, packed = await context.cache.get(address, make)
+    headers = {"vary": "accept-encoding"}
     if accepts_gzip(request.headers):
         return Response(packed, headers=headers | {"content-encoding": "gzip"}, media_type="text/html")
     return Response(page, headers=headers, media_type="text/html")

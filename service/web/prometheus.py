@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import prometheus_client
 from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.openmetrics import exposition as openmetrics
 
 from service.domain import conditions
 from service.domain.delivery import LOST, DeliveryStatus
@@ -28,8 +27,7 @@ if TYPE_CHECKING:
     from service.web.context import AppContext
     from service.web.overview import CurrentCheck, Overview
 
-PLAIN = "text/plain; version=0.0.4; charset=utf-8"
-OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _DURATIONS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _LATENESSES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 60, 600)
@@ -118,19 +116,13 @@ class Telemetry:
             self.lags.append(max(0.0, time.monotonic() - before - _LAG_EVERY))
 
 
-def write_metrics(context: "AppContext", overview: "Overview | None", media_type: str) -> bytes:
+def write_metrics(context: "AppContext", overview: "Overview | None") -> bytes:
     """The answer; without an overview what would be read for it is left out. To be called in a thread."""
-    is_open = media_type == OPENMETRICS
-    families = [*_of_daemon(context), *(_of_overview(context, overview) if overview else ())]
     parts: list[str] = []
-    for name, kind, text, lines in families:
-        # OpenMetrics names a counter without the ending of its samples.
-        named = f"infra_health_{name}" + ("_total" if kind == "counter" and not is_open else "")
+    for name, kind, text, lines in [*_of_daemon(context), *(_of_overview(context, overview) if overview else ())]:
+        named = f"infra_health_{name}" + ("_total" if kind == "counter" else "")
         parts += [f"# HELP {named} {text}", f"# TYPE {named} {kind}", *filter(None, lines)]
-    # The library left its OpenMetrics text untyped.
-    generate: Any = openmetrics.generate_latest if is_open else generate_latest
-    end: bytes = generate(context.telemetry.registry)
-    return ("\n".join(parts) + "\n").encode(errors="replace") + end
+    return ("\n".join(parts) + "\n").encode(errors="replace") + generate_latest(context.telemetry.registry)
 
 
 _Family = tuple[str, str, str, Iterable[str]]  # name, kind, what it is, lines

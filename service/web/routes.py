@@ -15,12 +15,12 @@ from pydantic import AwareDatetime, BeforeValidator, JsonValue, ValidationError
 from service.collectors.github_ci.weekly_runs import Order
 from service.domain.errors import Unavailable
 from service.domain.runs import Actor, Cause, Outcome, Run
-from service.web import overview, schemas
+from service.web import overview, prometheus, schemas
 from service.web.board import read_history
 from service.web.context import AppContext
 from service.web.overview import find_job, read_checks, read_collector, read_overview, read_run, view_runs
 from service.web.problems import MEDIA_TYPE, Problem, invalid, unknown_run
-from service.web.prometheus import OPENMETRICS, PLAIN, write_metrics
+from service.web.prometheus import write_metrics
 from service.web.schemas import (
     API,
     CheckHistoryView,
@@ -145,18 +145,17 @@ async def ready(context: ContextDep, response: Response) -> Health:
 
 
 @guarded.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def metrics(request: Request, context: ContextDep) -> Response:
-    """The daemon's metrics: Prometheus text, or OpenMetrics for who accepts it"""
-    media_type = OPENMETRICS if "application/openmetrics-text" in request.headers.get("accept", "") else PLAIN
+async def metrics(context: ContextDep) -> Response:
+    """The daemon's metrics as Prometheus text"""
 
     async def make() -> bytes:
         known = None
         with suppress(Unavailable):  # what can't be known while the store is lost is left out
             known = await read_overview(context)
         # Thousands of lines take longer than the loop may stand still.
-        return await anyio.to_thread.run_sync(write_metrics, context, known, media_type, limiter=context.threads)
+        return await anyio.to_thread.run_sync(write_metrics, context, known, limiter=context.threads)
 
-    return Response(await context.cache.get(media_type, make), headers={"content-type": media_type})
+    return Response(await context.cache.get("metrics", make), headers={"content-type": prometheus.MEDIA_TYPE})
 
 
 @guarded.get("/version")

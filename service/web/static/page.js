@@ -12,7 +12,6 @@ let drawn = Date.now();   // when what is shown was true, by this clock
 let ahead = Date.parse(document.querySelector("header time")?.dateTime) - drawn || 0;  // how far the daemon's clock is ahead of this one
 let cost = 0;             // how long a redraw takes
 let timer = 0;
-let lines = [], tag = "";  // of the page as it was read last
 let busy = false;
 
 // Reading
@@ -32,24 +31,15 @@ async function look() {
   return state.active.length > 0 || state.revision !== document.getElementById("live").dataset.revision;
 }
 
-async function answered(address, headers = {}) {
-  const answer = await fetch(address, { cache: "no-store", headers: { ...credentials(), ...headers }, signal: AbortSignal.timeout(2 * EVERY) });
+async function answered(address) {
+  const answer = await fetch(address, { cache: "no-store", headers: credentials(), signal: AbortSignal.timeout(2 * EVERY) });
   if (!answer.ok) throw new Error(`status ${answer.status}`);
   return answer;
 }
 
-// The page as it is now: after the first time the daemon tells what has changed in it alone.
-async function read() {
-  const answer = await answered(location.href, tag ? { "a-im": "lines", "if-none-match": tag } : {});
-  if (answer.status !== 226) lines = (await answer.text()).split("\n");
-  else lines = (await answer.json()).flatMap((step) => typeof step === "string" ? step : lines.slice(step[0], step[0] + step[1]));
-  tag = answer.headers.get("etag");
-  return lines.join("\n");
-}
-
 async function redraw() {
   const begun = performance.now();
-  const text = await read();
+  const text = await (await answered(location.href)).text();
   drawn = Date.now();
   // Who selects text or answers a question keeps what they do it with.
   if (!getSelection().isCollapsed || document.querySelector("dialog[open]")) return;

@@ -191,7 +191,9 @@ async def served(
         async with httpx.AsyncClient(verify=False) as outside, anyio.create_task_group() as tasks:
             intake = Intake("http://127.0.0.1:9", secret("key"), outside)
             forwarder = Forwarder(store.outbox, intake, clock)
-            runner = Runner(store, clock, tasks, on_stored=lambda: None, on_end=lambda run: context.run_ended(run))
+            runner = Runner(
+                store, clock, tasks, on_stored=lambda: None, on_end=lambda run: context.telemetry.run_ended(run)
+            )
             context = AppContext(
                 info=Info(
                     name="infra-health", version="1.2.3", commit="abc1234", started=START, env="test", service="watch"

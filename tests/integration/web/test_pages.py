@@ -3,7 +3,6 @@
 from dataclasses import replace
 from datetime import timedelta
 from html.parser import HTMLParser
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -118,21 +117,6 @@ async def test_a_page_is_rendered_once_a_second_whoever_asks(stage: Stage) -> No
     assert running.id not in first
     assert (await stage.client.get("/tv")).text != second
     await stage.release(running)
-
-
-async def test_who_has_a_page_is_told_what_has_changed_in_it(stage: Stage) -> None:
-    for _ in range(5):
-        await stage.run()
-    first = await stage.client.get("/")
-    await stage.run()
-    changed = await stage.client.get("/", headers={"a-im": "lines", "if-none-match": first.headers["etag"]})
-    whole = await stage.client.get("/", headers={"a-im": "lines", "if-none-match": '"of another time"'})
-    assert (changed.status_code, whole.status_code) == (226, 200)
-    lines = first.text.split("\n")
-    parts = ([step] if isinstance(step, str) else lines[step[0] : sum(step)] for step in changed.json())
-    assert "\n".join(chain.from_iterable(parts)) == whole.text
-    assert changed.headers["etag"] == whole.headers["etag"]
-    assert len(changed.content) < len(whole.content) / 3
 
 
 async def test_a_reload_shows_at_once_in_every_call_and_page(tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ async def test_bodies_in_chunks_are_bounded_as_they_come(
 async def test_two_large_bodies_have_a_place_and_a_small_one_needs_none(
     tmp_path: Path, noted: Noted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webhooks, "ARRIVAL_TIME", 0.5)
+    monkeypatch.setattr(webhooks, "ARRIVAL_TIME", 2)
     body = a_delivery(title="x" * MIB)
     head = "".join(f"{name}: {value}\r\n" for name, value in signed(body).items())
     begun = f"POST {WEBHOOK} HTTP/1.1\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[: MIB + 1]
