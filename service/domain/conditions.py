@@ -20,18 +20,12 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "=": operator.eq,
     "==": operator.eq,
 }
-_NUMBER = r"([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)"
-_COMPARISON = re.compile(rf"\s*(>=|<=|==|=|>|<)\s*{_NUMBER}\s*")
-_RANGE = re.compile(rf"\s*(?:in\s*\[\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\]|{_NUMBER}\s*\.\.\s*{_NUMBER})\s*")
-
-
-_FACTOR = re.compile(rf"{_NUMBER}x")
-_TIMES = r"((\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?x)"
-_RELATIVE = re.compile(
-    rf"\s*((>=|<=|==|=|>|<)\s*{_TIMES}|in\s*\[\s*{_TIMES}\s*,\s*{_TIMES}\s*\]|{_TIMES}\s*\.\.\s*{_TIMES})\s*"
-)
-# How a relative one begins, right or wrong.
+# The forms, as a JSON Schema may hold them, too. LIKE_RELATIVE: how a relative one begins, right or wrong.
+_NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
+_FORMS = r"\s*(?:(>=|<=|==|=|>|<)\s*({0})|in\s*\[\s*({0})\s*,\s*({0})\s*\]|({0})\s*\.\.\s*({0}))\s*"
+ABSOLUTE, RELATIVE = _FORMS.format(rf"[+-]?{_NUMBER}"), _FORMS.format(rf"{_NUMBER}x")
 LIKE_RELATIVE = r"\s*([<>=]|in\s*\[).*[\d.]\s*x\b"
+_FACTOR = re.compile(rf"({_NUMBER})x")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +51,20 @@ class Condition:
 @lru_cache(maxsize=4096)
 def parse(text: str) -> Condition | None:
     """The condition that ``text`` writes, None where it writes something else ("none", "stable for a week")."""
-    if match := _COMPARISON.fullmatch(text):
-        condition = Condition(match[1], float(match[2]))
-    elif match := _RANGE.fullmatch(text):
-        low, high = (float(number) for number in match.groups() if number is not None)
-        condition = Condition("in", high, low)
-    else:
+    if not (match := re.fullmatch(ABSOLUTE, text)):
         return None
+    comparison, *found = match.groups()
+    numbers = [float(number) for number in found if number is not None]
     # 1e999 is written as a number, but none that a value could be compared with or a threshold be sent as.
-    numbers = (condition.threshold, condition.low or 0.0)
-    is_usable = all(map(math.isfinite, numbers)) and (condition.low is None or condition.low <= condition.threshold)
-    return condition if is_usable else None
+    if not all(map(math.isfinite, numbers)) or numbers != sorted(numbers):
+        return None
+    return Condition(comparison or "in", numbers[-1], None if comparison else numbers[0])
 
 
 @lru_cache(maxsize=4096)
 def is_relative(text: str) -> bool:
     """Whether ``text`` is a condition whose numbers are factors, such as ``in [0.9x, 1.1x]``."""
-    return _RELATIVE.fullmatch(text) is not None and parse(_FACTOR.sub(r"\1", text)) is not None
+    return re.fullmatch(RELATIVE, text) is not None and parse(_FACTOR.sub(r"\1", text)) is not None
 
 
 def resolve(text: str, reference: float) -> str:

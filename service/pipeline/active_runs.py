@@ -106,12 +106,11 @@ class ActiveRuns:
             await self._clock.wait(handle.done, seconds)
             # Not before the next one may start: its end is on record a moment earlier.
             return handle.run if handle.done.is_set() and handle.run.ended else None
-        until = self._clock.monotonic() + seconds
-        while run := await self._store.runs.run(run_id):
-            if run.ended or self._clock.monotonic() >= until or not self._store.owner:
-                return run if run.ended else None
-            await self._clock.sleep(_LOOK)
-        return None
+        run = await self._store.runs.run(run_id)
+        if run and not run.ended and self._store.owner:  # it may be another replica's
+            await self._clock.sleep(seconds)
+            run = await self._store.runs.run(run_id)
+        return run if run and run.ended else None
 
     async def cancel(self, run_id: str) -> Run:
         """Asks the run to end as Cancelled; ``wait`` tells when it has. Raises UnknownRun, RunEnded, Unavailable."""
