@@ -6,8 +6,6 @@ import json
 import logging
 import os
 import re
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any, Literal, TextIO
@@ -233,21 +231,3 @@ def test_a_pipe_that_nobody_reads_holds_nobody_up_and_what_was_dropped_is_counte
     assert ticks == sorted(ticks)
     assert dropped > 0
     assert len(ticks) + dropped == 3_000
-
-
-PROGRAM = """
-import structlog, sys
-from service.config import logging as logs
-from service.config.settings import Settings
-logs.configure(Settings(collectors={}), {})
-log = structlog.get_logger("service.x")
-for number in range(int(sys.argv[1])):
-    log.info("tick", number=number)
-log.critical("last words")
-sys.exit(3)
-"""
-
-
-def test_the_last_words_of_a_process_are_not_lost() -> None:
-    ended = subprocess.run([sys.executable, "-c", PROGRAM, "500"], capture_output=True, text=True)
-    assert (ended.returncode, "last words" in ended.stderr.splitlines()[-1]) == (3, True)
