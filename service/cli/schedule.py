@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from statistics import median
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -10,7 +9,6 @@ import click
 
 from service.cli import output as out
 from service.cli.options import Options, command, complete_collector, message, read_with, refuse_unknown
-from service.config.fields import read_time_zone
 from service.daemon import read_store
 from service.domain import cron
 from service.domain.runs import Mode, Run
@@ -24,6 +22,12 @@ def _read_time(text: str) -> datetime:
         return datetime.fromisoformat(text)
     except ValueError:
         raise ValueError(f'"{text}" is no time such as 2025-03-09T01:30 or 2025-03-09T06:30:00Z') from None
+
+
+def _read_zone(name: str) -> ZoneInfo:
+    from service.config.fields import read_time_zone
+
+    return read_time_zone(name)
 
 
 def _read_what(text: str) -> str | cron.Schedule:
@@ -42,7 +46,7 @@ def _read_what(text: str) -> str | cron.Schedule:
     "--time-zone",
     "zone",
     metavar="ZONE",
-    callback=read_with(read_time_zone),
+    callback=read_with(_read_zone),
     help="Such as America/New_York; else the collector's, else UTC.",
 )
 @click.option(
@@ -87,6 +91,8 @@ def find_fires(schedule: cron.Schedule, zone: ZoneInfo, after: datetime, count: 
 
 def _find_usual(runs: Sequence[Run]) -> timedelta | None:
     """How long a run lasts that succeeds; None where none has."""
+    from statistics import median
+
     seconds = [run.seconds for run in runs if run.seconds is not None and run.outcome and run.outcome.succeeded]
     return timedelta(seconds=median(seconds)) if seconds else None
 
