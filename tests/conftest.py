@@ -1,10 +1,16 @@
 """What every test begins with."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from service.config import masking
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: tests of whole programs wait for them as long as they work themselves."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(autouse=True)

@@ -1,89 +1,62 @@
-"""``infra-health compare`` with the whole program: what the replaced tool would have sent, beside a stored run."""
+"""``infra-health compare`` with the whole program: what the replaced tool would have sent, beside a stored run.
+
+That each rule of the replaced tool is found as a cause: tests/unit/cutover/test_legacy_rules.py.
+"""
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
+import pytest
 
 from service.demo.github import SimulatedGithub
-from tests.acceptance.program import TOKEN, place
-from tests.world import generate
+from tests.acceptance.program import Place, place
+from tests.world import World
 
-CI = "metta.infra.cron."
-REPOSITORY = "Metta-AI/metta"
-BLOCKING = ["1", "2", "3"]
+CI = "metta.infra.cron.ci.workflow."
 
 
-def replaced(base: str, now: datetime) -> dict[str, float]:
-    """The values of the replaced tool: of its first pages, its windows, its readings."""
-    with httpx.Client(
-        base_url=base, verify=False, trust_env=False, headers={"authorization": f"Bearer {TOKEN}"}
-    ) as client:
-
-        def get(path: str, key: str, **query: str | int) -> list[dict[str, Any]]:
-            answer = client.get(f"/repos/{REPOSITORY}/actions/{path}", params=query)
-            rows: list[dict[str, Any]] = answer.raise_for_status().json()[key]
-            return rows
-
-        conclusions = []
-        for workflow in get("workflows", "workflows"):
-            if workflow["state"] == "active" and str(workflow["id"]) not in BLOCKING:
-                runs = get(f"workflows/{workflow['id']}/runs", "workflow_runs", branch="main", status="completed")
-                conclusions += [run["conclusion"] for run in runs[:1]]
-        day = f">={now - timedelta(days=1):%Y-%m-%dT%H:%M:%SZ}"
-        on_main = get("runs", "workflow_runs", branch="main", created=day, per_page=100)
-        query = f"repo:{REPOSITORY} is:pr is:merged label:hotfix merged:>={now - timedelta(days=7):%Y-%m-%dT00:00:00Z}"
-        merged = client.get("/search/issues", params={"q": query}).raise_for_status().json()["total_count"]
-    return {
-        f"{CI}ci.workflow.other_failing": sum(conclusion != "success" for conclusion in conclusions),
-        f"{CI}ci.workflow.cancelled": sum(run["conclusion"] == "cancelled" for run in on_main),
-        f"{CI}github.hotfix.count": merged,
-    }
-
-
-def test_each_difference_gets_its_cause_and_one_without_a_cause_raises_the_alarm(tmp_path: Path) -> None:
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Place]:
     now = datetime.now(UTC)
-    world = generate(seed=3, runs_a_day=500, days=8, now=now)
-    # Of a week only the pull requests count.
-    world.repository.runs = [run for run in world.repository.runs if run.created > now - timedelta(hours=26)]
-    for run in world.repository.runs:
-        run.branch = "topic" if run.fork else run.branch  # the CronJobs took a fork's main for ours
-    github = SimulatedGithub([world.repository], lambda: datetime.now(UTC))
-    with place(tmp_path, github=github) as here:
-        ci = here.config["collectors"]["ci"]
-        ci |= {"repo": REPOSITORY, "tests_blocking_merge": BLOCKING, "benchmarks": []}
-        here.config["mode"] = "shadow"
-        here.write_config()
-        here.run("collect", "ci", "training", "--push", "-o", "ours.json")
-        samples = json.loads((tmp_path / "ours.json").read_text())
-        samples = [each for each in samples if each["kind"] == "gauge" and "success_ratio" not in each["metric"]]
-        for metric, value in replaced(here.environ["GITHUB_API_URL"], datetime.now(UTC)).items():
-            next(each for each in samples if each["metric"] == metric)["value"] = value
-        samples.append({"metric": f"{CI}ci.workflow.benchmarks", "value": 1, "tags": {}, "kind": "gauge"})
+    world = World.empty(now=now)
+    world.add_workflow(1, "Tests")
+    for hours, conclusion in ((2, "success"), (1, "failure")):
+        world.add_run(1, now - timedelta(hours=hours), conclusion)
+    with place(tmp_path, SimulatedGithub([world.repository], lambda: datetime.now(UTC))) as it:
+        it.config["mode"] = "shadow"
+        it.config["collectors"]["ci"] |= {"repo": world.repository.name, "tests_blocking_merge": ["Tests"]}
+        it.config["collectors"]["ci"]["benchmarks"] = []
+        it.write_config()
+        yield it
 
+
+def test_each_difference_gets_its_cause_and_one_without_a_cause_raises_the_alarm(here: Place) -> None:
+    here.run("collect", "ci", "training", "--push", "-o", "ours.json")
+    ours = json.loads((here.folder / "ours.json").read_text())
+    theirs = [each for each in ours if each["kind"] == "gauge" and "success_ratio" not in each["metric"]]
+    (success,) = (each for each in theirs if each["metric"] == f"{CI}success")
+    success["value"] = 0.5
+    theirs.append({"metric": f"{CI}benchmarks", "value": 1, "tags": {}, "kind": "gauge"})
+
+    def compare(samples: list[Any], *options: str, code: int) -> str:
         (here.folder / "theirs.json").write_text(json.dumps(samples))
-        answer = here.run("compare", "--against", "theirs.json", "--json")
-        found = {each["metric"]: each for each in json.loads(answer.stdout)["values"]}
-        causes = {metric: each["causes"] for metric, each in found.items()}
-        assert answer.returncode == 0, found
-        assert found["metta.infra.stablesuite.hearts"]["verdict"] == "same"
-        assert found[f"{CI}ci.workflow.flaky_tests"]["verdict"] == "same"
-        assert causes[f"{CI}ci.workflow.success_ratio"] == ["new: the CronJobs did not send it"]
-        assert causes[f"{CI}ci.workflow.cancelled"] == ["window cut at 100 runs"]
-        failing = causes[f"{CI}ci.workflow.other_failing"]
-        assert set(failing) <= {"workflows beyond the first page", "cancelled runs counted"}
-        assert causes[f"{CI}ci.workflow.benchmarks"] == ["nothing to measure: the CronJob sent a number all the same"]
-        # At midnight the two windows are one.
-        assert causes[f"{CI}github.hotfix.count"] in (["whole-day window of pull requests"], [])
-        assert not any(metric.startswith(("shadow.", "metta.infra.check.")) for metric in found)
+        answer = here.run("compare", "--against", "theirs.json", *options)
+        assert answer.returncode == code, answer.stdout + answer.stderr
+        return answer.stdout
 
-        for sample in samples[:-1]:
-            sample["value"] += 17.25
-        (tmp_path / "theirs.json").write_text(json.dumps(samples))
-        answer = here.run("compare", "--against", "theirs.json", "--format", "markdown")
-        assert answer.returncode == 1
-        assert "| metric | check | CronJobs | infra-health | why |" in answer.stdout
-        assert "UNEXPLAINED" in answer.stdout
-        assert answer.stdout.count("UNEXPLAINED") == len(samples) - 1
+    found = {each["metric"]: each for each in json.loads(compare(theirs, "--json", code=0))["values"]}
+    causes = {metric: each["causes"] for metric, each in found.items()}
+    assert found["metta.infra.stablesuite.hearts"]["verdict"] == "same"
+    assert found[f"{CI}flaky_tests"]["verdict"] == "same"
+    assert causes[f"{CI}success_ratio"] == ["new: the CronJobs did not send it"]
+    assert causes[f"{CI}success"] == ["the share of good runs, not whether all are good"]
+    assert causes[f"{CI}benchmarks"] == ["nothing to measure: the CronJob sent a number all the same"]
+    assert not any(metric.startswith(("shadow.", "metta.infra.check.")) for metric in found)
+
+    shifted = [each | {"value": each["value"] + 17.25} for each in theirs[:-1]]
+    told = compare(shifted, "--format", "markdown", code=1)
+    assert "| metric | check | CronJobs | infra-health | why |" in told
+    assert told.count("UNEXPLAINED") == len(shifted)
