@@ -13,6 +13,7 @@ import secrets
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -122,7 +123,8 @@ def _write(path: Path, body: bytes) -> None:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} can't be written: {getattr(error, 'strerror', None) or error}") from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # it took the place, or was never there
+            draft.unlink()
 
 
 async def _put(place: S3Object, body: bytes) -> None:

@@ -191,14 +191,14 @@ def copy(options: Options, to: str | None) -> None:
 @URL
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 async def flare(options: Options, url: str | None, file: Path) -> None:
-    """FILE (.tar.gz or .zip) holds settings, state, last runs, recent log, versions.
+    """FILE (.zip) holds settings, state, last runs, recent log, versions.
 
     A running daemon adds what it knows; without one the state directory has to do.
     """
-    from service.daemon.support import SUFFIXES, read_local_files, write_bundle
+    from service.daemon.support import read_local_files, write_bundle
 
-    if not file.name.endswith(SUFFIXES):
-        raise click.UsageError(f"FILE ends in {' or '.join(SUFFIXES)}, not {file.name!r}")
+    if file.suffix != ".zip":
+        raise click.UsageError(f"FILE ends in .zip, not {file.name!r}")
     loaded = options.open("error")
     with out.show_progress(quiet=options.quiet) as progress:
         progress("looking at the settings and the state directory")

@@ -4,15 +4,15 @@ import json
 import os
 import platform
 import shutil
-import tempfile
-import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import anyio
 import anyio.to_thread
@@ -29,7 +29,6 @@ from service.domain.errors import ConfigError, HealthError, Rejected, Unauthoriz
 from service.pipeline.job import Job
 from service.store import Refused, Store, find_lock_holder
 
-SUFFIXES = (".tar.gz", ".tgz", ".zip")
 _MAX_RUNS = 100
 _MAX_AUDIT_ENTRIES = 200
 
@@ -291,15 +290,16 @@ def write_bundle(path: Path, files: Mapping[str, str]) -> None:
 
     ``path`` is whole or untouched. Raises ConfigError.
     """
-    root = f"infra-health-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    root = f"infra-health-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    draft = path.with_name(f".{path.name}.part")
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        draft.touch(0o600)
+        with ZipFile(draft, "w", ZIP_DEFLATED) as archive:
             for name, text in files.items():
-                file = Path(folder, root, name)
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(redact(text), encoding="utf-8", errors="replace")
-            packed = shutil.make_archive(f"{folder}/bundle", "zip" if path.suffix == ".zip" else "gztar", folder, root)
-            Path(packed).chmod(0o600)
-            Path(packed).replace(path)
+                archive.writestr(f"{root}/{name}", redact(text))
+        draft.replace(path)
     except OSError as error:
         raise ConfigError(f"{path}: can't be written: {error.strerror}") from error
+    finally:
+        with suppress(OSError):  # it was never there
+            draft.unlink()

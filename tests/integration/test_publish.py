@@ -75,6 +75,9 @@ def test_what_the_collector_would_refuse_is_not_published(records: object, messa
 def test_a_place_that_can_not_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none/health\.json can't be written: No such file or directory"):
         publish([RECORD], tmp_path / "none" / "health.json")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="Not a directory"):
+        publish([RECORD], tmp_path / "file" / "health.json")
     with pytest.raises(ConfigError, match="is no valid address"):
         publish([RECORD], "ftp://host/health.json")
 
