@@ -28,9 +28,9 @@ from service.pipeline.job import Job
 from service.pipeline.notifier import Notifier
 from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Scheduler
-from service.web.app import AppContext, create_app
+from service.web.app import create_app, serve
+from service.web.context import AppContext
 from service.web.schemas import Info
-from service.web.server import serve
 
 log = structlog.get_logger(__name__)
 

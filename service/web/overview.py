@@ -22,8 +22,8 @@ from service.store import Replica
 from service.web import state as states
 from service.web.context import OVERVIEW, AppContext
 from service.web.formats import RUNNING, describe_schedule, explain, summarize, tone
-from service.web.schemas import HealthCheck, RunView
-from service.web.state import State
+from service.web.schemas import RunView
+from service.web.state import HealthCheck, State
 
 _MAX_ACTIVE = 20
 
@@ -197,22 +197,6 @@ def find_job(context: AppContext, name: str) -> Job:
     if job := context.scheduler.jobs.get(name):
         return job
     raise UnknownCollector(name, context.scheduler.jobs)
-
-
-async def read_run(context: AppContext, run_id: str) -> RunView | None:
-    """One run as of now, None where there is none (any more). Raises Unavailable."""
-    run = await context.store.runs.run(run_id)
-    if run is None:  # one that waits for others to end is not on record yet
-        run = next((each for each in context.scheduler.active.runs() if each.id == run_id), None)
-    return (await view_runs(context, [run]))[0] if run else None
-
-
-async def view_runs(context: AppContext, runs: Sequence[Run]) -> list[RunView]:
-    """Runs with what became of their samples. Raises Unavailable."""
-    counts = await context.store.outbox.counts([run.id for run in runs])
-    # What an active run has come to is not on record before its end.
-    active = {run.id: run for run in context.scheduler.active.runs()}
-    return [RunView.of(active.get(run.id, run), counts.get(run.id, {})) for run in runs]
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,11 +28,11 @@ from service.web.formats import (
     link_host,
     tone,
 )
-from service.web.overview import CurrentCheck, CurrentCollector, Overview, read_overview, read_run, read_week, view_runs
-from service.web.problems import Problem, unknown_run
-from service.web.routes import Before, ContextDep, Limit, Offset, PageLimit, read_run_log, refuse_unknown_query
-from service.web.samples import read_sample_pages
-from service.web.schemas import CheckView, RunView
+from service.web.overview import CurrentCheck, CurrentCollector, Overview, read_overview, read_week
+from service.web.problems import Problem
+from service.web.routes import Before, ContextDep, Limit, Offset, PageLimit, refuse_unknown_query
+from service.web.runs import read_forgotten, read_run, read_run_log, read_sample_pages, view_runs
+from service.web.schemas import CheckView
 
 if TYPE_CHECKING:
     import jinja2
@@ -186,7 +186,7 @@ async def run(
         kept = await read_run(context, id)
         collected, own = await read_sample_pages(context, id, q, offset, limit)
         return {
-            "run": kept or await _read_forgotten(context, id),
+            "run": kept or await read_forgotten(context, id),
             "is_kept": kept is not None,
             "log": (await read_run_log(context, id)).lines,
             "collected": collected,
@@ -257,23 +257,6 @@ def _load_templates() -> "jinja2.Environment":
     templates.globals |= {"time": format_time, "ago": format_ago, "tone": tone}
     templates.globals |= {"link_host": link_host, "static": assets.address_of}
     return templates
-
-
-async def _read_forgotten(context: AppContext, run_id: str) -> RunView:
-    """What is still known of a run whose record has had its time. Raises Problem 404."""
-    found = await context.store.checks.cycle(run_id)
-    if found is None:
-        raise unknown_run(run_id)
-    name, cycle = found
-    return RunView(
-        id=run_id,
-        collector=name,
-        cause="not kept any more",
-        scheduled_at=None,
-        started=cycle.started,
-        ended=cycle.ended,
-        outcome=cycle.outcome,
-    )
 
 
 def _write_line(collector: CurrentCollector) -> str:

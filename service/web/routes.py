@@ -18,21 +18,21 @@ from service.domain.runs import Actor, Cause, Outcome, Run
 from service.web import overview, prometheus, schemas
 from service.web.board import read_history
 from service.web.context import AppContext
-from service.web.overview import find_job, read_checks, read_collector, read_overview, read_run, view_runs
+from service.web.overview import find_job, read_checks, read_collector, read_overview
 from service.web.problems import MEDIA_TYPE, Problem, invalid, unknown_run
 from service.web.prometheus import write_metrics
+from service.web.runs import Samples, read_run, read_run_log, view_runs
 from service.web.schemas import (
     API,
     CheckHistoryView,
     CollectorView,
-    Health,
     Log,
     Reason,
     RunView,
     Triggered,
     run_address,
 )
-from service.web.state import State, check_life, check_readiness
+from service.web.state import Health, State, check_life, check_readiness
 
 _MAX_ACTOR = _MAX_KEY = 200  # characters
 _LOOK = 1.0  # seconds between two looks whether a waiting caller is still there
@@ -292,7 +292,7 @@ async def run(context: ContextDep, id: str) -> RunView:
     raise unknown_run(id)
 
 
-@api.get("/runs/{id}/samples", response_model=schemas.Samples, responses=problems(404))
+@api.get("/runs/{id}/samples", response_model=Samples, responses=problems(404))
 async def samples(
     request: Request, context: ContextDep, id: str, offset: Offset = 0, limit: PageLimit = 100
 ) -> Response:
@@ -300,7 +300,7 @@ async def samples(
     await run(context, id)
     found, total = await context.store.outbox.samples(id, offset, limit)
     following = _next_page(request, offset, limit, total)
-    return await _respond(context, schemas.Samples, samples=found, total=total, next=following)
+    return await _respond(context, Samples, samples=found, total=total, next=following)
 
 
 @api.get("/runs/{id}/log", responses=problems(404))
@@ -308,11 +308,6 @@ async def run_log(context: ContextDep, id: str) -> Log:
     """The run's log lines, debug ones included"""
     await run(context, id)
     return await read_run_log(context, id)
-
-
-async def read_run_log(context: AppContext, run_id: str) -> Log:
-    """Once a run is stored, so are its lines; until then they are in memory."""
-    return Log.model_validate({"lines": context.log.run_lines(run_id) or await context.store.runs.log(run_id)})
 
 
 # Acts

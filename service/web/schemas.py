@@ -26,7 +26,6 @@ from service.web.formats import RUNNING
 API = "/api/v1"
 
 Instant = Annotated[AwareDatetime, AfterValidator(lambda at: at.astimezone(UTC))]
-HealthStatus = Literal["ok", "warn", "fail"]
 Counts = Mapping[DeliveryStatus, int]
 Errors = tuple[Annotated[str, BeforeValidator(str)], ...]
 
@@ -72,26 +71,6 @@ class Info(View):
     service: str
 
 
-class HealthCheck(View):
-    name: str
-    status: HealthStatus
-    detail: str = ""
-
-
-class Health(View):
-    """``ok`` decides the probe's answer; a check may warn or fail beside it without turning the probe."""
-
-    ok: bool
-    checks: tuple[HealthCheck, ...] = ()
-
-    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated property; pydantic documents this form
-    @property
-    def status(self) -> HealthStatus:
-        if not self.ok:
-            return "fail"
-        return "ok" if all(check.status == "ok" for check in self.checks) else "warn"
-
-
 class RunView(View):
     """One run. ``scheduled_at``: None when nobody scheduled it; ``ended``: None while it is active; ``replica``: that
     carries it out, empty where there is only one.
@@ -119,12 +98,12 @@ class RunView(View):
         view = cls.model_validate(run if run.ended else replace(run, outcome=None))
         return view.model_copy(update={"delivery": {status: delivery.get(status, 0) for status in DeliveryStatus}})
 
-    @computed_field  # type: ignore[prop-decorator]  # see Health.status
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated property; pydantic documents this form
     @property
     def duration(self) -> float | None:
         return (self.ended - self.started).total_seconds() if self.ended else None
 
-    @computed_field  # type: ignore[prop-decorator]  # see Health.status
+    @computed_field  # type: ignore[prop-decorator]  # see RunView.duration
     @property
     def links(self) -> dict[str, str]:
         address, collector = run_address(self.id), f"{API}/collectors/{quote(self.collector, safe='')}"
@@ -176,7 +155,7 @@ class CollectorView(View):
     samples: int = 0
     note: str | None = None
 
-    @computed_field  # type: ignore[prop-decorator]  # see Health.status
+    @computed_field  # type: ignore[prop-decorator]  # see RunView.duration
     @property
     def links(self) -> dict[str, str]:
         name = quote(self.name, safe="")
@@ -192,26 +171,10 @@ class Triggered(View):
     collector: str
     started: bool = Field(True, validation_alias="is_new")
 
-    @computed_field  # type: ignore[prop-decorator]  # see Health.status
+    @computed_field  # type: ignore[prop-decorator]  # see RunView.duration
     @property
     def links(self) -> dict[str, str]:
         return {"self": run_address(self.id), "collector": f"{API}/collectors/{quote(self.collector, safe='')}"}
-
-
-class SampleView(View):
-    """One sample as it was stored. ``delivery``: what became of it, with the ``reason`` when it was lost.
-
-    ``evidence``: what was behind the value, what tells most (or is newest) first.
-    """
-
-    metric: str = Field(validation_alias=AliasPath("point", "metric"))
-    value: float = Field(validation_alias=AliasPath("point", "value"))
-    tags: Mapping[str, str]
-    kind: str
-    timestamp: Instant = Field(validation_alias="at")
-    delivery: str = Field(validation_alias="status")
-    reason: str = ""
-    evidence: tuple[Evidence, ...] = Field((), validation_alias=AliasPath("point", "evidence"))
 
 
 class CheckView(View):
@@ -246,7 +209,7 @@ class CheckView(View):
     def href(self) -> str:
         return f"/checks/{quote(self.collector, safe='')}/{self.id:x}"
 
-    @computed_field  # type: ignore[prop-decorator]  # see Health.status
+    @computed_field  # type: ignore[prop-decorator]  # see RunView.duration
     @property
     def links(self) -> dict[str, str]:
         history = f"{API}/collectors/{quote(self.collector, safe='')}/history/{self.id:x}"
@@ -341,14 +304,6 @@ class Log(View):
     """Oldest first."""
 
     lines: Sequence[LogLine]
-
-
-class Samples(View):
-    """One page of a run's samples. ``total``: of the run; ``next``: the address of the page after, None at the end."""
-
-    samples: Sequence[SampleView]
-    total: int
-    next: str | None = None
 
 
 class Checks(View):

@@ -4,17 +4,39 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, computed_field
 
 from service.domain.delivery import LOST
 from service.domain.errors import Unavailable
 from service.domain.runs import Mode
 from service.github.rate_limit import Quota
 from service.web.context import AppContext
-from service.web.schemas import Counts, Health, HealthCheck, Instant, View
+from service.web.schemas import Counts, Instant, View
+
+HealthStatus = Literal["ok", "warn", "fail"]
 
 _BEAT_LOST = 15.0  # seconds without a sign of life of the scheduler, which gives one every second
 _SILENCE = timedelta(days=1)  # of GitHub's webhook
+
+
+class HealthCheck(View):
+    name: str
+    status: HealthStatus
+    detail: str = ""
+
+
+class Health(View):
+    """``ok`` decides the probe's answer; a check may warn or fail beside it without turning the probe."""
+
+    ok: bool
+    checks: tuple[HealthCheck, ...] = ()
+
+    @computed_field  # type: ignore[prop-decorator]  # see RunView.duration
+    @property
+    def status(self) -> HealthStatus:
+        if not self.ok:
+            return "fail"
+        return "ok" if all(check.status == "ok" for check in self.checks) else "warn"
 
 
 class DeliveryView(View):
