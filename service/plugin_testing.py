@@ -87,7 +87,7 @@ class _MemoryState:
     async def read(self, collector: str, key: str) -> tuple[bytes | None, int]:
         return self.values.get(key), 0
 
-    async def add_push(self, collector: str, key: str, body: bytes, at: datetime, *, max_bytes: int) -> "Push":
+    async def add_push(self, collector: str, key: str, body: bytes, at: datetime, *, max_bytes: int) -> None:
         raise NotImplementedError("a stage takes no pushes")
 
     async def pushes(self, collector: str) -> Sequence["Push"]:

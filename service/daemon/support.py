@@ -27,7 +27,9 @@ from service.daemon.series import find_collisions
 from service.daemon.wiring import Clients, Wiring, open_clients
 from service.domain.errors import ConfigError, HealthError, Rejected, Unauthorized
 from service.pipeline.job import Job
-from service.store import Refused, Store, find_lock_holder
+from service.store import Store
+from service.store.directory import find_lock_holder
+from service.store.engine import Refused
 
 _MAX_RUNS = 100
 _MAX_AUDIT_ENTRIES = 200

@@ -16,8 +16,6 @@ from service.domain.errors import ConfigError, HealthError, Unavailable
 from service.store import directory, engine, tables
 from service.store.checks import Checks
 from service.store.chunks import shrink_outbox
-from service.store.directory import find_lock_holder
-from service.store.engine import Refused
 from service.store.fallback import Failover
 from service.store.outbox import Outbox, empty_chunks
 from service.store.replicas import Beat, Replica, Replicas
@@ -27,16 +25,7 @@ from service.store.states import States
 if TYPE_CHECKING:
     from service.config.settings import StoreSettings
 
-__all__ = [
-    "Beat",
-    "Busy",
-    "Claim",
-    "Refused",
-    "Replica",
-    "Replicas",
-    "Store",
-    "find_lock_holder",
-]
+__all__ = ["Beat", "Busy", "Claim", "Replica", "Replicas", "Store"]
 
 log = structlog.get_logger(__name__)
 
@@ -101,23 +90,22 @@ class Store:
             shared = cls(database, limits, replicas=replicas)
             try:
                 await shared._join()
-            except Refused as error:
+            except engine.Refused as error:
                 raise ConfigError(str(error)) from error
             except Unavailable as error:
                 log.error("the store is away, asked again every few seconds", reason=str(error))  # noqa: TRY400
             return shared
 
         def work() -> Store:
-            path = state_dir / directory.DATABASE
+            reopen = partial(directory.open_database, state_dir / directory.DATABASE, clock)
             lock = directory.lock_directory(state_dir)
             try:
-                disk = directory.open_database(path, clock())
+                disk = reopen()
                 disk.write(partial(directory.take_over, clock()))
             except BaseException:
                 lock.close()
                 raise
-            database = Failover(disk, clock, lambda damage: directory.open_database(path, clock(), damage))
-            return cls(database, limits, lock=lock)
+            return cls(Failover(disk, clock, reopen), limits, lock=lock)
 
         return await anyio.to_thread.run_sync(work)
 
@@ -180,7 +168,7 @@ class Store:
         try:
             await self._join()
         except HealthError as error:
-            is_mended_by_time = not isinstance(error, (ConfigError, Refused))
+            is_mended_by_time = not isinstance(error, (ConfigError, engine.Refused))
             tell = log.debug if is_mended_by_time or str(error) == self._refusal else log.error
             tell("the store is still away", reason=str(error))
             self._refusal = None if is_mended_by_time else str(error)

@@ -3,7 +3,7 @@
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from io import FileIO
@@ -82,14 +82,14 @@ def translate(path: Path, remedy: str = _REMEDY) -> Iterator[None]:
         raise ConfigError(f"{path} can't be used ({getattr(error, 'strerror', None) or error}): {remedy}") from error
 
 
-def open_database(path: Path, now: datetime, damage: str | None = None) -> Database:
+def open_database(path: Path, clock: Callable[[], datetime], damage: str | None = None) -> Database:
     """The database of ``path``, to write; one that can't be used is set aside. For the holder of the lock.
 
     ``damage``: what is wrong with it, as far as that is known. Raises ConfigError or Unavailable.
     """
     _create_file(path)
     if reason := _find_damage(path) if damage in (None, engine.GONE) else damage:
-        kept = path.with_name(f"{path.name}.damaged-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}")
+        kept = path.with_name(f"{path.name}.damaged-{clock().astimezone(UTC):%Y%m%dT%H%M%SZ}")
         for suffix in ("-wal", "-shm", ""):  # the log first: one left behind would be taken for the new file's
             with suppress(FileNotFoundError):
                 path.with_name(path.name + suffix).replace(kept.with_name(kept.name + suffix))

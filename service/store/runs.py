@@ -39,7 +39,6 @@ _IN_NAMES: sa.BindParameter[Any] = bindparam("names", expanding=True)
 # In one order, or two replicas would wait for each other's rows.
 _LOCK_SLOTS = sa.select(slots).where(slots.c.collector.in_(_IN_NAMES)).order_by(slots.c.collector).with_for_update()
 _PAUSED = sa.select(tables.pauses.c.collector).where(tables.pauses.c.collector.in_(_IN_NAMES))
-_ON_RECORD = sa.select(runs.c.id).where(runs.c.id.in_(bindparam("ids", expanding=True)))
 _end = insert(runs)
 _END = _end.on_conflict_do_update(
     index_elements=["id"],
@@ -84,10 +83,9 @@ class Runs:
         A slot is won when the one on record is still ``known`` and rises; then the run is begun. False: somebody else
         had it. A repeat with the same run is a win.
         """
-        ids = [claim.run.id for claim in claims]
         names = {"names": [claim.run.collector for claim in claims]}
 
-        def work(connection: sa.Connection) -> dict[str, bool | Busy]:
+        def work(connection: sa.Connection) -> list[bool | Busy]:
             _require_replica(connection, claims[0].run.owner)
             if any(claim.known is None for claim in claims):  # there may be no row yet that could be locked
                 tables.lock(connection, _SLOTS_LOCK)
@@ -95,8 +93,7 @@ class Runs:
             paused, latest = set(connection.scalars(_PAUSED, names)), _find_latest_slot(connection)
 
             def is_open(run: Run, known: datetime | None) -> bool:
-                # It must hold what is known: two replicas that count @every from their own start would each see a later
-                # one for ever.
+                # Without what is known two replicas that count @every from their own start would claim for ever.
                 is_due = run.slot is not None and (known is None or known < run.slot) and run.slot <= latest
                 return is_due and held.get((run.collector, run.mode)) == known and run.collector not in paused
 
@@ -111,11 +108,9 @@ class Runs:
             if won:
                 connection.execute(upsert(slots), won)
             results = {run.id: run.id in begun or _find_busy(connection, run) for run, _ in wanted}
-            others = [run_id for run_id in ids if run_id not in results]
-            return results | dict.fromkeys(connection.scalars(_ON_RECORD, {"ids": others}) if others else (), True)
+            return [results[run.id] if run.id in results else _is_on_record(connection, run) for run, _, _ in claims]
 
-        results = await self._database.write(work)
-        return [results.get(run_id, False) for run_id in ids]
+        return await self._database.write(work)
 
     async def begin(self, run: Run, *, forbids: bool) -> None:
         """Keeps a run that no slot asked for. Raises Busy."""
@@ -240,10 +235,9 @@ class Runs:
     ) -> list[Run]:
         """Newest first. ``since``: started then or later. ``before``: older than this run, the last of a page."""
         query = sa.select(runs).order_by(runs.c.started.desc(), runs.c.id.desc()).limit(limit)
-        if collector is not None:
-            query = query.where(runs.c.collector == collector)
-        if outcome is not None:
-            query = query.where(runs.c.outcome == outcome)
+        for column, value in ((runs.c.collector, collector), (runs.c.outcome, outcome)):
+            if value is not None:
+                query = query.where(column == value)
         if since is not None:
             query = query.where(runs.c.started >= since)
         if before is not None:
@@ -265,14 +259,17 @@ def _is_newest(wanted: sa.ColumnElement[bool] | sa.TextClause, collector: str | 
 def begin_run(connection: sa.Connection, run: Run, forbids: bool) -> bool:
     """Whether the run is on record now: it was there already, or no other one is in its way."""
     is_new = connection.execute(_BEGIN, {**to_row(run), "forbids": forbids}).first()
-    return bool(is_new or connection.execute(_FIND, {"run": run.id}).first())
+    return bool(is_new) or _is_on_record(connection, run)
+
+
+def _is_on_record(connection: sa.Connection, run: Run) -> bool:
+    return connection.execute(_FIND, {"run": run.id}).first() is not None
 
 
 def interrupt_active(
     connection: sa.Connection, now: datetime, abandoned: sa.ColumnElement[bool], reason: str
 ) -> list[tuple[Run, bool]]:
-    """Ends the active runs that are ``abandoned``. Those that nobody had asked to end, each with whether its policy was
-    Forbid."""
+    """Ends the active runs that are ``abandoned``. Those that nobody had asked to end, each with its ``forbids``."""
     query = sa.select(runs).where(runs.c.outcome.is_(None), abandoned).with_for_update(skip_locked=True)
     unasked = []
     for row in connection.execute(query).all():
@@ -293,8 +290,7 @@ def delete_runs(connection: sa.Connection, keep_failed: int, keep_ended: int, ow
     for they are many.
     """
     is_good = sa.case((tables.SUCCEEDED, 1), else_=0).label("is_good")
-    newest = (runs.c.started.desc(), runs.c.id.desc())
-    kind = (runs.c.collector, is_good, runs.c.cause == Cause.WEBHOOK)
+    kind, newest = (runs.c.collector, is_good, runs.c.cause == Cause.WEBHOOK), (runs.c.started.desc(), runs.c.id.desc())
     place = sa.func.row_number().over(partition_by=kind, order_by=newest).label("place")
     ranked = sa.select(runs.c.id, runs.c.collector, is_good, place).where(runs.c.outcome.is_not(None)).subquery()
     least = min([keep_failed, keep_ended, *(limit for pair in own.values() for limit in pair if limit is not None)])

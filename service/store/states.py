@@ -63,25 +63,25 @@ class States:
         """Writes state outside of a run, whatever its revision; None deletes."""
         await self._database.write(lambda connection: write_state(connection, collector, values))
 
-    async def add_push(self, collector: str, key: str, body: bytes, at: datetime, *, max_bytes: int) -> Push:
+    async def add_push(self, collector: str, key: str, body: bytes, at: datetime, *, max_bytes: int) -> None:
         """Keeps a pushed snapshot until a run has read it; it takes the place of an unread one with the same key.
 
         Raises Unavailable (with ``retry_after``) when too many, or more than ``max_bytes`` are unread.
         """
         row = {"collector": collector, "key": key, "at": at, "is_read": False, "body": body}
 
-        def work(connection: sa.Connection) -> int | None:
+        def work(connection: sa.Connection) -> bool:
             is_unread = (pushes.c.collector == collector) & ~pushes.c.is_read
             facts = sa.func.count(), sa.func.coalesce(sa.func.sum(sa.func.length(pushes.c.body)), 0)
             count, size = connection.execute(sa.select(*facts).where(is_unread, pushes.c.key != key)).one()
             if count >= MAX_PUSHES or size > max_bytes:
-                return None
+                return False
             connection.execute(pushes.delete().where(is_unread, pushes.c.key == key))
-            return int(connection.execute(pushes.insert().values(row).returning(pushes.c.id)).scalar_one())
+            connection.execute(pushes.insert(), row)
+            return True
 
-        if (push_id := await self._database.write(work)) is None:
+        if not await self._database.write(work):
             raise Unavailable("too many pushed snapshots wait for a run to read them", retry_after=_RETRY_AFTER)
-        return Push(push_id, key, at, body, is_read=False)
 
     async def pushes(self, collector: str) -> list[Push]:
         """Those that no run has read and the newest one, oldest first."""
@@ -101,10 +101,7 @@ def write_state(
         row = {"collector": collector, "key": key, "revision": 1, "value": value, "expected": revisions.get(key)}
         is_whole &= connection.execute(_WRITE, row).first() is not None
         if key == READ_PUSH and value:
-            of_collector = {"name": collector, "last": int(value)}
-            is_older = pushes.c.id <= bindparam("last")
-            connection.execute(pushes.update().where(_OF_COLLECTOR, is_older).values(is_read=True), of_collector)
-            connection.execute(
-                pushes.delete().where(_OF_COLLECTOR, pushes.c.is_read, pushes.c.id < _NEWEST), of_collector
-            )
+            name, is_older = {"name": collector}, pushes.c.id <= int(value)
+            connection.execute(pushes.update().where(_OF_COLLECTOR, is_older).values(is_read=True), name)
+            connection.execute(pushes.delete().where(_OF_COLLECTOR, pushes.c.is_read, pushes.c.id < _NEWEST), name)
     return is_whole

@@ -14,14 +14,14 @@ from service.config.settings import StoreSettings
 from service.domain.delivery import DeliveryStatus
 from service.domain.errors import ConfigError, Unavailable
 from service.domain.runs import Outcome
-from service.store import Store, find_lock_holder
-from service.store.directory import DATABASE, back_up
+from service.store import Store
+from service.store.directory import DATABASE, back_up, find_lock_holder
 from tests.integration.store.cases import DISTRIBUTION, NOW, claim, deliver, keep, opened, samples, started
 
 HOLDER = """
 import asyncio, pathlib, sys
 from service.config.settings import StoreSettings
-from service.store import Store, find_lock_holder
+from service.store import Store
 
 async def hold():
     store = await Store.open(pathlib.Path(sys.argv[1]), StoreSettings())

@@ -181,11 +181,12 @@ async def test_states_are_read_by_what_their_keys_begin_with(store: Store) -> No
 
 
 async def test_pushes_wait_until_a_run_has_read_them(store: Store) -> None:
-    first = await store.states.add_push("evals", "a", b"1", NOW, max_bytes=1_000)
-    second = await store.states.add_push("evals", "b", b"2" * 100, NOW + MINUTE, max_bytes=1_000)
-    assert await store.states.pushes("evals") == [first, second]
-    again = await store.states.add_push("evals", "b", b"3", NOW, max_bytes=1_000)
-    assert [push.body for push in await store.states.pushes("evals")] == [b"1", b"3"]
+    await store.states.add_push("evals", "a", b"1", NOW, max_bytes=1_000)
+    await store.states.add_push("evals", "b", b"2" * 100, NOW + MINUTE, max_bytes=1_000)
+    assert [push.at for push in await store.states.pushes("evals")] == [NOW, NOW + MINUTE]
+    await store.states.add_push("evals", "b", b"3", NOW, max_bytes=1_000)
+    first, again = await store.states.pushes("evals")
+    assert (first.body, again.body) == (b"1", b"3")
     await keep(store, started(0, "evals"), state={READ_PUSH: str(first.id).encode()})
     assert await store.states.pushes("evals") == [again]
     await keep(store, started(1, "evals"), state={READ_PUSH: str(again.id).encode()})
