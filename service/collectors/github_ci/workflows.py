@@ -10,8 +10,7 @@ from service.collectors.github_ci.state import State
 from service.domain.errors import Rejected, Unavailable
 from service.github.client import NotFound
 
-_FEW = 50  # among the newest runs of a workflow on the branch there nearly always is a conclusive one
-_FILTERED_PAGES = 20  # GitHub lists 1,000 runs at most where it filters
+_FILTERED_PAGES = 10  # GitHub lists 1,000 runs at most where it filters
 _LAG = timedelta(hours=6)  # an index may know less about the runs since then
 
 
@@ -68,7 +67,8 @@ async def ask_latest(actions: Actions, state: State, id: int, *, is_listed: bool
     Raises what ``Github.get`` does.
     """
     try:
-        found = await _find_latest(actions, id)
+        # Some workflows are skipped on every push: asked again, they are not read through each time.
+        found = await _find_latest(actions, id, 1 if id in state.asked else _FILTERED_PAGES)
     except NotFound as error:
         if not is_listed:
             raise Rejected(describe_missing(str(id))) from error
@@ -85,10 +85,10 @@ async def ask_latest(actions: Actions, state: State, id: int, *, is_listed: bool
     state.asked[id] = now
 
 
-async def _find_latest(actions: Actions, id: int) -> list[Run]:
-    for number in range(1, _FILTERED_PAGES + 1):
-        rows = await actions.of_workflow(id, _FEW, number, on_branch=True)
-        if (found := _ended_on_branch(rows)) or len(rows) < _FEW:
+async def _find_latest(actions: Actions, id: int, pages: int) -> list[Run]:
+    for number in range(1, pages + 1):
+        rows = await actions.of_workflow(id, PER_PAGE, number, on_branch=True)
+        if (found := _ended_on_branch(rows)) or len(rows) < PER_PAGE:
             return found
     return []
 

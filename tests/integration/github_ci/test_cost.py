@@ -137,3 +137,16 @@ async def test_what_an_own_list_told_long_ago_is_asked_again_one_at_a_time() -> 
     state = decode(stage.state.kept[world.repository.name], State)
     assert state
     assert state.was_whole
+
+
+async def test_a_workflow_that_is_always_skipped_is_read_through_once() -> None:
+    world = generate(2, workflows=3, runs_a_day=6, days=38)
+    world.add_workflow(4, "Forks only")
+    for number in range(450):
+        world.add_run(4, world.now - timedelta(minutes=37 * number + 30), "skipped")
+    async with staged(world) as stage:
+        for at_most in (6, 0, 0, 2):
+            values = await stage.values()
+            assert values == stage.truth(values)
+            assert len([each for each in stage.github.app.asked if "/workflows/4/" in each.target]) <= at_most
+            stage.pass_time(timedelta(minutes=20))
