@@ -96,7 +96,7 @@ class Daemon:
         self.is_hurried = False
         self._load = load
         self._file = loaded.file
-        self._settings = settings = loaded.settings
+        settings = loaded.settings
         self._wiring = wiring
         self._clock, self._store = clock, store = wiring.clock, wiring.store
         self._tasks = tasks
@@ -146,11 +146,11 @@ class Daemon:
 
     async def start(self) -> int:
         """Returns the port when the probes answer and the first slots have started. Raises ConfigError."""
-        jobs = self._wiring.build_jobs(self._settings)
+        jobs = self._wiring.build_jobs(self._web.settings)
         is_open = self._store.is_prepared
         if is_open:
             await self._scheduler.load()
-        http, tasks = self._settings.http, self._tasks
+        http, tasks = self._web.settings.http, self._tasks
         port: int = await tasks.start(serve, create_app(self._web), http.host, http.port)
         tasks.start_soon(maintenance.refresh_secrets, self._clock, self._wiring.clients.credentials)
         tasks.start_soon(maintenance.recover_store, self._clock, self._store, self._forwarder)
@@ -162,7 +162,7 @@ class Daemon:
         """What needs the store, once its slots are loaded."""
         tasks = self._tasks
         tasks.start_soon(self._forwarder.run)
-        if self._settings.datadog.events:
+        if self._web.settings.datadog.events:
             tasks.start_soon(self._notifier.run)
         tasks.start_soon(maintenance.prune_store, self._clock, self._store, self._forwarder)
         if self._store.replicas:
@@ -188,7 +188,7 @@ class Daemon:
             if self._file and loaded.file is None:
                 raise ConfigError(f"{self._file} is gone")
             mask(secret_values(loaded.settings))
-            settings = _take_over(self._settings, loaded.settings)
+            settings = _take_over(self._web.settings, loaded.settings)
             jobs = self._wiring.build_jobs(settings)
         except ConfigError as error:
             log.error("reload refused: the configuration before it holds", reason=str(error))  # noqa: TRY400 - all said
@@ -197,8 +197,8 @@ class Daemon:
             return
         if left := differences(settings, loaded.settings):
             log.warning("these changes need a restart", changed=left)
-        changed = differences(self._settings, settings)
-        self._settings = self._web.settings = settings
+        changed = differences(self._web.settings, settings)
+        self._web.settings = settings
         self._web.reload_error = None
         self._web.info = self._web.info.model_copy(update={"env": settings.datadog.env})
         await self._set_jobs(jobs)
@@ -232,7 +232,7 @@ class Daemon:
                 self._tasks.cancel_scope.cancel()
 
     async def _set_jobs(self, jobs: Sequence[Job]) -> None:
-        settings = self._settings
+        settings = self._web.settings
         self._web.telemetry.expect(settings.collectors)
         self._wiring.set_mode(settings, self._scheduler, self._forwarder)
         self._notifier.is_silent = settings.mode is Mode.SHADOW
@@ -268,8 +268,8 @@ class Daemon:
     def _ping(self, run: Run, ending: maintenance.Ending) -> None:
         if run.cause is Cause.WEBHOOK:
             return  # who watches waits for the schedule's runs
-        own = self._settings.collectors.get(run.collector)
-        if url := (own and own.heartbeat_url) or self._settings.heartbeat_url:
+        own = self._web.settings.collectors.get(run.collector)
+        if url := (own and own.heartbeat_url) or self._web.settings.heartbeat_url:
             self._pings.send(url.get_secret_value(), ending, run.id)
 
     async def _audit(self, action: str) -> None:
