@@ -266,11 +266,10 @@ def _choose_name(name: str, cronjob: str, stanzas: Iterable[Stanza]) -> str:
 
 def _take(item: dict[str, Any], path: str) -> dict[str, Any]:
     """Takes the mapping at ``path`` out of the manifest, which nobody has validated."""
-    part: Any = item
     *names, last = path.split(".")
     for name in names:
-        part = part.get(name) if isinstance(part, dict) else None
-    part = part.pop(last, None) if isinstance(part, dict) else None
+        item = part if isinstance(part := item.get(name), dict) else {}
+    part = item.pop(last, None)
     return part if isinstance(part, dict) else {}
 
 

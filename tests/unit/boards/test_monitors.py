@@ -4,6 +4,9 @@ import re
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from service.boards.catalogue import CollectorPanel
 from service.boards.monitors import build_monitors
@@ -72,18 +75,14 @@ def test_a_value_at_its_source_s_own_pace_may_be_as_old_as_max_age() -> None:
     assert query.count("by {workflow_name,task,check}") == 2, "series of other groups would make no sum"
 
 
-def test_an_hourly_check_does_not_wait_for_a_weekly_one_of_its_category() -> None:
-    weekly = replace(snapshot_check(workflow="Soak Test"), every=timedelta(days=7))
-    found = build_monitors(catalogue(weekly, snapshot_check()))
-    assert "last_120m" in found["checks.training"]["query"]
-
-
-def test_a_category_waits_for_as_many_cycles_as_one_of_its_collectors_asks() -> None:
-    patient = replace(snapshot_check(workflow="Soak Test"), notify_after=3)
-    found = build_monitors(catalogue(patient, snapshot_check()))
+@pytest.mark.parametrize(("slow", "minutes"), [({"every": timedelta(days=7)}, 120), ({"notify_after": 3}, 240)])
+def test_a_category_waits_for_its_most_frequent_check_and_for_as_many_cycles_as_one_asks(
+    slow: dict[str, Any], minutes: int
+) -> None:
+    found = build_monitors(catalogue(replace(snapshot_check(workflow="Soak Test"), **slow), snapshot_check()))
     for kind in ("checks", "missing"):
-        assert "last_240m" in found[f"{kind}.training"]["query"]
-        assert found[f"{kind}.training"]["options"]["new_group_delay"] == 4 * 3600
+        assert f"last_{minutes}m" in found[f"{kind}.training"]["query"]
+        assert found[f"{kind}.training"]["options"]["new_group_delay"] == minutes * 60
 
 
 def test_keys_fit_into_a_tag_and_are_told_apart() -> None:
