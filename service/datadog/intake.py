@@ -14,6 +14,7 @@ distribution counted as unknown would be a certain loss against a possible doubl
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 import anyio
@@ -97,14 +98,8 @@ class Intake:
 
         https://docs.datadoghq.com/api/latest/events/#post-an-event
         """
-        body = {
-            "title": event.title,
-            "text": event.text,
-            "tags": event.tags,
-            "alert_type": event.alert_type,
-            "date_happened": int(event.at.timestamp()),
-            "aggregation_key": event.aggregation_key,
-        }
+        body = asdict(event)
+        body["date_happened"] = int(body.pop("at").timestamp())
         await self._ask("POST", _EVENTS, msgspec.json.encode(body))
 
     async def validate(self) -> None:
