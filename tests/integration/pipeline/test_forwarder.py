@@ -1,36 +1,147 @@
 """From the outbox to the intake: the real store, real HTTP, and each answer that the intake may give."""
 
-from collections.abc import Callable
-from dataclasses import replace
-from datetime import timedelta
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from math import log2
 from pathlib import Path
+from typing import Any
 
 import anyio
+import httpx
 import pytest
+from anyio.lowlevel import checkpoint
+from structlog.testing import capture_logs
 
 from service.config.secrets import Secret
+from service.config.settings import StoreSettings
+from service.datadog.intake import Intake
+from service.demo.stage import serve
 from service.domain.delivery import DeliveryStatus
 from service.domain.errors import Unavailable
-from service.domain.runs import Mode
-from service.domain.samples import Kind
+from service.domain.runs import Cause, Mode, Outcome, Run, new_run_id
+from service.domain.samples import Kind, Metric, Sample
 from service.pipeline import forwarder
+from service.pipeline.forwarder import Forwarder
+from service.store import Store
 from service.store.outbox import Outbox
-from tests.datadog import HANG_UP, LOSE_ANSWER, Reply, refusal
-from tests.integration.pipeline.forwarding import (
-    DOWN,
-    SOON,
-    START,
-    JumpingClock,
-    Settled,
-    forwarding,
-    running,
-    samples,
-)
+from tests.datadog import HANG_UP, LOSE_ANSWER, Received, Reply, ScriptedDatadog, refusal
 
+START = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+SOON = 10_000.0  # monotonic seconds: later than any test's clock comes
+DOWN = refusal(503, "Down for maintenance")
 PENDING, DELIVERED, UNKNOWN = DeliveryStatus.PENDING, DeliveryStatus.DELIVERED, DeliveryStatus.UNKNOWN
 THROTTLED, REJECTED, EXPIRED = DeliveryStatus.THROTTLED, DeliveryStatus.REJECTED, DeliveryStatus.EXPIRED
 BEGINS, ENDS = "delivery does not work", "delivery works again"
+
+
+class JumpingClock:
+    """A Clock. Sleep takes no time but moves the clock; ``slept`` are the seconds asked for.
+
+    ``on_sleep`` is called with them before the clock moves.
+    """
+
+    def __init__(self, now: datetime = START) -> None:
+        self.slept: list[float] = []
+        self.on_sleep: Callable[[float], None] = lambda seconds: None
+        self._start = self._now = now
+
+    def now(self) -> datetime:
+        return self._now
+
+    def monotonic(self) -> float:
+        return (self._now - self._start).total_seconds()
+
+    def jump(self, seconds: float) -> None:
+        self._now += timedelta(seconds=seconds)
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.on_sleep(seconds)
+        self.jump(seconds)
+        await checkpoint()
+
+    async def wait(self, event: anyio.Event, seconds: float) -> None:
+        if not event.is_set():
+            await self.sleep(seconds)
+
+
+@dataclass
+class Here:
+    """``bodies``: the metrics of each request that came, ``forwarder`` with the longest pauses that jitter allows."""
+
+    clock: JumpingClock
+    store: Store
+    datadog: ScriptedDatadog
+    forwarder: Forwarder
+    logs: Sequence[Any]
+    bodies: list[list[str]] = field(default_factory=list)
+
+    async def add(self, *samples: Sample, mode: Mode = Mode.LIVE) -> Run:
+        """A run that brought these samples."""
+        now = self.clock.now()
+        run = Run(new_run_id("ci", now), "ci", Cause.ONCE, now, mode=mode, ended=now, outcome=Outcome.COMPLETE)
+        await self.store.runs.end(run, samples)
+        return run
+
+    async def statuses(self) -> dict[DeliveryStatus, int]:
+        runs = [run.id for run in await self.store.runs.list(limit=1000)]
+        total: Counter[DeliveryStatus] = Counter()
+        for counts in (await self.store.outbox.counts(runs)).values():
+            total.update(counts)
+        return total
+
+    def answer(self, script: Callable[[list[str]], Reply | None]) -> None:
+        """``script`` gives the reply to a request with these metrics."""
+
+        def intercept(received: Received) -> Reply | None:
+            metrics = [series["metric"] for series in received.json["series"]]
+            self.bodies.append(metrics)
+            return script(metrics)
+
+        self.datadog.intercept = intercept
+
+    def events(self, *names: str) -> list[str]:
+        return [line["event"] for line in self.logs if line["event"] in names]
+
+
+@asynccontextmanager
+async def forwarding(
+    folder: Path, *, clock: JumpingClock | None = None, key: Secret | None = None, **options: Any
+) -> AsyncIterator[Here]:
+    clock = clock or JumpingClock()
+    datadog = ScriptedDatadog(api_keys={"good"}, now=lambda: clock.now().timestamp())
+    store = await Store.open(folder, StoreSettings(), clock.now)
+    try:
+        with serve(datadog) as (url,), capture_logs() as logs:
+            async with httpx.AsyncClient(verify=False, trust_env=False) as client:
+                intake = Intake(url, key or Secret("Datadog API key", "set DD_API_KEY", "good"), client, clock.now)
+                options = {"jitter": lambda low, high: high, **options}
+                here = Here(clock, store, datadog, Forwarder(store.outbox, intake, clock, **options), logs)
+                here.answer(lambda metrics: None)
+                yield here
+    finally:
+        with anyio.CancelScope(shield=True):
+            await store.close()
+
+
+@asynccontextmanager
+async def running(forwarder: Forwarder) -> AsyncIterator[None]:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(forwarder.run)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+def samples(
+    count: int, kind: Kind = Kind.GAUGE, at: datetime = START, name: str = "metta.m{:05}", value: float = 1.0
+) -> list[Sample]:
+    """``count`` series with one sample each; a number goes into ``name``."""
+    interval = 60 if kind is Kind.COUNT else None
+    tags = {"env": "test", "condition": "< 5.0", "status": "pass"}
+    return [Sample(Metric(name.format(number), kind), value, at, tags, interval=interval) for number in range(count)]
 
 
 async def test_what_was_stored_arrives(tmp_path: Path) -> None:
@@ -141,9 +252,11 @@ async def test_a_refused_key_holds_everything_and_delivery_resumes_by_itself_wit
     async with forwarding(tmp_path, clock=clock, key=key) as it:
         await it.add(*samples(3), *samples(2, Kind.DISTRIBUTION, name="metta.d{}"))
         clock.on_sleep = rotate_late
-        settled = Settled(it.forwarder)
+        settled = anyio.Event()
+        it.forwarder.on_settled = lambda *_: settled.set() if it.forwarder.state.counts[DELIVERED] == 5 else None
         async with running(it.forwarder):
-            await settled.reached(DELIVERED, 5)
+            with anyio.fail_after(30):
+                await settled.wait()
         assert clock.slept == [2, 4, 8, 16, 32, 64, 64, 64]
         assert {state.pending for state in states} == {5}
         assert all("the Datadog API key is refused" in (state.trouble or "") for state in states)
