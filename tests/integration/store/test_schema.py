@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from service.store import tables
-from service.store.engine import MIGRATIONS, Database, create, open_file, open_memory, open_server, upgrade
+from service.store.engine import MIGRATIONS, Database, open_file, open_memory, open_server, prepare, upgrade
+from tests.postgres import Postgres
 
 SCHEMAS = sorted((Path(__file__).parents[2] / "payloads" / "schema").glob("*.sql"))
 
@@ -51,10 +53,18 @@ def test_the_tables_of_each_version_are_among_the_payloads() -> None:
     assert {version.revision for version in script.walk_revisions()} == {path.stem for path in SCHEMAS}
 
 
-def test_a_server_has_the_tables_that_are_declared(postgres_url: str) -> None:
+def test_replicas_that_start_at_once_agree_on_the_tables(postgres_server: Postgres, postgres_url: str) -> None:
     database = open_server(postgres_url)
-    database.write(create)
-    assert differences(database) == []
+    with ThreadPoolExecutor(3) as replicas:
+        for _ in ("empty", "of an older version"):
+            list(replicas.map(prepare, 3 * [database]))
+            assert differences(database) == []
+            added = ("summary", "is_missing", "cycles", "past")
+            postgres_server.execute(
+                *(f"ALTER TABLE checks DROP COLUMN {name}" for name in added),
+                *(f"ALTER TABLE hours DROP COLUMN {name}" for name in ("threshold", "threshold_low")),
+                "UPDATE alembic_version SET version_num = '0001'",
+            )
     database.close()
 
 
