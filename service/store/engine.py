@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 import structlog
 from sqlalchemy import event
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import QueuePool
 
 from service.domain.errors import ConfigError, Unavailable
 from service.store import tables
@@ -58,8 +58,6 @@ class Database:
             event.listen(engine, "begin", _begin)
         else:
             event.listen(engine, "handle_error", _leave_read_only)
-        # The one connection of a database in memory serves one transaction at a time.
-        self._turn = threading.Lock() if isinstance(engine.pool, StaticPool) else nullcontext()
         self._file, self._identity = file, _identify(file)
 
     def write(self, work: Callable[[sa.Connection], T]) -> T:
@@ -79,7 +77,7 @@ class Database:
 
     def _run(self, engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
         try:
-            with self._turn, engine.connect() as connection:
+            with engine.connect() as connection:
                 watch = _cut_when_late(connection) if self.is_shared else nullcontext()
                 with watch, connection.begin():
                     return work(connection)
@@ -118,8 +116,8 @@ def open_file(path: Path, *, read_only: bool = False) -> Database:
 
 def open_memory() -> Database:
     """A new store of this process."""
-    engine = sa.create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
-    database = Database(engine, "memory")
+    options: dict[str, Any] = {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 0}  # one transaction at a time
+    database = Database(sa.create_engine("sqlite://", connect_args={"check_same_thread": False}, **options), "memory")
     database.write(create)
     return database
 
