@@ -8,14 +8,12 @@ the keys that we set count: Datadog fills in defaults, and people add what we kn
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any, Literal
 
-from service.boards.catalogue import DISTRIBUTION_TAGS, Catalogue, read_catalogue
+from service.boards.catalogue import DISTRIBUTION_TAGS, Catalogue
 from service.boards.dashboards import DASHBOARDS
 from service.boards.fingerprint import describe_changes, fingerprint, keys_of, overlay, select
 from service.boards.monitors import build_monitors
-from service.config.settings import Settings
 from service.datadog.api import DatadogApi, NotFound
 from service.domain.errors import HealthError, Rejected, Unauthorized, Unavailable
 from service.domain.samples import normalize_tag
@@ -74,14 +72,6 @@ class Difference:
     changes: tuple[str, ...] = ()
     id: str = ""
     reason: str = ""
-
-
-async def read_desired(
-    settings: Settings, now: datetime, words: Sequence[str] = ()
-) -> tuple[list[Resource], list[str]]:
-    """What ``words`` (kinds and boards) shall be, and what to tell the operator. Reads the store, if any."""
-    catalogue, notes = await read_catalogue(settings, now)
-    return [each for each in build(catalogue) if is_meant(each, words)], notes
 
 
 def build(catalogue: Catalogue) -> list[Resource]:

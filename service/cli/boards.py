@@ -112,14 +112,15 @@ async def delete(options: Options, what: tuple[str, ...], yes: bool) -> bool:
 
 
 async def _read_desired(options: Options, what: Sequence[str]) -> "tuple[Settings, list[Resource]]":
-    from service.boards.sync import read_desired
+    from service.boards.catalogue import read_catalogue
+    from service.boards.sync import build, is_meant
 
     # Nothing of ours logs here, and what urllib3 says of its retries ends in our message.
     settings = options.open("error").settings
-    desired, notes = await read_desired(settings, datetime.now(UTC), what)
+    catalogue, notes = await read_catalogue(settings, datetime.now(UTC))
     for note in notes:
         message(f"note: {note}", "yellow")
-    return settings, desired
+    return settings, [each for each in build(catalogue) if is_meant(each, what)]
 
 
 @asynccontextmanager

@@ -201,15 +201,14 @@ def command(
         @click.pass_obj
         def run(options: Options, /, *, watch: bool = False, **arguments: Any) -> None:
             with errors_reported(), ExitStack() as exits:
-                show = partial(function, options)
+                given: list[Any] = [options]
                 if asks_daemon:
                     from service.cli.client import connect, find_url
 
-                    url = arguments.pop("url") or find_url(options)
-                    show = partial(show, exits.enter_context(connect(url)))
+                    given.append(exits.enter_context(connect(arguments.pop("url") or find_url(options))))
                 if watch and arguments.get("exit_code"):
                     raise click.UsageError("--watch and --exit-code exclude each other")
-                show = partial(show, **arguments)
+                show = partial(function, *given, **arguments)
                 if watch:
                     _repeat(show)
                 elif _carry_out(show) is False:
