@@ -77,7 +77,7 @@ def accepts_gzip(headers: Headers) -> bool:
 
 
 class Compress:
-    """ASGI middleware: texts that come in one piece and are not packed yet are, for who accepts it."""
+    """ASGI middleware: a text that is not packed yet is, for who accepts it. Every answer here comes in one piece."""
 
     def __init__(self, app: ASGIApp, threads: anyio.CapacityLimiter) -> None:
         self._app = app
@@ -92,9 +92,9 @@ class Compress:
                 start = message
                 return
             headers, body = MutableHeaders(raw=start["headers"]), message.get("body", b"")
-            is_text = _TEXT.match(headers.get("content-type", "")) and "content-encoding" not in headers
-            if is_text and len(body) >= _SHORTEST:
-                headers.add_vary_header("accept-encoding")
+            is_text = _TEXT.match(headers.get("content-type", "")) and len(body) >= _SHORTEST
+            if is_text and "vary" not in headers:  # else what is packed already has seen to it
+                headers["vary"] = "accept-encoding"
                 if accepts_gzip(Headers(scope=scope)):
                     if len(body) <= _AT_ONCE:
                         body = gzip.compress(body, 1)
