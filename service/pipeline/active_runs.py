@@ -84,17 +84,13 @@ class ActiveRuns:
         it is on record already."""
         self._tasks.start_soon(self._carry_out, job, handle, begin, name=handle.run.id)
 
-    async def begin(self, job: Job, handle: RunHandle) -> None:
-        """Puts a run on record that nobody scheduled. Raises Busy, Unavailable."""
-        await self._store.runs.begin(handle.run, forbids=job.forbids)
-
     async def begin_after(self, job: Job, handle: RunHandle) -> bool:
         """Begins the run when those before it have ended, on other replicas as well."""
         await handle.wait_for_others()
         while True:
             try:
                 handle.run = replace(handle.run, started=self._clock.now())
-                await self.begin(job, handle)
+                await self._store.runs.begin(handle.run, forbids=job.forbids)
             except (Busy, Unavailable):
                 await self._clock.sleep(BUSY_PAUSE)
             else:

@@ -115,13 +115,13 @@ class Notifier:
             await self._settle(old)
         pending = [each for each in pending if now - each.at <= MAX_EVENT_AGE]
         self._sent = [at for at in self._sent if now - at < _HOUR]
-        room = MAX_EVENTS - len(self._sent)
-        for each in pending[: max(0, room)]:  # in their order, so that no check's last event is of an earlier change
+        room = max(0, MAX_EVENTS - len(self._sent))
+        for each in pending[:room]:  # in their order, so that no check's last event is of an earlier change
             event = format_change(each.change, self._page_url)
             if not await self._send(replace(event, at=max(event.at, now - MAX_EVENT_AGE)), [each.id]):
                 return
             self._sent.append(now)
-        if (others := pending[max(0, room) :]) and len(self._sent) == MAX_EVENTS:
+        if (others := pending[room:]) and len(self._sent) == MAX_EVENTS:
             event = format_summary([each.change for each in others], self._page_url, now)
             if await self._send(event, [each.id for each in others]):
                 self._sent.append(now)
@@ -131,9 +131,8 @@ class Notifier:
         try:
             await self._intake.send_event(event)
         except (Unauthorized, Unavailable) as error:
-            pause = _MAX_PAUSE
-            if isinstance(error, Unavailable):
-                pause = min(max(_MIN_PAUSE * 2**self._failures, error.retry_after or 0.0), _MAX_PAUSE)
+            asked = error.retry_after if isinstance(error, Unavailable) else None
+            pause = min(max(_MIN_PAUSE * 2**self._failures, asked or 0.0), _MAX_PAUSE)
             if not self._failures:
                 log.warning("events wait; the points are not concerned", reason=str(error), next_try_in_seconds=pause)
             self._failures += 1

@@ -230,7 +230,7 @@ class Scheduler:
         handle = self.active.add(job, cause, actor, self.mode)
         try:
             with anyio.CancelScope(shield=True):  # who asked may go away; a run on record must be carried out
-                await self.active.begin(job, handle)
+                await self._store.runs.begin(handle.run, forbids=job.forbids)
         except BaseException:
             self.active.remove(handle)
             raise
