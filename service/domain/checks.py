@@ -3,7 +3,6 @@
 A check is known by its stable tags; its state outlives runs and restarts, so boards have no holes between runs.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -183,24 +182,17 @@ def update_checks(
 def _drop_expected(checks: dict[CheckKey, Check], found: Mapping[CheckKey, Check]) -> None:
     """What was expected by its name alone and never measured, where the check has come with other tags."""
     never = [key for key, check in checks.items() if check.measured_at is None and key not in found]
-    measured: dict[str, list[set[tuple[str, str]]]] = defaultdict(list)
-    for key in found if never else ():
-        if not found[key].is_missing:
-            measured[path_of(key)].append(set(key))
+    measured = [set(key) for key, check in found.items() if not check.is_missing] if never else []
     for key in never:
         named = {tag for tag in key if tag[0] not in ("source", CHECK_TAGS[0])}
-        if any(named <= other for other in measured[path_of(key)]):
+        if any(named <= other for other in measured):
             del checks[key]
 
 
 def measure(sample: Sample, now: datetime) -> Check | None:
     """The check that a sample measures, None when it measures none."""
-    tags: Mapping[str, str] | None = sample.tags
-    if sample.metric.kind is Kind.DISTRIBUTION:
-        return None
-    if (key := check_key(sample.tags)) is None and (tags := _acceptance_tags(sample.metric.name, sample.tags)):
-        key = check_key(tags)
-    if key is None or tags is None:
+    tags = sample.tags if check_key(sample.tags) else _acceptance_tags(sample.metric.name, sample.tags)
+    if sample.metric.kind is Kind.DISTRIBUTION or not tags or not (key := check_key(tags)):
         return None
     status, condition = find_status(tags, sample.value), tags.get("condition", "")
     return Check(
