@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 _RECENT_RUNS = 10
 # More than this and a page is no board any more: the worst are shown, the others are on their collectors' pages.
-_MOST, _MOST_OF_MANY = 100, 30
+_MOST, _MOST_OF_MANY = 50, 30
+_MOST_CHECKS = 100  # on the page of one collector
 # What the office screen holds in letters that are read from five metres: columns and lines, from few checks to many.
 _TV_GRIDS = ((1, 1), (2, 1), (2, 2), (3, 2), (4, 2), (4, 3), (5, 3), (5, 4))
 _TV_TILES = 20
@@ -148,7 +149,7 @@ async def collector(
             "weeks": weeks,
             "workflows": workflows,
             "by": by,
-            "board": await read_board(context, overview.checks[name], [name], rows=_MOST, tiles=_MOST),
+            "board": await read_board(context, overview.checks[name], [name], rows=_MOST_CHECKS, tiles=_MOST_CHECKS),
             "runs": await view_runs(context, found[:limit]),
             "before": before,
             "limit": limit,
