@@ -140,20 +140,6 @@ def test_what_is_missing_has_an_age_and_what_has_no_verdict_by_nature_has_none()
     assert ages == [7200, None, 7200]
 
 
-def test_the_runs_that_found_a_status_are_counted_those_by_webhook_aside() -> None:
-    check = update_checks([], [sample(1)], [], NOW)[0]
-    for status, is_cycle, cycles in (
-        ("pass", True, 2),
-        ("pass", False, 2),
-        ("fail", False, 0),
-        ("fail", True, 1),
-        ("pass", True, 1),
-    ):
-        (check,) = update_checks([check], [sample(1, status=status)], [], NOW, is_cycle=is_cycle)
-        assert check.cycles == cycles
-    assert update_checks([check], [], [], NOW) == [check], "a run that did not measure it is no cycle of its own"
-
-
 def test_a_change_waits_until_its_state_has_held_for_so_many_runs_and_one_that_flips_back_is_none() -> None:
     (known,) = update_checks([], [sample(1)], [], NOW)
     _, notified = find_changes("ci", "production", [known], {}, NOW, DAY, notify_after=3)

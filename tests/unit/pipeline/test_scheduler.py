@@ -16,7 +16,7 @@ from service.domain.errors import NotReady, Rejected, Unavailable, UnknownCollec
 from service.domain.runs import Actor, Cause, ConcurrencyPolicy, Outcome
 from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Scheduler
-from service.store import Busy, Claim, Store
+from service.store import Beat, Busy, Claim, Store
 from service.store.checks import Checks
 from service.store.runs import Runs
 from tests.unit.pipeline.stage import START, Disk, Gate, Scripted, make_job, settle, staged
@@ -205,6 +205,20 @@ async def test_a_slot_waits_for_the_end_of_another_replicas_run() -> None:
         await it.store.runs.end(replace(other, ended=it.clock.now(), outcome=Outcome.COMPLETE))
         await it.clock.advance(3)
         assert sorted(await it.starts()) == ["-", "10:00:00", "10:10:00"]
+
+
+async def test_a_slot_that_came_while_a_run_is_active_elsewhere_starts_with_the_beat_that_shows_its_end() -> None:
+    async with staged(make_job()) as it:
+        elsewhere = replace((await it.runs())[0], ended=None, outcome=None)
+        beat = Beat(
+            (), is_new=False, slots={}, pauses={}, active=(elsewhere,), own=frozenset(), cancelled={}, repeats=()
+        )
+        it.scheduler.follow(beat)
+        await it.clock.advance(10 * 60)
+        assert await it.starts() == ["10:00:00"]
+        it.scheduler.follow(replace(beat, active=()))
+        await settle()
+        assert await it.starts() == ["10:00:00", "10:10:00"]
 
 
 async def test_a_run_that_is_cancelled_while_a_shared_store_is_away_ends_on_record_when_it_is_back(

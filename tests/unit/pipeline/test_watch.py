@@ -37,11 +37,7 @@ class Watching:
     async def collect(self, now: datetime) -> CollectResult:
         raise NotImplementedError
 
-    async def has_changes(self, now: datetime) -> bool:
-        raise NotImplementedError
-
-    async def collect_changes(self, now: datetime) -> CollectResult:
-        raise NotImplementedError
+    has_changes = collect_changes = collect
 
 
 @asynccontextmanager
