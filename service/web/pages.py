@@ -13,21 +13,12 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service.collectors.github_ci.weekly_runs import Order
 from service.domain.samples import Status
-from service.web import assets, charts
+from service.web import assets, charts, formats
 from service.web.assets import accepts_gzip
 from service.web.auth import is_expected
 from service.web.board import find_worst, read_board, read_history, to_cells
 from service.web.context import AppContext
-from service.web.formats import (
-    format_ago,
-    format_clock,
-    format_number,
-    format_sentence,
-    format_span,
-    format_time,
-    link_host,
-    tone,
-)
+from service.web.formats import format_ago
 from service.web.overview import CurrentCheck, CurrentCollector, Overview, read_overview, read_week
 from service.web.problems import Problem
 from service.web.routes import Before, ContextDep, Limit, Offset, PageLimit, refuse_unknown_query
@@ -92,7 +83,7 @@ async def index(
 
     async def read(overview: Overview) -> dict[str, Any]:
         every = overview.every_check
-        checks = [check for check in every if filters.match(check)]
+        checks = [check for check in every if filters.match(check)] if any(filters) else every
         named = {check.collector for check in checks}
         collectors = [each for each in overview.collectors.values() if each.name in named or filters.match_self(each)]
         most = _MOST_OF_MANY if len(collectors) > _MOST else _MOST
@@ -249,14 +240,10 @@ def _load_templates() -> "jinja2.Environment":
         lstrip_blocks=True,
         auto_reload=False,
     )
-    templates.filters |= {
-        "span": format_span,
-        "clock": format_clock,
-        "number": format_number,
-        "sentence": format_sentence,
-    }
-    templates.globals |= {"time": format_time, "ago": format_ago, "tone": tone}
-    templates.globals |= {"link_host": link_host, "static": assets.address_of}
+    templates.filters |= {"span": formats.format_span, "clock": formats.format_clock}
+    templates.filters |= {"number": formats.format_number, "sentence": formats.format_sentence}
+    templates.globals |= {"time": formats.format_time, "ago": format_ago, "tone": formats.tone}
+    templates.globals |= {"link_host": formats.link_host, "static": assets.address_of}
     return templates
 
 

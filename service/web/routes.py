@@ -22,16 +22,7 @@ from service.web.overview import find_job, read_checks, read_collector, read_ove
 from service.web.problems import MEDIA_TYPE, Problem, invalid, unknown_run
 from service.web.prometheus import write_metrics
 from service.web.runs import Samples, read_run, read_run_log, view_runs
-from service.web.schemas import (
-    API,
-    CheckHistoryView,
-    CollectorView,
-    Log,
-    Reason,
-    RunView,
-    Triggered,
-    run_address,
-)
+from service.web.schemas import API, CheckHistoryView, CollectorView, Log, Reason, RunView, Triggered, run_address
 from service.web.state import Health, State, check_life, check_readiness
 
 _MAX_ACTOR = _MAX_KEY = 200  # characters
