@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -41,13 +41,17 @@ class Postgres:
     def frozen(self) -> Iterator[None]:
         """All its processes stand still; the kernel goes on to acknowledge what they are sent."""
         processes = [self._postmaster, *self._children()]
-        for process in processes:
-            os.kill(process, signal.SIGSTOP)
+
+        def tell(number: int) -> None:
+            for process in processes:
+                with suppress(ProcessLookupError):  # a worker that has just ended
+                    os.kill(process, number)
+
+        tell(signal.SIGSTOP)
         try:
             yield
         finally:
-            for process in processes:
-                os.kill(process, signal.SIGCONT)
+            tell(signal.SIGCONT)
 
     def execute(self, *statements: str) -> list[tuple[object, ...]]:
         """The rows of the last one."""
