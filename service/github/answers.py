@@ -30,10 +30,6 @@ class NotFound(Refused):
     """There is no such thing, or the token may not see it: GitHub does not tell which."""
 
 
-class Spent(Unavailable):
-    """The caller has spent what it may: see ``count_usage``. GitHub was not asked."""
-
-
 class Exhausted(Exception):
     """GraphQL tells a limit that is used up in a 200."""
 

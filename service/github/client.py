@@ -6,10 +6,8 @@
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -22,12 +20,13 @@ from service.clock import Clock
 from service.config.clients import retry_after
 from service.config.masking import redact
 from service.domain.errors import Rejected, Unauthorized, Unavailable
-from service.github.answers import Exhausted, NotFound, Refused, Spent, find_way_out, read_graphql, read_message
+from service.github.answers import Exhausted, NotFound, Refused, find_way_out, read_graphql, read_message
 from service.github.auth import HEADERS, Auth, TokenSource, fingerprint
 from service.github.etags import Entry, EtagCache, Key, decode_body
 from service.github.rate_limit import Quota, RateLimit
+from service.github.usage import Spent, take_point
 
-__all__ = ["Github", "NotFound", "Refused", "Spent", "Usage", "count_usage", "points_left"]
+__all__ = ["Github", "NotFound", "Refused"]
 
 T = TypeVar("T")
 Decode = Callable[[bytes], T]
@@ -41,44 +40,6 @@ _REDIRECTS = 5
 _MOVED = 1000  # addresses that are remembered
 _PERMANENT = (301, 308)
 _NOT_THE_API = "is GITHUB_API_URL the address of the API (on an Enterprise server https://HOST/api/v3)?"
-
-
-@dataclass(slots=True)
-class Usage:
-    """Requests, and quota points (a 304 is free) by resource: core, search, graphql. ``limit``: of all points.
-
-    What is under way is counted as a point.
-    """
-
-    limit: float = math.inf
-    requests: int = 0
-    points: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def left(self) -> float:
-        return self.limit - self.points.total()
-
-
-_usages: ContextVar[tuple[Usage, ...]] = ContextVar("usages", default=())
-
-
-def points_left() -> float:
-    """How many may still be spent here, see ``count_usage``."""
-    return min((usage.left for usage in _usages.get()), default=math.inf)
-
-
-@contextmanager
-def count_usage(usage: Usage | None = None) -> Iterator[Usage]:
-    """Counts what is asked of GitHub within, also by tasks that are started within (a cycle's tally).
-
-    Once the limit of ``usage`` is spent, what else is asked within raises Spent. Tallies nest.
-    """
-    usage = usage or Usage()
-    token = _usages.set((*_usages.get(), usage))
-    try:
-        yield usage
-    finally:
-        _usages.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,11 +248,7 @@ class Github:
         key = fingerprint(token), str(url)
         if entry := self._cache.get(key):
             headers["if-none-match"] = entry.etag
-        if points_left() < 1:
-            raise Spent(f"{request} is not asked: it would cost more points than this run may spend")
-        usages, status = _usages.get(), ""
-        for usage in usages:
-            usage.points[request.resource] += 1
+        usages, status = take_point(request.resource), ""
         try:
             async with self._limit.turn(request.resource):
                 status = "error"

@@ -21,7 +21,8 @@ from service.collectors.github_ci.models import (
     WorkflowPage,
 )
 from service.domain.errors import HealthError, Rejected, Unauthorized, Unavailable
-from service.github.client import Github, Spent
+from service.github.client import Github
+from service.github.usage import Spent
 
 PER_PAGE = 100  # GitHub's most
 LAST_PAGE = 390  # GitHub answers 422 beyond about 40,000 runs

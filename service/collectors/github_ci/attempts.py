@@ -14,7 +14,8 @@ from service.collectors.github_ci.models import Job, Run
 from service.collectors.github_ci.state import PLAUSIBLE, WEEK
 from service.domain.errors import Rejected, Unavailable
 from service.domain.samples import MAX_POINT_AGE
-from service.github.client import NotFound, Spent
+from service.github.client import NotFound
+from service.github.usage import Spent
 
 # GitHub's own words: https://github.com/actions/runner, "The job has exceeded the maximum execution time of 6h0m0s"
 _TIME_LIMIT = "exceeded the maximum execution time"

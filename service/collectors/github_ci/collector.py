@@ -27,8 +27,9 @@ from service.domain.checks import Check
 from service.domain.errors import HealthError, Rejected, Unavailable
 from service.domain.runs import CollectResult, PartialFailure
 from service.domain.samples import Metric
-from service.github.client import Github, Usage, count_usage
+from service.github.client import Github
 from service.github.rate_limit import RESERVE
+from service.github.usage import Usage, count_usage
 
 log = structlog.get_logger(__name__)
 

@@ -23,7 +23,8 @@ from service.collectors.github_ci.state import begin, encode
 from service.collectors.github_ci.workflows import WorkflowLists
 from service.domain.errors import Rejected, Unavailable
 from service.domain.runs import CollectResult, PartialFailure
-from service.github.client import Github, Usage, count_usage
+from service.github.client import Github
+from service.github.usage import Usage, count_usage
 
 CYCLE_POINTS = 248
 # Of a steady cycle of a usual repository: 300 runs a day, any number of workflows.

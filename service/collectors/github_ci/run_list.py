@@ -15,7 +15,8 @@ from service.collectors.github_ci.actions import LAST_PAGE, Actions, Page
 from service.collectors.github_ci.models import Run
 from service.collectors.github_ci.state import MARGIN, RERUN_WITHIN, WEEK, State
 from service.domain.errors import Rejected, Unavailable
-from service.github.client import NotFound, Spent, points_left
+from service.github.client import NotFound
+from service.github.usage import Spent, points_left
 
 _PAGES_AT_ONCE = 8
 _PASS = timedelta(hours=5, minutes=30)  # half an hour is left for a cycle that fails

@@ -13,7 +13,8 @@ from service.config.masking import mask
 from service.config.secrets import Secret, mounted_file
 from service.demo.github import Asked, Reply
 from service.domain.errors import Rejected, Unauthorized, Unavailable
-from service.github.client import Github, NotFound, Refused, count_usage
+from service.github.client import Github, NotFound, Refused
+from service.github.usage import count_usage
 from tests.integration.github.conftest import RUNS, WORKFLOWS, Total
 from tests.world import TOKEN, Simulated, faults
 from tests.world.faults import constant, redirect
