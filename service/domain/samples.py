@@ -25,8 +25,8 @@ MAX_NAME_LENGTH = 200  # characters, of a metric's name and of a tag "name:value
 # An http(s) address without a user name and without what a browser reads otherwise or text has to escape.
 LINK = r"https?://(([A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?)([/?#][!#-;=?-\[\]-~]*)?"
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.]")
-# What Datadog keeps of a tag; all else becomes an underscore.
-_NOT_IN_A_STORED_TAG = re.compile(r"[^\w\-:./]")
+# What Datadog does not keep of a tag: each stretch of it becomes one underscore.
+_NOT_IN_A_STORED_TAG = re.compile(r"(?:[^\w\-:./]|_)+")
 # Control characters, line and paragraph separators, and the halves of surrogate pairs, which no JSON text can hold.
 _NOT_IN_JSON = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -147,9 +147,6 @@ def format_tag(name: str, value: str) -> str | None:
     Lower-casing and underscores are left to Datadog, so that a condition travels as written.
     """
     text = f"{name}:{value}"
-    is_plain = text.isprintable() and len(text) <= MAX_NAME_LENGTH and text[-1] not in ": "
-    if is_plain and name[:1].isalpha():  # nearly all of very many
-        return text
     if not text.isprintable():
         text = _NOT_IN_JSON.sub("_", text)
     text = text[:MAX_NAME_LENGTH].rstrip(": ")
@@ -162,10 +159,10 @@ def normalize_tag(name: str, value: str) -> str:
     """``name:value`` as Datadog stores it, which is how a filter has to write it: in lower case, one underscore for
     other characters that follow each other and none at the end."""
     text = _NOT_IN_A_STORED_TAG.sub("_", (format_tag(name, value) or f"{name}:{value}").lower())
-    return re.sub("_+", "_", text)[:MAX_NAME_LENGTH].rstrip("_:")
+    return text[:MAX_NAME_LENGTH].rstrip("_:")
 
 
 @lru_cache(maxsize=4096)
 def normalize_tag_name(name: str) -> str:
     """The tag that Datadog reads where one of this name is sent: ``Workflow name`` is workflow_name, ``env:x`` env."""
-    return re.sub("_+", "_", _NOT_IN_A_STORED_TAG.sub("_", name.partition(":")[0].strip().lower()))
+    return _NOT_IN_A_STORED_TAG.sub("_", name.partition(":")[0].strip().lower())
