@@ -33,6 +33,7 @@ _SUFFIXES = {
     "_gcount": ("gaugehistogram",),
     "_gsum": ("gaugehistogram",),
 }
+_MAX_LINE = 10_000  # characters; the parser's time grows with the square of a line's
 # A sample, and behind it an exemplar.
 _EXEMPLAR = re.compile(r'((?:[^"#]++|"(?:[^"\\]++|\\.)*+")*+)#.*')
 # Prometheus' times are milliseconds, those of OpenMetrics seconds: no time is between 1973 in the one and 5138 in the
@@ -88,6 +89,8 @@ def _read_lines(body: bytes) -> tuple[dict[str, str], list[str]]:
         words = line.split(maxsplit=3)
         if words[:2] == ["#", "TYPE"] and len(words) == 4:
             types.setdefault(words[2].strip('"'), words[3])
+        elif len(line) > _MAX_LINE:
+            raise Rejected(f"stdout is neither JSON nor text of samples: a line has more than {_MAX_LINE:,} characters")
         elif line and not line.startswith("#"):
             lines.append(_EXEMPLAR.sub(r"\1", line))
     return types, lines

@@ -188,6 +188,7 @@ async def test_a_sample_with_a_time_that_is_none_is_left_out_alone() -> None:
     [
         ("hello there", "stdout is neither JSON nor Prometheus text nor OpenMetrics.*: no GPU here$"),
         ("a 1\na_total x\n", "nor OpenMetrics"),
+        ('a{x="' + '\\"' * 5_000 + '"} 1', "a line has more than 10,000 characters"),
         ("[", "stdout: no valid JSON at line 1"),
         ("[]", "stdout holds no record"),
         ("# only this", "stdout holds no sample"),
