@@ -89,9 +89,9 @@ def _read_lines(body: bytes) -> tuple[dict[str, str], list[str]]:
         words = line.split(maxsplit=3)
         if words[:2] == ["#", "TYPE"] and len(words) == 4:
             types.setdefault(words[2].strip('"'), words[3])
-        elif len(line) > _MAX_LINE:
-            raise Rejected(f"stdout is neither JSON nor text of samples: a line has more than {_MAX_LINE:,} characters")
         elif line and not line.startswith("#"):
+            if len(line) > _MAX_LINE:
+                raise Rejected(f"stdout is neither JSON nor text: a line has more than {_MAX_LINE:,} characters")
             lines.append(_EXEMPLAR.sub(r"\1", line))
     return types, lines
 
