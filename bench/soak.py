@@ -38,7 +38,8 @@ from service.config.settings import Settings, StoreSettings
 from service.daemon.maintenance import prune_store, refresh_secrets
 from service.daemon.wiring import Clients, Wiring
 from service.datadog.intake import Intake
-from service.demo.intake import Received, Reply, SimulatedDatadog, refusal
+from service.demo.datadog import SimulatedDatadog
+from service.demo.intake import Received, Reply, refusal
 from service.domain.runs import Outcome, Run
 from service.pipeline.heartbeat import Heartbeat
 from service.pipeline.notifier import Notifier

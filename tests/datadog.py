@@ -1,23 +1,20 @@
-"""The simulated Datadog with its dashboards, monitors and metadata, and with what goes wrong around it."""
+"""The simulated Datadog with what goes wrong around it: scripted replies, lost answers, a judge of its API."""
 
-import copy
-import itertools
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection
 from typing import Any
 
+import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
-from service.demo.intake import Json, Received, Refused, Reply, SimulatedDatadog, check_key, decode, refusal
-from service.domain.samples import normalize_tag
+from service.demo.datadog import SimulatedDatadog
+from service.demo.intake import Received, Refused, Reply, refusal
 
 __all__ = ["HANG_UP", "LOSE_ANSWER", "Received", "Reply", "ScriptedDatadog", "refusal"]
 
 _NO_ANSWER = (b"no-answer", b"")
 HANG_UP = Reply(headers={"no-answer": ""})
 LOSE_ANSWER = Reply(headers={"no-answer": ""})  # the request is carried out all the same
-_SUMMARY = ("id", "title", "description", "created_at")
-_METADATA = {"type": "gauge", "description": None, "unit": None, "per_unit": None, "short_name": None}
 
 
 class ScriptedDatadog(SimulatedDatadog):
@@ -25,8 +22,6 @@ class ScriptedDatadog(SimulatedDatadog):
 
     ``received``: the latest requests. ``writes``: each of dashboards and the like as "METHOD /path".
     ``judge(method, path, body)``: what else is wrong with such a request; tests ask the official description.
-    ``app_keys``: as ``api_keys``. ``has_all_metrics``: metadata can be set of those without points, too. ``fills``:
-    defaults are added to dashboards and monitors, as Datadog does.
     """
 
     def __init__(self, *, api_keys: Collection[str] | None = None, **options: Any) -> None:
@@ -36,15 +31,6 @@ class ScriptedDatadog(SimulatedDatadog):
         self.judge: Callable[[str, str, Any], list[str]] = lambda method, path, body: []
         self.received: deque[Received] = deque(maxlen=50)
         self.writes: list[str] = []
-        self.app_keys: Collection[str] | None = None
-        self.fills = True
-        self.has_all_metrics = False
-        self.dashboards: dict[str, Json] = {}
-        self.monitors: dict[int, Json] = {}
-        self.metadata: dict[str, Json] = {}
-        self.tags: dict[str, Json] = {}
-        self.shares: dict[str, Json] = {}
-        self._numbers = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_or_hang_up(message: Message) -> None:
@@ -63,92 +49,9 @@ class ScriptedDatadog(SimulatedDatadog):
         return scripted or true
 
     def answer_api(self, received: Received) -> Reply:
-        check_key(received.headers.get("dd-application-key"), self.app_keys)
-        body: Any = decode(received.body, object) if received.body else None
+        body = msgspec.json.decode(received.body) if received.body else None
         if wrong := self.judge(received.method, received.path, body):
             raise Refused(400, *wrong)
         if received.method != "GET":
             self.writes.append(f"{received.method} {received.path}")
-        try:
-            return Reply(200, self._answer(received.method, received.path, received.query, body))
-        except KeyError as error:
-            raise Refused(404, f"{error} not found") from error
-
-    def _answer(self, method: str, path: str, query: Mapping[str, str], body: Any) -> Any:
-        """What is kept, or was; a KeyError says that it is not there."""
-        match method, *path.split("/")[3:]:
-            case "GET", "dashboard":
-                start, count = int(query.get("start", 0)), int(query.get("count", 100))
-                every = [{key: each[key] for key in _SUMMARY if key in each} for each in self.dashboards.values()]
-                return {"dashboards": every[start : start + count]}
-            case "POST", "dashboard":
-                return self.put_dashboard("", body)
-            case "POST", "dashboard", "public":
-                token = f"token-{self.dashboards[body['dashboard_id']]['id']}"
-                self.shares[token] = {**body, "token": token, "public_url": f"https://p.datadoghq.com/sb/{token}"}
-                return self.shares[token]
-            case "GET", "dashboard", "public", token:
-                return self.shares[token]
-            case "GET", "dashboard", id:
-                return self.dashboards[id]
-            case "PUT", "dashboard", id:
-                return self.put_dashboard(id, body, self.dashboards[id]["created_at"])
-            case "DELETE", "dashboard", id:
-                return self.dashboards.pop(id)
-            case "GET", "monitor":
-                page, size, tag = int(query["page"]), int(query["page_size"]), query["monitor_tags"]
-                return [each for each in self.monitors.values() if tag in each["tags"]][page * size :][:size]
-            case "POST", "monitor":
-                return self.put_monitor(next(self._numbers), body)
-            case "PUT", "monitor", id:
-                return self.put_monitor(int(id), self.monitors[int(id)] | body)
-            case "DELETE", "monitor", id:
-                return self.monitors.pop(int(id))
-            case _, "metrics", name, *_ if not self.has_all_metrics and name not in {
-                point.metric for point in self.points
-            }:
-                raise Refused(400 if method == "POST" else 404, f"Metric {name} not found")
-            case "GET", "metrics", name:
-                return _METADATA | self.metadata.get(name, {})
-            case "PUT", "metrics", name:
-                self.metadata[name] = self.metadata.get(name, {}) | body
-                return _METADATA | self.metadata[name]
-            case "DELETE", "metrics", name, "tags":
-                return self.tags.pop(name)
-            case "POST", "metrics", name, "tags" if name in self.tags:
-                raise Refused(409, "a configuration exists")
-            case _, "metrics", name, "tags":
-                if method != "GET":
-                    known = {} if method == "POST" else self.tags[name]
-                    self.tags[name] = known | body["data"]["attributes"]
-                return {"data": {"type": "manage_tags", "id": name, "attributes": self.tags[name]}}
-        raise Refused(404, f"no {method} {path}")
-
-    def put_dashboard(self, id: str, body: Json, created_at: str = "") -> Json:
-        """Keeps a dashboard, under a new id where that is empty."""
-        number = next(self._numbers)
-        id = id or f"abc-{number:03}-def"
-        made = {"notify_list": None, **copy.deepcopy(body), "id": id, "url": f"/dashboard/{id}/x"}
-        made["created_at"] = created_at or f"2025-01-14T15:{number // 60:02}:{number % 60:02}+00:00"
-        for widget in _widgets(made):
-            widget["id"] = next(self._numbers)
-            if self.fills and widget["definition"].get("type") == "timeseries":
-                widget["definition"].setdefault("yaxis", {"scale": "linear", "include_zero": True, "min": "auto"})
-        self.dashboards[id] = made
-        return made
-
-    def put_monitor(self, id: int, body: Json) -> Json:
-        """Keeps a monitor."""
-        made = {**copy.deepcopy(body), "id": id, "overall_state": "OK"}
-        made["tags"] = sorted(normalize_tag(*tag.split(":", 1)) for tag in made["tags"])
-        if self.fills:
-            made["options"] = {"notify_audit": False, "silenced": {}, "new_host_delay": 300, **made["options"]}
-        self.monitors[id] = made
-        return made
-
-
-def _widgets(holder: Json) -> Iterator[Json]:
-    """All widgets, those in groups included."""
-    for widget in holder.get("widgets", ()):
-        yield widget
-        yield from _widgets(widget["definition"])
+        return super().answer_api(received)

@@ -12,6 +12,7 @@ import msgspec
 import zstandard
 
 from service.domain.delivery import Chunk, count_points
+from service.domain.errors import TooLarge
 from service.domain.samples import Kind
 
 MAX_POINTS = 10_000
@@ -55,16 +56,20 @@ class Payload:
 def encode(chunks: Sequence[Chunk], prefix: str = "") -> Payload:
     """As many of ``chunks``, all of one endpoint, as one request can hold; each metric's name gets ``prefix``.
 
-    Takes up to 100 ms of CPU at 10,000 points: call it in a thread. A chunk that is too large alone goes all the same:
-    the answer, 413, halves it.
+    Takes up to 100 ms of CPU at 10,000 points: call it in a thread. Raises TooLarge when the first chunk alone is too
+    large: a connection that the intake closes for its size would leave open what became of it.
     """
     taken = len(chunks)
     while True:
         sent = chunks[:taken]
         raw, body = _compress(sent, prefix)
         excess = max(len(raw) / MAX_RAW, len(body) / MAX_COMPRESSED, count_points(sent) / MAX_POINTS)
-        if excess <= 1 or taken == 1:
+        if excess <= 1:
             return Payload(body, sent[0].kind, sent, chunks[taken:])
+        if taken == 1:
+            raise TooLarge(
+                f"{count_points(sent)} points of {len(raw)} bytes, {len(body)} compressed, are no one request"
+            )
         taken = max(1, int(taken / excess * _SPARE))
 
 

@@ -115,7 +115,7 @@ class Refused(Exception):
         self.status = status
 
 
-class SimulatedDatadog:
+class SimulatedIntake:
     """An ASGI application; any thread may read it.
 
     ``api_keys``: those that are good, None: any but the empty one.
@@ -176,9 +176,8 @@ class SimulatedDatadog:
         del self.points[:-_KEPT]
 
     def answer_api(self, received: Received) -> Reply:
-        """What is neither point nor event. Who keeps dashboards and monitors (the tests do) overrides it."""
-        hint = "the demo keeps neither boards nor monitors; `infra-health datadog render` prints them"
-        raise Refused(404, f"no {received.method} {received.path}: {hint}")
+        """What is neither point nor event: service.demo.datadog knows more."""
+        raise Refused(404, f"no {received.method} {received.path}")
 
 
 def check_key(key: str | None, good: Collection[str] | None) -> None:

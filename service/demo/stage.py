@@ -16,7 +16,7 @@ import uvicorn
 import yaml
 from starlette.types import ASGIApp
 
-from service.demo.intake import SimulatedDatadog
+from service.demo.datadog import SimulatedDatadog
 
 # What the stand-ins are shown instead of secrets; they are known to nobody else.
 _API_KEY = "demo-key-for-the-local-intake"
@@ -51,6 +51,8 @@ def stage() -> Iterator[Stage]:
 
     now = datetime.now(UTC)
     github, datadog = create_app(), SimulatedDatadog(api_keys={_API_KEY})
+    datadog.app_keys = {_APP_KEY}
+    datadog.has_all_metrics = True  # `datadog push` is a process, and so a stage, of its own
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="infra-health-demo-")))
         github_url, intake_url = stack.enter_context(serve(github, datadog))

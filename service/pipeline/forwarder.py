@@ -23,7 +23,7 @@ from service.clock import Clock
 from service.datadog.intake import Intake
 from service.datadog.payload import MAX_POINTS, Payload, encode
 from service.domain.delivery import LOST, Chunk, DeliveryStatus, Point, count_points
-from service.domain.errors import Rejected, Unauthorized, Unavailable
+from service.domain.errors import Rejected, TooLarge, Unauthorized, Unavailable
 from service.domain.runs import Mode
 from service.domain.samples import MAX_POINT_AGE, MAX_POINT_AHEAD, Kind
 from service.pipeline.enrich import TOO_EARLY
@@ -55,10 +55,8 @@ class Outage:
 @dataclass(slots=True)
 class ForwarderState:
     """What pages and probes show. ``pending``: points, as of the last try. ``counts``: points since the start by what
-    became of them; what shadow mode withholds is no loss and not among them.
-
-    ``outage``: None while what is sent is answered. ``next_try_at``: None when nothing is due.
-    ``is_withheld``: shadow mode, in which nothing is sent.
+    became of them; what shadow mode withholds (``is_withheld``) is no loss and not among them. ``outage``: None while
+    what is sent is answered. ``next_try_at``: None when nothing is due.
     """
 
     pending: int = 0
@@ -203,7 +201,11 @@ class Forwarder:
         if not (chunks := [rest for chunk in claimed if (rest := await self._select(chunk))]):
             return 0.0
         prefix = self._prefix or "" if is_shadow else ""
-        payload = await anyio.to_thread.run_sync(encode, chunks, prefix, limiter=self._threads)
+        try:
+            payload = await anyio.to_thread.run_sync(encode, chunks, prefix, limiter=self._threads)
+        except TooLarge as error:
+            await self._outbox.release(chunks[1:])
+            return await self._refuse(chunks[:1], str(error))
         await self._outbox.release(payload.rest)
         return await self._send(payload, scope)
 

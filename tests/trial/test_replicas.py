@@ -25,7 +25,7 @@ import httpx
 import pytest
 import yaml
 
-from service.demo.intake import SimulatedDatadog
+from service.demo.datadog import SimulatedDatadog
 from service.demo.stage import serve
 from service.domain.delivery import DeliveryStatus
 from service.domain.samples import Kind

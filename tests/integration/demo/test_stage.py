@@ -18,9 +18,10 @@ def test_the_stage_is_up_while_it_is_held_and_leaves_nothing_behind() -> None:
         # A proxy in the user's environment must not come between.
         with sync_http_client({"HTTP_PROXY": "http://127.0.0.1:9"}, base_url=github) as client:
             assert client.get("/repos/ionic-team/ionic-framework").status_code == 200
-        keys = {"dd-api-key": held.environ["DD_API_KEY"]}
+        keys = {"dd-api-key": held.environ["DD_API_KEY"], "dd-application-key": held.environ["DD_APP_KEY"]}
         with httpx.Client(base_url=intake, headers=keys, verify=False, trust_env=False) as client:
             assert client.get("/api/v1/validate", headers={"dd-api-key": "other"}).status_code == 403
+            assert client.get("/api/v1/dashboard").json() == {"dashboards": []}
             point = {"timestamp": int(datetime.now(UTC).timestamp()), "value": 1}
             series = {"series": [{"metric": "demo.stage", "type": 3, "points": [point], "tags": ["a:b"]}]}
             assert client.post("/api/v2/series", json=series).status_code == 202

@@ -15,6 +15,7 @@ from datadog_api_client.v2.model.metric_payload import MetricPayload
 
 from service.datadog.payload import MAX_COMPRESSED, MAX_RAW, Payload, encode
 from service.domain.delivery import Chunk, Point
+from service.domain.errors import TooLarge
 from service.domain.runs import Mode
 from service.domain.samples import Kind
 
@@ -132,8 +133,7 @@ def test_raw_bodies_are_bounded_also_where_the_size_was_estimated_too_low() -> N
 
 
 @pytest.mark.parametrize("kind", [Kind.GAUGE, Kind.DISTRIBUTION])
-def test_a_chunk_that_is_too_large_alone_goes_alone_whether_raw_or_compressed(kind: Kind) -> None:
+def test_a_chunk_that_is_too_large_alone_is_refused_before_it_is_sent(kind: Kind) -> None:
     for large in (f"a:{noise(1, 1_200_000)}", f"a:{'x' * MAX_RAW}"):
-        chunks = [chunk([point(tag=large)], kind), chunk([point()], kind)]
-        payload = encode(chunks)
-        assert (payload.sent, payload.rest) == (chunks[:1], chunks[1:])
+        with pytest.raises(TooLarge):
+            encode([chunk([point(tag=large)], kind), chunk([point()], kind)])
