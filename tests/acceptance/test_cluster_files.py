@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -21,6 +20,8 @@ from service.daemon.daemon import _DELIVERY_TIMEOUT, _RUNS_TIMEOUT
 from service.domain import errors
 from service.domain.delivery import LOST
 from tests.acceptance.cluster_tools import ROOT, run
+from tests.acceptance.program import Place
+from tests.datadog import ScriptedDatadog
 
 CHART = ROOT / "k8s/chart"
 DEPLOY, CUTOVER, RUNBOOK = ((ROOT / "docs" / name).read_text() for name in ("deploy.md", "cutover.md", "runbook.md"))
@@ -272,13 +273,10 @@ def test_the_program_takes_the_pods_environment(values: dict[str, Any], tmp_path
     for name in (each for each in variables if each.endswith(("_FILE", "_CONFIG"))):
         variables[name] = str(tmp_path / Path(variables[name]).name)
         Path(variables[name]).write_text(values["config"] if name.endswith("CONFIG") else "t0ken")
-    command = [sys.executable, "-m", "service", "check", "--json"]
-    environ = variables | {"INFRA_HEALTH_STATE_DIR": str(tmp_path)}
-    answer = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
-    assert answer.returncode == 0, answer.stderr
-    settings = (told := json.loads(answer.stdout))["settings"]
+    here = Place(tmp_path, ScriptedDatadog(), variables | {"INFRA_HEALTH_STATE_DIR": str(tmp_path)})
+    settings = (told := here.json("check"))["settings"]
     http, files = settings["http"], {each["name"] for each in told["secrets"] if each["source"].startswith("file")}
-    assert "passw0rd" not in answer.stdout + answer.stderr
+    assert "passw0rd" not in str(told)
     if values is EVERYTHING:
         assert (http["port"], http["public_url"], len(http["allowed_hosts"])) == (8080, "https://health.example.com", 4)
         assert files == {"token of the write calls", "token of the read calls"}

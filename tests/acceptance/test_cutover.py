@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.acceptance.cluster_tools import ROOT, run
-from tests.acceptance.program import place
+from tests.acceptance.program import Place
 
 # Answers as a cluster with these CronJobs would, and notes what it was asked for.
 KUBECTL = """#!{python}
@@ -118,35 +118,28 @@ def test_other_names_can_be_given_and_nothing_happens_without_a_direction(cluste
     assert (code, len(calls)) == (2, before)
 
 
-def test_helm_takes_the_release_that_migrate_writes(tmp_path: Path) -> None:
-    cronjobs = ROOT / "tests/payloads/migration/rendered.yaml"
-    command = [sys.executable, "-m", "service", "migrate", "--json", str(cronjobs)]
-    told = json.loads(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False).stdout)
-    (config := tmp_path / "infra-health.yaml").write_text(told["config"])
+def test_helm_takes_the_release_that_migrate_writes(here: Place) -> None:
+    told = json.loads(here.ask("migrate", "--json", str(ROOT / "tests/payloads/migration/rendered.yaml")).stdout)
+    (config := here.folder / "infra-health.yaml").write_text(told["config"])
     (release,) = yaml.safe_load(told["release"])
-    (tmp_path / "values.yaml").write_text(yaml.safe_dump(release["values"][0]))
-    answer = run(
-        *("helm", "template", release["name"], ROOT / "k8s/chart"),
-        *("--values", tmp_path / "values.yaml", "--set-file", f"config={config}"),
-    )
+    values = yaml.safe_dump(release["values"][0])
+    chart = (release["name"], ROOT / "k8s/chart", "--values", "-", "--set-file", f"config={config}")
+    answer = run("helm", "template", *chart, stdin=values)
     assert answer.returncode == 0, answer.stderr
 
 
-def test_the_daemon_takes_over_after_the_slot_that_it_is_told(tmp_path: Path) -> None:
-    with place(tmp_path) as here:
-        del here.config["collectors"]["ci"]
-        here.config["collectors"]["training"]["schedule"] = "0 0 1 1 *"
-        here.write_config()
-        new_year = datetime(datetime.now(UTC).year, 1, 1, tzinfo=UTC)
-        told = {"INFRA_HEALTH_COLLECTORS__TRAINING__STARTS_AFTER": new_year.isoformat()}
-        with here.daemon(environ=told) as daemon:
-            assert daemon.get("/api/v1/runs")["runs"] == [], "the CronJob ran the slot"
-            slots = here.run("status", "--slots", "--url", str(daemon.http.base_url))
-            assert slots.stdout == "training none\n"
+def test_the_daemon_takes_over_after_the_slot_that_it_is_told(here: Place) -> None:
+    del here.config["collectors"]["ci"]
+    here.config["collectors"]["training"]["schedule"] = "0 0 1 1 *"
+    here.write_config()
+    new_year = datetime(datetime.now(UTC).year, 1, 1, tzinfo=UTC)
+    for after, slots in ((new_year, "none"), (new_year - timedelta(seconds=1), f"{new_year:%Y-%m-%dT%H:%M:%SZ}")):
+        with here.daemon(environ={"INFRA_HEALTH_COLLECTORS__TRAINING__STARTS_AFTER": after.isoformat()}) as daemon:
+            if after == new_year:
+                assert daemon.get("/api/v1/runs")["runs"] == [], "the CronJob ran the slot"
+            else:
+                (run,) = daemon.wait_until_quiet()
+                assert run["scheduled_at"] == slots
+            told = here.run("status", "--slots", "--url", str(daemon.http.base_url))
+            assert told.stdout == f"training {slots}\n"
             assert daemon.end() == 0
-        told = {"INFRA_HEALTH_COLLECTORS__TRAINING__STARTS_AFTER": (new_year - timedelta(seconds=1)).isoformat()}
-        with here.daemon(environ=told) as daemon:
-            (run,) = daemon.wait_until_quiet()
-            assert run["scheduled_at"] == new_year.isoformat().replace("+00:00", "Z")
-            slots = here.run("status", "--slots", "--url", str(daemon.http.base_url))
-            assert slots.stdout == f"training {new_year:%Y-%m-%dT%H:%M:%SZ}\n"
