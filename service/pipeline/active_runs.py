@@ -85,16 +85,22 @@ class ActiveRuns:
         self._tasks.start_soon(self._carry_out, job, handle, begin, name=handle.run.id)
 
     async def begin_after(self, job: Job, handle: RunHandle) -> bool:
-        """Begins the run when those before it have ended, on other replicas as well."""
+        """Begins the run when those before it have ended, on other replicas as well.
+
+        One that is cancelled by then need not begin: its end puts it on record.
+        """
         await handle.wait_for_others()
-        while True:
+        handle.run = replace(handle.run, started=self._clock.now())
+        while not handle.ending:
             try:
-                handle.run = replace(handle.run, started=self._clock.now())
                 await self._store.runs.begin(handle.run, forbids=job.forbids)
             except (Busy, Unavailable):
-                await self._clock.sleep(BUSY_PAUSE)
+                with handle.cancellable():
+                    await self._clock.sleep(BUSY_PAUSE)
+                handle.run = replace(handle.run, started=self._clock.now())
             else:
-                return True
+                break
+        return True
 
     async def wait(self, run_id: str, seconds: float) -> Run | None:
         """The run once it has ended, None when it has not within ``seconds`` or is unknown. Raises Unavailable."""
@@ -121,8 +127,8 @@ class ActiveRuns:
         return run
 
     async def drain(self, seconds: float) -> None:
-        """Nothing new starts, no further attempt either; attempts under way get ``seconds``, then their runs are
-        cancelled and kept as Interrupted."""
+        """No slot and no trigger starts a run, and no run makes a further attempt. Runs that are under way, or wait for
+        one that is, get ``seconds``; then they are cancelled and kept as Interrupted."""
         self._runner.draining.set()
         # Cancelled runs still store what they know; one that can't be stopped is left to the end of the process.
         for patience in (seconds, _CANCEL_TIMEOUT):
@@ -141,7 +147,7 @@ class ActiveRuns:
         """The run to its end."""
         try:
             if begin is None or await begin(job, handle):
-                if job.replaces and handle.run.cause is not Cause.WEBHOOK:
+                if job.replaces and not handle.ending and handle.run.cause is not Cause.WEBHOOK:
                     await self._replace_others(handle)
                 await self._runner.run(job, handle)
         except Exception:

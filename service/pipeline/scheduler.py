@@ -248,7 +248,7 @@ class Scheduler:
                 triggered.append(Triggered(error.run_id, name, is_new=False))
             except TooManyRuns:
                 triggered.append(Triggered(self.active.of(name)[-1].run.id, name, is_new=False))
-            except NotReady:
+            except (NotReady, UnknownCollector):  # a reload may have come between
                 continue
         return triggered
 

@@ -13,7 +13,7 @@ import pytest
 
 from service.clock import SystemClock
 from service.domain.errors import NotReady, Rejected, Unavailable, UnknownCollector
-from service.domain.runs import Actor, Cause, ConcurrencyPolicy, Outcome
+from service.domain.runs import Actor, Cause, ConcurrencyPolicy, Outcome, Run
 from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Scheduler
 from service.store import Beat, Busy, Claim, Store
@@ -110,6 +110,19 @@ async def test_a_trigger_of_a_running_collector_names_the_run() -> None:
             await it.scheduler.trigger("othr", Cause.HTTP, HERE)
 
 
+async def test_a_trigger_of_all_passes_over_what_a_reload_removes_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs, begin = [make_job(Gate(), name=name) for name in ("ci", "gone")], Runs.begin
+
+    async def begin_and_reload(*arguments: Any, **options: Any) -> None:
+        await begin(*arguments, **options)
+        await it.scheduler.set_jobs(jobs[:1])
+
+    async with staged(is_loaded=False) as it:
+        await it.scheduler.set_jobs(jobs)
+        monkeypatch.setattr(Runs, "begin", begin_and_reload)
+        assert [each.collector for each in await it.scheduler.trigger_all(Cause.SIGNAL, HERE)] == ["ci"]
+
+
 async def test_jitter_starts_each_run_by_the_same_amount_later() -> None:
     job = make_job(jitter=timedelta(seconds=100))
     async with staged(job) as it:
@@ -165,6 +178,20 @@ async def test_a_run_that_is_cancelled_while_it_waits_is_on_record_as_cancelled(
         await it.clock.advance(3)
         outcomes = {run.id: run.outcome for run in await it.runs()}
         assert outcomes[waiting.id] is Outcome.CANCELLED
+
+
+async def test_a_run_that_waits_for_another_replicas_can_be_cancelled_and_holds_up_no_drain() -> None:
+    async with staged(make_job(enabled=False)) as it:
+        other = Run("other", "ci", Cause.HTTP, START)
+        await it.store.runs.begin(other, forbids=True)
+        waiting = await it.scheduler.trigger_after("ci", Cause.PUSH, HERE)
+        await it.clock.advance(5)
+        await it.scheduler.cancel(waiting.id, HERE)
+        await settle()
+        assert [run.outcome for run in await it.runs()] == [None, Outcome.CANCELLED]
+        waiting = await it.scheduler.trigger_after("ci", Cause.PUSH, HERE)
+        await it.scheduler.active.drain(0)
+        assert {run.id: run.outcome for run in await it.runs()}[waiting.id] is Outcome.INTERRUPTED
 
 
 async def test_a_collector_that_waits_for_a_push_runs_no_slot_and_catches_none_up() -> None:
