@@ -22,6 +22,7 @@ _OWN, _SWAGGER = Path(__file__).parent / "static", Path(fastapi_offline.__file__
 # Swagger's style has images (a clipboard, an arrow) inline, which the pages' policy does not allow.
 _INLINE_IMAGE = re.compile(r'url\((?:"data:(?:[^"\\]|\\.)*"|data:[^)]*)\)')
 _TEXT = re.compile(r"text/|application/(.+\+)?json|application/openmetrics-text")
+_GZIP = re.compile(r"(?i)(?:^|,)\s*(?:x-)?gzip\s*(?:,|$|;\s*q=(?!0(?:\.0*)?\s*(?:,|$)))")
 _SHORTEST = 1024  # bytes that are worth packing
 _AT_ONCE = 16 * 1024  # bytes that take no millisecond
 
@@ -73,7 +74,8 @@ async def docs(request: Request) -> Response:
 
 
 def accepts_gzip(headers: Headers) -> bool:
-    return "gzip" in headers.get("accept-encoding", "")
+    """Whether gzip is named, and not with ``q=0``: so a client says what it can't read (RFC 9110, 12.5.3)."""
+    return _GZIP.search(",".join(headers.getlist("accept-encoding"))) is not None
 
 
 class Compress:

@@ -388,6 +388,13 @@ async def test_a_browser_keeps_the_files_of_a_version_and_all_texts_come_packed_
         assert packed.headers["cache-control"].startswith(
             "private, max-age=" if is_kept else ("no-store", "private, no-")
         )
+    for accepted in ("gzip;q=0", "br, GZIP ; q=0.000", "*", "notgzip"):
+        for path in ("/", "/static/page.js", "/metrics"):
+            refused = await stage.client.get(path, headers={"accept-encoding": accepted})
+            assert "content-encoding" not in refused.headers, accepted
+    for accepted in ("br;q=1.0, gzip;q=0.001", "identity,GZip", "*;q=0, gzip;q=1.000"):
+        taken = await stage.client.get("/", headers={"accept-encoding": accepted})
+        assert taken.headers["content-encoding"] == "gzip", accepted
     asset = await stage.client.get("/static/page.js?v=older")
     assert asset.headers["cache-control"] == "private, no-cache"
     again = await stage.client.get("/static/page.js", headers={"if-none-match": asset.headers["etag"]})
