@@ -1,4 +1,4 @@
-"""From the outbox to the intake: one request at a time, and what is done at each of its answers.
+"""From the outbox to the intake: one request at a time, and what each answer does to its chunks.
 
 taken                  delivered
 refused (400, 413)     each chunk alone next, then in halves, until one point is left with the reason
@@ -109,8 +109,8 @@ class Forwarder:
         self._news = anyio.Event()
         self._sender = anyio.Lock()
         self._threads = anyio.CapacityLimiter(1)  # hanging collectors in all of the common threads must not stop this
-        # What the store has to be told of the chunks that were claimed last, before any other is: it may be away.
-        self._owed: Callable[[], Awaitable[None]] | None = None
+        # The change of the claimed chunks that the store has not recorded yet, as it was away; it comes before any claim.
+        self._unrecorded: Callable[[], Awaitable[None]] | None = None
         self._refused = 0  # requests since the last pause
         self._strikes = 0  # requests in a row that were answered with 5xx
         self._dropped: Counter[str] = Counter()  # points that no line has told of, by metric and reason
@@ -166,11 +166,11 @@ class Forwarder:
                 while pause == 0.0:
                     # A cancellation comes through while an answer is waited for, and only then: no chunk stays claimed.
                     with anyio.CancelScope(shield=True) as scope:
-                        if self._owed:
-                            await self._owed()
-                        self._owed = None
+                        if self._unrecorded:
+                            await self._unrecorded()
+                        self._unrecorded = None
                         pause = await self._forward(scope)
-                        self._owed = None
+                        self._unrecorded = None
             except Unavailable as error:  # of the store
                 pause = self._back_off(error)
             finally:
@@ -193,7 +193,7 @@ class Forwarder:
             if await self._outbox.recover():
                 return 0.0
             return (pending.next_retry - self._clock.now()).total_seconds() if pending.next_retry else _PAUSE
-        self._owed = partial(self._outbox.release, claimed)
+        self._unrecorded = partial(self._outbox.release, claimed)
         is_shadow = claimed[0].mode is Mode.SHADOW
         if is_shadow and self._prefix is None:
             await self._outbox.settle(claimed, DeliveryStatus.THROTTLED, "shadow mode: nothing is sent")
@@ -210,7 +210,7 @@ class Forwarder:
         return await self._send(payload, scope)
 
     async def _select(self, chunk: Chunk) -> Chunk | None:
-        """The part of a chunk that may be sent; the other points come to their end here."""
+        """The part of a chunk that may be sent; the other points are settled here."""
         now = self._clock.now()
         oldest, newest = (now - MAX_POINT_AGE).timestamp(), (now + MAX_POINT_AHEAD).timestamp()
         any_age = () if chunk.kind is Kind.DISTRIBUTION else self._historical  # which can't be on for distributions
@@ -243,7 +243,7 @@ class Forwarder:
     async def _drop(
         self, chunk: Chunk, is_bad: Callable[[Point], bool], status: DeliveryStatus, reason: str
     ) -> Chunk | None:
-        """Ends the way of the points that are bad; the rest of the chunk, None where nothing is left."""
+        """Settles the points that are bad with ``status``. Returns the rest of the chunk, None where nothing is left."""
         places = [place for place, point in enumerate(chunk.points) if is_bad(point)]
         if not places:
             return chunk
@@ -262,10 +262,10 @@ class Forwarder:
             finally:
                 scope.shield = True
         except anyio.get_cancelled_exc_class():
-            await self._give_back(sent, "the daemon ended before the answer came")
+            await self._end_unanswered(sent, "the daemon ended before the answer came")
             raise
         except Unauthorized as error:
-            await self._tell(self._outbox.release, sent)
+            await self._record(self._outbox.release, sent)
             return self._back_off(error)
         except Rejected as refusal:
             return await self._refuse(sent, str(refusal))
@@ -273,31 +273,31 @@ class Forwarder:
             self._strikes = self._strikes + 1 if error.answered else 0
             is_suspect = self._strikes and not self._strikes % _PATIENCE
             if error.ambiguous:
-                await self._give_back(sent, str(error))
+                await self._end_unanswered(sent, str(error))
             elif is_suspect and count_points(sent) > 1:
-                await self._tell(self._outbox.refuse, sent)
+                await self._record(self._outbox.refuse, sent)
             else:
-                await self._tell(self._outbox.release, sent, self._clock.now() + _ASIDE if is_suspect else None)
+                await self._record(self._outbox.release, sent, self._clock.now() + _ASIDE if is_suspect else None)
             return self._back_off(error)
         self.count(DeliveryStatus.DELIVERED, count_points(sent))
         self.state.last_accepted_at = self._clock.now()
         self.state.outage, self._strikes = None, 0
-        await self._tell(self._outbox.settle, sent, DeliveryStatus.DELIVERED)
+        await self._record(self._outbox.settle, sent, DeliveryStatus.DELIVERED)
         return 0.0
 
-    async def _tell(self, change: Callable[..., Awaitable[None]], *facts: Any) -> None:
-        """Tells the store what became of chunks, again and again where it is away. A repeat changes nothing."""
-        self._owed = partial(change, *facts)
-        await self._owed()
+    async def _record(self, change: Callable[..., Awaitable[None]], *facts: Any) -> None:
+        """Records in the store what became of chunks; where it is away, each later try does. A repeat changes nothing."""
+        self._unrecorded = partial(change, *facts)
+        await self._unrecorded()
 
-    async def _give_back(self, chunks: Sequence[Chunk], reason: str) -> None:
+    async def _end_unanswered(self, chunks: Sequence[Chunk], reason: str) -> None:
         """No answer came: gauges and counts are pending again; a distribution may have been taken, so it is not."""
         if chunks[0].kind is not Kind.DISTRIBUTION:
-            await self._tell(self._outbox.release, chunks)
+            await self._record(self._outbox.release, chunks)
             return
         self.count(DeliveryStatus.UNKNOWN, count_points(chunks))
         self._dropped["distributions that were sent without an answer"] += count_points(chunks)
-        await self._tell(self._outbox.settle, chunks, DeliveryStatus.UNKNOWN, reason)
+        await self._record(self._outbox.settle, chunks, DeliveryStatus.UNKNOWN, reason)
 
     async def _refuse(self, chunks: Sequence[Chunk], reason: str) -> float:
         """The next requests find out which points are to blame: in smaller parts, down to a single one."""
@@ -306,7 +306,7 @@ class Forwarder:
             await self._drop(chunks[0], lambda point: True, DeliveryStatus.REJECTED, reason)
             self.state.outage = None  # the intake answers, and its answer was about this point
         else:
-            await self._tell(self._outbox.refuse, chunks)
+            await self._record(self._outbox.refuse, chunks)
         return 0.0
 
     def _back_off(self, error: Unavailable | Unauthorized) -> float:
@@ -321,7 +321,7 @@ class Forwarder:
         return max(min(asked, _MAX_ASKED), self._jitter(0.0, bound), 0.001)
 
     def _report(self, before: Outage | None) -> None:
-        """Says once for many requests what has ended and what was not sent."""
+        """Logs once for many requests that an outage is over and what was not sent."""
         if before and self.state.outage is None:
             lasted = round((self._clock.now() - before.since).total_seconds())
             log.info("delivery works again", reason=str(before.error), seconds=lasted)

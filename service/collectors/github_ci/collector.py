@@ -1,6 +1,6 @@
 """``github_ci``: the CI health of one repository or of many, each by itself, within one quota.
 
-Polled at its schedule; between the polls it measures what deliveries told.
+It polls on its schedule; between two polls it measures what deliveries bring.
 """
 
 import math
@@ -124,28 +124,28 @@ class GithubCi:
             raise failure
 
     async def has_changes(self, now: datetime) -> bool:
-        """Whether deliveries told something that no stored state has, of a repository that was polled before."""
+        """Whether deliveries brought facts that no stored state has, of a repository that was polled before."""
         for repo in self.repositories:
             if self._deliveries.has_news(self._name, repo):
                 stored = await self._state.read(repo)
                 state = await anyio.to_thread.run_sync(begin, stored, repo, self._settings.branch, now)
                 if state.is_cold:
-                    continue  # they wait for the first poll
+                    continue  # the facts wait for the first poll
                 facts = self._deliveries.facts(self._name, repo)
-                if not all(state.tells(fact, now) for fact in facts):
+                if not all(state.knows(fact, now) for fact in facts):
                     return True
                 self._deliveries.settle(self._name, repo, facts)
         return False
 
     async def collect_changes(self, now: datetime) -> CollectResult:
-        """Samples as of ``now`` of what deliveries told, for few points; the polls measure what they did not."""
+        """Samples as of ``now`` from deliveries, for few points; the next poll measures the rest."""
         results: dict[str, CollectResult | HealthError] = {}
         with count_usage(Usage(min(_CHANGE_POINTS, self._github.spare))) as usage:
             for repo in self.repositories:
                 if facts := self._deliveries.facts(self._name, repo):
                     cycle = self._cycle(repo, Usage(0), now)
                     result = await cycle.collect_changes(await self._read(repo), facts, usage)
-                    self._deliveries.settle(self._name, repo, cycle.told)
+                    self._deliveries.settle(self._name, repo, cycle.known_facts)
                     if result:
                         results[repo] = result
         return self._join(results, {})
@@ -200,8 +200,8 @@ class GithubCi:
 
     async def _poll(self, repo: str, cycle: RepositoryCycle) -> CollectResult:
         stored, facts = await self._read(repo), self._deliveries.facts(self._name, repo)
-        result = await cycle.collect(stored, facts, self._deliveries.told_since(repo))
-        self._deliveries.settle(self._name, repo, cycle.told)
+        result = await cycle.collect(stored, facts, self._deliveries.delivering_since(repo))
+        self._deliveries.settle(self._name, repo, cycle.known_facts)
         self._deliveries.report_missed(repo, cycle.missed)
         return result
 

@@ -1,7 +1,7 @@
-"""What GitHub told of its own accord, by a webhook or a page that is watched, until a stored state has it.
+"""Completed runs from webhooks and watched pages (facts): kept until a stored state has them.
 
-In memory alone: what is lost with it, the next poll finds. A delivery is the datum, not only a bell: ``workflow_run``
-has the shape of REST's run. https://docs.github.com/webhooks/webhook-events-and-payloads#workflow_run
+They are in memory alone: what a restart loses, the next poll finds. A delivery is the datum, not only a bell:
+``workflow_run`` has the shape of REST's run. https://docs.github.com/webhooks/webhook-events-and-payloads#workflow_run
 """
 
 from collections import Counter
@@ -66,7 +66,7 @@ class Deliveries:
         self._collectors: dict[str, list[str]] = {}  # by repository, in lower case
         self._facts: dict[tuple[str, str], dict[_Attempt, _Fact]] = {}
         self._count = 0
-        self._told_since: dict[str, datetime] = {}  # by repository: when its first delivery came
+        self._delivering_since: dict[str, datetime] = {}  # by repository: when its first delivery came
         self._due: dict[str, float] = {}
         self._last_due: dict[str, float] = {}
         self._changed = anyio.Event()
@@ -92,7 +92,7 @@ class Deliveries:
         repo = _repository_of(run)
         collectors = self._collectors.get(repo, ())
         for collector in collectors:
-            self._told_since.setdefault(repo, self._clock.now())
+            self._delivering_since.setdefault(repo, self._clock.now())
             self._keep(collector, repo, run)
         return bool(collectors)
 
@@ -147,27 +147,27 @@ class Deliveries:
     def facts(self, collector: str, repo: str) -> list[Run]:
         """All that is known for ``repo``, the oldest first, for a run that is about to use copies of them.
 
-        They stay until a stored state tells them: see ``settle``.
+        They stay until a stored state has them: see ``settle``.
         """
         facts = self._facts.get((collector, repo.lower()), {}).values()
         for fact in facts:
             fact.is_used = True
         return [fact.run for fact in facts]
 
-    def settle(self, collector: str, repo: str, told: Iterable[Run]) -> None:
-        """The facts ``told`` are in a stored state."""
+    def settle(self, collector: str, repo: str, known: Iterable[Run]) -> None:
+        """The facts ``known`` are in a stored state."""
         facts = self._facts.get((collector, repo.lower()), {})
-        for run in told:
+        for run in known:
             if (fact := facts.get((run.id, run.attempt))) and fact.run.updated <= run.updated:
                 del facts[run.id, run.attempt]
                 self._count -= 1
 
-    def told_since(self, repo: str) -> datetime | None:
+    def delivering_since(self, repo: str) -> datetime | None:
         """When the first delivery for ``repo`` came, None while there was none: then none is missed."""
-        return self._told_since.get(repo.lower())
+        return self._delivering_since.get(repo.lower())
 
     def report_missed(self, repo: str, attempts: Iterable[_Attempt]) -> None:
-        """Ended runs, by id and attempt, that a poll found though a delivery should have told of them."""
+        """Ended runs, by id and attempt, that a poll found though a delivery should have brought them."""
         self._begin_day()
         repo = repo.lower()
         late = {attempt for key, facts in self._facts.items() if key[1] == repo for attempt in facts}

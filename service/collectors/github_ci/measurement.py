@@ -20,8 +20,8 @@ JOBS, BRANCH, EXPECTED = "jobs ended by their time limit", "branch", "expected"
 
 @dataclass
 class Measurement:
-    """``state``, ``workflows``: what is known. ``unseen``: known runs that the list does not show any more; ``hidden``:
-    attempts that no list showed.
+    """``state``, ``week``, ``workflows``: what is known. ``unseen``: ids of known runs that the list does not show any
+    more. ``unlisted_attempts``: ended attempts that a later one replaced before a list showed them.
 
     ``findings``, ``failures`` by part, ``notes`` for the operator: what comes of it.
     """
@@ -32,7 +32,7 @@ class Measurement:
     week: WeeklyRuns
     workflows: WorkflowLists | None = None
     unseen: list[int] = field(default_factory=list)
-    hidden: list[Run] = field(default_factory=list)
+    unlisted_attempts: list[Run] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     failures: dict[str, HealthError] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -59,7 +59,9 @@ class Measurement:
 
     def _measure_runs(self, has_branch: bool, left: Collection[int] = ()) -> None:
         """``left``: runs whose durations wait for another time."""
-        self.findings += metrics.measure_durations(self.state.take_ended(self.hidden, self.now, left), self._names)
+        self.findings += metrics.measure_durations(
+            self.state.take_ended(self.unlisted_attempts, self.now, left), self._names
+        )
         self._measure_window(has_branch)
         if self.workflows and has_branch:
             self._measure_latest(self.workflows)

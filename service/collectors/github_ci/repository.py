@@ -1,6 +1,6 @@
 """One cycle of one repository: read what changes, ask for what that leaves unknown, then measure.
 
-Between the cycles what deliveries told is measured.
+Between two cycles it measures what deliveries bring.
 """
 
 import math
@@ -45,7 +45,7 @@ class RepositoryCycle:
     """Collects the metrics of ``repo`` once. ``tags``: more of them on every sample.
 
     ``shared``: what all repositories together may spend on questions. ``notes``: what the operator should know.
-    ``told``: the facts that were in the stored state. ``missed``: id and attempt of what no delivery told in time.
+    ``known_facts``: those that the stored state has already. ``missed``: id and attempt of what no delivery brought.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class RepositoryCycle:
         self._actions = Actions(github, repo, settings.branch)
         self._answer = pull_requests.Answer()
         self.notes: list[str] = []
-        self.told: list[Run] = []
+        self.known_facts: list[Run] = []
         self.missed: list[tuple[int, int]] = []
 
-    async def collect(self, stored: Stored, facts: Sequence[Run], told_since: datetime | None) -> CollectResult:
-        """``facts``: what deliveries told. ``told_since``: since when they come, None where they don't.
+    async def collect(self, stored: Stored, facts: Sequence[Run], delivering_since: datetime | None) -> CollectResult:
+        """``facts``: of deliveries. ``delivering_since``: when the first one came, None where none did.
 
         Raises the worst error when there is nothing to send.
         """
@@ -79,10 +79,10 @@ class RepositoryCycle:
             if measurement.RUNS not in self._failures:
                 await self._ask_what_is_unknown(usage)
                 await self._check_branch()
-                await anyio.to_thread.run_sync(self._known.measure)
-                if told_since and not is_cold:
-                    self.missed = self._find_missed(ended, told_since)
-        if not self._known.findings and self._failures:
+                await anyio.to_thread.run_sync(self._measurement.measure)
+                if delivering_since and not is_cold:
+                    self.missed = self._find_missed(ended, delivering_since)
+        if not self._measurement.findings and self._failures:
             raise max(self._failures.values(), key=explains)
         failures = tuple(PartialFailure(str(error), part) for part, error in self._failures.items())
         return await self._bring(failures)
@@ -94,29 +94,29 @@ class RepositoryCycle:
         what that leaves unknown is not sent, and no failure: the next poll sends it.
         """
         await anyio.to_thread.run_sync(self._begin, stored, facts)
-        if self._state.is_cold or len(self.told) == len(facts):
+        if self._state.is_cold or len(self.known_facts) == len(facts):
             return None
         await self._read_workflows()
-        for run in self._known.runs_with_unknown_attempts:
+        for run in self._measurement.runs_with_unknown_attempts:
             if usage.left >= run.attempt - 1:
                 with self._part(measurement.FLAKY):
                     await self._ask_attempts(run)
-        await anyio.to_thread.run_sync(self._known.measure_changes)
+        await anyio.to_thread.run_sync(self._measurement.measure_changes)
         return await self._bring(())
 
     def _begin(self, stored: Stored, facts: Sequence[Run]) -> Mapping[int, int]:
         """Takes up the state and ``facts``. Returns what has ended by that: attempts by the runs' ids. CPU work."""
         self._state = state = begin(stored.state, self._repo, self._settings.branch, self._now)
         self._week = weekly_runs.begin(stored.week, state)
-        self._known = Measurement(self._settings, self._now, state, self._week, notes=self.notes)
-        self._failures = self._known.failures
-        self.told = [fact for fact in facts if state.tells(fact, self._now)]
+        self._measurement = Measurement(self._settings, self._now, state, self._week, notes=self.notes)
+        self._failures = self._measurement.failures
+        self.known_facts = [fact for fact in facts if state.knows(fact, self._now)]
         copies = [replace(fact, earlier={}, cancelled=[], silent=[], overtime=[]) for fact in facts]
-        self._known.hidden += state.take_told(fact.normalize(state.branch) for fact in copies)
+        self._measurement.unlisted_attempts += state.merge_facts(fact.normalize(state.branch) for fact in copies)
         return {run.id: run.attempt for run in state.runs.values() if run.has_ended}
 
     async def _bring(self, failures: tuple[PartialFailure, ...]) -> CollectResult:
-        samples, no_data = metrics.to_samples(self._known.findings, self._settings, self._now, self._tags)
+        samples, no_data = metrics.to_samples(self._measurement.findings, self._settings, self._now, self._tags)
         return CollectResult(samples, failures, no_data, await anyio.to_thread.run_sync(self._encode))
 
     def _encode(self) -> dict[str, bytes]:
@@ -150,25 +150,27 @@ class RepositoryCycle:
     async def _read_window(self) -> None:
         with self._part(measurement.RUNS):
             span = self._settings.history_window
-            self._known.unseen += await run_list.read_window(self._actions, self._state, self._now, span)
+            self._measurement.unseen += await run_list.read_window(self._actions, self._state, self._now, span)
 
     async def _read_workflows(self) -> None:
         with self._part("workflows"):
             listed = await list_workflows(self._github, self._repo)
             if not listed and self._state.runs:
                 raise Unavailable("GitHub lists no workflows, though it showed runs of some")
-            self._known.workflows = WorkflowLists({name: getattr(self._settings, name) for name in LISTS}, listed)
+            self._measurement.workflows = WorkflowLists({name: getattr(self._settings, name) for name in LISTS}, listed)
 
     async def _count_pull_requests(self) -> None:
         with self._part("pull requests"):
-            self._answer = await pull_requests.measure(self._github, self._known)
+            self._answer = await pull_requests.measure(self._github, self._measurement)
 
     async def _check_branch(self) -> None:
         """Where GraphQL tells of no branches, runs of the window are proof of one, too."""
         branch, is_there = self._settings.branch, self._answer.has_branch
         with self._part(measurement.BRANCH):
             if is_there is None:
-                is_there = self._known.shows_branch or await pull_requests.is_branch(self._github, self._repo, branch)
+                is_there = self._measurement.shows_branch or await pull_requests.is_branch(
+                    self._github, self._repo, branch
+                )
             if not is_there:
                 raise Rejected(f"{self._repo} has no branch {branch!r}: correct branch")
 
@@ -209,21 +211,21 @@ class RepositoryCycle:
 
     def _urgent_questions(self) -> Iterator[Question]:
         """What decides a number of this cycle, in the order of its worth."""
-        for id in self._known.unseen:
+        for id in self._measurement.unseen:
             yield Question(measurement.RUNS, partial(self._ask_unseen, id))
         for run in run_list.unfinished_behind(self._state, self._now, self._settings.history_window):
             yield Question(measurement.OLDER_RUNS, partial(self._ask_again, run))
-        for run in self._known.runs_with_unknown_attempts:
+        for run in self._measurement.runs_with_unknown_attempts:
             yield Question(measurement.FLAKY, partial(self._ask_attempts, run))
-        for run in self._known.runs_without_end:
+        for run in self._measurement.runs_without_end:
             yield Question(measurement.ENDS, partial(attempts.learn_end, self._actions, run))
-        if lists := self._known.workflows:
+        if lists := self._measurement.workflows:
             for id in self._state.unknown_workflows(lists.all):
                 yield self._question_about_workflow(lists, id)
 
     def _optional_questions(self) -> Iterator[Question]:
         """What can wait for another cycle, in the order of its worth."""
-        state, now, lists = self._state, self._now, self._known.workflows
+        state, now, lists = self._state, self._now, self._measurement.workflows
         due, is_late = run_list.pages_due(state, now), run_list.is_late(state, now)
         older_runs = [Question(measurement.OLDER_RUNS, partial(self._read_older, due))] if due else []
         yield from older_runs if is_late else []
@@ -244,14 +246,14 @@ class RepositoryCycle:
 
     async def _ask_unseen(self, id: int) -> None:
         await run_list.ask_unseen(self._actions, self._state, id)
-        self._known.unseen.remove(id)
+        self._measurement.unseen.remove(id)
 
     async def _ask_again(self, run: Run) -> None:
         self._state.take([await self._actions.run(run.id)])
 
     async def _ask_attempts(self, run: Run) -> None:
-        self._known.hidden += await attempts.ask_attempts(self._actions, run, self._now)
+        self._measurement.unlisted_attempts += await attempts.ask_attempts(self._actions, run, self._now)
 
     async def _read_older(self, count: int) -> None:
         for _ in range(count):
-            self._known.unseen += await run_list.read_older_page(self._actions, self._state, self._now)
+            self._measurement.unseen += await run_list.read_older_page(self._actions, self._state, self._now)

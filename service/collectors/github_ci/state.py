@@ -77,30 +77,30 @@ class State(msgspec.Struct, tag_field="version", tag=5):
                 run.has_known_end = not run.has_ended or run.updated - begun <= PLAUSIBLE
             self.runs[run.id] = run
 
-    def take_told(self, facts: Iterable[Run]) -> list[Run]:
-        """Keeps completed attempts as deliveries told them, in any order. Returns the ended attempts that later ones
+    def merge_facts(self, facts: Iterable[Run]) -> list[Run]:
+        """Merges completed attempts that deliveries brought, in any order. Returns the ended attempts that later ones
         took the place of, so that the list does not show them any more."""
-        hidden = []
+        superseded = []
         for fact in sorted(facts, key=lambda fact: fact.attempt):
             known = self.runs.get(fact.id)
             if known and fact.attempt < known.attempt:
                 known.earlier.setdefault(fact.attempt, fact.as_attempt())
-                hidden.append(fact)
+                superseded.append(fact)
                 continue
             if known and fact.attempt > known.attempt and known.has_ended:
-                hidden.append(known)
+                superseded.append(known)
             self.take([fact])
             if self.runs[fact.id] is fact:
-                fact.has_known_end = True  # it was told when it happened
-        return hidden
+                fact.has_known_end = True  # the delivery came when it happened
+        return superseded
 
     def forget(self, id: int) -> None:
         """A run that GitHub does not know: it was deleted, or a copy that lags answered and it comes again."""
         if run := self.runs.pop(id, None):
             self.gone[id] = run.reported, run.updated
 
-    def tells(self, fact: Run, now: datetime) -> bool:
-        """Whether what a delivery told is known, or so long ago that nobody waits for it."""
+    def knows(self, fact: Run, now: datetime) -> bool:
+        """Whether the state has the fact already, or it is so old that nobody waits for it."""
         known, is_old = self.runs.get(fact.id), fact.updated < now - MARGIN
         if known is None or is_old:
             return is_old
