@@ -109,7 +109,7 @@ class Forwarder:
         self._news = anyio.Event()
         self._sender = anyio.Lock()
         self._threads = anyio.CapacityLimiter(1)  # hanging collectors in all of the common threads must not stop this
-        # The change of the claimed chunks that the store has not recorded yet, as it was away; it comes before any claim.
+        # The last change of claimed chunks, until the store, which may be away, has recorded it. No claim comes before.
         self._unrecorded: Callable[[], Awaitable[None]] | None = None
         self._refused = 0  # requests since the last pause
         self._strikes = 0  # requests in a row that were answered with 5xx
@@ -243,7 +243,7 @@ class Forwarder:
     async def _drop(
         self, chunk: Chunk, is_bad: Callable[[Point], bool], status: DeliveryStatus, reason: str
     ) -> Chunk | None:
-        """Settles the points that are bad with ``status``. Returns the rest of the chunk, None where nothing is left."""
+        """Settles the bad points with ``status``. Returns the rest of the chunk, None where nothing is left."""
         places = [place for place, point in enumerate(chunk.points) if is_bad(point)]
         if not places:
             return chunk
@@ -286,7 +286,7 @@ class Forwarder:
         return 0.0
 
     async def _record(self, change: Callable[..., Awaitable[None]], *facts: Any) -> None:
-        """Records in the store what became of chunks; where it is away, each later try does. A repeat changes nothing."""
+        """Records in the store what became of chunks; while it is away each try repeats that, which is harmless."""
         self._unrecorded = partial(change, *facts)
         await self._unrecorded()
 
