@@ -13,6 +13,7 @@ import httpx
 
 from bench import Measured
 from service.collectors.github_ci import GithubCi
+from service.collectors.github_ci.deliveries import Deliveries
 from service.collectors.registry import CollectorState, Context
 from service.config.settings import StoreSettings
 from service.store import Store
@@ -73,7 +74,8 @@ async def _collect(github: Simulated) -> list[Cycle]:
     is_whole = False
     async with httpx.AsyncClient() as http, anyio.TemporaryDirectory() as folder:
         store = await Store.open(Path(folder), StoreSettings(), lambda: world.now)
-        collector = GithubCi(settings, Context("ci", github.client(http), http, CollectorState(store.states, "ci")))
+        state, deliveries = CollectorState(store.states, "ci"), Deliveries(github.clock)
+        collector = GithubCi(settings, Context("ci", github.client(http), http, state, deliveries=deliveries))
         while len(cycles) < 1 + STEADY_CYCLES:
             github.take_asked()
             began = time.perf_counter()
