@@ -163,7 +163,7 @@ class GithubCi:
         self._notes = []
 
         async def work() -> None:
-            while waiting and (not results or self._has_quota(spent, interval)):
+            while waiting and (not (results or busy) or self._has_quota(spent, len(busy), interval)):
                 repo = waiting.pop()
                 busy.add(repo)
                 rotation.asked[repo] = now
@@ -205,15 +205,19 @@ class GithubCi:
         self._deliveries.report_missed(repo, cycle.missed)
         return result
 
-    def _has_quota(self, spent: Usage, interval: timedelta) -> bool:
-        """Whether the quota lasts for one more: where all of them are too many for it, a cycle's share of it."""
+    def _has_quota(self, spent: Usage, busy: int, interval: timedelta) -> bool:
+        """Whether the quota lasts for one more: where all of them are too many for it, a cycle's share of it.
+
+        ``busy``: repositories that are being asked, which may still spend what they need.
+        """
         quota = self._github.quota.get("core")
         if quota is None:
             return True
         share = quota.limit * (1 - RESERVE) * (interval / _HOUR)
         is_enough_for_all = _STEADY_POINTS * len(self.repositories) <= share
-        is_within_share = is_enough_for_all or spent.points["core"] + _STEADY_POINTS <= share
-        return is_within_share and quota.remaining - _STEADY_POINTS >= quota.limit * RESERVE
+        needed = _STEADY_POINTS * (busy + 1)
+        is_within_share = is_enough_for_all or spent.points["core"] + needed <= share
+        return is_within_share and quota.remaining - needed >= quota.limit * RESERVE
 
     def _join(
         self, results: Mapping[str, CollectResult | HealthError], state: Mapping[str, bytes | None]

@@ -86,3 +86,14 @@ async def test_a_quota_that_is_too_small_for_all_lets_them_take_turns_and_is_not
             seen |= found
             stage.pass_time(timedelta(minutes=10))
         assert seen == set(names)
+
+
+async def test_of_a_quota_that_is_used_up_but_for_the_reserve_one_repository_is_asked() -> None:
+    async with many(NAMES) as stage:
+        await stage.collect()
+        limit = stage.github.app.limits["core"]
+        stage.github.app.used["core"] = limit - limit // 20
+        stage.pass_time(timedelta(minutes=10))
+        await stage.collect()  # whose answers tell the quota
+        stage.pass_time(timedelta(minutes=10))
+        assert len(values_by_repository(await stage.collect())) == 1
