@@ -113,6 +113,7 @@ class Forwarder:
         self._unrecorded: Callable[[], Awaitable[None]] | None = None
         self._refused = 0  # requests since the last pause
         self._strikes = 0  # requests in a row that were answered with 5xx
+        self._not_before = 0.0  # monotonic; the intake asked for this pause
         self._dropped: Counter[str] = Counter()  # points that no line has told of, by metric and reason
 
     def set_shadow(self, prefix: str | None, is_withheld: bool) -> None:
@@ -148,11 +149,15 @@ class Forwarder:
         Tries again after a transient fault while the monotonic time ``until`` allows it; a refused key ends it.
         """
         with anyio.move_on_after(max(0.0, until - self._clock.monotonic())):
-            while (pause := await self._send_all()) is not None:
-                is_refused_key = self.state.outage and isinstance(self.state.outage.error, Unauthorized)
-                if is_refused_key or self._clock.monotonic() + pause >= until:
+            pause: float | None = max(0.0, self._not_before - self._clock.monotonic())
+            while pause is not None:
+                if self._clock.monotonic() + pause >= until:
                     return False
-                await self._clock.sleep(pause)
+                if pause:
+                    await self._clock.sleep(pause)
+                pause = await self._send_all()
+                if pause and self.state.outage and isinstance(self.state.outage.error, Unauthorized):
+                    return False
             return True
         return False
 
@@ -316,9 +321,10 @@ class Forwarder:
             log.warning("delivery does not work", reason=str(error), pending=self.state.pending)
         since, tries = (before.since, before.tries + 1) if before else (self._clock.now(), 1)
         self.state.outage = Outage(error, since, tries)
-        asked = (error.retry_after or 0.0) if isinstance(error, Unavailable) else 0.0
+        asked = min((error.retry_after or 0.0) if isinstance(error, Unavailable) else 0.0, _MAX_ASKED)
+        self._not_before = self._clock.monotonic() + asked
         bound = min(_MIN_BACKOFF * 2.0 ** min(tries - 1, 10), _MAX_BACKOFF)
-        return max(min(asked, _MAX_ASKED), self._jitter(0.0, bound), 0.001)
+        return max(asked, self._jitter(0.0, bound), 0.001)
 
     def _report(self, before: Outage | None) -> None:
         """Logs once for many requests that an outage is over and what was not sent."""

@@ -296,8 +296,11 @@ async def test_the_pause_that_the_intake_asks_for_is_obeyed_up_to_ten_minutes(
     async with forwarding(tmp_path) as it:
         await it.add(*samples(1))
         it.datadog.script.append(refusal(429, "slow down", X_RateLimit_Reset=asked))
+        assert not await it.forwarder.flush(it.clock.monotonic() + 1)
+        assert not await it.forwarder.flush(it.clock.monotonic() + 0.5)  # the daemon ends meanwhile: nothing is sent
+        assert (len(it.bodies), it.clock.slept) == (0, [])
         assert await it.forwarder.flush(SOON)
-        assert it.clock.slept == [slept]
+        assert it.clock.slept == [float(asked) if asked == "1" else slept]
 
 
 async def test_while_the_intake_is_down_only_one_chunk_at_a_time_is_tried(tmp_path: Path) -> None:
