@@ -160,8 +160,10 @@ class Guard:
         if shown and await self._is_new(shown, self._read_token, self._token):
             return
         detail = "Reading needs Authorization: Bearer INFRA_HEALTH_READ_TOKEN (in a browser: as the password)."
-        error = ', error="invalid_token"' if shown else ""
-        raise _unauthorized(detail, error + ', Basic realm="infra-health", charset="UTF-8"')
+        # Basic first: of several challenges in one header Chromium looks at no other, and would ask for no password.
+        raise _unauthorized(
+            detail, ', error="invalid_token"' if shown else "", 'Basic realm="infra-health", charset="UTF-8", '
+        )
 
     async def _is_new(self, shown: bytes, *secrets: Secret) -> bool:
         """Whether one of ``secrets`` was replaced by what was shown. Looked up seldom: anybody can show anything."""
@@ -280,8 +282,9 @@ def _is_same(shown: bytes, token: bytes) -> bool:
     return bool(token) & hmac.compare_digest(shown, token)
 
 
-def _unauthorized(detail: str, more: str = "") -> Problem:
-    return Problem(401, detail, "unauthorized", headers={"WWW-Authenticate": f'Bearer realm="infra-health"{more}'})
+def _unauthorized(detail: str, error: str = "", first: str = "") -> Problem:
+    challenge = f'{first}Bearer realm="infra-health"{error}'
+    return Problem(401, detail, "unauthorized", headers={"WWW-Authenticate": challenge})
 
 
 def _with_security_headers(send: Send) -> Send:
