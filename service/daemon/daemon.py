@@ -209,7 +209,10 @@ class Daemon:
 
     async def trigger_all(self) -> None:
         """SIGUSR1: every enabled collector, now."""
-        await self._scheduler.trigger_all(Cause.SIGNAL, _SIGNAL)
+        try:
+            await self._scheduler.trigger_all(Cause.SIGNAL, _SIGNAL)
+        except Unavailable as error:
+            log.error("SIGUSR1 starts no runs: the store is lost", reason=str(error))  # noqa: TRY400 - all said
 
     async def drain(self, signal_name: str) -> None:
         """No new slots; active runs end; what is stored is delivered, or stays stored."""
@@ -242,7 +245,11 @@ class Daemon:
         }
         self._webhook_runs.set_jobs(jobs)
         # What was pushed to an earlier process that ended before it could read it.
-        unread = [job.name for job in jobs if job.settings.enabled and await read_pushes(job)]
+        unread = []
+        for job in jobs:
+            with suppress(Unavailable):  # of a shared store; ``_watch_pushes`` reads them when it is back
+                if job.settings.enabled and await read_pushes(job):
+                    unread.append(job.name)
         await self._scheduler.set_jobs(jobs)
         for name in unread:
             log.info("a snapshot was pushed before the restart", collector=name)
@@ -273,7 +280,10 @@ class Daemon:
             self._pings.send(url.get_secret_value(), ending, run.id)
 
     async def _audit(self, action: str) -> None:
-        await self._store.runs.audit(AuditEntry(self._clock.now(), action, _SIGNAL))
+        try:
+            await self._store.runs.audit(AuditEntry(self._clock.now(), action, _SIGNAL))
+        except Unavailable as error:
+            log.error("the audit log can't be written", reason=str(error))  # noqa: TRY400 - the reason says it all
 
     async def _run_slots(self) -> None:
         with self._slots:

@@ -1,5 +1,6 @@
 """The program with a PostgreSQL that replicas share: what commands say of it, and how a wrong one is named."""
 
+import signal
 from datetime import UTC, datetime
 
 import anyio
@@ -9,7 +10,7 @@ import pytest
 from service.config.settings import StoreSettings
 from service.store import Store
 from tests.acceptance.program import Place, wait_for
-from tests.postgres import postgres_server, postgres_url
+from tests.postgres import postgres_server, postgres_url, running_postgres
 
 __all__ = ["postgres_server", "postgres_url"]
 
@@ -35,6 +36,23 @@ def test_commands_ask_the_server_and_a_push_at_any_replica_is_seen(here: Place, 
     lost = here.run("diagnose", environ={"INFRA_HEALTH_STORE__URL": postgres_url.replace("/postgres", "/nowhere")})
     assert 'database "nowhere" does not exist' in lost.stdout.splitlines()[-1]
     assert "Remedy: correct store.url" in lost.stdout.splitlines()[-1]
+
+
+def test_a_reload_and_a_trigger_while_the_server_is_away_do_not_end_the_daemon(here: Place) -> None:
+    with running_postgres() as server:
+        here.environ["INFRA_HEALTH_STORE__URL"] = server.url
+        here.config["collectors"] = {"true": {"type": "exec", "command": ["true"], "schedule": "@hourly"}}
+        here.write_config()
+        with here.daemon() as daemon:
+            wait_for(lambda: "run failed" in daemon.text, daemon, 20)
+            server.stop()
+            daemon.send(signal.SIGUSR1)
+            wait_for(lambda: "SIGUSR1 starts no runs" in daemon.text, daemon, 20)
+            daemon.send(signal.SIGHUP)
+            wait_for(lambda: "the audit log can't be written" in daemon.text, daemon, 20)
+            assert daemon.get("/livez")["ok"]
+            server.start()
+            wait_for(lambda: "delivery works again" in daemon.text, daemon, 20)
 
 
 @pytest.mark.parametrize(
