@@ -95,7 +95,8 @@ class Calendar(Schedule):
         return datetime.fromtimestamp(fire, zone)
 
     def describe(self) -> str:
-        text = " ".join(_DESCRIPTORS.get(self.expression, self.expression).split())
+        fields = _DESCRIPTORS.get(self.expression, self.expression).split()
+        text = " ".join("*" if field in ("?", "*/1") else field for field in fields)
         found = ((re.fullmatch(pattern, text), words) for pattern, words in _IN_WORDS)
         return next((words.format(*match.groups()) for match, words in found if match), self.expression)
 

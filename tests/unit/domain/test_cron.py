@@ -161,7 +161,8 @@ def test_the_interval_is_the_time_between_the_next_two_fires() -> None:
     ("expression", "words"),
     [
         ("* * * * *", "every minute"),
-        ("*/10 * * * *", "every 10 minutes"),
+        ("*/1 * * * *", "every minute"),
+        ("*/10 * ? * *", "every 10 minutes"),
         ("0 * * * *", "every hour at minute 0"),
         ("@hourly", "every hour at minute 0"),
         ("15 */6 * * *", "every 6 hours at minute 15"),
