@@ -1,4 +1,4 @@
-"""Thresholds that the settings give: for who can't change what measures a check, a condition in place of its own."""
+"""Thresholds from the settings: they replace the condition that a record brings, where its source can't be changed."""
 
 from collections.abc import Collection, Mapping
 from datetime import timedelta

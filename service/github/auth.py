@@ -1,4 +1,4 @@
-"""What GitHub is asked with: a token from the configuration, or one that a GitHub App gets for its installation.
+"""Credentials for GitHub: a token from the configuration, or one that a GitHub App gets for its installation.
 
 A token that was refused is not used again; another is looked for now and then.
 """

@@ -1,4 +1,4 @@
-"""What callers have spent of GitHub's quota, and what they may: tallies that nest, over all tasks within them."""
+"""Tallies of GitHub requests and quota points: what callers have spent, and what they may. They nest, across tasks."""
 
 import math
 from collections import Counter

@@ -31,9 +31,9 @@ _FIRST_PAUSE, _MAX_PAUSE = 10.0, 360.0
 _GRACE = 6.0
 _CHANGE_DEADLINE = 30.0  # a change that takes longer to measure holds up the schedule
 _MAX_REASON = 1_000  # characters
-_MANY_SAMPLES = 1_000
+_MANY_SAMPLES = 1_000  # of more (and checks) the CPU work is done in a thread
 _SUPERSEDED = "this replica was taken for dead meanwhile: another one ended the run, and nothing of it is kept"
-_MAX_HELD = 50_000
+_MAX_HELD = 50_000  # samples of ended runs that wait in memory for a shared store
 _STORE_PAUSE = 1.0  # seconds until a store that is away is asked again
 
 # What ends a run from outside says nothing about its collector.
@@ -73,6 +73,7 @@ class RunHandle:
         self.after = ()
 
     def fail(self, reason: str, outcome: Outcome) -> None:
+        """Gives the run its outcome and the one reason for it."""
         self.run = replace(self.run, outcome=outcome, errors=(PartialFailure(reason),))
 
     @contextmanager

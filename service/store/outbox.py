@@ -121,7 +121,7 @@ class Outbox:
         return await self._database.write(lambda connection: connection.execute(lost, me).rowcount > 0)
 
     async def settle(self, chunks: Sequence[Chunk], status: DeliveryStatus, reason: str = "") -> None:
-        """Ends the way of chunks. One that is settled already stays so."""
+        """Gives chunks their final status. One that is settled already stays so."""
         await self._change(chunks, self._settled(status, reason))
 
     async def refuse(self, chunks: Sequence[Chunk]) -> None:
@@ -135,7 +135,7 @@ class Outbox:
             await self._split(chunks[0], points[:half], points[half:], values, {})
 
     async def drop(self, chunk: Chunk, places: Collection[int], status: DeliveryStatus, reason: str) -> Chunk | None:
-        """Ends the way of the points at ``places`` of a claimed chunk. What is left to send, None where nothing is."""
+        """Settles the points at ``places`` of a claimed chunk. Returns what is left to send, None where nothing is."""
         rest = [point for place, point in enumerate(chunk.points) if place not in places]
         gone = [point for place, point in enumerate(chunk.points) if place in places]
         if not rest:

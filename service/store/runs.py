@@ -182,8 +182,8 @@ class Runs:
         return found[0] if found else None
 
     async def latest(self, collector: str | None = None) -> dict[str, Run]:
-        """The last run of each collector (or of this one), active or ended. Here and in the next two none by webhook:
-        it says nothing of a collector's health."""
+        """The last run of each collector (or of this one), active or ended. Here and in the next two methods runs by
+        webhook are left out: they say nothing of a collector's health."""
         return await self._newest(sa.true(), collector)
 
     async def last_successes(self, collector: str | None = None) -> dict[str, datetime]:

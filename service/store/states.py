@@ -1,4 +1,4 @@
-"""What collectors want to know next time, and snapshots that were pushed to them."""
+"""Collector state with its revisions, from one run to the next; and snapshots that were pushed to a collector."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

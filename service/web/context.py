@@ -1,4 +1,4 @@
-"""The daemon as the web sees and changes it, and what is made for one caller and serves all who ask within a second."""
+"""``AppContext``: the daemon as the web sees and changes it. ``Cache``: one answer for all who ask within a second."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field

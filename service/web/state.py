@@ -1,4 +1,4 @@
-"""The daemon at a glance: what the probes answer, and what stands at the top of the page and in /api/v1/state."""
+"""Health and state of the daemon: the answers of the probes, /api/v1/state, and what stands at the top of each page."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta

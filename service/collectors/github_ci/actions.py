@@ -1,4 +1,4 @@
-"""GitHub Actions as it is asked: its lists page by page, and questions in the order of their worth.
+"""Requests to GitHub Actions: its lists page by page, and questions in the order of their worth.
 
 Filtered lists come from a search index that lags, so they are no substitute for the list of all runs.
 """

@@ -26,12 +26,12 @@ from service.domain.runs import CollectResult, PartialFailure
 from service.github.client import Github
 from service.github.usage import Usage, count_usage
 
-CYCLE_POINTS = 248
+CYCLE_POINTS = 248  # a bound for the worst cycle: docs/decisions/0006-what-a-cycle-of-ci-may-cost.md
 # Of a steady cycle of a usual repository: 300 runs a day, any number of workflows.
 _STEADY_REQUESTS, _STEADY_POINTS, _USUAL_PAGES = 10, 8, 4
 _BACKLOG = 30  # runs to be looked into; more than these are no steady state
 _LATE = timedelta(hours=1)
-_MISSED_AFTER = timedelta(minutes=2)
+_MISSED_AFTER = timedelta(minutes=2)  # after its end: so long a delivery may be under way
 
 
 class Stored(NamedTuple):
