@@ -60,7 +60,7 @@ CollectorName = Annotated[
 ]
 MetricPrefix = Annotated[
     str,
-    fields.matching(r"([A-Za-z][\w.]{0,48}[._])?", 'must be a word with . or _ behind it; "" sends nothing'),
+    fields.matching(r"([A-Za-z][A-Za-z0-9_.]{0,48}[._])?", 'must be a word with . or _ behind it; "" sends nothing'),
 ]
 TagName = Annotated[str, AfterValidator(fields.check_tag_name)]
 TagValue = Annotated[str, fields.matching(r"(?s).{1,200}", "a tag's value has 1 to 200 characters")]

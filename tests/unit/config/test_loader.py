@@ -327,6 +327,7 @@ class TestMistakes:
             ),
             ("datadog: {api_key: '\"abc\"'}", "stands in quotes"),
             ("store: {max_bytes: many}", "must be a size such as 256MiB"),
+            ("shadow_prefix: schätten.", "must be a word with . or _ behind it"),
             ("datadog: {url: proxy:8080}", "must be an absolute address"),
             ("datadog: {url: 'https://h/?x=1'}", "without a user name, query or fragment"),
             ("datadog: {url: 'https://h:99999'}", "must be an absolute address"),
