@@ -103,7 +103,7 @@ async def test_a_metric_that_another_package_declares_brings_its_unit_and_meanin
     package = tmp_path / "packages" / "acme_boards-1.0.dist-info"
     package.mkdir(parents=True)
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-boards\nVersion: 1.0\n")
-    (package / "entry_points.txt").write_text("[infra_health.collectors]\nqueue = acme_boards:Queue\n")
+    (package / "entry_points.txt").write_text("[infra_health.collectors]\nacme_boards = acme_boards:Queue\n")
     (package.parent / "acme_boards.py").write_text(
         "from service.config.settings import CollectorSettings\n"
         "from service.domain.samples import Metric\n"
@@ -114,7 +114,7 @@ async def test_a_metric_that_another_package_declares_brings_its_unit_and_meanin
     )
     monkeypatch.syspath_prepend(package.parent)
     await store_run(tmp_path, "queue", measured("metta.queue.depth"), measured("metta.queue.other", check="d"))
-    found, _ = await read(tmp_path, {"queue": {"type": "queue", "schedule": "* * * * *"}})
+    found, _ = await read(tmp_path, {"queue": {"type": "acme_boards", "schedule": "* * * * *"}})
     known = {each.metric.name: (each.metric.unit, each.metric.help) for each in found.checks}
     assert known == {"metta.queue.depth": ("job", "Jobs that wait"), "metta.queue.other": ("", "")}
 

@@ -22,6 +22,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (info / "entry_points.txt").write_text(f"[infra_health.collectors]\n{points}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "acme_broken", raising=False)
+    load_type.cache_clear()  # of types that other tests installed under the same names
     return tmp_path
 
 
