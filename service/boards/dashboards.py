@@ -9,7 +9,7 @@ from service.boards.catalogue import Catalogue, CheckPanel, group_tags
 from service.boards.widgets import NONE_IS_GOOD, PASS, UNKNOWN, Colours, Widget, query
 from service.domain.alerts import escape_markdown
 from service.domain.checks import CHECK_AGE, CHECK_METRICS, CHECK_STATE, CHECK_VALUE
-from service.domain.samples import Metric, normalize_tag
+from service.domain.samples import Metric, normalize_tag_value
 from service.pipeline.job import DURATION, POINTS_LOST, SAMPLES, SUCCESS_AGE, UP
 
 # A free layout has no fixed size: TV mode stretches it to the screen, so what counts is 16:9. Its units are some 12
@@ -190,7 +190,7 @@ def _board(
     layout: str = "ordered",
 ) -> dict[str, Any]:
     # The environment of this installation, everything of the others.
-    defaults = {"env": normalize_tag("env", catalogue.env).removeprefix("env:")}
+    defaults = {"env": normalize_tag_value("env", catalogue.env)}
     return {
         "title": f"Infra health{about}{catalogue.place}",
         "description": description,

@@ -16,7 +16,7 @@ from service.boards.fingerprint import describe_changes, fingerprint, keys_of, o
 from service.boards.monitors import build_monitors
 from service.datadog.api import DatadogApi, NotFound
 from service.domain.errors import HealthError, Rejected, Unauthorized, Unavailable
-from service.domain.samples import normalize_tag
+from service.domain.samples import normalize_tag_value
 
 Content = dict[str, Any]
 
@@ -101,7 +101,7 @@ def render(desired: Iterable[Resource], env: str) -> dict[str, list[Content]]:
     found: dict[str, list[Content]] = {}
     for each in desired:
         name = {"metric": each.key} if each.kind == "metadata" else {}
-        found.setdefault(each.kind, []).append(name | _mark(each, normalize_tag("env", env).removeprefix("env:")))
+        found.setdefault(each.kind, []).append(name | _mark(each, normalize_tag_value("env", env)))
     return found
 
 
@@ -129,7 +129,7 @@ class Sync:
     def __init__(self, api: DatadogApi, env: str) -> None:
         self.notes: list[str] = []
         self._api = api
-        self._env = normalize_tag("env", env).removeprefix("env:")
+        self._env = normalize_tag_value("env", env)
 
     def diff(self, desired: Sequence[Resource], words: Sequence[str] = (), *, force: bool = False) -> list[Difference]:
         """A difference for each that is desired and each of ours that nobody wants any more. Raises HealthError."""

@@ -105,9 +105,8 @@ def _locate(node: yaml.Node, path: Keys, places: dict[Keys, Place], title: str) 
 
 def _explain(error: yaml.MarkedYAMLError) -> str:
     """Where and why the text is no YAML; without the names that the parser tells, which could be a secret."""
-    is_scanning = str(error.context or "").startswith(
-        "while scanning a"
-    )  # from where on; else what is in the way counts
+    # Of what is being scanned its beginning counts, else what is in the way.
+    is_scanning = str(error.context or "").startswith("while scanning a")
     mark = (error.context_mark if is_scanning else None) or error.problem_mark or error.context_mark
     what = re.sub("['\"].*['\"]", "...", str(error.problem))
     if "given twice" not in what:

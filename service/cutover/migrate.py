@@ -261,7 +261,7 @@ def _choose_name(name: str, cronjob: str, stanzas: Iterable[Stanza]) -> str:
     """Two CronJobs of one collector (two repositories) become two: the later one by its CronJob's name."""
     taken = [stanza.name for stanza in stanzas]
     name = re.sub("[^a-z0-9]+", "-", (f"{name}-{cronjob}" if name in taken else name).lower())[:48].strip("-")
-    return f"{name}-{len(taken)}" if name in taken else name
+    return next(each for each in (name, *(f"{name}-{number}" for number in range(2, 999))) if each not in taken)
 
 
 def _take(item: dict[str, Any], path: str) -> dict[str, Any]:

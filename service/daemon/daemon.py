@@ -20,17 +20,19 @@ from service.config.masking import mask
 from service.config.settings import Settings, differences, secret_values
 from service.daemon import maintenance
 from service.daemon.series import find_collisions
+from service.daemon.webhook_runs import WebhookRuns
 from service.daemon.wiring import Wiring, open_wiring, read_pushes
-from service.domain.errors import ConfigError, Unavailable
+from service.domain.errors import ConfigError, Draining, Unavailable
 from service.domain.runs import Actor, AuditEntry, Cause, Mode, Outcome, Run
 from service.pipeline.heartbeat import Heartbeat
 from service.pipeline.job import Job
 from service.pipeline.notifier import Notifier
 from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Scheduler
-from service.web.app import create_app, serve
+from service.web.app import create_app
 from service.web.context import AppContext
 from service.web.schemas import Info
+from service.web.server import serve
 
 log = structlog.get_logger(__name__)
 
@@ -68,7 +70,7 @@ async def run_daemon(load: Loader, loaded: Loaded, environ: Mapping[str, str], a
                     if each == signal.SIGHUP:
                         await daemon.reload()
                     elif each == signal.SIGUSR1:
-                        await daemon.trigger_all()
+                        tasks.start_soon(daemon.trigger_all)  # it may wait for runs by webhook; signals must not
                     else:
                         break
                 tasks.start_soon(daemon.watch_second_signal, signals)
@@ -113,7 +115,7 @@ class Daemon:
             on_end=self._run_ended,
         )
         self._scheduler = Scheduler(runner, store, clock, tasks)
-        self._webhook_runs = maintenance.WebhookRuns(clients.deliveries, self._scheduler, clock)
+        self._webhook_runs = WebhookRuns(clients.deliveries, self._scheduler, clock)
         jobs, interval = (lambda: self._scheduler.jobs), settings.datadog.heartbeat
         self._heartbeat = Heartbeat(jobs, store, clock, interval, self._forwarder.notify)
         page_url = settings.http.public_url
@@ -210,7 +212,8 @@ class Daemon:
     async def trigger_all(self) -> None:
         """SIGUSR1: every enabled collector, now."""
         try:
-            await self._scheduler.trigger_all(Cause.SIGNAL, _SIGNAL)
+            with suppress(Draining):
+                await self._scheduler.trigger_all(Cause.SIGNAL, _SIGNAL)
         except Unavailable as error:
             log.error("SIGUSR1 starts no runs: the store is lost", reason=str(error))  # noqa: TRY400 - all said
 

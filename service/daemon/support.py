@@ -295,7 +295,8 @@ def write_bundle(path: Path, files: Mapping[str, str]) -> None:
     root = f"infra-health-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     draft = path.with_name(f".{path.name}.part")
     try:
-        draft.touch(0o600)
+        draft.unlink(missing_ok=True)
+        draft.touch(0o600, exist_ok=False)  # never through somebody else's link
         with ZipFile(draft, "w", ZIP_DEFLATED) as archive:
             for name, text in files.items():
                 archive.writestr(f"{root}/{name}", redact(text))

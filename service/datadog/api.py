@@ -13,7 +13,7 @@ import msgspec
 
 from service.config.clients import certificate_file, proxy_for, refuse_status, suggest_variable
 from service.datadog.intake import find_errors, mask
-from service.domain.errors import ConfigError, HealthError, Rejected, TooLarge, Unauthorized, Unavailable
+from service.domain.errors import ConfigError, HealthError, Rejected, Unauthorized, Unavailable
 
 Json = dict[str, Any]
 
@@ -176,8 +176,6 @@ class DatadogApi:
                 return Unavailable(f"{reason} (a proxy's answer?)") if errors is None else Unauthorized(reason)
             case 404:
                 return NotFound(reason)
-            case 413:
-                return TooLarge(reason)
             case status if status < 400:
                 return Unavailable(reason)
             case status:

@@ -67,9 +67,7 @@ def encode(chunks: Sequence[Chunk], prefix: str = "") -> Payload:
         if excess <= 1:
             return Payload(body, sent[0].kind, sent, chunks[taken:])
         if taken == 1:
-            raise TooLarge(
-                f"{count_points(sent)} points of {len(raw)} bytes, {len(body)} compressed, are no one request"
-            )
+            raise TooLarge(f"one chunk of {len(raw)} bytes, {len(body)} compressed, is more than a request may hold")
         taken = max(1, int(taken / excess * _SPARE))
 
 

@@ -162,6 +162,11 @@ def normalize_tag(name: str, value: str) -> str:
     return text[:MAX_NAME_LENGTH].rstrip("_:")
 
 
+def normalize_tag_value(name: str, value: str) -> str:
+    """The value alone of ``normalize_tag``."""
+    return normalize_tag(name, value).partition(":")[2]
+
+
 @lru_cache(maxsize=4096)
 def normalize_tag_name(name: str) -> str:
     """The tag that Datadog reads where one of this name is sent: ``Workflow name`` is workflow_name, ``env:x`` env."""

@@ -23,6 +23,10 @@ _CANCEL_TIMEOUT = 6.0  # seconds that cancelled runs may take in a drain: the at
 _LOOK = 0.5  # seconds between two looks at a run of another replica
 
 
+# Puts a run on record, and tells whether it may run.
+Begin = Callable[[Job, RunHandle], Awaitable[bool]]
+
+
 class ActiveRuns:
     """``tasks``: where the runs live. ``on_end``: told the collector's name at the end of each of its runs."""
 
@@ -77,11 +81,8 @@ class ActiveRuns:
         self._handles[job.name].append(handle)
         self.start(job, handle)
 
-    def start(
-        self, job: Job, handle: RunHandle, begin: Callable[[Job, RunHandle], Awaitable[bool]] | None = None
-    ) -> None:
-        """Carries the run out in the background. ``begin`` puts it on record, and tells whether it may run; without it
-        it is on record already."""
+    def start(self, job: Job, handle: RunHandle, begin: Begin | None = None) -> None:
+        """Carries the run out in the background. Without ``begin`` it is on record already."""
         self._tasks.start_soon(self._carry_out, job, handle, begin, name=handle.run.id)
 
     async def begin_after(self, job: Job, handle: RunHandle) -> bool:
@@ -109,7 +110,7 @@ class ActiveRuns:
             # Not before the next one may start: its end is on record a moment earlier.
             return handle.run if handle.done.is_set() and handle.run.ended else None
         run = await self._store.runs.run(run_id)
-        if run and not run.ended and self._store.owner:  # it may be another replica's
+        if run is None or not run.ended:  # it may be another replica's
             await self._clock.sleep(seconds)
             run = await self._store.runs.run(run_id)
         return run if run and run.ended else None
@@ -141,9 +142,7 @@ class ActiveRuns:
     def _find(self, run_id: str) -> RunHandle | None:
         return next((each for each in self.handles() if each.run.id == run_id), None)
 
-    async def _carry_out(
-        self, job: Job, handle: RunHandle, begin: Callable[[Job, RunHandle], Awaitable[bool]] | None
-    ) -> None:
+    async def _carry_out(self, job: Job, handle: RunHandle, begin: Begin | None) -> None:
         """The run to its end."""
         try:
             if begin is None or await begin(job, handle):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 
+import anyio
 import anyio.to_thread
 import structlog
 
@@ -34,6 +35,7 @@ class Heartbeat:
         self._clock = clock
         self._interval = interval.total_seconds()
         self._on_stored = on_stored
+        self._threads = anyio.CapacityLimiter(1)
 
     async def run(self) -> None:
         """Every ``interval``, until cancelled."""
@@ -55,12 +57,16 @@ class Heartbeat:
         now = self._clock.now()
         age = {SUCCESS_AGE: max(0.0, (now - last_success).total_seconds())} if last_success else {}
         checks = await self._store.checks.read(job.name)
-        samples = own_samples(job, age, now) + await make_series(job, checks, now, with_age=not is_paused)
+        samples = own_samples(job, age, now) + await make_series(
+            job, checks, now, self._threads, with_age=not is_paused
+        )
         if samples:
             await self._store.outbox.put(job.name, samples)
 
 
-async def make_series(job: Job, checks: Sequence[Check], now: datetime, *, with_age: bool = True) -> list[Sample]:
-    """The stable series of these checks, of which there may be many."""
+async def make_series(
+    job: Job, checks: Sequence[Check], now: datetime, threads: anyio.CapacityLimiter, *, with_age: bool = True
+) -> list[Sample]:
+    """The stable series of these checks, of which there may be many. ``threads``: no collector hangs in them."""
     work = partial(to_samples, checks, now, job.settings.max_age, job.check_tags, with_age=with_age)
-    return await anyio.to_thread.run_sync(work)
+    return await anyio.to_thread.run_sync(work, limiter=threads)

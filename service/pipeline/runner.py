@@ -263,7 +263,7 @@ class Runner:
         self._log_end(handle.run, len(enriched.samples))
         with suppress(Unavailable):  # what counts is stored
             if enriched.late:
-                await self._store.outbox.put(job.name, await make_series(job, enriched.late, now))
+                await self._store.outbox.put(job.name, await make_series(job, enriched.late, now, self._threads))
                 self._on_stored()
             await self._store.runs.save_log(run.id, buffer.run_lines(run.id))
 

@@ -145,8 +145,8 @@ class Scheduler:
             self._skipped[name], at = slot, slot.isoformat()
             log.warning("a slot was missed by more than its starting deadline", collector=name, slot=at)
             return
-        elsewhere = any(run.collector == name and run.mode is self.mode for run in self.elsewhere)
-        if job.forbids and (elsewhere or self.active.of(name)):
+        elsewhere = (run for run in self.elsewhere if run.collector == name and run.mode is self.mode)
+        if job.forbids and (self.active.of(name) or any(elsewhere)):
             return  # tried again when the run ends
         if job.waits_for:
             self._skipped[name] = slot

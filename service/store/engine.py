@@ -192,19 +192,18 @@ def upgrade(connection: sa.Connection, where: str) -> None:
         create(connection)
     if revision in (None, tables.REVISION):  # the latter by another replica that starts at the same time
         return
+    from alembic import command
     from alembic.config import Config
-    from alembic.runtime.environment import EnvironmentContext
     from alembic.script import ScriptDirectory
 
-    script = ScriptDirectory(MIGRATIONS, version_locations=[MIGRATIONS])
-    if revision not in {version.revision for version in script.walk_revisions()}:
+    if revision not in {version.revision for version in ScriptDirectory(MIGRATIONS).walk_revisions()}:
         raise ConfigError(
             f"{where} was written by a newer infra-health (schema {revision}, this one knows {tables.REVISION}): run "
             "that version again, or give this one a store of its own"
         )
-    with EnvironmentContext(Config(), script, fn=lambda current, _: script._upgrade_revs("head", current)) as context:
-        context.configure(connection=connection)
-        context.run_migrations()
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    command.upgrade(config, "head")
 
 
 def read_revision(connection: sa.Connection) -> str | None:

@@ -24,7 +24,7 @@ from service.domain.samples import Evidence, Kind, Status
 
 T = TypeVar("T")
 
-VERSION_TABLE, REVISION = "alembic_version", "0002"  # the version in migrations that has these tables
+VERSION_TABLE, REVISION = "alembic_version", "0002"  # the version in migrations/versions that has these tables
 
 _STEP = 500  # rows that are copied at a time
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -21,7 +21,7 @@ from service.web.problems import Problem
 _OWN, _SWAGGER = Path(__file__).parent / "static", Path(fastapi_offline.__file__).parent / "static"
 # Swagger's style has images (a clipboard, an arrow) inline, which the pages' policy does not allow.
 _INLINE_IMAGE = re.compile(r'url\((?:"data:(?:[^"\\]|\\.)*"|data:[^)]*)\)')
-_TEXT = re.compile(r"text/|application/(.+\+)?json|application/openmetrics-text")
+_TEXT = re.compile(r"text/|application/(.+\+)?json")
 _GZIP = re.compile(r"(?i)(?:^|,)\s*(?:x-)?gzip\s*(?:,|$|;\s*q=(?!0(?:\.0*)?\s*(?:,|$)))")
 _SHORTEST = 1024  # bytes that are worth packing
 _AT_ONCE = 16 * 1024  # bytes that take no millisecond

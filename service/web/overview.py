@@ -19,11 +19,11 @@ from service.domain.runs import Pause, Run
 from service.domain.samples import Metric, Status
 from service.pipeline.job import Job
 from service.store import Replica
-from service.web import state as states
+from service.web import health
 from service.web.context import OVERVIEW, AppContext
 from service.web.formats import RUNNING, describe_schedule, explain, summarize, tone
+from service.web.health import HealthCheck, State
 from service.web.schemas import RunView
-from service.web.state import HealthCheck, State
 
 _MAX_ACTIVE = 20
 
@@ -158,7 +158,7 @@ async def read_overview(context: AppContext) -> Overview:
         facts = await _read_facts(context)
         replicas = await context.store.replicas.list() if context.store.replicas else []
         found = await context.store.checks.read_all(list(jobs))
-        warnings = [check for check in (await states.check_readiness(context)).checks if check.status != "ok"]
+        warnings = [check for check in (await health.check_readiness(context)).checks if check.status != "ok"]
 
         def work() -> Overview:
             collectors = {name: _view(context, job, facts) for name, job in jobs.items()}
@@ -273,21 +273,21 @@ def _sum_up(
     state = State(
         now=now,
         mode=context.scheduler.mode,
-        collectors=states.CollectorCounts(
+        collectors=health.CollectorCounts(
             total=len(views),
             failing=sum(each.is_failing for each in views),
             running=sum(each.running is not None for each in views),
             paused=sum(each.paused for each in views),
         ),
-        checks=states.CheckCounts(
+        checks=health.CheckCounts(
             passing=statuses[Status.PASS], failing=statuses[Status.FAIL], unknown=statuses[Status.UNKNOWN]
         ),
         active=sorted(chain.from_iterable(facts.active.values()))[:_MAX_ACTIVE],
-        next_run=states.NextRun(collector=coming[1], at=coming[0]) if coming else None,
-        delivery=states.view_delivery(context),
-        quota=[states.forecast(*each, now) for each in context.github.quota.items()],
-        webhooks=states.view_webhooks(context),
-        replicas=[states.ReplicaView.model_validate(each) for each in replicas],
+        next_run=health.NextRun(collector=coming[1], at=coming[0]) if coming else None,
+        delivery=health.view_delivery(context),
+        quota=[health.forecast(*each, now) for each in context.github.quota.items()],
+        webhooks=health.view_webhooks(context),
+        replicas=[health.ReplicaView.model_validate(each) for each in replicas],
         warnings=warnings,
     )
     # Not with the clock, nor with how far a quota has run down and how much was delivered.

@@ -15,15 +15,15 @@ from pydantic import AwareDatetime, BeforeValidator, JsonValue, ValidationError
 from service.collectors.github_ci.weekly_runs import Order
 from service.domain.errors import Unavailable
 from service.domain.runs import Actor, Cause, Outcome, Run
-from service.web import overview, prometheus, schemas
+from service.web import schemas
 from service.web.board import read_history
 from service.web.context import AppContext
-from service.web.overview import find_job, read_checks, read_collector, read_overview
+from service.web.health import Health, State, check_life, check_readiness
+from service.web.overview import CurrentCheck, find_job, read_checks, read_collector, read_overview, read_week
 from service.web.problems import MEDIA_TYPE, Problem, invalid, unknown_run
-from service.web.prometheus import write_metrics
+from service.web.prometheus import METRICS_TYPE, write_metrics
 from service.web.runs import Samples, read_run, read_run_log, view_runs
 from service.web.schemas import API, CheckHistoryView, CollectorView, Log, Reason, RunView, Triggered, run_address
-from service.web.state import Health, State, check_life, check_readiness
 
 _MAX_ACTOR = _MAX_KEY = 200  # characters
 _LOOK = 1.0  # seconds between two looks whether a waiting caller is still there
@@ -146,7 +146,7 @@ async def metrics(context: ContextDep) -> Response:
         # Thousands of lines take longer than the loop may stand still.
         return await anyio.to_thread.run_sync(write_metrics, context, known, limiter=context.threads)
 
-    return Response(await context.cache.get("metrics", make), headers={"content-type": prometheus.MEDIA_TYPE})
+    return Response(await context.cache.get("metrics", make), headers={"content-type": METRICS_TYPE})
 
 
 @guarded.get("/version")
@@ -208,7 +208,7 @@ async def workflows(
     limit: PageLimit = 100,
 ) -> Response:
     """The last seven days of the workflows that it reads: runs, failures, durations, re-runs; the worst first"""
-    weeks, found = await overview.read_week(context, name, by)
+    weeks, found = await read_week(context, name, by)
     shown, following = found[offset : offset + limit], _next_page(request, offset, limit, len(found))
     return await _respond(
         context, schemas.Workflows, repositories=weeks, workflows=shown, total=len(found), next=following
@@ -239,7 +239,7 @@ async def _find_checks(
     return await _respond(context, schemas.Checks, checks=shown, total=len(found), next=following)
 
 
-def _is_named(current: overview.CurrentCheck, name: str) -> bool:
+def _is_named(current: CurrentCheck, name: str) -> bool:
     """Whether ``name`` means this check: its metric, the last parts of that, or the check's own name."""
     metric, tags = current.check.metric, current.check.tags
     return name in (metric, tags.get("check")) or metric.endswith(f".{name}")

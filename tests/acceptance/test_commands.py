@@ -378,10 +378,13 @@ def test_a_flare_holds_what_helps_and_no_secret(here: Place, daemon: Daemon) -> 
 
 
 def test_a_flare_needs_no_daemon(here: Place) -> None:
+    (foreign := here.folder / "foreign").write_text("kept")
+    (here.folder / ".alone.zip.part").symlink_to(foreign)  # of somebody else in a common directory
     done = here.run("flare", "alone.zip", "--url", "http://127.0.0.1:9")
     assert done.returncode == 0, done.stderr
     assert "no infra-health daemon answers" in done.stderr
     assert "settings.json" in unpack(here.folder / "alone.zip")
+    assert foreign.read_text() == "kept"
     assert here.ask("flare", "bundle.rar").exit_code == 2
 
 

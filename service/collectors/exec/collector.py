@@ -131,9 +131,8 @@ class Exec:
 
     def _read(self, body: bytes, before: State, now: datetime) -> tuple[CollectResult, State]:
         settings, counters, form = self._settings, before.counters, self._settings.format
-        selection = Selection(
-            *(self._origin, now, settings.max_age, before.sent), *(settings.expect, settings.thresholds)
-        )
+        expect, thresholds = settings.expect, settings.thresholds
+        selection = Selection(self._origin, now, settings.max_age, before.sent, expect, thresholds)
         records: Iterable[Item | BadRecord]
         is_json = body.lstrip()[:1] in (b"[", b"{") or body.startswith(GZIP_MAGIC)
         if form == "json" or (form == "auto" and is_json):

@@ -150,10 +150,8 @@ class Snapshot:
         settings = self._settings
         before = self._state = await self._context.state.read_struct(STATE, State, self._state)
         pushes = await self._find_pushes()
-        selection = Selection(
-            *(ORIGINS[settings.category], now, settings.max_age, before.sent),
-            *(settings.expect, settings.thresholds),
-        )
+        origin, expect, thresholds = ORIGINS[settings.category], settings.expect, settings.thresholds
+        selection = Selection(origin, now, settings.max_age, before.sent, expect, thresholds)
         # Of the pushes that no run has read none may be lost: a count is in one of them only.
         queue = [self._unpack(push, now) for push in pushes if not push.is_read]
         is_whole = False

@@ -48,7 +48,7 @@ def test_a_store_of_each_released_version_comes_to_the_tables_of_a_new_one(tmp_p
 
 
 def test_the_tables_of_each_version_are_among_the_payloads() -> None:
-    script = ScriptDirectory(MIGRATIONS, version_locations=[MIGRATIONS])
+    script = ScriptDirectory(MIGRATIONS)
     assert script.get_current_head() == tables.REVISION
     assert {version.revision for version in script.walk_revisions()} == {path.stem for path in SCHEMAS}
 

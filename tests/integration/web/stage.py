@@ -26,9 +26,10 @@ from service.pipeline.job import Job
 from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Scheduler
 from service.store import Store
-from service.web.app import create_app, serve
+from service.web.app import create_app
 from service.web.context import AppContext
 from service.web.schemas import Info
+from service.web.server import serve
 
 START = datetime(2026, 3, 4, 5, 0, 0, tzinfo=UTC)
 TOKEN = "open sesame"

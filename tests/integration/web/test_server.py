@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from service.domain.errors import ConfigError
-from service.web import app as server
-from service.web.app import bind
+from service.web import server
+from service.web.server import bind
 from tests.integration.web.stage import Stage, received, served
 
 HALF_A_REQUEST = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Slow: "

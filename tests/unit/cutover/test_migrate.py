@@ -197,3 +197,11 @@ def test_what_is_no_rendered_manifest_is_refused_with_the_remedy(tmp_path: Path,
     assert reason in answer.stderr
     assert "`helmfile template | infra-health migrate -`" in answer.stderr
     assert migrate("*/5 * * * * collect ci --push").exit_code == 78, "a crontab line is no file"
+
+
+def test_no_cronjob_takes_the_stanza_of_another_whatever_their_names() -> None:
+    names = ("a", "b-4", "b", "b", "b")
+    jobs = [cronjob(name, "collect", "ci", "--push") for name in names]
+    answer = migrate("-", "--json", stdin=yaml.safe_dump_all(jobs))
+    stanzas = yaml.safe_load(json.loads(answer.stdout)["config"])["collectors"]
+    assert len(stanzas) == len(names), list(stanzas)

@@ -169,6 +169,20 @@ async def test_a_run_after_a_push_begins_when_the_active_one_has_ended_and_other
         assert (await it.scheduler.trigger_after("ci", Cause.PUSH, HERE)).id not in (first.id, waiting.id)
 
 
+async def test_who_waits_for_a_run_that_nobody_carries_out_waits_without_asking_again_and_again() -> None:
+    async with staged() as it, anyio.create_task_group() as tasks:
+        answers: list[Run | None] = []
+
+        async def wait() -> None:
+            answers.append(await it.scheduler.active.wait("ci-lost", 30))
+
+        tasks.start_soon(wait)
+        await it.clock.advance(29)
+        assert answers == []
+        await it.clock.advance(1)
+        assert answers == [None]
+
+
 async def test_a_run_that_is_cancelled_while_it_waits_is_on_record_as_cancelled() -> None:
     gate = Gate()
     async with staged(make_job(gate)) as it:

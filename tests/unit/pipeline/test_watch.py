@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from service.collectors.github_ci.deliveries import Deliveries
-from service.daemon.maintenance import WebhookRuns
+from service.daemon.webhook_runs import WebhookRuns
 from service.domain.errors import Unavailable
 from service.domain.runs import CollectResult
 from service.domain.samples import Metric
