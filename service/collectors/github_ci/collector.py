@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 import anyio
-import anyio.to_thread
 import msgspec
 import structlog
 
@@ -19,7 +18,7 @@ from service.collectors.github_ci.deliveries import Deliveries
 from service.collectors.github_ci.pull_requests import is_branch, is_label
 from service.collectors.github_ci.repository import CYCLE_POINTS, RepositoryCycle, Stored
 from service.collectors.github_ci.settings import LABELS, LISTS, GithubCiSettings
-from service.collectors.github_ci.state import begin, decode, encode
+from service.collectors.github_ci.state import decode, encode
 from service.collectors.github_ci.workflows import WorkflowLists, describe_missing
 from service.collectors.registry import Context
 from service.domain import cron
@@ -70,7 +69,6 @@ class GithubCi:
         self._schedule = cron.parse(settings.schedule)
         self._asked = {metric for metric, _ in catalogue.expected_checks(settings)}
         self.repositories, self.watch = settings.all_repositories, settings.watch_interval
-        self._seen: dict[str, set[tuple[int, int]]] = {}  # what ended on the watched page
         self._notes: list[str] = []
 
     def asks_for(self, check: Check) -> bool:
@@ -117,25 +115,12 @@ class GithubCi:
             except HealthError as error:
                 failure = error
                 continue
-            seen = self._seen.get(repo, set())
-            self._deliveries.add_watched(self._name, repo, [run for run in ended if (run.id, run.attempt) not in seen])
-            self._seen[repo] = {(run.id, run.attempt) for run in ended}
+            self._deliveries.add_watched(self._name, repo, ended)
         if failure:
             raise failure
 
     async def has_changes(self, now: datetime) -> bool:
-        """Whether deliveries brought facts that no stored state has, of a repository that was polled before."""
-        for repo in self.repositories:
-            if self._deliveries.has_news(self._name, repo):
-                stored = await self._state.read(repo)
-                state = await anyio.to_thread.run_sync(begin, stored, repo, self._settings.branch, now)
-                if state.is_cold:
-                    continue  # the facts wait for the first poll
-                facts = self._deliveries.facts(self._name, repo)
-                if not all(state.knows(fact, now) for fact in facts):
-                    return True
-                self._deliveries.settle(self._name, repo, facts)
-        return False
+        return self._deliveries.has_news(self._name)
 
     async def collect_changes(self, now: datetime) -> CollectResult:
         """Samples as of ``now`` from deliveries, for few points; the next poll measures the rest."""
@@ -145,7 +130,6 @@ class GithubCi:
                 if facts := self._deliveries.facts(self._name, repo):
                     cycle = self._cycle(repo, Usage(0), now)
                     result = await cycle.collect_changes(await self._read(repo), facts, usage)
-                    self._deliveries.settle(self._name, repo, cycle.known_facts)
                     if result:
                         results[repo] = result
         return self._join(results, {})
@@ -201,7 +185,6 @@ class GithubCi:
     async def _poll(self, repo: str, cycle: RepositoryCycle) -> CollectResult:
         stored, facts = await self._read(repo), self._deliveries.facts(self._name, repo)
         result = await cycle.collect(stored, facts, self._deliveries.delivering_since(repo))
-        self._deliveries.settle(self._name, repo, cycle.known_facts)
         self._deliveries.report_missed(repo, cycle.missed)
         return result
 

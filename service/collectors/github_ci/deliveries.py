@@ -1,13 +1,14 @@
-"""Completed runs from webhooks and watched pages (facts): kept until a stored state has them.
+"""Completed runs from webhooks and watched pages (facts), in memory alone: what a restart loses, the next poll finds.
 
-They are in memory alone: what a restart loses, the next poll finds. A delivery is the datum, not only a bell:
-``workflow_run`` has the shape of REST's run. https://docs.github.com/webhooks/webhook-events-and-payloads#workflow_run
+A delivery is the datum, not only a bell: ``workflow_run`` has the shape of REST's run. A fact is kept for some hours
+and merged by every run: one whose state was not stored loses none, and what is known already changes nothing.
+https://docs.github.com/webhooks/webhook-events-and-payloads#workflow_run
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 import anyio
 import msgspec
@@ -17,12 +18,14 @@ from service.collectors.github_ci.models import Named, Run
 
 MAX_FACTS = 10_000
 FIRST_DELAY, INTERVAL = 2.0, 10.0  # seconds: what comes within the first is one run; more of them are so far apart
+_KEPT = timedelta(hours=3)  # after the end; what is told later than that, a poll has found
 _EVENTS = ("workflow_run", "ping")  # others come from anybody who may deliver: labels must stay few
 _SIGNED = frozenset({"taken", "ping", "ignored", "invalid"})
 _IDLE = 3600.0
 _NUMBERS = range(1, 2**63)  # what a state can keep: one that it can't would fail each run until it is forgotten
 
 _Attempt = tuple[int, int]  # a run's id and an attempt's number
+_Key = tuple[str, str]  # a collector, and a repository in lower case
 
 
 class InvalidDelivery(Exception):
@@ -36,7 +39,7 @@ class DeliverySummary:
     ``by_result``: since the start, by event and result (``taken``, ``ping``, ``ignored``, ``invalid``, ``unsigned``).
     ``last_at``, ``today``: of those that GitHub had signed.
     ``missed``: ended runs that a poll found first, more than two minutes after their end; since the start.
-    ``dropped``: facts that gave way to newer ones, because 10,000 were kept. ``waiting``: facts that no run used yet.
+    ``waiting``: facts that no run used yet; ``dropped``: those that gave way to newer ones, because 10,000 were kept.
     """
 
     last_at: datetime | None
@@ -46,12 +49,6 @@ class DeliverySummary:
     missed: int
     dropped: int
     waiting: int
-
-
-@dataclass(slots=True)
-class _Fact:
-    run: Run
-    is_used: bool = False
 
 
 class Deliveries:
@@ -64,8 +61,8 @@ class Deliveries:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._collectors: dict[str, list[str]] = {}  # by repository, in lower case
-        self._facts: dict[tuple[str, str], dict[_Attempt, _Fact]] = {}
-        self._count = 0
+        self._facts: dict[_Key, dict[_Attempt, Run]] = {}
+        self._unused: dict[_Key, set[_Attempt]] = defaultdict(set)
         self._delivering_since: dict[str, datetime] = {}  # by repository: when its first delivery came
         self._due: dict[str, float] = {}
         self._last_due: dict[str, float] = {}
@@ -105,7 +102,7 @@ class Deliveries:
             by_result=dict(self._by_result),
             missed=self._missed,
             dropped=self._dropped,
-            waiting=sum(not fact.is_used for facts in self._facts.values() for fact in facts.values()),
+            waiting=sum(map(len, self._unused.values())),
         )
 
     # The daemon's part
@@ -116,9 +113,9 @@ class Deliveries:
         for collector, repos in repositories.items():
             for repo in repos:
                 self._collectors.setdefault(repo.lower(), []).append(collector)
-        kept = [key for key in self._facts if key[0] in self._collectors.get(key[1], ())]
-        self._facts = {key: self._facts[key] for key in kept}
-        self._count = sum(map(len, self._facts.values()))
+        for key in [key for key in self._facts if key[0] not in self._collectors.get(key[1], ())]:
+            del self._facts[key]
+            self._unused.pop(key, None)
 
     async def next_due(self) -> str:
         """Waits for a collector that is to be run because of deliveries, and returns its name."""
@@ -139,28 +136,16 @@ class Deliveries:
         for run in runs:
             self._keep(collector, repo.lower(), run)
 
-    def has_news(self, collector: str, repo: str = "") -> bool:
-        """Whether facts wait that no run has used, of this repository where one is named."""
-        found = (facts for key, facts in self._facts.items() if key == (collector, repo.lower() or key[1]))
-        return any(not fact.is_used for facts in found for fact in facts.values())
+    def has_news(self, collector: str) -> bool:
+        """Whether facts wait that no run has used."""
+        return any(unused for key, unused in self._unused.items() if key[0] == collector)
 
     def facts(self, collector: str, repo: str) -> list[Run]:
-        """All that is known for ``repo``, the oldest first, for a run that is about to use copies of them.
-
-        They stay until a stored state has them: see ``settle``.
-        """
-        facts = self._facts.get((collector, repo.lower()), {}).values()
-        for fact in facts:
-            fact.is_used = True
-        return [fact.run for fact in facts]
-
-    def settle(self, collector: str, repo: str, known: Iterable[Run]) -> None:
-        """The facts ``known`` are in a stored state."""
-        facts = self._facts.get((collector, repo.lower()), {})
-        for run in known:
-            if (fact := facts.get((run.id, run.attempt))) and fact.run.updated <= run.updated:
-                del facts[run.id, run.attempt]
-                self._count -= 1
+        """All that is known for ``repo``, the oldest first, for a run that is about to use copies of them."""
+        key, since = (collector, repo.lower()), self._clock.now() - _KEPT
+        self._facts[key] = {each: run for each, run in self._facts.get(key, {}).items() if run.updated >= since}
+        self._unused.pop(key, None)
+        return list(self._facts[key].values())
 
     def delivering_since(self, repo: str) -> datetime | None:
         """When the first delivery for ``repo`` came, None while there was none: then none is missed."""
@@ -176,17 +161,18 @@ class Deliveries:
         self._missed += len(new)
 
     def _keep(self, collector: str, repo: str, run: Run) -> None:
-        facts = self._facts.setdefault((collector, repo), {})
-        attempt = run.id, run.attempt
-        if (known := facts.get(attempt)) and known.run.updated >= run.updated:
-            return  # delivered again
-        self._count += known is None
-        facts[attempt] = _Fact(run)
-        if self._count > MAX_FACTS:
-            longest = max(self._facts.values(), key=len)
-            del longest[next(iter(longest))]
-            self._count -= 1
-            self._dropped += 1
+        key, attempt = (collector, repo), (run.id, run.attempt)
+        facts = self._facts.setdefault(key, {})
+        if run.updated < self._clock.now() - _KEPT or (attempt in facts and facts[attempt].updated >= run.updated):
+            return  # told too late, or delivered again
+        facts[attempt] = run
+        self._unused[key].add(attempt)
+        if sum(map(len, self._facts.values())) > MAX_FACTS:
+            longest = max(self._facts, key=lambda key: len(self._facts[key]))
+            oldest = next(iter(self._facts[longest]))
+            del self._facts[longest][oldest]
+            self._dropped += oldest in self._unused[longest]
+            self._unused[longest].discard(oldest)
         if collector not in self._due:
             last = self._last_due.get(collector, -INTERVAL)
             self._due[collector] = max(self._clock.monotonic() + FIRST_DELAY, last + INTERVAL)

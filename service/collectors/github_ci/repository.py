@@ -45,7 +45,7 @@ class RepositoryCycle:
     """Collects the metrics of ``repo`` once. ``tags``: more of them on every sample.
 
     ``shared``: what all repositories together may spend on questions. ``notes``: what the operator should know.
-    ``known_facts``: those that the stored state has already. ``missed``: id and attempt of what no delivery brought.
+    ``missed``: id and attempt of what no delivery brought.
     """
 
     def __init__(
@@ -62,7 +62,6 @@ class RepositoryCycle:
         self._actions = Actions(github, repo, settings.branch)
         self._answer = pull_requests.Answer()
         self.notes: list[str] = []
-        self.known_facts: list[Run] = []
         self.missed: list[tuple[int, int]] = []
 
     async def collect(self, stored: Stored, facts: Sequence[Run], delivering_since: datetime | None) -> CollectResult:
@@ -94,7 +93,7 @@ class RepositoryCycle:
         what that leaves unknown is not sent, and no failure: the next poll sends it.
         """
         await anyio.to_thread.run_sync(self._begin, stored, facts)
-        if self._state.is_cold or len(self.known_facts) == len(facts):
+        if self._state.is_cold or not self._measurement.unlisted_attempts:
             return None
         await self._read_workflows()
         for run in self._measurement.runs_with_unknown_attempts:
@@ -110,7 +109,6 @@ class RepositoryCycle:
         self._week = weekly_runs.begin(stored.week, state)
         self._measurement = Measurement(self._settings, self._now, state, self._week, notes=self.notes)
         self._failures = self._measurement.failures
-        self.known_facts = [fact for fact in facts if state.knows(fact, self._now)]
         copies = [replace(fact, earlier={}, cancelled=[], silent=[], overtime=[]) for fact in facts]
         self._measurement.unlisted_attempts += state.merge_facts(fact.normalize(state.branch) for fact in copies)
         return {run.id: run.attempt for run in state.runs.values() if run.has_ended}

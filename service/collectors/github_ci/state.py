@@ -78,33 +78,28 @@ class State(msgspec.Struct, tag_field="version", tag=5):
             self.runs[run.id] = run
 
     def merge_facts(self, facts: Iterable[Run]) -> list[Run]:
-        """Merges completed attempts that deliveries brought, in any order. Returns the ended attempts that later ones
-        took the place of, so that the list does not show them any more."""
-        superseded = []
+        """Merges completed attempts that deliveries brought, in any order. Returns the attempts whose end is new by
+        that, also those that a later one has taken the place of, which no list shows any more."""
+        new = []
         for fact in sorted(facts, key=lambda fact: fact.attempt):
             known = self.runs.get(fact.id)
             if known and fact.attempt < known.attempt:
-                known.earlier.setdefault(fact.attempt, fact.as_attempt())
-                superseded.append(fact)
+                if fact.attempt not in known.earlier:
+                    known.earlier[fact.attempt] = fact.as_attempt()
+                    new.append(fact)
                 continue
             if known and fact.attempt > known.attempt and known.has_ended:
-                superseded.append(known)
+                new.append(known)
             self.take([fact])
             if self.runs[fact.id] is fact:
                 fact.has_known_end = True  # the delivery came when it happened
-        return superseded
+                new.append(fact)
+        return new
 
     def forget(self, id: int) -> None:
         """A run that GitHub does not know: it was deleted, or a copy that lags answered and it comes again."""
         if run := self.runs.pop(id, None):
             self.gone[id] = run.reported, run.updated
-
-    def knows(self, fact: Run, now: datetime) -> bool:
-        """Whether the state has the fact already, or it is so old that nobody waits for it."""
-        known, is_old = self.runs.get(fact.id), fact.updated < now - MARGIN
-        if known is None or is_old:
-            return is_old
-        return fact.attempt in known.earlier if fact.attempt < known.attempt else not _is_newer(fact, known)
 
     def restart(self) -> None:
         """Nothing was read for so long that runs or re-runs may have been missed: all is to be read again."""

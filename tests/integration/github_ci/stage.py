@@ -74,13 +74,13 @@ class Stage:
         return told is not None and self.deliveries.add(told)
 
     async def collect_changes(self) -> CollectResult | None:
-        """A run by webhook; None where there is no need for one."""
+        """A run by webhook; None where there is no need for one, or nothing new."""
         self.github.app.asked.clear()
         if not await self.collector.has_changes(self.world.now):
             return None
         result = await self.collector.collect_changes(self.world.now)
         self.state.take(result)
-        return result
+        return result if result.samples else None
 
     async def collect(self) -> CollectResult:
         self.github.app.asked.clear()
