@@ -34,7 +34,7 @@ _PATIENCE = timedelta(seconds=2)  # for which the others leave a slot to the rep
 _BEAT = 1.0  # seconds between two signs of life; what is due by then starts, though the machine slept over its alarm
 _STEP = 0.5  # seconds by which the clock must have been set for every job to be looked at again
 _CHANGE_PATIENCE = 5.0  # seconds that who triggers a run waits for one by webhook
-_JOBS_A_TURN = 50  # jobs that are looked at before the rest of the loop has its turn
+_JOBS_A_TURN = 50  # that are looked at, or whose runs start, before the rest of the loop has its turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,7 @@ class Scheduler:
         self._skipped: dict[str, datetime] = {}  # slots that came too late, or at which a collector was not ready
         self._starts: dict[str, datetime] = {}  # when the timer looks at a job next
         self._due: list[tuple[Job, RunHandle, datetime | None]] = []  # runs whose slots are claimed in a moment
+        self._looking = anyio.Lock()  # at several jobs: their slots are claimed together
         self._replicas: Sequence[str] = ()
         self._boot_time = 0.0  # of the clock, as the jobs were last looked at: it changes when the clock is set
         self.is_loaded = self._is_first_start = False
@@ -120,13 +121,14 @@ class Scheduler:
         """Starts what is due of these jobs and notes when the timer looks at them next."""
         now = self._clock.now()
         self._boot_time = now.timestamp() - self._clock.monotonic()
-        for number, name in enumerate(names, 1):
-            self._starts.pop(name, None)
-            self.tick(name)
-            if start := self.next_start(name, now):
-                self._look_again(name, start)
-            if not number % _JOBS_A_TURN:
-                await anyio.lowlevel.checkpoint()
+        async with self._looking:
+            for number, name in enumerate(names, 1):
+                self._starts.pop(name, None)
+                self.tick(name)
+                if start := self.next_start(name, now):
+                    self._look_again(name, start)
+                if not number % _JOBS_A_TURN:
+                    await anyio.lowlevel.checkpoint()
 
     def _look_again(self, name: str, at: datetime) -> None:
         self._starts[name] = min(at, self._starts.get(name, at))
@@ -316,8 +318,8 @@ class Scheduler:
     async def _claim_slots(self) -> None:
         """Claims what is due in the same moment in one transaction: a collector is asked only when its slot is durably
         its run's."""
-        await anyio.lowlevel.checkpoint()  # the others of this moment join
-        due, self._due = self._due, []
+        async with self._looking:  # the others of this moment join
+            due, self._due = self._due, []
         results: Sequence[bool | Busy] = [False] * len(due)
         try:
             results = await self._store.runs.claim_slots(
@@ -329,7 +331,9 @@ class Scheduler:
         except Exception:
             log.exception("slots can't be claimed, by an error in the daemon itself")
         again = self._clock.now() + timedelta(seconds=BUSY_PAUSE)
-        for (job, handle, known), result in zip(due, results, strict=True):
+        for number, ((job, handle, known), result) in enumerate(zip(due, results, strict=True), 1):
+            if not number % _JOBS_A_TURN:
+                await anyio.lowlevel.checkpoint()
             if result is True:
                 self.active.start(job, handle)
                 continue
