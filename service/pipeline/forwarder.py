@@ -27,6 +27,7 @@ from service.domain.errors import Rejected, TooLarge, Unauthorized, Unavailable
 from service.domain.runs import Mode
 from service.domain.samples import MAX_POINT_AGE, MAX_POINT_AHEAD, Kind
 from service.pipeline.enrich import TOO_EARLY
+from service.pipeline.series_limit import SeriesLimit
 from service.store.outbox import Outbox
 
 log = structlog.get_logger(__name__)
@@ -38,7 +39,6 @@ _MAX_ASKED = 600.0  # seconds that the intake may ask to wait
 _MAX_REFUSED, _PAUSE = 200, 10.0  # refused requests in a row, then a pause: one 400 for everything costs little
 # After so many 5xx in a row the chunk's own points may be to blame; one that is left alone is tried again much later.
 _PATIENCE, _ASIDE = 4, timedelta(seconds=64)
-_HOUR = 3600.0
 _MAX_SHOWN = 5  # reasons in one log line
 _random_between = random.SystemRandom().uniform
 
@@ -101,9 +101,7 @@ class Forwarder:
         self._intake = intake
         self._clock = clock
         self._historical = tuple(historical)
-        self._max_series = max_series
-        # When a series' last point passed, in monotonic seconds; oldest first.
-        self._seen: dict[tuple[str, tuple[str, ...]], float] = {}
+        self._limit = SeriesLimit(max_series, clock) if max_series else None
         self._jitter = jitter
         self._prefix: str | None = None
         self._news = anyio.Event()
@@ -164,7 +162,6 @@ class Forwarder:
     async def _send_all(self) -> float | None:
         """Request after request; seconds until the next one is due, None when nothing is pending."""
         async with self._sender:
-            before = self.state.outage
             self.state.next_try_at, self._refused = None, 0
             try:
                 pause: float | None = 0.0
@@ -179,7 +176,7 @@ class Forwarder:
             except Unavailable as error:  # of the store
                 pause = self._back_off(error)
             finally:
-                self._report(before)
+                self._report_dropped()
             if pause is not None:
                 self.state.next_try_at = self._clock.now() + timedelta(seconds=pause)
             return pause
@@ -191,7 +188,7 @@ class Forwarder:
         pending = await self._outbox.pending()
         self.state.pending = pending.samples
         if not pending.samples:
-            self.state.outage = None  # whatever it was, nothing waits for its end
+            self._end_outage("nothing waits for delivery any more")
             return None
         claimed = await self._outbox.claim(self._clock.now(), MAX_BYTES, 1 if self.state.outage else MAX_POINTS)
         if not claimed:
@@ -226,24 +223,10 @@ class Forwarder:
         # Of a clock that was ahead and stepped back; the intake would drop it.
         rest = await self._drop(chunk, lambda point: point.at > newest, DeliveryStatus.REJECTED, TOO_EARLY)
         rest = rest and await self._drop(rest, is_old, DeliveryStatus.EXPIRED, "too old for the intake")
-        if rest and self._max_series:
-            reason = f"more than {self._max_series} series within an hour"
-            rest = await self._drop(rest, self._is_excess, DeliveryStatus.THROTTLED, reason)
+        if rest and self._limit:
+            reason = f"more than {self._limit.max_series} series within an hour"
+            rest = await self._drop(rest, self._limit.is_excess, DeliveryStatus.THROTTLED, reason)
         return rest
-
-    def _is_excess(self, point: Point) -> bool:
-        """Whether the point is of a new series beyond the limit: each series is paid for, and a tag that holds an id
-        can make a million of them. Those that pass already go on passing; one that was silent for an hour makes room.
-
-        https://docs.datadoghq.com/account_management/billing/custom_metrics/: distinct series of each hour.
-        """
-        now, seen, series = self._clock.monotonic(), self._seen, (point.metric, point.tags)
-        while seen and (oldest := next(iter(seen.items())))[1] <= now - _HOUR:
-            del seen[oldest[0]]
-        if seen.pop(series, None) is None and len(seen) >= (self._max_series or 0):
-            return True
-        seen[series] = now
-        return False
 
     async def _drop(
         self, chunk: Chunk, is_bad: Callable[[Point], bool], status: DeliveryStatus, reason: str
@@ -286,7 +269,8 @@ class Forwarder:
             return self._back_off(error)
         self.count(DeliveryStatus.DELIVERED, count_points(sent))
         self.state.last_accepted_at = self._clock.now()
-        self.state.outage, self._strikes = None, 0
+        self._end_outage("delivery works again")
+        self._strikes = 0
         await self._record(self._outbox.settle, sent, DeliveryStatus.DELIVERED)
         return 0.0
 
@@ -309,7 +293,7 @@ class Forwarder:
         self._refused += 1
         if count_points(chunks) == 1:
             await self._drop(chunks[0], lambda point: True, DeliveryStatus.REJECTED, reason)
-            self.state.outage = None  # the intake answers, and its answer was about this point
+            self._end_outage("delivery works again")  # the intake answers, and its answer was about this point
         else:
             await self._record(self._outbox.refuse, chunks)
         return 0.0
@@ -326,11 +310,14 @@ class Forwarder:
         bound = min(_MIN_BACKOFF * 2.0 ** min(tries - 1, 10), _MAX_BACKOFF)
         return max(asked, self._jitter(0.0, bound), 0.001)
 
-    def _report(self, before: Outage | None) -> None:
-        """Logs once for many requests that an outage is over and what was not sent."""
-        if before and self.state.outage is None:
-            lasted = round((self._clock.now() - before.since).total_seconds())
-            log.info("delivery works again", reason=str(before.error), seconds=lasted)
+    def _end_outage(self, event: str) -> None:
+        if outage := self.state.outage:
+            lasted = round((self._clock.now() - outage.since).total_seconds())
+            log.info(event, reason=str(outage.error), seconds=lasted)
+            self.state.outage = None
+
+    def _report_dropped(self) -> None:
+        """Logs once for many requests what was not sent."""
         if reasons := dict(self._dropped.most_common(_MAX_SHOWN)):
             log.warning("points are not sent", points=self._dropped.total(), reasons=reasons)
         self._dropped.clear()
