@@ -1,205 +1,174 @@
 """GitHub's credentials: a missing or refused token is looked for twice a minute; an App's is renewed in time."""
 
-from datetime import UTC, timedelta
-from pathlib import Path
+from datetime import timedelta
 
 import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from jwt.types import Options
 
 from service.config.masking import redact
-from service.config.secrets import Secret, Source, mounted_file
+from service.config.secrets import Secret, Source
 from service.demo.github import Asked, Reply
-from service.domain.errors import Unauthorized, Unavailable
-from service.github.auth import Auth, InstallationToken
-from tests.integration.github.conftest import WORKFLOWS, Total
-from tests.world import Simulated, World, WorldClock, faults
+from service.domain.errors import Rejected, Unauthorized, Unavailable
+from service.github.auth import InstallationToken
+from service.github.client import Github
+from tests.integration.github.conftest import RUNS, WORKFLOWS, Total
+from tests.world import Simulated, faults
 from tests.world.faults import constant
 
-
-def pem_of(key: rsa.RSAPrivateKey) -> str:
-    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    return key.private_bytes(encoding, form, serialization.NoEncryption()).decode()
-
-
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-PEM = pem_of(KEY)
+PKCS8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+PEM = KEY.private_bytes(*PKCS8).decode()
 TOKENS = "/app/installations/77/access_tokens"
 
 
 # A token from the configuration
 
 
-class CountingFile(Source):
-    """Counts its readings."""
+async def test_a_missing_or_refused_token_is_looked_for_twice_a_minute(
+    server: Simulated, http: httpx.AsyncClient
+) -> None:
+    token, looked_up = "", []
 
-    readings = 0
+    def fetch(place: str) -> str:
+        looked_up.append(place)
+        return token
 
-    async def read(self) -> str:
-        CountingFile.readings += 1
-        return await super().read()
-
-
-@pytest.fixture
-def clock() -> WorldClock:
-    return WorldClock(World.empty())
-
-
-def auth_of(folder: Path, clock: WorldClock) -> Auth:
-    file = mounted_file(folder / "token", "GITHUB_TOKEN_FILE")
-    source = CountingFile(file.title, file.lifetime, file.fetch)
-    return Auth(Secret("GitHub token", "set it", sources=[source], clock=clock.monotonic), clock)
-
-
-async def test_a_token_that_is_missing_at_the_start_is_taken_once_it_comes(tmp_path: Path, clock: WorldClock) -> None:
-    auth = auth_of(tmp_path, clock)
-    assert await auth.token() is None
-    assert "60 requests an hour" in (auth.trouble or "")
-    (tmp_path / "token").write_text("ghp_1")
-    clock.passed += 31
-    assert await auth.token() == "ghp_1"
-    assert auth.trouble is None
-
-
-async def test_a_refused_token_is_not_given_again_until_it_was_replaced(tmp_path: Path, clock: WorldClock) -> None:
-    auth = auth_of(tmp_path, clock)
-    (tmp_path / "token").write_text("ghp_1")
-    assert await auth.token() == "ghp_1"
-    assert not await auth.refuse("ghp_1")
-    CountingFile.readings = 0
-    for _ in range(3600):
-        with pytest.raises(Unauthorized, match="GitHub refused the GitHub token, nothing is asked: set it"):
-            await auth.token()
-        clock.passed += 1
-    assert CountingFile.readings < 200  # those of its lifetime, one a minute, among them
-    (tmp_path / "token").write_text("ghp_2")
-    clock.passed += 301
-    assert await auth.token() == "ghp_2"
+    secret = Secret("GitHub token", "set it", sources=[Source("test", 60.0, fetch)], clock=server.clock.monotonic)
+    github = server.client(http, secret)
+    assert (await github.get(RUNS, Total)).total_count == 0
+    assert "60 requests an hour" in (github.trouble or "")
+    token = "ghp_1"
+    server.clock.passed += 31
+    assert (await github.get(RUNS, Total)).total_count == 0
+    assert github.trouble is None
+    server.app.revoked.add("ghp_1")
+    looked_up.clear()
+    for number in range(360):
+        told = "nothing is asked: set it" if number else "answered 401"
+        with pytest.raises(Unauthorized, match=told):
+            await github.get(RUNS, Total)
+        server.clock.passed += 10
+    assert [asked.token for asked in server.app.asked] == ["", "ghp_1", "ghp_1"]
+    assert len(looked_up) < 200  # those of its lifetime, one a minute, among them
+    assert github.trouble
+    token = "ghp_2"
+    server.clock.passed += 60
+    assert (await github.get(RUNS, Total)).total_count == 0
 
 
-# An App's token
+async def test_without_a_token_it_is_asked_all_the_same(server: Simulated, http: httpx.AsyncClient) -> None:
+    github = server.client(http, token=None)
+    assert not await github.has_token()
+    with pytest.raises(Rejected):
+        await github.graphql("query { }", dict)
+    assert (await github.get(RUNS, Total)).total_count == 0
+    assert not any("authorization" in asked.headers for asked in server.app.asked)
 
 
-class Issuer:
-    """Gives tokens that last an hour to whoever signs as App 42."""
-
-    def __init__(self, server: Simulated) -> None:
-        self.server, self.given = server, 0
-        server.fail(f"POST {TOKENS}", self.answer)
-
-    def answer(self, asked: Asked, true: Reply) -> Reply:
-        not_now: Options = {"verify_exp": False, "verify_iat": False}
-        try:
-            claims = jwt.decode(asked.token, KEY.public_key(), algorithms=["RS256"], options=not_now)
-        except jwt.InvalidSignatureError:
-            return Reply.of({"message": "A JSON web token could not be decoded"}, 401)
-        now = self.server.clock.now()
-        assert claims["iss"] == "42"
-        assert claims["exp"] - claims["iat"] <= 600
-        assert claims["iat"] <= now.timestamp() < claims["exp"]
-        self.given += 1
-        ends = (now + timedelta(hours=1)).astimezone(UTC)
-        return Reply.of({"token": f"ghs_{self.given}", "expires_at": f"{ends:%Y-%m-%dT%H:%M:%SZ}"}, 201)
+@pytest.mark.parametrize("value", ["ghp_geheim\r\nX: y", "ghp_geheim und", "ghp_geheimü"])
+async def test_a_token_that_can_not_be_one_is_refused_without_being_shown(
+    server: Simulated, http: httpx.AsyncClient, value: str
+) -> None:
+    with pytest.raises(Unauthorized) as raised:
+        await server.client(http, value).get(RUNS, Total)
+    assert "geheim" not in str(raised.value)
+    assert not server.app.asked
 
 
-def app_token(
-    server: Simulated, http: httpx.AsyncClient, pem: str = PEM, key: Secret | None = None
-) -> InstallationToken:
-    key = key or Secret("GitHub App's private key", "set it", pem)
+# An App's token, which the simulated GitHub gives for an hour
+
+
+def app_token(server: Simulated, http: httpx.AsyncClient, key: str | Secret = PEM) -> InstallationToken:
+    if isinstance(key, str):
+        key = Secret("GitHub App's private key", "set it", key)
     return InstallationToken("42", 77, key, api_url=server.url, client=http, clock=server.clock)
 
 
-def key_in(file: Path) -> Secret:
-    return Secret("GitHub App's private key", "set it", sources=[mounted_file(file, "github.app.private_key_file")])
+def check_assertion(asked: Asked, server: Simulated) -> None:
+    """GitHub takes what App 42 signed, for ten minutes at most."""
+    checks = {"verify_exp": False, "verify_iat": False}
+    claims = jwt.decode(asked.token, KEY.public_key(), algorithms=["RS256"], options=checks)  # type: ignore[arg-type]
+    assert claims["iss"] == "42"
+    assert claims["exp"] - claims["iat"] <= 600
+    assert claims["iat"] <= server.world.now.timestamp() < claims["exp"]
 
 
-async def test_an_apps_token_is_renewed_before_it_ends(server: Simulated, http: httpx.AsyncClient) -> None:
-    issuer = Issuer(server)
+async def test_an_apps_token_is_renewed_before_it_ends_and_replaced_once_it_is_refused(
+    server: Simulated, http: httpx.AsyncClient
+) -> None:
     github = server.client(http, app_token(server, http, PEM.replace("\n", "\\n")))
+    used = []
     for _ in range(13):
         await github.get(WORKFLOWS, Total)
+        *posted, asked = server.take_asked()
+        for each in posted:
+            check_assertion(each, server)
+        used.append(asked.token)
         server.world.now += timedelta(minutes=10)
-    used = {asked.token for asked in server.app.asked if asked.method == "GET"}
-    assert used == {"ghs_1", "ghs_2", "ghs_3"}
-    assert issuer.given == 3
-    assert "ghs_3" not in redact("the token is ghs_3")
-
-
-async def test_an_apps_refused_token_is_replaced_at_once(server: Simulated, http: httpx.AsyncClient) -> None:
-    Issuer(server)
-    github = server.client(http, app_token(server, http))
-    await github.get(WORKFLOWS, Total)
-    server.app.revoked.add("ghs_1")
+    assert used == ["ghs_simulated1"] * 5 + ["ghs_simulated2"] * 5 + ["ghs_simulated3"] * 3
+    assert "ghs_simulated3" not in redact("the token is ghs_simulated3")
+    server.app.revoked.add("ghs_simulated3")
     assert (await github.get(WORKFLOWS, Total)).total_count == 0
-    assert server.app.asked[-1].token == "ghs_2"
+    assert server.app.asked[-1].token == "ghs_simulated4"
 
 
 async def test_a_token_serves_on_while_no_new_one_can_be_had(server: Simulated, http: httpx.AsyncClient) -> None:
-    outage = server.fail(TOKENS, faults.bad_gateway, times=0)
-    issuer = Issuer(server)
     token = app_token(server, http)
-    assert await token.get() == "ghs_1"
-    outage.times = 10
+    assert await token.get() == "ghs_simulated1"
+    outage = server.fail(TOKENS, faults.bad_gateway)
     server.world.now += timedelta(minutes=55)
     for _ in range(5):
-        assert await token.get() == "ghs_1"
+        assert await token.get() == "ghs_simulated1"
     assert outage.hits == 1
     assert token.trouble
-    outage.times = 0
+    server.faults.clear()
     server.world.now += timedelta(minutes=1)
-    assert await token.get() == "ghs_2"
-    assert issuer.given == 2
+    assert await token.get() == "ghs_simulated3"  # the second was lost on the way
+    assert token.trouble is None
 
 
 async def test_a_key_that_was_replaced_is_taken_over_when_the_old_one_is_refused(
-    server: Simulated, http: httpx.AsyncClient, tmp_path: Path
+    server: Simulated, http: httpx.AsyncClient
 ) -> None:
-    Issuer(server)
-    file = tmp_path / "key.pem"
-    file.write_text(pem_of(rsa.generate_private_key(public_exponent=65537, key_size=2048)))
-    token = app_token(server, http, key=key_in(file))
+    held = {"key": rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(*PKCS8).decode()}
+    token = app_token(server, http, Secret("key", "set it", sources=[Source("key", 60.0, held.__getitem__)]))
+    server.fail(TOKENS, faults.bad_credentials, times=2)
     with pytest.raises(Unauthorized, match="answered 401 to the App"):
         await token.get()
-    file.write_text(PEM)
+    held["key"] = PEM
     server.clock.passed += 21
-    assert await token.get() == "ghs_1"
+    assert await token.get() == "ghs_simulated3"
+    check_assertion(server.app.asked[-1], server)
 
 
 @pytest.mark.parametrize("pem", ["nonsense", "-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----"])
 async def test_a_key_that_is_none_is_refused_without_being_shown(
     server: Simulated, http: httpx.AsyncClient, pem: str
 ) -> None:
-    github = server.client(http, app_token(server, http, pem))
     with pytest.raises(Unauthorized, match="private key") as raised:
-        await github.get(WORKFLOWS, Total)
+        await app_token(server, http, pem).get()
     assert pem not in str(raised.value)
     assert not server.app.asked
 
 
-async def test_a_refused_app_is_not_asked_for_in_a_loop(server: Simulated, http: httpx.AsyncClient) -> None:
-    server.fail(TOKENS, faults.not_found)
-    github = server.client(http, app_token(server, http))
-    for _ in range(20):
-        with pytest.raises(Unauthorized, match="answered 404 to the App"):
-            await github.get(WORKFLOWS, Total)
-    assert len(server.app.asked) == 1
-
-
 @pytest.mark.parametrize(
-    "answer",
+    ("answer", "error"),
     [
-        Reply(201, b"<html>"),
-        Reply.of({"token": 3}, 201),
-        Reply.of({"token": "t", "expires_at": "soon"}, 201),
-        Reply(204),
-        Reply(302, b"", {"location": "http://evil.example/"}),
+        (Reply.of({"message": "Not Found"}, 404), Unauthorized),
+        (Reply(201, b"<html>"), Unavailable),
+        (Reply.of({"token": "t", "expires_at": "soon"}, 201), Unavailable),
+        (Reply(302, b"", {"location": "http://evil.example/"}), Unavailable),
     ],
 )
-async def test_an_answer_without_a_token_may_pass(server: Simulated, http: httpx.AsyncClient, answer: Reply) -> None:
+async def test_an_app_that_gets_no_token_does_not_ask_in_a_loop(
+    server: Simulated, github: Github, http: httpx.AsyncClient, answer: Reply, error: type[Exception]
+) -> None:
     server.fail(TOKENS, constant(answer))
-    with pytest.raises(Unavailable, match=f"GitHub answered {answer.status} to the App"):
-        await app_token(server, http).get()
+    token = app_token(server, http)
+    for _ in range(5):
+        with pytest.raises(error, match=f"GitHub answered {answer.status} to the App"):
+            await token.get()
     assert len(server.app.asked) == 1
