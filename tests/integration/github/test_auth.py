@@ -43,7 +43,7 @@ async def test_a_missing_or_refused_token_is_looked_for_twice_a_minute(
     token = "ghp_1"
     server.clock.passed += 31
     assert (await github.get(RUNS, Total)).total_count == 0
-    assert github.trouble is None
+    assert not github.trouble
     server.app.revoked.add("ghp_1")
     looked_up.clear()
     for number in range(360):
