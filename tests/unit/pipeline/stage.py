@@ -1,23 +1,23 @@
 """What these tests stand on: a clock that moves when it is told to, the real store, collectors as the test says."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import anyio
 import anyio.to_thread
-import sqlalchemy as sa
+import pytest
 from anyio.lowlevel import checkpoint
 from structlog.testing import capture_logs
 
 from service.clock import Clock
 from service.config.settings import CollectorSettings, StoreSettings
-from service.domain.runs import CollectResult, Mode, Run
+from service.domain.errors import Unavailable
+from service.domain.runs import Actor, CollectResult, Mode, Run
 from service.domain.samples import Metric, Sample
 from service.pipeline.job import Job
 from service.pipeline.runner import Runner
@@ -28,6 +28,7 @@ from service.store.engine import open_memory
 from service.store.fallback import Failover
 
 START = datetime(2025, 1, 15, 10, 7, 30, tzinfo=UTC)
+HERE = Actor("10.0.0.1", "ann", "looks odd")
 METRIC = Metric("test.metric")
 CHECK = {
     "source": "cron",
@@ -61,19 +62,6 @@ async def settle() -> None:
         await checkpoint()
 
 
-async def first_of(event: anyio.Event, other: Callable[[], Awaitable[None]]) -> None:
-    """Until the event is set or ``other`` has ended."""
-
-    async def end() -> None:
-        await other()
-        either.cancel_scope.cancel()
-
-    async with anyio.create_task_group() as either:
-        either.start_soon(end)
-        await event.wait()
-        either.cancel_scope.cancel()
-
-
 class FakeClock:
     """A Clock. ``advance`` wakes the sleepers in order and lets everything run in between."""
 
@@ -102,18 +90,25 @@ class FakeClock:
                 self._sleepers.remove(sleeper)
 
     async def wait(self, event: anyio.Event, seconds: float) -> None:
-        await first_of(event, lambda: self.sleep(seconds))
+        async def end() -> None:
+            await self.sleep(seconds)
+            either.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as either:
+            either.start_soon(end)
+            await event.wait()
+            either.cancel_scope.cancel()
 
     async def advance(self, seconds: float) -> None:
         await settle()
         target = self._elapsed + seconds
         while due := [sleeper for sleeper in self._sleepers if sleeper[0] <= target]:
             sleeper = min(due, key=lambda each: each[0])
-            self._move(sleeper[0] - self._elapsed)
+            self.move(sleeper[0] - self._elapsed)
             self._sleepers.remove(sleeper)
             sleeper[1].set()
             await settle()
-        self._move(target - self._elapsed)
+        self.move(target - self._elapsed)
         self._wake()
         await settle()
 
@@ -122,28 +117,30 @@ class FakeClock:
         self._now += timedelta(seconds=seconds)
         self._wake()
 
+    def move(self, seconds: float) -> None:
+        """Time passes, and nobody wakes."""
+        self._elapsed += seconds
+        self._now += timedelta(seconds=seconds)
+
     def _wake(self) -> None:
         """The real timer looks at the clock every second; its stand-in after each step of the test."""
         self.stepped.set()
         self.stepped = anyio.Event()
 
-    def _move(self, seconds: float) -> None:
-        self._elapsed += seconds
-        self._now += timedelta(seconds=seconds)
 
-
-@dataclass
 class Scripted:
     """A collector that does each time what comes next: raise, hang, or bring samples; then it brings one sample."""
 
-    script: list[Exception | CollectResult | float] = field(default_factory=list)
-    calls: int = 0
     metrics: tuple[Metric, ...] = (METRIC,)
+
+    def __init__(self, *script: BaseException | CollectResult | float) -> None:
+        self._script = list(script)
+        self.calls = 0
 
     async def collect(self, now: datetime) -> CollectResult:
         self.calls += 1
-        step = self.script.pop(0) if self.script else CollectResult((Sample(METRIC, 1, now),))
-        if isinstance(step, Exception):
+        step = self._script.pop(0) if self._script else 0.0
+        if isinstance(step, BaseException):
             raise step
         if isinstance(step, CollectResult):
             return step
@@ -152,20 +149,26 @@ class Scripted:
 
 
 class Gate:
-    """A collector that waits until the test opens it."""
+    """A collector whose calls wait until the test lets them end. ``calls``: those that wait, the oldest first."""
 
-    metrics = (METRIC,)
+    metrics: tuple[Metric, ...] = (METRIC,)
 
     def __init__(self) -> None:
-        self._opened = anyio.Event()
+        self.calls: list[anyio.Event] = []
 
     async def collect(self, now: datetime) -> CollectResult:
-        await self._opened.wait()
-        return CollectResult((Sample(METRIC, 1, now),))
+        call = anyio.Event()
+        self.calls.append(call)
+        try:
+            await call.wait()
+        finally:
+            self.calls.remove(call)
+        return CollectResult()
 
-    def open(self) -> None:
-        self._opened.set()
-        self._opened = anyio.Event()
+    async def open(self) -> None:
+        for call in self.calls:
+            call.set()
+        await settle()
 
 
 def make_job(
@@ -176,12 +179,38 @@ def make_job(
     return Job(name, collector or Scripted(), settings, env="production", version="1.2.3", state=state)
 
 
-@dataclass
-class Stage:
+def lose_store(patch: pytest.MonkeyPatch, part: type, method: str, times: int = 1_000) -> None:
+    """So many calls of the method find the store away."""
+    original = getattr(part, method)
+    left = iter(range(times))
+
+    async def call(*arguments: Any, **options: Any) -> Any:
+        if next(left, None) is not None:
+            raise Unavailable("away")
+        return await original(*arguments, **options)
+
+    patch.setattr(part, method, call)
+
+
+# A store that survives its process, in memory, for it is not the file that these tests are about; and one for all of
+# them: to make the tables and to compile the statements takes longer than a test.
+_DATABASE = open_memory()
+
+
+def empty_store() -> None:
+    _DATABASE.write(lambda tx: [tx.execute(table.delete()) for table in tables.meta.sorted_tables])
+
+
+def open_store(clock: Clock) -> Store:
+    """The store as a new process finds it."""
+    _DATABASE.write(partial(take_over, clock.now()))
+    return Store(Failover(_DATABASE, clock.now), StoreSettings())
+
+
+class Stage(NamedTuple):
     """``scheduler`` over the fake clock and a store; ``stored``: when there was something to send."""
 
     clock: FakeClock
-    disk: "Disk"
     store: Store
     scheduler: Scheduler
     stored: list[datetime]
@@ -192,69 +221,49 @@ class Stage:
         """All of them, oldest first."""
         return (await self.store.runs.list(name, limit=1000))[::-1]
 
+    async def outcomes(self) -> list[str | None]:
+        return [run.outcome for run in await self.runs()]
+
     async def starts(self, name: str = "ci") -> list[str]:
         """The slots of the runs so far, as HH:MM:SS; "-" for a run that nobody scheduled."""
         return [f"{run.slot:%H:%M:%S}" if run.slot else "-" for run in await self.runs(name)]
 
     async def samples(self, run: Run | None = None) -> list[tuple[str, float, dict[str, str]]]:
-        """Metric, value and tags of what a run stored; of the only run, if none is named."""
-        run = run or (await self.runs())[0]
+        """Metric, value and tags of what a run stored; of the last run, if none is named."""
+        run = run or (await self.runs())[-1]
         found, total = await self.store.outbox.samples(run.id, 0, 100_000)
         assert total == len(found)
         return [(each.point.metric, each.point.value, each.tags) for each in found]
 
-
-class Disk:
-    """Where a store survives its process: in memory, for it is not the file that these tests are about.
-
-    One for all of them, emptied each time: to make the tables and to compile the statements takes longer than a test.
-    """
-
-    database = open_memory()
-
-    def __init__(self) -> None:
-        def empty(connection: sa.Connection) -> None:
-            for table in tables.meta.sorted_tables:
-                connection.execute(table.delete())
-
-        self.database.write(empty)
-
-    def open(self, clock: Clock) -> Store:
-        """The store as a new process finds it."""
-        self.database.write(partial(take_over, clock.now()))
-        return Store(Failover(self.database, clock.now), StoreSettings())
+    async def values(self, run: Run | None = None) -> dict[str, float]:
+        """By metric; of several the last one."""
+        return {metric: value for metric, value, _ in await self.samples(run)}
 
 
 @asynccontextmanager
 async def staged(
-    *jobs: Job,
-    disk: Disk | None = None,
-    after: Stage | None = None,
-    clock: FakeClock | None = None,
-    retry: bool = True,
-    mode: Mode = Mode.LIVE,
-    is_loaded: bool = True,
+    *jobs: Job, clock: FakeClock | None = None, retry: bool = True, mode: Mode = Mode.LIVE
 ) -> AsyncIterator[Stage]:
-    """A running scheduler; leaving the block is a kill. ``after``: whose disk and clock it goes on with."""
-    disk = disk or (after.disk if after else Disk())
-    clock = clock or (after.clock if after else FakeClock())
+    """A running scheduler; leaving the block is a kill. ``clock``: of the process whose store it goes on with."""
+    if clock is None:
+        clock = FakeClock()
+        empty_store()
     stored: list[datetime] = []
     ended: list[Run] = []
     with capture_logs() as logs, without_threads():
         async with anyio.create_task_group() as tasks:
-            store = disk.open(clock)
+            store = open_store(clock)
             store.outbox.mode = mode
             runner = Runner(
                 store, clock, tasks, on_stored=lambda: stored.append(clock.now()), on_end=ended.append, retry=retry
             )
             scheduler = Scheduler(runner, store, clock, tasks)
             scheduler.mode = mode
-            if is_loaded:
-                await scheduler.load()
+            await scheduler.load()
             await scheduler.set_jobs(jobs)
             tasks.start_soon(_start_when_due, clock, scheduler)
             await settle()
-            yield Stage(clock, disk, store, scheduler, stored, ended, logs)
+            yield Stage(clock, store, scheduler, stored, ended, logs)
             tasks.cancel_scope.cancel()
 
 
@@ -263,8 +272,3 @@ async def _start_when_due(clock: FakeClock, scheduler: Scheduler) -> None:
     while True:
         first = await scheduler.start_due()
         await clock.wait(clock.stepped, (first - clock.now()).total_seconds() if first else 60.0)
-
-
-def values(samples: Sequence[tuple[str, float, dict[str, str]]]) -> dict[str, float]:
-    """By metric; of several the last one."""
-    return {metric: value for metric, value, _ in samples}

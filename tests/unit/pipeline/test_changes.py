@@ -1,16 +1,19 @@
-"""Runs of the cause webhook: when they start, what they leave alone, and that none is lost."""
+"""Runs of the cause webhook: when they start, what they leave alone, that none is lost; and who watches its source."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
 
 import anyio
 import pytest
 
-from service.domain.errors import Rejected, Unavailable
-from service.domain.runs import Actor, Cause, CollectResult, ConcurrencyPolicy, Outcome
+from service.collectors.github_ci.deliveries import Deliveries
+from service.daemon.webhook_runs import WebhookRuns
+from service.domain.errors import Unavailable
+from service.domain.runs import Cause, CollectResult, ConcurrencyPolicy, Outcome
 from service.domain.samples import Metric, Sample
-from tests.unit.pipeline.stage import CHECK, METRIC, make_job, settle, staged, values
+from tests.unit.pipeline.stage import CHECK, HERE, METRIC, FakeClock, make_job, settle, staged
 
-HERE = Actor("10.0.0.1")
 OTHER = Metric("other.metric")
 
 
@@ -19,7 +22,7 @@ class Changing:
 
     metrics = (METRIC, OTHER)
     repositories = ("o/r",)
-    watch = None
+    watch: timedelta | None = None
 
     def __init__(self) -> None:
         self.changes, self.asked, self.error = 1, list[str](), Exception()
@@ -41,15 +44,14 @@ class Changing:
     async def collect_changes(self, now: datetime) -> CollectResult:
         self.asked.append("changes")
         await self.gate.wait()
-        if isinstance(self.error, Rejected | Unavailable):
+        if isinstance(self.error, Unavailable):
             raise self.error
         self.changes = 0
         return CollectResult((Sample(METRIC, 0, now, {**CHECK, "status": "fail"}),))
 
 
 async def test_a_change_is_measured_at_once_and_the_rest_keeps_its_state() -> None:
-    collector = Changing()
-    async with staged(make_job(collector)) as it:
+    async with staged(make_job(Changing())) as it:
         await it.clock.advance(1)
         polled = (await it.runs())[-1]
         (kept,) = [check for check in await it.store.checks.read("ci") if check.tags["check"] == "other"]
@@ -62,10 +64,10 @@ async def test_a_change_is_measured_at_once_and_the_rest_keeps_its_state() -> No
         assert checks["other"] == kept
         assert (checks["passing"].status, checks["passing"].measured_at) == ("fail", it.clock.now())
         # Only what was measured; nothing of the collector's health, which its polls decide.
-        stored = await it.samples(run)
-        assert {tags["check"] for _, _, tags in stored} == {"passing"}
-        assert values(stored).items() >= {"test.metric": 0, "metta.infra.check.state": 1}.items()
-        assert not [metric for metric, _, _ in stored if metric.startswith("metta.infra.collector.")]
+        assert {tags["check"] for _, _, tags in await it.samples()} == {"passing"}
+        stored = await it.values()
+        assert stored.items() >= {"test.metric": 0, "metta.infra.check.state": 1}.items()
+        assert not [metric for metric in stored if metric.startswith("metta.infra.collector.")]
         assert await it.store.runs.latest() == {"ci": polled}
         assert await it.store.runs.last_successes() == {"ci": polled.ended}
         assert await it.store.runs.audit_entries() == []
@@ -81,7 +83,6 @@ async def test_a_change_waits_for_the_active_run_and_several_become_one(policy: 
     collector = Changing()
     collector.gate = anyio.Event()
     async with staged(make_job(collector, concurrency_policy=policy)) as it:
-        await it.clock.advance(1)
         for _ in range(3):
             it.scheduler.start_changes("ci")
             await settle()
@@ -89,13 +90,12 @@ async def test_a_change_waits_for_the_active_run_and_several_become_one(policy: 
         collector.gate.set()
         await settle()
         assert collector.asked == ["poll", "changes"]
-        assert [run.outcome for run in await it.runs()] == [Outcome.COMPLETE] * 2
+        assert await it.outcomes() == [Outcome.COMPLETE] * 2
 
 
 async def test_paused_disabled_and_unknown_collectors_are_not_run_by_webhook() -> None:
     collector = Changing()
     async with staged(make_job(collector), make_job(collector, name="off", enabled=False)) as it:
-        await it.clock.advance(1)
         await it.scheduler.pause("ci", HERE)
         for name in ("ci", "off", "gone"):
             it.scheduler.start_changes(name)
@@ -110,16 +110,14 @@ async def test_paused_disabled_and_unknown_collectors_are_not_run_by_webhook() -
 
 async def test_who_triggers_a_run_waits_for_a_change_and_gets_a_whole_one() -> None:
     collector = Changing()
-    async with staged(make_job(collector)) as it:
-        await it.clock.advance(1)
+    async with staged(make_job(collector)) as it, anyio.create_task_group() as tasks:
         collector.gate = anyio.Event()
         it.scheduler.start_changes("ci")
         await settle()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(it.scheduler.trigger, "ci", Cause.HTTP, HERE)
-            await settle()
-            assert collector.asked == ["poll", "changes"]
-            collector.gate.set()
+        tasks.start_soon(it.scheduler.trigger, "ci", Cause.HTTP, HERE)
+        await settle()
+        assert collector.asked == ["poll", "changes"]
+        collector.gate.set()
         await settle()
         assert collector.asked == ["poll", "changes", "poll"]
 
@@ -133,7 +131,7 @@ async def test_a_change_that_hangs_is_ended_before_it_holds_up_the_schedule() ->
         await it.clock.advance(29)
         assert it.scheduler.active.runs() != []
         await it.clock.advance(1)
-        assert [run.outcome for run in await it.runs()] == [Outcome.COMPLETE, Outcome.DEADLINE_EXCEEDED]
+        assert await it.outcomes() == [Outcome.COMPLETE, Outcome.DEADLINE_EXCEEDED]
 
 
 async def test_a_failed_change_is_not_tried_again_and_does_not_hide_how_the_polls_do() -> None:
@@ -155,15 +153,56 @@ async def test_a_failed_change_is_not_tried_again_and_does_not_hide_how_the_poll
 async def test_a_drain_starts_no_change_that_waits(is_over: bool) -> None:
     collector = Changing()
     collector.gate = anyio.Event()
-    async with staged(make_job(collector)) as it:
-        await it.clock.advance(1)
+    async with staged(make_job(collector)) as it, anyio.create_task_group() as tasks:
         it.scheduler.start_changes("ci")
         await settle()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(it.scheduler.active.drain, 9 if is_over else 0)
-            await settle()
-            if is_over:
-                collector.gate.set()
+        tasks.start_soon(it.scheduler.active.drain, 9 if is_over else 0)
+        await settle()
+        if is_over:
+            collector.gate.set()
         await settle()
         assert collector.asked == ["poll"]
         assert it.scheduler.active.runs() == []
+
+
+class Watching(Changing):
+    """``errors``: what its looks raise, one after the other. ``looks``: when it looked."""
+
+    watch: timedelta | None = timedelta(seconds=20)
+
+    def __init__(self, clock: FakeClock, *errors: Exception) -> None:
+        super().__init__()
+        self._clock, self._errors, self.looks = clock, list(errors), list[float]()
+
+    async def look(self) -> None:
+        self.looks.append(self._clock.monotonic())
+        if self._errors:
+            raise self._errors.pop(0)
+
+
+async def test_a_watch_looks_at_its_interval_after_errors_more_and_more_seldom_and_not_while_paused() -> None:
+    clock = FakeClock()
+    held_up = Watching(clock, Unavailable("away"), ValueError("odd"), Unavailable("limit", retry_after=300))
+    fine, silent = Watching(clock), Watching(clock)
+    silent.watch = None
+    jobs = [make_job(each, name=name) for name, each in (("held-up", held_up), ("fine", fine), ("silent", silent))]
+    scheduler: Any = SimpleNamespace(pauses={}, start_changes=None)
+    runs = WebhookRuns(Deliveries(clock), scheduler, clock)
+    runs.set_jobs(jobs)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(runs.run)
+        await clock.advance(490)
+        assert held_up.looks == [20, 60, 140, 440, 460, 480]
+        assert fine.looks == list(range(20, 481, 20))
+        assert silent.looks == []
+        fine.looks.clear()
+        scheduler.pauses["fine"] = object()
+        await clock.advance(40)
+        scheduler.pauses.clear()
+        runs.set_jobs([])
+        await clock.advance(60)
+        assert fine.looks == []
+        runs.set_jobs(jobs)
+        await clock.advance(25)
+        assert fine.looks == [610]
+        tasks.cancel_scope.cancel()

@@ -35,13 +35,6 @@ def test_a_check_is_sent_with_the_required_tags_then_the_configured_then_its_own
     ]
 
 
-def test_a_check_says_none_where_it_fills_no_required_tag() -> None:
-    tags = prepare({"workflow_name": "w", "task": "t", "check": "c"})
-    assert (tags["source"], tags["workflow_category"], tags["condition"], tags["status"]) == ("none",) * 3 + (
-        "unknown",
-    )
-
-
 @pytest.mark.parametrize("missing", ["workflow_name", "task", "check"])
 def test_a_sample_that_lacks_a_tag_of_checks_is_a_plain_metric(missing: str) -> None:
     own = {name: value for name, value in CHECK.items() if name != missing} | {"service": "mine", "team": "own"}
@@ -54,18 +47,19 @@ def test_a_sample_that_lacks_a_tag_of_checks_is_a_plain_metric(missing: str) -> 
 @pytest.mark.parametrize(
     ("own", "value", "status"),
     [
-        ({"condition": "< 5"}, 4, "pass"),
         ({"condition": "in [1, 2]"}, 3, "fail"),
         ({"condition": "< 5", "status": "degraded"}, 6, "fail"),
         ({"condition": "stable for a week"}, 1, "unknown"),
         ({"condition": "< 5", "status": "fail"}, 4, "fail"),
+        ({}, 1, "unknown"),
     ],
 )
-def test_a_check_without_a_status_gets_the_verdict_of_its_condition(
+def test_a_check_without_a_status_gets_the_verdict_of_its_condition_and_says_none_for_other_tags(
     own: dict[str, str], value: float, status: str
 ) -> None:
-    names = {"workflow_name": "w", "task": "t", "check": "c"}
-    assert prepare({**names, **own}, value)["status"] == status
+    tags = prepare({"workflow_name": "w", "task": "t", "check": "c", **own}, value)
+    assert (tags["status"], tags["condition"]) == (status, own.get("condition", "none"))
+    assert (tags["source"], tags["workflow_category"]) == ("none", "none")
 
 
 def test_a_count_gets_the_schedules_interval() -> None:

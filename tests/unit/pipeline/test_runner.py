@@ -1,6 +1,8 @@
-"""One run: attempts, back-off, deadline, outcome, and what is stored of it."""
+"""One run: attempts, back-off, deadline, outcome, what is stored of it, and what the heartbeat sends until the next."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,22 +14,18 @@ from service.collectors.registry import CollectorState
 from service.config.masking import mask
 from service.domain.checks import CHECK_AGE, CHECK_STATE
 from service.domain.errors import ConfigError, Rejected, Unauthorized, Unavailable
-from service.domain.runs import Actor, Cause, CollectResult, Outcome, PartialFailure, Run
+from service.domain.runs import Cause, CollectResult, Outcome, PartialFailure
 from service.domain.samples import Sample
 from service.pipeline.enrich import MANY_CHECKS
-from service.pipeline.job import DURATION, POINTS_LOST, SAMPLES, SUCCESS_AGE, UP, Job
-from tests.unit.pipeline.stage import CHECK, METRIC, START, Gate, Scripted, make_job, staged, values
+from service.pipeline.heartbeat import Heartbeat
+from service.pipeline.job import DURATION, POINTS_LOST, SAMPLES, SUCCESS_AGE, UP
+from service.store import Store
+from tests.unit.pipeline.stage import CHECK, HERE, METRIC, START, Gate, Scripted, Stage, make_job, staged
 
 
-async def first_run(job: Job, seconds: float = 0, *, retry: bool = True) -> Run:
-    """The first run of a job after that time."""
-    async with staged(job, retry=retry) as it:
-        await it.clock.advance(seconds)
-        return (await it.runs(job.name))[0]
-
-
-async def test_a_fault_that_time_may_mend_is_tried_again_after_10_20_and_40_seconds() -> None:
-    collector = Scripted([Unavailable("away"), RuntimeError("odd"), Unavailable("away"), Unavailable("away")])
+async def test_a_fault_that_time_may_mend_is_tried_again_after_10_20_and_40_seconds_but_not_by_once() -> None:
+    faults = Unavailable("away"), RuntimeError("odd"), Unavailable("away"), Unavailable("away")
+    collector = Scripted(*faults)
     async with staged(make_job(collector)) as it:
         calls = []
         for seconds in (9, 1, 19, 1, 39, 1):
@@ -36,30 +34,37 @@ async def test_a_fault_that_time_may_mend_is_tried_again_after_10_20_and_40_seco
             calls.append(collector.calls)
         assert calls == [1, 2, 2, 3, 3, 4]
         (run,) = await it.runs()
-    assert (run.outcome, run.attempts, run.error) == (Outcome.BACKOFF_LIMIT_EXCEEDED, 4, "away")
+        assert (run.outcome, run.attempts, run.error) == (Outcome.BACKOFF_LIMIT_EXCEEDED, 4, "away")
+    async with staged(make_job(Scripted(*faults)), retry=False) as once:
+        (run,) = await once.runs()
+        assert (run.outcome, run.attempts, run.error) == (Outcome.FAILED, 1, "away")
+
+
+FAILED, LIMIT, DEADLINE = Outcome.FAILED, Outcome.BACKOFF_LIMIT_EXCEEDED, Outcome.DEADLINE_EXCEEDED
 
 
 @pytest.mark.parametrize(
-    ("error", "retry"),
-    [(Rejected("no"), True), (Unauthorized("no"), True), (ConfigError("no"), True), (Unavailable("no"), False)],
+    ("step", "outcome", "error", "seconds"),
+    [
+        (Rejected("no"), FAILED, "no", 0),  # time can't mend it
+        (Unauthorized("no"), FAILED, "no", 0),
+        (ConfigError("no"), FAILED, "no", 0),
+        (ExceptionGroup("a", [OSError(), ExceptionGroup("b", [Rejected("gone")])]), FAILED, "gone", 0),
+        (KeyError("run"), LIMIT, "unexpected KeyError: 'run'", 10),
+        (ExceptionGroup("a", [ValueError("x")]), LIMIT, "unexpected ValueError: x", 10),
+        (asyncio.CancelledError(), LIMIT, "the collector was cancelled by something of its own", 10),
+        (10_000.0, DEADLINE, "not done within 90 s", 90),
+        (Unavailable("off", retry_after=99), DEADLINE, "off (the next attempt would come after the deadline)", 0),
+    ],
 )
-async def test_a_fault_that_time_cannot_mend_is_not_tried_again_nor_is_any_by_once(
-    error: Exception, retry: bool
+async def test_whatever_a_collector_does_is_the_fault_of_its_run_alone(
+    step: BaseException | float, outcome: Outcome, error: str, seconds: float
 ) -> None:
-    run = await first_run(make_job(Scripted([error])), 60, retry=retry)
-    assert (run.outcome, run.attempts, run.error) == (Outcome.FAILED, 1, "no")
-
-
-async def test_a_run_that_hangs_ends_at_its_deadline() -> None:
-    run = await first_run(make_job(Gate(), active_deadline=timedelta(seconds=90)), 91)
-    assert (run.outcome, run.error) == (Outcome.DEADLINE_EXCEEDED, "not done within 90 s")
-
-
-async def test_no_attempt_is_waited_for_that_would_come_after_the_deadline() -> None:
-    run = await first_run(make_job(Scripted([Unavailable("limited", retry_after=1800)])))
-    assert run.outcome is Outcome.DEADLINE_EXCEEDED
-    assert run.error == "limited (the next attempt would come after the deadline)"
-    assert run.seconds == 0
+    odd = make_job(Scripted(*[step] * 4), name="odd", backoff_limit=1, active_deadline=timedelta(seconds=90))
+    async with staged(odd, make_job()) as it:
+        await it.clock.advance(5 * 60)
+        assert {(run.outcome, run.error, run.seconds) for run in await it.runs("odd")} == {(outcome, error, seconds)}
+        assert await it.starts("odd") == await it.starts() == ["10:00:00", "10:10:00"]
 
 
 async def test_a_run_that_another_replica_ended_meanwhile_is_told_as_interrupted() -> None:
@@ -67,8 +72,7 @@ async def test_a_run_that_another_replica_ended_meanwhile_is_told_as_interrupted
     async with staged(make_job(gate)) as it:
         (run,) = it.scheduler.active.runs()
         await it.store.runs.end(replace(run, outcome=Outcome.INTERRUPTED, ended=START))  # as its inheritor does
-        gate.open()
-        await it.clock.advance(1)
+        await gate.open()
         assert [each.outcome for each in it.ended] == [Outcome.INTERRUPTED]
         assert any("taken for dead" in str(line.get("reason")) for line in it.logs)
 
@@ -87,71 +91,35 @@ async def test_a_collector_that_ignores_its_cancellation_does_not_hold_up_its_sc
         release.set()
 
 
-class Raising(Scripted):
-    def __init__(self, error: BaseException) -> None:
-        super().__init__()
-        self._error = error
-
-    async def collect(self, now: datetime) -> CollectResult:
-        raise self._error
-
-
-@pytest.mark.parametrize(
-    ("error", "outcome", "reason"),
-    [
-        (ExceptionGroup("a", [OSError(), ExceptionGroup("b", [Rejected("gone")])]), Outcome.FAILED, "gone"),
-        (KeyError("run"), Outcome.BACKOFF_LIMIT_EXCEEDED, "unexpected KeyError: 'run'"),
-        (ExceptionGroup("a", [ValueError("x")]), Outcome.BACKOFF_LIMIT_EXCEEDED, "unexpected ValueError: x"),
-        (
-            asyncio.CancelledError(),
-            Outcome.BACKOFF_LIMIT_EXCEEDED,
-            "the collector was cancelled by something of its own",
-        ),
-    ],
-)
-async def test_whatever_a_collector_raises_is_the_fault_of_its_run_alone(
-    error: BaseException, outcome: Outcome, reason: str
-) -> None:
-    async with staged(make_job(Raising(error), name="odd", backoff_limit=0), make_job()) as it:
-        await it.clock.advance(10 * 60)
-        assert [(run.outcome, run.error) for run in await it.runs("odd")] == [(outcome, reason)] * 2
-        assert await it.starts() == ["10:00:00", "10:10:00"]
-
-
 async def test_parts_that_failed_make_a_run_partial_and_leave_the_others_samples() -> None:
     secret = "ghp_very_secret"
     mask([secret])
     long = PartialFailure(f"{secret} \ud800 " + "z" * 20_000, "half \udfff")
     result = CollectResult((Sample(METRIC, 3, START),), (PartialFailure("403", part="pull requests"), long), skipped=4)
-    async with staged(make_job(Scripted([result]))) as it:
+    async with staged(make_job(Scripted(result))) as it:
         (run,) = await it.runs()
         assert run.outcome is Outcome.PARTIAL
         first, second, last = run.errors
         assert (str(first), second.part, str(last)) == ("pull requests: 403", "half ?", "and 2 more left out")
         assert second.reason.startswith("******** ? z")
         assert len(second.reason) == 1000
-        assert values(await it.samples())[METRIC.name] == 3
+        assert (await it.values())[METRIC.name] == 3
 
 
 async def test_a_run_stores_its_samples_its_checks_series_and_its_collectors_health() -> None:
-    result = CollectResult((Sample(METRIC, 1, START, CHECK),))
-    async with staged(make_job(Scripted([result]))) as it:
+    good = CollectResult((Sample(METRIC, 0.1, START, CHECK | {"status": "fail"}),))
+    async with staged(make_job(Scripted(good, Rejected("gone")))) as it:
         (run,) = await it.runs()
-        found = values(await it.samples(run))
-        assert {METRIC.name, CHECK_STATE.name, UP.name} <= set(found)
-        assert run.samples == len(await it.samples(run))
+        found = await it.values()
+        assert (found[METRIC.name], found[CHECK_STATE.name], run.samples) == (0.1, 1, len(await it.samples()))
         assert (found[UP.name], found[SAMPLES.name], found[SUCCESS_AGE.name], found[POINTS_LOST.name]) == (1, 1, 0, 0)
         assert it.stored == [START]
         assert [each.id for each in it.ended] == [run.id]
-
-
-async def test_a_failed_run_keeps_the_checks_and_says_that_the_collector_is_down() -> None:
-    good = CollectResult((Sample(METRIC, 0.1, START, CHECK | {"status": "fail"}),))
-    async with staged(make_job(Scripted([good, Rejected("gone")]))) as it:
+        # One that failed keeps the checks and says that the collector is down.
         await it.clock.advance(3 * 60)
-        found = values(await it.samples((await it.runs())[-1]))
-    assert (found[CHECK_STATE.name], found[UP.name], found[SAMPLES.name], found[DURATION.name]) == (1, 0, 0, 0)
-    assert found[SUCCESS_AGE.name] == found[CHECK_AGE.name] == 150
+        found = await it.values()
+        assert (found[CHECK_STATE.name], found[UP.name], found[SAMPLES.name], found[DURATION.name]) == (1, 0, 0, 0)
+        assert found[SUCCESS_AGE.name] == found[CHECK_AGE.name] == 150
 
 
 async def test_state_is_stored_with_the_samples_unless_another_run_has_changed_it_meanwhile() -> None:
@@ -161,9 +129,6 @@ async def test_state_is_stored_with_the_samples_unless_another_run_has_changed_i
             if known == b"1":
                 await it.store.states.write("ci", {"count": b"50"})
             return CollectResult(state={"count": b"%d" % (int(known) + 1)})
-
-    class Stated(Job):
-        state: Any
 
     async with staged() as it:
         job: Any = make_job(Counting(), state=CollectorState(it.store.states, "ci"))
@@ -176,7 +141,7 @@ async def test_state_is_stored_with_the_samples_unless_another_run_has_changed_i
 
 
 async def test_a_lasting_fault_is_news_once_and_its_end_too() -> None:
-    collector = Scripted([Rejected("limit opens in 9 s"), Rejected("limit opens in 4 s"), Rejected("gone")])
+    collector = Scripted(Rejected("limit opens in 9 s"), Rejected("limit opens in 4 s"), Rejected("gone"))
     async with staged(make_job(collector)) as it:
         await it.clock.advance(30 * 60)
         loud = [line for line in it.logs if line["log_level"] in ("warning", "error") or "again" in line["event"]]
@@ -192,9 +157,48 @@ async def test_the_series_of_many_checks_follow_their_run() -> None:
     """They are thrice as many as the samples that it is there for, and must not hold these up."""
     count = MANY_CHECKS + 1
     many = tuple(Sample(METRIC, 1, START, CHECK | {"workflow_name": f"w{number}"}) for number in range(count))
-    async with staged(make_job(Scripted([CollectResult(many)]), enabled=False)) as it:
-        run = await it.scheduler.trigger("ci", Cause.HTTP, Actor("here"))
+    async with staged(make_job(Scripted(CollectResult(many)), enabled=False)) as it:
+        run = await it.scheduler.trigger("ci", Cause.HTTP, HERE)
         await it.scheduler.active.wait(run.id, 10)
         assert len(await it.store.checks.read("ci")) == count
-        assert CHECK_STATE.name not in values(await it.samples(run))
-        assert (await it.store.outbox.pending()).samples == len(await it.samples(run)) + 4 * count
+        assert CHECK_STATE.name not in await it.values()
+        assert (await it.store.outbox.pending()).samples == len(await it.samples()) + 4 * count
+
+
+@asynccontextmanager
+async def beating(max_age: timedelta) -> AsyncIterator[Stage]:
+    """A collector that measured once, the heartbeat, and nothing in the outbox."""
+    measured = CollectResult((Sample(METRIC, 1, START, CHECK),))
+    async with staged(make_job(Scripted(measured), schedule="@weekly", max_age=max_age)) as it:
+        await claim(it.store)
+        async with anyio.create_task_group() as tasks:
+            jobs, on_stored = (lambda: it.scheduler.jobs), (lambda: it.stored.append(it.clock.now()))
+            heartbeat = Heartbeat(jobs, it.store, it.clock, timedelta(minutes=5), on_stored)
+            tasks.start_soon(heartbeat.run)
+            yield it
+            tasks.cancel_scope.cancel()
+
+
+async def claim(store: Store) -> list[tuple[str, float]]:
+    """Metrics and values of what is to be sent, which is not given again."""
+    chunks = await store.outbox.claim(START + timedelta(days=9), 10**9, 10**6)
+    return [(point.metric, point.value) for chunk in chunks for point in chunk.points]
+
+
+async def test_checks_are_sent_again_every_five_minutes_with_their_growing_age_until_they_are_unknown() -> None:
+    async with beating(max_age=timedelta(minutes=12)) as it:
+        await it.clock.advance(15 * 60)
+        values = await claim(it.store)
+    assert [value for metric, value in values if metric == CHECK_STATE.name] == [0, 0, 2]
+    assert [value for metric, value in values if metric == CHECK_AGE.name] == [300, 600, 900]
+    assert [value for metric, value in values if metric == SUCCESS_AGE.name] == [300, 600, 900]
+    assert len(it.stored) == 4
+
+
+async def test_while_a_collector_is_paused_nobody_is_woken_by_the_age_of_its_checks() -> None:
+    async with beating(max_age=timedelta(hours=1)) as it:
+        await it.scheduler.pause("ci", HERE)
+        await it.clock.advance(5 * 60)
+        names = [metric for metric, _ in await claim(it.store)]
+    assert CHECK_STATE.name in names
+    assert CHECK_AGE.name not in names

@@ -4,6 +4,7 @@ The CronJob controller's rules (policies, starting deadline, missed slots, pause
 test_scheduler_model.py.
 """
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -13,49 +14,38 @@ import pytest
 
 from service.clock import SystemClock
 from service.domain.errors import NotReady, Rejected, Unavailable, UnknownCollector
-from service.domain.runs import Actor, Cause, ConcurrencyPolicy, Outcome, Run
+from service.domain.runs import Cause, ConcurrencyPolicy, Outcome, Run
 from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Scheduler
 from service.store import Beat, Busy, Claim, Store
 from service.store.checks import Checks
 from service.store.runs import Runs
-from tests.unit.pipeline.stage import START, Disk, Gate, Scripted, make_job, settle, staged
-
-HERE = Actor("10.0.0.1", "ann", "looks odd")
+from tests.unit.pipeline.stage import (
+    HERE,
+    START,
+    Gate,
+    Scripted,
+    empty_store,
+    lose_store,
+    make_job,
+    open_store,
+    settle,
+    staged,
+)
 
 
 async def test_with_an_empty_store_every_collector_runs_at_once_and_then_each_slot_once() -> None:
-    async with staged(make_job(starting_deadline=timedelta(seconds=10))) as it:
-        await it.clock.advance(35 * 60)
-        assert await it.starts() == ["10:00:00", "10:10:00", "10:20:00", "10:30:00", "10:40:00"]
-        causes = [run.cause for run in await it.runs()]
-        assert causes == [Cause.START] + [Cause.SCHEDULE] * 4
-
-
-async def test_a_collector_that_is_new_beside_others_has_missed_its_last_slot() -> None:
-    async with staged(make_job()) as it:
-        await it.clock.advance(1)
-    async with staged(make_job(), make_job(name="new"), after=it) as again:
+    """Jitter starts each by the same amount later; one that is new beside others has missed its last slot."""
+    late = make_job(name="late", jitter=timedelta(seconds=100))
+    async with staged(make_job(starting_deadline=timedelta(seconds=10)), late) as it:
+        await it.clock.advance(25 * 60)
+        assert await it.starts() == ["10:00:00", "10:10:00", "10:20:00", "10:30:00"]
+        assert [run.cause for run in await it.runs()] == [Cause.START] + [Cause.SCHEDULE] * 3
+        delays = [run.started - run.slot - late.offset for run in (await it.runs("late"))[1:] if run.slot]
+        assert all(timedelta(0) <= each < timedelta(seconds=1) for each in delays)
+        assert late.offset == make_job(name="late", jitter=timedelta(seconds=100)).offset != timedelta(0)
+    async with staged(make_job(), make_job(name="new"), clock=it.clock) as again:
         assert [run.cause for run in await again.runs("new")] == [Cause.CATCH_UP]
-
-
-async def test_a_pause_starts_nothing_survives_a_restart_and_a_resume_starts_the_latest_missed_slot() -> None:
-    async with staged(make_job()) as it:
-        await it.scheduler.pause("ci", HERE)
-        await it.clock.advance(30 * 60)
-        assert await it.starts() == ["10:00:00"]
-        assert "ci" in it.scheduler.pauses
-    async with staged(make_job(), after=it) as again:
-        await again.clock.advance(60)
-        assert again.scheduler.pauses["ci"].actor == HERE
-        await again.scheduler.resume("ci", HERE)
-        await settle()
-        assert await again.starts() == ["10:00:00", "10:30:00"]
-        entries = await again.store.runs.audit_entries(10)
-        assert [(entry.action, entry.collector, entry.actor) for entry in entries] == [
-            ("resume", "ci", HERE),
-            ("pause", "ci", HERE),
-        ]
 
 
 async def test_a_paused_collector_stays_so_whatever_happens_and_a_resume_catches_up_once() -> None:
@@ -71,35 +61,34 @@ async def test_a_paused_collector_stays_so_whatever_happens_and_a_resume_catches
             await it.clock.advance(25 * 60)
         assert await it.starts() == ["10:00:00", "-", "-"]
     gate = Gate()
-    async with staged(make_job(gate), after=it) as again:
+    async with staged(make_job(gate), clock=it.clock) as again:
         await again.clock.advance(25 * 60)
         assert await again.starts() == ["10:00:00", "-", "-"]
+        assert again.scheduler.pauses["ci"].actor == HERE
         # A run that is under way when it resumes does not add one for each slot that it held up.
         await again.scheduler.trigger("ci", Cause.HTTP, HERE)
         for _ in range(2):
             await again.scheduler.resume("ci", HERE)
-        gate.open()
-        await settle()
-        gate.open()
+        await gate.open()
+        await gate.open()
         await again.clock.advance(60)
         later = (await again.runs())[3:]  # begun in one instant, so in any order
         slots = {run.cause: run.slot and f"{run.slot:%H:%M}" for run in later}
         assert (len(later), slots) == (2, {Cause.HTTP: None, Cause.CATCH_UP: "12:10"})
+        entries = await again.store.runs.audit_entries(10)
+        assert [entry.action for entry in entries] == ["resume", "resume", "trigger", "trigger", "push", "pause"]
+        assert {(entry.collector, entry.actor) for entry in entries} == {("ci", HERE)}
 
 
-async def test_a_disabled_collector_has_no_schedule_but_can_be_triggered() -> None:
-    async with staged(make_job(enabled=False)) as it:
-        await it.clock.advance(30 * 60)
-        assert await it.starts() == []
-        await it.scheduler.trigger("ci", Cause.HTTP, HERE)
-        await settle()
-        assert await it.starts() == ["-"]
-        (entry,) = await it.store.runs.audit_entries(10)
-        assert (entry.action, entry.run) == ("trigger", (await it.runs())[0].id)
-
-
-async def test_a_trigger_of_a_running_collector_names_the_run() -> None:
+async def test_a_disabled_collector_can_be_triggered_and_a_running_one_names_its_run() -> None:
     async with staged(make_job(Gate()), make_job(name="other", enabled=False)) as it:
+        await it.clock.advance(5 * 60)
+        assert await it.starts("other") == []
+        run = await it.scheduler.trigger("other", Cause.HTTP, HERE)
+        await settle()
+        assert await it.starts("other") == ["-"]
+        (entry,) = await it.store.runs.audit_entries(10)
+        assert (entry.action, entry.run) == ("trigger", run.id)
         (running,) = it.scheduler.active.runs()
         with pytest.raises(Busy) as refused:
             await it.scheduler.trigger("ci", Cause.HTTP, HERE)
@@ -111,42 +100,30 @@ async def test_a_trigger_of_a_running_collector_names_the_run() -> None:
 
 
 async def test_a_trigger_of_all_passes_over_what_a_reload_removes_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs, begin = [make_job(Gate(), name=name) for name in ("ci", "gone")], Runs.begin
+    jobs, begin = [make_job(name=name, schedule="@every 9h") for name in ("ci", "gone")], Runs.begin
 
     async def begin_and_reload(*arguments: Any, **options: Any) -> None:
         await begin(*arguments, **options)
         await it.scheduler.set_jobs(jobs[:1])
 
-    async with staged(is_loaded=False) as it:
-        await it.scheduler.set_jobs(jobs)
+    async with staged(*jobs) as it:
         monkeypatch.setattr(Runs, "begin", begin_and_reload)
         assert [each.collector for each in await it.scheduler.trigger_all(Cause.SIGNAL, HERE)] == ["ci"]
 
 
-async def test_jitter_starts_each_run_by_the_same_amount_later() -> None:
-    job = make_job(jitter=timedelta(seconds=100))
-    async with staged(job) as it:
-        await it.clock.advance(25 * 60)
-        late = [run.started - run.slot for run in (await it.runs())[1:] if run.slot]
-    assert len(late) == 3
-    assert all(timedelta(0) <= each - job.offset < timedelta(seconds=1) for each in late)
-    assert job.offset == make_job(jitter=timedelta(seconds=100)).offset != timedelta(0)
-
-
-async def test_a_drain_without_time_keeps_what_is_under_way_as_interrupted() -> None:
-    async with staged(make_job(Gate())) as it:
-        await it.scheduler.active.drain(0)
+@pytest.mark.parametrize(
+    ("collector", "seconds", "error"),
+    [
+        (Gate(), 0, "the daemon ended before the run did"),
+        # With everything unreachable the runs wait for their next attempt; the daemon's end does not wait with them.
+        (Scripted(Unavailable("away")), 20, "away (the daemon ended before the next attempt)"),
+    ],
+)
+async def test_a_drain_keeps_what_is_under_way_as_interrupted(collector: object, seconds: float, error: str) -> None:
+    async with staged(make_job(collector)) as it:
+        await it.scheduler.active.drain(seconds)
         (run,) = await it.runs()
-        assert (run.outcome, run.error) == (Outcome.INTERRUPTED, "the daemon ended before the run did")
-
-
-async def test_a_drain_makes_no_further_attempt() -> None:
-    """With everything unreachable the runs wait for their next attempt; the daemon's end does not wait with them."""
-    async with staged(make_job(Scripted([Unavailable("away")] * 9))) as it:
-        await it.scheduler.active.drain(20)
-        (run,) = await it.runs()
-        assert (run.outcome, run.attempts) == (Outcome.INTERRUPTED, 1)
-        assert run.error == "away (the daemon ended before the next attempt)"
+        assert (run.outcome, run.attempts, run.error) == (Outcome.INTERRUPTED, 1, error)
         assert it.clock.now() == START
 
 
@@ -159,50 +136,34 @@ async def test_a_run_after_a_push_begins_when_the_active_one_has_ended_and_other
         await settle()
         assert [run.id for run in await it.runs()] == [first.id]
         assert await it.scheduler.active.wait(waiting.id, 0) is None
-        gate.open()
-        await settle()
-        outcomes = {run.id: run.outcome for run in await it.runs()}
-        assert outcomes == {first.id: Outcome.COMPLETE, waiting.id: None}
-        gate.open()
-        await settle()
-        assert {run.outcome for run in await it.runs()} == {Outcome.COMPLETE}
-        assert (await it.scheduler.trigger_after("ci", Cause.PUSH, HERE)).id not in (first.id, waiting.id)
+        await gate.open()
+        assert {run.id: run.outcome for run in await it.runs()} == {first.id: Outcome.COMPLETE, waiting.id: None}
+        # One that is cancelled while it waits is on record as such.
+        unwanted = await it.scheduler.trigger_after("ci", Cause.PUSH, HERE)
+        assert unwanted.id not in (first.id, waiting.id)
+        await it.scheduler.cancel(unwanted.id, HERE)
+        await gate.open()
+        await it.clock.advance(3)
+        assert sorted(map(str, await it.outcomes())) == [Outcome.CANCELLED, Outcome.COMPLETE, Outcome.COMPLETE]
 
 
 async def test_who_waits_for_a_run_that_nobody_carries_out_waits_without_asking_again_and_again() -> None:
-    async with staged() as it, anyio.create_task_group() as tasks:
-        answers: list[Run | None] = []
-
-        async def wait() -> None:
-            answers.append(await it.scheduler.active.wait("ci-lost", 30))
-
-        tasks.start_soon(wait)
+    async with staged() as it:
+        waiting = asyncio.create_task(it.scheduler.active.wait("ci-lost", 30))
         await it.clock.advance(29)
-        assert answers == []
+        assert not waiting.done()
         await it.clock.advance(1)
-        assert answers == [None]
-
-
-async def test_a_run_that_is_cancelled_while_it_waits_is_on_record_as_cancelled() -> None:
-    gate = Gate()
-    async with staged(make_job(gate)) as it:
-        waiting = await it.scheduler.trigger_after("ci", Cause.PUSH, HERE)
-        await it.scheduler.cancel(waiting.id, HERE)
-        gate.open()
-        await it.clock.advance(3)
-        outcomes = {run.id: run.outcome for run in await it.runs()}
-        assert outcomes[waiting.id] is Outcome.CANCELLED
+        assert await waiting is None
 
 
 async def test_a_run_that_waits_for_another_replicas_can_be_cancelled_and_holds_up_no_drain() -> None:
     async with staged(make_job(enabled=False)) as it:
-        other = Run("other", "ci", Cause.HTTP, START)
-        await it.store.runs.begin(other, forbids=True)
+        await it.store.runs.begin(Run("other", "ci", Cause.HTTP, START), forbids=True)
         waiting = await it.scheduler.trigger_after("ci", Cause.PUSH, HERE)
         await it.clock.advance(5)
         await it.scheduler.cancel(waiting.id, HERE)
         await settle()
-        assert [run.outcome for run in await it.runs()] == [None, Outcome.CANCELLED]
+        assert await it.outcomes() == [None, Outcome.CANCELLED]
         waiting = await it.scheduler.trigger_after("ci", Cause.PUSH, HERE)
         await it.scheduler.active.drain(0)
         assert {run.id: run.outcome for run in await it.runs()}[waiting.id] is Outcome.INTERRUPTED
@@ -225,35 +186,23 @@ async def test_a_collector_that_waits_for_a_push_runs_no_slot_and_catches_none_u
         assert await it.starts() == ["-", "10:30:00"]
 
 
-async def test_a_slot_that_another_replica_claimed_is_not_run_again() -> None:
+async def test_a_slot_that_another_replica_claimed_is_not_run_again_and_one_waits_for_the_end_of_its_run() -> None:
     async with staged(make_job()) as it:
-        other = replace((await it.runs())[0], id="other", slot=START.replace(minute=10, second=0))
-        assert await it.store.runs.claim_slots([Claim(other, START.replace(minute=0, second=0), forbids=False)]) == [
-            True
-        ]
-        await it.clock.advance(10 * 60)
+        slot = START.replace(minute=10, second=0)
+        other = replace((await it.runs())[0], id="other", slot=slot, ended=None, outcome=None)
+        claim = Claim(other, START.replace(minute=0, second=0), forbids=True)
+        assert await it.store.runs.claim_slots([claim]) == [True]
+        await it.clock.advance(13 * 60)
         assert await it.starts() == ["10:00:00", "10:10:00"]
-        await it.clock.advance(10 * 60)
-        assert (await it.starts())[-1] == "10:20:00"
-
-
-async def test_a_slot_waits_for_the_end_of_another_replicas_run() -> None:
-    async with staged(make_job()) as it:
-        other = replace((await it.runs())[0], id="other", slot=None, ended=None, outcome=None)
-        await it.store.runs.begin(other, forbids=True)
-        await it.clock.advance(4 * 60)
-        assert await it.starts() == ["10:00:00", "-"]
         await it.store.runs.end(replace(other, ended=it.clock.now(), outcome=Outcome.COMPLETE))
         await it.clock.advance(3)
-        assert sorted(await it.starts()) == ["-", "10:00:00", "10:10:00"]
+        assert await it.starts() == ["10:00:00", "10:10:00", "10:20:00"]
 
 
 async def test_a_slot_that_came_while_a_run_is_active_elsewhere_starts_with_the_beat_that_shows_its_end() -> None:
     async with staged(make_job()) as it:
         elsewhere = replace((await it.runs())[0], ended=None, outcome=None)
-        beat = Beat(
-            (), is_new=False, slots={}, pauses={}, active=(elsewhere,), own=frozenset(), cancelled={}, repeats=()
-        )
+        beat = Beat((), False, slots={}, pauses={}, active=(elsewhere,), own=frozenset(), cancelled={}, repeats=())
         it.scheduler.follow(beat)
         await it.clock.advance(10 * 60)
         assert await it.starts() == ["10:00:00"]
@@ -265,19 +214,12 @@ async def test_a_slot_that_came_while_a_run_is_active_elsewhere_starts_with_the_
 async def test_a_run_that_is_cancelled_while_a_shared_store_is_away_ends_on_record_when_it_is_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    faults, end = [Unavailable("away")] * 3, Runs.end
-
-    async def fail(*arguments: Any) -> None:
-        if faults:
-            raise faults.pop()
-        await end(*arguments)
-
     async with staged(make_job(Gate())) as it:
         monkeypatch.setattr(Store, "owner", "me")
-        monkeypatch.setattr(Runs, "end", fail)
+        lose_store(monkeypatch, Runs, "end", 3)
         await it.scheduler.cancel((await it.runs())[0].id, HERE)
         await it.clock.advance(30)
-        assert [run.outcome for run in await it.runs()] == [Outcome.CANCELLED]
+        assert await it.outcomes() == [Outcome.CANCELLED]
 
 
 async def test_a_dead_replicas_slot_is_not_repeated_where_a_later_one_replaces_it() -> None:
@@ -290,40 +232,24 @@ async def test_a_dead_replicas_slot_is_not_repeated_where_a_later_one_replaces_i
 
 
 @pytest.mark.parametrize("owner", ["", "me"])
-async def test_a_slot_that_a_lost_store_could_not_claim_is_tried_again(
+async def test_a_slot_that_a_lost_store_could_not_claim_is_tried_again_and_replaces_nothing_before(
     owner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left, original = [1, 2], Runs.claim_slots
-
-    async def fail(*arguments: Any) -> Any:
-        if left:
-            left.pop()
-            raise Unavailable("away")
-        return await original(*arguments)
-
-    monkeypatch.setattr(Runs, "claim_slots", fail)
     monkeypatch.setattr(Store, "owner", owner)
     monkeypatch.setattr("service.store.runs._require_replica", lambda *_: None)
-    async with staged(make_job()) as it:
-        for _ in range(3):
-            await it.clock.advance(2)
-        assert [(run.slot, run.outcome) for run in await it.runs()] == [
-            (START.replace(minute=0, second=0), Outcome.COMPLETE)
-        ]
-
-
-async def test_replace_ends_a_run_only_when_the_next_one_has_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def fail(*_: Any) -> Any:
-        raise Unavailable("away")
-
+    lose_store(monkeypatch, Runs, "claim_slots", 2)
     job = make_job(Gate(), concurrency_policy=ConcurrencyPolicy.REPLACE, active_deadline=timedelta(hours=1))
     async with staged(job) as it:
+        for _ in range(3):
+            await it.clock.advance(2)
+        assert await it.starts() == ["10:00:00"]
         with monkeypatch.context() as patch:
-            patch.setattr(Runs, "claim_slots", fail)
+            lose_store(patch, Runs, "claim_slots")
             await it.clock.advance(10 * 60)
-        assert [run.outcome for run in await it.runs()] == [None]
+        assert await it.outcomes() == [None]
         await it.clock.advance(2)
-        assert [run.outcome for run in await it.runs()] == [Outcome.REPLACED, None]
+        assert await it.starts() == ["10:00:00", "10:10:00"]
+        assert await it.outcomes() == [Outcome.REPLACED, None]
 
 
 @pytest.mark.parametrize(("part", "broken"), [(Runs, "last_successes"), (Checks, "read")])
@@ -332,7 +258,7 @@ async def test_an_error_of_our_own_ends_its_run_alone(part: type, broken: str, m
         raise ArithmeticError
 
     monkeypatch.setattr(part, broken, fail)
-    async with staged(make_job(Scripted([Rejected("no")]))) as it:
+    async with staged(make_job(Scripted(Rejected("no")))) as it:
         assert not it.scheduler.active.runs()
         await it.clock.advance(5 * 60)
         first = (await it.runs())[0]
@@ -343,8 +269,9 @@ async def test_an_error_of_our_own_ends_its_run_alone(part: type, broken: str, m
 
 async def test_the_timer_starts_a_slot_when_it_comes_and_beats() -> None:
     clock, ended = SystemClock(), anyio.Event()
+    empty_store()
     async with anyio.create_task_group() as tasks:
-        store = Disk().open(clock)
+        store = open_store(clock)
         runner = Runner(store, clock, tasks, on_stored=lambda: None, on_end=lambda run: ended.set())
         scheduler = Scheduler(runner, store, clock, tasks)
         await scheduler.load()

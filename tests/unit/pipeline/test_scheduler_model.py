@@ -6,7 +6,7 @@ The model walks through the schedule's fires second by second (no search, no eve
 import asyncio
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import anyio
@@ -14,33 +14,13 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from service.domain.runs import Actor, Cause, CollectResult, ConcurrencyPolicy, Outcome
-from service.domain.samples import Metric
+from service.domain.runs import Cause, ConcurrencyPolicy, Outcome
 from service.store import Busy
-from tests.unit.pipeline.stage import METRIC, START, Disk, FakeClock, make_job, settle, staged
+from tests.unit.pipeline.stage import HERE, START, FakeClock, Gate, empty_store, make_job, settle, staged
 
 T = TypeVar("T")
 
 ACTIVE_DEADLINE = timedelta(minutes=25)
-HERE = Actor("here")
-
-
-class Gates:
-    """A collector whose every call waits until the test lets it end; calls that hang wait for their deadline."""
-
-    metrics: tuple[Metric, ...] = (METRIC,)
-
-    def __init__(self) -> None:
-        self.calls: list[anyio.Event] = []
-
-    async def collect(self, now: datetime) -> CollectResult:
-        call = anyio.Event()
-        self.calls.append(call)
-        try:
-            await call.wait()
-        finally:
-            self.calls.remove(call)
-        return CollectResult()
 
 
 @dataclass
@@ -61,7 +41,7 @@ class Model:
     deadline: int | None
     period: int
     every: bool
-    wall: int
+    wall: int = int(START.timestamp())
     elapsed: int = 0
     last: int | None = None
     skipped: int = 0
@@ -103,6 +83,10 @@ class Model:
                 run.outcome = Outcome.REPLACED
         self.runs.append(ModelRun(slot, self.elapsed + int(ACTIVE_DEADLINE.total_seconds())))
 
+    def end(self, index: int, outcome: Outcome) -> None:
+        self.active[index].outcome = outcome
+        self.tick()
+
     def pass_time(self, seconds: int) -> None:
         for _ in range(seconds):
             self.elapsed += 1
@@ -121,7 +105,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         self._loop = asyncio.new_event_loop()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._loop.run_until_complete(work)
+        """``work``, and all that follows from it."""
+        result = self._loop.run_until_complete(work)
+        self._loop.run_until_complete(settle())
+        return result
 
     @initialize(
         policy=st.sampled_from(ConcurrencyPolicy),
@@ -130,16 +117,16 @@ class SchedulerMachine(RuleBasedStateMachine):
     )
     def begin(self, policy: ConcurrencyPolicy, deadline: int | None, schedule: tuple[str, int, bool]) -> None:
         expression, period, every = schedule
-        self.gates = Gates()
+        self.gate, self.clock = Gate(), FakeClock()
         self.job = make_job(
-            self.gates,
+            self.gate,
             schedule=expression,
             concurrency_policy=policy,
             starting_deadline=None if deadline is None else timedelta(seconds=deadline),
             active_deadline=ACTIVE_DEADLINE,
         )
-        self.clock, self.disk = FakeClock(), Disk()
-        self.model = Model(policy, deadline, period, every, int(START.timestamp()))
+        self.model = Model(policy, deadline, period, every)
+        empty_store()
         self.run(self._start())
 
     async def _start(self) -> None:
@@ -147,7 +134,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         ready, self.kill = anyio.Event(), anyio.Event()
 
         async def live() -> None:
-            async with staged(self.job, clock=self.clock, disk=self.disk) as self.stage:
+            async with staged(self.job, clock=self.clock) as self.stage:
                 ready.set()
                 await self.kill.wait()
 
@@ -158,94 +145,70 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(seconds=st.one_of(st.integers(1, 90), st.integers(1, 1200)))
     def time_passes(self, seconds: int) -> None:
         self.run(self.clock.advance(seconds))
-        self.run(settle())
         self.model.pass_time(seconds)
 
     @precondition(lambda self: self.model.active)
-    @rule(data=st.data())
-    def a_run_ends(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), is_cancelled=st.booleans())
+    def a_run_ends(self, data: st.DataObject, is_cancelled: bool) -> None:
         """The others hang on, to their deadline if nobody ends them."""
-        index = data.draw(st.integers(0, len(self.gates.calls) - 1))
-        self.gates.calls[index].set()
-        self.run(settle())
-        self.model.active[index].outcome = Outcome.COMPLETE
-        self.model.tick()
-
-    @precondition(lambda self: self.model.active)
-    @rule(data=st.data())
-    def a_run_is_cancelled(self, data: st.DataObject) -> None:
-        index = data.draw(st.integers(0, len(self.gates.calls) - 1))
-        self.run(self.stage.scheduler.cancel(self.stage.scheduler.active.runs()[index].id, HERE))
-        self.run(settle())
-        self.model.active[index].outcome = Outcome.CANCELLED
-        self.model.tick()
+        index = data.draw(st.integers(0, len(self.gate.calls) - 1))
+        if is_cancelled:
+            self.run(self.stage.scheduler.cancel(self.stage.scheduler.active.runs()[index].id, HERE))
+        else:
+            self.gate.calls[index].set()
+            self.run(settle())
+        self.model.end(index, Outcome.CANCELLED if is_cancelled else Outcome.COMPLETE)
 
     @rule()
     def pause(self) -> None:
         self.run(self.stage.scheduler.pause(self.job.name, HERE))
-        self.run(settle())
         self.model.paused = True
 
     @rule()
     def resume(self) -> None:
         self.run(self.stage.scheduler.resume(self.job.name, HERE))
-        self.run(settle())
         self.model.paused = False
         self.model.tick()
 
     @rule(down=st.integers(0, 4000))
     def crash_and_restart(self, down: int) -> None:
-        self.run(self._crash(down))
-
-    async def _crash(self, down: int) -> None:
         self.kill.set()
-        await self.life
+        self.run(asyncio.wait_for(self.life, 5))
         self.clock.step(down)
         self.model.wall += down
         self.model.skipped = 0
         for run in self.model.active:
             run.outcome = Outcome.INTERRUPTED
-        await self._start()
+        self.run(self._start())
 
     @rule(seconds=st.integers(-4000, 4000))
     def the_clock_steps(self, seconds: int) -> None:
         """The timer sees it within a second; its stand-in at once."""
-        self.run(self._step(seconds))
+        self.clock.step(seconds)
+        self.run(settle())
         self.model.wall += seconds
         self.model.tick()
-
-    async def _step(self, seconds: int) -> None:
-        self.clock.step(seconds)
-        await settle()
 
     @precondition(lambda self: len(self.model.active) < 8)
     @rule()
     def trigger(self) -> None:
-        refused = self.run(self._trigger())
-        expected = bool(self.model.active) and self.model.policy is ConcurrencyPolicy.FORBID
-        assert refused is expected
-        if not refused:
-            self.model.start(None)
-
-    async def _trigger(self) -> bool:
+        is_refused = False
         try:
-            await self.stage.scheduler.trigger(self.job.name, Cause.HTTP, HERE)
+            self.run(self.stage.scheduler.trigger(self.job.name, Cause.HTTP, HERE))
         except Busy:
-            return True
-        finally:
-            await settle()
-        return False
+            is_refused = True
+        assert is_refused is (bool(self.model.active) and self.model.policy is ConcurrencyPolicy.FORBID)
+        if not is_refused:
+            self.model.start(None)
 
     @invariant()
     def both_agree(self) -> None:
         if not hasattr(self, "model"):
             return
         # By slot: where the clock stepped, the order of the starts is not that in which they were made.
-        runs = self.run(self.stage.runs())
-        ours = [(run.slot and int(run.slot.timestamp()), run.outcome) for run in runs]
-        theirs = [(run.slot, run.outcome) for run in self.model.runs]
-        assert sorted(ours, key=str) == sorted(theirs, key=str)
-        slots = [slot for slot, _ in ours if slot is not None]
+        runs = [(run.slot and int(run.slot.timestamp()), run.outcome) for run in self.run(self.stage.runs())]
+        assert sorted(runs, key=str) == sorted(((run.slot, run.outcome) for run in self.model.runs), key=str)
+        slots = [slot for slot, _ in runs if slot is not None]
         assert len(slots) == len(set(slots))
 
     def teardown(self) -> None:
