@@ -11,7 +11,7 @@ from datetime import datetime
 
 from service.collectors.github_ci.actions import Actions
 from service.collectors.github_ci.models import Job, Run
-from service.collectors.github_ci.state import PLAUSIBLE, WEEK
+from service.collectors.github_ci.state import PLAUSIBLE, WEEK, State
 from service.domain.errors import Rejected, Unavailable
 from service.domain.samples import MAX_POINT_AGE
 from service.github.client import NotFound
@@ -22,20 +22,10 @@ _TIME_LIMIT = "exceeded the maximum execution time"
 _BELIEVED = 3  # contradicted answers
 
 
-def unknown_attempts(run: Run, now: datetime) -> list[int]:
-    """Earlier attempts that decide a number, the last first: whether the run is flaky, or how long an attempt took that
-    ended within 55 minutes and gave way to the next one before it was seen."""
-    unknown = [number for number in range(run.attempt - 1, 0, -1) if number not in run.earlier]
-    if run.is_verdict_open:
-        return unknown
-    is_fresh = run.kind and run.started >= now - MAX_POINT_AGE
-    return [number for number in unknown if number > run.reported] if is_fresh else []
-
-
-async def ask_attempts(actions: Actions, run: Run, now: datetime) -> list[Run]:
-    """Asks for these attempts, a request each. Raises what ``Github.get`` does."""
+async def ask_attempts(actions: Actions, state: State, run: Run, now: datetime) -> list[Run]:
+    """Asks for the earlier attempts that decide a number, a request each. Raises what ``Github.get`` does."""
     found = []
-    while unknown := unknown_attempts(run, now):
+    while unknown := state.unknown_attempts(run, now):
         attempt = await actions.attempt(run, unknown[0])
         # GitHub may have moved it since.
         attempt.has_known_end = attempt.updated <= min(run.started, attempt.started + PLAUSIBLE)
@@ -59,11 +49,8 @@ async def look_into(actions: Actions, run: Run, now: datetime) -> None:
                 raise Unavailable(f"GitHub shows no job of run {run.id}, which ended as {run.conclusion}")
             _take_jobs(run, over, jobs, now)
             _take_end(run, jobs)
-        while run.cancelled:
-            job = run.cancelled[0]
-            if not await _has_annotations(actions, run, job):
-                run.silent.append(job)
-            run.cancelled.remove(job)
+        for job in [job for job in run.jobs if not job.is_overtime and not job.is_silent]:
+            await _ask_annotations(actions, run, job)
 
 
 @contextmanager
@@ -86,17 +73,16 @@ async def look_again(actions: Actions, run: Run) -> None:
 
     Raises what ``Github.get`` does.
     """
-    job = run.silent[0]
-    await _has_annotations(actions, run, job)
-    run.silent.remove(job)
+    await _ask_annotations(actions, run, next(job for job in run.jobs if job.is_silent))
 
 
-async def _has_annotations(actions: Actions, run: Run, job: Job) -> bool:
-    """Whether there are any; a job of which they name the time limit is kept."""
+async def _ask_annotations(actions: Actions, run: Run, job: Job) -> None:
+    """Forgets the job where they name no time limit, or where there are none for the second time."""
     notes = await actions.annotations(job.id)
-    if any(_TIME_LIMIT in (note.message or "").lower() for note in notes):
-        run.overtime.append(job)
-    return bool(notes)
+    job.is_overtime = any(_TIME_LIMIT in (note.message or "").lower() for note in notes)
+    if not job.is_overtime and (notes or job.is_silent):
+        run.jobs.remove(job)
+    job.is_silent = not notes
 
 
 def lacks_end(run: Run, now: datetime) -> bool:
@@ -118,16 +104,15 @@ def _take_jobs(run: Run, until: int, jobs: Sequence[Job], now: datetime) -> None
     """Keeps the jobs of the attempts up to ``until`` that their time limit ended within the week, or may have."""
     # A job that a re-run carried over into its attempt is listed there again, with its old times.
     first: dict[tuple[str | None, datetime | None], int] = {}
-    known = {job.id for job in (*run.overtime, *run.cancelled)}
     for job in sorted(jobs, key=lambda job: job.attempt):
         is_carried = first.setdefault((job.name, job.ended), job.attempt) < job.attempt
-        is_new = run.looked_into < job.attempt <= until and not is_carried and job.id not in known
+        is_new = run.looked_into < job.attempt <= until and not is_carried
         if not is_new or job.ended is None or job.ended < now - WEEK:
             continue
-        if job.conclusion == "timed_out":
-            run.overtime.append(job)
-        elif job.conclusion == "cancelled" and job.started and job.started < job.ended:
-            run.cancelled.append(job)  # one that never began can't have been too long
+        job.is_overtime = job.conclusion == "timed_out"
+        # One that never began can't have been too long.
+        if job.is_overtime or (job.conclusion == "cancelled" and job.started and job.started < job.ended):
+            run.jobs.append(job)
     run.looked_into = until
 
 

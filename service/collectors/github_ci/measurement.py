@@ -136,11 +136,10 @@ class Measurement:
         if not self.is_filled:
             self._note(f"runs before {state.reach:%Y-%m-%d} are still to be read; some numbers wait")
         elif JOBS in self.failures:
-            state.was_whole = False  # what was missed is asked for at once
+            return
         elif waiting:
             self._note(f"jobs of {len(waiting)} runs are still to be read")
         else:
-            state.was_whole = True
             self.findings.append(metrics.measure_timed_out(state.suspects(self.now), self.now - WEEK))
 
     @property
@@ -153,7 +152,7 @@ class Measurement:
 
     @property
     def runs_with_unknown_attempts(self) -> list[Run]:
-        return [run for run in self.window if attempts.unknown_attempts(run, self.now)]
+        return [run for run in self.window if self.state.unknown_attempts(run, self.now)]
 
     @property
     def runs_without_end(self) -> list[Run]:

@@ -204,8 +204,8 @@ def measure_timed_out(suspects: Iterable[Run], since: datetime) -> Finding:
     jobs = [
         make_evidence(job.name, job.url, job.ended, job.conclusion or "", run.name)
         for run in suspects
-        for job in run.overtime
-        if job.ended and job.ended >= since
+        for job in run.jobs
+        if job.is_overtime and job.ended and job.ended >= since
     ]
     summary = f"{count(len(jobs), 'job')} {_were(len(jobs))} ended by a time limit in the last 7 days"
     return Finding("ci.jobs.timed_out", len(jobs), summary, newest(jobs))

@@ -77,6 +77,8 @@ class WorkflowPage(msgspec.Struct):
 
 
 class Job(msgspec.Struct, omit_defaults=True, rename=_JOB_KEYS.get):
+    """``is_overtime``: its time limit ended it. ``is_silent``: its annotations were asked for, and there were none."""
+
     id: int
     ended: Time | None = None
     conclusion: Text = None
@@ -84,6 +86,8 @@ class Job(msgspec.Struct, omit_defaults=True, rename=_JOB_KEYS.get):
     name: Text = None
     started: Time | None = None
     url: Text = None
+    is_overtime: bool = False
+    is_silent: bool = False
 
 
 class JobPage(msgspec.Struct):
@@ -113,11 +117,9 @@ class Run(msgspec.Struct, omit_defaults=True, rename=_RUN_KEYS.get):
     ``has_known_end``: whether ``updated`` can be believed; else its jobs say when it ended.
     ``author``: who made the commit, as Git has the name, else whose account began the run. ``title``: of a run on the
     branch the first line of the commit's message.
-    ``earlier``: earlier attempts by number, as far as they are known. ``reported``: the attempts up to this one were
-    sent as durations, or were too old for that. ``looked_into``: the jobs of the attempts up to this one were read;
-    ``cancelled``: those whose annotations are still to be asked for; ``silent``: those that showed none, to be asked
-    once more in a later cycle; ``overtime``: those that their limit ended. ``refusals``: times in a row that GitHub did
-    not show them.
+    ``earlier``: earlier attempts by number, as far as they are known. ``looked_into``: the jobs of the attempts up to
+    this one were read; ``jobs``: those that their limit ended, or may have. ``refusals``: times in a row that GitHub
+    did not show them.
     """
 
     id: int
@@ -141,12 +143,9 @@ class Run(msgspec.Struct, omit_defaults=True, rename=_RUN_KEYS.get):
     repository: Named | None = None
     head_repository: Named | msgspec.UnsetType | None = msgspec.UNSET
     has_known_end: bool = True
-    reported: int = 0
     earlier: dict[int, Attempt] = {}
     looked_into: int = 0
-    cancelled: list[Job] = []
-    silent: list[Job] = []
-    overtime: list[Job] = []
+    jobs: list[Job] = []
     refusals: int = 0
 
     def normalize(self, branch: str) -> "Run":
@@ -198,7 +197,8 @@ class Run(msgspec.Struct, omit_defaults=True, rename=_RUN_KEYS.get):
     @property
     def is_open(self) -> bool:
         """Whether jobs of a suspect are still to be read."""
-        return self.is_suspect and (self.looked_into < self.attempts_over or bool(self.cancelled))
+        is_read = self.looked_into >= self.attempts_over
+        return self.is_suspect and not (is_read and all(job.is_overtime or job.is_silent for job in self.jobs))
 
     @property
     def attempts_over(self) -> int:

@@ -155,8 +155,8 @@ async def count(github: Github, state: State, groups: Mapping[str, Group]) -> An
             raise
         except (Unavailable, Rejected) as error:
             answer.errors = dict.fromkeys(groups, error)
-        state.without_lists = state.without_lists + 1 if answer.errors else 0
-        if state.without_lists < _SEARCH_AFTER:
+        state.graphql_failures = state.graphql_failures + 1 if answer.errors else 0
+        if state.graphql_failures < _SEARCH_AFTER:
             return answer
     for name in groups.keys() - answer.counts.keys():
         answer.errors.pop(name, None)

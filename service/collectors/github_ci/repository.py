@@ -109,7 +109,7 @@ class RepositoryCycle:
         self._week = weekly_runs.begin(stored.week, state)
         self._measurement = Measurement(self._settings, self._now, state, self._week, notes=self.notes)
         self._failures = self._measurement.failures
-        copies = [replace(fact, earlier={}, cancelled=[], silent=[], overtime=[]) for fact in facts]
+        copies = [replace(fact, earlier={}, jobs=[]) for fact in facts]
         self._measurement.unlisted_attempts += state.merge_facts(fact.normalize(state.branch) for fact in copies)
         return {run.id: run.attempt for run in state.runs.values() if run.has_ended}
 
@@ -197,7 +197,7 @@ class RepositoryCycle:
         """Points. Once the week is read, what can wait comes a little at a time."""
         state, waiting = self._state, self._state.open_suspects(self._now)
         is_late = any(run.updated < self._now - _LATE for run in waiting)  # one of very many jobs takes many points
-        if not state.was_whole or is_late or len(waiting) > _BACKLOG:
+        if is_late or len(waiting) > _BACKLOG:
             return math.inf
         points, requests = usage.points.total(), usage.requests
         if state.front > _USUAL_PAGES:
@@ -223,7 +223,7 @@ class RepositoryCycle:
 
     def _optional_questions(self) -> Iterator[Question]:
         """What can wait for another cycle, in the order of its worth."""
-        state, now, lists = self._state, self._now, self._measurement.workflows
+        state, now = self._state, self._now
         due, is_late = run_list.pages_due(state, now), run_list.is_late(state, now)
         older_runs = [Question(measurement.OLDER_RUNS, partial(self._read_older, due))] if due else []
         yield from older_runs if is_late else []
@@ -231,11 +231,8 @@ class RepositoryCycle:
             yield Question(measurement.JOBS, partial(attempts.look_into, self._actions, run, now))
         yield from [] if is_late else older_runs
         for run in state.suspects(now):
-            if run.silent:
+            if any(job.is_silent for job in run.jobs):
                 yield Question(measurement.JOBS, partial(attempts.look_again, self._actions, run))
-        if lists and not state.unknown_workflows(lists.all):
-            for id in state.stale_workflows(lists.all, now)[:1]:
-                yield self._question_about_workflow(lists, id)
 
     def _question_about_workflow(self, lists: WorkflowLists, id: int) -> Question:
         is_listed = id in lists.names
@@ -250,7 +247,7 @@ class RepositoryCycle:
         self._state.take([await self._actions.run(run.id)])
 
     async def _ask_attempts(self, run: Run) -> None:
-        self._measurement.unlisted_attempts += await attempts.ask_attempts(self._actions, run, self._now)
+        self._measurement.unlisted_attempts += await attempts.ask_attempts(self._actions, self._state, run, self._now)
 
     async def _read_older(self, count: int) -> None:
         for _ in range(count):

@@ -139,7 +139,7 @@ async def ask_unseen(actions: Actions, state: State, id: int) -> None:
     try:
         state.take([await actions.run(id)])
     except NotFound:
-        state.forget(id)
+        state.runs.pop(id, None)
 
 
 def unfinished_behind(state: State, now: datetime, window: timedelta) -> list[Run]:

@@ -22,24 +22,21 @@ RERUN_WITHIN = timedelta(days=30)  # GitHub lets a run be run again for so long
 _LONGEST_RUN = timedelta(days=35)  # https://docs.github.com/actions/reference/limits: waiting included
 PLAUSIBLE = timedelta(hours=1)  # between an end and updated_at, or a beginning and it
 _CLOCKS_DIFFER = timedelta(minutes=5)
-_FEW_CYCLES = timedelta(minutes=35)  # what came while they failed is more than a steady cycle looks into
 _UNFINISHED_KEPT = 200
 # More than one, so that the next older run is known when the latest is run again or deleted.
 _LATEST_KEPT = 3
 _MAX_BYTES = 256 * 1024 * 1024
-_ASKED_AGAIN_AFTER = timedelta(minutes=55)  # for so long it holds what a workflow's own list told
 
 T = TypeVar("T")
 
 
-class State(msgspec.Struct, tag_field="version", tag=5):
+class State(msgspec.Struct, tag_field="version", tag=6):
     """``reach``: every run created since then was read; None: nothing is known. ``read_at``: when the window was.
 
     ``front``: pages of the window. ``page``: the next one behind it. ``depth``: the page that reaches 30 days back.
-    ``turned_at``: when an older page was read last. ``asked``: when a workflow's own list was.
-    ``was_whole``: nothing of the week was left to look into, so that what is comes a little at a time.
-    ``gone``: of forgotten runs the last attempt that was reported, and the end.
-    ``without_lists``: cycles in a row in which the repository's lists did not count its pull requests.
+    ``turned_at``: when an older page was read last. ``looked_up``: workflows whose own list was read.
+    ``reported``: by run, the last attempt that was sent as a duration, and its end.
+    ``graphql_failures``: cycles in a row in which the repository's lists did not count its pull requests.
     """
 
     repo: str
@@ -51,10 +48,9 @@ class State(msgspec.Struct, tag_field="version", tag=5):
     page: int = 0
     depth: int = 0
     turned_at: datetime = BEGINNING
-    asked: dict[int, datetime] = {}
-    was_whole: bool = False
-    without_lists: int = 0
-    gone: dict[int, tuple[int, datetime]] = {}
+    looked_up: set[int] = set()
+    reported: dict[int, tuple[int, datetime]] = {}
+    graphql_failures: int = 0
 
     def take(self, read: Iterable[Run]) -> None:
         """Keeps what was read of runs, never backwards: a list may come from a copy that lags."""
@@ -62,12 +58,10 @@ class State(msgspec.Struct, tag_field="version", tag=5):
             known = self.runs.get(run.id)
             if known and not _is_newer(run, known):
                 continue
-            run.reported, _ = self.gone.pop(run.id, (run.reported, None))
             is_same_attempt = known is not None and known.attempt == run.attempt
             if known:
-                run.earlier, run.reported, run.refusals = known.earlier, known.reported, known.refusals
-                run.looked_into, run.cancelled, run.overtime = known.looked_into, known.cancelled, known.overtime
-                run.silent = known.silent
+                run.earlier, run.jobs = known.earlier, known.jobs
+                run.looked_into, run.refusals = known.looked_into, known.refusals
                 if not is_same_attempt and known.conclusion:
                     run.earlier[known.attempt] = known.as_attempt()
             if known and is_same_attempt and known.has_ended:
@@ -96,37 +90,24 @@ class State(msgspec.Struct, tag_field="version", tag=5):
                 new.append(fact)
         return new
 
-    def forget(self, id: int) -> None:
-        """A run that GitHub does not know: it was deleted, or a copy that lags answered and it comes again."""
-        if run := self.runs.pop(id, None):
-            self.gone[id] = run.reported, run.updated
-
     def restart(self) -> None:
         """Nothing was read for so long that runs or re-runs may have been missed: all is to be read again."""
-        self.reach, self.page, self.was_whole = None, 0, False
-        self.asked.clear()
+        self.reach, self.page = None, 0
+        self.looked_up.clear()
 
     def trim(self, now: datetime, window: timedelta) -> None:
         """Forgets what can't matter any more. CPU work."""
-        horizon, week = now - window - MARGIN, now - WEEK
-        kept: set[int] = set()
-        unfinished: list[Run] = []
-        by_schedule = [*self.by_schedule().values(), *self.by_schedule(succeeded=True).values()]
-        kept.update(run.id for run in by_schedule)
-        for run in self.runs.values():
-            ended_since = horizon if run.on_branch else now - MARGIN
-            is_recent = run.started >= horizon or run.created >= horizon or run.updated >= ended_since
-            if is_recent or (run.is_suspect and run.updated >= week):
-                kept.add(run.id)
-            if run.conclusion is None and run.created > now - _LONGEST_RUN:
-                unfinished.append(run)
-        kept.update(run.id for run in sorted(unfinished, key=lambda run: run.age_key)[-_UNFINISHED_KEPT:])
-        for runs in self.on_branch().values():
-            conclusive = [run for run in runs if run.is_conclusive]
+        horizon = now - window - MARGIN
+        runs = sorted(self.runs.values(), key=lambda run: run.age_key)
+        kept = [run for run in runs if max(run.started, run.updated) >= horizon]
+        kept += [run for run in runs if run.conclusion is None and run.created > now - _LONGEST_RUN][-_UNFINISHED_KEPT:]
+        kept += [*self.suspects(now), *self.by_schedule().values(), *self.by_schedule(succeeded=True).values()]
+        for on_branch in self.on_branch().values():
+            conclusive = [run for run in on_branch if run.is_conclusive]
             before = [run for run in conclusive if run.updated < horizon]  # what the branch was when the window began
-            kept.update(run.id for run in (*conclusive[-_LATEST_KEPT:], *before[-1:], *culprits.select_runs(runs)))
-        self.runs = {id: run for id, run in self.runs.items() if id in kept}
-        self.gone = {id: each for id, each in self.gone.items() if each[1] >= now - MARGIN}
+            kept += [*conclusive[-_LATEST_KEPT:], *before[-1:], *culprits.select_runs(on_branch)]
+        self.runs = {run.id: run for run in kept}
+        self.reported = {id: each for id, each in self.reported.items() if each[1] >= now - MARGIN}
 
     # What the numbers are made of
 
@@ -154,16 +135,18 @@ class State(msgspec.Struct, tag_field="version", tag=5):
 
     def unknown_workflows(self, workflows: Collection[int]) -> list[int]:
         """Those whose latest run no list of all runs has shown, nor their own."""
-        latest, reach = self.latest(), self.reach
-        shown = {id for id, run in latest.items() if reach and run.created >= reach}
-        return [each for each in workflows if each not in self.asked and each not in shown]
+        reach = self.reach
+        shown = {id for id, run in self.latest().items() if reach and run.created >= reach}
+        return [each for each in workflows if each not in self.looked_up and each not in shown]
 
-    def stale_workflows(self, workflows: Collection[int], now: datetime) -> list[int]:
-        """Those whose own list was asked so long ago that it is worth another look, longest ago first."""
-        latest = self.latest()
-        shown = {id for id, run in latest.items() if run.created >= now - RERUN_WITHIN}
-        due = {each for each in workflows if each in self.asked and now - self.asked[each] > _ASKED_AGAIN_AFTER}
-        return sorted(due - shown, key=self.asked.__getitem__)
+    def unknown_attempts(self, run: Run, now: datetime) -> list[int]:
+        """Earlier attempts that decide a number, the last first: whether the run is flaky, or how long an attempt took
+        that ended within 55 minutes and gave way to the next one before it was seen."""
+        unknown = [number for number in range(run.attempt - 1, 0, -1) if number not in run.earlier]
+        if run.is_verdict_open:
+            return unknown
+        is_fresh = run.kind and run.started >= now - MAX_POINT_AGE
+        return [number for number in unknown if is_fresh and number > self._reported_attempt(run.id)]
 
     def take_ended(self, attempts: Iterable[Run], now: datetime, left: Collection[int] = ()) -> list[Run]:
         """The attempts that ended within the last 55 minutes and were not reported before: ``attempts``, earlier ones
@@ -171,13 +154,14 @@ class State(msgspec.Struct, tag_field="version", tag=5):
         since, soon = now - MAX_POINT_AGE, now + _CLOCKS_DIFFER
         fresh = []
         for run in (*sorted(attempts, key=lambda run: run.attempt), *self.runs.values()):
-            known = self.runs.get(run.id, run)
-            if run.id in left or not run.conclusion or not run.has_known_end or run.attempt <= known.reported:
-                continue
-            if run.kind and since <= run.updated <= soon:
+            is_fresh = run.kind and run.conclusion and run.has_known_end and since <= run.updated <= soon
+            if is_fresh and run.id not in left and run.attempt > self._reported_attempt(run.id):
                 fresh.append(run)
-            known.reported = run.attempt
+                self.reported[run.id] = run.attempt, run.updated
         return fresh
+
+    def _reported_attempt(self, id: int) -> int:
+        return self.reported[id][0] if id in self.reported else 0
 
     def suspects(self, now: datetime) -> list[Run]:
         """The week's runs among whose jobs one may have met its time limit."""
@@ -231,8 +215,6 @@ def begin(stored: bytes | None, repo: str, branch: str, now: datetime) -> State:
         return State(repo, branch, turned_at=now)
     if state.read_at is None or now - state.read_at > MARGIN:
         state.restart()
-    elif now - state.read_at > _FEW_CYCLES:
-        state.was_whole = False
     return state
 
 

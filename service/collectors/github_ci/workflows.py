@@ -67,8 +67,7 @@ async def ask_latest(actions: Actions, state: State, id: int, *, is_listed: bool
     Raises what ``Github.get`` does.
     """
     try:
-        # Some workflows are skipped on every push: asked again, they are not read through each time.
-        found = await _find_latest(actions, id, 1 if id in state.asked else _FILTERED_PAGES)
+        found = await _find_latest(actions, id)
     except NotFound as error:
         if not is_listed:
             raise Rejected(describe_missing(str(id))) from error
@@ -82,11 +81,11 @@ async def ask_latest(actions: Actions, state: State, id: int, *, is_listed: bool
                 raise Unavailable(f"GitHub lists no runs of workflow {id}, but none of {known} either, which has some")
         found = _ended_on_branch(others)
     state.take(found)
-    state.asked[id] = now
+    state.looked_up.add(id)
 
 
-async def _find_latest(actions: Actions, id: int, pages: int) -> list[Run]:
-    for number in range(1, pages + 1):
+async def _find_latest(actions: Actions, id: int) -> list[Run]:
+    for number in range(1, _FILTERED_PAGES + 1):
         rows = await actions.of_workflow(id, PER_PAGE, number, on_branch=True)
         if (found := _ended_on_branch(rows)) or len(rows) < PER_PAGE:
             return found

@@ -7,9 +7,8 @@ from datetime import timedelta
 import pytest
 
 from service.collectors.github_ci import repository
-from service.collectors.github_ci.state import State, decode
 from service.demo.github_rows import Attempt
-from tests.integration.github_ci.stage import BRANCH, CYCLE, HOUR, JOBS, PULLS, staged, values_of
+from tests.integration.github_ci.stage import BRANCH, HOUR, JOBS, PULLS, staged, values_of
 from tests.world import World, generate
 
 
@@ -125,27 +124,13 @@ async def test_the_whole_list_is_read_again_after_a_long_silence() -> None:
         assert values == stage.truth(values)
 
 
-async def test_what_an_own_list_told_long_ago_is_asked_again_one_at_a_time() -> None:
-    world = generate(6, workflows=40, runs_a_day=20, days=40, ahead=3 * HOUR)
-    async with staged(world) as stage:
-        await stage.collect_until_whole()
-        stage.pass_time(HOUR - CYCLE)
-        for _ in range(4):
-            stage.pass_time()
-            await stage.collect()
-            assert len([each for each in stage.github.app.asked if "/workflows/" in each.target]) <= 2
-    state = decode(stage.state.kept[world.repository.name], State)
-    assert state
-    assert state.was_whole
-
-
 async def test_a_workflow_that_is_always_skipped_is_read_through_once() -> None:
     world = generate(2, workflows=3, runs_a_day=6, days=38)
     world.add_workflow(4, "Forks only")
     for number in range(450):
         world.add_run(4, world.now - timedelta(minutes=37 * number + 30), "skipped")
     async with staged(world) as stage:
-        for at_most in (6, 0, 0, 2):
+        for at_most in (6, 0, 0, 0):
             values = await stage.values()
             assert values == stage.truth(values)
             assert len([each for each in stage.github.app.asked if "/workflows/4/" in each.target]) <= at_most
