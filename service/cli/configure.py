@@ -67,6 +67,10 @@ async def check(options: Options, resolved: bool) -> None:
     settings = loaded.settings
     if problems := check_environment(options.environ()):
         raise ConfigError("\n".join(problems))
+    if url := settings.store.url:
+        from service.store.engine import open_server
+
+        open_server(url.get_secret_value())  # asks nothing of it: it tells whether the address can be one
     enabled = {name: each for name, each in settings.collectors.items() if each.enabled}
     waiting = [name for name, each in enabled.items() if getattr(each, "source", "elsewhere") is None]
     # Whether a configuration is right does not depend on a server that may be away.

@@ -109,7 +109,8 @@ class CollectorType(Protocol):
     than a few of its runs, and values are good until ``max_age``. A type may also have a static method
     ``expected_checks(settings) -> list[tuple[str, str]]``: metric name and condition of the checks that its settings
     ask for, so that a dashboard shows the check that was never measured; and ``expected_metrics(settings) ->
-    list[str]``: the metrics without a check, once for each series.
+    list[str]``: the metrics without a check, once for each series. ``own_metrics``: those of ``own_values``;
+    ``check_tags``: by metric, the tags that place its check on a dashboard.
     """
 
     Settings: type[CollectorSettings]

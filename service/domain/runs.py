@@ -98,9 +98,15 @@ class CollectResult:
 class Collector(Protocol):
     """Reads one source. ``metrics`` is the catalogue of what it may emit.
 
-    A collector may also have ``asks_for(check: Check) -> bool`` (whether its settings still ask for a check that was
-    measured before; else it is forgotten), ``own_values(now) -> Mapping[Metric, float]`` (its health beside ``up`` and
-    ``duration``) and ``note: str | None`` (one line for the operator).
+    What a collector may have beside these:
+
+    - ``asks_for(check: Check) -> bool``: whether its settings still ask for a check that was measured before; else it
+      is forgotten;
+    - ``own_values(now) -> Mapping[Metric, float]``: its health beside ``up`` and ``duration``;
+    - ``note: str | None``: one line for the operator;
+    - ``waits_for: str | None``: why it can't run yet; slots pass until it can;
+    - ``async accept(body: bytes, key: str, now)``: keeps a snapshot that is pushed; ``async load() -> bool``: whether
+      one was pushed that no run has read.
     """
 
     @property
