@@ -149,9 +149,11 @@ def format_duration(seconds: float | None) -> str:
 
 
 def format_number(value: float | None) -> str:
-    """``41,000``, ``0.916667``; of large numbers all digits."""
+    """``41,000``, ``0.916667``; only what has more than 15 digits as a power of ten."""
     if value is None:
         return ""
+    if abs(value) >= 1e15:
+        return f"{value:.6g}"
     return f"{value:,.0f}" if value == round(value) or abs(value) >= 100_000 else f"{value:,.6g}"
 
 

@@ -181,7 +181,7 @@ class _Loader:
         """The collector that ``word`` means in a variable's name, where - can't stand. Raises ValueError."""
         names = {name.replace("-", "_").lower(): name for name in self._collectors}
         if word not in names and f"COLLECTORS__{word.upper()}__TYPE" not in variables:
-            hint = did_you_mean(word, names) or f"; there are: {', '.join(sorted(names))}"
+            hint = did_you_mean(word, names) or f"; there are: {', '.join(sorted(names)) or 'none'}"
             raise ValueError(f"there is no collector {word}{hint}")
         return names.get(word, word)
 

@@ -39,7 +39,7 @@ _STORE_PAUSE = 1.0  # seconds until a store that is away is asked again
 # What ends a run from outside says nothing about its collector.
 _EARLY = {
     Outcome.INTERRUPTED: "the daemon ended before the run did",
-    Outcome.REPLACED: "the next slot's run took its place",
+    Outcome.REPLACED: "a later run took its place",
     Outcome.CANCELLED: "it was cancelled",
 }
 # What differs each time without being another reason: which of several requests met it, waits, instants.
