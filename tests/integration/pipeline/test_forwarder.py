@@ -1,13 +1,13 @@
 """From the outbox to the intake: the real store, real HTTP, and each answer that the intake may give."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from itertools import chain, repeat
 from math import log2
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import httpx
@@ -16,7 +16,6 @@ from anyio.lowlevel import checkpoint
 from structlog.testing import capture_logs
 
 from service.config.secrets import Secret
-from service.config.settings import StoreSettings
 from service.datadog.intake import Intake
 from service.demo.stage import serve
 from service.domain.delivery import DeliveryStatus
@@ -28,39 +27,26 @@ from service.pipeline.forwarder import Forwarder
 from service.store import Store
 from service.store.outbox import Outbox
 from tests.datadog import HANG_UP, LOSE_ANSWER, Received, Reply, ScriptedDatadog, refusal
+from tests.unit.pipeline.stage import START, FakeClock, empty_store, open_store, without_threads
 
-START = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 SOON = 10_000.0  # monotonic seconds: later than any test's clock comes
 DOWN = refusal(503, "Down for maintenance")
 PENDING, DELIVERED, UNKNOWN = DeliveryStatus.PENDING, DeliveryStatus.DELIVERED, DeliveryStatus.UNKNOWN
 THROTTLED, REJECTED, EXPIRED = DeliveryStatus.THROTTLED, DeliveryStatus.REJECTED, DeliveryStatus.EXPIRED
-BEGINS, ENDS = "delivery does not work", "delivery works again"
 
 
-class JumpingClock:
-    """A Clock. Sleep takes no time but moves the clock; ``slept`` are the seconds asked for.
+class JumpingClock(FakeClock):
+    """Sleep takes no time but moves the clock; ``slept`` are the seconds asked for."""
 
-    ``on_sleep`` is called with them before the clock moves.
-    """
-
-    def __init__(self, now: datetime = START) -> None:
+    def __init__(self) -> None:
+        super().__init__()
         self.slept: list[float] = []
-        self.on_sleep: Callable[[float], None] = lambda seconds: None
-        self._start = self._now = now
-
-    def now(self) -> datetime:
-        return self._now
-
-    def monotonic(self) -> float:
-        return (self._now - self._start).total_seconds()
-
-    def jump(self, seconds: float) -> None:
-        self._now += timedelta(seconds=seconds)
+        self.on_sleep: Callable[[], None] = lambda: None
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
-        self.on_sleep(seconds)
-        self.jump(seconds)
+        self.on_sleep()
+        self.move(seconds)
         await checkpoint()
 
     async def wait(self, event: anyio.Event, seconds: float) -> None:
@@ -88,10 +74,12 @@ class Here:
 
     async def statuses(self) -> dict[DeliveryStatus, int]:
         runs = [run.id for run in await self.store.runs.list(limit=1000)]
-        total: Counter[DeliveryStatus] = Counter()
-        for counts in (await self.store.outbox.counts(runs)).values():
-            total.update(counts)
-        return total
+        return sum((Counter(each) for each in (await self.store.outbox.counts(runs)).values()), Counter())
+
+    async def reasons(self, run: Run, status: DeliveryStatus) -> list[tuple[str, str]]:
+        """Metric and reason of the run's samples that ended so."""
+        found, _ = await self.store.outbox.samples(run.id, 0, 10_000)
+        return [(each.point.metric, each.reason) for each in found if each.status is status]
 
     def answer(self, script: Callable[[list[str]], Reply | None]) -> None:
         """``script`` gives the reply to a request with these metrics."""
@@ -103,28 +91,40 @@ class Here:
 
         self.datadog.intercept = intercept
 
-    def events(self, *names: str) -> list[str]:
-        return [line["event"] for line in self.logs if line["event"] in names]
+    def answer_first(self, *replies: Reply | None) -> None:
+        """Then all is taken."""
+        script: Iterator[Reply | None] = chain(replies, repeat(None))
+        self.answer(lambda metrics: next(script))
+
+    @property
+    def outages(self) -> list[str]:
+        return [line["event"] for line in self.logs if line["event"].startswith("delivery")]
+
+    @property
+    def told(self) -> list[Any]:
+        """Lines about points that are not sent."""
+        return [line for line in self.logs if line["event"] == "points are not sent"]
 
 
 @asynccontextmanager
-async def forwarding(
-    folder: Path, *, clock: JumpingClock | None = None, key: Secret | None = None, **options: Any
-) -> AsyncIterator[Here]:
+async def forwarding(*, clock: JumpingClock | None = None, key: Any = "good", **options: Any) -> AsyncIterator[Here]:
     clock = clock or JumpingClock()
     datadog = ScriptedDatadog(api_keys={"good"}, now=lambda: clock.now().timestamp())
-    store = await Store.open(folder, StoreSettings(), clock.now)
-    try:
-        with serve(datadog) as (url,), capture_logs() as logs:
-            async with httpx.AsyncClient(verify=False, trust_env=False) as client:
-                intake = Intake(url, key or Secret("Datadog API key", "set DD_API_KEY", "good"), client, clock.now)
-                options = {"jitter": lambda low, high: high, **options}
-                here = Here(clock, store, datadog, Forwarder(store.outbox, intake, clock, **options), logs)
-                here.answer(lambda metrics: None)
-                yield here
-    finally:
-        with anyio.CancelScope(shield=True):
-            await store.close()
+    empty_store()
+    with serve(datadog) as (url,), capture_logs() as logs, without_threads():
+        async with httpx.AsyncClient(verify=False, trust_env=False) as client:
+            key = key if isinstance(key, Secret) else Secret("Datadog API key", "set DD_API_KEY", key)
+            store, intake = open_store(clock), Intake(url, key, client, clock.now)
+            sender = Forwarder(store.outbox, intake, clock, jitter=lambda low, high: high, **options)
+            here = Here(clock, store, datadog, sender, logs)
+            here.answer_first()
+            yield here
+
+
+@pytest.fixture
+async def it() -> AsyncIterator[Here]:
+    async with forwarding() as here:
+        yield here
 
 
 @asynccontextmanager
@@ -144,91 +144,73 @@ def samples(
     return [Sample(Metric(name.format(number), kind), value, at, tags, interval=interval) for number in range(count)]
 
 
-async def test_what_was_stored_arrives(tmp_path: Path) -> None:
-    async with forwarding(tmp_path) as it:
-        counts, distributions = samples(2, Kind.COUNT, name="metta.c{}"), samples(4, Kind.DISTRIBUTION, name="metta.d")
-        await it.add(*samples(3), *counts, *distributions)
-        assert await it.forwarder.flush(SOON)
-        assert await it.statuses() == {DELIVERED: 9}
-        assert (it.datadog.accepted, it.datadog.dropped, it.datadog.refused) == (9, 0, 0)
-        assert it.datadog.requests.total() == 2
-        kinds = [each.kind for each in it.datadog.points]
-        assert [kinds.count(kind) for kind in ("gauge", "count", "distribution")] == [3, 2, 4]
-        assert set(it.datadog.points[0].tags) == {"condition:< 5.0", "status:pass", "env:test"}
-        state = it.forwarder.state
-        assert (state.counts, state.last_accepted_at) == ({DELIVERED: 9}, START)
-        assert (state.pending, state.trouble, state.next_try_at, state.lost) == (0, None, None, {})
+def distributions(count: int) -> list[Sample]:
+    return samples(count, Kind.DISTRIBUTION, name="metta.d{}")
 
 
-def refusing(*bad: str) -> Callable[[list[str]], Reply | None]:
-    return lambda metrics: refusal(400, "Bad metric") if set(bad) & set(metrics) else None
+async def test_what_was_stored_arrives(it: Here) -> None:
+    await it.add(*samples(3), *samples(2, Kind.COUNT, name="metta.c{}"), *distributions(4))
+    assert await it.forwarder.flush(SOON)
+    assert sorted(map(len, it.bodies)) == [4, 5]
+    points = it.datadog.points
+    assert Counter(point.kind for point in points) == {"gauge": 3, "count": 2, "distribution": 4}
+    assert {point.value for point in points} == {1.0}
+    assert set(points[0].tags) == {"condition:< 5.0", "status:pass", "env:test"}
+    state = it.forwarder.state
+    assert (state.counts, state.last_accepted_at) == ({DELIVERED: 9}, START)
+    assert (state.pending, state.trouble, state.next_try_at, state.lost) == (0, None, None, {})
 
 
 @pytest.mark.parametrize("kind", [Kind.GAUGE, Kind.DISTRIBUTION])
-async def test_one_bad_series_of_thousands_is_found_in_few_requests(tmp_path: Path, kind: Kind) -> None:
-    bad = "metta.m01234"
-    async with forwarding(tmp_path) as it:
-        run = await it.add(*samples(3_000, kind))
-        it.answer(refusing(bad))
-        assert await it.forwarder.flush(SOON)
-        assert await it.statuses() == {DELIVERED: 2_999, REJECTED: 1}
-        assert len(it.bodies) <= 2 * log2(3_000) + 3
-        taken = [metric for metrics in it.bodies if bad not in metrics for metric in metrics]
-        assert len(taken) == len(set(taken)) == 2_999
-        assert it.forwarder.state.lost == {REJECTED: 1}
-        (line,) = [line for line in it.logs if line["event"] == "points are not sent"]
-        assert (line["points"], line["reasons"]) == (1, {f"{bad}: 127.0.0.1 answered 400: Bad metric": 1})
-        found, _ = await it.store.outbox.samples(run.id, 0, 3_000)
-        lost = [(each.point.metric, each.reason) for each in found if each.status is REJECTED]
-        assert lost == [(bad, "127.0.0.1 answered 400: Bad metric")]
+async def test_one_bad_series_of_thousands_is_found_in_few_requests(it: Here, kind: Kind) -> None:
+    bad, reason = "metta.m01234", "127.0.0.1 answered 400: Bad metric"
+    run = await it.add(*samples(2_000, kind))
+    it.answer(lambda metrics: refusal(400, "Bad metric") if bad in metrics else None)
+    assert await it.forwarder.flush(SOON)
+    assert await it.statuses() == {DELIVERED: 1_999, REJECTED: 1}
+    assert len(it.bodies) <= 2 * log2(2_000) + 3
+    taken = [metric for metrics in it.bodies if bad not in metrics for metric in metrics]
+    assert len(taken) == len(set(taken)) == 1_999
+    assert it.forwarder.state.lost == {REJECTED: 1}
+    assert [(line["points"], line["reasons"]) for line in it.told] == [(1, {f"{bad}: {reason}": 1})]
+    assert await it.reasons(run, REJECTED) == [(bad, reason)]
 
 
-async def test_what_is_too_large_for_a_proxy_is_halved_until_it_passes(tmp_path: Path) -> None:
-    async with forwarding(tmp_path) as it:
-        await it.add(*samples(1_000), *samples(1_000, Kind.DISTRIBUTION, name="metta.d{}"))
-        page = Reply(413, b"<html>nginx</html>", {"content-type": "text/html"})
-        it.answer(lambda metrics: page if len(metrics) > 300 else None)
-        assert await it.forwarder.flush(SOON)
-        assert it.datadog.accepted == 2_000
+async def test_what_is_too_large_for_a_proxy_is_halved_until_it_passes(it: Here) -> None:
+    await it.add(*samples(1_000), *distributions(1_000))
+    page = Reply(413, b"<html>nginx</html>", {"content-type": "text/html"})
+    it.answer(lambda metrics: page if len(metrics) > 300 else None)
+    assert await it.forwarder.flush(SOON)
+    assert it.datadog.accepted == 2_000
 
 
-async def test_a_transient_answer_keeps_every_point_and_each_arrives_once_in_the_end(tmp_path: Path) -> None:
-    async with forwarding(tmp_path) as it:
-        await it.add(*samples(5), *samples(5, Kind.DISTRIBUTION, name="metta.d{}"))
-        answers = iter([DOWN, None, DOWN, None])
-        it.answer(lambda metrics: next(answers))
-        assert await it.forwarder.flush(SOON)
-        assert (await it.statuses(), it.datadog.accepted) == ({DELIVERED: 10}, 10)
-
-
-async def test_a_lost_answer_sends_gauges_again_and_distributions_never(tmp_path: Path) -> None:
-    async with forwarding(tmp_path) as it:
-        await it.add(*samples(3), *samples(4, Kind.DISTRIBUTION, name="metta.d{}"))
-        answers = iter([HANG_UP, None, LOSE_ANSWER, None])
-        it.answer(lambda metrics: next(answers))
-        assert await it.forwarder.flush(SOON)
-        assert [len(metrics) for metrics in it.bodies] == [3, 3, 4]
-        assert await it.statuses() == {DELIVERED: 3, UNKNOWN: 4}
-        assert it.forwarder.state.lost == {UNKNOWN: 4}
+async def test_a_lost_answer_sends_gauges_again_and_distributions_never(it: Here) -> None:
+    """Any other transient answer keeps every point."""
+    await it.add(*samples(3), *distributions(4))
+    it.answer_first(DOWN, HANG_UP, None, DOWN, LOSE_ANSWER)
+    assert await it.forwarder.flush(SOON)
+    assert [len(metrics) for metrics in it.bodies] == [3, 3, 3, 4, 4]
+    assert it.datadog.accepted == 7
+    assert await it.statuses() == {DELIVERED: 3, UNKNOWN: 4}
+    assert it.forwarder.state.lost == {UNKNOWN: 4}
 
 
 @pytest.mark.parametrize(("kind", "status"), [(Kind.GAUGE, PENDING), (Kind.DISTRIBUTION, UNKNOWN)])
 async def test_cancelled_while_sending_a_gauge_is_pending_and_a_distribution_unknown(
-    tmp_path: Path, kind: Kind, status: DeliveryStatus
+    it: Here, kind: Kind, status: DeliveryStatus
 ) -> None:
-    came, release = anyio.Event(), anyio.Event()
+    came = anyio.Event()
 
     class Slow:
         async def send(self, payload: object) -> None:
             came.set()
-            await release.wait()
+            await anyio.sleep_forever()
 
-    async with forwarding(tmp_path) as it:
-        await it.add(*samples(3, kind))
-        it.forwarder._intake = Slow()  # type: ignore[assignment]
-        async with running(it.forwarder):
-            await came.wait()
-        assert await it.statuses() == {status: 3}
+    await it.add(*samples(3, kind))
+    it.forwarder._intake = cast("Any", Slow())
+    async with running(it.forwarder):
+        await came.wait()
+    assert await it.statuses() == {status: 3}
 
 
 class Rotating:
@@ -240,17 +222,17 @@ class Rotating:
         return self.value
 
 
-async def test_a_refused_key_holds_everything_and_delivery_resumes_by_itself_with_the_new_key(tmp_path: Path) -> None:
+async def test_a_refused_key_holds_everything_and_delivery_resumes_by_itself_with_the_new_key() -> None:
     source, clock, states = Rotating(), JumpingClock(), []
     key = Secret("Datadog API key", "set DD_API_KEY", sources=[source])  # type: ignore[list-item]
 
-    def rotate_late(_: float) -> None:
+    def rotate_late() -> None:
         states.append(replace(it.forwarder.state))
         if len(clock.slept) == 8:
             source.value = "good"
 
-    async with forwarding(tmp_path, clock=clock, key=key) as it:
-        await it.add(*samples(3), *samples(2, Kind.DISTRIBUTION, name="metta.d{}"))
+    async with forwarding(clock=clock, key=key) as it:
+        await it.add(*samples(3), *distributions(2))
         clock.on_sleep = rotate_late
         settled = anyio.Event()
         it.forwarder.on_settled = lambda *_: settled.set() if it.forwarder.state.counts[DELIVERED] == 5 else None
@@ -262,54 +244,55 @@ async def test_a_refused_key_holds_everything_and_delivery_resumes_by_itself_wit
         assert all("the Datadog API key is refused" in (state.trouble or "") for state in states)
         assert states[0].next_try_at == START + timedelta(seconds=2)
         assert it.forwarder.state.trouble is None
-        assert it.events(BEGINS, ENDS) == [BEGINS, ENDS]
-        (end,) = [line for line in it.logs if line["event"] == ENDS]
+        assert it.outages == ["delivery does not work", "delivery works again"]  # not at each try
+        (end,) = [line for line in it.logs if line["event"] == it.outages[1]]
         assert end["seconds"] == sum(clock.slept)
 
 
-async def test_a_missing_key_ends_a_flush_at_once_and_keeps_everything(tmp_path: Path) -> None:
-    async with forwarding(tmp_path, key=Secret("Datadog API key", "set DD_API_KEY")) as it:
+async def test_a_missing_key_ends_a_flush_at_once_and_keeps_everything() -> None:
+    async with forwarding(key=None) as it:
         await it.add(*samples(3))
         assert not await it.forwarder.flush(SOON)
         assert it.forwarder.state.trouble == "no Datadog API key: set DD_API_KEY"
         assert (it.clock.slept, it.bodies, await it.statuses()) == ([], [], {PENDING: 3})
 
 
-async def test_pauses_double_from_two_seconds_to_sixty_four_and_start_anew_after_a_success(tmp_path: Path) -> None:
-    async with forwarding(tmp_path) as it:
-        await it.add(*samples(1))
-        it.datadog.script.extend([HANG_UP] * 8)
-        assert await it.forwarder.flush(SOON)
-        assert it.clock.slept == [2, 4, 8, 16, 32, 64, 64, 64]
-        assert it.events(BEGINS, ENDS) == [BEGINS, ENDS]  # not at each try
-        it.clock.slept.clear()
-        it.answer(lambda metrics: DOWN)
-        await it.add(*samples(1, at=it.clock.now()))
-        assert not await it.forwarder.flush(it.clock.monotonic() + 5)
-        assert it.clock.slept == [2]
+async def test_a_flush_gives_up_at_its_deadline_and_pauses_start_anew_after_a_success(it: Here) -> None:
+    await it.add(*samples(3))
+    it.answer(lambda metrics: DOWN)
+    assert not await it.forwarder.flush(30)
+    assert it.clock.slept == [2, 4, 8]
+    state = it.forwarder.state
+    assert (state.pending, state.trouble) == (3, "127.0.0.1 answered 503: Down for maintenance")
+    assert state.next_try_at == it.clock.now() + timedelta(seconds=16)
+    it.answer_first(HANG_UP)
+    assert await it.forwarder.flush(SOON)
+    assert it.outages == ["delivery does not work", "delivery does not work", "delivery works again"]
+    it.clock.slept.clear()
+    it.answer(lambda metrics: DOWN)
+    await it.add(*samples(1, at=it.clock.now()))
+    assert not await it.forwarder.flush(it.clock.monotonic() + 5)
+    assert it.clock.slept == [2]
 
 
 @pytest.mark.parametrize(("asked", "slept"), [("17", 17), ("1", 2), ("99999", 600)])
 async def test_the_pause_that_the_intake_asks_for_is_obeyed_up_to_ten_minutes(
-    tmp_path: Path, asked: str, slept: float
+    it: Here, asked: str, slept: float
 ) -> None:
-    async with forwarding(tmp_path) as it:
-        await it.add(*samples(1))
-        it.datadog.script.append(refusal(429, "slow down", X_RateLimit_Reset=asked))
-        assert not await it.forwarder.flush(it.clock.monotonic() + 1)
-        assert not await it.forwarder.flush(it.clock.monotonic() + 0.5)  # the daemon ends meanwhile: nothing is sent
-        assert (len(it.bodies), it.clock.slept) == (0, [])
-        assert await it.forwarder.flush(SOON)
-        assert it.clock.slept == [float(asked) if asked == "1" else slept]
+    await it.add(*samples(1))
+    it.datadog.script.append(refusal(429, "slow down", X_RateLimit_Reset=asked))
+    assert not await it.forwarder.flush(it.clock.monotonic() + 1)
+    assert not await it.forwarder.flush(it.clock.monotonic() + 0.5)  # the daemon ends meanwhile: nothing is sent
+    assert (len(it.bodies), it.clock.slept) == (0, [])
+    assert await it.forwarder.flush(SOON)
+    assert it.clock.slept == [float(asked) if asked == "1" else slept]
 
 
-async def test_while_the_intake_is_down_only_one_chunk_at_a_time_is_tried(tmp_path: Path) -> None:
-    async with forwarding(tmp_path) as it:
-        await it.add(*samples(3_000))
-        answers = iter([DOWN, DOWN])
-        it.answer(lambda metrics: next(answers, None))
-        assert await it.forwarder.flush(SOON)
-        assert [len(metrics) for metrics in it.bodies] == [3_000, 1_000, 1_000, 2_000]
+async def test_while_the_intake_is_down_only_one_chunk_at_a_time_is_tried(it: Here) -> None:
+    await it.add(*samples(3_000))
+    it.answer_first(DOWN, DOWN)
+    assert await it.forwarder.flush(SOON)
+    assert [len(metrics) for metrics in it.bodies] == [3_000, 1_000, 1_000, 2_000]
 
 
 @pytest.mark.parametrize(
@@ -324,37 +307,24 @@ async def test_while_the_intake_is_down_only_one_chunk_at_a_time_is_tried(tmp_pa
     ],
 )
 async def test_only_points_of_an_age_that_the_intake_takes_are_sent(
-    tmp_path: Path, age: int, kind: Kind, name: str, status: DeliveryStatus
+    age: int, kind: Kind, name: str, status: DeliveryStatus
 ) -> None:
-    async with forwarding(tmp_path, historical=["metta.history"]) as it:
+    async with forwarding(historical=["metta.history"]) as it:
         await it.add(*samples(2, kind, START - timedelta(minutes=age), name + "{}"), *samples(3))
         assert await it.forwarder.flush(SOON)
         expected = {DELIVERED: 5} if status is DELIVERED else {DELIVERED: 3, status: 2}
         assert await it.statuses() == it.forwarder.state.counts == expected
-        told = [line["points"] for line in it.logs if line["event"] == "points are not sent"]
-        assert told == ([] if status is DELIVERED else [2])
+        assert [line["points"] for line in it.told] == ([] if status is DELIVERED else [2])
 
 
-async def test_a_flush_gives_up_at_its_deadline_keeps_everything_and_says_why(tmp_path: Path) -> None:
-    async with forwarding(tmp_path) as it:
-        await it.add(*samples(3))
-        it.answer(lambda metrics: DOWN)
-        assert not await it.forwarder.flush(30)
-        assert it.clock.monotonic() <= 30
-        assert len(it.bodies) == len(it.clock.slept) + 1 > 2
-        state = it.forwarder.state
-        assert (state.pending, state.trouble) == (3, "127.0.0.1 answered 503: Down for maintenance")
-        assert state.next_try_at == it.clock.now() + timedelta(seconds=16)
-
-
-async def test_a_flush_beside_the_running_forwarder_sends_nothing_twice(tmp_path: Path) -> None:
-    async with forwarding(tmp_path) as it, running(it.forwarder):
+async def test_a_flush_beside_the_running_forwarder_sends_nothing_twice(it: Here) -> None:
+    async with running(it.forwarder):
         for name in ("metta.m{}", "metta.n{}"):
             await it.add(*samples(500, name=name))
             it.forwarder.notify()
             assert await it.forwarder.flush(SOON)
-        sent = [metric for metrics in it.bodies for metric in metrics]
-        assert len(sent) == len(set(sent)) == 1_000
+    sent = [metric for metrics in it.bodies for metric in metrics]
+    assert len(sent) == len(set(sent)) == 1_000
 
 
 @pytest.mark.parametrize("is_written", [False, True])
@@ -362,7 +332,7 @@ async def test_a_flush_beside_the_running_forwarder_sends_nothing_twice(tmp_path
     ("method", "answer"), [("pending", None), ("claim", None), ("settle", None), ("refuse", 413), ("release", 429)]
 )
 async def test_a_store_that_goes_away_is_told_of_an_answer_later(
-    tmp_path: Path, method: str, answer: int | None, is_written: bool, monkeypatch: pytest.MonkeyPatch
+    it: Here, method: str, answer: int | None, is_written: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is sent twice, nothing is stuck. ``is_written``: it was the store's answer alone that got lost."""
     left, original = [1, 2], getattr(Outbox, method)
@@ -376,36 +346,32 @@ async def test_a_store_that_goes_away_is_told_of_an_answer_later(
         return await original(self, *facts)
 
     monkeypatch.setattr(Outbox, method, fail)
-    async with forwarding(tmp_path) as it:
-        run = await it.add(*samples(10, Kind.DISTRIBUTION))
-        answers = iter([refusal(answer)] if answer else [])
-        it.answer(lambda metrics: next(answers, None))
-        assert await it.forwarder.flush(SOON)
-        assert (await it.statuses(), it.datadog.accepted) == ({DELIVERED: 10}, 10)
-        assert (await it.store.outbox.samples(run.id))[1] == 10
-        assert len(it.bodies) == {None: 1, 413: 3, 429: 2}[answer]
+    run = await it.add(*samples(10, Kind.DISTRIBUTION))
+    it.answer_first(*[refusal(answer)] if answer else [])
+    assert await it.forwarder.flush(SOON)
+    assert (await it.statuses(), it.datadog.accepted) == ({DELIVERED: 10}, 10)
+    assert (await it.store.outbox.samples(run.id))[1] == 10
+    assert len(it.bodies) == {None: 1, 413: 3, 429: 2}[answer]
 
 
-async def test_a_point_that_is_answered_with_5xx_each_time_holds_up_no_other(tmp_path: Path) -> None:
+async def test_a_point_that_is_answered_with_5xx_each_time_holds_up_no_other(it: Here) -> None:
     """Alone it goes on, seldom, and expires; its neighbours and what comes later arrive."""
-    poison = "metta.m00042"
-    async with forwarding(tmp_path) as it:
-        await it.add(*samples(60))
-        it.answer(lambda metrics: DOWN if poison in metrics else None)
-        assert not await it.forwarder.flush(30 * 60)
-        assert await it.statuses() == {DELIVERED: 59, PENDING: 1}
-        assert len(it.bodies) < 100
-        await it.add(*samples(5, at=it.clock.now(), name="metta.later{}"))
-        assert not await it.forwarder.flush(it.clock.monotonic() + 120)
-        assert await it.statuses() == {DELIVERED: 64, PENDING: 1}
-        assert await it.forwarder.flush(SOON)
-        assert await it.statuses() == {DELIVERED: 64, EXPIRED: 1}
-        assert it.clock.now() - START < timedelta(minutes=60)
-        assert it.forwarder.state.trouble is None
+    await it.add(*samples(60))
+    it.answer(lambda metrics: DOWN if "metta.m00042" in metrics else None)
+    assert not await it.forwarder.flush(30 * 60)
+    assert await it.statuses() == {DELIVERED: 59, PENDING: 1}
+    assert len(it.bodies) < 100
+    await it.add(*samples(5, at=it.clock.now(), name="metta.later{}"))
+    assert not await it.forwarder.flush(it.clock.monotonic() + 120)
+    assert await it.statuses() == {DELIVERED: 64, PENDING: 1}
+    assert await it.forwarder.flush(SOON)
+    assert await it.statuses() == {DELIVERED: 64, EXPIRED: 1}
+    assert it.clock.now() - START < timedelta(minutes=60)
+    assert it.forwarder.state.trouble is None
 
 
 async def test_the_search_for_many_bad_points_is_spread_in_time_and_good_ones_do_not_wait_for_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    it: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forwarder, "_MAX_REFUSED", 20)
     taken: list[int] = []
@@ -416,31 +382,28 @@ async def test_the_search_for_many_bad_points_is_spread_in_time_and_good_ones_do
         taken.append(len(it.clock.slept))
         return None
 
-    async with forwarding(tmp_path) as it:
-        await it.add(*samples(12, name="metta.bad{}"))
-        await it.add(*samples(10))
-        it.answer(answer)
-        assert await it.forwarder.flush(SOON)
-        assert await it.statuses() == {REJECTED: 12, DELIVERED: 10}
-        assert set(it.clock.slept) == {10}
-        assert len(it.bodies) / (len(it.clock.slept) + 1) <= 25
-        assert min(taken) <= 1
+    await it.add(*samples(12, name="metta.bad{}"))
+    await it.add(*samples(10))
+    it.answer(answer)
+    assert await it.forwarder.flush(SOON)
+    assert await it.statuses() == {REJECTED: 12, DELIVERED: 10}
+    assert set(it.clock.slept) == {10}
+    assert len(it.bodies) / (len(it.clock.slept) + 1) <= 25
+    assert min(taken) <= 1
 
 
-async def test_series_beyond_the_limit_are_held_back_and_known_ones_go_on(tmp_path: Path) -> None:
-    async with forwarding(tmp_path, max_series=10) as it:
+async def test_series_beyond_the_limit_are_held_back_and_known_ones_go_on() -> None:
+    async with forwarding(max_series=10) as it:
         await it.add(*samples(8))
         assert await it.forwarder.flush(SOON)
         run = await it.add(*samples(12), *samples(3, name="metta.m{:05}"))
         assert await it.forwarder.flush(SOON)
         assert await it.statuses() == {DELIVERED: 8 + 10 + 3, THROTTLED: 2}
         assert it.forwarder.state.lost == {THROTTLED: 2}
-        (line,) = [line for line in it.logs if line["event"] == "points are not sent"]
-        assert len(line["reasons"]) == 2
-        found, _ = await it.store.outbox.samples(run.id, 0, 100)
-        reasons = {each.reason for each in found if each.status is THROTTLED}
+        assert [len(line["reasons"]) for line in it.told] == [2]
+        reasons = {reason for _, reason in await it.reasons(run, THROTTLED)}
         assert reasons == {"more than 10 series within an hour"}
-        it.clock.jump(3601)
+        it.clock.move(3601)
         await it.add(*samples(10, at=it.clock.now(), name="metta.other{}"))
         assert await it.forwarder.flush(SOON)
         assert (await it.statuses())[THROTTLED] == 2
@@ -448,17 +411,14 @@ async def test_series_beyond_the_limit_are_held_back_and_known_ones_go_on(tmp_pa
 
 @pytest.mark.parametrize("prefix", ["shadow.", None])
 async def test_what_a_shadow_collects_has_a_name_of_its_own_or_is_withheld_and_no_loss(
-    tmp_path: Path, prefix: str | None
+    it: Here, prefix: str | None
 ) -> None:
-    async with forwarding(tmp_path) as it:
-        it.forwarder.set_shadow(prefix, is_withheld=prefix is None)
-        run = await it.add(*samples(1), mode=Mode.SHADOW)
-        await it.add(*samples(1))  # of before, in live mode
-        assert await it.forwarder.flush(SOON)
-        names = sorted(point.metric for point in it.datadog.points)
-        assert names == (["metta.m00000", "shadow.metta.m00000"] if prefix else ["metta.m00000"])
-        ((found,), _) = await it.store.outbox.samples(run.id, 0, 10)
-        assert (found.status, found.reason) == (
-            (DELIVERED, "") if prefix else (THROTTLED, "shadow mode: nothing is sent")
-        )
-        assert (it.forwarder.state.lost, it.forwarder.state.is_withheld) == ({}, prefix is None)
+    it.forwarder.set_shadow(prefix, is_withheld=prefix is None)
+    run = await it.add(*samples(1), mode=Mode.SHADOW)
+    await it.add(*samples(1))  # of before, in live mode
+    assert await it.forwarder.flush(SOON)
+    names = sorted(point.metric for point in it.datadog.points)
+    assert names == (["metta.m00000", "shadow.metta.m00000"] if prefix else ["metta.m00000"])
+    status, reason = (DELIVERED, "") if prefix else (THROTTLED, "shadow mode: nothing is sent")
+    assert await it.reasons(run, status) == [("metta.m00000", reason)]
+    assert (it.forwarder.state.lost, it.forwarder.state.is_withheld) == ({}, prefix is None)
