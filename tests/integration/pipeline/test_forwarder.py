@@ -121,8 +121,8 @@ async def forwarding(*, clock: JumpingClock | None = None, key: Any = "good", **
             yield here
 
 
-@pytest.fixture
-async def it() -> AsyncIterator[Here]:
+@pytest.fixture(name="it")
+async def usual() -> AsyncIterator[Here]:
     async with forwarding() as here:
         yield here
 
@@ -213,6 +213,14 @@ async def test_cancelled_while_sending_a_gauge_is_pending_and_a_distribution_unk
     assert await it.statuses() == {status: 3}
 
 
+async def test_a_missing_key_ends_a_flush_at_once_and_keeps_everything() -> None:
+    async with forwarding(key=None) as it:
+        await it.add(*samples(3))
+        assert not await it.forwarder.flush(SOON)
+        assert it.forwarder.state.trouble == "no Datadog API key: set DD_API_KEY"
+        assert (it.clock.slept, it.bodies, await it.statuses()) == ([], [], {PENDING: 3})
+
+
 class Rotating:
     """A secret's source."""
 
@@ -247,14 +255,6 @@ async def test_a_refused_key_holds_everything_and_delivery_resumes_by_itself_wit
         assert it.outages == ["delivery does not work", "delivery works again"]  # not at each try
         (end,) = [line for line in it.logs if line["event"] == it.outages[1]]
         assert end["seconds"] == sum(clock.slept)
-
-
-async def test_a_missing_key_ends_a_flush_at_once_and_keeps_everything() -> None:
-    async with forwarding(key=None) as it:
-        await it.add(*samples(3))
-        assert not await it.forwarder.flush(SOON)
-        assert it.forwarder.state.trouble == "no Datadog API key: set DD_API_KEY"
-        assert (it.clock.slept, it.bodies, await it.statuses()) == ([], [], {PENDING: 3})
 
 
 async def test_a_flush_gives_up_at_its_deadline_and_pauses_start_anew_after_a_success(it: Here) -> None:
