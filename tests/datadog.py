@@ -20,7 +20,7 @@ LOSE_ANSWER = Reply(headers={"no-answer": ""})  # the request is carried out all
 class ScriptedDatadog(SimulatedDatadog):
     """``script``: the replies to the next requests. ``intercept``: gives the reply to a request, None for the true one.
 
-    ``received``: the latest requests. ``writes``: each of dashboards and the like as "METHOD /path".
+    ``url``: for whoever serves it. ``received``: the latest requests. ``writes``: each of dashboards and the like as "METHOD /path".
     ``judge(method, path, body)``: what else is wrong with such a request; tests ask the official description.
     """
 
@@ -29,6 +29,7 @@ class ScriptedDatadog(SimulatedDatadog):
         self.script: deque[Reply] = deque()
         self.intercept: Callable[[Received], Reply | None] = lambda received: None
         self.judge: Callable[[str, str, Any], list[str]] = lambda method, path, body: []
+        self.url = ""
         self.received: deque[Received] = deque(maxlen=50)
         self.writes: list[str] = []
 

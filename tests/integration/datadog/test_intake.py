@@ -1,12 +1,11 @@
 """Each answer of the intake over real HTTP, translated into what the delivery acts on."""
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +16,6 @@ from service.config.secrets import Secret
 from service.config.settings import DatadogSettings
 from service.datadog.intake import Intake, intake_url
 from service.datadog.payload import encode
-from service.demo.stage import serve
 from service.domain.alerts import Event
 from service.domain.delivery import Chunk, Point
 from service.domain.errors import HealthError, Rejected, TooLarge, Unauthorized, Unavailable
@@ -25,14 +23,15 @@ from service.domain.runs import Mode
 from service.domain.samples import Kind
 from tests.datadog import HANG_UP, LOSE_ANSWER, Reply, ScriptedDatadog, refusal
 
-NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+NOW = datetime.now(UTC).replace(microsecond=0)
 AT = int(NOW.timestamp())
 KEY = "0123456789abcdef0123456789abcdef"
 HTML = {"Content-Type": "text/html; charset=utf-8"}
+CHUNK = Chunk(1, "run", "ci", Mode.LIVE, Kind.GAUGE, [Point("metta.a", 1.5, AT, ("env:test",))], 50, AT, AT)
 
 
-def payload(kind: Kind = Kind.GAUGE) -> Any:
-    return encode([Chunk(1, "run", "ci", Mode.LIVE, kind, [Point("metta.a", 1.5, AT, ("env:test",))], 50, AT, AT)])
+def http_date(seconds: int) -> str:
+    return format_datetime(NOW + timedelta(seconds=seconds), usegmt=True)
 
 
 class Rotated:
@@ -47,59 +46,36 @@ class Rotated:
         return self.values.pop(0) if len(self.values) > 1 else self.values[0]
 
 
-def secret(value: str | None = KEY, source: Any = None) -> Secret:
-    return Secret("Datadog API key", "set DD_API_KEY", value, sources=[source] if source else ())
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[SimpleNamespace]:
-    """One server for all tests; ``app`` is each test's own."""
-    holder = SimpleNamespace(app=ScriptedDatadog())
-
-    async def latest(scope: Any, receive: Any, send: Any) -> None:
-        await holder.app(scope, receive, send)
-
-    with serve(latest) as (holder.url,):
-        yield holder
-
-
-@pytest.fixture
-def datadog(served: SimpleNamespace) -> ScriptedDatadog:
-    served.app = ScriptedDatadog(now=NOW.timestamp)
-    return served.app  # type: ignore[no-any-return]
-
-
 @asynccontextmanager
-async def intake_at(url: str, key: Secret | None = None) -> AsyncIterator[Intake]:
+async def intake_at(url: str, key: str | None = KEY, *sources: Any) -> AsyncIterator[Intake]:
+    secret = Secret("Datadog API key", "set DD_API_KEY", key, sources=sources)
     async with http_client() as client:
-        yield Intake(url, key or secret(), client, lambda: NOW)
+        yield Intake(url, secret, client, lambda: NOW)
 
 
 @pytest.fixture
-async def intake(served: SimpleNamespace, datadog: ScriptedDatadog) -> AsyncIterator[Intake]:
-    async with intake_at(served.url) as made:
+async def intake(server: ScriptedDatadog) -> AsyncIterator[Intake]:
+    async with intake_at(server.url) as made:
         yield made
 
 
-async def fault_of(intake: Intake, datadog: ScriptedDatadog, reply: Reply) -> HealthError:
+async def fault_of(intake: Intake, server: ScriptedDatadog, *script: Reply) -> HealthError:
     """What sending raises when the intake answers so."""
-    datadog.script.append(reply)
+    server.script.extend(script)
     with pytest.raises(HealthError) as caught:
-        await intake.send(payload())
+        await intake.send(encode([CHUNK]))
     return caught.value
 
 
 async def test_series_are_posted_compressed_with_the_key_in_a_header_alone(
-    intake: Intake, datadog: ScriptedDatadog
+    intake: Intake, server: ScriptedDatadog
 ) -> None:
-    await intake.send(payload())
-    (request,) = datadog.received
+    await intake.send(encode([CHUNK]))
+    (request,) = server.received
     assert (request.method, request.path) == ("POST", "/api/v2/series")
-    assert request.headers["dd-api-key"] == KEY
-    assert request.headers["content-encoding"] == "zstd1"
-    assert [(each.metric, each.kind, each.value) for each in datadog.points] == [("metta.a", "gauge", 1.5)]
-    assert intake.requests == {"202": 1}
-    assert intake.trouble is None
+    assert (request.headers["dd-api-key"], request.headers["content-encoding"]) == (KEY, "zstd1")
+    assert [(each.metric, each.kind, each.value) for each in server.points] == [("metta.a", "gauge", 1.5)]
+    assert (intake.requests, intake.trouble) == ({"202": 1}, None)
 
 
 @pytest.mark.parametrize(
@@ -124,73 +100,57 @@ async def test_series_are_posted_compressed_with_the_key_in_a_header_alone(
         (Reply(301, b"", {"Location": "https://elsewhere.example/"}), Unavailable, "is DD_URL right?"),
         (Reply(302, b"", {"Location": "/login"}), Unavailable, "is DD_URL right?"),
         (Reply(200, b"<html>Welcome to the hotel</html>", HTML), Unavailable, "is DD_URL right?"),
+        # Time may mend it.
+        *((refusal(status, "So"), Unavailable, f"answered {status}: So") for status in (402, 408, 429, 500, 503, 599)),
     ],
 )
 async def test_what_an_answer_means(
-    intake: Intake, datadog: ScriptedDatadog, reply: Reply, kind: type[HealthError], text: str
+    intake: Intake, server: ScriptedDatadog, reply: Reply, kind: type[HealthError], text: str
 ) -> None:
-    fault = await fault_of(intake, datadog, reply)
+    fault = await fault_of(intake, server, reply)
     assert type(fault) is kind
     assert text in str(fault)
-    assert len(datadog.received) == 1
+    assert len(server.received) == 1
     # A body that is refused says nothing about the next one; a key that is refused does, and so does a wrong address.
-    assert bool(intake.trouble) is (kind in (Unauthorized, Unavailable))
-
-
-@pytest.mark.parametrize("status", [402, 408, 429, 500, 503, 599])
-async def test_what_time_may_mend(intake: Intake, datadog: ScriptedDatadog, status: int) -> None:
-    fault = await fault_of(intake, datadog, refusal(status, "Some reason"))
-    assert isinstance(fault, Unavailable)
-    assert f"answered {status}: Some reason" in str(fault)
-    assert fault.retry_after is None
-    assert fault.answered is (status >= 500)
-    assert not fault.ambiguous, "an answer says that the body was not taken, so it is safe to send it again"
-    assert intake.trouble == str(fault)
+    assert intake.trouble == (str(fault) if kind in (Unauthorized, Unavailable) else None)
+    if isinstance(fault, Unavailable):
+        assert (fault.answered, fault.retry_after) == (reply.status >= 500, None)
+        assert not fault.ambiguous, "an answer says that the body was not taken, so it is safe to send it again"
 
 
 @pytest.mark.parametrize(
     ("reply", "seconds"),
     [
-        (refusal(429, X_RateLimit_Reset="17"), 17),
         (refusal(429, X_RateLimit_Reset="17", Retry_After="900"), 17),
         (refusal(429, Retry_After="5"), 5),
         (refusal(503, Retry_After="120"), 120),
-        (refusal(503, Retry_After=format_datetime(NOW + timedelta(seconds=90), usegmt=True)), 90),
-        (refusal(503, Retry_After=format_datetime(NOW - timedelta(seconds=90), usegmt=True)), 0),
+        (refusal(503, Retry_After=http_date(90), Date=http_date(0)), 90),
+        (refusal(503, Retry_After=http_date(-90), Date=http_date(0)), 0),
         (refusal(503, X_RateLimit_Reset="17"), None),
-        (refusal(429, X_RateLimit_Reset="soon"), None),
-        (refusal(429, X_RateLimit_Reset="-3"), None),
-        (refusal(429, X_RateLimit_Reset="inf"), None),
+        *((refusal(429, X_RateLimit_Reset=odd), None) for odd in ("soon", "-3", "inf")),
     ],
 )
 async def test_the_pause_that_an_answer_asks_for(
-    intake: Intake, datadog: ScriptedDatadog, reply: Reply, seconds: float | None
+    intake: Intake, server: ScriptedDatadog, reply: Reply, seconds: float | None
 ) -> None:
-    fault = await fault_of(intake, datadog, reply)
+    fault = await fault_of(intake, server, reply)
     assert isinstance(fault, Unavailable)
     assert fault.retry_after == seconds
 
 
-@pytest.mark.parametrize("reply", [HANG_UP, LOSE_ANSWER])
-async def test_no_answer_after_sending_is_ambiguous(intake: Intake, datadog: ScriptedDatadog, reply: Reply) -> None:
-    fault = await fault_of(intake, datadog, reply)
-    assert isinstance(fault, Unavailable)
-    assert fault.ambiguous
-    assert datadog.accepted == (1 if reply is LOSE_ANSWER else 0)
-    assert intake.requests == {"error": 1}
-
-
-async def test_no_connection_is_not_ambiguous() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    async with intake_at(f"http://127.0.0.1:{port}") as intake:
-        with pytest.raises(Unavailable, match="ConnectError") as caught:
-            await intake.send(payload())
-    assert not caught.value.ambiguous
+async def test_only_a_request_that_was_sent_and_not_answered_is_ambiguous(server: ScriptedDatadog) -> None:
+    cases = ((server.url, HANG_UP, True), (server.url, LOSE_ANSWER, True), ("http://127.0.0.1:9", HANG_UP, False))
+    for url, reply, is_ambiguous in cases:
+        async with intake_at(url) as intake:
+            fault = await fault_of(intake, server, reply)
+        assert isinstance(fault, Unavailable)
+        assert fault.ambiguous is is_ambiguous
+        assert (intake.requests, intake.trouble) == ({"error": 1}, str(fault))
+        assert server.accepted == (1 if reply is LOSE_ANSWER else server.accepted)
 
 
 async def test_a_proxy_that_refuses_the_tunnel_is_not_ambiguous_and_sees_no_key(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, server: ScriptedDatadog
 ) -> None:
     seen = []
 
@@ -204,15 +164,15 @@ async def test_a_proxy_that_refuses_the_tunnel_is_not_ambiguous_and_sees_no_key(
         monkeypatch.delenv("NO_PROXY", raising=False)
         monkeypatch.delenv("no_proxy", raising=False)
         async with intake_at("https://intake.example") as intake:
-            with pytest.raises(Unavailable, match="ProxyError") as caught:
-                await intake.send(payload(Kind.DISTRIBUTION))
-    assert not caught.value.ambiguous
+            fault = await fault_of(intake, server)
+    assert isinstance(fault, Unavailable)
+    assert ("ProxyError" in str(fault), fault.ambiguous) == (True, False)
     assert seen[0].startswith(b"CONNECT")
     assert KEY.encode() not in seen[0]
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("key", "said"),
     [
         (None, "no Datadog API key: set DD_API_KEY"),
         ("abc\ndef", "the Datadog API key holds characters that no key has"),
@@ -220,95 +180,69 @@ async def test_a_proxy_that_refuses_the_tunnel_is_not_ambiguous_and_sees_no_key(
     ],
 )
 async def test_a_key_that_can_not_be_sent_is_told_without_showing_it_and_asks_nobody(
-    served: SimpleNamespace, datadog: ScriptedDatadog, value: str | None, said: str
+    server: ScriptedDatadog, key: str | None, said: str
 ) -> None:
-    async with intake_at(served.url, secret(value)) as intake:
-        with pytest.raises(Unauthorized) as caught:
-            await intake.send(payload())
-    assert (str(caught.value), len(datadog.received)) == (said, 0)
+    async with intake_at(server.url, key) as intake:
+        fault = await fault_of(intake, server)
+    assert (type(fault), str(fault), len(server.received)) == (Unauthorized, said, 0)
 
 
 @pytest.mark.parametrize(("keys", "is_taken"), [(["old", "new"], True), (["old"], False)])
 async def test_a_refused_key_is_looked_up_again_and_only_another_one_tried(
-    served: SimpleNamespace, datadog: ScriptedDatadog, keys: list[str], is_taken: bool
+    server: ScriptedDatadog, keys: list[str], is_taken: bool
 ) -> None:
-    datadog.intercept = lambda got: None if got.headers["dd-api-key"] == "new" else refusal(403, "Forbidden")
-    async with intake_at(served.url, secret(None, Rotated(*keys))) as intake:
+    server.api_keys = {"new"}
+    async with intake_at(server.url, None, Rotated(*keys)) as intake:
         with nullcontext() if is_taken else pytest.raises(Unauthorized):
-            await intake.send(payload())
-    assert [request.headers["dd-api-key"] for request in datadog.received] == keys
+            await intake.validate()
+    assert [(each.headers["dd-api-key"], each.path) for each in server.received] == [
+        (key, "/api/v1/validate") for key in keys
+    ], "and validation sends nothing"
 
 
-async def test_an_answer_that_repeats_the_key_does_not_put_it_into_a_message(
-    intake: Intake, datadog: ScriptedDatadog
+async def test_of_an_answer_s_text_the_start_is_told_on_one_line_without_the_key(
+    intake: Intake, server: ScriptedDatadog
 ) -> None:
     for status in (400, 403, 503):
-        fault = await fault_of(intake, datadog, refusal(status, f"key {KEY} is bad"))
-        assert "key *** is bad" in str(fault)
+        fault = await fault_of(intake, server, refusal(status, f"key {KEY}\nis\x1b[31m bad " + "x" * 50_000))
+        assert "key *** is [31m bad xxx" in str(fault)
         assert KEY not in str(fault)
-
-
-async def test_a_long_answer_makes_a_short_message_on_one_line(intake: Intake, datadog: ScriptedDatadog) -> None:
-    fault = await fault_of(intake, datadog, refusal(400, "first\nline\x1b[31m " + "x" * 50_000))
-    assert "first line [31m xxx" in str(fault)
-    assert len(str(fault)) < 400
-
-
-def dated(ago: timedelta, status: int = 202, **headers: str) -> Reply:
-    date = {"Date": format_datetime(NOW - ago, usegmt=True)}
-    return Reply(status, b"", {**date, **{name.replace("_", "-"): value for name, value in headers.items()}})
+        assert len(str(fault)) < 400
 
 
 async def test_a_clock_that_is_wrong_is_warned_of_once_and_points_keep_their_time(
-    intake: Intake, datadog: ScriptedDatadog
+    intake: Intake, server: ScriptedDatadog
 ) -> None:
-    known_before = intake.clock_skew
-    datadog.script.extend([dated(timedelta(minutes=5))] * 3)
+    # A proxy's date says nothing of Datadog's clock.
+    await fault_of(intake, server, Reply(502, b"", HTML | {"Date": http_date(-9 * 3600)}))
+    skews: list[float | None] = [intake.clock_skew]
     with capture_logs() as logs:
-        for _ in range(3):
-            await intake.send(payload())
-    assert (known_before, intake.clock_skew) == (None, 300)
-    assert [entry["ahead_seconds"] for entry in logs] == [300]
-    assert datadog.received[0].json["series"][0]["points"][0]["timestamp"] == AT
-    datadog.script.append(dated(timedelta(0)))
-    with capture_logs() as logs:
-        await intake.send(payload())
-    assert [entry["log_level"] for entry in logs] == ["info"]
+        for ago in (300, 300, 300, 0):
+            server.script.append(Reply(202, b"", {"Date": http_date(-ago)}))
+            await intake.send(encode([CHUNK]))
+            skews.append(intake.clock_skew)
+    assert skews == [None, 300, 300, 300, 0]
+    assert [(each["log_level"], each["ahead_seconds"]) for each in logs] == [("warning", 300), ("info", 0)]
+    assert {each.json["series"][0]["points"][0]["timestamp"] for each in server.received} == {AT}
 
 
-async def test_a_proxy_s_date_says_nothing_of_datadog_s_clock(intake: Intake, datadog: ScriptedDatadog) -> None:
-    await fault_of(intake, datadog, dated(timedelta(hours=9), 502, Content_Type="text/html"))
-    assert intake.clock_skew is None
-
-
-async def test_validation_sends_nothing_and_tells_a_wrong_key(intake: Intake, datadog: ScriptedDatadog) -> None:
-    await intake.validate()
-    datadog.api_keys = {"another"}
-    with pytest.raises(Unauthorized, match="the Datadog API key is refused"):
-        await intake.validate()
-    assert {request.path for request in datadog.received} == {"/api/v1/validate"}
-    assert datadog.accepted == 0
-
-
-async def test_an_event_arrives_as_it_is(intake: Intake, datadog: ScriptedDatadog) -> None:
-    await intake.send_event(Event("a: pass -> fail", "%%% \ntext\n %%%", ("env:test",), "error", NOW, "a b"))
-    (event,) = datadog.events
-    assert event["date_happened"] == AT
-    assert (event["title"], event["alert_type"], event["aggregation_key"]) == ("a: pass -> fail", "error", "a b")
-    assert event["tags"] == ["env:test"]
-    datadog.script.append(refusal(503, "away"))
+async def test_an_event_arrives_as_it_is(intake: Intake, server: ScriptedDatadog) -> None:
+    event = Event("a: pass -> fail", "%%% \ntext\n %%%", ("env:test",), "error", NOW, "a b")
+    await intake.send_event(event)
+    facts = asdict(event) | {"tags": ["env:test"], "date_happened": AT}
+    del facts["at"]
+    assert server.events == [facts]
+    server.script.append(refusal(503, "away"))
     with pytest.raises(Unavailable):
-        await intake.send_event(Event("t", "x", (), "error", NOW, ""))
+        await intake.send_event(event)
     assert intake.trouble is None, "points are not held up by an event"
 
 
-async def test_the_address_may_have_a_path_and_credentials_that_nobody_is_shown(
-    served: SimpleNamespace, datadog: ScriptedDatadog
-) -> None:
-    url = intake_url(DatadogSettings(url=f"{served.url}/relay/"))
+async def test_the_address_may_have_a_path_and_credentials_that_nobody_is_shown(server: ScriptedDatadog) -> None:
+    url = intake_url(DatadogSettings(url=f"{server.url}/relay/"))
     async with intake_at(url.replace("http://", "http://user:hidden@")) as intake:
-        fault = await fault_of(intake, datadog, refusal(404))
-    assert datadog.received[0].path == "/relay/api/v2/series"
+        fault = await fault_of(intake, server, refusal(404))
+    assert server.received[0].path == "/relay/api/v2/series"
     assert "127.0.0.1 answered 404" in str(fault)
     assert "hidden" not in str(fault)
 

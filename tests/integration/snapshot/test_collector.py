@@ -8,17 +8,16 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
-from service.collectors.snapshot import SNAPSHOT_AGE
-from service.domain.errors import ConfigError, Rejected, TooLarge, Unauthorized
+from service.collectors.snapshot import SNAPSHOT_AGE, collector
+from service.domain.errors import ConfigError, Rejected, TooLarge, Unauthorized, Unavailable
 from service.domain.runs import CollectResult
+from service.store.states import States
+from tests.datadog import Received, Reply, ScriptedDatadog
 from tests.integration.snapshot.conftest import Collectors
-from tests.integration.snapshot.scripted import Answer, Received, scripted
 
-RECORDED = Path(__file__).parents[2] / "payloads" / "snapshots"
-EVAL = (RECORDED / "eval_health.json").read_bytes()
+EVAL = (Path(__file__).parents[2] / "payloads" / "snapshots" / "eval_health.json").read_bytes()
 NOW = datetime(2025, 1, 14, 15, 30, tzinfo=UTC)
 RECORD = {**json.loads(EVAL)[0], "timestamp": None}
 
@@ -31,100 +30,89 @@ def values(result: CollectResult) -> list[float]:
     return [sample.value for sample in result.samples]
 
 
-async def test_a_snapshot_file_becomes_samples_until_it_is_too_old(collectors: Collectors) -> None:
-    path = str(RECORDED / "eval_health.json")
-    await collectors.end(CollectResult(state={"snapshot": b"of another shape: a cold start"}))
-    result = await collectors.make(path, max_bytes="2 MiB").collect(NOW)
-    assert [sample.metric.name for sample in result.samples] == [
-        "metta.infra.cron.remote_eval.latency_p50",
-        "metta.infra.cron.remote_eval.pass_rate",
-    ]
-    assert {sample.tags["source"] for sample in result.samples} == {"cron"}
-    assert {sample.tags["workflow_category"] for sample in result.samples} == {"evaluation"}
-    with pytest.raises(Rejected, match=r"no usable record among 2: record 1: it is 365 days old, older than max_age"):
-        await collectors.make(path).collect(NOW.replace(year=2026))
-    with pytest.raises(TooLarge, match="more than 100 bytes"):
-        await collectors.make(path, max_bytes="100").collect(NOW)
-    with pytest.raises(TooLarge, match="more than 1 records"):
-        await collectors.make(path, max_records=1).collect(NOW)
+def hours_after(hours: float) -> datetime:
+    return NOW + timedelta(hours=hours)
 
 
-async def test_a_file_that_is_whole_a_second_later_is_read(collectors: Collectors, tmp_path: Path) -> None:
-    path = tmp_path / "eval.json"
-    path.write_bytes(gzip.compress(EVAL)[:100])
-
-    async def finish() -> None:
-        await anyio.sleep(0.3)
-        path.write_bytes(gzip.compress(EVAL))
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(finish)
-        result = await collectors.make(str(path)).collect(NOW)
-    assert len(result.samples) == 2
-
-
-async def test_a_count_is_sent_once_even_while_the_store_is_lost(collectors: Collectors, tmp_path: Path) -> None:
-    path = tmp_path / "eval.json"
-    path.write_text(json.dumps([record | {"metric_kind": "count"} for record in json.loads(EVAL)]))
-    snapshot = collectors.make(str(path))
-    assert len((await collectors.run(snapshot, NOW)).samples) == 2
-    collectors.connection.is_lost = True
-    assert (await snapshot.collect(NOW)).samples == ()
-    collectors.connection.is_lost = False
-    assert (await collectors.make(str(path)).collect(NOW)).samples == ()
-
-
-async def test_the_age_of_the_snapshot_is_told_even_when_the_run_fails(collectors: Collectors, tmp_path: Path) -> None:
+async def test_a_snapshot_file_becomes_samples_until_it_is_too_old_and_its_age_is_told(
+    collectors: Collectors, tmp_path: Path
+) -> None:
     path = tmp_path / "eval.json"
     path.write_bytes(EVAL)
     os.utime(path, (NOW.timestamp() - 1800,) * 2)
-    snapshot = collectors.make(str(path))
+    await collectors.end(CollectResult(state={"snapshot": b"of another shape: a cold start"}))
+    snapshot = collectors.make(path, max_bytes="2 MiB")
     assert snapshot.own_values(NOW) == {}
-    await snapshot.collect(NOW)
+    found = (await snapshot.collect(NOW)).samples
+    assert [(each.metric.name, each.tags["source"], each.tags["workflow_category"]) for each in found] == [
+        ("metta.infra.cron.remote_eval.latency_p50", "cron", "evaluation"),
+        ("metta.infra.cron.remote_eval.pass_rate", "cron", "evaluation"),
+    ]
     assert snapshot.own_values(NOW) == {SNAPSHOT_AGE: 1800}
-    with pytest.raises(Rejected, match="no usable record"):
-        await snapshot.collect(NOW + timedelta(days=2))
-    assert snapshot.own_values(NOW + timedelta(days=2)) == {SNAPSHOT_AGE: 1800 + 2 * 86400}
+    with pytest.raises(Rejected, match=r"no usable record among 2: record 1: it is 48.5 h old, older than max_age"):
+        await snapshot.collect(hours_after(48))
+    assert snapshot.own_values(hours_after(48)) == {SNAPSHOT_AGE: 1800 + 2 * 86400}
+    for bound, reason in (({"max_bytes": "100"}, "100 bytes"), ({"max_records": 1}, "1 records")):
+        with pytest.raises(TooLarge, match=f"more than {reason}"):
+            await collectors.make(path, **bound).collect(NOW)
+
+
+async def test_what_is_whole_a_moment_later_is_read(
+    collectors: Collectors, server: ScriptedDatadog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collector, "HALF_WRITTEN_PAUSE", 0.0)
+    server.script.extend((Reply(200, EVAL[:-9]), Reply(200, EVAL)))
+    assert len((await collectors.make(server.url).collect(NOW)).samples) == 2
+
+
+async def test_a_count_is_sent_once_even_while_the_store_is_lost(
+    collectors: Collectors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise Unavailable("the store is away")
+
+    path = tmp_path / "eval.json"
+    path.write_bytes(snapshot_of({"metric_kind": "count"}))
+    snapshot = collectors.make(path)
+    assert len((await collectors.run(snapshot, NOW)).samples) == 1
+    with monkeypatch.context() as lost:
+        for name in ("read", "pushes"):
+            lost.setattr(States, name, away)
+        assert (await snapshot.collect(NOW)).samples == ()
+    assert (await collectors.make(path).collect(NOW)).samples == ()
 
 
 # What is expected
 
 
-def told(result: CollectResult) -> tuple[list[str], list[str]]:
-    """The checks without data, and the failures."""
-    return [f"{each.tags['check']}: {each.summary}" for each in result.no_data], [str(each) for each in result.failures]
-
-
 async def test_a_check_that_a_snapshot_lost_is_missing_at_once_even_after_a_restart(
     collectors: Collectors, tmp_path: Path
 ) -> None:
-    path, names = tmp_path / "eval.json", "{workflow_name}/{task}".format(**RECORD)
-    expect, now = [f"{names}/speed", f"{names}/*"], datetime.now(UTC)
-    path.write_bytes(snapshot_of({}, {"check": "speed", "tags": {"repo": "a/b"}}))
-    assert told(await collectors.run(collectors.make(str(path), expect=expect), now)) == ([], [])
-    path.write_bytes(snapshot_of({}))
-    result = await collectors.run(collectors.make(str(path), expect=expect), now)
-    assert told(result) == (["speed: the last snapshot has no check of this name"], [])
-    assert result.no_data[0].tags["repo"] == "a/b", "it is the check that was there"
-    path.write_bytes(snapshot_of({"value": "x"}))
-    with pytest.raises(Rejected):  # and nothing is said of what was expected
-        await collectors.make(str(path), expect=expect).collect(now)
-    path.write_bytes(snapshot_of({"workflow_name": "other"}))
-    result = await collectors.run(collectors.make(str(path), expect=expect), now)
-    assert told(result)[1] == [f'expect "{names}/*": the snapshot has no check of such a name']
-
-
-async def test_a_record_that_is_too_old_is_there_and_says_so_itself(collectors: Collectors, tmp_path: Path) -> None:
-    path, now = tmp_path / "eval.json", datetime.now(UTC)
+    path, names, now = tmp_path / "eval.json", "{workflow_name}/{task}".format(**RECORD), datetime.now(UTC)
     old = {"check": "old", "timestamp": (now - timedelta(days=2)).isoformat()}
-    path.write_bytes(snapshot_of({}, old))
-    snapshot = collectors.make(str(path), expect=["{workflow_name}/{task}/old".format(**RECORD)])
-    assert told(await snapshot.collect(now))[0] == ["old: its value is older than 24 h"]
+
+    async def run(*changes: dict[str, Any]) -> tuple[list[str], list[str]]:
+        """The checks without data, and the failures."""
+        path.write_bytes(snapshot_of(*changes))
+        expect = [f"{names}/speed", f"{names}/*", f"{names}/old"]
+        result = await collectors.run(collectors.make(path, expect=expect), now)
+        no_data = [f"{each.tags.get('repo')} {each.tags['check']}: {each.summary}" for each in result.no_data]
+        return no_data, [failure for failure in map(str, result.failures) if failure.startswith("expect")]
+
+    too_old = "None old: its value is older than 24 h"  # it is there and says so itself
+    assert await run({}, old, {"check": "speed", "tags": {"repo": "a/b"}}) == ([too_old], [])
+    # It is the check that was there, with its tags.
+    lost = "a/b speed: the last snapshot has no check of this name"
+    assert await run({}, old) == ([too_old, lost], [])
+    with pytest.raises(Rejected):  # and nothing is said of what was expected
+        await run({"value": "x"})
+    _, failures = await run({"workflow_name": "other"})
+    assert failures == [f'expect "{names}/*": the snapshot has no check of such a name']
 
 
 async def test_a_push_of_one_pipeline_leaves_the_others_as_they_are(collectors: Collectors) -> None:
     arena, nightly = ({"workflow_name": name, "task": "t", "check": "c"} for name in ("arena", "nightly"))
-    snapshot, now = collectors.make(None, expect=["arena/t/c", "nightly/t/c"]), datetime.now(UTC)
+    snapshot, now = collectors.make(expect=["arena/t/c", "nightly/t/c"]), datetime.now(UTC)
     missing: list[list[str]] = []
     for number, body in enumerate((snapshot_of(arena), snapshot_of(nightly), snapshot_of(arena))):
         await snapshot.accept(body, str(number), now)
@@ -134,36 +122,40 @@ async def test_a_push_of_one_pipeline_leaves_the_others_as_they_are(collectors: 
 
 # The age of what HTTP servers hold
 
-
-def dated(body: bytes, date: datetime, modified: datetime | None) -> Answer:
-    headers = {"Date": format_datetime(date, usegmt=True)}
-    if modified:
-        headers["Last-Modified"] = format_datetime(modified, usegmt=True)
-    return Answer(200, body, headers)
+_JUST_NOW = 4 / 3600
 
 
-@pytest.mark.parametrize("offset", [None, 0, 4], ids=["no Last-Modified", "now", "just now"])
-async def test_content_that_is_unchanged_is_as_old_as_when_it_was_first_seen(
-    offset: int | None, collectors: Collectors
+@pytest.mark.parametrize(
+    ("answers", "found"),
+    [
+        # Unchanged content is as old as when it was first seen, wherever a server dates each answer anew or not at all.
+        ([(0, None, 1), (23, None, 1), (25, None, 1), (26, None, 2)], [(0, 2), (0, 1), None, (26, 2)]),
+        ([(0, 0, 1), (23, 23, 1), (25, 25, 1), (26, 26, 2)], [(0, 2), (0, 1), None, (26, 2)]),
+        ([(0, -_JUST_NOW, 1), (23, 23 - _JUST_NOW, 1), (25, 25 - _JUST_NOW, 1)], [(0, 2), (0, 1), None]),
+        # A date that tells is evidence. Right after the publication it proves nothing: then it is still the same one.
+        ([(0, -0.5, 1), (2, -0.5, 1), (3, 2.5, 1)], [(-0.5, 2), (-0.5, 1), (2.5, 2)]),
+        ([(0, -_JUST_NOW, 1), (1, -_JUST_NOW, 1), (2, 1.9, 1)], [(0, 2), (-_JUST_NOW, 1), (1.9, 2)]),
+    ],
+)
+async def test_content_is_as_old_as_its_server_can_prove_and_its_count_is_sent_once(
+    answers: list[tuple[float, float | None, float]],
+    found: list[tuple[float, int] | None],
+    collectors: Collectors,
+    server: ScriptedDatadog,
 ) -> None:
-    """... over runs and restarts, wherever its server dates each answer anew or not at all."""
-
-    def answer(body: bytes, now: datetime) -> Answer:
-        return dated(body, now, None if offset is None else now - timedelta(seconds=offset))
-
-    times = [NOW + timedelta(hours=hours) for hours in (0, 1, 23, 25, 26)]
-    bodies = [snapshot_of({}, {"check": "other"})] * 4 + [snapshot_of({"value": 2})]
-    async with scripted(*(answer(body, now) for body, now in zip(bodies, times, strict=True))) as server:
-        measured = [
-            {sample.measured for sample in (await collectors.run(collectors.make(server.url), now)).samples}
-            for now in times[:3]
-        ]
-        assert measured == [{NOW}] * 3
-        with pytest.raises(Rejected, match=r"it is 25 h old, older than max_age"):
-            await collectors.make(server.url).collect(times[3])
-        assert [sample.measured for sample in (await collectors.make(server.url).collect(times[4])).samples] == [
-            times[4]
-        ]
+    """``answers``: hours of run and Last-Modified, value. ``found``: when the gauge was measured, number of samples."""
+    for (hours, modified, value), expected in zip(answers, found, strict=True):
+        headers = {"Date": format_datetime(hours_after(hours), usegmt=True)}
+        if modified is not None:
+            headers["Last-Modified"] = format_datetime(hours_after(modified), usegmt=True)
+        body = snapshot_of({"value": value}, {"check": "n", "metric_kind": "count"})
+        server.script.append(Reply(200, body, headers))
+        result = await collectors.run(collectors.make(server.url), hours_after(hours))
+        if expected:
+            assert (result.samples[0].measured, len(result.samples)) == (hours_after(expected[0]), expected[1])
+        else:
+            assert result.samples == ()
+            assert "it is 25 h old, older than max_age" in str(result.failures[0])
 
 
 async def test_a_time_from_the_future_keeps_nothing_fresh(collectors: Collectors, tmp_path: Path) -> None:
@@ -172,50 +164,22 @@ async def test_a_time_from_the_future_keeps_nothing_fresh(collectors: Collectors
     path.write_bytes(snapshot_of({}))
     os.utime(path, (4e9, 4e9))
     for at in (now + timedelta(days=300), now):
-        assert values(await collectors.run(collectors.make(str(path)), at)) == [RECORD["value"]]
+        assert values(await collectors.run(collectors.make(path), at)) == [RECORD["value"]]
     with pytest.raises(Rejected, match="older than max_age"):
-        await collectors.make(str(path)).collect(now + timedelta(hours=24, minutes=1))
-
-
-async def test_a_last_modified_that_tells_is_evidence(collectors: Collectors) -> None:
-    published = NOW - timedelta(hours=3)
-    count = snapshot_of({}, {"check": "n", "metric_kind": "count", "timestamp": NOW.isoformat()})
-    async with scripted(
-        dated(count, NOW, published),
-        dated(count, NOW + timedelta(hours=2), published),
-        dated(count, NOW + timedelta(hours=3), NOW + timedelta(hours=2)),
-    ) as server:
-        runs = [
-            (await collectors.run(collectors.make(server.url), NOW + timedelta(hours=hours))).samples
-            for hours in (0, 2, 3)
-        ]
-    assert [run[0].measured for run in runs] == [published, published, NOW + timedelta(hours=2)]
-    assert [len(run) for run in runs] == [2, 1, 1]  # the count was sent once
-
-
-async def test_a_count_without_a_time_is_sent_once_while_the_content_is_the_same(collectors: Collectors) -> None:
-    """Right after its publication the date proves nothing, an hour later it does: it is the same publication."""
-    count = snapshot_of({"metric_kind": "count"})
-    answers = [dated(count, NOW + timedelta(hours=hours), NOW - timedelta(seconds=2)) for hours in (0, 1)]
-    sent = []
-    async with scripted(*answers, dated(count, NOW + timedelta(hours=2), NOW + timedelta(hours=1.9))) as server:
-        for hours in (0, 1, 2):
-            result = await collectors.run(collectors.make(server.url), NOW + timedelta(hours=hours))
-            sent.append(len(result.samples))
-    assert sent == [1, 0, 1]
+        await collectors.make(path).collect(now + timedelta(hours=24, minutes=1))
 
 
 # Pushes
 
 
 async def test_without_source_and_push_the_collector_waits_for_one(collectors: Collectors) -> None:
-    snapshot = collectors.make(None)
+    snapshot = collectors.make()
     waits = [snapshot.waits_for]
     with pytest.raises(ConfigError, match=r"set collectors\.nightly\.source or EVAL_HEALTH_FILE to a path"):
         await snapshot.collect(NOW)
     await snapshot.accept(EVAL, "a", NOW)
     waits.append(snapshot.waits_for)
-    restarted = collectors.make(None)
+    restarted = collectors.make()
     waits.append(restarted.waits_for)
     assert await restarted.load()  # a run is due: none has read it
     waits.append(restarted.waits_for)
@@ -226,55 +190,45 @@ async def test_without_source_and_push_the_collector_waits_for_one(collectors: C
 
 async def test_a_pushed_snapshot_is_read_until_the_source_is_newer(collectors: Collectors, tmp_path: Path) -> None:
     path = tmp_path / "eval.json"
-    snapshot = collectors.make(str(path))
+    snapshot = collectors.make(path)
     await snapshot.accept(gzip.compress(snapshot_of({"value": 1})), "a", NOW)
-    result = await snapshot.collect(NOW)
+    result = await collectors.run(snapshot, NOW)
     assert values(result) == [1]
     assert "nothing is there" in str(result.failures[0])
     path.write_bytes(snapshot_of({"value": 2}))
-    await collectors.end(result)
     for seconds, value in ((-1, 1), (1, 2)):
         os.utime(path, (NOW.timestamp() + seconds,) * 2)
-        result = await collectors.make(str(path)).collect(NOW)
+        result = await collectors.make(path).collect(NOW)
         assert (values(result), result.failures) == ([value], ())
 
 
-async def test_a_count_that_is_pushed_twice_with_one_key_is_sent_once(collectors: Collectors) -> None:
-    snapshot = collectors.make(None)
-    counts = []
-    for key in ("a", "a", "b"):
-        await snapshot.accept(snapshot_of({"metric_kind": "count"}), key, NOW)
-        counts.append(len((await collectors.run(snapshot, NOW)).samples))
-    assert counts == [1, 0, 1]
+async def test_of_pushes_none_is_lost_and_a_repeated_one_is_sent_once(collectors: Collectors) -> None:
+    """Counts of all, the checks of each; of a gauge that several have the newest value."""
+    for number, key in enumerate("aabc"):
+        body = snapshot_of(
+            {"metric": "metta.shared", "value": number},
+            {"metric": "metta.runs", "metric_kind": "count", "value": number},
+            {"metric": f"metta.own_{key}", "check": key},
+        )
+        await collectors.make().accept(body, key, NOW + timedelta(seconds=number))
+    result = await collectors.run(collectors.make(), NOW + timedelta(seconds=5))
+    found = sorted((sample.metric.name, sample.value) for sample in result.samples)
+    assert [each for each in found if each[0] == "metta.runs"] == [("metta.runs", number) for number in (1, 2, 3)]
+    assert [each for each in found if each[0] == "metta.shared"] == [("metta.shared", 3)]
+    assert [name for name, _ in found if "own" in name] == ["metta.own_a", "metta.own_b", "metta.own_c"]
+    assert result.failures == ()
+    again = await collectors.run(collectors.make(), NOW + timedelta(seconds=9))
+    assert sorted(sample.metric.name for sample in again.samples) == ["metta.own_c", "metta.shared"]
     # One that grew too old does not stop the newer ones.
-    await snapshot.accept(snapshot_of({"check": "old"}), "c", NOW - timedelta(days=2))
-    await snapshot.accept(snapshot_of({"value": 7}), "d", NOW)
-    result = await collectors.run(snapshot, NOW)
+    await collectors.make().accept(snapshot_of({"check": "old"}), "d", hours_after(-48))
+    await collectors.make().accept(snapshot_of({"value": 7}), "e", NOW)
+    result = await collectors.run(collectors.make(), NOW)
     assert values(result) == [7]
     assert "no usable record among 1" in str(result.failures[0])
 
 
-async def test_of_pushes_that_come_before_a_run_none_is_lost(collectors: Collectors) -> None:
-    """Counts of all, the checks of each; of a gauge that several have the newest value."""
-    for number, key in enumerate("abc"):
-        body = snapshot_of(
-            {"metric": "shared", "value": number},
-            {"metric": "runs", "metric_kind": "count", "value": number + 1},
-            {"metric": f"own_{key}", "check": key},
-        )
-        await collectors.make(None).accept(body, key, NOW + timedelta(seconds=number))
-    result = await collectors.run(collectors.make(None), NOW + timedelta(seconds=5))
-    found = sorted((sample.metric.name.rpartition(".")[2], sample.value) for sample in result.samples)
-    assert [each for each in found if each[0] == "runs"] == [("runs", 1), ("runs", 2), ("runs", 3)]
-    assert [each for each in found if each[0] == "shared"] == [("shared", 2)]
-    assert [name for name, _ in found if name.startswith("own")] == ["own_a", "own_b", "own_c"]
-    assert result.failures == ()
-    again = await collectors.make(None).collect(NOW + timedelta(seconds=9))
-    assert sorted(sample.metric.name.rpartition(".")[2] for sample in again.samples) == ["own_c", "shared"]
-
-
 async def test_a_push_that_comes_while_a_run_reads_is_left_for_the_next_one(collectors: Collectors) -> None:
-    snapshot = collectors.make(None)
+    snapshot = collectors.make()
     first_push, second_push = (snapshot_of({"metric_kind": "count", "value": value}) for value in (1, 2))
     await snapshot.accept(first_push, "a", NOW)
     first = await snapshot.collect(NOW)
@@ -282,26 +236,26 @@ async def test_a_push_that_comes_while_a_run_reads_is_left_for_the_next_one(coll
     await collectors.end(first)
     assert await snapshot.load()
     assert [values(first), values(await collectors.run(snapshot, NOW))] == [[1], [2]]
-    assert not await snapshot.load()
+    # A push that is repeated has the same key.
+    await snapshot.accept(second_push, "b", NOW)
+    assert (await collectors.run(snapshot, NOW)).samples == ()
 
 
 async def test_the_bearer_token_is_looked_up_again_when_it_is_refused(
-    collectors: Collectors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    collectors: Collectors, server: ScriptedDatadog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "token").write_text("old-token")
-    monkeypatch.setenv("SNAPSHOT_TOKEN_FILE", str(tmp_path / "token"))
+    file, good = tmp_path / "token", ""
+    monkeypatch.setenv("SNAPSHOT_TOKEN_FILE", str(file))
 
-    def check(request: Received) -> Answer:
-        return Answer(200, EVAL) if request.headers["authorization"] == f"Bearer {wanted}" else Answer(401)
+    def check(received: Received) -> Reply:
+        return Reply(200, EVAL) if received.headers["authorization"] == f"Bearer {good}" else Reply(401)
 
-    async with scripted(check) as server:
-        snapshot = collectors.make(server.url, token_env="SNAPSHOT_TOKEN")
-        wanted = "old-token"
+    server.intercept = check
+    snapshot = collectors.make(server.url, token_env="SNAPSHOT_TOKEN")
+    for good in ("old-token", "new-token"):
+        file.write_text(good)
         await snapshot.collect(NOW)
-        (tmp_path / "token").write_text("new-token")
-        wanted = "new-token"
+    good = "other"
+    with pytest.raises(Unauthorized) as raised:
         await snapshot.collect(NOW)
-        wanted = "other"
-        with pytest.raises(Unauthorized) as raised:
-            await snapshot.collect(NOW)
     assert "new-token" not in str(raised.value)
