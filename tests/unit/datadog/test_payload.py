@@ -3,7 +3,7 @@
 import json
 import random
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from datadog_api_client.model_utils import validate_and_convert_types
 from datadog_api_client.v1.model.distribution_points_payload import DistributionPointsPayload
 from datadog_api_client.v2.model.metric_payload import MetricPayload
 
-from service.datadog.payload import MAX_COMPRESSED, MAX_RAW, Payload, encode
+from service.datadog.payload import MAX_COMPRESSED, MAX_POINTS, MAX_RAW, Payload, encode
 from service.domain.delivery import Chunk, Point
 from service.domain.errors import TooLarge
 from service.domain.runs import Mode
@@ -25,14 +25,12 @@ _judge: Any = validate_and_convert_types
 _configuration: Any = Configuration
 
 
-def point(
-    metric: str = "metta.a", value: float = 1.5, at: int = NOW, interval: int = 0, tag: str = "env:test"
-) -> Point:
-    return Point(metric, value, at, (tag,), interval)
+def point(value: float = 1.5, at: int = NOW, metric: str = "metta.a", tag: str = "env:test") -> Point:
+    return Point(metric, value, at, (tag,), 0)
 
 
-def chunk(points: Sequence[Point], kind: Kind = Kind.GAUGE, number: int = 1, size: int = 0) -> Chunk:
-    return Chunk(number, "run", "ci", Mode.LIVE, kind, points, size, NOW, NOW)
+def chunk(points: Sequence[Point], kind: Kind = Kind.GAUGE) -> Chunk:
+    return Chunk(1, "run", "ci", Mode.LIVE, kind, points, 0, NOW, NOW)
 
 
 def text(payload: Payload) -> bytes:
@@ -49,87 +47,57 @@ def series(*chunks: Chunk, prefix: str = "") -> list[dict[str, Any]]:
     return found
 
 
-def test_gauges_and_counts_travel_in_one_body() -> None:
-    gauges = chunk([point("metta.b", tag="condition:< 5.0")])
-    counts = chunk([point("metta.a", 3, interval=600)], Kind.COUNT)
-    assert series(gauges, counts) == [
-        {
-            "metric": "metta.b",
-            "type": 3,
-            "points": [{"timestamp": NOW, "value": 1.5}],
-            "tags": ["condition:< 5.0"],
-        },
-        {
-            "metric": "metta.a",
-            "type": 1,
-            "points": [{"timestamp": NOW, "value": 3}],
-            "tags": ["env:test"],
-            "interval": 600,
-        },
+def test_gauges_and_counts_travel_in_one_body_with_one_value_a_second() -> None:
+    """Of gauges the last one, of counts the sum; points of one series share an entry, also across chunks."""
+    gauges = chunk([point(1, NOW - 60), point(2), point(tag="condition:< 5.0")])
+    counts = chunk([Point("metta.c", value, NOW, (), 600) for value in (1, 2, 3)], Kind.COUNT)
+    found = series(gauges, counts, chunk([point(3)]), prefix="shadow.")
+    assert [tuple(each.values()) for each in found] == [
+        ("shadow.metta.a", 3, [{"timestamp": NOW - 60, "value": 1}, {"timestamp": NOW, "value": 3}], ["env:test"]),
+        ("shadow.metta.a", 3, [{"timestamp": NOW, "value": 1.5}], ["condition:< 5.0"]),
+        ("shadow.metta.c", 1, [{"timestamp": NOW, "value": 6}], [], 600),
     ]
-
-
-def test_points_of_one_series_share_an_entry_also_across_chunks() -> None:
-    first, second = chunk([point(at=NOW - 60), point("metta.b")]), chunk([point(at=NOW)], number=2)
-    found = series(first, second)
-    assert [(each["metric"], [one["timestamp"] for one in each["points"]]) for each in found] == [
-        ("metta.a", [NOW - 60, NOW]),
-        ("metta.b", [NOW]),
-    ]
-
-
-def test_of_gauges_of_one_second_the_last_is_sent_and_counts_are_summed() -> None:
-    gauges, counts = (
-        [point(value=value) for value in (1, 2, 3)],
-        [point(value=value, interval=60) for value in (1, 2, 3)],
-    )
-    found = series(chunk(gauges), chunk(counts, Kind.COUNT))
-    assert [each["points"] for each in found] == [[{"timestamp": NOW, "value": 3}], [{"timestamp": NOW, "value": 6}]]
 
 
 def test_distribution_values_of_one_second_travel_as_one_list() -> None:
-    values = [point(value=0.5), point(value=1), point(value=9, at=NOW + 5), point(value=0.5)]
-    assert series(chunk(values, Kind.DISTRIBUTION)) == [
-        {
-            "metric": "metta.a",
-            "type": "distribution",
-            "points": [[NOW, [0.5, 1.0, 0.5]], [NOW + 5, [9]]],
-            "tags": ["env:test"],
-        }
+    values = [point(0.5), point(1), point(9, NOW + 5), point(0.5)]
+    assert [tuple(each.values()) for each in series(chunk(values, Kind.DISTRIBUTION))] == [
+        ("metta.a", [[NOW, [0.5, 1.0, 0.5]], [NOW + 5, [9]]], ["env:test"], "distribution")
     ]
 
 
-@pytest.mark.parametrize("value", [0.1 + 0.2, 1e300, -5e-324, 1e16, 0.0])
-def test_numbers_arrive_exactly(value: float) -> None:
-    assert series(chunk([point(value=value)]))[0]["points"][0]["value"] == value
+def test_numbers_arrive_exactly() -> None:
+    values = [0.1 + 0.2, 1e300, -5e-324, 1e16, 0.0]
+    (found,) = series(chunk([point(value, NOW + second) for second, value in enumerate(values)]))
+    assert [each["value"] for each in found["points"]] == values
 
 
-def noise(seed: int, length: int = 500) -> str:
+def noise(seed: int, length: int) -> str:
     return random.Random(seed).randbytes(length // 2).hex()
 
 
-def test_what_compresses_badly_travels_in_several_bodies_within_the_limits() -> None:
-    chunks = [
-        chunk([point(tag=f"a:{noise(1_000 * each + number, 180)}") for number in range(1_000)], number=each)
-        for each in range(8)
-    ]
-    pending, bodies = chunks, 0
+@pytest.mark.parametrize(
+    ("metric", "tag"),
+    [
+        ("metta.a", lambda number: f"a:{noise(number, 180)}"),
+        ("m" * 900, "a:{:0150}".format),
+        ("metta.a", "a:{}".format),
+    ],
+    ids=["what compresses badly", "much JSON", "many points"],
+)
+def test_what_one_body_can_not_hold_travels_in_several_within_all_limits(
+    metric: str, tag: Callable[[int], str]
+) -> None:
+    points = [point(metric=metric, tag=tag(number)) for number in range(MAX_POINTS + 1_000)]
+    pending, bodies = [chunk(points[at : at + 1_000]) for at in range(0, len(points), 1_000)], 0
     while pending:
         payload = encode(pending)
         assert len(payload.body) <= MAX_COMPRESSED
+        assert len(text(payload)) <= MAX_RAW
         assert [*payload.sent, *payload.rest] == pending
+        assert len(payload.sent) <= 10
         pending, bodies = list(payload.rest), bodies + 1
-    assert 2 <= bodies <= 5
-
-
-def test_raw_bodies_are_bounded_also_where_the_size_was_estimated_too_low() -> None:
-    chunks = [chunk([point(tag=f"a:{number:0150}") for number in range(1_000)], number=each) for each in range(10)]
-    wide = [
-        chunk([point("m" * 900 + str(each), tag=one.tags[0]) for one in of.points]) for each, of in enumerate(chunks)
-    ]
-    payload = encode(wide)
-    assert len(text(payload)) <= MAX_RAW
-    assert payload.rest
+    assert 2 <= bodies <= 6
 
 
 @pytest.mark.parametrize("kind", [Kind.GAUGE, Kind.DISTRIBUTION])
