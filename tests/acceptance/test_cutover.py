@@ -1,6 +1,7 @@
-"""k8s/cutover.sh against a stand-in for kubectl, and the daemon's part of it with the whole program.
+"""From the CronJobs to the daemon and back: ``compare``, k8s/cutover.sh against a stand-in for kubectl, the takeover.
 
-That no slot is missed or run twice is rehearsed in tests/unit/pipeline/test_takeover.py, on a simulated clock.
+That no slot is missed or run twice is rehearsed in tests/unit/pipeline/test_takeover.py, on a simulated clock; that
+each rule of the replaced tool is found as a cause, in tests/unit/cutover/test_legacy_rules.py.
 """
 
 import json
@@ -11,12 +12,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
+from service.demo.github import SimulatedGithub
 from tests.acceptance.cluster_tools import ROOT, run
-from tests.acceptance.program import Place
+from tests.acceptance.program import Place, place
+from tests.world import World
 
+CI = "metta.infra.cron.ci.workflow."
 # Answers as a cluster with these CronJobs would, and notes what it was asked for.
 KUBECTL = """#!{python}
 import json, pathlib, sys
@@ -43,88 +46,101 @@ match asked[2:]:
     case _:
         sys.exit(f"unknown: {{asked}}")
 """
+CRONJOBS: dict[str, dict[str, Any]] = {
+    "dashboard-cronjob-cronjob": {"lastScheduleTime": "2026-01-31T12:10:00Z"},  # as the replaced chart names it
+    "training-health-cronjob": {"lastScheduleTime": "2026-01-31T12:00:00Z"},
+    "eval-health-cronjob": {"creationTimestamp": "2026-01-31T11:30:00Z", "suspend": True},
+}
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Path:
-    kubectl = tmp_path / "kubectl"
-    kubectl.write_text(KUBECTL.format(python=sys.executable))
-    kubectl.chmod(0o755)
-    cronjobs = {
-        # As the replaced chart names it.
-        "dashboard-cronjob-cronjob": {"lastScheduleTime": "2026-01-31T12:10:00Z"},
-        "training-health-cronjob": {"lastScheduleTime": "2026-01-31T12:00:00Z"},
-        "eval-health-cronjob": {"creationTimestamp": "2026-01-31T11:30:00Z"},
-    }
-    (tmp_path / "cluster.json").write_text(json.dumps(cronjobs))
-    return tmp_path
+def test_each_difference_gets_its_cause_and_one_without_a_cause_raises_the_alarm(tmp_path: Path) -> None:
+    world = World.empty(now=datetime.now(UTC))
+    world.add_workflow(1, "Tests")
+    for hours, conclusion in ((2, "success"), (1, "failure")):
+        world.add_run(1, world.now - timedelta(hours=hours), conclusion)
+    with place(tmp_path, SimulatedGithub([world.repository], lambda: datetime.now(UTC))) as here:
+        lists = {"tests_blocking_merge": ["Tests"], "benchmarks": []}
+        here.config["mode"] = "shadow"
+        here.config["collectors"]["ci"] |= {"repo": world.repository.name, **lists}
+        here.write_config()
+        here.run("collect", "ci", "training", "--push", "-o", "ours.json")
+        ours = json.loads((here.folder / "ours.json").read_text())
+        theirs = [each for each in ours if each["kind"] == "gauge" and "success_ratio" not in each["metric"]]
+        (success,) = (each for each in theirs if each["metric"] == f"{CI}success")
+        success["value"] = 0.5
+        theirs.append({"metric": f"{CI}benchmarks", "value": 1, "tags": {}, "kind": "gauge"})
+
+        def compare(samples: list[Any], *options: str, code: int) -> str:
+            (here.folder / "theirs.json").write_text(json.dumps(samples))
+            answer = here.run("compare", "--against", "theirs.json", *options)
+            assert answer.returncode == code, answer.stdout + answer.stderr
+            return answer.stdout
+
+        found = {each["metric"]: each for each in json.loads(compare(theirs, "--json", code=0))["values"]}
+        causes = {metric: each["causes"] for metric, each in found.items()}
+        assert found["metta.infra.stablesuite.hearts"]["verdict"] == found[f"{CI}flaky_tests"]["verdict"] == "same"
+        assert causes[f"{CI}success_ratio"] == ["new: the CronJobs did not send it"]
+        assert causes[f"{CI}success"] == ["the share of good runs, not whether all are good"]
+        assert causes[f"{CI}benchmarks"] == ["nothing to measure: the CronJob sent a number all the same"]
+        assert not any(metric.startswith(("shadow.", "metta.infra.check.")) for metric in found)
+
+        shifted = [each | {"value": each["value"] + 17.25} for each in theirs[:-1]]
+        told = compare(shifted, "--format", "markdown", code=1)
+        assert "| metric | check | CronJobs | infra-health | why |" in told
+        assert told.count("UNEXPLAINED") == len(shifted)
 
 
-def cutover(cluster: Path, *words: str) -> tuple[int, list[list[str]], dict[str, Any]]:
-    environ = os.environ | {"PATH": f"{cluster}{os.pathsep}{os.environ['PATH']}", "SETTLE": "0"}
+def cutover(folder: Path, *words: str) -> tuple[int, list[list[str]], dict[str, Any]]:
+    """The exit code, what kubectl was asked for by this call, and the CronJobs afterwards."""
+    (asked := folder / "asked").write_text("")
+    environ = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "SETTLE": "0"}
     answer = subprocess.run(
         [ROOT / "k8s/cutover.sh", *words], env=environ, capture_output=True, text=True, check=False, timeout=60
     )
-    asked = cluster / "asked"
-    calls = [json.loads(line)[2:] for line in asked.read_text().splitlines()] if asked.exists() else []
-    return answer.returncode, calls, json.loads((cluster / "cluster.json").read_text())
+    calls = [json.loads(line)[2:] for line in asked.read_text().splitlines()]
+    return answer.returncode, calls, json.loads((folder / "cluster.json").read_text())
 
 
-def test_there_the_cronjobs_are_suspended_before_their_last_slots_are_read(cluster: Path) -> None:
-    code, calls, cronjobs = cutover(cluster, "live")
+def test_there_and_back_no_cronjob_runs_beside_the_daemon(tmp_path: Path) -> None:
+    """One that was suspended before stays so; a second try, after a step that failed, changes nothing."""
+    (kubectl := tmp_path / "kubectl").write_text(KUBECTL.format(python=sys.executable))
+    kubectl.chmod(0o755)
+    (tmp_path / "cluster.json").write_text(json.dumps(CRONJOBS))
+    assert cutover(tmp_path)[:2] == (2, []), "no direction"
+    code, calls, cronjobs = cutover(tmp_path, "live", "dashboard-cronjob=ci", "dashboard=ci")
+    assert (code != 0, {call[0] for call in calls}, cronjobs) == (True, {"get"}, CRONJOBS), "no CronJob has that name"
+    code, calls, _ = cutover(tmp_path, "live", "dashboard-cronjob=ci-second")
+    assert calls[-2][4] == "INFRA_HEALTH_COLLECTORS__CI_SECOND__STARTS_AFTER=2026-01-31T12:10:00Z"
+    code, calls, cronjobs = cutover(tmp_path, "live")
     assert code == 0
     assert all(cronjob["suspend"] is True for cronjob in cronjobs.values())
-    found = ["get"] * 4  # one of the three is not named as its release is
-    assert [call[0] for call in calls] == found + ["get", "patch"] * 3 + ["get"] * 4 + ["set", "rollout"]
+    order = [call[0] for call in calls if call[0] in ("patch", "set", "rollout") or "lastScheduleTime" in call[-1]]
+    assert order == ["patch", *["get"] * 3, "set", "rollout"], "their last slots are read when they are suspended"
     assert calls[-2][3:] == [
         "INFRA_HEALTH_MODE=live",
         "INFRA_HEALTH_COLLECTORS__CI__STARTS_AFTER=2026-01-31T12:10:00Z",
         "INFRA_HEALTH_COLLECTORS__TRAINING__STARTS_AFTER=2026-01-31T12:00:00Z",
         "INFRA_HEALTH_COLLECTORS__EVAL__STARTS_AFTER=2026-01-31T11:30:00Z",
     ]
-
-
-def test_back_the_cronjobs_go_on_after_the_daemons_last_slots(cluster: Path) -> None:
-    """One that was suspended before stays so; a second try, after a step that failed, changes nothing."""
-    before = json.loads((cluster / "cluster.json").read_text())
-    before["eval-health-cronjob"]["suspend"] = True
-    (cluster / "cluster.json").write_text(json.dumps(before))
-    cutover(cluster, "live")
-    assert cutover(cluster, "live")[0] == 0
-    (cluster / "asked").unlink()
-    (cluster / "slots").write_text("ci 2026-01-31T13:40:00Z\ntraining 2026-01-31T13:00:00Z\neval none\n")
-    code, calls, cronjobs = cutover(cluster, "back")
+    (tmp_path / "slots").write_text("ci 2026-01-31T13:40:00Z\ntraining 2026-01-31T13:00:00Z\neval none\n")
+    code, calls, cronjobs = cutover(tmp_path, "back")
     assert code == 0
-    assert calls[4][3] == "INFRA_HEALTH_MODE=shadow"
-    assert calls[5][0] == "rollout", "the daemon has left before a CronJob starts"
-    assert cronjobs["dashboard-cronjob-cronjob"] == {"lastScheduleTime": "2026-01-31T13:40:00Z", "suspend": False}
-    assert cronjobs["training-health-cronjob"] == {"lastScheduleTime": "2026-01-31T13:00:00Z", "suspend": False}
-    assert cronjobs["eval-health-cronjob"] == {"creationTimestamp": "2026-01-31T11:30:00Z", "suspend": True}
-
-
-def test_a_name_that_no_cronjob_has_ends_it_before_anything_is_suspended(cluster: Path) -> None:
-    code, calls, cronjobs = cutover(cluster, "live", "dashboard-cronjob=ci", "dashboard=ci")
-    assert code != 0
-    assert {call[0] for call in calls} == {"get"}
-    assert not any("suspend" in cronjob for cronjob in cronjobs.values())
-
-
-def test_other_names_can_be_given_and_nothing_happens_without_a_direction(cluster: Path) -> None:
-    code, calls, _ = cutover(cluster, "live", "dashboard-cronjob=ci-second")
-    assert code == 0
-    assert calls[-2][4] == "INFRA_HEALTH_COLLECTORS__CI_SECOND__STARTS_AFTER=2026-01-31T12:10:00Z"
-    before = len(calls)
-    code, calls, _ = cutover(cluster)
-    assert (code, len(calls)) == (2, before)
+    first = next(place for place, call in enumerate(calls) if call[0] != "get")
+    assert calls[first][3] == "INFRA_HEALTH_MODE=shadow"
+    assert calls[first + 1][0] == "rollout", "the daemon has left before a CronJob starts"
+    assert cronjobs == {
+        "dashboard-cronjob-cronjob": {"lastScheduleTime": "2026-01-31T13:40:00Z", "suspend": False},
+        "training-health-cronjob": {"lastScheduleTime": "2026-01-31T13:00:00Z", "suspend": False},
+        "eval-health-cronjob": CRONJOBS["eval-health-cronjob"],
+    }
 
 
 def test_helm_takes_the_release_that_migrate_writes(here: Place) -> None:
     told = json.loads(here.ask("migrate", "--json", str(ROOT / "tests/payloads/migration/rendered.yaml")).stdout)
     (config := here.folder / "infra-health.yaml").write_text(told["config"])
     (release,) = yaml.safe_load(told["release"])
-    values = yaml.safe_dump(release["values"][0])
     chart = (release["name"], ROOT / "k8s/chart", "--values", "-", "--set-file", f"config={config}")
-    answer = run("helm", "template", *chart, stdin=values)
+    answer = run("helm", "template", *chart, stdin=yaml.safe_dump(release["values"][0]))
     assert answer.returncode == 0, answer.stderr
 
 

@@ -6,60 +6,21 @@ from collections.abc import Mapping
 from datetime import timedelta
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 import yaml
-from pydantic import Field, SecretStr
+from pydantic import SecretStr
 
-from service.collectors import registry
+from service.collectors.github_ci import GithubCiSettings
+from service.collectors.github_ci.settings import Thresholds
+from service.collectors.registry import settings_of
+from service.collectors.snapshot import SnapshotSettings
 from service.config.fields import format_duration, read_duration
 from service.config.loader import Loaded, load
-from service.config.settings import CollectorSettings, Section, Settings, describe, differences, secret_values
+from service.config.settings import Settings, describe, differences, secret_values
 from service.domain.errors import ConfigError
 
-
-class Thresholds(Section):
-    hotfix: float = 5
-    revert: float = 1
-
-
-class Repository(CollectorSettings):
-    repo: str = "Metta-AI/metta"
-    window: timedelta = timedelta(hours=24)
-    benchmarks: tuple[str, ...] = ()
-    thresholds: Thresholds = Thresholds()
-    password: str | None = None
-    keys: tuple[SecretStr, ...] = Field((), exclude=True)
-    legacy_names: ClassVar[Mapping[str, str]] = {
-        "repo": "METTA_GITHUB_REPO",
-        "window": "CI_HISTORY_WINDOW_HOURS",
-        "benchmarks": "CI_BENCHMARKS_WORKFLOWS",
-        "thresholds.hotfix": "CI_HOTFIX_THRESHOLD",
-    }
-
-
-class Snapshot(CollectorSettings):
-    category: str
-    source: str | None = None
-
-    @classmethod
-    def legacy_environment(cls, values: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
-        name = f"{str(values.get('category')).upper()}_HEALTH_FILE"
-        if environ.get(name) == "refuse":
-            raise ValueError(f"{name} is not welcome")
-        return {"source": environ[name]} if name in environ else {}
-
-
-TYPES: dict[str, type[CollectorSettings]] = {"github_ci": Repository, "snapshot": Snapshot}
-
-
-def settings_of(name: str) -> type[CollectorSettings]:
-    if name not in TYPES:
-        raise ConfigError(f'"{name}" is no collector type (installed: {", ".join(TYPES)})')
-    return TYPES[name]
-
-
+SHIPPED = Path(__file__).parents[3] / "config.yaml"
 CI = 'collectors:\n  ci: {type: github_ci, schedule: "*/10 * * * *"}\n'
 
 
@@ -70,7 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def loaded(text: str = CI, environ: Mapping[str, str] | None = None) -> Loaded:
-    Path("config.yaml").write_text(textwrap.dedent(text), encoding="utf-8")
+    Path("config.yaml").write_text(textwrap.dedent(text), "utf-8", "surrogateescape")
     return load(None, environ or {}, settings_of)
 
 
@@ -84,411 +45,393 @@ def errors(text: str = CI, environ: Mapping[str, str] | None = None) -> list[str
     return str(caught.value).splitlines()
 
 
-def ci(chosen: Settings, name: str = "ci") -> Repository:
+def ci(chosen: Settings, name: str = "ci") -> GithubCiSettings:
     found = chosen.collectors[name]
-    assert isinstance(found, Repository)
+    assert isinstance(found, GithubCiSettings)
     return found
 
 
-class TestWhichValueWins:
-    def test_without_collectors_in_a_file_the_three_shipped_ones_run(self) -> None:
-        result = load(None, {}, settings_of)
-        assert result.file is None
-        for found in (result.settings, settings("http: {port: 9000}\n")):
-            assert {name: (each.type, each.schedule, each.service) for name, each in found.collectors.items()} == {
-                "ci": ("github_ci", "*/10 * * * *", "dashboard-collector"),
-                "training": ("snapshot", "0 * * * *", "training-health-collector"),
-                "eval": ("snapshot", "0 * * * *", "eval-health-collector"),
-            }
-        assert settings("http: {port: 9000}\n").http.port == 9000
+# Which value wins
 
-    def test_the_order_of_the_sources(self) -> None:
-        """INFRA_HEALTH_*, DD_*, file, defaults: each wins over what comes after it."""
-        text = CI + "datadog: {site: file.example}\n"
-        environ = {"DD_SITE": "dd.example"}
-        nested = environ | {"INFRA_HEALTH_DATADOG__SITE": "own.example"}
-        assert settings().datadog.site == "datadoghq.com"
-        assert settings(text).datadog.site == "file.example"
-        assert settings(text, environ).datadog.site == "dd.example"
-        assert settings(text, nested).datadog.site == "own.example"
 
-    @pytest.mark.parametrize(
-        ("environ", "key", "value", "of_the_file"),
-        [
-            ({"DD_API_KEY": "k", "DATADOG_API_KEY": "l"}, "datadog.api_key", "k", "k"),
-            ({"DATADOG_API_KEY": "k"}, "datadog.api_key", "k", "k"),
-            ({"DD_APP_KEY": "k"}, "datadog.app_key", "k", "k"),
-            ({"DATADOG_APP_KEY": "k"}, "datadog.app_key", "k", "k"),
-            ({"DD_SITE": "datadoghq.eu"}, "datadog.site", "datadoghq.eu", "datadoghq.eu"),
-            ({"DD_ENV": "staging"}, "datadog.env", "staging", "staging"),
-            ({"DD_SERVICE": "health"}, "datadog.service", "health", "health"),
-            ({"DD_VERSION": "1.10"}, "datadog.version", "1.10", "1.10"),
-            ({"DD_URL": "http://127.0.0.1:9"}, "datadog.url", "http://127.0.0.1:9", "http://127.0.0.1:9"),
-            ({"INFRA_HEALTH_TOKEN": "short"}, "http.token", "short", "short"),
-            ({"INFRA_HEALTH_TOKEN": "s", "INFRA_HEALTH_HTTP__TOKEN": "long"}, "http.token", "long", "long"),
-            ({"GITHUB_TOKEN": "t2", "GITHUB_DASHBOARD_TOKEN": "t1"}, "github.token", "t1", "f"),
-            ({"GITHUB_DASHBOARD_TOKEN": " ", "GITHUB_TOKEN": "t"}, "github.token", "t", "f"),
-            ({"GITHUB_API_URL": "https://e/api/v3/"}, "github.api_url", "https://e/api/v3", "http://f"),
-            ({"GITHUB_USER_AGENT": "me"}, "github.user_agent", "me", "f"),
-            ({"DD_SITE": "", "INFRA_HEALTH_DATADOG__SITE": " "}, "datadog.site", "datadoghq.com", "f.eu"),
-        ],
-    )
-    def test_names_of_the_environment(self, environ: dict[str, str], key: str, value: str, of_the_file: str) -> None:
-        """Datadog's win over the file, the file over GitHub's; empty ones count as not set."""
-        file = """\
-            datadog: {api_key: f, app_key: f, site: f.eu, env: f, service: f, version: f, url: http://f}
-            github: {token: f, api_url: http://f, user_agent: f}
-            http: {token: f}
-            """
-        for text, expected in (("", value), (file, of_the_file)):
-            found = attrgetter(key)(settings(text, environ))
-            assert (found.get_secret_value() if isinstance(found, SecretStr) else found) == expected
-
-    def test_a_collectors_own_key_wins_over_the_replaced_systems_variable(self) -> None:
-        """So two collectors of one type can differ; nested keys are filled one by one."""
-        text = """
-            collectors:
-              a: {type: github_ci, schedule: "@hourly", repo: own/repo, thresholds: {revert: 3}}
-              b: {type: github_ci, schedule: "@hourly", thresholds: {hotfix: 9}}
-            """
-        environ = {
-            "METTA_GITHUB_REPO": "env/repo",
-            "CI_HOTFIX_THRESHOLD": "7",
-            "CI_BENCHMARKS_WORKFLOWS": "159541672, nightly.yml",
+def test_without_collectors_in_a_file_the_three_shipped_ones_run() -> None:
+    result = load(None, {}, settings_of)
+    assert result.file is None
+    for found in (result.settings, settings("http: {port: 9000}\n")):
+        assert {name: (each.type, each.schedule, each.service) for name, each in found.collectors.items()} == {
+            "ci": ("github_ci", "*/10 * * * *", "dashboard-collector"),
+            "training": ("snapshot", "0 * * * *", "training-health-collector"),
+            "eval": ("snapshot", "0 * * * *", "eval-health-collector"),
         }
-        chosen = settings(text, environ)
-        assert [ci(chosen, name).repo for name in "ab"] == ["own/repo", "env/repo"]
-        assert [ci(chosen, name).thresholds for name in "ab"] == [
-            Thresholds(hotfix=7, revert=3),
-            Thresholds(hotfix=9, revert=1),
-        ]
-        assert ci(chosen, "a").benchmarks == ("159541672", "nightly.yml")
-
-    def test_a_heading_without_keys_is_a_section_of_defaults(self) -> None:
-        assert settings(CI + "http:\ndatadog:\n", {"DD_ENV": "e"}).datadog.env == "e"
+    assert found.http.port == 9000
+    assert load(SHIPPED, {}, settings_of).settings == result.settings
 
 
-class TestTheFile:
-    def test_the_chosen_one(self, folder: Path) -> None:
-        """--config, else INFRA_HEALTH_CONFIG, else ./config.yaml; one that was named must be there."""
-        for name in ("config.yaml", "b.yaml", "c.yaml"):
-            Path(name).write_text(f"datadog: {{env: {name}}}\n")
-        environ, gone = {"INFRA_HEALTH_CONFIG": str(folder / "b.yaml")}, {"INFRA_HEALTH_CONFIG": "gone.yaml"}
-        assert load(None, {}, settings_of).settings.datadog.env == "config.yaml"
-        assert load(None, environ, settings_of).settings.datadog.env == "b.yaml"
-        result = load(Path("c.yaml"), environ, settings_of)
-        assert (result.settings.datadog.env, result.file) == ("c.yaml", Path("c.yaml"))
-        for path, variables, option in ((Path("gone.yaml"), {}, "--config"), (None, gone, "INFRA_HEALTH_CONFIG")):
-            with pytest.raises(ConfigError, match=f"^gone.yaml: there is no such file; {option} names it$"):
-                load(path, variables, settings_of)
+@pytest.mark.parametrize(
+    ("environ", "key", "value", "of_the_file"),
+    [
+        ({"DD_API_KEY": "k", "DATADOG_API_KEY": "l"}, "datadog.api_key", "k", "k"),
+        ({"DATADOG_API_KEY": "k"}, "datadog.api_key", "k", "k"),
+        ({"DD_APP_KEY": "k"}, "datadog.app_key", "k", "k"),
+        ({"DATADOG_APP_KEY": "k"}, "datadog.app_key", "k", "k"),
+        ({"DD_SITE": "datadoghq.eu"}, "datadog.site", "datadoghq.eu", "datadoghq.eu"),
+        ({"DD_SITE": "dd.eu", "INFRA_HEALTH_DATADOG__SITE": "own.eu"}, "datadog.site", "own.eu", "own.eu"),
+        ({"DD_SITE": "", "INFRA_HEALTH_DATADOG__SITE": " "}, "datadog.site", "datadoghq.com", "f.eu"),
+        ({"DD_ENV": "staging"}, "datadog.env", "staging", "staging"),
+        ({"DD_SERVICE": "health"}, "datadog.service", "health", "health"),
+        ({"DD_VERSION": "1.10"}, "datadog.version", "1.10", "1.10"),
+        ({"DD_URL": "http://127.0.0.1:9"}, "datadog.url", "http://127.0.0.1:9", "http://127.0.0.1:9"),
+        ({"INFRA_HEALTH_TOKEN": "s", "INFRA_HEALTH_HTTP__TOKEN": "long"}, "http.token", "long", "long"),
+        ({"INFRA_HEALTH_TOKEN": "short"}, "http.token", "short", "short"),
+        ({"GITHUB_TOKEN": "t2", "GITHUB_DASHBOARD_TOKEN": "t1"}, "github.token", "t1", "f"),
+        ({"GITHUB_DASHBOARD_TOKEN": " ", "GITHUB_TOKEN": "t"}, "github.token", "t", "f"),
+        ({"GITHUB_API_URL": "https://e/api/v3/"}, "github.api_url", "https://e/api/v3", "http://f"),
+        ({"GITHUB_USER_AGENT": "me"}, "github.user_agent", "me", "f"),
+    ],
+)
+def test_names_of_the_environment(environ: dict[str, str], key: str, value: str, of_the_file: str) -> None:
+    """INFRA_HEALTH_* wins over Datadog's, these over the file, the file over GitHub's; empty ones are not set."""
+    file = """\
+        datadog: {api_key: f, app_key: f, site: f.eu, env: f, service: f, version: f, url: http://f}
+        github: {token: f, api_url: http://f, user_agent: f}
+        http: {token: f}
+        """
+    for text, expected in (("http:\n", value), (file, of_the_file)):
+        found = attrgetter(key)(settings(text, environ))
+        assert (found.get_secret_value() if isinstance(found, SecretStr) else found) == expected
 
-    def test_text_that_is_not_utf8(self) -> None:
-        Path("config.yaml").write_bytes(b"datadog:\n  env: caf\xe9\n")
-        with pytest.raises(ConfigError, match=r"^config.yaml:2: is not UTF-8 \(byte 0xe9\)$"):
-            load(None, {}, settings_of)
 
-    @pytest.mark.parametrize(
-        ("text", "told"),
-        [
-            ("a:\n  schedule: @hourly\n", "2:13: is no YAML here: found character that cannot start any token; quote"),
-            ("a:\n  schedule: */10 * * * *\n", "2:13: is no YAML here: "),
-            ("a: {schedule: * * * * *}\n", "1:15: is no YAML here: "),
-            ("a:\n\tb: 1\n", "2:1: is no YAML here: "),
-            ("a: 1\nb: 'x\nc: 2\n", "2:4: is no YAML here: found unexpected end of stream"),
-            ("a: [1, 2\n", "2:1: is no YAML here: "),
-            ("a: b: c\n", "1:5: is no YAML here: mapping values are not allowed"),
-            ("- a\n", "1:1: must be a mapping of keys to values"),
-            ("just words\n", "1:1: must be a mapping of keys to values"),
-            ("a: 1\n---\nb: 2\n", "2:1: is no YAML here: "),
-            ("a: " + "[" * 100_000, "1:1003: is no YAML here: exceeded maximum nesting depth"),
-            ("a: \x01\n", " holds a control character"),
-            ("a: {b: 1}\nc: {}\na:\n  b: 1\n", "3:1: a is given twice, first in line 1"),
-            ("a: &a [*a]\n", "1:4: is no YAML here: found unconstructable recursive node"),
-            (
-                "a: !!python/object:os.system {}\n",
-                "1:4: is no YAML here: could not determine a constructor for the tag",
-            ),
-        ],
+def test_a_collectors_own_key_wins_over_the_replaced_systems_variable() -> None:
+    """So two collectors of one type can differ; nested keys are filled one by one."""
+    text = """
+        collectors:
+          a: {type: github_ci, schedule: "@hourly", repo: own/repo, thresholds: {revert: 3}}
+          b: {type: github_ci, schedule: "@hourly", thresholds: {hotfix: 9}}
+          c: {type: snapshot, schedule: "@hourly", category: training}
+          d: {type: snapshot, schedule: "@hourly", category: evaluation}
+        """
+    environ = {
+        "METTA_GITHUB_REPO": "env/repo",
+        "CI_HOTFIX_THRESHOLD": "7",
+        "CI_BENCHMARKS_WORKFLOWS": "159541672, nightly.yml",
+        "TRAINING_HEALTH_FILE": "/data/t.json",
+        "EVAL_HEALTH_FILE": "s3://bucket/e.json",
+    }
+    chosen = settings(text, environ)
+    assert [ci(chosen, name).repo for name in "ab"] == ["own/repo", "env/repo"]
+    assert [ci(chosen, name).thresholds for name in "ab"] == [Thresholds(hotfix=7, revert=3), Thresholds(hotfix=9)]
+    assert ci(chosen, "a").benchmarks == ("159541672", "nightly.yml")
+    snapshots = [each for each in chosen.collectors.values() if isinstance(each, SnapshotSettings)]
+    assert [each.source for each in snapshots] == ["/data/t.json", "s3://bucket/e.json"]
+
+
+def test_any_key_can_be_set_by_a_variable() -> None:
+    """Names in any case, collectors with - as _, lists by commas or JSON, mappings by JSON or key by key."""
+    of_the_collector = {
+        "TYPE": "github_ci",
+        "REPO": "a/b",
+        "ENABLED": "false",
+        "ACTIVE_DEADLINE": "90",
+        "BENCHMARKS": '[159541672, "a, b"]',
+        "THRESHOLDS__HOTFIX": "2.5",
+        "TAGS": '{"team": "x", "level": 3}',
+        "TAGS__TEAM": "y",
+    }
+    others = {"INFRA_HEALTH_HTTP__ALLOWED_HOSTS": "a.example, b.example,", "infra_health_log__level": "DEBUG"}
+    environ = {f"INFRA_HEALTH_COLLECTORS__MY_CI__{name}": value for name, value in of_the_collector.items()}
+    text = 'collectors:\n  my-ci: {type: snapshot, schedule: "@hourly"}\n'
+    chosen = settings(text, environ | others | {"INFRA_HEALTH_STATE_DIR": "~/state"})
+    assert ci(chosen, "my-ci") == GithubCiSettings(
+        type="github_ci",
+        schedule="@hourly",
+        repo="a/b",
+        enabled=False,
+        active_deadline=timedelta(seconds=90),
+        benchmarks=("159541672", "a, b"),
+        thresholds=Thresholds(hotfix=2.5),
+        tags={"team": "y", "level": "3"},
     )
-    def test_what_is_no_yaml_is_told_with_its_place_and_how_to_mend_it(self, text: str, told: str) -> None:
-        (error,) = errors(text)
-        assert error.startswith(f"config.yaml:{told}")
-        assert ('schedule: "*/10 * * * *"' in error) == ("no YAML" in error)
-
-    def test_anchors_and_merge_keys_work_and_keep_the_place(self) -> None:
-        text = """
-            collectors:
-              a: &a {type: github_ci, schedule: "@hourly", repo: x/y, jitter: 5s}
-              b: {<<: *a, repo: z/w, jitter: 9q}
-            """
-        assert errors(text) == [
-            'config.yaml:4:26: collectors.b.jitter: must be a duration such as 90s, 5m, 2h or 1d, or seconds, not "9q"'
-        ]
-        chosen = settings(text.replace("9q", "9s"))
-        assert (ci(chosen, "b").schedule, ci(chosen, "b").repo) == ("@hourly", "z/w")
-
-    def test_nothing_is_taken_for_another_type_than_it_looks(self) -> None:
-        """1.10 stays 1.10, on stays on in a text and is true for a switch, 010 is ten, ids are words."""
-        text = """
-            collectors:
-              ci:
-                type: github_ci
-                schedule: 0 * * * *
-                enabled: on
-                backoff_limit: 010
-                benchmarks: [159541672, nightly.yml]
-                tags: {team: on, release: 1.10, day: 2025-01-14, at: 12:30}
-            datadog: {version: 1.10}
-            aws: {secrets: off}
-            """
-        chosen = settings(text)
-        assert chosen.datadog.version == "1.10"
-        assert chosen.aws.secrets == "off"
-        found = ci(chosen)
-        assert (found.enabled, found.backoff_limit, found.benchmarks) == (True, 10, ("159541672", "nightly.yml"))
-        assert found.tags == {"team": "on", "release": "1.10", "day": "2025-01-14", "at": "12:30"}
-
-
-class TestMistakes:
-    def test_all_are_told_at_once_in_the_order_of_the_file(self) -> None:
-        text = """\
-            gihub: {}
-            collectors:
-              ci:
-                type: github_ic
-                schedule: "61 * * * *"
-              x:
-                schedule: "@hourly"
-                concurrency_policy: forbid
-                thresholds: {hotfx: 1}
-              z: {type: github_ci, concurrencyPolicy: Allow, thresholds: {hotfx: 1, revert: many}}
-              empty:
-            http: {port: 70000}
-            """
-        environ = {"INFRA_HEALTH_LOG__LEVEL": "loud"}
-        assert [error.split(": ", 2)[:2] for error in errors(text, environ)] == [
-            ["config.yaml:1:1", "gihub"],
-            ["config.yaml:4:5", "collectors.ci.type"],
-            ["config.yaml:5:5", "collectors.ci.schedule"],
-            ["config.yaml:6:3", "collectors.x.type"],
-            ["config.yaml:8:5", "collectors.x.concurrency_policy"],
-            ["config.yaml:10:3", "collectors.z.schedule"],
-            ["config.yaml:10:24", "collectors.z.concurrencyPolicy"],
-            ["config.yaml:10:63", "collectors.z.thresholds.hotfx"],
-            ["config.yaml:10:73", "collectors.z.thresholds.revert"],
-            ["config.yaml:11:3", "collectors.empty"],
-            ["config.yaml:12:8", "http.port"],
-            ["environment INFRA_HEALTH_LOG__LEVEL", "log.level"],
-        ]
-
-    @pytest.mark.parametrize(
-        ("stanza", "told"),
-        [
-            ("typo: 1", "typo: is no setting"),
-            ("shedule: x", "shedule: is no setting; did you mean schedule?"),
-            ("timeZone: x", "timeZone: is no setting; did you mean time_zone?"),
-            ("time_zone: Europe/Berln", '"Europe/Berln" is no IANA time zone; did you mean Europe/Berlin?'),
-            ("time_zone: ../etc/passwd", '"../etc/passwd" is no IANA time zone'),
-            ("active_deadline: 0", 'must be greater than 0 seconds, not "0"'),
-            ("active_deadline: 99999999999d", "is too long"),
-            ("starts_after: 2026-01-31T12:00:00", 'must have timezone info, not "2026-01-31T12:00:00"'),
-            ("jitter:", "jitter: has no value: give one or remove the key"),
-            ("backoff_limit: -1", 'must be greater than or equal to 0, not "-1"'),
-            ("backoff_limit: 0x10", 'must be a whole number, not "0x10"'),
-            ("enabled: maybe", 'must be true or false, not "maybe"'),
-            ("concurrency_policy: forbid", "must be 'Forbid', 'Allow' or 'Replace', not \"forbid\""),
-            ("tags: {Env: x}", "tags.Env: is a tag that every sample has already"),
-            ("tags: {9a: x}", "a tag's name begins with a letter"),
-            ("tags: {team: [a]}", "tags.team: must be a valid string, not a list"),
-            ("tags: [a]", "tags: must be a mapping of keys to values, not a list"),
-            ("thresholds: {hotfix: .nan}", 'thresholds.hotfix: must be a valid number, not ".nan"'),
-            ("service: ''", "service: is empty: give a value or remove the key"),
-            ("schedule: 61 * * * *", "schedule: minute '61': 61 is not within"),
-            ("schedule: 0 0 31 2 *", "does not fire within five years"),
-            ("schedule: CRON_TZ=UTC 0 * * * *", "set time_zone beside it"),
-        ],
-    )
-    def test_of_a_collector(self, stanza: str, told: str) -> None:
-        schedule = "" if stanza.startswith("schedule") else 'schedule: "@hourly"'
-        (error,) = errors(f"collectors:\n  ci:\n    type: github_ci\n    {schedule}\n    {stanza}\n")
-        assert re.match(r"config\.yaml:5:\d+: collectors\.ci\.", error)
-        assert told in error
-
-    @pytest.mark.parametrize(
-        ("stanza", "told"),
-        [
-            ("datadog: {site: https://app.datadoghq.eu/}", "must be a site such as datadoghq.com"),
-            ("datadog: {site: app.datadoghq.eu}", "must be a site such as"),
-            ("datadog: {site: us5}", "us5.datadoghq.com"),
-            ("datadog: {site: datadog.com}", "must be a site such as"),
-            (
-                "datadog: {url: https://api.datadoghq.eu/api/v2/series}",
-                "without the path of a call: https://api.datadoghq.eu",
-            ),
-            ("datadog: {api_key: '\"abc\"'}", "stands in quotes"),
-            ("store: {max_bytes: many}", "must be a size such as 256MiB"),
-            ("shadow_prefix: schätten.", "must be a word with . or _ behind it"),
-            ("datadog: {url: proxy:8080}", "must be an absolute address"),
-            ("datadog: {url: 'https://h/?x=1'}", "without a user name, query or fragment"),
-            ("datadog: {url: 'https://h:99999'}", "must be an absolute address"),
-            ("github: {api_url: ftp://h}", "must be an absolute address"),
-            ("github: {user_agent: 'a\u00e9'}", "github.user_agent: must"),
-            ("http: {port: 65536}", "must be less than or equal to 65535"),
-            ("http: {host: 'http://x'}", "must be a host name or address"),
-            ("aws: {secrets: maybe}", "must be 'auto', 'on' or 'off'"),
-            ("collectors: [ci]", "collectors: must be a mapping of keys to values, not a list"),
-            ("collectors: {x: {type: github-ci, schedule: '@daily', repo: a/b}}", '"github-ci" is no collector type'),
-            *(
-                (
-                    f"collectors: {{{name}: {{type: github_ci, schedule: '@hourly'}}}}",
-                    "a collector's name has at most 52",
-                )
-                for name in ("CI", "-a", "a-", "a.b", "ä", "x" * 53, "'a b'")
-            ),
-        ],
-    )
-    def test_of_a_section(self, stanza: str, told: str) -> None:
-        (error,) = errors(f"{stanza}\n")
-        assert error.startswith("config.yaml:1:")
-        assert told in error
-
-
-class TestTheEnvironment:
-    def test_any_key_can_be_set(self) -> None:
-        """Names in any case, collectors with - as _, lists by commas or JSON, mappings by JSON or key by key."""
-        text = 'collectors:\n  my-ci: {type: snapshot, schedule: "@hourly"}\n'
-        chosen = settings(
-            text,
-            {
-                "INFRA_HEALTH_COLLECTORS__MY_CI__TYPE": "github_ci",
-                "INFRA_HEALTH_COLLECTORS__MY_CI__REPO": "a/b",
-                "INFRA_HEALTH_COLLECTORS__MY_CI__ENABLED": "false",
-                "INFRA_HEALTH_COLLECTORS__MY_CI__ACTIVE_DEADLINE": "90",
-                "INFRA_HEALTH_COLLECTORS__MY_CI__BENCHMARKS": '[159541672, "a, b"]',
-                "INFRA_HEALTH_COLLECTORS__MY_CI__THRESHOLDS__HOTFIX": "2.5",
-                "INFRA_HEALTH_COLLECTORS__MY_CI__TAGS": '{"team": "x", "level": 3}',
-                "INFRA_HEALTH_COLLECTORS__MY_CI__TAGS__TEAM": "y",
-                "INFRA_HEALTH_HTTP__ALLOWED_HOSTS": "a.example, b.example,",
-                "infra_health_log__level": "DEBUG",
-                "INFRA_HEALTH_STATE_DIR": "~/state",
-            },
-        )
-        found = ci(chosen, "my-ci")
-        assert found == Repository(
-            type="github_ci",
-            schedule="@hourly",
-            repo="a/b",
-            enabled=False,
-            active_deadline=timedelta(seconds=90),
-            benchmarks=("159541672", "a, b"),
-            thresholds=Thresholds(hotfix=2.5),
-            tags={"team": "y", "level": "3"},
-        )
-        assert chosen.http.allowed_hosts == ("a.example", "b.example")
-        assert chosen.log.level == "debug"
-        assert chosen.state_dir == Path("~/state").expanduser()
-
-    def test_what_kubernetes_injects_for_a_service_of_this_name_is_no_setting(self) -> None:
-        of_kubernetes = ["PORT", "PORT_8080_TCP", "PORT_8080_TCP_ADDR", "SERVICE_HOST", "SERVICE_PORT_HTTP"]
-        names = [*of_kubernetes, "URL", "TOKEN_FILE", "DATADOG__API_KEY_FILE"]
-        result = loaded(CI, {f"INFRA_HEALTH_{name}": "tcp://10.0.0.1:8080" for name in names})
-        assert (result.settings.http.port, result.warnings) == (8080, ())
-
-    def test_mistakes_are_told_by_the_variables_name(self) -> None:
-        environ = {
-            "INFRA_HEALTH_HTTP__PORT": "eighty",
-            "INFRA_HEALTH_HTTP__PRT": "1",
-            "INFRA_HEALTH_COLLECTORS__CI__THRESHOLDS__HOTFX": "1",
-            "INFRA_HEALTH_COLLECTORS__CII__REPO": "a/b",
-            "INFRA_HEALTH_AWS": "no",
-            "INFRA_HEALTH_AWS__SECRETS": "off",
-            "DD_SITE": "https://x",
-            "CI_HOTFIX_THRESHOLD": "many",
-        }
-        assert errors(CI, environ) == [
-            'environment CI_HOTFIX_THRESHOLD: collectors.ci.thresholds.hotfix: must be a valid number, not "many"',
-            "environment DD_SITE: datadog.site: must be a site such as datadoghq.com, datadoghq.eu "
-            'or us5.datadoghq.com, not "https://x"',
-            'environment INFRA_HEALTH_AWS: aws: must be a mapping of keys to values, not "no"',
-            "environment INFRA_HEALTH_AWS__SECRETS: aws: is set as a whole (environment INFRA_HEALTH_AWS)",
-            "environment INFRA_HEALTH_COLLECTORS__CII__REPO: collectors.cii.repo: there is no collector cii; "
-            "did you mean ci?",
-            "environment INFRA_HEALTH_COLLECTORS__CI__THRESHOLDS__HOTFX: collectors.ci.thresholds.hotfx: "
-            "is no setting; did you mean hotfix?",
-            'environment INFRA_HEALTH_HTTP__PORT: http.port: must be a whole number, not "eighty"',
-            "environment INFRA_HEALTH_HTTP__PRT: http.prt: is no setting; did you mean port?",
-        ]
-
-    def test_a_variable_of_ours_that_is_no_setting_is_noted(self) -> None:
-        names = ("DATADGO__SITE", "STATEDIR", "HTTP_PRT")
-        notes = loaded(CI, {f"INFRA_HEALTH_{name}": "x" for name in names}).warnings
-        assert notes == (
-            "environment INFRA_HEALTH_HTTP_PRT is no setting and not used; did you mean http?",
-            "environment INFRA_HEALTH_STATEDIR is no setting and not used; did you mean state_dir?",
-            "environment INFRA_HEALTH_DATADGO__SITE is no setting and not used; did you mean datadog?",
-        )
-
-    def test_no_collector_at_all_is_noted(self) -> None:
-        assert loaded("collectors:\n").warnings == ("no collector is configured: nothing will be collected",)
+    assert (chosen.http.allowed_hosts, chosen.log.level) == (("a.example", "b.example"), "debug")
+    assert chosen.state_dir == Path("~/state").expanduser()
 
 
 def test_a_user_without_a_home_has_a_state_directory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is made when it is needed; what fails then names the variable."""
-
     def find_nobody(uid: int) -> None:
         raise KeyError(uid)
 
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     monkeypatch.setattr("pwd.getpwuid", find_nobody)
-    assert settings(CI).state_dir == Path("/var/lib/infra-health")
-    (error,) = errors(CI + "state_dir: ~/x\n")
-    assert "this user has no home directory" in error
+    assert settings().state_dir == Path("/var/lib/infra-health")
+    assert "this user has no home directory" in errors(f"{CI}state_dir: ~/x\n")[0]
 
 
-class TestSecrets:
-    def test_blanks_around_a_secret_are_left_out(self) -> None:
-        text = (
-            CI.replace("{type", "{keys: [own], benchmarks: ['http://a:password@b'], type")
-            + "github:\n  token: |\n    abc\n\n"
-        )
-        chosen = settings(text, {"DD_API_KEY": " key\n"})
-        assert {*secret_values(chosen)} == {"abc", "key", "own", "a:password", "password"}
+# The file
 
-    def test_they_are_masked_when_the_settings_are_printed(self) -> None:
-        text = """
-            collectors:
-              ci: {type: github_ci, schedule: "@hourly", password: hidden1, repo: "https://u:hidden2@h/?sig=hidden3"}
-            datadog: {api_key: hidden4}
-            http: {token: hidden5}
-            """
-        plain = describe(settings(text))
-        assert "hidden" not in str(plain)
-        assert plain["datadog"]["api_key"] == plain["http"]["token"] == "********"
-        assert (plain["datadog"]["app_key"], plain["aws"]["secrets"]) == (None, "auto")
-        assert yaml.safe_load(yaml.safe_dump(plain)) == plain
 
-    def test_no_message_shows_one(self) -> None:
-        """Wrong values of secret keys, unknown keys, addresses with credentials, lines that are no YAML."""
-        told = errors(
-            """
-            collectors:
-              ci: {type: github_ci, schedule: "@hourly", password: [hidden], tokn: hidden, repo: {token: hidden}}
-            datadog: {api_key: hid den, api_kye: hidden, url: "https://me:hidden@h?q=hidden", app_key: {hidden: 1}}
-            github: {api_url: "ftp://me:hidden@h"}
-            http: {token: "hidden\\n hidden", port: {hidden: 1}}
-            """,
-            {"INFRA_HEALTH_GITHUB__TOKEN": "hidden hidden", "INFRA_HEALTH_HTTP__TOKENS": "hidden"},
-        )
-        assert len(told) == 12
-        assert "hid" not in "".join(told)
-        for text in (
-            "http:\n  token: *hidden\n",
-            "http:\n  token: !hidden x\n",
-            'http: {token: "hidden\n',
-            "a: @hidden",
-        ):
-            assert "hidden" not in "".join(errors(text))
+def test_the_chosen_file_is_read(folder: Path) -> None:
+    """--config, else INFRA_HEALTH_CONFIG, else ./config.yaml; one that was named must be there."""
+    for name in ("config.yaml", "b.yaml", "c.yaml"):
+        Path(name).write_text(f"datadog: {{env: {name}}}\n")
+    environ, gone = {"INFRA_HEALTH_CONFIG": str(folder / "b.yaml")}, {"INFRA_HEALTH_CONFIG": "gone.yaml"}
+    for path, variables, chosen in (
+        (None, {}, Path("config.yaml")),
+        (None, environ, folder / "b.yaml"),
+        (Path("c.yaml"), environ, Path("c.yaml")),
+    ):
+        result = load(path, variables, settings_of)
+        assert (result.settings.datadog.env, result.file) == (chosen.name, chosen)
+    for path, variables, option in ((Path("gone.yaml"), {}, "--config"), (None, gone, "INFRA_HEALTH_CONFIG")):
+        with pytest.raises(ConfigError, match=f"^gone.yaml: there is no such file; {option} names it$"):
+            load(path, variables, settings_of)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a:\n  schedule: @hourly\n", "2:13: is no YAML here: found character that cannot start any token; quote"),
+        ("a:\n  schedule: */10 * * * *\n", "2:13: is no YAML here: "),
+        ("a:\n\tb: 1\n", "2:1: is no YAML here: "),
+        ("a: 1\nb: 'x\nc: 2\n", "2:4: is no YAML here: found unexpected end of stream"),
+        ("a: b: c\n", "1:5: is no YAML here: mapping values are not allowed"),
+        ("just words\n", "1:1: must be a mapping of keys to values"),
+        ("a: 1\n---\nb: 2\n", "2:1: is no YAML here: "),
+        ("a: " + "[" * 100_000, "1:1003: is no YAML here: exceeded maximum nesting depth"),
+        ("a: \x01\n", " holds a control character"),
+        ("a: {b: 1}\nc: {}\na:\n  b: 1\n", "3:1: a is given twice, first in line 1"),
+        ("a: &a [*a]\n", "1:4: is no YAML here: found unconstructable recursive node"),
+        ("a: !!python/object:os.system {}\n", "1:4: is no YAML here: could not determine a constructor for the tag"),
+        ("datadog:\n  env: caf\udce9\n", "2: is not UTF-8 (byte 0xe9)"),
+    ],
+)
+def test_what_is_no_yaml_is_told_with_its_place_and_how_to_mend_it(text: str, told: str) -> None:
+    (error,) = errors(text)
+    assert error.startswith(f"config.yaml:{told}")
+    assert ('schedule: "*/10 * * * *"' in error) == ("no YAML" in error)
+
+
+def test_anchors_and_merge_keys_work_and_keep_the_place() -> None:
+    text = """
+        collectors:
+          a: &a {type: github_ci, schedule: "@hourly", repo: x/y, jitter: 5s}
+          b: {<<: *a, repo: z/w, jitter: 9q}
+        """
+    assert errors(text) == [
+        'config.yaml:4:26: collectors.b.jitter: must be a duration such as 90s, 5m, 2h or 1d, or seconds, not "9q"'
+    ]
+    chosen = settings(text.replace("9q", "9s"))
+    assert (ci(chosen, "b").schedule, ci(chosen, "b").repo) == ("@hourly", "z/w")
+
+
+def test_nothing_is_taken_for_another_type_than_it_looks() -> None:
+    """1.10 stays 1.10, on stays on in a text and is true for a switch, 010 is ten, ids are words."""
+    text = """
+        collectors:
+          ci:
+            type: github_ci
+            schedule: 0 * * * *
+            enabled: on
+            backoff_limit: 010
+            benchmarks: [159541672, nightly.yml]
+            tags: {team: on, release: 1.10, day: 2025-01-14, at: 12:30}
+        datadog: {version: 1.10}
+        aws: {secrets: off}
+        """
+    chosen = settings(text)
+    assert (chosen.datadog.version, chosen.aws.secrets) == ("1.10", "off")
+    found = ci(chosen)
+    assert (found.enabled, found.backoff_limit, found.benchmarks) == (True, 10, ("159541672", "nightly.yml"))
+    assert found.tags == {"team": "on", "release": "1.10", "day": "2025-01-14", "at": "12:30"}
+
+
+def test_each_key_that_the_shipped_file_shows_exists_and_has_the_default_that_it_names() -> None:
+    """The lines that begin with # and a key, taken out of the comment; examples are those that say so."""
+    shown = [re.sub(r"^(\s*)#(?=(?:  )*\w+:)", r"\1", line) for line in SHIPPED.read_text().splitlines()]
+    settings("\n".join(shown))
+    defaults = settings("\n".join(line for line in shown if "# example" not in line))
+    assert differences(load(SHIPPED, {}, settings_of).settings, defaults) == {}
+
+
+# Mistakes
+
+
+def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:
+    text = """\
+        gihub: {}
+        collectors:
+          ci:
+            type: github_ic
+            schedule: "61 * * * *"
+          x:
+            schedule: "@hourly"
+            concurrency_policy: forbid
+            thresholds: {hotfx: 1}
+          z: {type: github_ci, concurrencyPolicy: Allow, thresholds: {hotfx: 1, revert: many}}
+          empty:
+        http: {port: 70000}
+        """
+    assert [error.split(": ", 2)[:2] for error in errors(text, {"INFRA_HEALTH_LOG__LEVEL": "loud"})] == [
+        ["config.yaml:1:1", "gihub"],
+        ["config.yaml:4:5", "collectors.ci.type"],
+        ["config.yaml:5:5", "collectors.ci.schedule"],
+        ["config.yaml:6:3", "collectors.x.type"],
+        ["config.yaml:8:5", "collectors.x.concurrency_policy"],
+        ["config.yaml:10:3", "collectors.z.schedule"],
+        ["config.yaml:10:24", "collectors.z.concurrencyPolicy"],
+        ["config.yaml:10:63", "collectors.z.thresholds.hotfx"],
+        ["config.yaml:10:73", "collectors.z.thresholds.revert"],
+        ["config.yaml:11:3", "collectors.empty"],
+        ["config.yaml:12:8", "http.port"],
+        ["environment INFRA_HEALTH_LOG__LEVEL", "log.level"],
+    ]
+
+
+A_CI = "collectors: {x: {type: github_ci, schedule: '@hourly', %s }}"
+A_SNAPSHOT = "collectors: {x: {type: snapshot, schedule: '@hourly', category: training, %s}}"
+A_PROGRAM = "collectors: {x: {type: exec, schedule: '@hourly', command: [cat], %s}}"
+AN_ENTRY = ': must be workflow_name/task/check, or a pattern such as "nightly/*"'
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (A_CI % "typo: 1", "collectors.x.typo: is no setting"),
+        (A_CI % "timeZone: x", "timeZone: is no setting; did you mean time_zone?"),
+        (A_CI % "time_zone: Europe/Berln", '"Europe/Berln" is no IANA time zone; did you mean Europe/Berlin?'),
+        (A_CI % "time_zone: ../etc/passwd", '"../etc/passwd" is no IANA time zone'),
+        (A_CI % "active_deadline: 0", 'must be greater than 0 seconds, not "0"'),
+        (A_CI % "active_deadline: 99999999999d", "is too long"),
+        (A_CI % "starts_after: 2026-01-31T12:00:00", 'must have timezone info, not "2026-01-31T12:00:00"'),
+        (A_CI % "jitter:", "jitter: has no value: give one or remove the key"),
+        (A_CI % "backoff_limit: 0x10", 'must be a whole number, not "0x10"'),
+        (A_CI % "enabled: maybe", 'must be true or false, not "maybe"'),
+        (A_CI % "concurrency_policy: forbid", "must be 'Forbid', 'Allow' or 'Replace', not \"forbid\""),
+        (A_CI % "tags: {Env: x}", "tags.Env: is a tag that every sample has already"),
+        (A_CI % "tags: {9a: x}", "a tag's name begins with a letter"),
+        (A_CI % "tags: {team: [a]}", "tags.team: must be a valid string, not a list"),
+        (A_CI % "tags: [a]", "tags: must be a mapping of keys to values, not a list"),
+        (A_CI % "thresholds: {hotfix: .nan}", 'thresholds.hotfix: must be a valid number, not ".nan"'),
+        (A_CI % "service: ''", "service: is empty: give a value or remove the key"),
+        ("collectors: {x: {type: github_ci, schedule: 61 * * * *}}", "schedule: minute '61': 61 is not within"),
+        ("collectors: {x: {type: github_ci, schedule: 0 0 31 2 *}}", "does not fire within five years"),
+        ("collectors: {x: {type: github-ci, schedule: '@daily', repo: a/b}}", "there is no collector type 'github-ci'"),
+        *((A_SNAPSHOT % f"expect: [a/b/c, {entry}]", AN_ENTRY) for entry in ("a/b", "a/b/c/d", "a//c", "''")),
+        (A_PROGRAM % "expect: [a/b/c, a/b]", f":1:83: collectors.x.expect[1]{AN_ENTRY}"),
+        (
+            A_SNAPSHOT % "thresholds: {a: low}",
+            'a: must be a condition such as "> 0.5", "in [1, 2]" or ">= 0.85x", not ',
+        ),
+        (
+            A_SNAPSHOT % "thresholds: {a: {condition: '> 1', baseline: {}}}",
+            ': baseline is for a condition such as ">= 0.85x", and this one is "> 1"',
+        ),
+        (
+            A_PROGRAM % "thresholds: {a: {condition: '> 1x', baseline: {last: 4}}}",
+            'collectors.x.thresholds.a.baseline.last: must be greater than or equal to 5, not "4"',
+        ),
+        (A_SNAPSHOT % "thresholds: {a: {condition: '> 1', four: 2}}", "four: is no setting; did you mean for?"),
+        (A_SNAPSHOT % "thresholds: {a: {for: 2}}", "condition: is missing"),
+        ("collectors: [ci]", "collectors: must be a mapping of keys to values, not a list"),
+        *(
+            (f"collectors: {{{name}: {{type: github_ci, schedule: '@hourly'}}}}", "a collector's name has at most 52")
+            for name in ("CI", "-a", "a.b", "x" * 53)
+        ),
+        ("datadog: {site: https://app.datadoghq.eu/}", "must be a site such as datadoghq.com"),
+        ("datadog: {site: us5}", "us5.datadoghq.com"),
+        ("datadog: {site: datadog.com}", "must be a site such as"),
+        ("datadog: {url: https://h.eu/api/v2/series}", "without the path of a call: https://h.eu"),
+        ("datadog: {url: proxy:8080}", "must be an absolute address"),
+        ("datadog: {url: 'https://h/?x=1'}", "without a user name, query or fragment"),
+        ("datadog: {url: 'https://h:99999'}", "must be an absolute address"),
+        ("datadog: {api_key: '\"abc\"'}", "stands in quotes"),
+        ("store: {max_bytes: many}", "must be a size such as 256MiB"),
+        ("shadow_prefix: schätten.", "must be a word with . or _ behind it"),
+        ("github: {user_agent: 'a\u00e9'}", "github.user_agent: must"),
+        ("http: {host: 'http://x'}", "must be a host name or address"),
+        ("aws: {secrets: maybe}", "must be 'auto', 'on' or 'off'"),
+    ],
+)
+def test_a_mistake_is_told_with_its_place_and_remedy(text: str, told: str) -> None:
+    (error,) = errors(f"{text}\n")
+    assert error.startswith("config.yaml:1:")
+    assert told in error
+
+
+def test_mistakes_of_the_environment_are_told_by_the_variables_name() -> None:
+    environ = {
+        "INFRA_HEALTH_HTTP__PORT": "eighty",
+        "INFRA_HEALTH_COLLECTORS__CI__THRESHOLDS__HOTFX": "1",
+        "INFRA_HEALTH_COLLECTORS__CII__REPO": "a/b",
+        "INFRA_HEALTH_AWS": "no",
+        "INFRA_HEALTH_AWS__SECRETS": "off",
+        "CI_HOTFIX_THRESHOLD": "many",
+    }
+    assert errors(CI, environ) == [
+        'environment CI_HOTFIX_THRESHOLD: collectors.ci.thresholds.hotfix: must be a valid number, not "many"',
+        'environment INFRA_HEALTH_AWS: aws: must be a mapping of keys to values, not "no"',
+        "environment INFRA_HEALTH_AWS__SECRETS: aws: is set as a whole (environment INFRA_HEALTH_AWS)",
+        "environment INFRA_HEALTH_COLLECTORS__CII__REPO: collectors.cii.repo: there is no collector cii; "
+        "did you mean ci?",
+        "environment INFRA_HEALTH_COLLECTORS__CI__THRESHOLDS__HOTFX: collectors.ci.thresholds.hotfx: "
+        "is no setting; did you mean hotfix?",
+        'environment INFRA_HEALTH_HTTP__PORT: http.port: must be a whole number, not "eighty"',
+    ]
+
+
+def test_a_variable_of_ours_that_is_no_setting_is_noted_unless_it_is_read_elsewhere() -> None:
+    """Kubernetes sets some for a Service of this name."""
+    of_kubernetes = ["PORT", "PORT_8080_TCP", "PORT_8080_TCP_ADDR", "SERVICE_HOST", "SERVICE_PORT_HTTP"]
+    names = [*of_kubernetes, "URL", "TOKEN_FILE", "DATADOG__API_KEY_FILE", "DATADGO__SITE", "STATEDIR", "HTTP_PRT"]
+    result = loaded(CI, {f"INFRA_HEALTH_{name}": "tcp://10.0.0.1:8080" for name in names})
+    assert result.settings.http.port == 8080
+    assert result.warnings == (
+        "environment INFRA_HEALTH_HTTP_PRT is no setting and not used; did you mean http?",
+        "environment INFRA_HEALTH_STATEDIR is no setting and not used; did you mean state_dir?",
+        "environment INFRA_HEALTH_DATADGO__SITE is no setting and not used; did you mean datadog?",
+    )
+    assert loaded("collectors:\n").warnings == ("no collector is configured: nothing will be collected",)
+
+
+# Secrets, durations
+
+
+def test_secrets_are_masked_when_the_settings_are_printed_and_blanks_around_them_left_out() -> None:
+    text = """
+        collectors:
+          a: {type: exec, schedule: "@hourly", command: [cat], environment: {API_TOKEN: hidden1}}
+          b: {type: snapshot, schedule: "@hourly", category: training, source: "https://u:hidden2@h/?sig=hidden3"}
+        http: {token: hidden5}
+        github:
+          token: |
+            hidden6
+
+        """
+    chosen = settings(text, {"DD_API_KEY": " hidden4\n"})
+    plain = describe(chosen)
+    assert "hidden" not in str(plain)
+    assert plain["datadog"]["api_key"] == plain["http"]["token"] == "********"
+    assert (plain["datadog"]["app_key"], plain["aws"]["secrets"]) == (None, "auto")
+    assert yaml.safe_load(yaml.safe_dump(plain)) == plain
+    assert {*secret_values(chosen)} == {"u:hidden2", "sig=hidden3", "hidden4", "hidden5", "hidden6"}
+
+
+def test_no_message_shows_a_secret() -> None:
+    """Wrong values of secret keys, unknown keys, addresses with credentials, lines that are no YAML."""
+    told = errors(
+        """
+        collectors:
+          a: {type: exec, schedule: "@hourly", command: [cat], environment: {API_TOKEN: [hidden]}}
+          ci: {type: github_ci, schedule: "@hourly", tokn: hidden, repo: {token: hidden}}
+        datadog: {api_key: hid den, api_kye: hidden, url: "https://me:hidden@h?q=hidden", app_key: {hidden: 1}}
+        github: {api_url: "ftp://me:hidden@h"}
+        http: {token: "hidden\\n hidden", port: {hidden: 1}}
+        """,
+        {"INFRA_HEALTH_GITHUB__TOKEN": "hidden hidden", "INFRA_HEALTH_HTTP__TOKENS": "hidden"},
+    )
+    assert len(told) == 12
+    for text in ("http:\n  token: *hidden\n", "http:\n  token: !hidden x\n", 'http: {token: "hidden\n', "a: @hidden"):
+        told += errors(text)
+    assert "hid" not in "".join(told)
 
 
 DURATIONS = {"90": 90, "90s": 90, "5m": 300, "2h": 7200, "1d": 86400, "1h30m": 5400, "0": 0, 90: 90, 0.5: 0.5}
@@ -505,20 +448,3 @@ def test_durations_are_read_and_written(text: object, seconds: float) -> None:
 def test_what_is_no_duration(text: object) -> None:
     with pytest.raises(ValueError, match="must be a duration"):
         read_duration(text)
-
-
-class TestTheShippedFile:
-    path = Path(__file__).parents[3] / "config.yaml"
-
-    def test_it_says_what_runs_without_a_file(self) -> None:
-        assert load(self.path, {}, registry.settings_of).settings == load(None, {}, registry.settings_of).settings
-
-    def test_each_key_that_it_shows_exists_and_has_the_default_that_it_names(self) -> None:
-        """The lines that begin with # and a key, taken out of the comment; examples are those that say so."""
-        lines = self.path.read_text().splitlines()
-        shown = [re.sub(r"^(\s*)#(?=(?:  )*\w+:)", r"\1", line) for line in lines]
-        Path("examples.yaml").write_text("\n".join(shown))
-        Path("defaults.yaml").write_text("\n".join(line for line in shown if "# example" not in line))
-        load(Path("examples.yaml"), {}, registry.settings_of)
-        defaults = load(Path("defaults.yaml"), {}, registry.settings_of).settings
-        assert differences(load(self.path, {}, registry.settings_of).settings, defaults) == {}

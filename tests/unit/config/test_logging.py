@@ -21,11 +21,6 @@ from service.config.settings import Settings
 SECRET = "ghp_s3cr3t/token+value"
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
     root, ours = logging.getLogger(), logging.getLogger("service")
@@ -40,10 +35,8 @@ def _as_before() -> Iterator[None]:
 def configured(
     stream: TextIO, *, format: Literal["auto", "json", "console"] = "json", level: str = "info", **environ: str
 ) -> Any:
-    datadog = {"env": "production", "version": "1.2"}
-    settings = Settings.model_validate(
-        {"collectors": {}, "log": {"format": format, "level": level}, "datadog": datadog}
-    )
+    datadog, log = {"env": "production", "version": "1.2"}, {"format": format, "level": level}
+    settings = Settings.model_validate({"collectors": {}, "log": log, "datadog": datadog})
     logs.configure(settings, environ, stream=stream)
     # pytest's own handlers would raise on what ours must bear.
     logging.getLogger().handlers = logging.getLogger().handlers[-1:]
@@ -82,31 +75,33 @@ def test_a_record_has_the_names_that_datadog_knows() -> None:
     }
 
 
-def test_libraries_go_the_same_way_from_warning_on() -> None:
-    """httpx's chatter stays out, APScheduler's warnings come as JSON too."""
-    stream = configured(io.StringIO())
+OF_LIBRARIES = {"apscheduler.scheduler warning", "py.warnings warning"}
+
+
+@pytest.mark.parametrize(
+    ("level", "seen"),
+    [
+        ("debug", {"service.x debug", "service.x info", "httpx info", *OF_LIBRARIES}),
+        ("info", {"service.x info", *OF_LIBRARIES}),
+        ("warning", OF_LIBRARIES),
+        ("error", set()),
+    ],
+)
+def test_the_level_is_ours_and_libraries_go_the_same_way_from_warning_on(level: str, seen: set[str]) -> None:
+    """With debug from info on; and our debug lines are remembered even where the stream is not shown them."""
+    stream = configured(io.StringIO(), level=level)
+    structlog.get_logger("service.x").debug("tried", run="ci-1")
+    structlog.get_logger("service.x").info("tried")
     logging.getLogger("httpx").info("GET /")
+    logging.getLogger("httpx").debug("flood")
     logging.getLogger("apscheduler.scheduler").warning("slow %s", "job")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         logging.captureWarnings(True)
         warnings.warn("old call", DeprecationWarning, stacklevel=1)
-    assert [(one["logger.name"], one["status"]) for one in records(stream)] == [
-        ("apscheduler.scheduler", "warning"),
-        ("py.warnings", "warning"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("level", "seen"), [("debug", {"d", "i", "lib"}), ("info", {"i"}), ("warning", set()), ("error", set())]
-)
-def test_the_level_is_ours_and_debug_lets_libraries_speak(level: str, seen: set[str]) -> None:
-    stream = configured(io.StringIO(), level=level)
-    structlog.get_logger("service.x").debug("d")
-    structlog.get_logger("service.x").info("i")
-    logging.getLogger("httpx").info("lib")
-    logging.getLogger("httpx").debug("flood")
-    assert {record["message"] for record in records(stream)} == seen
+    assert {f"{record['logger.name']} {record['status']}" for record in records(stream)} == seen
+    remembered = [line for line in logs.buffer.recent(10) if line.level == "debug"]
+    assert (remembered[-1].message, remembered[-1].fields["run"]) == ("tried", "ci-1")
 
 
 @pytest.mark.parametrize("format", ["json", "console"])
@@ -132,6 +127,7 @@ def test_a_secret_appears_in_no_form(format: Literal["json", "console"]) -> None
     assert not any(each in text for each in basic)
     assert text.count("********") >= 8
     assert "abacus" in text
+    assert "s3cr3t" not in str(logs.buffer.recent(5)), "nor where lines are remembered"
 
 
 def test_an_error_comes_with_kind_message_and_stack() -> None:
@@ -148,18 +144,18 @@ def test_an_error_comes_with_kind_message_and_stack() -> None:
         assert "exc_info" not in record
 
 
-class Unprintable:
-    def __str__(self) -> str:
-        raise ValueError("no")
-
-    __repr__ = __str__
-
-
 @pytest.mark.parametrize("format", ["json", "console"])
 def test_nothing_that_a_record_holds_makes_logging_fail(
     format: Literal["json", "console"], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Wrong arguments, values that can't be printed, cycles, NaN, lone surrogates: each record is written."""
+
+    class Unprintable:
+        def __str__(self) -> str:
+            raise ValueError("no")
+
+        __repr__ = __str__
+
     stream = configured(io.StringIO(), format=format)
     log, library = structlog.get_logger("service.x"), logging.getLogger("lib")
     cycle: dict[str, Any] = {}
@@ -178,34 +174,21 @@ def test_nothing_that_a_record_holds_makes_logging_fail(
     assert capsys.readouterr().err == ""
 
 
-def test_our_debug_lines_are_remembered_even_where_the_stream_is_not_shown_them() -> None:
-    """With every secret masked, as in the stream."""
-    stream = configured(io.StringIO(), level="error")
-    masking.mask([SECRET])
-    structlog.get_logger("service.x").debug("attempt failed", reason=f"refused {SECRET}", run="ci-1")
-    logging.getLogger("httpx").info("chatter")
-    assert written(stream) == ""
-    last = logs.buffer.recent()[-1]
-    assert (last.level, last.message) == ("debug", "attempt failed")
-    assert last.fields["reason"] == "refused ********"
-
-
-def test_auto_is_readable_on_a_terminal_and_json_elsewhere() -> None:
+def test_auto_is_readable_on_a_terminal_which_no_foreign_text_steers_and_json_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """NO_COLOR is honoured."""
-    terminal, plain, pipe = Terminal(), Terminal(), io.StringIO()
+    terminal, plain, pipe = io.StringIO(), io.StringIO(), io.StringIO()
+    for stream in (terminal, plain):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
     for stream in (terminal, plain, pipe):
         configured(stream, format="auto", **({"NO_COLOR": "1"} if stream is plain else {}))
-        structlog.get_logger("service.x").info("hello", a=1)
-    assert ("\x1b[" in written(terminal), "\x1b[" in written(plain)) == (True, False)
-    assert not written(terminal).startswith("{")
-    assert records(pipe)[0]["message"] == "hello"
-
-
-def test_a_foreign_text_does_not_steer_the_terminal() -> None:
-    stream = configured(io.StringIO(), format="console")
-    structlog.get_logger("service.x").info("name: \x1b]0;owned\x07", field="\x1b[2J")
-    assert "\x1b" not in written(stream)
-    assert "\x07" not in written(stream)
+        structlog.get_logger("service.x").info("hello \x1b]0;owned\x07", field="\x1b[2J")
+    shown = written(terminal)
+    assert shown.startswith("\x1b[")
+    assert not [each for each in ("\x1b]", "\x1b[2J", "\x07") if each in shown]
+    assert "\x1b" not in written(plain)
+    assert records(pipe)[0]["message"].startswith("hello")
 
 
 def test_a_pipe_that_nobody_reads_holds_nobody_up_and_what_was_dropped_is_counted(

@@ -18,8 +18,6 @@ HOUR = timedelta(hours=1)
 SETTINGS = GithubCiSettings.model_validate(
     {"type": "github_ci", "schedule": "*/10 * * * *", "tests_blocking_merge": ["1"], "benchmarks": ["2"]}
 )
-CI = "metta.infra.cron.ci.workflow."
-PULLS = "metta.infra.cron.github."
 
 
 def run(number: int, hours: float, conclusion: str | None = "success", **more: Any) -> Run:
@@ -39,57 +37,47 @@ PULL_RUNS = [run(number, number, event="pull_request", on_branch=False) for numb
 SLOW = [run(20 + number, number, updated=NOW - (number - 0.5) * HOUR) for number in range(1, 11)]
 RERUN = run(1, 30, event="pull_request", started=NOW - HOUR, updated=NOW - HOUR / 3)
 FLAKY = run(3, 1, attempt=2, earlier={1: Attempt("cancelled", NOW)})
+FORTY = [run(number, 2, "failure" if number > 25 else "success", workflow_id=number) for number in range(1, 41)]
+LISTED = [Workflow(number, "active", f"w{number}") for number in range(1, 41)]
+PULLS = facts(pulls={"github.hotfix.count": (4.0, 6.0)})
+EARLIER = facts(run(1, 5, "cancelled"), run(2, 0.5, "cancelled"), baseline_at=NOW - HOUR)
+LATER = facts(run(1, 5, "cancelled"), run(2, -0.1, "cancelled"), baseline_at=NOW + HOUR / 3)
 
 
 @pytest.mark.parametrize(
-    ("metric", "baseline", "runs", "causes"),
+    ("metric", "baseline", "known", "causes"),
     [
-        ("success", 0, [run(1, 1), run(2, 2, "cancelled")], [Cause.CANCELLED]),
-        ("tests_blocking_merge", 0, [run(1, 2), run(2, 1, "cancelled")], [Cause.CANCELLED]),
-        ("success", 0, [run(1, 1), run(2, 2, None)], [Cause.UNFINISHED]),
-        ("success", 1, MANY, [Cause.CUT]),
-        ("cancelled", 100, CANCELLED, [Cause.CUT]),
-        ("duration.p90", 30, [*PULL_RUNS, *SLOW], [Cause.ALL_RUNS]),
-        ("duration.p90", 10, [RERUN, run(2, 3, event="pull_request")], [Cause.CREATION]),
-        ("success", 1, [run(1, 30, "failure", started=NOW - HOUR), run(2, 2)], [Cause.CREATION]),
-        ("success", 0.5, [run(1, 1), run(2, 2, "failure")], [Cause.SHARE]),
-        ("flaky_tests", 1, [FLAKY], [Cause.RERUNS]),
-        ("success", 99 / 100, [*MANY, run(200, 0.5, "cancelled")], [Cause.SHARE, Cause.CANCELLED, Cause.CUT]),
-        ("success", 0.123, [run(1, 1), run(2, 2, "cancelled")], []),
+        ("success", 0, facts(run(1, 1), run(2, 2, "cancelled")), [Cause.CANCELLED]),
+        ("tests_blocking_merge", 0, facts(run(1, 2), run(2, 1, "cancelled")), [Cause.CANCELLED]),
+        ("success", 0, facts(run(1, 1), run(2, 2, None)), [Cause.UNFINISHED]),
+        ("success", 1, facts(*MANY), [Cause.CUT]),
+        ("cancelled", 100, facts(*CANCELLED), [Cause.CUT]),
+        ("duration.p90", 30, facts(*PULL_RUNS, *SLOW), [Cause.ALL_RUNS]),
+        ("duration.p90", 10, facts(RERUN, run(2, 3, event="pull_request")), [Cause.CREATION]),
+        ("success", 1, facts(run(1, 30, "failure", started=NOW - HOUR), run(2, 2)), [Cause.CREATION]),
+        ("success", 0.5, facts(run(1, 1), run(2, 2, "failure")), [Cause.SHARE]),
+        ("flaky_tests", 1, facts(FLAKY), [Cause.RERUNS]),
+        ("success", 0.99, facts(*MANY, run(200, 0.5, "cancelled")), [Cause.SHARE, Cause.CANCELLED, Cause.CUT]),
+        ("success", 0.123, facts(run(1, 1), run(2, 2, "cancelled")), []),
+        ("other_failing", 5, facts(*FORTY, workflows=LISTED), [Cause.FIRST_PAGE]),
+        ("other_failing", 5, facts(*FORTY), []),  # GitHub was not asked again
+        ("hotfix.count", 6, PULLS, [Cause.WHOLE_DAYS]),
+        ("hotfix.count", 7, PULLS, []),
+        ("hotfix.count", 4, PULLS, []),  # our own rules give it: then ours was wrong
+        ("hotfix.count", 4, replace(PULLS, baseline_at=NOW + HOUR / 15), [Cause.MOMENT]),
+        ("cancelled", 1, EARLIER, [Cause.MOMENT]),
+        ("cancelled", 2, LATER, [Cause.MOMENT]),
+        ("cancelled", 2, replace(LATER, baseline_at=None), []),  # a later run of ours knew it
+        ("cancelled", 1, LATER, []),  # our own rules give it: then ours was wrong
+        # Of a moment whose runs are not kept any more nothing can be said, least of all that there were none.
+        ("cancelled", 0, replace(EARLIER, baseline_at=NOW - timedelta(days=9)), []),
     ],
 )
 def test_the_smallest_set_of_rules_that_gives_the_number(
-    metric: str, baseline: float, runs: list[Run], causes: list[Cause]
+    metric: str, baseline: float, known: Facts, causes: list[Cause]
 ) -> None:
-    assert find_causes(CI + metric, baseline, facts(*runs)) == causes
-
-
-def test_workflows_beyond_the_first_page() -> None:
-    listed = [Workflow(number, "active", f"w{number}") for number in range(1, 41)]
-    runs = [run(number, 2, "failure" if number > 25 else "success", workflow_id=number) for number in range(1, 41)]
-    known = facts(*runs, workflows=listed)
-    assert find_causes(CI + "other_failing", 5, known) == [Cause.FIRST_PAGE]
-    assert find_causes(CI + "other_failing", 5, replace(known, workflows=None)) == [], "GitHub was not asked again"
-
-
-def test_whole_days_of_pull_requests() -> None:
-    known = facts(pulls={"github.hotfix.count": (4.0, 6.0)})
-    assert find_causes(PULLS + "hotfix.count", 6, known) == [Cause.WHOLE_DAYS]
-    assert find_causes(PULLS + "hotfix.count", 7, known) == []
-    assert find_causes(PULLS + "hotfix.count", 4, known) == [], "our own rules give it: then ours was wrong"
-    younger = replace(known, baseline_at=NOW + HOUR / 15)
-    assert find_causes(PULLS + "hotfix.count", 4, younger) == [Cause.MOMENT]
-
-
-def test_another_moment() -> None:
-    earlier = facts(run(1, 5, "cancelled"), run(2, 0.5, "cancelled"), baseline_at=NOW - HOUR)
-    assert find_causes(CI + "cancelled", 1, earlier) == [Cause.MOMENT]
-    later = facts(run(1, 5, "cancelled"), run(2, -0.1, "cancelled"), baseline_at=NOW + HOUR / 3)
-    assert find_causes(CI + "cancelled", 2, later) == [Cause.MOMENT]
-    assert find_causes(CI + "cancelled", 2, replace(later, baseline_at=None)) == [], "a later run of ours knew it"
-    assert find_causes(CI + "cancelled", 1, later) == [], "our own rules give it: then ours was wrong"
-    # Of a moment whose runs are not kept any more nothing can be said, least of all that there were none.
-    assert find_causes(CI + "cancelled", 0, replace(earlier, baseline_at=NOW - timedelta(days=9))) == []
+    group = "github" if metric == "hotfix.count" else "ci.workflow"
+    assert find_causes(f"metta.infra.cron.{group}.{metric}", baseline, known) == causes
 
 
 def test_a_file_of_the_replaced_tool() -> None:

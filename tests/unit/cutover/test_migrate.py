@@ -1,8 +1,8 @@
 """From rendered CronJobs to a configuration that loads, and to the daemon's release."""
 
-import itertools
 import json
 import sys
+import textwrap
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,12 @@ from service.domain.errors import ConfigError
 SOURCES = Path(__file__).parents[2] / "payloads/migration"
 
 
-def migrate(*arguments: str | Path, stdin: str | bytes = "") -> Result:
+def migrate(*arguments: str | Path, stdin: str = "") -> Result:
     return CliRunner().invoke(main, ["migrate", *map(str, arguments)], input=stdin)
+
+
+def told_of(*cronjobs: dict[str, Any]) -> Any:
+    return json.loads(migrate("-", "--json", stdin=yaml.safe_dump_all(cronjobs)).stdout)
 
 
 def loaded(folder: Path) -> dict[str, CollectorSettings]:
@@ -38,10 +42,10 @@ def cronjob(name: str, *command: str, env: dict[str, str] | None = None) -> dict
     return {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": name}, "spec": spec}
 
 
-def values(config: str) -> Any:
-    """Those of the release, at the end of the configuration, without what each release has."""
-    lines = [line.removeprefix("# ") for line in config.partition("The release of k8s/chart")[2].splitlines()[1:]]
-    (release,) = yaml.safe_load("\n".join(itertools.takewhile(lambda line: line.startswith("  "), lines)))
+def values(told: Any) -> Any:
+    """Those of the release, without what each release has."""
+    assert textwrap.indent(told["release"], "#   ") in told["config"], "at its end as a comment"
+    (release,) = yaml.safe_load(told["release"])
     assert (release["name"], release["set"]) == ("infra-health", [{"name": "config", "file": "infra-health.yaml"}])
     (own,) = release["values"]
     assert (own.pop("image").keys(), own.pop("persistence")) == ({"registry", "name", "tag"}, {"enabled": True})
@@ -50,8 +54,10 @@ def values(config: str) -> Any:
 
 
 def test_the_cluster_of_today(tmp_path: Path) -> None:
-    answer = migrate(SOURCES / "cluster.yaml", "-o", tmp_path / "config.yaml")
+    answer = migrate(SOURCES / "cluster.yaml", "--json")
     assert answer.exit_code == 0, answer.output
+    told = json.loads(answer.stdout)
+    (tmp_path / "config.yaml").write_text(told["config"])
     collectors = loaded(tmp_path)
     assert [(name, each.schedule, each.service, each.backoff_limit) for name, each in collectors.items()] == [
         ("ci", "*/10 * * * *", "dashboard-collector", 3),
@@ -62,23 +68,27 @@ def test_the_cluster_of_today(tmp_path: Path) -> None:
     assert isinstance(ci, GithubCiSettings)
     assert ci.tests_blocking_merge == ("163901189", "159707309", "159704559")
     assert ci.benchmarks == ("159541672",)
-    text = (tmp_path / "config.yaml").read_text()
-    assert "not carried over: container.resources: {limits: {cpu: 500m, memory: 2Gi}" in text
-    assert '# - pr-similarity-cache-cronjob-cronjob: "0 0 * * *" what' in text
+    for part in (
+        "not carried over: container.resources: {limits: {cpu: 500m, memory: 2Gi}",
+        '# - pr-similarity-cache-cronjob-cronjob: "0 0 * * *" what',
+        "k8s/cutover.sh live dashboard-cronjob-cronjob=ci training-health-cronjob-cronjob=training",
+    ):
+        assert part in told["config"]
     assert load(tmp_path / "config.yaml", {}, settings_of).settings.datadog.env == "production"
-    assert values(text) == {
+    assert values(told) == {
         "serviceAccount": {"create": False, "name": "standard-service-account"},
         "datadog": {"env": "production", "site": "datadoghq.com"},
     }
-    assert "k8s/cutover.sh live dashboard-cronjob-cronjob=ci training-health-cronjob-cronjob=training" in text
 
 
 def test_what_a_cronjob_says_comes_over_and_what_has_no_counterpart_stands_there(tmp_path: Path) -> None:
-    answer = migrate(SOURCES / "rendered.yaml", "-o", tmp_path / "config.yaml")
+    answer = migrate(SOURCES / "rendered.yaml", "--json", "-o", tmp_path / "config.yaml")
     assert answer.exit_code == 1, "one of them can't be a collector"
+    assert set(loaded(tmp_path)) == {"ci", "ci-second-repository", "backup"}
     ci, second, backup = loaded(tmp_path).values()
     assert isinstance(ci, GithubCiSettings)
     assert isinstance(second, GithubCiSettings)
+    assert isinstance(backup, ExecSettings)
     assert (ci.time_zone.key, ci.concurrency_policy, ci.service) == ("Europe/Berlin", "Replace", "dashboard-collector")
     assert (ci.starting_deadline, ci.active_deadline) == (timedelta(seconds=120), timedelta(seconds=480))
     assert (ci.backoff_limit, ci.successful_runs_history_limit, ci.failed_runs_history_limit) == (2, 5, 0)
@@ -88,8 +98,6 @@ def test_what_a_cronjob_says_comes_over_and_what_has_no_counterpart_stands_there
     # Not the Deployment's: the other one ran without them.
     assert (ci.repo, ci.thresholds.flaky_tests, second.thresholds.flaky_tests) == ("Metta-AI/metta", 10, 10)
     assert second.repo == "acme/second"
-    assert set(loaded(tmp_path)) == {"ci", "ci-second-repository", "backup"}
-    assert isinstance(backup, ExecSettings)
     text = (tmp_path / "config.yaml").read_text()
     for part in (
         'flaky_tests: "1e1"',
@@ -98,33 +106,28 @@ def test_what_a_cronjob_says_comes_over_and_what_has_no_counterpart_stands_there
         "spec.ttlSecondsAfterFinished: 3600",
         "metadata.labels.owner: ml-team",
         "pod.annotations.iam: none",
+        "DD_VERSION was 1e3: here it is the tag of the image",
+        "put it into the release's Secret",
     ):
         assert part in text
     assert "helm.sh" not in text
-    assert values(text) == {
+    assert values(json.loads(answer.stdout)) == {
         "serviceAccount": {"create": False, "name": "standard-service-account"},
         "podLabels": {"team": "infra"},
         "extraEnvFrom": [{"configMapRef": {"name": "ci-settings"}}],
         "datadog": {"env": "production"},
     }
-    assert "DD_VERSION was 1e3: here it is the tag of the image" in text
     assert "0123456789abcdef" not in text + answer.output, "a key that stood in a manifest is copied nowhere"
-    assert "put it into the release's Secret" in text
 
 
-def test_variables_that_differ_between_the_cronjobs_are_told(tmp_path: Path) -> None:
+def test_variables_that_differ_between_the_cronjobs_are_told() -> None:
     one = cronjob("one", "collect", "ci", "--push", env={"REGION": "a", "ZONE": "z", "DD_SERVICE": "mine"})
     other = cronjob("other", "collect", "eval", "--push", env={"REGION": "b", "EVAL_HEALTH_FILE": "s3://b/e.json"})
-    other["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["env"].append(
-        {"name": "GITHUB_TOKEN", "valueFrom": {"secretKeyRef": {"name": "gh", "key": "token"}}}
-    )
-    # What kubectl gets is a list.
-    told = json.loads(migrate("-", "--json", stdin=json.dumps({"kind": "List", "items": [one, other]})).stdout)
+    secret = {"name": "GITHUB_TOKEN", "valueFrom": {"secretKeyRef": {"name": "gh", "key": "token"}}}
+    other["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["env"].append(secret)
+    told = told_of({"kind": "List", "items": [one, other]})  # as kubectl prints them
     assert told["notes"] == ["REGION differs between the CronJobs: {value: a}, {value: b}"]
-    assert yaml.safe_load(told["release"])[0]["values"][0]["extraEnv"][1:] == [
-        {"name": "ZONE", "value": "z"},
-        {"name": "GITHUB_TOKEN", "valueFrom": {"secretKeyRef": {"name": "gh", "key": "token"}}},
-    ]
+    assert values(told) == {"extraEnv": [{"name": "ZONE", "value": "z"}, secret]}
     collectors = yaml.safe_load(told["config"])["collectors"]
     assert (collectors["ci"]["service"], collectors["eval"]["source"]) == ("mine", "s3://b/e.json")
 
@@ -172,36 +175,30 @@ def test_the_collectors_of_a_command(command: list[str], names: list[str]) -> No
     assert "hunter22" not in answer.output
 
 
-def test_without_a_file_the_output_is_a_configuration_and_a_file_that_was_there_is_kept(tmp_path: Path) -> None:
-    answer = migrate(SOURCES / "cluster.yaml")
-    assert "  name: standard-service-account" in answer.stdout
-    (tmp_path / "config.yaml").write_text(answer.stdout)
-    for source in ("rendered.yaml", "cluster.yaml"):
+def test_no_cronjob_takes_the_stanza_of_another_whatever_their_names() -> None:
+    names = ("a", "b-4", "b", "b", "b")
+    told = told_of(*(cronjob(name, "collect", "ci", "--push") for name in names))
+    assert len(yaml.safe_load(told["config"])["collectors"]) == len(names)
+
+
+def test_without_a_file_the_configuration_is_printed_and_a_file_that_was_there_is_kept(tmp_path: Path) -> None:
+    printed = migrate(SOURCES / "cluster.yaml").stdout
+    for source in ("cluster.yaml", "rendered.yaml", "cluster.yaml"):
         migrate(SOURCES / source, "-o", tmp_path / "config.yaml")
-    assert (tmp_path / "config.yaml.bak").read_text() == answer.stdout
+    assert (tmp_path / "config.yaml").read_text() == (tmp_path / "config.yaml.bak").read_text() == printed
     assert (tmp_path / "config.yaml.bak1").exists()
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("kind: CronJob\nspec: [", "source:2:8: is no YAML"),
+        ("kind: CronJob\nspec: [", "standard input:2:8: is no YAML"),
         ("a: {{ .Values.b }}", "is no YAML: found unhashable key"),
         ("30 2 * * 1 collect ci --push", "holds no CronJob"),
     ],
 )
-def test_what_is_no_rendered_manifest_is_refused_with_the_remedy(tmp_path: Path, text: str, reason: str) -> None:
-    (tmp_path / "source").write_text(text)
-    answer = migrate(tmp_path / "source")
-    assert answer.exit_code == 78
-    assert reason in answer.stderr
+def test_what_is_no_rendered_manifest_is_refused_with_the_remedy(text: str, reason: str) -> None:
+    answer = migrate("-", stdin=text)
+    assert (answer.exit_code, reason in answer.stderr) == (78, True), answer.stderr
     assert "`helmfile template | infra-health migrate -`" in answer.stderr
     assert migrate("*/5 * * * * collect ci --push").exit_code == 78, "a crontab line is no file"
-
-
-def test_no_cronjob_takes_the_stanza_of_another_whatever_their_names() -> None:
-    names = ("a", "b-4", "b", "b", "b")
-    jobs = [cronjob(name, "collect", "ci", "--push") for name in names]
-    answer = migrate("-", "--json", stdin=yaml.safe_dump_all(jobs))
-    stanzas = yaml.safe_load(json.loads(answer.stdout)["config"])["collectors"]
-    assert len(stanzas) == len(names), list(stanzas)

@@ -47,8 +47,13 @@ def play(
 
 
 def threshold(check: Check) -> float | None:
-    thresholds = [each.value for each in to_samples([check], START, DAY) if each.metric == CHECK_THRESHOLD]
-    return thresholds[0] if thresholds else None
+    return {each.metric: each.value for each in to_samples([check], START, DAY)}.get(CHECK_THRESHOLD)
+
+
+def values_of(check: Check) -> Sequence[tuple[datetime, float]]:
+    """Those that later ones are compared with."""
+    assert check.past
+    return check.past.values
 
 
 def test_a_value_that_drops_by_a_fifth_against_its_median_fails_in_the_second_run() -> None:
@@ -56,10 +61,8 @@ def test_a_value_that_drops_by_a_fifth_against_its_median_fails_in_the_second_ru
     assert play(STEADY, rule=rule).status is Status.PASS
     first = play([*STEADY, 12.1], rule=rule)
     assert first.status is Status.PASS
-    assert (
-        first.summary
-        == "12.1 against a median of 15.3 of the last 7 values; 1 of 2 failures in a row that fail the check"
-    )
+    median_of = "12.1 against a median of 15.3 of the last 7 values"
+    assert first.summary == f"{median_of}; 1 of 2 failures in a row that fail the check"
     second = play([*STEADY, 12.1, 12.2], rule=rule)
     assert (second.status, second.condition, second.limit) == (Status.FAIL, ">= 0.85x", ">= 13.005")
     assert threshold(second) == 13.005
@@ -93,9 +96,7 @@ def test_the_newest_values_may_be_skipped_and_only_the_last_count() -> None:
     assert play([*values, 8], rule=Rule(last=5, skip=3)).summary == (
         "8 against a median of 10 of the last 5 values before the newest 3"
     )
-    past = play(values, rule=Rule(last=5, skip=3)).past
-    assert past
-    assert len(past.values) == 9, "no more are kept than are needed"
+    assert len(values_of(play(values, rule=Rule(last=5, skip=3)))) == 9, "no more are kept than are needed"
 
 
 def test_a_value_that_comes_again_counts_once_and_one_that_was_corrected_as_it_is_now() -> None:
@@ -109,7 +110,7 @@ def test_a_value_that_comes_again_counts_once_and_one_that_was_corrected_as_it_i
             "carried over: neither a failure more nor a value more"
         )
     corrected, _ = step([first], sample(15.5, at, rule=rule))
-    assert (corrected.status, corrected.past and corrected.past.values[-1]) == (Status.PASS, (at, 15.5))
+    assert (corrected.status, values_of(corrected)[-1]) == (Status.PASS, (at, 15.5))
     older, _ = step([first], sample(12.1, at - timedelta(minutes=30), rule=rule))
     assert older.status is Status.PASS, "a snapshot from before: no failure in a row with a later one"
 
@@ -122,30 +123,21 @@ def test_values_of_runs_by_webhook_are_judged_but_count_for_none_after_them() ->
     for minute in range(3):
         changed, _ = step([changed], sample(12, at + minute * HOUR / 60, rule=rule), is_cycle=False)
         assert (changed.value, changed.status) == (12, Status.PASS)
-        assert changed.past
-        assert before.past
-        assert (changed.past.values, changed.past.failures) == (before.past.values, 0)
+        assert values_of(changed) == values_of(before)
     assert step([before], sample(12, at), is_cycle=False)[0].status is Status.FAIL, "at once, without for"
     first, _ = step([changed], sample(12, at + HOUR, rule=rule))
     second, _ = step([first], sample(12, at + 2 * HOUR, rule=rule))
     assert (first.status, second.status) == (Status.PASS, Status.FAIL)
 
 
-def test_values_of_one_run_are_judged_one_after_the_other() -> None:
+def test_values_of_one_run_are_judged_one_after_the_other_and_two_of_one_instant_are_no_history() -> None:
     rule, at = Rule(fail_after=2), START + 9 * HOUR
     before = play(STEADY, rule=rule)
-    late, early = sample(12.0, at, rule=rule), sample(12.1, at - HOUR, rule=rule)
-    check, sent = step([before], late, early)
+    check, sent = step([before], sample(12.0, at, rule=rule), sample(12.1, at - HOUR, rule=rule))
     assert (check.value, check.status, sent) == (12.0, Status.FAIL, "pass")
-
-
-def test_two_values_of_one_instant_are_no_history() -> None:
-    before, at = play(STEADY), START + 9 * HOUR
     check, _ = step([before], sample(15, at), sample(41_000, at))
     assert (check.status, check.summary[:23]) == (Status.UNKNOWN, "2 values of one instant")
-    assert check.past
-    assert before.past
-    assert check.past.values == before.past.values
+    assert values_of(check) == values_of(before)
 
 
 def test_of_a_rolling_window_one_value_counts_in_each_window() -> None:

@@ -26,11 +26,9 @@ def sample(value: float, at: datetime = NOW, *, status: str = "pass", **tags: st
     ("text", "passes", "fails"),
     [
         ("< 5.0", 4.9, 5.0),
-        ("<= 5", 5, 5.1),
         ("> 0", 1, 0),
         (">=.5", 0.5, 0.4),
         ("=1.0", 1, 0.9),
-        ("== 1", 1, 2),
         ("in [0.8, 1.2]", 1.2, 1.3),
         ("0.8..1.2", 0.8, 0.7),
     ],
@@ -41,9 +39,9 @@ def test_a_condition_judges_a_value(text: str, passes: float, fails: float) -> N
     assert (condition.status(passes), condition.status(fails)) == (Status.PASS, Status.FAIL)
 
 
-@pytest.mark.parametrize("text", ["", "none", "< five", "> 1e999", "in [2, 1]", "stable for a week", "< 5 min"])
-def test_a_text_that_compares_with_no_number_is_no_condition(text: str) -> None:
-    assert conditions.parse(text) is None
+def test_a_text_that_compares_with_no_number_is_no_condition() -> None:
+    texts = ("", "none", "< five", "> 1e999", "in [2, 1]", "stable for a week", "< 5 min")
+    assert [conditions.parse(text) for text in texts] == [None] * len(texts)
 
 
 @pytest.mark.parametrize(
@@ -96,13 +94,7 @@ def test_the_three_samples_of_an_acceptance_criterion_are_one_check(
     values = {"value": 41_000.0, "target": 40_000.0, "status": 1.0, "": 7.0}
     samples = [Sample(Metric(f"acceptance.{name}".strip(".")), value, NOW, tags) for name, value in values.items()]
     (check,) = update_checks([], samples, [], NOW)
-    assert check.tags == {
-        "source": "exec",
-        "workflow_category": "training",
-        "workflow_name": "arena",
-        "task": "sps",
-        "check": "sps",
-    }
+    assert list(check.tags.values()) == ["exec", "training", "arena", "sps", "sps"]
     assert (check.metric, check.value) == ("acceptance.value", 41_000)
     assert (check.condition, check.status) == (condition, status)
 
@@ -124,6 +116,9 @@ def test_nothing_to_measure_is_unknown_and_what_nobody_measures_is_forgotten_aft
     assert update_checks([known], [], [], NOW + 8 * DAY) == []
     (asked,) = update_checks([known], [], [NoData(TAGS)], NOW + 8 * DAY)
     assert asked.measured_at == NOW, "what a run asks for is a check of the configuration"
+    assert update_checks([never], [], [], NOW + HOUR) == [never]
+    assert update_checks([never], [], [], NOW + HOUR, is_cycle=False, is_complete=True) == [never]
+    assert not update_checks([never], [], [], NOW + HOUR, is_complete=True), "nobody asks for it any more"
     event = replace(sample(1), metric=Metric("m", Kind.DISTRIBUTION))
     assert update_checks([], [event, Sample(Metric("plain"), 1, NOW)], [], NOW) == []
 
@@ -186,29 +181,16 @@ def test_an_event_says_what_changed_and_foreign_text_stays_text() -> None:
     assert len(long.text) <= 4000
 
 
-@pytest.mark.parametrize(
-    ("live", "shadow", "starts_after", "mode", "expected"),
-    [
+def test_at_a_takeover_no_slot_is_lost_and_none_runs_twice() -> None:
+    def at(hour: int | None) -> datetime | None:
+        return None if hour is None else NOW + hour * HOUR
+
+    for live, shadow, starts_after, mode, expected in (
         (None, None, None, Mode.LIVE, None),
         (1, 2, None, Mode.LIVE, 2),
         (3, 2, None, Mode.SHADOW, 3),
         (None, 5, 3, Mode.LIVE, 3),  # the CronJob's last slot: what came after it was not run by anybody
         (4, 5, 3, Mode.LIVE, 5),  # of an earlier change
         (None, 5, 3, Mode.SHADOW, 5),
-    ],
-)
-def test_at_a_takeover_no_slot_is_lost_and_none_runs_twice(
-    live: int | None, shadow: int | None, starts_after: int | None, mode: Mode, expected: int | None
-) -> None:
-    def at(hour: int | None) -> datetime | None:
-        return None if hour is None else NOW + hour * HOUR
-
-    assert first_slot_after(at(live), at(shadow), at(starts_after), mode) == at(expected)
-
-
-def test_what_was_never_measured_and_is_not_asked_for_any_more_is_forgotten_by_a_complete_run() -> None:
-    known = update_checks([], [], [NoData(TAGS, "no snapshot so far has had a check of this name")], NOW)
-    assert update_checks(known, [], [], NOW + HOUR) == known
-    assert update_checks(known, [], [], NOW + HOUR, is_cycle=False, is_complete=True) == known
-    assert update_checks(known, [], [NoData(TAGS)], NOW + HOUR, is_complete=True)
-    assert not update_checks(known, [], [], NOW + HOUR, is_complete=True)
+    ):
+        assert first_slot_after(at(live), at(shadow), at(starts_after), mode) == at(expected)

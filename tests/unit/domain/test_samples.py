@@ -24,8 +24,6 @@ from service.domain.samples import (
         ("héarts", "h_arts"),
         ("a" * 300, "a" * 200),
         ("9lives", None),
-        ("_private", None),
-        ("élan", None),
         ("", None),
     ],
 )
@@ -37,16 +35,13 @@ def test_a_metric_is_named_as_datadog_would_name_it(name: str, valid: str | None
     ("name", "value", "valid"),
     [
         ("condition", "< 5.0", "condition:< 5.0"),
-        ("Task", "Upper", "Task:Upper"),
         ("url", "http://a:80/b", "url:http://a:80/b"),
         ("task", "a\nb\x00c", "task:a_b_c"),
         ("task", "half \ud83d", "task:half _"),
         ("task", "ends:", "task:ends"),
         ("task", "x" * 194 + ":y", "task:" + "x" * 194),
         ("task", " ", None),
-        ("task", ":", None),
         ("1st", "x", None),
-        ("", "x", None),
         ("n" * 200, "x", None),
     ],
 )
@@ -65,21 +60,11 @@ def test_whatever_a_tag_is_it_is_one_that_an_intake_takes_or_none(name: str, val
         assert text.encode()
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "stored"),
-    [
-        ("condition", "< 5.0", "condition:_5.0"),
-        ("Task", "Upper  case!", "task:upper_case"),
-        ("label", "P1/urgent", "label:p1/urgent"),
-    ],
-)
-def test_a_filter_is_written_as_datadog_stores_the_tag(name: str, value: str, stored: str) -> None:
-    assert normalize_tag(name, value) == stored
-
-
-@pytest.mark.parametrize("name", ["Workflow name", "workflow_name", " WORKFLOW  NAME "])
-def test_names_that_datadog_reads_as_one_are_known_as_one(name: str) -> None:
-    assert normalize_tag_name(name) == "workflow_name"
+def test_filters_and_names_are_written_as_datadog_stores_and_reads_them() -> None:
+    filters = [("condition", "< 5.0"), ("Task", "Upper  case!"), ("label", "P1/urgent")]
+    assert [normalize_tag(*each) for each in filters] == ["condition:_5.0", "task:upper_case", "label:p1/urgent"]
+    names = ("Workflow name", "workflow_name", " WORKFLOW  NAME ")
+    assert {normalize_tag_name(name) for name in names} == {"workflow_name"}
 
 
 def test_a_sample_is_written_as_dry_run_shows_it_and_needs_a_zone() -> None:
