@@ -15,6 +15,7 @@ from service.domain.samples import Evidence, Kind, Metric, Sample, Status
 from service.store import Busy, Claim, Store
 
 NOW = datetime(2025, 1, 14, 15, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
 GAUGE = Metric("metta.infra.cron.ci.workflow.cancelled")
 COUNT = Metric("metta.infra.cron.ci.workflow.runs", Kind.COUNT)
 DISTRIBUTION = Metric("metta.infra.cron.ci.workflow.duration", Kind.DISTRIBUTION)

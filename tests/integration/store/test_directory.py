@@ -1,9 +1,7 @@
-"""The state directory: who may use it, what is made of damaged files and of other versions, and its backup."""
+"""The state directory: who may use it, what is made of damaged files and other versions, its backup, its way out."""
 
 import os
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -13,47 +11,49 @@ import pytest
 from service.config.settings import StoreSettings
 from service.domain.delivery import DeliveryStatus
 from service.domain.errors import ConfigError, Unavailable
-from service.domain.runs import Outcome
+from service.domain.runs import Actor, Mode, Outcome, Pause
 from service.store import Store
-from service.store.directory import DATABASE, back_up, find_lock_holder
-from tests.integration.store.cases import DISTRIBUTION, NOW, claim, deliver, keep, opened, samples, started
-
-HOLDER = """
-import asyncio, pathlib, sys
-from service.config.settings import StoreSettings
-from service.store import Store
-
-async def hold():
-    store = await Store.open(pathlib.Path(sys.argv[1]), StoreSettings())
-    print("held", flush=True)
-    sys.stdin.read()
-
-asyncio.run(hold())
-"""
+from service.store.directory import DATABASE, back_up, copy_store, find_lock_holder
+from tests.integration.store.cases import (
+    DISTRIBUTION,
+    NOW,
+    check,
+    claim,
+    claim_slot,
+    deliver,
+    keep,
+    opened,
+    samples,
+    started,
+)
 
 
 def names(directory: Path, pattern: str = "*") -> list[str]:
     return sorted(path.name for path in directory.glob(pattern))
 
 
-async def test_a_second_process_is_refused_and_told_who_writes(tmp_path: Path) -> None:
-    """A reader works beside it; its death, however sudden, frees the directory."""
-    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
-    with subprocess.Popen(  # noqa: ASYNC220 - the store is not asked meanwhile
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as holder:
-        assert holder.stdout
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(ConfigError, match=f"{tmp_path} is in use by process {holder.pid}.*state_dir"):
-            await Store.open(tmp_path, StoreSettings())
-        assert f"process {holder.pid}" in (find_lock_holder(tmp_path) or "")
-        reader = await Store.open_reading(tmp_path)
-        assert await reader.runs.list() == []
+async def test_a_second_writer_is_refused_and_told_who_writes_and_a_reader_works_beside_it(tmp_path: Path) -> None:
+    """A store that is not there reads as an empty one."""
+    state = tmp_path / "state"
+    nothing = await Store.open_reading(state)
+    assert await nothing.is_unused()
+    assert (await nothing.runs.latest(), await claim(nothing)) == ({}, [])
+    await nothing.check()
+    await nothing.close()
+    assert not state.exists()
+    async with opened(state) as store:
+        writer = f"process {os.getpid()}"
+        with pytest.raises(ConfigError, match=f"{state} is in use by {writer}.*state_dir"):
+            await Store.open(state, StoreSettings())
+        assert find_lock_holder(state) == writer
+        await keep(store, started(), samples(3))
+        reader = await Store.open_reading(state)
+        await keep(store, started(1), samples(2))
+        assert (await reader.outbox.pending()).samples == 5
+        with pytest.raises(Unavailable, match="readonly database"):
+            await reader.runs.begin(started(2), forbids=False)
         await reader.close()
-        holder.kill()
-    assert find_lock_holder(tmp_path) is None
-    async with opened(tmp_path) as store:
-        await keep(store, started())
+    assert find_lock_holder(state) is None
 
 
 async def test_the_directory_and_its_files_are_for_their_owner_only(tmp_path: Path) -> None:
@@ -81,9 +81,6 @@ async def test_a_database_that_can_not_be_a_file_is_a_matter_of_configuration(tm
         pass
 
 
-# What the process before left
-
-
 async def test_what_was_under_way_when_the_process_died_is_settled_at_the_next_start(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         assert await store.is_unused()
@@ -96,40 +93,11 @@ async def test_what_was_under_way_when_the_process_died_is_settled_at_the_next_s
         assert run
         assert (run.outcome, run.ended) == (Outcome.INTERRUPTED, NOW + timedelta(hours=1))
         assert run.error == "the daemon ended before the run did"
-        assert [cycle.outcome for cycle in (await store.checks.histories(["ci"], {}, NOW))[0]["ci"]] == [
-            "Complete",
-            "Interrupted",
-        ]
+        cycles = (await store.checks.histories(["ci"], {}, NOW))[0]["ci"]
+        assert [cycle.outcome for cycle in cycles] == ["Complete", "Interrupted"]
         assert await store.outbox.counts([done.id]) == {done.id: {DeliveryStatus.PENDING: 3, DeliveryStatus.UNKNOWN: 2}}
         assert await store.outbox.lost("ci", NOW) == {DeliveryStatus.UNKNOWN: 2}
         await store.runs.begin(started(2), forbids=True)
-
-
-# Reading
-
-
-async def test_a_store_that_is_not_there_reads_as_an_empty_one(tmp_path: Path) -> None:
-    reader = await Store.open_reading(tmp_path / "never")
-    assert await reader.is_unused()
-    assert await reader.runs.latest() == {}
-    assert await claim(reader) == []
-    await reader.check()
-    await reader.close()
-    assert not (tmp_path / "never").exists()
-
-
-async def test_a_reader_sees_what_a_running_daemon_keeps_and_can_not_write(tmp_path: Path) -> None:
-    async with opened(tmp_path) as store:
-        await keep(store, started(), samples(3))
-        reader = await Store.open_reading(tmp_path)
-        await keep(store, started(1), samples(2))
-        assert (await reader.outbox.pending()).samples == 5
-        with pytest.raises(Unavailable, match="readonly database"):
-            await reader.runs.begin(started(2), forbids=False)
-        await reader.close()
-
-
-# Damage
 
 
 @pytest.mark.parametrize("damage", ["no database", "a torn page", "a short file", "an early version"])
@@ -168,25 +136,22 @@ async def test_a_file_that_others_spoil_in_use_costs_no_restart(tmp_path: Path, 
     database = tmp_path / DATABASE
     async with opened(tmp_path) as store:
         await keep(store, started(), samples(2_000), state={"k": b"1"})
-    other = database.read_bytes()
+    (tmp_path / "restored").write_bytes(database.read_bytes())
     with closing(sqlite3.connect(database)) as connection:
         (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'runs_by_start'").fetchone()
     async with opened(tmp_path) as store:
-        if what == "emptied":
-            os.truncate(database, 0)
+        if what in ("emptied", "cut"):
+            os.truncate(database, 0 if what == "emptied" else 8192)
         elif what == "torn":
             with database.open("r+b") as file:
                 file.seek(4096 * (page - 1))
                 file.write(b"\xff" * 4096)
             assert await store.runs.list() == []
             assert "malformed" in str(store.trouble)
-        elif what == "cut":
-            os.truncate(database, 8192)
         elif what == "removed":
             for suffix in ("", "-wal", "-shm"):
                 (tmp_path / f"{DATABASE}{suffix}").unlink()
         else:
-            (tmp_path / "restored").write_bytes(other)
             (tmp_path / "restored").replace(database)
         for number in range(1, 4):
             await keep(store, started(number), samples(1))
@@ -202,9 +167,6 @@ async def test_a_file_that_others_spoil_in_use_costs_no_restart(tmp_path: Path, 
         assert await store.runs.run(started(9).id)
 
 
-# Versions
-
-
 async def test_a_store_of_a_newer_version_is_refused_by_name_and_left_alone(tmp_path: Path) -> None:
     async with opened(tmp_path):
         pass
@@ -216,9 +178,6 @@ async def test_a_store_of_a_newer_version_is_refused_by_name_and_left_alone(tmp_
     with pytest.raises(Unavailable, match="another version"):
         await Store.open_reading(tmp_path)
     assert names(tmp_path, "*damaged*") == []
-
-
-# Backup
 
 
 async def test_a_backup_that_can_not_be_written_harms_nothing(tmp_path: Path) -> None:
@@ -233,3 +192,27 @@ async def test_a_backup_that_can_not_be_written_harms_nothing(tmp_path: Path) ->
     assert names(tmp_path) == ["folder", "state"]
     with pytest.raises(ConfigError, match="no store"):
         back_up(tmp_path / "never", tmp_path / "copy")
+
+
+async def test_what_the_next_process_needs_goes_along_to_an_empty_postgresql(tmp_path: Path, postgres_url: str) -> None:
+    with pytest.raises(ConfigError, match="nothing to copy"):
+        copy_store(tmp_path, postgres_url)
+    async with opened(tmp_path) as store:
+        await store.runs.pause(Pause("evals", NOW, Actor("here", "ada", "a quiet night")))
+        await keep(store, started(), samples(1500), checks=[check()], state={"k": b"1"})
+        assert await claim_slot(store, started(1), None, forbids=True)
+        await keep(store, started(2, "evals"), samples(3, DISTRIBUTION))
+        with pytest.raises(ConfigError, match="in use by process"):
+            copy_store(tmp_path, postgres_url)
+    with pytest.raises(ConfigError, match="does not exist"):
+        copy_store(tmp_path, postgres_url.replace("/postgres", "/nowhere"))
+    assert copy_store(tmp_path, postgres_url)["outbox"] == 3
+    async with opened(tmp_path / "none", url=postgres_url) as shared:
+        assert await shared.runs.slots(Mode.LIVE) == {"ci": started(1).slot}
+        assert (await shared.runs.pauses())["evals"].actor.reason == "a quiet night"
+        assert await shared.checks.read("ci") == [check()]
+        assert await shared.states.read("ci", "k") == (b"1", 1)
+        sent = [point for _ in range(2) for chunk in await claim(shared) for point in chunk.points]
+        assert len(sent) == 1503
+    with pytest.raises(ConfigError, match="only an empty store"):
+        copy_store(tmp_path, postgres_url)

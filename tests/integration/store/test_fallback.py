@@ -5,7 +5,6 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,11 @@ from service.domain.delivery import DeliveryStatus
 from service.domain.errors import Unavailable
 from service.domain.runs import Actor, AuditEntry, Mode, Pause
 from service.domain.samples import Status
+from service.store import fallback
 from tests.integration.store.cases import (
     DISTRIBUTION,
     KEY,
+    MINUTE,
     NOW,
     check,
     claim,
@@ -30,8 +31,6 @@ from tests.integration.store.cases import (
     samples,
     started,
 )
-
-MINUTE = timedelta(minutes=1)
 
 
 @contextmanager
@@ -122,17 +121,20 @@ async def test_what_was_claimed_before_and_in_between_is_settled_where_it_is_now
         assert await deliver(store) == 4
 
 
-async def test_memory_is_bounded_and_the_oldest_samples_go_first(tmp_path: Path) -> None:
+async def test_memory_is_bounded_and_the_oldest_samples_go_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fallback, "MAX_SAMPLES", 5_000)
     async with opened(tmp_path) as store:
         with full_disk():
             for number in range(6):
-                await keep(store, started(number), samples(10_000, at=NOW + number * MINUTE))
+                await keep(store, started(number), samples(1_000, at=NOW + number * MINUTE))
             pending = await store.outbox.pending()
-            assert (pending.samples, pending.oldest) == (50_000, NOW + MINUTE)
-            assert await store.outbox.lost("ci", NOW) == {DeliveryStatus.EXPIRED: 10_000}
+            assert (pending.samples, pending.oldest) == (5_000, NOW + MINUTE)
+            assert await store.outbox.lost("ci", NOW) == {DeliveryStatus.EXPIRED: 1_000}
         assert await store.recover()
-        assert (await store.outbox.pending()).samples == 50_000
-        assert await store.outbox.counts([started().id]) == {started().id: {DeliveryStatus.EXPIRED: 10_000}}
+        assert (await store.outbox.pending()).samples == 5_000
+        assert await store.outbox.counts([started().id]) == {started().id: {DeliveryStatus.EXPIRED: 1_000}}
 
 
 async def test_a_disk_that_becomes_full_within_a_transaction_loses_nothing(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Runs, slots, checks, state and notifications, on each of the databases."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -13,9 +13,7 @@ from service.domain.samples import Evidence, Sample, Status
 from service.store import Busy, Claim, Store
 from service.store.checks import Cell, Hour
 from service.store.states import MAX_PUSHES, READ_PUSH
-from tests.integration.store.cases import KEY, NOW, check, claim_slot, deliver, ended, keep, samples, started
-
-MINUTE = timedelta(minutes=1)
+from tests.integration.store.cases import KEY, MINUTE, NOW, check, claim_slot, deliver, ended, keep, samples, started
 
 
 async def test_a_slot_is_claimed_once_and_only_rises(store: Store) -> None:
@@ -31,75 +29,58 @@ async def test_a_slot_is_claimed_once_and_only_rises(store: Store) -> None:
     assert [run.id for run in await store.runs.list()] == [started(3).id, started(2).id, "a"]
 
 
-async def test_forbid_is_enforced_and_costs_no_slot(store: Store) -> None:
-    await store.runs.begin(started(), forbids=True)
-    with pytest.raises(Busy) as busy:
-        await claim_slot(store, started(1), None, forbids=True)
-    assert busy.value.run_id == started().id
-    assert await store.runs.slots(Mode.LIVE) == {}
+async def test_forbid_costs_no_slot_and_of_slots_that_are_claimed_together_each_is_judged_by_itself(
+    store: Store,
+) -> None:
+    await store.runs.begin(started(0, "busy"), forbids=True)
     with pytest.raises(Busy):
-        await store.runs.begin(started(1), forbids=True)
-    await store.runs.begin(started(1), forbids=False)
-    await store.runs.end(ended(started()))
-    assert await claim_slot(store, started(2), None, forbids=True)
-
-
-async def test_of_slots_that_are_claimed_together_each_is_judged_by_itself(store: Store) -> None:
+        await store.runs.begin(started(1, "busy"), forbids=True)
+    await store.runs.begin(started(1, "busy"), forbids=False)
     await claim_slot(store, started(1), None, forbids=False)
-    await store.runs.begin(started(1, "busy"), forbids=True)
     claims = [Claim(started(2, name), None, forbids=True) for name in ("ci", "evals", "busy", "gpu")]
     stale, won, busy, also_won = await store.runs.claim_slots(claims)
     assert (stale, won, also_won) == (False, True, True)
     assert isinstance(busy, Busy)
+    assert busy.run_id == started(0, "busy").id
     assert await store.runs.slots(Mode.LIVE) == {"ci": NOW + MINUTE} | dict.fromkeys(("evals", "gpu"), NOW + 2 * MINUTE)
     assert await store.runs.run(started(2).id) is None
+    await store.runs.end(ended(started(0, "busy")))
+    assert await claim_slot(store, started(3, "busy"), None, forbids=True)
 
 
-async def test_an_ended_run_is_kept_with_all_that_it_brought(store: Store) -> None:
+async def test_an_ended_run_is_kept_with_all_that_it_brought_and_its_end_can_be_repeated(store: Store) -> None:
+    """The answer to the first may have been lost. What a later one says does not count."""
     await store.runs.begin(started(), forbids=True)
     assert (await store.runs.run(started().id)) == started()
     done = ended(started(), Outcome.PARTIAL, 2)
     await store.runs.end(done, samples(2), [check()], {"cursor": b"7"})
+    assert await store.outbox.counts([done.id]) == {done.id: {DeliveryStatus.PENDING: 2}}
+    await deliver(store)
+    await store.runs.end(replace(done, outcome=Outcome.FAILED), samples(3), [], {"cursor": b"8"})
     assert await store.runs.run(done.id) == done
     assert await store.checks.read("ci") == [check()]
     assert await store.states.read("ci", "cursor") == (b"7", 1)
-    assert await store.outbox.counts([done.id]) == {done.id: {DeliveryStatus.PENDING: 2}}
-
-
-async def test_the_end_of_a_run_can_be_repeated(store: Store) -> None:
-    """The answer to the first may have been lost. What a later one says does not count."""
-    done = await keep(store, started(), samples(3), state={"k": b"1"})
-    await deliver(store)
-    await store.runs.end(replace(done, outcome=Outcome.FAILED), samples(3), [check()], {"k": b"2"})
-    assert await store.runs.run(done.id) == done
-    assert await store.outbox.counts([done.id]) == {done.id: {DeliveryStatus.DELIVERED: 3}}
-    assert await store.states.read("ci", "k") == (b"1", 1)
+    assert await store.outbox.counts([done.id]) == {done.id: {DeliveryStatus.DELIVERED: 2}}
 
 
 async def test_runs_are_listed_newest_first_and_page_by_page(store: Store) -> None:
+    bad = (Outcome.FAILED, Outcome.FAILED, Outcome.INTERRUPTED)
     for number in range(6):
-        await keep(store, started(number), outcome=Outcome.FAILED if number % 2 else Outcome.COMPLETE)
+        await keep(store, started(number), outcome=bad[number // 2] if number % 2 else Outcome.COMPLETE)
     await keep(store, started(9, "evals"))
     ids = [started(number).id for number in range(6)]
     assert [run.id for run in await store.runs.list("ci", limit=2)] == [ids[5], ids[4]]
     assert [run.id for run in await store.runs.list("ci", limit=2, before=ids[4])] == [ids[3], ids[2]]
-    assert [run.id for run in await store.runs.list(outcome=Outcome.FAILED)] == [ids[5], ids[3], ids[1]]
+    assert [run.id for run in await store.runs.list(outcome=Outcome.FAILED)] == [ids[3], ids[1]]
     assert [run.id for run in await store.runs.list("ci", since=NOW + 4 * MINUTE)] == [ids[5], ids[4]]
     assert (await store.runs.list(limit=1))[0].collector == "evals"
-    assert {name: run.id for name, run in (await store.runs.latest()).items()} == {
-        "ci": ids[5],
-        "evals": started(9, "evals").id,
+    latest = {name: run.id for name, run in (await store.runs.latest()).items()}
+    assert latest == {"ci": ids[5], "evals": started(9, "evals").id}
+    assert {name: run.id for name, run in (await store.runs.last_failures()).items()} == {"ci": ids[5]}
+    assert await store.runs.last_successes() == {
+        "ci": NOW + 4 * MINUTE + timedelta(seconds=9),
+        "evals": NOW + 9 * MINUTE + timedelta(seconds=9),
     }
-
-
-async def test_the_last_success_and_failure_of_each_collector_are_known(store: Store) -> None:
-    for number, outcome in enumerate([Outcome.FAILED, Outcome.COMPLETE, Outcome.FAILED, Outcome.INTERRUPTED]):
-        await keep(store, started(number), outcome=outcome)
-    await keep(store, started(0, "good"), outcome=Outcome.FAILED)
-    await keep(store, started(1, "good"))
-    failures = await store.runs.last_failures()
-    assert (failures["ci"].id, failures["good"].id) == (started(3).id, started(0, "good").id)
-    assert await store.runs.last_successes() == dict.fromkeys(("ci", "good"), NOW + MINUTE + timedelta(seconds=9))
 
 
 async def test_runs_by_webhook_push_no_other_out_draw_no_bar_and_say_nothing_of_health(store: Store) -> None:
@@ -163,44 +144,40 @@ async def test_losses_are_counted_by_the_time_of_the_loss(store: Store) -> None:
 
 async def test_state_is_written_only_where_nobody_wrote_meanwhile(store: Store) -> None:
     await store.states.write("ci", {"k": b"0"})
-    value, revision = await store.states.read("ci", "k")
-    assert (value, revision) == (b"0", 1)
+    assert await store.states.read("ci", "k") == (b"0", 1)
     await store.states.write("ci", {"k": b"webhook"})
-    await keep(store, started(), state={"k": b"run", "other": b"1"}, revisions={"k": revision, "other": 0})
+    await keep(store, started(), state={"k": b"run", "other": b"1"}, revisions={"k": 1, "other": 0})
     assert await store.states.read("ci", "k") == (b"webhook", 2)
     assert await store.states.read("ci", "other") == (b"1", 1)
     for number, value in enumerate((None, b"1"), 1):  # a deleted key is not taken for the one before
         await keep(store, started(number), state={"other": value})
         assert await store.states.read("ci", "other") == (value, number + 1)
-
-
-async def test_states_are_read_by_what_their_keys_begin_with(store: Store) -> None:
     await store.states.write("ci", {"a_/x": b"1", "a_/y": b"2", "ab/z": b"3", "a_/gone": None})
     await store.states.write("other", {"a_/x": b"4"})
     assert await store.states.read_all("ci", "a_/") == {"a_/x": b"1", "a_/y": b"2"}
 
 
-async def test_pushes_wait_until_a_run_has_read_them(store: Store) -> None:
-    await store.states.add_push("evals", "a", b"1", NOW, max_bytes=1_000)
-    await store.states.add_push("evals", "b", b"2" * 100, NOW + MINUTE, max_bytes=1_000)
-    assert [push.at for push in await store.states.pushes("evals")] == [NOW, NOW + MINUTE]
-    await store.states.add_push("evals", "b", b"3", NOW, max_bytes=1_000)
+async def test_pushes_wait_until_a_run_has_read_them_and_too_many_are_refused_for_now(store: Store) -> None:
+    async def push(key: str, body: bytes, at: datetime = NOW, max_bytes: int = 10_000) -> None:
+        await store.states.add_push("evals", key, body, at, max_bytes=max_bytes)
+
+    await push("a", b"1")
+    await push("b", b"2" * 100, NOW + MINUTE)
+    assert [pushed.at for pushed in await store.states.pushes("evals")] == [NOW, NOW + MINUTE]
+    await push("b", b"3")
     first, again = await store.states.pushes("evals")
     assert (first.body, again.body) == (b"1", b"3")
     await keep(store, started(0, "evals"), state={READ_PUSH: str(first.id).encode()})
     assert await store.states.pushes("evals") == [again]
     await keep(store, started(1, "evals"), state={READ_PUSH: str(again.id).encode()})
     assert await store.states.pushes("evals") == [replace(again, is_read=True)]
-
-
-async def test_more_pushes_than_a_run_will_read_are_refused_for_now(store: Store) -> None:
-    for number in range(MAX_PUSHES):
-        await store.states.add_push("evals", str(number), b"x", NOW, max_bytes=10_000)
-    with pytest.raises(Unavailable, match="too many pushed") as refusal:
-        await store.states.add_push("evals", "more", b"x", NOW, max_bytes=10_000)
-    assert refusal.value.retry_after
     with pytest.raises(Unavailable):
-        await store.states.add_push("other", "a", b"x", NOW, max_bytes=-1)
+        await push("c", b"x", max_bytes=-1)
+    for number in range(MAX_PUSHES):
+        await push(str(number), b"x")
+    with pytest.raises(Unavailable, match="too many pushed") as refusal:
+        await push("more", b"x")
+    assert refusal.value.retry_after
 
 
 # History
