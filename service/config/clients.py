@@ -106,7 +106,7 @@ def check_environment(environ: Mapping[str, str]) -> list[str]:
             check()
         except ConfigError as error:
             problems.append(str(error))
-    return problems
+    return list(dict.fromkeys(problems))
 
 
 def parse_http_date(text: str) -> datetime | None:

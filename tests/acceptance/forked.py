@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -25,7 +26,10 @@ _PAUSES = {
     "pipeline.forwarder": {"_MIN_BACKOFF": 0.2},
     "pipeline.runner": {"_GRACE": 0.6},
 }
-_MODULES = (*_PAUSES, "cli.main", "cli.run", "daemon.once", "collectors.snapshot", "collectors.exec")
+_COMMANDS = (
+    f"cli.{name}" for name in ("main", "run", "operate", "explore", "configure", "schedule", "cutover", "boards")
+)
+_MODULES = (*_PAUSES, *_COMMANDS, "daemon.once", "collectors.snapshot", "collectors.exec")
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload([__name__, *(f"service.{name}" for name in _MODULES)])
 
@@ -37,7 +41,7 @@ class Forked:
         self, arguments: Sequence[str], folder: Path, environ: Mapping[str, str], stdout: int, stderr: int
     ) -> None:
         streams = [Connection(os.dup(each), readable=False) for each in (stdout, stderr)]
-        self._process = _CONTEXT.Process(target=_run, args=(arguments, folder, environ, *streams), daemon=True)
+        self._process = _CONTEXT.Process(target=_become, args=(arguments, folder, environ, *streams), daemon=True)
         self._process.start()
         for stream in streams:
             stream.close()
@@ -61,7 +65,20 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def _run(arguments: Sequence[str], folder: Path, environ: Mapping[str, str], *streams: Connection) -> None:
+def run(arguments: Sequence[str], folder: Path, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """The program to its end."""
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        process = Forked(arguments, folder, environ, stdout.fileno(), stderr.fileno())
+        try:
+            code = process.wait(110)
+        finally:
+            process.kill()
+        stdout.seek(0)
+        stderr.seek(0)
+        return subprocess.CompletedProcess(arguments, code, stdout.read(), stderr.read())
+
+
+def _become(arguments: Sequence[str], folder: Path, environ: Mapping[str, str], *streams: Connection) -> None:
     """Becomes the program."""
     for number, stream in enumerate(streams, 1):
         os.dup2(stream.fileno(), number)

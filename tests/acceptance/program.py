@@ -1,31 +1,24 @@
 """The whole program as a subprocess, before stand-ins for GitHub and Datadog on loopback."""
 
-import gc
 import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import chdir, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import httpx
-import pytest
 import yaml
-from click.testing import CliRunner, Result
 from starlette.types import ASGIApp
-from structlog.testing import capture_logs
 
-from service.cli.main import main
-from service.config import logging
 from service.demo.recording import create_app
 from service.demo.stage import serve
-from tests.acceptance.forked import Forked
+from tests.acceptance.forked import Forked, run
 from tests.datadog import ScriptedDatadog
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -46,13 +39,9 @@ CI = {
     "repo": "ionic-team/ionic-framework",
     "tests_blocking_merge": ["Stencil Nightly Build"],
 }
-# What is told by the commands that need no process of their own, unless it is by a package of a collector.
-_ASKED = (
-    *("status", "trigger", "pause", "resume", "cancel", "explain", "runs", "logs", "check", "list-workflows"),
-    *("datadog", "publish", "backup", "schedule", "diagnose", "flare", "compare", "preview"),
-)
 # What belongs to whoever runs the tests must not reach the program.
 _FOREIGN = ("DD_", "DATADOG_", "GITHUB_", "METTA_", "CI_", "INFRA_HEALTH_", "AWS_", "TRAINING_", "EVAL_", "KUBERNETES_")
+Environ = Mapping[str, str | None]  # None takes a variable away
 
 
 @dataclass
@@ -63,11 +52,6 @@ class Place:
     intake: ScriptedDatadog
     environ: dict[str, str]
     config: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def requests(self) -> int:
-        """Requests that the intake answered."""
-        return sum(self.intake.requests.values())
 
     @property
     def state_dir(self) -> Path:
@@ -81,111 +65,75 @@ class Place:
         path.write_text(records if isinstance(records, str) else json.dumps(records))
         return path
 
-    def ask(self, *arguments: str, environ: Mapping[str, str | None] | None = None, **extra: Any) -> Result:
-        """A command in this process, where a start of half a second would show nothing more."""
-        with pytest.MonkeyPatch.context() as patch, chdir(self.folder), capture_logs():
-            for name in list(os.environ):
-                patch.delenv(name)
-            patch.setitem(sys.modules, "rich", None)
-            patch.setattr(logging, "configure", lambda *_, **__: None)  # those of this process stay
-            result = CliRunner().invoke(main, arguments, env=self._environ(environ), **extra)
-        gc.enable()
-        gc.unfreeze()
-        if result.exception and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
+    def whole_environ(self, changes: Environ | None = None) -> dict[str, str]:
+        own = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+        return {name: value for name, value in {**own, **self.environ, **(changes or {})}.items() if value is not None}
 
-    def run(
-        self, *arguments: str, environ: Mapping[str, str | None] | None = None, program: str = ""
-    ) -> subprocess.CompletedProcess[str]:
-        """The program to its end. ``program``: the console command of that name, always a process of its own."""
-        if arguments[:1] and arguments[0] in _ASKED and not (program or "PYTHONPATH" in self.environ):
-            done = self.ask(*arguments, environ=environ)
-            return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
-        own = self._environ(environ)
-        if program:
-            command = [str(Path(sys.executable).with_name(program)), *arguments]
-            return subprocess.run(command, cwd=self.folder, env=own, capture_output=True, text=True, timeout=110)
-        with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
-            process = Forked(arguments, self.folder, own, stdout.fileno(), stderr.fileno())
-            try:
-                code = process.wait(110)
-            finally:
-                process.kill()
-            for stream in (stdout, stderr):
-                stream.seek(0)
-            return subprocess.CompletedProcess(arguments, code, stdout.read(), stderr.read())
+    def run(self, *arguments: str, environ: Environ | None = None) -> subprocess.CompletedProcess[str]:
+        """The program to its end."""
+        return run(arguments, self.folder, self.whole_environ(environ))
 
-    def json(self, *arguments: str, environ: Mapping[str, str | None] | None = None, code: int = 0) -> Any:
+    def json(self, *arguments: str, environ: Environ | None = None, code: int = 0) -> Any:
         """What a command prints with --json."""
         done = self.run(*arguments, "--json", environ=environ)
         assert done.returncode == code, done.stderr
         return json.loads(done.stdout)
 
     @contextmanager
-    def start(self, *arguments: str) -> Iterator[tuple[Forked, IO[str], IO[str]]]:
-        """The program while it goes on, with its streams; killed at the end where the test did not end it."""
-        (stdout, its_stdout), (stderr, its_stderr) = os.pipe(), os.pipe()
-        process = Forked(arguments, self.folder, self._environ(None), its_stdout, its_stderr)
-        os.close(its_stdout)
-        os.close(its_stderr)
-        with os.fdopen(stdout) as out, os.fdopen(stderr) as err:
-            try:
-                yield process, out, err
-            finally:
-                process.kill()
+    def started(self, *arguments: str, environ: Environ | None = None) -> Iterator[tuple[Forked, Path]]:
+        """The program while it goes on, and all that it writes; killed at the end where the test did not end it."""
+        with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
+            process = Forked(arguments, self.folder, self.whole_environ(environ), file.fileno(), file.fileno())
+        try:
+            yield process, Path(file.name)
+        finally:
+            process.kill()
+            process.wait()
 
     @contextmanager
-    def daemon(self, *arguments: str, environ: Mapping[str, str | None] | None = None) -> Iterator["Daemon"]:
-        """A running daemon, ready; killed at the end where the test did not end it."""
-        log = self.folder / "daemon.log"
-        with log.open("a") as sink:
-            process = Forked(arguments, self.folder, self._environ(environ), 1, sink.fileno())
-        daemon = Daemon(process, log)
-        try:
-            daemon.wait_until_ready()
+    def daemon(self, *arguments: str, environ: Environ | None = None) -> Iterator["Daemon"]:
+        """A running daemon, ready."""
+        with (
+            self.started(*arguments, environ=environ) as (process, log),
+            httpx.Client(timeout=10, verify=False, trust_env=False) as http,
+        ):
+            daemon = Daemon(process, log, http)
+            ready = wait_for(lambda: [each for each in daemon.records if each["message"] == "ready"], daemon)
+            http.base_url = httpx.URL(f"http://127.0.0.1:{ready[0]['port']}")
             yield daemon
-        finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-            daemon.http.close()
-
-    def _environ(self, changes: Mapping[str, str | None] | None) -> dict[str, str]:
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
-        environ |= self.environ | {name: value for name, value in (changes or {}).items() if value is not None}
-        for name, value in (changes or {}).items():
-            if value is None:
-                environ.pop(name, None)
-        return environ
 
 
+@dataclass
 class Daemon:
-    """A daemon under test. ``records``: its log lines as JSON."""
+    """A daemon under test."""
 
-    def __init__(self, process: Forked, log: Path) -> None:
-        self.process = process
-        self._log = log
-        self._skip = len(log.read_text())
-        self.http = httpx.Client(timeout=10, verify=False, trust_env=False)
-
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.text.splitlines() if line.startswith("{") and line.endswith("}")]
+    process: Forked
+    log: Path
+    http: httpx.Client
 
     @property
     def text(self) -> str:
-        return self._log.read_text()[self._skip :]
+        return self.log.read_text()
 
-    def wait_until_ready(self) -> None:
-        ready = wait_for(lambda: [each for each in self.records if each["message"] == "ready"], self)
-        self.http.base_url = httpx.URL(f"http://127.0.0.1:{ready[0]['port']}")
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """Its log lines."""
+        return [json.loads(line) for line in self.text.splitlines() if line.startswith("{") and line.endswith("}")]
 
     def get(self, path: str) -> Any:
         return self.http.get(path).raise_for_status().json()
 
+    def quiet_runs(self) -> list[dict[str, Any]]:
+        """The runs, newest first; none while one is active or one of their points is on its way."""
+        runs: list[dict[str, Any]] = self.get("/api/v1/runs")["runs"]
+        for each in runs:
+            delivery = each["delivery"]
+            due = delivery["pending"] + delivery["sending"]
+            if each["ended"] is None or due or sum(delivery.values()) != each["samples"]:
+                return []
+        return runs
+
     def wait_until_quiet(self) -> list[dict[str, Any]]:
-        """The runs, newest first, once none is active and none of their points waits."""
         runs: list[dict[str, Any]] = wait_for(self.quiet_runs, self)
         return runs
 
@@ -195,16 +143,6 @@ class Daemon:
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.send(number)
         return self.process.wait(timeout=90)
-
-    def quiet_runs(self) -> list[dict[str, Any]] | None:
-        """The runs, None while one is active or one of their points is on its way."""
-        runs: list[dict[str, Any]] = self.get("/api/v1/runs")["runs"]
-        return runs if runs and all(_is_quiet(run) for run in runs) else None
-
-
-def _is_quiet(run: dict[str, Any]) -> bool:
-    due = run["delivery"]["pending"] + run["delivery"]["sending"]
-    return run["ended"] is not None and due == 0 and sum(run["delivery"].values()) == run["samples"]
 
 
 def wait_for(condition: Any, daemon: Daemon | None = None, seconds: float = 100) -> Any:

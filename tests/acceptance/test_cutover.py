@@ -136,7 +136,7 @@ def test_there_and_back_no_cronjob_runs_beside_the_daemon(tmp_path: Path) -> Non
 
 
 def test_helm_takes_the_release_that_migrate_writes(here: Place) -> None:
-    told = json.loads(here.ask("migrate", "--json", str(ROOT / "tests/payloads/migration/rendered.yaml")).stdout)
+    told = json.loads(here.run("migrate", "--json", str(ROOT / "tests/payloads/migration/rendered.yaml")).stdout)
     (config := here.folder / "infra-health.yaml").write_text(told["config"])
     (release,) = yaml.safe_load(told["release"])
     chart = (release["name"], ROOT / "k8s/chart", "--values", "-", "--set-file", f"config={config}")

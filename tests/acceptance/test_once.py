@@ -48,7 +48,7 @@ def test_only_what_is_to_be_pushed_is_kept_and_sent_and_a_dry_run_prints_it_as_j
     written = here.run("collect", "training", "-o", "samples.json")
     assert (written.returncode, "Nothing was sent (use --push" in written.stderr) == (0, True)
     assert [sample["value"] for sample in json.loads((here.folder / "samples.json").read_text())] == [0.92]
-    assert here.requests == 0
+    assert not here.intake.requests
     assert not here.state_dir.exists()
     assert here.json("collect", "training", "--push")["delivery"]["delivered"] == here.intake.accepted > 0
 
@@ -107,6 +107,8 @@ def test_a_collector_without_a_source_waits_for_a_push_and_fails_no_pass(here: P
 
 
 def test_a_wrong_configuration_is_named_with_its_line_and_key(here: Place) -> None:
+    done = here.run("--once", environ={"ALL_PROXY": "ftp://x:1"})
+    assert (done.returncode, "ALL_PROXY" in done.stderr, "Traceback" in done.stderr) == (78, True, False)
     here.config["http"]["prot"] = 80
     here.write_config()
     line = (here.folder / "config.yaml").read_text().splitlines().index("  prot: 80") + 1

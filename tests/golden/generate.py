@@ -5,21 +5,21 @@ difference is a decision: write it into CHANGELOG.md.
 """
 
 import json
-import os
 import re
+import shutil
 import signal
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 from click.testing import CliRunner
 
 from service.cli.main import main
-from tests.acceptance.forked import ROOT, Forked
+from tests.acceptance.forked import ROOT
+from tests.acceptance.program import Daemon, Place, wait_for
+from tests.datadog import ScriptedDatadog
 
 FOLDER = Path(__file__).parent
 COMMANDS = (
@@ -32,17 +32,6 @@ COMMANDS = (
 _VOLATILE = ("state_dir", "next", "secrets")
 
 
-def run(*arguments: str, home: str) -> str:
-    environ = {"PATH": os.environ["PATH"], "HOME": home, "NO_COLOR": "1", "COLUMNS": "100"}
-    environ |= {"INFRA_HEALTH_STATE_DIR": f"{home}/state", "DD_API_KEY": "abcdefgh"}
-    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
-        code = Forked(arguments, ROOT, environ, stdout.fileno(), stderr.fileno()).wait(60)
-        stdout.seek(0)
-        stderr.seek(0)
-        assert code == 0, stderr.read()
-        return stdout.read()
-
-
 def help_of(command: str) -> str:
     """As wide as where nobody looks on."""
     arguments = [*command.split(), "--help"]
@@ -52,30 +41,18 @@ def help_of(command: str) -> str:
 
 
 @contextmanager
-def demo(home: str) -> Iterator[httpx.Client]:
+def demo(here: Place) -> Iterator[Daemon]:
     """The demo's daemon, with a run of each collector behind it."""
-    environ = {"PATH": os.environ["PATH"], "HOME": home}
-    environ |= {"INFRA_HEALTH_HTTP__PORT": "0", "INFRA_HEALTH_LOG__FORMAT": "json"}
-    reading, writing = os.pipe()
-    process = Forked(["--demo"], ROOT, environ, 1, writing)
-    os.close(writing)
-    try:
-        with os.fdopen(reading) as stderr:
-            address = next(match[1] for line in stderr if (match := re.search(r"status page: (\S+)", line)))
-            with httpx.Client(base_url=address, timeout=10, verify=False, trust_env=False) as client:
-                while not all(each["last_run"] and each["last_run"]["ended"] for each in _collectors(client)):
-                    time.sleep(0.1)
-                yield client
-            process.send_signal(signal.SIGINT)
-            stderr.read()
-        assert process.wait(60) == 0, "Ctrl-C ends the demo well"
-    finally:
-        process.kill()
 
+    def has_run_all() -> bool:
+        found = daemon.get("/api/v1/collectors")["collectors"]
+        return all(each["last_run"] and each["last_run"]["ended"] for each in found)
 
-def _collectors(client: httpx.Client) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = client.get("/api/v1/collectors").json()["collectors"]
-    return found
+    environ = {"INFRA_HEALTH_HTTP__PORT": "0", "INFRA_HEALTH_LOG__FORMAT": "json"}
+    with here.daemon("--demo", environ=environ) as daemon:
+        wait_for(has_run_all, daemon)
+        yield daemon
+        assert daemon.end(signal.SIGINT) == 0, "Ctrl-C ends the demo well"
 
 
 def reduce_openapi(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,55 +78,52 @@ def reduce_metrics(text: str) -> list[str]:
     return sorted(found)
 
 
-def reduce_check(text: str) -> dict[str, Any]:
-    def keep(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: keep(each) for name, each in value.items() if name not in _VOLATILE}
-        return value
-
-    reduced: dict[str, Any] = keep(json.loads(text))
-    return reduced
+def reduce_check(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: reduce_check(each) for name, each in value.items() if name not in _VOLATILE}
+    return value
 
 
-def reduce_boards(text: str) -> dict[str, Any]:
-    """Titles and queries, without what only looks."""
-
-    def queries(value: Any) -> Iterator[str]:
-        if isinstance(value, dict):
-            for name, each in value.items():
-                if name in ("query", "q") and isinstance(each, str):
-                    yield each
-                else:
-                    yield from queries(each)
-        elif isinstance(value, list):
-            for each in value:
+def queries(value: Any) -> Iterator[str]:
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    if isinstance(value, dict):
+        for name, each in value.items():
+            if name in ("query", "q") and isinstance(each, str):
+                yield each
+            else:
                 yield from queries(each)
 
-    document = json.loads(text)
+
+def reduce_boards(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Titles and queries, without what only looks."""
     return {
         kind: {each.get("title") or each.get("name") or each["metric"]: sorted(queries(each)) for each in objects}
         for kind, objects in document.items()
     }
 
 
-def reduce_samples(text: str) -> list[str]:
+def reduce_samples(samples: list[dict[str, Any]]) -> list[str]:
     """Metrics with their kind and tags; no values, no times."""
-    samples = json.loads(text)
     return sorted({f"{each['metric']} {each['kind']} {json.dumps(each['tags'], sort_keys=True)}" for each in samples})
 
 
 def generate() -> dict[str, str]:
     """Each file's content."""
     with tempfile.TemporaryDirectory() as home:
+        environ = {"DD_API_KEY": "abcdefgh", "INFRA_HEALTH_STATE_DIR": f"{home}/state"}
+        here = Place(Path(home), ScriptedDatadog(), environ)
+        shutil.copy(ROOT / "config.yaml", home)
+        with demo(here) as daemon:
+            openapi, metrics = daemon.get("/openapi.json"), daemon.http.get("/metrics").text
         files = {
             "help.txt": "\n".join(f"$ infra-health {name} --help\n{help_of(name)}" for name in COMMANDS),
-            "check.json": reduce_check(run("check", "--json", home=home)),
-            "boards.json": reduce_boards(run("datadog", "render", home=home)),
-            "samples.json": reduce_samples(run("--demo", "--once", "--dry-run", home=home)),
+            "check.json": reduce_check(here.json("check")),
+            "boards.json": reduce_boards(here.json("datadog", "render")),
+            "samples.json": reduce_samples(here.json("--demo", "--once", "--dry-run")),
+            "openapi.json": reduce_openapi(openapi),
+            "metrics.json": reduce_metrics(metrics),
         }
-        with demo(home) as client:
-            files["openapi.json"] = reduce_openapi(client.get("/openapi.json").json())
-            files["metrics.json"] = reduce_metrics(client.get("/metrics").text)
     return {
         name: each if isinstance(each, str) else json.dumps(each, indent=1, sort_keys=True) + "\n"
         for name, each in files.items()
