@@ -28,8 +28,14 @@ COMMANDS = (
     *("flare", "webhook", "webhook test"),
     *("datadog", "datadog render", "datadog diff", "datadog push", "datadog delete"),
 )
+MANIFESTS = FOLDER.parent / "payloads/migration"
 # What differs from machine to machine, or from run to run.
 _VOLATILE = ("state_dir", "next", "secrets")
+
+
+def migrate(manifest: Path) -> str:
+    """The configuration that is made of CronJobs, with what has no counterpart as comments."""
+    return CliRunner().invoke(main, ["migrate", str(manifest)]).stdout
 
 
 def help_of(command: str) -> str:
@@ -123,6 +129,7 @@ def generate() -> dict[str, str]:
             "samples.json": reduce_samples(here.json("--demo", "--once", "--dry-run")),
             "openapi.json": reduce_openapi(openapi),
             "metrics.json": reduce_metrics(metrics),
+            **{f"migrated_{each.name}": migrate(each) for each in MANIFESTS.glob("*.yaml")},
         }
     return {
         name: each if isinstance(each, str) else json.dumps(each, indent=1, sort_keys=True) + "\n"
