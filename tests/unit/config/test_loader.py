@@ -190,12 +190,9 @@ def test_the_chosen_file_is_read(folder: Path) -> None:
     ("text", "told"),
     [
         ("a:\n  schedule: @hourly\n", "2:13: is no YAML here: found character that cannot start any token; quote"),
-        ("a:\n  schedule: */10 * * * *\n", "2:13: is no YAML here: "),
         ("a:\n\tb: 1\n", "2:1: is no YAML here: "),
         ("a: 1\nb: 'x\nc: 2\n", "2:4: is no YAML here: found unexpected end of stream"),
-        ("a: b: c\n", "1:5: is no YAML here: mapping values are not allowed"),
         ("just words\n", "1:1: must be a mapping of keys to values"),
-        ("a: 1\n---\nb: 2\n", "2:1: is no YAML here: "),
         ("a: " + "[" * 100_000, "1:1003: is no YAML here: exceeded maximum nesting depth"),
         ("a: \x01\n", " holds a control character"),
         ("a: {b: 1}\nc: {}\na:\n  b: 1\n", "3:1: a is given twice, first in line 1"),
@@ -305,37 +302,27 @@ AN_ENTRY = ': must be workflow_name/task/check, or a pattern such as "nightly/*"
         (A_CI % "jitter:", "jitter: has no value: give one or remove the key"),
         (A_CI % "backoff_limit: 0x10", 'must be a whole number, not "0x10"'),
         (A_CI % "enabled: maybe", 'must be true or false, not "maybe"'),
-        (A_CI % "concurrency_policy: forbid", "must be 'Forbid', 'Allow' or 'Replace', not \"forbid\""),
         (A_CI % "tags: {Env: x}", "tags.Env: is a tag that every sample has already"),
         (A_CI % "tags: {9a: x}", "a tag's name begins with a letter"),
-        (A_CI % "tags: {team: [a]}", "tags.team: must be a valid string, not a list"),
         (A_CI % "tags: [a]", "tags: must be a mapping of keys to values, not a list"),
         (A_CI % "thresholds: {hotfix: .nan}", 'thresholds.hotfix: must be a valid number, not ".nan"'),
         (A_CI % "service: ''", "service: is empty: give a value or remove the key"),
         ("collectors: {x: {type: github_ci, schedule: 61 * * * *}}", "schedule: minute '61': 61 is not within"),
         ("collectors: {x: {type: github_ci, schedule: 0 0 31 2 *}}", "does not fire within five years"),
         ("collectors: {x: {type: github-ci, schedule: '@daily', repo: a/b}}", "there is no collector type 'github-ci'"),
-        *((A_SNAPSHOT % f"expect: [a/b/c, {entry}]", AN_ENTRY) for entry in ("a/b", "a/b/c/d", "a//c", "''")),
+        *((A_SNAPSHOT % f"expect: [a/b/c, {entry}]", AN_ENTRY) for entry in ("a/b", "a//c", "''")),
         (A_PROGRAM % "expect: [a/b/c, a/b]", f":1:83: collectors.x.expect[1]{AN_ENTRY}"),
         (
             A_SNAPSHOT % "thresholds: {a: low}",
             'a: must be a condition such as "> 0.5", "in [1, 2]" or ">= 0.85x", not ',
         ),
-        (
-            A_SNAPSHOT % "thresholds: {a: {condition: '> 1', baseline: {}}}",
-            ': baseline is for a condition such as ">= 0.85x", and this one is "> 1"',
-        ),
-        (
-            A_PROGRAM % "thresholds: {a: {condition: '> 1x', baseline: {last: 4}}}",
-            'collectors.x.thresholds.a.baseline.last: must be greater than or equal to 5, not "4"',
-        ),
+        (A_SNAPSHOT % "thresholds: {a: {condition: '> 1', baseline: {}}}", ': baseline is for a condition such as ">='),
+        (A_PROGRAM % "thresholds: {a: {condition: '> 1x', baseline: {last: 4}}}", "a.baseline.last: must be greater"),
         (A_SNAPSHOT % "thresholds: {a: {condition: '> 1', four: 2}}", "four: is no setting; did you mean for?"),
         (A_SNAPSHOT % "thresholds: {a: {for: 2}}", "condition: is missing"),
         ("collectors: [ci]", "collectors: must be a mapping of keys to values, not a list"),
-        *(
-            (f"collectors: {{{name}: {{type: github_ci, schedule: '@hourly'}}}}", "a collector's name has at most 52")
-            for name in ("CI", "-a", "a.b", "x" * 53)
-        ),
+        (A_CI.replace("x", "a.b") % "", "a collector's name has at most 52 small letters"),
+        (A_CI.replace("x", "x" * 53) % "", "a collector's name has at most 52 small letters"),
         ("datadog: {site: https://app.datadoghq.eu/}", "must be a site such as datadoghq.com"),
         ("datadog: {site: us5}", "us5.datadoghq.com"),
         ("datadog: {site: datadog.com}", "must be a site such as"),
@@ -434,17 +421,11 @@ def test_no_message_shows_a_secret() -> None:
     assert "hid" not in "".join(told)
 
 
-DURATIONS = {"90": 90, "90s": 90, "5m": 300, "2h": 7200, "1d": 86400, "1h30m": 5400, "0": 0, 90: 90, 0.5: 0.5}
-
-
-@pytest.mark.parametrize(("text", "seconds"), DURATIONS.items())
-def test_durations_are_read_and_written(text: object, seconds: float) -> None:
-    value = read_duration(text)
-    assert value == timedelta(seconds=seconds)
-    assert read_duration(format_duration(value)) == value
-
-
-@pytest.mark.parametrize("text", ["", "s", "5 m", "5x", "-1", "1e3", "nan", "1m1h", True, "٣s"])
-def test_what_is_no_duration(text: object) -> None:
-    with pytest.raises(ValueError, match="must be a duration"):
-        read_duration(text)
+def test_durations_are_read_and_written_and_what_is_none_is_refused() -> None:
+    known = {"90": 90, "90s": 90, "5m": 300, "2h": 7200, "1d": 86400, "1h30m": 5400, "0": 0, 90: 90, 0.5: 0.5}
+    for text, seconds in known.items():
+        value = read_duration(text)
+        assert (value, read_duration(format_duration(value))) == (timedelta(seconds=seconds), value)
+    for wrong in ("", "s", "5 m", "5x", "-1", "1e3", "nan", "1m1h", True, "٣s"):
+        with pytest.raises(ValueError, match="must be a duration"):
+            read_duration(wrong)
