@@ -74,7 +74,9 @@ class Image:
 def leave_out(folder: str, names: list[str]) -> list[str]:
     """Of this Python: the packages of others, its own tests, bytecode."""
     is_shared = folder.endswith("site-packages")
-    return [name for name in names if name in ("test", "__pycache__") or (is_shared and not name.startswith("pip"))]
+    return [
+        name for name in names if name in ("test", "tests", "__pycache__") or (is_shared and not name.startswith("pip"))
+    ]
 
 
 @pytest.fixture
