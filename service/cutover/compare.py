@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from service.collectors.github_ci.actions import list_workflows
-from service.collectors.github_ci.pull_requests import Group, count
+from service.collectors.github_ci.pull_requests import Group, count_groups
 from service.collectors.github_ci.settings import GithubCiSettings
 from service.collectors.github_ci.state import State, decode
 from service.config.settings import Settings
@@ -175,7 +175,7 @@ async def _find_facts(
     days = {f"{name}_days": replace(group, since=day) for name, group in groups.items()}
     try:
         facts = replace(facts, workflows=await list_workflows(github, repo))
-        answer = await count(github, state, groups | days)
+        answer = await count_groups(github, state.repo, state.branch, groups | days, may_search=True)
         for error in answer.errors.values():
             raise error
     except HealthError as error:

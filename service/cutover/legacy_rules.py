@@ -15,8 +15,7 @@ from statistics import fmean
 
 import msgspec
 
-from service.collectors.github_ci.metrics import quantile
-from service.collectors.github_ci.models import Run, Workflow
+from service.collectors.github_ci.models import Run, Workflow, quantile
 from service.collectors.github_ci.settings import GithubCiSettings
 from service.collectors.github_ci.workflows import WorkflowLists
 

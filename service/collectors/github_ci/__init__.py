@@ -1,9 +1,15 @@
 """``github_ci``: how the CI of GitHub repositories is doing. Read runs, keep what matters, measure.
 
-collector -> repository -> run_list, workflows, pull_requests   read in every cycle
-                        -> attempts                             what that leaves unknown, within a budget
-                        -> state, weekly_runs                   what the next cycle, and the table of the week, are told
-                        -> measurement -> metrics               the numbers; red_time; culprits, who broke the branch
+settings -> collector (the repositories in turn) -> repository (one cycle of one of them) ->
+
+- what is read in every cycle: run_list, pull_requests; what that leaves unknown, within a budget: details;
+  all by the requests in actions, as the rows in models
+- what the next cycle takes up: state; weekly_runs, the table of the week
+- what follows: measurement (the numbers), with culprits (who broke the branch) and red_time (for how long), of the
+  workflows that the settings mean (workflows)
+- what is sent: catalogue (each metric with its check and condition), with evidence (links and words) to each number
+
+deliveries: what webhooks told between two cycles.
 """
 
 from service.collectors.github_ci.actions import list_workflows

@@ -1,28 +1,16 @@
-"""Requests to GitHub Actions: its lists page by page, and questions in the order of their worth.
+"""Requests to GitHub Actions: its lists page by page, a run and what belongs to it.
 
 Filtered lists come from a search index that lags, so they are no substitute for the list of all runs.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime
 from typing import NamedTuple
 
-import anyio
-
-from service.collectors.github_ci.models import (
-    BEGINNING,
-    Annotation,
-    Job,
-    JobPage,
-    Run,
-    RunPage,
-    Workflow,
-    WorkflowPage,
-)
+from service.collectors.github_ci.evidence import BEGINNING
+from service.collectors.github_ci.models import Annotation, Job, JobPage, Run, RunPage, Workflow, WorkflowPage
 from service.domain.errors import HealthError, Rejected, Unauthorized, Unavailable
 from service.github.client import Github
-from service.github.usage import Spent
 
 PER_PAGE = 100  # GitHub's most
 LAST_PAGE = 390  # GitHub answers 422 beyond about 40,000 runs
@@ -31,8 +19,6 @@ _JOBS_PER_PAGE, _FEW_JOBS_PER_PAGE = 80, 30
 # total_count differs by a few from answer to answer. A page that lacks more than this breaks off.
 _COUNTS_DIFFER = 20
 _SLIM: Mapping[str, str | int] = {"exclude_pull_requests": "true"}
-_QUESTIONS_AT_ONCE = 12  # GitHub's secondary limit begins at 100 concurrent requests of all our token's users
-_FAILURES = 3  # of one part in a cycle; an error loop once burned a whole quota
 
 
 class Page(NamedTuple):
@@ -74,7 +60,7 @@ class Actions:
     async def newest_ended(self) -> list[Run]:
         """Those of the first page that have ended, the oldest first, as GitHub tells them."""
         answer = await self._read_page(1, cached=True)
-        return [run for run in reversed(answer.workflow_runs) if run.has_ended and run.status in (None, "completed")]
+        return [run for run in reversed(answer.workflow_runs) if run.has_ended]
 
     async def _read_page(self, number: int, *, cached: bool) -> RunPage:
         params = {**_SLIM, "per_page": PER_PAGE, "page": number}
@@ -136,39 +122,6 @@ async def list_workflows(github: Github, repo: str) -> list[Workflow]:
     if len(found) < page.total_count:
         raise Unavailable(f"GitHub counts {page.total_count} workflows but shows {len(found)}")
     return list(found.values())
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """``part``: what is missing if it fails."""
-
-    part: str
-    ask: Callable[[], Awaitable[None]]
-
-
-async def ask_in_order(questions: Iterable[Question]) -> dict[str, Unavailable | Rejected]:
-    """Asks some at once, until as many points are spent as may be (``count_usage``): the rest waits for the next cycle.
-
-    Returns the first error of each part that had one.
-    """
-    waiting = iter(questions)
-    errors: dict[str, list[Unavailable | Rejected]] = {}
-
-    async def work() -> None:
-        for question in waiting:
-            if len(errors.get(question.part, ())) >= _FAILURES:
-                continue
-            try:
-                await question.ask()
-            except Spent:
-                return
-            except (Unavailable, Rejected) as error:
-                errors.setdefault(question.part, []).append(error)
-
-    async with anyio.create_task_group() as tasks:
-        for _ in range(_QUESTIONS_AT_ONCE):
-            tasks.start_soon(work)
-    return {part: found[0] for part, found in errors.items()}
 
 
 def explains(error: HealthError) -> int:

@@ -1,12 +1,14 @@
-"""The catalogue of ``github_ci``: each metric with its check, its condition and what it means."""
+"""The metrics of ``github_ci``, with the check and the condition of each, and how a finding becomes its sample."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 from service.collectors.github_ci.settings import GithubCiSettings, Thresholds
 from service.collectors.thresholds import Threshold
-from service.domain.samples import Kind, Metric, Rule
+from service.domain import conditions
+from service.domain.runs import NoData
+from service.domain.samples import Evidence, Kind, Metric, Rule, Sample, Status
 
 _NAMESPACE = "metta.infra.cron."
 _NO_CONDITION = "none"
@@ -20,9 +22,8 @@ class CatalogueEntry:
     """
 
     name: str
-    where: str
-    condition: str
-    help: str
+    where: str = ""
+    condition: str = _NO_CONDITION
     unit: str = ""
     kind: Kind = Kind.GAUGE
 
@@ -37,7 +38,7 @@ class CatalogueEntry:
 
     @property
     def metric(self) -> Metric:
-        return Metric(_NAMESPACE + self.name, self.kind, self.unit, self.help)
+        return Metric(_NAMESPACE + self.name, self.kind, self.unit, _HELP[self.name])
 
     @property
     def tags(self) -> dict[str, str]:
@@ -46,130 +47,56 @@ class CatalogueEntry:
 
 
 SCHEDULE_AGE, SUCCESS_AGE = "ci.workflow.schedule_age", "ci.workflow.schedule_success_age"
-_MAIN = "latest_state_of_main"
+_BLOCKING = "latest_state_of_main / tests_blocking_merge"
+_DURATION = "ci_smoothness / workflow_duration"
 _ENTRIES = (
-    CatalogueEntry(
-        "ci.workflow.tests_blocking_merge",
-        f"{_MAIN} / tests_blocking_merge / workflow_passing",
-        "> 0",
-        "1 when the latest conclusive run on the branch of every workflow that blocks merges succeeded",
-    ),
-    CatalogueEntry(
-        "ci.workflow.benchmarks",
-        f"{_MAIN} / benchmarks / workflow_passing",
-        "> 0",
-        "1 when the latest conclusive run on the branch of every benchmark workflow succeeded",
-    ),
-    CatalogueEntry(
-        "ci.workflow.other_failing",
-        f"{_MAIN} / other_workflows / failing_count",
-        "< 2",
-        "Other active workflows whose latest conclusive run on the branch did not succeed",
-    ),
-    CatalogueEntry(
-        "ci.workflow.success",
-        f"{_MAIN} / tests_blocking_merge / success_ratio",
-        "=1.0",
-        "1 when all conclusive runs on the branch in the window succeeded",
-    ),
-    CatalogueEntry(
-        "ci.workflow.success_ratio",
-        f"{_MAIN} / tests_blocking_merge / success_share",
-        "=1.0",
-        "Share of the conclusive runs on the branch in the window that succeeded",
-        "fraction",
-    ),
-    CatalogueEntry(
-        "ci.workflow.flaky_tests",
-        f"{_MAIN} / tests_blocking_merge / flaky_tests",
-        "< {flaky_tests}",
-        "Runs in the window that succeeded after an earlier attempt had failed",
-        "execution",
-    ),
-    CatalogueEntry(
-        "ci.branch.red_minutes",
-        f"{_MAIN} / tests_blocking_merge / red_minutes",
-        "< {red_minutes}",
-        "How long in the window one of the workflows that block merges was red on the branch",
-        "minute",
-    ),
-    CatalogueEntry(
-        "ci.workflow.duration.p90",
-        "ci_smoothness / workflow_duration / p90_minutes",
-        "< {p90_minutes}",
-        "90th percentile of the duration of conclusive pre-merge runs in the window",
-        "minute",
-    ),
-    CatalogueEntry(
-        "ci.workflow.cancelled",
-        "ci_smoothness / jobs_cancelled / count",
-        "< {cancelled}",
-        "Cancelled runs on the branch in the window",
-        "execution",
-    ),
-    CatalogueEntry(
-        "ci.workflow.duration",
-        "ci_smoothness / workflow_duration / minutes",
-        _NO_CONDITION,
-        "Duration of each run on the branch or before a merge, once per attempt, at its end",
-        "minute",
-        Kind.DISTRIBUTION,
-    ),
-    CatalogueEntry(
-        "ci.jobs.timed_out",
-        "ci_smoothness / jobs_timed_out / weekly_count",
-        "< {timed_out}",
-        "Jobs of the last 7 days, on any branch, that their time limit ended",
-        "job",
-    ),
-    CatalogueEntry(
-        "github.hotfix.count",
-        "commit_history / hotfix_commits / weekly_count",
-        "< {hotfix}",
-        "Merged pull requests with a hotfix label in the weekly window",
-    ),
-    CatalogueEntry(
-        "github.force_merge.count",
-        "commit_history / force_merges / weekly_count",
-        "< {force_merge}",
-        "Merged pull requests with a force-merge label in the weekly window",
-    ),
-    CatalogueEntry(
-        "github.reverts.count",
-        "commit_history / reverts / weekly_count",
-        "< {revert}",
-        "Merged pull requests with a revert label in the weekly window",
-    ),
-    CatalogueEntry(
-        "github.bugs.count",
-        "bug_queue / open_bugs / count",
-        "< {bugs}",
-        "Open issues with the bug label; with tag label: those that carry that label, too",
-    ),
+    CatalogueEntry("ci.workflow.tests_blocking_merge", f"{_BLOCKING} / workflow_passing", "> 0"),
+    CatalogueEntry("ci.workflow.benchmarks", "latest_state_of_main / benchmarks / workflow_passing", "> 0"),
+    CatalogueEntry("ci.workflow.other_failing", "latest_state_of_main / other_workflows / failing_count", "< 2"),
+    CatalogueEntry("ci.workflow.success", f"{_BLOCKING} / success_ratio", "=1.0"),
+    CatalogueEntry("ci.workflow.success_ratio", f"{_BLOCKING} / success_share", "=1.0", "fraction"),
+    CatalogueEntry("ci.workflow.flaky_tests", f"{_BLOCKING} / flaky_tests", "< {flaky_tests}", "execution"),
+    CatalogueEntry("ci.branch.red_minutes", f"{_BLOCKING} / red_minutes", "< {red_minutes}", "minute"),
+    CatalogueEntry("ci.workflow.duration.p90", f"{_DURATION} / p90_minutes", "< {p90_minutes}", "minute"),
+    CatalogueEntry("ci.workflow.cancelled", "ci_smoothness / jobs_cancelled / count", "< {cancelled}", "execution"),
+    CatalogueEntry("ci.workflow.duration", f"{_DURATION} / minutes", unit="minute", kind=Kind.DISTRIBUTION),
+    CatalogueEntry("ci.jobs.timed_out", "ci_smoothness / jobs_timed_out / weekly_count", "< {timed_out}", "job"),
+    CatalogueEntry("github.hotfix.count", "commit_history / hotfix_commits / weekly_count", "< {hotfix}"),
+    CatalogueEntry("github.force_merge.count", "commit_history / force_merges / weekly_count", "< {force_merge}"),
+    CatalogueEntry("github.reverts.count", "commit_history / reverts / weekly_count", "< {revert}"),
+    CatalogueEntry("github.bugs.count", "bug_queue / open_bugs / count", "< {bugs}"),
     # The check of each workflow in ``expected``, whose file takes the place of workflow_name.
-    CatalogueEntry(
-        SCHEDULE_AGE,
-        "scheduled_workflow / scheduled_runs / age_hours",
-        _NO_CONDITION,
-        "Hours since a schedule last began a run of the workflow",
-        "hour",
-    ),
-    # Without a check: nothing fails by them.
-    *(
-        CatalogueEntry(name, "", "", help, unit)
-        for name, unit, help in (
-            ("ci.branch.red_share", "fraction", "Share of the branch's commits in the window of which a run failed"),
-            ("ci.branch.flaky_share", "fraction", "Share of them whose runs that failed succeeded when run again"),
-            (
-                "ci.queue.runs",
-                "execution",
-                "Runs that wait (queued, waiting, pending, requested) for less than a day",
-            ),
-            ("ci.queue.oldest_minutes", "minute", "How long the one of these runs waits that waits longest"),
-            (SUCCESS_AGE, "hour", "Hours since a schedule last began a run of the workflow that succeeded"),
-        )
-    ),
+    CatalogueEntry(SCHEDULE_AGE, "scheduled_workflow / scheduled_runs / age_hours", unit="hour"),
+    CatalogueEntry("ci.branch.red_share", unit="fraction"),
+    CatalogueEntry("ci.branch.flaky_share", unit="fraction"),
+    CatalogueEntry("ci.queue.runs", unit="execution"),
+    CatalogueEntry("ci.queue.oldest_minutes", unit="minute"),
+    CatalogueEntry(SUCCESS_AGE, unit="hour"),
 )
+_HELP = {
+    "ci.workflow.tests_blocking_merge": "1 when the latest conclusive run on the branch of every workflow that blocks"
+    " merges succeeded",
+    "ci.workflow.benchmarks": "1 when the latest conclusive run on the branch of every benchmark workflow succeeded",
+    "ci.workflow.other_failing": "Other active workflows whose latest conclusive run on the branch did not succeed",
+    "ci.workflow.success": "1 when all conclusive runs on the branch in the window succeeded",
+    "ci.workflow.success_ratio": "Share of the conclusive runs on the branch in the window that succeeded",
+    "ci.workflow.flaky_tests": "Runs in the window that succeeded after an earlier attempt had failed",
+    "ci.branch.red_minutes": "How long in the window one of the workflows that block merges was red on the branch",
+    "ci.workflow.duration.p90": "90th percentile of the duration of conclusive pre-merge runs in the window",
+    "ci.workflow.cancelled": "Cancelled runs on the branch in the window",
+    "ci.workflow.duration": "Duration of each run on the branch or before a merge, once per attempt, at its end",
+    "ci.jobs.timed_out": "Jobs of the last 7 days, on any branch, that their time limit ended",
+    "github.hotfix.count": "Merged pull requests with a hotfix label in the weekly window",
+    "github.force_merge.count": "Merged pull requests with a force-merge label in the weekly window",
+    "github.reverts.count": "Merged pull requests with a revert label in the weekly window",
+    "github.bugs.count": "Open issues with the bug label; with tag label: those that carry that label, too",
+    SCHEDULE_AGE: "Hours since a schedule last began a run of the workflow",
+    "ci.branch.red_share": "Share of the branch's commits in the window of which a run failed",
+    "ci.branch.flaky_share": "Share of them whose runs that failed succeeded when run again",
+    "ci.queue.runs": "Runs that wait (queued, waiting, pending, requested) for less than a day",
+    "ci.queue.oldest_minutes": "How long the one of these runs waits that waits longest",
+    SUCCESS_AGE: "Hours since a schedule last began a run of the workflow that succeeded",
+}
 CATALOGUE: Mapping[str, CatalogueEntry] = {each.name: each for each in _ENTRIES}
 METRICS = tuple(each.metric for each in _ENTRIES)
 _CHECKS = [each for each in _ENTRIES if each.is_check and each.kind is Kind.GAUGE]
@@ -232,3 +159,48 @@ def find_rule(name: str, settings: GithubCiSettings) -> Rule | None:
 def format_limit(limit: timedelta) -> str:
     """As a condition in hours: ``< 26``."""
     return f"< {limit / timedelta(hours=1):.10g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A value by the metric's name within the namespace. ``value`` is None where there was nothing to measure.
+
+    ``summary``: the numbers behind it, or why there is none; without a full stop, for it stands alone or after what it
+    explains. ``tags``: more of them than the check has, or in place of its own. ``at``: the instant of the value, where
+    that is not the cycle's. ``condition``, ``status``: in place of the check's condition, and of what that says.
+    """
+
+    name: str
+    value: float | None
+    summary: str
+    evidence: tuple[Evidence, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    at: datetime | None = None
+    condition: str = ""
+    status: Status | None = None
+
+
+def to_samples(
+    findings: Iterable[Finding], settings: GithubCiSettings, now: datetime, tags: Mapping[str, str]
+) -> tuple[tuple[Sample, ...], tuple[NoData, ...]]:
+    """The samples at ``now``, in the catalogue's order, and the checks that had nothing to measure.
+
+    ``tags``: more of them for each sample.
+    """
+    samples, no_data = [], []
+    order = list(CATALOGUE)
+    for finding in sorted(findings, key=lambda finding: order.index(finding.name)):
+        value, checked = finding.value, CATALOGUE[finding.name]
+        verdict = {}
+        if checked.is_check:
+            condition = finding.condition or format_condition(finding.name, settings.thresholds)
+            parsed = conditions.parse(condition)
+            status = parsed.status(value) if parsed and value is not None else Status.UNKNOWN
+            verdict = {"condition": condition, "status": (finding.status or status).value}
+        full = {"source": "cron", **checked.tags, **verdict, **tags, **finding.tags}
+        if value is None:
+            no_data.append(NoData(full, finding.summary))
+        else:
+            at, behind, rule = finding.at or now, finding.evidence, find_rule(finding.name, settings)
+            samples.append(Sample(checked.metric, float(value), at, full, None, None, behind, finding.summary, rule))
+    return tuple(samples), tuple(no_data)

@@ -7,18 +7,11 @@ runs without a verdict (cancelled, skipped, unfinished) lie between it and the l
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, takewhile, zip_longest
 
-from service.collectors.github_ci.models import (
-    BEGINNING,
-    MAX_EVIDENCE,
-    Run,
-    WorkflowRuns,
-    format_time,
-    make_evidence,
-    name_some,
-)
+from service.collectors.github_ci.evidence import BEGINNING, MAX_EVIDENCE, format_time, make_evidence, name_some
+from service.collectors.github_ci.models import Run, WorkflowRuns
 from service.domain.samples import Evidence
 
 _COUNTED = 50  # runs in a row; of longer streaks only that they are longer is kept
@@ -63,7 +56,8 @@ class Streak:
         if self.green:
             if url := _compare(self.green, self.first):
                 title = f"Changes from {_shorten(self.green)} to {_shorten(self.first)}"
-                found.append(make_evidence(title, url, self.first.updated, "", self.first.name, note="compare"))
+                shown = make_evidence(title, url, self.first.updated, "", self.first.name)
+                found.append(replace(shown, note="compare"))
             found.append(self.green.as_evidence("last green"))
         if self.length > 1:
             found.append(self.latest.as_evidence("latest red"))

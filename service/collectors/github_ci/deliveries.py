@@ -211,8 +211,8 @@ def read_run(body: bytes) -> Run | None:
     run.repository = delivery.repository
     if not _repository_of(run):
         raise InvalidDelivery("this is no workflow_run event: it has no $.repository.full_name")
-    return run if run.has_ended and run.status in (None, "completed") else None
+    return run if run.has_ended else None
 
 
 def _repository_of(run: Run) -> str:
-    return ((run.repository and run.repository.full_name) or "").lower()
+    return run.repository.slug if run.repository else ""

@@ -3,15 +3,15 @@
 https://docs.github.com/rest/actions/workflow-runs, workflow-jobs and workflows
 """
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, NamedTuple
 
 import msgspec
 
-from service.domain.samples import Evidence
+from service.collectors.github_ci.evidence import BEGINNING, make_evidence, shorten
+from service.domain.samples import MAX_POINT_AGE, Evidence
 
 FAILED = frozenset({"failure", "timed_out", "startup_failure"})
 CONCLUSIVE = FAILED | {"success"}
@@ -19,16 +19,11 @@ CONCLUSIVE = FAILED | {"success"}
 SUSPECT = frozenset({"failure", "cancelled", "timed_out"})
 WAITING = frozenset({"queued", "waiting", "pending", "requested"})
 PRE_MERGE = frozenset({"pull_request", "pull_request_target", "merge_group"})
-BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 STUCK_AFTER = timedelta(hours=24)  # GitHub leaves some runs queued for weeks
-MAX_EVIDENCE = 20
-_LONGEST_TEXT, _NAMED = 160, 3
-_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}")
 
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
 # Answers are JSON of a foreign program: some fields are null where one expects text.
 Text = str | None
-
 
 _JOB_KEYS = {"ended": "completed_at", "attempt": "run_attempt", "started": "started_at", "url": "html_url"}
 _RUN_KEYS = {"attempt": "run_attempt", "created": "created_at", "started": "run_started_at", "updated": "updated_at"}
@@ -41,6 +36,11 @@ class Named(msgspec.Struct):
     full_name: Text = None
     login: Text = None
     name: Text = None
+
+    @property
+    def slug(self) -> str:
+        """The repository's name as it is compared: GitHub's names have no case."""
+        return (self.full_name or "").lower()
 
 
 class Commit(msgspec.Struct):
@@ -149,33 +149,27 @@ class Run(msgspec.Struct, omit_defaults=True, rename=_RUN_KEYS.get):
     refusals: int = 0
 
     def normalize(self, branch: str) -> "Run":
-        """This run, with what GitHub may leave out. A fork's branch of the same name is not ours; a fork that is gone
+        """This run, with what GitHub may leave out. A fork's branch of the same name is another; a fork that is gone
         leaves null."""
         here, head = self.repository, self.head_repository
-        is_ours = head is not None
-        if here and head:
-            is_ours = (head.full_name or "").lower() == (here.full_name or "").lower()
-        self.on_branch = self.head_branch == branch and is_ours
-        self.repository, self.head_repository = None, msgspec.UNSET
+        is_fork = head is None or bool(here and head and here.slug != head.slug)
+        self.on_branch = self.head_branch == branch and not is_fork
         if self.status not in (None, "completed"):
             self.conclusion = None
         self.started, self.updated = max(self.started, self.created), max(self.updated, self.created)
-        self._name_commit()
-        return self
-
-    def _name_commit(self) -> None:
         commit = self.head_commit
         names = commit and commit.author and commit.author.name, self.actor and self.actor.login
-        self.author = next((name for name in names if name and "@" not in name), "")[:_LONGEST_TEXT]
+        self.author = shorten(next((name for name in names if name and "@" not in name), ""))
         if self.on_branch and commit and commit.message:
             self.title = commit.message.partition("\n")[0].strip()
         self.title = shorten(self.title)
-        self.actor = self.head_commit = None
+        self.repository, self.head_repository, self.actor, self.head_commit = None, msgspec.UNSET, None, None
+        return self
 
     @property
     def has_ended(self) -> bool:
         """A run that waits for approval goes on with the same attempt."""
-        return self.conclusion not in (None, "action_required")
+        return self.conclusion not in (None, "action_required") and self.status in (None, "completed")
 
     @property
     def is_waiting(self) -> bool:
@@ -211,6 +205,11 @@ class Run(msgspec.Struct, omit_defaults=True, rename=_RUN_KEYS.get):
         return "pre_merge" if self.event in PRE_MERGE else "main" if self.on_branch else ""
 
     @property
+    def label(self) -> str:
+        """Its workflow's name."""
+        return self.name or str(self.workflow_id)
+
+    @property
     def minutes(self) -> float:
         """How long the last attempt took, as GitHub's own gh tells it."""
         return max(0.0, (self.updated - self.started).total_seconds() / 60)
@@ -221,9 +220,14 @@ class Run(msgspec.Struct, omit_defaults=True, rename=_RUN_KEYS.get):
         return self.created, self.id
 
     @property
+    def unknown_attempts(self) -> list[int]:
+        """The last first."""
+        return [number for number in range(self.attempt - 1, 0, -1) if number not in self.earlier]
+
+    @property
     def is_verdict_open(self) -> bool:
         """Whether it takes an earlier attempt to know if the run is flaky."""
-        return self.conclusion == "success" and not self.has_failed_before and len(self.earlier) < self.attempt - 1
+        return self.conclusion == "success" and not self.has_failed_before and bool(self.unknown_attempts)
 
     @property
     def has_failed_before(self) -> bool:
@@ -243,6 +247,11 @@ class Run(msgspec.Struct, omit_defaults=True, rename=_RUN_KEYS.get):
                 break
             began = attempt.started
         return began
+
+    def lacks_end(self, now: datetime) -> bool:
+        """Whether a duration is wanted that is not known."""
+        is_wanted = self.kind == "pre_merge" or (self.kind and self.updated >= now - MAX_POINT_AGE)
+        return bool(self.conclusion and not self.has_known_end and is_wanted)
 
     def as_attempt(self) -> Attempt:
         """Its last attempt, once another one takes its place."""
@@ -268,30 +277,10 @@ class RunPage(msgspec.Struct):
     total_count: int = 0
 
 
-def shorten(text: Text) -> str:
-    """Foreign text to show: without e-mail addresses, and not too long."""
-    return _EMAIL.sub("(e-mail address)", (text or "")[: 2 * _LONGEST_TEXT])[:_LONGEST_TEXT]
-
-
-def format_time(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def make_evidence(
-    title: Text, url: Text, at: datetime | None, conclusion: str, workflow: Text = "", note: str = ""
-) -> Evidence:
-    """Shortened to show; an address that is no plain web address is left out."""
-    link = url if url and re.fullmatch(r"https?://[!-~]{1,500}", url) else ""
-    return Evidence(shorten(title), link, at, conclusion, shorten(workflow), note=note)
-
-
-def newest(found: Iterable[Evidence]) -> tuple[Evidence, ...]:
-    """The few that are shown to who asks why."""
-    return tuple(sorted(found, key=lambda each: each.at or BEGINNING, reverse=True)[:MAX_EVIDENCE])
-
-
-def name_some(names: Iterable[str]) -> str:
-    """A few of them, and how many more there are."""
-    ordered = sorted(set(names))
-    more = len(ordered) - _NAMED
-    return ", ".join(ordered[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+def quantile(values: Sequence[float], share: float) -> float:
+    """By linear interpolation between the closest ranks; never beyond the largest. ``values`` are not empty."""
+    ordered = sorted(values)
+    rank = (len(ordered) - 1) * share
+    lower = int(rank)
+    upper = min(lower + 1, len(ordered) - 1)
+    return ordered[lower] + (ordered[upper] - ordered[lower]) * (rank - lower)

@@ -4,7 +4,8 @@ Between two cycles it measures what deliveries bring.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
@@ -14,8 +15,9 @@ import anyio
 import anyio.to_thread
 from msgspec.structs import replace
 
-from service.collectors.github_ci import attempts, measurement, metrics, pull_requests, run_list, weekly_runs, workflows
-from service.collectors.github_ci.actions import Actions, Question, ask_in_order, explains, list_workflows
+from service.collectors.github_ci import details, measurement, pull_requests, run_list, weekly_runs
+from service.collectors.github_ci.actions import Actions, explains, list_workflows
+from service.collectors.github_ci.catalogue import to_samples
 from service.collectors.github_ci.measurement import Measurement
 from service.collectors.github_ci.models import Run
 from service.collectors.github_ci.settings import LISTS, GithubCiSettings
@@ -24,7 +26,7 @@ from service.collectors.github_ci.workflows import WorkflowLists
 from service.domain.errors import Rejected, Unavailable
 from service.domain.runs import CollectResult, PartialFailure
 from service.github.client import Github
-from service.github.usage import Usage, count_usage
+from service.github.usage import Spent, Usage, count_usage
 
 CYCLE_POINTS = 248  # a bound for the worst cycle: docs/decisions/0006-what-a-cycle-of-ci-may-cost.md
 # Of a steady cycle of a usual repository: 300 runs a day, any number of workflows.
@@ -32,6 +34,10 @@ _STEADY_REQUESTS, _STEADY_POINTS, _USUAL_PAGES = 10, 8, 4
 _BACKLOG = 30  # runs to be looked into; more than these are no steady state
 _LATE = timedelta(hours=1)
 _MISSED_AFTER = timedelta(minutes=2)  # after its end: so long a delivery may be under way
+_QUESTIONS_AT_ONCE = 12  # GitHub's secondary limit begins at 100 concurrent requests of all our token's users
+_FAILURES = 3  # of one part in a cycle; an error loop once burned a whole quota
+
+_Question = tuple[str, Callable[[], Awaitable[None]]]  # and the part that is missing if it fails
 
 
 class Stored(NamedTuple):
@@ -78,10 +84,10 @@ class RepositoryCycle:
             if measurement.RUNS not in self._failures:
                 await self._ask_what_is_unknown(usage)
                 await self._check_branch()
-                await anyio.to_thread.run_sync(self._measurement.measure)
+                await anyio.to_thread.run_sync(self._known.measure)
                 if delivering_since and not is_cold:
                     self.missed = self._find_missed(ended, delivering_since)
-        if not self._measurement.findings and self._failures:
+        if not self._known.findings and self._failures:
             raise max(self._failures.values(), key=explains)
         failures = tuple(PartialFailure(str(error), part) for part, error in self._failures.items())
         return await self._bring(failures)
@@ -93,28 +99,28 @@ class RepositoryCycle:
         what that leaves unknown is not sent, and no failure: the next poll sends it.
         """
         await anyio.to_thread.run_sync(self._begin, stored, facts)
-        if self._state.is_cold or not self._measurement.unlisted_attempts:
+        if self._state.is_cold or not self._known.attempts:
             return None
         await self._read_workflows()
-        for run in self._measurement.runs_with_unknown_attempts:
+        for run in self._known.runs_with_unknown_attempts:
             if usage.left >= run.attempt - 1:
                 with self._part(measurement.FLAKY):
                     await self._ask_attempts(run)
-        await anyio.to_thread.run_sync(self._measurement.measure_changes)
+        await anyio.to_thread.run_sync(self._known.measure_changes)
         return await self._bring(())
 
     def _begin(self, stored: Stored, facts: Sequence[Run]) -> Mapping[int, int]:
         """Takes up the state and ``facts``. Returns what has ended by that: attempts by the runs' ids. CPU work."""
         self._state = state = begin(stored.state, self._repo, self._settings.branch, self._now)
         self._week = weekly_runs.begin(stored.week, state)
-        self._measurement = Measurement(self._settings, self._now, state, self._week, notes=self.notes)
-        self._failures = self._measurement.failures
+        self._known = Measurement(self._settings, self._now, state, self._week, notes=self.notes)
+        self._failures = self._known.failures
         copies = [replace(fact, earlier={}, jobs=[]) for fact in facts]
-        self._measurement.unlisted_attempts += state.merge_facts(fact.normalize(state.branch) for fact in copies)
+        self._known.attempts += state.merge_facts(fact.normalize(state.branch) for fact in copies)
         return {run.id: run.attempt for run in state.runs.values() if run.has_ended}
 
     async def _bring(self, failures: tuple[PartialFailure, ...]) -> CollectResult:
-        samples, no_data = metrics.to_samples(self._measurement.findings, self._settings, self._now, self._tags)
+        samples, no_data = to_samples(self._known.findings, self._settings, self._now, self._tags)
         return CollectResult(samples, failures, no_data, await anyio.to_thread.run_sync(self._encode))
 
     def _encode(self) -> dict[str, bytes]:
@@ -148,27 +154,25 @@ class RepositoryCycle:
     async def _read_window(self) -> None:
         with self._part(measurement.RUNS):
             span = self._settings.history_window
-            self._measurement.unseen += await run_list.read_window(self._actions, self._state, self._now, span)
+            self._known.unseen += await run_list.read_window(self._actions, self._state, self._now, span)
 
     async def _read_workflows(self) -> None:
         with self._part("workflows"):
             listed = await list_workflows(self._github, self._repo)
             if not listed and self._state.runs:
                 raise Unavailable("GitHub lists no workflows, though it showed runs of some")
-            self._measurement.workflows = WorkflowLists({name: getattr(self._settings, name) for name in LISTS}, listed)
+            self._known.workflows = WorkflowLists({name: getattr(self._settings, name) for name in LISTS}, listed)
 
     async def _count_pull_requests(self) -> None:
         with self._part("pull requests"):
-            self._answer = await pull_requests.measure(self._github, self._measurement)
+            self._answer = await pull_requests.measure(self._github, self._known)
 
     async def _check_branch(self) -> None:
         """Where GraphQL tells of no branches, runs of the window are proof of one, too."""
         branch, is_there = self._settings.branch, self._answer.has_branch
         with self._part(measurement.BRANCH):
             if is_there is None:
-                is_there = self._measurement.shows_branch or await pull_requests.is_branch(
-                    self._github, self._repo, branch
-                )
+                is_there = self._known.shows_branch or await pull_requests.is_branch(self._github, self._repo, branch)
             if not is_there:
                 raise Rejected(f"{self._repo} has no branch {branch!r}: correct branch")
 
@@ -184,6 +188,7 @@ class RepositoryCycle:
             if not state.is_cold:
                 with self._part(measurement.OLDER_RUNS):
                     await run_list.fill(self._actions, state, self._now, self._trim)
+                self._known.unseen += run_list.unfinished_behind(state, self._now, self._settings.history_window)
             await self._ask(self._urgent_questions())
             if not state.is_cold:
                 with count_usage(Usage(self._limit_steady(usage))):
@@ -195,60 +200,69 @@ class RepositoryCycle:
 
     def _limit_steady(self, usage: Usage) -> float:
         """Points. Once the week is read, what can wait comes a little at a time."""
-        state, waiting = self._state, self._state.open_suspects(self._now)
+        waiting = self._state.open_suspects(self._now)
         is_late = any(run.updated < self._now - _LATE for run in waiting)  # one of very many jobs takes many points
         if is_late or len(waiting) > _BACKLOG:
             return math.inf
         points, requests = usage.points.total(), usage.requests
-        if state.front > _USUAL_PAGES:
-            return 3 * state.front - points
+        if self._state.front > _USUAL_PAGES:
+            return 3 * self._state.front - points
         return min(_STEADY_POINTS - points, _STEADY_REQUESTS - requests)
 
-    async def _ask(self, questions: Iterator[Question]) -> None:
-        self._failures |= await ask_in_order([each for each in questions if each.part not in self._failures])
+    async def _ask(self, questions: Iterator[_Question]) -> None:
+        """Asks some at once, until as many points are spent as may be: the rest waits for the next cycle."""
+        waiting = iter([each for each in questions if each[0] not in self._failures])
+        failed = Counter[str]()
 
-    def _urgent_questions(self) -> Iterator[Question]:
+        async def work() -> None:
+            for part, ask in waiting:
+                if failed[part] >= _FAILURES:
+                    continue
+                try:
+                    await ask()
+                except Spent:
+                    return
+                except (Unavailable, Rejected) as error:
+                    failed[part] += 1
+                    self._failures.setdefault(part, error)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(_QUESTIONS_AT_ONCE):
+                tasks.start_soon(work)
+
+    def _urgent_questions(self) -> Iterator[_Question]:
         """What decides a number of this cycle, in the order of its worth."""
-        for id in self._measurement.unseen:
-            yield Question(measurement.RUNS, partial(self._ask_unseen, id))
-        for run in run_list.unfinished_behind(self._state, self._now, self._settings.history_window):
-            yield Question(measurement.OLDER_RUNS, partial(self._ask_again, run))
-        for run in self._measurement.runs_with_unknown_attempts:
-            yield Question(measurement.FLAKY, partial(self._ask_attempts, run))
-        for run in self._measurement.runs_without_end:
-            yield Question(measurement.ENDS, partial(attempts.learn_end, self._actions, run))
-        if lists := self._measurement.workflows:
+        for id in self._known.unseen:
+            yield measurement.RUNS, partial(self._ask_again, id)
+        for run in self._known.runs_with_unknown_attempts:
+            yield measurement.FLAKY, partial(self._ask_attempts, run)
+        for run in self._known.runs_without_end:
+            yield measurement.ENDS, partial(details.learn_end, self._actions, run)
+        if lists := self._known.workflows:
             for id in self._state.unknown_workflows(lists.all):
-                yield self._question_about_workflow(lists, id)
+                look_up = partial(details.ask_latest, is_listed=id in lists.names, now=self._now)
+                yield lists.list_of(id) or measurement.OTHERS, partial(look_up, self._actions, self._state, id)
 
-    def _optional_questions(self) -> Iterator[Question]:
+    def _optional_questions(self) -> Iterator[_Question]:
         """What can wait for another cycle, in the order of its worth."""
         state, now = self._state, self._now
         due, is_late = run_list.pages_due(state, now), run_list.is_late(state, now)
-        older_runs = [Question(measurement.OLDER_RUNS, partial(self._read_older, due))] if due else []
+        older_runs: list[_Question] = [(measurement.OLDER_RUNS, partial(self._read_older, due))] if due else []
         yield from older_runs if is_late else []
         for run in state.open_suspects(now):
-            yield Question(measurement.JOBS, partial(attempts.look_into, self._actions, run, now))
+            yield measurement.JOBS, partial(details.look_into, self._actions, run, now)
         yield from [] if is_late else older_runs
         for run in state.suspects(now):
             if any(job.is_silent for job in run.jobs):
-                yield Question(measurement.JOBS, partial(attempts.look_again, self._actions, run))
+                yield measurement.JOBS, partial(details.look_again, self._actions, run)
 
-    def _question_about_workflow(self, lists: WorkflowLists, id: int) -> Question:
-        is_listed = id in lists.names
-        look = partial(workflows.ask_latest, self._actions, self._state, id, is_listed=is_listed, now=self._now)
-        return Question(lists.list_of(id) or measurement.OTHERS, look)
-
-    async def _ask_unseen(self, id: int) -> None:
-        await run_list.ask_unseen(self._actions, self._state, id)
-        self._measurement.unseen.remove(id)
-
-    async def _ask_again(self, run: Run) -> None:
-        self._state.take([await self._actions.run(run.id)])
+    async def _ask_again(self, id: int) -> None:
+        await run_list.ask_again(self._actions, self._state, id)
+        self._known.unseen.remove(id)
 
     async def _ask_attempts(self, run: Run) -> None:
-        self._measurement.unlisted_attempts += await attempts.ask_attempts(self._actions, self._state, run, self._now)
+        self._known.attempts += await details.ask_attempts(self._actions, self._state, run, self._now)
 
     async def _read_older(self, count: int) -> None:
         for _ in range(count):
-            self._measurement.unseen += await run_list.read_older_page(self._actions, self._state, self._now)
+            self._known.unseen += await run_list.read_older_page(self._actions, self._state, self._now)

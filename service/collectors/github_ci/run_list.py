@@ -12,7 +12,6 @@ import anyio
 import anyio.to_thread
 
 from service.collectors.github_ci.actions import LAST_PAGE, Actions, Page
-from service.collectors.github_ci.models import Run
 from service.collectors.github_ci.state import MARGIN, RERUN_WITHIN, WEEK, State
 from service.domain.errors import Rejected, Unavailable
 from service.github.client import NotFound
@@ -133,20 +132,23 @@ def _take_page(state: State, page: Page, now: datetime) -> None:
     state.depth = page.number if page.is_last else math.ceil(page.number * (RERUN_WITHIN / age))
 
 
-async def ask_unseen(actions: Actions, state: State, id: int) -> None:
-    """A known run that its list does not show any more: it was deleted, or the list lags. Raises what ``Github.get``
-    does, but NotFound."""
-    try:
-        state.take([await actions.run(id)])
-    except NotFound:
-        state.runs.pop(id, None)
-
-
-def unfinished_behind(state: State, now: datetime, window: timedelta) -> list[Run]:
-    """Runs behind the window's pages that began to run again in it, the last ones first: no page shows how they end.
+def unfinished_behind(state: State, now: datetime, window: timedelta) -> list[int]:
+    """Ids of runs behind the window's pages that began to run again in it, the last first: no page shows how they end.
 
     Others, and what waits for a day, are left to the rotation: some stay queued for weeks.
     """
     horizon = now - window - MARGIN
     found = [run for run in state.started_since(horizon) if run.conclusion is None and run.created < horizon]
-    return sorted((run for run in found if not run.is_stuck(now)), key=lambda run: run.started, reverse=True)
+    found.sort(key=lambda run: run.started, reverse=True)
+    return [run.id for run in found if not run.is_stuck(now)]
+
+
+async def ask_again(actions: Actions, state: State, id: int) -> None:
+    """A run that no page shows as it is: it was deleted, the list lags, or it is behind the pages that are read.
+
+    Raises what ``Github.get`` does, but NotFound.
+    """
+    try:
+        state.take([await actions.run(id)])
+    except NotFound:
+        state.runs.pop(id, None)

@@ -13,7 +13,8 @@ import msgspec
 import zstandard
 
 from service.collectors.github_ci import culprits
-from service.collectors.github_ci.models import BEGINNING, Run
+from service.collectors.github_ci.evidence import BEGINNING
+from service.collectors.github_ci.models import Run
 from service.domain.samples import MAX_POINT_AGE
 
 MARGIN = timedelta(hours=3)  # behind the window, where most re-runs come from
@@ -142,11 +143,10 @@ class State(msgspec.Struct, tag_field="version", tag=6):
     def unknown_attempts(self, run: Run, now: datetime) -> list[int]:
         """Earlier attempts that decide a number, the last first: whether the run is flaky, or how long an attempt took
         that ended within 55 minutes and gave way to the next one before it was seen."""
-        unknown = [number for number in range(run.attempt - 1, 0, -1) if number not in run.earlier]
         if run.is_verdict_open:
-            return unknown
+            return run.unknown_attempts
         is_fresh = run.kind and run.started >= now - MAX_POINT_AGE
-        return [number for number in unknown if is_fresh and number > self._reported_attempt(run.id)]
+        return [number for number in run.unknown_attempts if is_fresh and number > self._reported_attempt(run.id)]
 
     def take_ended(self, attempts: Iterable[Run], now: datetime, left: Collection[int] = ()) -> list[Run]:
         """The attempts that ended within the last 55 minutes and were not reported before: ``attempts``, earlier ones

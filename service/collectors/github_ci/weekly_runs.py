@@ -11,8 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from service.collectors.github_ci.metrics import quantile
-from service.collectors.github_ci.models import FAILED, Run
+from service.collectors.github_ci.models import FAILED, Run, quantile
 from service.collectors.github_ci.state import WEEK, State, decode
 
 KEY = "week/"  # before the repository's name

@@ -6,7 +6,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from service.collectors.github_ci import actions, workflows
+from service.collectors.github_ci import actions, details
 from service.config.secrets import Secret, mounted_file
 from service.demo.github import Asked, Reply
 from service.demo.github_rows import Pull
@@ -45,7 +45,7 @@ COLD = ("an older page", "runs of a workflow", "below a run", "annotations")  # 
 async def test_a_fault_leaves_right_numbers_or_none_and_the_next_cycle_is_whole(
     fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (actions, workflows):
+    for module in (actions, details):
         monkeypatch.setattr(module, "PER_PAGE", 25)  # many pages of few runs
     world = generate(7, workflows=12, runs_a_day=27, days=4, ahead=12 * HOUR)
     start = world.now
@@ -148,7 +148,7 @@ async def test_a_github_too_slow_for_one_run_is_read_in_several() -> None:
 async def test_a_workflow_whose_list_always_fails_leaves_out_what_needs_it_and_starts_no_storm(
     listed: tuple[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (actions, workflows):
+    for module in (actions, details):
         monkeypatch.setattr(module, "PER_PAGE", 25)
     world = small_world()
     world.add_workflow(3, "Yearly")

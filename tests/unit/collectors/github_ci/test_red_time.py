@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from service.collectors.github_ci.models import BEGINNING, Attempt, Run, WorkflowRuns
+from service.collectors.github_ci.evidence import BEGINNING
+from service.collectors.github_ci.models import Attempt, Run, WorkflowRuns
 from service.collectors.github_ci.red_time import measure_red_time
 
 NOW = datetime(2026, 3, 4, 12, tzinfo=UTC)
