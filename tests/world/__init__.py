@@ -10,13 +10,12 @@ async with simulated(world) as github:
 from tests.world import faults
 from tests.world.generator import NOW, World, generate
 from tests.world.server import TOKEN, InProcess, Simulated, WorldClock, served, simulated
-from tests.world.truth import Questions, durations, truth
+from tests.world.truth import durations, truth
 
 __all__ = [
     "NOW",
     "TOKEN",
     "InProcess",
-    "Questions",
     "Simulated",
     "World",
     "WorldClock",

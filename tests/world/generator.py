@@ -87,7 +87,7 @@ def generate(
             repository.runs.append(_run(rng, number, created, whole))
     repository.runs.sort(key=lambda run: run.created)
     for number, run in enumerate(repository.runs):
-        run.id = 5000 + number
+        run.id, run.sha = 5000 + number, f"{number // 2:040x}"  # two runs of a commit
     repository.branches |= {run.branch for run in repository.runs if not run.fork}
     for number in range(1, rng.randint(0, 150) + 1):
         merged = whole + ahead - timedelta(seconds=rng.randrange(int((timedelta(days=14) + ahead).total_seconds())))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from graphql import FieldNode, GraphQLSchema, OperationDefinitionNode, SelectionSetNode, build_schema, parse, validate
+from graphql import GraphQLResolveInfo, GraphQLSchema, build_schema, execute_sync, parse, validate
 
 from service.demo.github import Asked
 
@@ -57,21 +57,13 @@ def description(asked: Asked) -> tuple[str, dict[str, Any]] | None:
 
 
 def select(document: str, data: Any) -> Any:
-    """Of ``data`` what a GraphQL document without fragments selects: the simulated server gives whole objects."""
-    (definition,) = parse(document).definitions
-    assert isinstance(definition, OperationDefinitionNode)
-    return _select(definition.selection_set, data)
+    """Of ``data`` what a GraphQL document selects: the simulated server gives whole objects, those of the repository
+    under their aliases."""
 
+    def resolve(source: dict[str, Any], info: GraphQLResolveInfo[None], **_: Any) -> Any:
+        return source[info.path.key if info.path.key in source else info.field_name]
 
-def _select(selections: SelectionSetNode | None, value: Any) -> Any:
-    if isinstance(value, list):
-        return [_select(selections, each) for each in value]
-    if selections is None or value is None:
-        return value
-    fields = [each for each in selections.selections if isinstance(each, FieldNode)]
-    # An object of the repository's own stands under its alias already.
-    keys = {(each.alias or each.name).value: each for each in fields}
-    return {key: _select(each.selection_set, value[key]) for key, each in keys.items()}
+    return execute_sync(schema(), parse(document), data, field_resolver=resolve).data
 
 
 def _pattern(path: str) -> str:

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 import anyio
 import httpx
 import uvicorn
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp
 
 from service.config.secrets import Secret
 from service.demo.github import Asked, Reply, SimulatedGithub
@@ -28,6 +28,7 @@ from tests.world.generator import World
 from tests.world.judge import select
 
 TOKEN = "ghp_0123456789abcdef"
+_NAME = re.compile(r'"(?:[^"\\]|\\.)*"|[^",]+')  # in quotes or without
 
 
 @dataclass
@@ -109,7 +110,7 @@ class FaultyGithub(SimulatedGithub):
         repository = self.repositories.get(found.get("repo", "").lower())
         if repository is None:
             return Reply.refusal(422, "The listed users and repositories cannot be searched")
-        wanted = [set(re.findall(r'[^",\\]+', value)) for key, value in terms if key == "label"]
+        wanted = [set(map(_unquote, _NAME.findall(value))) for key, value in terms if key == "label"]
         if ("is", "issue") in terms:
             rows = [each for each in repository.open_issues(at) if all(carries(each, names) for names in wanted)]
         else:
@@ -126,6 +127,10 @@ class FaultyGithub(SimulatedGithub):
         if answer["data"]["repository"] is None:
             return answer
         return {"data": select(document, answer["data"])}
+
+
+def _unquote(name: str) -> str:
+    return re.sub(r"\\(.)", r"\1", name.strip('"'))
 
 
 class Simulated:
@@ -196,29 +201,14 @@ async def served(app: ASGIApp) -> AsyncIterator[str]:
             await task
 
 
-class InProcess(httpx.AsyncBaseTransport):
-    """Hands requests to ``app`` as they are. A body that is cut off breaks as it does on a wire."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+class InProcess(httpx.ASGITransport):
+    """Without a socket, where a body that is cut off breaks as it does on a wire."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        sent: list[Message] = []
-
-        async def receive() -> Message:
-            return {"type": "http.request", "body": await request.aread()}
-
-        async def send(message: Message) -> None:
-            sent.append(message)
-
-        path, _, query = request.url.raw_path.partition(b"?")
-        scope = {"type": "http", "method": request.method, "scheme": "http", "path": path.decode(), "raw_path": path}
-        headers = [(name.lower(), value) for name, value in request.headers.raw]
-        await self._app({**scope, "query_string": query, "headers": headers}, receive, send)
-        head, body = sent
-        if len(body["body"]) < int(dict(head["headers"])[b"content-length"]):
+        response = await super().handle_async_request(request)
+        if len(await response.aread()) < int(response.headers["content-length"]):
             raise httpx.RemoteProtocolError("peer closed connection without sending complete message body")
-        return httpx.Response(head["status"], headers=head["headers"], stream=httpx.ByteStream(body["body"]))
+        return response
 
 
 @asynccontextmanager

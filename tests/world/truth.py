@@ -4,12 +4,9 @@ import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
+from service.collectors.github_ci import GithubCiSettings
 from service.demo.github_rows import Attempt, Repository, Run
-
-if TYPE_CHECKING:
-    from service.collectors.github_ci.settings import GithubCiSettings
 
 FAILING = ("failure", "timed_out", "startup_failure")
 CONCLUSIVE = ("success", *FAILING)
@@ -18,92 +15,98 @@ PRE_MERGE = ("pull_request", "pull_request_target", "merge_group")
 
 
 @dataclass(frozen=True)
-class Questions:
-    """What the truth depends on: the collector's settings have the same names, and these defaults."""
+class Seen:
+    """A run as of an instant. ``is_ours``: on the branch, and no fork's."""
 
-    branch: str = "main"
-    history_window: timedelta = timedelta(hours=24)
-    weekly_window: timedelta = timedelta(days=7)
-    tests_blocking_merge: tuple[str, ...] = ()
-    benchmarks: tuple[str, ...] = ()
-    hotfix_labels: tuple[str, ...] = ("hotfix",)
-    force_merge_labels: tuple[str, ...] = ("force-merge", "force_merge")
-    revert_labels: tuple[str, ...] = ("revert",)
-    bug_label: str = "bug"
-    bug_sub_labels: tuple[str, ...] = ()
+    run: Run
+    attempts: list[Attempt]
+    is_ours: bool
+
+    @property
+    def last(self) -> Attempt:
+        return self.attempts[-1]
+
+    @property
+    def conclusion(self) -> str:
+        return self.last.conclusion or ""
+
+    @property
+    def has_verdict(self) -> bool:
+        return self.conclusion in CONCLUSIVE
+
+    @property
+    def has_failed(self) -> bool:
+        return self.conclusion in FAILING
+
+    @property
+    def has_ever_failed(self) -> bool:
+        return any(attempt.conclusion in FAILING for attempt in self.attempts)
+
+    @property
+    def commit(self) -> str:
+        return self.run.sha or str(self.run.id)
+
+    @property
+    def is_before_merge(self) -> bool:
+        return self.run.event in PRE_MERGE
 
 
-def truth(repository: Repository, now: datetime, asked: "Questions | GithubCiSettings") -> dict[str, float]:
-    """Every value by its metric's name (a count of one bug label: ``github.bugs.count:label``); what has nothing to
-    measure is left out."""
+def look_at(repository: Repository, now: datetime, branch: str = "main") -> list[Seen]:
+    """The runs that were created by then, the oldest first."""
+    runs = sorted((run for run in repository.runs if run.created <= now), key=lambda run: (run.created, run.id))
+    return [Seen(run, run.seen(now), run.branch == branch and not run.fork) for run in runs]
+
+
+def truth(repository: Repository, now: datetime, asked: GithubCiSettings) -> dict[str, float]:
+    """Every value by its metric's name (``github.bugs.count:label`` of one bug label,
+    ``ci.workflow.schedule_age:w1.yml`` of one workflow); what has nothing to measure is left out."""
     values: dict[str, float] = {}
-    runs = [(run, run.seen(now)) for run in repository.runs if run.created <= now]
-    ours = [(run, attempts) for run, attempts in runs if run.branch == asked.branch and not run.fork]
-    since = now - asked.history_window
-    recent = [(run, attempts) for run, attempts in runs if attempts[-1].started >= since]
-    latest: dict[int | None, str] = {
-        run.workflow_id: last for run, last in sorted(_conclusive(ours), key=lambda each: (each[0].created, each[0].id))
-    }
+    runs, since = look_at(repository, now, asked.branch), now - asked.history_window
+    recent = [each for each in runs if each.last.started >= since]
+    ours = [each for each in recent if each.is_ours]
+
+    latest = {each.run.workflow_id: each for each in runs if each.is_ours and each.has_verdict}
     lists = {
         "tests_blocking_merge": [_id(repository, each) for each in asked.tests_blocking_merge],
         "benchmarks": [_id(repository, each) for each in asked.benchmarks],
     }
     for name, ids in lists.items():
-        found = [latest.get(each) for each in ids]
-        if found and None not in found:
-            values[f"ci.workflow.{name}"] = float(all(each == "success" for each in found))
+        if ids and latest.keys() >= set(ids):
+            values[f"ci.workflow.{name}"] = float(not any(latest[each].has_failed for each in ids))
     active = {each.id for each in repository.workflows if each.state == "active"}
-    others = active - {id for ids in lists.values() for id in ids}
-    values["ci.workflow.other_failing"] = sum(latest.get(each) in FAILING for each in others)
+    others = active.difference(*lists.values()) & latest.keys()
+    values["ci.workflow.other_failing"] = sum(latest[each].has_failed for each in others)
+    if blocking := lists["tests_blocking_merge"]:
+        values["ci.branch.red_minutes"] = red_minutes(repository, blocking, asked.branch, since, now)
 
-    verdicts = [last for run, last in _conclusive(recent) if run.branch == asked.branch and not run.fork]
-    if verdicts:
-        values["ci.workflow.success"] = float(set(verdicts) == {"success"})
-        values["ci.workflow.success_ratio"] = verdicts.count("success") / len(verdicts)
-    commits: dict[str, list[list[Attempt]]] = {}
-    for run, attempts in recent:
-        if run.branch == asked.branch and not run.fork and attempts[-1].conclusion in CONCLUSIVE:
-            commits.setdefault(run.sha or str(run.id), []).append(attempts)
-    if commits:
-        red = {sha for sha, found in commits.items() if any(each[-1].conclusion in FAILING for each in found)}
-        failed = {
-            sha
-            for sha, found in commits.items()
-            if any(each.conclusion in FAILING for tries in found for each in tries)
-        }
-        values["ci.branch.red_share"] = len(red) / len(commits)
-        values["ci.branch.flaky_share"] = len(failed - red) / len(commits)
-    ids = lists["tests_blocking_merge"]
-    if ids and None not in ids:
-        blocking = [[run for run, _ in ours if run.workflow_id == id] for id in ids]
-        values["ci.branch.red_minutes"] = red_minutes(blocking, since, now)
-    values["ci.workflow.flaky_tests"] = sum(
-        attempts[-1].conclusion == "success" and any(each.conclusion in FAILING for each in attempts[:-1])
-        for _, attempts in recent
-    )
-    values["ci.workflow.cancelled"] = sum(
-        attempts[-1].conclusion == "cancelled"
-        for run, attempts in recent
-        if run.branch == asked.branch and not run.fork
-    )
-    minutes = [
-        _minutes(attempts[-1])
-        for run, attempts in recent
-        if run.event in PRE_MERGE and attempts[-1].conclusion in CONCLUSIVE
-    ]
-    if minutes:
+    if judged := [each for each in ours if each.has_verdict]:
+        succeeded = [each.conclusion == "success" for each in judged]
+        values["ci.workflow.success"] = float(all(succeeded))
+        values["ci.workflow.success_ratio"] = succeeded.count(True) / len(judged)
+        red = {each.commit for each in judged if each.has_failed}
+        failed = {each.commit for each in judged if each.has_ever_failed}
+        commits = len({each.commit for each in judged})
+        values["ci.branch.red_share"] = len(red) / commits
+        values["ci.branch.flaky_share"] = len(failed - red) / commits
+    values["ci.workflow.flaky_tests"] = sum(each.conclusion == "success" and each.has_ever_failed for each in recent)
+    values["ci.workflow.cancelled"] = sum(each.conclusion == "cancelled" for each in ours)
+    if minutes := [_minutes(each.last) for each in recent if each.is_before_merge and each.has_verdict]:
         values["ci.workflow.duration.p90"] = _p90(minutes)
-    values["ci.jobs.timed_out"] = len(timed_out_jobs(repository, now))
+    values["ci.jobs.timed_out"] = _timed_out_jobs(runs, now)
 
-    waiting = [
-        attempts[-1].started
-        for _, attempts in runs
-        if attempts[-1].conclusion is None and attempts[-1].status in WAITING
-    ]
+    waiting = [each.last.started for each in runs if not each.conclusion and each.last.status in WAITING]
     queued = [each for each in waiting if each >= now - timedelta(hours=24)]
     values["ci.queue.runs"] = len(queued)
     if queued:
         values["ci.queue.oldest_minutes"] = (now - min(queued)).total_seconds() / 60
+
+    for workflow in (each for each in repository.workflows if each.path.rpartition("/")[2] in asked.expected):
+        scheduled = [each for each in runs if (each.run.workflow_id, each.run.event) == (workflow.id, "schedule")]
+        good = [each for each in scheduled if each.conclusion == "success"]
+        for name, found in (("age", scheduled), ("success_age", good)):
+            if found:
+                hours = (now - found[-1].run.created) / timedelta(hours=1)
+                values[f"ci.workflow.schedule_{name}:{workflow.path.rpartition('/')[2]}"] = hours
 
     week = now - asked.weekly_window
     groups = {"hotfix": asked.hotfix_labels, "force_merge": asked.force_merge_labels, "reverts": asked.revert_labels}
@@ -119,18 +122,15 @@ def truth(repository: Repository, now: datetime, asked: "Questions | GithubCiSet
     return values
 
 
-def red_minutes(workflows: list[list[Run]], since: datetime, now: datetime) -> float:
+def red_minutes(repository: Repository, ids: list[int], branch: str, since: datetime, now: datetime) -> float:
     """In which the latest conclusive run of one of the workflows, by then, was a failure."""
-    attempts = [each for runs in workflows for run in runs for each in run.attempts]
+    blocking = Repository("", runs=[run for run in repository.runs if run.workflow_id in ids])
+    attempts = [each for run in blocking.runs for each in run.attempts]
     instants = {at for each in attempts for at in (each.started, each.ended) if at and since < at < now}
     total = timedelta(0)
     for begin, end in pairwise((since, *sorted(instants), now)):
-        latest = []
-        for runs in workflows:
-            newest = sorted((run for run in runs if run.created <= begin), key=lambda run: (run.created, run.id))
-            verdicts = (run.seen(begin)[-1].conclusion for run in reversed(newest))
-            latest.append(next((each for each in verdicts if each in CONCLUSIVE), None))
-        if set(latest) & set(FAILING):
+        ours = [each for each in look_at(blocking, begin, branch) if each.is_ours and each.has_verdict]
+        if any(each.has_failed for each in {each.run.workflow_id: each for each in ours}.values()):
             total += end - begin
     return total / timedelta(minutes=1)
 
@@ -139,92 +139,76 @@ def red_minutes(workflows: list[list[Run]], since: datetime, now: datetime) -> f
 class Culprit:
     """Why a workflow is red on the branch: the first of the runs that failed in a row, the last green one before it."""
 
-    first: Run
+    first: Seen
     since: datetime
     length: int
     green: Run | None
     has_gap: bool
 
 
-def culprit(repository: Repository, now: datetime, workflow: int, branch: str = "main") -> Culprit | None:
+def culprit(repository: Repository, now: datetime, workflow: int) -> Culprit | None:
     """None where the workflow's latest conclusive run on the branch succeeded, or there is none."""
-    ours = [run for run in repository.runs if (run.workflow_id, run.branch, run.fork) == (workflow, branch, "")]
-    red: list[Run] = []
+    red: list[Seen] = []
     green, has_gap = None, False
-    for run in sorted((run for run in ours if run.created <= now), key=lambda run: (run.created, run.id), reverse=True):
-        verdict = run.seen(now)[-1].conclusion
-        if verdict == "success":
-            green = run
+    for each in reversed([each for each in look_at(repository, now) if each.run.workflow_id == workflow]):
+        if not each.is_ours:
+            continue
+        if each.conclusion == "success":
+            green = each.run
             break
-        if verdict in FAILING:
-            red.append(run)
-        has_gap = verdict not in FAILING
+        if each.has_failed:
+            red.append(each)
+        has_gap = not each.has_failed
     if not red:
         return None
     since = now
-    for attempt in reversed(red[-1].seen(now)):
+    for attempt in reversed(red[-1].attempts):
         if attempt.conclusion not in FAILING:
             break
         since = attempt.started
     return Culprit(red[-1], since, len(red), green, has_gap and green is not None)
 
 
-def schedule_ages(repository: Repository, now: datetime, workflow: str) -> tuple[float | None, float | None]:
-    """Hours since a schedule last began a run of the workflow, and one that succeeded."""
-    id = _id(repository, workflow)
-    runs = [run for run in repository.runs if (run.workflow_id, run.event) == (id, "schedule") and run.created <= now]
-    good = [run for run in runs if run.seen(now)[-1].conclusion == "success"]
-    last, success = (max((run.created for run in each), default=None) for each in (runs, good))
-    return (
-        (now - last).total_seconds() / 3600 if last else None,
-        (now - success).total_seconds() / 3600 if success else None,
-    )
-
-
-def timed_out_jobs(repository: Repository, now: datetime) -> list[int]:
-    """Ids of the jobs that their time limit ended within seven days, of attempts that have ended."""
-    found = []
-    for run in repository.runs:
-        attempts = run.seen(now)
-        for number, job in run.jobs(now):
-            is_overtime = job.conclusion == "timed_out" or "maximum execution time" in job.annotation
-            if is_overtime and attempts[number - 1].conclusion and job.ended >= now - timedelta(days=7):
-                found.append(job.id)
-    return found
-
-
-def durations(repository: Repository, now: datetime, branch: str = "main") -> list[tuple[datetime, float, str, str]]:
+def durations(repository: Repository, now: datetime) -> list[tuple[datetime, float, str, str]]:
     """End, minutes, kind and conclusion of each attempt that ended within the last 55 minutes."""
     found = []
-    for run in repository.runs:
-        kind = "pre_merge" if run.event in PRE_MERGE else "main" if run.branch == branch and not run.fork else ""
-        for attempt in run.seen(now) if kind else ():
+    for each in look_at(repository, now):
+        kind = "pre_merge" if each.is_before_merge else "main" if each.is_ours else ""
+        for attempt in each.attempts if kind else ():
             if attempt.ended and attempt.conclusion and attempt.ended >= now - timedelta(minutes=55):
                 found.append((attempt.ended, _minutes(attempt), kind, attempt.conclusion))
     return sorted(found)
 
 
-def week(repository: Repository, now: datetime, branch: str = "main") -> list[tuple[str, int, int, float, int]]:
+def week(repository: Repository, now: datetime) -> list[tuple[str, int, int, float | None, int]]:
     """By workflow: name, runs, failures, p90 in minutes, and how many were run again. Of the runs on the branch or
     before a merge whose last attempt began within seven days and was conclusive."""
-    found: dict[int, list[tuple[str, float, bool]]] = {}
-    for run in repository.runs:
-        last = run.seen(now)[-1]
-        is_ours = run.event in PRE_MERGE or (run.branch == branch and not run.fork)
-        if run.created <= now and is_ours and last.conclusion in CONCLUSIVE and last.started >= now - timedelta(days=7):
-            again = len(run.seen(now)) > 1
-            found.setdefault(run.workflow_id, []).append((last.conclusion or "", _minutes(last), again))
+    found: dict[int, list[Seen]] = {}
+    for each in look_at(repository, now):
+        if (each.is_ours or each.is_before_merge) and each.has_verdict and each.last.started >= now - timedelta(days=7):
+            found.setdefault(each.run.workflow_id, []).append(each)
     names = {each.id: each.name for each in repository.workflows}
     return sorted(
         (
             names[id],
             len(runs),
-            sum(conclusion in FAILING for conclusion, _, _ in runs),
-            round(_p90([minutes for _, minutes, _ in runs]), 6),
-            sum(again for _, _, again in runs),
+            sum(each.has_failed for each in runs),
+            round(_p90([_minutes(each.last) for each in runs]), 6),
+            sum(len(each.attempts) > 1 for each in runs),
         )
         for id, runs in found.items()
     )
+
+
+def _timed_out_jobs(runs: list[Seen], now: datetime) -> int:
+    """The jobs that their time limit ended within seven days, of attempts that have ended."""
+    found = 0
+    for each in runs:
+        for number, job in each.run.jobs(now):
+            is_overtime = job.conclusion == "timed_out" or "maximum execution time" in job.annotation
+            has_ended = each.attempts[number - 1].conclusion and job.ended >= now - timedelta(days=7)
+            found += bool(is_overtime and has_ended)
+    return found
 
 
 def _p90(minutes: list[float]) -> float:
@@ -234,18 +218,13 @@ def _p90(minutes: list[float]) -> float:
     return low + (high - low) * (place - math.floor(place))
 
 
-def _conclusive(runs: list[tuple[Run, list[Attempt]]]) -> list[tuple[Run, str]]:
-    found = [(run, attempts[-1].conclusion) for run, attempts in runs]
-    return [(run, last) for run, last in found if last in CONCLUSIVE]
-
-
 def _minutes(attempt: Attempt) -> float:
     return (attempt.ended - attempt.started).total_seconds() / 60 if attempt.ended else math.nan
 
 
-def _id(repository: Repository, entry: str) -> int | None:
+def _id(repository: Repository, entry: str) -> int:
     """The workflow that is listed by its id, name, path or file name."""
-    for row in repository.workflows:
-        if entry in (str(row.id), row.name, row.path, row.path.rpartition("/")[2]):
-            return row.id
-    return None
+    means = (
+        (each.id, (str(each.id), each.name, each.path, each.path.rpartition("/")[2])) for each in repository.workflows
+    )
+    return next(id for id, names in means if entry in names)

@@ -5,9 +5,10 @@ from typing import Any
 
 import httpx
 
+from service.collectors.github_ci import GithubCiSettings
 from service.demo.recording import create_app, load_repositories
 from tests.integration.github.conftest import RUNS, WORKFLOWS
-from tests.world import NOW, Questions, Simulated, served, truth
+from tests.world import NOW, Simulated, served, truth
 
 DEMO = "/repos/ionic-team/ionic-framework/actions/runs"
 # The recorded runs on attempt 2 of which the recording tells how the first attempt ended.
@@ -45,7 +46,9 @@ async def test_the_demo_shows_recorded_runs_as_of_now(http: httpx.AsyncClient) -
 
 def test_the_demos_numbers_are_red_and_green() -> None:
     ionic, phishbench = load_repositories(NOW)
-    month = timedelta(days=30)
-    asked = Questions(tests_blocking_merge=("Stencil Nightly Build",), history_window=month)
-    assert truth(ionic, NOW, asked)["ci.workflow.tests_blocking_merge"] == 0
-    assert truth(phishbench, NOW, Questions("master", month))["ci.workflow.success"] == 1
+    asked = {"type": "github_ci", "schedule": "@hourly", "history_window": "30d"}
+    lists = {"tests_blocking_merge": ["Stencil Nightly Build"]}
+    values = truth(ionic, NOW, GithubCiSettings.model_validate(asked | lists))
+    assert values["ci.workflow.tests_blocking_merge"] == 0
+    values = truth(phishbench, NOW, GithubCiSettings.model_validate(asked | {"branch": "master"}))
+    assert values["ci.workflow.success"] == 1

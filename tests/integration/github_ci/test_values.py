@@ -1,0 +1,399 @@
+"""What the numbers mean at the edges, what is told beside them, and what the settings make of them."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from service.collectors.github_ci import GithubCi
+from service.demo.github_rows import Attempt, Issue, Pull
+from service.domain.checks import update_checks
+from service.domain.samples import Kind, Rule
+from tests.integration.github_ci.stage import (
+    BRANCH,
+    DAY,
+    HOUR,
+    JOBS,
+    MINUTE,
+    NAMESPACE,
+    PULLS,
+    RED_MINUTES,
+    durations_of,
+    parts_of,
+    sample_of,
+    small_world,
+    staged,
+    values_of,
+)
+from tests.world import NOW, World, faults, generate
+
+START = NOW.replace(microsecond=0)
+AGE = "ci.workflow.schedule_age"
+P90 = "ci.workflow.duration.p90"
+
+
+async def test_each_sample_has_its_verdict_and_a_sentence_and_what_is_missing_says_why() -> None:
+    world = small_world()
+    world.add_workflow(3)
+    world.repository.issues += [Issue(number, NOW - DAY, ("bug",)) for number in range(1, 1201)]
+    lists: dict[str, Any] = {
+        "tests_blocking_merge": ["w2.yml"],
+        "benchmarks": ["w3.yml"],
+        "force_merge_labels": ["force_merge"],
+    }
+    async with staged(world, **lists, expected={"w1.yml": "1d"}) as stage:
+        result = await stage.collect()
+    tags = ["source", "workflow_category", "workflow_name", "task", "check", "condition", "status"]
+    assert list(result.samples[0].tags) == tags
+    found = {
+        each.metric.name.removeprefix(NAMESPACE): (
+            each.value,
+            f"{each.tags['condition']} {each.tags['status']}" if "check" in each.tags else "",
+            each.summary,
+        )
+        for each in result.samples
+    }
+    commits, merged = "2 commits on main failed", "was merged in the last 7 days"
+    assert found == {
+        "ci.workflow.tests_blocking_merge": (1, "> 0 pass", "the latest run of w2.yml on main succeeded"),
+        "ci.workflow.other_failing": (0, "< 2 pass", "0 of 1 other active workflow failed on main"),
+        "ci.workflow.success": (1, "=1.0 pass", "0 of 2 runs on main failed in the last 24 h"),
+        "ci.workflow.success_ratio": (1, "=1.0 pass", "0 of 2 runs on main failed in the last 24 h"),
+        "ci.workflow.flaky_tests": (
+            *(1, "< 10 pass"),
+            "1 of 3 runs failed first and succeeded when run again in the last 24 h: Nightly",
+        ),
+        "ci.branch.red_share": (0, "", f"0 of {commits} in the last 24 h"),
+        "ci.branch.flaky_share": (
+            *(0.5, ""),
+            f"1 of {commits} first and succeeded when run again in the last 24 h",
+        ),
+        "ci.branch.red_minutes": (5, "none unknown", "main was red for 5 min of the last 24 h, by w2.yml"),
+        "ci.workflow.cancelled": (1, "< 10 pass", "1 of 3 runs on main was cancelled in the last 24 h: Tests"),
+        "ci.jobs.timed_out": (0, "< 10 pass", "0 jobs were ended by a time limit in the last 7 days"),
+        "github.hotfix.count": (1, "< 5 pass", f"1 pull request with the label hotfix {merged}"),
+        "github.force_merge.count": (1, "< 7 pass", f"1 pull request with the label force_merge {merged}"),
+        "github.reverts.count": (1, "< 1 fail", f"1 pull request with the label revert {merged}"),
+        "github.bugs.count": (1200, "none unknown", "1,200 open issues have the label bug"),
+        "ci.queue.runs": (0, "", "0 runs wait now"),
+    }
+    assert {each.tags["check"]: each.summary for each in result.no_data} == {
+        "workflow_passing": "no run of w3.yml on main has succeeded or failed yet",
+        "p90_minutes": "no pull-request run of the last 24 h has succeeded or failed",
+        "age_hours": "no schedule has run w1.yml, as far as runs are read",
+    }
+
+
+async def test_every_number_has_its_evidence_newest_first() -> None:
+    world = generate(8, workflows=12, runs_a_day=60)
+    async with staged(world, tests_blocking_merge=["1"]) as stage:
+        await stage.collect_until_whole()
+        result = await stage.collect()
+        for sample in result.samples:
+            if sample.metric.kind is Kind.GAUGE and sample.value:
+                times = [each.at for each in sample.evidence if each.at]
+                assert 0 < len(times) <= 20, sample.metric.name
+                assert times == sorted(times, reverse=True) or sample.evidence[0].note == "first red"
+                assert all(each.url.startswith("https://github.com/") for each in sample.evidence)
+        jobs = sample_of(result, JOBS).evidence
+        assert {each.conclusion for each in jobs} == {"cancelled", "timed_out"}
+        assert all("/job/" in each.url and each.workflow for each in jobs)
+
+
+@pytest.mark.parametrize(
+    ("name", "threshold", "condition", "rule"),
+    [
+        ("hotfix", "7", "< 7", None),
+        ("p90_minutes", 7, "< 7.0", None),
+        ("bugs", "<= 40", "<= 40", None),
+        ("bugs", None, "none", None),
+        # A value a window is compared with the past.
+        ("hotfix", {"condition": "in [0x, 2x]", "baseline": {"last": 5}}, "in [0x, 2x]", Rule(5, apart=7 * DAY)),
+        ("p90_minutes", "<= 1.5x", "<= 1.5x", Rule(apart=36 * HOUR)),
+        ("p90_minutes", '{"condition": "< 6", "for": "2"}', "< 6", Rule(apart=36 * HOUR, fail_after=2)),
+    ],
+)
+async def test_a_threshold_is_a_number_or_a_condition(
+    name: str, threshold: Any, condition: str, rule: Rule | None
+) -> None:
+    world = small_world()
+    world.add_run(1, NOW - HOUR, "success", event="pull_request")
+    metric = P90 if name == "p90_minutes" else f"github.{name}.count"
+    async with staged(world, thresholds={name: threshold}, history_window="36h") as stage:
+        sample = sample_of(await stage.collect(), metric)
+        assert (sample.tags["condition"], sample.rule) == (condition, rule)
+        assert (NAMESPACE + metric, condition) in GithubCi.expected_checks(stage.asked)
+
+
+async def test_red_minutes_have_a_verdict_by_a_threshold_and_are_missing_where_nobody_saw_them() -> None:
+    world = World.empty()
+    world.add_workflow(1)
+    world.add_run(1, START - 2 * DAY, "success")
+    world.add_run(1, START - 3 * HOUR, "failure", sha="b")
+    world.add_run(1, START - 3 * HOUR + 25 * MINUTE, "success")
+    world.add_run(1, START - HOUR, "failure", "success", sha="d")
+    world.add_run(1, START - HOUR, "failure", branch="topic")
+    for threshold in (30, None):
+        async with staged(world, tests_blocking_merge=[1], thresholds={"red_minutes": threshold}) as stage:
+            found = sample_of(await stage.collect(), RED_MINUTES)
+            verdict = ("< 30", "fail") if threshold else ("none", "unknown")
+            assert (found.value, found.tags["condition"], found.tags["status"]) == (30, *verdict)
+            assert [each.commit for each in found.evidence] == ["d", "b"]
+    world.add_run(1, START - 2 * HOUR, "failure", "failure", "success")
+    for threshold in (30, None):
+        async with staged(world, tests_blocking_merge=[1], thresholds={"red_minutes": threshold}) as stage:
+            result = await stage.collect()
+            assert RED_MINUTES not in values_of(result)
+            told = [each.summary for each in result.no_data if each.tags["check"] == "red_minutes"] or [stage.note]
+            why = "when an attempt on main of the last 24 h ended, or what was before it, is not known"
+            assert told == [why if threshold else f"Metta-AI/metta: {why}"]
+
+
+# Workflows
+
+
+@pytest.mark.parametrize("state", ["disabled_manually", "disabled_inactivity"])
+async def test_a_disabled_workflow_counts_only_when_it_is_listed(state: str) -> None:
+    world = small_world()
+    world.repository.workflows[1].state = state
+    world.add_run(2, NOW - 30 * MINUTE, "failure")
+    async with staged(world) as stage:
+        assert (await stage.values())["ci.workflow.other_failing"] == 0
+        told = "Metta-AI/metta: w2.yml is disabled_inactivity: red when GitHub disabled it, and counted no more"
+        assert stage.note == (told if state == "disabled_inactivity" else "")
+    async with staged(world, benchmarks=["Nightly"]) as stage:
+        assert (await stage.values())["ci.workflow.benchmarks"] == 0
+        assert f"w2.yml is {state}: its last run counts" in stage.note
+    world.add_run(2, NOW - HOUR, "success", event="schedule")
+    async with staged(world, expected={"Nightly": "26h"}) as stage:
+        result = await stage.collect()
+        age = sample_of(result, AGE)
+        assert (age.tags["status"], [each.conclusion for each in age.evidence]) == ("fail", [state, "success"])
+        told = f"expected: w2.yml is {state}: enable it, or take it off expected"
+        assert [str(each) for each in result.failures] == [told]
+
+
+async def test_a_nightly_that_stopped_fails_and_stays_known() -> None:
+    world = small_world()
+    for age in (25, 49):
+        world.add_run(2, NOW - age * HOUR, "success", event="schedule")
+    async with staged(world, expected={"w2.yml": "26h"}) as stage:
+        for number in range(20):
+            result = await stage.collect()
+            tags = sample_of(result, AGE).tags
+            assert (tags["condition"], tags["status"]) == ("< 26", "fail" if number else "pass")
+            stage.pass_time(2 * DAY)
+        stage.pass_time(-2 * DAY)
+        assert values_of(result) == stage.truth()
+        assert {(NAMESPACE + AGE, "< 26")} <= set(GithubCi.expected_checks(stage.asked))
+        assert NAMESPACE + "ci.workflow.schedule_success_age" in GithubCi.expected_metrics(stage.asked)
+
+
+@pytest.mark.parametrize("key", ["tests_blocking_merge", "benchmarks", "expected"])
+async def test_an_entry_that_means_no_workflow_is_a_failure_with_a_remedy(key: str) -> None:
+    for entry in ("Tets", "999"):
+        lists: dict[str, Any] = {key: ["Tests", entry]}
+        if key == "expected":
+            lists = {key: {"Tests": "1d", entry: "1d"}}
+        async with staged(small_world(), **lists) as stage:
+            result = await stage.collect()
+            assert f"ci.workflow.{key}" not in values_of(result)
+            (failure,) = result.failures
+            assert failure.part == key
+            assert f'"{entry}": `infra-health list-workflows` shows them all' in failure.reason
+            assert ("no schedule has run w1.yml since" in failure.reason) == (key == "expected")
+
+
+async def test_a_name_that_repeats_means_all_workflows_of_that_name() -> None:
+    world = small_world()
+    world.repository.workflows[1].name = "Tests"
+    world.add_run(2, NOW - 30 * MINUTE, "failure")
+    async with staged(world, tests_blocking_merge=["Tests"]) as stage:
+        assert (await stage.values())["ci.workflow.tests_blocking_merge"] == 0
+
+
+async def test_a_check_that_the_settings_ask_for_no_more_is_no_check_of_the_collector() -> None:
+    given: dict[str, Any] = {"expected": {"w2.yml": "26h"}, "tests_blocking_merge": ["1"]}
+    world = small_world()
+    world.add_run(2, NOW - 25 * HOUR, "success", event="schedule")
+    async with staged(world, **given) as stage:
+        checks = update_checks([], (await stage.collect()).samples, [], NOW)
+        assert all(map(stage.collector.asks_for, checks))
+        for key, names in (
+            ("expected", {AGE}),
+            ("tests_blocking_merge", {"ci.workflow.tests_blocking_merge", RED_MINUTES}),
+        ):
+            stage.settings = {name: value for name, value in given.items() if name != key}
+            stage.restart()
+            gone = {check.metric for check in checks if not stage.collector.asks_for(check)}
+            assert gone == {NAMESPACE + name for name in names}
+
+
+# Branches and labels
+
+
+async def test_a_branch_that_is_not_there_gives_no_made_up_zero() -> None:
+    for pattern in ("nothing", "graphql"):
+        async with staged(small_world(), branch="master") as stage:
+            stage.github.fail(pattern, faults.not_found)
+            result = await stage.collect()
+            assert "branch" in parts_of(result)
+            assert "correct branch" in str(result.failures)
+            assert not BRANCH & values_of(result).keys()
+    world = small_world()
+    async with staged(world) as stage:
+        await stage.collect_truth()
+        world.repository.branch, world.repository.branches = "trunk", {"trunk"}  # renamed
+        stage.pass_time()
+        result = await stage.collect()
+        assert parts_of(result) == ["branch"]
+        assert not BRANCH & values_of(result).keys()
+
+
+async def test_a_repository_without_runs_is_told() -> None:
+    async with staged(World.empty()) as stage:
+        assert not BRANCH & (await stage.values()).keys()
+        assert "is Actions enabled there?" in stage.note
+
+
+@pytest.mark.parametrize("has_graphql", [True, False])
+async def test_labels_that_are_not_there_count_nothing_and_one_of_a_group_is_enough(has_graphql: bool) -> None:
+    world = World.empty(lag=timedelta(0))
+    world.add_workflow(1, "Tests")
+    world.add_run(1, NOW - HOUR, "success")
+    world.repository.labels = {"force_merge", "bug"}
+    async with staged(world, hotfix_labels=["fix", "urgent"], bug_sub_labels=["crash"]) as stage:
+        if not has_graphql:
+            stage.github.fail("graphql", faults.not_found)
+            await stage.collect_until_counted_by_search()
+        result = await stage.collect()
+        told = values_of(result).keys() & (PULLS | {"github.bugs.count:crash"})
+        assert told == {"github.force_merge.count", "github.bugs.count"}
+        assert {"pull requests, hotfix", "pull requests, bugs_1"} == set(parts_of(result))
+        assert "'fix' or 'urgent': correct hotfix_labels" in str(result.failures)
+        # A default that this repository does not use is said, but is no failure.
+        assert "'revert'" in stage.note
+        world.repository.labels.add("urgent")
+        stage.pass_time(HOUR)
+        assert (await stage.values())["github.hotfix.count"] == 0
+
+
+@pytest.mark.parametrize("has_graphql", [True, False])
+async def test_pull_requests_and_bugs_are_counted_by_lists_and_by_search(has_graphql: bool) -> None:
+    """Whatever a label is called, beyond a page, and before the search knows them."""
+    world = generate(3, workflows=2, runs_a_day=1)
+    label = 'needs "care", now'
+    world.repository.labels.add(label)
+    world.repository.pulls += [Pull(900 + n, START - (n + 1) * MINUTE, (label, "revert")) for n in range(230)]
+    lists: dict[str, Any] = {"hotfix_labels": ["hotfix", label], "force_merge_labels": [], "bug_sub_labels": ["crash"]}
+    async with staged(world, **lists, thresholds={"bugs": 5}) as stage:
+        if not has_graphql:
+            stage.github.fail("graphql", faults.not_found)
+            stage.github.app.lag = timedelta(0)
+            await stage.collect_until_counted_by_search()
+        await stage.collect_truth()
+        bugs = [each for each in (await stage.collect()).samples if each.metric.name.endswith("github.bugs.count")]
+        assert [each.tags["condition"] for each in bugs] == ["< 5", "< 5"]
+
+
+# Times that GitHub moves
+
+
+async def test_a_run_that_github_touches_long_after_its_end_is_as_long_as_it_was() -> None:
+    """Whether it was seen before, or its jobs have to tell."""
+    world = small_world()
+    old = [world.add_run(1, NOW - hours * HOUR, "success", event="pull_request", branch="f") for hours in (3, 5, 8, 20)]
+    for run in old[:2]:
+        run.touched = START
+    async with staged(world) as stage:
+        for _ in range(2):
+            result = await stage.collect()
+            assert (values_of(result)[P90], durations_of(result)) == (5, [])
+            stage.pass_time()
+            for run in old:
+                run.touched = world.now.replace(microsecond=0)
+
+
+async def test_a_long_run_that_was_seen_running_is_believed() -> None:
+    world = small_world()
+    run = world.add_run(1, START - 5 * HOUR, None)
+    run.attempts[0] = Attempt(run.created, START + 7 * MINUTE, "success")
+    async with staged(world) as stage:
+        await stage.collect()
+        stage.pass_time()
+        assert [minutes for _, minutes, *_ in durations_of(await stage.collect())] == [307.0]
+        assert not stage.was_asked("/jobs")
+
+
+async def test_a_run_that_was_approved_is_as_long_as_it_was() -> None:
+    world = small_world()
+    run = world.add_run(1, START - 30 * MINUTE, "action_required", event="pull_request")
+    async with staged(world) as stage:
+        assert P90 not in await stage.collect_truth()
+        stage.pass_time()
+        run.attempts[0].ended, run.attempts[0].conclusion = START + 8 * MINUTE, "success"
+        assert (await stage.collect_truth())[P90] == 38
+
+
+async def test_a_run_that_is_gone_and_comes_back_is_no_second_duration() -> None:
+    """A copy that lags knows it neither in the list nor by its id."""
+    world = small_world()
+    async with staged(world) as stage:
+        await stage.collect()
+        stage.pass_time()
+        world.add_run(1, world.now - 7 * MINUTE, "success")
+        assert len(durations_of(await stage.collect())) == 1
+        hidden = world.repository.runs.pop()
+        stage.pass_time()
+        await stage.collect_truth()
+        world.repository.runs.append(hidden)
+        stage.pass_time()
+        assert durations_of(await stage.collect()) == []
+
+
+# The table of the week
+
+
+async def test_a_rerun_takes_the_place_of_what_was_before_once_it_has_ended() -> None:
+    world = small_world()
+    run = world.add_run(1, NOW - 2 * DAY, "failure")
+    async with staged(world) as stage:
+        await stage.collect()
+        before, nightly = ("Tests", 2, 1, 5.0, 0), ("Nightly", 1, 0, 5.0, 1)
+        assert stage.week() == (NOW, [nightly, before])
+        stage.pass_time()
+        run.attempts.append(Attempt(world.now - 5 * MINUTE, world.now, "success"))
+        stage.deliver(run)
+        await stage.collect_changes()
+        assert stage.week() == (NOW, [nightly, ("Tests", 2, 0, 5.0, 1)])
+
+
+async def test_p90_is_missing_while_an_end_is_not_known_and_stays_what_was_seen_first() -> None:
+    world = small_world()
+    long = world.add_run(1, NOW - 2 * DAY, "success")
+    long.attempts[0].ended = long.created + 2 * HOUR
+    short = world.add_run(2, NOW - HOUR, "success")
+    async with staged(world) as stage:
+        await stage.collect()
+        assert stage.week()[1] == [("Nightly", 2, 0, 5.0, 1), ("Tests", 2, 0, None, 0)]
+        short.touched = short.created + 50 * MINUTE  # an annotation moves updated_at
+        for _ in range(5):
+            stage.pass_time(2 * HOUR + DAY)
+            await stage.collect()
+        assert stage.week()[1] == [("Nightly", 2, 0, 5.0, 1), ("Tests", 1, 0, 5.0, 0)]
+
+
+async def test_no_table_while_older_runs_are_to_be_read_and_none_anew_while_github_is_away() -> None:
+    world = generate(8, workflows=4, runs_a_day=20, days=40, ahead=DAY)
+    async with staged(world) as stage:
+        outage = stage.github.fail("page=[3-9]", faults.bad_gateway)
+        await stage.collect()
+        assert stage.week() == (None, [])
+        stage.github.faults.remove(outage)
+        await stage.collect()
+        before = stage.week()
+        assert before[1]
+        stage.pass_time()
+        stage.github.fail("actions/runs", faults.bad_gateway)
+        assert "runs" in parts_of(await stage.collect())
+        assert stage.week() == before
