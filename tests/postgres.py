@@ -28,9 +28,8 @@ class Postgres:
         self._run("initdb", "-D", self._data, "-U", "test", "-A", "trust", "--no-sync", "-E", "UTF8")
 
     def start(self, *, durable: bool = False) -> None:
-        options = f"-h 127.0.0.1 -p {self.port} -k {self.directory} -c max_connections=200"
-        if not durable:
-            options += " -c fsync=off"
+        fsync = "on" if durable else "off"
+        options = f"-h 127.0.0.1 -p {self.port} -k {self.directory} -c max_connections=200 -c fsync={fsync}"
         self._run("pg_ctl", "-D", self._data, "-w", "-l", f"{self.directory}/log", "-o", options, "start")
 
     def stop(self) -> None:
@@ -40,18 +39,19 @@ class Postgres:
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """All its processes stand still; the kernel goes on to acknowledge what they are sent."""
-        processes = [self._postmaster, *self._children()]
+        parent = Path(self._data, "postmaster.pid").read_text().split()[0]
+        children = subprocess.run(["pgrep", "-P", parent], stdout=subprocess.PIPE, text=True, check=True).stdout.split()
 
-        def tell(number: int) -> None:
-            for process in processes:
+        def send(number: signal.Signals) -> None:
+            for process in (parent, *children):
                 with suppress(ProcessLookupError):  # a worker that has just ended
-                    os.kill(process, number)
+                    os.kill(int(process), number)
 
-        tell(signal.SIGSTOP)
+        send(signal.SIGSTOP)
         try:
             yield
         finally:
-            tell(signal.SIGCONT)
+            send(signal.SIGCONT)
 
     def execute(self, *statements: str) -> list[tuple[object, ...]]:
         """The rows of the last one."""
@@ -60,23 +60,11 @@ class Postgres:
                 cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
 
-    @property
-    def _postmaster(self) -> int:
-        return int(Path(self._data, "postmaster.pid").read_text().split()[0])
-
-    def _children(self) -> Iterator[int]:
-        for each in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                parent = each.read_text().rpartition(")")[2].split()[1]
-            except OSError:
-                continue  # it has ended
-            if int(parent) == self._postmaster:
-                yield int(each.parent.name)
-
     def _run(self, tool: str, *arguments: str) -> None:
         command = [str(self._tools / tool), *arguments]
-        environ = {"LC_ALL": "C"}
-        subprocess.run(command, check=True, user=self.user, cwd=self.directory, stdout=subprocess.DEVNULL, env=environ)
+        subprocess.run(
+            command, check=True, user=self.user, cwd=self.directory, stdout=subprocess.DEVNULL, env={"LC_ALL": "C"}
+        )
 
 
 def find_free_port() -> int:
@@ -93,16 +81,13 @@ def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
     if not found:
         assert os.environ.get("CI") != "true", "no PostgreSQL: apt-get install postgresql"
         pytest.skip("no PostgreSQL on this machine: apt-get install postgresql")
-    directory = Path(tempfile.mkdtemp(prefix="postgres-"))
-    try:
-        server = Postgres(found[-1], directory)
+    with tempfile.TemporaryDirectory(prefix="postgres-") as directory:
+        server = Postgres(found[-1], Path(directory))
         server.start(durable=durable)
         try:
             yield server
         finally:
             server.stop()
-    finally:
-        shutil.rmtree(directory)
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,6 @@ import signal
 from datetime import UTC, datetime
 
 import anyio
-import psycopg
-import pytest
 
 from service.config.settings import StoreSettings
 from service.store import Store
@@ -56,20 +54,8 @@ def test_a_reload_and_a_trigger_while_the_server_is_away_do_not_end_the_daemon(h
             wait_for(lambda: any(each in daemon.text for each in ends), daemon, 20)
 
 
-@pytest.mark.parametrize(
-    ("url", "told"),
-    [
-        ("postgresql://test@127.0.0.1:port/postgres", "store.url is no address of a PostgreSQL"),
-        ("postgresql://guest@127.0.0.1:{port}/postgres", "the server refuses: permission denied for schema public"),
-    ],
-)
-def test_a_wrong_address_ends_the_start_with_one_line(here: Place, postgres_url: str, url: str, told: str) -> None:
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = 'guest'").fetchone():
-            connection.execute("CREATE ROLE guest LOGIN")
-        connection.execute("GRANT USAGE ON SCHEMA public TO guest")
-    url = url.format(postgres_url, port=postgres_url.rpartition(":")[2].partition("/")[0])
-    done = here.run(environ={"INFRA_HEALTH_STORE__URL": url})
+def test_a_wrong_address_ends_the_start_with_one_line(here: Place) -> None:
+    done = here.run(environ={"INFRA_HEALTH_STORE__URL": "postgresql://test@127.0.0.1:port/postgres"})
     assert done.returncode == 78
-    assert told in done.stderr
+    assert "store.url is no address of a PostgreSQL" in done.stderr
     assert len(done.stderr.splitlines()) == 1

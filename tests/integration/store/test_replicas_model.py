@@ -11,7 +11,7 @@ import secrets
 import tempfile
 from collections import Counter
 from collections.abc import Coroutine
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,37 +23,30 @@ import psycopg
 import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from service.config.settings import StoreSettings
 from service.domain.delivery import Chunk, DeliveryStatus
 from service.domain.errors import Unavailable
-from service.domain.runs import Cause, Outcome, Run, new_run_id
+from service.domain.runs import Cause, Outcome, Run
 from service.domain.samples import Kind
 from service.store import Busy, Claim, Store, tables
 from service.store import replicas as replicas_module
 from service.store import runs as runs_module
+from service.store.engine import open_server, prepare
 from tests.integration.store.cases import DISTRIBUTION, ended, samples
-from tests.postgres import Postgres
 from tests.unit.pipeline.stage import without_threads
 
 T = TypeVar("T")
 
-NAMES = ("one", "two", "three")
+MOST = 3
 COLLECTORS = ("ci", "evals")
 EVERY = timedelta(seconds=30)
 DEAD_AFTER = timedelta(seconds=20)
 DEADLINE = timedelta(seconds=90)
 START = datetime(2025, 1, 15, 10, tzinfo=UTC)
 
-Places = st.integers(0, len(NAMES) - 1)
+Places = st.integers(0, MOST - 1)
 
 
 @dataclass
@@ -68,9 +61,9 @@ class Process:
 
 
 class ReplicasMachine(RuleBasedStateMachine):
-    """``server``: set by the test."""
+    """``url``, ``connection``: of a database that has the tables; set by the test."""
 
-    server: Postgres
+    url: str
     connection: psycopg.Connection[tuple[object, ...]]
 
     def __init__(self) -> None:
@@ -78,7 +71,7 @@ class ReplicasMachine(RuleBasedStateMachine):
         self._loop = asyncio.new_event_loop()
         self._stack = ExitStack()
         self.elapsed = 0.0
-        self.processes: dict[str, Process] = {}
+        self.processes: list[Process] = []
         self.accepted: dict[str, int] = {}  # samples by run
         self.handed: Counter[int] = Counter()  # of distributions: how often a chunk was, less what was given back
 
@@ -92,9 +85,8 @@ class ReplicasMachine(RuleBasedStateMachine):
     def begin(self) -> None:
         self._stack.enter_context(without_threads())
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
-        with suppress(psycopg.errors.UndefinedTable):  # the first time
-            for table in tables.meta.sorted_tables:  # sooner done than to truncate them
-                self.connection.execute(f"DELETE FROM {table.name}".encode())
+        for table in tables.meta.sorted_tables:  # sooner done than to make them anew
+            self.connection.execute(f"DELETE FROM {table.name}".encode())
 
         def database_now() -> sa.ColumnElement[int]:
             return sa.literal_column(f"{tables.to_micros(self.now())}::bigint", sa.BigInteger)
@@ -103,21 +95,23 @@ class ReplicasMachine(RuleBasedStateMachine):
             self._stack.enter_context(patch.object(module, "database_now", database_now))
         clock = SimpleNamespace(monotonic=lambda: self.elapsed)
         self._stack.enter_context(patch.object(replicas_module, "time", clock))
-        for name in NAMES[:2]:
-            self.start(name)
+        for _ in range(2):
+            self.a_replica_starts()
 
-    def pick(self, place: int) -> str | None:
-        """One of those that live."""
-        return sorted(self.processes)[place % len(self.processes)] if self.processes else None
+    @rule()
+    def a_replica_starts(self) -> None:
+        if len(self.processes) < MOST:
+            limits = StoreSettings.model_validate({"url": self.url, "dead_after": DEAD_AFTER})
+            self.processes.append(Process(self.run(Store.open(self.folder, limits, self.now, replica=("pod", "2.0")))))
+            self.beat(self.processes[-1])
 
-    def start(self, name: str) -> None:
-        url = self.server.url
-        settings_ = StoreSettings.model_validate({"url": url, "dead_after": f"{DEAD_AFTER.total_seconds():g}s"})
-        self.processes[name] = Process(self.run(Store.open(self.folder, settings_, self.now, replica=(name, "2.0"))))
-        self.beat(name)
+    def pick(self, place: int) -> Process:
+        """One of those that live, of which there is one at least."""
+        if not self.processes:
+            self.a_replica_starts()
+        return self.processes[place % len(self.processes)]
 
-    def beat(self, name: str) -> None:
-        process = self.processes[name]
+    def beat(self, process: Process) -> None:
         assert process.store.replicas
         seen = self.run(process.store.replicas.beat(self._may_repeat, process.lost))
         if seen.is_new:
@@ -138,20 +132,17 @@ class ReplicasMachine(RuleBasedStateMachine):
         for _ in range(seconds):
             self.elapsed += 1.0
             if self.elapsed % 5 == 0:
-                for name in self.processes:
-                    if name != still:
-                        self.beat(name)
+                for process in self.processes:
+                    if process is not still:
+                        self.beat(process)
 
     @rule(place=Places, collectors=st.sets(st.sampled_from(COLLECTORS), min_size=1), answered=st.integers(0, 4))
     def claim(self, place: int, collectors: set[str], answered: int) -> None:
         """Now and then the answer gets lost, which the replica takes for a database that is away."""
-        if not (name := self.pick(place)):
-            return
-        process = self.processes[name]
-        slot = START + (self.now() - START) // EVERY * EVERY
+        process, slot = self.pick(place), START + (self.now() - START) // EVERY * EVERY
         claims = [
             Claim(
-                Run(self._new_id(collector), collector, Cause.SCHEDULE, self.now(), slot, owner=process.store.owner),
+                Run(secrets.token_hex(8), collector, Cause.SCHEDULE, self.now(), slot, owner=process.store.owner),
                 process.slots.get(collector),
                 forbids=True,
             )
@@ -162,21 +153,17 @@ class ReplicasMachine(RuleBasedStateMachine):
             return
         with suppress(Unavailable):  # it was taken for dead
             results = self.run(process.store.runs.claim_slots(claims))
-            if not answered:
-                return
-            for claim, result in zip(claims, results, strict=True):
+            for claim, result in zip(claims, results if answered else [], strict=False):
                 if result is True:
                     process.active.append(claim.run)
                 if not isinstance(result, Busy):
                     process.slots[claim.run.collector] = slot
 
-    def _new_id(self, collector: str) -> str:
-        return new_run_id(collector, self.now()) + secrets.token_hex(4)
-
     @rule(place=Places, count=st.integers(1, 3), index=st.integers(0, 5), told=st.integers(1, 2))
     def a_run_ends(self, place: int, count: int, index: int, told: int) -> None:
         """A store that is told twice, because its answer was lost, keeps one end."""
-        if not (name := self.pick(place)) or not (process := self.processes[name]).active:
+        process = self.pick(place)
+        if not process.active:
             return
         run = process.active.pop(index % len(process.active))
         done = ended(run, Outcome.COMPLETE, 2 * count)
@@ -189,51 +176,42 @@ class ReplicasMachine(RuleBasedStateMachine):
     @rule(place=Places, answered=st.integers(0, 4))
     def mark(self, place: int, answered: int) -> None:
         """As the forwarder does: one request at a time."""
-        if (name := self.pick(place)) and not self.processes[name].sending:
-            self._mark(self.processes[name], is_answered=answered > 0)
-
-    def _mark(self, process: Process, *, is_answered: bool) -> None:
+        process = self.pick(place)
+        if process.sending:
+            return
         chunks = self.run(process.store.outbox.claim(self.now(), 4_000_000, 10))
         if not chunks:
             self.run(process.store.outbox.recover())
-        elif is_answered:
+        elif answered:
             process.sending = chunks
             self.handed.update(chunk.id for chunk in chunks if chunk.kind is Kind.DISTRIBUTION)
             assert not [id_ for id_, times in self.handed.items() if times > 1], "a distribution would be sent twice"
 
     @rule(place=Places, how=st.sampled_from(["delivered", "delivered", "unknown", "release"]))
     def settle(self, place: int, how: str) -> None:
-        if name := self.pick(place):
-            self._settle(self.processes[name], how)
-
-    def _settle(self, process: Process, how: str) -> None:
+        process = self.pick(place)
         chunks, process.sending = process.sending, []
-        outbox = process.store.outbox
+        distributions = [chunk.id for chunk in chunks if chunk.kind is Kind.DISTRIBUTION]
         if how == "release":  # the intake refused it for now, so it has none of it
-            self.handed.subtract(chunk.id for chunk in chunks if chunk.kind is Kind.DISTRIBUTION)
-            self.run(outbox.release(chunks))
-        elif chunks and (how == "delivered" or chunks[0].kind is Kind.DISTRIBUTION):
-            self.run(outbox.settle(chunks, DeliveryStatus(how)))
+            self.handed.subtract(distributions)
+        if how == "release" or (how == "unknown" and not distributions):
+            self.run(process.store.outbox.release(chunks))
         else:
-            self.run(outbox.release(chunks))
+            self.run(process.store.outbox.settle(chunks, DeliveryStatus(how)))
 
     @rule(place=Places)
     def die(self, place: int) -> None:
         """As kill -9 does: it can say nothing any more."""
-        if name := self.pick(place):
-            self.run(self.processes.pop(name).store._database.close())
+        process = self.pick(place)
+        self.processes.remove(process)
+        self.run(process.store._database.close())
 
     @rule(place=Places)
     def leave(self, place: int) -> None:
-        if name := self.pick(place):
-            process = self.processes.pop(name)
-            self._settle(process, "delivered")
-            self.run(process.store.close())
-
-    @precondition(lambda self: len(self.processes) < len(NAMES))
-    @rule()
-    def a_replica_starts(self) -> None:
-        self.start(next(name for name in NAMES if name not in self.processes))
+        self.settle(place, "delivered")
+        process = self.pick(place)
+        self.processes.remove(process)
+        self.run(process.store.close())
 
     @invariant()
     def every_slot_is_carried_out_once(self) -> None:
@@ -247,27 +225,24 @@ class ReplicasMachine(RuleBasedStateMachine):
             if hasattr(self, "folder"):
                 self._check_the_end()
         finally:
-            for process in self.processes.values():
+            for process in self.processes:
                 self.run(process.store._database.close())
             self._stack.close()
             self._loop.close()
 
     def _check_the_end(self) -> None:
         """The replicas that live end what they began and send what waits; one starts where none is left."""
-        if not self.processes:
-            self.start("one")
+        self.pick(0)
         for _ in range(8):  # in which the dead are noticed
             self.time_passes(5, None)
-        for process in self.processes.values():
-            self._settle(process, "delivered")
+        for place, process in enumerate(self.processes):
+            self.settle(place, "delivered")
             for run in process.active:
                 self.run(process.store.runs.end(ended(run)))
             while self.run(process.store.outbox.pending()).samples:
-                self._mark(process, is_answered=True)
-                self._settle(process, "delivered")
+                self.mark(place, 1)
+                self.settle(place, "delivered")
         self.every_slot_is_carried_out_once()
-        living = "(SELECT id FROM replicas)"
-        assert not self._read(f"SELECT 1 FROM runs WHERE outcome IS NULL AND owner NOT IN {living}")
         assert not self._read("SELECT 1 FROM runs WHERE outcome IS NULL"), "a run that nobody carries out"
         assert not self._read("SELECT 1 FROM outbox WHERE status IN ('pending', 'sending')"), "a chunk that is stuck"
         found: Counter[str] = Counter()
@@ -280,11 +255,12 @@ class ReplicasMachine(RuleBasedStateMachine):
         return list(self.connection.execute(query.encode(), values).fetchall())
 
 
-def test_random_days_of_replicas(postgres_server: Postgres, postgres_url: str) -> None:
-    with psycopg.connect(postgres_url, autocommit=True) as opened:
+def test_random_days_of_replicas(postgres_url: str) -> None:
+    with closing(open_server(postgres_url)) as database, psycopg.connect(postgres_url, autocommit=True) as opened:
+        prepare(database)
 
         class Machine(ReplicasMachine):
-            server = postgres_server
+            url = postgres_url
             connection = opened
 
         few = settings(
