@@ -145,17 +145,16 @@ def test_helm_takes_the_release_that_migrate_writes(here: Place) -> None:
 
 
 def test_the_daemon_takes_over_after_the_slot_that_it_is_told(here: Place) -> None:
-    del here.config["collectors"]["ci"]
-    here.config["collectors"]["training"]["schedule"] = "0 0 1 1 *"
+    training = here.config["collectors"]["training"] | {"schedule": "0 0 1 1 *"}
+    here.config["collectors"] = {"training": training, "eval": training}
     here.write_config()
     new_year = datetime(datetime.now(UTC).year, 1, 1, tzinfo=UTC)
-    for after, slots in ((new_year, "none"), (new_year - timedelta(seconds=1), f"{new_year:%Y-%m-%dT%H:%M:%SZ}")):
-        with here.daemon(environ={"INFRA_HEALTH_COLLECTORS__TRAINING__STARTS_AFTER": after.isoformat()}) as daemon:
-            if after == new_year:
-                assert daemon.get("/api/v1/runs")["runs"] == [], "the CronJob ran the slot"
-            else:
-                (run,) = daemon.wait_until_quiet()
-                assert run["scheduled_at"] == slots
-            told = here.run("status", "--slots", "--url", str(daemon.http.base_url))
-            assert told.stdout == f"training {slots}\n"
-            assert daemon.end() == 0
+    starts = {"EVAL": new_year, "TRAINING": new_year - timedelta(seconds=1)}
+    environ = {f"INFRA_HEALTH_COLLECTORS__{name}__STARTS_AFTER": at.isoformat() for name, at in starts.items()}
+    with here.daemon(environ=environ) as daemon:
+        (only,) = daemon.wait_until_quiet()
+        slot = f"{new_year:%Y-%m-%dT%H:%M:%SZ}"
+        assert (only["collector"], only["scheduled_at"]) == ("training", slot), "the CronJob ran the other one's"
+        told = here.run("status", "--slots", "--url", str(daemon.http.base_url)).stdout
+        assert sorted(told.splitlines()) == ["eval none", f"training {slot}"]
+        assert daemon.end() == 0

@@ -49,25 +49,22 @@ def test_a_type_that_can_not_be_loaded_is_told_in_one_line_and_no_other_imports_
 
 def test_what_a_type_s_settings_raise_is_told_like_any_error_of_the_configuration(package: Path) -> None:
     source = """
-from pydantic import field_validator
+from pydantic import model_validator
 from service.plugin import CollectorSettings
 
-class Settings(CollectorSettings):
-    limit: int
-    @field_validator("limit")
-    @classmethod
-    def check(cls, value):
-        return {}["no such key"]
-
 class Queue:
-    Settings = Settings
+    class Settings(CollectorSettings):
+        @model_validator(mode="after")
+        def check(self):
+            return {}["no such key"]
+
     @staticmethod
     def expected_checks(settings):
         return 1 / 0
 """
     (package / "acme_queue.py").write_text(source)
     file = package / "config.yaml"
-    file.write_text('collectors:\n  mine: {type: queue, schedule: "@hourly", limit: 1}\n')
+    file.write_text('collectors:\n  mine: {type: queue, schedule: "@hourly"}\n')
     with pytest.raises(ConfigError, match=r"config.yaml:2:10: collectors.mine.type: its settings can't .* KeyError"):
         load(file, {}, settings_of)
     with pytest.raises(ConfigError, match="collector type queue: expected_checks: ZeroDivisionError"):

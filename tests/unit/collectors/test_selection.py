@@ -10,9 +10,7 @@ import pytest
 from service.collectors.expectation import Seen
 from service.collectors.records import Origin, read_records
 from service.collectors.selection import Publication, Selection
-from service.collectors.snapshot import SnapshotSettings
 from service.collectors.thresholds import Threshold, Thresholds
-from service.config.settings import describe, differences
 from service.domain.errors import Rejected
 from service.domain.samples import Evidence, Kind, Rule
 from tests.unit.collectors.snapshots import NOW, PRINTED, RECORD, record
@@ -115,35 +113,25 @@ def test_a_value_may_be_judged_by_the_past_of_its_check() -> None:
 
 
 def test_a_threshold_of_the_settings_stands_in_place_of_a_record_s_own() -> None:
-    given = {"arena/*/nothing": "> 9", "arena/runs*": {"condition": ">= 0.85x", "for": 2}, "w/t/c": "<= 5"}
+    whole = {"condition": ">= 0.85x", "baseline": {"last": 30, "skip": 1}, "for": 2}
+    given = {"arena/*/nothing": "> 9", "arena/runs*": whole, "arena/*": ">= 0.9x", "w/t/c": "<= 5"}
     thresholds = {name: Threshold.model_validate(each) for name, each in given.items()}
     acceptance = {"job": "arena", "criterion": "runs", "operator": ">=", "target": "1", "status": "pass"}
     check = {"workflow_name": "w", "task": "t", "check": "c", "condition": "> 1", "status": "pass"}
     printed = [{**PRINTED, "tags": check}, {**PRINTED, "metric": "x.value", "tags": acceptance}]
-    told = [record(), record(task="other"), *printed]
+    told = [record(), record(task="other"), record(workflow_name="of none"), *printed]
     found = selected(told, thresholds=thresholds)
     assert [(each.tags.get("condition"), each.tags.get("status"), each.rule) for each in found.samples] == [
-        (">= 0.85x", None, Rule(fail_after=2)),
+        (">= 0.85x", None, Rule(30, 1, fail_after=2)),
+        (">= 0.9x", None, Rule()),
         ("> 0.5", "pass", None),
         ("<= 5", None, None),
-        (">= 0.85x", None, Rule(fail_after=2)),
+        (">= 0.85x", None, Rule(30, 1, fail_after=2)),
     ]
     result, _ = found.to_result({}, "snapshot")
     assert [str(each) for each in result.failures] == ['thresholds "arena/*/nothing": no check has such a name']
     # A count that was sent once is the same one with another threshold.
     assert {each.metric.kind for each in selected(told, sent=found.events).samples} == {Kind.GAUGE}
-
-
-def test_a_threshold_is_a_condition_alone_or_with_its_baseline_and_for() -> None:
-    whole: dict[str, Any] = {"condition": "<= 1.2x", "baseline": {"last": 30, "skip": 1}, "for": 2}
-    given = {"a/*": ">= 0.85x", "b": whole, "c": "> 5", "d": {"condition": "> 5", "for": 3}}
-    keys = {"type": "snapshot", "schedule": "@daily", "category": "training"}
-    settings = SnapshotSettings.model_validate({**keys, "thresholds": given})
-    rules = [each.make_rule() for each in settings.thresholds.values()]
-    assert rules == [Rule(), Rule(30, 1, fail_after=2), None, Rule(fail_after=3)]
-    assert describe(settings)["thresholds"]["b"] == {**whole, "baseline": {"of": "median", **whole["baseline"]}}
-    other = SnapshotSettings.model_validate({**keys, "thresholds": {**given, "b": {**whole, "for": 3}}})
-    assert differences(settings, other) == {"thresholds.b.for": "2 -> 3"}
 
 
 def judged(

@@ -387,6 +387,7 @@ def test_secrets_are_masked_when_the_settings_are_printed_and_blanks_around_them
         collectors:
           a: {type: exec, schedule: "@hourly", command: [cat], environment: {API_TOKEN: hidden1}}
           b: {type: snapshot, schedule: "@hourly", category: training, source: "https://u:hidden2@h/?sig=hidden3"}
+          c: {type: snapshot, schedule: "@hourly", category: training, thresholds: {a: {condition: "> 1x", for: 2}}}
         http: {token: hidden5}
         github:
           token: |
@@ -398,6 +399,7 @@ def test_secrets_are_masked_when_the_settings_are_printed_and_blanks_around_them
     assert "hidden" not in str(plain)
     assert plain["datadog"]["api_key"] == plain["http"]["token"] == "********"
     assert (plain["datadog"]["app_key"], plain["aws"]["secrets"]) == (None, "auto")
+    assert plain["collectors"]["c"]["thresholds"] == {"a": {"condition": "> 1x", "baseline": None, "for": 2}}
     assert yaml.safe_load(yaml.safe_dump(plain)) == plain
     assert {*secret_values(chosen)} == {"u:hidden2", "sig=hidden3", "hidden4", "hidden5", "hidden6"}
 

@@ -8,7 +8,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 from urllib.parse import quote
 
 import pytest
@@ -32,9 +32,7 @@ def _as_before() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def configured(
-    stream: TextIO, *, format: Literal["auto", "json", "console"] = "json", level: str = "info", **environ: str
-) -> Any:
+def configured(stream: TextIO, format: Any = "json", level: str = "info", **environ: str) -> Any:
     datadog, log = {"env": "production", "version": "1.2"}, {"format": format, "level": level}
     settings = Settings.model_validate({"collectors": {}, "log": log, "datadog": datadog})
     logs.configure(settings, environ, stream=stream)
@@ -49,10 +47,8 @@ def written(stream: Any) -> str:
 
 
 def records(stream: Any) -> list[dict[str, Any]]:
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
-
-    return [json.loads(line, parse_constant=refuse) for line in written(stream).splitlines()]
+    """Those of a stream of JSON, which has no NaN."""
+    return [json.loads(line, parse_constant=pytest.fail) for line in written(stream).splitlines()]
 
 
 def test_a_record_has_the_names_that_datadog_knows() -> None:
@@ -105,7 +101,7 @@ def test_the_level_is_ours_and_libraries_go_the_same_way_from_warning_on(level: 
 
 
 @pytest.mark.parametrize("format", ["json", "console"])
-def test_a_secret_appears_in_no_form(format: Literal["json", "console"]) -> None:
+def test_a_secret_appears_in_no_form(format: str) -> None:
     """Messages, fields, keys, nested values, tracebacks, libraries' records; plain, URL-encoded, HTTP Basic."""
     stream = configured(io.StringIO(), format=format)
     masking.mask([SECRET, "", "ab"])
@@ -119,15 +115,11 @@ def test_a_secret_appears_in_no_form(format: Literal["json", "console"]) -> None
     except RuntimeError:
         log.exception("ours")
         logging.getLogger("lib").exception("theirs")
-    text = written(stream)
-    assert "s3cr3t" not in text
-    assert quote(SECRET, safe="") not in text
+    text = written(stream) + str(logs.buffer.recent(5))
     stable = base64.b64encode(SECRET.encode()).decode()[4:-6]
-    assert stable not in text
-    assert not any(each in text for each in basic)
+    assert not [form for form in ("s3cr3t", quote(SECRET, safe=""), stable, *basic) if form in text]
     assert text.count("********") >= 8
     assert "abacus" in text
-    assert "s3cr3t" not in str(logs.buffer.recent(5)), "nor where lines are remembered"
 
 
 def test_an_error_comes_with_kind_message_and_stack() -> None:
@@ -145,9 +137,7 @@ def test_an_error_comes_with_kind_message_and_stack() -> None:
 
 
 @pytest.mark.parametrize("format", ["json", "console"])
-def test_nothing_that_a_record_holds_makes_logging_fail(
-    format: Literal["json", "console"], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_that_a_record_holds_makes_logging_fail(format: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Wrong arguments, values that can't be printed, cycles, NaN, lone surrogates: each record is written."""
 
     class Unprintable:
