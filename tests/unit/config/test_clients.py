@@ -95,6 +95,8 @@ def test_no_proxy_takes_hosts_domains_ports_addresses_and_networks() -> None:
         ("ALL_PROXY", "ftp://x:1", "ftp://x:1 is no proxy that can be used"),
         ("https_proxy", "http://user:hidden@h:port", "http://********@h:port is no proxy"),
         ("HTTP_PROXY", "http://me:hid#hidden@h:1", "http://********@h:1 is no proxy"),
+        ("HTTP_PROXY", "http://h:99999", "http://h:99999 is no proxy"),
+        ("SSL_CERT_DIR", "/nonexistent", "can't be read"),
         ("SSL_CERT_FILE", "/nonexistent/ca.pem", "/nonexistent/ca.pem can't be read"),
         ("SSL_CERT_FILE", __file__, "holds no certificate"),
         ("AWS_CA_BUNDLE", "/nonexistent/ca.pem", "can't be read"),

@@ -96,7 +96,7 @@ def test_names_of_the_environment(environ: dict[str, str], key: str, value: str,
         github: {token: f, api_url: http://f, user_agent: f}
         http: {token: f}
         """
-    for text, expected in (("http:\n", value), (file, of_the_file)):
+    for text, expected in (("", value), (file, of_the_file)):
         found = attrgetter(key)(settings(text, environ))
         assert (found.get_secret_value() if isinstance(found, SecretStr) else found) == expected
 
@@ -162,7 +162,7 @@ def test_a_user_without_a_home_has_a_state_directory(monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     monkeypatch.setattr("pwd.getpwuid", find_nobody)
-    assert settings().state_dir == Path("/var/lib/infra-health")
+    assert settings(f"{CI}http:\n").state_dir == Path("/var/lib/infra-health")
     assert "this user has no home directory" in errors(f"{CI}state_dir: ~/x\n")[0]
 
 
@@ -401,6 +401,8 @@ def test_secrets_are_masked_when_the_settings_are_printed_and_blanks_around_them
     assert (plain["datadog"]["app_key"], plain["aws"]["secrets"]) == (None, "auto")
     assert plain["collectors"]["c"]["thresholds"] == {"a": {"condition": "> 1x", "baseline": None, "for": 2}}
     assert yaml.safe_load(yaml.safe_dump(plain)) == plain
+    other = settings(text.replace("hidden5", "hidden7"), {"DD_API_KEY": "hidden4"})
+    assert differences(chosen, other) == {"http.token": "******** -> ********"}
     assert {*secret_values(chosen)} == {"u:hidden2", "sig=hidden3", "hidden4", "hidden5", "hidden6"}
 
 

@@ -62,6 +62,7 @@ async def test_the_environment_wins_over_the_file_and_the_file_over_aws(aws: Any
     assert troubles == [f"file {tmp_path / 'none'} (GITHUB_TOKEN_FILE): No such file or directory"], (
         "AWS need not have the webhook's"
     )
+    assert not known({"DD_SITE": "a.eu"}, tmp_path).github_token.can_change, "without an identity AWS is not asked"
 
 
 async def test_names_in_aws_can_be_set_for_an_apps_key_and_both_secrets_of_a_rotation_too(
