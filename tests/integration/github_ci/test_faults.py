@@ -1,6 +1,5 @@
 """Whatever GitHub answers in place of the truth: a number is right or missing, and whole again once it is over."""
 
-
 import anyio
 import pytest
 
