@@ -1,6 +1,7 @@
 """The web against its own description: schemathesis asks what the document allows, and what it does not."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -28,9 +29,10 @@ checks.positive_data_acceptance.enabled = false
 @pytest.fixture(scope="module")
 def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     folder = tmp_path_factory.mktemp("openapi")
-    stage = web.served(folder, token=TOKEN, read_token=READ_TOKEN, seconds=600, is_beating=True)
+    stage = web.served(folder, token=web.secret(TOKEN), read_token=web.secret(READ_TOKEN))
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(stage) as served:
         portal.call(served.run, "ci")
+        served.context.scheduler.beat = math.inf  # by this clock, which stands, its timer would never rest
         with httpx.Client(base_url=f"http://127.0.0.1:{served.port}", verify=False, trust_env=False) as client:
             yield client
 

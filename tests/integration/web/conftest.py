@@ -11,13 +11,19 @@ from tests.integration.web.stage import Stage, served
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+def options() -> dict[str, Any]:
+    """What else ``served`` is given, for files and tests to set."""
+    return {}
+
+
+@pytest.fixture
+async def stage(tmp_path: Path, options: dict[str, Any]) -> AsyncIterator[Stage]:
     """Held by a task of its own: pytest sets up and ends fixtures in different ones, which task groups refuse."""
     ready: asyncio.Future[Stage] = asyncio.Future()
     end = asyncio.Event()
 
     async def hold() -> None:
-        async with served(tmp_path) as it:
+        async with served(tmp_path / "store", **options) as it:
             ready.set_result(it)
             await end.wait()
 

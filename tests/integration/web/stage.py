@@ -2,24 +2,23 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx
-from fastapi import FastAPI
 
 from service.clock import SystemClock
 from service.collectors.github_ci.deliveries import Deliveries
 from service.config.logging import buffer
 from service.config.secrets import Secret
-from service.config.settings import CollectorSettings, HttpSettings, Settings
+from service.config.settings import CollectorSettings, Settings
 from service.datadog.intake import Intake
 from service.domain.errors import Rejected
 from service.domain.runs import Actor, Cause, CollectResult, NoData, PartialFailure, Run
-from service.domain.samples import Evidence, Metric, Sample
+from service.domain.samples import Metric, Sample
 from service.github.client import Github
 from service.pipeline.forwarder import Forwarder
 from service.pipeline.job import Job
@@ -32,8 +31,6 @@ from service.web.schemas import Info
 from service.web.server import serve
 
 START = datetime(2026, 3, 4, 5, 0, 0, tzinfo=UTC)
-TOKEN = "open sesame"
-BEARER = {"authorization": f"Bearer {TOKEN}"}
 HOTFIX = Metric("ci.hotfix.count", help="Merged pull requests with a hotfix label")
 
 
@@ -56,29 +53,27 @@ class StageClock(SystemClock):
 
 
 def a_check(
-    value: float = 12.0, status: str = "fail", condition: str = "< 10", evidence: Sequence[Evidence] = (), **tags: str
+    value: float = 12.0, status: str = "fail", condition: str = "< 10", evidence: Any = (), **tags: str
 ) -> Sample:
     named = {"source": "cron", "workflow_category": "ci", "workflow_name": "main", "task": "hotfix", "check": "n"}
-    return Sample(
-        HOTFIX, value, START, {**named, "status": status, "condition": condition, **tags}, evidence=tuple(evidence)
-    )
+    tags = {**named, "status": status, "condition": condition, **tags}
+    return Sample(HOTFIX, value, START, tags, evidence=tuple(evidence))
 
 
+@dataclass
 class Scripted:
     """A collector that brings what the test says, when it says so."""
 
+    samples: Sequence[Sample] = (a_check(),)
+    failures: Sequence[PartialFailure] = ()
+    no_data: Sequence[NoData] = ()
+    error: Exception | None = None
+    gate: anyio.Event | None = None
+    asked: anyio.Event = field(default_factory=anyio.Event)
+    note: str | None = None
+    waits_for: str | None = None
+    pushed: list[tuple[bytes, str]] = field(default_factory=list)
     metrics = (HOTFIX,)
-
-    def __init__(self) -> None:
-        self.samples: Sequence[Sample] = (a_check(),)
-        self.failures: Sequence[PartialFailure] = ()
-        self.no_data: Sequence[NoData] = ()
-        self.error: Exception | None = None
-        self.gate: anyio.Event | None = None
-        self.asked = anyio.Event()
-        self.note: str | None = None
-        self.waits_for: str | None = None
-        self.pushed: list[tuple[bytes, str]] = []
 
     async def collect(self, now: datetime) -> CollectResult:
         self.asked.set()
@@ -101,29 +96,21 @@ class Pushed(Scripted):
 @dataclass
 class Stage:
     context: AppContext
-    app: FastAPI
     client: httpx.AsyncClient
     port: int
     clock: StageClock
     collectors: dict[str, Scripted]
     stop: Callable[[], None]
 
-    async def run(self, name: str = "ci") -> Run:
+    async def run(self, name: str = "ci", cause: Cause = Cause.HTTP) -> Run:
         """A whole run; what pages show of it is not from before."""
-        started = await self.begin(name)
-        ended = await self.context.scheduler.active.wait(started.id, 10)
-        assert ended
-        self.clock.pass_time(5)
-        return ended
-
-    async def begin(self, name: str = "ci") -> Run:
-        return await self.context.scheduler.trigger(name, Cause.HTTP, Actor("127.0.0.1"))
+        return await self.end(await self.context.scheduler.trigger(name, cause, Actor("127.0.0.1")))
 
     async def hold(self, name: str = "ci") -> Run:
         """A run that is active until ``release``."""
         collector = self.collectors[name]
         collector.gate = anyio.Event()
-        run = await self.begin(name)
+        run = await self.context.scheduler.trigger(name, Cause.HTTP, Actor("127.0.0.1"))
         await collector.asked.wait()
         return run
 
@@ -131,8 +118,13 @@ class Stage:
         gate, self.collectors[run.collector].gate = self.collectors[run.collector].gate, None
         assert gate
         gate.set()
-        assert await self.context.scheduler.active.wait(run.id, 10)
+        await self.end(run)
+
+    async def end(self, run: Run) -> Run:
+        ended = await self.context.scheduler.active.wait(run.id, 10)
+        assert ended
         self.clock.pass_time(5)
+        return ended
 
     async def json(self, address: str) -> Any:
         answer = await self.client.get(address)
@@ -159,77 +151,53 @@ async def received(stream: anyio.abc.SocketStream) -> bytes:
         return b"".join(parts)
 
 
+async def in_chunks(body: bytes, size: int = 64 * 1024) -> AsyncIterator[bytes]:
+    """A body of which no Content-Length tells how long it is."""
+    for start in range(0, len(body), size):
+        yield body[start : start + size]
+
+
 def secret(value: str | None) -> Secret:
     return Secret("token", "set it", value)
 
 
 @asynccontextmanager
-async def served(
-    folder: Path,
-    *,
-    collectors: Sequence[str] = ("ci", "training"),
-    token: Secret | str | None = None,
-    read_token: Secret | str | None = None,
-    in_cluster: bool = False,
-    webhook_secret: Secret | str | None = None,
-    deliveries: Deliveries | None = None,
-    allowed_hosts: tuple[str, ...] = (),
-    seconds: float = 60,
-    is_beating: bool = False,
-) -> AsyncIterator[Stage]:
-    """The collector ``training`` takes snapshots. ``seconds``: how long a test may take.
-
-    ``is_beating``: whether the scheduler's timer seems to run: by this clock, which stands, a real one never rests.
-    """
-    clock = StageClock()
-    settings = Settings(
-        collectors={name: CollectorSettings(type="scripted", schedule="@daily", service="svc") for name in collectors},
-        http=HttpSettings(allowed_hosts=allowed_hosts),
-    )
+async def served(folder: Path, collectors: Sequence[str] = ("ci", "training"), **changes: Any) -> AsyncIterator[Stage]:
+    """The collector ``training`` takes snapshots. ``changes``: of the web's context."""
+    clock, settings = StageClock(), Settings(collectors={})
+    info = Info(name="infra-health", version="1.2.3", commit="abc1234", started=START, env="test", service="watch")
     store = await Store.open(folder, settings.store, clock.now)
     scripted: dict[str, Scripted] = {name: Pushed() if name == "training" else Scripted() for name in collectors}
-    with anyio.fail_after(seconds):
-        async with httpx.AsyncClient(verify=False) as outside, anyio.create_task_group() as tasks:
-            intake = Intake("http://127.0.0.1:9", secret("key"), outside)
-            forwarder = Forwarder(store.outbox, intake, clock)
-            runner = Runner(
-                store, clock, tasks, on_stored=lambda: None, on_end=lambda run: context.telemetry.run_ended(run)
-            )
-            context = AppContext(
-                info=Info(
-                    name="infra-health", version="1.2.3", commit="abc1234", started=START, env="test", service="watch"
-                ),
-                settings=settings,
-                clock=clock,
-                store=store,
-                scheduler=Scheduler(runner, store, clock, tasks),
-                forwarder=forwarder,
-                intake=intake,
-                github=Github("https://api.github.com", secret(None), outside, clock),
-                log=buffer,
-                token=token if isinstance(token, Secret) else secret(token),
-                read_token=read_token if isinstance(read_token, Secret) else secret(read_token),
-                webhook_secret=webhook_secret if isinstance(webhook_secret, Secret) else secret(webhook_secret),
-                deliveries=deliveries or Deliveries(clock),
-                in_cluster=in_cluster,
-            )
-            context.telemetry.expect(collectors)
-            own = CollectorSettings(type="scripted", schedule="*/10 * * * *", service="svc", backoff_limit=0)
-            await context.scheduler.set_jobs(Job(name, scripted[name], own, "test") for name in collectors)
-            if is_beating:
-                tasks.start_soon(_beat, context.scheduler, clock)
-            app = create_app(context)
-            port: int = await tasks.start(serve, app, "127.0.0.1", 0)
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30, verify=False) as client:
-                yield Stage(context, app, client, port, clock, scripted, tasks.cancel_scope.cancel)
-            tasks.cancel_scope.cancel()
+    async with httpx.AsyncClient(verify=False) as outside, anyio.create_task_group() as tasks:
+        intake = Intake("http://127.0.0.1:9", secret("key"), outside)
+        runner = Runner(
+            store, clock, tasks, on_stored=lambda: None, on_end=lambda run: context.telemetry.run_ended(run)
+        )
+        context = AppContext(
+            info=info,
+            settings=settings,
+            clock=clock,
+            store=store,
+            scheduler=Scheduler(runner, store, clock, tasks),
+            forwarder=Forwarder(store.outbox, intake, clock),
+            intake=intake,
+            github=Github("https://api.github.com", secret(None), outside, clock),
+            log=buffer,
+            token=secret(None),
+            read_token=secret(None),
+            webhook_secret=secret(None),
+            deliveries=Deliveries(clock),
+        )
+        context = replace(context, **changes)
+        context.telemetry.expect(collectors)
+        context.deliveries.expect({"ci": ["octo/hello"]})
+        own = CollectorSettings(type="scripted", schedule="*/10 * * * *", service="svc", backoff_limit=0)
+        await context.scheduler.set_jobs(Job(name, each, own, "test") for name, each in scripted.items())
+        port: int = await tasks.start(serve, create_app(context), "127.0.0.1", 0)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30, verify=False) as client:
+            yield Stage(context, client, port, clock, scripted, tasks.cancel_scope.cancel)
+        tasks.cancel_scope.cancel()
     await store.close()
-
-
-async def _beat(scheduler: Scheduler, clock: StageClock) -> None:
-    while True:
-        scheduler.beat = clock.monotonic()
-        await anyio.sleep(1)
 
 
 def problem_of(response: httpx.Response, status: int) -> dict[str, Any]:
