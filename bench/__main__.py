@@ -11,6 +11,7 @@ import click
 
 import bench
 from bench import Measured
+from service.cli.output import print_table
 
 Run = Callable[[], Iterable[Measured]]
 
@@ -22,15 +23,15 @@ def found() -> dict[str, ModuleType]:
     return {name: module for name, module in modules.items() if hasattr(module, "run")}
 
 
-def print_table(figures: Iterable[Measured]) -> None:
-    rows = [("", "ratio", "ours", "baseline")]
+def show(figures: Iterable[Measured]) -> None:
+    """What does not depend on the machine first."""
+    rows = []
     for each in sorted(figures, key=lambda figure: (not figure.counted, figure.ratio is None)):
         baseline = "" if each.baseline is None else _number(each.baseline, each.unit)
-        rows.append((each.name, _ratio(each.ratio), _number(each.ours, each.unit), baseline))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for name, *numbers in rows:
-        told = "  ".join(f"{number:>{width}}" for number, width in zip(numbers, widths[1:], strict=True))
-        click.echo(f"  {name:<{widths[0]}}  {told}".rstrip())
+        rows.append(
+            {"": each.name, "ratio": _ratio(each.ratio), "ours": _number(each.ours, each.unit), "baseline": baseline}
+        )
+    print_table(rows)
 
 
 def _ratio(ratio: float | None) -> str:
@@ -62,7 +63,7 @@ def main(names: tuple[str, ...], as_json: bool) -> None:
                 print(json.dumps({"bench": name, **asdict(figure), "ratio": figure.ratio}))
             continue
         click.echo(f"{name}: {(module.__doc__ or '').partition(chr(10))[0]}")
-        print_table(figures)
+        show(figures)
 
 
 if __name__ == "__main__":

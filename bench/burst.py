@@ -1,21 +1,16 @@
 """30,000 samples with long tags in one run of the daemon: how quickly its probe answers meanwhile, and its memory."""
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from contextlib import closing
 from pathlib import Path
 from statistics import quantiles
 
 import httpx
-import yaml
 
 from bench import Measured, read_memory
-from bench.daemon import client
+from bench.daemon import running
 from bench.sink import sink
 
 SAMPLES = 30_000
@@ -23,20 +18,15 @@ SAMPLES = 30_000
 
 def run() -> Iterable[Measured]:
     with tempfile.TemporaryDirectory() as folder, sink() as intake:
-        process = _start(Path(folder), intake)
-        try:
-            log = Path(folder) / "log"
-            with closing(client(process, log)) as http, closing(client(process, log)) as probe:
-                idle_until = time.monotonic() + 3
-                quiet = _latencies(probe, lambda: time.monotonic() < idle_until)
-                http.post("/api/v1/collectors/burst/runs").raise_for_status()
-                began = time.monotonic()
-                busy = _latencies(probe, lambda: not _is_done(http))
-                taken = time.monotonic() - began
-            peak = read_memory("VmHWM", process.pid)
-        finally:
-            process.kill()
-            process.wait()
+        environ = {"DD_URL": intake, "DD_API_KEY": "0" * 32}
+        with running(_configure(Path(folder)), environ) as daemon, daemon.connect() as http, daemon.connect() as probe:
+            idle_until = time.monotonic() + 3
+            quiet = _latencies(probe, lambda: time.monotonic() < idle_until)
+            http.post("/api/v1/collectors/burst/runs").raise_for_status()
+            began = time.monotonic()
+            busy = _latencies(probe, lambda: not _is_done(http))
+            taken = time.monotonic() - began
+            peak = read_memory("VmHWM", daemon.process.pid)
     cuts = quantiles(busy, n=100)
     idle = quantiles(quiet, n=100)[98] * 1000
     yield Measured("/livez meanwhile, 99th percentile, against an idle daemon", cuts[98] * 1000, "ms", idle)
@@ -45,22 +35,14 @@ def run() -> Iterable[Measured]:
     yield Measured("from the trigger to the last 202", taken, "s")
 
 
-def _start(folder: Path, intake: str) -> "subprocess.Popen[bytes]":
+def _configure(folder: Path) -> Path:
     tags = {f"text{number}": "x" * 190 for number in range(4)}
     samples = [{"metric": "metta.infra.bench.burst", "value": n, "tags": {"n": str(n), **tags}} for n in range(SAMPLES)]
-    (folder / "burst.json").write_text(json.dumps(samples))
+    (source := folder / "burst.json").write_text(json.dumps(samples))
     collector = {"type": "snapshot", "category": "training", "schedule": "0 0 1 1 *", "starting_deadline": "1s"}
-    config = {
-        "collectors": {"burst": {**collector, "source": str(folder / "burst.json")}},
-        "http": {"host": "127.0.0.1", "port": 0},
-        "log": {"format": "json"},
-        "state_dir": str(folder / "state"),
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("DD_", "AWS_"))}
-    environ |= {"DD_URL": intake, "DD_API_KEY": "0" * 32, "PYTHONPATH": str(Path.cwd())}
-    with (folder / "log").open("w") as log:
-        return subprocess.Popen([sys.executable, "-m", "service"], cwd=folder, env=environ, stderr=log)
+    config = {"collectors": {"burst": {**collector, "source": str(source)}}, "state_dir": str(folder / "state")}
+    (file := folder / "config.yaml").write_text(json.dumps(config))
+    return file
 
 
 def _latencies(probe: httpx.Client, while_: Callable[[], bool]) -> list[float]:

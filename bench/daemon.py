@@ -2,13 +2,13 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import httpx
 
@@ -23,63 +23,70 @@ _POD = "import requests, datadog_api_client.v2.model.metric_payload, datadog_api
 
 
 def run() -> Iterable[Measured]:
-    with stage() as it:
-        began = time.monotonic()
-        daemon = start(it)
-        try:
-            http = ready(daemon, it)
-            is_ready = time.monotonic() - began
-            while http.get("/api/v1/state").json()["active"]:
-                time.sleep(_POLL)  # the first runs, which are due at once
-            for _ in range(CYCLES):
-                for name in ("ci", "ci-phishbench", "training", "eval"):
-                    http.post(f"/api/v1/collectors/{name}/runs?wait=30").raise_for_status()
-            resident = read_memory("VmRSS", daemon.pid)
-            # Idle: nothing is due for hours, only the beats of the timer and the heartbeat are left.
-            before = _cpu_seconds(daemon.pid)
-            time.sleep(IDLE_SECONDS)
-            idle = (_cpu_seconds(daemon.pid) - before) / IDLE_SECONDS
-            asked = time.monotonic()
-            daemon.send_signal(signal.SIGTERM)
-            code = daemon.wait(timeout=60)
-            ended = time.monotonic() - asked
-        finally:
-            if daemon.poll() is None:
-                daemon.kill()
+    with idle_stage() as it, running(it.config, it.environ) as daemon, daemon.connect() as http:
+        while http.get("/api/v1/state").json()["active"]:
+            time.sleep(_POLL)  # the first runs, which are due at once
+        for _ in range(CYCLES):
+            for name in ("ci", "ci-phishbench", "training", "eval"):
+                http.post(f"/api/v1/collectors/{name}/runs?wait=30").raise_for_status()
+        resident = read_memory("VmRSS", daemon.process.pid)
+        # Idle: nothing is due for hours, only the beats of the timer and the heartbeat are left.
+        before = _cpu_seconds(daemon.process.pid)
+        time.sleep(IDLE_SECONDS)
+        idle = (_cpu_seconds(daemon.process.pid) - before) / IDLE_SECONDS
+        asked = time.monotonic()
+        daemon.process.terminate()
+        code = daemon.process.wait(timeout=60)
+        ended = time.monotonic() - asked
     pod_seconds, pod_resident = _pod()
-    yield Measured("start of the process to ready", is_ready, "s", pod_seconds)
+    yield Measured("start of the process to ready", daemon.started_in, "s", pod_seconds)
     yield Measured(f"resident after {CYCLES} cycles of four collectors", resident, "MiB", pod_resident)
     yield Measured("share of a core when idle", 100 * idle, "%")
     yield Measured("SIGTERM to the exit when idle", ended, "s")
     yield Measured("exit code", code, "", counted=True)
 
 
-def start(it: Stage) -> subprocess.Popen[bytes]:
-    config = it.config.read_text().replace("'@every 10s'", "'0 0 1 1 *'").replace("@every 10s", "0 0 1 1 *")
-    it.config.write_text(config)
-    environ = os.environ | it.environ | {"INFRA_HEALTH_HTTP__PORT": "0", "INFRA_HEALTH_LOG__FORMAT": "json"}
-    command = [sys.executable, "-m", "service", "--config", str(it.config)]
-    with (it.config.parent / "log").open("w") as log:
-        return subprocess.Popen(command, env=environ, stderr=log, cwd=it.config.parent)
+class Running(NamedTuple):
+    """A daemon that is ready. ``started_in``: seconds."""
+
+    process: "subprocess.Popen[bytes]"
+    base: str
+    started_in: float
+
+    def connect(self) -> httpx.Client:
+        return httpx.Client(base_url=self.base, timeout=60, trust_env=False)
 
 
-def ready(daemon: subprocess.Popen[bytes], it: Stage) -> httpx.Client:
-    """A client of the daemon once /readyz answers 200."""
-    return client(daemon, it.config.parent / "log")
+@contextmanager
+def running(config: Path, environ: Mapping[str, str]) -> Iterator[Running]:
+    """Killed at the end where it did not end by itself."""
+    log, began = config.with_name("log"), time.monotonic()
+    own = {"INFRA_HEALTH_HTTP__PORT": "0", "INFRA_HEALTH_HTTP__HOST": "127.0.0.1", "INFRA_HEALTH_LOG__FORMAT": "json"}
+    own |= {"PYTHONPATH": str(Path.cwd())}
+    command = [sys.executable, "-m", "service", "--config", str(config)]
+    with log.open("w") as sink:
+        daemon = subprocess.Popen(command, env=os.environ | environ | own, stderr=sink, cwd=config.parent)
+    try:
+        ready: list[str] = []
+        while not ready:
+            if daemon.poll() is not None:
+                raise RuntimeError(log.read_text())
+            time.sleep(_POLL)
+            ready = [line for line in log.read_text().splitlines() if '"ready"' in line and line.endswith("}")]
+        base = f"http://127.0.0.1:{json.loads(ready[0])['port']}"
+        yield Running(daemon, base, time.monotonic() - began)
+    finally:
+        daemon.kill()
+        daemon.wait()
 
 
-def client(daemon: subprocess.Popen[bytes], log: Path) -> httpx.Client:
-    """The same for a daemon that logs JSON to the file ``log``."""
-    while daemon.poll() is None:
-        records: list[dict[str, Any]] = [
-            json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")
-        ]
-        if port := next((each["port"] for each in records if each["message"] == "ready"), None):
-            http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
-            http.get("/readyz").raise_for_status()
-            return http
-        time.sleep(_POLL)
-    raise RuntimeError(log.read_text())
+@contextmanager
+def idle_stage() -> Iterator[Stage]:
+    """The demo's data, with nothing due once the first runs are over."""
+    with stage() as it:
+        config = it.config.read_text().replace("'@every 10s'", "'0 0 1 1 *'").replace("@every 10s", "0 0 1 1 *")
+        it.config.write_text(config)
+        yield it
 
 
 def _pod() -> tuple[float, float]:

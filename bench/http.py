@@ -11,8 +11,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 
 from bench import Measured
-from bench.daemon import ready, start
-from service.demo.stage import stage
+from bench.daemon import idle_stage, running
 
 RATE = 200  # requests a second
 SECONDS = 60.0
@@ -28,18 +27,10 @@ Answer = tuple[str, int, float]
 
 
 def run() -> Iterable[Measured]:
-    with stage() as it:
-        daemon = start(it)
-        try:
-            client = ready(daemon, it)
-            client.close()
-            port = client.base_url.port or 80
-            # Each kind of load in a process of its own, so that it does not wait for another one's turn.
-            with ProcessPoolExecutor(3, multiprocessing.get_context("spawn")) as pool:
-                steady, browsed, runs = _load(pool, port)
-        finally:
-            daemon.terminate()
-            daemon.wait(timeout=60)
+    # Each kind of load in a process of its own, so that it does not wait for another one's turn.
+    spawn = multiprocessing.get_context("spawn")
+    with idle_stage() as it, running(it.config, it.environ) as daemon, ProcessPoolExecutor(3, spawn) as pool:
+        steady, browsed, runs = _load(pool, int(daemon.base.rpartition(":")[2]))
     statuses = Counter(status for _, status, _ in (*steady, *browsed))
     yield Measured("requests answered", len(steady), "", RATE * SECONDS, counted=True)
     yield Measured("answers to the browsers", len(browsed), "", counted=True)

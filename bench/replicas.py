@@ -12,12 +12,12 @@ import anyio
 import structlog
 
 from bench import Measured
+from bench.schedule import Constant
 from service.clock import SystemClock
 from service.config.settings import CollectorSettings, StoreSettings
 from service.daemon.maintenance import follow_replicas
 from service.domain.delivery import DeliveryStatus
-from service.domain.runs import CollectResult, Run
-from service.domain.samples import Metric, Sample
+from service.domain.runs import Run
 from service.pipeline.job import Job
 from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Scheduler
@@ -27,7 +27,6 @@ from tests.postgres import Postgres, running_postgres
 REPLICAS, COLLECTORS = 3, 2_000
 SETTLE = 75.0  # seconds in which all first runs, which are due at once, end
 SECONDS = 60.0
-_METRIC = Metric("metta.infra.bench.value")
 
 
 def run() -> Iterable[Measured]:
@@ -48,13 +47,6 @@ def run() -> Iterable[Measured]:
     yield Measured("transactions a second", transactions, "")
 
 
-class _Constant:
-    metrics = (_METRIC,)
-
-    async def collect(self, now: datetime) -> CollectResult:
-        return CollectResult((Sample(_METRIC, 1, now),))
-
-
 def _carry_out(url: str, name: str, begin: float) -> list[float]:
     """One replica's process. Seconds by which its runs of the measured minute began late."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
@@ -65,7 +57,7 @@ async def _live(url: str, name: str, begin: float) -> list[float]:
     clock, late = SystemClock(), list[float]()
     settings = CollectorSettings(type="bench", schedule="* * * * *", jitter=timedelta(seconds=SECONDS))
     names = [f"bench-{number}" for number in range(COLLECTORS)]
-    jobs = {name: Job(name, _Constant(), settings, env="bench") for name in names}
+    jobs = {name: Job(name, Constant(), settings, env="bench") for name in names}
 
     def note(run: Run) -> None:
         if run.slot and run.slot.timestamp() == begin:

@@ -25,7 +25,6 @@ from service.pipeline.scheduler import Scheduler
 from service.store import Store
 
 COLLECTORS = 200
-_METRIC = Metric("metta.infra.bench.value")
 _NEVER = "0 0 29 2 *"  # not within this bench
 
 
@@ -40,25 +39,26 @@ def run() -> Iterable[Measured]:
     yield Measured(f"CPU of an idle minute with {COLLECTORS:,} collectors", idle, "s")
 
 
-class _Called:
-    """Notes when it is called."""
+class Constant:
+    """A collector of one sample, that notes when it is called."""
 
-    metrics = (_METRIC,)
+    metrics = (Metric("metta.infra.bench.value"),)
 
-    def __init__(self, called: list[datetime]) -> None:
-        self._called = called
+    def __init__(self) -> None:
+        self.called: list[datetime] = []
 
     async def collect(self, now: datetime) -> CollectResult:
-        self._called.append(datetime.now(UTC))
-        return CollectResult((Sample(_METRIC, 1, now),))
+        self.called.append(datetime.now(UTC))
+        return CollectResult((Sample(self.metrics[0], 1, now),))
 
 
 async def _ours() -> tuple[list[float], float, float]:
     """Seconds from the slot to each call, to the last stored end, and CPU seconds of a minute without a slot."""
     clock = SystemClock()
-    called: list[datetime] = []
+    collector = Constant()
+    called = collector.called
     settings = CollectorSettings(type="bench", schedule="* * * * *")
-    jobs = [Job(f"bench-{number}", _Called(called), settings, env="bench") for number in range(COLLECTORS)]
+    jobs = [Job(f"bench-{number}", collector, settings, env="bench") for number in range(COLLECTORS)]
     with tempfile.TemporaryDirectory() as folder:
         store = await Store.open(Path(folder), StoreSettings(), clock.now)
         async with anyio.create_task_group() as tasks:
@@ -101,13 +101,9 @@ async def _bare() -> list[float]:
     return [_seconds_of_the_minute(at) for at in called]
 
 
-async def _until_shortly_before_the_minute(early: float = 20.0) -> None:
-    """So many seconds before it: the start has its own work, which must be over by then."""
-    now = _seconds_of_the_minute(datetime.now(UTC))
-    if now > 60 - early:
-        await anyio.sleep(60 - now + 60 - early)
-    else:
-        await anyio.sleep(60 - early - now)
+async def _until_shortly_before_the_minute() -> None:
+    """20 seconds before it: the start has its own work, which must be over by then."""
+    await anyio.sleep((40 - _seconds_of_the_minute(datetime.now(UTC))) % 60)
 
 
 async def _until(condition: Callable[[], bool]) -> None:

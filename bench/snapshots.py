@@ -95,21 +95,17 @@ def _naive(path: Path) -> dict[str, float]:
 
 
 async def _ours(path: Path) -> dict[str, float]:
-    from service.collectors.registry import settings_of
-    from service.config.loader import load
+    from service.collectors.snapshot import SnapshotSettings
+    from service.config.settings import Settings
     from service.daemon.wiring import open_wiring
     from service.domain.runs import Actor, Cause, Outcome
     from service.pipeline.runner import Runner
     from service.pipeline.scheduler import Scheduler
 
-    collector = {"type": "snapshot", "schedule": "0 * * * *", "category": "training", "source": str(path)}
-    state = path.parent / f"state-{time.monotonic_ns()}"
-    given = {"collectors": {"training": collector}, "state_dir": str(state), "aws": {"secrets": "off"}}
-    config = state.with_suffix(".yaml")
-    config.write_text(json.dumps(given))
-    settings = load(config, {}, settings_of).settings
+    given = {"type": "snapshot", "schedule": "0 * * * *", "category": "training", "source": str(path)}
+    collectors = {"training": SnapshotSettings.model_validate(given)}
+    settings = Settings(collectors=collectors, state_dir=path.with_name(f"state-{time.monotonic_ns()}"))
     stalls: list[float] = []
-
     async with open_wiring(settings, {}) as wiring, anyio.create_task_group() as tasks:
         store, clock, jobs = wiring.store, wiring.clock, wiring.build_jobs(settings)
         stored: list[float] = []  # at the first the records are in the outbox

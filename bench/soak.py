@@ -6,8 +6,6 @@ all there is to do now is done: then the clock goes on to whoever sleeps least. 
 
 import asyncio
 import gc
-import heapq
-import itertools
 import json
 import logging
 import os
@@ -15,19 +13,15 @@ import random
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
 
 import anyio
-import anyio.to_thread
 import httpx
 import structlog
-from anyio.lowlevel import checkpoint
 
 from bench import Measured, read_memory
 from service.collectors.github_ci import GithubCiSettings
@@ -47,6 +41,7 @@ from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Scheduler
 from service.store import Store
 from service.store.directory import DATABASE
+from tests.unit.pipeline.stage import FakeClock, without_threads
 from tests.world import InProcess, Simulated, World, faults, generate
 
 IS_LONG = True  # minutes: not among those that run when none is named
@@ -76,7 +71,8 @@ def run() -> Iterable[Measured]:
     with tempfile.TemporaryDirectory() as folder:
         seen = anyio.run(_soak, Path(folder))
     warm, end = seen.marks[WARM], seen.marks[CYCLES]
-    yield Measured(f"cycles of github_ci, and as many of a snapshot: {seen.summary}", CYCLES, "", counted=True)
+    outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in seen.outcomes.most_common())
+    yield Measured(f"cycles of github_ci, and as many of a snapshot: {outcomes}", CYCLES, "", counted=True)
     yield Measured("requests to GitHub, faults among them", seen.asked, "", counted=True)
     yield Measured("points that Datadog took", seen.taken, "", counted=True)
     yield Measured(f"resident at the end, beside that after {WARM:,} cycles", end.resident, "MiB", warm.resident)
@@ -108,74 +104,17 @@ class Seen:
     kept: float = 0.0
     left_over: int = 0
 
-    @property
-    def summary(self) -> str:
-        return ", ".join(f"{count:,} {outcome}" for outcome, count in self.outcomes.most_common())
 
-
-class CompressedClock:
-    """A Clock that goes on when nothing is left to do."""
+class WorldsClock(FakeClock):
+    """The world's time is this clock's."""
 
     def __init__(self, world: World) -> None:
+        super().__init__(world.now)
         self._world = world
-        self._start = world.now
-        self._sleepers: list[tuple[float, int, anyio.Event]] = []
-        self._numbers = itertools.count()
 
-    def now(self) -> datetime:
-        return self._world.now
-
-    def monotonic(self) -> float:
-        return (self._world.now - self._start).total_seconds()
-
-    async def sleep(self, seconds: float) -> None:
-        await self.wait(anyio.Event(), seconds)
-
-    async def wait(self, event: anyio.Event, seconds: float) -> None:
-        if event.is_set() or seconds <= 0:
-            await checkpoint()
-            return
-        waker = asyncio.ensure_future(event.wait())
-        alarm = anyio.Event()
-        heapq.heappush(self._sleepers, (self.monotonic() + seconds, next(self._numbers), alarm))
-        sleeper = asyncio.ensure_future(alarm.wait())
-        try:
-            await asyncio.wait([waker, sleeper], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            alarm.set()
-            waker.cancel()
-            sleeper.cancel()
-
-    async def pass_until(self, end: datetime) -> None:
-        """Wakes the sleepers in their order."""
-        target = (end - self._start).total_seconds()
-        while True:
-            await self._settle()
-            while self._sleepers and self._sleepers[0][2].is_set():
-                heapq.heappop(self._sleepers)
-            if not self._sleepers or self._sleepers[0][0] > target:
-                break
-            at, _, alarm = heapq.heappop(self._sleepers)
-            self._world.now = max(self._world.now, self._start + timedelta(seconds=at))
-            alarm.set()
-        self._world.now = end
-
-    async def _settle(self) -> None:
-        ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
-        while ready:
-            await checkpoint()
-
-
-@contextmanager
-def _without_threads() -> Iterator[None]:
-    """What belongs into a thread is done at once: to wait for threads takes twice as long as all else."""
-
-    async def run_sync(work: Callable[..., Any], *arguments: Any, **_: Any) -> Any:
-        await checkpoint()
-        return work(*arguments)
-
-    with patch.object(anyio.to_thread, "run_sync", run_sync):
-        yield
+    def move(self, seconds: float) -> None:
+        super().move(seconds)
+        self._world.now = self.now()
 
 
 class FaultyDatadog(SimulatedDatadog):
@@ -229,27 +168,30 @@ class Weather:
 
 async def _soak(folder: Path) -> Seen:
     world = generate(22, workflows=12, runs_a_day=24 * 6 * _RUNS_A_SLOT, days=_KEPT.days)
-    clock = CompressedClock(world)
-    github, seen = Simulated(world), Seen()
+    clock, github, seen = WorldsClock(world), Simulated(world), Seen()
+    github.clock = clock  # type: ignore[assignment]  # a wait must let the others go on
     github.app.secondary = 10**9  # this limit is of the machine's own minutes
     datadog = FaultyDatadog(now=lambda: world.now.timestamp())
     weather = Weather(github, datadog, folder / "snapshot.json")
-    with _without_threads():
+    with without_threads():
         store = await Store.open(folder / "state", StoreSettings(max_bytes=MAX_BYTES), clock.now)
-        async with _client(github.app) as asks, _client(datadog) as sends, anyio.create_task_group() as tasks:
+        async with (
+            httpx.AsyncClient(transport=InProcess(github.app)) as asks,
+            httpx.AsyncClient(transport=InProcess(datadog)) as sends,
+            anyio.create_task_group() as tasks,
+        ):
             settings = _settings(folder)
             keys = credentials(settings, {})
-            client = github.client(asks)
-            client._clock = client._limit._clock = clock  # not the world's alone: a wait must let the others go on
             intake = Intake("http://datadog.test", keys.api_key, sends, clock.now)
-            clients = Clients(client, Deliveries(clock), asks, intake, keys)
+            clients = Clients(github.client(asks), Deliveries(clock), asks, intake, keys)
             wiring = Wiring({}, clock, store, clients, tasks)
             scheduler = await _start(wiring, settings, seen)
             for cycle in range(1, CYCLES + 1):
                 weather.change()
                 for name in scheduler.jobs:
                     scheduler.tick(name)
-                await clock.pass_until(world.now.replace(second=0, microsecond=0) + _SLOT)
+                end = world.now.replace(second=0, microsecond=0) + _SLOT
+                await clock.advance((end - world.now).total_seconds())
                 seen.asked += len(github.take_asked())
                 datadog.points.clear()
                 datadog.events.clear()
@@ -263,10 +205,6 @@ async def _soak(folder: Path) -> Seen:
         await store.close()
     seen.left_over = len(asyncio.all_tasks()) - 1
     return seen
-
-
-def _client(app: Any) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=InProcess(app))
 
 
 def _settings(folder: Path) -> Settings:
