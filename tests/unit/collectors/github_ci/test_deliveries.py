@@ -59,15 +59,19 @@ def test_a_completed_run_is_read_whole() -> None:
     assert read_run(body(status="in_progress")) is None
 
 
-async def test_a_delivery_that_comes_again_changes_nothing() -> None:
+async def test_what_comes_again_or_was_used_meanwhile_starts_nothing() -> None:
     async with expecting(ci=[REPO]) as (found, clock, due):
-        found.add(told(minute=6))
+        found.add(told())
         await clock.advance(60)
         assert len(found.facts("ci", REPO)) == 1
-        found.add(told(minute=6))
-        found.add(told(minute=5))
+        for minute in (6, 5):
+            found.add(told(minute=minute))
         await clock.advance(60)
         assert (len(due), found.summary().waiting) == (1, 0)
+        found.add(told(2))
+        found.facts("ci", REPO)  # a poll has used it meanwhile
+        await clock.advance(60)
+        assert len(due) == 1
 
 
 async def test_a_run_is_due_after_two_seconds_then_every_ten_while_more_comes() -> None:
@@ -82,14 +86,6 @@ async def test_a_run_is_due_after_two_seconds_then_every_ten_while_more_comes() 
         found.add(told(99))
         await clock.advance(100)
         assert due[-2:] == [("ci", 162), ("twin", 162)]
-
-
-async def test_what_a_poll_has_used_meanwhile_is_not_due() -> None:
-    async with expecting(ci=[REPO]) as (found, clock, due):
-        found.add(told())
-        found.facts("ci", REPO)
-        await clock.advance(60)
-        assert due == []
 
 
 async def test_of_too_many_facts_the_oldest_of_the_busiest_repository_go(monkeypatch: pytest.MonkeyPatch) -> None:

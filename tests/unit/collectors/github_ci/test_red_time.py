@@ -37,25 +37,19 @@ GREEN, RED = run(-100, 10, "success"), run(-100, 10, "failure")
 @pytest.mark.parametrize(
     ("runs", "minutes"),
     [
-        ([GREEN], 0),
-        ([RED], 1440),
         ([GREEN, run(60, 5, "failure"), run(120, 10, "success")], 65),
         ([RED, run(60, 5, "cancelled"), run(100, 10, None)], 1440),
         # The newest decides, however late an older one ends.
         ([GREEN, run(60, 90, "failure"), run(70, 10, "success")], 0),
-        ([GREEN, run(60, 10, "failure"), run(65, 50, "success")], 45),
         # While it is run again a run has no verdict.
         ([GREEN, rerun(0, 60, 20, "success", (0, 10, "failure"))], 50),
-        ([GREEN, rerun(0, 60, 20, "failure", (0, 10, "failure"))], 50 + 1360),
         ([RED, rerun(0, 60, 20, "success", (0, 10, "success"))], 10 + 20),
         # An end, or an attempt, that is not known does not matter where all that is possible comes to the same.
         ([GREEN, run(0, 90, "success", has_known_end=False)], 0),
         ([GREEN, run(0, 90, "failure", has_known_end=False)], None),
         ([RED, run(0, 90, "failure", has_known_end=False)], 1440),
-        ([GREEN, rerun(0, 60, 20, "success", None)], None),
         ([GREEN, rerun(0, 60, 20, "success", None), run(0, 0, "success")], 0),
         ([GREEN, rerun(0, 60, 20, "success", (0, 0, "failure"))], None),
-        ([GREEN, rerun(0, 60, 20, "success", (0, 0, "success"))], 0),
         ([GREEN, rerun(0, 60, 20, "success", (0, 10, "failure"), None)], None),
         # What was before the first run is not known, unless the workflow is as young as that.
         ([run(60, 10, "success")], None),
