@@ -5,7 +5,7 @@ Filtered lists come from a search index that lags, so they are no substitute for
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from service.collectors.github_ci.evidence import BEGINNING
 from service.collectors.github_ci.models import Annotation, Job, JobPage, Run, RunPage, Workflow, WorkflowPage
@@ -91,16 +91,8 @@ class Actions:
     async def jobs(self, run: int, *, was_refused: bool) -> list[Job]:
         """The jobs of all attempts. ``was_refused``: GitHub did not show them before, so smaller pages are tried."""
         size = _FEW_JOBS_PER_PAGE if was_refused else _JOBS_PER_PAGE
-        found: list[Job] = []
-        is_last, number = False, 0
-        while not is_last:
-            number += 1
-            params: Mapping[str, str | int] = {"filter": "all", "per_page": size, "page": number}
-            page = await self._github.get(f"{self._repo}/actions/runs/{run}/jobs", JobPage, params=params)
-            found += page.jobs
-            is_last = len(page.jobs) < size
-        if len(found) < page.total_count:
-            raise Unavailable(f"GitHub counts {page.total_count} jobs of run {run} but shows {len(found)}")
+        path = f"{self._repo}/actions/runs/{run}/jobs"
+        found: list[Job] = await _read_rows(self._github, path, JobPage, {"filter": "all", "per_page": size})
         self.has_shown_jobs = self.has_shown_jobs or bool(found)
         return found
 
@@ -111,16 +103,23 @@ class Actions:
 
 async def list_workflows(github: Github, repo: str) -> list[Workflow]:
     """All workflows of ``repo``, the disabled ones included. Raises what ``Github.get`` does."""
-    found: dict[int, Workflow] = {}
+    path = f"/repos/{repo}/actions/workflows"
+    return await _read_rows(github, path, WorkflowPage, {"per_page": PER_PAGE}, cached=True)
+
+
+async def _read_rows(
+    github: Github, path: str, type: type[JobPage | WorkflowPage], params: dict[str, str | int], *, cached: bool = False
+) -> list[Any]:
+    """Of all pages. Raises Unavailable, too, when they are fewer than GitHub counts."""
+    found: dict[int, Job | Workflow] = {}
     is_last, number = False, 0
     while not is_last:
         number += 1
-        params = {"per_page": PER_PAGE, "page": number}
-        page = await github.get(f"/repos/{repo}/actions/workflows", WorkflowPage, params=params, cached=True)
-        found |= {each.id: each for each in page.workflows}
-        is_last = len(page.workflows) < PER_PAGE
+        page = await github.get(path, type, params={**params, "page": number}, cached=cached)
+        found |= {each.id: each for each in page.rows}
+        is_last = len(page.rows) < int(params["per_page"])
     if len(found) < page.total_count:
-        raise Unavailable(f"GitHub counts {page.total_count} workflows but shows {len(found)}")
+        raise Unavailable(f"GitHub counts {page.total_count} at {path} but shows {len(found)}")
     return list(found.values())
 
 

@@ -4,7 +4,7 @@ It polls on its schedule; between two polls it measures what deliveries bring.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 import anyio
@@ -16,7 +16,7 @@ from service.collectors.github_ci.actions import Actions, explains, list_workflo
 from service.collectors.github_ci.catalogue import QUOTA_LIMIT, QUOTA_REMAINING
 from service.collectors.github_ci.deliveries import Deliveries
 from service.collectors.github_ci.pull_requests import is_branch, is_label
-from service.collectors.github_ci.repository import CYCLE_POINTS, RepositoryCycle, Stored
+from service.collectors.github_ci.repository import CYCLE_POINTS, RepositoryCycle
 from service.collectors.github_ci.settings import LABELS, LISTS, GithubCiSettings
 from service.collectors.github_ci.state import decode, encode
 from service.collectors.github_ci.workflows import WorkflowLists, describe_missing
@@ -42,10 +42,10 @@ _NOTES = 5  # that are shown
 _HOUR = timedelta(hours=1)
 
 
-class Rotation(msgspec.Struct, tag_field="version", tag=2):
-    """When each repository was asked last."""
+class Rotation(msgspec.Struct, tag_field="version", tag=3):
+    """When each repository was polled last."""
 
-    asked: dict[str, datetime] = {}
+    polled_at: dict[str, datetime] = {}
 
 
 class GithubCi:
@@ -67,7 +67,7 @@ class GithubCi:
         self._state = context.state
         self._deliveries: Deliveries = context.deliveries
         self._schedule = cron.parse(settings.schedule)
-        self._asked = {metric for metric, _ in catalogue.expected_checks(settings)}
+        self._check_metrics = {metric for metric, _ in catalogue.expected_checks(settings)}
         self.repositories, self.watch = settings.all_repositories, settings.watch_interval
         self._notes: list[str] = []
 
@@ -76,7 +76,7 @@ class GithubCi:
         tags, settings = check.tags, self._settings
         is_of_repository = not settings.repositories or tags.get("repo") in settings.all_repositories
         labels = (None, settings.tags.get("label"), *settings.bug_sub_labels)
-        return check.metric in self._asked and is_of_repository and tags.get("label") in labels
+        return check.metric in self._check_metrics and is_of_repository and tags.get("label") in labels
 
     @property
     def note(self) -> str | None:
@@ -90,8 +90,8 @@ class GithubCi:
     async def collect(self, now: datetime) -> CollectResult:
         """Samples as of ``now``. Raises the worst error when all repositories failed."""
         rotation = decode(await self._state.read(_ROTATION), Rotation) or Rotation()
-        gone = rotation.asked.keys() - set(self.repositories)
-        rotation.asked = {repo: at for repo, at in rotation.asked.items() if repo not in gone}
+        gone = rotation.polled_at.keys() - set(self.repositories)
+        rotation.polled_at = {repo: at for repo, at in rotation.polled_at.items() if repo not in gone}
         results = await self._ask_in_turn(rotation, now)
         errors = [each for each in results.values() if isinstance(each, HealthError)]
         if errors and len(errors) == len(results):
@@ -127,10 +127,9 @@ class GithubCi:
         results: dict[str, CollectResult | HealthError] = {}
         with count_usage(Usage(min(_CHANGE_POINTS, self._github.spare))) as usage:
             for repo in self.repositories:
-                if facts := self._deliveries.facts(self._name, repo):
-                    cycle = self._cycle(repo, Usage(0), now)
-                    result = await cycle.collect_changes(await self._read(repo), facts, usage)
-                    if result:
+                if self._deliveries.has_news(self._name, repo):
+                    cycle, facts = self._cycle(repo, Usage(0), now), self._deliveries.facts(self._name, repo)
+                    if result := await cycle.collect_changes(await self._state.read(repo), facts, usage):
                         results[repo] = result
         return self._join(results, {})
 
@@ -139,7 +138,7 @@ class GithubCi:
         start, end = anyio.current_time(), anyio.current_effective_deadline()
         repositories, results = self.repositories, dict[str, CollectResult | HealthError]()
         never = datetime.fromtimestamp(0, now.tzinfo)
-        waiting = sorted(repositories, key=lambda repo: rotation.asked.get(repo, never), reverse=True)
+        waiting = sorted(repositories, key=lambda repo: rotation.polled_at.get(repo, never), reverse=True)
         interval = timedelta(seconds=self._schedule.interval(now, self._settings.time_zone))
         self._github.expect(self._name, _STEADY_POINTS * len(repositories) * (_HOUR / interval))
         shared = Usage(max(CYCLE_POINTS, _POINTS_OF_MANY * len(repositories)))
@@ -150,7 +149,7 @@ class GithubCi:
             while waiting and (not (results or busy) or self._has_quota(spent, len(busy), interval)):
                 repo = waiting.pop()
                 busy.add(repo)
-                rotation.asked[repo] = now
+                rotation.polled_at[repo] = now
                 cycle = self._cycle(repo, shared, now)
                 try:
                     results[repo] = await self._poll(repo, cycle)
@@ -171,21 +170,18 @@ class GithubCi:
             results[repo] = Unavailable("GitHub answers for it too slowly")
         if waiting:
             minutes = math.ceil(len(repositories) / max(1, len(results))) * interval / timedelta(minutes=1)
-            told = f"{len(results)} of {len(repositories)} repositories in this cycle: GitHub's quota allows no more"
-            self._notes.insert(0, f"{told}; a sweep of all takes about {minutes:.0f} minutes")
+            note = f"{len(results)} of {len(repositories)} repositories in this cycle: GitHub's quota allows no more"
+            self._notes.insert(0, f"{note}; a sweep of all takes about {minutes:.0f} minutes")
         return results
 
     def _cycle(self, repo: str, shared: Usage, now: datetime) -> RepositoryCycle:
         tags = {"repo": repo} if self._settings.repositories else {}
         return RepositoryCycle(repo, self._settings, self._github, shared, now, tags)
 
-    async def _read(self, repo: str) -> Stored:
-        return Stored(await self._state.read(repo), await self._state.read(weekly_runs.KEY + repo))
-
     async def _poll(self, repo: str, cycle: RepositoryCycle) -> CollectResult:
-        stored, facts = await self._read(repo), self._deliveries.facts(self._name, repo)
-        result = await cycle.collect(stored, facts, self._deliveries.delivering_since(repo))
-        self._deliveries.report_missed(repo, cycle.missed)
+        stored, facts = await self._state.read(repo), self._deliveries.facts(self._name, repo)
+        result = await cycle.collect(stored, facts)
+        self._deliveries.report_missed(repo, cycle.found)
         return result
 
     def _has_quota(self, spent: Usage, busy: int, interval: timedelta) -> bool:
@@ -224,20 +220,17 @@ class GithubCi:
 async def check_settings(github: Github, settings: GithubCiSettings) -> tuple[str, list[str]]:
     """A line of what was seen, and what the settings name that is not there. Raises what ``Github.get`` does."""
     seen, problems = [], []
-    labels: dict[str, Sequence[str]] = {key: getattr(settings, key) for key in LABELS.values()}
-    labels["bug_label"] = [settings.bug_label] if settings.bug_label else []
     for repo in settings.all_repositories:
         listed = await list_workflows(github, repo)
         seen.append(f"{repo}: {len(listed)} workflows")
-        meant = WorkflowLists({name: getattr(settings, name) for name in LISTS}, listed)
-        absent = [
-            *meant.missing.values(),
-            *(describe_missing(each) for each in settings.expected if not meant.find(each)),
-        ]
-        problems += [f"{repo}: {each}" for each in absent]
+        lists = WorkflowLists({name: getattr(settings, name) for name in LISTS}, listed)
+        absent = [describe_missing(each) for each in settings.expected if not lists.find(each)]
+        problems += [f"{repo}: {each}" for each in (*lists.missing.values(), *absent)]
         if not await is_branch(github, repo, settings.branch):
             problems.append(f"{repo} has no branch {settings.branch!r}: correct branch")
-        for key, wanted in labels.items():
-            if wanted and not [label for label in wanted if await is_label(github, repo, label)]:
-                problems.append(f"{repo} has no label {' or '.join(map(repr, wanted))}: correct {key}, or create it")
+        for key in (*LABELS.values(), "bug_label"):
+            value = getattr(settings, key)
+            labels = (value,) if isinstance(value, str) else value
+            if any(labels) and not [label for label in labels if await is_label(github, repo, label)]:
+                problems.append(f"{repo} has no label {' or '.join(map(repr, labels))}: correct {key}, or create it")
     return ", ".join(seen), problems

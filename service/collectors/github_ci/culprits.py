@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, takewhile, zip_longest
 
-from service.collectors.github_ci.evidence import BEGINNING, MAX_EVIDENCE, format_time, make_evidence, name_some
+from service.collectors.github_ci.evidence import MAX_EVIDENCE, format_time, make_evidence, name_some
 from service.collectors.github_ci.models import Run, WorkflowRuns
 from service.domain.samples import Evidence
 
 _COUNTED = 50  # runs in a row; of longer streaks only that they are longer is kept
 _GAP_KEPT = 5  # one would do as long as it is not run again
-_TITLE, _TOLD = 60, 2
+_TITLE, _DESCRIBED = 60, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +85,9 @@ def describe_streaks(streaks: Sequence[Streak], number: str, branch: str) -> str
     """``number``: how many of how many workflows they are."""
     if len(streaks) == 1:
         return f"{streaks[0].file} is red {streaks[0].describe()}"
-    told = [f"{each.file} {each.describe()}" for each in streaks[:_TOLD]]
-    more = [name_some(each.file for each in streaks[_TOLD:])] if len(streaks) > _TOLD else []
-    return f"{number} are red on {branch}: {'; '.join(told + more)}"
+    described = [f"{each.file} {each.describe()}" for each in streaks[:_DESCRIBED]]
+    others = [name_some(each.file for each in streaks[_DESCRIBED:])] if len(streaks) > _DESCRIBED else []
+    return f"{number} are red on {branch}: {'; '.join(described + others)}"
 
 
 def as_evidence(streaks: Iterable[Streak]) -> tuple[Evidence, ...]:
@@ -101,12 +101,10 @@ def select_runs(runs: Sequence[Run]) -> Iterable[Run]:
     latest is run again, or when older ones are still to be read."""
     conclusive = [run for run in runs if run.is_conclusive]
     green = next((run for run in reversed(conclusive[:-1]) if run.conclusion == "success"), None)
-    begin = green.age_key if green else (BEGINNING, 0)
-    later = [run for run in conclusive if run.age_key > begin]
-    inconclusive = [run for run in runs if run.conclusion and not run.is_conclusive and run.age_key > begin]
-    gap = [run for run in inconclusive if later and run.age_key < later[0].age_key]
-    newest = [run for run in inconclusive if later and run.age_key > later[-1].age_key]
-    return [*([green] if green else []), *gap[-_GAP_KEPT:], *later[:1], *later[-_COUNTED:], *newest[-_GAP_KEPT:]]
+    later = [run for run in runs if run.conclusion and (green is None or run.age_key >= green.age_key)]
+    first = next((place for place, run in enumerate(later) if run.is_conclusive and run is not green), 0)
+    counted = [run for run in later if run.is_conclusive][-_COUNTED:]
+    return [*later[:1], *later[max(0, first - _GAP_KEPT) : first + 1], *counted, *later[-_GAP_KEPT:]]
 
 
 def _describe_commit(run: Run) -> str:
@@ -123,11 +121,6 @@ def _shorten(run: Run) -> str:
 def _compare(green: Run, red: Run) -> str:
     """GitHub's page of what changed between them, on the host of the runs; empty where there is none."""
     repository = re.match(r"https?://[^/?#]+/[^/?#]+/[^/?#]+(?=/actions/runs/)", red.url or "")
-    hashes = [run.head_sha or "" for run in (green, red)]
-    if (
-        repository is None
-        or hashes[0] == hashes[1]
-        or not all(re.fullmatch("[0-9a-f]{40,64}", each) for each in hashes)
-    ):
-        return ""
-    return f"{repository[0]}/compare/{'...'.join(hashes)}"
+    span = f"{green.head_sha}...{red.head_sha}"
+    is_change = green.head_sha != red.head_sha and re.fullmatch(r"[0-9a-f]{40,64}\.\.\.[0-9a-f]{40,64}", span)
+    return f"{repository[0]}/compare/{span}" if repository and is_change else ""

@@ -7,7 +7,7 @@ https://docs.github.com/webhooks/webhook-events-and-payloads#workflow_run
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 
 import anyio
@@ -21,6 +21,7 @@ FIRST_DELAY, INTERVAL = 2.0, 10.0  # seconds: what comes within the first is one
 _KEPT = timedelta(hours=3)  # after the end; what is told later than that, a poll has found
 _EVENTS = ("workflow_run", "ping")  # others come from anybody who may deliver: labels must stay few
 _SIGNED = frozenset({"taken", "ping", "ignored", "invalid"})
+_MISSED_AFTER = timedelta(minutes=2)  # after its end: so long a delivery may be under way
 _IDLE = 3600.0
 _NUMBERS = range(1, 2**63)  # what a state can keep: one that it can't would fail each run until it is forgotten
 
@@ -32,7 +33,7 @@ class InvalidDelivery(Exception):
     """The body is not of the event's shape; the message names the field."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DeliverySummary:
     """What page, ``status`` and /metrics show. ``today`` is the UTC day.
 
@@ -42,13 +43,13 @@ class DeliverySummary:
     ``waiting``: facts that no run used yet; ``dropped``: those that gave way to newer ones, because 10,000 were kept.
     """
 
-    last_at: datetime | None
-    today: int
-    missed_today: int
-    by_result: Mapping[tuple[str, str], int]
-    missed: int
-    dropped: int
-    waiting: int
+    last_at: datetime | None = None
+    today: int = 0
+    missed_today: int = 0
+    by_result: Counter[tuple[str, str]] = field(default_factory=Counter)
+    missed: int = 0
+    dropped: int = 0
+    waiting: int = 0
 
 
 class Deliveries:
@@ -67,9 +68,7 @@ class Deliveries:
         self._due: dict[str, float] = {}
         self._last_due: dict[str, float] = {}
         self._changed = anyio.Event()
-        self._by_result: Counter[tuple[str, str]] = Counter()
-        self._last_at: datetime | None = None
-        self._dropped = self._missed = self._today = 0
+        self._summary = DeliverySummary()
         self._missed_today: set[tuple[str, _Attempt]] = set()
         self._day: date | None = None
 
@@ -77,11 +76,11 @@ class Deliveries:
 
     def count(self, event: str, result: str) -> None:
         """One delivery of ``event`` was answered with ``result``."""
-        self._begin_day()
-        self._by_result[event if event in _EVENTS else "other", result] += 1
+        summary = self.summary()
+        summary.by_result[event if event in _EVENTS else "other", result] += 1
         if result in _SIGNED:
-            self._last_at = self._clock.now()
-            self._today += 1
+            summary.last_at = self._clock.now()
+            summary.today += 1
 
     def add(self, run: Run) -> bool:
         """Takes a completed run; False when no collector is configured for its repository. The run's collectors are
@@ -94,16 +93,12 @@ class Deliveries:
         return bool(collectors)
 
     def summary(self) -> DeliverySummary:
-        self._begin_day()
-        return DeliverySummary(
-            last_at=self._last_at,
-            today=self._today,
-            missed_today=len(self._missed_today),
-            by_result=dict(self._by_result),
-            missed=self._missed,
-            dropped=self._dropped,
-            waiting=sum(map(len, self._unused.values())),
-        )
+        """As of now."""
+        if (day := self._clock.now().date()) != self._day:
+            self._day, self._summary.today, self._summary.missed_today = day, 0, 0
+            self._missed_today.clear()
+        self._summary.waiting = sum(map(len, self._unused.values()))
+        return self._summary
 
     # The daemon's part
 
@@ -136,9 +131,9 @@ class Deliveries:
         for run in runs:
             self._keep(collector, repo.lower(), run)
 
-    def has_news(self, collector: str) -> bool:
-        """Whether facts wait that no run has used."""
-        return any(unused for key, unused in self._unused.items() if key[0] == collector)
+    def has_news(self, collector: str, repo: str = "") -> bool:
+        """Whether facts wait that no run has used, of this repository where one is named."""
+        return any(unused for key, unused in self._unused.items() if key == (collector, repo.lower() or key[1]))
 
     def facts(self, collector: str, repo: str) -> list[Run]:
         """All that is known for ``repo``, the oldest first, for a run that is about to use copies of them."""
@@ -147,18 +142,19 @@ class Deliveries:
         self._unused.pop(key, None)
         return list(self._facts[key].values())
 
-    def delivering_since(self, repo: str) -> datetime | None:
-        """When the first delivery for ``repo`` came, None while there was none: then none is missed."""
-        return self._delivering_since.get(repo.lower())
-
-    def report_missed(self, repo: str, attempts: Iterable[_Attempt]) -> None:
-        """Ended runs, by id and attempt, that a poll found though a delivery should have brought them."""
-        self._begin_day()
-        repo = repo.lower()
+    def report_missed(self, repo: str, ended: Iterable[Run]) -> None:
+        """What a poll was the first to find; missed are those that a delivery should have brought. None are before the
+        first delivery came, and GitHub sends none where no job began."""
+        repo, now, summary = repo.lower(), self._clock.now(), self.summary()
+        since = self._delivering_since.get(repo, now)
         late = {attempt for key, facts in self._facts.items() if key[1] == repo for attempt in facts}
-        new = {(repo, attempt) for attempt in attempts if attempt not in late} - self._missed_today
-        self._missed_today |= new
-        self._missed += len(new)
+        for run in ended:
+            is_due = since <= run.updated < now - _MISSED_AFTER and run.conclusion != "startup_failure"
+            attempt = run.id, run.attempt
+            if is_due and attempt not in late and (repo, attempt) not in self._missed_today:
+                self._missed_today.add((repo, attempt))
+                summary.missed += 1
+                summary.missed_today += 1
 
     def _keep(self, collector: str, repo: str, run: Run) -> None:
         key, attempt = (collector, repo), (run.id, run.attempt)
@@ -171,17 +167,12 @@ class Deliveries:
             longest = max(self._facts, key=lambda key: len(self._facts[key]))
             oldest = next(iter(self._facts[longest]))
             del self._facts[longest][oldest]
-            self._dropped += oldest in self._unused[longest]
+            self._summary.dropped += oldest in self._unused[longest]
             self._unused[longest].discard(oldest)
         if collector not in self._due:
             last = self._last_due.get(collector, -INTERVAL)
             self._due[collector] = max(self._clock.monotonic() + FIRST_DELAY, last + INTERVAL)
             self._changed.set()
-
-    def _begin_day(self) -> None:
-        if (day := self._clock.now().date()) != self._day:
-            self._day, self._today = day, 0
-            self._missed_today.clear()
 
 
 class _Action(msgspec.Struct):

@@ -13,7 +13,6 @@ from service.collectors.github_ci.models import FAILED, STUCK_AFTER, Run, Workfl
 from service.collectors.github_ci.red_time import measure_red_time
 from service.collectors.github_ci.settings import LISTS, GithubCiSettings
 from service.collectors.github_ci.state import MARGIN, WEEK, State
-from service.collectors.github_ci.weekly_runs import WeeklyRuns
 from service.collectors.github_ci.workflows import WorkflowLists, describe_missing
 from service.domain.errors import HealthError, Rejected, Unavailable
 from service.domain.samples import Evidence, Status
@@ -25,7 +24,7 @@ JOBS, BRANCH, EXPECTED = "jobs ended by their time limit", "branch", "expected"
 
 @dataclass
 class Measurement:
-    """``state``, ``week``, ``workflows``: what is known. ``unseen``: ids of runs whose state no page tells any more.
+    """``state``, ``workflows``: what is known. ``unseen``: ids of runs whose state no page tells any more.
     ``attempts``: ended attempts that are new by a delivery, or that a later one replaced before a list showed them.
 
     ``findings``, ``failures`` by part, ``notes`` for the operator: what comes of it.
@@ -34,7 +33,6 @@ class Measurement:
     settings: GithubCiSettings
     now: datetime
     state: State
-    week: WeeklyRuns
     workflows: WorkflowLists | None = None
     unseen: list[int] = field(default_factory=list)
     attempts: list[Run] = field(default_factory=list)
@@ -44,9 +42,7 @@ class Measurement:
 
     def measure(self) -> None:
         """All that a poll tells of runs."""
-        is_empty = self.state.is_cold and not self.state.runs
-        self.week.close(self.now, self._names, is_whole=self.is_filled or is_empty)
-        if is_empty:
+        if self.state.is_cold and not self.state.runs:
             self._note("GitHub lists no runs, so nothing of CI is sent: is Actions enabled there?")
         elif self.state.is_cold:
             reason = "GitHub's list of runs is empty, but workflows show some"
@@ -89,7 +85,7 @@ class Measurement:
     def _measure_runs(self, has_branch: bool, left: Collection[int] = ()) -> None:
         """``left``: runs whose durations wait for another time."""
         for run in self.state.take_ended(self.attempts, self.now, left):
-            workflow = self._names.get(run.workflow_id) or run.label
+            workflow = self.names.get(run.workflow_id) or run.label
             tags = {"workflow": workflow, "kind": run.kind, "conclusion": run.conclusion or ""}
             summary = f"a run of {workflow} took {run.minutes:,.1f} min"
             self._add("ci.workflow.duration", run.minutes, summary, _as_evidence([run]), tags=tags, at=run.updated)
@@ -308,7 +304,7 @@ class Measurement:
         return format_span(self.settings.history_window)
 
     @property
-    def _names(self) -> dict[int, str]:
+    def names(self) -> dict[int, str]:
         return self.workflows.names if self.workflows else {}
 
     def _hours_since(self, run: Run) -> float:

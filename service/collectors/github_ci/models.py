@@ -71,8 +71,8 @@ class Workflow(msgspec.Struct, frozen=True, rename={"created": "created_at"}):
         return self.path.rpartition("/")[2] or self.name or str(self.id)
 
 
-class WorkflowPage(msgspec.Struct):
-    workflows: list[Workflow]
+class WorkflowPage(msgspec.Struct, rename={"rows": "workflows"}):
+    rows: list[Workflow]
     total_count: int = 0
 
 
@@ -90,8 +90,8 @@ class Job(msgspec.Struct, omit_defaults=True, rename=_JOB_KEYS.get):
     is_silent: bool = False
 
 
-class JobPage(msgspec.Struct):
-    jobs: list[Job]
+class JobPage(msgspec.Struct, rename={"rows": "jobs"}):
+    rows: list[Job]
     total_count: int = 0
 
 

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
-from typing import NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -33,25 +32,17 @@ CYCLE_POINTS = 248  # a bound for the worst cycle: docs/decisions/0006-what-a-cy
 _STEADY_REQUESTS, _STEADY_POINTS, _USUAL_PAGES = 10, 8, 4
 _BACKLOG = 30  # runs to be looked into; more than these are no steady state
 _LATE = timedelta(hours=1)
-_MISSED_AFTER = timedelta(minutes=2)  # after its end: so long a delivery may be under way
 _QUESTIONS_AT_ONCE = 12  # GitHub's secondary limit begins at 100 concurrent requests of all our token's users
 _FAILURES = 3  # of one part in a cycle; an error loop once burned a whole quota
 
 _Question = tuple[str, Callable[[], Awaitable[None]]]  # and the part that is missing if it fails
 
 
-class Stored(NamedTuple):
-    """What an earlier cycle left."""
-
-    state: bytes | None = None
-    week: bytes | None = None
-
-
 class RepositoryCycle:
     """Collects the metrics of ``repo`` once. ``tags``: more of them on every sample.
 
     ``shared``: what all repositories together may spend on questions. ``notes``: what the operator should know.
-    ``missed``: id and attempt of what no delivery brought.
+    ``found``: what has ended, as neither an earlier cycle nor a delivery told.
     """
 
     def __init__(
@@ -68,13 +59,10 @@ class RepositoryCycle:
         self._actions = Actions(github, repo, settings.branch)
         self._answer = pull_requests.Answer()
         self.notes: list[str] = []
-        self.missed: list[tuple[int, int]] = []
+        self.found: list[Run] = []
 
-    async def collect(self, stored: Stored, facts: Sequence[Run], delivering_since: datetime | None) -> CollectResult:
-        """``facts``: of deliveries. ``delivering_since``: when the first one came, None where none did.
-
-        Raises the worst error when there is nothing to send.
-        """
+    async def collect(self, stored: bytes | None, facts: Sequence[Run]) -> CollectResult:
+        """``facts``: of deliveries. Raises the worst error when there is nothing to send."""
         ended = await anyio.to_thread.run_sync(self._begin, stored, facts)
         is_cold = self._state.is_cold
         with count_usage() as usage:
@@ -85,14 +73,14 @@ class RepositoryCycle:
                 await self._ask_what_is_unknown(usage)
                 await self._check_branch()
                 await anyio.to_thread.run_sync(self._known.measure)
-                if delivering_since and not is_cold:
-                    self.missed = self._find_missed(ended, delivering_since)
+                runs = [] if is_cold else self._state.runs.values()
+                self.found = [run for run in runs if run.has_ended and run.attempt > ended.get(run.id, 0)]
         if not self._known.findings and self._failures:
             raise max(self._failures.values(), key=explains)
         failures = tuple(PartialFailure(str(error), part) for part, error in self._failures.items())
         return await self._bring(failures)
 
-    async def collect_changes(self, stored: Stored, facts: Sequence[Run], usage: Usage) -> CollectResult | None:
+    async def collect_changes(self, stored: bytes | None, facts: Sequence[Run], usage: Usage) -> CollectResult | None:
         """What follows from ``facts``; None where they tell nothing new, or no poll was before them.
 
         Asked are the workflows, and as far as the limit of ``usage`` goes the earlier attempts that no delivery told;
@@ -109,11 +97,10 @@ class RepositoryCycle:
         await anyio.to_thread.run_sync(self._known.measure_changes)
         return await self._bring(())
 
-    def _begin(self, stored: Stored, facts: Sequence[Run]) -> Mapping[int, int]:
+    def _begin(self, stored: bytes | None, facts: Sequence[Run]) -> Mapping[int, int]:
         """Takes up the state and ``facts``. Returns what has ended by that: attempts by the runs' ids. CPU work."""
-        self._state = state = begin(stored.state, self._repo, self._settings.branch, self._now)
-        self._week = weekly_runs.begin(stored.week, state)
-        self._known = Measurement(self._settings, self._now, state, self._week, notes=self.notes)
+        self._state = state = begin(stored, self._repo, self._settings.branch, self._now)
+        self._known = Measurement(self._settings, self._now, state, notes=self.notes)
         self._failures = self._known.failures
         copies = [replace(fact, earlier={}, jobs=[]) for fact in facts]
         self._known.attempts += state.merge_facts(fact.normalize(state.branch) for fact in copies)
@@ -125,21 +112,16 @@ class RepositoryCycle:
 
     def _encode(self) -> dict[str, bytes]:
         self._trim()
-        return {self._repo: encode(self._state), weekly_runs.KEY + self._repo: encode(self._week)}
+        encoded = {self._repo: encode(self._state)}
+        if measurement.RUNS not in self._failures:
+            is_whole = self._known.is_filled or not self._state.runs
+            until = (self._state.read_at or self._now) if is_whole else None
+            week = weekly_runs.summarize(self._state, self._known.names, until)
+            encoded[weekly_runs.KEY + self._repo] = encode(week)
+        return encoded
 
     def _trim(self) -> None:
-        """Forgets runs that no metric needs any more; of the week's the table keeps what it needs. CPU work."""
-        self._week.take(self._state.runs.values(), self._now)
         self._state.trim(self._now, self._settings.history_window)
-
-    def _find_missed(self, ended: Mapping[int, int], since: datetime) -> list[tuple[int, int]]:
-        """What this poll was the first to tell, though a delivery should have: GitHub sends none where no job began."""
-        return [
-            (run.id, run.attempt)
-            for run in self._state.runs.values()
-            if run.has_ended and run.attempt > ended.get(run.id, 0) and run.conclusion != "startup_failure"
-            if since <= run.updated < self._now - _MISSED_AFTER
-        ]
 
     @contextmanager
     def _part(self, name: str) -> Iterator[None]:

@@ -6,7 +6,7 @@ none is left out. A re-run keeps its old place, so each page of the last 30 days
 
 import math
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import anyio
 import anyio.to_thread
@@ -50,7 +50,7 @@ async def read_window(actions: Actions, state: State, now: datetime, window: tim
     state.read_at, state.front = now, number
     state.page = max(state.page, number + 1)
     state.depth = number if page.is_last else max(state.depth, number + 1)
-    return state.take_absent(state.created_between(oldest) - seen, now)
+    return state.take_absent(oldest, datetime.max.replace(tzinfo=UTC), seen, now)
 
 
 async def fill(actions: Actions, state: State, now: datetime, trim: Callable[[], None]) -> None:
@@ -112,8 +112,9 @@ async def read_older_page(actions: Actions, state: State, now: datetime) -> list
     page = await actions.page(state.page, cached=state.depth <= _SHALLOW)
     state.turned_at = max(state.turned_at + _time_of_page(state), now - _CATCH_UP)
     # A page is one piece of the list, so it holds whatever was created between its first and its last run.
-    between = state.created_between(page.runs[-1].created, page.runs[0].created) if page.runs else set()
-    absent = state.take_absent(between - {run.id for run in page.runs}, now)
+    shown = {run.id for run in page.runs}
+    bounds = (page.runs[-1].created, page.runs[0].created) if page.runs else (now, now)
+    absent = state.take_absent(*bounds, shown, now)
     _take_page(state, page, now)
     if page.is_last or page.oldest < now - RERUN_WITHIN - _PASS - MARGIN:
         state.page = state.front + 1

@@ -2,7 +2,7 @@
 
 Kept are the runs of the window and its margin; of older ones those that are unfinished, each workflow's newest
 conclusive ones on the branch and those that tell who broke it, its last one by schedule and the last of these that
-succeeded, and the week's among whose jobs one may have met its time limit.
+succeeded, and the week's among whose jobs one may have met its time limit. Of all others of the week a few numbers.
 """
 
 from collections.abc import Collection, Iterable
@@ -14,7 +14,7 @@ import zstandard
 
 from service.collectors.github_ci import culprits
 from service.collectors.github_ci.evidence import BEGINNING
-from service.collectors.github_ci.models import Run
+from service.collectors.github_ci.models import FAILED, Run
 from service.domain.samples import MAX_POINT_AGE
 
 MARGIN = timedelta(hours=3)  # behind the window, where most re-runs come from
@@ -31,9 +31,21 @@ _MAX_BYTES = 256 * 1024 * 1024
 T = TypeVar("T")
 
 
-class State(msgspec.Struct, tag_field="version", tag=6):
+class EndedRun(msgspec.Struct, array_like=True):
+    """What the table of the week needs of a run: some 10 bytes. ``started``: seconds since the epoch. ``seconds``: how
+    long its last attempt took, None where the end that GitHub tells can't be believed."""
+
+    workflow: int
+    attempt: int
+    started: int
+    seconds: int | None
+    has_failed: bool
+
+
+class State(msgspec.Struct, tag_field="version", tag=7):
     """``reach``: every run created since then was read; None: nothing is known. ``read_at``: when the window was.
 
+    ``week``: the week's conclusive runs on the branch or before a merge.
     ``front``: pages of the window. ``page``: the next one behind it. ``depth``: the page that reaches 30 days back.
     ``turned_at``: when an older page was read last. ``looked_up``: workflows whose own list was read.
     ``reported``: by run, the last attempt that was sent as a duration, and its end.
@@ -43,6 +55,7 @@ class State(msgspec.Struct, tag_field="version", tag=6):
     repo: str
     branch: str
     runs: dict[int, Run] = {}
+    week: dict[int, EndedRun] = {}
     reach: datetime | None = None
     read_at: datetime | None = None
     front: int = 0
@@ -91,13 +104,9 @@ class State(msgspec.Struct, tag_field="version", tag=6):
                 new.append(fact)
         return new
 
-    def restart(self) -> None:
-        """Nothing was read for so long that runs or re-runs may have been missed: all is to be read again."""
-        self.reach, self.page = None, 0
-        self.looked_up.clear()
-
     def trim(self, now: datetime, window: timedelta) -> None:
         """Forgets what can't matter any more. CPU work."""
+        self._keep_week(now)
         horizon = now - window - MARGIN
         runs = sorted(self.runs.values(), key=lambda run: run.age_key)
         kept = [run for run in runs if max(run.started, run.updated) >= horizon]
@@ -110,7 +119,28 @@ class State(msgspec.Struct, tag_field="version", tag=6):
         self.runs = {run.id: run for run in kept}
         self.reported = {id: each for id, each in self.reported.items() if each[1] >= now - MARGIN}
 
+    def _keep_week(self, now: datetime) -> None:
+        """Never backwards: a run that was forgotten may be told anew as it was, or with a later end."""
+        for run in self.runs.values():
+            known = self.week.get(run.id)
+            if known and known.attempt > run.attempt:
+                continue
+            seconds = known.seconds if known and known.attempt == run.attempt else None
+            if seconds is None and run.has_known_end:
+                seconds = round(60 * run.minutes)
+            self.week.pop(run.id, None)
+            if run.kind and run.is_conclusive:
+                started, has_failed = int(run.started.timestamp()), run.conclusion in FAILED
+                self.week[run.id] = EndedRun(run.workflow_id, run.attempt, started, seconds, has_failed)
+        first = (now - WEEK).timestamp()
+        self.week = {id: run for id, run in self.week.items() if run.started >= first}
+
     # What the numbers are made of
+
+    @property
+    def is_cold(self) -> bool:
+        """No poll has read the window yet."""
+        return self.reach is None
 
     def started_since(self, since: datetime) -> list[Run]:
         """The runs in the window that begins at ``since``: by the start of their last attempt."""
@@ -133,6 +163,10 @@ class State(msgspec.Struct, tag_field="version", tag=6):
         ordered = sorted(self.runs.values(), key=lambda run: run.age_key)
         found = (run for run in ordered if run.event == "schedule")
         return {run.workflow_id: run for run in found if not succeeded or run.conclusion == "success"}
+
+    def waiting(self) -> list[Run]:
+        """The runs that wait for a runner, an approval or another run, the longest first."""
+        return sorted((run for run in self.runs.values() if run.is_waiting), key=lambda run: run.started)
 
     def unknown_workflows(self, workflows: Collection[int]) -> list[int]:
         """Those whose latest run no list of all runs has shown, nor their own."""
@@ -172,24 +206,14 @@ class State(msgspec.Struct, tag_field="version", tag=6):
         found = [run for run in self.suspects(now) if run.is_open]
         return sorted(found, key=lambda run: (run.refusals, -run.updated.timestamp()))
 
-    def created_between(self, first: datetime, last: datetime | None = None) -> set[int]:
-        """Ids of the runs that are known, both bounds excluded."""
-        return {id for id, run in self.runs.items() if first < run.created and (last is None or run.created < last)}
-
-    def take_absent(self, ids: Collection[int], now: datetime) -> list[int]:
-        """Known runs that their list does not show: those to ask for. The stuck ones are forgotten unasked."""
-        for id in [id for id in ids if self.runs[id].is_stuck(now)]:
-            del self.runs[id]
-        return sorted(id for id in ids if id in self.runs)
-
-    def waiting(self) -> list[Run]:
-        """The runs that wait for a runner, an approval or another run, the longest first."""
-        return sorted((run for run in self.runs.values() if run.is_waiting), key=lambda run: run.started)
-
-    @property
-    def is_cold(self) -> bool:
-        """No poll has read the window yet."""
-        return self.reach is None
+    def take_absent(self, first: datetime, last: datetime, shown: Collection[int], now: datetime) -> list[int]:
+        """Ids of the runs created between ``first`` and ``last`` (excluded) that are known but not ``shown`` by their
+        list: those to ask for. The stuck ones are forgotten unasked."""
+        absent = [run for run in self.runs.values() if first < run.created < last and run.id not in shown]
+        for run in absent:
+            if run.is_stuck(now):
+                del self.runs[run.id]
+        return sorted(run.id for run in absent if run.id in self.runs)
 
 
 def encode(state: msgspec.Struct) -> bytes:
@@ -209,12 +233,17 @@ def decode(stored: bytes | None, type: type[T]) -> T | None:
 def begin(stored: bytes | None, repo: str, branch: str, now: datetime) -> State:
     """The state that was stored for this branch, an empty one else."""
     state = decode(stored, State)
-    is_other = state is None or (state.repo, state.branch) != (repo, branch)
-    # What was left unread meanwhile would be a hole among the runs.
-    if state is None or is_other or (state.read_at and now - state.read_at > RERUN_WITHIN):
+    # What was left unread for longer would be a hole among the runs.
+    if (
+        state is None
+        or (state.repo, state.branch) != (repo, branch)
+        or (state.read_at and now - state.read_at > RERUN_WITHIN)
+    ):
         return State(repo, branch, turned_at=now)
     if state.read_at is None or now - state.read_at > MARGIN:
-        state.restart()
+        # Runs or re-runs may have been missed: all is to be read again.
+        state.reach, state.page = None, 0
+        state.looked_up.clear()
     return state
 
 

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from service.collectors.github_ci.state import encode
-from service.collectors.github_ci.weekly_runs import KEY, EndedRun, WeeklyRuns
+from service.collectors.github_ci.weekly_runs import KEY, WeeklyRuns, WorkflowWeek
 from service.domain.delivery import DeliveryStatus
 from service.domain.errors import Rejected, TooLarge, Unavailable
 from service.domain.runs import LogLine, PartialFailure
@@ -290,15 +290,14 @@ async def test_metrics_are_prometheus_text(stage: Stage) -> None:
 
 
 async def test_the_weeks_workflows_are_told_the_worst_first_with_what_is_not_known(stage: Stage) -> None:
-    address, begun = f"{CI}/workflows", int(START.timestamp()) - 3600
+    address, url = f"{CI}/workflows", "https://a/b?query=workflow%3A%22Te%20st%22%20is%3Afailure"
     assert (await stage.json(address))["workflows"] == []
-    brief = EndedRun(7, 1, begun, 6, True)
-    runs = [EndedRun(7, 1, begun, 60, True), EndedRun(7, 2, begun, 180, False), EndedRun(8, 1, begun, None, False)]
-    names = {7: "Te st", 8: "Nightly"}
+    tests = WorkflowWeek("acme/a", "Te st", 2, 1, 0.5, 2.8, 1, url)
+    nightly = WorkflowWeek("acme/a", "Nightly", 1, 0, 0.0, None, 0, url)
     kept = [
-        WeeklyRuns("acme/a", "main", START, "https://a/b", names, dict(enumerate(runs))),
-        WeeklyRuns("acme/b", "main", START, "", {7: "Lint"}, {4: brief}),
-        WeeklyRuns("acme/c", "main", None, "", {7: "Lint"}, {5: brief}),
+        WeeklyRuns("acme/a", START, [nightly, tests]),
+        WeeklyRuns("acme/b", START, [WorkflowWeek("acme/b", "Lint", 1, 1, 1.0, 0.1, 0, "")]),
+        WeeklyRuns("acme/c"),
     ]
     await stage.context.store.states.write("ci", {KEY + each.repo: encode(each) for each in kept} | {"acme/a": b"?"})
     found = await stage.json(address)
@@ -306,10 +305,10 @@ async def test_the_weeks_workflows_are_told_the_worst_first_with_what_is_not_kno
     rows = [tuple(each.values())[:-1] for each in found["workflows"]]
     assert rows == [
         ("acme/b", "Lint", 1, 1, 1.0, 0.1, 0),
-        ("acme/a", "Te st", 2, 1, 0.5, pytest.approx(2.8), 1),
+        ("acme/a", "Te st", 2, 1, 0.5, 2.8, 1),
         ("acme/a", "Nightly", 1, 0, 0.0, None, 0),
     ]
-    assert found["workflows"][1]["url"] == "https://a/b?query=workflow%3A%22Te%20st%22%20is%3Afailure"
+    assert found["workflows"][1]["url"] == url
     for by, first in (("p90_minutes", "Te st"), ("reruns", "Te st"), ("failures", "Lint")):
         assert (await stage.json(f"{address}?by={by}&limit=1"))["workflows"][0]["workflow"] == first
     page = (await stage.client.get("/collectors/ci?by=failures")).text

@@ -101,16 +101,15 @@ async def test_of_too_many_facts_the_oldest_of_the_busiest_repository_go(monkeyp
 
 async def test_the_summary_counts_what_came_and_what_was_missed_today() -> None:
     async with expecting(ci=[REPO], twin=[REPO]) as (found, clock, _):
-        assert found.delivering_since(REPO) is None
         for event, result in [("ping", "ping"), ("workflow_run", "taken"), ("push", "ignored"), ("x" * 99, "unsigned")]:
             found.count(event, result)
         found.add(told())
         came = clock.now()
         await clock.advance(3600)
         found.add(told(2))
-        assert found.delivering_since(REPO.lower()) == came
-        for name in (REPO, REPO.lower()):
-            found.report_missed(name, [(7, 1), (7, 2)])
+        for name in (REPO, REPO.lower(), "o/r"):
+            found.report_missed(name, [Run(7, 1, attempt, updated=came) for attempt in (1, 2)])
+            found.report_missed(name, [Run(8, 1, updated=at) for at in (came - timedelta(1), clock.now())])
         summary = found.summary()
         assert (summary.last_at, summary.today, summary.missed_today, summary.missed) == (came, 3, 2, 2)
         assert summary.by_result["other", "unsigned"] == summary.by_result["other", "ignored"] == 1
