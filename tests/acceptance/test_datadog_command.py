@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from service.domain.samples import normalize_tag
 from tests.acceptance.program import SNAPSHOT, Daemon, Place, place, wait_for
 from tests.datadog import refusal
+from tests.unit.boards.shapes import texts
 
 APP_KEY = "f" * 40
 
@@ -16,28 +18,52 @@ APP_KEY = "f" * 40
 @pytest.fixture
 def here(tmp_path: Path) -> Iterator[Place]:
     with place(tmp_path) as it:
-        del it.config["collectors"]["ci"]
         it.environ["DD_APP_KEY"] = APP_KEY
         it.intake.app_keys = {APP_KEY}
-        it.write_config()
         yield it
 
 
-def test_push_diff_and_delete_from_the_command_line(here: Place) -> None:
-    datadog = here.intake
-    assert here.run("--once").returncode == 0
-    diff = here.run("datadog", "diff")
-    assert diff.returncode == 0, diff.stderr
-    assert "would be created" in diff.stdout
-    assert datadog.writes == []
+def series_of(query: str) -> Iterator[tuple[str, set[str], set[str], set[str]]]:
+    """Metric, fixed tags, template variables and groups of each series that the query asks for."""
+    for metric, scope, by in re.findall(r"\w+:(metta[\w.]+)\{([^}]*)\}(?: by \{([^}]*)\})?", query):
+        parts = {part for part in scope.split(",") if part not in ("*", "") and not part.startswith("!")}
+        variables = {part for part in parts if part.startswith("$")}
+        yield metric, parts - variables, variables, {name for name in by.split(",") if name}
 
+
+def test_push_diff_and_delete_of_what_the_collectors_really_send(here: Place) -> None:
+    datadog, ci = here.intake, here.config["collectors"]["ci"]
+    del ci["repo"]
+    ci |= {"repositories": ["ReDASers/PhishBench"], "branch": "master", "tests_blocking_merge": ["Unit Test"]}
+    here.write_config()
+    assert here.run("--once").returncode == 0
+    sent: dict[str, list[set[str]]] = {}
+    for point in datadog.points:
+        tags = {normalize_tag(*tag.partition(":")[::2]) for tag in point.tags}
+        sent.setdefault(point.metric, []).append(tags)
+    rendered = here.json("datadog", "render")
+    asked = [query for kind in ("dashboards", "monitors") for query in texts(rendered[kind])]
+    assert len(asked) > 40
+    everywhere = {tag.partition(":")[0] for series in sent.values() for tags in series for tag in tags}
+    for query in asked:
+        series = list(series_of(query))
+        assert series, query
+        for metric, fixed, variables, groups in series:
+            assert {variable[1:] for variable in variables} <= everywhere, query
+            # What the recording has nothing to measure of is drawn all the same: a check that is unknown.
+            found = [{tag.partition(":")[0] for tag in tags} for tags in sent.get(metric, ()) if fixed <= tags]
+            assert not sent.get(metric) or any(groups <= names for names in found), query
+    assert {each["metric"] for each in rendered["metadata"]} >= set(sent)
+    assert any("stablesuite.hearts{" in query for query in asked)
+
+    diff = here.run("datadog", "diff")
+    assert (diff.returncode, "would be created" in diff.stdout, datadog.writes) == (0, True, [])
     first = here.run("datadog", "push")
     assert first.returncode == 0, first.stderr + first.stdout
     assert "dashboards health: created" in first.stdout
     datadog.writes.clear()
     second = here.run("datadog", "push")
     assert (second.returncode, second.stdout, datadog.writes) == (0, "", [])
-
     assert here.run("datadog", "push", "tv", "--share").stdout.startswith("https://")
 
     board = next(each for each in datadog.dashboards.values() if each["title"] == "Infra health")
@@ -48,26 +74,19 @@ def test_push_diff_and_delete_from_the_command_line(here: Place) -> None:
     assert "dashboards health: edited by hand, left alone" in refused.stdout
     assert not any(board["id"] in write for write in datadog.writes)
     assert here.run("datadog", "push", "dashboards", "--force").returncode == 0
-
-    deleted = here.run("datadog", "delete", "dashboards", "monitors")
-    assert deleted.returncode == 0, deleted.stderr
+    assert here.run("datadog", "delete", "dashboards", "monitors").returncode == 0
     assert (datadog.dashboards, datadog.monitors) == ({}, {})
+    assert datadog.refused == 0, datadog.last_refusal
 
 
-def test_without_good_keys_it_says_which_to_set_and_shows_none(here: Place) -> None:
-    done = here.run("datadog", "push", environ={"DD_APP_KEY": None})
-    assert (done.returncode, "DD_APP_KEY" in done.stderr) == (78, True)
-    done = here.run("datadog", "push", environ={"DD_API_KEY": "c" * 32, "DD_APP_KEY": "d" * 40})
-    assert (done.returncode, "403" in done.stderr) == (1, True)
-    assert not [key for key in ("c" * 32, "d" * 40) if key in done.stderr + done.stdout]
-
-
-def test_a_datadog_that_takes_nothing_is_told_in_a_line(here: Place) -> None:
+def test_without_good_keys_or_a_datadog_that_takes_something_it_says_what_is_wrong_in_a_line(here: Place) -> None:
+    wrong = {"DD_API_KEY": "c" * 32, "DD_APP_KEY": "d" * 40}
     here.intake.intercept = lambda received: refusal(503, "away") if received.method != "GET" else None
-    done = here.run("datadog", "push", "monitors")
-    assert done.returncode == 1
-    assert re.search(r"\b503\b", done.stderr)
-    assert not re.search("Traceback|urllib3|Retry", done.stderr)
+    for environ, code, told in (({"DD_APP_KEY": None}, 78, "DD_APP_KEY"), (wrong, 1, "403"), ({}, 1, r"\b503\b")):
+        done = here.run("datadog", "push", "monitors", environ=environ)
+        assert done.returncode == code
+        assert re.search(told, done.stderr)
+        assert not re.search("|".join(("Traceback", "urllib3", "Retry", *wrong.values())), done.stderr + done.stdout)
 
 
 # Events
@@ -80,6 +99,7 @@ def collect(here: Place, daemon: Daemon, value: float) -> None:
 
 
 def test_a_flip_is_one_event_and_a_restart_is_none(here: Place) -> None:
+    del here.config["collectors"]["ci"]
     here.config["http"]["public_url"] = "https://health.example"
     here.write_config()
     with here.daemon() as daemon:
