@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from service.boards import catalogue
 from service.boards.catalogue import Catalogue, longest_interval, read_catalogue
 from service.boards.sync import build
+from service.collectors import registry
 from service.collectors.registry import settings_of
 from service.config.settings import CollectorSettings, Settings, StoreSettings
 from service.domain.checks import update_checks
@@ -18,19 +20,22 @@ from service.store import Store
 from tests.unit.boards.shapes import texts
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
-CI = {"type": "github_ci", "schedule": "*/10 * * * *"}
-TRAINING = {"type": "snapshot", "schedule": "0 * * * *", "category": "training", "source": "training.json"}
+CI: dict[str, Any] = {"type": "github_ci", "schedule": "*/10 * * * *"}
+TRAINING: dict[str, Any] = {
+    "type": "snapshot",
+    "schedule": "0 * * * *",
+    "category": "training",
+    "source": "training.json",
+}
 
 
-def settings(folder: Path, collectors: Mapping[str, Mapping[str, Any]], **more: Any) -> Settings:
-    made: dict[str, CollectorSettings] = {
-        name: settings_of(str(each["type"])).model_validate(dict(each)) for name, each in collectors.items()
-    }
-    return Settings.model_validate({"collectors": made, "state_dir": folder, **more})
+def settings_for(given: Mapping[str, Any]) -> CollectorSettings:
+    return settings_of(given["type"]).model_validate(given)
 
 
 async def read(folder: Path, collectors: Mapping[str, Mapping[str, Any]], **more: Any) -> tuple[Catalogue, list[str]]:
-    return await read_catalogue(settings(folder, collectors, **more), NOW)
+    made = {name: settings_for(each) for name, each in collectors.items()}
+    return await read_catalogue(Settings.model_validate({"collectors": made, "state_dir": folder, **more}), NOW)
 
 
 async def store_run(folder: Path, collector: str, *samples: Sample) -> None:
@@ -43,19 +48,25 @@ async def store_run(folder: Path, collector: str, *samples: Sample) -> None:
         await store.close()
 
 
-def measured(metric: str, kind: Kind = Kind.GAUGE, check: str = "c", **tags: str) -> Sample:
-    of_check = {"workflow_category": "training", "workflow_name": "w", "task": "t", "check": check, "condition": "> 1"}
-    return Sample(Metric(metric, kind), 1.0, NOW, of_check | tags)
+def measured(metric: str, kind: Kind = Kind.GAUGE, **tags: str) -> Sample:
+    check = {"workflow_category": "training", "workflow_name": "w", "task": "t", "check": "c", "condition": "> 1"}
+    return Sample(Metric(metric, kind), 1.0, NOW, check | tags)
 
 
-async def test_the_checks_that_the_settings_ask_for_are_shown_before_they_were_ever_measured(tmp_path: Path) -> None:
-    found, notes = await read(tmp_path, {"ci": CI | {"tests_blocking_merge": ["Tests"]}, "training": TRAINING})
+async def test_what_the_settings_ask_for_is_shown_before_it_was_ever_measured_and_with_the_labels_that_it_came_with(
+    tmp_path: Path,
+) -> None:
+    collectors = {"ci": CI | {"tests_blocking_merge": ["Tests"]}, "training": TRAINING}
+    found, notes = await read(tmp_path, collectors)
     assert {each.tags["task"] for each in found.checks} >= {"tests_blocking_merge", "workflow_duration", "open_bugs"}
     assert {each.category for each in found.checks} == {"ci"}
     assert list(found.distributions.values()) == ["ci"]
     assert found.collectors[0].quota is not None
-    assert [note for note in notes if "nothing of training" in note]
-    assert not [note for note in notes if "nothing of ci" in note]
+    assert [note[:35] for note in notes] == ["nothing of training has been stored"]
+    bugs = {"workflow_category": "ci", "workflow_name": "bug_queue", "task": "open_bugs", "check": "count"}
+    await store_run(tmp_path, "ci", measured("metta.infra.cron.github.bugs.count", Kind.GAUGE, **bugs, label="ui"))
+    found, _ = await read(tmp_path, collectors)
+    assert [each.groups for each in found.checks if each.tags["task"] == "open_bugs"] == [{"label"}]
 
 
 async def test_repositories_and_collectors_share_the_panel_of_a_check(tmp_path: Path) -> None:
@@ -66,14 +77,6 @@ async def test_repositories_and_collectors_share_the_panel_of_a_check(tmp_path: 
     assert (checks["flaky_tests"].condition, checks["p90_minutes"].condition) == ("", "< 5.0")
     assert (checks["flaky_tests"].groups, checks["flaky_tests"].every) == ({"repo"}, timedelta(days=1))
     assert checks["flaky_tests"].max_age == timedelta(0), "each run measures it anew"
-
-
-async def test_a_check_that_was_seen_with_labels_is_split_by_them(tmp_path: Path) -> None:
-    bugs = {"workflow_category": "ci", "workflow_name": "bug_queue", "task": "open_bugs", "check": "count"}
-    labelled = Sample(Metric("metta.infra.cron.github.bugs.count"), 1.0, NOW, bugs | {"label": "ui"})
-    await store_run(tmp_path, "ci", labelled)
-    found, _ = await read(tmp_path, {"ci": CI})
-    assert [each.groups for each in found.checks if each.tags["task"] == "open_bugs"] == [{"label"}]
 
 
 async def test_the_checks_of_a_snapshot_come_from_the_store(tmp_path: Path) -> None:
@@ -88,11 +91,9 @@ async def test_the_checks_of_a_snapshot_come_from_the_store(tmp_path: Path) -> N
         ("metta.infra.stablesuite.hearts", "> 1", set()),
         ("metta.infra.stablesuite.steps", "> 1", {"label"}),
     ]
-    latencies = {metric.name: category for metric, category in found.distributions.items()}
-    assert latencies == {"metta.infra.stablesuite.latency": "training"}
-    kinds = {name: each.kind for name, each in found.metrics.items()}
-    assert kinds["metta.plain"] is Kind.GAUGE
-    assert kinds["metta.infra.stablesuite.steps"] is Kind.COUNT
+    assert {each.name: of for each, of in found.distributions.items()} == {latency.metric.name: "training"}
+    for sample in (plain, steps):
+        assert found.metrics[sample.metric.name].kind is sample.metric.kind
     assert notes == []
     assert any("hearts{" in query for each in build(found) for query in texts(each.content))
 
@@ -100,19 +101,12 @@ async def test_the_checks_of_a_snapshot_come_from_the_store(tmp_path: Path) -> N
 async def test_a_metric_that_another_package_declares_brings_its_unit_and_meaning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = tmp_path / "packages" / "acme_boards-1.0.dist-info"
-    package.mkdir(parents=True)
-    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-boards\nVersion: 1.0\n")
-    (package / "entry_points.txt").write_text("[infra_health.collectors]\nacme_boards = acme_boards:Queue\n")
-    (package.parent / "acme_boards.py").write_text(
-        "from service.config.settings import CollectorSettings\n"
-        "from service.domain.samples import Metric\n"
-        "class Queue:\n"
-        "    class Settings(CollectorSettings):\n"
-        "        pass\n"
-        "    metrics = (Metric('metta.queue.depth', unit='job', help='Jobs that wait'),)\n"
-    )
-    monkeypatch.syspath_prepend(package.parent)
+    class Queue:
+        Settings = CollectorSettings
+        metrics = (Metric("metta.queue.depth", unit="job", help="Jobs that wait"),)
+
+    for module in (catalogue, registry):
+        monkeypatch.setattr(module, "load_type", lambda name: Queue)
     await store_run(tmp_path, "queue", measured("metta.queue.depth"), measured("metta.queue.other", check="d"))
     found, _ = await read(tmp_path, {"queue": {"type": "acme_boards", "schedule": "* * * * *"}})
     known = {each.metric.name: (each.metric.unit, each.metric.help) for each in found.checks}
@@ -140,6 +134,5 @@ async def test_a_collector_that_is_switched_off_is_shown_nowhere_and_a_shadow_lo
         ("0 0 1 1 *", timedelta(days=365)),
     ],
 )
-def test_the_longest_interval_is_the_weekend_s(tmp_path: Path, schedule: str, longest: timedelta) -> None:
-    collector = settings(tmp_path, {"ci": CI | {"schedule": schedule}}).collectors["ci"]
-    assert longest_interval(collector, NOW) == longest
+def test_the_longest_interval_is_the_weekend_s(schedule: str, longest: timedelta) -> None:
+    assert longest_interval(settings_for(CI | {"schedule": schedule}), NOW) == longest
