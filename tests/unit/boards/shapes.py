@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from service.boards.catalogue import Catalogue, CheckPanel, CollectorPanel
-from service.boards.sync import Resource, build
+from service.boards.sync import build
 from service.domain.checks import CHECK_METRICS
 from service.domain.samples import CHECK_TAGS, Kind, Metric
 from service.pipeline.job import COLLECTOR_METRICS
@@ -59,10 +59,6 @@ def catalogue(*checks: CheckPanel, **changes: Any) -> Catalogue:
         "metrics": {each.name: each for each in sent},
     }
     return Catalogue(**facts | changes)
-
-
-def everything() -> list[Resource]:
-    return build(catalogue())
 
 
 def board(key: str, shown: Catalogue | None = None) -> dict[str, Any]:

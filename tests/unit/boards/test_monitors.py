@@ -13,8 +13,6 @@ from service.boards.monitors import build_monitors
 from service.domain.samples import normalize_tag
 from tests.unit.boards.shapes import HOUR, TEN, catalogue, ci_checks, snapshot_check
 
-ROOT = Path(__file__).parents[3]
-
 
 def test_there_are_monitors_of_all_checks_and_of_the_daemon_s_own_faults() -> None:
     found = build_monitors(catalogue())
@@ -48,11 +46,10 @@ def test_a_window_holds_two_intervals_and_the_threshold_is_the_query_s() -> None
 
 def alerts(query: str, state: float, age: float) -> bool:
     """What Datadog would make of one point of each series."""
-    formula = re.sub(
-        r"max:metta\.infra\.check\.(\w+)\{[^}]*\}( by \{[^}]*\})?", r"\1", query.partition(":")[2].rpartition(">=")[0]
+    series = r"max:metta\.infra\.check\.(\w+)\{[^}]*\}( by \{[^}]*\})?"
+    return bool(
+        eval(re.sub(series, r"\1", query.partition(":")[2]), {"abs": abs, "clamp_min": max, "state": state, "age": age})
     )
-    found = eval(formula, {"abs": abs, "clamp_min": max, "state": state, "age": age})
-    return bool(found >= 1)
 
 
 def test_a_check_that_fails_alerts_and_so_does_one_that_is_unknown_or_old_each_its_own_monitor() -> None:
@@ -66,9 +63,7 @@ def test_a_check_that_fails_alerts_and_so_does_one_that_is_unknown_or_old_each_i
     ):
         assert alerts(found["checks.ci"]["query"], state, age) is fails
         assert alerts(found["missing.ci"]["query"], state, age) is is_missing
-
-
-def test_a_value_at_its_source_s_own_pace_may_be_as_old_as_max_age() -> None:
+    # A value at its source's own pace may be as old as max_age.
     nightly = replace(snapshot_check(), max_age=timedelta(hours=24))
     query = build_monitors(catalogue(nightly))["missing.training"]["query"]
     assert [alerts(query, 0, hours * 3600) for hours in (4, 23, 24)] == [False, False, True]
@@ -93,17 +88,13 @@ def test_keys_fit_into_a_tag_and_are_told_apart() -> None:
         assert normalize_tag("infra_health_key", key) == f"infra_health_key:{key}"
 
 
-def test_alert_and_recovery_have_words_of_their_own_and_name_whom_to_tell() -> None:
+def test_each_monitor_says_what_is_wrong_what_is_right_again_whom_it_tells_and_what_to_do() -> None:
+    runbook = (Path(__file__).parents[3] / "docs" / "runbook.md").read_text()
+    sections = dict(re.findall(r"^### ([\w-]+)\n(.*?)(?=^##|\Z)", runbook, re.MULTILINE | re.DOTALL))
     for content in build_monitors(catalogue(notify=("@slack-infra",))).values():
         for block in ("is_alert", "is_recovery"):
             assert re.search(rf"{{{{#{block}}}}}\n.+\n{{{{/{block}}}}}", content["message"])
         assert content["message"].endswith("@slack-infra")
-
-
-def test_each_monitor_links_a_section_of_the_runbook_that_says_what_to_do() -> None:
-    runbook = (ROOT / "docs" / "runbook.md").read_text()
-    sections = dict(re.findall(r"^### ([\w-]+)\n(.*?)(?=^##|\Z)", runbook, re.MULTILINE | re.DOTALL))
-    for content in build_monitors(catalogue()).values():
         (section,) = re.findall(r"docs/runbook\.md#([\w-]+)", content["message"])
         for part in ("**Meaning", "**First look", "**Usual causes", "**Remedy"):
             assert part in sections[section], (section, part)
