@@ -172,8 +172,8 @@ def test_a_second_signal_ends_the_drain_at_once_whatever_a_collector_does(here: 
 
 def test_a_collector_that_cannot_be_built_is_named(here: Place) -> None:
     add_queue(here, "go")
-    package = source_of(here, "queue")
-    package.write_text(package.read_text().replace("self.order = settings.order", "raise KeyError('no such queue')"))
+    package = source_of(here)
+    package.write_text(package.read_text().replace("self.settings = settings", "raise KeyError('no such queue')"))
     done = here.run()
     assert (done.returncode, "Traceback" in done.stderr) == (78, False)
     assert re.search("collectors.queue.*no such queue", done.stderr)
@@ -181,7 +181,7 @@ def test_a_collector_that_cannot_be_built_is_named(here: Place) -> None:
 
 def test_signals_before_the_daemon_is_ready_end_it_well_or_wait(here: Place) -> None:
     add_queue(here, "go")
-    package = source_of(here, "queue")
+    package = source_of(here)
     kills = (f"os.kill(os.getpid(), signal.SIG{name})\n" for name in ("HUP", "USR1", "TERM"))
     package.write_text(f"import os, signal\n{''.join(kills)}{package.read_text()}")
     assert here.run().returncode == 0

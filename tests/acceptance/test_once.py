@@ -3,7 +3,7 @@
 import json
 
 from service.domain.samples import REQUIRED_TAGS
-from tests.acceptance.load import add_hostile
+from tests.acceptance.load import add_queue
 from tests.acceptance.program import SNAPSHOT, Place
 
 
@@ -54,16 +54,16 @@ def test_only_what_is_to_be_pushed_is_kept_and_sent_and_a_dry_run_prints_it_as_j
 
 
 def test_texts_that_no_stream_can_write_are_shown_all_the_same(here: Place) -> None:
-    add_hostile(here)
-    for command in ("--once", "preview hostile --all"):
+    add_queue(here, "odd", backoff_limit=0)
+    for command in ("--once", "preview queue --all"):
         done = here.run(*command.split())
         assert "half a pair " in done.stdout, command
         assert "\x1b" not in done.stdout + done.stderr, command
         assert "Traceback" not in done.stderr, command
     with here.daemon() as daemon:
         runs = {run["collector"]: run for run in daemon.wait_until_quiet()}
-        assert runs["hostile"]["outcome"] == "Partial"
-        for path in ("/", "/tv", "/metrics", "/api/v1/log", f"/runs/{runs['hostile']['id']}"):
+        assert runs["queue"]["outcome"] == "Partial"
+        for path in ("/", "/tv", "/metrics", "/api/v1/log", f"/runs/{runs['queue']['id']}"):
             assert daemon.http.get(path).status_code == 200
         assert daemon.end() == 0
 

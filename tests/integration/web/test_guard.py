@@ -25,7 +25,7 @@ with_tokens = pytest.mark.parametrize("options", [{"token": secret(TOKEN), "read
 
 
 def allow(stage: Stage, *hosts: str) -> None:
-    """As a reload does."""
+    """Sets ``http.allowed_hosts``."""
     stage.context.settings = Settings(collectors={}, http=HttpSettings(allowed_hosts=hosts))
 
 
