@@ -55,8 +55,8 @@ once: install  ## one pass of every collector on the same data, then a table
 test: install tools  ## the whole test suite
 	@$(BIN)/python -m pytest -n auto --dist loadgroup
 
-trial: install  ## three daemons on one PostgreSQL while processes die and the server comes and goes: minutes
-	@$(BIN)/python -m pytest -m trial tests/trial -s
+trial: install  ## three daemons on one PostgreSQL while all that can die does; the image, where buildah is: minutes
+	@$(BIN)/python -m pytest -m trial tests/trial tests/acceptance/test_image.py -s
 
 lint: install  ## format, lint, types, import rules, dependencies
 	@$(BIN)/ruff format --check .
