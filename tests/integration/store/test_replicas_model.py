@@ -95,8 +95,9 @@ class ReplicasMachine(RuleBasedStateMachine):
             self._stack.enter_context(patch.object(module, "database_now", database_now))
         clock = SimpleNamespace(monotonic=lambda: self.elapsed)
         self._stack.enter_context(patch.object(replicas_module, "time", clock))
-        for _ in range(2):
+        for place in range(2):
             self.a_replica_starts()
+            self.a_usual_half_minute(place)
 
     @rule()
     def a_replica_starts(self) -> None:
@@ -135,6 +136,16 @@ class ReplicasMachine(RuleBasedStateMachine):
                 for process in self.processes:
                     if process is not still:
                         self.beat(process)
+
+    @rule(place=Places)
+    def a_usual_half_minute(self, place: int) -> None:
+        """Without which few days come to anything: one run goes on, one has ended, and some of it is being sent."""
+        self.time_passes(30, None)
+        self.claim(place, set(COLLECTORS), answered=1)
+        self.a_run_ends(place, 2, 0, told=1)
+        self.mark(place, answered=1)
+        self.settle(place, "delivered")
+        self.mark(place, answered=1)
 
     @rule(place=Places, collectors=st.sets(st.sampled_from(COLLECTORS), min_size=1), answered=st.integers(0, 4))
     def claim(self, place: int, collectors: set[str], answered: int) -> None:
