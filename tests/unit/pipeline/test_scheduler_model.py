@@ -21,6 +21,7 @@ from tests.unit.pipeline.stage import HERE, START, FakeClock, Gate, empty_store,
 T = TypeVar("T")
 
 ACTIVE_DEADLINE = timedelta(minutes=25)
+Seconds = st.one_of(st.integers(1, 90), st.integers(1, 1200))
 
 
 @dataclass
@@ -98,7 +99,10 @@ class Model:
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """One job; the scheduler over the real store and the model are told the same."""
+    """One job; the scheduler over the real store and the model are told the same.
+
+    Each step takes time, or most sequences would come to nothing: Hypothesis leaves some of the rules out of each.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,14 +146,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         await ready.wait()
         self.model.tick()
 
-    @rule(seconds=st.one_of(st.integers(1, 90), st.integers(1, 1200)))
+    @rule(seconds=Seconds)
     def time_passes(self, seconds: int) -> None:
         self.run(self.clock.advance(seconds))
         self.model.pass_time(seconds)
 
     @precondition(lambda self: self.model.active)
-    @rule(data=st.data(), is_cancelled=st.booleans())
-    def a_run_ends(self, data: st.DataObject, is_cancelled: bool) -> None:
+    @rule(data=st.data(), is_cancelled=st.booleans(), seconds=Seconds)
+    def a_run_ends(self, data: st.DataObject, is_cancelled: bool, seconds: int) -> None:
         """The others hang on, to their deadline if nobody ends them."""
         index = data.draw(st.integers(0, len(self.gate.calls) - 1))
         if is_cancelled:
@@ -158,20 +162,18 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.gate.calls[index].set()
             self.run(settle())
         self.model.end(index, Outcome.CANCELLED if is_cancelled else Outcome.COMPLETE)
+        self.time_passes(seconds)
 
-    @rule()
-    def pause(self) -> None:
-        self.run(self.stage.scheduler.pause(self.job.name, HERE))
-        self.model.paused = True
-
-    @rule()
-    def resume(self) -> None:
-        self.run(self.stage.scheduler.resume(self.job.name, HERE))
-        self.model.paused = False
+    @rule(seconds=Seconds)
+    def pause_or_resume(self, seconds: int) -> None:
+        change = self.stage.scheduler.resume if self.model.paused else self.stage.scheduler.pause
+        self.run(change(self.job.name, HERE))
+        self.model.paused = not self.model.paused
         self.model.tick()
+        self.time_passes(seconds)
 
-    @rule(down=st.integers(0, 4000))
-    def crash_and_restart(self, down: int) -> None:
+    @rule(down=st.integers(0, 4000), seconds=Seconds)
+    def crash_and_restart(self, down: int, seconds: int) -> None:
         self.kill.set()
         self.run(asyncio.wait_for(self.life, 5))
         self.clock.step(down)
@@ -180,18 +182,20 @@ class SchedulerMachine(RuleBasedStateMachine):
         for run in self.model.active:
             run.outcome = Outcome.INTERRUPTED
         self.run(self._start())
+        self.time_passes(seconds)
 
-    @rule(seconds=st.integers(-4000, 4000))
-    def the_clock_steps(self, seconds: int) -> None:
+    @rule(step=st.integers(-4000, 4000), seconds=Seconds)
+    def the_clock_steps(self, step: int, seconds: int) -> None:
         """The timer sees it within a second; its stand-in at once."""
-        self.clock.step(seconds)
+        self.clock.step(step)
         self.run(settle())
-        self.model.wall += seconds
+        self.model.wall += step
         self.model.tick()
+        self.time_passes(seconds)
 
     @precondition(lambda self: len(self.model.active) < 8)
-    @rule()
-    def trigger(self) -> None:
+    @rule(seconds=Seconds)
+    def trigger(self, seconds: int) -> None:
         is_refused = False
         try:
             self.run(self.stage.scheduler.trigger(self.job.name, Cause.HTTP, HERE))
@@ -200,6 +204,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert is_refused is (bool(self.model.active) and self.model.policy is ConcurrencyPolicy.FORBID)
         if not is_refused:
             self.model.start(None)
+        self.time_passes(seconds)
 
     @invariant()
     def both_agree(self) -> None:
