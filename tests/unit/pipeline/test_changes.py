@@ -53,7 +53,6 @@ class Changing:
 async def test_a_change_is_measured_at_once_and_the_rest_keeps_its_state() -> None:
     async with staged(make_job(Changing())) as it:
         await it.clock.advance(1)
-        polled = (await it.runs())[-1]
         (kept,) = [check for check in await it.store.checks.read("ci") if check.tags["check"] == "other"]
         await it.clock.advance(60)
         it.scheduler.start_changes("ci")
@@ -68,8 +67,6 @@ async def test_a_change_is_measured_at_once_and_the_rest_keeps_its_state() -> No
         stored = await it.values()
         assert stored.items() >= {"test.metric": 0, "metta.infra.check.state": 1}.items()
         assert not [metric for metric in stored if metric.startswith("metta.infra.collector.")]
-        assert await it.store.runs.latest() == {"ci": polled}
-        assert await it.store.runs.last_successes() == {"ci": polled.ended}
         assert await it.store.runs.audit_entries() == []
         # Nothing is left to measure: there is no run.
         it.scheduler.start_changes("ci")

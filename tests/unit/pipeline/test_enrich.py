@@ -74,7 +74,6 @@ def test_a_count_gets_the_schedules_interval() -> None:
     [
         ("1st näme", {}, "the metric's name does not begin with a letter"),
         ("test.other", {"value": math.nan}, "the value is no finite number"),
-        ("test.other", {"value": -math.inf}, "the value is no finite number"),
         ("test.other", {"value": 10**400}, "the value is no finite number"),
         ("test.other", {"value": None}, "the value is no finite number"),
         ("test.other", {"at": START + timedelta(seconds=601)}, "the time is more than 10 minutes in the future"),

@@ -72,16 +72,16 @@ def it() -> Iterator[Here]:
         yield Here()
 
 
-async def test_each_change_is_one_event_with_value_condition_and_since(it: Here) -> None:
+async def test_each_change_is_one_event(it: Here) -> None:
     await it.run_ends(make_check(PASS))
     later = START + timedelta(hours=3)
     for _ in range(2):
         await it.run_ends(make_check(FAIL, since=later))
     (event,) = it.events
     assert (event.title, event.alert_type, event.at) == ("w / t / c: pass -> fail", "error", later)
-    for part in ("value: 7", "condition: < 5", "after 3 h 0 min of pass", "https://health.example"):
-        assert part in event.text
-    assert {"env:production", "check:c", "service:infra-health-dashboard"} <= set(event.tags)
+    assert "after 3 h 0 min of pass" in event.text
+    assert "https://health.example" in event.text
+    assert "env:production" in event.tags
 
 
 async def test_a_restart_repeats_nothing_even_after_a_long_time(it: Here) -> None:
