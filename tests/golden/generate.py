@@ -14,9 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
 
 from service.cli.main import main
+from service.collectors.registry import settings_of
+from service.config.loader import load
+from service.domain.errors import ConfigError
 from tests.acceptance.forked import ROOT
 from tests.acceptance.program import Daemon, Place, wait_for
 from tests.datadog import ScriptedDatadog
@@ -28,7 +32,8 @@ COMMANDS = (
     *("flare", "webhook", "webhook test"),
     *("datadog", "datadog render", "datadog diff", "datadog push", "datadog delete"),
 )
-MANIFESTS = FOLDER.parent / "payloads/migration"
+PAYLOADS = FOLDER.parent / "payloads"
+MANIFESTS = PAYLOADS / "migration"
 # What differs from machine to machine, or from run to run.
 _VOLATILE = ("state_dir", "next", "secrets")
 
@@ -36,6 +41,13 @@ _VOLATILE = ("state_dir", "next", "secrets")
 def migrate(manifest: Path) -> str:
     """The configuration that is made of CronJobs, with what has no counterpart as comments."""
     return CliRunner().invoke(main, ["migrate", str(manifest)]).stdout
+
+
+def list_mistakes() -> str:
+    """What is told of a configuration that is full of them."""
+    with pytest.raises(ConfigError) as told:
+        load(PAYLOADS / "mistakes.yaml", {}, settings_of)
+    return f"{told.value}\n".replace(f"{PAYLOADS}/", "")
 
 
 def help_of(command: str) -> str:
@@ -129,6 +141,7 @@ def generate() -> dict[str, str]:
             "samples.json": reduce_samples(here.json("--demo", "--once", "--dry-run")),
             "openapi.json": reduce_openapi(openapi),
             "metrics.json": reduce_metrics(metrics),
+            "mistakes.txt": list_mistakes(),
             **{f"migrated_{each.name}": migrate(each) for each in MANIFESTS.glob("*.yaml")},
         }
     return {
