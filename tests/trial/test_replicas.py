@@ -173,7 +173,7 @@ def server() -> Iterator[Postgres]:
         yield running
 
 
-def test_processes_that_are_killed_every_two_seconds(server: Postgres, tmp_path: Path) -> None:
+def test_processes_that_are_killed_or_stand_still_every_two_seconds(server: Postgres, tmp_path: Path) -> None:
     chance = random.Random(18)
     with cluster_on(server, tmp_path) as cluster:
         until = time.monotonic() + 60
@@ -192,17 +192,12 @@ def test_processes_that_are_killed_every_two_seconds(server: Postgres, tmp_path:
         assert took < DEAD_AFTER + 5.0
         cluster.start(0)
         cluster.wait_until_ready(0)
-
-
-def test_processes_that_stand_still(server: Postgres, tmp_path: Path) -> None:
-    chance = random.Random(81)
-    with cluster_on(server, tmp_path) as cluster:
         for _ in range(8):
-            place = chance.randrange(3)
+            process = cluster.processes[chance.randrange(3)]
             time.sleep(chance.uniform(0.1, 1.0))
-            cluster.processes[place].send_signal(signal.SIGSTOP)
+            process.send_signal(signal.SIGSTOP)
             time.sleep(chance.choice((0.5, DEAD_AFTER + 2)))
-            cluster.processes[place].send_signal(signal.SIGCONT)
+            process.send_signal(signal.SIGCONT)
         cluster.wait_for_more_runs()
 
 
