@@ -16,8 +16,7 @@ from statistics import fmean
 import msgspec
 
 from service.collectors.github_ci.models import Run, Workflow, quantile
-from service.collectors.github_ci.settings import GithubCiSettings
-from service.collectors.github_ci.workflows import WorkflowLists
+from service.collectors.github_ci.settings import GithubCiSettings, WorkflowLists
 
 _NAMESPACE = "metta.infra.cron."
 _FIRST_PAGE = 30  # workflows

@@ -5,8 +5,7 @@ settings -> collector (the repositories in turn) -> repository (one cycle of one
 - what is read in every cycle: run_list, pull_requests; what that leaves unknown, within a budget: details;
   all by the requests in actions, as the rows in models
 - what the next cycle takes up: state; weekly_runs, the table of the week
-- what follows: measurement (the numbers), with culprits (who broke the branch) and red_time (for how long), of the
-  workflows that the settings mean (workflows)
+- what follows: measurement (the numbers), culprits (who broke the branch, and for how long it was red)
 - what is sent: catalogue (each metric with its check and condition), with evidence (links and words) to each number
 
 deliveries: what webhooks told between two cycles.

@@ -17,9 +17,8 @@ from service.collectors.github_ci.catalogue import QUOTA_LIMIT, QUOTA_REMAINING
 from service.collectors.github_ci.deliveries import Deliveries
 from service.collectors.github_ci.pull_requests import is_branch, is_label
 from service.collectors.github_ci.repository import CYCLE_POINTS, RepositoryCycle
-from service.collectors.github_ci.settings import LABELS, LISTS, GithubCiSettings
+from service.collectors.github_ci.settings import LABELS, LISTS, GithubCiSettings, WorkflowLists, describe_missing
 from service.collectors.github_ci.state import decode, encode
-from service.collectors.github_ci.workflows import WorkflowLists, describe_missing
 from service.collectors.registry import Context
 from service.domain import cron
 from service.domain.checks import Check

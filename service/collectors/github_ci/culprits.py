@@ -1,17 +1,20 @@
-"""Who broke the branch: of each workflow that is red there the first run that failed, and the last one that succeeded
-before. Pure.
+"""Who broke the branch, and for how long it was red. Pure.
 
-A run has its place by its creation, however late it was run again. The commit of the first red run is to blame unless
-runs without a verdict (cancelled, skipped, unfinished) lie between it and the last green one.
+A run has its place by its creation, however late it was run again. To blame is the commit of the first run of a
+workflow that failed after the last one that succeeded, unless runs without a verdict (cancelled, skipped, unfinished)
+lie between the two.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
-from itertools import chain, takewhile, zip_longest
+from datetime import datetime, timedelta
+from itertools import chain, pairwise, takewhile, zip_longest
+from operator import itemgetter
 
 from service.collectors.github_ci.evidence import MAX_EVIDENCE, format_time, make_evidence, name_some
-from service.collectors.github_ci.models import Run, WorkflowRuns
+from service.collectors.github_ci.models import FAILED, Run, WorkflowRuns
 from service.domain.samples import Evidence
 
 _COUNTED = 50  # runs in a row; of longer streaks only that they are longer is kept
@@ -124,3 +127,74 @@ def _compare(green: Run, red: Run) -> str:
     span = f"{green.head_sha}...{red.head_sha}"
     is_change = green.head_sha != red.head_sha and re.fullmatch(r"[0-9a-f]{40,64}\.\.\.[0-9a-f]{40,64}", span)
     return f"{repository[0]}/compare/{span}" if repository and is_change else ""
+
+
+# For how long the branch was red: at each instant by the newest run of a workflow that had a verdict then. A run has
+# none before its first attempt ends, nor while it is run again, just as the checks see it. Where it is not known when
+# an attempt ended, or how, each verdict that is possible is followed: they mostly come to the same.
+
+_Verdicts = Set[bool | None]  # the possible ones: red, not red, none
+_NONE: _Verdicts = frozenset({None})
+_ANY: _Verdicts = frozenset({True, False, None})
+_Step = tuple[datetime, _Verdicts]
+_when = itemgetter(0)
+
+
+@dataclass(frozen=True, slots=True)
+class RedTime:
+    """``span``: how long one of the workflows was red, None where that can't be known. ``runs``: what made it so."""
+
+    span: timedelta | None
+    runs: Collection[Run]
+
+
+def measure_red_time(workflows: Sequence[WorkflowRuns], reach: datetime, since: datetime, now: datetime) -> RedTime:
+    """Between ``since`` and ``now``. ``reach``: what was created since then is known whole."""
+    timelines = [[sorted(_list_steps(run), key=_when) for run in each.runs] for each in workflows]
+    changes = {at for timeline in timelines for steps in timeline for at, _ in steps if since < at < now}
+    span, is_known, culprits = timedelta(0), True, dict[int, Run]()
+    for begin, end in pairwise((since, *sorted(changes), now)):
+        found = [_judge_at(begin, *each, reach) for each in zip(workflows, timelines, strict=True)]
+        if red := [run for verdicts, run in found if verdicts == {True} and run]:
+            span += end - begin
+            culprits |= {run.id: run for run in red}
+        elif any(True in verdicts for verdicts, _ in found):
+            is_known = False
+    return RedTime(span if is_known else None, list(culprits.values()))
+
+
+def _judge_at(
+    at: datetime, workflow: WorkflowRuns, timeline: Sequence[Sequence[_Step]], reach: datetime
+) -> tuple[_Verdicts, Run | None]:
+    """What the workflow may have been then, and the run that decided."""
+    found: _Verdicts = frozenset()
+    for place in reversed(range(bisect_right(workflow.runs, at, key=lambda run: run.created))):
+        verdicts = timeline[place][bisect_right(timeline[place], at, key=_when) - 1][1]
+        found |= verdicts - _NONE
+        if None not in verdicts:
+            return found, workflow.runs[place]
+    return found | ({False} if workflow.created >= reach else {False, True}), None
+
+
+def _list_steps(run: Run) -> Iterator[_Step]:
+    """The verdicts of a run and since when, in the order of time."""
+    yield run.created, _NONE
+    begin = run.created
+    for number in range(1, run.attempt):
+        attempt = run.earlier.get(number)
+        if attempt is None:
+            yield begin, _ANY
+            continue
+        yield attempt.started, _NONE
+        begin = attempt.ended or attempt.started
+        yield begin, {_judge(attempt.conclusion)} | (_NONE if attempt.ended is None else set())
+    yield run.started, _NONE
+    if run.conclusion:
+        verdicts = {_judge(run.conclusion)}
+        if not run.has_known_end:
+            yield run.started, verdicts | _NONE
+        yield run.updated, verdicts
+
+
+def _judge(conclusion: str) -> bool | None:
+    return True if conclusion in FAILED else False if conclusion == "success" else None

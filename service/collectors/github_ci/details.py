@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 
 from service.collectors.github_ci.actions import PER_PAGE, Actions
 from service.collectors.github_ci.models import Job, Run
+from service.collectors.github_ci.settings import describe_missing
 from service.collectors.github_ci.state import PLAUSIBLE, WEEK, State
-from service.collectors.github_ci.workflows import describe_missing
 from service.domain.errors import Rejected, Unavailable
 from service.github.client import NotFound
 from service.github.usage import Spent

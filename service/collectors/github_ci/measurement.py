@@ -10,10 +10,8 @@ from service.collectors.github_ci import culprits, run_list
 from service.collectors.github_ci.catalogue import SCHEDULE_AGE, SUCCESS_AGE, Finding, format_limit
 from service.collectors.github_ci.evidence import count, format_span, format_time, make_evidence, name_some, newest
 from service.collectors.github_ci.models import FAILED, STUCK_AFTER, Run, Workflow, WorkflowRuns, quantile
-from service.collectors.github_ci.red_time import measure_red_time
-from service.collectors.github_ci.settings import LISTS, GithubCiSettings
+from service.collectors.github_ci.settings import LISTS, GithubCiSettings, WorkflowLists, describe_missing
 from service.collectors.github_ci.state import MARGIN, WEEK, State
-from service.collectors.github_ci.workflows import WorkflowLists, describe_missing
 from service.domain.errors import HealthError, Rejected, Unavailable
 from service.domain.samples import Evidence, Status
 
@@ -194,7 +192,7 @@ class Measurement:
 
     def _measure_red_minutes(self, workflows: Sequence[WorkflowRuns]) -> None:
         """``workflows``: those that block merges."""
-        red = measure_red_time(workflows, self.state.reach or self.now, self._since, self.now)
+        red = culprits.measure_red_time(workflows, self.state.reach or self.now, self._since, self.now)
         if red.span is None:
             reason = f"when an attempt on {self._branch} of {self._span} ended, or what was before it, is not known"
             if self.settings.thresholds.red_minutes is None:

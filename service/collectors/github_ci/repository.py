@@ -19,9 +19,8 @@ from service.collectors.github_ci.actions import Actions, explains, list_workflo
 from service.collectors.github_ci.catalogue import to_samples
 from service.collectors.github_ci.measurement import Measurement
 from service.collectors.github_ci.models import Run
-from service.collectors.github_ci.settings import LISTS, GithubCiSettings
+from service.collectors.github_ci.settings import LISTS, GithubCiSettings, WorkflowLists
 from service.collectors.github_ci.state import begin, encode
-from service.collectors.github_ci.workflows import WorkflowLists
 from service.domain.errors import Rejected, Unavailable
 from service.domain.runs import CollectResult, PartialFailure
 from service.github.client import Github

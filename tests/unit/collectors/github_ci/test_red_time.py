@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from service.collectors.github_ci.culprits import measure_red_time
 from service.collectors.github_ci.evidence import BEGINNING
 from service.collectors.github_ci.models import Attempt, Run, WorkflowRuns
-from service.collectors.github_ci.red_time import measure_red_time
 
 NOW = datetime(2026, 3, 4, 12, tzinfo=UTC)
 MINUTE, SINCE = timedelta(minutes=1), NOW - timedelta(hours=24)
