@@ -15,7 +15,7 @@ from service.collectors.github_ci import catalogue, weekly_runs
 from service.collectors.github_ci.actions import Actions, explains, list_workflows
 from service.collectors.github_ci.catalogue import QUOTA_LIMIT, QUOTA_REMAINING
 from service.collectors.github_ci.deliveries import Deliveries
-from service.collectors.github_ci.pull_requests import is_branch, is_label
+from service.collectors.github_ci.pull_requests import is_there
 from service.collectors.github_ci.repository import CYCLE_POINTS, RepositoryCycle
 from service.collectors.github_ci.settings import LABELS, LISTS, GithubCiSettings, WorkflowLists, describe_missing
 from service.collectors.github_ci.state import decode, encode
@@ -184,18 +184,13 @@ class GithubCi:
         return result
 
     def _has_quota(self, spent: Usage, busy: int, interval: timedelta) -> bool:
-        """Whether the quota lasts for one more: where all of them are too many for it, a cycle's share of it.
-
-        ``busy``: repositories that are being asked, which may still spend what they need.
-        """
+        """Whether a cycle's share of the quota lasts for one more repository, beside those that are ``busy``."""
         quota = self._github.quota.get("core")
         if quota is None:
             return True
         share = quota.limit * (1 - RESERVE) * (interval / _HOUR)
-        is_enough_for_all = _STEADY_POINTS * len(self.repositories) <= share
         needed = _STEADY_POINTS * (busy + 1)
-        is_within_share = is_enough_for_all or spent.points["core"] + needed <= share
-        return is_within_share and quota.remaining - needed >= quota.limit * RESERVE
+        return spent.points["core"] + needed <= share and quota.remaining - needed >= quota.limit * RESERVE
 
     def _join(
         self, results: Mapping[str, CollectResult | HealthError], state: Mapping[str, bytes | None]
@@ -225,11 +220,11 @@ async def check_settings(github: Github, settings: GithubCiSettings) -> tuple[st
         lists = WorkflowLists({name: getattr(settings, name) for name in LISTS}, listed)
         absent = [describe_missing(each) for each in settings.expected if not lists.find(each)]
         problems += [f"{repo}: {each}" for each in (*lists.missing.values(), *absent)]
-        if not await is_branch(github, repo, settings.branch):
+        if not await is_there(github, repo, "branches", settings.branch):
             problems.append(f"{repo} has no branch {settings.branch!r}: correct branch")
         for key in (*LABELS.values(), "bug_label"):
             value = getattr(settings, key)
             labels = (value,) if isinstance(value, str) else value
-            if any(labels) and not [label for label in labels if await is_label(github, repo, label)]:
+            if any(labels) and not [label for label in labels if await is_there(github, repo, "labels", label)]:
                 problems.append(f"{repo} has no label {' or '.join(map(repr, labels))}: correct {key}, or create it")
     return ", ".join(seen), problems

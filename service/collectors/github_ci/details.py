@@ -64,6 +64,19 @@ async def learn_end(actions: Actions, run: Run) -> None:
         await _read_jobs(actions, run, may_be_empty=run.conclusion == "startup_failure")
 
 
+@contextmanager
+def _counting_refusals(run: Run) -> Iterator[None]:
+    """In a row."""
+    try:
+        yield
+    except Spent:
+        raise  # it was not asked for
+    except (Unavailable, Rejected):
+        run.refusals += 1
+        raise
+    run.refusals = 0
+
+
 async def _read_jobs(actions: Actions, run: Run, *, may_be_empty: bool) -> list[Job]:
     jobs = await actions.jobs(run.id, was_refused=run.refusals > 0)
     if not jobs and not may_be_empty:
@@ -98,21 +111,6 @@ async def _ask_annotations(actions: Actions, run: Run, job: Job) -> None:
     if not job.is_overtime and (notes or job.is_silent):
         run.jobs.remove(job)
     job.is_silent = not notes
-
-
-@contextmanager
-def _counting_refusals(run: Run) -> Iterator[None]:
-    """In a row. Raises Unavailable in place of NotFound."""
-    try:
-        yield
-    except Spent:
-        raise  # it was not asked for
-    except (Unavailable, Rejected) as error:
-        run.refusals += 1
-        if isinstance(error, NotFound):
-            raise Unavailable(f"GitHub shows run {run.id} in its list, but not its jobs: {error}") from error
-        raise
-    run.refusals = 0
 
 
 async def ask_latest(actions: Actions, state: State, id: int, *, is_listed: bool, now: datetime) -> None:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 from urllib.parse import quote
 
 import msgspec
@@ -81,8 +82,10 @@ async def measure(github: Github, known: Measurement) -> Answer:
 
 
 async def _find_absent(github: Github, repo: str, labels: Sequence[str], answer: Answer) -> list[str]:
-    there = answer.labels
-    return [each for each in labels if not (there[each] if each in there else await is_label(github, repo, each))]
+    known = answer.labels
+    return [
+        each for each in labels if not (known[each] if each in known else await is_there(github, repo, "labels", each))
+    ]
 
 
 def _measure_group(name: str, group: Group, counted: Counted, absent: Sequence[str], known: Measurement) -> Finding:
@@ -270,19 +273,13 @@ async def _search(github: Github, repo: str, group: Group) -> Counted:
     return Counted(answer.total_count)
 
 
-async def is_branch(github: Github, repo: str, branch: str) -> bool:
-    """A renamed branch is redirected to its new name. Raises what ``Github.get`` does, but NotFound."""
-    return await _is_there(github, f"/repos/{repo}/branches/{quote(branch)}", branch)
+async def is_there(github: Github, repo: str, kind: Literal["branches", "labels"], name: str) -> bool:
+    """GitHub's labels have no case; a renamed branch is redirected to its new name.
 
-
-async def is_label(github: Github, repo: str, label: str) -> bool:
-    """GitHub's labels have no case. Raises what ``Github.get`` does, but NotFound."""
-    return await _is_there(github, f"/repos/{repo}/labels/{quote(label, safe='')}", label)
-
-
-async def _is_there(github: Github, path: str, name: str) -> bool:
+    Raises what ``Github.get`` does, but NotFound.
+    """
     try:
-        found = await github.get(path, Named, cached=True)
+        found = await github.get(f"/repos/{repo}/{kind}/{quote(name, safe='')}", Named, cached=True)
     except NotFound:
         return False
     return (found.name or "").lower() == name.lower()

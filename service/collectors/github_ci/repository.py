@@ -150,11 +150,13 @@ class RepositoryCycle:
 
     async def _check_branch(self) -> None:
         """Where GraphQL tells of no branches, runs of the window are proof of one, too."""
-        branch, is_there = self._settings.branch, self._answer.has_branch
+        branch, exists = self._settings.branch, self._answer.has_branch
         with self._part(measurement.BRANCH):
-            if is_there is None:
-                is_there = self._known.shows_branch or await pull_requests.is_branch(self._github, self._repo, branch)
-            if not is_there:
+            if exists is None:
+                exists = self._known.shows_branch or await pull_requests.is_there(
+                    self._github, self._repo, "branches", branch
+                )
+            if not exists:
                 raise Rejected(f"{self._repo} has no branch {branch!r}: correct branch")
 
     # What is asked beside it
