@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -89,37 +88,28 @@ def test_without_good_keys_or_a_datadog_that_takes_something_it_says_what_is_wro
         assert not re.search("|".join(("Traceback", "urllib3", "Retry", *wrong.values())), done.stderr + done.stdout)
 
 
-# Events
-
-
-def collect(here: Place, daemon: Daemon, value: float) -> None:
-    here.write_snapshot([SNAPSHOT | {"value": value, "status": "pass" if value > 0.5 else "fail"}])
-    run: dict[str, Any] = daemon.http.post("/api/v1/collectors/training/runs", params={"wait": 30}).json()
-    assert run["ended"], run
-
-
 def test_a_flip_is_one_event_and_a_restart_is_none(here: Place) -> None:
     del here.config["collectors"]["ci"]
     here.config["http"]["public_url"] = "https://health.example"
     here.write_config()
+
+    def collect(daemon: Daemon, value: float, events: int) -> None:
+        here.write_snapshot([SNAPSHOT | {"value": value, "status": "pass" if value > 0.5 else "fail"}])
+        assert daemon.http.post("/api/v1/collectors/training/runs?wait=30").json()["ended"]
+        wait_for(lambda: len(here.intake.events) == events, daemon)
+
     with here.daemon() as daemon:
         daemon.wait_until_quiet()
-        collect(here, daemon, 0.2)
-        wait_for(lambda: here.intake.events, daemon)
-        collect(here, daemon, 0.2)
-        daemon.wait_until_quiet()
+        collect(daemon, 0.2, 1)
+        collect(daemon, 0.2, 1)
         assert daemon.end() == 0
-    (event,) = here.intake.events
-    assert "pass -> fail" in event["title"]
-    assert event["alert_type"] == "error"
+    with here.daemon() as daemon:
+        collect(daemon, 0.2, 1)
+        collect(daemon, 0.9, 2)
+        assert daemon.end() == 0
+    failed, passed = here.intake.events
+    assert ("pass -> fail" in failed["title"], failed["alert_type"], passed["alert_type"]) == (True, "error", "success")
     for part in ("0.2", "> 0.5", "since", "https://health.example"):
-        assert part in event["text"]
-    assert {"env:production", "service:infra-health-dashboard", "task:runs_successfully"} <= set(event["tags"])
-    with here.daemon() as daemon:
-        daemon.wait_until_quiet()
-        collect(here, daemon, 0.2)
-        assert len(here.intake.events) == 1
-        collect(here, daemon, 0.9)
-        wait_for(lambda: len(here.intake.events) > 1, daemon)
-        assert daemon.end() == 0
+        assert part in failed["text"]
+    assert {"env:production", "service:infra-health-dashboard", "task:runs_successfully"} <= set(failed["tags"])
     assert here.intake.refused == 0

@@ -173,17 +173,13 @@ async def test_a_time_from_the_future_keeps_nothing_fresh(collectors: Collectors
 
 
 async def test_without_source_and_push_the_collector_waits_for_one(collectors: Collectors) -> None:
-    snapshot = collectors.make()
-    waits = [snapshot.waits_for]
+    snapshot, restarted = collectors.make(), collectors.make()
+    assert {each.waits_for for each in (snapshot, restarted)} == {"waiting for a first push"}
     with pytest.raises(ConfigError, match=r"set collectors\.nightly\.source or EVAL_HEALTH_FILE to a path"):
         await snapshot.collect(NOW)
     await snapshot.accept(EVAL, "a", NOW)
-    waits.append(snapshot.waits_for)
-    restarted = collectors.make()
-    waits.append(restarted.waits_for)
     assert await restarted.load()  # a run is due: none has read it
-    waits.append(restarted.waits_for)
-    assert waits == ["waiting for a first push", None] * 2
+    assert {each.waits_for for each in (snapshot, restarted)} == {None}
     await collectors.run(restarted, NOW)
     assert not await restarted.load()
 
