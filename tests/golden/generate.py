@@ -11,6 +11,7 @@ import signal
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 from service.cli.main import main
+from service.collectors.records import Record, read_records
 from service.collectors.registry import settings_of
 from service.config.loader import load
 from service.domain.errors import ConfigError
@@ -48,6 +50,13 @@ def list_mistakes() -> str:
     with pytest.raises(ConfigError) as told:
         load(PAYLOADS / "mistakes.yaml", {}, settings_of)
     return f"{told.value}\n".replace(f"{PAYLOADS}/", "")
+
+
+def list_bad_records() -> str:
+    """What is told of records of which each but the first and the last is bad."""
+    path, now = PAYLOADS / "bad_records.jsonl", datetime(2025, 1, 14, tzinfo=UTC)
+    found = enumerate(read_records(path.read_bytes(), path.name, now), 1)
+    return "".join(f"record {place}: {item.check if isinstance(item, Record) else item}\n" for place, item in found)
 
 
 def help_of(command: str) -> str:
@@ -142,6 +151,7 @@ def generate() -> dict[str, str]:
             "openapi.json": reduce_openapi(openapi),
             "metrics.json": reduce_metrics(metrics),
             "mistakes.txt": list_mistakes(),
+            "bad_records.txt": list_bad_records(),
             **{f"migrated_{each.name}": migrate(each) for each in MANIFESTS.glob("*.yaml")},
         }
     return {

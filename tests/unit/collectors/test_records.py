@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 from service.collectors.records import BadRecord, Item, read_records
 from service.collectors.snapshot.schema import InvalidSnapshot, check_snapshot, snapshot_schema
 from service.domain.errors import HealthError, Rejected, TooLarge, Unfinished
+from tests.golden.generate import FOLDER, list_bad_records
 from tests.unit.collectors.snapshots import NOW, PRINTED, RECORD, record
 
 GOOD = json.dumps(record()).encode()
@@ -22,41 +23,9 @@ def read(body: bytes, **limits: int) -> list[Item | BadRecord]:
     return list(read_records(body, "health.json", NOW, **limits))
 
 
-BAD = [
-    (record(status=None, baseline={}), "condition is '> 0.5'; baseline takes one such as >= 0.85x or in [0.9x, 1.1x]"),
-    (record(status=None, condition="low", **{"for": 2}), "condition is 'low'; for takes one such as > 0.5 or >= 0.85x"),
-    (record(status=None, condition=">= 0.85 x"), "'>= 0.85 x'; a relative one is written such as >= 0.85x"),
-    (record(condition="> 1x", baseline={}), "baseline is of no use where status has the verdict already"),
-    (record(status=None, metric_kind="distribution", **{"for": 2}), "for is of no use where a distribution is no"),
-    (record(status=None, condition="> 1x", baseline={"lst": 9}), "unknown field `lst` - at `$.baseline`"),
-    ({**PRINTED, "timestamp": None, "for": 2}, "missing required field `workflow_name`"),
-    (record(url="ftp://a.example"), "url is 'ftp://a.example'; it must be a plain address such as https://"),
-    (record(url="https://me:secret@a.example"), "url is 'https://********@a.example'; it must be a plain address"),
-    ({**PRINTED, "timestamp": 1e300}, "timestamp is 1e+300; it must be ISO 8601"),
-    ({"value": 7}, "missing required field `metric`"),
-    (record(task=" "), "task is empty"),
-    (record(check=7), "Expected `str`, got `int` - at `$.check`"),
-    (record(metric="hearts per minute"), "metric is 'hearts per minute'; a metric's name has"),
-    (record(metric="hearts\n"), "a metric's name has"),
-    (record(value=True), "got `bool` - at `$.value`"),
-    (record(value=float("nan")), "value is not a finite number"),
-    (record(value=10**400), "out of range - at `$.value`"),
-    (record(status="passed"), "Invalid enum value 'passed' - at `$.status`"),
-    (record(timestamp="yesterday"), "timestamp is 'yesterday'; it must be ISO 8601"),
-    (record(timestamp="0001-01-01T00:00:00+14:00"), "it must be ISO 8601"),
-    (record(timestamp="2025-01-14T15:40:01Z"), "more than 10 min in the future"),
-    (record(task="half \ud800"), "it holds half a surrogate pair"),
-    (record(tags={"\udfff": "who"}), "holds half a surrogate pair"),
-    ("text", "Expected `object`, got `str`"),
-]
-
-
-@pytest.mark.parametrize(("bad", "reason"), BAD, ids=[reason for _, reason in BAD])
-def test_a_bad_record_is_left_out_with_its_position_and_reason_and_the_others_go(bad: Any, reason: str) -> None:
-    first, found, last = read(json.dumps([record(check="first"), bad, record(check="last")]).encode())
-    assert isinstance(found, BadRecord)
-    assert reason in str(found)
-    assert not {type(first), type(last)} & {BadRecord}
+def test_a_bad_record_is_named_with_its_position_and_reason_and_the_others_go() -> None:
+    """tests/payloads/bad_records.jsonl"""
+    assert list_bad_records() == (FOLDER / "bad_records.txt").read_text()
 
 
 @pytest.mark.parametrize(
