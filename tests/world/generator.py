@@ -133,12 +133,12 @@ def _status(started: datetime) -> str:
 
 
 def _jobs(rng: random.Random, run: Run, started: datetime, ended: datetime, conclusion: str) -> list[Job] | None:
-    """None where one job that ended like the attempt tells all. A re-run carries the first attempt's success over."""
+    """None where one job that ended like the attempt tells all. A re-run carries a job of the first attempt over."""
     if conclusion not in ("failure", "cancelled", "timed_out") and not run.attempts:
         return None
     first = run.attempts[0].jobs if run.attempts else None
-    lint = replace(first[0]) if first else Job("success", started, ended, "lint")
-    jobs = [lint, Job(conclusion, started, ended, "test", _CANCELLED if conclusion == "cancelled" else "")]
+    carried = replace(first[started.second % len(first)]) if first else Job("success", started, ended, "lint")
+    jobs = [carried, Job(conclusion, started, ended, "test", _CANCELLED if conclusion == "cancelled" else "")]
     if conclusion == "failure":
         jobs.append(Job("cancelled", started, ended, "package", _CANCELLED))
     if jobs[-1].conclusion == "cancelled" and rng.random() < 0.3:

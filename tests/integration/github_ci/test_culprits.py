@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from service.collectors.github_ci import actions
 from service.demo.github import Asked, Reply
 from service.demo.github_rows import Attempt, Run
 from service.domain.runs import CollectResult
@@ -60,7 +61,8 @@ def red_world(*conclusions: Any) -> tuple[World, list[Run]]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_the_culprit_is_the_true_one_cycle_after_cycle(seed: int) -> None:
+async def test_the_culprit_is_the_true_one_cycle_after_cycle(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actions, "PER_PAGE", 10)
     rng = random.Random(seed)
     world = generate(seed, workflows=1, runs_a_day=rng.choice([1, 6, 30]), days=33, ahead=3 * DAY)
     if not any(run.branch == "main" and not run.fork for run in world.repository.runs):
@@ -154,7 +156,8 @@ async def test_what_changed_is_shown_on_the_host_of_the_runs(host: bytes, green:
         (("success", *("failure",) * 60), "UTC, more than 50 runs in a row, since 0000000 'Fix 1' by dev1"),
     ],
 )
-async def test_who_is_blamed(conclusions: tuple[Any, ...], says: str) -> None:
+async def test_who_is_blamed(conclusions: tuple[Any, ...], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actions, "PER_PAGE", 1)  # so that older runs are read in turn
     world, _ = red_world(*conclusions)
     for minutes, conclusion in ((90, "failure"), (30, "success")):  # a fork's branch of the same name has no say
         world.add_run(1, START - minutes * MINUTE, conclusion, fork="someone/metta", event="pull_request")
@@ -164,9 +167,9 @@ async def test_who_is_blamed(conclusions: tuple[Any, ...], says: str) -> None:
         world.now = NOW
         said, _ = told(await stage.collect())
         assert says in said
-        # What it takes is kept when all of it is older than what each cycle reads.
-        for _ in range(20):
-            stage.pass_time(2 * HOUR)
+        # What it takes is kept where it is older than what each cycle reads.
+        for _ in range(70):
+            stage.pass_time(2.9 * HOUR)
             stage.restart()
             assert told(await stage.collect())[0] == said
 
@@ -197,14 +200,16 @@ async def test_a_workflow_that_ran_long_ago_is_told_from_its_own_list() -> None:
         assert "between 0000000 'Fix 0' by dev0 and 0000000 'Fix 2' by dev2" in told(await stage.collect())[0]
 
 
-async def test_a_delivery_tells_the_same_culprit() -> None:
-    world, _ = red_world("success", "cancelled")
+async def test_a_delivery_tells_the_same_culprit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actions, "PER_PAGE", 1)
+    world, _ = red_world("success", "skipped")
     async with staged(world, tests_blocking_merge=[1]) as stage:
-        await stage.collect()
-        stage.pass_time()
+        for _ in range(12):
+            await stage.collect()
+            stage.pass_time(2.9 * HOUR)
         stage.end_run("failure", title="Break it", author="dev9", actor="merger", sha=HASH(9))
         result = await stage.collect_changes()
         assert result
         said, _ = told(result)
-        assert said.endswith("05:11 UTC, between 0000000 'Fix 0' by dev0 and 0000000 'Break it' by dev9")
+        assert said.endswith("between 0000000 'Fix 0' by dev0 and 0000000 'Break it' by dev9")
         assert told(await stage.collect())[0] == said

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from service.collectors.github_ci import actions
 from service.demo.github import Asked
 from service.demo.github_rows import Attempt
 from tests.integration.github_ci.stage import (
@@ -140,7 +141,10 @@ async def test_a_rerun_of_an_old_run_is_found_within_six_hours() -> None:
     pytest.fail("the re-run was not found within six hours")
 
 
-async def test_a_rerun_of_the_oldest_run_that_github_lets_run_again_is_found_by_a_cold_start() -> None:
+async def test_a_rerun_of_the_oldest_run_that_github_lets_run_again_is_found_by_a_cold_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(actions, "PER_PAGE", 10)
     world = small_world()
     for hours in range(1, 800):
         world.add_run(2, NOW - hours * HOUR, "success")
