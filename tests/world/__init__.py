@@ -8,11 +8,14 @@ async with simulated(world) as github:
 """
 
 from tests.world import faults
-from tests.world.generator import NOW, World, generate
+from tests.world.generator import DAY, HOUR, MINUTE, NOW, World, generate
 from tests.world.server import TOKEN, InProcess, Simulated, WorldClock, served, simulated
 from tests.world.truth import durations, truth
 
 __all__ = [
+    "DAY",
+    "HOUR",
+    "MINUTE",
     "NOW",
     "TOKEN",
     "InProcess",

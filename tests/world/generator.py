@@ -8,6 +8,7 @@ from typing import Any
 
 from service.demo.github_rows import DELETED, Attempt, Issue, Job, Pull, Repository, Run, Workflow
 
+DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 NOW = datetime(2026, 3, 4, 5, 6, 7, 500_000, tzinfo=UTC)
 CONCLUSIONS = ("success",) * 12 + (
     *("failure", "failure", "timed_out", "startup_failure", "cancelled", "cancelled", "skipped", "skipped"),

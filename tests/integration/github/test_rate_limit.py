@@ -87,6 +87,9 @@ async def test_a_limit_that_names_no_time_waits_a_minute_doubled_each_time(serve
     assert [max(waits[place : place + 5]) for place in (0, 5, 10)] == [60, 120, 240]
     server.faults.clear()
     assert (await github.get(RUNS, Total)).total_count == 0
+    server.fail(RUNS, faults.secondary)
+    await ask()
+    assert waits[-1] == 60
 
 
 @pytest.mark.parametrize("value", ["", "many", "-1", "99999999999999", "1" * 5000])

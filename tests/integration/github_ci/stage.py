@@ -16,14 +16,13 @@ from service.demo.github_rows import Attempt, Pull, Repository, Run
 from service.domain.runs import CollectResult
 from service.domain.samples import Kind, Sample
 from service.github.client import Github
-from tests.world import TOKEN, InProcess, Simulated, World, truth
+from tests.world import HOUR, MINUTE, TOKEN, InProcess, Simulated, World, truth
 
 NAMESPACE, REPO = "metta.infra.cron.", "Metta-AI/metta"
 JOBS, RED_MINUTES = "ci.jobs.timed_out", "ci.branch.red_minutes"
 PULLS = {"github.hotfix.count", "github.force_merge.count", "github.reverts.count", "github.bugs.count"}
 QUEUE = {"ci.queue.runs", "ci.queue.oldest_minutes"}
 BRANCH = {"ci.workflow.success", "ci.workflow.success_ratio", "ci.workflow.cancelled", "ci.workflow.other_failing"}
-DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 CYCLE = 10 * MINUTE
 
 Week = list[tuple[str, int, int, float | None, int]]

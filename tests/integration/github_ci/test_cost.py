@@ -12,18 +12,8 @@ import pytest
 from service.collectors.github_ci import repository
 from service.demo.github_rows import Attempt
 from service.domain.errors import Unavailable
-from tests.integration.github_ci.stage import (
-    BRANCH,
-    HOUR,
-    JOBS,
-    MINUTE,
-    PULLS,
-    Stage,
-    parts_of,
-    staged,
-    values_of,
-)
-from tests.world import NOW, World, faults, generate, truth
+from tests.integration.github_ci.stage import BRANCH, JOBS, PULLS, Stage, parts_of, staged, values_of
+from tests.world import HOUR, MINUTE, NOW, World, faults, generate, truth
 
 NAMES = [f"acme/service-{number}x" for number in range(8)]
 

@@ -11,8 +11,8 @@ from service.demo.github import Asked, Reply
 from service.demo.github_rows import Attempt, Run
 from service.domain.runs import CollectResult
 from service.domain.samples import Evidence
-from tests.integration.github_ci.stage import DAY, HOUR, MINUTE, sample_of, staged
-from tests.world import NOW, World, generate
+from tests.integration.github_ci.stage import sample_of, staged
+from tests.world import DAY, HOUR, MINUTE, NOW, World, generate
 from tests.world.truth import Culprit, culprit
 
 LIST = "ci.workflow.tests_blocking_merge"

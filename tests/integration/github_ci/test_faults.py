@@ -9,19 +9,8 @@ from service.demo.github import Asked, Reply
 from service.demo.github_rows import Pull
 from service.domain.errors import Rejected, Unauthorized, Unavailable
 from service.github.rate_limit import IN_FLIGHT
-from tests.integration.github_ci.stage import (
-    CYCLE,
-    DAY,
-    HOUR,
-    JOBS,
-    MINUTE,
-    PULLS,
-    parts_of,
-    small_world,
-    staged,
-    values_of,
-)
-from tests.world import NOW, faults, generate
+from tests.integration.github_ci.stage import CYCLE, JOBS, PULLS, parts_of, small_world, staged, values_of
+from tests.world import DAY, HOUR, MINUTE, NOW, faults, generate
 
 # One of each kind that the client tells apart: what becomes which is a matter of tests/integration/github.
 FAULTS = {

@@ -6,15 +6,11 @@ from typing import Any
 
 import pytest
 
-from service.collectors.github_ci import actions
 from service.demo.github import Asked
 from service.demo.github_rows import Attempt
 from tests.integration.github_ci.stage import (
     CYCLE,
-    DAY,
-    HOUR,
     JOBS,
-    MINUTE,
     RED_MINUTES,
     durations_of,
     parts_of,
@@ -22,7 +18,7 @@ from tests.integration.github_ci.stage import (
     staged,
     values_of,
 )
-from tests.world import NOW, durations, faults, generate
+from tests.world import DAY, HOUR, MINUTE, NOW, durations, faults, generate
 from tests.world.judge import complaints
 from tests.world.truth import week
 
@@ -141,10 +137,7 @@ async def test_a_rerun_of_an_old_run_is_found_within_six_hours() -> None:
     pytest.fail("the re-run was not found within six hours")
 
 
-async def test_a_rerun_of_the_oldest_run_that_github_lets_run_again_is_found_by_a_cold_start(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(actions, "PER_PAGE", 10)
+async def test_a_rerun_of_the_oldest_run_that_github_lets_run_again_is_found_by_a_cold_start() -> None:
     world = small_world()
     for hours in range(1, 800):
         world.add_run(2, NOW - hours * HOUR, "success")

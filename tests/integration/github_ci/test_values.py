@@ -11,10 +11,7 @@ from service.domain.checks import update_checks
 from service.domain.samples import Kind, Rule
 from tests.integration.github_ci.stage import (
     BRANCH,
-    DAY,
-    HOUR,
     JOBS,
-    MINUTE,
     NAMESPACE,
     PULLS,
     RED_MINUTES,
@@ -25,7 +22,7 @@ from tests.integration.github_ci.stage import (
     staged,
     values_of,
 )
-from tests.world import NOW, World, faults, generate
+from tests.world import DAY, HOUR, MINUTE, NOW, World, faults, generate
 
 START = NOW.replace(microsecond=0)
 AGE = "ci.workflow.schedule_age"
