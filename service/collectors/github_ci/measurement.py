@@ -38,6 +38,10 @@ class Measurement:
     failures: dict[str, HealthError] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._branch, self._span = self.state.branch, format_span(self.settings.history_window)
+        self._since = self.now - self.settings.history_window
+
     def measure(self) -> None:
         """All that a poll tells of runs."""
         if self.state.is_cold and not self.state.runs:
@@ -164,8 +168,12 @@ class Measurement:
             self._measure_others(lists.join(lists.others, runs))
         latest = state.latest()
         red_ones = [each for each in lists.asleep if each.id in latest and latest[each.id].conclusion != "success"]
-        self._note_disabled(lists.disabled, "its last run counts until it is enabled or off its list")
-        self._note_disabled(red_ones, "red when GitHub disabled it, and counted no more")
+        for found, what in (
+            (lists.disabled, "its last run counts until it is enabled or off its list"),
+            (red_ones, "red when GitHub disabled it, and counted no more"),
+        ):
+            if found:
+                self._note(f"{name_some(f'{each.file} is {each.state}' for each in found)}: {what}")
 
     def _measure_list(self, name: str, workflows: Sequence[WorkflowRuns]) -> None:
         """1 when every workflow's latest conclusive run succeeded; None until each has one."""
@@ -274,15 +282,16 @@ class Measurement:
             self._add(SUCCESS_AGE, self._hours_since(succeeded), summary, _as_evidence([succeeded]), tags=tags)
 
     def _measure_jobs(self) -> None:
-        state, waiting = self.state, self.state.open_suspects(self.now)
         if not self.is_filled:
-            self._note(f"runs before {state.reach:%Y-%m-%d} are still to be read; some numbers wait")
-        elif JOBS not in self.failures and waiting:
+            self._note(f"runs before {self.state.reach:%Y-%m-%d} are still to be read; some numbers wait")
+        elif JOBS in self.failures:
+            return
+        elif waiting := self.state.open_suspects(self.now):
             self._note(f"jobs of {len(waiting)} runs are still to be read")
-        elif JOBS not in self.failures:
+        else:
             jobs = [
                 make_evidence(job.name, job.url, job.ended, job.conclusion or "", run.name)
-                for run in state.suspects(self.now)
+                for run in self.state.suspects(self.now)
                 for job in run.jobs
                 if job.is_overtime and job.ended and job.ended >= self.now - WEEK
             ]
@@ -290,19 +299,8 @@ class Measurement:
             self._add("ci.jobs.timed_out", len(jobs), summary, newest(jobs))
 
     @property
-    def _since(self) -> datetime:
-        return self.now - self.settings.history_window
-
-    @property
-    def _branch(self) -> str:
-        return self.state.branch
-
-    @property
-    def _span(self) -> str:
-        return format_span(self.settings.history_window)
-
-    @property
     def names(self) -> dict[int, str]:
+        """The workflows', by id."""
         return self.workflows.names if self.workflows else {}
 
     def _hours_since(self, run: Run) -> float:
@@ -321,10 +319,6 @@ class Measurement:
 
     def _note(self, text: str) -> None:
         self.notes.append(f"{self.state.repo}: {text}")
-
-    def _note_disabled(self, found: Sequence[Workflow], what: str) -> None:
-        if found:
-            self._note(f"{name_some(f'{each.file} is {each.state}' for each in found)}: {what}")
 
 
 def _as_evidence(runs: Iterable[Run]) -> tuple[Evidence, ...]:

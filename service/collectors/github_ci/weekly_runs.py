@@ -55,18 +55,16 @@ def summarize(state: State, names: Mapping[int, str], until: datetime | None) ->
         found.setdefault(run.workflow, []).append(run)
     names = {run.workflow_id: run.label for run in state.runs.values()} | dict(names)
     address = next((run.url.partition("/runs/")[0] for run in state.runs.values() if run.url), "")
-    weeks = [_summarize(state.repo, names.get(id, str(id)), runs, address) for id, runs in found.items()]
+    weeks = []
+    for id, runs in found.items():
+        name = names.get(id, str(id))
+        failures, reruns = sum(run.has_failed for run in runs), sum(run.attempt > 1 for run in runs)
+        seconds = [run.seconds for run in runs if run.seconds is not None]
+        p90 = quantile(seconds, 0.9) / 60 if len(seconds) == len(runs) else None
+        query = quote(f'workflow:"{name}" is:failure')
+        url = f"{address}?query={query}" if address else ""
+        weeks.append(WorkflowWeek(state.repo, name, len(runs), failures, failures / len(runs), p90, reruns, url))
     return WeeklyRuns(state.repo, until, weeks)
-
-
-def _summarize(repo: str, name: str, runs: list[EndedRun], address: str) -> WorkflowWeek:
-    failures = sum(run.has_failed for run in runs)
-    seconds = [run.seconds for run in runs if run.seconds is not None]
-    p90 = quantile(seconds, 0.9) / 60 if len(seconds) == len(runs) else None
-    query = quote(f'workflow:"{name}" is:failure')
-    url = f"{address}?query={query}" if address else ""
-    reruns = sum(run.attempt > 1 for run in runs)
-    return WorkflowWeek(repo, name, len(runs), failures, failures / len(runs), p90, reruns, url)
 
 
 def read_all(stored: Iterable[bytes], by: Order) -> tuple[list[WeeklyRuns], list[WorkflowWeek]]:
