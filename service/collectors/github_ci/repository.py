@@ -31,6 +31,7 @@ CYCLE_POINTS = 248  # a bound for the worst cycle: docs/decisions/0006-what-a-cy
 _STEADY_REQUESTS, _STEADY_POINTS, _USUAL_PAGES = 10, 8, 4
 _BACKLOG = 30  # runs to be looked into; more than these are no steady state
 _LATE = timedelta(hours=1)
+_LIST_LAG = timedelta(minutes=30)  # behind deliveries; what ended before that and is not listed was deleted
 _QUESTIONS_AT_ONCE = 12  # GitHub's secondary limit begins at 100 concurrent requests of all our token's users
 _FAILURES = 3  # of one part in a cycle; an error loop once burned a whole quota
 
@@ -101,7 +102,8 @@ class RepositoryCycle:
         self._state = state = begin(stored, self._repo, self._settings.branch, self._now)
         self._known = Measurement(self._settings, self._now, state, notes=self.notes)
         self._failures = self._known.failures
-        copies = [replace(fact, earlier={}, jobs=[]) for fact in facts]
+        since = state.read_at - _LIST_LAG if state.read_at else self._now
+        copies = [replace(fact, earlier={}, jobs=[]) for fact in facts if fact.updated >= since]
         self._known.attempts += state.merge_facts(fact.normalize(state.branch) for fact in copies)
         return {run.id: run.attempt for run in state.runs.values() if run.has_ended}
 
