@@ -2,20 +2,19 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from service.domain.samples import Evidence
-from tests.integration.web import stage as web
+from tests.integration.web.stage import START, Stage, a_check, secret, served
 
 # One Chromium and one server for all of them.
 pytestmark = pytest.mark.xdist_group("browser")
@@ -23,8 +22,6 @@ pytestmark = pytest.mark.xdist_group("browser")
 # It comes from the system: no package of the index carries one.
 _NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 _WHY = "no Chromium on this machine; `apt-get install chromium` (or CHROMIUM=/path/to/it) and the pages are tested, too"
-_PHONE = {"width": 390, "height": 844}
-_SCREEN = {"width": 1920, "height": 1080}
 _AXE = Axe().axe_script
 # Not what passed as well: it is thousands of elements.
 _FIND_BARRIERS = """
@@ -40,82 +37,55 @@ _SIZES = """
 """
 
 
-@dataclass(eq=False)
-class Reader:
-    """A page in a browser of its own. ``wrong``: the errors that were told, and who else was asked."""
-
-    page: Page
-    base: str
-    wrong: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.page.on("console", self._console)
-        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self.page.on("request", self._request)
-
-    def go(self, path: str) -> None:
-        answer = self.page.goto(f"{self.base}{path}")
-        assert answer
-        assert answer.ok
-
-    def accessible(self, *rules: str, within: str = "html") -> None:
-        """axe-core finds nothing, by all of its rules or by these."""
-        if not self.page.evaluate("'axe' in window"):
-            self.page.evaluate(_AXE)
-        options = {"runOnly": rules} if rules else {}
-        assert self.page.evaluate(_FIND_BARRIERS, [within, options]) == [], self.page.url
-
-    def _console(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
-            self.wrong.append(message.text)
-
-    def _request(self, request: Request) -> None:
-        if not request.url.startswith(self.base):
-            self.wrong.append(f"asked {request.url}")
-
-
 @contextmanager
-def reading(browser: Browser, base: str, **options: Any) -> Iterator[Reader]:
-    """``options``: of a context of Playwright's."""
-    context = browser.new_context(**{"viewport": {"width": 1300, "height": 1000}, **options})
+def reading(browser: Browser, stage: Stage, may_fail: bool = False, **options: Any) -> Iterator[Page]:
+    """A page in a context of its own with these ``options`` of Playwright's. No error may be told, and nobody else
+    asked; ``may_fail``: but for calls that are refused.
+    """
+    base = str(stage.client.base_url)
+    context = browser.new_context(**{"base_url": base, "viewport": {"width": 1300, "height": 1000}, **options})
     context.set_default_timeout(20_000)
+    page, wrong = context.new_page(), list[str]()
+
+    def note(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning") and not (may_fail and "Failed to load resource" in message.text):
+            wrong.append(message.text)
+
+    page.on("console", note)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda request: None if request.url.startswith(base) else wrong.append(request.url))
     try:
-        reader = Reader(context.new_page(), base)
-        yield reader
-        assert reader.wrong == []
+        yield page
+        assert wrong == []
     finally:
         context.close()
 
 
-@dataclass
-class Stage:
-    """The stage in a thread of its own, since Playwright's calls block."""
-
-    portal: BlockingPortal
-    web: web.Stage
-
-    @property
-    def base(self) -> str:
-        return f"http://127.0.0.1:{self.web.port}"
-
-    def call(self, function: Callable[..., Any], *args: object) -> Any:
-        return self.portal.call(function, *args)
+def assert_accessible(page: Page, *rules: str, within: str = "html") -> None:
+    """axe-core finds nothing, by all of its rules or by these."""
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(_AXE)
+    assert page.evaluate(_FIND_BARRIERS, [within, {"runOnly": rules} if rules else {}]) == [], page.url
 
 
 @contextmanager
-def staged(folder: Path, **options: Any) -> Iterator[Stage]:
+def staged(portal: BlockingPortal, folder: Path, **options: Any) -> Iterator[Stage]:
     tasks = ("tests_blocking_merge", "other_workflows", "hotfix_commits", "reverts")
-    evidence = [Evidence("Fix the fix", "https://github.com/o/r/pull/7", web.START, "merged", "main")]
-    with (
-        start_blocking_portal() as portal,
-        suppress(CancelledError),  # by a test that ends its server
-        portal.wrap_async_context_manager(web.served(folder, **options)) as served,
-    ):
+    evidence = [Evidence("Fix the fix", "https://github.com/o/r/pull/7", START, "merged", "main")]
+    # A server that its test has ended is cancelled.
+    with suppress(CancelledError), portal.wrap_async_context_manager(served(folder, **options)) as stage:
         for value in (3.0, 12.0):
-            served.collectors["ci"].samples = [web.a_check(value, evidence=evidence, task=task) for task in tasks]
-            for name in served.collectors:
-                portal.call(served.run, name)
-        yield Stage(portal, served)
+            stage.collectors["ci"].samples = [a_check(value, evidence=evidence, task=task) for task in tasks]
+            for name in stage.collectors:
+                portal.call(stage.run, name)
+        yield stage
+
+
+@pytest.fixture(scope="module")
+def portal() -> Iterator[BlockingPortal]:
+    """The stage is in a thread of its own, since Playwright's calls block."""
+    with start_blocking_portal() as it:
+        yield it
 
 
 @pytest.fixture(scope="module")
@@ -125,70 +95,68 @@ def browser() -> Iterator[Browser]:
     if path is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(_WHY)
     expect.set_options(timeout=20_000)
-    with sync_playwright() as playwright:
-        # Root, as which containers and CI run, has no sandbox of Chromium's; only our own pages are opened.
-        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        try:
-            yield started
-        finally:
-            started.close()
+    # Root, as which containers and CI run, has no sandbox of Chromium's; only our own pages are opened.
+    arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=path, args=arguments) as it:
+        yield it
 
 
 @pytest.fixture(scope="module")
-def stage(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with staged(tmp_path_factory.mktemp("page")) as it:
+def stage(browser: Browser, portal: BlockingPortal, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with staged(portal, tmp_path_factory.mktemp("page")) as it:
         yield it
 
 
 @pytest.fixture
-def reader(browser: Browser, stage: Stage) -> Iterator[Reader]:
-    with reading(browser, stage.base) as it:
+def page(browser: Browser, stage: Stage) -> Iterator[Page]:
+    with reading(browser, stage) as it:
         yield it
 
 
-def test_a_click_runs_a_collector_and_the_run_appears_and_ends(reader: Reader, stage: Stage) -> None:
-    reader.go("/")
-    card = reader.page.locator("#collector-training")
+def test_a_click_runs_a_collector_and_the_run_appears_and_ends(page: Page) -> None:
+    page.goto("/")
+    card = page.locator("#collector-training")
     before = card.locator(".bars a").count()
     card.get_by_role("button", name="Run training now").click()
-    reader.page.keyboard.press("Enter")
-    said = reader.page.locator("#said")
+    page.keyboard.press("Enter")
+    said = page.locator("#said")
     expect(said).to_contain_text("training ended Complete")
     expect(card.locator(".bars a")).to_have_count(before + 1)
     # The keyboard stays where it was, though the page was drawn anew.
     expect(card.get_by_role("button", name="Run training now")).to_be_focused()
     run = said.get_by_role("link").inner_text()
-    assert stage.call(stage.web.json, f"/api/v1/runs/{run}")["cause"] == "http"
+    assert page.request.get(f"/api/v1/runs/{run}").json()["cause"] == "http"
     said.get_by_role("link").click()
-    expect(reader.page.get_by_role("heading", level=1)).to_contain_text(run)
-    expect(reader.page.locator("#live")).to_contain_text("ci.hotfix.count")
+    expect(page.get_by_role("heading", level=1)).to_contain_text(run)
+    expect(page.locator("#live")).to_contain_text("ci.hotfix.count")
 
 
-def test_a_collector_is_paused_and_resumed_by_keyboard(reader: Reader, stage: Stage) -> None:
-    reader.go("/")
-    card = reader.page.locator("#collector-ci")
+def test_a_collector_is_paused_and_resumed_by_keyboard(page: Page) -> None:
+    page.goto("/")
+    card = page.locator("#collector-ci")
     card.get_by_role("button", name="Run ci now").focus()
-    reader.page.keyboard.press("Tab")
-    reader.page.keyboard.press("Enter")
-    reader.accessible(within="dialog")
-    reader.page.get_by_label("Reason").fill("the token is being replaced")
-    reader.page.get_by_label("Your name").fill("Zoë")
-    reader.page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert_accessible(page, within="dialog")
+    page.get_by_label("Reason").fill("the token is being replaced")
+    page.get_by_label("Your name").fill("Zoë")
+    page.keyboard.press("Enter")
     expect(card).to_contain_text("Paused by Zoë")
     expect(card).to_contain_text("the token is being replaced")
-    pause = stage.call(stage.web.json, "/api/v1/collectors/ci")["pause"]
+    pause = page.request.get("/api/v1/collectors/ci").json()["pause"]
     assert (pause["by"], pause["reason"]) == ("Zoë", "the token is being replaced")
     # The button in the place of the old one has the focus.
     expect(card.get_by_role("button", name="Resume ci")).to_be_focused()
-    reader.page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
     expect(card.get_by_role("button", name="Pause ci")).to_be_visible()
-    assert not stage.call(stage.web.json, "/api/v1/collectors/ci")["paused"]
+    assert not page.request.get("/api/v1/collectors/ci").json()["paused"]
 
 
-def test_a_tile_opens_the_check_with_its_evidence_and_a_chart_of_its_values(browser: Browser, stage: Stage) -> None:
-    with reading(browser, stage.base, viewport=_PHONE, color_scheme="dark") as reader:
-        page = reader.page
-        reader.go("/")
+def test_a_tile_opens_the_check_with_its_evidence_and_a_chart_of_its_values(
+    browser: Browser, stage: Stage, portal: BlockingPortal
+) -> None:
+    with reading(browser, stage, viewport={"width": 390, "height": 844}, color_scheme="dark") as page:
+        page.goto("/")
         page.locator(".tile.fail").first.click()
         page.wait_for_url("**/checks/**")
         expect(page.get_by_role("heading", name="Evidence")).to_be_visible()
@@ -202,20 +170,19 @@ def test_a_tile_opens_the_check_with_its_evidence_and_a_chart_of_its_values(brow
         over.hover(position={"x": 5, "y": 40})
         expect(values).to_contain_text("UTC: 3, fail")
         # An update leaves the chart where it is, with the new value in it.
-        stage.call(stage.web.run, "ci")
+        portal.call(stage.run, "ci")
         over.hover(position={"x": 100, "y": 40})
         expect(page.locator("tbody tr", has_text="ci-")).to_have_count(3)
         expect(values.locator(".u-over")).to_have_count(1)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        reader.accessible()
+        assert_accessible(page)
         page.locator("table a", has_text="ci-").first.click()
         page.wait_for_url("**/runs/**")
 
 
 def test_times_are_told_as_distances_and_in_the_readers_zone_if_that_is_wanted(browser: Browser, stage: Stage) -> None:
-    with reading(browser, stage.base, timezone_id="Asia/Tokyo") as reader:
-        page = reader.page
-        reader.go("/")
+    with reading(browser, stage, timezone_id="Asia/Tokyo") as page:
+        page.goto("/")
         card = page.locator("#collector-ci")
         expect(card.locator(".countdown")).to_contain_text("in ")
         expect(card.locator(".last time")).to_contain_text(" ago")
@@ -223,103 +190,110 @@ def test_times_are_told_as_distances_and_in_the_readers_zone_if_that_is_wanted(b
         bar = card.locator(".bars a").first
         address = bar.get_attribute("href")
         bar.locator(".hit").click()
-        page.wait_for_url(f"{reader.base}{address}")
+        page.wait_for_url(str(address))
         expect(page.get_by_role("heading", level=1)).to_contain_text("Complete")
         expect(page.locator("dl")).to_contain_text("2026-03-04 05:00")
         page.get_by_role("button", name="Show them in Asia/Tokyo").click()
         expect(page.locator("dl")).to_contain_text("2026-03-04 14:00")
         expect(page.locator(".as-of")).to_contain_text("Asia/Tokyo")
-        reader.go("/")
+        page.goto("/")
         title = page.locator("#collector-ci .bars title").first
         assert str(title.text_content()).startswith("2026-03-04 14:00"), title.text_content()
         page.get_by_role("button", name="Show them in UTC").click()
         expect(page.locator("footer")).to_contain_text("All times are UTC")
 
 
-def test_every_page_is_accessible_in_both_colour_schemes(reader: Reader) -> None:
-    reader.go("/")
-    tile = str(reader.page.locator(".tile a").first.get_attribute("href"))
-    run = str(reader.page.locator("#collector-ci .history small a").get_attribute("href"))
-    for path in ("/", "/tv", "/collectors/ci", tile, run):
-        reader.go(path)
-        reader.accessible()
-        light = reader.page.evaluate("getComputedStyle(document.body).backgroundColor")
-        reader.page.emulate_media(color_scheme="dark")
-        assert reader.page.evaluate("getComputedStyle(document.body).backgroundColor") != light
-        reader.accessible("color-contrast", "link-in-text-block")
-        reader.page.emulate_media(color_scheme="light")
-    assert reader.wrong == []
-    reader.page.goto(f"{reader.base}/runs/ci-never")
-    expect(reader.page.get_by_role("heading", level=1)).to_contain_text("Unknown run 404")
-    reader.accessible()
-    reader.wrong.clear()  # the console names the 404
+def test_every_page_is_accessible_in_both_colour_schemes(browser: Browser, stage: Stage) -> None:
+    with reading(browser, stage, may_fail=True) as page:
+        page.goto("/")
+        tile = str(page.locator(".tile a").first.get_attribute("href"))
+        run = str(page.locator("#collector-ci .history small a").get_attribute("href"))
+        for path in ("/tv", "/collectors/ci", tile, run, "/"):
+            page.goto(path)
+            assert_accessible(page)
+            light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            page.emulate_media(color_scheme="dark")
+            assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light
+            assert_accessible(page, "color-contrast", "link-in-text-block")
+            page.emulate_media(color_scheme="light")
+        page.goto("/runs/ci-never")
+        expect(page.get_by_role("heading", level=1)).to_contain_text("Unknown run 404")
+        assert_accessible(page)
 
 
-def test_the_documentation_works_within_the_policy(reader: Reader) -> None:
-    reader.go("/docs")
-    call = reader.page.locator("#operations-health-get_version")
+def test_the_documentation_works_within_the_policy(page: Page) -> None:
+    page.goto("/docs")
+    call = page.locator("#operations-health-get_version")
     call.locator("button").first.click()
     call.get_by_role("button", name="Try it out").click()
     call.get_by_role("button", name="Execute").click()
     expect(call.locator(".live-responses-table")).to_contain_text("abc1234")
 
 
-def test_a_search_stands_in_the_address_and_narrows_the_board(reader: Reader) -> None:
-    reader.go("/")
-    reader.page.get_by_label("Text").fill("reverts")
-    reader.page.keyboard.press("Enter")
-    expect(reader.page).to_have_url(f"{reader.base}/?q=reverts")
-    expect(reader.page.locator(".tile")).to_have_count(1)
-    reader.page.get_by_label("Status").select_option("pass")
-    expect(reader.page).to_have_url(f"{reader.base}/?q=reverts&status=pass")
-    expect(reader.page.locator("#live")).to_contain_text("No check matches")
+def test_a_search_stands_in_the_address_and_narrows_the_board(page: Page) -> None:
+    page.goto("/")
+    page.get_by_label("Text").fill("reverts")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url("/?q=reverts")
+    expect(page.locator(".tile")).to_have_count(1)
+    page.get_by_label("Status").select_option("pass")
+    expect(page).to_have_url("/?q=reverts&status=pass")
+    expect(page.locator("#live")).to_contain_text("No check matches")
 
 
-def test_nothing_is_wider_than_the_screen(reader: Reader) -> None:
+def test_nothing_is_wider_than_the_screen(page: Page) -> None:
     top = "each => each.getBoundingClientRect().top"
     for path in ("/collectors/ci", "/"):
-        reader.go(path)
+        page.goto(path)
         for width in (390, 768, 1200):
-            reader.page.set_viewport_size({"width": width, "height": 900})
-            assert reader.page.evaluate("document.documentElement.scrollWidth") <= width
-            buttons = reader.page.locator(".buttons").first.locator("button").all()
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            buttons = page.locator(".buttons").first.locator("button").all()
             assert len({each.evaluate(top) for each in buttons}) == 1, "one under another: each collector twice as tall"
             if path == "/":
-                red = reader.page.locator(".tile.fail").last.evaluate(top)
-                assert red < reader.page.locator(".collector").first.evaluate(top)
+                red = page.locator(".tile.fail").last.evaluate(top)
+                assert red < page.locator(".collector").first.evaluate(top)
 
 
-def test_the_office_screen_fits_is_legible_and_refreshes_itself(browser: Browser, stage: Stage) -> None:
-    with reading(browser, stage.base, viewport=_SCREEN) as reader:
-        reader.go("/tv")
+def test_the_office_screen_fits_is_legible_and_refreshes_itself(
+    browser: Browser, stage: Stage, portal: BlockingPortal
+) -> None:
+    with reading(browser, stage, viewport={"width": 1920, "height": 1080}) as page:
+        page.goto("/tv")
         size = "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
-        assert reader.page.evaluate(size) == [1920, 1080]
+        assert page.evaluate(size) == [1920, 1080]
         # 24 pixels of a 55 inch screen are 15 mm: seen from five metres as print of 1 mm at arm's length is.
-        assert min(reader.page.evaluate(_SIZES)) >= 24
-        cells = reader.page.locator("li", has_text="reverts").first.locator(".heat path:not(.ground)")
+        assert min(page.evaluate(_SIZES)) >= 24
+        cells = page.locator("li", has_text="reverts").first.locator(".heat path:not(.ground)")
         before = cells.count()
-        stage.call(stage.web.run, "ci")
+        portal.call(stage.run, "ci")
         expect(cells).to_have_count(before + 1)
 
 
-def test_pages_say_plainly_that_they_are_old_once_the_daemon_is_gone(browser: Browser, tmp_path: Path) -> None:
-    with staged(tmp_path) as gone, reading(browser, gone.base) as page, reading(browser, gone.base) as screen:
+def test_pages_say_plainly_that_they_are_old_once_the_daemon_is_gone(
+    browser: Browser, portal: BlockingPortal, tmp_path: Path
+) -> None:
+    with staged(portal, tmp_path) as stage, reading(browser, stage, may_fail=True) as page:
+        screen = page.context.new_page()
         told = {page: ("/", "what you see is old"), screen: ("/tv", "Old: no answer for")}
-        for reader, (path, _) in told.items():
-            reader.page.clock.install()
-            reader.go(path)
-            expect(reader.page.locator("#stale")).to_be_hidden()
-        gone.portal.call(gone.web.stop)
-        for reader, (_, words) in told.items():
-            reader.page.clock.run_for(40_000)
-            expect(reader.page.locator("#stale")).to_contain_text(words)
-            reader.wrong.clear()  # the console names each call without an answer
+        for each, (path, _) in told.items():
+            each.clock.install()
+            each.goto(path)
+            expect(each.locator("#stale")).to_be_hidden()
+        portal.call(stage.stop)
+        for each, (_, words) in told.items():
+            each.clock.run_for(40_000)
+            expect(each.locator("#stale")).to_contain_text(words)
 
 
-def test_the_operators_token_is_asked_for_once_and_kept_for_the_tab(browser: Browser, tmp_path: Path) -> None:
-    with staged(tmp_path, token=web.secret("open-sesame")) as here, reading(browser, here.base) as reader:
-        page = reader.page
-        reader.go("/")
+def test_the_operators_token_is_asked_for_once_and_kept_for_the_tab(
+    browser: Browser, portal: BlockingPortal, tmp_path: Path
+) -> None:
+    with (
+        staged(portal, tmp_path, token=secret("open-sesame")) as stage,
+        reading(browser, stage, may_fail=True) as page,
+    ):
+        page.goto("/")
         run, said = page.get_by_role("button", name="Run training now"), page.locator("#said")
         for _ in range(2):
             run.click()
@@ -329,14 +303,13 @@ def test_the_operators_token_is_asked_for_once_and_kept_for_the_tab(browser: Bro
             expect(said).to_be_empty()
         run.click()
         page.keyboard.press("Enter")
-        reader.accessible(within="dialog")
+        assert_accessible(page, within="dialog")
         page.get_by_role("textbox", name="Token").fill("wrong")
         page.keyboard.press("Enter")
         expect(page.get_by_text("This was not the token.")).to_be_visible()
         page.get_by_role("textbox", name="Token").fill("open-sesame")
         page.get_by_role("button", name="Continue").click()
         expect(said).to_contain_text("training ended Complete")
-        reader.wrong.clear()  # the console names each 401
         page.reload()
         page.get_by_role("button", name="Pause training").click()
         page.keyboard.press("Enter")
@@ -346,12 +319,12 @@ def test_the_operators_token_is_asked_for_once_and_kept_for_the_tab(browser: Bro
 
 
 def test_the_page_is_whole_without_a_script(browser: Browser, stage: Stage) -> None:
-    with reading(browser, stage.base, java_script_enabled=False) as reader:
-        reader.go("/")
-        expect(reader.page.locator("#collector-ci")).to_contain_text("every 10 minutes")
-        expect(reader.page.locator("#collector-ci .bars")).to_be_visible()
-        expect(reader.page.get_by_role("button")).to_have_count(0)
-        expect(reader.page.locator("footer")).to_contain_text("All times are UTC")
-        reader.page.locator(".tile a").first.click()
-        expect(reader.page.get_by_role("heading", name="Evidence")).to_be_visible()
-        expect(reader.page.locator(".trend")).to_be_visible()
+    with reading(browser, stage, java_script_enabled=False) as page:
+        page.goto("/")
+        expect(page.locator("#collector-ci")).to_contain_text("every 10 minutes")
+        expect(page.locator("#collector-ci .bars")).to_be_visible()
+        expect(page.get_by_role("button")).to_have_count(0)
+        expect(page.locator("footer")).to_contain_text("All times are UTC")
+        page.locator(".tile a").first.click()
+        expect(page.get_by_role("heading", name="Evidence")).to_be_visible()
+        expect(page.locator(".trend")).to_be_visible()
