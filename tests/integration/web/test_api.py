@@ -28,6 +28,8 @@ async def test_probes_and_page_tell_what_is_wrong_and_what_time_mends_is_a_warni
     for path in ("/livez", "/healthz", "/readyz"):
         answer = await stage.client.get(path)
         assert (answer.status_code, answer.json()["status"]) == (200, "ok")
+    version = await stage.json("/version")
+    assert (version["version"], version["commit"], version["started"]) == ("1.2.3", "abc1234", "2026-03-04T05:00:00Z")
     stage.context.reload_error = "config.yaml:3:1: collectors: unknown key"
     answer = await stage.client.get("/readyz")
     assert (answer.status_code, answer.json()["status"]) == (200, "warn")

@@ -44,11 +44,10 @@ async def test_a_write_call_without_the_right_token_is_a_401(stage: Stage) -> No
     assert not stage.context.scheduler.active.runs()
 
 
-@pytest.mark.parametrize("token", [None, "  "])
-async def test_without_a_token_a_cluster_refuses_and_names_the_setting(token: str | None, tmp_path: Path) -> None:
-    async with served(tmp_path, token=secret(token), in_cluster=True) as stage:
-        body = problem_of(await stage.client.post(RUN, headers={"authorization": "Bearer x"}), 403)
-        assert "INFRA_HEALTH_TOKEN" in body["detail"]
+@pytest.mark.parametrize("options", [{"token": secret(token), "in_cluster": True} for token in (None, "  ")])
+async def test_without_a_token_a_cluster_refuses_and_names_the_setting(stage: Stage) -> None:
+    body = problem_of(await stage.client.post(RUN, headers={"authorization": "Bearer x"}), 403)
+    assert "INFRA_HEALTH_TOKEN" in body["detail"]
 
 
 @pytest.mark.parametrize(

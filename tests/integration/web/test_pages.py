@@ -61,6 +61,7 @@ async def read(stage: Stage, path: str) -> Document:
     answer = await stage.client.get(path)
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert EVIL not in answer.text
     return Document(answer.text)
 
 
@@ -86,12 +87,11 @@ async def test_the_page_shows_state_schedule_runs_and_delivery(stage: Stage) -> 
 
 
 async def test_a_collector_in_back_off_is_retrying_on_top_with_its_error(stage: Stage) -> None:
-    scheduler = stage.context.scheduler
-    training = scheduler.jobs["training"]
+    scheduler, training = stage.context.scheduler, stage.context.scheduler.jobs["training"]
     patient = training.settings.model_copy(update={"backoff_limit": 3})
     await scheduler.set_jobs([scheduler.jobs["ci"], replace(training, settings=patient)])
     stage.collectors["training"].error = Unavailable("GitHub answered 502")
-    await stage.context.scheduler.trigger("training", Cause.HTTP, Actor("127.0.0.1"))
+    await scheduler.trigger("training", Cause.HTTP, Actor("127.0.0.1"))
     await stage.collectors["training"].asked.wait()
     await anyio.wait_all_tasks_blocked()
     stage.clock.pass_time(2)
@@ -112,8 +112,6 @@ async def test_a_page_is_rendered_once_a_second_whoever_asks(stage: Stage) -> No
     second = (await stage.client.get("/")).text
     assert running.id in second
     assert running.id not in first
-    assert (await stage.client.get("/tv")).text != second
-    await stage.release(running)
 
 
 async def test_a_reload_shows_at_once_in_every_call_and_page(stage: Stage) -> None:
@@ -149,8 +147,8 @@ async def test_a_page_of_a_run_shows_why_when_and_every_sample(stage: Stage) -> 
     stage.collectors["ci"].failures = [PartialFailure("502", "pull requests")]
     run = await stage.run()
     first = await read(stage, f"/runs/{run.id}")
-    assert "pull requests: 502" in first.words
     assert "Partial" in first.words
+    assert "pull requests: 502" in first.words
     assert first.words.count("ci.hotfix.count") == 20
     assert first.words.count("label:l19") == 1 + 4, "in the collector's and, folded, in the daemon's own"
     own = first.words.index("samples of the daemon’s own")
@@ -193,14 +191,7 @@ async def test_the_board_shows_each_check_and_links_its_evidence(stage: Stage) -
     for each in (page, check, await read(stage, "/tv")):
         assert "Merged pull requests with a hotfix label: 12 is not < 10" in each.words
     assert check.links("target", "_blank") == [fix[1], elsewhere.url]
-    for text in (
-        "Fix the fix",
-        "merged",
-        "in a new tab) github.com.example",
-        "javascript:alert(1)",
-        "octocat",
-        "1f0c2a9",
-    ):
+    for text in ("Fix the fix", "merged", "octocat", "1f0c2a9", "javascript:alert(1)", "new tab) github.com.example"):
         assert text in check.words
     problem_of(await stage.client.get("/checks/ci/0"), 404)
     problem_of(await stage.client.get(address_of().replace("/ci/", "/other/")), 404)
