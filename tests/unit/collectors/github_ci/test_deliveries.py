@@ -1,33 +1,23 @@
 """What GitHub's deliveries become, whose they are, when a run is due because of them, and what is counted."""
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import anyio
 import pytest
 
 from service.collectors.github_ci import deliveries
-from service.collectors.github_ci.deliveries import Deliveries, read_run
-from service.collectors.github_ci.models import Run
+from service.collectors.github_ci.deliveries import Deliveries
+from service.collectors.github_ci.models import Named, Run
 from tests.unit.pipeline.stage import FakeClock, settle
 
 REPO = "Metta-AI/metta"
 
 
-def body(action: str = "completed", repo: Any = REPO, **values: Any) -> bytes:
-    run = {"id": 1, "workflow_id": 2, "run_attempt": 1, "event": "push", "status": "completed", "conclusion": "success"}
-    run |= {"created_at": "2026-03-04T05:00:00Z", "updated_at": "2026-03-04T05:06:00Z", "head_repository": None}
-    run |= {"run_started_at": "2026-03-04T05:01:00Z", "head_branch": "main", "pull_requests": [{"id": 9}]}
-    return json.dumps({"action": action, "workflow_run": run | values, "repository": {"full_name": repo}}).encode()
-
-
-def told(id: int = 1, attempt: int = 1, repo: str = REPO, minute: int = 6) -> Run:
-    run = read_run(body(id=id, run_attempt=attempt, repo=repo, updated_at=f"2026-03-04T05:{minute:02}:00Z"))
-    assert run
-    return run
+def told(id: int = 1, repo: str = REPO, minute: int = 6) -> Run:
+    ended = datetime(2026, 3, 4, 5, minute, tzinfo=UTC)
+    return Run(id, 2, status="completed", conclusion="success", updated=ended, repository=Named(full_name=repo))
 
 
 @asynccontextmanager
@@ -46,17 +36,6 @@ async def expecting(**repositories: list[str]) -> AsyncIterator[tuple[Deliveries
         await settle()
         yield found, clock, due
         tasks.cancel_scope.cancel()
-
-
-def test_a_completed_run_is_read_whole() -> None:
-    run = told()
-    assert (run.id, run.attempt, run.conclusion, run.repository and run.repository.full_name) == (1, 1, "success", REPO)
-    assert run.updated - run.started == timedelta(minutes=5)
-    assert run.normalize("main").on_branch is False  # its fork is gone
-    assert read_run(body(action="requested")) is None
-    assert read_run(body(action="in_progress", workflow_id=None)) is None
-    assert read_run(body(conclusion=None)) is None
-    assert read_run(body(status="in_progress")) is None
 
 
 async def test_what_comes_again_or_was_used_meanwhile_starts_nothing() -> None:
