@@ -173,7 +173,7 @@ def server() -> Iterator[Postgres]:
         yield running
 
 
-def test_processes_that_are_killed_or_stand_still_every_two_seconds(server: Postgres, tmp_path: Path) -> None:
+def test_processes_that_are_killed_every_two_seconds_and_then_stand_still(server: Postgres, tmp_path: Path) -> None:
     chance = random.Random(18)
     with cluster_on(server, tmp_path) as cluster:
         until = time.monotonic() + 60

@@ -23,7 +23,7 @@ from service.domain.errors import Unavailable
 from service.domain.runs import Cause, Mode, Outcome, Run, new_run_id
 from service.domain.samples import Kind, Metric, Sample
 from service.pipeline import forwarder
-from service.pipeline.forwarder import Forwarder
+from service.pipeline.forwarder import Forwarder, ForwarderState
 from service.store import Store
 from service.store.outbox import Outbox
 from tests.datadog import HANG_UP, LOSE_ANSWER, Received, Reply, ScriptedDatadog, refusal
@@ -107,14 +107,14 @@ class Here:
 
 
 @asynccontextmanager
-async def forwarding(*, clock: JumpingClock | None = None, key: Any = "good", **options: Any) -> AsyncIterator[Here]:
-    clock = clock or JumpingClock()
+async def forwarding(*, key: str | None = "good", **options: Any) -> AsyncIterator[Here]:
+    clock = JumpingClock()
     datadog = ScriptedDatadog(api_keys={"good"}, now=lambda: clock.now().timestamp())
     empty_store()
     with serve(datadog) as (url,), capture_logs() as logs, without_threads():
         async with httpx.AsyncClient(verify=False, trust_env=False) as client:
-            key = key if isinstance(key, Secret) else Secret("Datadog API key", "set DD_API_KEY", key)
-            store, intake = open_store(clock), Intake(url, key, client, clock.now)
+            intake = Intake(url, Secret("Datadog API key", "set DD_API_KEY", key), client, clock.now)
+            store = open_store(clock)
             sender = Forwarder(store.outbox, intake, clock, jitter=lambda low, high: high, **options)
             here = Here(clock, store, datadog, sender, logs)
             here.answer_first()
@@ -210,40 +210,30 @@ async def test_a_missing_key_ends_a_flush_at_once_and_keeps_everything() -> None
         assert (it.clock.slept, it.bodies, await it.statuses()) == ([], [], {PENDING: 3})
 
 
-class Rotating:
-    """A secret's source."""
+async def test_a_refused_key_holds_everything_and_delivery_resumes_by_itself(it: Here) -> None:
+    clock, states = it.clock, list[ForwarderState]()
+    it.datadog.api_keys = {"another"}
 
-    title, lifetime, value = "the file", 3600.0, "old"
-
-    async def read(self) -> str:
-        return self.value
-
-
-async def test_a_refused_key_holds_everything_and_delivery_resumes_by_itself_with_the_new_key() -> None:
-    source, clock, states = Rotating(), JumpingClock(), []
-    key = Secret("Datadog API key", "set DD_API_KEY", sources=[source])  # type: ignore[list-item]
-
-    def rotate_late() -> None:
+    def accept_late() -> None:
         states.append(replace(it.forwarder.state))
         if len(clock.slept) == 8:
-            source.value = "good"
+            it.datadog.api_keys = {"good"}
 
-    async with forwarding(clock=clock, key=key) as it:
-        await it.add(*samples(3), *distributions(2))
-        clock.on_sleep = rotate_late
-        settled = anyio.Event()
-        it.forwarder.on_settled = lambda *_: settled.set() if it.forwarder.state.counts[DELIVERED] == 5 else None
-        async with running(it.forwarder):
-            with anyio.fail_after(30):
-                await settled.wait()
-        assert clock.slept == [2, 4, 8, 16, 32, 64, 64, 64]
-        assert {state.pending for state in states} == {5}
-        assert all("the Datadog API key is refused" in (state.trouble or "") for state in states)
-        assert states[0].next_try_at == START + timedelta(seconds=2)
-        assert it.forwarder.state.trouble is None
-        assert it.outages == ["delivery does not work", "delivery works again"]  # not at each try
-        (end,) = [line for line in it.logs if line["event"] == it.outages[1]]
-        assert end["seconds"] == sum(clock.slept)
+    await it.add(*samples(3), *distributions(2))
+    clock.on_sleep = accept_late
+    settled = anyio.Event()
+    it.forwarder.on_settled = lambda *_: settled.set() if it.forwarder.state.counts[DELIVERED] == 5 else None
+    async with running(it.forwarder):
+        with anyio.fail_after(30):
+            await settled.wait()
+    assert clock.slept == [2, 4, 8, 16, 32, 64, 64, 64]
+    assert {state.pending for state in states} == {5}
+    assert all("the Datadog API key is refused" in (state.trouble or "") for state in states)
+    assert states[0].next_try_at == START + timedelta(seconds=2)
+    assert it.forwarder.state.trouble is None
+    assert it.outages == ["delivery does not work", "delivery works again"]  # not at each try
+    (end,) = [line for line in it.logs if line["event"] == it.outages[1]]
+    assert end["seconds"] == sum(clock.slept)
 
 
 async def test_a_flush_gives_up_at_its_deadline_and_pauses_start_anew_after_a_success(it: Here) -> None:

@@ -38,6 +38,8 @@ from tests.integration.store.cases import (
     started,
 )
 
+PENDING, DELIVERED, REJECTED = DeliveryStatus.PENDING, DeliveryStatus.DELIVERED, DeliveryStatus.REJECTED
+
 
 async def test_a_slot_is_claimed_once_and_only_rises(store: Store) -> None:
     assert await claim_slot(store, started(2), None, forbids=False)
@@ -77,13 +79,13 @@ async def test_an_ended_run_is_kept_with_all_that_it_brought_and_its_end_can_be_
     assert (await store.runs.run(started().id)) == started()
     done = ended(started(), Outcome.PARTIAL, 2)
     await store.runs.end(done, samples(2), [check()], {"cursor": b"7"})
-    assert await store.outbox.counts([done.id]) == {done.id: {DeliveryStatus.PENDING: 2}}
+    assert await store.outbox.counts([done.id]) == {done.id: {PENDING: 2}}
     await deliver(store)
     await store.runs.end(replace(done, outcome=Outcome.FAILED), samples(3), [], {"cursor": b"8"})
     assert await store.runs.run(done.id) == done
     assert await store.checks.read("ci") == [check()]
     assert await store.states.read("ci", "cursor") == (b"7", 1)
-    assert await store.outbox.counts([done.id]) == {done.id: {DeliveryStatus.DELIVERED: 2}}
+    assert await store.outbox.counts([done.id]) == {done.id: {DELIVERED: 2}}
 
 
 async def test_runs_are_listed_newest_first_and_page_by_page(store: Store) -> None:
@@ -156,8 +158,8 @@ async def test_losses_are_counted_by_the_time_of_the_loss(store: Store) -> None:
     await keep(store, started(mode=Mode.SHADOW), samples(1))
     await deliver(store, DeliveryStatus.THROTTLED)  # withheld by shadow mode is not lost
     await store.runs.end(ended(started(1), count=3), samples(3))  # never begun on record
-    await deliver(store, DeliveryStatus.REJECTED)
-    assert await store.outbox.lost("ci", NOW) == {DeliveryStatus.REJECTED: 3}
+    await deliver(store, REJECTED)
+    assert await store.outbox.lost("ci", NOW) == {REJECTED: 3}
     assert await store.outbox.lost("ci", NOW + MINUTE) == {}
     assert await store.outbox.lost("evals", NOW) == {}
 
@@ -232,9 +234,6 @@ async def test_a_board_reads_cycles_cells_and_hours(store: Store) -> None:
 
 
 # The outbox
-
-
-DELIVERED, REJECTED = DeliveryStatus.DELIVERED, DeliveryStatus.REJECTED
 
 
 def values(chunks: list[Chunk]) -> list[float]:
