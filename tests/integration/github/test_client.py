@@ -4,7 +4,6 @@ import time
 
 import anyio
 import httpx
-import msgspec
 import pytest
 
 from service.config.masking import mask
@@ -21,18 +20,6 @@ BUGS = 'query { repository(owner: "Metta-AI", name: "metta") { issues(labels: ["
 HTML = {"content-type": "text/html"}
 
 
-class Count(msgspec.Struct):
-    totalCount: int
-
-
-class Issues(msgspec.Struct):
-    issues: Count | None
-
-
-class Data(msgspec.Struct):
-    repository: Issues | None
-
-
 @pytest.mark.parametrize(
     ("base", "graphql"), [("", "/graphql"), ("/api/v3", "/api/graphql"), ("/proxy", "/proxy/graphql")]
 )
@@ -42,7 +29,7 @@ async def test_requests_carry_what_github_asks_of_its_clients_wherever_it_is(
     server.app.base = base
     github = server.client(http)
     assert (await github.get(RUNS, Total, params={"per_page": 100})).total_count == 0
-    assert (await github.graphql(BUGS, Data)).repository is not None
+    assert (await github.graphql(BUGS, dict))["repository"]
     assert [asked.line for asked in server.app.asked] == [f"GET {base}{RUNS}?per_page=100", f"POST {graphql}"]
     for asked in server.app.asked:
         assert (asked.token, asked.headers["x-github-api-version"]) == (TOKEN, "2022-11-28")
@@ -145,7 +132,7 @@ async def test_usage_counts_what_tasks_ask_and_nothing_from_outside(server: Simu
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(github.get, RUNS, Total)
         with count_usage() as part:
-            await github.graphql(BUGS, Data)
+            await github.graphql(BUGS, dict)
     await github.get(RUNS, Total)
     assert (cycle.requests, cycle.points) == (2, {"core": 1, "graphql": 1})
     assert (part.requests, part.points) == (1, {"graphql": 1})
@@ -176,17 +163,17 @@ async def test_the_cache_forgets_what_was_used_longest_ago(server: Simulated, ht
 
 
 async def test_graphql_gives_the_data_and_names_what_is_not_there(server: Simulated, github: Github) -> None:
-    assert await github.graphql(BUGS, Data) == Data(Issues(Count(0)))
+    assert await github.graphql(BUGS, dict) == {"repository": {"issues": {"totalCount": 0}}}
     with pytest.raises(NotFound, match="Could not resolve to a Repository"):
-        await github.graphql(BUGS.replace('"metta"', '"meta"'), Data)
+        await github.graphql(BUGS.replace('"metta"', '"meta"'), dict)
     server.app.unknown_fields.add("issues")
     with pytest.raises(Refused, match="doesn't exist") as raised:
-        await github.graphql(BUGS, Data)
+        await github.graphql(BUGS, dict)
     assert raised.value.status == 422
     # A part that could not be answered is null beside the others.
-    partly = {"data": {"repository": {"issues": None}}, "errors": [{"message": "timeout", "path": ["repository"]}]}
-    server.fail("graphql", constant(Reply.of(partly)))
-    assert await github.graphql(BUGS, Data) == Data(Issues(None))
+    partly = {"repository": {"issues": None}}
+    server.fail("graphql", constant(Reply.of({"data": partly, "errors": [{"message": "timeout"}]})))
+    assert await github.graphql(BUGS, dict) == partly
 
 
 @pytest.mark.parametrize(
@@ -203,7 +190,7 @@ async def test_graphql_without_data_is_an_error(
 ) -> None:
     server.fail("graphql", constant(Reply.of(answer)))
     with pytest.raises(error):
-        await github.graphql(BUGS, Data)
+        await github.graphql(BUGS, dict)
 
 
 # Redirects
@@ -242,5 +229,5 @@ async def test_no_redirect_leads_to_another_server(server: Simulated, github: Gi
 async def test_a_question_in_a_post_is_not_turned_into_a_get(server: Simulated, github: Github) -> None:
     server.fail("POST /graphql", redirect("/elsewhere", 302))
     with pytest.raises(Rejected, match="redirects"):
-        await github.graphql(BUGS, Data)
+        await github.graphql(BUGS, dict)
     assert [asked.method for asked in server.app.asked] == ["POST"]

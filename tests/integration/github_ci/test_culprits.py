@@ -127,6 +127,7 @@ async def test_who_made_the_commit_is_named_without_an_address(names: dict[str, 
     [
         (b"https://ghe.acme.test", HASH(1), f"https://ghe.acme.test/Metta-AI/metta/compare/{HASH(1)}...{HASH(2)}"),
         (b"https://github.com", "../x", ""),
+        (b"https://github.com", HASH(2), ""),  # it was green before
         (b"no address of ", HASH(1), ""),
     ],
 )
@@ -138,8 +139,9 @@ async def test_what_changed_is_shown_on_the_host_of_the_runs(host: bytes, green:
     runs[0].sha, runs[1].sha = green, HASH(2)
     async with staged(world, tests_blocking_merge=[1]) as stage:
         stage.github.fail("/runs", serve)
-        _, evidence = told(await stage.collect())
+        said, evidence = told(await stage.collect())
     assert (evidence["compare"].url if "compare" in evidence else "") == compare
+    assert said.endswith(", though 0000000 'Fix 1' by dev1 was green before") == (green == HASH(2))
 
 
 @pytest.mark.parametrize(
