@@ -80,26 +80,10 @@ def test_every_takes_durations_as_go_writes_them() -> None:
         assert found == start.replace(microsecond=0) + timedelta(seconds=seconds)
 
 
-@pytest.mark.parametrize(
-    ("expression", "message"),
-    [
-        ("*/5 25 * * *", "hour '25': 25 is not within 0 to 23"),
-        ("0 0 * * MON,7", "day of week '7': 7 is not within 0 to 6; Sunday is 0"),
-        ("0 22-6 * * *", "hour '22-6': the range runs backwards"),
-        ("*/0 * * * *", r"minute '\*/0': the step must be 1 or more"),
-        ("* * * JANUARY *", "month 'JANUARY': 'JANUARY' is not a number"),
-        ("0 0 12 1 1 *", "6 fields instead of five"),
-        ("   ", "0 fields instead of five"),
-        ("@reboot", "there are @yearly, .* and @every"),
-        ("@every 10", "'10' is no duration"),
-        ("@every " + "9" * 5000 + "h", "at most 2562047h"),
-        ("9" * 5000 + " * * * *", "is not a number"),
-        ("CRON_TZ=UTC 0 0 * * *", "set time_zone"),
-        ("*-TZ * * * *", "set time_zone"),  # the original takes it, Kubernetes does not
-    ],
-)
-def test_what_is_wrong_is_said_with_the_place(expression: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message) as raised:
+@pytest.mark.parametrize("expression", ["   ", "@every ", "@every " + "9" * 5000 + "h", "9" * 5000 + " * * * *"])
+def test_what_is_wrong_is_said_in_a_few_words(expression: str) -> None:
+    """tests/golden/mistakes.txt has what is said of each kind."""
+    with pytest.raises(ValueError, match="fields instead of five|at most 2562047h|is not a number") as raised:
         cron.parse(expression)
     assert len(str(raised.value)) < 200
 
