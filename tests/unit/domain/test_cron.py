@@ -83,7 +83,7 @@ def test_every_takes_durations_as_go_writes_them() -> None:
 @pytest.mark.parametrize("expression", ["   ", "@every ", "@every " + "9" * 5000 + "h", "9" * 5000 + " * * * *"])
 def test_what_is_wrong_is_said_in_a_few_words(expression: str) -> None:
     """tests/golden/mistakes.txt has what is said of each kind."""
-    with pytest.raises(ValueError, match="fields instead of five|at most 2562047h|is not a number") as raised:
+    with pytest.raises(ValueError, match=r"fields instead of five|at most 2562047h|is not a number") as raised:
         cron.parse(expression)
     assert len(str(raised.value)) < 200
 
