@@ -6,6 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from service.config import masking
+from tests.postgres import postgres_server, postgres_url
+
+__all__ = ["postgres_server", "postgres_url"]
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -8,9 +8,7 @@ import anyio
 from service.config.settings import StoreSettings
 from service.store import Store
 from tests.acceptance.program import Place, wait_for
-from tests.postgres import postgres_server, postgres_url, running_postgres
-
-__all__ = ["postgres_server", "postgres_url"]
+from tests.postgres import running_postgres
 
 
 def test_commands_ask_the_server_and_a_push_at_any_replica_is_seen(here: Place, postgres_url: str) -> None:

@@ -1,9 +1,10 @@
 """Runs, slots, checks, state and the outbox, on each of the databases."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import anyio
 import pytest
@@ -20,6 +21,8 @@ from service.domain.samples import Evidence, Kind, Sample, Status
 from service.store import Busy, Claim, Store
 from service.store.checks import Cell, Hour
 from service.store.chunks import assign_seconds, to_batch
+from service.store.engine import open_memory
+from service.store.fallback import Failover
 from service.store.states import MAX_PUSHES, READ_PUSH
 from tests.integration.store.cases import (
     COUNT,
@@ -34,11 +37,23 @@ from tests.integration.store.cases import (
     deliver,
     ended,
     keep,
+    opened,
     samples,
     started,
 )
 
 PENDING, DELIVERED, REJECTED = DeliveryStatus.PENDING, DeliveryStatus.DELIVERED, DeliveryStatus.REJECTED
+
+
+@pytest.fixture(params=["file", "memory", "postgresql"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    """What holds for one holds for all."""
+    if request.param == "memory":
+        yield Store(Failover(open_memory(), lambda: NOW), StoreSettings())
+        return
+    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else ""
+    async with opened(tmp_path, url=url) as opened_store:
+        yield opened_store
 
 
 async def test_a_slot_is_claimed_once_and_only_rises(store: Store) -> None:
