@@ -45,7 +45,7 @@ def test_a_program_is_a_collector_of_the_daemon(here: Place) -> None:
         assert daemon.http.post(f"/api/v1/runs/{hanging}/cancel").status_code == 202
         wait_for(lambda: daemon.get("/api/v1/collectors/hanging")["running"] is None, daemon)
         stat = Path(f"/proc/{child}/stat")
-        wait_for(lambda: not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] == "Z", seconds=5)
+        wait_for(lambda: not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] == "Z")
         assert daemon.end() == 0
     rows = [line.split() for line in here.run("collect", "probe").stdout.splitlines() if "acceptance" in line]
     assert [row[2:4] for row in rows] == [[">=", "40000"]] * 3, "the condition beside each of the three"

@@ -132,9 +132,10 @@ _JUST_NOW = 4 / 3600
         ([(0, None, 1), (23, None, 1), (25, None, 1), (26, None, 2)], [(0, 2), (0, 1), None, (26, 2)]),
         ([(0, 0, 1), (23, 23, 1), (25, 25, 1), (26, 26, 2)], [(0, 2), (0, 1), None, (26, 2)]),
         ([(0, -_JUST_NOW, 1), (23, 23 - _JUST_NOW, 1), (25, 25 - _JUST_NOW, 1)], [(0, 2), (0, 1), None]),
-        # A date that tells is evidence. Right after the publication it proves nothing: then it is still the same one.
+        # A date that tells is evidence. Right after the publication it proves nothing: then, by a clock that is half a
+        # minute ahead, it is still the same one.
         ([(0, -0.5, 1), (2, -0.5, 1), (3, 2.5, 1)], [(-0.5, 2), (-0.5, 1), (2.5, 2)]),
-        ([(0, -_JUST_NOW, 1), (1, -_JUST_NOW, 1), (2, 1.9, 1)], [(0, 2), (-_JUST_NOW, 1), (1.9, 2)]),
+        ([(0, 1 / 120, 1), (0.5, 1 / 120, 1), (2, 1.9, 1)], [(0, 2), (1 / 120, 1), (1.9, 2)]),
     ],
 )
 async def test_content_is_as_old_as_its_server_can_prove_and_its_count_is_sent_once(
