@@ -38,7 +38,8 @@ async def ask_attempts(actions: Actions, state: State, run: Run, now: datetime) 
 
 
 async def look_into(actions: Actions, run: Run, now: datetime) -> None:
-    """Reads a suspect's jobs, then the annotations of those that were cancelled.
+    """Reads a suspect's jobs, then the annotations of those that were cancelled; once more where there were none, for
+    an answer that is empty once must not count for a week.
 
     A 404 of a run that its list shows is no deletion: the run is left open.
     """
@@ -48,14 +49,8 @@ async def look_into(actions: Actions, run: Run, now: datetime) -> None:
             is_idle = (run.attempt, run.conclusion) == (1, "cancelled")
             may_be_empty = is_idle and (actions.has_shown_jobs or run.refusals >= _BELIEVED)
             _take_jobs(run, await _read_jobs(actions, run, may_be_empty=may_be_empty), now)
-        for job in [job for job in run.jobs if not job.is_overtime and not job.is_silent]:
+        for job in [job for job in run.jobs if not job.is_overtime]:
             await _ask_annotations(actions, run, job)
-
-
-async def look_again(actions: Actions, run: Run) -> None:
-    """Asks once more for annotations of a job that showed none: an answer that is empty once must not count for a
-    week."""
-    await _ask_annotations(actions, run, next(job for job in run.jobs if job.is_silent))
 
 
 async def learn_end(actions: Actions, run: Run) -> None:

@@ -234,12 +234,12 @@ class RepositoryCycle:
         due, is_late = run_list.pages_due(state, now), run_list.is_late(state, now)
         older_runs: list[_Question] = [(measurement.OLDER_RUNS, partial(self._read_older, due))] if due else []
         yield from older_runs if is_late else []
+        silent = [run for run in state.suspects(now) if not run.is_open and any(job.is_silent for job in run.jobs)]
         for run in state.open_suspects(now):
             yield measurement.JOBS, partial(details.look_into, self._actions, run, now)
         yield from [] if is_late else older_runs
-        for run in state.suspects(now):
-            if any(job.is_silent for job in run.jobs):
-                yield measurement.JOBS, partial(details.look_again, self._actions, run)
+        for run in silent:
+            yield measurement.JOBS, partial(details.look_into, self._actions, run, now)
 
     async def _ask_again(self, id: int) -> None:
         await run_list.ask_again(self._actions, self._state, id)
