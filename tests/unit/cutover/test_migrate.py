@@ -31,6 +31,7 @@ def test_what_is_written_is_a_configuration_and_no_secret_is_copied(
     told = json.loads(answer.stdout)
     assert (answer.exit_code, told["config"]) == (code, (FOLDER / f"migrated_{manifests}").read_text())
     assert [each["name"] for each in told["left_alone"]] == left_alone
+    assert all(f"# not carried over: {note}" in told["config"] for note in told["notes"])
     assert not [secret for secret in ("0123456789", "hunter22") if secret in answer.output]
     # All of it is right but for a program that the image lacks.
     (tmp_path / "config.yaml").write_text(told["config"].replace("/opt/probes/gpu", "cat"))
