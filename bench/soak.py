@@ -170,7 +170,6 @@ async def _soak(folder: Path) -> Seen:
     world = generate(22, workflows=12, runs_a_day=24 * 6 * _RUNS_A_SLOT, days=_KEPT.days)
     clock, github, seen = WorldsClock(world), Simulated(world), Seen()
     github.clock = clock  # type: ignore[assignment]  # a wait must let the others go on
-    github.app.secondary = 10**9  # this limit is of the machine's own minutes
     datadog = FaultyDatadog(now=lambda: world.now.timestamp())
     weather = Weather(github, datadog, folder / "snapshot.json")
     with without_threads():

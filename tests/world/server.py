@@ -4,7 +4,6 @@ socket, which takes half the time."""
 import asyncio
 import re
 import socket
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -45,8 +44,7 @@ class FaultyGithub(SimulatedGithub):
     """GitHub with what goes wrong around it.
 
     ``asked``: the requests. ``before(line)`` is called ahead of each answer, so that rows can change while they are
-    read. ``secondary``: points in a minute. ``revoked``: tokens that are refused. ``unknown_fields``: of GraphQL, as on
-    an older Enterprise server.
+    read. ``revoked``: tokens that are refused.
     """
 
     def __init__(self, world: World) -> None:
@@ -55,12 +53,9 @@ class FaultyGithub(SimulatedGithub):
         self.before: Callable[[str], None] = lambda line: None
         self.faults: list[Planned] = []
         self.latency = 0.0
-        self.secondary = 900
         self.revoked: set[str] = set()
-        self.unknown_fields: set[str] = set()
         self.in_flight = self.most_in_flight = 0
         self._installation_tokens = 0
-        self._minute: deque[float] = deque()
 
     async def reply(self, asked: Asked) -> Reply:
         self.asked.append(asked)
@@ -85,12 +80,8 @@ class FaultyGithub(SimulatedGithub):
         """What is answered before the limits and the rows are looked at."""
         if asked.token in self.revoked:
             return Reply.refusal(401, "Bad credentials")
-        now = time.monotonic()
-        while self._minute and self._minute[0] < now - 60:
-            self._minute.popleft()
-        if self.in_flight > 100 or len(self._minute) >= self.secondary:
+        if self.in_flight > 100:
             return Reply.refusal(403, "You have exceeded a secondary rate limit.")
-        self._minute.append(now)
         if asked.target.endswith("/access_tokens"):
             self._installation_tokens += 1
             token = f"ghs_simulated{self._installation_tokens}"
@@ -120,9 +111,6 @@ class FaultyGithub(SimulatedGithub):
         return Reply.of({"total_count": len(rows), "incomplete_results": False, "items": items})
 
     def _graphql(self, document: str) -> Json:
-        if unknown := [name for name in self.unknown_fields if f"{name}(" in document]:
-            message = f"Field '{unknown[0]}' doesn't exist on type 'Repository'"
-            return {"errors": [{"message": message, "extensions": {"code": "undefinedField"}}]}
         answer = super()._graphql(document)
         if answer["data"]["repository"] is None:
             return answer

@@ -166,7 +166,8 @@ async def test_graphql_gives_the_data_and_names_what_is_not_there(server: Simula
     assert await github.graphql(BUGS, dict) == {"repository": {"issues": {"totalCount": 0}}}
     with pytest.raises(NotFound, match="Could not resolve to a Repository"):
         await github.graphql(BUGS.replace('"metta"', '"meta"'), dict)
-    server.app.unknown_fields.add("issues")
+    unknown = [{"message": "Field 'issues' doesn't exist", "extensions": {"code": "undefinedField"}}]
+    server.fail("graphql", constant(Reply.of({"errors": unknown})), times=1)
     with pytest.raises(Refused, match="doesn't exist") as raised:
         await github.graphql(BUGS, dict)
     assert raised.value.status == 422

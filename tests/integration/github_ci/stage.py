@@ -198,7 +198,6 @@ def parts_of(result: CollectResult) -> list[str]:
 @asynccontextmanager
 async def staged(world: World, token: str | None = TOKEN, **settings: Any) -> AsyncIterator[Stage]:
     github = Simulated(world)
-    github.app.secondary = 10**6  # this limit is of the machine's own minutes
     async with httpx.AsyncClient(transport=InProcess(github.app)) as http:
         yield Stage(world, github, github.client(http, token), http, settings)
 
