@@ -121,7 +121,7 @@ async def test_our_own_names_are_answered_and_foreign_ones_get_a_421_but_from_pr
         for path in ("/", "/version", "/api/v1/runs", "/static/page.js", "/nope"):
             body = problem_of(await stage.client.get(path, headers={"host": host}), 421)
             assert "http.allowed_hosts" in body["detail"]
-        for path in ("/livez", "/readyz", "/metrics"):
+        for path in ("/livez", "/healthz", "/readyz", "/metrics"):
             assert (await stage.client.get(path, headers={"host": host})).status_code == 200
 
 

@@ -43,6 +43,7 @@ def test_a_port_is_ours_and_listens_at_once_for_each_family(host: str, callers: 
 def test_a_star_is_ipv4_alone_where_ipv6_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
     with bind("*", 0) as listener:
+        assert listener.family is socket.AF_INET
         socket.create_connection(("127.0.0.1", listener.getsockname()[1])).close()
 
 
