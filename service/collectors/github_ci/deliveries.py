@@ -85,7 +85,7 @@ class Deliveries:
     def add(self, run: Run) -> bool:
         """Takes a completed run; False when no collector is configured for its repository. The run's collectors are
         due 2 s later, or 10 s after their last run by webhook."""
-        repo = _repository_of(run)
+        repo = run.repository.slug if run.repository else ""
         collectors = self._collectors.get(repo, ())
         for collector in collectors:
             self._delivering_since.setdefault(repo, self._clock.now())
@@ -200,10 +200,6 @@ def read_run(body: bytes) -> Run | None:
     if any(number not in _NUMBERS for number in (run.id, run.workflow_id, run.attempt)):
         raise InvalidDelivery("this is no workflow_run event: ids and attempts are whole numbers of 64 bits, from 1")
     run.repository = delivery.repository
-    if not _repository_of(run):
+    if not delivery.repository.slug:
         raise InvalidDelivery("this is no workflow_run event: it has no $.repository.full_name")
     return run if run.has_ended else None
-
-
-def _repository_of(run: Run) -> str:
-    return run.repository.slug if run.repository else ""

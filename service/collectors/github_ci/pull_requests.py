@@ -82,10 +82,8 @@ async def measure(github: Github, known: Measurement) -> Answer:
 
 
 async def _find_absent(github: Github, repo: str, labels: Sequence[str], answer: Answer) -> list[str]:
-    known = answer.labels
-    return [
-        each for each in labels if not (known[each] if each in known else await is_there(github, repo, "labels", each))
-    ]
+    there = answer.labels or {each: await is_there(github, repo, "labels", each) for each in labels}
+    return [each for each in labels if not there[each]]
 
 
 def _measure_group(name: str, group: Group, counted: Counted, absent: Sequence[str], known: Measurement) -> Finding:
