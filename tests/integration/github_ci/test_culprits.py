@@ -155,7 +155,7 @@ async def test_what_changed_is_shown_on_the_host_of_the_runs(host: bytes, green:
         (("success", ("success", "failure")), "04:16 UTC, since 0000000 'Fix 1' by dev1"),
         (("success", ("failure", "failure")), "04:06 UTC, since 0000000 'Fix 1' by dev1"),
         (("cancelled", "failure"), "04:06 UTC, first known at 0000000 'Fix 1' by dev1; no green run is known"),
-        (("success", *("failure",) * 60), "UTC, more than 50 runs in a row, since 0000000 'Fix 1' by dev1"),
+        (("success", *("skipped",) * 6, *("failure",) * 60), "more than 50 runs in a row, between 0000000 'Fix 0' by"),
     ],
 )
 async def test_who_is_blamed(conclusions: tuple[Any, ...], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
