@@ -170,13 +170,15 @@ def culprit(repository: Repository, now: datetime, workflow: int) -> Culprit | N
 
 
 def durations(repository: Repository, now: datetime) -> list[tuple[datetime, float, str, str]]:
-    """End, minutes, kind and conclusion of each attempt that ended within the last 55 minutes."""
+    """End, minutes, kind and conclusion of each attempt that ended within the last 55 minutes; one that waits for
+    approval has not."""
     found = []
     for each in look_at(repository, now):
         kind = "pre_merge" if each.is_before_merge else "main" if each.is_ours else ""
         for attempt in each.attempts if kind else ():
-            if attempt.ended and attempt.conclusion and attempt.ended >= now - timedelta(minutes=55):
-                found.append((attempt.ended, _minutes(attempt), kind, attempt.conclusion))
+            is_over = attempt.conclusion and attempt.conclusion != "action_required"
+            if attempt.ended and is_over and attempt.ended >= now - timedelta(minutes=55):
+                found.append((attempt.ended, _minutes(attempt), kind, attempt.conclusion or ""))
     return sorted(found)
 
 

@@ -188,7 +188,7 @@ class State(msgspec.Struct, tag_field="version", tag=7):
         since, soon = now - MAX_POINT_AGE, now + _CLOCKS_DIFFER
         fresh = []
         for run in (*sorted(attempts, key=lambda run: run.attempt), *self.runs.values()):
-            is_fresh = run.kind and run.conclusion and run.has_known_end and since <= run.updated <= soon
+            is_fresh = run.kind and run.has_ended and run.has_known_end and since <= run.updated <= soon
             if is_fresh and run.id not in left and run.attempt > self._reported_attempt(run.id):
                 fresh.append(run)
                 self.reported[run.id] = run.attempt, run.updated

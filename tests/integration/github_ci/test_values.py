@@ -311,14 +311,18 @@ async def test_a_long_run_that_was_seen_running_is_believed() -> None:
         assert not stage.was_asked("/jobs")
 
 
-async def test_a_run_that_was_approved_is_as_long_as_it_was() -> None:
+async def test_a_run_that_was_approved_is_as_long_as_it_was_and_told_once_it_ended() -> None:
     world = small_world()
     run = world.add_run(1, START - 30 * MINUTE, "action_required", event="pull_request")
     async with staged(world) as stage:
-        assert P90 not in await stage.collect_truth()
+        result = await stage.collect()
+        assert P90 not in values_of(result)
+        assert not durations_of(result)
         stage.pass_time()
         run.attempts[0].ended, run.attempts[0].conclusion = START + 8 * MINUTE, "success"
-        assert (await stage.collect_truth())[P90] == 38
+        result = await stage.collect()
+        assert values_of(result)[P90] == 38
+        assert [minutes for _, minutes, *_ in durations_of(result)] == [38]
 
 
 async def test_a_run_that_is_gone_and_comes_back_is_no_second_duration() -> None:
