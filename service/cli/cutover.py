@@ -1,4 +1,4 @@
-"""What moves between installations: ``migrate``, ``compare``, ``backup``, ``store copy``; and ``flare``."""
+"""Commands for a move or a case of support: ``migrate``, ``compare``, ``backup``, ``store copy``, ``flare``."""
 
 import itertools
 from collections import Counter

@@ -1,7 +1,7 @@
-"""The checks that a snapshot, or the output of a program, is expected to bring: ``workflow_name/task/check``. Pure.
+"""The setting ``expect``: which checks a snapshot, or a program's output, has to bring, and which are missing. Pure.
 
-A name stands for one check: where it is not brought that check is unknown at once. A shell's pattern stands for at
-least one check. Both are compared with the joined text, so that in a pattern ``*`` goes beyond a slash.
+A name, ``workflow_name/task/check``, stands for one check: where it is not brought that check is unknown at once. A
+shell's pattern stands for at least one. Both are compared with the joined text, so that ``*`` goes beyond a slash.
 """
 
 import re

@@ -1,7 +1,8 @@
-"""Which records become samples, and as of when. Pure; large snapshots take CPU time.
+"""From records (of a snapshot, of a program's output) to samples: which ones, as of when, and why others are left out.
 
 Datadog drops points older than an hour in silence, so an older gauge is sent as of now while it is true enough to show
-(``max_age``); a count or a distribution would be counted again with every run, so each one is sent once.
+(``max_age``); a count or a distribution would be counted again with every run, so each one is sent once. Pure; large
+snapshots take CPU time.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,5 +1,5 @@
-"""HTTP clients and AWS sessions: the one place that builds them and reads what the environment says about them;
-and what answers mean, whoever asks: a status as one of our errors, how long to wait.
+"""HTTP clients and AWS sessions of daemon and commands, built as the environment says (proxies, certificates); and what
+answers mean, whoever asks: a status as one of our errors, how long to wait.
 
 HTTP_PROXY, HTTPS_PROXY, ALL_PROXY (http, https, socks5, socks5h) and NO_PROXY, in small letters too; SSL_CERT_FILE,
 SSL_CERT_DIR; AWS_CA_BUNDLE, AWS_ENDPOINT_URL and the rest of botocore's. What can't be used is a ConfigError that names

@@ -1,4 +1,4 @@
-"""How many series a configuration makes in Datadog, where each one is paid for."""
+"""The forecast of series: how many a configuration makes in Datadog, where each one is paid for."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""What is delivered: points in chunks, and where each chunk is on its way."""
+"""What the outbox holds: points, the chunks that they are cut into, and the status of a chunk's delivery."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

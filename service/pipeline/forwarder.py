@@ -4,6 +4,7 @@ taken                  delivered
 refused (400, 413)     each chunk alone next, then in halves, until one point is left with the reason
 refused key (401, 403) kept; the key's source is asked again with each try
 not now (429, 5xx ...) kept; full jitter back-off, one chunk at a time
+every 4th 5xx in a row as refused, for a point may be to blame; one that is left alone is tried again a minute later
 no answer              the same; but the values of a distribution would add up, so they are not sent again
 """
 
@@ -36,7 +37,7 @@ MAX_BYTES = 4_000_000  # of JSON, by what the chunks say; the exact limits are t
 
 _MIN_BACKOFF, _MAX_BACKOFF = 2.0, 64.0  # seconds, the first and the last bound
 _MAX_ASKED = 600.0  # seconds that the intake may ask to wait
-_MAX_REFUSED, _PAUSE = 200, 10.0  # refused requests in a row, then a pause: one 400 for everything costs little
+_MAX_REFUSED, _PAUSE = 200, 10.0  # refused since the last pause, then one: a 400 for everything costs little
 # After so many 5xx in a row the chunk's own points may be to blame; one that is left alone is tried again much later.
 _PATIENCE, _ASIDE = 4, timedelta(seconds=64)
 _MAX_SHOWN = 5  # reasons in one log line
@@ -109,7 +110,7 @@ class Forwarder:
         self._threads = anyio.CapacityLimiter(1)  # hanging collectors in all of the common threads must not stop this
         # The last change of claimed chunks, until the store, which may be away, has recorded it. No claim comes before.
         self._unrecorded: Callable[[], Awaitable[None]] | None = None
-        self._refused = 0  # requests since the last pause
+        self._refused = 0  # requests that were refused since the last pause
         self._strikes = 0  # requests in a row that were answered with 5xx
         self._not_before = 0.0  # monotonic; the intake asked for this pause
         self._dropped: Counter[str] = Counter()  # points that no line has told of, by metric and reason

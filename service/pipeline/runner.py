@@ -96,7 +96,7 @@ class _Incident:
 
 
 class Runner:
-    """Carries out runs that the scheduler has begun in the store.
+    """Carries out runs that are on record as begun; of one that was cancelled before that the end alone is.
 
     ``attempts`` owns the attempts: one that ignores its cancellation is left there instead of holding up its run.
     ``on_stored``: there is something to send. ``on_begin``, ``on_end``: a run starts, a run has ended and is stored.

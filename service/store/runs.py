@@ -136,7 +136,8 @@ class Runs:
         ``checks``: all of the collector's from now on; None leaves them. ``max_age``: of their values, for the history.
         ``state``: None deletes; what has a revision in ``revisions`` is written only if it still has that one. A run
         that is not on record is kept as well; one that has ended on record stays as it is, so that a repeat changes
-        nothing. False: it has ended otherwise there, because its replica was taken for dead.
+        nothing. False: it has another outcome there, because its replica was taken for dead. True also where
+        both are Interrupted, though then the record stays as it is.
         """
 
         def work(batch: Batch, connection: sa.Connection) -> bool:

@@ -1,4 +1,4 @@
-"""What the list of runs does not show: of a run its earlier attempts, its end, and the jobs that their time limit
+"""Asks for what the list of runs does not show: of a run earlier attempts, its end, and the jobs that their time limit
 ended; of a workflow its runs of long ago.
 
 GitHub ends a job beyond its ``timeout-minutes`` as ``cancelled``, and only an annotation of its check run tells it from

@@ -139,7 +139,7 @@ class State(msgspec.Struct, tag_field="version", tag=7):
 
     @property
     def is_cold(self) -> bool:
-        """No poll has read the window yet."""
+        """The window is to be read anew: no poll has, or the last one is over three hours ago (``begin``)."""
         return self.reach is None
 
     def started_since(self, since: datetime) -> list[Run]:
