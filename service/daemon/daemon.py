@@ -102,6 +102,7 @@ class Daemon:
         self._wiring = wiring
         self._clock, self._store = clock, store = wiring.clock, wiring.store
         self._tasks = tasks
+        self._jobs: Sequence[Job] = ()
         self._slots = anyio.CancelScope()  # what makes new work: the timer and the heartbeat
         clients, credentials = wiring.clients, wiring.clients.credentials
         self._pings = maintenance.Pings(clients.http, tasks)
@@ -148,7 +149,7 @@ class Daemon:
 
     async def start(self) -> int:
         """Returns the port when the probes answer and the first slots have started. Raises ConfigError."""
-        jobs = self._wiring.build_jobs(self._web.settings)
+        self._jobs = self._wiring.build_jobs(self._web.settings)
         is_open = self._store.is_prepared
         if is_open:
             await self._scheduler.load()
@@ -156,11 +157,11 @@ class Daemon:
         port: int = await tasks.start(serve, create_app(self._web), http.host, http.port)
         tasks.start_soon(maintenance.refresh_secrets, self._clock, self._wiring.clients.credentials)
         tasks.start_soon(maintenance.recover_store, self._clock, self._store, self._forwarder)
-        await self._begin(jobs) if is_open else tasks.start_soon(self._begin_later, jobs)
+        await self._begin() if is_open else tasks.start_soon(self._begin_later)
         _freeze_objects()
         return port
 
-    async def _begin(self, jobs: Sequence[Job]) -> None:
+    async def _begin(self) -> None:
         """What needs the store, once its slots are loaded."""
         tasks = self._tasks
         tasks.start_soon(self._forwarder.run)
@@ -170,10 +171,10 @@ class Daemon:
         if self._store.replicas:
             tasks.start_soon(maintenance.follow_replicas, self._clock, self._store.replicas, self._scheduler)
             tasks.start_soon(self._watch_pushes)
-        await self._set_jobs(jobs)
+        await self._set_jobs(self._jobs)
         tasks.start_soon(self._run_slots)
 
-    async def _begin_later(self, jobs: Sequence[Job]) -> None:
+    async def _begin_later(self) -> None:
         """A shared store may be away at the start: the probes answer, and nothing else is done."""
         with self._slots:
             while not self._scheduler.is_loaded:
@@ -181,7 +182,7 @@ class Daemon:
                 with suppress(Unavailable):
                     if self._store.is_prepared:  # and this process one of its replicas: a run without one is nobody's
                         await self._scheduler.load()
-            await self._begin(jobs)
+            await self._begin()
 
     async def reload(self) -> None:
         """Takes over what can change in a running daemon; a wrong configuration changes nothing."""
@@ -238,7 +239,7 @@ class Daemon:
                 self._tasks.cancel_scope.cancel()
 
     async def _set_jobs(self, jobs: Sequence[Job]) -> None:
-        settings = self._web.settings
+        self._jobs, settings = jobs, self._web.settings
         self._web.telemetry.expect(settings.collectors)
         self._wiring.set_mode(settings, self._scheduler, self._forwarder)
         self._notifier.is_silent = settings.mode is Mode.SHADOW

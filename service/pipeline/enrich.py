@@ -5,7 +5,8 @@ Pure and without a clock, so that the work on many samples can be done in a thre
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -43,6 +44,7 @@ _OURS = frozenset(("env", "service", "version"))
 class Enriched:
     """``samples``: the collected ones. ``checks``: the job's after the run. ``series``: those of the checks; where they
     are more than MANY_CHECKS none, and ``late`` are the checks. ``errors``: the metrics of which samples were left out.
+    ``own_values``: what the collector says of its health.
     """
 
     samples: list[Sample]
@@ -50,6 +52,7 @@ class Enriched:
     checks: list[Check]
     late: list[Check]
     errors: list[PartialFailure]
+    own_values: Mapping[Metric, float]
 
 
 def enrich(
@@ -61,8 +64,12 @@ def enrich(
     unnamed = dict.fromkeys(_OF_A_CHECK[:2], "none")  # as in a sample's tags, or they would be another check's
     no_data = [replace(each, tags={**unnamed, **job.settings.tags, **each.tags}) for each in result.no_data]
     # A collector whose checks the settings name can tell which of them they name no more.
-    if asks_for := getattr(job.collector, "asks_for", None):
+    with _collector_code("asks_for", errors):
+        asks_for = getattr(job.collector, "asks_for", lambda check: True)
         known_checks = [check for check in known_checks if check.measured_at is None or asks_for(check)]
+    own_values: Mapping[Metric, float] = {}
+    with _collector_code("own_values", errors):
+        own_values = dict(getattr(job.collector, "own_values", lambda now: {})(now))
     samples, judged = judge_samples(known_checks, samples, now, is_cycle=is_whole)
     known = checks.update_checks(
         known_checks, samples, no_data, now, judged, is_cycle=is_whole, is_complete=not (result.failures or errors)
@@ -71,7 +78,16 @@ def enrich(
     shown = [check for check in known if id(check) not in untouched]
     is_many = len(shown) > MANY_CHECKS
     series = [] if is_many else checks.to_samples(shown, now, job.settings.max_age, job.check_tags)
-    return Enriched(samples, series, known, shown if is_many else [], errors)
+    return Enriched(samples, series, known, shown if is_many else [], errors, own_values)
+
+
+@contextmanager
+def _collector_code(part: str, errors: list[PartialFailure]) -> Iterator[None]:
+    """What another package's collector raises here costs this part alone."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - anybody's code
+        errors.append(PartialFailure(f"unexpected {type(error).__name__}: {error}", part))
 
 
 def prepare_samples(job: Job, samples: Iterable[Sample], now: datetime) -> tuple[list[Sample], list[PartialFailure]]:
@@ -95,13 +111,11 @@ def prepare_samples(job: Job, samples: Iterable[Sample], now: datetime) -> tuple
 
 
 def own_samples(job: Job, values: Mapping[Metric, float], now: datetime) -> list[Sample]:
-    """The collector's health: ``values``, and what the collector itself says of it (``own_values``)."""
-    report = getattr(job.collector, "own_values", None)
+    """The collector's health."""
     tags = {"collector": job.name, "env": job.env, "service": job.settings.service}
     if job.version:
         tags["version"] = job.version
-    all_values = {**values, **(report(now) if report else {})}
-    return [Sample(metric, value, now, tags) for metric, value in all_values.items() if math.isfinite(value)]
+    return [Sample(metric, value, now, tags) for metric, value in values.items() if _is_finite(value)]
 
 
 def _find_fault(sample: Sample, now: datetime) -> str | None:

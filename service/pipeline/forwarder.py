@@ -201,9 +201,9 @@ class Forwarder:
         if is_shadow and self._prefix is None:
             await self._outbox.settle(claimed, DeliveryStatus.THROTTLED, "shadow mode: nothing is sent")
             return 0.0
-        if not (chunks := [rest for chunk in claimed if (rest := await self._select(chunk))]):
-            return 0.0
         prefix = self._prefix or "" if is_shadow else ""
+        if not (chunks := [rest for chunk in claimed if (rest := await self._select(chunk, prefix))]):
+            return 0.0
         try:
             payload = await anyio.to_thread.run_sync(encode, chunks, prefix, limiter=self._threads)
         except TooLarge as error:
@@ -212,14 +212,14 @@ class Forwarder:
         await self._outbox.release(payload.rest)
         return await self._send(payload, scope)
 
-    async def _select(self, chunk: Chunk) -> Chunk | None:
-        """The part of a chunk that may be sent; the other points are settled here."""
+    async def _select(self, chunk: Chunk, prefix: str) -> Chunk | None:
+        """The part of a chunk that may be sent, under names with this prefix; the other points are settled here."""
         now = self._clock.now()
         oldest, newest = (now - MAX_POINT_AGE).timestamp(), (now + MAX_POINT_AHEAD).timestamp()
         any_age = () if chunk.kind is Kind.DISTRIBUTION else self._historical  # which can't be on for distributions
 
         def is_old(point: Point) -> bool:
-            return point.at < oldest and not point.metric.startswith(any_age)
+            return point.at < oldest and not f"{prefix}{point.metric}".startswith(any_age)
 
         # Of a clock that was ahead and stepped back; the intake would drop it.
         rest = await self._drop(chunk, lambda point: point.at > newest, DeliveryStatus.REJECTED, TOO_EARLY)

@@ -60,8 +60,12 @@ class Job:
     @property
     def waits_for(self) -> str | None:
         """What the collector waits for before it can run ("waiting for a first push"), None when it can."""
-        reason: str | None = getattr(self.collector, "waits_for", None)
-        return reason
+        return self._read_line("waits_for")
+
+    @property
+    def note(self) -> str | None:
+        """What the operator should know of the collector."""
+        return self._read_line("note")
 
     @property
     def offset(self) -> timedelta:
@@ -81,7 +85,10 @@ class Job:
         try:
             if cause is Cause.WEBHOOK and isinstance(self.collector, ChangeCollector):
                 return await self.collector.collect_changes(now)
-            return await self.collector.collect(now)
+            result = await self.collector.collect(now)
+            if not isinstance(result, CollectResult):
+                raise Unexpected(f"collect returned {type(result).__name__} instead of a CollectResult")
+            return result
         except anyio.get_cancelled_exc_class() as error:
             if anyio.current_effective_deadline() == -math.inf:
                 raise  # by its run: the deadline has come, or the daemon ends
@@ -97,6 +104,13 @@ class Job:
                 raise inner from raised
             text = f"unexpected {type(inner).__name__}: {inner}"
             raise to_health_error(inner) or Unexpected(text) from raised
+
+    def _read_line(self, name: str) -> str | None:
+        try:
+            line: str | None = getattr(self.collector, name, None)
+        except Exception as error:  # noqa: BLE001 - anybody's code
+            return f"its {name} raised an unexpected {type(error).__name__}: {error}"
+        return line
 
     def is_too_late(self, slot: datetime, now: datetime) -> bool:
         """Whether ``slot`` may not start any more."""

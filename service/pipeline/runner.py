@@ -1,6 +1,7 @@
 """One run, from its stored start to its stored samples: attempts, back-off, deadline, outcome, two log lines."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -87,8 +88,7 @@ class RunHandle:
 
 @dataclass(slots=True)
 class _Incident:
-    """What is wrong with a collector for longer than one run: one that fails every ten minutes for a week is one
-    incident, not a thousand. ``runs``: how many have met it."""
+    """What is wrong with a collector for longer than one run is news once. ``runs``: how many have met it."""
 
     reason: str
     since: datetime
@@ -100,8 +100,7 @@ class Runner:
 
     ``attempts`` owns the attempts: one that ignores its cancellation is left there instead of holding up its run.
     ``on_stored``: there is something to send. ``on_begin``, ``on_end``: a run starts, a run has ended and is stored.
-    ``retry``: whether there is more than one attempt. ``draining``: the daemon ends: attempts under way go on, no other
-    one begins.
+    ``retry``: whether there is more than one attempt. ``draining``: the daemon ends: no attempt begins.
     """
 
     def __init__(
@@ -125,11 +124,12 @@ class Runner:
         self.draining = anyio.Event()
         self._held = 0  # samples of ended runs that a store which is away has not taken yet
         self._incidents: dict[str, _Incident] = {}
+        self._ends = defaultdict[str, anyio.Lock](anyio.Lock)  # two runs of a collector (Allow) know the same checks
         # A thread of its own: collectors that hang in all of the common ones must not stop others' runs.
         self._threads = anyio.CapacityLimiter(1)
 
     async def run(self, job: Job, handle: RunHandle) -> None:
-        """The whole run. Its samples are in the outbox when this returns, whatever the collector did."""
+        """The whole run. Its samples are in the outbox when this returns, or the log says that the store is lost."""
         run = handle.run
         with structlog.contextvars.bound_contextvars(collector=job.name, run=run.id):
             buffer.open_run(run.id)
@@ -162,7 +162,7 @@ class Runner:
         """Until one succeeds, the fault is of a kind that time can't mend, or the deadline is near. Keeps nothing:
         the handle's run tells how it went."""
         limit = job.settings.active_deadline.total_seconds()
-        if handle.run.cause is Cause.WEBHOOK:
+        if is_change := handle.run.cause is Cause.WEBHOOK:
             limit = min(limit, _CHANGE_DEADLINE)
         deadline = self._clock.monotonic() + limit
         while True:
@@ -170,7 +170,8 @@ class Runner:
             try:
                 result = await self._ask(job, handle.run.cause, deadline - self._clock.monotonic())
             except TimeoutError:
-                handle.fail(f"not done within {limit:g} s", Outcome.DEADLINE_EXCEEDED)
+                before = f"; the attempt before it: {handle.run.error}" if handle.run.error else ""
+                handle.fail(f"not done within {limit:g} s{before}", Outcome.DEADLINE_EXCEEDED)
                 break
             except HealthError as error:
                 reason, attempt = _shorten(str(error)), handle.run.attempts
@@ -179,13 +180,12 @@ class Runner:
                     log.exception("the collector raised an unexpected error")
                 # Time may mend it: an unexpected error is given the benefit of the doubt, as a Job's crash is. What a
                 # change's run could not measure, the next scheduled one will: it must not wait for a back-off.
-                is_change = handle.run.cause is Cause.WEBHOOK
                 may_pass = self._retry and not is_change and isinstance(error, Unavailable | Unexpected)
                 if not may_pass or attempt > job.settings.backoff_limit:
                     handle.fail(reason, Outcome.BACKOFF_LIMIT_EXCEEDED if may_pass else Outcome.FAILED)
                     break
-                asked = error.retry_after if isinstance(error, Unavailable) else None
-                pause = max(min(_FIRST_PAUSE * 2.0 ** (attempt - 1), _MAX_PAUSE), asked or 0.0)
+                retry_after = error.retry_after if isinstance(error, Unavailable) else None
+                pause = max(min(_FIRST_PAUSE * 2.0 ** (attempt - 1), _MAX_PAUSE), retry_after or 0.0)
                 if self._clock.monotonic() + pause >= deadline:
                     handle.fail(f"{reason} (the next attempt would come after the deadline)", Outcome.DEADLINE_EXCEEDED)
                     break
@@ -244,13 +244,13 @@ class Runner:
         try:
             while True:
                 try:
-                    handle.run, enriched = await self._end_run(job, run, result, now)
+                    async with self._ends[job.name]:
+                        handle.run, enriched = await self._end_run(job, run, result, now)
                     break
                 except Unavailable as error:
-                    # A shared store comes back; what was collected waits for it as long as there is room, and time. So
-                    # does the end of a run that was cancelled: on record it would be active, and in the way of others.
+                    # A shared store comes back; what was collected, and the end of what was cancelled, wait for it.
                     is_last = handle.ending and self.draining.is_set()
-                    if not self._store.owner or is_last or self._held > _MAX_HELD:
+                    if not self._store.owner or is_last or self._held > max(_MAX_HELD, samples):
                         log.error("the run is not kept: the store is lost", reason=str(error), samples=samples)  # noqa: TRY400
                         handle.run = run
                         self._on_end(run)
@@ -278,7 +278,7 @@ class Runner:
             run = replace(run, outcome=Outcome.PARTIAL, errors=(*run.errors, *enriched.errors))
         # A change's run says nothing of the scheduled ones, which may fail all the while.
         health = {} if is_change else await self._measure_health(job, run, len(enriched.samples), now)
-        samples = [*enriched.samples, *enriched.series, *own_samples(job, health, now)]
+        samples = [*enriched.samples, *enriched.series, *own_samples(job, {**health, **enriched.own_values}, now)]
         run = replace(run, samples=len(samples))
         revisions = dict(job.state.revisions) if job.state else {}
         if not await self._store.runs.end(run, samples, enriched.checks, result.state, revisions, job.settings.max_age):

@@ -51,7 +51,7 @@ class Scheduler:
 
     ``mode``: in which slots are claimed; to be set before ``set_jobs``. ``jobs``, ``pauses``: by name, to be read only.
     ``beat``: monotonic time of the timer's last sign of life. ``active``: the runs under way; ``elsewhere``: those of
-    the other replicas.
+    the other replicas. ``is_loaded``: the store has told what outlives a restart; before that no slot starts.
     """
 
     def __init__(self, runner: Runner, store: Store, clock: Clock, tasks: TaskGroup) -> None:
@@ -100,8 +100,10 @@ class Scheduler:
             while True:
                 self.beat = self._clock.monotonic()
                 first = await self.start_due()
-                if first and (first != set_for or rung.is_set()):
-                    rung, set_for = anyio.Event(), first
+                if rung.is_set():
+                    rung, set_for = anyio.Event(), None
+                if first and first != set_for:
+                    set_for = first
                     alarm.add_job(rung.set, "date", run_date=first, id="next", replace_existing=True)
                 await self._clock.wait(rung, _BEAT)
         finally:
@@ -226,7 +228,8 @@ class Scheduler:
         if job.waits_for:
             raise NotReady(job.waits_for)
         if active and job.forbids:
-            raise Busy(active[-1].run.id)
+            begun = [handle for handle in active if not handle.after] or active  # one that waits may never begin
+            raise Busy(begun[-1].run.id)
         if len(active) >= _MAX_ACTIVE:
             raise TooManyRuns(f"{len(active)} runs of {name} are active")
         handle = self.active.add(job, cause, actor, self.mode)
@@ -255,7 +258,7 @@ class Scheduler:
         return triggered
 
     async def trigger_after(self, name: str, cause: Cause, actor: Actor) -> Run:
-        """As ``trigger``, but what Forbid lets not start now starts when the active run has ended.
+        """As ``trigger``, but what Forbid or the bound lets not start now starts when the active runs have ended.
 
         A run that waits so already is the one: it sees whatever this one would. Raises UnknownCollector, Draining.
         """
@@ -264,7 +267,8 @@ class Scheduler:
             raise Draining
         handle = next((each for each in active if each.after), None)
         if handle is None:
-            handle = self.active.add(job, cause, actor, self.mode, after=active if job.forbids else ())
+            must_wait = job.forbids or len(active) >= _MAX_ACTIVE
+            handle = self.active.add(job, cause, actor, self.mode, after=active if must_wait else ())
             self.active.start(job, handle, self.active.begin_after)
         await self._audit(cause.value, name, actor, handle.run.id)
         return handle.run

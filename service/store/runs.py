@@ -51,7 +51,8 @@ class Busy(Exception):
     """A run of the collector is active, and its policy allows no second one."""
 
     def __init__(self, run_id: str) -> None:
-        super().__init__(f"run {run_id} is active and the concurrency policy is Forbid")
+        other = f"run {run_id} is active" if run_id else "a run of another replica was active a moment ago"
+        super().__init__(f"{other} and the concurrency policy is Forbid")
         self.run_id = run_id
 
 
@@ -74,7 +75,8 @@ class Runs:
 
     async def slots(self, mode: Mode) -> dict[str, datetime]:
         """The last slot of each collector that was claimed in ``mode``."""
-        query = sa.select(slots.c.collector, slots.c.at).where(slots.c.mode == mode)
+        is_collector = ~slots.c.collector.startswith("$")  # others are turns
+        query = sa.select(slots.c.collector, slots.c.at).where(slots.c.mode == mode, is_collector)
         return dict(map(tuple, await self._database.fetch(query)))
 
     async def claim_slots(self, claims: Sequence[Claim]) -> list[bool | Busy]:

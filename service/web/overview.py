@@ -242,7 +242,7 @@ def _view(context: AppContext, job: Job, facts: _Facts) -> CurrentCollector:
         pause=pause,
         next_run=next_run if job.settings.enabled and not pause else None,
         last_slot=slot,
-        note=job.waits_for or getattr(job.collector, "note", None),
+        note=job.waits_for or job.note,
     )
 
 

@@ -296,6 +296,16 @@ async def test_only_points_of_an_age_that_the_intake_takes_are_sent(
         assert [line["points"] for line in it.told] == ([] if status is DELIVERED else [2])
 
 
+async def test_in_shadow_mode_it_is_the_name_that_is_sent_which_may_be_of_any_age() -> None:
+    async with forwarding(historical=["metta.history", "shadow.metta.mine"]) as it:
+        it.forwarder.set_shadow("shadow.", is_withheld=False)
+        for name in ("metta.history{}", "metta.mine{}"):
+            await it.add(*samples(1, Kind.GAUGE, START - timedelta(hours=9), name), mode=Mode.SHADOW)
+        it.answer_first()
+        assert await it.forwarder.flush(SOON)
+        assert it.bodies == [["shadow.metta.mine0"]]
+
+
 async def test_a_flush_beside_the_running_forwarder_sends_nothing_twice(it: Here) -> None:
     async with running(it.forwarder):
         for name in ("metta.m{}", "metta.n{}"):

@@ -248,6 +248,7 @@ async def test_a_turn_is_given_once_in_its_interval(one: Store, two: Store, post
         assert turns == [True, False, False]
         postgres_server.execute("UPDATE slots SET at = at - 55000000 WHERE collector = '$heartbeat'")
     assert await two.runs.claim_turn("prune", timedelta(minutes=1))
+    assert not await two.runs.slots(Mode.LIVE), "a turn is no collector's slot"
 
 
 def change() -> StateChange:

@@ -12,6 +12,7 @@ from service.daemon.webhook_runs import WebhookRuns
 from service.domain.errors import Unavailable
 from service.domain.runs import Cause, CollectResult, ConcurrencyPolicy, Outcome
 from service.domain.samples import Metric, Sample
+from service.store import Busy
 from tests.unit.pipeline.stage import CHECK, HERE, METRIC, FakeClock, make_job, settle, staged
 
 OTHER = Metric("other.metric")
@@ -48,6 +49,17 @@ class Changing:
             raise self.error
         self.changes = 0
         return CollectResult((Sample(METRIC, 0, now, {**CHECK, "status": "fail"}),))
+
+
+async def test_who_is_refused_is_told_the_run_that_is_under_way_not_one_that_may_never_begin() -> None:
+    collector = Changing()
+    collector.gate = anyio.Event()
+    async with staged(make_job(collector)) as it:
+        (poll,) = it.scheduler.active.runs()
+        it.scheduler.start_changes("ci")
+        with pytest.raises(Busy) as refusal:
+            await it.scheduler.trigger("ci", Cause.HTTP, HERE)
+        assert refusal.value.run_id == poll.id
 
 
 async def test_a_change_is_measured_at_once_and_the_rest_keeps_its_state() -> None:

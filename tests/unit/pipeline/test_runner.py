@@ -15,13 +15,13 @@ from service.collectors.registry import CollectorState
 from service.config.masking import mask
 from service.domain.checks import CHECK_AGE, CHECK_STATE, CHECK_THRESHOLD, CHECK_VALUE, Check
 from service.domain.errors import ConfigError, Rejected, Unauthorized, Unavailable
-from service.domain.runs import Cause, CollectResult, NoData, Outcome, PartialFailure
+from service.domain.runs import Cause, CollectResult, ConcurrencyPolicy, NoData, Outcome, PartialFailure
 from service.domain.samples import Evidence, Kind, Metric, Sample, Status
 from service.pipeline.enrich import MANY_CHECKS, enrich, own_samples, prepare_samples
 from service.pipeline.heartbeat import Heartbeat
 from service.pipeline.job import DURATION, POINTS_LOST, SAMPLES, SUCCESS_AGE, UP
 from service.store import Store
-from tests.unit.pipeline.stage import CHECK, HERE, METRIC, START, Gate, Scripted, Stage, make_job, staged
+from tests.unit.pipeline.stage import CHECK, HERE, METRIC, START, Gate, Scripted, Stage, make_job, settle, staged
 
 
 async def test_a_fault_that_time_may_mend_is_tried_again_after_10_20_and_40_seconds_but_not_by_once() -> None:
@@ -66,6 +66,57 @@ async def test_whatever_a_collector_does_is_the_fault_of_its_run_alone(
         await it.clock.advance(5 * 60)
         assert {(run.outcome, run.error, run.seconds) for run in await it.runs("odd")} == {(outcome, error, seconds)}
         assert await it.starts("odd") == await it.starts() == ["10:00:00", "10:10:00"]
+
+
+async def test_what_a_foreign_collector_says_of_itself_may_fail_and_costs_no_sample() -> None:
+    class Odd(Scripted):
+        def asks_for(self, check: Check) -> bool:
+            raise ValueError("no idea")
+
+        def own_values(self, now: datetime) -> dict[Metric, float]:
+            raise KeyError("quota")
+
+    class Waiting(Scripted):
+        @property
+        def waits_for(self) -> str:
+            raise OSError("no file")
+
+    class Nothing(Scripted):
+        async def collect(self, now: datetime) -> Any: ...
+
+    measured = CollectResult((Sample(METRIC, 1, START, CHECK),))
+    odd, waiting = make_job(Odd(measured, measured)), make_job(Waiting(), name="waiting")
+    async with staged(odd, waiting, make_job(Nothing(), name="nothing", backoff_limit=0)) as it:
+        await it.clock.advance(5 * 60)
+        run = (await it.runs())[-1]
+        assert run.outcome is Outcome.PARTIAL
+        assert run.error == "asks_for: unexpected ValueError: no idea; own_values: unexpected KeyError: 'quota'"
+        assert (await it.values())[METRIC.name] == 1
+        assert not await it.runs("waiting")
+        assert waiting.waits_for == "its waits_for raised an unexpected OSError: no file"
+        assert (await it.runs("nothing"))[0].error == "collect returned NoneType instead of a CollectResult"
+
+
+async def test_of_two_runs_that_end_together_each_keeps_what_it_measured() -> None:
+    class Counting(Gate):
+        async def collect(self, now: datetime) -> CollectResult:
+            check = {**CHECK, "check": f"number {len(self.calls)}"}
+            await super().collect(now)
+            return CollectResult((Sample(METRIC, 1, now, check),))
+
+    gate = Counting()
+    async with staged(make_job(gate, concurrency_policy=ConcurrencyPolicy.ALLOW)) as it:
+        await it.scheduler.trigger("ci", Cause.HTTP, HERE)
+        await settle()
+        await gate.open()
+        assert {each.tags["check"] for each in await it.store.checks.read("ci")} == {"number 0", "number 1"}
+
+
+async def test_a_deadline_tells_of_the_attempt_before_it() -> None:
+    job = make_job(Scripted(Unavailable("502"), 10_000.0), active_deadline=timedelta(seconds=90))
+    async with staged(job) as it:
+        await it.clock.advance(90)
+        assert (await it.runs())[0].error == "not done within 90 s; the attempt before it: 502"
 
 
 async def test_a_run_that_another_replica_ended_meanwhile_is_told_as_interrupted() -> None:
@@ -327,7 +378,8 @@ def test_a_collectors_health_carries_the_replaced_cronjobs_service_and_what_it_s
         def own_values(self, now: datetime) -> dict[Metric, float]:
             return {quota: 17, METRIC: math.nan}
 
-    samples = own_samples(make_job(Reporting()), {UP: 1}, START)
+    job = make_job(Reporting())
+    samples = own_samples(job, {UP: 1, **enrich(job, CollectResult(), [], START).own_values}, START)
     assert {each.metric: each.value for each in samples} == {UP: 1, quota: 17}
     tags = {"collector": "ci", "env": "production", "service": "dashboard-collector", "version": "1.2.3"}
     assert samples[0].tags == tags
