@@ -48,7 +48,9 @@ async def look_into(actions: Actions, run: Run, now: datetime) -> None:
             # A run that was cancelled while it waited has none; that is believed while other runs show theirs.
             is_idle = (run.attempt, run.conclusion) == (1, "cancelled")
             may_be_empty = is_idle and (actions.has_shown_jobs or run.refusals >= _BELIEVED)
-            _take_jobs(run, await _read_jobs(actions, run, may_be_empty=may_be_empty), now)
+            may_be_unfinished = run.refusals >= _BELIEVED  # what never ends met no time limit
+            jobs = await _read_jobs(actions, run, may_be_empty=may_be_empty, may_be_unfinished=may_be_unfinished)
+            _take_jobs(run, jobs, now)
         for job in [job for job in run.jobs if not job.is_overtime]:
             await _ask_annotations(actions, run, job)
 
@@ -72,13 +74,15 @@ def _counting_refusals(run: Run) -> Iterator[None]:
     run.refusals = 0
 
 
-async def _read_jobs(actions: Actions, run: Run, *, may_be_empty: bool) -> list[Job]:
+async def _read_jobs(actions: Actions, run: Run, *, may_be_empty: bool, may_be_unfinished: bool = False) -> list[Job]:
     jobs = await actions.jobs(run.id, was_refused=run.refusals > 0)
     if not jobs and not may_be_empty:
         raise Unavailable(f"GitHub shows no job of run {run.id}, which ended as {run.conclusion}")
-    if run.conclusion and not run.has_known_end:
-        ends = [job.ended for job in jobs if job.ended and job.attempt == run.attempt]
-        run.updated, run.has_known_end = max(ends, default=run.started), True
+    ends = [job.ended for job in jobs if job.attempt == run.attempt]
+    if run.has_ended and None in ends and not may_be_unfinished:
+        raise Unavailable(f"GitHub shows unfinished jobs of run {run.id}, which ended as {run.conclusion}")
+    if run.conclusion and not run.has_known_end and None not in ends:
+        run.updated, run.has_known_end = max(filter(None, ends), default=run.started), True
     return jobs
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from service.collectors.github_ci import GithubCi
-from service.demo.github_rows import Attempt, Issue, Pull
+from service.demo.github_rows import Attempt, Issue, Job, Pull
 from service.domain.checks import update_checks
 from service.domain.samples import Kind, Rule
 from tests.integration.github_ci.stage import (
@@ -298,6 +298,26 @@ async def test_a_run_that_github_touches_long_after_its_end_is_as_long_as_it_was
             stage.pass_time()
             for run in old:
                 run.touched = world.now.replace(microsecond=0)
+
+
+async def test_a_job_without_an_end_leaves_out_what_it_decides_until_it_ended() -> None:
+    world = small_world()
+    run = world.add_run(1, START - 3 * HOUR, "failure", event="pull_request", branch="f")
+    began, run.attempts[0].ended = run.created, START - HOUR
+    run.attempts[0].jobs = [
+        Job("success", began, began + HOUR),
+        Job("timed_out", began, START + 65 * MINUTE),
+    ]
+    async with staged(world) as stage:
+        result = await stage.collect()
+        assert not {P90, JOBS} & values_of(result).keys()
+        assert parts_of(result) == ["durations", "jobs ended by their time limit"]
+        for _ in range(5):  # one that never ends is no timed-out job in the end, but no duration either
+            stage.pass_time()
+            values = await stage.values()
+        assert (P90 in values, values[JOBS]) == (False, 0)
+        stage.pass_time(HOUR)
+        assert (await stage.values())[P90] == 245
 
 
 async def test_a_long_run_that_was_seen_running_is_believed() -> None:
