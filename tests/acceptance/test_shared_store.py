@@ -55,7 +55,7 @@ def test_a_reload_and_a_trigger_while_the_server_is_away_do_not_end_the_daemon(h
             wait_for(lambda: "the audit log can't be written" in daemon.text, daemon, 20)
             assert daemon.get("/livez")["ok"]
             server.start()
-            wait_for(lambda: "runs" in daemon.get("/api/v1/runs"), daemon, 20)
+            wait_for(lambda: daemon.http.get("/api/v1/runs").is_success, daemon, 20)
 
 
 def test_a_wrong_address_ends_the_start_with_one_line(here: Place) -> None:
