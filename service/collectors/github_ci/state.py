@@ -74,8 +74,9 @@ class State(msgspec.Struct, tag_field="version", tag=7):
                 continue
             is_same_attempt = known is not None and known.attempt == run.attempt
             if known:
-                run.earlier, run.jobs = known.earlier, known.jobs
-                run.looked_into, run.refusals = known.looked_into, known.refusals
+                # A copy, as looked_into is one: the known run's jobs may be being read just now.
+                run.jobs, run.looked_into = [*known.jobs], known.looked_into
+                run.earlier, run.refusals = known.earlier, known.refusals
                 if not is_same_attempt and known.conclusion:
                     run.earlier[known.attempt] = known.as_attempt()
             if known and is_same_attempt and known.has_ended:

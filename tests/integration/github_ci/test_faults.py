@@ -6,7 +6,7 @@ import pytest
 from service.collectors.github_ci import actions
 from service.config.secrets import Secret, Source
 from service.demo.github import Asked, Reply
-from service.demo.github_rows import Pull
+from service.demo.github_rows import Attempt, Job, Pull
 from service.domain.errors import Rejected, Unauthorized, Unavailable
 from service.github.rate_limit import IN_FLIGHT
 from tests.integration.github_ci.stage import CYCLE, JOBS, PULLS, parts_of, small_world, staged, values_of
@@ -179,6 +179,27 @@ async def test_jobs_of_a_run_that_come_in_small_pages_only_are_known_a_cycle_lat
         assert expected.keys() - late.keys() == {JOBS}
         stage.pass_time()
         assert await stage.values() == stage.truth()
+
+
+@pytest.mark.usefixtures("small_pages")
+async def test_jobs_of_a_run_that_runs_again_while_they_are_read_count_once() -> None:
+    world = small_world()
+    for hours in range(1, 120):
+        world.add_run(2, NOW - hours * HOUR, "success")
+    run = world.add_run(1, NOW - 60 * HOUR, "cancelled")
+    run.attempts[0].jobs = [Job("timed_out", run.created, run.created + HOUR)]
+    async with staged(world) as stage:
+        jobs = f"runs/{run.id}/jobs"
+        outage = stage.github.fail(jobs, faults.bad_gateway)
+        for _ in range(2):
+            await stage.collect()
+            stage.pass_time(3 * HOUR)  # older pages are so late that they are asked for ahead of the jobs
+        stage.github.faults.remove(outage)
+        run.attempts.append(Attempt(world.now - HOUR))
+        await stage.collect()
+        assert stage.was_asked(jobs)
+        stage.pass_time()
+        assert (await stage.values())[JOBS] == 1
 
 
 async def test_annotations_that_are_empty_once_do_not_count_for_a_week() -> None:
