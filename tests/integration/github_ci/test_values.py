@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.collectors.github_ci import GithubCi
+from service.collectors.github_ci import GithubCi, actions
 from service.demo.github_rows import Attempt, Issue, Job, Pull
 from service.domain.checks import update_checks
 from service.domain.samples import Kind, Rule
@@ -184,7 +184,19 @@ async def test_an_entry_that_means_no_workflow_is_a_failure_with_a_remedy(key: s
             (failure,) = result.failures
             assert failure.part == key
             assert f'"{entry}": `infra-health list-workflows` shows them all' in failure.reason
-            assert ("no schedule has run w1.yml since" in failure.reason) == (key == "expected")
+            assert ("no schedule has run w1.yml, as far as runs are read" in failure.reason) == (key == "expected")
+
+
+async def test_what_no_schedule_has_run_names_the_day_since_when_runs_were_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(actions, "PER_PAGE", 25)
+    world = small_world()
+    for number in range(500):
+        world.add_run(1, NOW - number * 3 * HOUR, "success")
+    async with staged(world, expected={"w1.yml": "1d"}) as stage:
+        (failure,) = (await stage.collect()).failures
+        assert "no schedule has run w1.yml since 2026-0" in failure.reason
 
 
 async def test_a_name_that_repeats_means_all_workflows_of_that_name() -> None:
