@@ -50,7 +50,7 @@ async def look_into(actions: Actions, run: Run, now: datetime) -> None:
             may_be_empty = is_idle and (actions.has_shown_jobs or run.refusals >= _BELIEVED)
             may_be_unfinished = run.refusals >= _BELIEVED  # what never ends met no time limit
             jobs = await _read_jobs(actions, run, may_be_empty=may_be_empty, may_be_unfinished=may_be_unfinished)
-            _take_jobs(run, jobs, now)
+            _keep_jobs(run, jobs, now)
         for job in [job for job in run.jobs if not job.is_overtime]:
             await _ask_annotations(actions, run, job)
 
@@ -86,7 +86,7 @@ async def _read_jobs(actions: Actions, run: Run, *, may_be_empty: bool, may_be_u
     return jobs
 
 
-def _take_jobs(run: Run, jobs: Sequence[Job], now: datetime) -> None:
+def _keep_jobs(run: Run, jobs: Sequence[Job], now: datetime) -> None:
     """Keeps those that their time limit ended within the week, or may have."""
     # A job that a re-run carried over into its attempt is listed there again, with its old times.
     first: dict[tuple[str | None, datetime | None], int] = {}
@@ -133,7 +133,7 @@ async def ask_latest(actions: Actions, state: State, id: int, *, is_listed: bool
             if not await actions.of_workflow(known, 1, 1, on_branch=False):
                 raise Unavailable(f"GitHub lists no runs of workflow {id}, but none of {known} either, which has some")
         found = _ended_on_branch(others)
-    state.take(found)
+    state.merge_runs(found)
     state.looked_up.add(id)
 
 

@@ -94,7 +94,7 @@ class Measurement:
 
     def _measure_runs(self, has_branch: bool, left: Collection[int] = ()) -> None:
         """``left``: runs whose durations wait for another time."""
-        for run in self.state.take_ended(self.attempts, self.now, left):
+        for run in self.state.pop_unreported(self.attempts, self.now, left):
             workflow = self.names.get(run.workflow_id) or run.label
             tags = {"workflow": workflow, "kind": run.kind, "conclusion": run.conclusion or ""}
             summary = f"a run of {workflow} took {run.minutes:,.1f} min"

@@ -72,10 +72,10 @@ class RepositoryCycle:
             if measurement.RUNS not in self._failures:
                 await self._ask_what_is_unknown(usage)
                 await self._check_branch()
-                await anyio.to_thread.run_sync(self._known.measure)
+                await anyio.to_thread.run_sync(self._measurement.measure)
                 runs = [] if is_cold else self._state.runs.values()
                 self.found = [run for run in runs if run.has_ended and run.attempt > ended.get(run.id, 0)]
-        if not self._known.findings and self._failures:
+        if not self._measurement.findings and self._failures:
             raise max(self._failures.values(), key=explains)
         failures = tuple(PartialFailure(str(error), part) for part, error in self._failures.items())
         return await self._bring(failures)
@@ -87,37 +87,37 @@ class RepositoryCycle:
         what that leaves unknown is not sent, and no failure: the next poll sends it.
         """
         await anyio.to_thread.run_sync(self._begin, stored, facts)
-        if self._state.is_cold or not self._known.attempts:
+        if self._state.is_cold or not self._measurement.attempts:
             return None
         await self._read_workflows()
-        for run in self._known.runs_with_unknown_attempts:
+        for run in self._measurement.runs_with_unknown_attempts:
             if usage.left >= run.attempt - 1:
                 with self._part(measurement.FLAKY):
                     await self._ask_attempts(run)
-        await anyio.to_thread.run_sync(self._known.measure_changes)
+        await anyio.to_thread.run_sync(self._measurement.measure_changes)
         return await self._bring(())
 
     def _begin(self, stored: bytes | None, facts: Sequence[Run]) -> Mapping[int, int]:
         """Takes up the state and ``facts``. Returns what has ended by that: attempts by the runs' ids. CPU work."""
         self._state = state = begin(stored, self._repo, self._settings.branch, self._now)
-        self._known = Measurement(self._settings, self._now, state, notes=self.notes)
-        self._failures = self._known.failures
+        self._measurement = Measurement(self._settings, self._now, state, notes=self.notes)
+        self._failures = self._measurement.failures
         since = state.read_at - _LIST_LAG if state.read_at else self._now
         copies = [replace(fact, earlier={}, jobs=[]) for fact in facts if fact.updated >= since]
-        self._known.attempts += state.merge_facts(fact.normalize(state.branch) for fact in copies)
+        self._measurement.attempts += state.merge_facts(fact.normalize(state.branch) for fact in copies)
         return {run.id: run.attempt for run in state.runs.values() if run.has_ended}
 
     async def _bring(self, failures: tuple[PartialFailure, ...]) -> CollectResult:
-        samples, no_data = to_samples(self._known.findings, self._settings, self._now, self._tags)
+        samples, no_data = to_samples(self._measurement.findings, self._settings, self._now, self._tags)
         return CollectResult(samples, failures, no_data, await anyio.to_thread.run_sync(self._encode))
 
     def _encode(self) -> dict[str, bytes]:
         self._trim()
         encoded = {self._repo: encode(self._state)}
         if measurement.RUNS not in self._failures:
-            is_whole = self._known.is_filled or not self._state.runs
+            is_whole = self._measurement.is_filled or not self._state.runs
             until = (self._state.read_at or self._now) if is_whole else None
-            week = weekly_runs.summarize(self._state, self._known.names, until)
+            week = weekly_runs.summarize(self._state, self._measurement.names, until)
             encoded[weekly_runs.KEY + self._repo] = encode(week)
         return encoded
 
@@ -137,25 +137,25 @@ class RepositoryCycle:
     async def _read_window(self) -> None:
         with self._part(measurement.RUNS):
             span = self._settings.history_window
-            self._known.unseen += await run_list.read_window(self._actions, self._state, self._now, span)
+            self._measurement.unseen += await run_list.read_window(self._actions, self._state, self._now, span)
 
     async def _read_workflows(self) -> None:
         with self._part("workflows"):
             listed = await list_workflows(self._github, self._repo)
             if not listed and self._state.runs:
                 raise Unavailable("GitHub lists no workflows, though it showed runs of some")
-            self._known.workflows = WorkflowLists({name: getattr(self._settings, name) for name in LISTS}, listed)
+            self._measurement.workflows = WorkflowLists({name: getattr(self._settings, name) for name in LISTS}, listed)
 
     async def _count_pull_requests(self) -> None:
         with self._part("pull requests"):
-            self._answer = await pull_requests.measure(self._github, self._known)
+            self._answer = await pull_requests.measure(self._github, self._measurement)
 
     async def _check_branch(self) -> None:
         """Where GraphQL tells of no branches, runs of the window are proof of one, too."""
         branch, exists = self._settings.branch, self._answer.has_branch
         with self._part(measurement.BRANCH):
             if exists is None:
-                exists = self._known.shows_branch or await pull_requests.is_there(
+                exists = self._measurement.shows_branch or await pull_requests.is_there(
                     self._github, self._repo, "branches", branch
                 )
             if not exists:
@@ -173,7 +173,7 @@ class RepositoryCycle:
             if not state.is_cold:
                 with self._part(measurement.OLDER_RUNS):
                     await run_list.fill(self._actions, state, self._now, self._trim)
-                self._known.unseen += run_list.unfinished_behind(state, self._now, self._settings.history_window)
+                self._measurement.unseen += run_list.unfinished_behind(state, self._now, self._settings.history_window)
             await self._ask(self._urgent_questions())
             if not state.is_cold:
                 with count_usage(Usage(self._limit_steady(usage))):
@@ -217,13 +217,13 @@ class RepositoryCycle:
 
     def _urgent_questions(self) -> Iterator[_Question]:
         """What decides a number of this cycle, in the order of its worth."""
-        for id in self._known.unseen:
+        for id in self._measurement.unseen:
             yield measurement.RUNS, partial(self._ask_again, id)
-        for run in self._known.runs_with_unknown_attempts:
+        for run in self._measurement.runs_with_unknown_attempts:
             yield measurement.FLAKY, partial(self._ask_attempts, run)
-        for run in self._known.runs_without_end:
+        for run in self._measurement.runs_without_end:
             yield measurement.ENDS, partial(details.learn_end, self._actions, run)
-        if lists := self._known.workflows:
+        if lists := self._measurement.workflows:
             for id in self._state.unknown_workflows(lists.all):
                 look_up = partial(details.ask_latest, is_listed=id in lists.names, now=self._now)
                 yield lists.list_of(id) or measurement.OTHERS, partial(look_up, self._actions, self._state, id)
@@ -243,11 +243,11 @@ class RepositoryCycle:
 
     async def _ask_again(self, id: int) -> None:
         await run_list.ask_again(self._actions, self._state, id)
-        self._known.unseen.remove(id)
+        self._measurement.unseen.remove(id)
 
     async def _ask_attempts(self, run: Run) -> None:
-        self._known.attempts += await details.ask_attempts(self._actions, self._state, run, self._now)
+        self._measurement.attempts += await details.ask_attempts(self._actions, self._state, run, self._now)
 
     async def _read_older(self, count: int) -> None:
         for _ in range(count):
-            self._known.unseen += await run_list.read_older_page(self._actions, self._state, self._now)
+            self._measurement.unseen += await run_list.read_older_page(self._actions, self._state, self._now)

@@ -37,7 +37,7 @@ async def read_window(actions: Actions, state: State, now: datetime, window: tim
     while oldest >= horizon:
         number += 1
         page = await actions.page(number, cached=True)
-        state.take(page.runs)
+        state.merge_runs(page.runs)
         seen.update(run.id for run in page.runs)
         oldest = page.oldest
         if number >= LAST_PAGE and page.runs[-1].created >= horizon:
@@ -50,7 +50,7 @@ async def read_window(actions: Actions, state: State, now: datetime, window: tim
     state.read_at, state.front = now, number
     state.page = max(state.page, number + 1)
     state.depth = number if page.is_last else max(state.depth, number + 1)
-    return state.take_absent(oldest, datetime.max.replace(tzinfo=UTC), seen, now)
+    return state.prune_absent(oldest, datetime.max.replace(tzinfo=UTC), seen, now)
 
 
 async def fill(actions: Actions, state: State, now: datetime, trim: Callable[[], None]) -> None:
@@ -70,7 +70,7 @@ async def fill(actions: Actions, state: State, now: datetime, trim: Callable[[],
                 return
             if isinstance(page, Exception):
                 raise page
-            _take_page(state, page, now)
+            _merge_page(state, page, now)
             if page.is_last:
                 break
         await anyio.to_thread.run_sync(trim)
@@ -114,8 +114,8 @@ async def read_older_page(actions: Actions, state: State, now: datetime) -> list
     # A page is one piece of the list, so it holds whatever was created between its first and its last run.
     shown = {run.id for run in page.runs}
     bounds = (page.runs[-1].created, page.runs[0].created) if page.runs else (now, now)
-    absent = state.take_absent(*bounds, shown, now)
-    _take_page(state, page, now)
+    absent = state.prune_absent(*bounds, shown, now)
+    _merge_page(state, page, now)
     if page.is_last or page.oldest < now - RERUN_WITHIN - _PASS - MARGIN:
         state.page = state.front + 1
     return absent
@@ -125,8 +125,8 @@ def _time_of_page(state: State) -> timedelta:
     return _PASS / max(1, state.depth - state.front)
 
 
-def _take_page(state: State, page: Page, now: datetime) -> None:
-    state.take(page.runs)
+def _merge_page(state: State, page: Page, now: datetime) -> None:
+    state.merge_runs(page.runs)
     state.reach = min(state.reach or now, page.oldest)
     state.page = page.number + 1
     age = now - page.runs[-1].created if page.runs else RERUN_WITHIN
@@ -150,6 +150,6 @@ async def ask_again(actions: Actions, state: State, id: int) -> None:
     Raises what ``Github.get`` does, but NotFound.
     """
     try:
-        state.take([await actions.run(id)])
+        state.merge_runs([await actions.run(id)])
     except NotFound:
         state.runs.pop(id, None)

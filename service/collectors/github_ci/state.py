@@ -66,8 +66,8 @@ class State(msgspec.Struct, tag_field="version", tag=7):
     reported: dict[int, tuple[int, datetime]] = {}
     graphql_failures: int = 0
 
-    def take(self, read: Iterable[Run]) -> None:
-        """Keeps what was read of runs, never backwards: a list may come from a copy that lags."""
+    def merge_runs(self, read: Iterable[Run]) -> None:
+        """Merges what was read of runs, never backwards: a list may come from a copy that lags."""
         for run in read:
             known = self.runs.get(run.id)
             if known and not _is_newer(run, known):
@@ -99,7 +99,7 @@ class State(msgspec.Struct, tag_field="version", tag=7):
                 continue
             if known and fact.attempt > known.attempt and known.has_ended:
                 new.append(known)
-            self.take([fact])
+            self.merge_runs([fact])
             if self.runs[fact.id] is fact:
                 fact.has_known_end = True  # the delivery came when it happened
                 new.append(fact)
@@ -183,9 +183,10 @@ class State(msgspec.Struct, tag_field="version", tag=7):
         is_fresh = run.kind and run.started >= now - MAX_POINT_AGE
         return [number for number in run.unknown_attempts if is_fresh and number > self._reported_attempt(run.id)]
 
-    def take_ended(self, attempts: Iterable[Run], now: datetime, left: Collection[int] = ()) -> list[Run]:
-        """The attempts that ended within the last 55 minutes and were not reported before: ``attempts``, earlier ones
-        that the list did not show, and the runs' last ones. ``left``: ids of runs that are left for the next time."""
+    def pop_unreported(self, attempts: Iterable[Run], now: datetime, left: Collection[int] = ()) -> list[Run]:
+        """Returns, and marks as reported, the attempts that ended within the last 55 minutes and were not reported
+        before: of ``attempts``, earlier ones that the list did not show, and of the runs' last ones. ``left``: ids of
+        runs that are left for the next time."""
         since, soon = now - MAX_POINT_AGE, now + _CLOCKS_DIFFER
         fresh = []
         for run in (*sorted(attempts, key=lambda run: run.attempt), *self.runs.values()):
@@ -207,9 +208,9 @@ class State(msgspec.Struct, tag_field="version", tag=7):
         found = [run for run in self.suspects(now) if run.is_open]
         return sorted(found, key=lambda run: (run.refusals, -run.updated.timestamp()))
 
-    def take_absent(self, first: datetime, last: datetime, shown: Collection[int], now: datetime) -> list[int]:
-        """Ids of the runs created between ``first`` and ``last`` (excluded) that are known but not ``shown`` by their
-        list: those to ask for. The stuck ones are forgotten unasked."""
+    def prune_absent(self, first: datetime, last: datetime, shown: Collection[int], now: datetime) -> list[int]:
+        """Of the runs created between ``first`` and ``last`` (excluded) that are known but not ``shown`` by their list,
+        forgets the stuck ones unasked. Returns the ids of the others: those to ask for."""
         absent = [run for run in self.runs.values() if first < run.created < last and run.id not in shown]
         for run in absent:
             if run.is_stuck(now):
