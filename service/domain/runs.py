@@ -183,6 +183,9 @@ class Actor:
     name: str = ""
     reason: str = ""
 
+    def __str__(self) -> str:
+        return (self.name or self.source) + (f": {self.reason}" if self.reason else "")
+
     def log_fields(self) -> dict[str, str]:
         fields = {"source": self.source, "actor": self.name, "reason": self.reason}
         return {name: text for name, text in fields.items() if text}

@@ -115,10 +115,10 @@ class ActiveRuns:
             run = await self._store.runs.run(run_id)
         return run if run and run.ended else None
 
-    async def cancel(self, run_id: str) -> Run:
+    async def cancel(self, run_id: str, actor: Actor) -> Run:
         """Asks the run to end as Cancelled; ``wait`` tells when it has. Raises UnknownRun, RunEnded, Unavailable."""
         if handle := self._find(run_id):
-            handle.cancel(Outcome.CANCELLED)
+            handle.cancel(Outcome.CANCELLED, f" by {actor}")
             return handle.run
         run = await self._store.runs.run(run_id)
         if run is None:

@@ -28,8 +28,7 @@ log = structlog.get_logger(__name__)
 
 # A failed attempt is followed by another one as a Job's pod is: after 10 s, 20 s, 40 s, at most 6 minutes.
 _FIRST_PAUSE, _MAX_PAUSE = 10.0, 360.0
-# So long a cancelled collector may take to stop before its run goes on without it: a program has 5 s to end.
-_GRACE = 6.0
+_GRACE = 6.0  # seconds that a cancelled collector may take to end (a program has 5); the run goes on without it then
 _CHANGE_DEADLINE = 30.0  # a change that takes longer to measure holds up the schedule
 _MAX_REASON = 1_000  # characters
 _MANY_SAMPLES = 1_000  # of more (and checks) the CPU work is done in a thread
@@ -59,11 +58,13 @@ class RunHandle:
         self.after = after
         self.done = anyio.Event()
         self.ending: Outcome | None = None
+        self.why = _EARLY[Outcome.INTERRUPTED]
         self._scope = anyio.CancelScope()
 
-    def cancel(self, outcome: Outcome) -> None:
+    def cancel(self, outcome: Outcome, by: str = "") -> None:
         """Ends the run early; the first one to do so says why."""
-        self.ending = self.ending or outcome
+        if not self.ending:
+            self.ending, self.why = outcome, _shorten(_EARLY[outcome] + by)
         self._scope.cancel()
 
     async def wait_for_others(self) -> None:
@@ -140,8 +141,7 @@ class Runner:
                 with handle.cancellable():
                     result = await self.attempt(job, handle)
                 if handle.run.outcome is None:
-                    ending = handle.ending or Outcome.INTERRUPTED
-                    handle.fail(_EARLY[ending], ending)
+                    handle.fail(handle.why, handle.ending or Outcome.INTERRUPTED)
                 # What was collected must be stored even while the daemon ends.
                 with anyio.CancelScope(shield=True):
                     await self._store_run(job, handle, result)

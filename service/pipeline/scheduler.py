@@ -286,7 +286,7 @@ class Scheduler:
 
     async def cancel(self, run_id: str, actor: Actor) -> None:
         """Asks the run to end as Cancelled. Raises UnknownRun, RunEnded, Unavailable."""
-        run = await self.active.cancel(run_id)
+        run = await self.active.cancel(run_id, actor)
         await self._audit("cancel", run.collector, actor, run_id)
 
     async def pause(self, name: str, actor: Actor) -> None:
