@@ -278,18 +278,20 @@ def secret_values(value: Any) -> Iterator[str]:
 
 
 def differences(before: Section, after: Section) -> dict[str, str]:
-    """The keys whose values differ, dotted, with both values as ``describe`` shows them: ``15m -> 30m``."""
-    old, new = (_leaves(section.model_dump(by_alias=True)) for section in (before, after))
-    changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return {key: f"{_plain(key, old.get(key))} -> {_plain(key, new.get(key))}" for key in changed}
+    """The keys whose values differ, dotted, with both values as ``describe`` shows them: ``15m -> 30m``; of a section
+    that is in one of them alone that it was added or removed."""
+    return dict(_compare(before.model_dump(by_alias=True), after.model_dump(by_alias=True)))
 
 
-def _leaves(values: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """The values of a section and of what is in it, by their dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= _leaves(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
-    return found
+def _compare(before: dict[str, Any], after: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    for key in {**before, **after}:
+        old, new, name = before.get(key), after.get(key), f"{path}{key}"
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _compare(old, new, f"{name}.")
+        elif isinstance(old, dict) or isinstance(new, dict):
+            yield name, "added" if isinstance(new, dict) else "removed"
+        elif old != new:
+            yield name, f"{_plain(name, old)} -> {_plain(name, new)}"
 
 
 def _plain(key: str, value: Any) -> Any:

@@ -44,7 +44,8 @@ def test_a_reload_and_a_trigger_while_the_server_is_away_do_not_end_the_daemon(h
             here.config["collectors"] = {"late": here.config["collectors"]["early"]}
             here.write_config()
             daemon.send(signal.SIGHUP)
-            wait_for(lambda: "configuration reloaded" in daemon.text, daemon, 20)
+            changes = '"changed": {"collectors.early": "removed", "collectors.late": "added"}'
+            wait_for(lambda: changes in daemon.text, daemon, 20)
             server.start()
             wait_for(lambda: "run failed" in daemon.text, daemon, 20)
             assert {run["collector"] for run in daemon.get("/api/v1/runs")["runs"]} == {"late"}
