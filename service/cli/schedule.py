@@ -18,10 +18,9 @@ _POLICY_NOTES = {"Forbid": "it waits for that run's end", "Allow": "both run", "
 
 
 def _read_time(text: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f'"{text}" is no time such as 2025-03-09T01:30 or 2025-03-09T06:30:00Z') from None
+    from service.config.fields import read_time
+
+    return read_time(text)
 
 
 def _read_zone(name: str) -> ZoneInfo:

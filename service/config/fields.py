@@ -6,7 +6,7 @@ The readers raise ValueError with what is wrong; none names a value that may be 
 import json
 import re
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,13 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     folded = {_fold(option): option for option in options}
     matches = get_close_matches(_fold(word), folded, n=1)
     return f"; did you mean {folded[matches[0]]}?" if matches and folded[matches[0]] != word else ""
+
+
+def read_time(text: Any) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        raise ValueError(f'"{text}" is no time such as 2025-03-09T01:30 or 2025-03-09T06:30:00Z') from None
 
 
 def read_duration(value: Any) -> timedelta:

@@ -89,8 +89,14 @@ class Problem(Exception):
 
 def invalid(errors: Sequence[Mapping[str, Any]]) -> Problem:
     """422 for what pydantic finds wrong. The place of each error begins with ``query``, ``path`` or ``body``."""
-    found = [{"where": ".".join(map(str, error["loc"])), "what": error["msg"]} for error in errors]
+    found = [{"where": ".".join(map(str, error["loc"])), "what": _explain(error)} for error in errors]
     return Problem(422, "; ".join(f"{each['where']}: {each['what']}" for each in found), "invalid", errors=found)
+
+
+def _explain(error: Mapping[str, Any]) -> str:
+    if error.get("type") == "extra_forbidden":
+        return "there is no such name here; /docs lists those that there are"
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def unknown_run(run_id: str) -> Problem:

@@ -3,7 +3,6 @@
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
@@ -13,6 +12,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import AwareDatetime, BeforeValidator, JsonValue, ValidationError
 
 from service.collectors.github_ci.weekly_runs import Order
+from service.config.fields import did_you_mean, read_time
 from service.domain.errors import Unavailable
 from service.domain.runs import Actor, Cause, Outcome, Run
 from service.web import schemas
@@ -51,7 +51,9 @@ async def refuse_unknown_query(request: Request) -> None:
     """A name that means nothing is an error, as in the configuration."""
     known = {field.alias for field in request.scope["route"].dependant.query_params}
     if unknown := [name for name in request.query_params if name not in known]:
-        raise invalid([{"loc": ("query", name), "msg": "Extra inputs are not permitted"} for name in unknown])
+        there = f"; there are: {', '.join(sorted(known)) or 'none'}"
+        hints = {name: did_you_mean(name, known) or there for name in unknown}
+        raise invalid([{"loc": ("query", name), "msg": f"there is no such name{hints[name]}"} for name in unknown])
 
 
 async def get_context(request: Request) -> AppContext:
@@ -102,9 +104,11 @@ Wait = Annotated[float, Query(ge=0, le=300, allow_inf_nan=False, description="se
 Limit = Annotated[int, Query(ge=1, le=200)]
 PageLimit = Annotated[int, Query(ge=1, le=1000)]
 Offset = Annotated[int, Query(ge=0, le=2**53)]
+
+
 # Without the validator a number would be taken for seconds since the epoch.
 Since = Annotated[
-    Annotated[AwareDatetime, BeforeValidator(datetime.fromisoformat)] | None,
+    Annotated[AwareDatetime, BeforeValidator(read_time)] | None,
     Query(description="only those that started then or later"),
 ]
 Before = Annotated[str | None, Query(description="a run's id, as in `next`: only those older than it")]

@@ -146,6 +146,8 @@ async def test_runs_are_filtered_and_paged_newest_first_without_gap_or_repeat(st
     for query, wanted in filters.items():
         assert [run["id"] for run in await follow(stage, f"/api/v1/runs?limit=3&{query}", "runs")] == wanted
     problem_of(await stage.client.get("/api/v1/runs?outcome=Great"), 422)
+    for query, told in (("since=yesterday", "no time such as"), ("limi=1", "no such name; did you mean limit?")):
+        assert told in problem_of(await stage.client.get(f"/api/v1/runs?{query}"), 422)["detail"]
 
 
 async def test_samples_are_paged_and_show_what_is_behind_them_and_what_became_of_them(stage: Stage) -> None:
