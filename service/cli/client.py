@@ -101,6 +101,12 @@ class Daemon:
         collectors: list[dict[str, Any]] = self.get("collectors")["collectors"]
         return collectors
 
+    def check_collectors(self, names: Sequence[str], what: str = "collector") -> None:
+        """Raises Rejected with the known ones where one of ``names`` is no collector's."""
+        known = [each["name"] for each in self.collectors()] if names else []
+        if unknown := [name for name in names if name not in known]:
+            raise Rejected(f"there is no {what} {', '.join(unknown)}; collectors: {', '.join(known) or 'none'}")
+
     def pages(self, *parts: str, key: str, most: int = 1_000_000, **query: Any) -> list[dict[str, Any]]:
         """The items of a list, over its pages, at most ``most``."""
         items: list[dict[str, Any]] = []
@@ -124,5 +130,6 @@ def read_answer(response: "httpx.Response") -> dict[str, Any]:
     if not isinstance(body, dict):
         raise ValueError(f"what answers there sent no object but {type(body).__name__}")
     if response.is_error:
-        raise Rejected(body.get("detail") or body.get("title") or response.reason_phrase)
+        known = f" Known: {', '.join(body['known'])}." if body.get("known") else ""
+        raise Rejected((body.get("detail") or body.get("title") or response.reason_phrase) + known)
     return _Body(body)

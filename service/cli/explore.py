@@ -1,6 +1,7 @@
 """Commands that read what a running daemon knows: ``explain``, ``runs``, ``logs``."""
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ _ORDER = ("fail", "unknown", "pass")
 _MAX_EVIDENCE = 10
 _MAX_LINES = 1000  # that the daemon keeps
 _FOLLOW_INTERVAL = 1
+_RUN_ID = re.compile(r".+-\d{8}T\d{6}-[0-9a-f]{6}")  # domain.runs.new_run_id
 
 
 @command(asks_daemon=True, example="infra-health explain flaky_tests")
@@ -43,7 +45,8 @@ def explain(options: Options, daemon: Daemon, metric: str | None, collector: str
         if not found and not metric:
             has_run = any((each["last_run"] or {}).get("ended") for each in collectors.values())
             why = "no run has brought one (`infra-health runs`)" if has_run else "no run has ended"
-            click.echo(f"All {len(known)} checks pass." if known else f"No check was measured yet: {why}.")
+            all_pass = "The one check passes." if len(known) == 1 else f"All {len(known)} checks pass."
+            click.echo(all_pass if known else f"No check was measured yet: {why}.")
         for name in () if metric else names:
             _print_left_out(collectors.get(name, {}))
 
@@ -149,6 +152,8 @@ def runs(
     query = {"collector": collector, "outcome": outcome, "since": since, "limit": min(limit, 200)}
     found = daemon.pages("runs", key="runs", most=limit, **query)
     options.show(found, lambda: _print_runs(found))
+    if not found:
+        message("No run is kept that fits.")
 
 
 def _print_runs(found: Sequence[dict[str, Any]]) -> None:
@@ -221,6 +226,8 @@ def _print_lines(options: Options, lines: Sequence[dict[str, Any]]) -> None:
 
 
 def _tell_apart(daemon: Daemon, word: str) -> tuple[str | None, str | None]:
-    """The run or the collector that ``word`` names."""
-    is_collector = any(each["name"] == word for each in daemon.collectors())
-    return (None, word) if is_collector else (word, None)
+    """The run or the collector that ``word`` names. Raises Rejected where it can be neither."""
+    if _RUN_ID.fullmatch(word):
+        return word, None
+    daemon.check_collectors([word], "run and no collector")
+    return None, word

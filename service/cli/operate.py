@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
@@ -79,8 +80,13 @@ def _describe_collector(collector: dict[str, Any]) -> dict[str, str]:
     if _is_retrying(collector) or run.get("outcome") == "Partial":
         notes += run["errors"]
     elif error:
-        # With its age: an old error beside a good run is otherwise taken for a present one.
-        notes.append(f"failed {out.format_age(error['at'])}: {'; '.join(error['errors'])}")
+        # With its age, and as the page has it: an old error is otherwise taken for a present one.
+        at = datetime.fromisoformat(error["at"])
+        is_past = bool(good := collector["last_success"]) and datetime.fromisoformat(good) > at
+        was_cancelled = error["outcome"] == "Cancelled"
+        what = "run cancelled" if was_cancelled else "error" if is_past else "failed"
+        age = f"{'earlier ' if is_past else ''}{what} {out.format_age(error['at'])}"
+        notes.append(": ".join(filter(None, (age, "; ".join(error["errors"])))))
     if pause:
         reason = f": {pause['reason']}" if pause["reason"] else ""
         notes.append(f"paused by {pause['by']} {out.format_age(pause['at'])}{reason}")
@@ -107,7 +113,7 @@ def _describe_state(collector: dict[str, Any]) -> str:
     if _is_retrying(collector):
         return f"retrying (attempt {collector['last_run']['attempts']} of {collector['max_attempts']})"
     if collector["running"]:
-        return "running"
+        return "running, paused" if collector["paused"] else "running"
     return "paused" if collector["paused"] else "waiting"
 
 
@@ -159,6 +165,7 @@ class _WithWait(click.Command):
 )
 def trigger(options: Options, daemon: Daemon, names: tuple[str, ...], reason: str | None, wait: int | None) -> bool:
     """With --wait it shows the progress and the result."""
+    daemon.check_collectors(names)
     until = time.monotonic() + (wait or 0)
 
     def run(name: str) -> dict[str, Any]:

@@ -199,5 +199,6 @@ def _print_preview(preview: "Preview", show_all: bool) -> None:
     counts = Counter(line.change for line in preview.changes)
     text = ", ".join(f"{count:,} {change}" for change, count in counts.items())
     against = f"against run {preview.before}" if preview.before else "no run to compare with yet"
-    click.secho(f"{preview.run.collector}: {len(preview.samples):,} samples ({text}; {against})", bold=True)
+    about = "; ".join(filter(None, (text, against)))
+    click.secho(f"{preview.run.collector}: {len(preview.samples):,} samples ({about})", bold=True)
     out.print_table(rows, below="about", optional=("status",))

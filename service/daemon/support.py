@@ -53,6 +53,7 @@ _SOURCE_REMEDIES: Remedies = {
     Rejected: "correct the collector's keys, or what its source brings",
     HealthError: "does it work by hand? Is the server up, and do DNS and HTTPS_PROXY lead there?",
 }
+_PROGRAM_REMEDIES: Remedies = {HealthError: "does it work by hand?"}
 _DIRECTORY_REMEDIES: Remedies = {
     ConfigError: "run the version that wrote it, or set state_dir to another directory",
     HealthError: "stop the daemon and move state.db aside: the next start makes a new one",
@@ -100,8 +101,13 @@ async def diagnose(settings: Settings, environ: Mapping[str, str]) -> list[Findi
             "webhook secret": (partial(_check_webhook_secret, clients), {}),
             "Datadog": (partial(_check_datadog, clients), datadog),
             "AWS": (partial(_check_aws, settings, clients), _AWS_REMEDIES),
-            **{f"collector {job.name}": (partial(_check_collector, job), _SOURCE_REMEDIES) for job in jobs},
         }
+        slow: dict[str, Finding] = {}  # what is no failure after that time
+        for job in jobs:
+            name, is_program = f"collector {job.name}", job.settings.type == "exec"
+            questions[name] = partial(_check_collector, job), _PROGRAM_REMEDIES if is_program else _SOURCE_REMEDIES
+            if is_program and job.settings.active_deadline.total_seconds() > _TIMEOUT:
+                slow[name] = Finding(name, "ok", f"still running after {_TIMEOUT:g} s, as its active_deadline allows")
         if settings.store.url:
             questions["store"] = partial(_check_server, settings), _SERVER_REMEDIES
         else:
@@ -115,7 +121,7 @@ async def diagnose(settings: Settings, environ: Mapping[str, str]) -> list[Findi
                     found[name] = await check(name)
             except TimeoutError:
                 remedy = "is it slow, or does a firewall or proxy swallow the requests?"
-                found[name] = Finding(name, "fail", f"no answer within {_TIMEOUT:g} s", remedy)
+                found[name] = slow.get(name) or Finding(name, "fail", f"no answer within {_TIMEOUT:g} s", remedy)
             except HealthError as error:
                 remedy = next(text for kind, text in remedies.items() if isinstance(error, kind))
                 found[name] = Finding(name, "fail", str(error), remedy)
@@ -157,7 +163,7 @@ async def _check_github(settings: Settings, clients: Clients, name: str) -> Find
 async def _check_datadog(clients: Clients, name: str) -> Finding:
     key = clients.credentials.api_key
     if not await key.get():
-        return Finding(name, "fail", f"no {key.title}", key.remedy)
+        return Finding(name, "fail", f"no {key.title}" + (f": {key.trouble}" if key.trouble else ""), key.remedy)
     try:
         await clients.intake.validate()
     except Unauthorized:
@@ -174,7 +180,7 @@ async def _check_aws(settings: Settings, clients: Clients, name: str) -> Finding
     secrets = {names.datadog_api: clients.credentials.api_key, names.github: clients.credentials.github_token}
     for secret in secrets.values():
         await secret.get()
-    if troubles := [f"{key}: {secret.trouble}" for key, secret in secrets.items() if secret.trouble]:
+    if troubles := [f"{key}: {secret.trouble}" for key, secret in secrets.items() if "AWS" in (secret.trouble or "")]:
         remedy = "give the process a role that may read these secrets, set AWS_REGION, or set the secrets themselves"
         is_needed = any(secret.trouble and secret.source == "nowhere" for secret in secrets.values())
         return Finding(name, "fail" if is_needed else "warn", "; ".join(troubles), remedy)

@@ -154,6 +154,8 @@ def back_up(directory: Path, target: Path) -> None:
         raise ConfigError(f"there is no store in {directory}: nothing to back up")
     if target.exists() and target.samefile(path):
         raise ConfigError(f"{target} is the store itself: name another file")
+    if target.exists():
+        raise ConfigError(f"{target} exists already: remove it, or name another file")
     open_reading(path).close()
     part = target.with_name(f"{target.name}.part")
     try:

@@ -19,7 +19,7 @@ from pydantic import (
 
 from service.domain.checks import check_id
 from service.domain.delivery import DeliveryStatus
-from service.domain.runs import Run
+from service.domain.runs import Outcome, Run
 from service.domain.samples import Evidence
 from service.web.formats import RUNNING
 
@@ -116,6 +116,7 @@ class LastError(View):
 
     run: str = Field(validation_alias="id")
     at: Instant = Field(validation_alias="ended")
+    outcome: Outcome
     errors: Errors
 
 

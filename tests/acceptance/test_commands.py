@@ -114,13 +114,16 @@ def test_runs_and_logs_are_found_by_collector_run_outcome_and_age(here: Place, d
     here.json("trigger", "training", "--wait")
     said = here.run("runs", good).stdout
     assert ("metta.infra.stablesuite.hearts" in said, "delivered" in said) == (True, True)
-    assert here.run("runs", "nope").returncode == 1
+    for command in ("runs", "logs"):
+        nope = here.run(command, "nope")
+        assert (nope.returncode, nope.stderr.endswith("collectors: ci, training, slow\n")) == (1, True), nope.stderr
     assert good in here.run("runs").stdout
     for names in (("training",), ("--collector", "training")):
         assert {each["collector"] for each in here.json("runs", *names)} == {"training"}
     found = [run["id"] for run in here.json("runs", "--outcome", "failed", "--since", "2h")]
     assert (bad in found, good in found) == (True, False)
     assert here.json("runs", "training", "--since", "0s") == []
+    assert here.run("runs", "--since", "0s").stderr == "No run is kept that fits.\n"
     assert f"run={good}" in here.run("logs").stdout
     assert {line["fields"]["collector"] for line in here.json("logs", "training")} == {"training"}
     assert [line["message"] for line in here.json("logs", good)] == ["run started", "run ended"]
@@ -136,7 +139,9 @@ def test_trigger_waits_with_and_without_a_number_and_ends_as_the_run(here: Place
         assert ("Complete in " in done.stdout, "attempt 1" in done.stderr) == (True, True)
     bad, good = fail(here), here.json("trigger", "training", "--wait")
     row = status_of(here, "training")
-    assert re.search(r"Complete .* ago: .*training\.json", row), "nobody must take an old error for a present one"
+    assert re.search(r"Complete .*earlier error \d+ s ago: .*training\.json", row), (
+        "nobody must take an old error for a present one"
+    )
     shown = on_a_terminal(here, "runs", "training", "--limit", "2", NO_COLOR="", COLUMNS="80").splitlines()
     assert all(any(line.startswith(run["id"]) for line in shown) for run in (bad, good)), "what `runs ID` takes"
     assert max(len(click.unstyle(line)) for line in shown) <= 80, shown
@@ -161,10 +166,15 @@ def test_trigger_waits_for_a_run_that_is_active_already_and_cancel_ends_one(here
     done = here.run("cancel", active)
     assert (done.returncode, "ended" in done.stderr) == (1, True), "what has ended can't be cancelled"
     gate.unlink()
+    refused = here.run("trigger", "slow", "--wait", "abc")
+    assert (refused.returncode, "no collector abc; collectors: ci" in refused.stderr) == (1, True), refused.stderr
     active = here.json("trigger", "slow")["id"]
+    assert here.run("pause", "slow").stdout.startswith("slow: running, paused, ")
+    here.run("resume", "slow")
     assert here.run("cancel", active).returncode == 0
     wait_for(lambda: here.json("runs", active)["outcome"] == "Cancelled")
     gate.touch()
+    assert re.search(r"Cancelled .*run cancelled \d+ s ago", status_of(here, "slow")), "nothing failed"
 
 
 def test_several_collectors_are_triggered_paused_and_resumed_at_once(here: Place, daemon: Daemon) -> None:
@@ -174,7 +184,11 @@ def test_several_collectors_are_triggered_paused_and_resumed_at_once(here: Place
     assert [each["paused"] for each in here.json("pause", "--all", "--reason", "maintenance")] == [True] * 3
     assert here.run("resume", "ci", "training", "slow").stdout.count(": waiting, next run: ") == 3
     some = here.run("pause", "nope", "training", "--reason", "maintenance", environ={"USER": "sre"})
-    assert (some.returncode, "nope: " in some.stderr, "training: paused" in some.stdout) == (1, True, True)
+    assert (
+        some.returncode,
+        re.search("nope: .* Known: ci, training", some.stderr) is not None,
+        "training: paused" in some.stdout,
+    ) == (1, True, True)
     assert re.search(r"^training +paused .*paused by sre \d+ s ago: maintenance", status_of(here, "training"))
     assert here.json("resume", "training")["paused"] is False
 
@@ -277,7 +291,10 @@ def test_diagnose_has_a_line_for_each_and_a_remedy_for_what_is_wrong(here: Place
         bucket.put("").raise_for_status()
         wrong = {"DD_API_KEY": "not-the-right-key", "GITHUB_API_URL": "http://127.0.0.1:9"}
         wrong |= {"INFRA_HEALTH_STATE_DIR": str(here.folder / "a-file" / "state")}
+        (here.folder / "gate.broken").touch()
         bad = here.run("diagnose", environ=aws | wrong)
+        (here.folder / "gate.broken").unlink()
+        keyless = here.run("diagnose", environ={"DD_API_KEY": None, "DD_API_KEY_FILE": "/nope"})
         bucket.put("/training/1.json", content=(here.folder / "training.json").read_bytes()).raise_for_status()
         good = here.run("diagnose", environ=aws)
     names = ("GitHub", "webhook secret", "Datadog", "AWS", "clock", "collector training", "collector slow", "state dir")
@@ -285,11 +302,13 @@ def test_diagnose_has_a_line_for_each_and_a_remedy_for_what_is_wrong(here: Place
     assert all(line.startswith(name) for name, line in zip(names, good.stdout.splitlines(), strict=True))
     assert f"process {daemon.process.pid}" in good.stdout
     assert (bad.returncode, "not-the-right-key" in bad.stdout) == (1, False)
-    github, _, datadog, _, _, s3, _, state = bad.stdout.splitlines()
+    github, _, datadog, _, _, s3, program, state = bad.stdout.splitlines()
     assert "Remedy: check github.api_url" in github
     assert "Remedy: set DD_API_KEY" in datadog
     assert "s3://health/training/: no snapshot is there; publish a snapshot" in s3
     assert "Remedy: set state_dir" in state
+    assert program.endswith("exit code 9. Remedy: does it work by hand?"), "no matter of the network"
+    assert "Datadog API key: file /nope (DD_API_KEY_FILE): No such file or directory. Remedy: " in keyless.stdout
 
 
 def test_a_terminal_has_colours_but_for_who_wants_none(here: Place, daemon: Daemon) -> None:
@@ -380,6 +399,7 @@ def test_a_backup_is_a_whole_store_by_which_a_schedule_marks_runs_that_usually_l
     assert (told.returncode, "can't be written" in told.stderr or "can't be used" in told.stderr) == (78, True)
     told = here.run("backup", str(state / "state.db"))
     assert told.returncode == 0, told.stderr
+    assert "exists already: remove it" in here.run("backup", str(state / "state.db")).stderr
     with sqlite3.connect(state / "state.db") as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert connection.execute("SELECT count(*) FROM runs").fetchone() > (0,)

@@ -78,7 +78,7 @@ Place = Path | httpx.URL | S3Object
 def parse_place(address: str) -> Place:
     """What ``address`` names. Raises ConfigError where it is none of ``FORMS``."""
     scheme, separator, _ = address.partition("://")
-    if not separator:
+    if not separator and not re.match(r"(s3|https?|file):", address, re.I):  # s3:/BUCKET is a slip, no path
         return Path(os.path.expanduser(address))  # noqa: PTH111 - pathlib's raises where there is no home
     try:
         parts = urlsplit(address, allow_fragments=False)

@@ -21,6 +21,7 @@ from tests.integration.snapshot.conftest import Read
     "source",
     [
         *("ftp://host/a.json", "gs://bucket/key", "file://host/a.json", "s3://bucket", "s3://"),
+        *("s3:/bucket/x", "https:/host/a.json"),
         *("http://127.0.0.1:99999/a", "http://[::1/a", "http:///a"),
     ],
 )

@@ -62,7 +62,8 @@ async def test_collectors_show_schedule_last_run_and_last_error(stage: Stage) ->
     assert first == await stage.json(first["links"]["self"])
     assert (first["schedule"], first["next_run"]) == ("*/10 * * * *", "2026-03-04T05:10:00Z")
     assert (first["last_run"]["outcome"], first["last_success"]) == ("Failed", None)
-    assert first["last_error"] == {"run": run.id, "at": "2026-03-04T05:00:00Z", "errors": ["no token"]}
+    at, outcome = "2026-03-04T05:00:00Z", "Failed"
+    assert first["last_error"] == {"run": run.id, "at": at, "outcome": outcome, "errors": ["no token"]}
     assert second["last_run"] is None
 
 
