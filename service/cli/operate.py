@@ -83,7 +83,7 @@ def _describe_collector(collector: dict[str, Any]) -> dict[str, str]:
         # With its age, and as the page has it: an old error is otherwise taken for a present one.
         at = datetime.fromisoformat(error["at"])
         is_past = bool(good := collector["last_success"]) and datetime.fromisoformat(good) > at
-        was_cancelled = error["outcome"] == "Cancelled"
+        was_cancelled = error.get("outcome") == "Cancelled"
         what = "run cancelled" if was_cancelled else "error" if is_past else "failed"
         age = f"{'earlier ' if is_past else ''}{what} {out.format_age(error['at'])}"
         notes.append(": ".join(filter(None, (age, "; ".join(error["errors"])))))
