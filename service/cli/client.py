@@ -105,7 +105,7 @@ class Daemon:
         """Raises Rejected with the known ones where one of ``names`` is no collector's."""
         known = [each["name"] for each in self.collectors()] if names else []
         if unknown := [name for name in names if name not in known]:
-            raise Rejected(f"there is no {what} {', '.join(unknown)}; collectors: {', '.join(known) or 'none'}")
+            raise Rejected(f"There is no {what} {', '.join(map(repr, unknown))}. Known: {', '.join(known) or 'none'}.")
 
     def pages(self, *parts: str, key: str, most: int = 1_000_000, **query: Any) -> list[dict[str, Any]]:
         """The items of a list, over its pages, at most ``most``."""

@@ -116,7 +116,10 @@ def test_runs_and_logs_are_found_by_collector_run_outcome_and_age(here: Place, d
     assert ("metta.infra.stablesuite.hearts" in said, "delivered" in said) == (True, True)
     for command in ("runs", "logs"):
         nope = here.run(command, "nope")
-        assert (nope.returncode, nope.stderr.endswith("collectors: ci, training, slow\n")) == (1, True), nope.stderr
+        assert (nope.returncode, nope.stderr.endswith("no collector 'nope'. Known: ci, training, slow.\n")) == (
+            1,
+            True,
+        ), nope.stderr
     assert good in here.run("runs").stdout
     for names in (("training",), ("--collector", "training")):
         assert {each["collector"] for each in here.json("runs", *names)} == {"training"}
@@ -167,7 +170,7 @@ def test_trigger_waits_for_a_run_that_is_active_already_and_cancel_ends_one(here
     assert (done.returncode, "ended" in done.stderr) == (1, True), "what has ended can't be cancelled"
     gate.unlink()
     refused = here.run("trigger", "slow", "--wait", "abc")
-    assert (refused.returncode, "no collector abc; collectors: ci" in refused.stderr) == (1, True), refused.stderr
+    assert (refused.returncode, "no collector 'abc'. Known: ci" in refused.stderr) == (1, True), refused.stderr
     active = here.json("trigger", "slow")["id"]
     assert here.run("pause", "slow").stdout.startswith("slow: running, paused, ")
     here.run("resume", "slow")
