@@ -145,7 +145,7 @@ def take_over(now: datetime, connection: sa.Connection) -> None:
 
 
 def back_up(directory: Path, target: Path) -> None:
-    """Copies the database while it is in use (0600); ``target`` is whole or untouched.
+    """Copies the database while it is in use (0600); ``target``, an earlier copy for instance, is whole or untouched.
 
     Raises ConfigError, or Unavailable where the database can't be read or is of another version.
     """
@@ -154,8 +154,6 @@ def back_up(directory: Path, target: Path) -> None:
         raise ConfigError(f"there is no store in {directory}: nothing to back up")
     if target.exists() and target.samefile(path):
         raise ConfigError(f"{target} is the store itself: name another file")
-    if target.exists():
-        raise ConfigError(f"{target} exists already: remove it, or name another file")
     open_reading(path).close()
     part = target.with_name(f"{target.name}.part")
     try:
