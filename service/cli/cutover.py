@@ -144,8 +144,7 @@ def _escape_cell(text: str) -> str:
 @command(example="infra-health backup state-backup.db")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 def backup(options: Options, file: Path) -> None:
-    """The state is the outbox, the runs and what the collectors keep. FILE, if it is there, is replaced once the copy is
-    whole.
+    """The state is the outbox, the runs and what the collectors keep. An earlier FILE is replaced by a whole copy.
 
     To restore: stop the daemon and put FILE in place of state.db in the state directory, without a state.db-wal.
     """
