@@ -360,7 +360,11 @@ async def push_snapshot(
     caller: CallerDep,
     idempotency_key: Annotated[
         str,
-        Header(alias="Idempotency-Key", description="marks a push sent again", json_schema_extra=_printable(_MAX_KEY)),
+        Header(
+            alias="Idempotency-Key",
+            description="marks a push sent again: until a run has read it, it is kept once",
+            json_schema_extra=_printable(_MAX_KEY),
+        ),
     ] = "",
 ) -> Triggered:
     """Takes a snapshot, keeps it and runs the collector, after the active run if there is one"""
