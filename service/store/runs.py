@@ -51,8 +51,7 @@ class Busy(Exception):
     """A run of the collector is active, and its policy allows no second one."""
 
     def __init__(self, run_id: str) -> None:
-        other = f"run {run_id} is active" if run_id else "a run of another replica was active a moment ago"
-        super().__init__(f"{other} and the concurrency policy is Forbid")
+        super().__init__(f"run {run_id or 'of another replica'} is active and the concurrency policy is Forbid")
         self.run_id = run_id
 
 
@@ -75,8 +74,7 @@ class Runs:
 
     async def slots(self, mode: Mode) -> dict[str, datetime]:
         """The last slot of each collector that was claimed in ``mode``."""
-        is_collector = ~slots.c.collector.startswith("$")  # others are turns
-        query = sa.select(slots.c.collector, slots.c.at).where(slots.c.mode == mode, is_collector)
+        query = sa.select(slots.c.collector, slots.c.at).where(slots.c.mode == mode, ~slots.c.collector.startswith("$"))
         return dict(map(tuple, await self._database.fetch(query)))
 
     async def claim_slots(self, claims: Sequence[Claim]) -> list[bool | Busy]:
@@ -137,9 +135,8 @@ class Runs:
 
         ``checks``: all of the collector's from now on; None leaves them. ``max_age``: of their values, for the history.
         ``state``: None deletes; what has a revision in ``revisions`` is written only if it still has that one. A run
-        that is not on record is kept as well; one that has ended on record stays as it is, so that a repeat changes
-        nothing. False: it has another outcome there, because its replica was taken for dead. True also where
-        both are Interrupted, though then the record stays as it is.
+        that is not on record is kept as well; one that has ended on record stays as it is: a repeat changes nothing.
+        False: it has another outcome there, because its replica was taken for dead.
         """
 
         def work(batch: Batch, connection: sa.Connection) -> bool:
@@ -165,15 +162,15 @@ class Runs:
         return await self._request_end(Outcome.REPLACED, is_other & (runs.c.started <= run.started))
 
     async def _request_end(self, outcome: Outcome, wanted: sa.ColumnElement[bool]) -> bool:
-        asked = runs.update().where(runs.c.outcome.is_(None), wanted)
-        asked = asked.values(cancel=sa.func.coalesce(runs.c.cancel, outcome.value))
-        return await self._database.write(lambda connection: connection.execute(asked).rowcount > 0)
+        cancel = sa.func.coalesce(runs.c.cancel, outcome.value)
+        update = runs.update().where(runs.c.outcome.is_(None), wanted).values(cancel=cancel)
+        return await self._database.write(lambda connection: connection.execute(update).rowcount > 0)
 
     async def claim_turn(self, name: str, interval: timedelta) -> bool:
         """Whether what one of all replicas does every ``interval`` is this one's to do now."""
         if not self._database.is_shared:
             return True
-        turn = insert(slots).values(collector=f"${name}", mode=Mode.LIVE, at=database_now())
+        turn = insert(slots).values(collector=f"${name}", mode=Mode.LIVE, at=database_now())  # no collector's name
         # A little less than the interval: replicas don't sleep equally long.
         is_due = slots.c.at <= database_now() - (0.9 * interval) // timedelta(microseconds=1)
         turn = turn.on_conflict_do_update(index_elements=slots.primary_key, set_={"at": database_now()}, where=is_due)

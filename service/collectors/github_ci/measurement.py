@@ -6,17 +6,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from service.collectors.github_ci import culprits, run_list
+from service.collectors.github_ci import culprits, evidence, run_list
 from service.collectors.github_ci.catalogue import SCHEDULE_AGE, SUCCESS_AGE, Finding, format_limit
-from service.collectors.github_ci.evidence import (
-    BEGINNING,
-    count,
-    format_span,
-    format_time,
-    make_evidence,
-    name_some,
-    newest,
-)
+from service.collectors.github_ci.evidence import count, format_span, format_time, make_evidence, name_some, newest
 from service.collectors.github_ci.models import FAILED, STUCK_AFTER, Run, Workflow, WorkflowRuns, quantile
 from service.collectors.github_ci.settings import LISTS, GithubCiSettings, WorkflowLists, describe_missing
 from service.collectors.github_ci.state import MARGIN, WEEK, State
@@ -266,7 +258,7 @@ class Measurement:
             if not each.is_active:
                 problems.append(f"{each.file} is {each.state}: enable it, or take it off expected")
             elif id not in last:
-                since = "" if self.state.reach == BEGINNING else f" since {self.state.reach:%Y-%m-%d}"
+                since = "" if self.state.reach == evidence.BEGINNING else f" since {self.state.reach:%Y-%m-%d}"
                 problems.append(f"no schedule has run {each.file}{since}, as far as runs are read")
         if problems:
             self.failures[EXPECTED] = Rejected("; ".join(problems))
