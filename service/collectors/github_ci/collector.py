@@ -181,6 +181,7 @@ class GithubCi:
         stored, facts = await self._state.read(repo), self._deliveries.facts(self._name, repo)
         result = await cycle.collect(stored, facts)
         self._deliveries.report_missed(repo, cycle.found)
+        self._deliveries.forget(self._name, repo, cycle.deleted)
         return result
 
     def _has_quota(self, spent: Usage, busy: int, interval: timedelta) -> bool:

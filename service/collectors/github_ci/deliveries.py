@@ -142,6 +142,12 @@ class Deliveries:
         self._unused.pop(key, None)
         return list(self._facts[key].values())
 
+    def forget(self, collector: str, repo: str, ids: Collection[int]) -> None:
+        """Facts of runs that a poll found deleted: the next run by webhook would count them again."""
+        key = collector, repo.lower()
+        self._facts[key] = {each: run for each, run in self._facts.get(key, {}).items() if each[0] not in ids}
+        self._unused[key] -= {each for each in self._unused[key] if each[0] in ids}
+
     def report_missed(self, repo: str, ended: Iterable[Run]) -> None:
         """What a poll was the first to find; missed are those that a delivery should have brought. None are before the
         first delivery came, and GitHub sends none where no job began."""

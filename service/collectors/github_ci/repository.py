@@ -42,7 +42,7 @@ class RepositoryCycle:
     """Collects the metrics of ``repo`` once. ``tags``: more of them on every sample.
 
     ``shared``: what all repositories together may spend on questions. ``notes``: what the operator should know.
-    ``found``: what has ended, as neither an earlier cycle nor a delivery told.
+    ``found``: what has ended, as neither an earlier cycle nor a delivery told. ``deleted``: ids of runs that are gone.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class RepositoryCycle:
         self._answer = pull_requests.Answer()
         self.notes: list[str] = []
         self.found: list[Run] = []
+        self.deleted: list[int] = []
 
     async def collect(self, stored: bytes | None, facts: Sequence[Run]) -> CollectResult:
         """``facts``: of deliveries. Raises the worst error when there is nothing to send."""
@@ -220,7 +221,8 @@ class RepositoryCycle:
         for id in self._measurement.unseen:
             yield measurement.RUNS, partial(self._ask_again, id)
         for run in self._measurement.runs_with_unknown_attempts:
-            yield measurement.FLAKY, partial(self._ask_attempts, run)
+            if run.id not in self._measurement.unseen:  # it may be deleted
+                yield measurement.FLAKY, partial(self._ask_attempts, run)
         for run in self._measurement.runs_without_end:
             yield measurement.ENDS, partial(details.learn_end, self._actions, run)
         if lists := self._measurement.workflows:
@@ -244,6 +246,8 @@ class RepositoryCycle:
     async def _ask_again(self, id: int) -> None:
         await run_list.ask_again(self._actions, self._state, id)
         self._measurement.unseen.remove(id)
+        if id not in self._state.runs:
+            self.deleted.append(id)
 
     async def _ask_attempts(self, run: Run) -> None:
         self._measurement.attempts += await details.ask_attempts(self._actions, self._state, run, self._now)

@@ -298,3 +298,22 @@ async def test_a_repository_that_can_not_be_watched_holds_up_no_other() -> None:
         with pytest.raises(NotFound):
             await stage.collector.look()
         assert (await stage.changed_values())[SUCCESS] == 0
+
+
+async def test_a_run_that_a_poll_found_deleted_is_counted_by_no_later_run() -> None:
+    world = small_world()
+    async with staged(world) as stage:
+        await stage.collect_until_whole()
+        deleted = stage.end_run("failure", "success")
+        await stage.changed_values()
+        stage.pass_time(MINUTE)
+        world.add_run(2, world.now, "skipped")  # which keeps the deleted run's id from being given anew
+        world.repository.runs.remove(deleted)
+        stage.restart()
+        stage.deliver(deleted)  # its first attempt is known to nobody
+        await stage.collect_truth()
+        stage.pass_time(2 * MINUTE)
+        stage.end_run("success")
+        values = await stage.changed_values()
+        assert values[FLAKY] == stage.truth()[FLAKY]
+        assert values["ci.workflow.success_ratio"] == stage.truth()["ci.workflow.success_ratio"]
