@@ -1,7 +1,6 @@
 """Commands that read what a running daemon knows: ``explain``, ``runs``, ``logs``."""
 
 import json
-import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,7 +19,6 @@ _ORDER = ("fail", "unknown", "pass")
 _MAX_EVIDENCE = 10
 _MAX_LINES = 1000  # that the daemon keeps
 _FOLLOW_INTERVAL = 1
-_RUN_ID = re.compile(r".+-\d{8}T\d{6}-[0-9a-f]{6}")  # domain.runs.new_run_id
 
 
 @command(asks_daemon=True, example="infra-health explain flaky_tests")
@@ -227,7 +225,9 @@ def _print_lines(options: Options, lines: Sequence[dict[str, Any]]) -> None:
 
 def _tell_apart(daemon: Daemon, word: str) -> tuple[str | None, str | None]:
     """The run or the collector that ``word`` names. Raises Rejected where it can be neither."""
-    if _RUN_ID.fullmatch(word):
+    from service.domain.runs import RUN_ID
+
+    if RUN_ID.fullmatch(word):
         return word, None
     daemon.check_collectors([word], "run and no collector")
     return None, word

@@ -149,12 +149,10 @@ def format_duration(seconds: float | None) -> str:
 
 
 def format_number(value: float | None) -> str:
-    """``41,000``, ``0.916667``; only what has more than 15 digits as a power of ten."""
-    if value is None:
-        return ""
-    if abs(value) >= 1e15:
-        return f"{value:.6g}"
-    return f"{value:,.0f}" if value == round(value) or abs(value) >= 100_000 else f"{value:,.6g}"
+    """As the pages write it; nothing where there is none."""
+    from service.web import formats
+
+    return "" if value is None else formats.format_number(value)
 
 
 def format_check(tags: Mapping[str, str]) -> str:

@@ -1,5 +1,6 @@
 """Runs: why a collector is asked, and what came of it. The Collector protocol."""
 
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -222,6 +223,9 @@ class LogLine:
     level: str
     message: str
     fields: Mapping[str, object] = field(default_factory=dict)
+
+
+RUN_ID = re.compile(r".+-\d{8}T\d{6}-[0-9a-f]{6}")  # as ``new_run_id`` makes them
 
 
 def new_run_id(collector: str, now: datetime) -> str:

@@ -142,6 +142,17 @@ async def test_a_run_after_a_push_begins_when_the_active_one_has_ended_and_other
         assert sorted(map(str, await it.outcomes())) == [Outcome.CANCELLED, Outcome.COMPLETE, Outcome.COMPLETE]
 
 
+async def test_pushes_begin_only_so_many_runs_at_once_and_the_rest_is_one_run_after_them() -> None:
+    gate = Gate()
+    async with staged(make_job(gate, concurrency_policy=ConcurrencyPolicy.ALLOW)) as it:
+        for _ in range(12):
+            await it.scheduler.trigger_after("ci", Cause.PUSH, HERE)
+        await settle()
+        assert len(gate.calls) == 8
+        await gate.open()
+        assert len(gate.calls) == 1
+
+
 async def test_who_waits_for_a_run_that_nobody_carries_out_waits_without_asking_again_and_again() -> None:
     async with staged() as it:
         waiting = asyncio.create_task(it.scheduler.active.wait("ci-lost", 30))
