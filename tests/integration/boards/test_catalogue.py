@@ -5,14 +5,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from service.boards import catalogue
-from service.boards.catalogue import Catalogue, longest_interval, read_catalogue
+from service.boards.catalogue import Catalogue, read_catalogue
 from service.boards.sync import build
-from service.collectors import registry
 from service.collectors.registry import settings_of
-from service.config.settings import CollectorSettings, Settings, StoreSettings
+from service.config.settings import Settings, StoreSettings
 from service.domain.checks import update_checks
 from service.domain.runs import Cause, Outcome, Run, new_run_id
 from service.domain.samples import Kind, Metric, Sample
@@ -21,31 +17,20 @@ from tests.unit.boards.shapes import texts
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 CI: dict[str, Any] = {"type": "github_ci", "schedule": "*/10 * * * *"}
-TRAINING: dict[str, Any] = {
-    "type": "snapshot",
-    "schedule": "0 * * * *",
-    "category": "training",
-    "source": "training.json",
-}
-
-
-def settings_for(given: Mapping[str, Any]) -> CollectorSettings:
-    return settings_of(given["type"]).model_validate(given)
+TRAINING: dict[str, Any] = {"type": "snapshot", "schedule": "0 * * * *", "category": "training", "source": "t.json"}
 
 
 async def read(folder: Path, collectors: Mapping[str, Mapping[str, Any]], **more: Any) -> tuple[Catalogue, list[str]]:
-    made = {name: settings_for(each) for name, each in collectors.items()}
+    made = {name: settings_of(each["type"]).model_validate(each) for name, each in collectors.items()}
     return await read_catalogue(Settings.model_validate({"collectors": made, "state_dir": folder, **more}), NOW)
 
 
 async def store_run(folder: Path, collector: str, *samples: Sample) -> None:
     """A run of ``collector`` brought ``samples``."""
     store = await Store.open(folder, StoreSettings(), lambda: NOW)
-    try:
-        run = Run(new_run_id(collector, NOW), collector, Cause.SCHEDULE, NOW, outcome=Outcome.COMPLETE, ended=NOW)
-        await store.runs.end(run, samples, update_checks([], samples, [], NOW))
-    finally:
-        await store.close()
+    run = Run(new_run_id(collector, NOW), collector, Cause.SCHEDULE, NOW, outcome=Outcome.COMPLETE, ended=NOW)
+    await store.runs.end(run, samples, update_checks([], samples, [], NOW))
+    await store.close()
 
 
 def measured(metric: str, kind: Kind = Kind.GAUGE, **tags: str) -> Sample:
@@ -62,6 +47,7 @@ async def test_what_the_settings_ask_for_is_shown_before_it_was_ever_measured_an
     assert {each.category for each in found.checks} == {"ci"}
     assert list(found.distributions.values()) == ["ci"]
     assert found.collectors[0].quota is not None
+    assert "minute" in {each.metric.unit for each in found.checks}, "as the type says"
     assert [note[:35] for note in notes] == ["nothing of training has been stored"]
     bugs = {"workflow_category": "ci", "workflow_name": "bug_queue", "task": "open_bugs", "check": "count"}
     await store_run(tmp_path, "ci", measured("metta.infra.cron.github.bugs.count", Kind.GAUGE, **bugs, label="ui"))
@@ -70,12 +56,12 @@ async def test_what_the_settings_ask_for_is_shown_before_it_was_ever_measured_an
 
 
 async def test_repositories_and_collectors_share_the_panel_of_a_check(tmp_path: Path) -> None:
-    slow = CI | {"repositories": ["d/e"], "schedule": "0 6 * * *", "thresholds": {"flaky_tests": 2}}
+    slow = CI | {"repositories": ["d/e"], "schedule": "0 6 * * 1-5", "thresholds": {"flaky_tests": 2}}
     found, _ = await read(tmp_path, {"ci": CI | {"repositories": ["a/b", "a/c"]}, "slow": slow})
     checks = {each.tags["check"]: each for each in found.checks}
     # Where collectors judge by different thresholds the tile claims none.
     assert (checks["flaky_tests"].condition, checks["p90_minutes"].condition) == ("", "< 5.0")
-    assert (checks["flaky_tests"].groups, checks["flaky_tests"].every) == ({"repo"}, timedelta(days=1))
+    assert (checks["flaky_tests"].groups, checks["flaky_tests"].every) == ({"repo"}, timedelta(days=3)), "a weekend"
     assert checks["flaky_tests"].max_age == timedelta(0), "each run measures it anew"
 
 
@@ -98,21 +84,6 @@ async def test_the_checks_of_a_snapshot_come_from_the_store(tmp_path: Path) -> N
     assert any("hearts{" in query for each in build(found) for query in texts(each.content))
 
 
-async def test_a_metric_that_another_package_declares_brings_its_unit_and_meaning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Queue:
-        Settings = CollectorSettings
-        metrics = (Metric("metta.queue.depth", unit="job", help="Jobs that wait"),)
-
-    for module in (catalogue, registry):
-        monkeypatch.setattr(module, "load_type", lambda name: Queue)
-    await store_run(tmp_path, "queue", measured("metta.queue.depth"), measured("metta.queue.other", check="d"))
-    found, _ = await read(tmp_path, {"queue": {"type": "acme_boards", "schedule": "* * * * *"}})
-    known = {each.metric.name: (each.metric.unit, each.metric.help) for each in found.checks}
-    assert known == {"metta.queue.depth": ("job", "Jobs that wait"), "metta.queue.other": ("", "")}
-
-
 async def test_a_collector_that_is_switched_off_is_shown_nowhere_and_a_shadow_looks_at_the_live_names(
     tmp_path: Path,
 ) -> None:
@@ -123,16 +94,3 @@ async def test_a_collector_that_is_switched_off_is_shown_nowhere_and_a_shadow_lo
     empty, _ = await read(tmp_path, {"ci": CI | {"enabled": False}})
     assert (empty.collectors, empty.checks, empty.categories) == ([], [], [])
     assert build(empty)
-
-
-@pytest.mark.parametrize(
-    ("schedule", "longest"),
-    [
-        ("*/10 * * * *", timedelta(minutes=10)),
-        ("0 6 * * 1-5", timedelta(days=3)),
-        ("@every 90s", timedelta(seconds=90)),
-        ("0 0 1 1 *", timedelta(days=365)),
-    ],
-)
-def test_the_longest_interval_is_the_weekend_s(schedule: str, longest: timedelta) -> None:
-    assert longest_interval(settings_for(CI | {"schedule": schedule}), NOW) == longest

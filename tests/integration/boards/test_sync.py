@@ -11,16 +11,10 @@ from service.datadog.api import DatadogApi
 from service.domain.errors import Rejected, Unavailable
 from tests.datadog import Reply, ScriptedDatadog, refusal
 from tests.datadog_openapi import faults
-from tests.unit.boards.shapes import DURATION, catalogue, ci_checks, snapshot_check
+from tests.unit.boards.shapes import DURATION, catalogue, ci_checks, definitions, snapshot_checks
 
 API_KEY, APP_KEY = "a" * 32, "b" * 40
 PAGE = "https://health.example"
-
-
-def few(**conditions: str) -> list[CheckPanel]:
-    """Of the checks that there are: a board of them all takes a second to be judged."""
-    checks = [each for each in ci_checks(**conditions) if each.tags["check"] in ("flaky_tests", "failing_count")]
-    return [*checks, snapshot_check(), snapshot_check("sps", "stable for a week")]
 
 
 class Place:
@@ -30,7 +24,7 @@ class Place:
         self.datadog, self.api, self.sync, self.env = datadog, api, Sync(api, env), env
 
     def diff(self, *checks: CheckPanel, force: bool = False, **changes: Any) -> list[Difference]:
-        return self.sync.diff(build(catalogue(*(checks or few()), **{"env": self.env, **changes})), force=force)
+        return self.sync.diff(build(catalogue(*checks, **{"env": self.env, **changes})), force=force)
 
     def push(self, *checks: CheckPanel, force: bool = False, prune: bool = False, **changes: Any) -> list[Difference]:
         """What was written."""
@@ -54,13 +48,16 @@ def here(server: ScriptedDatadog) -> Iterator[Place]:
     assert server.refused == 0, server.last_refusal
 
 
-@pytest.mark.parametrize("fills", [False, True])
-def test_the_second_push_writes_nothing(fills: bool, here: Place) -> None:
-    here.datadog.fills, here.datadog.judge = fills, faults
+def test_the_second_push_writes_nothing_among_more_boards_and_monitors_than_a_page_of_the_list(here: Place) -> None:
+    for number in range(230):
+        here.datadog.put_dashboard(f"other-{number}", {"title": "x", "layout_type": "ordered", "widgets": []}, "2020")
+        body = {"name": "x", "type": "query alert", "query": "q", "tags": ["managed_by:infra-health"], "options": {}}
+        here.datadog.put_monitor(10_000 + number, body)
+    here.datadog.judge = faults
     made = here.push()
     assert {each.kind for each in made} == {"dashboards", "monitors", "metadata"}
     assert all(each.id for each in made)
-    assert len(here.datadog.dashboards) == 4
+    assert len(here.datadog.dashboards) == 230 + 4
     assert len(here.datadog.writes) == len(made) + 1, "one write an object, two of a distribution"
     assert here.push() == []
     assert here.datadog.writes == []
@@ -69,79 +66,69 @@ def test_the_second_push_writes_nothing(fills: bool, here: Place) -> None:
 def test_only_what_differs_is_written_and_what_is_no_longer_set_is_taken_away(here: Place) -> None:
     here.push()
     for condition, change in (("< 3", "10 -> 3"), ("none", "")):
-        changed = few(flaky_tests=condition)
+        changed = [*ci_checks(flaky_tests=condition), *snapshot_checks()]
         (done,) = here.push(*changed)
         assert (done.kind, done.key, done.action) == ("dashboards", "health", "updated")
         assert change in "\n".join(done.changes)
         assert len(here.datadog.writes) == 1
         assert here.push(*changed) == []
-    tile = next(
-        each["definition"]
-        for each in here.board()["widgets"][1]["definition"]["widgets"]
-        if each["definition"].get("title", "").endswith("flaky_tests") and each["definition"]["type"] == "query_value"
-    )
+    (tile,) = [one for one in definitions(here.board()) if one.get("title", "").endswith("flaky_tests")]
     assert "conditional_formats" not in tile["requests"][0]
 
 
 def test_edits_by_hand_are_shown_and_left_alone_unless_forced(here: Place) -> None:
     here.push()
-    board, monitor, metric = here.board(), here.monitor(), "metta.infra.collector.up"
+    board, metric = here.board(), "metta.infra.collector.up"
     board["title"] = "Renamed by somebody"
-    group = board["widgets"][1]["definition"]
-    group["title"] = "My CI"
-    group["widgets"].append({"definition": {"type": "note", "content": "mine"}, "id": 99})
-    monitor["message"] += " @pagerduty"
+    board["widgets"][1]["definition"]["title"] = "My CI"
+    here.monitor()["message"] += " @pagerduty"
     here.datadog.metadata[metric] = {"description": "Our collectors, see the wiki"}
     here.datadog.tags[DURATION.name] = {"metric_type": "distribution", "include_percentiles": False, "tags": ["env"]}
     edited = {each.key: "\n".join(each.changes) for each in here.diff() if each.action == "edited"}
     assert edited.keys() == {"health", "collector-down.ci", metric, DURATION.name}
     assert 'widgets[1].definition.title: "My CI" -> "CI"' in edited["health"]
-    assert '"mine"' in edited["health"]
     assert here.push() == []
     assert here.push(page=PAGE) != []
     assert here.board("Renamed by somebody")["widgets"][1]["definition"]["title"] == "My CI"
     assert here.monitor()["message"].endswith("@pagerduty")
     here.push(force=True)
-    assert here.board()["id"] == board["id"]
-    assert here.board()["widgets"][1]["definition"]["title"] == "CI"
+    assert (here.board()["id"], here.board()["widgets"][1]["definition"]["title"]) == (board["id"], "CI")
     assert "infra-health" in here.datadog.metadata[metric]["description"]
-    assert here.datadog.tags[DURATION.name] == {
-        "metric_type": "distribution",
-        "include_percentiles": True,
-        "tags": sorted(DISTRIBUTION_TAGS),
-    }
+    assert here.datadog.tags[DURATION.name]["include_percentiles"] is True
+    assert here.datadog.tags[DURATION.name]["tags"] == sorted(DISTRIBUTION_TAGS)
     assert here.push() == []
 
 
 def test_what_people_add_beside_our_keys_and_their_copies_are_no_edit_and_survive_an_update(here: Place) -> None:
     here.push()
-    board, monitor = here.board(), here.monitor()
-    presets = [{"name": "mine", "template_variables": [{"name": "env", "value": "x"}]}]
-    board |= {"template_variable_presets": presets, "notify_list": ["who@example.com"]}
-    tile = next(each for each in board["widgets"][1]["definition"]["widgets"] if "2" in str(each["layout"]["width"]))
-    links = [{"label": "mine", "link": "https://example.com"}]
-    tile["definition"]["custom_links"] = links
-    monitor["options"]["silenced"] = {"*": None}
+    board, links = here.board(), [{"label": "mine", "link": "https://example.com"}]
+    board["notify_list"] = ["who@example.com"]
+    board["widgets"][1]["definition"]["widgets"][0]["definition"]["custom_links"] = links
+    here.monitor()["options"]["silenced"] = {"*": None}
     copy = here.datadog.put_dashboard("zzz-clone", {**board, "title": "My copy"}, "2030-01-01T00:00:00+00:00")
     assert {each.action for each in here.diff()} == {"same"}
     assert any("My copy" in note for note in here.sync.notes)
     here.datadog.judge = faults  # what comes back from Datadog goes out again
     here.push(page=PAGE)
-    after = here.board()
-    assert (after["template_variable_presets"], after["notify_list"]) == (presets, ["who@example.com"])
-    assert links in [each["definition"].get("custom_links") for each in after["widgets"][1]["definition"]["widgets"]]
+    assert here.board()["notify_list"] == ["who@example.com"]
+    assert links in [one.get("custom_links") for one in definitions(here.board())]
     assert here.monitor()["options"]["silenced"] == {"*": None}
     assert here.datadog.dashboards["zzz-clone"]["widgets"] == copy["widgets"]
     assert here.push(page=PAGE) == []
 
 
-def test_delete_removes_only_ours_of_the_environment(here: Place) -> None:
+def test_delete_removes_only_ours_of_the_environment_and_prune_what_left_the_configuration(here: Place) -> None:
     here.push()
+    for prune in (False, True):
+        unwanted = {each.key for each in here.diff(*ci_checks()) if each.action == "unwanted"}
+        assert unwanted == {"checks.training", "missing.training"}
+        here.push(*ci_checks(), prune=prune)
+    assert {each.action for each in here.diff(*ci_checks())} == {"same"}
     Place(here.datadog, here.api, "staging").push()
     theirs = {"title": "Infra health", "layout_type": "ordered", "widgets": [], "description": "infra-health"}
     here.datadog.put_dashboard("their-board-id", theirs)
     here.datadog.put_monitor(999, {"name": "theirs", "type": "query alert", "tags": ["team:x"], "options": {}})
-    for actual in here.sync.find(build(catalogue(*few()))):
+    for actual in here.sync.find(build(catalogue())):
         if actual.fingerprint:
             here.sync.delete(actual)
     titles = [each["title"] for each in here.datadog.dashboards.values()]
@@ -153,21 +140,6 @@ def test_delete_removes_only_ours_of_the_environment(here: Place) -> None:
     assert not any("infra-health" in each["description"] for each in here.datadog.metadata.values())
 
 
-def test_a_monitor_of_what_left_the_configuration_is_unwanted_until_it_is_pruned(here: Place) -> None:
-    here.push()
-    for prune in (False, True):
-        unwanted = {each.key for each in here.diff(*few()[:2]) if each.action == "unwanted"}
-        assert unwanted == {"checks.training", "missing.training"}
-        here.push(*few()[:2], prune=prune)
-    assert {each.action for each in here.diff(*few()[:2])} == {"same"}
-
-
-def test_a_metric_without_points_waits_for_them(here: Place) -> None:
-    here.datadog.has_all_metrics = False
-    done = {each.key: each.action for each in here.sync.push(here.diff()) if each.kind == "metadata"}
-    assert (set(done.values()), done[DURATION.name]) == ({"waiting"}, "waiting")
-
-
 def test_the_public_address_is_made_once_and_found_again(here: Place) -> None:
     with pytest.raises(Rejected, match="no board tv"):
         here.sync.share("tv")
@@ -176,28 +148,21 @@ def test_the_public_address_is_made_once_and_found_again(here: Place) -> None:
     first = here.sync.share("tv")
     (share,) = here.datadog.shares.values()
     assert (first, here.board("Infra health TV")["id"]) == (share["public_url"], share["dashboard_id"])
-    assert here.push() == []
-    assert "tv" in {each.key for each in here.push(*few()[:2])}
+    assert "tv" in {each.key for each in here.push(*ci_checks())}
     here.datadog.writes.clear()
     assert (here.sync.share("tv"), here.datadog.writes) == (first, [])
 
 
-@pytest.mark.parametrize(
-    ("reply", "error"),
-    [
+def test_an_address_that_is_not_datadog_s_is_told_and_gets_nothing(here: Place) -> None:
+    for reply, error in (
         (Reply(403, b"<html>Blocked</html>"), Unavailable),
         (refusal(400, "bad"), Rejected),
         (Reply(200, b"<html>"), Rejected),
         (Reply(200, {"status": "ok"}), Rejected),
-        (Reply(200, []), Rejected),
-    ],
-)
-def test_an_address_that_is_not_datadog_s_is_told_and_gets_nothing(
-    reply: Reply, error: type[Exception], here: Place
-) -> None:
-    here.datadog.intercept = lambda received: reply
-    with pytest.raises(error):
-        here.push()
+    ):
+        here.datadog.script.append(reply)
+        with pytest.raises(error):
+            here.push()
     assert all(received.method == "GET" for received in here.datadog.received)
 
 
@@ -212,18 +177,11 @@ def test_a_rate_limit_is_waited_for_and_a_post_is_not_repeated_after_a_fault(her
     assert len(here.datadog.dashboards) == 1
 
 
-def test_what_datadog_refuses_does_not_keep_the_rest_from_being_pushed(here: Place) -> None:
+def test_what_datadog_refuses_or_has_no_point_of_does_not_keep_the_rest_from_being_pushed(here: Place) -> None:
     refused = ("POST", "/api/v1/dashboard")
     here.datadog.intercept = lambda got: refusal(400, "no such widget") if (got.method, got.path) == refused else None
+    here.datadog.has_all_metrics = False
     done = list(here.sync.push(here.diff()))
     assert ["no such widget" in each.reason for each in done if each.action == "failed"] == [True] * 4
+    assert {each.action for each in done if each.kind == "metadata"} == {"waiting"}
     assert len(here.datadog.monitors) == sum(each.kind == "monitors" for each in done)
-
-
-def test_more_boards_and_monitors_than_a_page_of_the_list(here: Place) -> None:
-    for number in range(230):
-        here.datadog.put_dashboard(f"other-{number}", {"title": "x", "layout_type": "ordered", "widgets": []}, "2020")
-        body = {"name": "x", "type": "query alert", "query": "q", "tags": ["managed_by:infra-health"], "options": {}}
-        here.datadog.put_monitor(10_000 + number, body)
-    here.push()
-    assert here.push() == []

@@ -47,8 +47,12 @@ def snapshot_check(metric: str = "hearts", condition: str = "> 0.5", workflow: s
     return CheckPanel(title, Metric(f"metta.infra.stablesuite.{metric}"), tags, condition, HOUR)
 
 
+def snapshot_checks() -> list[CheckPanel]:
+    return [snapshot_check(), snapshot_check("sps", "stable for a week")]
+
+
 def catalogue(*checks: CheckPanel, **changes: Any) -> Catalogue:
-    shown = checks or (*ci_checks(), snapshot_check(), snapshot_check("sps", "stable for a week"))
+    shown = checks or (*ci_checks(), *snapshot_checks())
     sent = (*(each.metric for each in shown), DURATION, *QUOTA, *CHECK_METRICS, *COLLECTOR_METRICS)
     facts: dict[str, Any] = {
         "env": "production",
