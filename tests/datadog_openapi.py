@@ -22,40 +22,25 @@ def faults(method: str, path: str, body: Any) -> list[str]:
     return [f"there is no {method} {path}"]
 
 
-# Tests send the same bodies over and over, and forty kinds of widgets make a second of work out of a board.
-@cache
+@cache  # tests send the same bodies over and over
 def _faults(version: str, schema: str, body: str) -> tuple[str, ...]:
-    errors = _validator(version, schema).iter_errors(json.loads(body))
-    return tuple(f"{error.json_path}: {error.message[:300]}" for error in errors)
-
-
-@cache
-def _validator(version: str, schema: str) -> Draft202012Validator:
-    return Draft202012Validator({**json.loads(schema), "$defs": _description()[version]})
+    validator = Draft202012Validator({**json.loads(schema), "$defs": _description()[version]})
+    return tuple(f"{error.json_path}: {error.message[:300]}" for error in validator.iter_errors(json.loads(body)))
 
 
 @cache
 def _description() -> dict[str, Any]:
     found: dict[str, Any] = json.loads(_FILE.read_text(), object_hook=_close)
-    found["v1"]["WidgetDefinition"] = _by_type(found["v1"])
+    definitions = found["v1"]
+    widget: Any = False
+    # Of forty widgets the one of the type: the same as trying all of them, and ten times as quick.
+    for each in definitions["WidgetDefinition"]["oneOf"]:
+        if known := definitions[each["$ref"].rsplit("/", 1)[1]].get("properties"):
+            widget = {"if": {"properties": {"type": known["type"]}}, "then": each, "else": widget}
+    definitions["WidgetDefinition"] = widget
     return found
 
 
 def _close(schema: dict[str, Any]) -> dict[str, Any]:
     """Datadog's schemas let unknown keys pass; ours must have none."""
     return {"additionalProperties": False, **schema} if "properties" in schema else schema
-
-
-def _by_type(definitions: dict[str, Any]) -> dict[str, Any]:
-    """One of forty widgets, chosen by its type: the same as trying all of them, and much quicker."""
-
-    def types(reference: dict[str, str]) -> list[str]:
-        found = definitions[reference["$ref"].rsplit("/", 1)[1]]
-        if "oneOf" in found:
-            return sorted({name for each in found["oneOf"] for name in types(each)})
-        kind = definitions[found["properties"]["type"]["$ref"].rsplit("/", 1)[1]]
-        return list(kind["enum"])
-
-    choices = {name: each for each in definitions["WidgetDefinition"]["oneOf"] for name in types(each)}
-    chosen = [{"if": {"properties": {"type": {"const": name}}}, "then": each} for name, each in choices.items()]
-    return {"type": "object", "required": ["type"], "properties": {"type": {"enum": list(choices)}}, "allOf": chosen}

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -24,34 +24,23 @@ class Postgres:
         self.port = find_free_port()
         self.url = f"postgresql://test@127.0.0.1:{self.port}/postgres"
         self.directory = directory  # of files that its user may read
-        self._tools, self._data = tools, str(directory / "data")
-        self._run("initdb", "-D", self._data, "-U", "test", "-A", "trust", "--no-sync", "-E", "UTF8")
+        self._tools, self._data = tools, directory / "data"
+        self._run("initdb", "-U", "test", "-A", "trust", "--no-sync", "-E", "UTF8")
 
     def start(self, *, durable: bool = False) -> None:
         fsync = "on" if durable else "off"
         options = f"-h 127.0.0.1 -p {self.port} -k {self.directory} -c max_connections=200 -c fsync={fsync}"
-        self._run("pg_ctl", "-D", self._data, "-w", "-l", f"{self.directory}/log", "-o", options, "start")
+        self._run("pg_ctl", "-w", "-l", f"{self.directory}/log", "-o", options, "start")
 
     def stop(self) -> None:
         """At once, as a crash would."""
-        self._run("pg_ctl", "-D", self._data, "-w", "-m", "immediate", "stop")
+        self._run("pg_ctl", "-w", "-m", "immediate", "stop")
 
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """All its processes stand still; the kernel goes on to acknowledge what they are sent."""
-        parent = Path(self._data, "postmaster.pid").read_text().split()[0]
-        children = subprocess.run(["pgrep", "-P", parent], stdout=subprocess.PIPE, text=True, check=True).stdout.split()
-
-        def send(number: signal.Signals) -> None:
-            for process in (parent, *children):
-                with suppress(ProcessLookupError):  # a worker that has just ended
-                    os.kill(int(process), number)
-
-        send(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            send(signal.SIGCONT)
+    def send(self, number: signal.Signals) -> None:
+        """To all its processes. While they stand still the kernel goes on to acknowledge what they are sent."""
+        parent = (self._data / "postmaster.pid").read_text().split()[0]
+        subprocess.run(["pkill", f"-{number:d}", "-P", parent], check=True)
+        os.kill(int(parent), number)
 
     def execute(self, *statements: str) -> list[tuple[object, ...]]:
         """The rows of the last one."""
@@ -61,10 +50,8 @@ class Postgres:
             return cursor.fetchall() if cursor.description else []
 
     def _run(self, tool: str, *arguments: str) -> None:
-        command = [str(self._tools / tool), *arguments]
-        subprocess.run(
-            command, check=True, user=self.user, cwd=self.directory, stdout=subprocess.DEVNULL, env={"LC_ALL": "C"}
-        )
+        command, quiet = [str(self._tools / tool), "-D", str(self._data), *arguments], subprocess.DEVNULL
+        subprocess.run(command, check=True, user=self.user, cwd=self.directory, stdout=quiet, env={"LC_ALL": "C"})
 
 
 def find_free_port() -> int:

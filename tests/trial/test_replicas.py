@@ -19,21 +19,17 @@ from pathlib import Path
 
 import httpx
 import pytest
-import yaml
 
-from service.demo.datadog import SimulatedDatadog
-from service.demo.stage import serve
 from service.domain.delivery import DeliveryStatus
 from service.domain.samples import Kind
 from service.store.chunks import unpack
-from tests.acceptance.program import KEY, wait_for
+from tests.acceptance.program import Place, place, wait_for
 from tests.postgres import Postgres, find_free_port, running_postgres
 
 pytestmark = [pytest.mark.trial, pytest.mark.timeout(240)]
 
 DEAD_AFTER = 2.0
-PLACES = range(3)
-COLLECTORS = [f"c{number}" for number in range(8)]
+REPLICAS = range(3)
 # A value that no other run has, so that one that arrives twice is seen.
 PROGRAM = """
 now=$(date +%s%N | cut -c5-)
@@ -46,75 +42,55 @@ sleep 0.3
 
 
 class Cluster:
-    """Three daemons that share ``server``; ``url``: how they reach it."""
+    """Daemons that share ``server``; ``url``: how they reach it."""
 
-    def __init__(self, folder: Path, server: Postgres, intake: SimulatedDatadog, intake_url: str, url: str) -> None:
+    def __init__(self, here: Place, server: Postgres, url: str) -> None:
         self.server = server
-        self.intake = intake
-        self._folder, self._url, self._intake_url = folder, url, intake_url
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
-        self._ports = {place: find_free_port() for place in PLACES}
+        self._here, self._url = here, url
+        self._ports = [find_free_port() for _ in REPLICAS]
 
-    def write_config(self, *, pooled: bool) -> None:
-        each = {"type": "exec", "schedule": "@every 2s"}
-        config = {
-            "collectors": {name: {**each, "command": ["/bin/sh", "-c", PROGRAM, name]} for name in COLLECTORS},
-            "http": {"host": "127.0.0.1"},
-            "store": {"dead_after": f"{DEAD_AFTER:g}s", "pooled": pooled, "keep_ended": 10_000, "keep_failed": 10_000},
-            "log": {"format": "json"},
-        }
-        (self._folder / "config.yaml").write_text(yaml.safe_dump(config))
+    def start(self, number: int) -> None:
+        port = str(self._ports[number])
+        own = {"HOSTNAME": f"pod-{number}", "INFRA_HEALTH_HTTP__PORT": port, "INFRA_HEALTH_STORE__URL": self._url}
+        with (self._here.folder / f"{number}.log").open("a") as log:
+            self.processes[number] = subprocess.Popen(
+                [sys.executable, "-m", "service"], cwd=self._here.folder, env=self._here.whole_environ(own), stderr=log
+            )
 
-    def start(self, place: int) -> None:
-        environ = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
-            "HOME": str(self._folder),
-            "HOSTNAME": f"pod-{place}",
-            "DD_URL": self._intake_url,
-            "DD_API_KEY": KEY,
-            "INFRA_HEALTH_STORE__URL": self._url,
-            "INFRA_HEALTH_HTTP__PORT": str(self._ports[place]),
-        }
-        with (self._folder / f"{place}.log").open("a") as log:
-            command = [sys.executable, "-m", "service"]
-            self.processes[place] = subprocess.Popen(command, cwd=self._folder, env=environ, stderr=log)
-
-    def wait_until_ready(self, *places: int) -> None:
-        def is_ready(place: int) -> bool:
-            assert self.processes[place].poll() is None, (self._folder / f"{place}.log").read_text()[-3000:]
+    def wait_until_ready(self) -> None:
+        def is_ready(number: int) -> bool:
+            log = self._here.folder / f"{number}.log"
+            assert self.processes[number].poll() is None, log.read_text()[-3000:]
             try:
-                return httpx.get(f"http://127.0.0.1:{self._ports[place]}/readyz", trust_env=False).is_success
+                return httpx.get(f"http://127.0.0.1:{self._ports[number]}/readyz", trust_env=False).is_success
             except httpx.HTTPError:
                 return False
 
-        wait_for(lambda: all(map(is_ready, places)))
+        wait_for(lambda: all(map(is_ready, REPLICAS)))
 
-    def kill(self, place: int) -> None:
-        self.processes[place].kill()
-        self.processes[place].wait()
+    def kill(self, number: int) -> None:
+        self.processes[number].kill()
+        self.processes[number].wait()
 
-    def end(self) -> None:
-        """All of them, as a roll-out ends them."""
-        for process in self.processes.values():
-            process.terminate()
-        for process in self.processes.values():
-            assert process.wait(timeout=60) == 0
-
-    def wait_for_more_runs(self, more: int = 8) -> float:
-        """Seconds until so many more runs are complete."""
+    def wait_for_more_runs(self, more: int = 8, after: str = "") -> None:
+        """Until so many more are complete."""
         start, complete = time.monotonic(), "SELECT 1 FROM runs WHERE outcome = 'Complete'"
         before = len(self.server.execute(complete))
         wait_for(lambda: len(self.server.execute(complete)) >= before + more)
-        return time.monotonic() - start
+        if after:
+            print(f"{after}: {time.monotonic() - start:.1f} s until a run is complete again")
 
-    def wait_until_quiet(self) -> None:
-        """Stops the schedule; then until no run is active and nothing is pending."""
-        for name in COLLECTORS:
-            self.server.execute(f"INSERT INTO pauses VALUES ('{name}', 0, '{{\"source\": \"trial\"}}')")
+    def end(self) -> None:
+        """Stops the schedule; then no run is active and nothing pending any more, and all leave as in a roll-out."""
+        pause = 'INSERT INTO pauses SELECT DISTINCT collector, 0, \'{"source": "trial"}\' FROM runs'
         active = "SELECT 1 FROM runs WHERE outcome IS NULL"
         left = "SELECT 1 FROM outbox WHERE status IN ('pending', 'sending')"
+        self.server.execute(pause)
         wait_for(lambda: not self.server.execute(f"{active} UNION ALL {left}"))
+        for process in self.processes.values():
+            process.terminate()
+        assert [process.wait(timeout=60) for process in self.processes.values()] == [0, 0, 0]
 
     def check(self) -> None:
         """What holds whatever happened."""
@@ -126,16 +102,17 @@ class Cluster:
         spans = f"SELECT ended, {next_start} AS next FROM runs"
         assert not self.server.execute(f"SELECT 1 FROM ({spans}) AS spans WHERE ended > next + 1000000"), "runs overlap"
 
-        received = Counter((point.metric, point.value) for point in self.intake.points if point.kind == "distribution")
+        points = [point for point in self._here.intake.points if point.metric.startswith("trial.")]
+        received = Counter(point.value for point in points if point.kind == "distribution")
+        assert set(received.values()) == {1}, "values of a distribution arrived twice"
         # Of a series and second there is one gauge, the last.
-        gauges = {(point.at, *point.tags) for point in self.intake.points if point.metric == "trial.gauge"}
-        assert {count for _, count in received.items()} == {1}, "values of a distribution arrived twice"
+        gauges = {(point.at, *point.tags) for point in points if point.metric == "trial.gauge"}
         seen = Counter[object]()
         for kind, status, body in self.server.execute("SELECT kind, status, body FROM outbox WHERE run <> ''"):
             for point in unpack(bytes(body)):  # type: ignore[call-overload]
                 seen[status] += 1
                 if status == DeliveryStatus.DELIVERED and kind == Kind.DISTRIBUTION:
-                    assert (point.metric, point.value) in received, "a value that is called delivered did not arrive"
+                    assert point.value in received, "a value that is called delivered did not arrive"
                 elif point.metric == "trial.gauge":
                     assert status == DeliveryStatus.DELIVERED
                     assert (point.at, *point.tags) in gauges
@@ -145,26 +122,27 @@ class Cluster:
 
 
 @contextmanager
-def cluster_on(server: Postgres, folder: Path, url: str = "", *, pooled: bool = False) -> Iterator[Cluster]:
-    intake = SimulatedDatadog(api_keys={KEY})
-    with serve(intake) as (intake_url,):
-        cluster = Cluster(folder, server, intake, intake_url, url or server.url)
-        cluster.write_config(pooled=pooled)
+def cluster_on(server: Postgres, folder: Path, url: str = "") -> Iterator[Cluster]:
+    """``url``: of a pool before the server."""
+    with place(folder) as here:
+        each = {"type": "exec", "schedule": "@every 2s"}
+        names = [f"c{number}" for number in range(8)]
+        here.config["collectors"] = {name: {**each, "command": ["/bin/sh", "-c", PROGRAM, name]} for name in names}
+        limits = {"keep_ended": 10_000, "keep_failed": 10_000}
+        here.config["store"] = {"dead_after": f"{DEAD_AFTER:g}s", "pooled": bool(url), **limits}
+        here.write_config()
+        cluster = Cluster(here, server, url or server.url)
         try:
-            for place in PLACES:
-                cluster.start(place)
-            cluster.wait_until_ready(*PLACES)
+            for number in REPLICAS:
+                cluster.start(number)
+            cluster.wait_until_ready()
             cluster.wait_for_more_runs()
             yield cluster
-            cluster.wait_until_quiet()
             cluster.end()
             cluster.check()
         finally:
-            for process in cluster.processes.values():
-                if process.poll() is None:
-                    process.send_signal(signal.SIGCONT)
-                    process.kill()
-                    process.wait()
+            for number in cluster.processes:
+                cluster.kill(number)
 
 
 @pytest.fixture
@@ -178,11 +156,11 @@ def test_processes_that_are_killed_every_two_seconds_and_then_stand_still(server
     with cluster_on(server, tmp_path) as cluster:
         until = time.monotonic() + 60
         while time.monotonic() < until:
-            place = chance.randrange(3)
-            cluster.kill(place)
-            cluster.start(place)
+            number = chance.choice(REPLICAS)
+            cluster.kill(number)
+            cluster.start(number)
             time.sleep(2.0)
-        cluster.wait_until_ready(*PLACES)
+        cluster.wait_until_ready()
         # While others are well, one that is dead is known to be so before long.
         cluster.kill(0)
         killed, left = time.monotonic(), "SELECT 1 FROM replicas WHERE name = 'pod-0'"
@@ -191,9 +169,9 @@ def test_processes_that_are_killed_every_two_seconds_and_then_stand_still(server
         print(f"takeover after {took:.1f} s")
         assert took < DEAD_AFTER + 5.0
         cluster.start(0)
-        cluster.wait_until_ready(0)
+        cluster.wait_until_ready()
         for _ in range(8):
-            process = cluster.processes[chance.randrange(3)]
+            process = cluster.processes[chance.choice(REPLICAS)]
             time.sleep(chance.uniform(0.1, 1.0))
             process.send_signal(signal.SIGSTOP)
             time.sleep(chance.choice((0.5, DEAD_AFTER + 2)))
@@ -206,24 +184,23 @@ def test_a_server_that_comes_and_goes(server: Postgres, tmp_path: Path) -> None:
     with cluster_on(server, tmp_path) as cluster:
         server.stop()
         time.sleep(5)
-        cluster.wait_until_ready(*PLACES)  # a database that is away takes no replica out of its service
+        cluster.wait_until_ready()  # a database that is away takes no replica out of its service
         server.start()
-        print(f"stopped: {cluster.wait_for_more_runs(1):.1f} s until a run is complete again")
-        with server.frozen():
-            time.sleep(15)
-        print(f"frozen: {cluster.wait_for_more_runs(1):.1f} s until a run is complete again")
+        cluster.wait_for_more_runs(1, after="stopped")
+        server.send(signal.SIGSTOP)
+        time.sleep(15)
+        server.send(signal.SIGCONT)
+        cluster.wait_for_more_runs(1, after="frozen")
         read_only, reload = "ALTER SYSTEM SET default_transaction_read_only = {}", "SELECT pg_reload_conf()"
-        cut = (
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'test' AND pid <> pg_backend_pid()"
-        )
         server.execute(read_only.format("on"), reload)
         time.sleep(5)
         server.execute("SET default_transaction_read_only = off", read_only.format("off"), reload)
         cluster.wait_for_more_runs(1)
+        is_daemons = "usename = 'test' AND pid <> pg_backend_pid()"
         for _ in range(5):
-            server.execute(cut)
+            server.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {is_daemons}")
             time.sleep(0.5)
-        cluster.wait_for_more_runs(8)
+        cluster.wait_for_more_runs()
 
 
 def test_behind_a_pool_of_transactions(server: Postgres, tmp_path: Path) -> None:
@@ -241,11 +218,10 @@ def test_behind_a_pool_of_transactions(server: Postgres, tmp_path: Path) -> None
     )
     with subprocess.Popen([tool, "-q", str(settings)], user=server.user, stderr=subprocess.DEVNULL) as pool:
         try:
-            url = f"postgresql://test@127.0.0.1:{port}/postgres"
-            with cluster_on(server, tmp_path, url, pooled=True) as cluster:
+            with cluster_on(server, tmp_path, f"postgresql://test@127.0.0.1:{port}/postgres") as cluster:
                 cluster.kill(0)
                 cluster.start(0)
-                cluster.wait_until_ready(0)
+                cluster.wait_until_ready()
                 cluster.wait_for_more_runs(16)
         finally:
             pool.terminate()
