@@ -19,19 +19,14 @@ def options() -> dict[str, Any]:
 @pytest.fixture
 async def stage(tmp_path: Path, options: dict[str, Any]) -> AsyncIterator[Stage]:
     """Held by a task of its own: pytest sets up and ends fixtures in different ones, which task groups refuse."""
-    ready: asyncio.Future[Stage] = asyncio.Future()
-    end = asyncio.Event()
+    ready, end = asyncio.Queue[Stage](), asyncio.Event()
 
     async def hold() -> None:
         async with served(tmp_path / "store", **options) as it:
-            ready.set_result(it)
+            ready.put_nowait(it)
             await end.wait()
 
-    task = asyncio.create_task(hold())
-    either: list[asyncio.Future[Any]] = [task, ready]
-    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-    if task.done():
-        await task  # tells why there is none
-    yield ready.result()
-    end.set()
-    await task
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(hold())
+        yield await ready.get()
+        end.set()

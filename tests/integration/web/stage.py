@@ -1,7 +1,7 @@
 """The web in front of a real scheduler, store and forwarder; only the collectors do what the test says."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ from service.config.settings import CollectorSettings, Settings
 from service.datadog.intake import Intake
 from service.domain.errors import Rejected
 from service.domain.runs import Actor, Cause, CollectResult, NoData, PartialFailure, Run
-from service.domain.samples import Metric, Sample
+from service.domain.samples import Evidence, Metric, Sample
 from service.github.client import Github
 from service.pipeline.forwarder import Forwarder
 from service.pipeline.job import Job
@@ -35,25 +35,19 @@ HOTFIX = Metric("ci.hotfix.count", help="Merged pull requests with a hotfix labe
 
 
 class StageClock(SystemClock):
-    """Stands at ``at``; ``ahead`` is how far its monotonic time is before the machine's."""
+    """Stands at START but for ``ahead``; its monotonic time is as far before the machine's."""
 
-    def __init__(self) -> None:
-        self.at = START
-        self.ahead = 0.0
+    ahead = 0.0
 
     def now(self) -> datetime:
-        return self.at
+        return START + timedelta(seconds=self.ahead)
 
     def monotonic(self) -> float:
         return super().monotonic() + self.ahead
 
-    def pass_time(self, seconds: float) -> None:
-        self.at += timedelta(seconds=seconds)
-        self.ahead += seconds
-
 
 def a_check(
-    value: float = 12.0, status: str = "fail", condition: str = "< 10", evidence: Any = (), **tags: str
+    value: float = 12.0, status: str = "fail", condition: str = "< 10", evidence: Sequence[Evidence] = (), **tags: str
 ) -> Sample:
     named = {"source": "cron", "workflow_category": "ci", "workflow_name": "main", "task": "hotfix", "check": "n"}
     tags = {**named, "status": status, "condition": condition, **tags}
@@ -107,23 +101,19 @@ class Stage:
         return await self.end(await self.context.scheduler.trigger(name, cause, Actor("127.0.0.1")))
 
     async def hold(self, name: str = "ci") -> Run:
-        """A run that is active until ``release``."""
+        """A run that is active until its collector's gate is opened."""
         collector = self.collectors[name]
         collector.gate = anyio.Event()
         run = await self.context.scheduler.trigger(name, Cause.HTTP, Actor("127.0.0.1"))
         await collector.asked.wait()
         return run
 
-    async def release(self, run: Run) -> None:
-        gate, self.collectors[run.collector].gate = self.collectors[run.collector].gate, None
-        assert gate
-        gate.set()
-        await self.end(run)
-
     async def end(self, run: Run) -> Run:
+        if gate := self.collectors[run.collector].gate:
+            gate.set()
         ended = await self.context.scheduler.active.wait(run.id, 10)
         assert ended
-        self.clock.pass_time(5)
+        self.clock.ahead += 5
         return ended
 
     async def json(self, address: str) -> Any:
@@ -131,24 +121,21 @@ class Stage:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
-    async def raw(self, sent: bytes) -> bytes:
-        """What comes back for these very bytes until the server closes."""
-        async with await self.connect() as stream:
-            await stream.send(sent)
-            return await received(stream)
-
-    async def connect(self) -> anyio.abc.SocketStream:
-        return await anyio.connect_tcp("127.0.0.1", self.port)
+    async def connect(self, sent: bytes = b"") -> anyio.abc.SocketStream:
+        """A connection on which these very bytes are sent."""
+        stream = await anyio.connect_tcp("127.0.0.1", self.port)
+        await stream.send(sent)
+        return stream
 
 
 async def received(stream: anyio.abc.SocketStream) -> bytes:
     """All that comes until the other side closes."""
     parts = []
-    try:
-        while True:
-            parts.append(await stream.receive())
-    except (anyio.EndOfStream, anyio.BrokenResourceError):
-        return b"".join(parts)
+    with suppress(anyio.BrokenResourceError):
+        async for part in stream:
+            parts.append(part)
+    await stream.aclose()
+    return b"".join(parts)
 
 
 async def in_chunks(body: bytes, size: int = 64 * 1024) -> AsyncIterator[bytes]:
@@ -168,8 +155,8 @@ async def served(folder: Path, collectors: Sequence[str] = ("ci", "training"), *
     info = Info(name="infra-health", version="1.2.3", commit="abc1234", started=START, env="test", service="watch")
     store = await Store.open(folder, settings.store, clock.now)
     scripted: dict[str, Scripted] = {name: Pushed() if name == "training" else Scripted() for name in collectors}
-    async with httpx.AsyncClient(verify=False) as outside, anyio.create_task_group() as tasks:
-        intake = Intake("http://127.0.0.1:9", secret("key"), outside)
+    async with httpx.AsyncClient(timeout=30, verify=False) as client, anyio.create_task_group() as tasks:
+        intake = Intake("http://127.0.0.1:9", secret("key"), client)
         runner = Runner(
             store, clock, tasks, on_stored=lambda: None, on_end=lambda run: context.telemetry.run_ended(run)
         )
@@ -181,7 +168,7 @@ async def served(folder: Path, collectors: Sequence[str] = ("ci", "training"), *
             scheduler=Scheduler(runner, store, clock, tasks),
             forwarder=Forwarder(store.outbox, intake, clock),
             intake=intake,
-            github=Github("https://api.github.com", secret(None), outside, clock),
+            github=Github("https://api.github.com", secret(None), client, clock),
             log=buffer,
             token=secret(None),
             read_token=secret(None),
@@ -194,8 +181,8 @@ async def served(folder: Path, collectors: Sequence[str] = ("ci", "training"), *
         own = CollectorSettings(type="scripted", schedule="*/10 * * * *", service="svc", backoff_limit=0)
         await context.scheduler.set_jobs(Job(name, each, own, "test") for name, each in scripted.items())
         port: int = await tasks.start(serve, create_app(context), "127.0.0.1", 0)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30, verify=False) as client:
-            yield Stage(context, client, port, clock, scripted, tasks.cancel_scope.cancel)
+        client.base_url = httpx.URL(f"http://127.0.0.1:{port}")
+        yield Stage(context, client, port, clock, scripted, tasks.cancel_scope.cancel)
         tasks.cancel_scope.cancel()
     await store.close()
 

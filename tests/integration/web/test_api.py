@@ -199,7 +199,7 @@ async def test_a_snapshot_is_handed_over_and_run_after_the_active_run_and_one_th
     answer = await stage.client.post(address, content=b"[]", headers={"idempotency-key": "one"})
     assert (answer.status_code, training.pushed) == (202, [(b"[]", "one")])
     assert answer.json()["id"] != active.id
-    await stage.release(active)
+    await stage.end(active)
     run = await stage.context.scheduler.active.wait(answer.json()["id"], 10)
     assert run
     assert run.cause == "push"
@@ -226,7 +226,7 @@ async def test_checks_tell_value_verdict_since_and_evidence_and_their_history(st
     assert [(each["status"], each["value"]) for each in history["cycles"]] == [("fail", 12.0), ("pass", 8.0)]
     problem_of(await stage.client.get(first["links"]["history"].replace("/ci/", "/nope/")), 404)
 
-    stage.clock.pass_time(86400 * 2)
+    stage.clock.ahead += 86400 * 2
     (old,) = (await stage.json(f"{CI}/checks/n"))["checks"]
     assert (old["status"], old["why"]) == ("unknown", "the value is too old to judge by")
     assert old["since"] == "2026-03-05T05:00:00Z"
@@ -237,20 +237,20 @@ async def test_a_runs_log_is_there_while_it_runs_and_afterwards(stage: Stage) ->
     stage.context.log.add(LogLine(START, "info", "page 3 of 7", {"run": run.id, "left": 4}))
     line = {"time": "2026-03-04T05:00:00Z", "level": "info", "message": "page 3 of 7", "fields": {"left": 4}}
     assert (await stage.json(f"/api/v1/runs/{run.id}/log"))["lines"] == [line]
-    await stage.release(run)
+    await stage.end(run)
     assert (await stage.json(f"/api/v1/runs/{run.id}/log"))["lines"] == [line]
     assert (await stage.json("/api/v1/log?limit=1"))["lines"][0]["message"] == "page 3 of 7"
 
 
 async def test_the_state_changes_its_revision_with_what_is_shown_and_only_then(stage: Stage) -> None:
     before = await stage.json("/api/v1/state")
-    stage.clock.pass_time(2)
+    stage.clock.ahead += 2
     assert (await stage.json("/api/v1/state"))["revision"] == before["revision"]
     run = await stage.hold()
-    stage.clock.pass_time(1)
+    stage.clock.ahead += 1
     during = await stage.json("/api/v1/state")
     assert during["active"] == [run.id]
-    await stage.release(run)
+    await stage.end(run)
     after = await stage.json("/api/v1/state")
     assert len({each["revision"] for each in (before, during, after)}) == 3
     assert after["collectors"] == {"total": 2, "failing": 0, "running": 0, "paused": 0}

@@ -52,13 +52,14 @@ async def post(stage: Stage, body: bytes, headers: dict[str, str] | None = None)
 async def begin(stage: Stage, body: bytes, size: int, headers: dict[str, str]) -> anyio.abc.SocketStream:
     """A delivery of which so many bytes have come."""
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    stream = await stage.connect()
-    await stream.send(f"POST {WEBHOOK} HTTP/1.1\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:size])
-    return stream
+    head = f"POST {WEBHOOK} HTTP/1.1\r\n{head}Content-Length: {len(body)}\r\n\r\n"
+    return await stage.connect(head.encode() + body[:size])
 
 
 @pytest.mark.parametrize("options", [{"webhook_secret": secret(SECRET), "token": secret("t"), "in_cluster": True}])
-async def test_what_is_taken_is_answered_before_any_work(stage: Stage) -> None:
+async def test_what_is_taken_is_answered_before_any_work_and_what_has_not_the_events_shape_is_a_400(
+    stage: Stage,
+) -> None:
     for status, body, event in (
         (202, a_delivery(id=1), "workflow_run"),
         (202, a_delivery(id=2, head_repository={"full_name": "evil/hello"}), "workflow_run"),
@@ -72,13 +73,22 @@ async def test_what_is_taken_is_answered_before_any_work(stage: Stage) -> None:
         assert (answer.status_code, answer.content) == (status, b"")
     taken = stage.context.deliveries.facts("ci", "octo/hello")
     assert [(run.id, run.conclusion) for run in taken] == [(1, "success"), (2, "success"), (3, "success")]
-    counts = {
+    shapeless = (b"", b"{", b"[]", b"null", b'{"action": "completed"}', b"\xff", b"[" * 100_000)
+    for body in shapeless:
+        assert "application/json" in problem_of(await post(stage, body), 400)["detail"]
+    numbers: list[dict[str, Any]] = [{"id": 2**64}, {"id": -5}, {"run_attempt": 0}]
+    for number in numbers:
+        assert "64 bits" in problem_of(await post(stage, a_delivery(**number)), 400)["detail"]
+    form = signed(b"payload=%7B%7D", event="ping") | {"Content-Type": "application/x-www-form-urlencoded"}
+    assert "application/json" in problem_of(await post(stage, b"payload=%7B%7D", form), 400)["detail"]
+    assert stage.context.deliveries.summary().by_result == {
         ("workflow_run", "taken"): 3,
         ("workflow_run", "ignored"): 2,
+        ("workflow_run", "invalid"): len(shapeless) + len(numbers),
         ("ping", "ping"): 1,
+        ("ping", "invalid"): 1,
         ("other", "ignored"): 1,
     }
-    assert stage.context.deliveries.summary().by_result == counts
     assert not stage.context.scheduler.active.runs()
 
 
@@ -86,7 +96,7 @@ async def test_a_signature_that_is_wrong_missing_or_of_sha1_alone_is_a_401(stage
     body = a_delivery()
     right = signed(body)["X-Hub-Signature-256"]
     of_sha1 = {"X-Hub-Signature": "sha1=" + hmac.new(SECRET.encode(), body, "sha1").hexdigest()}
-    wrong = [{}, of_sha1, signed(body, "another secret"), signed(body, "")]
+    wrong = [{}, of_sha1, signed(body, "another secret"), signed(body, ""), signed(body + b" ")]
     for shown in ("", "sha256=", right[7:], right.upper(), right[:-1], "\xe9" * 71):
         wrong.append({"X-Hub-Signature-256": shown})
     for headers in wrong:
@@ -94,56 +104,34 @@ async def test_a_signature_that_is_wrong_missing_or_of_sha1_alone_is_a_401(stage
         answer = await stage.client.post(WEBHOOK, content=body, headers=sent)
         assert "X-Hub-Signature-256" in problem_of(answer, 401)["detail"]
         assert right not in answer.text
-    # What is signed is the body, to the last byte.
-    problem_of(await post(stage, body + b" ", signed(body)), 401)
     assert {result for _, result in stage.context.deliveries.summary().by_result} == {"unsigned"}
     assert not stage.context.deliveries.facts("ci", "octo/hello")
     assert (await post(stage, body)).status_code == 202
 
 
-async def test_what_is_not_of_the_events_shape_is_a_400(stage: Stage) -> None:
-    shapeless = (b"", b"{", b"[]", b"null", b'{"action": "completed"}', b"\xff", b"[" * 100_000)
-    for body in shapeless:
-        assert "application/json" in problem_of(await post(stage, body), 400)["detail"]
-    numbers: list[dict[str, Any]] = [{"id": 2**64}, {"id": -5}, {"workflow_id": 10**30}, {"run_attempt": 0}]
-    for number in numbers:
-        assert "64 bits" in problem_of(await post(stage, a_delivery(**number)), 400)["detail"]
-    form = signed(b"payload=%7B%7D", event="ping") | {"Content-Type": "application/x-www-form-urlencoded"}
-    assert "application/json" in problem_of(await post(stage, b"payload=%7B%7D", form), 400)["detail"]
-    counts = {("workflow_run", "invalid"): len(shapeless) + len(numbers), ("ping", "invalid"): 1}
-    assert stage.context.deliveries.summary().by_result == counts
-
-
-@pytest.mark.parametrize("options", [{"webhook_secret": secret(value)} for value in (None, " , ")])
-async def test_without_a_secret_there_is_nothing_here(stage: Stage) -> None:
-    assert "GITHUB_WEBHOOK_SECRET" in problem_of(await post(stage, a_delivery()), 404)["detail"]
-    problem_of(await post(stage, a_delivery(), signed(a_delivery(), "")), 404)
-    problem_of(await stage.client.get(WEBHOOK), 405)
-
-
-async def test_either_of_two_secrets_opens_and_a_new_one_is_looked_up(tmp_path: Path) -> None:
+async def test_without_a_secret_there_is_nothing_here_either_of_two_opens_and_a_new_one_is_looked_up(
+    tmp_path: Path,
+) -> None:
     file, body = tmp_path / "secret", a_delivery()
     held = Secret("webhook secret", "set it", sources=[mounted_file(file, "GITHUB_WEBHOOK_SECRET_FILE")])
     async with served(tmp_path, webhook_secret=held) as stage:
-
-        async def status(signed_with: str) -> int:
-            return (await post(stage, body, signed(body, signed_with))).status_code
-
-        assert await status("first-secret") == 404
-        file.write_text("first-secret")
-        assert await status("first-secret") == 202
-        file.write_text("first-secret, second-secret\n")
-        assert [await status("second-secret"), await status("first-secret")] == [202, 202]
-        file.write_text("second-secret")
-        assert await status("third-secret") == 401, "and within five seconds nobody makes it look again"
+        for content, key, status in (
+            ("", "", 404),
+            ("first-secret", "first-secret", 202),
+            ("first-secret, second-secret\n", "second-secret", 202),
+            ("first-secret, second-secret\n", "first-secret", 202),
+            ("second-secret", "third-secret", 401),  # and within five seconds nobody makes it look again
+        ):
+            file.write_text(content)
+            assert (await post(stage, body, signed(body, key))).status_code == status
 
 
 async def test_bodies_are_bounded_as_they_come(stage: Stage) -> None:
     largest = a_delivery(title="x" * (25 * MIB - len(a_delivery(title=""))))
-    for body, status in ((a_delivery(), 202), (largest, 202), (largest + b" ", 413)):
-        for content in (body, in_chunks(body)):
-            answer = await stage.client.post(WEBHOOK, content=content, headers=signed(body))
-            assert answer.status_code == status
+    for content, status in ((largest, 202), (largest + b" ", 413)):
+        headers = signed(content)
+        assert (await stage.client.post(WEBHOOK, content=content, headers=headers)).status_code == status
+        assert (await stage.client.post(WEBHOOK, content=in_chunks(content), headers=headers)).status_code == status
 
 
 async def test_two_large_bodies_have_a_place_and_a_small_one_needs_none(stage: Stage) -> None:
@@ -152,7 +140,6 @@ async def test_two_large_bodies_have_a_place_and_a_small_one_needs_none(stage: S
     while (answer := await post(stage, body)).status_code == 202:
         pass
     problem_of(answer, 503)
-    assert int(answer.headers["retry-after"]) >= 1
     assert (await post(stage, a_delivery())).status_code == 202
     for stream in slow:
         await stream.send(body[MIB + 1 :])
@@ -160,7 +147,9 @@ async def test_two_large_bodies_have_a_place_and_a_small_one_needs_none(stage: S
     assert (await post(stage, body)).status_code == 202
 
 
-async def test_bodies_of_strangers_that_drip_leave_places_for_the_page(stage: Stage) -> None:
+async def test_bodies_of_strangers_that_drip_leave_places_for_the_page_and_never_ending_ones_are_a_408(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stranger = {"Host": "a", "X-Hub-Signature-256": "sha256=00"}
     slow = [await begin(stage, b"{}", 1, stranger) for _ in range(MAX_IN_FLIGHT)]
     while (await post(stage, a_delivery())).status_code != 503:
@@ -168,13 +157,8 @@ async def test_bodies_of_strangers_that_drip_leave_places_for_the_page(stage: St
     assert (await stage.client.get("/")).status_code == 200
     for stream in slow:
         await stream.aclose()
-
-
-async def test_a_body_that_never_ends_is_a_408_or_cut_off(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webhooks, "ARRIVAL_TIME", 0.1)
-    stream, gone = [await begin(stage, b"{}", 1, signed(b"{}")) for _ in range(2)]
-    await gone.aclose()
-    assert (await received(stream)).startswith(b"HTTP/1.1 408 ")
+    assert (await received(await begin(stage, b"{}", 1, stranger))).startswith(b"HTTP/1.1 408 ")
     assert (await post(stage, a_delivery())).status_code == 202
 
 
@@ -182,53 +166,43 @@ async def test_the_command_says_what_is_wrong_on_the_way(tmp_path: Path, monkeyp
     monkeypatch.setattr(logging, "configure", lambda *arguments, **settings: None)  # those of this process stay
     config = tmp_path / "config.yaml"
 
-    async def ping(url: str, here: str = SECRET) -> tuple[int, str]:
+    async def ping(url: str, key: str, code: int, words: str) -> None:
         config.write_text(f"collectors: {{}}\nhttp: {{public_url: '{url}'}}\n")
         invoke = partial(CliRunner().invoke, main, ["--config", str(config), "webhook", "test"])
-        result = await anyio.to_thread.run_sync(partial(invoke, env={"GITHUB_WEBHOOK_SECRET": here}))
-        return result.exit_code, result.output
+        result = await anyio.to_thread.run_sync(partial(invoke, env={"GITHUB_WEBHOOK_SECRET": key}))
+        assert (result.exit_code, words in result.output) == (code, True), result.output
+        assert "a-third-secret" not in result.output
 
     async with served(tmp_path / "on", webhook_secret=secret(f"{SECRET},other-secret")) as stage:
         url = f"http://127.0.0.1:{stage.port}"
-        assert await ping(url) == (0, f"{url}{WEBHOOK}: the ping was taken\n")
-        assert "with either secret" in (await ping(url, f"other-secret,{SECRET}"))[1]
-        code, said = await ping(url, "a-third-secret")
-        assert (code, "another secret" in said, "a-third-secret" in said) == (1, True, False)
-        code, said = await ping(url, "")
-        assert (code, "GITHUB_WEBHOOK_SECRET" in said) == (78, True)
-        assert stage.context.deliveries.summary().by_result["ping", "ping"] == 3
+        await ping(url, SECRET, 0, f"{url}{WEBHOOK}: the ping was taken")
+        await ping(url, f"other-secret,{SECRET}", 0, "with either secret")
+        await ping(url, "a-third-secret", 1, "another secret")
+        await ping(url, "", 78, "GITHUB_WEBHOOK_SECRET")
     async with served(tmp_path / "off") as stage:
-        code, said = await ping(f"http://127.0.0.1:{stage.port}")
-        assert (code, "has no secret" in said) == (1, True)
-    code, said = await ping("http://127.0.0.1:9")
-    assert (code, "no connection" in said) == (1, True)
+        await ping(f"http://127.0.0.1:{stage.port}", SECRET, 1, "has no secret")
+    await ping("http://127.0.0.1:9", SECRET, 1, "no connection")
     with serve(HTMLResponse("<html>Log in")) as (url,):
-        code, said = await ping(url)
-        assert (code, "200 by something before the daemon" in said) == (1, True)
+        await ping(url, SECRET, 1, "200 by something before the daemon")
 
 
 async def test_page_state_and_metrics_show_deliveries_and_what_may_be_wrong_and_no_header(stage: Stage) -> None:
     state = await stage.json("/api/v1/state")
     assert state["webhooks"] == {"last": None, "today": 0, "missed_today": 0, "hint": None}
-    wrong, ping = signed(b"{}", "wrong"), signed(b"{}", event="ping") | {"X-GitHub-Delivery": "a-delivery-id"}
-    await post(stage, b"{}", wrong | {"X-GitHub-Delivery": "a-delivery-id", "User-Agent": "GitHub-Hookshot/044aadd"})
-    stage.clock.pass_time(5)
+    wrong = signed(b"{}", "wrong") | {"X-GitHub-Delivery": "a-delivery-id", "User-Agent": "GitHub-Hookshot/044aadd"}
+    await post(stage, b"{}", wrong)
+    stage.clock.ahead += 5
     assert "another secret" in (await stage.json("/api/v1/state"))["webhooks"]["hint"]
-    await post(stage, b"{}", ping)
-    stage.clock.pass_time(5)
-    page, metrics = [(await stage.client.get(path)).text for path in ("/", "/metrics")]
+    await post(stage, b"{}", signed(b"{}", event="ping"))
+    stage.clock.ahead += 5
+    page, metrics, log = [(await stage.client.get(path)).text for path in ("/", "/metrics", "/api/v1/log")]
     assert "1 today, 0 missed" in page
     assert "no delivery for a day" not in page
-    for line in (
-        'infra_health_webhook_deliveries_total{event="ping",result="ping"} 1.0',
-        'infra_health_webhook_deliveries_total{event="workflow_run",result="unsigned"} 1.0',
-        "infra_health_webhook_missed_total 0.0",
-    ):
-        assert line in metrics
-    told = page + metrics + "".join([(await stage.client.get(f"/api/v1/{path}")).text for path in ("state", "log")])
+    for event, result in (("ping", "ping"), ("workflow_run", "unsigned")):
+        assert f'infra_health_webhook_deliveries_total{{event="{event}",result="{result}"}} 1.0' in metrics
     for header in ("a-delivery-id", "Hookshot", wrong["X-Hub-Signature-256"], SECRET):
-        assert header not in told
-    stage.clock.pass_time(24 * 3600)
+        assert header not in page + metrics + log
+    stage.clock.ahead += 24 * 3600
     assert "no delivery for a day" in (await stage.client.get("/")).text
 
 
