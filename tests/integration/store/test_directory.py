@@ -4,12 +4,12 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
-import sqlalchemy as sa
 
 from service.config.settings import StoreSettings
 from service.domain.alerts import NotifiedState
@@ -19,6 +19,7 @@ from service.domain.runs import Actor, AuditEntry, Mode, Outcome, Pause
 from service.domain.samples import Status
 from service.store import Store, fallback
 from service.store.directory import DATABASE, back_up, copy_store, find_lock_holder
+from service.store.engine import Database
 from tests.integration.store.cases import (
     DISTRIBUTION,
     KEY,
@@ -28,7 +29,6 @@ from tests.integration.store.cases import (
     claim,
     claim_slot,
     deliver,
-    ended,
     keep,
     opened,
     samples,
@@ -36,16 +36,15 @@ from tests.integration.store.cases import (
 )
 
 
-def names(directory: Path, pattern: str = "*") -> list[str]:
-    return sorted(path.name for path in directory.glob(pattern))
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
 
 
-async def test_a_second_writer_is_refused_and_told_who_writes_and_a_reader_works_beside_it(tmp_path: Path) -> None:
+async def test_the_directory_is_its_owner_s_alone_has_one_writer_and_readers_beside_it(tmp_path: Path) -> None:
     """A store that is not there reads as an empty one."""
-    state = tmp_path / "state"
+    state = tmp_path / "new" / "state"
     nothing = await Store.open_reading(state)
-    assert await nothing.is_unused()
-    assert (await nothing.runs.latest(), await claim(nothing)) == ({}, [])
+    assert (await nothing.is_unused(), await nothing.runs.latest(), await claim(nothing)) == (True, {}, [])
     await nothing.check()
     await nothing.close()
     assert not state.exists()
@@ -61,29 +60,20 @@ async def test_a_second_writer_is_refused_and_told_who_writes_and_a_reader_works
         with pytest.raises(Unavailable, match="readonly database"):
             await reader.runs.begin(started(2), forbids=False)
         await reader.close()
-    assert find_lock_holder(state) is None
-
-
-async def test_the_directory_and_its_files_are_for_their_owner_only(tmp_path: Path) -> None:
-    state = tmp_path / "new" / "state"
-    async with opened(state) as store:
-        await keep(store, started())
         back_up(state, tmp_path / "copy")
-        assert state.stat().st_mode & 0o777 == 0o700
-        modes = {path.name: path.stat().st_mode & 0o777 for path in state.iterdir()}
-        assert modes == dict.fromkeys((DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", "lock"), 0o600)
-        assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o600
+        modes = {path.name: path.stat().st_mode & 0o777 for path in (state, *state.iterdir(), tmp_path / "copy")}
+        files = (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", "lock", "copy")
+        assert modes == {"state": 0o700} | dict.fromkeys(files, 0o600)
+    assert find_lock_holder(state) is None
 
 
 async def test_a_database_that_can_not_be_a_file_is_a_matter_of_configuration(tmp_path: Path) -> None:
     """Nor a directory that can't be one. And the lock is free again after the failure."""
     (tmp_path / "file").write_text("a file")
-    for inside in ("file", "file/deeper"):
-        with pytest.raises(ConfigError, match=f"{tmp_path}/file.*state_dir"):
-            await Store.open(tmp_path / inside, StoreSettings())
     (tmp_path / DATABASE).mkdir()
-    with pytest.raises(ConfigError, match=r"state\.db can't be used.*state_dir"):
-        await Store.open(tmp_path, StoreSettings())
+    for directory, named in ((tmp_path / "file" / "deeper", "file"), (tmp_path, r"state\.db can't be used")):
+        with pytest.raises(ConfigError, match=f"{tmp_path}/{named}.*state_dir"):
+            await Store.open(directory, StoreSettings())
     (tmp_path / DATABASE).rmdir()
     async with opened(tmp_path):
         pass
@@ -91,16 +81,18 @@ async def test_a_database_that_can_not_be_a_file_is_a_matter_of_configuration(tm
 
 async def test_what_was_under_way_when_the_process_died_is_settled_at_the_next_start(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
-        assert await store.is_unused()
         done = await keep(store, started(), samples(3) + samples(2, DISTRIBUTION))
         await store.runs.begin(started(1), forbids=True)
-        assert {len(await claim(store)), len(await claim(store))} == {1}
-    async with opened(tmp_path, NOW + timedelta(hours=1)) as store:
-        assert not await store.is_unused()
+        assert [len(await claim(store)), len(await claim(store))] == [1, 1]
+    later = NOW + timedelta(hours=1)
+    async with opened(tmp_path, later) as store:
         run = await store.runs.run(started(1).id)
         assert run
-        assert (run.outcome, run.ended) == (Outcome.INTERRUPTED, NOW + timedelta(hours=1))
-        assert run.error == "the daemon ended before the run did"
+        assert (run.outcome, run.ended, run.error) == (
+            Outcome.INTERRUPTED,
+            later,
+            "the daemon ended before the run did",
+        )
         cycles = (await store.checks.histories(["ci"], {}, NOW))[0]["ci"]
         assert [cycle.outcome for cycle in cycles] == ["Complete", "Interrupted"]
         assert await store.outbox.counts([done.id]) == {done.id: {DeliveryStatus.PENDING: 3, DeliveryStatus.UNKNOWN: 2}}
@@ -128,9 +120,7 @@ async def test_a_damaged_database_is_set_aside_and_a_new_one_starts(tmp_path: Pa
             await (await Store.open_reading(tmp_path)).is_unused()
         with pytest.raises(Unavailable, match=r"unavailable: .*/state\.db"):
             back_up(tmp_path, tmp_path / "copy")
-
     async with opened(tmp_path, NOW + timedelta(seconds=5)) as store:
-        assert await store.runs.list() == []
         await keep(store, started(1), samples(2))
     kept = (tmp_path / f"{DATABASE}.damaged-20250114T150005Z").read_bytes()
     assert kept == broken or damage == "an early version"  # which was whole, and opened to look at it
@@ -143,32 +133,26 @@ async def test_a_file_that_others_spoil_in_use_costs_no_restart(tmp_path: Path, 
     """What runs need goes on; what waited is kept where it can still be read."""
     database = tmp_path / DATABASE
     async with opened(tmp_path) as store:
-        await keep(store, started(), samples(2_000), state={"k": b"1"})
-    (tmp_path / "restored").write_bytes(database.read_bytes())
-    with closing(sqlite3.connect(database)) as connection:
-        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'runs_by_start'").fetchone()
+        await keep(store, started(), samples(2_000))
+    content = database.read_bytes()
+    spoilt = {"emptied": b"", "cut": content[:8192], "torn": content[:4096] + b"\xff" * (len(content) - 4096)}
     async with opened(tmp_path) as store:
-        if what in ("emptied", "cut"):
-            os.truncate(database, 0 if what == "emptied" else 8192)
-        elif what == "torn":
-            with database.open("r+b") as file:
-                file.seek(4096 * (page - 1))
-                file.write(b"\xff" * 4096)
+        if what in spoilt:
+            database.write_bytes(spoilt[what])
             assert await store.runs.list() == []
-            assert "malformed" in str(store.trouble)
         elif what == "removed":
             for suffix in ("", "-wal", "-shm"):
                 (tmp_path / f"{DATABASE}{suffix}").unlink()
         else:
+            (tmp_path / "restored").write_bytes(content)
             (tmp_path / "restored").replace(database)
         for number in range(1, 4):
             await keep(store, started(number), samples(1))
         await store.recover()
-        assert store.trouble is None
         await store.check()
         await keep(store, started(9), samples(1))
         kept = await deliver(store)
-        assert kept >= 1 if what in ("emptied", "cut") else kept == 2_004
+        assert kept >= 1 if what in spoilt else kept == 2_004
         with pytest.raises(ConfigError, match="in use"):
             await Store.open(tmp_path, StoreSettings())
     async with opened(tmp_path) as store:
@@ -178,26 +162,24 @@ async def test_a_file_that_others_spoil_in_use_costs_no_restart(tmp_path: Path, 
 async def test_a_store_of_a_newer_version_is_refused_by_name_and_left_alone(tmp_path: Path) -> None:
     async with opened(tmp_path):
         pass
-    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '0099'")
-        connection.commit()
     with pytest.raises(ConfigError, match=r"newer infra-health \(schema 0099, this one knows \d{4}\)"):
         await Store.open(tmp_path, StoreSettings())
     with pytest.raises(Unavailable, match="another version"):
         await Store.open_reading(tmp_path)
-    assert names(tmp_path, "*damaged*") == []
+    assert names(tmp_path) == ["lock", DATABASE, f"{DATABASE}-shm", f"{DATABASE}-wal"]
 
 
 async def test_a_backup_that_can_not_be_written_harms_nothing(tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
-    state = tmp_path / "state"
-    async with opened(state) as store:
+    async with opened(tmp_path) as store:
         await keep(store, started(), samples(1))
-        for target in (tmp_path / "nowhere" / "copy", tmp_path / "folder", state / DATABASE):
+        before = names(tmp_path)
+        for target in (tmp_path / "nowhere" / "copy", tmp_path, tmp_path / DATABASE):
             with pytest.raises(ConfigError, match=str(target)):
-                back_up(state, target)
+                back_up(tmp_path, target)
+        assert names(tmp_path) == before
         assert await deliver(store) == 1
-    assert names(tmp_path) == ["folder", "state"]
     with pytest.raises(ConfigError, match="no store"):
         back_up(tmp_path / "never", tmp_path / "copy")
 
@@ -231,56 +213,50 @@ async def test_what_the_next_process_needs_goes_along_to_an_empty_postgresql(tmp
 
 @contextmanager
 def full_disk() -> Iterator[None]:
-    """No connection of this process can make its file larger, nor write to what it has; reading goes on."""
+    """No file takes anything; reading goes on."""
+    write = Database.write
 
-    def refuse(connection: sa.Connection) -> None:
-        if connection.get_execution_options().get("is_writer") and connection.engine.url.database:
-            error = sqlite3.OperationalError("database or disk is full")
-            error.sqlite_errorcode = sqlite3.SQLITE_FULL
-            raise sa.exc.OperationalError("BEGIN", None, error)
+    def refuse(database: Database, work: Any) -> Any:
+        if database.where != "memory":
+            raise Unavailable("the disk is full")
+        return write(database, work)
 
-    sa.event.listen(sa.Engine, "begin", refuse)
-    try:
+    with patch.object(Database, "write", refuse):
         yield
-    finally:
-        sa.event.remove(sa.Engine, "begin", refuse)
 
 
 async def test_runs_go_on_in_memory_and_come_to_the_disk_later(tmp_path: Path) -> None:
+    notified = {KEY: NotifiedState(Status.FAIL, NOW)}
     async with opened(tmp_path) as store:
         await keep(store, started(), samples(3), checks=[check()], state={"k": b"1", "gone": b"1"})
         await claim_slot(store, started(1), None, forbids=True)
         await store.runs.pause(Pause("evals", NOW, Actor("signal")))
         with full_disk():
             await keep(store, started(9, "evals"), samples(1))
-            assert "disk is full" in str(store.trouble)
             with pytest.raises(Unavailable, match="disk is full"):
                 await store.check()
             # The same answers as from the disk.
             assert await store.runs.slots(Mode.LIVE) == {"ci": NOW + MINUTE}
             assert await store.checks.read("ci") == [check()]
             assert await store.states.read("ci", "k") == (b"1", 1)
-            runs = (started(), started(1), started(9, "evals"))
-            assert {run.id for run in await store.runs.list()} == {run.id for run in runs}
-            # A run that began on the disk ends, another one begins and ends.
+            # A run that began on the disk ends, another one begins.
             await keep(store, started(1), samples(2), checks=[check(Status.FAIL, 9.0)], state={"k": b"2", "gone": None})
             assert await claim_slot(store, started(2), NOW + MINUTE, forbids=True)
             await store.runs.resume("evals")
-            await store.checks.record_changes("ci", [], {KEY: NotifiedState(Status.FAIL, NOW)}, NOW, 0)
+            await store.checks.record_changes("ci", [], notified, NOW, 0)
             await store.runs.audit(AuditEntry(NOW, "resume", Actor("signal")))
             assert not await store.recover()
         assert await store.recover()
-        assert store.trouble is None
         await store.check()
         assert not await store.recover()
     async with opened(tmp_path) as store:
-        assert len(await store.runs.list()) == 4
+        runs = (started(9, "evals"), started(2), started(1), started())
+        assert [run.id for run in await store.runs.list()] == [run.id for run in runs]
         assert await store.runs.slots(Mode.LIVE) == {"ci": NOW + 2 * MINUTE}
         assert await store.checks.read("ci") == [check(Status.FAIL, 9.0)]
-        assert await store.states.read("ci", "k") == (b"2", 2)
-        assert await store.states.read("ci", "gone") == (None, 2)
+        assert [await store.states.read("ci", key) for key in ("k", "gone")] == [(b"2", 2), (None, 2)]
         assert await store.runs.pauses() == {}
-        assert await store.checks.notified("ci") == ({KEY: NotifiedState(Status.FAIL, NOW)}, 1)
+        assert await store.checks.notified("ci") == (notified, 1)
         assert [entry.action for entry in await store.runs.audit_entries()] == ["resume"]
         assert len((await store.checks.histories(["ci", "evals"], {}, NOW))[0]["ci"]) == 3
         assert await deliver(store) == 6
@@ -328,26 +304,3 @@ async def test_memory_is_bounded_and_the_oldest_samples_go_first(
         assert await store.recover()
         assert (await store.outbox.pending()).samples == 5_000
         assert await store.outbox.counts([started().id]) == {started().id: {DeliveryStatus.EXPIRED: 1_000}}
-
-
-async def test_a_disk_that_becomes_full_within_a_transaction_loses_nothing(tmp_path: Path) -> None:
-    """SQLite's own error, in the middle of the end of a run: all of it goes to memory, then all of it to the disk."""
-
-    limits = [1]  # pages: no more than there are
-
-    def bound_size(connection: sa.Connection) -> None:
-        if connection.engine.url.database:
-            connection.exec_driver_sql(f"PRAGMA max_page_count = {limits[-1]}")
-
-    async with opened(tmp_path) as store:
-        await store.runs.begin(started(), forbids=True)
-        noise = [replace(each, tags={"noise": os.urandom(90).hex()}) for each in samples(3_000)]
-        sa.event.listen(sa.Engine, "begin", bound_size)
-        await store.runs.end(ended(started(), count=3_000), noise)
-        assert store.trouble
-        assert "disk is full" in store.trouble
-        assert not await store.recover()
-        limits.append(2**30)
-        assert await store.recover()
-        sa.event.remove(sa.Engine, "begin", bound_size)
-        assert await deliver(store) == 3_000
