@@ -6,6 +6,7 @@ from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import asdict
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
@@ -13,7 +14,7 @@ from service.collectors.github_ci.state import encode
 from service.collectors.github_ci.weekly_runs import KEY, WeeklyRuns, WorkflowWeek
 from service.domain.delivery import DeliveryStatus
 from service.domain.errors import Rejected, TooLarge, Unavailable
-from service.domain.runs import LogLine, PartialFailure
+from service.domain.runs import Cause, LogLine, PartialFailure
 from service.domain.samples import Evidence
 from service.store import Store
 from tests.integration.web.stage import START, Stage, a_check, problem_of
@@ -36,42 +37,40 @@ async def follow(stage: Stage, address: str | None, name: str) -> list[dict[str,
 async def test_probes_and_page_tell_what_is_wrong_and_what_time_mends_is_a_warning(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for path in ("/livez", "/healthz", "/readyz"):
+    async def probe(path: str, status: int, verdict: str) -> str:
         answer = await stage.client.get(path)
-        assert (answer.status_code, answer.json()["status"]) == (200, "ok")
+        assert (answer.status_code, answer.json()["status"]) == (status, verdict)
+        return answer.text
+
+    for path in ("/livez", "/healthz", "/readyz"):
+        await probe(path, 200, "ok")
     version = await stage.json("/version")
     assert (version["version"], version["commit"], version["started"]) == ("1.2.3", "abc1234", "2026-03-04T05:00:00Z")
     stage.context.reload_error = "config.yaml:3:1: collectors: unknown key"
-    answer = await stage.client.get("/readyz")
-    assert (answer.status_code, answer.json()["status"]) == (200, "warn")
+    await probe("/readyz", 200, "warn")
     monkeypatch.setattr(Store, "trouble", "the disk is full")
-    answer = await stage.client.get("/readyz")
-    assert (answer.status_code, answer.json()["ok"], answer.json()["status"]) == (503, False, "fail")
-    for told in (answer.text, (await stage.client.get("/")).text):
+    for told in (await probe("/readyz", 503, "fail"), (await stage.client.get("/")).text):
         assert "config.yaml:3:1" in told
         assert "the disk is full" in told
-    assert (await stage.client.get("/livez")).status_code == 200
+    await probe("/livez", 200, "ok")
     stage.clock.ahead += 60  # the scheduler's timer stands
-    assert (await stage.client.get("/livez")).status_code == 503
+    await probe("/livez", 503, "fail")
 
 
-async def test_collectors_show_schedule_last_run_and_last_error(stage: Stage) -> None:
+async def test_collectors_show_schedule_last_run_and_last_error_and_the_unknown_is_a_404_that_names_the_known(
+    stage: Stage,
+) -> None:
     stage.collectors["ci"].error = Rejected("no token")
     run = await stage.run()
     first, second = (await stage.json("/api/v1/collectors"))["collectors"]
     assert first == await stage.json(first["links"]["self"])
     assert (first["schedule"], first["next_run"]) == ("*/10 * * * *", "2026-03-04T05:10:00Z")
-    assert (first["last_run"]["outcome"], first["last_success"]) == ("Failed", None)
-    at, outcome = "2026-03-04T05:00:00Z", "Failed"
-    assert first["last_error"] == {"run": run.id, "at": at, "outcome": outcome, "errors": ["no token"]}
-    assert second["last_run"] is None
-
-
-async def test_an_unknown_collector_or_run_is_a_404_that_names_the_known(stage: Stage) -> None:
+    assert (first["last_run"]["outcome"], first["last_success"], second["last_run"]) == ("Failed", None, None)
+    failure = {"run": run.id, "at": "2026-03-04T05:00:00Z", "outcome": "Failed", "errors": ["no token"]}
+    assert first["last_error"] == failure
     body = problem_of(await stage.client.get("/api/v1/collectors/trainin"), 404)
-    assert body["known"] == ["ci", "training"]
+    assert (body["known"], body["instance"]) == (["ci", "training"], "/api/v1/collectors/trainin")
     assert "did you mean training?" in body["detail"]
-    assert body["instance"] == "/api/v1/collectors/trainin"
     for path in ("collectors/nope/runs", "collectors/nope/pause", "collectors/nope/snapshots", "runs/nope/cancel"):
         problem_of(await stage.client.post(f"/api/v1/{path}"), 404)
     runs = ("runs?collector=nope", "runs?before=pruned", "runs/nope", "runs/nope/samples", "runs/nope/log")
@@ -89,6 +88,13 @@ async def test_a_trigger_answers_with_the_runs_address_and_a_run_is_cancelled_on
     first, second = (await stage.client.post("/api/v1/runs")).json()["runs"]
     assert (first["id"], first["started"]) == (run["id"], False)
     assert (second["collector"], second["started"]) == ("training", True)
+    await stage.context.scheduler.active.wait(second["id"], 10)
+    while stage.context.waiting.value:  # callers beyond the bound of waiting ones are told to come back
+        stage.context.waiting.acquire_nowait()
+    refused = await stage.client.post("/api/v1/collectors/training/runs?wait=300")
+    problem_of(refused, 429)
+    assert int(refused.headers["retry-after"]) > 0
+    assert (await stage.client.post("/api/v1/collectors/training/runs")).status_code == 202
     cancel = f"/api/v1/runs/{run['id']}/cancel"
     assert (await stage.client.post(cancel)).status_code == 202
     await stage.context.scheduler.active.wait(run["id"], 10)
@@ -96,30 +102,14 @@ async def test_a_trigger_answers_with_the_runs_address_and_a_run_is_cancelled_on
     assert problem_of(await stage.client.post(cancel), 409)["type"].endswith("run-ended")
 
 
-async def test_callers_beyond_the_bound_of_waiting_ones_are_told_to_come_back(stage: Stage) -> None:
-    for _ in range(15):
-        stage.context.waiting.acquire_nowait()
-    async with anyio.create_task_group() as tasks:
-        stage.collectors["ci"].gate = anyio.Event()
-        tasks.start_soon(stage.client.post, f"{RUNS}?wait=300")
-        await stage.collectors["ci"].asked.wait()
-        answer = await stage.client.post("/api/v1/collectors/training/runs?wait=300")
-        problem_of(answer, 429)
-        assert int(answer.headers["retry-after"]) > 0
-        assert (await stage.client.post("/api/v1/collectors/training/runs")).status_code == 202
-        tasks.cancel_scope.cancel()
-
-
 async def test_a_trigger_that_is_not_understood_or_comes_too_early_starts_nothing(stage: Stage) -> None:
-    for wait in ("-1", "301", "soon", "nan", "inf", ""):
-        body = problem_of(await stage.client.post(f"{RUNS}?wait={wait}"), 422)
-        assert body["errors"][0]["where"] == "query.wait"
-    for actor in (b"\xff", b"x" * 201, "a\u202eb".encode()):
+    """What the API's description can't say of parameters and bodies."""
+    for actor in (b"\xff", "a\u202eb".encode()):
         problem_of(await stage.client.post(RUNS, headers={b"x-actor": actor}), 400)
-    for text in (b"{", b"\xff\xfe", b'{"reason": "\\ud800"}', b"[" * 5000):
+    for text in (b"\xff\xfe", b'{"reason": "\\ud800"}', b"[" * 5000):
         problem_of(await stage.client.post(RUNS, content=text), 400)
-    for text in (b'"why"', b'{"reason": 1}', b'{"raeson": "x"}', b'{"reason": "' + b"x" * 501 + b'"}'):
-        problem_of(await stage.client.post(RUNS, content=text), 422)
+    body = problem_of(await stage.client.post(f"{RUNS}?wait=nan"), 422)
+    assert body["errors"][0]["where"] == "query.wait"
     stage.collectors["training"].waits_for = "waiting for a first push"
     body = problem_of(await stage.client.post("/api/v1/collectors/training/runs"), 409)
     assert "aiting for a first push" in body["detail"]
@@ -139,39 +129,28 @@ async def test_pause_and_resume_answer_with_the_collector_and_keep_who_asked_and
     assert (answer.status_code, answer.json()["paused"]) == (200, False)
 
 
-async def test_runs_are_filtered_and_paged_newest_first_without_gap_or_repeat(stage: Stage) -> None:
+async def test_runs_and_their_samples_are_filtered_and_paged_without_gap_or_repeat(stage: Stage) -> None:
+    behind = Evidence("Fix <it>", "https://github.com/o/r/pull/7", START, "merged", "main")
+    stage.collectors["ci"].samples = [a_check(i, label=f"l{i}", evidence=[behind]) for i in range(5)]
+    stage.collectors["ci"].failures = [PartialFailure("502", "pull requests")]
     stage.collectors["training"].error = Rejected("no token")
-    ids = [(await stage.run("ci" if i % 2 else "training")).id for i in range(7)][::-1]
+    runs = [await stage.run("ci" if i % 2 else "training") for i in range(7)][::-1]
+    ids = [run.id for run in runs]
     since = (START + timedelta(seconds=21)).isoformat().replace("+00:00", "Z")
     filters = {"": ids, "collector=ci": ids[1::2], "outcome=Failed": ids[::2], f"since={since}": ids[:2]}
     for query, wanted in filters.items():
         assert [run["id"] for run in await follow(stage, f"/api/v1/runs?limit=3&{query}", "runs")] == wanted
-    problem_of(await stage.client.get("/api/v1/runs?outcome=Great"), 422)
     for query, told in (("since=yesterday", "no time such as"), ("limi=1", "no such name; did you mean limit?")):
         assert told in problem_of(await stage.client.get(f"/api/v1/runs?{query}"), 422)["detail"]
 
-
-async def test_samples_are_paged_and_show_what_is_behind_them_and_what_became_of_them(stage: Stage) -> None:
-    behind = Evidence("Fix <it>", "https://github.com/o/r/pull/7", START, "merged", "main")
-    stage.collectors["ci"].samples = [a_check(i, label=f"l{i}", evidence=[behind]) for i in range(5)]
-    stage.collectors["ci"].failures = [PartialFailure("502", "pull requests")]
-    run = await stage.run()
-    view = await stage.json(f"/api/v1/runs/{run.id}")
+    address = f"/api/v1/runs/{ids[1]}"
+    view = await stage.json(address)
     assert (view["outcome"], view["errors"]) == ("Partial", ["pull requests: 502"])
-    address = f"/api/v1/runs/{run.id}/samples"
-    seen = await follow(stage, f"{address}?limit=3", "samples")
-    assert (await stage.json(address))["total"] == run.samples == len(seen)
+    seen = await follow(stage, f"{address}/samples?limit=3", "samples")
+    assert (await stage.json(f"{address}/samples"))["total"] == runs[1].samples == len(seen)
     first = next(sample for sample in seen if sample["metric"] == "ci.hotfix.count")
     assert (first["kind"], first["delivery"], first["tags"]["task"]) == ("gauge", "pending", "hotfix")
     assert first["evidence"][0]["title"] == "Fix <it>"
-    assert not (await stage.json(f"{address}?offset=99"))["samples"]
-
-
-async def test_head_answers_as_get_without_the_body(stage: Stage) -> None:
-    for path in ("/", "/livez", "/metrics", "/api/v1/runs", "/static/page.css", "/nope"):
-        get, head = await stage.client.get(path), await stage.client.head(path)
-        assert (head.status_code, head.content) == (get.status_code, b"")
-        assert head.headers["content-type"] == get.headers["content-type"]
 
 
 async def test_a_fault_of_the_daemon_is_logged_whole_and_told_to_nobody(stage: Stage) -> None:
@@ -179,11 +158,9 @@ async def test_a_fault_of_the_daemon_is_logged_whole_and_told_to_nobody(stage: S
     with capture_logs() as logged:
         answer = await stage.client.get("/api/v1/log")
     assert "NoneType" not in answer.text
-    assert answer.headers["x-content-type-options"] == "nosniff"
     (entry,) = logged
     assert entry["incident"] in problem_of(answer, 500)["detail"]
     assert entry["exc_info"]
-    assert (await stage.client.get("/livez")).status_code == 200
 
 
 async def test_a_snapshot_is_handed_over_and_run_after_the_active_run_and_one_that_is_refused_runs_nothing(
@@ -198,11 +175,10 @@ async def test_a_snapshot_is_handed_over_and_run_after_the_active_run_and_one_th
     active = await stage.hold("training")
     answer = await stage.client.post(address, content=b"[]", headers={"idempotency-key": "one"})
     assert (answer.status_code, training.pushed) == (202, [(b"[]", "one")])
-    assert answer.json()["id"] != active.id
     await stage.end(active)
-    run = await stage.context.scheduler.active.wait(answer.json()["id"], 10)
-    assert run
-    assert run.cause == "push"
+    await stage.context.scheduler.active.wait(answer.json()["id"], 10)
+    runs = (await stage.json("/api/v1/runs"))["runs"]
+    assert {run["id"]: run["cause"] for run in runs} == {answer.json()["id"]: "push", active.id: "http"}
     problem_of(await stage.client.post(f"{CI}/snapshots", content=b"[]"), 404)
 
 
@@ -224,7 +200,6 @@ async def test_checks_tell_value_verdict_since_and_evidence_and_their_history(st
     shared = {"at": "2026-03-04T05:00:00Z", "failed": True, "threshold": 9.0, "threshold_low": 5.0}
     assert history["hours"] == [{"low": 8.0, "high": 12.0, "last": 8.0, **shared}]
     assert [(each["status"], each["value"]) for each in history["cycles"]] == [("fail", 12.0), ("pass", 8.0)]
-    problem_of(await stage.client.get(first["links"]["history"].replace("/ci/", "/nope/")), 404)
 
     stage.clock.ahead += 86400 * 2
     (old,) = (await stage.json(f"{CI}/checks/n"))["checks"]
@@ -232,30 +207,29 @@ async def test_checks_tell_value_verdict_since_and_evidence_and_their_history(st
     assert old["since"] == "2026-03-05T05:00:00Z"
 
 
-async def test_a_runs_log_is_there_while_it_runs_and_afterwards(stage: Stage) -> None:
-    run = await stage.hold()
-    stage.context.log.add(LogLine(START, "info", "page 3 of 7", {"run": run.id, "left": 4}))
-    line = {"time": "2026-03-04T05:00:00Z", "level": "info", "message": "page 3 of 7", "fields": {"left": 4}}
-    assert (await stage.json(f"/api/v1/runs/{run.id}/log"))["lines"] == [line]
-    await stage.end(run)
-    assert (await stage.json(f"/api/v1/runs/{run.id}/log"))["lines"] == [line]
-    assert (await stage.json("/api/v1/log?limit=1"))["lines"][0]["message"] == "page 3 of 7"
-
-
-async def test_the_state_changes_its_revision_with_what_is_shown_and_only_then(stage: Stage) -> None:
+async def test_the_state_changes_its_revision_with_what_is_shown_and_a_runs_log_is_there_while_it_runs_and_after(
+    stage: Stage,
+) -> None:
     before = await stage.json("/api/v1/state")
     stage.clock.ahead += 2
     assert (await stage.json("/api/v1/state"))["revision"] == before["revision"]
     run = await stage.hold()
+    stage.context.log.add(LogLine(START, "info", "page 3 of 7", {"run": run.id, "left": 4}))
+    line = {"time": "2026-03-04T05:00:00Z", "level": "info", "message": "page 3 of 7", "fields": {"left": 4}}
+    assert (await stage.json(f"/api/v1/runs/{run.id}/log"))["lines"] == [line]
     stage.clock.ahead += 1
     during = await stage.json("/api/v1/state")
     assert during["active"] == [run.id]
     await stage.end(run)
+    assert (await stage.json(f"/api/v1/runs/{run.id}/log"))["lines"] == [line]
+    assert (await stage.json("/api/v1/log?limit=1"))["lines"][0]["message"] == "page 3 of 7"
     after = await stage.json("/api/v1/state")
-    assert len({each["revision"] for each in (before, during, after)}) == 3
+    stage.collectors["ci"].samples = [a_check(3.0, "pass")]
+    await stage.run(cause=Cause.WEBHOOK)
+    by_webhook = await stage.json("/api/v1/state")
+    assert len({each["revision"] for each in (before, during, after, by_webhook)}) == 4
     assert after["collectors"] == {"total": 2, "failing": 0, "running": 0, "paused": 0}
-    assert after["checks"]["failing"] == 1
-    assert after["next_run"]["collector"] == "ci"
+    assert (after["checks"]["failing"], after["next_run"]["collector"]) == (1, "ci")
 
 
 async def test_metrics_are_prometheus_text(stage: Stage) -> None:
@@ -264,28 +238,33 @@ async def test_metrics_are_prometheus_text(stage: Stage) -> None:
     await stage.client.post("/api/v1/collectors/training/pause")
     answer = await stage.client.get("/metrics")
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-    lines = answer.text.splitlines()
-    labels = 'check="n",collector="ci",label="",repo="",task="hotfix",workflow_name="main"'
-    for line in (
-        'runs_total{collector="ci",outcome="Complete"} 1.0',
-        'runs_total{collector="training",outcome="Failed"} 0.0',
-        'run_duration_seconds_bucket{collector="ci",le="5.0"} 1.0',
-        'points_total{status="delivered"} 3.0',
-        'points_total{status="expired"} 0.0',
-        "active_runs 0.0",
-        'collector_paused{collector="training"} 1.0',
-        'collector_interval_seconds{collector="ci"} 600.0',
-        f'collector_last_success_timestamp_seconds{{collector="ci"}} {START.timestamp()}',
-        f"check_state{{{labels}}} 1.0",
-        f"check_value{{{labels}}} 12.0",
-        f"check_threshold{{{labels}}} 10.0",
-    ):
-        assert f"infra_health_{line}" in lines, line
-    assert re.search(r'^infra_health_build_info{commit="abc1234",.*} 1\.0$', answer.text, re.MULTILINE)
     assert "_created" not in answer.text
     parse: Any = text_string_to_metric_families  # the library left it untyped
-    families = [each.name for each in parse(answer.text)]
-    assert len(families) == len(set(families)) > 20
+    families = list(parse(answer.text))
+    assert len(families) == len({each.name for each in families}) > 20
+    samples = {
+        (each.name.removeprefix("infra_health_"), *each.labels.values()): each.value
+        for family in families
+        for each in family.samples
+    }
+    check = ("n", "ci", "", "", "hotfix", "main")
+    assert (
+        samples.items()
+        >= {
+            ("runs_total", "ci", "Complete"): 1,
+            ("runs_total", "training", "Failed"): 0,
+            ("run_duration_seconds_bucket", "ci", "5.0"): 1,
+            ("points_total", "delivered"): 3,
+            ("points_total", "expired"): 0,
+            ("active_runs",): 0,
+            ("collector_paused", "training"): 1,
+            ("collector_interval_seconds", "ci"): 600,
+            ("collector_last_success_timestamp_seconds", "ci"): START.timestamp(),
+            ("check_state", *check): 1,
+            ("check_value", *check): 12,
+            ("check_threshold", *check): 10,
+        }.items()
+    )
 
 
 async def test_the_weeks_workflows_are_told_the_worst_first_with_what_is_not_known(stage: Stage) -> None:
@@ -293,21 +272,12 @@ async def test_the_weeks_workflows_are_told_the_worst_first_with_what_is_not_kno
     assert (await stage.json(address))["workflows"] == []
     tests = WorkflowWeek("acme/a", "Te st", 2, 1, 0.5, 2.8, 1, url)
     nightly = WorkflowWeek("acme/a", "Nightly", 1, 0, 0.0, None, 0, url)
-    kept = [
-        WeeklyRuns("acme/a", START, [nightly, tests]),
-        WeeklyRuns("acme/b", START, [WorkflowWeek("acme/b", "Lint", 1, 1, 1.0, 0.1, 0, "")]),
-        WeeklyRuns("acme/c"),
-    ]
+    lint = WorkflowWeek("acme/b", "Lint", 1, 1, 1.0, 0.1, 0, "")
+    kept = (WeeklyRuns("acme/a", START, [nightly, tests]), WeeklyRuns("acme/b", START, [lint]), WeeklyRuns("acme/c"))
     await stage.context.store.states.write("ci", {KEY + each.repo: encode(each) for each in kept} | {"acme/a": b"?"})
     found = await stage.json(address)
     assert [each["until"] and each["repo"] for each in found["repositories"]] == ["acme/a", "acme/b", None]
-    rows = [tuple(each.values())[:-1] for each in found["workflows"]]
-    assert rows == [
-        ("acme/b", "Lint", 1, 1, 1.0, 0.1, 0),
-        ("acme/a", "Te st", 2, 1, 0.5, 2.8, 1),
-        ("acme/a", "Nightly", 1, 0, 0.0, None, 0),
-    ]
-    assert found["workflows"][1]["url"] == url
+    assert found["workflows"] == [asdict(each) for each in (lint, tests, nightly)]
     for by, first in (("p90_minutes", "Te st"), ("reruns", "Te st"), ("failures", "Lint")):
         assert (await stage.json(f"{address}?by={by}&limit=1"))["workflows"][0]["workflow"] == first
     page = (await stage.client.get("/collectors/ci?by=failures")).text

@@ -240,15 +240,11 @@ async def test_of_very_many_the_worst_are_shown_in_full_and_how_many_more_there_
     assert [item.get("class") for item in screen.all("li")] == ["fail", *["pass"] * 19]
 
 
-@pytest.mark.parametrize(
-    ("options", "writes"),
-    [({}, "local"), ({"in_cluster": True}, "refused"), ({"in_cluster": True, "token": secret("t")}, "token")],
-)
-async def test_the_page_knows_whether_it_may_write(stage: Stage, writes: str) -> None:
+@pytest.mark.parametrize("options", [{"in_cluster": True}])
+async def test_a_page_that_may_not_write_has_no_button_to_press(stage: Stage) -> None:
     page = await read(stage, "/")
-    assert page.all("body", "data-writes", writes)
-    buttons = [button for button in page.all("button") if "data-call" in button]
-    assert {"disabled" in button for button in buttons} == {writes == "refused"}
+    assert page.all("body", "data-writes", "refused")
+    assert {"disabled" in button for button in page.all("button") if "data-call" in button} == {True}
 
 
 @pytest.mark.parametrize("options", [{"read_token": secret("for the readers")}])
@@ -277,19 +273,14 @@ async def test_all_links_lead_somewhere_browsers_keep_the_files_of_a_version_and
         assert address.startswith("/")
         assert (await stage.client.get(address)).status_code == 200, address
     for path in (*kept, "/", "/docs", "/metrics", "/openapi.json", "/api/v1/collectors"):
-        packed = await stage.client.get(path)
-        assert packed.headers["content-encoding"] == "gzip"
-        plain = await stage.client.get(path, headers={"accept-encoding": "identity"})
-        assert "content-encoding" not in plain.headers
+        packed = await stage.client.get(path, headers={"accept-encoding": "br;q=1.0, GZip;q=0.001"})
+        plain = await stage.client.get(path, headers={"accept-encoding": "br, gzip;q=0"})
+        assert (packed.headers["content-encoding"], "content-encoding" in plain.headers) == ("gzip", False)
         assert packed.headers["vary"] == plain.headers["vary"] == "accept-encoding"
         assert path == "/metrics" or plain.content == packed.content
         assert int(plain.headers["content-length"]) == len(plain.content) > int(packed.headers["content-length"])
         told = "private, max-age=" if path in kept else ("no-store", "private, no-")
         assert packed.headers["cache-control"].startswith(told)
-    for accepted, is_packed in (("gzip;q=0", False), ("*", False), ("br;q=1.0, GZip;q=0.001", True)):
-        for path in ("/", "/static/page.js", "/metrics"):
-            answer = await stage.client.get(path, headers={"accept-encoding": accepted})
-            assert ("content-encoding" in answer.headers) is is_packed, (path, accepted)
     asset = await stage.client.get("/static/page.js?v=older")
     assert asset.headers["cache-control"] == "private, no-cache"
     again = await stage.client.get("/static/page.js", headers={"if-none-match": asset.headers["etag"]})

@@ -172,9 +172,12 @@ async def test_odd_addresses_never_make_a_500(stage: Stage) -> None:
         assert b"import" not in answer
 
 
-async def test_every_answer_carries_the_security_headers(stage: Stage) -> None:
+async def test_every_answer_carries_the_security_headers_and_head_is_get_without_the_body(stage: Stage) -> None:
     for path in ("/", "/livez", "/metrics", "/api/v1/runs", "/static/page.css", "/docs", "/nope", "/favicon.ico"):
-        headers = (await stage.client.get(path)).headers
+        answer, head = await stage.client.get(path), await stage.client.head(path)
+        assert (head.status_code, head.content) == (answer.status_code, b"")
+        headers = answer.headers
+        assert head.headers.get("content-type") == headers.get("content-type")
         policy = headers["content-security-policy"]
         assert {"default-src 'none'", "frame-ancestors 'none'"} <= set(policy.split("; "))
         assert not re.search("unsafe|data:", policy)

@@ -16,10 +16,9 @@ from service.cli.main import main
 from service.config import logging
 from service.config.secrets import Secret, mounted_file
 from service.demo.stage import serve
-from service.domain.runs import Cause
 from service.web import webhooks
 from service.web.auth import MAX_IN_FLIGHT
-from tests.integration.web.stage import Stage, a_check, in_chunks, problem_of, received, secret, served
+from tests.integration.web.stage import Stage, in_chunks, problem_of, received, secret, served
 
 WEBHOOK = "/api/v1/webhooks/github"
 SECRET = "it is a secret"  # GitHub takes any text
@@ -204,17 +203,3 @@ async def test_page_state_and_metrics_show_deliveries_and_what_may_be_wrong_and_
         assert header not in page + metrics + log
     stage.clock.ahead += 24 * 3600
     assert "no delivery for a day" in (await stage.client.get("/")).text
-
-
-@pytest.mark.parametrize("options", [{}])
-async def test_a_run_by_webhook_turns_a_tile_and_draws_no_bar(stage: Stage) -> None:
-    assert (await stage.json("/api/v1/state"))["webhooks"] is None, "there is no secret for them"
-    await stage.run()
-    before = (await stage.client.get("/")).text
-    stage.collectors["ci"].samples = [a_check(value=3.0, status="pass")]
-    await stage.run(cause=Cause.WEBHOOK)
-    after = (await stage.client.get("/")).text
-    assert ('class="tile fail"' in before, 'class="tile pass"' in after) == (True, True)
-    assert before.count('class="hit"') == after.count('class="hit"')
-    revisions = {text.partition('data-revision="')[2][:16] for text in (before, after)}
-    assert len(revisions) == 2, "open pages show it without being loaded anew"

@@ -34,42 +34,27 @@ def test_bars_are_as_high_as_runs_were_long_and_open_their_runs() -> None:
     chart = charts.bars([cycle(1, 10), cycle(2, 5, Outcome.FAILED), cycle(3, 0, Outcome.PARTIAL)])
     heights = {kind: [path.partition("h")[0] for path in paths(chart.svg, kind)] for kind in ("good", "bad", "warn")}
     assert heights == {"good": ["M0 30v-30"], "bad": ["M0 30v-15"], "warn": ["M0 30v-3"]}
-    links = [each.attrib for each in ElementTree.fromstring(chart.svg).iter("a")]
-    places = {each["href"]: each["transform"] for each in links}
+    places = {each.get("href"): each.get("transform") for each in ElementTree.fromstring(chart.svg).iter("a")}
     newest_right = {"/runs/ci-1": "translate(285)", "/runs/ci-2": "translate(290)", "/runs/ci-3": "translate(295)"}
     assert places == newest_right
     assert chart.words == "last 3 runs: 1 Partial, 1 Failed, 1 Complete"
-    last_sixty = charts.bars([cycle(number) for number in range(80)]).svg
-    assert len(paths(last_sixty, "good")) == 60
-    assert ("/runs/ci-19" in last_sixty, "/runs/ci-20" in last_sixty) == (False, True)
+    assert len(paths(charts.bars([cycle(number) for number in range(80)]).svg, "good")) == 60
 
 
-def test_a_cell_says_pass_fail_unknown_or_carried_and_a_missing_one_says_nothing() -> None:
+def test_a_cell_says_pass_fail_unknown_or_carried_and_a_missing_one_says_nothing_and_of_several_the_worst_shows() -> (
+    None
+):
     chart = charts.heat_row(row(GOOD, OLD, BAD, None, UNKNOWN))
     assert [len(paths(chart.svg, kind)) for kind in ("pass", "carried", "fail", "unknown")] == [1, 1, 1, 1]
     assert chart.words == "last 4 cycles: 2 pass (1 carried), 1 fail, 1 unknown"
-
-
-@pytest.mark.parametrize(
-    ("cells", "worst"),
-    [
-        ([GOOD, BAD, None], BAD),
-        ([GOOD, UNKNOWN], UNKNOWN),
-        ([GOOD, OLD], Cell(Status.PASS, False, None)),
-        ([OLD, OLD], Cell(Status.PASS, True, None)),
-        ([None, None], None),
-    ],
-)
-def test_several_checks_are_as_bad_as_the_worst(cells: list[Cell | None], worst: Cell | None) -> None:
-    assert charts.worst(cells) == worst
+    assert [charts.worst(cells) for cells in ([GOOD, BAD, None], [GOOD, UNKNOWN], [None])] == [BAD, UNKNOWN, None]
+    assert charts.worst([GOOD, OLD]) == Cell(Status.PASS, False, None)
 
 
 def test_a_curve_goes_by_the_cycle_at_first_and_by_the_hour_after_a_day_and_hours_without_a_value_are_a_gap() -> None:
     hours = [Hour(NOW + timedelta(hours=at), 0.0, 9.0, 4.0, at == 2) for at in range(25)]
     assert [point.last for point in charts.to_curve(row(GOOD, UNKNOWN, BAD), hours[:3])] == [1.0, 3.0]
-    curve = charts.to_curve(row(GOOD, UNKNOWN, BAD), hours)
-    assert len(curve) == 25
-    chart = charts.sparkline(curve, "< 5", "fail")
+    chart = charts.sparkline(charts.to_curve(row(GOOD, UNKNOWN, BAD), hours), "< 5", "fail")
     assert chart.words == "1 d: 0 to 9, last 4"
     assert paths(chart.svg, "ticks")[0].count("M") == 1
     assert len(paths(chart.svg, "threshold")) == 1
@@ -77,9 +62,7 @@ def test_a_curve_goes_by_the_cycle_at_first_and_by_the_hour_after_a_day_and_hour
     assert paths(charts.sparkline(charts.to_curve([], rare), "", "pass").svg, "line")[0].count("M") == 3
 
 
-@pytest.mark.parametrize(
-    "values", [[], [0.0], [1.0, 1.0], [-1.7e308, 1.7e308], [5e-324, 0.0], [1e300, 1.0], [41000.0, 40999.0]]
-)
+@pytest.mark.parametrize("values", [[], [0.0], [1.0, 1.0], [-1.7e308, 1.7e308], [5e-324, 0.0], [41000.0, 40999.0]])
 def test_any_values_give_numbers_within_the_picture(values: list[float]) -> None:
     curve = charts.to_curve(row(*(Cell(Status.PASS, False, value) for value in values)), [])
     (line,) = paths(charts.sparkline(curve, "> 0", "pass").svg, "line")
@@ -87,29 +70,14 @@ def test_any_values_give_numbers_within_the_picture(values: list[float]) -> None
     assert all(math.isfinite(number) and -3 <= number <= 160 for number in numbers)
 
 
-def test_what_is_drawn_can_hold_no_markup() -> None:
-    evil = Cycle(1, 'a"><script>', NOW.timestamp(), 1.0, "Complete")
-    svg = charts.bars([evil]).svg + charts.heat_row([(evil, GOOD)]).svg
-    assert "<script>" not in svg
-    assert "/runs/a%22%3E%3Cscript%3E" in svg
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0 ms"), (0.04, "40 ms"), (0.9996, "1.0 s"), (59.6, "1 min"), (65, "1 min 5 s"), (90061, "1 d 1 h")],
-)
-def test_lengths_of_time_are_written_in_their_two_largest_units(seconds: float, text: str) -> None:
-    assert format_span(seconds) == text
-
-
-def test_numbers_are_written_as_short_as_they_can_be() -> None:
-    values = (1.0, 0.91, -0.0, 41000.0, 1234567.8, 11 / 12, 1e300)
-    texts = ["1", "0.91", "0", "41,000", "1,234,568", "0.916667", "1e+300"]
-    assert [format_number(value) for value in values] == texts
+def test_numbers_and_lengths_of_time_are_written_as_short_as_they_can_be() -> None:
+    numbers = {1.0: "1", 0.91: "0.91", -0.0: "0", 1234567.8: "1,234,568", 11 / 12: "0.916667", 1e300: "1e+300"}
+    assert {value: format_number(value) for value in numbers} == numbers
+    spans = {0.04: "40 ms", 0.9996: "1.0 s", 59.6: "1 min", 65: "1 min 5 s", 90061: "1 d 1 h"}
+    assert {seconds: format_span(seconds) for seconds in spans} == spans
 
 
 def test_plain_addresses_become_links_that_say_where_they_lead() -> None:
     assert link_host("https://github.com/o/r/pull/7?w=1#l2") == "github.com"
-    assert link_host("http://[::1]:80") == "[::1]:80"
     odd = ("javascript://a/", "https://x@a/", "https://[", "ftp://a", "/runs/7", 'https://a/"', "https://a\\@b", "")
     assert {url: link_host(url) for url in odd} == dict.fromkeys(odd, "")
