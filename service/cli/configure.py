@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -73,13 +73,20 @@ async def check(options: Options, resolved: bool) -> None:
         open_server(url.get_secret_value())  # asks nothing of it: it tells whether the address can be one
     enabled = {name: each for name, each in settings.collectors.items() if each.enabled}
     waiting = [name for name, each in enabled.items() if getattr(each, "source", "elsewhere") is None]
-    # Whether a configuration is right does not depend on a server that may be away.
-    async with nullcontext() if settings.store.url else read_store(settings) as store:
+    unread: str | None = None
+    async with AsyncExitStack() as opened:
+        store = None
+        if not settings.store.url:  # a server may be away
+            # Whether a configuration is right depends on no store, which may be that of the version before.
+            try:
+                store = await opened.enter_async_context(read_store(settings))
+            except Unavailable as error:
+                unread = f"stored runs are not counted: {error}"
         series = await forecast_series(settings, store, now)
         waiting = [name for name in waiting if not (store and await store.states.pushes(name))]
     secrets = await _look_up_secrets(settings, options.environ())
     collectors = [_describe_schedule(name, each, 3) for name, each in settings.collectors.items()]
-    warnings = [*loaded.warnings, *find_collisions(settings), *filter(None, [series.warning])]
+    warnings = [*loaded.warnings, *find_collisions(settings), *filter(None, [series.warning, unread])]
     warnings += [
         f"collectors.{name} has no source: it is waiting for a first push (or name a source)" for name in waiting
     ]

@@ -29,7 +29,7 @@ from service.domain.errors import ConfigError, HealthError, Rejected, Unauthoriz
 from service.pipeline.job import Job
 from service.store import Store
 from service.store.directory import find_lock_holder
-from service.store.engine import Refused
+from service.store.engine import OtherVersion, Refused
 
 _MAX_RUNS = 100
 _MAX_AUDIT_ENTRIES = 200
@@ -55,7 +55,8 @@ _SOURCE_REMEDIES: Remedies = {
 }
 _PROGRAM_REMEDIES: Remedies = {HealthError: "does it work by hand?"}
 _DIRECTORY_REMEDIES: Remedies = {
-    ConfigError: "run the version that wrote it, or set state_dir to another directory",
+    ConfigError: "set state_dir (INFRA_HEALTH_STATE_DIR) to a directory that this user may read",
+    OtherVersion: "run the daemon of this version, or the version that wrote it",
     HealthError: "stop the daemon and move state.db aside: the next start makes a new one",
 }
 _STORE_REMEDY = "correct store.url (INFRA_HEALTH_STORE__URL); docs/replicas.md shows how to make user and database"

@@ -96,6 +96,10 @@ class Database:
             raise Unavailable(f"the state database is unavailable: {self.where} ({cause})") from error
 
 
+class OtherVersion(Unavailable):
+    """The tables are of another version than this one works with."""
+
+
 class Refused(Unavailable):
     """The server answers but lets this user or this database not in: at the start a wrong configuration."""
 
@@ -162,9 +166,12 @@ def is_served(database: Database, revision: str | None) -> bool:
 
 
 def require_served(database: Database) -> Database:
-    """Raises Unavailable where this version does not work with the tables as they are."""
+    """Raises OtherVersion where this version does not work with the tables as they are."""
     if not is_served(database, revision := database.read(read_revision)):
-        raise Unavailable(f"{database.where} is of another version ({revision or 'unknown'}, not {tables.REVISION})")
+        raise OtherVersion(
+            f"{database.where} has tables of version {revision}, this infra-health those of {tables.REVISION}: "
+            "its daemon upgrades older ones, newer ones need the version that wrote them"
+        )
     return database
 
 

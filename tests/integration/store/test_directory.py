@@ -19,7 +19,7 @@ from service.domain.runs import Actor, AuditEntry, Mode, Outcome, Pause
 from service.domain.samples import Status
 from service.store import Store, fallback
 from service.store.directory import DATABASE, back_up, copy_store, find_lock_holder
-from service.store.engine import Database
+from service.store.engine import Database, OtherVersion
 from tests.integration.store.cases import (
     DISTRIBUTION,
     KEY,
@@ -166,7 +166,7 @@ async def test_a_store_of_a_newer_version_is_refused_by_name_and_left_alone(tmp_
         connection.execute("UPDATE alembic_version SET version_num = '0099'")
     with pytest.raises(ConfigError, match=r"newer infra-health \(schema 0099, this one knows \d{4}\)"):
         await Store.open(tmp_path, StoreSettings())
-    with pytest.raises(Unavailable, match="another version"):
+    with pytest.raises(OtherVersion, match="tables of version 0099"):
         await Store.open_reading(tmp_path)
     assert names(tmp_path) == ["lock", DATABASE, f"{DATABASE}-shm", f"{DATABASE}-wal"]
 
