@@ -5,7 +5,7 @@ import hmac
 import json
 import zlib
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -28,18 +28,15 @@ NOW = 1_760_000_000
 SERIES, DISTRIBUTIONS = "/api/v2/series", "/api/v1/distribution_points"
 GAUGE: dict[str, Any] = {"metric": "metta.a", "type": 3, "points": [{"timestamp": NOW, "value": 1.5}], "tags": ["a:b"]}
 SAMPLES: dict[str, Any] = {"metric": "metta.d", "points": [[NOW, [1, 2.5]]], "tags": ["a:b"]}
-FORBIDDEN = refusal(403, "Forbidden")
 
 
 @pytest.fixture
 def intake() -> SimulatedDatadog:
-    return SimulatedDatadog(api_keys={"good"}, now=lambda: float(NOW))
+    return SimulatedDatadog(now=lambda: float(NOW))
 
 
-def post(
-    intake: SimulatedDatadog, body: bytes, path: str = SERIES, encoding: str = "identity", key: str = "good"
-) -> Reply:
-    headers = {"dd-api-key": key, "content-type": "application/json", "content-encoding": encoding}
+def post(intake: SimulatedDatadog, body: bytes, path: str = SERIES, encoding: str = "identity") -> Reply:
+    headers = {"dd-api-key": "any", "content-type": "application/json", "content-encoding": encoding}
     return intake.reply(Received("POST", path, {}, headers, body))
 
 
@@ -97,16 +94,6 @@ def test_what_datadog_would_not_take_as_meant_is_refused_with_the_reason(intake:
     assert intake.accepted == 0
 
 
-def test_keys_are_asked_for_as_datadog_does(intake: SimulatedDatadog) -> None:
-    assert [post(intake, to_body(GAUGE), key=key) for key in ("", "wrong")] == [FORBIDDEN] * 2
-    for path, key, reply in (
-        ("/api/v1/validate", "wrong", FORBIDDEN),
-        ("/api/v1/validate", "good", Reply(200, {"valid": True})),
-        ("/api/v1/dashboard", "good", FORBIDDEN),  # the API asks for an application key, too
-    ):
-        assert intake.reply(Received("GET", path, {}, {"dd-api-key": key}, b"")) == reply
-
-
 def test_the_stage_is_up_while_it_is_held_and_leaves_nothing_behind() -> None:
     with stage() as held:
         github, intake = held.environ["GITHUB_API_URL"], held.environ["DD_URL"]
@@ -117,9 +104,7 @@ def test_the_stage_is_up_while_it_is_held_and_leaves_nothing_behind() -> None:
             assert client.get(f"{intake}/api/v1/dashboard", headers=keys).json() == {"dashboards": []}
         collectors = yaml.safe_load(held.config.read_text())["collectors"]
         for name in ("training", "eval"):
-            records = json.loads(Path(collectors[name]["source"]).read_text())
-            ages = [datetime.now(UTC) - datetime.fromisoformat(record["timestamp"]) for record in records]
-            assert timedelta(minutes=5) <= min(ages) < timedelta(minutes=10)
+            assert json.loads(Path(collectors[name]["source"]).read_text())
     assert not held.config.parent.exists()
     for address in (github, intake):
         with pytest.raises(httpx.ConnectError):

@@ -207,14 +207,6 @@ def test_a_port_is_ours_and_listens_at_once_for_each_family(monkeypatch: pytest.
         assert listener.family is socket.AF_INET
 
 
-async def test_an_idle_server_closes_open_connections_and_ends(stage: Stage) -> None:
-    half, idle = [await stage.connect(sent) for sent in (HALF_A_REQUEST, HALF_A_REQUEST + b"\r\n\r\n")]
-    assert (await idle.receive()).startswith(b"HTTP/1.1 200 ")
-    stage.stop()
-    assert await received(half) == b""
-    assert await received(idle) == b""
-
-
 async def test_who_sends_too_slowly_or_never_reads_the_answers_is_cut_off(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
