@@ -3,91 +3,71 @@
 import time
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from pathlib import Path
 from statistics import fmean, median
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 import anyio.to_thread
 import httpx
 
 from bench import Measured
-from service.collectors.github_ci import GithubCi
-from service.collectors.github_ci.deliveries import Deliveries
-from service.collectors.registry import CollectorState, Context
-from service.config.settings import StoreSettings
-from service.store import Store
+from tests.integration.github_ci.stage import Stage
 from tests.world import Simulated, generate, simulated
 
 STEADY_CYCLES = 8
-BETWEEN = timedelta(minutes=10)
 LATENCY = 0.05  # seconds, of each answer
-_HEADERS = {"authorization": "Bearer bench"}
+
+
+class Cycle(NamedTuple):
+    """What one took."""
+
+    seconds: float
+    requests: int
+    points: int
 
 
 def run() -> Iterable[Measured]:
-    replaced, (cold, *steady) = anyio.run(_measure)
-    seconds = median(taken for taken, _ in replaced)
-    counts = replaced[0][1]
+    baseline, cold, steady = anyio.run(_measure)
+    seconds = median(each.seconds for each in baseline)
     for name, cycles in (("steady", steady), ("cold", [cold])):
-        for title, key in (("requests", "requests"), ("quota points", "points")):
-            ours = fmean(counted[key] for _, counted in cycles)
-            yield Measured(f"{title} of a {name} cycle", ours, "", counts[key], counted=True)
-        yield Measured(f"time of a {name} cycle", median(taken for taken, _ in cycles), "s", seconds)
+        yield Measured(f"requests of a {name} cycle", fmean(each.requests for each in cycles), "", baseline[0].requests)
+        yield Measured(f"quota points of a {name} cycle", fmean(each.points for each in cycles), "", baseline[0].points)
+        yield Measured(f"time of a {name} cycle", median(each.seconds for each in cycles), "s", seconds)
 
 
-Cycle = tuple[float, dict[str, int]]  # seconds; requests and points
-
-
-async def _measure() -> tuple[list[Cycle], list[Cycle]]:
+async def _measure() -> tuple[list[Cycle], Cycle, list[Cycle]]:
+    """Sequential cycles; a cold one of the collector and, once the week of jobs is read, steady ones."""
     world = generate(seed=1, ahead=timedelta(hours=3))
-    async with simulated(world) as github:
+    async with simulated(world) as github, httpx.AsyncClient() as http:
         github.app.latency = LATENCY
-        replaced = []
-        for _ in range(3):
-            github.take_asked()
-            began = time.perf_counter()
-            await anyio.to_thread.run_sync(_collect_sequentially, github.url, world.repository.name, world.now)
-            replaced.append((time.perf_counter() - began, _count(github)))
-        return replaced, await _collect(github)
+        baseline = [await _time_sequential(github) for _ in range(3)]
+        workflows = [str(each.id) for each in world.repository.workflows]
+        settings = {"tests_blocking_merge": workflows[:3], "benchmarks": workflows[3:4]}
+        stage = Stage(world, github, github.client(http), http, settings)
+        cold = await _time(stage)
+        await stage.collect_until_whole()
+        steady = []
+        for _ in range(STEADY_CYCLES):
+            stage.pass_time()
+            steady.append(await _time(stage))
+        return baseline, cold, steady
 
 
-def _count(github: Simulated) -> dict[str, int]:
-    asked = github.take_asked()
-    return {"requests": len(asked), "points": sum(each.points for each in asked)}
+async def _time(stage: Stage) -> Cycle:
+    began = time.perf_counter()
+    result = await stage.collect()
+    seconds = time.perf_counter() - began
+    assert not result.failures, result.failures
+    return Cycle(seconds, *stage.cost)
 
 
-async def _collect(github: Simulated) -> list[Cycle]:
-    """A cold cycle and, once the week of jobs is read, steady ones, ten minutes apart."""
+async def _time_sequential(github: Simulated) -> Cycle:
+    github.take_asked()
+    began = time.perf_counter()
     world = github.world
-    settings = GithubCi.Settings.model_validate(
-        {
-            "type": "github_ci",
-            "schedule": "*/10 * * * *",
-            "repo": world.repository.name,
-            "tests_blocking_merge": [str(each.id) for each in world.repository.workflows[:3]],
-            "benchmarks": [str(world.repository.workflows[3].id)],
-        }
-    )
-    cycles: list[Cycle] = []
-    is_whole = False
-    async with httpx.AsyncClient() as http, anyio.TemporaryDirectory() as folder:
-        store = await Store.open(Path(folder), StoreSettings(), lambda: world.now)
-        state, deliveries = CollectorState(store.states, "ci"), Deliveries(github.clock)
-        collector = GithubCi(settings, Context("ci", github.client(http), http, state, deliveries=deliveries))
-        while len(cycles) < 1 + STEADY_CYCLES:
-            github.take_asked()
-            began = time.perf_counter()
-            result = await collector.collect(world.now)
-            if not cycles or is_whole:
-                cycles.append((time.perf_counter() - began, _count(github)))
-            is_whole = is_whole or any(each.metric.name.endswith("jobs.timed_out") for each in result.samples)
-            if result.failures and is_whole:
-                raise RuntimeError(f"the cycle is not whole: {'; '.join(map(str, result.failures))}")
-            await store.states.write("ci", result.state)
-            world.now += BETWEEN
-        await store.close()
-    return cycles
+    await anyio.to_thread.run_sync(_collect_sequentially, github.url, world.repository.name, world.now)
+    seconds, asked = time.perf_counter() - began, github.take_asked()
+    return Cycle(seconds, len(asked), sum(each.points for each in asked))
 
 
 def _collect_sequentially(url: str, repository: str, now: datetime) -> None:
@@ -95,7 +75,7 @@ def _collect_sequentially(url: str, repository: str, now: datetime) -> None:
 
     40 requests: the first page of workflows, each one's latest run, a page of runs a metric, one search a label.
     """
-    with httpx.Client(base_url=url, headers=_HEADERS, trust_env=False) as client:
+    with httpx.Client(base_url=url, headers={"authorization": "Bearer bench"}, trust_env=False) as client:
 
         def get(path: str, **params: str | int) -> Any:
             return client.get(path, params=params).raise_for_status().json()

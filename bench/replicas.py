@@ -1,26 +1,20 @@
 """Three replicas with 2,000 collectors, each due every minute, on one PostgreSQL: how late runs begin, and the load."""
 
-import multiprocessing
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from statistics import quantiles
 
 import anyio
-import structlog
 
-from bench import Measured
-from bench.schedule import Constant
+from bench import Measured, delays, processes
+from bench.schedule import Constant, scheduling
 from service.clock import SystemClock
 from service.config.settings import CollectorSettings, StoreSettings
 from service.daemon.maintenance import follow_replicas
 from service.domain.delivery import DeliveryStatus
 from service.domain.runs import Run
 from service.pipeline.job import Job
-from service.pipeline.runner import Runner
-from service.pipeline.scheduler import Scheduler
 from service.store import Store
 from tests.postgres import Postgres, running_postgres
 
@@ -30,34 +24,24 @@ SECONDS = 60.0
 
 
 def run() -> Iterable[Measured]:
-    with running_postgres(durable=True) as server:
+    with running_postgres(durable=True) as server, processes(REPLICAS) as pool:
         begin = (time.time() + SETTLE) // SECONDS * SECONDS + SECONDS
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(REPLICAS, spawn) as pool:
-            replicas = [pool.submit(_carry_out, server.url, f"replica-{place}", begin) for place in range(REPLICAS)]
-            time.sleep(begin - time.time())
-            before = _count_transactions(server)
-            time.sleep(SECONDS)
-            transactions = (_count_transactions(server) - before) / SECONDS
-            late = [seconds for replica in replicas for seconds in replica.result()]
+        replicas = [pool.submit(anyio.run, _live, server.url, f"replica-{n}", begin) for n in range(REPLICAS)]
+        time.sleep(begin - time.time())
+        before = _count_transactions(server)
+        time.sleep(SECONDS)
+        transactions = (_count_transactions(server) - before) / SECONDS
+        late = [seconds for replica in replicas for seconds in replica.result()]
     yield Measured(f"runs begun in a minute, of {COLLECTORS:,} by {REPLICAS} replicas", len(late), "", COLLECTORS)
-    cuts = quantiles(late, n=100)
-    yield Measured("a slot to its begun run, spread over the minute, median", cuts[49] * 1000, "ms")
-    yield Measured("the same, 99th percentile", cuts[98] * 1000, "ms")
-    yield Measured("transactions a second", transactions, "")
-
-
-def _carry_out(url: str, name: str, begin: float) -> list[float]:
-    """One replica's process. Seconds by which its runs of the measured minute began late."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
-    return anyio.run(_live, url, name, begin)
+    yield from delays("a slot to its begun run, spread over the minute", late)
+    yield Measured("transactions a second", transactions)
 
 
 async def _live(url: str, name: str, begin: float) -> list[float]:
+    """One replica's process. Seconds by which its runs of the measured minute began late."""
     clock, late = SystemClock(), list[float]()
     settings = CollectorSettings(type="bench", schedule="* * * * *", jitter=timedelta(seconds=SECONDS))
-    names = [f"bench-{number}" for number in range(COLLECTORS)]
-    jobs = {name: Job(name, Constant(), settings, env="bench") for name in names}
+    jobs = {f"bench-{n}": Job(f"bench-{n}", Constant(), settings, env="bench") for n in range(COLLECTORS)}
 
     def note(run: Run) -> None:
         if run.slot and run.slot.timestamp() == begin:
@@ -66,24 +50,19 @@ async def _live(url: str, name: str, begin: float) -> list[float]:
     shared = StoreSettings.model_validate({"url": url})
     store = await Store.open(Path("/"), shared, clock.now, replica=(name, "bench"))
     assert store.replicas
-    async with anyio.create_task_group() as tasks:
-        runner = Runner(store, clock, tasks, on_stored=lambda: None, on_begin=note)
-        scheduler = Scheduler(runner, store, clock, tasks)
-        await scheduler.load()
+    async with scheduling(store, on_begin=note) as (scheduler, tasks):
         tasks.start_soon(follow_replicas, clock, store.replicas, scheduler)
-        tasks.start_soon(_deliver, store, clock.now)
+        tasks.start_soon(_deliver, store)
         await scheduler.set_jobs(jobs.values())
         tasks.start_soon(scheduler.run)
         await anyio.sleep(begin + SECONDS + 10 - time.time())
-        tasks.cancel_scope.cancel()
-    await store.close()
     return late
 
 
-async def _deliver(store: Store, now: Callable[[], datetime]) -> None:
+async def _deliver(store: Store) -> None:
     """The transactions of delivery, to an intake that costs nothing."""
     while True:
-        while chunks := await store.outbox.claim(now(), 4_000_000, 10_000):
+        while chunks := await store.outbox.claim(datetime.now(UTC), 4_000_000, 10_000):
             await store.outbox.settle(chunks, DeliveryStatus.DELIVERED)
         await anyio.sleep(1)
 

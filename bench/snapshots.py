@@ -6,44 +6,54 @@ system's: it checks the required fields, makes the tags and the point that Datad
 
 import json
 import random
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from statistics import median, quantiles
+from typing import NamedTuple
 
 import anyio
 
-from bench import Measured, note_stalls, read_memory
+from bench import Measured, delays, note_stalls, processes, read_memory
+from service.collectors.snapshot import SnapshotSettings
+from service.config.settings import Settings
+from service.daemon.wiring import open_wiring
+from service.domain.runs import Actor, Cause, Outcome
+from service.pipeline.runner import Runner
+from service.pipeline.scheduler import Scheduler
 
 _RECORDS = 100_000
 _CHECKS = 200  # so many different checks; the tags tell their records apart
-_TIMES = 3
+_TIMES = 3  # the quickest counts
 _REQUIRED = ("metric", "workflow_name", "task", "check", "condition", "value")
 
 
+class Reading(NamedTuple):
+    """Seconds until all records are points, and the MiB that this takes; of the daemon's until they are stored."""
+
+    seconds: float
+    memory: float
+    collected: float = 0.0  # seconds of the collector alone
+    ended: float = 0.0  # seconds until the three stable series of each check are there, too
+    stalls: tuple[float, ...] = ()
+
+
 def run() -> Iterable[Measured]:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, processes(1) as pool:
         path = Path(folder) / "snapshot.json"
-        write(path, datetime.now(UTC))
-        naive, ours = ([_apart(what, path) for _ in range(_TIMES)] for what in ("naive", "ours"))
-    naive_seconds, naive_memory = min(each["seconds"] for each in naive), min(each["memory"] for each in naive)
-    best = {name: min(each[name] for each in ours) for name in ours[0]}
-    return [
-        Measured(f"{_RECORDS:,} records from file to outbox", best["seconds"], "s", naive_seconds),
-        Measured("of which reading and checking", best["read"], "s", naive_seconds),
-        Measured("memory that this takes at its peak", best["memory"], "MiB", naive_memory),
-        Measured("until the three stable series of each check are there, too", best["all"], "s", naive_seconds),
-        Measured("stalls of the event loop meanwhile, 99th percentile", median(each["p99"] for each in ours), "ms"),
-        Measured("longest stall", median(each["longest"] for each in ours), "ms"),
-    ]
+        _write(path, datetime.now(UTC))
+        naive, *_ = sorted(pool.submit(_read_naively, path).result() for _ in range(_TIMES))
+        whole, *_ = sorted(pool.submit(anyio.run, _collect, path).result() for _ in range(_TIMES))
+    yield Measured(f"{_RECORDS:,} records from file to outbox", whole.seconds, "s", naive.seconds)
+    yield Measured("of which reading and checking", whole.collected, "s", naive.seconds)
+    yield Measured("until the three stable series of each check are there, too", whole.ended, "s", naive.seconds)
+    yield Measured("memory that this takes at its peak", whole.memory, "MiB", naive.memory)
+    yield from delays("stalls of the loop meanwhile", whole.stalls)
 
 
-def write(path: Path, now: datetime) -> None:
-    """A snapshot of records such as the pipelines write, of so many different checks."""
+def _write(path: Path, now: datetime) -> None:
+    """A snapshot of records such as the pipelines write."""
     chance = random.Random(1)
     values = [round(chance.random(), 6) for _ in range(_RECORDS)]
     records = [
@@ -63,17 +73,9 @@ def write(path: Path, now: datetime) -> None:
     path.write_text(json.dumps(records))
 
 
-def _apart(what: str, path: Path) -> dict[str, float]:
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.snapshots", what, str(path)], check=True, capture_output=True, text=True
-    )
-    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return measured
-
-
-def _naive(path: Path) -> dict[str, float]:
+def _read_naively(path: Path) -> Reading:
     """What a reader does that is no daemon: all in one go, no bounds, one bad record costs the file."""
-    before, begun = read_memory("VmHWM"), time.perf_counter()
+    before, began = read_memory("VmHWM"), time.perf_counter()
     points = []
     for record in json.loads(path.read_text()):
         if any(field not in record for field in _REQUIRED):
@@ -89,50 +91,27 @@ def _naive(path: Path) -> dict[str, float]:
                 "tags": [f"{name}:{value}" for name, value in tags.items()],
             }
         )
-    seconds = time.perf_counter() - begun
-    assert len(points) == _RECORDS
-    return {"seconds": seconds, "memory": read_memory("VmHWM") - before}
+    return Reading(time.perf_counter() - began, read_memory("VmHWM") - before)
 
 
-async def _ours(path: Path) -> dict[str, float]:
-    from service.collectors.snapshot import SnapshotSettings
-    from service.config.settings import Settings
-    from service.daemon.wiring import open_wiring
-    from service.domain.runs import Actor, Cause, Outcome
-    from service.pipeline.runner import Runner
-    from service.pipeline.scheduler import Scheduler
-
+async def _collect(path: Path) -> Reading:
     given = {"type": "snapshot", "schedule": "0 * * * *", "category": "training", "source": str(path)}
     collectors = {"training": SnapshotSettings.model_validate(given)}
     settings = Settings(collectors=collectors, state_dir=path.with_name(f"state-{time.monotonic_ns()}"))
-    stalls: list[float] = []
+    stored, stalls = list[float](), list[float]()
     async with open_wiring(settings, {}) as wiring, anyio.create_task_group() as tasks:
         store, clock, jobs = wiring.store, wiring.clock, wiring.build_jobs(settings)
-        stored: list[float] = []  # at the first the records are in the outbox
         runner = Runner(store, clock, tasks, on_stored=lambda: stored.append(time.perf_counter()), retry=False)
         scheduler = Scheduler(runner, store, clock, tasks)
         await scheduler.set_jobs(jobs)
-        before, begun = read_memory("VmHWM"), time.perf_counter()
+        before, began = read_memory("VmHWM"), time.perf_counter()
         await jobs[0].collector.collect(clock.now())
-        read = time.perf_counter() - begun
+        collected = time.perf_counter() - began
         tasks.start_soon(note_stalls, stalls)
-        begun = time.perf_counter()
+        began = time.perf_counter()
         run = await scheduler.active.wait((await scheduler.trigger("training", Cause.ONCE, Actor("bench"))).id, 600)
-        seconds, whole = stored[0] - begun, time.perf_counter() - begun
+        ended = time.perf_counter() - began
         tasks.cancel_scope.cancel()
         assert run
         assert (run.outcome, (await store.outbox.pending()).samples > _RECORDS) == (Outcome.COMPLETE, True), run
-    ms = [stall * 1e3 for stall in stalls]
-    return {
-        "seconds": seconds,
-        "all": whole,
-        "read": read,
-        "memory": read_memory("VmHWM") - before,
-        "p99": quantiles(ms, n=100)[98],
-        "longest": max(ms),
-    }
-
-
-if __name__ == "__main__":
-    file = Path(sys.argv[2])
-    print(json.dumps(_naive(file) if sys.argv[1] == "naive" else anyio.run(_ours, file)))
+    return Reading(stored[0] - began, read_memory("VmHWM") - before, collected, ended, tuple(stalls))
