@@ -24,7 +24,8 @@ def run() -> Iterable[Measured]:
             http.post("/api/v1/collectors/burst/runs").raise_for_status()
             began = time.monotonic()
             busy = _probe(http, lambda: _is_done(http))
-            taken, peak = time.monotonic() - began, read_memory("VmHWM", daemon.process.pid)
+            taken = time.monotonic() - began
+            peak = read_memory("VmHWM", daemon.process.pid)
     yield from delays("/livez meanwhile, beside an idle daemon's", busy, idle)
     yield Measured(f"peak of memory with {SAMPLES:,} samples", peak, "MiB")
     yield Measured("from the trigger to the last 202", taken, "s")

@@ -64,8 +64,7 @@ async def _time(stage: Stage) -> Cycle:
 async def _time_sequential(github: Simulated) -> Cycle:
     github.take_asked()
     began = time.perf_counter()
-    world = github.world
-    await anyio.to_thread.run_sync(_collect_sequentially, github.url, world.repository.name, world.now)
+    await anyio.to_thread.run_sync(_collect_sequentially, github.url, github.world.repository.name, github.world.now)
     seconds, asked = time.perf_counter() - began, github.take_asked()
     return Cycle(seconds, len(asked), sum(each.points for each in asked))
 

@@ -49,8 +49,8 @@ MAX_BYTES = 2 * 2**20  # of samples in the store
 _SLOT = timedelta(minutes=10)
 _KEPT = timedelta(days=42)  # the world's runs; no collector looks further back
 _RUNS_A_SLOT = 0.1
+_CONCLUSIONS = ("failure", "cancelled", "success", None)  # None: it never ends
 _AT_ONCE = 10  # tasks that come and go with the moment: who waits, requests under way
-_STUCK = 0.01  # of the runs never end
 _FAULTS = (
     *(faults.bad_gateway, faults.server_error, faults.html, faults.not_found, faults.forbidden, faults.empty_list),
     *(faults.nothing_found, faults.half_json, faults.cut_off, faults.too_many, faults.secondary, faults.exhausted),
@@ -88,13 +88,11 @@ def change_weather(github: Simulated, datadog: ScriptedDatadog, snapshot: Path) 
     datadog.intercept = lambda _: down
     while True:
         if chance.random() < _RUNS_A_SLOT:
-            conclusions = chance.choices(["failure", "cancelled", "success"], [2, 1, 6], k=chance.choice((1, 1, 1, 2)))
-            last: list[str | None] = [None] if chance.random() < _STUCK else []
+            (conclusion,) = chance.choices(_CONCLUSIONS, (20, 10, 60, 1))
             created = world.now - timedelta(seconds=chance.randrange(60, 540))
-            branch = chance.choice(("main", "main", "topic"))
-            world.add_run(chance.randint(1, 8), created, *conclusions[: 1 - len(last)], *last, branch=branch)
-            runs = world.repository.runs
-            world.repository.runs = [run for run in runs if run.created > world.now - _KEPT]
+            world.add_run(chance.randint(1, 8), created, conclusion, branch=chance.choice(("main", "main", "topic")))
+            oldest = world.now - _KEPT
+            world.repository.runs = [each for each in world.repository.runs if each.created > oldest]
         if world.now >= bad_until:
             github.faults.clear()
             down = None
