@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from service.web import server
 from tests.integration.web.stage import Stage, served
 
 
@@ -17,8 +18,9 @@ def options() -> dict[str, Any]:
 
 
 @pytest.fixture
-async def stage(tmp_path: Path, options: dict[str, Any]) -> AsyncIterator[Stage]:
+async def stage(tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
     """Held by a task of its own: pytest sets up and ends fixtures in different ones, which task groups refuse."""
+    monkeypatch.setattr(server, "_TICK", 0.05)
     ready, end = asyncio.Queue[Stage](), asyncio.Event()
 
     async def hold() -> None:

@@ -141,7 +141,6 @@ async def test_a_page_of_a_run_shows_why_when_and_every_sample(stage: Stage) -> 
     assert "8 to 14 of 20" in second.words
     assert second.links("rel", "prev") == ["?offset=0&limit=7"]
     narrowed = await read(stage, f"/runs/{run.id}?q=LABEL:L1&limit=5")
-    assert "1 to 5 of 11" in narrowed.words
     assert narrowed.links("rel", "next") == ["?q=LABEL%3AL1&offset=5&limit=5"]
 
 

@@ -23,17 +23,8 @@ RUN = "/api/v1/collectors/ci/runs"
 TOKEN, READERS = "open sesame", "for the readers"
 HALF_A_REQUEST = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
 HALF_A_BODY = b"POST /api/v1/runs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{"
-with_token = pytest.mark.parametrize("options", [{"token": secret(TOKEN)}])
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_TICK", 0.05)
-
-
-def allow(stage: Stage, *hosts: str) -> None:
-    """Sets ``http.allowed_hosts``."""
-    stage.context.settings = Settings(collectors={}, http=HttpSettings(allowed_hosts=hosts))
+HOSTS = Settings(collectors={}, http=HttpSettings(allowed_hosts=("Health.Example", "*.wide.example")))
+with_token = pytest.mark.parametrize("options", [{"token": secret(TOKEN), "settings": HOSTS}])
 
 
 # Tokens, hosts and pages
@@ -97,7 +88,6 @@ async def test_a_read_token_in_a_file_is_taken_over_and_closes_reading_while_the
 
 @with_token
 async def test_a_page_of_another_site_may_not_write_even_with_the_token(stage: Stage) -> None:
-    allow(stage, "health.example")
     bearer = {b"authorization": f"Bearer {TOKEN}".encode()}
     foreign = [{b"sec-fetch-site": site} for site in (b"cross-site", b"same-site")]
     foreign += [{b"origin": each} for each in (b"https://evil.example", b"null", b"http://localhost:1", b"\xff")]
@@ -110,8 +100,8 @@ async def test_a_page_of_another_site_may_not_write_even_with_the_token(stage: S
         assert (await stage.client.post("/api/v1/runs", headers=bearer | headers)).status_code == 202
 
 
+@with_token
 async def test_our_own_names_are_answered_and_foreign_ones_get_a_421_but_from_probes(stage: Stage) -> None:
-    allow(stage, "Health.Example", "*.wide.example")
     for host in (
         *("127.0.0.1", "10.1.2.3:8080", "[::1]:8080", "LOCALHOST.:80", "app.localhost", socket.gethostname()),
         *("infra-health", "infra-health.monitoring.svc", "infra-health.monitoring.svc.cluster.local:8080"),

@@ -80,14 +80,10 @@ async def test_what_is_taken_is_answered_before_any_work_and_what_has_not_the_ev
         assert "64 bits" in problem_of(await post(stage, a_delivery(**number)), 400)["detail"]
     form = signed(b"payload=%7B%7D", event="ping") | {"Content-Type": "application/x-www-form-urlencoded"}
     assert "application/json" in problem_of(await post(stage, b"payload=%7B%7D", form), 400)["detail"]
-    assert stage.context.deliveries.summary().by_result == {
-        ("workflow_run", "taken"): 3,
-        ("workflow_run", "ignored"): 2,
-        ("workflow_run", "invalid"): len(shapeless) + len(numbers),
-        ("ping", "ping"): 1,
-        ("ping", "invalid"): 1,
-        ("other", "ignored"): 1,
-    }
+    of_runs = {"taken": 3, "ignored": 2, "invalid": len(shapeless) + len(numbers)}
+    counts = {("workflow_run", result): count for result, count in of_runs.items()}
+    counts |= {("ping", "ping"): 1, ("ping", "invalid"): 1, ("other", "ignored"): 1}
+    assert stage.context.deliveries.summary().by_result == counts
     assert not stage.context.scheduler.active.runs()
 
 
@@ -185,7 +181,7 @@ async def test_the_command_says_what_is_wrong_on_the_way(tmp_path: Path, monkeyp
         await ping(url, SECRET, 1, "200 by something before the daemon")
 
 
-async def test_page_state_and_metrics_show_deliveries_and_what_may_be_wrong_and_no_header(stage: Stage) -> None:
+async def test_page_and_state_show_deliveries_and_what_may_be_wrong_and_no_header(stage: Stage) -> None:
     state = await stage.json("/api/v1/state")
     assert state["webhooks"] == {"last": None, "today": 0, "missed_today": 0, "hint": None}
     wrong = signed(b"{}", "wrong") | {"X-GitHub-Delivery": "a-delivery-id", "User-Agent": "GitHub-Hookshot/044aadd"}
@@ -195,10 +191,8 @@ async def test_page_state_and_metrics_show_deliveries_and_what_may_be_wrong_and_
     await post(stage, b"{}", signed(b"{}", event="ping"))
     stage.clock.ahead += 5
     page, metrics, log = [(await stage.client.get(path)).text for path in ("/", "/metrics", "/api/v1/log")]
-    assert "1 today, 0 missed" in page
-    assert "no delivery for a day" not in page
-    for event, result in (("ping", "ping"), ("workflow_run", "unsigned")):
-        assert f'infra_health_webhook_deliveries_total{{event="{event}",result="{result}"}} 1.0' in metrics
+    assert ("1 today, 0 missed" in page, "no delivery for a day" in page) == (True, False)
+    assert 'infra_health_webhook_deliveries_total{event="ping",result="ping"} 1.0' in metrics
     for header in ("a-delivery-id", "Hookshot", wrong["X-Hub-Signature-256"], SECRET):
         assert header not in page + metrics + log
     stage.clock.ahead += 24 * 3600

@@ -16,18 +16,7 @@ from service.collectors.github_ci.models import CONCLUSIVE, FAILED
 from service.domain.checks import CHECK_METRICS
 from service.domain.samples import normalize_tag
 from service.pipeline.job import COLLECTOR_METRICS
-from tests.unit.boards.shapes import (
-    DURATION,
-    HOUR,
-    QUOTA,
-    TEN,
-    board,
-    catalogue,
-    ci_checks,
-    definitions,
-    snapshot_check,
-    texts,
-)
+from tests.unit.boards.shapes import DURATION, QUOTA, board, catalogue, ci_checks, definitions, snapshot_check, texts
 
 # https://docs.datadoghq.com/metrics/units/
 UNITS = {"second", "minute", "fraction", "execution", "job", ""}
@@ -67,7 +56,7 @@ def test_the_table_marks_carried_values_and_durations_are_percentiles_by_kind() 
     found = list(definitions(board("health", catalogue(snapshot_check(), distributions={DURATION: "training"}))))
     table = next(one for one in found if one["type"] == "query_table")
     ages = next(each for each in table["requests"][0]["formulas"] if each["formula"] == "age")["conditional_formats"]
-    assert [(each["value"], each["palette"]) for each in ages] == [(1.5 * HOUR.total_seconds(), "white_on_yellow")]
+    assert [(each["value"], each["palette"]) for each in ages] == [(1.5 * 3600, "white_on_yellow")]
     (graph,) = [one for one in found if one.get("title", "").startswith("Duration of runs")]
     assert [query.partition(":")[0] for query in texts(graph)] == ["p50", "p90", "p99"]
     assert all(query.endswith("by {kind}") for query in texts(graph))
@@ -77,14 +66,12 @@ def test_trends_ranks_workflows_by_attempts_that_failed_and_by_the_p90_of_all_th
     lists = [one for one in definitions(board("trends")) if one["type"] == "toplist"]
     asked = {each["name"]: each for one in lists for each in one["requests"][0]["queries"]}
     known = CONCLUSIVE | {"cancelled", "skipped", "neutral", "stale", "action_required"}
-    for name, counted, aggregator in (
-        ("failed", FAILED, "sum"),
-        ("ended", CONCLUSIVE, "sum"),
-        ("p90", CONCLUSIVE, "percentile"),
-    ):
-        assert known - set(re.findall(r"!conclusion:(\w+)", asked[name]["query"])) == counted
-        assert "by {repo,workflow}" in asked[name]["query"]
+    counted = {"failed": (FAILED, "sum"), "ended": (CONCLUSIVE, "sum"), "p90": (CONCLUSIVE, "percentile")}
+    for name, (conclusions, aggregator) in counted.items():
+        query = asked[name]["query"]
+        assert known - set(re.findall(r"!conclusion:(\w+)", query)) == conclusions
         assert asked[name]["aggregator"] == aggregator
+        assert "by {repo,workflow}" in query
     assert {"kind", "conclusion", "workflow"} <= set(DISTRIBUTION_TAGS), "what is not configured can't be asked for"
     drawn = {name for query in texts(board("trends")) for name in re.findall(r"metta\.[\w.]+", query)}
     assert drawn <= {each.name for each in (*METRICS, *CHECK_METRICS)}
@@ -144,9 +131,7 @@ def test_metadata_says_type_unit_and_meaning_of_every_metric() -> None:
 # Monitors
 
 
-def test_there_are_monitors_of_all_checks_and_of_the_daemon_s_own_faults_and_each_repository_alerts_on_its_own() -> (
-    None
-):
+def test_all_checks_and_the_daemon_s_own_faults_have_monitors_and_each_repository_alerts_on_its_own() -> None:
     found = build_monitors(catalogue())
     of_collectors = {"collector-down.ci", "collector-down.training", "points-lost.ci", "points-lost.training"}
     of_checks = {"checks.ci", "checks.training", "missing.ci", "missing.training"}
@@ -162,8 +147,8 @@ def test_there_are_monitors_of_all_checks_and_of_the_daemon_s_own_faults_and_eac
 def test_a_window_holds_two_intervals_or_as_many_cycles_as_a_check_asks_and_the_threshold_is_the_query_s() -> None:
     for key, content in build_monitors(catalogue()).items():
         (minutes,) = re.findall(r"last_(\d+)m\)", content["query"])
-        every = timedelta(minutes=5) if "success_age" in content["query"] else HOUR if "training" in key else TEN
-        assert timedelta(minutes=int(minutes)) >= 2 * every, content["query"]
+        every = 5 if "success_age" in content["query"] else 60 if "training" in key else 10
+        assert int(minutes) >= 2 * every, content["query"]
         assert float(content["query"].rpartition(" ")[2]) == content["options"]["thresholds"]["critical"]
         # A check that is new gets its time; without groups there are no new ones.
         delay = int(minutes) * 60 if key.startswith(("checks", "missing")) else None
@@ -203,10 +188,9 @@ def test_a_check_that_fails_alerts_and_so_does_one_that_is_unknown_or_old_each_i
 
 def test_keys_fit_into_a_tag_and_are_told_apart() -> None:
     names = ("a/b", "a_b", "A_b", "a__b", "x" * 250)
-    found = build_monitors(catalogue(collectors=[CollectorPanel(name, TEN) for name in names]))
+    found = build_monitors(catalogue(collectors=[CollectorPanel(name, timedelta(minutes=1)) for name in names]))
     assert sum(key.startswith("points-lost.") for key in found) == len(names)
-    for key in found:
-        assert normalize_tag("infra_health_key", key) == f"infra_health_key:{key}"
+    assert all(normalize_tag("infra_health_key", key) == f"infra_health_key:{key}" for key in found)
 
 
 def test_each_monitor_says_what_is_wrong_what_is_right_again_whom_it_tells_and_what_to_do() -> None:

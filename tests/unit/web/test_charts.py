@@ -41,9 +41,7 @@ def test_bars_are_as_high_as_runs_were_long_and_open_their_runs() -> None:
     assert len(paths(charts.bars([cycle(number) for number in range(80)]).svg, "good")) == 60
 
 
-def test_a_cell_says_pass_fail_unknown_or_carried_and_a_missing_one_says_nothing_and_of_several_the_worst_shows() -> (
-    None
-):
+def test_a_cell_says_pass_fail_unknown_or_carried_a_missing_one_nothing_and_of_several_the_worst_shows() -> None:
     chart = charts.heat_row(row(GOOD, OLD, BAD, None, UNKNOWN))
     assert [len(paths(chart.svg, kind)) for kind in ("pass", "carried", "fail", "unknown")] == [1, 1, 1, 1]
     assert chart.words == "last 4 cycles: 2 pass (1 carried), 1 fail, 1 unknown"
