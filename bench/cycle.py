@@ -12,7 +12,8 @@ import httpx
 
 from bench import Measured
 from tests.integration.github_ci.stage import Stage
-from tests.world import Simulated, generate, simulated
+from tests.world import Simulated, generate
+from tests.world.server import simulated
 
 STEADY_CYCLES = 8
 LATENCY = 0.05  # seconds, of each answer

@@ -1,5 +1,5 @@
-"""The simulated GitHub with faults by pattern, a clock that is the world's, and clients of it; on loopback or without a
-socket, which takes half the time."""
+"""The simulated GitHub with faults by pattern, a clock that is the world's, and clients of it; without a
+socket, or on loopback for the bench."""
 
 import asyncio
 import re
@@ -15,7 +15,6 @@ from urllib.parse import parse_qsl
 import anyio
 import httpx
 import uvicorn
-from starlette.types import ASGIApp
 
 from service.config.secrets import Secret
 from service.demo.github import Asked, Reply, SimulatedGithub
@@ -173,22 +172,6 @@ class WorldClock:
             await self.sleep(seconds)
 
 
-@asynccontextmanager
-async def served(app: ASGIApp) -> AsyncIterator[str]:
-    """The address of ``app`` on a free port of loopback."""
-    config = uvicorn.Config(
-        app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1, date_header=False, server_header=False
-    )
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        task = asyncio.create_task(server.serve(sockets=[listening]))
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await task
-
-
 class InProcess(httpx.ASGITransport):
     """Without a socket, where a body that is cut off breaks as it does on a wire."""
 
@@ -201,6 +184,13 @@ class InProcess(httpx.ASGITransport):
 
 @asynccontextmanager
 async def simulated(world: World) -> AsyncIterator[Simulated]:
+    """On a free port of loopback."""
     simulation = Simulated(world)
-    async with served(simulation.app) as simulation.url:
+    config = uvicorn.Config(simulation.app, log_level="critical", lifespan="off", date_header=False)
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        simulation.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        task = asyncio.create_task(server.serve(sockets=[listening]))
         yield simulation
+        server.should_exit = True
+        await task

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from service.github.client import Github
-from tests.world import Simulated, World, simulated
+from tests.world import InProcess, Simulated, World
 
 RUNS = "/repos/Metta-AI/metta/actions/runs"
 WORKFLOWS = "/repos/Metta-AI/metta/actions/workflows"
@@ -18,15 +18,14 @@ class Total(msgspec.Struct):
 
 
 @pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(verify=False, trust_env=False) as client:  # loading certificates would take longest
-        yield client
+def server() -> Simulated:
+    return Simulated(World.empty())
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[Simulated]:
-    async with simulated(World.empty()) as simulation:
-        yield simulation
+async def http(server: Simulated) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(transport=InProcess(server.app)) as client:
+        yield client
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
-"""The GitHub client against a real server: what it sends, what it makes of each answer, ETags and redirects."""
+"""The GitHub client: what it sends, what it makes of each answer, ETags, redirects, and GitHub's limits: obeyed,
+remembered, never slept out inside a call, and a reserve that is left to others."""
 
-import time
+from datetime import datetime, timedelta
+from typing import Any
 
 import anyio
 import httpx
@@ -9,15 +11,16 @@ import pytest
 from service.config.masking import mask
 from service.config.secrets import Secret, Source
 from service.demo.github import Asked, Reply
+from service.demo.recording import create_app
 from service.domain.errors import Rejected, Unavailable
 from service.github.client import Github, NotFound, Refused
 from service.github.usage import count_usage
 from tests.integration.github.conftest import RUNS, WORKFLOWS, Total
-from tests.world import TOKEN, Simulated, faults
+from tests.world import HOUR, MINUTE, NOW, TOKEN, InProcess, Simulated, faults
 from tests.world.faults import constant, redirect
 
 BUGS = 'query { repository(owner: "Metta-AI", name: "metta") { issues(labels: ["bug"], first: 1) { totalCount } } }'
-HTML = {"content-type": "text/html"}
+PAGE = Reply(404, b"<html>", {"content-type": "text/html"})
 
 
 @pytest.mark.parametrize(
@@ -70,7 +73,7 @@ async def test_an_answer_that_a_moment_mends_is_asked_for_again(
         (Reply.of({"message": "Nope", "errors": [{"message": "Bad q"}]}, 422), Refused, "answered 422: Nope Bad q"),
         (Reply.of({"message": "Nope"}, 404), NotFound, "answered 404: Nope .* the token may not see it"),
         (Reply.of({"message": "Nope"}, 410), NotFound, "answered 410: Nope"),
-        (Reply(404, b"<html>", HTML), NotFound, "is GITHUB_API_URL the address of the API"),
+        (PAGE, NotFound, "is GITHUB_API_URL the address of the API"),
         (Reply.of({}, 403, x_accepted_github_permissions="actions=read"), Refused, "the permission actions=read"),
         (Reply.of({}, 403, x_github_sso="url=https://g.test/sso?a=b"), Refused, "the token at https://g.test/sso$"),
     ],
@@ -86,29 +89,18 @@ async def test_a_refusal_names_the_way_out_and_is_not_asked_for_again(
     assert (await github.get(WORKFLOWS, Total)).total_count == 0
 
 
-async def test_the_callers_deadline_ends_an_answer_that_never_comes(server: Simulated, github: Github) -> None:
-    server.fail(RUNS, faults.hang)
-    began = time.monotonic()
+async def test_what_never_ends_is_left_and_no_error_shows_the_token(server: Simulated, github: Github) -> None:
+    mask([TOKEN])
+    server.fail(RUNS, faults.hang, times=1)
     with pytest.raises(TimeoutError), anyio.fail_after(0.2):
         await github.get(RUNS, Total)
-    assert time.monotonic() - began < 10
-    assert (await github.get(WORKFLOWS, Total)).total_count == 0
-
-
-async def test_large_bodies_are_read_whole_and_endless_ones_are_refused(server: Simulated, github: Github) -> None:
-    server.fail(RUNS, constant(Reply.of({"total_count": 7, "pad": "x" * 200_000})))
+    server.fail(RUNS, constant(Reply.of({"total_count": 7, "pad": "x" * 200_000})), times=1)
     assert (await github.get(RUNS, Total)).total_count == 7
-    server.fail(WORKFLOWS, constant(Reply(200, b" " * (33 * 1024 * 1024))))
-    with pytest.raises(Rejected, match="longer than"):
-        await github.get(WORKFLOWS, Total)
-
-
-async def test_no_error_shows_the_token(server: Simulated, github: Github) -> None:
-    mask([TOKEN])
+    server.fail(RUNS, constant(Reply(200, b" " * (33 * 1024 * 1024))), times=1)
     server.fail(RUNS, constant(Reply.of({"message": f"{TOKEN} may not"}, 403)), times=1)
     server.fail(RUNS, constant(Reply(200, b"{}", {"content-type": TOKEN})))
-    for _ in range(2):
-        with pytest.raises((Refused, Unavailable)) as raised:
+    for error, says in ((Rejected, "longer than"), (Refused, "may not"), (Unavailable, "what it should be")):
+        with pytest.raises(error, match=says) as raised:
             await github.get(RUNS, Total)
         assert TOKEN not in str(raised.value)
 
@@ -116,25 +108,21 @@ async def test_no_error_shows_the_token(server: Simulated, github: Github) -> No
 # ETags and what requests cost
 
 
-async def test_an_unchanged_answer_costs_nothing(server: Simulated, github: Github) -> None:
+async def test_an_unchanged_answer_costs_nothing_and_usage_is_counted_where_it_arises(
+    server: Simulated, github: Github
+) -> None:
     with count_usage() as usage:
-        for _ in range(3):
+        for _ in range(2):
             assert (await github.get(RUNS, Total, params={"page": 1}, cached=True)).total_count == 0
-    assert [asked.status for asked in server.app.asked] == [200, 304, 304]
-    assert github.requests == {"200": 1, "304": 2}
-    assert (usage.requests, usage.points) == (3, {"core": 1})
-    server.world.add_run(1, server.world.now, "success")
-    assert (await github.get(RUNS, Total, params={"page": 1}, cached=True)).total_count == 1
-
-
-async def test_usage_counts_what_tasks_ask_and_nothing_from_outside(server: Simulated, github: Github) -> None:
-    with count_usage() as cycle:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(github.get, RUNS, Total)
+            tasks.start_soon(github.get, WORKFLOWS, Total)
         with count_usage() as part:
             await github.graphql(BUGS, dict)
-    await github.get(RUNS, Total)
-    assert (cycle.requests, cycle.points) == (2, {"core": 1, "graphql": 1})
+    assert [asked.status for asked in server.app.asked] == [200, 304, 200, 200]
+    assert github.requests == {"200": 3, "304": 1}
+    server.world.add_run(1, server.world.now, "success")
+    assert (await github.get(RUNS, Total, params={"page": 1}, cached=True)).total_count == 1
+    assert (usage.requests, usage.points) == (4, {"core": 2, "graphql": 1})
     assert (part.requests, part.points) == (1, {"graphql": 1})
 
 
@@ -166,32 +154,21 @@ async def test_graphql_gives_the_data_and_names_what_is_not_there(server: Simula
     assert await github.graphql(BUGS, dict) == {"repository": {"issues": {"totalCount": 0}}}
     with pytest.raises(NotFound, match="Could not resolve to a Repository"):
         await github.graphql(BUGS.replace('"metta"', '"meta"'), dict)
-    unknown = [{"message": "Field 'issues' doesn't exist", "extensions": {"code": "undefinedField"}}]
-    server.fail("graphql", constant(Reply.of({"errors": unknown})), times=1)
-    with pytest.raises(Refused, match="doesn't exist") as raised:
-        await github.graphql(BUGS, dict)
-    assert raised.value.status == 422
-    # A part that could not be answered is null beside the others.
-    partly = {"repository": {"issues": None}}
-    server.fail("graphql", constant(Reply.of({"data": partly, "errors": [{"message": "timeout"}]})))
+    partly = {"repository": {"issues": None}}  # a part that could not be answered, beside the others
+    server.fail("graphql", constant(Reply.of({"data": partly, "errors": [{"message": "timeout"}]})), times=1)
     assert await github.graphql(BUGS, dict) == partly
-
-
-@pytest.mark.parametrize(
-    ("answer", "error"),
-    [
-        ({"data": {"repository": None}, "errors": [{"type": "FORBIDDEN", "message": "no"}]}, Refused),
-        ({"data": None, "errors": [{"message": "Something went wrong"}]}, Unavailable),
-        ({}, Unavailable),
-        ([], Unavailable),
-    ],
-)
-async def test_graphql_without_data_is_an_error(
-    server: Simulated, github: Github, answer: object, error: type[Exception]
-) -> None:
-    server.fail("graphql", constant(Reply.of(answer)))
-    with pytest.raises(error):
-        await github.graphql(BUGS, dict)
+    unknown = {"message": "Field 'issues' doesn't exist", "extensions": {"code": "undefinedField"}}
+    forbidden = {"data": {"repository": None}, "errors": [{"type": "FORBIDDEN", "message": "no"}]}
+    for answer, status in (({"errors": [unknown]}, 422), (forbidden, 403)):
+        server.fail("graphql", constant(Reply.of(answer)), times=1)
+        with pytest.raises(Refused) as raised:
+            await github.graphql(BUGS, dict)
+        assert raised.value.status == status
+    without_data: list[Any] = [{"data": None, "errors": [{"message": "Something went wrong"}]}, {}, []]
+    for empty in without_data:
+        server.fail("graphql", constant(Reply.of(empty)), times=3)
+        with pytest.raises(Unavailable):
+            await github.graphql(BUGS, dict)
 
 
 # Redirects
@@ -217,18 +194,180 @@ async def test_a_permanent_redirect_is_remembered_until_it_leads_nowhere(server:
 
 
 @pytest.mark.parametrize(
-    "location",
-    ["http://evil.example/repos", "//evil.example/", "https://127.0.0.1/", "http://127.0.0.1:1/", "ftp://x", ""],
+    "location", ["http://evil.example/repos", "//evil.example/", "https://github.test/", "http://github.test:1/", ""]
 )
-async def test_no_redirect_leads_to_another_server(server: Simulated, github: Github, location: str) -> None:
+async def test_no_redirect_leads_to_another_server_or_turns_a_post_into_a_get(
+    server: Simulated, github: Github, location: str
+) -> None:
     server.fail(RUNS, redirect(location))
     with pytest.raises(Rejected, match="another server"):
         await github.get(RUNS, Total)
-    assert len(server.app.asked) == 1
-
-
-async def test_a_question_in_a_post_is_not_turned_into_a_get(server: Simulated, github: Github) -> None:
     server.fail("POST /graphql", redirect("/elsewhere", 302))
     with pytest.raises(Rejected, match="redirects"):
         await github.graphql(BUGS, dict)
-    assert [asked.method for asked in server.app.asked] == ["POST"]
+    assert [asked.method for asked in server.app.asked] == ["GET", "POST"]
+
+
+# Limits
+
+
+async def test_a_used_up_primary_limit_closes_its_resource_until_the_reset(server: Simulated, github: Github) -> None:
+    await github.get(RUNS, Total)
+    server.app.used["core"] = 5000
+    server.world.now += timedelta(minutes=20)
+    with pytest.raises(Unavailable, match="rate limit exceeded") as raised:
+        await github.get(RUNS, Total)
+    assert raised.value.retry_after == pytest.approx(2400, abs=2)
+    with pytest.raises(Unavailable, match="core limit is reached"):
+        await github.get(WORKFLOWS, Total)
+    assert len(server.app.asked) == 2
+    quota = github.quota["core"]
+    assert (quota.limit, quota.remaining, quota.used) == (5000, 0, 5000)
+    assert github.trouble
+    server.app.used["graphql"] = 5000  # which a 200 tells
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="graphql limit"):
+            await github.graphql("query { }", dict)
+    assert len(server.app.asked) == 3
+    query = {"q": "repo:Metta-AI/metta is:pr is:merged merged:>=2026-01-01T00:00:00Z label:a"}
+    assert (await github.get("/search/issues", Total, params=query)).total_count == 0
+    server.world.now += timedelta(seconds=2402)
+    assert (await github.get(RUNS, Total)).total_count == 0
+    assert github.trouble is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait"),
+    [
+        ({"retry_after": "60"}, 60),
+        # A date counts from GitHub's own clock.
+        ({"date": "Wed, 04 Mar 2020 05:06:07 GMT", "retry_after": "Wed, 04 Mar 2020 05:07:07 GMT"}, 60),
+        # A proxy with a broken clock would stop the numbers until the daemon is restarted.
+        ({"retry_after": "999999999"}, 3600),
+    ],
+)
+async def test_a_secondary_limit_closes_everything_for_as_long_as_it_says_but_no_longer_than_an_hour(
+    server: Simulated, github: Github, headers: dict[str, str], wait: float
+) -> None:
+    server.fail(RUNS, constant(Reply.of({"message": "Too many requests"}, 429, **headers)), times=1)
+    with pytest.raises(Unavailable) as raised:
+        await github.get(RUNS, Total)
+    assert raised.value.retry_after == wait
+    with pytest.raises(Unavailable, match="secondary limit is reached"):
+        await github.graphql("query { }", dict)
+    assert len(server.app.asked) == 1
+    server.clock.passed += wait
+    assert (await github.get(RUNS, Total)).total_count == 0
+
+
+async def test_a_limit_that_names_no_time_waits_a_minute_doubled_each_time(server: Simulated, github: Github) -> None:
+    server.app.latency = 0.05  # so that all are under way before the first refusal comes
+    waits: list[float] = []
+
+    async def ask() -> None:
+        with pytest.raises(Unavailable) as raised:
+            await github.get(RUNS, Total)
+        waits.append(raised.value.retry_after or 0)
+
+    for expected in (60, 120, 240, 60):
+        server.fail(RUNS, faults.secondary, times=5)
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):  # refused together
+                tasks.start_soon(ask)
+        assert max(waits[-5:]) == expected
+        server.clock.passed += expected
+        if expected == 240:
+            assert (await github.get(RUNS, Total)).total_count == 0
+
+
+@pytest.mark.parametrize("value", ["", "many", "-1", "99999999999999", "1" * 5000])
+async def test_limits_and_waits_that_can_not_be_read_are_none(server: Simulated, github: Github, value: str) -> None:
+    for header in ("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"):
+        reply = Reply.of({"total_count": 1})
+        reply.headers[header] = value
+        server.fail(RUNS, constant(reply), times=1)
+        assert (await github.get(RUNS, Total)).total_count == 1
+    for wait in ("Mon, 01 Jan 99999999999 00:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 -2300", "soon", "1" * 5000):
+        server.fail(WORKFLOWS, constant(Reply.of({}, 503, retry_after=wait)), times=3)
+        with pytest.raises(Unavailable, match="503") as raised:
+            await github.get(WORKFLOWS, Total)
+        assert raised.value.retry_after is None
+
+
+async def test_a_short_wait_is_sat_out_but_none_beyond_the_callers_deadline(server: Simulated, github: Github) -> None:
+    server.fail(RUNS, constant(Reply.of({"message": "Too many"}, 429, retry_after="4")), times=2)
+    with anyio.fail_after(3), pytest.raises(Unavailable) as raised:
+        await github.get(RUNS, Total)
+    assert (raised.value.retry_after, server.clock.slept) == (4, [])
+    server.clock.passed += 4
+    assert (await github.get(RUNS, Total)).total_count == 0
+    assert 4 <= server.clock.slept[0] <= 5
+
+
+async def test_at_most_twenty_requests_are_in_flight_and_no_more_a_minute_than_are_allowed(
+    server: Simulated, http: httpx.AsyncClient
+) -> None:
+    github = server.client(http, points_a_minute=60)
+    server.app.latency = 0.02
+    async with anyio.create_task_group() as tasks:
+        for _ in range(60):
+            tasks.start_soon(github.get, RUNS, Total)
+    assert 1 < server.app.most_in_flight <= 20
+    assert (server.clock.slept, github.spare) == ([], 0)
+    with anyio.fail_after(5), pytest.raises(Unavailable, match="requests a minute") as raised:
+        await github.get(WORKFLOWS, Total)
+    assert (len(server.app.asked), raised.value.retry_after is None) == (60, False)
+    await github.get(WORKFLOWS, Total)
+    assert server.clock.passed == pytest.approx(60)
+
+
+async def test_what_can_wait_leaves_a_reserve_and_what_others_will_need(server: Simulated, github: Github) -> None:
+    assert github.spare == 900
+    server.app.used["core"] = 4399
+    await github.get(RUNS, Total)
+    assert github.spare == 100  # 600 left, a tenth of 5,000 is kept back
+    assert github.shortage is None
+    github.expect("ci", 48)
+    server.world.now += timedelta(minutes=30)
+    assert github.spare == 76
+    github.expect("ci", 4_000)
+    assert github.spare == 0
+    assert "will not last until 06:06 UTC (600 of 5000" in (github.shortage or "")
+    github.expect("ci", 0)
+    assert github.spare == 100
+    server.world.now += timedelta(minutes=31)
+    assert (github.spare, github.shortage) == (900, None)
+
+
+# The simulated GitHub answers as GitHub does, or tests and the demo show what production does not do
+
+
+async def list_runs(http: httpx.AsyncClient, url: str) -> list[dict[str, Any]]:
+    """The rows of every page, by the links."""
+    answer = (await http.get(url)).raise_for_status()
+    found: list[dict[str, Any]] = answer.json()["workflow_runs"]
+    return found + (await list_runs(http, answer.links["next"]["url"]) if "next" in answer.links else [])
+
+
+async def test_a_filtered_list_lags_behind_the_unfiltered_one(server: Simulated, http: httpx.AsyncClient) -> None:
+    server.world.add_workflow(1)
+    server.world.add_run(1, NOW - 30 * MINUTE, "success")
+    server.world.add_run(1, NOW - 2 * HOUR, "failure", None)
+    assert len(await list_runs(http, server.url + RUNS)) == 2
+    for lagging in (f"{RUNS}?branch=main", f"{WORKFLOWS}/1/runs"):
+        (run,) = await list_runs(http, server.url + lagging)
+        assert (run["run_attempt"], run["conclusion"]) == (2, None)
+    assert await list_runs(http, f"{server.url}{RUNS}?branch=main&status=completed") == []
+
+
+async def test_the_demo_shows_recorded_runs_as_of_now_and_how_earlier_attempts_ended() -> None:
+    url = "http://github.test/repos/ionic-team/ionic-framework/actions/runs"
+    async with httpx.AsyncClient(transport=InProcess(create_app())) as http:
+        runs = await list_runs(http, url)
+        assert len(runs) == 101
+        newest = max(datetime.fromisoformat(run["updated_at"]) for run in runs)
+        assert 3 * MINUTE < datetime.now(newest.tzinfo) - newest < 6 * MINUTE
+        rerun = [run["id"] for run in runs if run["run_attempt"] == 2]
+        assert len(rerun) == 5
+        for id in rerun:
+            assert (await http.get(f"{url}/{id}/attempts/1")).json()["conclusion"] == "failure"

@@ -11,7 +11,8 @@ from service.demo.github_rows import DELETED, Attempt, Run
 from service.domain.errors import Rejected, Unavailable
 from service.github.client import NotFound
 from tests.integration.github_ci.stage import JOBS, PULLS, QUEUE, durations_of, small_world, staged, values_of
-from tests.world import DAY, HOUR, MINUTE, NOW, World, durations, faults, generate
+from tests.world import DAY, HOUR, MINUTE, NOW, World, faults, generate
+from tests.world.truth import durations
 
 WORKFLOWS = "/actions/workflows?"
 FLAKY, SUCCESS, OTHERS = "ci.workflow.flaky_tests", "ci.workflow.success", "ci.workflow.other_failing"

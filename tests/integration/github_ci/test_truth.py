@@ -18,9 +18,9 @@ from tests.integration.github_ci.stage import (
     staged,
     values_of,
 )
-from tests.world import DAY, HOUR, MINUTE, NOW, durations, faults, generate
+from tests.world import DAY, HOUR, MINUTE, NOW, faults, generate
 from tests.world.judge import complaints
-from tests.world.truth import week
+from tests.world.truth import durations, week
 
 
 @pytest.mark.parametrize(
