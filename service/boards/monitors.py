@@ -101,8 +101,8 @@ def _of_checks(catalogue: Catalogue, category: str, checks: list[CheckPanel]) ->
     that a weekly check alerts in this time, too, and an hourly one never waits for it. It waits for those that are to
     be waited for (``notify_after``).
     """
-    asked = [_window(each.every, each.notify_after) for each in checks if each.notify_after > 1]
-    length = max([_window(min(each.every for each in checks)), *asked])
+    windows = [_window(each.every, each.notify_after) for each in checks if each.notify_after > 1]
+    length = max([_window(min(each.every for each in checks)), *windows])
     oldest = max(max(_STALE_INTERVALS * each.every, each.max_age) for each in checks)
     # A series without the tag would be in no group, so only what all checks have tells them apart. Not the label: the
     # total of all labels has none.

@@ -140,14 +140,14 @@ class Sync:
 
     def find(self, desired: Iterable[Resource], words: Sequence[str] = ()) -> list[Resource]:
         """Our objects that ``words`` mean, one a key; of metrics all that are desired and there. Raises HealthError."""
-        ours: dict[tuple[Kind, str], Resource] = {}
+        found: dict[tuple[Kind, str], Resource] = {}
         metrics = [each for each in desired if each.kind == "metadata"]
         for each in (*self._dashboards(), *self._monitors(), *self._metrics(metrics)):
             # Cloning an object clones its mark: the oldest, which comes first, is ours.
-            if is_meant(each, words) and ours.setdefault((each.kind, each.key), each) is not each:
+            if is_meant(each, words) and found.setdefault((each.kind, each.key), each) is not each:
                 name = each.content.get("title") or each.content.get("name")
                 self.notes.append(f"{each.kind} {each.id} ({name}) is a copy of ours and left alone")
-        return list(ours.values())
+        return list(found.values())
 
     def push(self, differences: Iterable[Difference], *, prune: bool = False) -> Iterator[Difference]:
         """Carries out one after the other. Raises Unauthorized and Unavailable: the next ones would fare alike."""

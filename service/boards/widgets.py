@@ -131,10 +131,10 @@ def _request(
 ) -> Widget:
     """``formulas``: the queries themselves where there are none."""
     reduced = {"aggregator": aggregator} if response == "scalar" else {}
-    asked = [{"data_source": "metrics", "name": name, "query": text, **reduced} for name, text in queries.items()]
+    requests = [{"data_source": "metrics", "name": name, "query": text, **reduced} for name, text in queries.items()]
     return {
         "response_format": response,
-        "queries": asked,
+        "queries": requests,
         "formulas": formulas or [{"formula": name} for name in queries],
     }
 

@@ -94,20 +94,20 @@ async def push(options: Options, what: tuple[str, ...], force: bool, prune: bool
 async def delete(options: Options, what: tuple[str, ...], yes: bool) -> bool:
     """Removes our objects from Datadog, and nobody else's. Points and metrics stay."""
     async with _open(options, what) as (sync, desired):
-        ours = [each for each in sync.find(desired, what) if each.fingerprint]
-        for each in ours:
+        pushed = [each for each in sync.find(desired, what) if each.fingerprint]
+        for each in pushed:
             message(f"{each.kind} {each.key}: {each.id}")
-        if ours and not yes and sys.stdin.isatty() and not click.confirm(f"Remove these {len(ours)}?", err=True):
+        if pushed and not yes and sys.stdin.isatty() and not click.confirm(f"Remove these {len(pushed)}?", err=True):
             return False
         failed = 0
-        for each in ours:
+        for each in pushed:
             try:
                 sync.delete(each)
             except HealthError as error:
                 failed += 1
                 message(f"{each.kind} {each.key}: {error}", "red")
-    text = f"{len(ours) - failed} removed" + (f", {failed} not" if failed else "")
-    options.show([{"kind": each.kind, "key": each.key, "id": each.id} for each in ours], lambda: click.echo(text))
+    text = f"{len(pushed) - failed} removed" + (f", {failed} not" if failed else "")
+    options.show([{"kind": each.kind, "key": each.key, "id": each.id} for each in pushed], lambda: click.echo(text))
     return not failed
 
 

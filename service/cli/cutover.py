@@ -182,8 +182,8 @@ def copy(options: Options, to: str | None) -> None:
         to = settings.store.url.get_secret_value()
     mask(secrets_in_address(to))
     counts = copy_store(settings.state_dir, to, is_pooled=settings.store.pooled)
-    told = ", ".join(f"{count:,} {table}" for table, count in counts.items() if count) or "nothing"
-    options.show({"copied": counts}, lambda: click.echo(f"copied: {told}"))
+    copied = ", ".join(f"{count:,} {table}" for table, count in counts.items() if count) or "nothing"
+    options.show({"copied": counts}, lambda: click.echo(f"copied: {copied}"))
     message("set store.url (INFRA_HEALTH_STORE__URL) for every replica before any of them starts")
 
 

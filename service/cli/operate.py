@@ -228,14 +228,14 @@ def resume(options: Options, daemon: Daemon, names: tuple[str, ...], reason: str
 
 
 def _change(options: Options, daemon: Daemon, names: Sequence[str], action: str, reason: str | None) -> bool:
-    asked = names or [each["name"] for each in daemon.collectors()]
-    found = _ask_each(asked, lambda name: read_answer(daemon.post("collectors", name, action, reason=reason)))
+    names = names or [each["name"] for each in daemon.collectors()]
+    found = _ask_each(names, lambda name: read_answer(daemon.post("collectors", name, action, reason=reason)))
 
     def describe(each: dict[str, Any]) -> str:
         return f"{each['name']}: {_describe_state(each)}, next run: {out.format_time(each['next_run'], 'none')}"
 
     _show_each(options, found, names, describe)
-    return len(found) == len(asked)
+    return len(found) == len(names)
 
 
 def _ask_each(names: Sequence[str], ask: Callable[[str], dict[str, Any]]) -> list[dict[str, Any]]:

@@ -143,8 +143,8 @@ def load_type(name: str) -> CollectorType:
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) or type(error).__module__.startswith("service."):
             raise
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"collector type {name} ({point.value}) can't be loaded: {told}") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"collector type {name} ({point.value}) can't be loaded: {reason}") from error
     if not is_type:
         raise ConfigError(f"collector type {name} ({point.value}): its Settings are no CollectorSettings")
     return loaded

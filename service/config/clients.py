@@ -130,18 +130,18 @@ def retry_after(headers: Mapping[str, str], now: datetime, name: str = "retry-af
     return max(0.0, (until - (parse_http_date(headers.get("date", "")) or now)).total_seconds()) if until else None
 
 
-def refuse_status(status: int, told: str, wait: float | None = None) -> HealthError:
-    """The error that an HTTP status stands for. ``told``: what happened; ``wait``: seconds that the server asks for."""
+def refuse_status(status: int, message: str, wait: float | None = None) -> HealthError:
+    """The error that an HTTP status stands for. ``wait``: seconds that the server asks for."""
     if status in (401, 403):
-        return Unauthorized(told)
+        return Unauthorized(message)
     if status in (408, 429) or status >= 500:
-        return Unavailable(told, retry_after=wait)
-    return TooLarge(told) if status == httpx.codes.REQUEST_ENTITY_TOO_LARGE else Rejected(told)
+        return Unavailable(message, retry_after=wait)
+    return TooLarge(message) if status == httpx.codes.REQUEST_ENTITY_TOO_LARGE else Rejected(message)
 
 
-def refuse_answer(answer: httpx.Response, told: str) -> HealthError:
+def refuse_answer(answer: httpx.Response, message: str) -> HealthError:
     """``refuse_status`` with what the answer asks to wait."""
-    return refuse_status(answer.status_code, told, retry_after(answer.headers, datetime.now(UTC)))
+    return refuse_status(answer.status_code, message, retry_after(answer.headers, datetime.now(UTC)))
 
 
 def to_health_error(error: Exception) -> HealthError | None:
@@ -197,8 +197,8 @@ async def aws_client(
         variables = "AWS_ENDPOINT_URL, AWS_REGION or the file AWS_CONFIG_FILE"
         raise ConfigError(f"{title}: {mask_address(str(error))}; correct {variables}") from error
     except (exceptions.BotoCoreError, TransferError, OSError) as error:
-        told = f"{title}: {describe_error(error)}"
-        raise Unavailable(told + suggest_variable(error, "https://aws", authorities="AWS_CA_BUNDLE")) from error
+        message = f"{title}: {describe_error(error)}"
+        raise Unavailable(message + suggest_variable(error, "https://aws", authorities="AWS_CA_BUNDLE")) from error
 
 
 class _RoutingTransport(httpx.AsyncBaseTransport):

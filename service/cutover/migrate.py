@@ -293,8 +293,8 @@ def to_config(migration: Migration) -> str:
     if datadog := migration.values.get("datadog"):
         blocks.append(_dump({"datadog": datadog}))
     if migration.others:
-        told = "What these CronJobs run is known to their images alone, or names a secret in the manifest:"
-        blocks.append(_comment("\n- ".join([told, *map(": ".join, migration.others)])))
+        title = "What these CronJobs run is known to their images alone, or names a secret in the manifest:"
+        blocks.append(_comment("\n- ".join([title, *map(": ".join, migration.others)])))
     pairs = " ".join(f"{stanza.cronjob}={stanza.name}" for stanza in live)
     notes = [
         "The release of k8s/chart for the CronJobs' helmfile (docs/cutover.md); this file is its infra-health.yaml:",

@@ -110,14 +110,14 @@ async def forecast_series(settings: Settings, store: "Store | None", now: dateti
         counts += Counter(metric.name for metric in (*COLLECTOR_METRICS, *getattr(loaded, "own_metrics", ())))
         counts += Counter(expected_metrics(loaded, collector))
         # Without a catalogue only what was sent tells which metrics there are beside the checks'.
-        ours = {*counts, *(metric.name for metric in CHECK_METRICS)}
+        own = {*counts, *(metric.name for metric in CHECK_METRICS)}
         distributions: Counter[str] = Counter()
         for each in seen:
             if each.collector == name and each.kind is Kind.DISTRIBUTION:
                 distributions[each.metric] += 1
-            elif each.collector == name and not loaded.metrics and each.metric not in ours:
+            elif each.collector == name and not loaded.metrics and each.metric not in own:
                 counts[each.metric] += 1
-        if not checks and ours >= counts.keys():
+        if not checks and own >= counts.keys():
             unknown.append(name)
         metrics += [MetricSeries(name, metric, count) for metric, count in counts.items() if count]
         metrics += [MetricSeries(name, metric, count, True) for metric, count in distributions.items()]

@@ -63,8 +63,8 @@ class WebhookRuns:
                 await collector.look()
             except Exception as error:  # noqa: BLE001 - whatever it is, the polls find what is not seen now
                 tell = log.warning if pause == usual else log.debug
-                asked = error.retry_after if isinstance(error, Unavailable) else None
-                pause = min(max(2 * pause, asked or 0.0), _LONGEST_PAUSE)
+                wait = error.retry_after if isinstance(error, Unavailable) else None
+                pause = min(max(2 * pause, wait or 0.0), _LONGEST_PAUSE)
                 tell("the watch is held up; the polls go on", collector=name, reason=str(error), next_in_seconds=pause)
             else:
                 if pause != usual:

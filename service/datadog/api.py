@@ -219,8 +219,8 @@ def _retry_policy() -> Any:
         """Waits as X-RateLimit-Reset says, but not for ever; a POST is sent again only when it was not taken."""
 
         def get_retry_after(self, response: Any) -> float | None:
-            asked = _rate_limit_reset(response.headers)
-            return None if asked is None else min(asked, _MAX_WAIT)
+            wait = _rate_limit_reset(response.headers)
+            return None if wait is None else min(wait, _MAX_WAIT)
 
         def is_retry(self, method: str, status_code: int, has_retry_after: bool = False) -> bool:
             return status_code == 429 or (method != "POST" and status_code in _RETRIED)
@@ -237,5 +237,5 @@ def _retry_policy() -> Any:
 
 
 def _rate_limit_reset(headers: Mapping[str, str] | None) -> float | None:
-    asked = str((headers or {}).get("X-RateLimit-Reset", ""))
-    return float(asked) if asked.isdigit() else None
+    seconds = str((headers or {}).get("X-RateLimit-Reset", ""))
+    return float(seconds) if seconds.isdigit() else None

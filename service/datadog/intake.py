@@ -153,26 +153,26 @@ class Intake:
         is_page = "html" in headers.get("content-type", "").lower()
         if not is_page:
             self._compare_clocks(headers.get("date"))
-        said = mask("; ".join(errors or ()), key)
-        told = f"{self._host} answered {status}" + (f": {said}" if said else "")
+        reasons = mask("; ".join(errors or ()), key)
+        answer = f"{self._host} answered {status}" + (f": {reasons}" if reasons else "")
         if status in (200, 202) and not is_page:
-            if said:
-                log.warning("the intake took a request with remarks", remarks=said)
+            if reasons:
+                log.warning("the intake took a request with remarks", remarks=reasons)
             return
         if status in (400, 422) and not is_page:
-            raise Rejected(told if said else f"{told}: {mask(text.decode(errors='replace'), key)}")
+            raise Rejected(answer if reasons else f"{answer}: {mask(text.decode(errors='replace'), key)}")
         if status == 413:
-            raise TooLarge(told)
+            raise TooLarge(answer)
         if status in (401, 403):
             if errors is None:
-                raise Unavailable(f"{told}, but not as Datadog does: is a proxy in between?")
-            raise Unauthorized(f"{told}; the {self._key.title} is refused")
+                raise Unavailable(f"{answer}, but not as Datadog does: is a proxy in between?")
+            raise Unauthorized(f"{answer}; the {self._key.title} is refused")
         if status < 400 or status in (404, 405):
-            raise Unavailable(f"{told}, which no intake does: is DD_URL right?")
+            raise Unavailable(f"{answer}, which no intake does: is DD_URL right?")
         # Datadog puts the seconds to wait in X-RateLimit-Reset, others in Retry-After.
         wait = retry_after(headers, self._now(), "x-ratelimit-reset") if status == 429 else None
         wait = retry_after(headers, self._now()) if wait is None else wait
-        raise Unavailable(told, retry_after=wait, answered=status >= 500)
+        raise Unavailable(answer, retry_after=wait, answered=status >= 500)
 
     def _compare_clocks(self, date: str | None) -> None:
         intake_time = parse_http_date(date or "")

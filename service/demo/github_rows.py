@@ -169,8 +169,8 @@ class Repository:
 
     def workflow_json(self, row: Workflow) -> Json:
         url = f"{self.url}/blob/{self.branch}/{row.path}"
-        told = {"id": row.id, "name": row.name, "path": row.path, "state": row.state, "html_url": url}
-        return {**told, "created_at": stamp(row.created)}
+        fields = {"id": row.id, "name": row.name, "path": row.path, "state": row.state, "html_url": url}
+        return {**fields, "created_at": stamp(row.created)}
 
     def run_json(self, run: Run, at: datetime, number: int = 0) -> Json:
         """The run as of ``at``, or its attempt ``number``."""

@@ -49,13 +49,13 @@ def judge_samples(
 
 def _judge(check: Check, rule: Rule, value: float, at: datetime, before: Check | None, *, is_cycle: bool) -> Check:
     """``check`` by its rule, after ``before``."""
-    limit, told = check.condition, ""
+    limit, comparison = check.condition, ""
     kept: Values = ()
     if conditions.is_relative(check.condition):
         values = before.past.values if before and before.past else ()
         earlier, kept = _add_value(values, at, value, rule)
         kept = kept if is_cycle else values
-        limit, told = _find_limit(check.condition, rule, earlier, value)
+        limit, comparison = _find_limit(check.condition, rule, earlier, value)
     condition, failures = conditions.parse(limit), _count_failures(before, at)
     status = condition.status(value) if condition else Status.UNKNOWN
     row, in_a_row = "", failures + is_cycle
@@ -64,7 +64,7 @@ def _judge(check: Check, rule: Rule, value: float, at: datetime, before: Check |
         status = Status.PASS
     elif status is Status.FAIL and in_a_row > 1:
         row = f"{in_a_row} failures in a row"
-    summary = "; ".join(filter(None, (told, row, check.summary)))
+    summary = "; ".join(filter(None, (comparison, row, check.summary)))
     past = Past(kept, limit if condition else "", failures, is_cycle)
     return replace(check, status=status, summary=summary, past=past)
 
@@ -90,11 +90,11 @@ def _find_limit(condition: str, rule: Rule, earlier: Values, value: float) -> tu
         return "", f"{len(counted)} earlier values to compare {value:,.6g} with, a median takes {MIN_VALUES}"
     middle = median(counted)
     skipped = f" before the newest {rule.skip}" if rule.skip else ""
-    told = f"{value:,.6g} against a median of {middle:,.6g} of the last {len(counted)} values{skipped}"
+    comparison = f"{value:,.6g} against a median of {middle:,.6g} of the last {len(counted)} values{skipped}"
     if middle <= 0:
-        return "", f"{told}: a factor takes one above 0"
+        return "", f"{comparison}: a factor takes one above 0"
     limit = conditions.resolve(condition, middle)
-    return (limit, told) if conditions.parse(limit) else ("", f"{told}: out of range")
+    return (limit, comparison) if conditions.parse(limit) else ("", f"{comparison}: out of range")
 
 
 def _count_failures(before: Check | None, at: datetime) -> int:

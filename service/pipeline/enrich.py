@@ -37,7 +37,7 @@ _CHECK_NAMES = ("workflow_name", "task", "check")  # a sample that lacks one of 
 # The required tags that a sample of a check brings, in the order in which they are written.
 _OF_A_CHECK = REQUIRED_TAGS[: REQUIRED_TAGS.index("env")]
 _REQUIRED = frozenset(REQUIRED_TAGS)
-_OURS = frozenset(("env", "service", "version"))
+_FIXED = frozenset(("env", "service", "version"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def prepare_samples(job: Job, samples: Iterable[Sample], now: datetime) -> tuple
     """The collected samples as they are sent, and a failure for each metric and reason for which some can't be."""
     interval = job.schedule.interval(now, job.settings.time_zone)
     version = {"version": job.version} if job.version else {}
-    ours = {"env": job.env, "service": SERVICE, **version, **job.settings.tags}
+    fixed = {"env": job.env, "service": SERVICE, **version, **job.settings.tags}
     good: list[Sample] = []
     bad: Counter[tuple[str, str]] = Counter()
     for sample in samples:
@@ -102,7 +102,7 @@ def prepare_samples(job: Job, samples: Iterable[Sample], now: datetime) -> tuple
             bad[sample.metric.name, fault] += 1
             continue
         covered = (sample.interval or interval) if sample.metric.kind is Kind.COUNT else None
-        good.append(replace(sample, tags=_add_tags(sample, ours), interval=covered))
+        good.append(replace(sample, tags=_add_tags(sample, fixed), interval=covered))
     errors = [
         PartialFailure(fault if count == 1 else f"{fault} ({count} samples)", f"metric {name!r:.200}")
         for (name, fault), count in sorted(bad.items())
@@ -140,14 +140,14 @@ def _is_finite(value: float) -> bool:
         return False
 
 
-def _add_tags(sample: Sample, ours: Mapping[str, str]) -> dict[str, str]:
-    """A check's required tags in their order, ours, then the sample's own; a plain metric gets ours alone."""
+def _add_tags(sample: Sample, fixed: Mapping[str, str]) -> dict[str, str]:
+    """A check's required tags in their order, ``fixed`` and the sample's own; a plain metric has the last two alone."""
     own = sample.tags
     if not all(name in own for name in _CHECK_NAMES):
-        return {**ours, **{name: value for name, value in own.items() if normalize_tag_name(name) not in _OURS}}
+        return {**fixed, **{name: value for name, value in own.items() if normalize_tag_name(name) not in _FIXED}}
     tags = {name: own.get(name, "none") for name in _OF_A_CHECK}
     tags["status"] = Status.UNKNOWN if sample.rule else checks.find_status(tags, sample.value)
-    tags.update(ours)
+    tags.update(fixed)
     for name, value in own.items():
         if normalize_tag_name(name) not in _REQUIRED:
             tags[name] = value

@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 MAX_BYTES = 4_000_000  # of JSON, by what the chunks say; the exact limits are the payload's
 
 _MIN_BACKOFF, _MAX_BACKOFF = 2.0, 64.0  # seconds, the first and the last bound
-_MAX_ASKED = 600.0  # seconds that the intake may ask to wait
+_MAX_WAIT = 600.0  # seconds that the intake may ask to wait
 _MAX_REFUSED, _PAUSE = 200, 10.0  # refused since the last pause, then one: a 400 for everything costs little
 # After so many 5xx in a row the chunk's own points may be to blame; one that is left alone is tried again much later.
 _PATIENCE, _ASIDE = 4, timedelta(seconds=64)
@@ -306,10 +306,10 @@ class Forwarder:
             log.warning("delivery does not work", reason=str(error), pending=self.state.pending)
         since, tries = (before.since, before.tries + 1) if before else (self._clock.now(), 1)
         self.state.outage = Outage(error, since, tries)
-        asked = min((error.retry_after or 0.0) if isinstance(error, Unavailable) else 0.0, _MAX_ASKED)
-        self._not_before = self._clock.monotonic() + asked
+        wait = min((error.retry_after or 0.0) if isinstance(error, Unavailable) else 0.0, _MAX_WAIT)
+        self._not_before = self._clock.monotonic() + wait
         bound = min(_MIN_BACKOFF * 2.0 ** min(tries - 1, 10), _MAX_BACKOFF)
-        return max(asked, self._jitter(0.0, bound), 0.001)
+        return max(wait, self._jitter(0.0, bound), 0.001)
 
     def _end_outage(self, event: str) -> None:
         if outage := self.state.outage:

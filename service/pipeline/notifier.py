@@ -131,8 +131,8 @@ class Notifier:
         try:
             await self._intake.send_event(event)
         except (Unauthorized, Unavailable) as error:
-            asked = error.retry_after if isinstance(error, Unavailable) else None
-            pause = min(max(_MIN_PAUSE * 2**self._failures, asked or 0.0), _MAX_PAUSE)
+            wait = error.retry_after if isinstance(error, Unavailable) else None
+            pause = min(max(_MIN_PAUSE * 2**self._failures, wait or 0.0), _MAX_PAUSE)
             if not self._failures:
                 log.warning("events wait; the points are not concerned", reason=str(error), next_try_in_seconds=pause)
             self._failures += 1

@@ -200,8 +200,8 @@ class Checks:
 
     async def pending_changes(self) -> list[PendingChange]:
         """Those that this replica is to send: that it noticed, or inherited. Oldest first."""
-        ours = sa.select(events).where(events.c.owner == self._database.owner)
-        return await self._database.load(PendingChange, ours.order_by(events.c.id))
+        owned = sa.select(events).where(events.c.owner == self._database.owner)
+        return await self._database.load(PendingChange, owned.order_by(events.c.id))
 
     async def settle_changes(self, ids: Iterable[int]) -> None:
         """Forgets changes: they were sent, or dropped."""

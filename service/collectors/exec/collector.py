@@ -119,14 +119,14 @@ class Exec:
         """
         before = self._state = await self._context.state.read_struct(STATE, State, self._state)
         command = self._settings.command
-        stdout, said = await run_program(command, await self._environment(), self._settings.memory, log.info)
+        stdout, last_lines = await run_program(command, await self._environment(), self._settings.memory, log.info)
         if not stdout.strip():
-            raise Rejected(f"{command[0]} printed nothing on stdout{said}")
+            raise Rejected(f"{command[0]} printed nothing on stdout{last_lines}")
         work = partial(self._read, stdout, before, now)
         try:
             result, self._state = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
         except Rejected as error:
-            raise Rejected(f"{error}{said}") from error
+            raise Rejected(f"{error}{last_lines}") from error
         return result
 
     def _read(self, body: bytes, before: State, now: datetime) -> tuple[CollectResult, State]:

@@ -52,12 +52,12 @@ async def run_program(
                 await run.end()
     if len(run.output) > MAX_OUTPUT:
         raise TooLarge(f"{command[0]} was ended: it printed more than {MAX_OUTPUT // 2**20} MiB")
-    said = " | ".join(line.decode(errors="replace")[:500] for line in run.last_lines)
-    said = f": {said}" if said else ""
+    last_lines = " | ".join(line.decode(errors="replace")[:500] for line in run.last_lines)
+    last_lines = f": {last_lines}" if last_lines else ""
     if code := process.returncode:
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        raise Unavailable(f"{command[0]} ended with {how}{said}")
-    return bytes(run.output), said
+        raise Unavailable(f"{command[0]} ended with {how}{last_lines}")
+    return bytes(run.output), last_lines
 
 
 def _limit_memory(pid: int, size: int) -> None:
