@@ -8,7 +8,7 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from service.demo.datadog import SimulatedDatadog
-from service.demo.intake import Received, Refused, Reply, refusal
+from service.demo.intake import Received, Reply, RequestRefused, refusal
 
 __all__ = ["HANG_UP", "LOSE_ANSWER", "Received", "Reply", "ScriptedDatadog", "refusal"]
 
@@ -53,7 +53,7 @@ class ScriptedDatadog(SimulatedDatadog):
     def answer_api(self, received: Received) -> Reply:
         body = msgspec.json.decode(received.body) if received.body else None
         if wrong := self.judge(received.method, received.path, body):
-            raise Refused(400, *wrong)
+            raise RequestRefused(400, *wrong)
         if received.method != "GET":
             self.writes.append(f"{received.method} {received.path}")
         return super().answer_api(received)

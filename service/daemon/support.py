@@ -29,7 +29,7 @@ from service.domain.errors import ConfigError, HealthError, Rejected, Unauthoriz
 from service.pipeline.job import Job
 from service.store import Store
 from service.store.directory import find_lock_holder
-from service.store.engine import OtherVersion, Refused
+from service.store.engine import LoginRefused, OtherVersion
 
 _MAX_RUNS = 100
 _MAX_AUDIT_ENTRIES = 200
@@ -62,7 +62,7 @@ _DIRECTORY_REMEDIES: Remedies = {
 _STORE_REMEDY = "correct store.url (INFRA_HEALTH_STORE__URL); docs/replicas.md shows how to make user and database"
 _SERVER_REMEDIES: Remedies = {
     ConfigError: _STORE_REMEDY,
-    Refused: _STORE_REMEDY,
+    LoginRefused: _STORE_REMEDY,
     HealthError: "does the server run, and do DNS, firewall and sslmode let this host to it?",
 }
 

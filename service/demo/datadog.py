@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from service.demo.intake import Json, Received, Refused, Reply, SimulatedIntake, check_key, decode
+from service.demo.intake import Json, Received, Reply, RequestRefused, SimulatedIntake, check_key, decode
 from service.domain.samples import normalize_tag
 
 _SUMMARY = ("id", "title", "description", "created_at")
@@ -35,7 +35,7 @@ class SimulatedDatadog(SimulatedIntake):
         try:
             return Reply(200, self._answer(received.method, received.path, received.query, body))
         except KeyError as error:
-            raise Refused(404, f"{error} not found") from error
+            raise RequestRefused(404, f"{error} not found") from error
 
     def _answer(self, method: str, path: str, query: Mapping[str, str], body: Any) -> Any:
         """What is kept, or was; a KeyError says that it is not there."""
@@ -70,7 +70,7 @@ class SimulatedDatadog(SimulatedIntake):
             case _, "metrics", name, *_ if not self.has_all_metrics and name not in {
                 point.metric for point in self.points
             }:
-                raise Refused(400 if method == "POST" else 404, f"Metric {name} not found")
+                raise RequestRefused(400 if method == "POST" else 404, f"Metric {name} not found")
             case "GET", "metrics", name:
                 return _METADATA | self.metadata.get(name, {})
             case "PUT", "metrics", name:
@@ -79,13 +79,13 @@ class SimulatedDatadog(SimulatedIntake):
             case "DELETE", "metrics", name, "tags":
                 return self.tags.pop(name)
             case "POST", "metrics", name, "tags" if name in self.tags:
-                raise Refused(409, "a configuration exists")
+                raise RequestRefused(409, "a configuration exists")
             case _, "metrics", name, "tags":
                 if method != "GET":
                     known = {} if method == "POST" else self.tags[name]
                     self.tags[name] = known | body["data"]["attributes"]
                 return {"data": {"type": "manage_tags", "id": name, "attributes": self.tags[name]}}
-        raise Refused(404, f"no {method} {path}")
+        raise RequestRefused(404, f"no {method} {path}")
 
     def put_dashboard(self, id: str, body: Json, created_at: str = "") -> Json:
         """Keeps a dashboard, under a new id where that is empty."""

@@ -107,7 +107,7 @@ class Received:
         return msgspec.json.decode(_decompress(self.body, self.headers.get("content-encoding", "identity")))
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """The request is refused with this status and these reasons."""
 
     def __init__(self, status: int, *reasons: str) -> None:
@@ -160,7 +160,7 @@ class SimulatedIntake:
                 case "GET", "/api/v1/validate":
                     return Reply(200, {"valid": True})
             return self.answer_api(received)
-        except Refused as error:
+        except RequestRefused as error:
             self.refused += error.status != 404
             self.last_refusal = "; ".join(error.args)
             return refusal(error.status, *error.args)
@@ -177,23 +177,23 @@ class SimulatedIntake:
 
     def answer_api(self, received: Received) -> Reply:
         """What is neither point nor event: service.demo.datadog knows more."""
-        raise Refused(404, f"no {received.method} {received.path}")
+        raise RequestRefused(404, f"no {received.method} {received.path}")
 
 
 def check_key(key: str | None, good: Collection[str] | None) -> None:
-    """Raises Refused."""
+    """Raises RequestRefused."""
     if not key or (good is not None and key not in good):
-        raise Refused(403, "Forbidden")
+        raise RequestRefused(403, "Forbidden")
 
 
 def _read_body(received: Received, *encodings: str) -> bytes:
     if received.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise Refused(400, "Content-Type must be application/json")
+        raise RequestRefused(400, "Content-Type must be application/json")
     if len(received.body) > MAX_COMPRESSED:
         raise _too_large(f"{MAX_COMPRESSED} bytes")
     encoding = received.headers.get("content-encoding", "identity").lower()
     if encoding not in encodings:
-        raise Refused(400, f"Content-Encoding {encoding} is none of {', '.join(encodings)}")
+        raise RequestRefused(400, f"Content-Encoding {encoding} is none of {', '.join(encodings)}")
     return _decompress(received.body, encoding)
 
 
@@ -206,30 +206,30 @@ def _decompress(body: bytes, encoding: str) -> bytes:
             decompressor = zlib.decompressobj()
             body = decompressor.decompress(body, MAX_RAW + 1)
             if len(body) <= MAX_RAW and not decompressor.eof:
-                raise Refused(400, "Payload is cut off")
+                raise RequestRefused(400, "Payload is cut off")
     except (zstandard.ZstdError, zlib.error) as error:
-        raise Refused(400, f"Payload is not {encoding}: {error}") from error
+        raise RequestRefused(400, f"Payload is not {encoding}: {error}") from error
     if len(body) > MAX_RAW:
         raise _too_large(f"{MAX_RAW} bytes decompressed")
     return body
 
 
-def _too_large(limit: str) -> Refused:
-    return Refused(413, f"Payload too large: more than {limit}")
+def _too_large(limit: str) -> RequestRefused:
+    return RequestRefused(413, f"Payload too large: more than {limit}")
 
 
 def decode(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:  # of NaN and infinity, too
-        raise Refused(400, f"Payload is not valid: {error}") from error
+        raise RequestRefused(400, f"Payload is not valid: {error}") from error
 
 
 def _read_series(body: bytes) -> list[AcceptedPoint]:
     found = decode(body, _Body[_Series]).series
     for each in found:
         if each.type == 1 and not each.interval:
-            raise Refused(400, f"{each.metric}: a count needs an interval of whole seconds")
+            raise RequestRefused(400, f"{each.metric}: a count needs an interval of whole seconds")
     return [
         AcceptedPoint(each.metric, _KINDS[each.type], tuple(each.tags), point.timestamp, point.value, each.interval)
         for each in found

@@ -90,7 +90,7 @@ class Store:
             shared = cls(database, limits, replicas=replicas)
             try:
                 await shared._join()
-            except engine.Refused as error:
+            except engine.LoginRefused as error:
                 raise ConfigError(str(error)) from error
             except Unavailable as error:
                 log.error("the store is away, asked again every few seconds", reason=str(error))  # noqa: TRY400
@@ -168,7 +168,7 @@ class Store:
         try:
             await self._join()
         except HealthError as error:
-            is_mended_by_time = not isinstance(error, (ConfigError, engine.Refused))
+            is_mended_by_time = not isinstance(error, (ConfigError, engine.LoginRefused))
             tell = log.debug if is_mended_by_time or str(error) == self._refusal else log.error
             tell("the store is still away", reason=str(error))
             self._refusal = None if is_mended_by_time else str(error)

@@ -193,7 +193,7 @@ def copy_store(directory: Path, url: str, *, is_pooled: bool = False) -> Mapping
             engine.prepare(target)
             source.write(lambda connection: take_over(datetime.now(UTC), connection))
             return target.write(lambda writing: source.read(lambda reading: _copy_rows(reading, writing, target.where)))
-        except engine.Refused as error:
+        except engine.LoginRefused as error:
             raise ConfigError(str(error)) from error
 
 

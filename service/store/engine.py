@@ -90,7 +90,7 @@ class Database:
                 reason = (
                     getattr(getattr(origin, "diag", None), "message_primary", None) or cause
                 )  # without the statement
-                raise Refused(f"store.url: the server refuses: {reason}") from error
+                raise LoginRefused(f"store.url: the server refuses: {reason}") from error
             if isinstance(error, (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError)):
                 raise  # our own code is wrong, or counts on it
             if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "no such table" in cause:
@@ -102,7 +102,7 @@ class OtherVersion(Unavailable):
     """The tables are of another version than this one works with."""
 
 
-class Refused(Unavailable):
+class LoginRefused(Unavailable):
     """The server answers but lets this user or this database not in: at the start a wrong configuration."""
 
 
