@@ -135,38 +135,16 @@ def red_minutes(repository: Repository, ids: list[int], branch: str, since: date
     return total / timedelta(minutes=1)
 
 
-@dataclass(frozen=True)
-class Culprit:
-    """Why a workflow is red on the branch: the first of the runs that failed in a row, the last green one before it."""
-
-    first: Seen
-    since: datetime
-    length: int
-    green: Run | None
-    has_gap: bool
-
-
-def culprit(repository: Repository, now: datetime, workflow: int) -> Culprit | None:
-    """None where the workflow's latest conclusive run on the branch succeeded, or there is none."""
-    red: list[Seen] = []
-    green, has_gap = None, False
-    for each in reversed([each for each in look_at(repository, now) if each.run.workflow_id == workflow]):
-        if not each.is_ours:
-            continue
-        if each.conclusion == "success":
-            green = each.run
-            break
-        if each.has_failed:
-            red.append(each)
-        has_gap = not each.has_failed
-    if not red:
-        return None
-    since = now
-    for attempt in reversed(red[-1].attempts):
-        if attempt.conclusion not in FAILING:
-            break
-        since = attempt.started
-    return Culprit(red[-1], since, len(red), green, has_gap and green is not None)
+def culprit(repository: Repository, now: datetime, workflow: int) -> tuple[Run, Run | None] | None:
+    """The first of the runs that failed in a row on the branch, and the last green one before it. None where the latest
+    conclusive run succeeded, or there is none."""
+    red = None
+    for each in reversed(look_at(repository, now)):
+        if each.run.workflow_id == workflow and each.is_ours and each.has_verdict:
+            if each.conclusion == "success":
+                return (red, each.run) if red else None
+            red = each.run
+    return (red, None) if red else None
 
 
 def durations(repository: Repository, now: datetime) -> list[tuple[datetime, float, str, str]]:

@@ -186,14 +186,3 @@ async def test_a_quota_that_is_too_small_for_all_lets_them_take_turns_and_is_not
             seen |= found
             stage.pass_time()
         assert seen == set(stage.asked.repositories)
-
-
-async def test_of_a_quota_that_is_used_up_but_for_the_reserve_one_repository_is_asked() -> None:
-    async with many() as stage:
-        await stage.collect()
-        limit = stage.github.app.limits["core"]
-        stage.github.app.used["core"] = limit - limit // 20
-        stage.pass_time()
-        await stage.collect()  # whose answers tell the quota
-        stage.pass_time()
-        assert len(await collect_of_each(stage)) == 1

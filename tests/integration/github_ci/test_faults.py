@@ -4,11 +4,9 @@ import anyio
 import pytest
 
 from service.collectors.github_ci import actions
-from service.config.secrets import Secret, Source
 from service.demo.github import Asked, Reply
-from service.demo.github_rows import Attempt, Job, Pull
-from service.domain.errors import Rejected, Unauthorized, Unavailable
-from service.github.rate_limit import IN_FLIGHT
+from service.demo.github_rows import Pull
+from service.domain.errors import Rejected, Unavailable
 from tests.integration.github_ci.stage import CYCLE, JOBS, PULLS, parts_of, small_world, staged, values_of
 from tests.world import DAY, HOUR, MINUTE, NOW, faults, generate
 
@@ -78,18 +76,6 @@ async def test_a_fault_leaves_right_numbers_or_none_and_the_next_cycle_is_whole(
             stage.pass_time(HOUR + MINUTE)
             result = await stage.collect()
             assert (values_of(result), result.failures) == (stage.truth(), ()), where
-
-
-async def test_what_explains_most_is_raised_when_there_is_nothing_to_be_had() -> None:
-    async with staged(small_world()) as stage:
-        stage.github.fail("graphql|search", faults.forbidden)
-        stage.github.fail("actions/", faults.bad_gateway)
-        with pytest.raises(Rejected, match="Resource not accessible"):
-            await stage.collect()
-        stage.github.faults.clear()
-        stage.github.fail(".", faults.bad_credentials)
-        with pytest.raises(Unauthorized):
-            await stage.collect()
 
 
 @pytest.mark.parametrize("fault", [faults.html, faults.bad_credentials, faults.not_found])
@@ -181,27 +167,6 @@ async def test_jobs_of_a_run_that_come_in_small_pages_only_are_known_a_cycle_lat
         assert await stage.values() == stage.truth()
 
 
-@pytest.mark.usefixtures("small_pages")
-async def test_jobs_of_a_run_that_runs_again_while_they_are_read_count_once() -> None:
-    world = small_world()
-    for hours in range(1, 120):
-        world.add_run(2, NOW - hours * HOUR, "success")
-    run = world.add_run(1, NOW - 60 * HOUR, "cancelled")
-    run.attempts[0].jobs = [Job("timed_out", run.created, run.created + HOUR)]
-    async with staged(world) as stage:
-        jobs = f"runs/{run.id}/jobs"
-        outage = stage.github.fail(jobs, faults.bad_gateway)
-        for _ in range(2):
-            await stage.collect()
-            stage.pass_time(3 * HOUR)  # older pages are so late that they are asked for ahead of the jobs
-        stage.github.faults.remove(outage)
-        run.attempts.append(Attempt(world.now - HOUR))
-        await stage.collect()
-        assert stage.was_asked(jobs)
-        stage.pass_time()
-        assert (await stage.values())[JOBS] == 1
-
-
 async def test_annotations_that_are_empty_once_do_not_count_for_a_week() -> None:
     asked_before = set[str]()
 
@@ -217,21 +182,3 @@ async def test_annotations_that_are_empty_once_do_not_count_for_a_week() -> None
             values = await stage.values()
         assert values == stage.truth()
         assert values[JOBS] > 0
-
-
-async def test_a_token_that_is_replaced_and_revoked_in_the_middle_of_a_cycle_costs_no_number() -> None:
-    held = {"token": "ghp_old"}
-    token = Secret("GitHub token", "set it", sources=[Source("token", 60.0, held.__getitem__)])
-
-    def rotate(line: str) -> None:
-        if "/jobs" in line or "page=2" in line:
-            held["token"] = "ghp_new"
-            stage.github.app.revoked.add("ghp_old")
-
-    async with staged(generate(7, workflows=12, runs_a_day=20, days=33)) as stage:
-        stage.client = stage.github.client(stage.http, token)
-        stage.restart()
-        stage.github.app.before = rotate
-        await stage.collect_truth()
-        refused = [each for each in stage.github.app.asked if each.status == 401]
-        assert 1 <= len(refused) <= IN_FLIGHT

@@ -137,16 +137,6 @@ async def test_a_rerun_of_an_old_run_is_found_within_six_hours() -> None:
     pytest.fail("the re-run was not found within six hours")
 
 
-async def test_a_rerun_of_the_oldest_run_that_github_lets_run_again_is_found_by_a_cold_start() -> None:
-    world = small_world()
-    for hours in range(1, 800):
-        world.add_run(2, NOW - hours * HOUR, "success")
-    oldest = world.add_run(1, NOW - 30 * DAY - 20 * HOUR, "success")
-    oldest.attempts.append(Attempt(NOW - 21 * HOUR, NOW - 20 * HOUR, "cancelled"))
-    async with staged(world) as stage:
-        await stage.collect_truth()
-
-
 async def test_deleted_runs_are_forgotten() -> None:
     world = generate(5, workflows=9, runs_a_day=60)
     runs = world.repository.runs
