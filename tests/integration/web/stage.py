@@ -178,7 +178,7 @@ async def served(folder: Path, collectors: Sequence[str] = ("ci", "training"), *
         context = replace(context, **changes)
         context.telemetry.expect(collectors)
         context.deliveries.expect({"ci": ["octo/hello"]})
-        own = CollectorSettings(type="scripted", schedule="*/10 * * * *", service="svc", backoff_limit=0)
+        own = CollectorSettings(type="scripted", schedule="*/10 * * * *", service="svc")
         await context.scheduler.set_jobs(Job(name, each, own, "test") for name, each in scripted.items())
         port: int = await tasks.start(serve, create_app(context), "127.0.0.1", 0)
         client.base_url = httpx.URL(f"http://127.0.0.1:{port}")

@@ -1,7 +1,6 @@
 """The API over real HTTP: every route, every answer of its contract."""
 
 import re
-from datetime import timedelta
 from typing import Any
 
 import anyio
@@ -108,8 +107,6 @@ async def test_a_trigger_that_is_not_understood_or_comes_too_early_starts_nothin
         problem_of(await stage.client.post(RUNS, headers={b"x-actor": actor}), 400)
     for text in (b"\xff\xfe", b'{"reason": "\\ud800"}', b"[" * 5000):
         problem_of(await stage.client.post(RUNS, content=text), 400)
-    body = problem_of(await stage.client.post(f"{RUNS}?wait=nan"), 422)
-    assert body["errors"][0]["where"] == "query.wait"
     stage.collectors["training"].waits_for = "waiting for a first push"
     body = problem_of(await stage.client.post("/api/v1/collectors/training/runs"), 409)
     assert "aiting for a first push" in body["detail"]
@@ -136,8 +133,8 @@ async def test_runs_and_their_samples_are_filtered_and_paged_without_gap_or_repe
     stage.collectors["training"].error = Rejected("no token")
     runs = [await stage.run("ci" if i % 2 else "training") for i in range(7)][::-1]
     ids = [run.id for run in runs]
-    since = (START + timedelta(seconds=21)).isoformat().replace("+00:00", "Z")
-    filters = {"": ids, "collector=ci": ids[1::2], "outcome=Failed": ids[::2], f"since={since}": ids[:2]}
+    since = "since=2026-03-04T05:00:21Z"
+    filters = {"": ids, "collector=ci": ids[1::2], "outcome=Failed": ids[::2], since: ids[:2]}
     for query, wanted in filters.items():
         assert [run["id"] for run in await follow(stage, f"/api/v1/runs?limit=3&{query}", "runs")] == wanted
     for query, told in (("since=yesterday", "no time such as"), ("limi=1", "no such name; did you mean limit?")):

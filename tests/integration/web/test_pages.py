@@ -11,7 +11,7 @@ import pytest
 from service.domain.checks import check_id, check_key
 from service.domain.delivery import DeliveryStatus
 from service.domain.errors import Rejected, Unavailable
-from service.domain.runs import Actor, Cause, NoData, PartialFailure
+from service.domain.runs import NoData, PartialFailure
 from service.domain.samples import Evidence
 from tests.integration.web.stage import START, Stage, a_check, problem_of, secret
 
@@ -69,6 +69,17 @@ async def test_the_page_shows_state_schedule_runs_and_delivery_from_before_the_f
         assert text in page.words, text
     (upcoming,) = page.all("time", "class", "countdown")
     assert upcoming["data-time"] == "2026-03-04T05:10:00+00:00"
+    training = stage.collectors["training"]
+    training.error = Unavailable("GitHub answered 502")
+    await stage.client.post("/api/v1/collectors/training/runs")
+    await training.asked.wait()
+    await anyio.wait_all_tasks_blocked()
+    stage.clock.ahead += 2
+    page = await read(stage, "/")
+    cards = [each["id"] for each in page.all("li") if each.get("id", "").startswith("collector-")]
+    assert cards == ["collector-training", "collector-ci"], "what is in back-off stands on top"
+    for text in ("Retrying (attempt 1 of 4)", "GitHub answered 502"):
+        assert text in page.words
 
 
 async def test_a_page_is_rendered_once_a_second_whoever_asks_but_a_reload_shows_at_once(stage: Stage) -> None:
@@ -94,21 +105,6 @@ async def test_a_page_is_rendered_once_a_second_whoever_asks_but_a_reload_shows_
     await stage.context.scheduler.set_jobs([])
     stage.context.cache.forget()
     assert "No collector is configured" in (await read(stage, "/")).words
-
-
-async def test_a_collector_in_back_off_is_retrying_on_top_with_its_error(stage: Stage) -> None:
-    scheduler, training = stage.context.scheduler, stage.context.scheduler.jobs["training"]
-    patient = training.settings.model_copy(update={"backoff_limit": 3})
-    await scheduler.set_jobs([scheduler.jobs["ci"], replace(training, settings=patient)])
-    stage.collectors["training"].error = Unavailable("GitHub answered 502")
-    await scheduler.trigger("training", Cause.HTTP, Actor("127.0.0.1"))
-    await stage.collectors["training"].asked.wait()
-    await anyio.wait_all_tasks_blocked()
-    page = await read(stage, "/")
-    cards = [each["id"] for each in page.all("li") if each.get("id", "").startswith("collector-")]
-    assert cards == ["collector-training", "collector-ci"]
-    for text in ("Retrying (attempt 1 of 4)", "GitHub answered 502"):
-        assert text in page.words
 
 
 async def test_every_page_stays_true_and_makes_no_markup_of_what_a_source_says(stage: Stage) -> None:

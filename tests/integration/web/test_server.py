@@ -27,9 +27,6 @@ HOSTS = Settings(collectors={}, http=HttpSettings(allowed_hosts=("Health.Example
 with_token = pytest.mark.parametrize("options", [{"token": secret(TOKEN), "settings": HOSTS}])
 
 
-# Tokens, hosts and pages
-
-
 @with_token
 async def test_a_write_call_without_the_right_token_is_a_401(stage: Stage) -> None:
     wrong: list[list[bytes]] = [[], [b"Bearer"], [b"Bearer wrong"], [b"Bearer \xff\xfe"], [b"Basic b3Blbg=="]]
@@ -116,9 +113,6 @@ async def test_our_own_names_are_answered_and_foreign_ones_get_a_421_but_from_pr
             assert (await stage.client.get(path, headers={"host": host})).status_code == 200
 
 
-# Bytes, sizes and numbers
-
-
 async def test_what_is_not_http_is_a_400_problem_and_the_next_caller_is_served(stage: Stage) -> None:
     hosts = (b"", b"a b", b"a/b", b"[::1", b"a@b", b"h\xf6st", b"localhost:99x")
     chunked = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
@@ -142,9 +136,6 @@ async def test_sizes_beyond_the_bounds_are_refused(stage: Stage) -> None:
     # Read to its end, so that the answer arrives.
     problem_of(await stage.client.post(RUN, content=b"x" * 5_000_000), 413)
     problem_of(await stage.client.get("/version", headers={"x-long": "x" * 16_000, "x-more": "x" * 400}), 431)
-    for value in (b"x", b"-1", b"9" * 5000):
-        sent = b"POST /api/v1/runs HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + value + b"\r\n\r\n"
-        assert (await received(await stage.connect(sent))).startswith(b"HTTP/1.1 4")
     assert not stage.context.scheduler.active.runs()
     assert (await stage.client.post(RUN, content=in_chunks(b" " * 1024 * 64, 1024))).status_code == 202
 
@@ -175,9 +166,6 @@ async def test_every_answer_carries_the_security_headers_and_head_is_get_without
         is_file = path in ("/static/page.css", "/docs")
         assert headers["cache-control"] == ("private, no-cache" if is_file else "no-store")
         assert "server" not in headers
-
-
-# Port, connections and end
 
 
 def test_a_port_is_ours_and_listens_at_once_for_each_family(monkeypatch: pytest.MonkeyPatch) -> None:

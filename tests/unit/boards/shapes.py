@@ -10,6 +10,7 @@ from service.domain.checks import CHECK_METRICS
 from service.domain.samples import CHECK_TAGS, Kind, Metric
 from service.pipeline.job import COLLECTOR_METRICS
 
+TEN, HOUR = timedelta(minutes=10), timedelta(hours=1)
 DURATION = Metric("metta.infra.cron.ci.workflow.duration", Kind.DISTRIBUTION, "minute", "Duration of each run")
 QUOTA = (
     Metric("metta.infra.collector.quota_remaining", help="Requests that are left"),
@@ -33,7 +34,7 @@ def ci_checks(**conditions: str) -> list[CheckPanel]:
             Metric(f"metta.infra.cron.{name}", unit=unit, help=f"What {name} means"),
             dict(zip(CHECK_TAGS, ("ci", workflow, task, check), strict=True)),
             conditions.get(check, condition),
-            timedelta(minutes=10),
+            TEN,
             groups={"repo"},
         )
         for name, workflow, task, check, condition, unit in _CI
@@ -43,7 +44,7 @@ def ci_checks(**conditions: str) -> list[CheckPanel]:
 def snapshot_check(metric: str = "hearts", condition: str = "> 0.5", workflow: str = "arena") -> CheckPanel:
     tags = dict(zip(CHECK_TAGS, ("training", workflow, "runs_successfully", "reward_threshold"), strict=True))
     name = f"metta.infra.stablesuite.{metric}"
-    return CheckPanel(f"{metric} ({workflow})", Metric(name), tags, condition, timedelta(hours=1))
+    return CheckPanel(f"{metric} ({workflow})", Metric(name), tags, condition, HOUR)
 
 
 def snapshot_checks() -> list[CheckPanel]:
@@ -56,10 +57,7 @@ def catalogue(*checks: CheckPanel, **changes: Any) -> Catalogue:
     facts: dict[str, Any] = {
         "env": "production",
         "heartbeat": timedelta(minutes=5),
-        "collectors": [
-            CollectorPanel("ci", timedelta(minutes=10), QUOTA),
-            CollectorPanel("training", timedelta(hours=1)),
-        ],
+        "collectors": [CollectorPanel("ci", TEN, QUOTA), CollectorPanel("training", HOUR)],
         "checks": list(shown),
         "distributions": {DURATION: "ci"},
         "metrics": {each.name: each for each in sent},

@@ -52,16 +52,6 @@ def test_each_check_has_a_tile_in_the_colours_of_its_condition_up_to_a_bound() -
     assert any("and 976 more" in one.get("content", "") for one in many)
 
 
-def test_the_table_marks_carried_values_and_durations_are_percentiles_by_kind() -> None:
-    found = list(definitions(board("health", catalogue(snapshot_check(), distributions={DURATION: "training"}))))
-    table = next(one for one in found if one["type"] == "query_table")
-    ages = next(each for each in table["requests"][0]["formulas"] if each["formula"] == "age")["conditional_formats"]
-    assert [(each["value"], each["palette"]) for each in ages] == [(1.5 * 3600, "white_on_yellow")]
-    (graph,) = [one for one in found if one.get("title", "").startswith("Duration of runs")]
-    assert [query.partition(":")[0] for query in texts(graph)] == ["p50", "p90", "p99"]
-    assert all(query.endswith("by {kind}") for query in texts(graph))
-
-
 def test_trends_ranks_workflows_by_attempts_that_failed_and_by_the_p90_of_all_that_say_something() -> None:
     lists = [one for one in definitions(board("trends")) if one["type"] == "toplist"]
     asked = {each["name"]: each for one in lists for each in one["requests"][0]["queries"]}

@@ -35,8 +35,7 @@ def test_bars_are_as_high_as_runs_were_long_and_open_their_runs() -> None:
     heights = {kind: [path.partition("h")[0] for path in paths(chart.svg, kind)] for kind in ("good", "bad", "warn")}
     assert heights == {"good": ["M0 30v-30"], "bad": ["M0 30v-15"], "warn": ["M0 30v-3"]}
     places = {each.get("href"): each.get("transform") for each in ElementTree.fromstring(chart.svg).iter("a")}
-    newest_right = {"/runs/ci-1": "translate(285)", "/runs/ci-2": "translate(290)", "/runs/ci-3": "translate(295)"}
-    assert places == newest_right
+    assert places == {f"/runs/ci-{number}": f"translate({280 + 5 * number})" for number in (1, 2, 3)}, "newest right"
     assert chart.words == "last 3 runs: 1 Partial, 1 Failed, 1 Complete"
     assert len(paths(charts.bars([cycle(number) for number in range(80)]).svg, "good")) == 60
 
