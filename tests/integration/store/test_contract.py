@@ -17,30 +17,14 @@ from service.domain.checks import CHECK_STATE, check_id
 from service.domain.delivery import Chunk, DeliveryStatus, Point
 from service.domain.errors import Unavailable
 from service.domain.runs import Actor, AuditEntry, Cause, LogLine, Mode, Outcome, Pause
-from service.domain.samples import Evidence, Kind, Sample, Status
+from service.domain.samples import Evidence, Kind, Metric, Sample, Status
 from service.store import Busy, Claim, Store
 from service.store.checks import Cell, Hour
 from service.store.chunks import assign_seconds, to_batch
 from service.store.engine import open_memory
 from service.store.fallback import Failover
 from service.store.states import MAX_PUSHES, READ_PUSH
-from tests.integration.store.cases import (
-    COUNT,
-    DISTRIBUTION,
-    GAUGE,
-    KEY,
-    MINUTE,
-    NOW,
-    check,
-    claim,
-    claim_slot,
-    deliver,
-    ended,
-    keep,
-    opened,
-    samples,
-    started,
-)
+from tests.store import KEY, MINUTE, NOW, check, claim, claim_slot, deliver, ended, keep, opened, samples, started
 
 PENDING, DELIVERED, REJECTED = DeliveryStatus.PENDING, DeliveryStatus.DELIVERED, DeliveryStatus.REJECTED
 
@@ -63,7 +47,7 @@ async def test_a_slot_is_claimed_once_and_only_rises_in_each_mode(store: Store) 
     assert not await claim_slot(store, started(1), NOW + 2 * MINUTE, forbids=False)  # the clock stepped back
     assert await claim_slot(store, started(3), NOW + 2 * MINUTE, forbids=False)
     assert await store.runs.slots(Mode.SHADOW) == {}
-    assert await claim_slot(store, replace(started(1), id="a", mode=Mode.SHADOW), None, forbids=True)
+    assert await claim_slot(store, replace(started(1), id="a", mode=Mode.SHADOW))
     assert await store.runs.slots(Mode.SHADOW) == {"ci": NOW + MINUTE}
 
 
@@ -83,7 +67,7 @@ async def test_forbid_costs_no_slot_and_of_slots_that_are_claimed_together_each_
     assert await store.runs.slots(Mode.LIVE) == {"ci": NOW + MINUTE} | dict.fromkeys(("evals", "gpu"), NOW + 2 * MINUTE)
     assert await store.runs.run(started(2).id) is None
     await store.runs.end(ended(started(0, "busy")))
-    assert await claim_slot(store, started(3, "busy"), None, forbids=True)
+    assert await claim_slot(store, started(3, "busy"))
 
 
 async def test_an_ended_run_is_kept_with_all_that_it_brought_and_what_is_told_again_changes_nothing(
@@ -143,13 +127,12 @@ async def test_pauses_audit_and_logs_are_kept(store: Store) -> None:
     await store.runs.resume("ci")
     assert await store.runs.pauses() == {}
     entries = [AuditEntry(NOW, f"action {number}", Actor("signal"), "ci", "run") for number in range(3)]
-    for entry in entries:
-        await store.runs.audit(entry)
-    assert await store.runs.audit_entries(2) == [entries[2], entries[1]]
     lines = [LogLine(NOW, "info", f"line {number}", {"n": number}) for number in range(3)]
-    await store.runs.save_log("run", lines)
-    await store.runs.save_log("run", lines[:2])  # in place of those before
-    assert (await store.runs.log("run"), await store.runs.log("other")) == (lines[:2], [])
+    for number in range(3):
+        await store.runs.audit(entries[number])
+        await store.runs.save_log("run", lines[number:])  # in place of those before
+    assert await store.runs.audit_entries(2) == [entries[2], entries[1]]
+    assert (await store.runs.log("run"), await store.runs.log("other")) == (lines[2:], [])
 
 
 async def test_text_from_anywhere_is_taken(store: Store) -> None:
@@ -168,8 +151,8 @@ async def test_losses_are_counted_by_the_time_of_the_loss(store: Store) -> None:
     await deliver(store, DeliveryStatus.THROTTLED)  # withheld by shadow mode is not lost
     await store.runs.end(ended(started(1), count=3), samples(3))  # never begun on record
     await deliver(store, REJECTED)
-    times = ((name, NOW + ago) for name, ago in (("ci", 0 * MINUTE), ("ci", MINUTE), ("evals", 0 * MINUTE)))
-    assert [await store.outbox.lost(*each) for each in times] == [{REJECTED: 3}, {}, {}]
+    lost = [await store.outbox.lost("ci", since) for since in (NOW, NOW + MINUTE)]
+    assert lost == [{REJECTED: 3}, {}]
 
 
 # State and pushes
@@ -240,7 +223,7 @@ async def test_a_board_reads_cycles_cells_and_hours(store: Store) -> None:
 
 
 async def test_samples_are_claimed_in_chunks_of_one_endpoint_and_mode(store: Store) -> None:
-    await keep(store, started(), samples(1_500) + samples(2, DISTRIBUTION) + samples(3, COUNT))
+    await keep(store, started(), samples(1_500) + samples(2, Kind.DISTRIBUTION) + samples(3, Kind.COUNT))
     first = await claim(store)
     sizes = [(chunk.kind, len(chunk.points)) for chunk in first]
     assert sizes == [(Kind.GAUGE, 1_000), (Kind.GAUGE, 500), (Kind.COUNT, 3)]
@@ -264,7 +247,7 @@ async def test_counts_of_runs_that_end_at_once_share_no_second_and_claims_at_onc
 
     async with anyio.create_task_group() as tasks:
         for number in range(5):
-            tasks.start_soon(keep, store, started(number), samples(50, COUNT))
+            tasks.start_soon(keep, store, started(number), samples(50, Kind.COUNT))
     async with anyio.create_task_group() as tasks:
         for _ in range(4):
             tasks.start_soon(take)
@@ -274,7 +257,7 @@ async def test_counts_of_runs_that_end_at_once_share_no_second_and_claims_at_onc
 
 async def test_a_refused_chunk_comes_in_halves_and_a_run_s_samples_are_read_page_by_page(store: Store) -> None:
     """Of a refused request's chunks each comes alone, then its halves; each half is a row before it is sent."""
-    evidence = (Evidence("run 7", "https://example.org/7", NOW, "failure", "nightly"),)
+    evidence = check().evidence
     brought = [replace(each, evidence=evidence, measured_at=NOW - MINUTE) for each in samples(2_500)]
     run = await keep(store, started(), brought)
     await store.outbox.refuse(await claim(store))
@@ -304,7 +287,7 @@ async def test_a_second_of_a_count_is_never_used_twice_but_after_two_hours(store
     spelled = ({"Team": "In fra", "a": "b"}, {"a": "B", "team": "in_fra"}, {"a": "b", "team": "In__Fra"})
 
     def count(value: float, at: int = 0, tags: dict[str, str] = spelled[0]) -> Sample:
-        return Sample(COUNT, value, NOW + timedelta(seconds=at), tags)
+        return replace(samples(1, Kind.COUNT)[0], value=value, at=NOW + timedelta(seconds=at), tags=tags)
 
     async def seconds() -> dict[float, int]:
         points = [point for chunk in await claim(store) for point in chunk.points]
@@ -328,7 +311,8 @@ def test_each_count_has_a_second_of_its_own_and_no_value_is_lost(
     counts: list[tuple[int, int]], before: set[tuple[int, int]]
 ) -> None:
     def points(of_each: Iterable[tuple[int, int]]) -> list[Point]:
-        brought = (Sample(COUNT, 1.0, NOW + timedelta(seconds=at), {"series": str(series)}) for series, at in of_each)
+        metric = Metric("metta.runs", Kind.COUNT)
+        brought = (Sample(metric, 1.0, NOW + timedelta(seconds=at), {"series": str(series)}) for series, at in of_each)
         return to_batch(brought, {"run": "r", "collector": "ci", "mode": "live", "owner": ""}).counts
 
     taken = frozenset(assign_seconds(points(before), frozenset())[1])
@@ -364,7 +348,7 @@ async def test_runs_beyond_the_newest_leave_with_their_samples(store: Store) -> 
 async def test_a_full_outbox_gives_up_its_oldest_samples(store: Store, is_delivered: bool) -> None:
     store._limits = StoreSettings.model_construct(max_bytes=ByteSize(100_000))
     for number in range(3):
-        noise = [Sample(GAUGE, 0.5, NOW, {"noise": os.urandom(90).hex()}) for _ in range(500)]
+        noise = [replace(each, tags={"noise": os.urandom(90).hex()}) for each in samples(500)]
         await keep(store, started(number), noise)
         if is_delivered and number < 2:
             await deliver(store)

@@ -1,8 +1,11 @@
-"""The state directory: who may use it, what is made of damage, other versions and a full disk, backup, way out."""
+"""The state directory: who may use it, what is made of damage and a full disk, backup, tables of versions, way out."""
 
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -10,30 +13,24 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from service.config.settings import StoreSettings
 from service.domain.alerts import NotifiedState
 from service.domain.delivery import DeliveryStatus
 from service.domain.errors import ConfigError, Unavailable
 from service.domain.runs import Actor, AuditEntry, Mode, Outcome, Pause
-from service.domain.samples import Status
-from service.store import Store, fallback
+from service.domain.samples import Kind, Status
+from service.store import Store, engine, fallback, tables
 from service.store.directory import DATABASE, back_up, copy_store, find_lock_holder
 from service.store.engine import Database, OtherVersion
-from tests.integration.store.cases import (
-    DISTRIBUTION,
-    KEY,
-    MINUTE,
-    NOW,
-    check,
-    claim,
-    claim_slot,
-    deliver,
-    keep,
-    opened,
-    samples,
-    started,
-)
+from tests.postgres import Postgres
+from tests.store import KEY, MINUTE, NOW, check, claim, claim_slot, deliver, keep, opened, samples, started
+
+SCHEMAS = sorted((Path(__file__).parents[2] / "payloads" / "schema").glob("*.sql"))
 
 
 def names(directory: Path) -> list[str]:
@@ -81,7 +78,7 @@ async def test_a_database_that_can_not_be_a_file_is_a_matter_of_configuration(tm
 
 async def test_what_was_under_way_when_the_process_died_is_settled_at_the_next_start(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
-        done = await keep(store, started(), samples(3) + samples(2, DISTRIBUTION))
+        done = await keep(store, started(), samples(3) + samples(2, Kind.DISTRIBUTION))
         await store.runs.begin(started(1), forbids=True)
         assert [len(await claim(store)), len(await claim(store))] == [1, 1]
     later = NOW + timedelta(hours=1)
@@ -100,59 +97,54 @@ async def test_what_was_under_way_when_the_process_died_is_settled_at_the_next_s
         await store.runs.begin(started(2), forbids=True)
 
 
-@pytest.mark.parametrize("damage", ["no database", "a torn page", "a short file", "an early version"])
-async def test_a_damaged_database_is_set_aside_and_a_new_one_starts(tmp_path: Path, damage: str) -> None:
+def spoil(database: Path, how: str) -> bytes:
+    """The bytes that it has now."""
+    content = database.read_bytes()
+    torn = content[:4096] + b"\xff" * (len(content) - 4096)
+    spoilt = {"foreign": b"not a database" * 300, "torn": torn, "cut": content[:8192], "emptied": b""}[how]
+    database.write_bytes(spoilt)
+    return spoilt
+
+
+@pytest.mark.parametrize("how", ["foreign", "torn", "cut"])
+async def test_a_damaged_database_is_set_aside_and_a_new_one_starts(tmp_path: Path, how: str) -> None:
     async with opened(tmp_path) as store:
         await keep(store, started(), samples(2_000))
-    database = tmp_path / DATABASE
-    content = database.read_bytes()
-    with closing(sqlite3.connect(tmp_path / "early")) as connection:
-        connection.execute("CREATE TABLE points (id INTEGER PRIMARY KEY)")
-    broken = {
-        "no database": b"these are not the bytes you are looking for" * 100,
-        "a torn page": content[:4096] + b"\xff" * 4096 + content[8192:],
-        "a short file": content[: len(content) // 2],
-        "an early version": (tmp_path / "early").read_bytes(),
-    }[damage]
-    database.write_bytes(broken)
-    if damage != "an early version":
-        with pytest.raises(Unavailable):
-            await (await Store.open_reading(tmp_path)).is_unused()
-        with pytest.raises(Unavailable, match=r"unavailable: .*/state\.db"):
-            back_up(tmp_path, tmp_path / "copy")
+    broken = spoil(tmp_path / DATABASE, how)
+    with pytest.raises(Unavailable):
+        await (await Store.open_reading(tmp_path)).is_unused()
+    with pytest.raises(Unavailable, match=r"unavailable: .*/state\.db"):
+        back_up(tmp_path, tmp_path / "copy")
     async with opened(tmp_path, NOW + timedelta(seconds=5)) as store:
         await keep(store, started(1), samples(2))
-    kept = (tmp_path / f"{DATABASE}.damaged-20250114T150005Z").read_bytes()
-    assert kept == broken or damage == "an early version"  # which was whole, and opened to look at it
+    assert (tmp_path / f"{DATABASE}.damaged-20250114T150005Z").read_bytes() == broken
     async with opened(tmp_path) as store:
         assert await deliver(store) == 2
 
 
-@pytest.mark.parametrize("what", ["emptied", "cut", "torn", "removed", "replaced"])
-async def test_a_file_that_others_spoil_in_use_costs_no_restart(tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("how", ["emptied", "cut", "torn", "removed", "replaced"])
+async def test_a_file_that_others_spoil_in_use_costs_no_restart(tmp_path: Path, how: str) -> None:
     """What runs need goes on; what waited is kept where it can still be read."""
-    database = tmp_path / DATABASE
     async with opened(tmp_path) as store:
         await keep(store, started(), samples(2_000))
-    content = database.read_bytes()
-    spoilt = {"emptied": b"", "cut": content[:8192], "torn": content[:4096] + b"\xff" * (len(content) - 4096)}
+    database, copy = tmp_path / DATABASE, tmp_path / "copy"
+    back_up(tmp_path, copy)
     async with opened(tmp_path) as store:
-        if what in spoilt:
-            database.write_bytes(spoilt[what])
-            assert await store.runs.list() == []
-        elif what == "removed":
+        if how == "replaced":
+            copy.replace(database)
+        elif how == "removed":
             for suffix in ("", "-wal", "-shm"):
                 (tmp_path / f"{DATABASE}{suffix}").unlink()
         else:
-            (tmp_path / "restored").write_bytes(content)
-            (tmp_path / "restored").replace(database)
+            spoil(database, how)
+            assert await store.runs.list() == []
         for number in range(1, 4):
             await keep(store, started(number), samples(1))
         await store.recover()
         await store.check()
         await keep(store, started(9), samples(1))
         kept = await deliver(store)
-        assert kept >= 1 if what in spoilt else kept == 2_004
+        assert kept == 2_004 if how in ("removed", "replaced") else kept >= 1
         with pytest.raises(ConfigError, match="in use"):
             await Store.open(tmp_path, StoreSettings())
     async with opened(tmp_path) as store:
@@ -184,14 +176,58 @@ async def test_a_backup_that_can_not_be_written_harms_nothing(tmp_path: Path) ->
         back_up(tmp_path / "never", tmp_path / "copy")
 
 
+# Tables
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda path: path.stem)
+def test_a_store_of_each_released_version_comes_to_the_tables_of_a_new_one(tmp_path: Path, schema: Path) -> None:
+    query = sa.text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+
+    def described(connection: sa.Connection) -> dict[str, str]:
+        return {name: "".join(sql.split()) for name, sql in connection.execute(query)}
+
+    with closing(sqlite3.connect(tmp_path / "old")) as connection:
+        connection.executescript(schema.read_text())
+    with closing(engine.prepare(engine.open_file(tmp_path / "old"))) as old, closing(engine.open_memory()) as new:
+        assert old.read(described) == new.read(described)
+        assert old.read(engine.read_revision) == tables.REVISION
+
+
+def test_the_tables_of_each_version_are_among_the_payloads() -> None:
+    script = ScriptDirectory(engine.MIGRATIONS)
+    assert script.get_current_head() == tables.REVISION
+    assert {version.revision for version in script.walk_revisions()} == {path.stem for path in SCHEMAS}
+
+
+def test_replicas_that_start_at_once_agree_on_the_tables(postgres_server: Postgres, postgres_url: str) -> None:
+    def compare(connection: sa.Connection) -> list[object]:
+        options = {"compare_type": True, "compare_server_default": True}
+        return list(compare_metadata(MigrationContext.configure(connection, opts=options), tables.meta))
+
+    with closing(engine.open_server(postgres_url)) as database, ThreadPoolExecutor(3) as replicas:
+        for _ in ("empty", "of an older version"):
+            list(replicas.map(engine.prepare, 3 * [database]))
+            assert database.write(compare) == []
+            added = {"checks": ("summary", "is_missing", "cycles", "past"), "hours": ("threshold", "threshold_low")}
+            for table, names in added.items():
+                postgres_server.execute(*(f"ALTER TABLE {table} DROP COLUMN {name}" for name in names))
+            postgres_server.execute("UPDATE alembic_version SET version_num = '0001'")
+
+
+def test_the_store_imports_neither_alembic_nor_a_driver_of_postgresql() -> None:
+    code = "import sys, service.store; print({'alembic', 'psycopg', 'pydantic'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
 async def test_what_the_next_process_needs_goes_along_to_an_empty_postgresql(tmp_path: Path, postgres_url: str) -> None:
     with pytest.raises(ConfigError, match="nothing to copy"):
         copy_store(tmp_path, postgres_url)
+    pause = Pause("evals", NOW, Actor("here", "ada", "a quiet night"))
     async with opened(tmp_path) as store:
-        await store.runs.pause(Pause("evals", NOW, Actor("here", "ada", "a quiet night")))
+        await store.runs.pause(pause)
         await keep(store, started(), samples(1500), checks=[check()], state={"k": b"1"})
-        assert await claim_slot(store, started(1), None, forbids=True)
-        await keep(store, started(2, "evals"), samples(3, DISTRIBUTION))
+        assert await claim_slot(store, started(1))
+        await keep(store, started(2, "evals"), samples(3, Kind.DISTRIBUTION))
         with pytest.raises(ConfigError, match="in use by process"):
             copy_store(tmp_path, postgres_url)
     with pytest.raises(ConfigError, match="does not exist"):
@@ -199,11 +235,10 @@ async def test_what_the_next_process_needs_goes_along_to_an_empty_postgresql(tmp
     assert copy_store(tmp_path, postgres_url)["outbox"] == 3
     async with opened(tmp_path / "none", url=postgres_url) as shared:
         assert await shared.runs.slots(Mode.LIVE) == {"ci": started(1).slot}
-        assert (await shared.runs.pauses())["evals"].actor.reason == "a quiet night"
+        assert await shared.runs.pauses() == {"evals": pause}
         assert await shared.checks.read("ci") == [check()]
         assert await shared.states.read("ci", "k") == (b"1", 1)
-        sent = [point for _ in range(2) for chunk in await claim(shared) for point in chunk.points]
-        assert len(sent) == 1503
+        assert await deliver(shared) == 1503
     with pytest.raises(ConfigError, match="only an empty store"):
         copy_store(tmp_path, postgres_url)
 
@@ -229,7 +264,7 @@ async def test_runs_go_on_in_memory_and_come_to_the_disk_later(tmp_path: Path) -
     notified = {KEY: NotifiedState(Status.FAIL, NOW)}
     async with opened(tmp_path) as store:
         await keep(store, started(), samples(3), checks=[check()], state={"k": b"1", "gone": b"1"})
-        await claim_slot(store, started(1), None, forbids=True)
+        await claim_slot(store, started(1))
         await store.runs.pause(Pause("evals", NOW, Actor("signal")))
         with full_disk():
             await keep(store, started(9, "evals"), samples(1))
@@ -241,7 +276,7 @@ async def test_runs_go_on_in_memory_and_come_to_the_disk_later(tmp_path: Path) -
             assert await store.states.read("ci", "k") == (b"1", 1)
             # A run that began on the disk ends, another one begins.
             await keep(store, started(1), samples(2), checks=[check(Status.FAIL, 9.0)], state={"k": b"2", "gone": None})
-            assert await claim_slot(store, started(2), NOW + MINUTE, forbids=True)
+            assert await claim_slot(store, started(2), NOW + MINUTE)
             await store.runs.resume("evals")
             await store.checks.record_changes("ci", [], notified, NOW, 0)
             await store.runs.audit(AuditEntry(NOW, "resume", Actor("signal")))
@@ -265,12 +300,12 @@ async def test_runs_go_on_in_memory_and_come_to_the_disk_later(tmp_path: Path) -
 async def test_what_was_claimed_before_and_in_between_is_settled_where_it_is_now(tmp_path: Path) -> None:
     """Delivered is delivered, wherever its row was when the answer came; no distribution is sent twice."""
     async with opened(tmp_path) as store:
-        run = await keep(store, started(), samples(3) + samples(2, DISTRIBUTION))
-        waiting = await keep(store, started(1), samples(4, DISTRIBUTION))
+        run = await keep(store, started(), samples(3) + samples(2, Kind.DISTRIBUTION))
+        waiting = await keep(store, started(1), samples(4, Kind.DISTRIBUTION))
         gauges, distributions = await claim(store), await store.outbox.claim(NOW, 1, 1)
         with full_disk():
             await store.outbox.settle(distributions, DeliveryStatus.DELIVERED)
-            late = await keep(store, started(2), samples(5) + samples(6, DISTRIBUTION))
+            late = await keep(store, started(2), samples(5) + samples(6, Kind.DISTRIBUTION))
             in_memory = await claim(store)
             assert sum(len(chunk.points) for chunk in in_memory) == 5
             await store.outbox.refuse(in_memory)

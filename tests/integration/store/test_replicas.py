@@ -14,11 +14,11 @@ from service.domain.alerts import NotifiedState, StateChange
 from service.domain.delivery import DeliveryStatus
 from service.domain.errors import ConfigError, Unavailable
 from service.domain.runs import Actor, Cause, Mode, Outcome, Pause, Run, new_run_id
-from service.domain.samples import Status
+from service.domain.samples import Kind, Status
 from service.store import Beat, Claim, Store, tables
 from service.store.engine import open_server
-from tests.integration.store.cases import DISTRIBUTION, KEY, NOW, check, claim, claim_slot, deliver, ended, samples
 from tests.postgres import Postgres, find_free_port
+from tests.store import KEY, NOW, check, claim, claim_slot, deliver, ended, samples
 
 PENDING, UNKNOWN = DeliveryStatus.PENDING, DeliveryStatus.UNKNOWN
 CHANGE = StateChange("ci", "prod", Status.PASS, timedelta(hours=1), check(Status.FAIL))
@@ -97,19 +97,19 @@ async def test_of_two_that_claim_a_slot_at_once_one_wins_and_none_claims_one_ear
         assert len(await one.runs.list(name)) == 1
     for ahead in (5.0, 0.5):  # so much are clocks apart
         run = due(one, slot=now() + timedelta(seconds=ahead))
-        assert await claim_slot(one, run, None, forbids=True) is (ahead == 0.5)
+        assert await claim_slot(one, run) is (ahead == 0.5)
     await one.runs.pause(Pause("paused", now(), Actor("here")))
     assert "paused" in (await beat(two)).pauses
-    assert not await claim_slot(two, due(two, "paused"), None, forbids=True)
+    assert not await claim_slot(two, due(two, "paused"))
     await two.runs.resume("paused")
-    assert await claim_slot(one, due(one, "paused"), None, forbids=True)
+    assert await claim_slot(one, due(one, "paused"))
 
 
 async def test_one_that_was_taken_for_dead_begins_and_leaves_nothing(one: Store, two: Store) -> None:
     run, before = await begin(one), one.owner
     await bury(one, two)
     with pytest.raises(Unavailable, match="taken for dead"):
-        await claim_slot(one, due(one, "other"), None, forbids=True)
+        await claim_slot(one, due(one, "other"))
     with pytest.raises(Unavailable, match="taken for dead"):
         await one.runs.begin(due(one, "other"), forbids=True)
     assert not await one.runs.end(ended(run, count=1), samples(1), [check()], {"key": b"value"})
@@ -121,14 +121,14 @@ async def test_one_that_was_taken_for_dead_begins_and_leaves_nothing(one: Store,
     assert (seen.is_new, set(seen.replicas)) == (True, {one.owner, two.owner})
     assert one.owner != before
     assert not (await beat(one)).is_new
-    assert await claim_slot(one, due(one, "other"), None, forbids=True)
+    assert await claim_slot(one, due(one, "other"))
 
 
 async def test_what_a_dead_replica_left_is_the_inheritors(one: Store, two: Store, join: Join) -> None:
     sent, waiting, recent, late = [await begin(one, name) for name in ("sent", "waiting", "recent", "late")]
-    await one.runs.end(ended(sent, count=7), [*samples(3), *samples(4, DISTRIBUTION)])
+    await one.runs.end(ended(sent, count=7), [*samples(3), *samples(4, Kind.DISTRIBUTION)])
     assert len([*await claim(one), *await claim(one)]) == 2
-    await one.runs.end(ended(waiting, count=2), samples(2, DISTRIBUTION))
+    await one.runs.end(ended(waiting, count=2), samples(2, Kind.DISTRIBUTION))
     await one.checks.record_changes("ci", [CHANGE], {KEY: NotifiedState(Status.FAIL, now())}, now(), 0)
     assert await claim(two) == []
 
@@ -159,7 +159,7 @@ async def test_a_chunk_that_is_marked_during_the_burial_is_not_sent_twice(
 ) -> None:
     """The dead replica woke up and does not know yet: what it marks between two statements of the inheritor."""
     run = await begin(one)
-    await one.runs.end(ended(run, count=2), samples(2, DISTRIBUTION))
+    await one.runs.end(ended(run, count=2), samples(2, Kind.DISTRIBUTION))
 
     def mark(*arguments: object) -> None:
         if "UPDATE outbox" in str(arguments[2]) and "reason" in str(arguments[2]):
@@ -175,7 +175,7 @@ async def test_a_chunk_that_is_marked_during_the_burial_is_not_sent_twice(
 
 async def test_an_inherited_chunk_is_given_back_by_its_sender_alone(one: Store, two: Store) -> None:
     for store in (one, two):
-        await store.outbox.put("heartbeat", samples(2, DISTRIBUTION))
+        await store.outbox.put("heartbeat", samples(2, Kind.DISTRIBUTION))
     chunks, others = await claim(one), await claim(two)
     assert await one.outbox.recover()  # the answer to a claim was lost
     assert not await one.outbox.recover()

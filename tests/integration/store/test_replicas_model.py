@@ -32,7 +32,7 @@ from service.store import Busy, Claim, Store, tables
 from service.store import replicas as replicas_module
 from service.store import runs as runs_module
 from service.store.engine import open_server, prepare
-from tests.integration.store.cases import DISTRIBUTION, ended, samples
+from tests.store import ended, samples
 from tests.unit.pipeline.stage import without_threads
 
 MOST = 3
@@ -161,7 +161,7 @@ class ReplicasMachine(RuleBasedStateMachine):
         for run in process.active[:1]:
             process.active.remove(run)
             for _ in range(told):
-                brought = [*samples(2, at=self.now()), *samples(3, DISTRIBUTION, at=self.now())]
+                brought = [*samples(2, at=self.now()), *samples(3, Kind.DISTRIBUTION, at=self.now())]
                 self.run(process.store.runs.end(ended(run, count=5), brought))
 
     @rule(place=Places, how=st.sampled_from(["delivered", "unknown", "refused", "lost"]))

@@ -1,4 +1,4 @@
-"""Runs, samples and stores for the store's tests."""
+"""Runs, samples and stores for the tests of the store. ``from tests.store import ...``."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -16,24 +16,22 @@ from service.store import Busy, Claim, Store
 
 NOW = datetime(2025, 1, 14, 15, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
-GAUGE = Metric("metta.infra.cron.ci.workflow.cancelled")
-COUNT = Metric("metta.infra.cron.ci.workflow.runs", Kind.COUNT)
-DISTRIBUTION = Metric("metta.infra.cron.ci.workflow.duration", Kind.DISTRIBUTION)
 KEY: CheckKey = (("workflow_category", "training"), ("workflow_name", "flaky"), ("task", "t"), ("check", "loss"))
+EVIDENCE = (Evidence("run 7", "https://example.org/7", NOW, "failure", "nightly"),)
 
 
 @asynccontextmanager
-async def opened(directory: Path, now: datetime = NOW, *, url: str = "", **limits: Any) -> AsyncIterator[Store]:
-    settings = StoreSettings.model_validate({**limits, "url": url or None})
-    store = await Store.open(directory, settings, lambda: now)
+async def opened(directory: Path, now: datetime = NOW, *, url: str = "") -> AsyncIterator[Store]:
+    store = await Store.open(directory, StoreSettings.model_validate({"url": url or None}), lambda: now)
     try:
         yield store
     finally:
         await store.close()
 
 
-def samples(count: int, metric: Metric = GAUGE, at: datetime = NOW, **tags: str) -> list[Sample]:
-    return [Sample(metric, index + 0.5, at, {"index": f"{index:05}", **tags}) for index in range(count)]
+def samples(count: int, kind: Kind = Kind.GAUGE, at: datetime = NOW) -> list[Sample]:
+    metric = Metric(f"metta.infra.cron.ci.workflow.{kind}", kind)
+    return [Sample(metric, index + 0.5, at, {"index": f"{index:05}"}) for index in range(count)]
 
 
 def started(number: int = 0, collector: str = "ci", **facts: Any) -> Run:
@@ -58,14 +56,13 @@ async def keep(
     return done
 
 
-async def claim(store: Store, now: datetime = NOW) -> list[Chunk]:
-    return await store.outbox.claim(now, 4_000_000, 10_000)
+async def claim(store: Store) -> list[Chunk]:
+    return await store.outbox.claim(NOW, 4_000_000, 10_000)
 
 
-async def claim_slot(store: Store, run: Run, known: datetime | None, *, forbids: bool) -> bool:
+async def claim_slot(store: Store, run: Run, known: datetime | None = None, *, forbids: bool = True) -> bool:
     (won,) = await store.runs.claim_slots([Claim(run, known, forbids)])
-    if isinstance(won, Busy):
-        raise won
+    assert not isinstance(won, Busy)
     return won
 
 
@@ -78,7 +75,6 @@ async def deliver(store: Store, status: DeliveryStatus = DeliveryStatus.DELIVERE
     return count
 
 
-def check(status: Status = Status.PASS, value: float | None = 1.0, at: datetime = NOW, key: CheckKey = KEY) -> Check:
-    evidence = (Evidence("run 7", "https://example.org/7", NOW, "failure", "nightly"),)
+def check(status: Status = Status.PASS, value: float | None = 1.0, at: datetime = NOW) -> Check:
     past = Past(((at - timedelta(hours=1), 4.5), (at, value)), "< 5", 1) if value is not None else None
-    return Check(key, status, "< 1x", at, value, at if value is not None else None, "metta.loss", evidence, past=past)
+    return Check(KEY, status, "< 1x", at, value, at if value is not None else None, "metta.loss", EVIDENCE, past=past)
