@@ -6,7 +6,7 @@ import click
 
 from bench import Measured
 from service.cli.output import print_table
-from service.web.formats import format_number
+from service.domain.samples import format_number
 
 SHORT = ("burst", "cycle", "daemon", "deliver", "http", "replicas", "schedule", "snapshots")
 LONG = ("soak",)
@@ -23,9 +23,9 @@ def main(names: tuple[str, ...]) -> None:
 
 def _to_row(figure: Measured) -> dict[str, str]:
     value, baseline, unit = figure.value, figure.baseline, f" {figure.unit}".rstrip()
-    row = {"": figure.name, "ratio": "", "measured": f"{format_number(value, 3)}{unit}", "baseline": ""}
+    row = {"": figure.name, "ratio": "", "measured": f"{format_number(round(value, 3))}{unit}", "baseline": ""}
     if baseline:
-        row["baseline"] = f"{format_number(baseline, 3)}{unit}"
+        row["baseline"] = f"{format_number(round(baseline, 3))}{unit}"
         ratio = value / baseline
         row["ratio"] = f"{ratio:.1f} times" if ratio >= 1 or not value else f"{1 / ratio:.1f} times less"
     return row

@@ -88,8 +88,7 @@ def _describe_collector(collector: dict[str, Any]) -> dict[str, str]:
         age = f"{'earlier ' if is_past else ''}{what} {out.format_age(error['at'])}"
         notes.append(": ".join(filter(None, (age, "; ".join(error["errors"])))))
     if pause:
-        reason = f": {pause['reason']}" if pause["reason"] else ""
-        notes.append(f"paused by {pause['by']} {out.format_age(pause['at'])}{reason}")
+        notes.append(_describe_pause(pause))
     return {
         "collector": collector["name"],
         "state": _describe_state(collector),
@@ -99,6 +98,11 @@ def _describe_collector(collector: dict[str, Any]) -> dict[str, str]:
         "next run": out.format_time(collector["next_run"], ""),
         "note": "; ".join(filter(None, notes)),
     }
+
+
+def _describe_pause(pause: dict[str, Any]) -> str:
+    reason = f": {pause['reason']}" if pause["reason"] else ""
+    return f"paused by {pause['by']} {out.format_age(pause['at'])}{reason}"
 
 
 def _is_retrying(collector: dict[str, Any]) -> bool:
@@ -228,11 +232,14 @@ def resume(options: Options, daemon: Daemon, names: tuple[str, ...], reason: str
 
 
 def _change(options: Options, daemon: Daemon, names: Sequence[str], action: str, reason: str | None) -> bool:
-    names = names or [each["name"] for each in daemon.collectors()]
+    pauses = {each["name"]: each["pause"] for each in daemon.collectors()}
+    names = names or list(pauses)
     found = _ask_each(names, lambda name: read_answer(daemon.post("collectors", name, action, reason=reason)))
 
     def describe(each: dict[str, Any]) -> str:
-        return f"{each['name']}: {_describe_state(each)}, next run: {out.format_time(each['next_run'], 'none')}"
+        text = f"{each['name']}: {_describe_state(each)}, next run: {out.format_time(each['next_run'], 'none')}"
+        before = pauses.get(each["name"])
+        return f"{text}; was {_describe_pause(before)}" if before else text
 
     _show_each(options, found, names, describe)
     return len(found) == len(names)

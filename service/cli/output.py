@@ -13,6 +13,7 @@ import click
 
 from service.config.masking import escape_control_characters as escape
 from service.domain.errors import Rejected
+from service.domain.samples import format_number
 
 COLOURS = {"pass": "green", "ok": "green", "fail": "red", "warn": "yellow", "unknown": "yellow"}
 _GAP = "  "
@@ -146,13 +147,6 @@ def format_duration(seconds: float | None) -> str:
     if seconds is None:
         return ""
     return f"{seconds:.1f} s" if seconds < 60 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-
-
-def format_number(value: float | None) -> str:
-    """As the pages write it; nothing where there is none."""
-    from service.web import formats
-
-    return "" if value is None else formats.format_number(value)
 
 
 def format_check(tags: Mapping[str, str]) -> str:

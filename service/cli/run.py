@@ -12,6 +12,7 @@ import click
 
 from service.cli import output as out
 from service.cli.options import Exit, Options, command, complete_collector, message, refuse_unknown
+from service.domain.samples import format_number
 
 if TYPE_CHECKING:
     from service.config.settings import Settings
@@ -190,8 +191,8 @@ def _print_preview(preview: "Preview", show_all: bool) -> None:
             {
                 "change": line.change,
                 "metric": line.metric,
-                "before": out.format_number(line.value_before),
-                "now": out.format_number(line.value),
+                "before": format_number(line.value_before),
+                "now": format_number(line.value),
                 "status": f"{line.status_before} -> {line.status or 'gone'}" if has_turned else line.status,
                 "about": out.format_check(line.tags) or line.tags.get("collector", ""),
             }

@@ -16,7 +16,7 @@ from service.cutover.legacy_rules import METRICS, Cause, Facts, find_causes, is_
 from service.domain.checks import name_of
 from service.domain.errors import ConfigError, HealthError
 from service.domain.runs import Run
-from service.domain.samples import Kind, Status
+from service.domain.samples import Kind, Status, format_number
 from service.github.client import Github
 from service.store import Store
 
@@ -84,7 +84,7 @@ class Difference:
 
     def as_row(self) -> tuple[str, ...]:
         """Cells of ``COLUMNS``."""
-        numbers = (f"{value.value:.6g}" if value else "–" for value in (self.baseline, self.current))
+        numbers = (format_number(value.value) if value else "–" for value in (self.baseline, self.current))
         why = "; ".join(self.causes) or ("same" if self.verdict == "same" else "UNEXPLAINED")
         return self.value.metric, self.value.check, *numbers, f"{why} ({self.hint})" if self.hint else why
 

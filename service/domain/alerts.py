@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from service.domain.checks import Check, CheckKey, status_at
-from service.domain.samples import SERVICE, Evidence, Status, format_tag
+from service.domain.samples import SERVICE, Evidence, Status, format_number, format_tag
 
 # Limits of POST /api/v1/events: https://docs.datadoghq.com/api/latest/events/#post-an-event
 _MAX_TEXT, _MAX_AGGREGATION_KEY, _MAX_TITLE = 4000, 100, 100
@@ -86,7 +86,7 @@ def format_change(change: StateChange, page_url: str | None) -> Event:
     check, before = change.check, change.before.value
     lines = [f"**{escape_markdown(check.name)}** went from {before} to **{check.status.value}**.", ""]
     if check.value is not None:
-        lines.append(f"- value: {check.value:.6g}")
+        lines.append(f"- value: {format_number(check.value)}")
     limit = f" ({check.limit})" if check.limit not in ("", check.condition) else ""
     lines.append(f"- condition: {escape_markdown(check.condition + limit) or 'none'}")
     if check.summary:

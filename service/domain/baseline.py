@@ -11,7 +11,7 @@ from statistics import median
 
 from service.domain import conditions
 from service.domain.checks import Check, CheckKey, Past, measure
-from service.domain.samples import Rule, Sample, Status
+from service.domain.samples import Rule, Sample, Status, format_number
 
 MIN_VALUES = 5  # of fewer a median says little
 
@@ -87,10 +87,12 @@ def _find_limit(condition: str, rule: Rule, earlier: Values, value: float) -> tu
     """A relative condition in numbers, empty where the ``earlier`` values make none; and what it is made of."""
     counted = [each for _, each in earlier[: max(0, len(earlier) - rule.skip)][-rule.last :]]
     if len(counted) < MIN_VALUES:
-        return "", f"{len(counted)} earlier values to compare {value:,.6g} with, a median takes {MIN_VALUES}"
+        return "", f"{len(counted)} earlier values to compare {format_number(value)} with, a median takes {MIN_VALUES}"
     middle = median(counted)
     skipped = f" before the newest {rule.skip}" if rule.skip else ""
-    comparison = f"{value:,.6g} against a median of {middle:,.6g} of the last {len(counted)} values{skipped}"
+    comparison = (
+        f"{format_number(value)} against a median of {format_number(middle)} of the last {len(counted)} values{skipped}"
+    )
     if middle <= 0:
         return "", f"{comparison}: a factor takes one above 0"
     limit = conditions.resolve(condition, middle)

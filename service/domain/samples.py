@@ -132,6 +132,16 @@ class Sample:
         }
 
 
+def format_number(value: float | None) -> str:
+    """As people write it: ``41,000``, ``0.916667``; beyond 15 digits as a power of ten; nothing where there is none."""
+    if value is None:
+        return ""
+    if abs(value) >= 1e15:
+        return f"{value:.4g}"
+    is_whole = value == round(value) or abs(value) >= 1e5
+    return f"{value + 0.0:,.0f}" if is_whole else f"{value:,.6g}"
+
+
 @lru_cache(maxsize=4096)
 def normalize_metric_name(name: str) -> str | None:
     """``name`` with what Datadog doesn't take as underscores, cut to 200; None when it does not begin with a letter."""

@@ -12,9 +12,9 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from service.domain import conditions
-from service.domain.samples import Status
+from service.domain.samples import Status, format_number
 from service.store.checks import Cell, Cycle, Hour
-from service.web.formats import format_clock, format_number, tone
+from service.web.formats import format_clock, tone
 
 BARS = 60
 _BAR, _BAR_HEIGHT = 5, 30

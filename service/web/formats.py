@@ -10,7 +10,7 @@ from markupsafe import Markup
 from service.domain import conditions, cron
 from service.domain.checks import Check
 from service.domain.runs import Outcome
-from service.domain.samples import LINK, Metric, Status
+from service.domain.samples import LINK, Metric, Status, format_number
 
 RUNNING = "Running"
 
@@ -27,14 +27,6 @@ _TONES: Mapping[str, str] = {
 def tone(outcome: str) -> str:
     """The colour and sign of the style sheet for a run's outcome; the word beside it says the same."""
     return _TONES.get(outcome, "bad")
-
-
-def format_number(value: float, digits: int = 6) -> str:
-    """As people write it: ``41,000``, ``0.916667``; only what has more than 15 digits as a power of ten."""
-    if abs(value) >= 1e15:
-        return f"{value:.4g}"
-    is_whole = value == round(value) or abs(value) >= 10 ** (digits - 1)
-    return f"{value + 0.0:,.0f}" if is_whole else f"{value:,.{digits}g}"
 
 
 def format_sentence(text: str) -> str:

@@ -12,7 +12,7 @@ import anyio.to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service.collectors.github_ci.weekly_runs import Order
-from service.domain.samples import Status
+from service.domain.samples import Status, format_number
 from service.web import assets, charts, formats
 from service.web.assets import accepts_gzip
 from service.web.auth import is_expected
@@ -241,7 +241,7 @@ def _load_templates() -> "jinja2.Environment":
         auto_reload=False,
     )
     templates.filters |= {"span": formats.format_span, "clock": formats.format_clock}
-    templates.filters |= {"number": formats.format_number, "sentence": formats.format_sentence}
+    templates.filters |= {"number": format_number, "sentence": formats.format_sentence}
     templates.globals |= {"time": formats.format_time, "ago": format_ago, "tone": formats.tone}
     templates.globals |= {"link_host": formats.link_host, "static": assets.address_of}
     return templates

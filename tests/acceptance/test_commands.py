@@ -193,6 +193,8 @@ def test_several_collectors_are_triggered_paused_and_resumed_at_once(here: Place
         "training: paused" in some.stdout,
     ) == (1, True, True)
     assert re.search(r"^training +paused .*paused by sre \d+ s ago: maintenance", status_of(here, "training"))
+    again = here.run("pause", "training", "--reason", "a deploy").stdout
+    assert re.search(r"^training: paused, .*; was paused by sre \d+ s ago: maintenance$", again, re.MULTILINE)
     assert here.json("resume", "training")["paused"] is False
 
 

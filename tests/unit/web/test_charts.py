@@ -8,10 +8,10 @@ from xml.etree import ElementTree
 import pytest
 
 from service.domain.runs import Outcome
-from service.domain.samples import Status
+from service.domain.samples import Status, format_number
 from service.store.checks import Cell, Cycle, Hour
 from service.web import charts
-from service.web.formats import format_number, format_span, link_host
+from service.web.formats import format_span, link_host
 
 NOW = datetime(2025, 1, 14, 15, tzinfo=UTC)
 GOOD, OLD, BAD = (Cell(Status.PASS, False, 1.0), Cell(Status.PASS, True, 1.0), Cell(Status.FAIL, False, 3.0))
