@@ -101,11 +101,13 @@ class Daemon:
         collectors: list[dict[str, Any]] = self.get("collectors")["collectors"]
         return collectors
 
-    def check_collectors(self, names: Sequence[str], what: str = "collector") -> None:
+    def check_collectors(self, names: Sequence[str]) -> None:
         """Raises Rejected with the known ones where one of ``names`` is no collector's."""
         known = [each["name"] for each in self.collectors()] if names else []
         if unknown := [name for name in names if name not in known]:
-            raise Rejected(f"There is no {what} {', '.join(map(repr, unknown))}. Known: {', '.join(known) or 'none'}.")
+            raise Rejected(
+                f"There is no collector {', '.join(map(repr, unknown))}. Known: {', '.join(known) or 'none'}."
+            )
 
     def pages(self, *parts: str, key: str, most: int = 1_000_000, **query: Any) -> list[dict[str, Any]]:
         """The items of a list, over its pages, at most ``most``."""

@@ -224,10 +224,10 @@ def _print_lines(options: Options, lines: Sequence[dict[str, Any]]) -> None:
 
 
 def _tell_apart(daemon: Daemon, word: str) -> tuple[str | None, str | None]:
-    """The run or the collector that ``word`` names. Raises Rejected where it can be neither."""
+    """The run or the collector that ``word`` names; it may be configured no more. Raises Rejected."""
     from service.domain.runs import RUN_ID
 
     if RUN_ID.fullmatch(word):
         return word, None
-    daemon.check_collectors([word], "run and no collector")
+    daemon.get("runs", collector=word, limit=1)  # refused where there is neither such a collector nor a run of it
     return None, word

@@ -269,8 +269,8 @@ async def runs(
     before: Before = None,
 ) -> schemas.Runs:
     """Runs, newest first; `next` leads to the older ones"""
-    if collector is not None:
-        find_job(context, collector)
+    if collector is not None and not await context.store.runs.list(collector, limit=1):
+        find_job(context, collector)  # of one that is configured no more the runs can still be read
     if before and await context.store.runs.run(before) is None:
         raise unknown_run(before)
     # One more than asked for tells whether there are older ones.

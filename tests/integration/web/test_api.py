@@ -148,6 +148,8 @@ async def test_runs_and_their_samples_are_filtered_and_paged_without_gap_or_repe
     first = next(sample for sample in seen if sample["metric"] == "ci.hotfix.count")
     assert (first["kind"], first["delivery"], first["tags"]["task"]) == ("gauge", "pending", "hotfix")
     assert first["evidence"][0]["title"] == "Fix <it>"
+    await stage.context.scheduler.set_jobs([])
+    assert [run["id"] for run in await follow(stage, "/api/v1/runs?collector=ci", "runs")] == ids[1::2], "its history"
 
 
 async def test_a_fault_of_the_daemon_is_logged_whole_and_told_to_nobody(stage: Stage) -> None:
