@@ -24,6 +24,7 @@ from service.domain.errors import ConfigError, Unavailable
 
 log = structlog.get_logger(__name__)
 
+AWS = "AWS Secrets Manager"  # begins the titles and troubles of its sources
 _RETRY_SECONDS = 60.0  # after a look-up that failed; who has no value at all asks when it needs one
 _ABSENT_SECONDS = 600.0  # after AWS had none of an optional one
 _READ_SECONDS = 20.0  # of AWS: for the client, its credentials and the answer
@@ -60,7 +61,7 @@ def mounted_file(path: Path, variable: str) -> Source:
 
 def aws_secret(name: str) -> Source:
     """NAME in AWS Secrets Manager, or NAME#KEY for one key of a JSON object."""
-    return Source(f"AWS Secrets Manager, {name}", 3600.0, partial(_read_aws, name))
+    return Source(f"{AWS}, {name}", 3600.0, partial(_read_aws, name))
 
 
 class Secret:

@@ -21,6 +21,7 @@ from service import __version__
 from service.clock import SystemClock
 from service.config.loader import Loaded
 from service.config.masking import redact
+from service.config.secrets import AWS
 from service.config.settings import Settings, describe
 from service.daemon import read_store
 from service.daemon.series import find_collisions
@@ -53,7 +54,8 @@ _SOURCE_REMEDIES: Remedies = {
     Rejected: "correct the collector's keys, or what its source brings",
     HealthError: "does it work by hand? Is the server up, and do DNS and HTTPS_PROXY lead there?",
 }
-_PROGRAM_REMEDIES: Remedies = {HealthError: "does it work by hand?"}
+# Of programs and other packages' collectors nobody knows here what they ask.
+_OTHER_REMEDIES: Remedies = {HealthError: "does it work by hand?"}
 _DIRECTORY_REMEDIES: Remedies = {
     ConfigError: "set state_dir (INFRA_HEALTH_STATE_DIR) to a directory that this user may read",
     OtherVersion: "run the daemon of this version, or the version that wrote it",
@@ -105,9 +107,9 @@ async def diagnose(settings: Settings, environ: Mapping[str, str]) -> list[Findi
         }
         slow: dict[str, Finding] = {}  # what is no failure after that time
         for job in jobs:
-            name, is_program = f"collector {job.name}", job.settings.type == "exec"
-            questions[name] = partial(_check_collector, job), _PROGRAM_REMEDIES if is_program else _SOURCE_REMEDIES
-            if is_program and job.settings.active_deadline.total_seconds() > _TIMEOUT:
+            name, has_source = f"collector {job.name}", job.settings.type == "snapshot"
+            questions[name] = partial(_check_collector, job), _SOURCE_REMEDIES if has_source else _OTHER_REMEDIES
+            if not has_source and job.settings.active_deadline.total_seconds() > _TIMEOUT:
                 slow[name] = Finding(name, "ok", f"still running after {_TIMEOUT:g} s, as its active_deadline allows")
         if settings.store.url:
             questions["store"] = partial(_check_server, settings), _SERVER_REMEDIES
@@ -181,11 +183,11 @@ async def _check_aws(settings: Settings, clients: Clients, name: str) -> Finding
     secrets = {names.datadog_api: clients.credentials.api_key, names.github: clients.credentials.github_token}
     for secret in secrets.values():
         await secret.get()
-    if troubles := [f"{key}: {secret.trouble}" for key, secret in secrets.items() if "AWS" in (secret.trouble or "")]:
+    if troubles := [f"{key}: {secret.trouble}" for key, secret in secrets.items() if AWS in (secret.trouble or "")]:
         remedy = "give the process a role that may read these secrets, set AWS_REGION, or set the secrets themselves"
         is_needed = any(secret.trouble and secret.source == "nowhere" for secret in secrets.values())
         return Finding(name, "fail" if is_needed else "warn", "; ".join(troubles), remedy)
-    read = [key for key, secret in secrets.items() if "AWS" in secret.source]
+    read = [key for key, secret in secrets.items() if AWS in secret.source]
     detail = f"read from Secrets Manager: {', '.join(read)}" if read else "no secret has to be read there"
     return Finding(name, "ok", detail)
 
