@@ -36,7 +36,7 @@ from service.pipeline.notifier import Notifier
 from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Scheduler
 from service.store import Store
-from service.store.directory import DATABASE
+from service.store.state_directory import DATABASE
 from tests.datadog import Reply, ScriptedDatadog, refusal
 from tests.unit.pipeline.stage import FakeClock, without_threads
 from tests.world import InProcess, Simulated, World, faults, generate

@@ -61,7 +61,7 @@ async def check(options: Options, resolved: bool) -> None:
     from service.config.clients import check_environment
     from service.config.settings import describe
     from service.daemon import read_store
-    from service.daemon.series import find_collisions, forecast_series
+    from service.daemon.series_forecast import find_collisions, forecast_series
 
     loaded, now = options.open("error"), datetime.now(UTC)
     settings = loaded.settings
@@ -173,7 +173,7 @@ def _print_section(title: str, lines: Iterable[str]) -> None:
 @command(example="infra-health diagnose")
 async def diagnose(options: Options) -> bool:
     """It looks at the clock and the state directory, too. One line each, with the remedy."""
-    from service.daemon.support import diagnose as find_problems
+    from service.daemon.diagnosis import diagnose as find_problems
 
     findings = await find_problems(options.open("error").settings, options.environ())
 

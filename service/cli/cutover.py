@@ -148,7 +148,7 @@ def backup(options: Options, file: Path) -> None:
 
     To restore: stop the daemon and put FILE in place of state.db in the state directory, without a state.db-wal.
     """
-    from service.store.directory import back_up
+    from service.store.state_directory import back_up
 
     settings = options.open("warning").settings
     if settings.store.url:
@@ -173,7 +173,7 @@ def copy(options: Options, to: str | None) -> None:
     The daemon must be stopped; the store in state_dir stays as it is. All or nothing, and only into an empty database.
     """
     from service.config.masking import mask, secrets_in_address
-    from service.store.directory import copy_store
+    from service.store.state_directory import copy_store
 
     settings = options.open("warning").settings
     if to is None:
@@ -195,7 +195,7 @@ async def flare(options: Options, url: str | None, file: Path) -> None:
 
     A running daemon adds what it knows; without one the state directory has to do.
     """
-    from service.daemon.support import read_local_files, write_bundle
+    from service.daemon.support_bundle import read_local_files, write_bundle
 
     if file.suffix != ".zip":
         raise click.UsageError(f"FILE ends in .zip, not {file.name!r}")

@@ -19,7 +19,7 @@ from service.config.logging import buffer
 from service.config.masking import mask
 from service.config.settings import Settings, differences, secret_values
 from service.daemon import maintenance
-from service.daemon.series import find_collisions
+from service.daemon.series_forecast import find_collisions
 from service.daemon.webhook_runs import WebhookRuns
 from service.daemon.wiring import Wiring, open_wiring, read_pushes
 from service.domain.errors import ConfigError, Draining, Unavailable

@@ -20,7 +20,7 @@ from service.collectors.github_ci.deliveries import Deliveries
 from service.config.clients import http_client
 from service.config.secrets import Credentials, credentials, from_environment
 from service.config.settings import Settings
-from service.daemon.series import max_series_per_hour
+from service.daemon.series_forecast import max_series_per_hour
 from service.datadog.intake import Intake, intake_url
 from service.domain.errors import ConfigError
 from service.domain.runs import Mode

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 import structlog
 
 from service.domain.errors import ConfigError, HealthError, Unavailable
-from service.store import directory, engine, tables
+from service.store import engine, state_directory, tables
 from service.store.checks import Checks
 from service.store.chunks import shrink_outbox
 from service.store.fallback import Failover
@@ -97,11 +97,11 @@ class Store:
             return shared
 
         def work() -> Store:
-            reopen = partial(directory.open_database, state_dir / directory.DATABASE, clock)
-            lock = directory.lock_directory(state_dir)
+            reopen = partial(state_directory.open_database, state_dir / state_directory.DATABASE, clock)
+            lock = state_directory.lock_directory(state_dir)
             try:
                 disk = reopen()
-                disk.write(partial(directory.take_over, clock()))
+                disk.write(partial(state_directory.take_over, clock()))
             except BaseException:
                 lock.close()
                 raise
@@ -120,7 +120,7 @@ class Store:
             if disk := _open_server(limits):
                 disk = engine.require_served(disk) if disk.read(engine.read_revision) else engine.open_memory()
             else:
-                disk = directory.open_reading(state_dir / directory.DATABASE)
+                disk = state_directory.open_reading(state_dir / state_directory.DATABASE)
             database = Failover(disk, _now)
             database.is_prepared = True
             return cls(database)

@@ -17,7 +17,7 @@ from service.collectors.exec import Exec, ExecSettings, program
 from service.collectors.exec.program import MAX_LINES
 from service.collectors.registry import settings_of
 from service.config.loader import load
-from service.daemon.support import diagnose
+from service.daemon.diagnosis import diagnose
 from service.domain.errors import ConfigError, Rejected, TooLarge, Unavailable
 from service.domain.samples import Kind, Status
 from service.plugin_testing import Brought, Stage
@@ -286,7 +286,7 @@ def test_a_program_that_is_not_there_is_an_error_of_the_settings(command: Any, r
 async def test_diagnose_takes_a_program_that_its_deadline_allows_more_time_for_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.daemon.support._TIMEOUT", 1.0)
+    monkeypatch.setattr("service.daemon.diagnosis._TIMEOUT", 1.0)
     slow = 'type: exec, schedule: "@yearly", command: [/bin/sleep, "60"]'
     (file := tmp_path / "config.yaml").write_text(
         f"state_dir: {tmp_path}\ncollectors:\n  a: {{{slow}}}\n  b: {{{slow}, active_deadline: 1s}}\n"

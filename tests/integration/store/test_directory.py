@@ -25,8 +25,8 @@ from service.domain.errors import ConfigError, Unavailable
 from service.domain.runs import Actor, AuditEntry, Mode, Outcome, Pause
 from service.domain.samples import Kind, Status
 from service.store import Store, engine, fallback, tables
-from service.store.directory import DATABASE, back_up, copy_store, find_lock_holder
 from service.store.engine import Database, OtherVersion
+from service.store.state_directory import DATABASE, back_up, copy_store, find_lock_holder
 from tests.postgres import Postgres
 from tests.store import KEY, MINUTE, NOW, check, claim, claim_slot, deliver, keep, opened, samples, started
 

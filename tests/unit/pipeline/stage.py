@@ -23,9 +23,9 @@ from service.pipeline.job import Job
 from service.pipeline.runner import Runner
 from service.pipeline.scheduler import Scheduler
 from service.store import Store, tables
-from service.store.directory import take_over
 from service.store.engine import open_memory
 from service.store.fallback import Failover
+from service.store.state_directory import take_over
 
 START = datetime(2025, 1, 15, 10, 7, 30, tzinfo=UTC)
 HERE = Actor("10.0.0.1", "ann", "looks odd")
