@@ -87,11 +87,6 @@ class Stage:
             self.pass_time()
         raise AssertionError("the week of jobs was not read within eight cycles")
 
-    async def collect_until_counted_by_search(self) -> None:
-        """The two cycles in which pull requests are missing rather than counted by an index that lags."""
-        for _ in range(2):
-            await self.collect()
-
     # Between two of these
 
     def deliver(self, run: Run, attempt: Attempt | None = None, repository: Repository | None = None) -> bool:
@@ -116,12 +111,15 @@ class Stage:
         result = self._store(await self.collector.collect_changes(self.world.now))
         return result if result.samples else None
 
-    async def changed_values(self) -> dict[str, float]:
+    async def changes(self) -> CollectResult:
         """Of a run by webhook that there is need for, and in which nothing fails."""
         result = await self.collect_changes()
         assert result
         assert result.failures == ()
-        return values_of(result)
+        return result
+
+    async def changed_values(self) -> dict[str, float]:
+        return values_of(await self.changes())
 
     # What there is to compare
 
