@@ -6,7 +6,6 @@ import click
 
 from bench import Measured
 from service.cli.output import print_table
-from service.domain.samples import format_number
 
 SHORT = ("burst", "cycle", "daemon", "deliver", "http", "replicas", "schedule", "snapshots")
 LONG = ("soak",)
@@ -22,13 +21,15 @@ def main(names: tuple[str, ...]) -> None:
 
 
 def _to_row(figure: Measured) -> dict[str, str]:
-    value, baseline, unit = figure.value, figure.baseline, f" {figure.unit}".rstrip()
-    row = {"": figure.name, "ratio": "", "measured": f"{format_number(round(value, 3))}{unit}", "baseline": ""}
-    if baseline:
-        row["baseline"] = f"{format_number(round(baseline, 3))}{unit}"
-        ratio = value / baseline
-        row["ratio"] = f"{ratio:.1f} times" if ratio >= 1 or not value else f"{1 / ratio:.1f} times less"
+    row = {"": figure.name, "ratio": "", "measured": _format(figure.value, figure.unit), "baseline": ""}
+    if figure.baseline:
+        row["baseline"], ratio = _format(figure.baseline, figure.unit), figure.value / figure.baseline
+        row["ratio"] = f"{ratio:.1f} times" if ratio >= 1 or not ratio else f"{1 / ratio:.1f} times less"
     return row
+
+
+def _format(value: float, unit: str) -> str:
+    return (f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}") + f" {unit}".rstrip()
 
 
 if __name__ == "__main__":

@@ -20,8 +20,6 @@ LATENCY = 0.05  # seconds, of each answer
 
 
 class Cycle(NamedTuple):
-    """What one took."""
-
     seconds: float
     requests: int
     points: int
