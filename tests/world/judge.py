@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+import yaml
 from graphql import GraphQLResolveInfo, GraphQLSchema, build_schema, execute_sync, parse, validate
+from jsonschema import Draft202012Validator
 
 from service.demo.github import Asked
 
@@ -15,45 +17,36 @@ PAYLOADS = Path(__file__).parent.parent / "payloads" / "github"
 
 
 @cache
-def paths() -> dict[str, Any]:
-    """GitHub's OpenAPI description, by path."""
-    return dict(json.loads((PAYLOADS / "openapi.json").read_text())["paths"])
+def _openapi() -> dict[re.Pattern[str], dict[str, Any]]:
+    """The operations by pattern of their path; a branch's name may have slashes."""
+    paths = json.loads((PAYLOADS / "openapi.json").read_text())["paths"]
+    named = {re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path): operations for path, operations in paths.items()}
+    return {re.compile(path.replace("<branch>[^/]+", "<branch>.+")): each for path, each in named.items()}
 
 
 @cache
-def schema() -> GraphQLSchema:
+def _schema() -> GraphQLSchema:
     return build_schema((PAYLOADS / "schema.graphql").read_text())
 
 
 def complaints(asked: Asked) -> list[str]:
     """What GitHub's descriptions have against a request."""
     if asked.document:
-        return [error.message for error in validate(schema(), parse(asked.document))]
-    target = urlsplit(asked.target)
-    found = description(asked)
-    if found is None:
-        return [f"{asked.line} is not described"]
-    path, operation = found
-    names = re.findall(r"\{(\w+)\}", path)
-    values = re.fullmatch(_pattern(path), target.path)
-    given = {("path", name): value for name, value in zip(names, values.groups() if values else (), strict=True)}
-    given |= {("query", name): value for name, value in parse_qsl(target.query)}
-    described = {(each["in"], each["name"]): each for each in operation["parameters"]}
-    problems = [f"{key} is not described" for key in given.keys() - described.keys()]
-    problems += [f"{key} is missing" for key, each in described.items() if each.get("required") and key not in given]
-    return problems + [
-        f"{key}={value} is none of {described[key]['schema']}"
-        for key, value in given.items()
-        if key in described and not _fits(value, described[key]["schema"])
-    ]
+        return [error.message for error in validate(_schema(), parse(asked.document))]
+    target, method = urlsplit(asked.target), asked.method.lower()
+    for path, operations in _openapi().items():
+        if (found := path.fullmatch(target.path)) and method in operations:
+            described = {each["name"]: each for each in operations[method]["parameters"]}
+            given = found.groupdict() | dict(parse_qsl(target.query))
+            required = {name for name, each in described.items() if each.get("required")}
+            wrong = {name for name in given.keys() & described if not _fits(given[name], described[name]["schema"])}
+            wrong |= (given.keys() - described) | (required - given.keys())
+            return [f"{asked.line}: {name} is wrong, missing or not described" for name in wrong]
+    return [f"{asked.line} is not described"]
 
 
-def description(asked: Asked) -> tuple[str, dict[str, Any]] | None:
-    """The path and the operation of GitHub's description that a request is about."""
-    for path, operations in paths().items():
-        if re.fullmatch(_pattern(path), urlsplit(asked.target).path) and asked.method.lower() in operations:
-            return path, operations[asked.method.lower()]
-    return None
+def _fits(value: str, schema: dict[str, Any]) -> bool:
+    return any(Draft202012Validator(schema).is_valid(each) for each in (value, yaml.safe_load(value)))
 
 
 def select(document: str, data: Any) -> Any:
@@ -63,20 +56,4 @@ def select(document: str, data: Any) -> Any:
     def resolve(source: dict[str, Any], info: GraphQLResolveInfo[None], **_: Any) -> Any:
         return source[info.path.key if info.path.key in source else info.field_name]
 
-    return execute_sync(schema(), parse(document), data, field_resolver=resolve).data
-
-
-def _pattern(path: str) -> str:
-    # A branch's name may have slashes.
-    return re.sub(r"\\\{(\w+)\\\}", lambda match: "(.+)" if match[1] == "branch" else "([^/]+)", re.escape(path))
-
-
-def _fits(value: str, described: dict[str, Any]) -> bool:
-    if "oneOf" in described:
-        return any(_fits(value, each) for each in described["oneOf"])
-    if "enum" in described and value not in described["enum"]:
-        return False
-    kind = described.get("type")
-    if kind == "integer":
-        return value.isdigit()
-    return value in ("true", "false") if kind == "boolean" else True
+    return execute_sync(_schema(), parse(document), data, field_resolver=resolve).data

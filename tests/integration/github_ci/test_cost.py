@@ -103,18 +103,6 @@ async def test_a_state_that_can_not_be_decoded_is_a_cold_start(stored: bytes) ->
         await stage.collect_truth()
 
 
-async def test_a_workflow_that_is_always_skipped_is_read_through_once() -> None:
-    world = generate(2, workflows=3, runs_a_day=6, days=38)
-    world.add_workflow(4, "Forks only")
-    for number in range(450):
-        world.add_run(4, world.now - timedelta(minutes=37 * number + 30), "skipped")
-    async with staged(world) as stage:
-        for at_most in (6, 0, 0, 0):
-            await stage.collect_truth()
-            assert stage.was_asked("/workflows/4/") <= at_most
-            stage.pass_time(20 * MINUTE)
-
-
 # Many repositories: each right by itself, in turn, and none at another's expense
 
 

@@ -126,18 +126,3 @@ async def test_who_is_blamed(conclusions: tuple[Any, ...], says: str, monkeypatc
             stage.pass_time(2.9 * HOUR)
             stage.restart()
             assert told(await stage.collect())[0] == said
-
-
-async def test_other_workflows_are_told_the_last_that_broke_first() -> None:
-    world, _ = red_world("success", "failure")
-    for id in range(2, 12):
-        world.add_workflow(id)
-        world.add_run(id, START - id * DAY, "success", sha=HASH(id))
-        world.add_run(id, START - id * HOUR, "failure", sha=HASH(100 + id), title="T", actor="me")
-    async with staged(world) as stage:
-        sample = sample_of(await stage.collect(), "ci.workflow.other_failing")
-    assert [each.note for each in sample.evidence] == ["first red"] * 11 + ["compare"] * 9
-    assert sample.summary == (
-        "11 of 11 other active workflows are red on main: w1.yml since 2026-03-04 04:06 UTC, since 0000000 'Fix 1'"
-        " by dev1; w2.yml since 2026-03-04 03:06 UTC, since 0000000 'T' by me; w10.yml, w11.yml, w3.yml and 6 more"
-    )

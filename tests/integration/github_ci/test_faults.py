@@ -78,6 +78,14 @@ async def test_a_fault_leaves_right_numbers_or_none_and_the_next_cycle_is_whole(
             assert (values_of(result), result.failures) == (stage.truth(), ()), where
 
 
+async def test_a_refusal_is_raised_ahead_of_an_outage_when_there_is_nothing_to_be_had() -> None:
+    async with staged(small_world()) as stage:
+        stage.github.fail("actions/", faults.bad_gateway)
+        stage.github.fail(".", faults.forbidden)
+        with pytest.raises(Rejected, match="Resource not accessible"):
+            await stage.collect()
+
+
 @pytest.mark.parametrize("fault", [faults.html, faults.bad_credentials, faults.not_found])
 async def test_a_passing_trouble_of_graphql_leaves_numbers_out_and_a_lasting_one_is_worked_around(
     fault: faults.Fault,
@@ -154,16 +162,6 @@ async def test_a_404_of_a_run_that_the_list_still_shows_is_no_deletion(fault: fa
             stage.pass_time()
         stage.github.faults.remove(outage)
         await stage.collect_until_whole()
-        assert await stage.values() == stage.truth()
-
-
-async def test_jobs_of_a_run_that_come_in_small_pages_only_are_known_a_cycle_later() -> None:
-    async with staged(small_world()) as stage:
-        stage.github.fail(r"actions/runs/\d+/jobs\?.*per_page=80", faults.bad_gateway)
-        late, expected = await stage.values(), stage.truth()
-        assert late.items() < expected.items()
-        assert expected.keys() - late.keys() == {JOBS}
-        stage.pass_time()
         assert await stage.values() == stage.truth()
 
 

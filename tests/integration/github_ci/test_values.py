@@ -196,14 +196,6 @@ async def test_an_entry_that_means_no_workflow_is_a_failure_with_a_remedy(key: s
             assert ("no schedule has run w1.yml, as far as runs are read" in failure.reason) == (key == "expected")
 
 
-async def test_a_name_that_repeats_means_all_workflows_of_that_name() -> None:
-    world = small_world()
-    world.repository.workflows[1].name = "Tests"
-    world.add_run(2, NOW - 30 * MINUTE, "failure")
-    async with staged(world, tests_blocking_merge=["Tests"]) as stage:
-        assert (await stage.values())["ci.workflow.tests_blocking_merge"] == 0
-
-
 async def test_a_check_that_the_settings_ask_for_no_more_is_no_check_of_the_collector() -> None:
     given: dict[str, Any] = {"expected": {"w2.yml": "26h"}, "tests_blocking_merge": ["1"]}
     world = small_world()
