@@ -132,14 +132,14 @@ class Sample:
         }
 
 
-def format_number(value: float | None) -> str:
+def format_number(value: float | None, digits: int = 6) -> str:
     """As people write it: ``41,000``, ``0.916667``; beyond 15 digits as a power of ten; nothing where there is none."""
     if value is None:
         return ""
     if abs(value) >= 1e15:
         return f"{value:.4g}"
-    is_whole = value == round(value) or abs(value) >= 1e5
-    return f"{value + 0.0:,.0f}" if is_whole else f"{value:,.6g}"
+    is_whole = value == round(value) or abs(value) >= 10 ** (digits - 1)
+    return f"{value + 0.0:,.0f}" if is_whole else f"{value:,.{digits}g}"
 
 
 @lru_cache(maxsize=4096)
