@@ -167,8 +167,8 @@ async def test_a_run_whose_state_was_not_stored_loses_no_fact(is_killed: bool) -
         await stage.collect_truth()
 
 
-async def test_what_github_does_not_answer_is_left_to_the_poll() -> None:
-    async with staged(small_world()) as stage:
+async def test_what_github_does_not_answer_or_its_quota_does_not_allow_is_left_to_the_poll() -> None:
+    async with staged(small_world(), watch="20s") as stage:
         await stage.collect()
         stage.pass_time()
         stage.end_run("failure")
@@ -177,8 +177,14 @@ async def test_what_github_does_not_answer_is_left_to_the_poll() -> None:
         assert (values[SUCCESS], OTHERS in values) == (0, False)
         assert stage.cost[1] <= 4
         stage.github.faults.remove(outage)
+        stage.github.app.used["core"] = 4500
         stage.pass_time()
         await stage.collect_truth()
+        stage.end_run("failure")
+        values = await stage.changed_values()
+        assert (values[SUCCESS], OTHERS in values, stage.cost) == (0, False, (0, 0))
+        with pytest.raises(Unavailable, match="quota"):
+            await stage.collector.look()
 
 
 async def test_a_poll_counts_what_no_delivery_told_in_time() -> None:
@@ -220,19 +226,6 @@ async def test_of_many_repositories_those_that_changed_are_measured() -> None:
         assert {sample.tags["repo"] for sample in result.samples} == set(names[1:])
         assert not any(names[0] in key for key in result.state)
         assert stage.cost[1] == 4
-
-
-async def test_a_quota_that_will_not_last_is_not_spent_on_changes() -> None:
-    async with staged(small_world(), watch="20s") as stage:
-        await stage.collect()
-        stage.github.app.used["core"] = 4500
-        stage.pass_time()
-        await stage.collect()
-        stage.end_run("failure")
-        values = await stage.changed_values()
-        assert (values[SUCCESS], OTHERS in values, stage.cost) == (0, False, (0, 0))
-        with pytest.raises(Unavailable, match="quota"):
-            await stage.collector.look()
 
 
 # Where no webhook can come

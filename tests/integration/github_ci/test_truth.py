@@ -1,7 +1,7 @@
 """``github_ci`` against simulated repositories: every value equals the truth, cycle after cycle, whatever moves."""
 
 import random
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -192,17 +192,15 @@ async def test_a_workflow_that_ran_long_ago_is_known_from_its_own_list_though_th
 
 
 async def test_stuck_runs_are_told_apart_and_never_asked_for() -> None:
-    def waiting(started: datetime, status: str = "queued") -> list[Attempt]:
-        return [Attempt(started.replace(microsecond=0), status=status)]
-
+    start = NOW.replace(microsecond=0)
     world = generate(8, workflows=6, runs_a_day=30, days=33, ahead=4 * HOUR)
     runs = [world.add_run(1, NOW - age, None) for age in (25 * HOUR, 26 * HOUR, 3 * DAY, 9 * DAY, 28 * DAY)]
     rerun = world.add_run(1, NOW - 12 * DAY, "success")
-    rerun.attempts += waiting(NOW - 25 * HOUR)
+    rerun.attempts.append(Attempt(start - 25 * HOUR, status="queued"))
     for run in runs:
-        run.attempts = waiting(run.created)
+        run.attempts = [Attempt(run.created, status="queued")]
     for hours, status in enumerate(("queued", "waiting", "pending", "requested"), 20):
-        world.add_run(1, NOW - hours * HOUR, None).attempts = waiting(NOW - hours * HOUR, status)
+        world.add_run(1, start - hours * HOUR, None).attempts = [Attempt(start - hours * HOUR, status=status)]
     async with staged(world) as stage:
         await stage.collect_until_whole()
         before = stage.cost

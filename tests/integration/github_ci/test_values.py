@@ -184,10 +184,8 @@ async def test_a_nightly_that_stopped_fails_and_stays_known() -> None:
 @pytest.mark.parametrize("key", ["tests_blocking_merge", "benchmarks", "expected"])
 async def test_an_entry_that_means_no_workflow_is_a_failure_with_a_remedy(key: str) -> None:
     for entry in ("Tets", "999"):
-        lists: dict[str, Any] = {key: ["Tests", entry]}
-        if key == "expected":
-            lists = {key: {"Tests": "1d", entry: "1d"}}
-        async with staged(small_world(), **lists) as stage:
+        entries: Any = {"Tests": "1d", entry: "1d"} if key == "expected" else ["Tests", entry]
+        async with staged(small_world(), **{key: entries}) as stage:
             result = await stage.collect()
             assert f"ci.workflow.{key}" not in values_of(result)
             (failure,) = result.failures
@@ -203,11 +201,9 @@ async def test_a_check_that_the_settings_ask_for_no_more_is_no_check_of_the_coll
     async with staged(world, **given) as stage:
         checks = update_checks([], (await stage.collect()).samples, [], NOW)
         assert all(map(stage.collector.asks_for, checks))
-        for key, names in (
-            ("expected", {AGE}),
-            ("tests_blocking_merge", {"ci.workflow.tests_blocking_merge", RED_MINUTES}),
-        ):
-            stage.settings = {name: value for name, value in given.items() if name != key}
+        blocking = {"ci.workflow.tests_blocking_merge", RED_MINUTES}
+        for kept, names in (("tests_blocking_merge", {AGE}), ("expected", blocking)):
+            stage.settings = {kept: given[kept]}
             stage.restart()
             gone = {check.metric for check in checks if not stage.collector.asks_for(check)}
             assert gone == {NAMESPACE + name for name in names}
