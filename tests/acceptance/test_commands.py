@@ -91,8 +91,6 @@ def test_explain_says_what_is_red_and_why_and_tells_scripts(here: Place, daemon:
         "FAIL    2 of 8 ranks are slow",
         "check     metta.infra.stablesuite.sps (",
         "0.1 is not > 0.5, fail since ",
-        "verdict   as its condition says",
-        "next run",
     ):
         assert told in said
     assert "stablesuite.hearts" not in said
@@ -147,6 +145,7 @@ def test_trigger_waits_with_and_without_a_number_and_ends_as_the_run(here: Place
     )
     shown = on_a_terminal(here, "runs", "training", "--limit", "2", NO_COLOR="", COLUMNS="80").splitlines()
     assert all(any(line.startswith(run["id"]) for line in shown) for run in (bad, good)), "what `runs ID` takes"
+    assert any("\x1b" in line for line in shown), "in colours"
     assert max(len(click.unstyle(line)) for line in shown) <= 80, shown
     assert bad["errors"][0] in " ".join(" ".join(shown).split()), "a narrow terminal cuts off no error"
     refused = here.run("trigger", "training", environ={"INFRA_HEALTH_TOKEN": None})
@@ -227,45 +226,37 @@ def test_the_daemon_is_where_its_configuration_says(here: Place, daemon: Daemon)
     """Also where something else in the file is wrong."""
     file, port = here.folder / "other.yaml", daemon.http.base_url.port
 
-    def probe(http: str, *options: str, **environ: str) -> tuple[int, str]:
+    def probe(http: str, **environ: str) -> tuple[int, str]:
         file.write_text(f"http: {http}\nkind: of wrong\n")
         alone = {"INFRA_HEALTH_URL": None, "INFRA_HEALTH_READ_TOKEN": None, **environ}
-        done = here.run("status", "--probe", *options, environ=alone)
+        done = here.run("status", "--probe", "--config", str(file), environ=alone)
         return done.returncode, done.stderr
 
-    named = ("--config", str(file))
-    for host in ("", 'host: "*", ', "host: 0.0.0.0, ", "host: localhost, "):
-        assert probe(f"{{{host}port: {port}}}", *named)[0] == 0
-    assert probe(f"{{port: {port}}}", INFRA_HEALTH_CONFIG=str(file))[0] == 0
-    assert probe("{port: 9}", *named, INFRA_HEALTH_HTTP__PORT=str(port))[0] == 0
-    assert probe("{port: 9}", *named, INFRA_HEALTH_URL=str(daemon.http.base_url))[0] == 0
-    for http, address in (("{port: 9}", "127.0.0.1:9"), ('{host: "::", port: 9}', "[::1]:9")):
-        code, told = probe(http, *named)
-        assert (code, f"no infra-health daemon answers at http://{address}: " in told) == (1, True)
-    assert probe("{port: 9}", "--config", "absent.yaml")[0] == 78
+    for http in (f"{{port: {port}}}", f'{{host: "*", port: {port}}}', f"{{host: localhost, port: {port}}}"):
+        assert probe(http)[0] == 0
+    assert probe("{port: 9}", INFRA_HEALTH_HTTP__PORT=str(port))[0] == 0
+    assert probe("{port: 9}", INFRA_HEALTH_URL=str(daemon.http.base_url))[0] == 0
+    code, text = probe('{host: "::", port: 9}')
+    assert (code, "no infra-health daemon answers at http://[::1]:9: " in text) == (1, True)
 
-
-def test_an_address_where_something_else_answers_is_named(here: Place) -> None:
     async def other(scope: Scope, receive: Receive, send: Send) -> None:
         await JSONResponse({"status": "ok"})(scope, receive, send)
 
     with serve(other) as (url,):
-        for command in ("status", "explain", "runs", "logs"):
+        for command in ("status", "logs"):
             done = here.run(command, "--url", url)
             assert (done.returncode, done.stdout) == (1, ""), command
             assert done.stderr.startswith(f"no infra-health daemon answers at {url}: what answers there "), command
-    assert "--url" in here.run("status", "--url", "localhost").stderr
 
 
-@pytest.mark.parametrize(("command", "told"), [("status --watch", "checks: "), ("logs -f", "run started")])
-def test_what_is_watched_goes_on_until_ctrl_c_ends_it(here: Place, daemon: Daemon, command: str, told: str) -> None:
-    with here.started(*command.split()) as (watching, said):
-        wait_for(lambda: told in said.read_text())
-        if command == "logs -f":
+def test_what_is_watched_goes_on_until_ctrl_c_ends_it(here: Place, daemon: Daemon) -> None:
+    for command, text in (("status --watch", "checks: "), ("logs -f", "run started")):
+        with here.started(*command.split()) as (watching, output):
+            wait_for(lambda: text in output.read_text())  # noqa: B023 - called at once
             here.run("trigger", "training")
-        wait_for(lambda: said.read_text().count(told) > 1)
-        watching.send_signal(signal.SIGINT)
-        assert (watching.wait(timeout=30), "Abort" in said.read_text()) == (0, False)
+            wait_for(lambda: output.read_text().count(text) > 1)  # noqa: B023 - called at once
+            watching.send_signal(signal.SIGINT)
+            assert (watching.wait(timeout=30), "Abort" in output.read_text()) == (0, False)
 
 
 def test_preview_tells_what_differs_and_sends_and_keeps_nothing(here: Place, daemon: Daemon) -> None:
@@ -316,16 +307,8 @@ def test_diagnose_has_a_line_for_each_and_a_remedy_for_what_is_wrong(here: Place
     assert "Datadog API key: file /nope (DD_API_KEY_FILE): No such file or directory. Remedy: " in keyless.stdout
 
 
-def test_a_terminal_has_colours_but_for_who_wants_none(here: Place, daemon: Daemon) -> None:
-    assert "\x1b" in on_a_terminal(here, "explain", NO_COLOR="")
-    assert "\x1b" not in on_a_terminal(here, "collect", "training", NO_COLOR="1")
-
-
-def test_list_workflows_prints_what_the_lists_take(here: Place) -> None:
-    assert [each["name"] for each in here.json("list-workflows")] == ["Stencil Nightly Build"]
-
-
 def test_check_tells_all_and_no_secret(here: Place) -> None:
+    assert [each["name"] for each in here.json("list-workflows")] == ["Stencil Nightly Build"]
     done = here.run("check", "--resolved")
     assert done.returncode == 0, done.stderr
     for told in ("The configuration is valid", "series: ", "ionic-team/ionic-framework", "DD_API_KEY (can't change"):
@@ -366,15 +349,11 @@ def test_a_flare_holds_what_helps_and_no_secret_with_and_without_a_daemon(here: 
 
 
 def test_completion_offers_commands_and_the_collectors_of_the_daemon_or_the_file(here: Place, daemon: Daemon) -> None:
-    def complete(shell: str, words: str, count: str, config: str = "config.yaml") -> str:
-        environ = {"_INFRA_HEALTH_COMPLETE": f"{shell}_complete", "COMP_WORDS": words, "COMP_CWORD": count}
-        return here.run(environ=environ | {"INFRA_HEALTH_CONFIG": config}).stdout
-
-    for shell in ("bash", "zsh", "fish"):
-        assert "_INFRA_HEALTH_COMPLETE" in here.run("completion", shell).stdout
-    assert "trigger" in complete("zsh", "infra-health tr", "1")
-    assert "training" in complete("fish", "infra-health collect ", "tr")
-    assert complete("bash", "infra-health trigger tr", "2", config="none.yaml") == "plain,training\n"
+    assert "_INFRA_HEALTH_COMPLETE" in here.run("completion", "bash").stdout
+    environ = {"_INFRA_HEALTH_COMPLETE": "fish_complete", "COMP_WORDS": "infra-health collect ", "COMP_CWORD": "tr"}
+    assert "training" in here.run(environ=environ).stdout
+    environ = {"_INFRA_HEALTH_COMPLETE": "bash_complete", "COMP_WORDS": "infra-health trigger tr", "COMP_CWORD": "2"}
+    assert here.run(environ=environ | {"INFRA_HEALTH_CONFIG": "none.yaml"}).stdout == "plain,training\n"
 
 
 def test_a_schedule_shows_local_and_utc_time_and_what_daylight_saving_repeats_and_skips(here: Place) -> None:
@@ -420,24 +399,16 @@ def test_a_backup_is_a_whole_store_by_which_a_schedule_marks_runs_that_usually_l
     ("line", "told"),
     [
         ("stats", "Did you mean 'status'?"),
-        ("collect", "Missing argument"),
         ("--dry-run", "go with --once"),
-        ("--once list", "without a command"),
         ("--once --only ''", "--only names no collector"),  # what a script's empty variable makes of it
         ("--once --only traning", "configured are: ci, training"),
-        ("runs -n 0", "not in the range"),
-        ("runs --outcome Good", "--outcome"),
         ("runs --since yesterday", "--since"),
-        ("trigger", "--all"),
         ("trigger ci --all", "--all"),
         ("status --exit-code --watch", "exclude each other"),
-        ("flare bundle.rar", ".zip"),
         ("list-workflows --repo phishbench", "must be OWNER/NAME"),
         ("schedule '7 7 7 7 8'", "8 is not within 0 to 6"),
         ("schedule '* * * * *' --time-zone Europe/Berlim", "did you mean Europe/Berlin?"),
-        ("schedule '* * * * *' --at tomorrow", "is no time"),
         ("collect traning", "did you mean training?; configured are: ci, training, slow"),
-        ("schedule traning", "no collector is called traning; did you mean training?"),
     ],
 )
 def test_wrong_command_lines_are_a_matter_of_usage(here: Place, line: str, told: str) -> None:

@@ -14,14 +14,10 @@ def hearts(here: Place) -> list[float]:
 def test_once_collects_delivers_and_prints_a_table_a_collector(here: Place) -> None:
     done = here.run("--once")
     assert done.returncode == 0, done.stderr
-    for told in ("ci: Complete", "training: Complete", "metta.infra.stablesuite.hearts"):
-        assert told in done.stdout
+    assert all(text in done.stdout for text in ("ci: Complete", "training: Complete", "metta.infra.stablesuite.hearts"))
     assert f"{here.intake.accepted} points delivered" in done.stderr
     ups = [point for point in here.intake.points if point.metric == "metta.infra.collector.up"]
     assert len(ups) == 2, "each collector ran once"
-    names = {point.metric for point in here.intake.points}
-    assert {"metta.infra.cron.ci.workflow.success", "metta.infra.stablesuite.hearts"} <= names
-    assert {"metta.infra.check.state", "metta.infra.collector.up"} <= names
     assert (here.intake.refused, here.intake.dropped) == (0, 0)
 
 
@@ -30,7 +26,6 @@ def test_only_what_is_to_be_pushed_is_kept_and_sent_and_a_dry_run_prints_it_as_j
     assert done.returncode == 0
     samples = json.loads(done.stdout)
     assert {tuple(sample) for sample in samples} == {("metric", "value", "tags", "kind", "timestamp")}
-    assert all(sample["tags"].keys() >= {"source", "env", "service"} for sample in samples)
     checks = [sample["tags"].keys() for sample in samples if "check" in sample["tags"]]
     assert checks
     assert all(tags >= set(REQUIRED_TAGS) - {"version"} for tags in checks)
@@ -70,14 +65,6 @@ def test_without_a_good_key_nothing_is_lost_and_the_next_pass_delivers_it(here: 
     assert "collector:ci" not in {tag for point in here.intake.points for tag in point.tags}
 
 
-def test_one_collector_that_fails_leaves_the_other_standing(here: Place) -> None:
-    done = here.run("--once", environ={"GITHUB_API_URL": "http://127.0.0.1:9"})
-    assert (done.returncode, "ci: failed" in done.stderr) == (1, True)
-    assert hearts(here) == [0.92]
-    ups = {tag: each.value for each in here.intake.points for tag in each.tags if each.metric.endswith("collector.up")}
-    assert (ups["collector:ci"], ups["collector:training"]) == (0, 1)
-
-
 def test_bad_records_make_a_pass_partial_and_a_bad_file_fails_it(here: Place) -> None:
     here.write_snapshot([SNAPSHOT, SNAPSHOT | {"metric": "sps", "value": "fast"}])
     done = here.run("collect", "training")
@@ -88,17 +75,10 @@ def test_bad_records_make_a_pass_partial_and_a_bad_file_fails_it(here: Place) ->
     assert (done.returncode, "training.json" in done.stderr) == (1, True)
 
 
-def test_a_collector_without_a_source_waits_for_a_push_and_fails_no_pass(here: Place) -> None:
-    del here.config["collectors"]["training"]["source"]
-    here.write_config()
-    for arguments in ("--once", "collect training"):
-        done = here.run(*arguments.split())
-        assert (done.returncode, "training: waiting for a first push" in done.stderr) == (0, True), done.stderr
-
-
 def test_a_wrong_configuration_is_named_with_its_line_and_key(here: Place) -> None:
-    done = here.run("--once", environ={"ALL_PROXY": "ftp://x:1"})
-    assert (done.returncode, "ALL_PROXY" in done.stderr, "Traceback" in done.stderr) == (78, True, False)
+    for name, value in (("ALL_PROXY", "ftp://x:1"), ("INFRA_HEALTH_STORE__URL", "postgresql://test@127.0.0.1:port/x")):
+        done = here.run("--once", environ={name: value})
+        assert (done.returncode, len(done.stderr.splitlines())) == (78, 1), done.stderr
     here.config["http"]["prot"] = 80
     here.write_config()
     line = (here.folder / "config.yaml").read_text().splitlines().index("  prot: 80") + 1

@@ -57,10 +57,3 @@ def test_a_reload_and_a_trigger_while_the_server_is_away_do_not_end_the_daemon(h
             assert daemon.get("/livez")["ok"]
             server.start()
             wait_for(lambda: daemon.http.get("/api/v1/runs").is_success, daemon, 20)
-
-
-def test_a_wrong_address_ends_the_start_with_one_line(here: Place) -> None:
-    done = here.run(environ={"INFRA_HEALTH_STORE__URL": "postgresql://test@127.0.0.1:port/postgres"})
-    assert done.returncode == 78
-    assert "store.url is no address of a PostgreSQL" in done.stderr
-    assert len(done.stderr.splitlines()) == 1

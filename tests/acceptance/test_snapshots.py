@@ -102,6 +102,8 @@ def test_bad_records_are_published_nowhere(here: Place) -> None:
     here.write_snapshot([SNAPSHOT], "good.json")
     assert here.run("publish", "good.json", "--to", "out/").returncode == 78
     assert json.loads(here.run("publish", "--schema").stdout)["$id"] == "urn:infra-health:schema:snapshot:1"
+    once = here.run("--once")
+    assert (once.returncode, "training: waiting for a first push" in once.stderr) == (0, True), "no pass fails of it"
 
 
 def test_what_was_pushed_right_before_a_kill_is_sent_after_the_restart_once(here: Place) -> None:
