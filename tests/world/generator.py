@@ -64,11 +64,10 @@ def generate(
     runs_a_day: float = 300,
     days: float = 33,
     ahead: timedelta = timedelta(0),
-    now: datetime = NOW,
 ) -> World:
     """``ahead``: how long runs go on to begin after ``now``."""
     rng = random.Random(seed)
-    now = now.replace(microsecond=rng.choice([0, 1, 500_000]))
+    now = NOW.replace(microsecond=rng.choice([0, 1, 500_000]))
     whole, span = now.replace(microsecond=0), timedelta(days=days) + ahead
     world = World.empty(name, now=now)
     repository = world.repository

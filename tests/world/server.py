@@ -100,7 +100,8 @@ class FaultyGithub(SimulatedGithub):
         repository = self.repositories.get(found.get("repo", "").lower())
         if repository is None:
             return Reply.refusal(422, "The listed users and repositories cannot be searched")
-        wanted = [set(map(_unquote, _NAME.findall(value))) for key, value in terms if key == "label"]
+        labels = [_NAME.findall(value) for key, value in terms if key == "label"]
+        wanted = [{re.sub(r"\\(.)", r"\1", name.strip('"')) for name in names} for names in labels]
         if ("is", "issue") in terms:
             rows = [each for each in repository.open_issues(at) if all(carries(each, names) for names in wanted)]
         else:
@@ -114,10 +115,6 @@ class FaultyGithub(SimulatedGithub):
         if answer["data"]["repository"] is None:
             return answer
         return {"data": select(document, answer["data"])}
-
-
-def _unquote(name: str) -> str:
-    return re.sub(r"\\(.)", r"\1", name.strip('"'))
 
 
 class Simulated:

@@ -66,10 +66,8 @@ def truth(repository: Repository, now: datetime, asked: GithubCiSettings) -> dic
     ours = [each for each in recent if each.is_ours]
 
     latest = {each.run.workflow_id: each for each in runs if each.is_ours and each.has_verdict}
-    lists = {
-        "tests_blocking_merge": [_id(repository, each) for each in asked.tests_blocking_merge],
-        "benchmarks": [_id(repository, each) for each in asked.benchmarks],
-    }
+    names = ("tests_blocking_merge", "benchmarks")
+    lists = {name: [_id(repository, entry) for entry in getattr(asked, name)] for name in names}
     for name, ids in lists.items():
         if ids and latest.keys() >= set(ids):
             values[f"ci.workflow.{name}"] = float(not any(latest[each].has_failed for each in ids))
@@ -205,7 +203,5 @@ def _minutes(attempt: Attempt) -> float:
 
 def _id(repository: Repository, entry: str) -> int:
     """The workflow that is listed by its id, name, path or file name."""
-    means = (
-        (each.id, (str(each.id), each.name, each.path, each.path.rpartition("/")[2])) for each in repository.workflows
-    )
-    return next(id for id, names in means if entry in names)
+    rows = repository.workflows
+    return next(row.id for row in rows if entry in (str(row.id), row.name, row.path, row.path.rpartition("/")[2]))

@@ -109,7 +109,7 @@ async def test_what_never_ends_is_left_and_no_error_shows_the_token(server: Simu
 
 
 async def test_an_unchanged_answer_costs_nothing_and_usage_is_counted_where_it_arises(
-    server: Simulated, github: Github
+    server: Simulated, http: httpx.AsyncClient, github: Github
 ) -> None:
     with count_usage() as usage:
         for _ in range(2):
@@ -122,6 +122,10 @@ async def test_an_unchanged_answer_costs_nothing_and_usage_is_counted_where_it_a
     assert github.requests == {"200": 3, "304": 1}
     server.world.add_run(1, server.world.now, "success")
     assert (await github.get(RUNS, Total, params={"page": 1}, cached=True)).total_count == 1
+    small = server.client(http, cache_bytes=500)
+    for page in (*range(1, 31), 30, 1):  # what was used longest ago is forgotten
+        await small.get(RUNS, Total, params={"page": page}, cached=True)
+    assert [asked.status for asked in server.app.asked][-2:] == [304, 200]
     assert (usage.requests, usage.points) == (4, {"core": 2, "graphql": 1})
     assert (part.requests, part.points) == (1, {"graphql": 1})
 
@@ -138,13 +142,6 @@ async def test_an_etag_is_shown_to_nobody_but_the_token_it_was_given_to(
     await github.get(RUNS, Total, cached=True)
     assert [asked.token for asked in server.app.asked] == ["ghp_first", "ghp_second"]
     assert all("if-none-match" not in asked.headers for asked in server.app.asked)
-
-
-async def test_the_cache_forgets_what_was_used_longest_ago(server: Simulated, http: httpx.AsyncClient) -> None:
-    github = server.client(http, cache_bytes=500)
-    for page in (*range(1, 31), 30, 1):
-        await github.get(RUNS, Total, params={"page": page}, cached=True)
-    assert [asked.status for asked in server.app.asked][-2:] == [304, 200]
 
 
 # GraphQL
@@ -174,9 +171,8 @@ async def test_graphql_gives_the_data_and_names_what_is_not_there(server: Simula
 # Redirects
 
 
-async def test_a_permanent_redirect_is_remembered_until_it_leads_nowhere(server: Simulated, github: Github) -> None:
+async def test_a_rename_is_followed_and_remembered_until_it_leads_nowhere(server: Simulated, github: Github) -> None:
     def moved(asked: Asked, true: Reply) -> Reply:
-        """A repository that was renamed: its runs have another address, the query stays."""
         return redirect(f"{RUNS}?{asked.target.partition('?')[2]}")(asked, true)
 
     old = "/repos/old/name/actions/runs"
@@ -337,9 +333,6 @@ async def test_what_can_wait_leaves_a_reserve_and_what_others_will_need(server: 
     assert github.spare == 100
     server.world.now += timedelta(minutes=31)
     assert (github.spare, github.shortage) == (900, None)
-
-
-# The demo's GitHub
 
 
 async def test_the_demo_shows_recorded_runs_as_of_now_and_how_earlier_attempts_ended() -> None:

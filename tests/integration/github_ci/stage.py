@@ -90,7 +90,7 @@ class Stage:
     # Between two of these
 
     def deliver(self, run: Run, attempt: Attempt | None = None, repository: Repository | None = None) -> bool:
-        """What GitHub tells when the attempt (the last one) has ended; whether it is of concern."""
+        """Tells that the attempt (the last one) has ended; whether it is of concern."""
         repository, at = repository or self.world.repository, (attempt or run.attempts[-1]).ended or self.world.now
         event = {"action": "completed", "workflow_run": repository.run_json(run, at), "repository": repository.json()}
         told = read_run(json.dumps(event).encode())
@@ -124,8 +124,7 @@ class Stage:
     # What there is to compare
 
     def truth(self, values: dict[str, float] | None = None) -> dict[str, float]:
-        """What must be told; without the jobs and red minutes where ``values`` don't have them: the week may take some
-        cycles, and of runs that nobody watched the attempts' ends are not known. Nor are all runs of old read."""
+        """What must be told; of what may be unknown for some cycles, or unread of old, only what ``values`` have."""
         expected = truth(self.world.repository, self.world.now, self.asked)
         values = expected if values is None else values
         for name, true in list(expected.items()):

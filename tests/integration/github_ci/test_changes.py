@@ -9,7 +9,6 @@ import pytest
 
 from service.demo.github_rows import DELETED, Attempt, Run
 from service.domain.errors import Unavailable
-from service.github.client import NotFound
 from tests.integration.github_ci.stage import JOBS, PULLS, QUEUE, durations_of, small_world, staged, values_of
 from tests.world import DAY, HOUR, MINUTE, NOW, World, faults, generate
 from tests.world.truth import durations
@@ -250,16 +249,6 @@ async def test_a_watched_page_is_free_while_nothing_changes_and_tells_what_ended
                 assert stage.cost[1] <= 4
         await stage.collect_truth()
         assert stage.deliveries.summary().missed == 0
-
-
-async def test_a_repository_that_can_not_be_watched_holds_up_no_other() -> None:
-    world = small_world()
-    async with staged(world, repositories=["a/gone", world.repository.name], watch="20s") as stage:
-        await stage.collect()
-        world.add_run(1, world.now - 5 * MINUTE, "failure")
-        with pytest.raises(NotFound):
-            await stage.collector.look()
-        assert (await stage.changed_values())[SUCCESS] == 0
 
 
 async def test_a_run_that_a_poll_found_deleted_is_counted_by_no_later_run() -> None:

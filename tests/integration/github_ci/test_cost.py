@@ -108,9 +108,8 @@ async def test_a_state_that_can_not_be_decoded_is_a_cold_start() -> None:
 @asynccontextmanager
 async def many(count: int = 8) -> AsyncIterator[Stage]:
     names = NAMES[:count]
-    worlds = [generate(seed, name=name, workflows=4, runs_a_day=3, days=20) for seed, name in enumerate(names)]
-    first = worlds[0]
-    first.now, first.others = NOW, [world.repository for world in worlds[1:]]
+    first, *others = (generate(seed, name=name, workflows=4, runs_a_day=3, days=20) for seed, name in enumerate(names))
+    first.now, first.others = NOW, [world.repository for world in others]
     async with staged(first, repositories=names) as stage:
         yield stage
 

@@ -8,16 +8,7 @@ import pytest
 
 from service.demo.github import Asked
 from service.demo.github_rows import Attempt
-from tests.integration.github_ci.stage import (
-    CYCLE,
-    JOBS,
-    RED_MINUTES,
-    durations_of,
-    parts_of,
-    small_world,
-    staged,
-    values_of,
-)
+from tests.integration.github_ci.stage import JOBS, RED_MINUTES, durations_of, parts_of, small_world, staged, values_of
 from tests.world import DAY, HOUR, MINUTE, NOW, faults, generate
 from tests.world.judge import complaints
 from tests.world.truth import durations, week
@@ -209,7 +200,7 @@ async def test_stuck_runs_are_told_apart_and_never_asked_for() -> None:
         # Deleted, or left out by a list that lags: nothing waits for them.
         world.repository.runs = [run for run in world.repository.runs if run not in runs[:2]]
         for _ in range(3):
-            stage.pass_time(CYCLE)
+            stage.pass_time()
             await stage.collect_truth()
             assert not any(stage.was_asked(f"/runs/{run.id}?") for run in (*runs, rerun))
             assert stage.cost <= before
