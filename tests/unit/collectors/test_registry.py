@@ -28,7 +28,6 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("code", "told"),
     [
         ("raise RuntimeError('no\\nway')", "can't be loaded: RuntimeError: no way"),
-        ("no_such_name", "can't be loaded: NameError: "),
         ("raise SystemExit(3)", "can't be loaded: SystemExit: 3"),
         ("x = 1", "can't be loaded: AttributeError: "),
         ("class Queue:\n    Settings = dict\n", "its Settings are no CollectorSettings"),
