@@ -35,7 +35,6 @@ class Collectors:
         return Snapshot(SnapshotSettings.model_validate(given), context)
 
     async def run(self, collector: Snapshot, now: datetime) -> CollectResult:
-        """A run to its end."""
         return await self.end(await collector.collect(now))
 
     async def end(self, result: CollectResult) -> CollectResult:

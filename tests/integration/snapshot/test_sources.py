@@ -1,9 +1,11 @@
-"""Snapshots from where pipelines put them: files, an HTTP server and S3 (moto's server), each over the real way."""
+"""Snapshots to and from where pipelines put them: files, an HTTP server and S3 (moto's server), over the real way."""
 
 import gzip
+import json
 import os
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +15,32 @@ from structlog.testing import capture_logs
 
 from service.collectors.snapshot import SnapshotSettings
 from service.domain.errors import ConfigError, Rejected, TooLarge, Unauthorized, Unavailable
-from tests.datadog import HANG_UP, Reply, ScriptedDatadog
+from service.publish import Published, join_snapshots, publish
+from tests.datadog import HANG_UP, Reply, ScriptedDatadog, refusal
 from tests.integration.snapshot.conftest import Read
 
 
 @pytest.mark.parametrize(
     "source",
-    [
-        *("ftp://host/a.json", "gs://bucket/key", "file://host/a.json", "s3://bucket", "s3://"),
-        *("s3:/bucket/x", "https:/host/a.json"),
-        *("http://127.0.0.1:99999/a", "http://[::1/a", "http:///a"),
-    ],
+    ["ftp://host/a.json", "file://host/a.json", "s3://bucket", "s3:/bucket/x", "http://127.0.0.1:99999/a", "http:///a"],
 )
 def test_other_forms_are_refused_with_what_is_possible(source: str) -> None:
+    given = {"type": "snapshot", "schedule": "@hourly", "category": "training", "source": source}
     with pytest.raises(ValueError, match="it may be a path"):
-        SnapshotSettings.model_validate(
-            {"type": "snapshot", "schedule": "@hourly", "category": "training", "source": source}
-        )
+        SnapshotSettings.model_validate(given)
 
 
 # The newest, by one rule for directories and prefixes
 
 _OTHER = "not .json, .jsonl, .ndjson or .txt"
 BESIDE = {
-    "_SUCCESS": (b"", "a marker"),
-    "_committed_17": (b"[]", "a marker"),
-    "run1_$folder$": (b"x", "a marker"),
+    **dict.fromkeys(("_SUCCESS", "_committed_17", "run1_$folder$"), (b"x", "a marker")),
     **dict.fromkeys((f"results.json{end}" for end in (".tmp", "~", ".inprogress", ".whatever")), (b"[", _OTHER)),
     **dict.fromkeys(("x.JSON.partial", "x.lock", "x.json.sha256", "x.json.gz.asc", "x.md5"), (b"abc", _OTHER)),
     **dict.fromkeys(("train.log", "junit.xml", "history.csv.gz", "model.pt", "x.tar.gz"), (b"x", _OTHER)),
-    "~$results.json": (b"xx", "hidden"),
-    ".results.json": (b"[]", "hidden"),
+    **dict.fromkeys(("~$results.json", ".results.json"), (b"[]", "hidden")),
     "empty.json": (b"", "empty"),
-    "_temporary/0/part-0": (b"[", "of a deeper level"),
-    "archive/2026-01-01.json": (b"[]", "of a deeper level"),
+    **dict.fromkeys(("_temporary/0/part-0", "archive/2026-01-01.json"), (b"[]", "of a deeper level")),
 }
 
 
@@ -128,18 +122,14 @@ async def test_files_that_can_not_be_read_say_why(read: Read, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "headers",
-    [
-        {"Last-Modified": "Tue, 14 Jan 2025 15:00:00 GMT", "Date": "Tue, 14 Jan 2025 15:00:00 GMT"},
-        {"Last-Modified": "Fri, 31 Dec 9999 23:59:59 -2300", "Date": "Fri, 31 Dec 9999 23:59:59 -2300"},
-        {"Last-Modified": "Mon, 01 Jan 99999999999 00:00:00 GMT"},
-    ],
+    "date",
+    ["Tue, 14 Jan 2025 15:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 -2300", "Mon, 01 Jan 99999999999 00:00:00 GMT"],
     ids=["as it was answered", "beyond the calendar", "no date"],
 )
 async def test_a_date_that_proves_nothing_is_none_and_a_query_is_never_shown(
-    headers: dict[str, str], read: Read, server: ScriptedDatadog
+    date: str, read: Read, server: ScriptedDatadog
 ) -> None:
-    server.script.append(Reply(200, b"[1]", headers))
+    server.script.append(Reply(200, b"[1]", {"Last-Modified": date, "Date": date}))
     content = await read(f"{server.url}/health.json?sig=secret")
     assert (content.body, content.published) == (b"[1]", None)
     assert "secret" not in content.name
@@ -150,10 +140,8 @@ async def test_a_date_that_proves_nothing_is_none_and_a_query_is_never_shown(
     [
         (404, Rejected, "nothing is there"),
         (401, Unauthorized, "answered 401; does it need a token_env"),
-        (403, Unauthorized, "answered 403"),
         (204, Rejected, "answered 204"),
         (302, Rejected, r"redirects to http://169.254.169.254/latest\?\*+; set the source to where it leads"),
-        (500, Unavailable, "answered 500"),
         (429, Unavailable, "answered 429"),
     ],
 )
@@ -169,16 +157,13 @@ async def test_http_answers_are_told_apart_by_who_can_mend_them(
         assert raised.value.retry_after == 7
 
 
-async def test_a_server_that_hangs_up_breaks_off_or_is_not_there_is_unavailable(
+async def test_a_server_that_hangs_up_or_breaks_off_is_unavailable_and_one_that_floods_is_read_to_the_bound(
     read: Read, server: ScriptedDatadog
 ) -> None:
     server.script.extend((HANG_UP, Reply(200, b"[2, 2", {"Content-Length": "99"})))
     for url in (server.url, server.url, "http://127.0.0.1:9"):
         with pytest.raises(Unavailable, match="no answer"):
             await read(url)
-
-
-async def test_what_is_too_large_is_refused_before_it_is_read_whole(read: Read, server: ScriptedDatadog) -> None:
     packed = gzip.compress(b" " * 1_000_000)
     server.script.extend((Reply(200, b" " * 100_000), Reply(200, packed, {"Content-Encoding": "gzip"})))
     with pytest.raises(TooLarge, match="more than 2,000 bytes"):
@@ -200,8 +185,123 @@ async def test_s3_errors_are_told_apart_by_who_can_mend_them(
         await read("s3://no-such-bucket/none.json")
     with pytest.raises(TooLarge):
         await read("s3://health/b 1?.json", 2)
-    with pytest.raises(ConfigError):
-        await read("s3://B A D/key")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(Unavailable, match="no answer"):
         await read("s3://health/t.json")
+
+
+# What publish() writes
+
+RECORD = {"metric": "hearts", "workflow_name": "a", "task": "t", "check": "c", "condition": "> 0.5", "value": 0.9}
+
+
+async def sent(to: str, token_env: str | None = None) -> Published:
+    return await anyio.to_thread.run_sync(partial(publish, [RECORD], to, token_env=token_env))
+
+
+def test_a_file_is_replaced_whole_and_a_link_to_it_stays(tmp_path: Path) -> None:
+    path = tmp_path / "health.json"
+    path.write_text("before")
+    (tmp_path / "link.json").symlink_to(path)
+    with path.open() as reading:
+        done = publish([RECORD], tmp_path / "link.json")
+        assert reading.read() == "before"
+    assert (done.records, done.size) == (1, path.stat().st_size)
+    assert json.loads(path.read_text()) == [RECORD]
+    assert (tmp_path / "link.json").is_symlink()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["health.json", "link.json"]
+
+
+def test_in_a_directory_each_snapshot_is_a_file_of_its_own_and_one_may_have_several_sources(tmp_path: Path) -> None:
+    lines = json.dumps(RECORD | {"check": "b"}).encode()
+    joined = join_snapshots({"a": json.dumps([RECORD]).encode(), "b": lines})
+    names = [publish(records, tmp_path).to for records in ([RECORD], joined)]
+    assert sorted(str(each) for each in tmp_path.iterdir()) == sorted(names) == names
+    assert [record["check"] for record in json.loads(Path(names[1]).read_text())] == ["c", "b"]
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([RECORD, RECORD | {"value": float("nan")}], "1 of 2 records are bad:\n  record 2: value is not a finite"),
+        ([RECORD | {"value": object()}], "not JSON serializable"),
+        (b'[{"metric"', "half-written"),
+    ],
+)
+def test_what_the_collector_would_refuse_is_not_published(records: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(Rejected, match=message):
+        publish(records, tmp_path / "health.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("to", "message"),
+    [
+        ("none/health.json", r"none/health\.json can't be written: No such file or directory"),
+        ("ftp://host/health.json", "is no valid address"),
+    ],
+)
+def test_a_place_that_can_not_be_written_is_named(to: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        publish([RECORD], to)
+
+
+async def test_an_address_gets_the_snapshot_with_the_token_that_was_named_for_it(
+    server: ScriptedDatadog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INFRA_HEALTH_TOKEN", "of-the-daemon")
+    monkeypatch.setenv("PLACE_TOKEN", "of-the-place")
+    server.intercept = lambda received: Reply(201)
+    await sent(f"{server.url}/health.json")
+    await sent(f"{server.url}/health.json.gz", "PLACE_TOKEN")
+    await sent(f"{server.url}/api/v1/collectors/eval/snapshots")
+    with pytest.raises(Unauthorized, match="no bearer token NOT_SET: set NOT_SET"):
+        await sent(server.url, "NOT_SET")
+    plain, packed, of_daemon = server.received
+    assert [(each.method, each.headers.get("authorization")) for each in server.received] == [
+        ("PUT", None),
+        ("PUT", "Bearer of-the-place"),
+        ("POST", "Bearer of-the-daemon"),
+    ]
+    assert json.loads(plain.body) == json.loads(gzip.decompress(packed.body)) == json.loads(of_daemon.body) == [RECORD]
+
+
+async def test_what_may_pass_is_tried_again_with_the_same_key(
+    server: ScriptedDatadog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.publish._between", lambda low, high: low)
+    server.script.extend((refusal(503, Retry_After="0"), HANG_UP, Reply(202, b"", {"Location": "/r/1"})))
+    assert (await sent(f"{server.url}/api/v1/collectors/eval/snapshots")).run == f"{server.url}/r/1"
+    assert len(server.received) == 3
+    assert len({each.headers["idempotency-key"] for each in server.received}) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "message"),
+    [
+        (Reply(401), Unauthorized, r"answered 401; does it need another token \(--token-env\)"),
+        (Reply(413), TooLarge, "answered 413"),
+        (Reply(422, {"detail": "bad", "errors": [{"where": "a", "what": "odd"}]}), Rejected, "422: bad\n  a: odd"),
+        (Reply(409, {"detail": "no \033[31mway"}), Rejected, r"answered 409: no \\x1b\[31mway$"),
+        (
+            Reply(302, b"", {"Location": "http://other.example/?sig=1"}),
+            Rejected,
+            r"redirects to http://other\.ex.*\?\*",
+        ),
+    ],
+)
+async def test_refusals_are_told_and_not_tried_again(
+    answer: Reply, error: type[Exception], message: str, server: ScriptedDatadog
+) -> None:
+    server.script.append(answer)
+    with pytest.raises(error, match=message):
+        await sent(f"{server.url}/health.json")
+    assert len(server.received) == 1
+
+
+async def test_an_object_is_put_under_a_name_that_a_collector_reads(s3: Any, read: Read) -> None:
+    await sent("s3://health/runs/")
+    await sent("s3://health/t.json.gz")
+    assert json.loads((await read("s3://health/runs/")).body) == [RECORD]
+    assert json.loads(gzip.decompress((await read("s3://health/t.json.gz")).body)) == [RECORD]
+    assert (await s3.head_object(Bucket="health", Key="t.json.gz"))["ContentType"] == "application/gzip"
