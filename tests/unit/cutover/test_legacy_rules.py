@@ -32,10 +32,7 @@ def facts(*runs: Run, **more: Any) -> Facts:
 
 
 MANY = [run(number, 1 + number / 10, "failure" if number == 120 else "success") for number in range(1, 151)]
-CANCELLED = [msgspec.structs.replace(each, conclusion="cancelled") for each in MANY]
-PULL_RUNS = [run(number, number, event="pull_request", on_branch=False) for number in range(1, 11)]
 SLOW = [run(20 + number, number, updated=NOW - (number - 0.5) * HOUR) for number in range(1, 11)]
-RERUN = run(1, 30, event="pull_request", started=NOW - HOUR, updated=NOW - HOUR / 3)
 FLAKY = run(3, 1, attempt=2, earlier={1: Attempt("cancelled", NOW)})
 FORTY = [run(number, 2, "failure" if number > 25 else "success", workflow_id=number) for number in range(1, 41)]
 LISTED = [Workflow(number, "active", f"w{number}") for number in range(1, 41)]
@@ -48,12 +45,9 @@ LATER = facts(run(1, 5, "cancelled"), run(2, -0.1, "cancelled"), baseline_at=NOW
     ("metric", "baseline", "known", "causes"),
     [
         ("success", 0, facts(run(1, 1), run(2, 2, "cancelled")), [Cause.CANCELLED]),
-        ("tests_blocking_merge", 0, facts(run(1, 2), run(2, 1, "cancelled")), [Cause.CANCELLED]),
         ("success", 0, facts(run(1, 1), run(2, 2, None)), [Cause.UNFINISHED]),
         ("success", 1, facts(*MANY), [Cause.CUT]),
-        ("cancelled", 100, facts(*CANCELLED), [Cause.CUT]),
-        ("duration.p90", 30, facts(*PULL_RUNS, *SLOW), [Cause.ALL_RUNS]),
-        ("duration.p90", 10, facts(RERUN, run(2, 3, event="pull_request")), [Cause.CREATION]),
+        ("duration.p90", 30, facts(run(1, 1, event="pull_request", on_branch=False), *SLOW), [Cause.ALL_RUNS]),
         ("success", 1, facts(run(1, 30, "failure", started=NOW - HOUR), run(2, 2)), [Cause.CREATION]),
         ("success", 0.5, facts(run(1, 1), run(2, 2, "failure")), [Cause.SHARE]),
         ("flaky_tests", 1, facts(FLAKY), [Cause.RERUNS]),
@@ -62,13 +56,11 @@ LATER = facts(run(1, 5, "cancelled"), run(2, -0.1, "cancelled"), baseline_at=NOW
         ("other_failing", 5, facts(*FORTY, workflows=LISTED), [Cause.FIRST_PAGE]),
         ("other_failing", 5, facts(*FORTY), []),  # GitHub was not asked again
         ("hotfix.count", 6, PULLS, [Cause.WHOLE_DAYS]),
-        ("hotfix.count", 7, PULLS, []),
         ("hotfix.count", 4, PULLS, []),  # our own rules give it: then ours was wrong
         ("hotfix.count", 4, replace(PULLS, baseline_at=NOW + HOUR / 15), [Cause.MOMENT]),
         ("cancelled", 1, EARLIER, [Cause.MOMENT]),
         ("cancelled", 2, LATER, [Cause.MOMENT]),
         ("cancelled", 2, replace(LATER, baseline_at=None), []),  # a later run of ours knew it
-        ("cancelled", 1, LATER, []),  # our own rules give it: then ours was wrong
         # Of a moment whose runs are not kept any more nothing can be said, least of all that there were none.
         ("cancelled", 0, replace(EARLIER, baseline_at=NOW - timedelta(days=9)), []),
     ],
@@ -93,6 +85,6 @@ def test_a_file_of_the_replaced_tool() -> None:
     assert {value.at for value in values} == {NOW}
     unexplained = Difference(values[0], msgspec.structs.replace(values[0], value=2), hint="measured 20 min apart")
     assert unexplained.as_row() == ("m", "a / b / c", "1", "2", "UNEXPLAINED (measured 20 min apart)")
-    for wrong, reason in [("[", "truncated"), ("{}", "array"), ('[{"metric": "m", "value": "1"}]', r"\$\[0\].value")]:
+    for wrong, reason in [("[", "truncated"), ('[{"metric": "m", "value": "1"}]', r"\$\[0\].value")]:
         with pytest.raises(ConfigError, match=f"ci.json: is no list of samples.*{reason}"):
             read_baseline(wrong.encode(), "ci.json")
