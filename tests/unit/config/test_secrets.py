@@ -130,11 +130,12 @@ async def test_a_mounted_file_that_is_replaced_is_taken_over(tmp_path: Path) -> 
     path.write_text("second-secret\n")
     assert await secret.ask_again()
     for text, value, trouble in (
-        ("third\n", "third", None),
+        ("third\n", "third", ""),
         ('"fourth"', "third", "stands in quotes that are a part of the value: leave them out"),
-        ("fifth", "fifth", None),
+        ("fifth", "fifth", ""),
         ("", "fifth", "is empty"),
     ):
         path.write_text(text)
         clock[0] += 60
-        assert (await secret.get(), secret.trouble and secret.trouble.endswith(trouble)) == (value, trouble and True)
+        assert (await secret.get(), bool(secret.trouble)) == (value, bool(trouble))
+        assert (secret.trouble or "").endswith(trouble)

@@ -117,7 +117,7 @@ def test_a_change_waits_until_its_state_has_held_for_so_many_runs_and_one_that_f
         found += [(hours, change.before.value, change.check.since - NOW, change.lasted) for change in changes]
     assert found == [(7, "pass", 4 * HOUR, 4 * HOUR)], "since it began, and no run by webhook is a cycle"
     for age, is_told in ((1.99, False), (2, True)):
-        at = known.measured_at + DAY + age * HOUR
+        at = now + DAY + age * HOUR
         changes, _ = find_changes("ci", "production", [known], notified, at, DAY, notify_after=3, interval=HOUR)
         assert bool(changes) is is_told
 
