@@ -1,6 +1,6 @@
 """From the CronJobs to the daemon and back: ``compare``, k8s/cutover.sh against a stand-in for kubectl, the takeover.
 
-That no slot is missed or run twice is rehearsed in tests/unit/pipeline/test_takeover.py, on a simulated clock; that
+That no slot is missed or run twice is rehearsed in tests/unit/pipeline/test_scheduler.py, on a simulated clock; that
 each rule of the replaced tool is found as a cause, in tests/unit/cutover/test_legacy_rules.py.
 """
 
