@@ -13,7 +13,7 @@ import pytest
 from service.collectors.registry import CollectorState
 from service.config.masking import mask
 from service.domain.checks import CHECK_AGE, CHECK_STATE, CHECK_THRESHOLD, CHECK_VALUE, Check
-from service.domain.errors import ConfigError, Rejected, Unauthorized, Unavailable
+from service.domain.errors import ConfigError, Rejected, Unavailable
 from service.domain.runs import Cause, CollectResult, ConcurrencyPolicy, NoData, Outcome, PartialFailure
 from service.domain.samples import Kind, Metric, Sample, Status
 from service.pipeline.enrich import MANY_CHECKS, enrich, own_samples, prepare_samples
@@ -22,36 +22,27 @@ from service.pipeline.job import DURATION, POINTS_LOST, SAMPLES, SUCCESS_AGE, UP
 from service.store import Store
 from tests.unit.pipeline.stage import CHECK, HERE, METRIC, START, Gate, Scripted, make_job, settle, staged
 
+FAILED, LIMIT, DEADLINE = Outcome.FAILED, Outcome.BACKOFF_LIMIT_EXCEEDED, Outcome.DEADLINE_EXCEEDED
+
 
 async def test_a_fault_that_time_may_mend_is_tried_again_after_10_20_and_40_seconds_but_not_by_once() -> None:
     faults = Unavailable("away"), RuntimeError("odd"), Unavailable("away"), Unavailable("away")
-    collector = Scripted(*faults)
-    async with staged(make_job(collector)) as it:
-        calls = []
-        for seconds in (9, 1, 19, 1, 39, 1):
-            await it.clock.advance(seconds)
-            await it.clock.advance(0)
-            calls.append(collector.calls)
-        assert calls == [1, 2, 2, 3, 3, 4]
-        (run,) = await it.runs()
-        assert (run.outcome, run.attempts, run.error) == (Outcome.BACKOFF_LIMIT_EXCEEDED, 4, "away")
-    async with staged(make_job(Scripted(*faults)), retry=False) as once:
-        (run,) = await once.runs()
-        assert (run.outcome, run.attempts, run.error) == (Outcome.FAILED, 1, "away")
-
-
-FAILED, LIMIT, DEADLINE = Outcome.FAILED, Outcome.BACKOFF_LIMIT_EXCEEDED, Outcome.DEADLINE_EXCEEDED
+    for retry, outcome, attempts, pauses in ((True, LIMIT, 4, [10, 20, 40]), (False, FAILED, 1, [])):
+        async with staged(make_job(Scripted(*faults)), retry=retry) as it:
+            await it.clock.advance(2 * 60)
+            (run,) = await it.runs()
+            assert (run.outcome, run.attempts, run.error) == (outcome, attempts, "away")
+            assert [line["next_in_seconds"] for line in it.logs if line["event"] == "attempt failed"] == pauses
+            assert run.seconds == sum(pauses)
 
 
 @pytest.mark.parametrize(
     ("step", "outcome", "error", "seconds"),
     [
         (Rejected("no"), FAILED, "no", 0),  # time can't mend it
-        (Unauthorized("no"), FAILED, "no", 0),
         (ConfigError("no"), FAILED, "no", 0),
         (ExceptionGroup("a", [OSError(), ExceptionGroup("b", [Rejected("gone")])]), FAILED, "gone", 0),
         (KeyError("run"), LIMIT, "unexpected KeyError: 'run'", 10),
-        (ExceptionGroup("a", [ValueError("x")]), LIMIT, "unexpected ValueError: x", 10),
         (asyncio.CancelledError(), LIMIT, "the collector was cancelled by something of its own", 10),
         (10_000.0, DEADLINE, "not done within 90 s", 90),
         (Unavailable("off", retry_after=99), DEADLINE, "off (the next attempt would come after the deadline)", 0),
@@ -112,13 +103,11 @@ async def test_of_two_runs_that_end_together_each_keeps_what_it_measured() -> No
 
 
 async def test_a_run_that_another_replica_ended_meanwhile_is_told_as_interrupted() -> None:
-    gate = Gate()
-    async with staged(make_job(gate)) as it:
+    async with staged(make_job(gate := Gate())) as it:
         (run,) = it.scheduler.active.runs()
         await it.store.runs.end(replace(run, outcome=Outcome.INTERRUPTED, ended=START))  # as its inheritor does
         await gate.open()
         assert [each.outcome for each in it.ended] == [Outcome.INTERRUPTED]
-        assert any("taken for dead" in str(line.get("reason")) for line in it.logs)
 
 
 async def test_a_collector_that_ignores_its_cancellation_does_not_hold_up_its_schedule() -> None:
@@ -136,17 +125,15 @@ async def test_a_collector_that_ignores_its_cancellation_does_not_hold_up_its_sc
 
 
 async def test_parts_that_failed_make_a_run_partial_and_leave_the_others_samples() -> None:
-    secret = "ghp_very_secret"
-    mask([secret])
-    long = PartialFailure(f"{secret} \ud800 " + "z" * 20_000, "half \udfff")
+    mask(["ghp_very_secret"])
+    long = PartialFailure("ghp_very_secret \ud800 " + "z" * 20_000)
     result = CollectResult((Sample(METRIC, 3, START),), (PartialFailure("403", part="pull requests"), long), skipped=4)
     async with staged(make_job(Scripted(result))) as it:
         (run,) = await it.runs()
         assert run.outcome is Outcome.PARTIAL
-        first, second, last = run.errors
-        assert (str(first), second.part, str(last)) == ("pull requests: 403", "half ?", "and 2 more left out")
-        assert second.reason.startswith("******** ? z")
-        assert len(second.reason) == 1000
+        first, second, last = map(str, run.errors)
+        assert (first, last) == ("pull requests: 403", "and 2 more left out")
+        assert (second[:12], len(second)) == ("******** ? z", 1000)
         assert (await it.values())[METRIC.name] == 3
 
 
@@ -169,19 +156,17 @@ async def test_a_run_stores_its_samples_its_checks_series_and_its_collectors_hea
 async def test_state_is_stored_with_the_samples_unless_another_run_has_changed_it_meanwhile() -> None:
     class Counting(Scripted):
         async def collect(self, now: datetime) -> CollectResult:
-            known = await job.state.read("count") or b"0"
-            if known == b"1":
+            known = int(await job.state.read("count") or 0)
+            if known == 1:
                 await it.store.states.write("ci", {"count": b"50"})
-            return CollectResult(state={"count": b"%d" % (int(known) + 1)})
+            return CollectResult(state={"count": b"%d" % (known + 1)})
 
     async with staged() as it:
         job: Any = make_job(Counting(), state=CollectorState(it.store.states, "ci"))
         await it.scheduler.set_jobs([job])
-        seen = []
-        for _ in range(3):
+        for count in (b"50", b"51", b"52"):
             await it.clock.advance(10 * 60)
-            seen.append((await it.store.states.read("ci", "count"))[0])
-    assert seen == [b"50", b"51", b"52"]
+            assert (await it.store.states.read("ci", "count"))[0] == count
 
 
 async def test_a_lasting_fault_is_news_once_and_its_end_too() -> None:
@@ -253,26 +238,22 @@ def test_a_check_is_sent_with_the_required_tags_then_the_configured_then_its_own
     assert list(tags.items()) == list(expected.items())
 
 
-@pytest.mark.parametrize("missing", ["workflow_name", "task", "check"])
-def test_a_sample_that_lacks_a_tag_of_checks_is_a_plain_metric(missing: str) -> None:
-    own = {name: value for name, value in CHECK.items() if name != missing} | {"service": "mine", "team": "own"}
-    tags = prepare(own, tags={"team": "infra", "zone": "a"})
-    assert tags == {**own, **OURS, "version": "1.2.3", "zone": "a"}
+def test_a_sample_that_lacks_a_tag_of_checks_is_a_plain_metric() -> None:
+    own = {name: value for name, value in CHECK.items() if name != "task"} | {"service": "mine", "team": "own"}
+    assert prepare(own, tags={"team": "infra", "zone": "a"}) == {**own, **OURS, "version": "1.2.3", "zone": "a"}
     assert enrich(make_job(), CollectResult((Sample(METRIC, 1, START, own),)), [], START).checks == []
 
 
 @pytest.mark.parametrize(
-    ("own", "value", "status"),
+    ("own", "status"),
     [
-        ({"condition": "< 5", "status": "degraded"}, 6, "fail"),
-        ({"condition": "< 5", "status": "fail"}, 4, "fail"),
-        ({}, 1, "unknown"),
+        ({"condition": "< 5", "status": "degraded"}, "fail"),
+        ({"condition": "< 9", "status": "fail"}, "fail"),
+        ({}, "unknown"),
     ],
 )
-def test_a_check_without_a_status_gets_the_verdict_of_its_condition_and_says_none_for_other_tags(
-    own: dict[str, str], value: float, status: str
-) -> None:
-    tags = prepare({"workflow_name": "w", "task": "t", "check": "c", **own}, value)
+def test_a_check_without_a_status_gets_the_verdict_of_its_condition(own: dict[str, str], status: str) -> None:
+    tags = prepare({"workflow_name": "w", "task": "t", "check": "c", **own}, 6)
     assert (tags["status"], tags["condition"]) == (status, own.get("condition", "none"))
     assert (tags["source"], tags["workflow_category"]) == ("none", "none")
 
@@ -290,10 +271,8 @@ def test_a_count_gets_the_schedules_interval() -> None:
         ("1st näme", {}, "the metric's name does not begin with a letter"),
         ("test.other", {"value": math.nan}, "the value is no finite number"),
         ("test.other", {"value": 10**400}, "the value is no finite number"),
-        ("test.other", {"value": None}, "the value is no finite number"),
         ("test.other", {"at": START + timedelta(seconds=601)}, "the time is more than 10 minutes in the future"),
         ("test.other", {"at": datetime.min.replace(tzinfo=timezone(timedelta(hours=9)))}, "the time is before 1970"),
-        ("test.other", {"measured_at": datetime(1969, 1, 1, tzinfo=START.tzinfo)}, "the time is before 1970"),
         ("test.other", {"interval": 10**30}, "an interval of 1e+30 seconds"),
     ],
 )
