@@ -208,6 +208,7 @@ async def test_requests_and_connections_beyond_their_bounds_give_way_so_that_pro
         pass
     for path in ("/livez", "/readyz"):
         assert (await stage.client.get(path)).status_code == 200
+    monkeypatch.setattr(server, "REQUEST_TIME", 600)  # it would end them as well
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 20)
     assert await received(slow[0]) == b""
     assert (await stage.client.get("/version")).status_code == 200
