@@ -261,13 +261,15 @@ class Forwarder:
         except Unavailable as error:
             self._strikes = self._strikes + 1 if error.answered else 0
             is_suspect = self._strikes and not self._strikes % _PATIENCE
+            pause = self._back_off(error)
             if error.ambiguous:
                 await self._end_unanswered(sent, str(error))
             elif is_suspect and count_points(sent) > 1:
                 await self._record(self._outbox.refuse, sent)
             else:
-                await self._record(self._outbox.release, sent, self._clock.now() + _ASIDE if is_suspect else None)
-            return self._back_off(error)
+                later = self._clock.now() + timedelta(seconds=pause) + _ASIDE  # the others are tried first
+                await self._record(self._outbox.release, sent, later if is_suspect else None)
+            return pause
         self.count(DeliveryStatus.DELIVERED, count_points(sent))
         self.state.last_accepted_at = self._clock.now()
         self._end_outage("delivery works again")

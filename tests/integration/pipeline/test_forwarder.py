@@ -303,7 +303,7 @@ async def test_a_store_that_goes_away_is_told_of_an_answer_later(
 
 async def test_a_point_that_is_answered_with_5xx_each_time_holds_up_no_other(it: Here) -> None:
     """Alone it goes on, seldom, and expires; its neighbours and what comes later arrive."""
-    it.forwarder._jitter = lambda low, high: high / 2
+    it.forwarder._jitter = lambda low, high: high
     await it.add(*samples(60))
     it.answer(lambda metrics: DOWN if "metta.gauge42" in metrics else None)
     assert not await it.forwarder.flush(20 * 60)

@@ -6,6 +6,7 @@ test_scheduler_model.py.
 
 from dataclasses import replace
 from datetime import timedelta
+from unittest.mock import patch
 
 import anyio
 import pytest
@@ -259,6 +260,10 @@ async def test_the_timer_starts_a_slot_when_it_comes_and_beats() -> None:
             tasks.start_soon(scheduler.run)
             await ended.wait()
         assert scheduler.beat > beat
+        await scheduler.set_jobs([make_job(enabled=False)])
+        with patch.object(scheduler, "start_due", wraps=scheduler.start_due) as looks:
+            await anyio.sleep(0.3)
+        assert looks.call_count < 5, "with nothing to start the timer waits"
         assert (await store.runs.list())[0].cause is Cause.SCHEDULE
         tasks.cancel_scope.cancel()
 
