@@ -179,19 +179,30 @@ async def test_a_program_that_fails_says_how_and_its_stderr_is_in_the_log(tmp_pa
         await Stage(Exec, {"command": [str(odd)]}).run()
 
 
+# A child that holds stdout open and takes no SIGTERM; the program itself ends after so many seconds.
 LEAVES_A_CHILD = """
-import subprocess, sys
+import subprocess, sys, time
 stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(99)"
-print('[{"metric": "pid", "value": %d}]' % subprocess.Popen([sys.executable, "-c", stubborn]).pid)
+print(subprocess.Popen([sys.executable, "-c", stubborn]).pid, file=open({!r}, "w"), flush=True)
+print('[{{"metric": "a", "value": 1}}]', flush=True)
+time.sleep({})
 """
 
 
-async def test_nothing_of_a_program_is_left_when_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor does a child that holds stdout open keep the run waiting. Of one that is told to end: test_exec.py."""
+@pytest.mark.parametrize("seconds", [0, 99])
+async def test_nothing_of_a_program_is_left_when_it_ends_or_is_told_to(
+    seconds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(program, "_PIPE_SECONDS", 0.2)
-    pid = int(values(await stage(LEAVES_A_CHILD).run())["pid"])
+    file = tmp_path / "pid"
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(stage(LEAVES_A_CHILD.format(str(file), seconds)).run)
+        while not (file.exists() and file.read_text()):  # noqa: ASYNC110 - another process writes it
+            await anyio.sleep(0.02)
+        if seconds:
+            tasks.cancel_scope.cancel()
     # A process that was killed needs a moment; it may stay as a zombie where nobody takes it in.
-    stat, deadline = anyio.Path(f"/proc/{pid}/stat"), time.monotonic() + 60
+    stat, deadline = anyio.Path(f"/proc/{file.read_text().strip()}/stat"), time.monotonic() + 60
     with suppress(OSError):
         while (await stat.read_text()).rsplit(")", 1)[1].split()[0] != "Z":
             assert time.monotonic() < deadline
