@@ -111,10 +111,14 @@ def _encode(records: Iterable[Mapping[str, Any]]) -> bytes:
 
 
 def _write(path: Path, body: bytes) -> None:
-    """Writes ``path`` whole or not at all: a temporary file beside it takes its place once it is on the disk."""
+    """Writes ``path`` whole or not at all: a temporary file beside it takes its place once it is on the disk. What is
+    no file (/dev/null, a pipe) is written to."""
     target = path.resolve()  # where a link leads: the link itself stays
     draft = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
     try:
+        if target.exists() and not target.is_file():
+            target.write_bytes(body)
+            return
         with draft.open("xb") as file:
             file.write(body)
             file.flush()

@@ -71,7 +71,7 @@ def migrate(options: Options, sources: tuple[str, ...], output: Path | None) -> 
 def _write(path: Path, text: str) -> None:
     """A file that is there already is kept as FILE.bak, and an older one of these as well."""
     try:
-        if path.exists() and path.read_bytes() != text.encode():
+        if path.is_file() and path.read_bytes() != text.encode():
             names = (f"{path.name}.bak{number or ''}" for number in itertools.count())
             kept = next(each for name in names if not (each := path.with_name(name)).exists())
             path.replace(kept)

@@ -152,8 +152,8 @@ def back_up(directory: Path, target: Path) -> None:
     path = directory / DATABASE
     if not path.exists():
         raise ConfigError(f"there is no store in {directory}: nothing to back up")
-    if target.exists() and target.samefile(path):
-        raise ConfigError(f"{target} is the store itself: name another file")
+    if target.exists() and (target.samefile(path) or not target.is_file()):
+        raise ConfigError(f"{target} is the store itself, or no file: name another one")
     open_reading(path).close()
     part = target.with_name(f"{target.name}.part")
     try:

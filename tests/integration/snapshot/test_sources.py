@@ -210,6 +210,11 @@ def test_a_file_is_replaced_whole_and_a_link_to_it_stays(tmp_path: Path) -> None
     assert json.loads(path.read_text()) == [RECORD]
     assert (tmp_path / "link.json").is_symlink()
     assert sorted(each.name for each in tmp_path.iterdir()) == ["health.json", "link.json"]
+    os.mkfifo(pipe := tmp_path / "pipe")  # as /dev/null, which is to stay a device
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    publish([RECORD], pipe)
+    assert (pipe.is_fifo(), os.read(reader, 9999)[:1]) == (True, b"[")
+    os.close(reader)
 
 
 def test_in_a_directory_each_snapshot_is_a_file_of_its_own_and_one_may_have_several_sources(tmp_path: Path) -> None:
