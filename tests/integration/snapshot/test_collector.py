@@ -84,32 +84,11 @@ async def test_a_count_is_sent_once_even_while_the_store_is_lost(
 # What is expected
 
 
-async def test_a_check_that_a_snapshot_lost_is_missing_at_once_even_after_a_restart(
-    collectors: Collectors, tmp_path: Path
-) -> None:
-    path, names, now = tmp_path / "eval.json", "{workflow_name}/{task}".format(**RECORD), datetime.now(UTC)
-    old = {"check": "old", "timestamp": (now - timedelta(days=2)).isoformat()}
-
-    async def run(*changes: dict[str, Any]) -> list[str]:
-        """The checks without data."""
-        path.write_bytes(snapshot_of(*changes))
-        collector = collectors.make(path, expect=[f"{names}/speed", f"{names}/old"])
-        no_data = (await collectors.run(collector, now)).no_data
-        return [f"{each.tags.get('repo')} {each.tags['check']}: {each.summary}" for each in no_data]
-
-    too_old = "None old: its value is older than 24 h"  # it is there and says so itself
-    assert await run({}, old, {"check": "speed", "tags": {"repo": "a/b"}}) == [too_old]
-    with pytest.raises(Rejected):  # and nothing is said of what was expected
-        await run({"value": "x"})
-    # It is the check that was there, with its tags.
-    assert await run({}, old) == [too_old, "a/b speed: the last snapshot has no check of this name"]
-
-
 async def test_a_push_of_one_pipeline_leaves_the_others_as_they_are(collectors: Collectors) -> None:
     arena, nightly = ({"workflow_name": name, "task": "t", "check": "c"} for name in ("arena", "nightly"))
-    snapshot, now = collectors.make(expect=["arena/t/c", "nightly/t/c"]), datetime.now(UTC)
-    missing: list[list[str]] = []
+    now, missing = datetime.now(UTC), list[list[str]]()
     for number, body in enumerate((snapshot_of(arena), snapshot_of(nightly), snapshot_of(arena))):
+        snapshot = collectors.make(expect=["arena/t/c", "nightly/t/c"])
         await snapshot.accept(body, str(number), now)
         missing.append([each.tags["workflow_name"] for each in (await collectors.run(snapshot, now)).no_data])
     assert missing == [["nightly"], [], []]

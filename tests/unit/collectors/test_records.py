@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from service.collectors.expectation import Seen
 from service.collectors.records import BadRecord, Item, Origin, read_records
 from service.collectors.selection import Publication, Selection
-from service.collectors.snapshot.schema import InvalidSnapshot, check_snapshot, snapshot_schema
+from service.collectors.snapshot.schema import check_snapshot, snapshot_schema
 from service.collectors.thresholds import Threshold, Thresholds
 from service.domain.errors import HealthError, Rejected, TooLarge, Unfinished
 from service.domain.samples import Evidence, Kind, Rule
@@ -152,14 +152,6 @@ def test_gzip_is_told_by_its_content_and_half_written_where_it_breaks_off() -> N
 
 
 # Publishing, and its schema
-
-
-def test_a_publisher_is_refused_every_bad_record_and_told_what_will_be_left_out() -> None:
-    records, (remark,) = check_snapshot(json.dumps([record(tags={"env": "x"})]).encode(), "it", NOW)
-    assert (len(records), str(remark)[:19]) == (1, "record 1: tag 'env'")
-    with pytest.raises(InvalidSnapshot, match=r"it: 2 of 3 records are bad:\n  record 1: .*\n  record 3: ") as raised:
-        check_snapshot(json.dumps([7, record(), record(value=None)]).encode(), "it", NOW)
-    assert (raised.value.count, raised.value.summary) == (2, "it: 2 of 3 records are bad")
 
 
 # Of each field what a schema and a reader may see differently. What is too far ahead depends on the clock.
@@ -322,13 +314,11 @@ def test_a_threshold_of_the_settings_stands_in_place_of_a_record_s_own() -> None
     assert {each.metric.kind for each in selected(told, sent=found.events).samples} == {Kind.GAUGE}
 
 
-def judged(
-    expect: list[str], *names: str, seen: Seen | None = None, is_whole: bool = True
-) -> tuple[list[str], list[str], Seen]:
+def judged(expect: list[str], *names: str, seen: Seen | None = None) -> tuple[list[str], list[str], Seen]:
     """Of a snapshot with these checks: the missing ones, the failures, and what is known afterwards."""
     brought = [dict(zip(("workflow_name", "task", "check"), name.split("|"), strict=True)) for name in names]
     selection = selected([record(**{**each, "tags": {"repo": "a/b"}}) for each in brought], expect=expect)
-    result, known = selection.to_result(seen or {}, "snapshot", is_whole=is_whole)
+    result, known = selection.to_result(seen or {}, "snapshot")
     told = [f"{each.tags['check']} {each.tags.get('repo', '')}: {each.summary}" for each in result.no_data]
     return told, [str(each) for each in result.failures], known
 
@@ -345,14 +335,6 @@ def test_a_name_that_is_not_brought_is_a_check_without_data_and_a_pattern_withou
     assert lost == (["sps a/b: the last snapshot has no check of this name"], [], seen)
     assert judged([], "nightly|eval|reward", seen=seen)[2] == {}, "what is not expected any more is forgotten"
     assert judged(["a/b?c/d", "a/*"], "a/b|c|d")[:2] == ([], []), "a slash within a name is met by a pattern"
-
-
-def test_a_push_of_one_pipeline_says_nothing_of_the_others_once_they_have_come() -> None:
-    expect = ["arena/speed/sps", "nightly/*", "nightly/eval/reward"]
-    *_, seen = judged(expect, "arena|speed|sps", "nightly|eval|reward")
-    assert judged(expect, "arena|speed|sps", seen=seen, is_whole=False) == ([], [], seen)
-    missing, failures, _ = judged(expect, "nightly|eval|other", seen=seen, is_whole=False)
-    assert (len(missing), failures) == (1, [])
 
 
 def test_no_spelling_of_a_required_tag_gets_past_the_daemon_s_own() -> None:
