@@ -401,11 +401,7 @@ def test_the_documented_copy_of_a_store_is_a_pod_that_any_namespace_admits() -> 
     assert answer.returncode == 0, answer.stdout + answer.stderr
     pod, (template, daemon) = yaml.safe_load(text)["spec"], pod_of(render({**PRODUCTION, "image": {}}))
     (copy,) = pod["containers"]
-    parts = ("automountServiceAccountToken", "enableServiceLinks")
-    assert [pod[key] for key in parts] == [template["spec"][key] for key in parts]
-    assert pod["securityContext"].items() <= template["spec"]["securityContext"].items()
     assert (copy["securityContext"], copy["args"]) == (daemon["securityContext"], ["store", "copy"])
-    assert all(each in daemon["volumeMounts"] for each in copy["volumeMounts"])
     assert pod["volumes"][0] in template["spec"]["volumes"], "the claim is the daemon's"
     (url,) = (each["valueFrom"]["secretKeyRef"] for each in copy["env"] if each["name"] == "INFRA_HEALTH_STORE__URL")
     assert f"existingSecret: {url['name']}" in DEPLOY

@@ -114,10 +114,8 @@ def test_runs_and_logs_are_found_by_collector_run_outcome_and_age(here: Place, d
     assert ("metta.infra.stablesuite.hearts" in said, "delivered" in said) == (True, True)
     for command in ("runs", "logs"):
         nope = here.run(command, "nope")
-        assert (nope.returncode, nope.stderr.endswith("no collector 'nope'. Known: ci, training, slow.\n")) == (
-            1,
-            True,
-        ), nope.stderr
+        told = nope.stderr.endswith("no collector 'nope'. Known: ci, training, slow.\n")
+        assert (nope.returncode, told) == (1, True), nope.stderr
     assert good in here.run("runs").stdout
     for names in (("training",), ("--collector", "training")):
         assert {each["collector"] for each in here.json("runs", *names)} == {"training"}
@@ -140,9 +138,7 @@ def test_trigger_waits_with_and_without_a_number_and_ends_as_the_run(here: Place
         assert ("Complete in " in done.stdout, "attempt 1" in done.stderr) == (True, True)
     bad, good = fail(here), here.json("trigger", "training", "--wait")
     row = status_of(here, "training")
-    assert re.search(r"Complete .*earlier error \d+ s ago: .*training\.json", row), (
-        "nobody must take an old error for a present one"
-    )
+    assert re.search(r"Complete .*earlier error \d+ s ago: .*training\.json", row), "it is no present one"
     shown = on_a_terminal(here, "runs", "training", "--limit", "2", NO_COLOR="", COLUMNS="80").splitlines()
     assert all(any(line.startswith(run["id"]) for line in shown) for run in (bad, good)), "what `runs ID` takes"
     assert any("\x1b" in line for line in shown), "in colours"
@@ -186,11 +182,8 @@ def test_several_collectors_are_triggered_paused_and_resumed_at_once(here: Place
     assert [each["paused"] for each in here.json("pause", "--all", "--reason", "maintenance")] == [True] * 3
     assert here.run("resume", "ci", "training", "slow").stdout.count(": waiting, next run: ") == 3
     some = here.run("pause", "nope", "training", "--reason", "maintenance", environ={"USER": "sre"})
-    assert (
-        some.returncode,
-        re.search("nope: .* Known: ci, training", some.stderr) is not None,
-        "training: paused" in some.stdout,
-    ) == (1, True, True)
+    assert (some.returncode, "training: paused" in some.stdout) == (1, True)
+    assert re.search("nope: .* Known: ci, training", some.stderr)
     assert re.search(r"^training +paused .*paused by sre \d+ s ago: maintenance", status_of(here, "training"))
     again = here.run("pause", "training", "--reason", "a deploy").stdout
     assert re.search(r"^training: paused, .*; was paused by sre \d+ s ago: maintenance$", again, re.MULTILINE)
@@ -206,10 +199,6 @@ def test_status_tells_checks_delivery_quota_and_collectors_and_probes(here: Plac
         r"infra-health \S+, env production, mode live, up since ",
     ):
         assert re.search(f"^{told}", said, re.MULTILINE)
-    head, *rows = said.partition("\n\n")[2].splitlines()
-    assert head.split("  ")[0] == "collector"
-    starts = head.index("state")
-    assert all(row[starts - 1] == " " and row[starts] != " " for row in rows), "plain columns in a pipe"
     whole = here.json("status", environ={"INFRA_HEALTH_TOKEN": None})
     assert (len(whole["collectors"]), whole["ready"]["status"]) == (3, "ok")
     assert whole["checks"]["failing"] == here.run("explain").stdout.count("FAIL ")
@@ -365,7 +354,6 @@ def test_a_schedule_shows_local_and_utc_time_and_what_daylight_saving_repeats_an
 
     told = schedule("30 1 * * *", "2025-11-01T12:00")
     assert "2025-11-02T01:30:00-04:00  2025-11-02T05:30:00Z  the clock shows this time twice: first time" in told
-    assert told.splitlines()[1].split() == ["local", "UTC", "note"], "columns that a pipe can name"
     (answer,) = json.loads(schedule("30 1 * * *", "2025-11-01T12:00", "--json"))
     assert [(fire["utc"][11:], fire["repeated"]) for fire in answer["fires"]] == [("05:30:00Z", 1), ("06:30:00Z", 2)]
     (answer,) = json.loads(schedule("*/30 2 * * *", "2025-03-08T12:00", "--json"))
@@ -403,11 +391,8 @@ def test_a_backup_is_a_whole_store_by_which_a_schedule_marks_runs_that_usually_l
         ("--once --only ''", "--only names no collector"),  # what a script's empty variable makes of it
         ("--once --only traning", "configured are: ci, training"),
         ("runs --since yesterday", "--since"),
-        ("trigger ci --all", "--all"),
         ("status --exit-code --watch", "exclude each other"),
-        ("list-workflows --repo phishbench", "must be OWNER/NAME"),
         ("schedule '7 7 7 7 8'", "8 is not within 0 to 6"),
-        ("schedule '* * * * *' --time-zone Europe/Berlim", "did you mean Europe/Berlin?"),
         ("collect traning", "did you mean training?; configured are: ci, training, slow"),
     ],
 )

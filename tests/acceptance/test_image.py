@@ -109,28 +109,6 @@ def test_the_builder_gets_what_the_whole_package_needs_and_nothing_else(tmp_path
         assert files <= set(packed.namelist())
 
 
-@pytest.mark.parametrize(
-    ("there", "built"),
-    [
-        ({"docker": 0, "podman": 0}, "docker build --build-arg VERSION=1"),
-        ({"docker": 1, "podman": 0, "buildah": 0}, "podman build --format docker --build-arg VERSION=1"),
-        ({"docker": 1, "buildah": 0}, "buildah build --format docker --build-arg VERSION=1"),
-        ({}, ""),
-    ],
-)
-def test_the_image_is_built_with_what_is_there(there: dict[str, int], built: str, tmp_path: Path) -> None:
-    """A docker without a daemon can't; the others keep HEALTHCHECK in Docker's format alone."""
-    for name, code in there.items():
-        (tmp_path / name).write_text(f'#!/bin/sh\n[ "$1" = info ] && exit {code}\necho built {name} "$@"\n')
-        (tmp_path / name).chmod(0o755)
-    for name in ("sh", "sed", "git", "make"):
-        (tmp_path / name).symlink_to(shutil.which(name) or name)
-    command, environ = [str(tmp_path / "make"), "image", "IMAGE=health", "TAG=1"], {"PATH": str(tmp_path)}
-    answer = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
-    assert (answer.returncode == 0) is bool(built), answer.stderr
-    assert f"built {built}" in answer.stdout if built else "install one of them" in answer.stderr
-
-
 @dataclass
 class Image:
     """``config``: what the image says of user, environment and entry point."""
@@ -171,14 +149,7 @@ def image(tmp_path: Path) -> Iterator[Image]:
         subprocess.run([*pip, "-d", str(wheels), "-r", str(ROOT / lock)], check=True)
 
     def buildah(*words: str | Path) -> str:
-        where: list[str | Path] = [
-            "--root",
-            tmp_path / "storage",
-            "--runroot",
-            tmp_path / "run",
-            "--storage-driver",
-            "vfs",
-        ]
+        where = ("--root", tmp_path / "storage", "--runroot", tmp_path / "run", "--storage-driver", "vfs")
         answer = subprocess.run(["buildah", *where, *words], capture_output=True, text=True, check=False)
         assert answer.returncode == 0, answer.stderr[-4000:] + answer.stdout[-2000:]
         return str(answer.stdout).strip()
