@@ -97,8 +97,11 @@ async def delete(options: Options, what: tuple[str, ...], yes: bool) -> bool:
         pushed = [each for each in sync.find(desired, what) if each.fingerprint]
         for each in pushed:
             message(f"{each.kind} {each.key}: {each.id}")
-        if pushed and not yes and sys.stdin.isatty() and not click.confirm(f"Remove these {len(pushed)}?", err=True):
-            return False
+        if pushed and not yes:
+            if not sys.stdin.isatty():
+                raise click.UsageError("nobody can be asked here: --yes removes them")
+            if not click.confirm(f"Remove these {len(pushed)}?", err=True):
+                return False
         failed = 0
         for each in pushed:
             try:

@@ -31,6 +31,7 @@ MAX_BYTES = 64 * 1024 * 1024  # once inflated
 MAX_RECORDS = 200_000
 MAX_FAILURES = 20  # that are shown; all are counted
 GZIP_MAGIC = b"\x1f\x8b"  # RFC 1952, 2.3.1
+_FOREIGN = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", GZIP_MAGIC: "gzip within gzip", b"<": "HTML or XML"}
 _MAX_COMMAS = 30  # of a record, on average
 
 _NAME = r"[A-Za-z0-9_.]+"  # https://docs.datadoghq.com/metrics/custom_metrics/#naming-custom-metrics
@@ -259,6 +260,8 @@ def _inflate(body: bytes, name: str, max_bytes: int) -> bytes:
             raise Unfinished(f"{name}: no valid gzip: {error}") from error
     if len(body) > max_bytes:
         raise TooLarge(f"{name} holds more than {max_bytes:,} bytes; publish less, or in several snapshots")
+    if kind := next((kind for start, kind in _FOREIGN.items() if body.startswith(start)), ""):
+        raise Rejected(f"{name} is {kind}; a snapshot is JSON in UTF-8")
     return body
 
 

@@ -4,11 +4,12 @@ Where a field is left out, Kubernetes' own default counts:
 https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/cron-job-v1/
 """
 
+import copy
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, takewhile
+from itertools import chain
 from typing import Any
 
 import yaml
@@ -48,7 +49,11 @@ _NOT_TOLD = re.compile(
     r"|chart|release|heritage|app|controller-uid|job-name|pod-template-hash"
     r"|name|terminationMessagePath|terminationMessagePolicy|dnsPolicy|schedulerName|serviceAccount"
 )
-_SECRET_ARGUMENT = re.compile(r"((?:token|key|secret|password)(?:=|,?\s+))([^\s,\]]+)", re.IGNORECASE)
+_SECRET_ARGUMENT = re.compile(
+    r"((?:(?:token|key|secret|password)(?:=|,?\s+))|(?:authorization:\s*\w+\s)|(?:-u|--user)(?:=|,?\s+))([^\s,\]]+)",
+    re.IGNORECASE,
+)
+_ASSIGNMENT = re.compile(r"""\b([A-Z_][A-Z0-9_]*)=("[^"]*"|'[^']*'|[^\s;&|()<>]*)""")
 
 Environment = dict[str, dict[str, Any]]  # {value} or {valueFrom} by name
 
@@ -73,9 +78,10 @@ class Migration:
     """``others``: CronJobs whose command is not known or holds a secret.
 
     ``values``: of the release of k8s/chart, what the CronJobs' pods had; of accounts and labels the first counts.
-    ``notes``: what differs between the CronJobs, so that one release can't have it.
+    ``namespaces``: theirs. ``notes``: what differs between the CronJobs, so that one release can't have it.
     """
 
+    namespaces: list[str] = field(default_factory=list)
     stanzas: list[Stanza] = field(default_factory=list)
     others: list[tuple[str, str]] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)
@@ -85,7 +91,9 @@ class Migration:
 def read_cronjobs(content: bytes, title: str) -> list[dict[str, Any]]:
     """The CronJobs among the manifests of a file. Raises ConfigError."""
     try:
-        found = [item for item in _objects(yaml.safe_load_all(content)) if item.get("kind") == "CronJob"]
+        # Each is taken apart, and those that share a part by a YAML anchor share it no more.
+        objects = _objects(yaml.safe_load_all(content))
+        found = [copy.deepcopy(item) for item in objects if item.get("kind") == "CronJob"]
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
@@ -126,6 +134,8 @@ def migrate(cronjobs: Iterable[dict[str, Any]]) -> Migration:
             result.values.setdefault("datadog", {})[name.removeprefix("DD_").lower()] = value
         else:
             result.values.setdefault("extraEnv", []).append({"name": name, **entries[0]})
+    if len(set(result.namespaces)) > 1:
+        result.notes.append(f"a release has one namespace, not {', '.join(dict.fromkeys(result.namespaces))}")
     return result
 
 
@@ -134,20 +144,23 @@ def _add_cronjob(item: dict[str, Any], result: Migration) -> Environment:
 
     What is used is taken out of the manifest: the rest has no counterpart.
     """
-    cronjob = str(_take(dict(item), "metadata").get("name"))
+    metadata = _take(dict(item), "metadata")
+    cronjob = str(metadata.get("name"))
+    result.namespaces += [str(metadata["namespace"])] if metadata.get("namespace") else []
     places = ("template.spec", "template.metadata.labels", "template.metadata.annotations", "template")
     pod, labels, annotations, _ = (_take(item, f"{_JOB}.{place}") for place in places)
     parts = {path: _take(item, path) for path in (_JOB, "spec", "metadata.labels", "metadata.annotations")}
-    containers = [each for each in pod.pop("containers", None) or () if isinstance(each, dict)] or [{}]
+    containers = _list(pod.pop("containers", None), dict) or [{}]
     container = next((each for each in containers if _find_collectors(_read_words(each))), containers[0])
     words = _read_words(container)
     names = _find_collectors(words)
-    environment = _read_environment(labels, container.pop("env", None) or (), words if names else ())
+    line = " ".join(map(str, (*_list(container.get("command")), *_list(container.get("args"))))) if names else ""
+    environment = _read_environment(labels, _list(container.pop("env", None), dict), line)
     mask(secrets_in_environment({name: str(entry.get("value", "")) for name, entry in environment.items()}))
-    is_known = bool(names or container.get("command"))
-    command = [str(word) for key in ("command", "args") for word in container.pop(key, None) or ()]
+    is_known = bool(names or _list(container.get("command")))
+    command = [str(word) for key in ("command", "args") for word in _list(container.pop(key, None))]
     runs = _SECRET_ARGUMENT.sub(rf"\1{MASK}", _flow(command)) if command else f"what {container.get('image')} runs"
-    values: dict[str, Any] = {"enabled": False} if parts["spec"].pop("suspend", None) else {}
+    values: dict[str, Any] = {"enabled": False} if parts["spec"].pop("suspend", None) is True else {}
     for key, place, name, default in _SETTINGS:
         value = parts[place].pop(name, None)
         if (value := default if value is None else value) is not None:
@@ -155,12 +168,15 @@ def _add_cronjob(item: dict[str, Any], result: Migration) -> Environment:
     if not is_known or (MASK in runs and not names):
         result.others.append((cronjob, f'"{values.get("schedule")}" {runs}'))
         return {}
+    has_more = bool(container.get("envFrom"))
     _add_pod(pod, container, labels, result)
-    for kind, others in (("containers", containers), ("initContainers", pod.get("initContainers") or ())):
+    for kind, others in (("containers", containers), ("initContainers", _list(pod.get("initContainers"), dict))):
         pod[kind] = [each.get("name") for each in others if each is not container]
     notes = [f"ran {runs}"]
     if "active_deadline" not in values:
         notes.append("no activeDeadlineSeconds: here a run is ended after 5m")
+    if has_more and not names:
+        notes.append("of the variables of envFrom the program gets those that pass_environment names")
     for path, part in {**parts, "pod": pod, "pod.annotations": annotations, "container": container}.items():
         left = {key: value for key, value in part.items() if value and not _NOT_TOLD.fullmatch(str(key))}
         notes += [f"not carried over: {path}.{key}: {_flow(value)}" for key, value in left.items()]
@@ -174,7 +190,7 @@ def _add_cronjob(item: dict[str, Any], result: Migration) -> Environment:
 
 def _add_pod(pod: dict[str, Any], container: dict[str, Any], labels: Mapping[str, Any], result: Migration) -> None:
     """Takes what the release's pod shall have, too."""
-    for each in container.pop("envFrom", None) or ():
+    for each in _list(container.pop("envFrom", None)):
         if each not in (more := result.values.setdefault("extraEnvFrom", [])):
             more.append(each)
     if account := pod.pop("serviceAccountName", None):
@@ -196,7 +212,7 @@ def _to_program(command: Sequence[str], environment: Environment, notes: list[st
     plain = {name: entry["value"] for name, entry in own.items() if "value" in entry and not is_secret_name(name)}
     passed = [name for name in own if name not in plain]
     notes.append("runs no collector of ours: what it prints on stdout becomes samples, see docs/collectors.md")
-    if any(re.search(r"\$\(\w+\)", word) for word in command):
+    if any(re.search(r"\$\(\w+\)", word) for word in (*command, *plain.values())):
         notes.append("Kubernetes puts values in the place of $(NAME); here nothing does")
     values = {"type": "exec", "command": list(command), "environment": plain, "pass_environment": passed}
     return {key: value for key, value in values.items() if value}
@@ -204,7 +220,7 @@ def _to_program(command: Sequence[str], environment: Environment, notes: list[st
 
 def _read_words(container: Mapping[str, Any]) -> list[str]:
     """Command and arguments; a line for a shell as its words."""
-    words = (*(container.get("command") or ()), *(container.get("args") or ()))
+    words = (*_list(container.get("command")), *_list(container.get("args")))
     return [part for word in words for part in re.split(r"[\s;&|()<>'\"]+", str(word))]
 
 
@@ -216,19 +232,18 @@ def _find_collectors(words: Sequence[str]) -> list[str]:
     return [word for word in words[words.index("collect") + 1 :] if word in known]
 
 
-def _read_environment(labels: Mapping[str, Any], entries: Iterable[Any], words: Iterable[str]) -> Environment:
-    """What comes from a label has that label's value; ``words`` of a shell's line may set more."""
+def _read_environment(labels: Mapping[str, Any], entries: Iterable[dict[str, Any]], line: str) -> Environment:
+    """What comes from a label has that label's value; a shell's ``line`` may set more before what it collects."""
     tags = [tag for tag in ("env", "service", "version") if _TAG + tag in labels]
     environment = {f"DD_{tag.upper()}": {"value": str(labels[_TAG + tag])} for tag in tags}
-    for entry in (each for each in entries if isinstance(each, dict)):
+    for entry in entries:
         name, source = str(entry.get("name")), entry.get("valueFrom")
         if not source:
             environment[name] = {"value": str(entry.get("value") or "")}
         elif name not in environment:
             environment[name] = {"valueFrom": source}
-    for word in takewhile(lambda word: word != "collect", words):
-        if assignment := re.fullmatch(r"([A-Z_][A-Z0-9_]*)=(.*)", word):
-            environment[assignment[1]] = {"value": assignment[2]}
+    for name, text in _ASSIGNMENT.findall(re.split(r"\bcollect\b", line)[0]):
+        environment[name] = {"value": text[1:-1] if text[:1] in ("'", '"') else text}
     return environment
 
 
@@ -262,6 +277,11 @@ def _choose_name(name: str, cronjob: str, stanzas: Iterable[Stanza]) -> str:
     taken = [stanza.name for stanza in stanzas]
     name = re.sub("[^a-z0-9]+", "-", (f"{name}-{cronjob}" if name in taken else name).lower())[:48].strip("-")
     return next(each for each in (name, *(f"{name}-{number}" for number in range(2, 999))) if each not in taken)
+
+
+def _list(value: Any, kind: type = object) -> list[Any]:
+    """Those of this kind, of what should be a list but was validated by nobody."""
+    return [each for each in value if isinstance(each, kind)] if isinstance(value, list) else []
 
 
 def _take(item: dict[str, Any], path: str) -> dict[str, Any]:
@@ -315,7 +335,8 @@ def to_release(migration: Migration) -> str:
         "persistence": {"enabled": True},
         "extraEnv": [mode, *migration.values.get("extraEnv", ())],
     }
-    release = {"name": "infra-health", "chart": "./infra-health", "namespace": "monitoring", "values": [values]}
+    namespace = next(iter(migration.namespaces), "monitoring")
+    release = {"name": "infra-health", "chart": "./infra-health", "namespace": namespace, "values": [values]}
     return _dump([{**release, "set": [{"name": "config", "file": "infra-health.yaml"}]}])
 
 

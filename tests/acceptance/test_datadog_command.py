@@ -73,7 +73,7 @@ def test_push_diff_and_delete_of_what_the_collectors_really_send(here: Place) ->
     assert "dashboards health: edited by hand, left alone" in refused.stdout
     assert not any(board["id"] in write for write in datadog.writes)
     assert here.run("datadog", "push", "dashboards", "--force").returncode == 0
-    assert here.run("datadog", "delete", "dashboards", "monitors").returncode == 0
+    assert here.run("datadog", "delete", "dashboards", "monitors", "--yes").returncode == 0
     assert (datadog.dashboards, datadog.monitors) == ({}, {})
     assert datadog.refused == 0, datadog.last_refusal
 

@@ -1,5 +1,6 @@
 """Any program as a collector: a CronJob's command, run on its schedule, whose stdout becomes samples."""
 
+import codecs
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -22,7 +23,7 @@ from service.collectors.registry import Context
 from service.collectors.selection import Publication, Selection
 from service.collectors.thresholds import Threshold
 from service.config import fields
-from service.config.masking import mask, secrets_in_environment
+from service.config.masking import MASK, mask, secrets_in_environment
 from service.config.secrets import Secret, aws_secret, mounted_file
 from service.config.settings import Bytes, CollectorSettings, Text
 from service.domain.errors import ConfigError, Rejected, Unavailable
@@ -120,6 +121,9 @@ class Exec:
         before = self._state = await self._context.state.read_struct(STATE, State, self._state)
         command = self._settings.command
         stdout, last_lines = await run_program(command, await self._environment(), self._settings.memory, log.info)
+        stdout = stdout.removeprefix(codecs.BOM_UTF8)
+        for secret in self._secrets.values():
+            stdout = stdout.replace((secret.known or MASK).encode(), MASK.encode())
         if not stdout.strip():
             raise Rejected(f"{command[0]} printed nothing on stdout{last_lines}")
         work = partial(self._read, stdout, before, now)

@@ -55,7 +55,8 @@ async def run_program(
     last_lines = " | ".join(line.decode(errors="replace")[:500] for line in run.last_lines)
     last_lines = f": {last_lines}" if last_lines else ""
     if code := process.returncode:
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        signals = {each.value: each.name for each in signal.Signals}  # those of real time have no names
+        how = f"signal {signals.get(-code, -code)}" if code < 0 else f"exit code {code}"
         raise Unavailable(f"{command[0]} ended with {how}{last_lines}")
     return bytes(run.output), last_lines
 

@@ -39,6 +39,33 @@ def test_what_is_written_is_a_configuration_and_no_secret_is_copied(
     assert [*collectors] == [each["name"] for each in told["collectors"] if each["carried"]]
 
 
+ODD = """
+kind: List
+items:
+- kind: CronJob
+  metadata: {name: first, namespace: ml}
+  spec: &spec
+    schedule: "@hourly"
+    jobTemplate: {spec: {template: {spec: {containers: [
+      {command: [bash, -c, 'METTA_GITHUB_HOTFIX_LABELS="hot fix,fire" x collect ci --push']}]}}}}
+- {kind: CronJob, metadata: {name: second, namespace: ml}, spec: *spec}
+- kind: CronJob
+  metadata: {name: third}
+  spec: {schedule: "@hourly", jobTemplate: {spec: {template: {spec: {containers: [
+    {command: [curl, -H, "Authorization: Bearer abcdef", -u, "me:hunter22", "https://x"], envFrom: 5}]}}}}}
+"""
+
+
+def test_shared_parts_quoted_variables_credentials_and_what_no_server_would_take() -> None:
+    answer = migrate("-", "--json", stdin=ODD)
+    told = json.loads(answer.stdout)
+    assert [each["name"] for each in told["collectors"]] == ["ci", "ci-second"]
+    assert told["config"].count('hotfix_labels:\n    - "hot fix"\n    - fire\n') == 2
+    assert "namespace: ml\n" in told["config"]
+    assert ([each["name"] for each in told["left_alone"]], "abcdef" in answer.output) == (["third"], False)
+    assert "hunter22" not in answer.output
+
+
 def test_a_file_that_was_there_is_kept(tmp_path: Path) -> None:
     for source in ("cluster.yaml", "rendered.yaml", "cluster.yaml"):
         migrate(MANIFESTS / source, "-o", tmp_path / "config.yaml")
