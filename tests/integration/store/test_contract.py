@@ -41,11 +41,12 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 
 async def test_a_slot_is_claimed_once_and_only_rises_in_each_mode(store: Store) -> None:
-    assert await claim_slot(store, started(2), None, forbids=False)
+    assert await claim_slot(store, started(2), None)
     assert await store.runs.slots(Mode.LIVE) == {"ci": NOW + 2 * MINUTE}
-    assert not await claim_slot(store, started(3), None, forbids=False)  # somebody had one before
-    assert not await claim_slot(store, started(1), NOW + 2 * MINUTE, forbids=False)  # the clock stepped back
-    assert await claim_slot(store, started(3), NOW + 2 * MINUTE, forbids=False)
+    await store.runs.end(ended(started(2)))
+    assert not await claim_slot(store, started(3), None)  # somebody had one before
+    assert not await claim_slot(store, started(1), NOW + 2 * MINUTE)  # the clock stepped back
+    assert await claim_slot(store, started(3), NOW + 2 * MINUTE)
     assert await store.runs.slots(Mode.SHADOW) == {}
     assert await claim_slot(store, replace(started(1), id="a", mode=Mode.SHADOW))
     assert await store.runs.slots(Mode.SHADOW) == {"ci": NOW + MINUTE}
@@ -54,19 +55,20 @@ async def test_a_slot_is_claimed_once_and_only_rises_in_each_mode(store: Store) 
 async def test_forbid_costs_no_slot_and_of_slots_that_are_claimed_together_each_is_judged_by_itself(
     store: Store,
 ) -> None:
-    await store.runs.begin(started(0, "busy"), forbids=True)
+    busy_run = started(0, "busy")
+    await store.runs.begin(busy_run, forbids=True)
     with pytest.raises(Busy):
         await store.runs.begin(started(1, "busy"), forbids=True)
     await store.runs.begin(started(1, "busy"), forbids=False)
-    await claim_slot(store, started(1), None, forbids=False)
+    await claim_slot(store, started(1))
     claims = [Claim(started(2, name), None, forbids=True) for name in ("ci", "evals", "busy", "gpu")]
     stale, won, busy, also_won = await store.runs.claim_slots(claims)
     assert (stale, won, also_won) == (False, True, True)
     assert isinstance(busy, Busy)
-    assert busy.run_id == started(0, "busy").id
+    assert busy.run_id == busy_run.id
     assert await store.runs.slots(Mode.LIVE) == {"ci": NOW + MINUTE} | dict.fromkeys(("evals", "gpu"), NOW + 2 * MINUTE)
     assert await store.runs.run(started(2).id) is None
-    await store.runs.end(ended(started(0, "busy")))
+    await store.runs.end(ended(busy_run))
     assert await claim_slot(store, started(3, "busy"))
 
 

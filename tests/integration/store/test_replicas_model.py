@@ -35,14 +35,14 @@ from service.store.engine import open_server, prepare
 from tests.store import ended, samples
 from tests.unit.pipeline.stage import without_threads
 
-MOST = 3
+REPLICAS = 3
 COLLECTORS = ("ci", "evals")
 EVERY = timedelta(seconds=30)
 BEAT = 10
 DEADLINE = timedelta(seconds=90)
 START = datetime(2025, 1, 15, 10, tzinfo=UTC)
 
-Places = st.integers(0, MOST - 1)
+Places = st.integers(0, REPLICAS - 1)
 
 
 @dataclass
@@ -81,8 +81,8 @@ class ReplicasMachine(RuleBasedStateMachine):
             self.stack.enter_context(patch.object(module, "database_now", database_now))
         clock = SimpleNamespace(monotonic=lambda: self.elapsed)
         self.stack.enter_context(patch.object(replicas_module, "time", clock))
-        for _ in range(2):
-            self.a_replica_starts()
+        for _ in range(REPLICAS):
+            self.start()
         self.a_slot_comes(lost=None, is_short=True)
 
     def now(self) -> datetime:
@@ -91,19 +91,10 @@ class ReplicasMachine(RuleBasedStateMachine):
     def read(self, query: str) -> list[tuple[object, ...]]:
         return self.connection.execute(query.encode()).fetchall()
 
-    @rule()
-    def a_replica_starts(self) -> None:
-        if len(self.processes) < MOST:
-            limits = StoreSettings.model_validate({"url": self.url, "dead_after": timedelta(seconds=4 * BEAT)})
-            store = self.run(Store.open(self.folder, limits, self.now, replica=("pod", "2.0")))
-            self.processes.append(Process(store))
-            self.beat(self.processes[-1])
-
-    def pick(self, place: int) -> Process:
-        """One of those that live, of which there is one at least."""
-        if not self.processes:
-            self.a_replica_starts()
-        return self.processes[place % len(self.processes)]
+    def start(self) -> None:
+        limits = StoreSettings.model_validate({"url": self.url, "dead_after": timedelta(seconds=4 * BEAT)})
+        self.processes.append(Process(self.run(Store.open(self.folder, limits, self.now, replica=("pod", "2.0")))))
+        self.beat(self.processes[-1])
 
     def beat(self, process: Process) -> None:
         def may_repeat(run: Run) -> bool:
@@ -118,11 +109,10 @@ class ReplicasMachine(RuleBasedStateMachine):
     @rule(beats=st.sampled_from([1, 3, 6]), standing=st.one_of(st.none(), Places))
     def time_passes(self, beats: int, standing: int | None = None) -> None:
         """Who stands still gives no sign of life meanwhile; the others do as often as they have to."""
-        still = None if standing is None else self.pick(standing)
         for _ in range(beats):
             self.elapsed += BEAT
-            for process in self.processes:
-                if process is not still:
+            for place, process in enumerate(self.processes):
+                if place != standing:
                     self.beat(process)
 
     @rule(lost=st.one_of(st.none(), Places), is_short=st.booleans())
@@ -151,23 +141,23 @@ class ReplicasMachine(RuleBasedStateMachine):
                     if not isinstance(result, Busy):
                         process.slots[claim.run.collector] = slot
             if is_short:
-                self.a_run_ends(place, told=1)
+                self.a_run_ends(place)
             self.send(place, "delivered")
 
-    @rule(place=Places, told=st.integers(1, 2))
-    def a_run_ends(self, place: int, told: int) -> None:
-        """A store that is told twice, because its answer was lost, keeps one end."""
-        process = self.pick(place)
-        for run in process.active[:1]:
-            process.active.remove(run)
-            for _ in range(told):
+    @rule(place=Places)
+    def a_run_ends(self, place: int) -> None:
+        """The store is told twice, as where its answer was lost, and keeps one end."""
+        process = self.processes[place]
+        if process.active:
+            done = ended(process.active.pop(0), count=5)
+            for _ in range(2):
                 brought = [*samples(2, at=self.now()), *samples(3, Kind.DISTRIBUTION, at=self.now())]
-                self.run(process.store.runs.end(ended(run, count=5), brought))
+                self.run(process.store.runs.end(done, brought))
 
     @rule(place=Places, how=st.sampled_from(["delivered", "unknown", "refused", "lost"]))
     def send(self, place: int, how: str) -> None:
         """As the forwarder does, one request at a time: what was claimed is answered next."""
-        process = self.pick(place)
+        process = self.processes[place]
         chunks, process.sending = process.sending, []
         distributions = [chunk.id for chunk in chunks if chunk.kind is Kind.DISTRIBUTION]
         if how == "refused":  # for now, so the intake has none of it
@@ -185,13 +175,13 @@ class ReplicasMachine(RuleBasedStateMachine):
             assert max(self.handed.values(), default=0) <= 1, "a distribution would be sent twice"
 
     @rule(place=Places, in_order=st.booleans())
-    def a_replica_ends(self, place: int, in_order: bool) -> None:
-        """Or dies, as by kill -9: then it can say nothing any more."""
-        process = self.pick(place)
-        if in_order and process.sending:
+    def a_replica_is_renewed(self, place: int, in_order: bool) -> None:
+        """After kill -9, where not in order: then it can say nothing any more."""
+        if in_order and self.processes[place].sending:
             self.send(place, "delivered")
-        self.processes.remove(process)
-        self.run(process.store.close() if in_order else process.store._database.close())
+        store = self.processes.pop(place).store
+        self.run(store.close() if in_order else store._database.close())
+        self.start()
 
     @invariant()
     def every_slot_is_carried_out_once(self) -> None:
@@ -207,12 +197,11 @@ class ReplicasMachine(RuleBasedStateMachine):
                 self.run(process.store._database.close())
 
     def check_the_end(self) -> None:
-        """The replicas that live end what they began and send what waits; one starts where none is left."""
-        self.pick(0)
+        """The replicas that live end what they began and send what waits."""
         self.time_passes(8)  # in which the dead are noticed
         for place, process in enumerate(self.processes):
             while process.active:
-                self.a_run_ends(place, told=1)
+                self.a_run_ends(place)
             for _ in range(6):
                 self.send(place, "delivered")
         self.every_slot_is_carried_out_once()
