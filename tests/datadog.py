@@ -20,9 +20,8 @@ LOSE_ANSWER = Reply(headers={"no-answer": ""})  # the request is carried out all
 class ScriptedDatadog(SimulatedDatadog):
     """``script``: the replies to the next requests. ``intercept``: gives the reply to a request, None for the true one.
 
-    ``url``: for whoever serves it. ``received``: the latest requests. ``writes``: each of dashboards and the like as
-    "METHOD /path".
-    ``judge(method, path, body)``: what else is wrong with such a request; tests ask the official description.
+    ``judge(method, path, body)``: what else is wrong with such a request. ``url``: for whoever serves it. ``received``:
+    the latest requests. ``writes``: each of dashboards and the like as "METHOD /path".
     """
 
     def __init__(self, *, api_keys: Collection[str] | None = None, **options: Any) -> None:

@@ -93,8 +93,8 @@ class Cluster:
     def check(self) -> None:
         """What holds whatever happened."""
         twice = "SELECT collector, slot FROM runs WHERE {} GROUP BY collector, slot HAVING count(*) > 1"
-        assert not self.server.execute(twice.format("cause <> 'retry'")), "a slot was claimed twice"
-        assert not self.server.execute(twice.format("outcome = 'Complete'")), "a slot was completed twice"
+        for once in ("cause <> 'retry'", "outcome = 'Complete'"):
+            assert not self.server.execute(twice.format(once)), f"a slot has two runs with {once}"
         # In microseconds; a claim may wait for the end of the run before it to be on record.
         next_start = "lead(started) OVER (PARTITION BY collector ORDER BY started)"
         spans = f"SELECT ended, {next_start} AS next FROM runs"

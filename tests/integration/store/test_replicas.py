@@ -79,9 +79,7 @@ async def outcomes(store: Store, *runs: Run) -> list[Outcome | None]:
     return [found[run.id] for run in runs]
 
 
-async def test_of_two_that_claim_a_slot_at_once_one_wins_and_none_claims_one_early_or_paused(
-    one: Store, two: Store
-) -> None:
+async def test_of_two_that_claim_a_slot_at_once_one_wins_and_none_early_or_paused(one: Store, two: Store) -> None:
     for number in range(10):
         name, slot = f"c{number}", now()
         claims = [store.runs.claim_slots([Claim(due(store, name, slot), None, forbids=False)]) for store in (one, two)]
