@@ -276,7 +276,6 @@ async def test_runs_go_on_in_memory_and_come_to_the_disk_later(tmp_path: Path) -
             assert not await store.recover()
         assert await store.recover()
         await store.check()
-        assert not await store.recover()
     async with opened(tmp_path) as store:
         runs = (started(9, "evals"), started(2), started(1), started())
         assert [run.id for run in await store.runs.list()] == [run.id for run in runs]

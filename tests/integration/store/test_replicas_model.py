@@ -198,7 +198,8 @@ class ReplicasMachine(RuleBasedStateMachine):
 
     def check_the_end(self) -> None:
         """The replicas that live end what they began and send what waits."""
-        self.time_passes(8)  # in which the dead are noticed
+        self.a_slot_comes(lost=0, is_short=False)
+        self.time_passes(8)  # in which the dead are noticed, and runs that nobody carries out
         for place, process in enumerate(self.processes):
             while process.active:
                 self.a_run_ends(place)
