@@ -133,8 +133,10 @@ class SimulatedIntake:
         self._now = now
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked = Request(scope, receive)
-        received = Received(asked.method, asked.url.path, asked.query_params, dict(asked.headers), await asked.body())
+        request = Request(scope, receive)
+        received = Received(
+            request.method, request.url.path, request.query_params, dict(request.headers), await request.body()
+        )
         reply = self.reply(received)
         self.requests[str(reply.status)] += 1
         body = reply.body if isinstance(reply.body, bytes) else msgspec.json.encode(reply.body)

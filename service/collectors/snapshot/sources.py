@@ -229,8 +229,8 @@ async def _read_url(url: httpx.URL, http: httpx.AsyncClient, max_bytes: int, tok
         raise refuse_answer(answer, f"{name}: answered {status}{hint}")
     # A server that dates its answer as it makes it says nothing about the content's age.
     published = parse_http_date(answer.headers.get("Last-Modified", ""))
-    asked = parse_http_date(answer.headers.get("Date", "")) or datetime.now(UTC)
-    if published and published >= asked - _JUST_NOW:
+    now = parse_http_date(answer.headers.get("Date", "")) or datetime.now(UTC)
+    if published and published >= now - _JUST_NOW:
         published = None
     return Content(name, bytes(body), _hash(body), published, is_hashed=True)
 
