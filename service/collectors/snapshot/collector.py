@@ -167,7 +167,8 @@ class Snapshot:
         queue = queue or [self._unpack(pushes[-1], now)]
         self._published = queue[-1][0].at
         has_all = await _in_thread(partial(_add_all, queue, selection))
-        result, expected = selection.to_result(before.expected, "snapshot", is_whole=is_whole and has_all)
+        to_result = partial(selection.to_result, before.expected, "snapshot", is_whole=is_whole and has_all)
+        result, expected = await _in_thread(to_result)
         self._state = State(selection.remember(), self._state.seen, expected)
         state: dict[str, bytes | None] = {}
         if self._state != before:
