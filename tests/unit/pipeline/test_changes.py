@@ -134,6 +134,7 @@ async def test_a_change_that_fails_or_hangs_is_not_tried_again_and_does_not_hide
         assert await it.store.runs.last_failures() == {}
         assert [line["event"] for line in it.logs if line["log_level"] == "warning"] == ["run ended"]
         collector.gate = anyio.Event()
+        await it.clock.advance(1)  # runs are listed by their start
         await change(it)
         await it.clock.advance(30)  # it would hold up the schedule
         assert await it.outcomes() == [Outcome.COMPLETE, Outcome.FAILED, Outcome.DEADLINE_EXCEEDED]
