@@ -29,6 +29,7 @@ _REPLACED: Mapping[str, Mapping[str, str]] = {
     "training": {"type": "snapshot", "category": "training", "service": "training-health-collector"},
     "eval": {"type": "snapshot", "category": "evaluation", "service": "eval-health-collector"},
 }
+_NAMESPACE = "monitoring"  # docs/cutover.md, and k8s/cutover.sh where it is told no other
 _JOB = "spec.jobTemplate.spec"
 # Setting, part of a CronJob, field, and what it is where it is left out.
 _SETTINGS: Sequence[tuple[str, str, str, Any]] = (
@@ -49,8 +50,9 @@ _NOT_TOLD = re.compile(
     r"|chart|release|heritage|app|controller-uid|job-name|pod-template-hash"
     r"|name|terminationMessagePath|terminationMessagePolicy|dnsPolicy|schedulerName|serviceAccount"
 )
+# Behind the name of a secret, a scheme of Authorization, or a user (``-u ann:...``, which ``python -u`` is not).
 _SECRET_ARGUMENT = re.compile(
-    r"((?:(?:token|key|secret|password)(?:=|,?\s+))|(?:authorization:\s*\w+\s)|(?:-u|--user)(?:=|,?\s+))([^\s,\]]+)",
+    r"((?:token|key|secret|password)(?:=|,?\s+)|authorization:\s*\w+\s|(?:-u|--user)(?:=|,?\s+)'?[\w.@-]+:)([^\s,\]]+)",
     re.IGNORECASE,
 )
 _ASSIGNMENT = re.compile(r"""\b([A-Z_][A-Z0-9_]*)=("[^"]*"|'[^']*'|[^\s;&|()<>]*)""")
@@ -78,14 +80,20 @@ class Migration:
     """``others``: CronJobs whose command is not known or holds a secret.
 
     ``values``: of the release of k8s/chart, what the CronJobs' pods had; of accounts and labels the first counts.
-    ``namespaces``: theirs. ``notes``: what differs between the CronJobs, so that one release can't have it.
+    ``namespaces``: of those that are carried over.
+    ``notes``: what differs between the CronJobs, so that one release can't have it.
     """
 
-    namespaces: list[str] = field(default_factory=list)
     stanzas: list[Stanza] = field(default_factory=list)
     others: list[tuple[str, str]] = field(default_factory=list)
+    namespaces: list[str] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def namespace(self) -> str:
+        """The release's."""
+        return next(iter(self.namespaces), _NAMESPACE)
 
 
 def read_cronjobs(content: bytes, title: str) -> list[dict[str, Any]]:
@@ -146,19 +154,18 @@ def _add_cronjob(item: dict[str, Any], result: Migration) -> Environment:
     """
     metadata = _take(dict(item), "metadata")
     cronjob = str(metadata.get("name"))
-    result.namespaces += [str(metadata["namespace"])] if metadata.get("namespace") else []
     places = ("template.spec", "template.metadata.labels", "template.metadata.annotations", "template")
     pod, labels, annotations, _ = (_take(item, f"{_JOB}.{place}") for place in places)
     parts = {path: _take(item, path) for path in (_JOB, "spec", "metadata.labels", "metadata.annotations")}
     containers = _list(pod.pop("containers", None), dict) or [{}]
-    container = next((each for each in containers if _find_collectors(_read_words(each))), containers[0])
-    words = _read_words(container)
-    names = _find_collectors(words)
-    line = " ".join(map(str, (*_list(container.get("command")), *_list(container.get("args"))))) if names else ""
-    environment = _read_environment(labels, _list(container.pop("env", None), dict), line)
+    container = next((each for each in containers if _find_collectors(_read_command(each))), containers[0])
+    command = _read_command(container)
+    names = _find_collectors(command)
+    environment = _read_environment(labels, _list(container.pop("env", None), dict), " ".join(command) if names else "")
     mask(secrets_in_environment({name: str(entry.get("value", "")) for name, entry in environment.items()}))
     is_known = bool(names or _list(container.get("command")))
-    command = [str(word) for key in ("command", "args") for word in _list(container.pop(key, None))]
+    for key in ("command", "args"):
+        container.pop(key, None)
     runs = _SECRET_ARGUMENT.sub(rf"\1{MASK}", _flow(command)) if command else f"what {container.get('image')} runs"
     values: dict[str, Any] = {"enabled": False} if parts["spec"].pop("suspend", None) is True else {}
     for key, place, name, default in _SETTINGS:
@@ -168,14 +175,15 @@ def _add_cronjob(item: dict[str, Any], result: Migration) -> Environment:
     if not is_known or (MASK in runs and not names):
         result.others.append((cronjob, f'"{values.get("schedule")}" {runs}'))
         return {}
-    has_more = bool(container.get("envFrom"))
+    result.namespaces += [str(metadata["namespace"])] if metadata.get("namespace") else []
+    has_more_variables = bool(container.get("envFrom"))
     _add_pod(pod, container, labels, result)
     for kind, others in (("containers", containers), ("initContainers", _list(pod.get("initContainers"), dict))):
         pod[kind] = [each.get("name") for each in others if each is not container]
     notes = [f"ran {runs}"]
     if "active_deadline" not in values:
         notes.append("no activeDeadlineSeconds: here a run is ended after 5m")
-    if has_more and not names:
+    if has_more_variables and not names:
         notes.append("of the variables of envFrom the program gets those that pass_environment names")
     for path, part in {**parts, "pod": pod, "pod.annotations": annotations, "container": container}.items():
         left = {key: value for key, value in part.items() if value and not _NOT_TOLD.fullmatch(str(key))}
@@ -218,14 +226,14 @@ def _to_program(command: Sequence[str], environment: Environment, notes: list[st
     return {key: value for key, value in values.items() if value}
 
 
-def _read_words(container: Mapping[str, Any]) -> list[str]:
-    """Command and arguments; a line for a shell as its words."""
-    words = (*_list(container.get("command")), *_list(container.get("args")))
-    return [part for word in words for part in re.split(r"[\s;&|()<>'\"]+", str(word))]
+def _read_command(container: Mapping[str, Any]) -> list[str]:
+    return [str(word) for key in ("command", "args") for word in _list(container.get(key))]
 
 
-def _find_collectors(words: Sequence[str]) -> list[str]:
-    """The NAMEs of ``collect NAME... --push`` that are collectors here. Without --push nothing was ever sent."""
+def _find_collectors(command: Sequence[str]) -> list[str]:
+    """The NAMEs of ``collect NAME... --push`` that are collectors here, also in a line for a shell. Without --push
+    nothing was ever sent."""
+    words = [part for word in command for part in re.split(r"[\s;&|()<>'\"]+", word)]
     if "collect" not in words or "--push" not in words:
         return []
     known = {*_REPLACED, *installed_names()}
@@ -316,11 +324,12 @@ def to_config(migration: Migration) -> str:
         title = "What these CronJobs run is known to their images alone, or names a secret in the manifest:"
         blocks.append(_comment("\n- ".join([title, *map(": ".join, migration.others)])))
     pairs = " ".join(f"{stanza.cronjob}={stanza.name}" for stanza in live)
+    elsewhere = f"NAMESPACE={migration.namespace} " if migration.namespace != _NAMESPACE else ""
     notes = [
         "The release of k8s/chart for the CronJobs' helmfile (docs/cutover.md); this file is its infra-health.yaml:",
         textwrap.indent(to_release(migration), "  ").rstrip(),
         *(f"not carried over: {note}" for note in migration.notes),
-        f"To cut over: k8s/cutover.sh live {pairs}",
+        f"To cut over: {elsewhere}k8s/cutover.sh live {pairs}",
         "Then, before anything is applied again: `live` here, `suspend: true` in the values of the CronJobs' releases.",
     ]
     return "\n".join([*blocks, _comment("\n".join(notes))])
@@ -335,8 +344,7 @@ def to_release(migration: Migration) -> str:
         "persistence": {"enabled": True},
         "extraEnv": [mode, *migration.values.get("extraEnv", ())],
     }
-    namespace = next(iter(migration.namespaces), "monitoring")
-    release = {"name": "infra-health", "chart": "./infra-health", "namespace": namespace, "values": [values]}
+    release = {"name": "infra-health", "chart": "./infra-health", "namespace": migration.namespace, "values": [values]}
     return _dump([{**release, "set": [{"name": "config", "file": "infra-health.yaml"}]}])
 
 

@@ -87,9 +87,8 @@ class Database:
             # https://sqlite.org/rescode.html, primary codes. A file that was emptied has no tables.
             code = getattr(origin, "sqlite_errorcode", 0) & 0xFF
             if self.is_shared and _REFUSED.search(cause):
-                reason = (
-                    getattr(getattr(origin, "diag", None), "message_primary", None) or cause
-                )  # without the statement
+                # Without the statement.
+                reason = getattr(getattr(origin, "diag", None), "message_primary", None) or cause
                 raise LoginRefused(f"store.url: the server refuses: {reason}") from error
             if isinstance(error, (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError)):
                 raise  # our own code is wrong, or counts on it

@@ -35,6 +35,7 @@ log = structlog.get_logger(__name__)
 STATE = "exec"
 # The daemon's other variables stay its own: among them are its secrets.
 _CLEAN = ("PATH", "HOME", "LANG", "TZ", "DD_ENV", "DD_SERVICE", "DD_VERSION", "DD_SITE")
+_SHORTEST_SECRET = 8  # characters: a shorter one may be a part of any number or word that is printed
 
 
 Word = Annotated[
@@ -121,9 +122,6 @@ class Exec:
         before = self._state = await self._context.state.read_struct(STATE, State, self._state)
         command = self._settings.command
         stdout, last_lines = await run_program(command, await self._environment(), self._settings.memory, log.info)
-        stdout = stdout.removeprefix(codecs.BOM_UTF8)
-        for secret in self._secrets.values():
-            stdout = stdout.replace((secret.known or MASK).encode(), MASK.encode())
         if not stdout.strip():
             raise Rejected(f"{command[0]} printed nothing on stdout{last_lines}")
         work = partial(self._read, stdout, before, now)
@@ -135,6 +133,10 @@ class Exec:
 
     def _read(self, body: bytes, before: State, now: datetime) -> tuple[CollectResult, State]:
         settings, counters, form = self._settings, before.counters, self._settings.format
+        body = body.removeprefix(codecs.BOM_UTF8)
+        for secret in self._secrets.values():
+            if secret.known and len(secret.known) >= _SHORTEST_SECRET:
+                body = body.replace(secret.known.encode(), MASK.encode())
         expect, thresholds = settings.expect, settings.thresholds
         selection = Selection(self._origin, now, settings.max_age, before.sent, expect, thresholds)
         records: Iterable[Item | BadRecord]

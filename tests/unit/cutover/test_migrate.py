@@ -53,15 +53,19 @@ items:
   metadata: {name: third}
   spec: {schedule: "@hourly", jobTemplate: {spec: {template: {spec: {containers: [
     {command: [curl, -H, "Authorization: Bearer abcdef", -u, "me:hunter22", "https://x"], envFrom: 5}]}}}}}
+- kind: CronJob
+  metadata: {name: fourth}
+  spec: {schedule: "@hourly", jobTemplate: {spec: {template: {spec: {containers: [{command: [env, -u, cat]}]}}}}}
 """
 
 
 def test_shared_parts_quoted_variables_credentials_and_what_no_server_would_take() -> None:
     answer = migrate("-", "--json", stdin=ODD)
     told = json.loads(answer.stdout)
-    assert [each["name"] for each in told["collectors"]] == ["ci", "ci-second"]
+    assert [each["name"] for each in told["collectors"]] == ["ci", "ci-second", "fourth"]
     assert told["config"].count('hotfix_labels:\n    - "hot fix"\n    - fire\n') == 2
     assert "namespace: ml\n" in told["config"]
+    assert "NAMESPACE=ml k8s/cutover.sh live first=ci " in told["config"]
     assert ([each["name"] for each in told["left_alone"]], "abcdef" in answer.output) == (["third"], False)
     assert "hunter22" not in answer.output
 
